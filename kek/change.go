@@ -1,0 +1,49 @@
+package kek
+
+// LockOp is what a change does to the one lock that admits a single rotation.
+type LockOp int
+
+// What a change does to the lock.
+const (
+	LockHold    LockOp = iota // condition: the lock is this rotation's
+	LockTake                  // take it; condition: free or already this rotation's
+	LockRelease               // delete it; condition: this rotation's
+	LockIgnore                // no rotation is involved (genesis)
+)
+
+// Change is one step's whole effect. An adapter applies it as one transaction
+// that writes every After, conditions on every Before, and appends the audit
+// record of Event. If any condition fails nothing is written and the adapter
+// returns [ErrConflict]; the caller reads again and decides anew.
+type Change struct {
+	Rotation *RotationMove // nil only at genesis
+	Lock     LockOp
+	Pointer  *PointerMove // nil: the pointer is not touched
+	Keeps    *Pointer     // not nil: condition that the pointer still equals this
+	KEKs     []KEKMove
+	Opens    ID     // not "": open this KEK's fence shards, all of them
+	Sealed   ID     // not "": condition that all of this KEK's fence shards are sealed
+	Shards   int    // how many shards Opens and Sealed speak of
+	Event    string // what happened, in the audit chain's words, e.g. pointer_switched
+}
+
+// RotationMove writes a rotation's record. Before nil: the record must not exist.
+// Otherwise the stored record must have Before's phase and revision.
+type RotationMove struct {
+	Before *Rotation
+	After  Rotation
+}
+
+// PointerMove moves the pointer. Before nil: there is none yet (genesis).
+// Otherwise the stored pointer must have Before's KEK and epoch.
+type PointerMove struct {
+	Before *Pointer
+	After  Pointer
+}
+
+// KEKMove writes a registry entry. Before nil: there is none yet. Otherwise the
+// stored entry must be in Before's state.
+type KEKMove struct {
+	Before *KEK
+	After  KEK
+}

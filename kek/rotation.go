@@ -1,0 +1,101 @@
+package kek
+
+import (
+	"fmt"
+	"regexp"
+	"time"
+)
+
+// Mode says why a rotation runs, and so what a failure before the switch does.
+type Mode string
+
+// The modes of a rotation.
+const (
+	Normal    Mode = "normal"    // a failure before the switch rolls back (PreSwitchFailure)
+	Emergency Mode = "emergency" // the old KEK may be compromised: never roll back to it
+)
+
+// Phase is how far a rotation has come: started → minted → tested → switched →
+// drained → rewrapped → retired → completed, or started|minted|tested → rolledback.
+type Phase string
+
+// The phases of a rotation.
+const (
+	Started    Phase = "started"
+	Minted     Phase = "minted"
+	Tested     Phase = "tested"
+	Switched   Phase = "switched"
+	Drained    Phase = "drained"
+	Rewrapped  Phase = "rewrapped"
+	KEKRetired Phase = "retired"
+	Completed  Phase = "completed"
+	RolledBack Phase = "rolledback"
+)
+
+var order = map[Phase]int{
+	Started: 1, Minted: 2, Tested: 3, Switched: 4, Drained: 5,
+	Rewrapped: 6, KEKRetired: 7, Completed: 8,
+}
+
+// Reached reports whether p is other or comes after it on the way to completed.
+// RolledBack reaches nothing but itself.
+func (p Phase) Reached(other Phase) bool {
+	if p == RolledBack || other == RolledBack {
+		return p == other
+	}
+	return order[p] >= order[other] && order[p] > 0
+}
+
+// Final reports whether the rotation is over.
+func (p Phase) Final() bool { return p == Completed || p == RolledBack }
+
+// PreSwitch reports whether the pointer has not moved yet: only then may
+// PreSwitchFailure run.
+func (p Phase) PreSwitch() bool { return p == Started || p == Minted || p == Tested }
+
+// Rotation is the record of one rotation.
+type Rotation struct {
+	ID         string // also the Step Functions execution name
+	Mode       Mode
+	Phase      Phase
+	Label      string
+	Reason     string // required in emergency mode
+	OldKEK     ID     // the pointer's KEK when the rotation started
+	NewKEK     ID     // "" until minted
+	Attempt    int    // 1, then one more for every emergency re-mint
+	Segments   int    // scan segments per table, fixed at the start
+	Rev        int64  // grows by one with every change; every change conditions on it
+	Execution  string // ARN of the execution, "" when run from the CLI
+	Actor      string // who asked for it
+	StartedAt  time.Time
+	UpdatedAt  time.Time
+	SwitchedAt time.Time
+	Err        string // why it was rolled back, last re-minted
+}
+
+var (
+	rotationID = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_-]{0,79}$`)
+	labelText  = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9 ._/-]{0,79}$`)
+)
+
+// CheckRotationID refuses an id that cannot be at once an execution name, part
+// of a KMS alias and part of a table key.
+func CheckRotationID(id string) error {
+	if !rotationID.MatchString(id) {
+		return fmt.Errorf("rotation id %q: use 1 to 80 letters, digits, - and _, starting with a letter or digit", id)
+	}
+	return nil
+}
+
+// CheckLabel refuses a label that cannot be shown and tagged as it stands.
+func CheckLabel(label string) error {
+	if !labelText.MatchString(label) {
+		return fmt.Errorf("label %q: use 1 to 80 letters, digits, spaces and . _ / -, starting with a letter or digit", label)
+	}
+	return nil
+}
+
+// QuarterLabel is the label of a scheduled rotation, e.g. Q2-2026-rotation.
+func QuarterLabel(t time.Time) string {
+	return fmt.Sprintf("Q%d-%d-rotation", (int(t.Month())-1)/3+1, t.Year())
+}

@@ -1,0 +1,327 @@
+package kek
+
+import (
+	"errors"
+	"fmt"
+	"time"
+)
+
+var (
+	// ErrDone reports that the step's effect is already made: the caller returns
+	// success with the same output.
+	ErrDone = errors.New("already done")
+	// ErrConflict reports that a change's conditions no longer hold.
+	ErrConflict = errors.New("changed since it was read")
+	// ErrNoRotation reports that the rotation has no record.
+	ErrNoRotation = errors.New("no such rotation")
+	// ErrLocked reports that another rotation holds the lock; see [View.Lock].
+	ErrLocked = errors.New("another rotation holds the lock")
+	// ErrNoPointer reports a pointer that is absent or names no active KEK.
+	ErrNoPointer = errors.New("the pointer names no active KEK")
+	// ErrMintsExhausted reports that an emergency rotation has failed as often as
+	// it may: it stops and pages rather than minting for ever.
+	ErrMintsExhausted = errors.New("no mint attempt is left")
+)
+
+// View is what a step has read, consistently, item by item: the pointer, one
+// rotation, the lock, and the registry entries that those name. Items may be of
+// different moments; the conditions of a [Change] catch that.
+type View struct {
+	Pointer  *Pointer  // nil: none
+	Rotation *Rotation // nil: no record
+	Lock     string    // rotation id that holds the lock; "" is free
+	KEKs     map[ID]KEK
+}
+
+func (v View) kek(id ID) (KEK, error) {
+	k, ok := v.KEKs[id]
+	if !ok {
+		return KEK{}, fmt.Errorf("KEK %q is not in the registry", id)
+	}
+	return k, nil
+}
+
+// Genesis registers the first KEK and points at it. It is refused with [ErrDone]
+// if the pointer already names it, and otherwise if there is a pointer at all.
+func (v View) Genesis(first KEK, now time.Time) (Change, error) {
+	if v.Pointer != nil {
+		if v.Pointer.KEKID == first.ID {
+			return Change{}, ErrDone
+		}
+		return Change{}, &IllegalTransition{What: "pointer", From: string(v.Pointer.KEKID), To: string(first.ID)}
+	}
+	first.State, first.SwitchedAt = Active, now
+	if first.CreatedAt.IsZero() {
+		first.CreatedAt = now
+	}
+	return Change{
+		Lock:    LockIgnore,
+		Pointer: &PointerMove{After: Pointer{KEKID: first.ID, KeyARN: first.ARN, Epoch: 1, SwitchedAt: now}},
+		KEKs:    []KEKMove{{After: first}},
+		Opens:   first.ID, Shards: first.FenceShards,
+		Event: "kek_genesis",
+	}, nil
+}
+
+// Start admits one rotation: it takes the lock and writes the record (spec:
+// StartWrite). r gives ID, Mode, Label, Reason, Segments, Execution and Actor.
+func (v View) Start(r Rotation, now time.Time) (Change, error) {
+	if v.Rotation != nil {
+		return Change{}, ErrDone
+	}
+	if v.Lock != "" && v.Lock != r.ID {
+		return Change{}, ErrLocked
+	}
+	old, err := v.current()
+	if err != nil {
+		return Change{}, err
+	}
+	r.Phase, r.OldKEK, r.NewKEK, r.Attempt, r.Rev = Started, old.ID, "", 1, 1
+	r.StartedAt, r.UpdatedAt = now, now
+	return Change{
+		Rotation: &RotationMove{After: r}, Lock: LockTake, Keeps: v.Pointer, Event: "rotation_started",
+	}, nil
+}
+
+// current is the KEK that the pointer names, which must be active.
+func (v View) current() (KEK, error) {
+	if v.Pointer == nil {
+		return KEK{}, ErrNoPointer
+	}
+	k, ok := v.KEKs[v.Pointer.KEKID]
+	if !ok || k.State != Active {
+		return KEK{}, fmt.Errorf("%w: it names %q (registry state %q)", ErrNoPointer, v.Pointer.KEKID, k.State)
+	}
+	return k, nil
+}
+
+// Mint registers the new KEK as pending (spec: Mint). k gives ID, ARN, Label,
+// FenceShards and CreatedAt.
+func (v View) Mint(k KEK, now time.Time) (Change, error) {
+	r, err := v.step(Started, Minted)
+	if err != nil {
+		return Change{}, err
+	}
+	if v.Pointer != nil && v.Pointer.KEKID == k.ID {
+		return Change{}, &IllegalTransition{What: "KEK " + string(k.ID), From: string(Active), To: string(Pending)}
+	}
+	k.State, k.RotationID = Pending, r.ID
+	r.NewKEK = k.ID
+	return v.change(r, Minted, now, "kek_minted", KEKMove{After: k}), nil
+}
+
+// Test records that the new KEK and the old one both unwrap (spec: DualUnwrap).
+func (v View) Test(now time.Time) (Change, error) {
+	r, err := v.step(Minted, Tested)
+	if err != nil {
+		return Change{}, err
+	}
+	return v.change(r, Tested, now, "dual_unwrap_passed"), nil
+}
+
+// Switch moves the pointer to the new KEK: the one atomic step after which there
+// is no way back (spec: Switch).
+func (v View) Switch(now time.Time) (Change, error) {
+	r, err := v.step(Tested, Switched)
+	if err != nil {
+		return Change{}, err
+	}
+	if v.Pointer == nil || v.Pointer.KEKID != r.OldKEK {
+		return Change{}, &IllegalTransition{What: "pointer", From: string(v.pointed()), To: string(r.NewKEK)}
+	}
+	up, err := v.move(r.NewKEK, Active)
+	if err != nil {
+		return Change{}, err
+	}
+	down, err := v.move(r.OldKEK, Draining)
+	if err != nil {
+		return Change{}, err
+	}
+	up.After.SwitchedAt, r.SwitchedAt = now, now
+	c := v.change(r, Switched, now, "pointer_switched", up, down)
+	c.Pointer = &PointerMove{Before: v.Pointer, After: Pointer{
+		KEKID: up.After.ID, KeyARN: up.After.ARN, Epoch: v.Pointer.Epoch + 1, RotationID: r.ID, SwitchedAt: now,
+	}}
+	c.Opens, c.Shards = up.After.ID, up.After.FenceShards
+	return c, nil
+}
+
+// Seal ends the drain: every fence shard of the old KEK is sealed, so no row can
+// be inserted under it any more (spec: DrainDone, Seal).
+func (v View) Seal(now time.Time) (Change, error) {
+	r, err := v.step(Switched, Drained)
+	if err != nil {
+		return Change{}, err
+	}
+	m, err := v.move(r.OldKEK, Sealed)
+	if err != nil {
+		return Change{}, err
+	}
+	c := v.change(r, Drained, now, "old_kek_sealed", m)
+	c.Sealed, c.Shards = r.OldKEK, m.After.FenceShards
+	return c, nil
+}
+
+// Rewrap records that every row of every source is off the old KEK (spec:
+// RewrapDone). The caller has checked every segment's checkpoint.
+func (v View) Rewrap(now time.Time) (Change, error) {
+	r, err := v.step(Drained, Rewrapped)
+	if err != nil {
+		return Change{}, err
+	}
+	return v.change(r, Rewrapped, now, "rows_rewrapped"), nil
+}
+
+// Retire marks the sealed old KEK retired (spec: Retire). It refuses the
+// pointer's KEK, and the transaction conditions on the pointer standing still.
+func (v View) Retire(now, notBeforeDelete time.Time) (Change, error) {
+	r, err := v.step(Rewrapped, KEKRetired)
+	if err != nil {
+		return Change{}, err
+	}
+	if v.pointed() == r.OldKEK || v.Pointer == nil {
+		return Change{}, &IllegalTransition{What: "KEK " + string(r.OldKEK), From: string(Active), To: string(Retired)}
+	}
+	m, err := v.move(r.OldKEK, Retired)
+	if err != nil {
+		return Change{}, err
+	}
+	m.After.RetiredAt, m.After.Reason, m.After.NotBeforeDelete = now, "rotated by "+r.ID, notBeforeDelete
+	c := v.change(r, KEKRetired, now, "old_kek_retired", m)
+	c.Keeps = v.Pointer
+	return c, nil
+}
+
+// Complete closes the rotation and frees the lock (spec: Verify).
+func (v View) Complete(now time.Time) (Change, error) {
+	r, err := v.step(KEKRetired, Completed)
+	if err != nil {
+		return Change{}, err
+	}
+	c := v.change(r, Completed, now, "kms_rotation_completed")
+	c.Lock = LockRelease
+	return c, nil
+}
+
+// PreSwitchFailure gives up before the switch: the new KEK, if any, is retired,
+// the pointer is untouched, the lock is freed (spec: PreSwitchFailure). An
+// emergency is refused: it only goes forward, with [View.Remint].
+func (v View) PreSwitchFailure(reason string, now time.Time) (Change, error) {
+	r, err := v.preSwitch(RolledBack)
+	if err != nil {
+		return Change{}, err
+	}
+	if r.Mode == Emergency {
+		return Change{}, &IllegalTransition{What: "emergency rotation " + r.ID, From: string(r.Phase), To: string(RolledBack)}
+	}
+	moves, err := v.retireNew(r, "pre-switch failure", now)
+	if err != nil {
+		return Change{}, err
+	}
+	r.Err = reason
+	c := v.change(r, RolledBack, now, "rolled_back", moves...)
+	c.Lock, c.Keeps = LockRelease, v.Pointer
+	return c, nil
+}
+
+// Remint retires the KEK that failed an emergency rotation's test and goes back
+// to started, so that another is minted. It refuses with [ErrMintsExhausted] when
+// attempt limit has been made. failed is the attempt that the caller saw fail: a
+// later one is not its business.
+func (v View) Remint(failed, limit int, reason string, now time.Time) (Change, error) {
+	r, err := v.preSwitch(Started)
+	if err != nil {
+		return Change{}, err
+	}
+	if r.Mode != Emergency {
+		return Change{}, &IllegalTransition{What: "normal rotation " + r.ID, From: string(r.Phase), To: "reminted"}
+	}
+	if r.Attempt > failed {
+		return Change{}, ErrDone
+	}
+	if r.Attempt >= limit {
+		return Change{}, fmt.Errorf("%w: attempt %d of %d failed", ErrMintsExhausted, r.Attempt, limit)
+	}
+	moves, err := v.retireNew(r, "emergency pre-switch failure", now)
+	if err != nil {
+		return Change{}, err
+	}
+	r.NewKEK, r.Err = "", reason
+	r.Attempt++
+	c := v.change(r, Started, now, "reminted", moves...)
+	c.Keeps = v.Pointer
+	return c, nil
+}
+
+// preSwitch returns the record if the pointer has not moved yet.
+func (v View) preSwitch(to Phase) (Rotation, error) {
+	if v.Rotation == nil {
+		return Rotation{}, ErrNoRotation
+	}
+	r := *v.Rotation
+	switch {
+	case r.Phase == RolledBack && to == RolledBack:
+		return Rotation{}, ErrDone
+	case !r.Phase.PreSwitch():
+		return Rotation{}, &IllegalTransition{What: "rotation " + r.ID, From: string(r.Phase), To: string(to)}
+	}
+	return r, nil
+}
+
+// retireNew retires the rotation's new KEK, never the pointer's.
+func (v View) retireNew(r Rotation, reason string, now time.Time) ([]KEKMove, error) {
+	if r.NewKEK == "" {
+		return nil, nil
+	}
+	if v.Pointer == nil || v.pointed() == r.NewKEK {
+		return nil, &IllegalTransition{What: "KEK " + string(r.NewKEK), From: string(Active), To: string(Retired)}
+	}
+	m, err := v.move(r.NewKEK, Retired)
+	if err != nil {
+		return nil, err
+	}
+	m.After.RetiredAt, m.After.Reason = now, reason
+	return []KEKMove{m}, nil
+}
+
+func (v View) pointed() ID {
+	if v.Pointer == nil {
+		return ""
+	}
+	return v.Pointer.KEKID
+}
+
+// step returns a copy of the rotation's record if it stands at from; [ErrDone]
+// if it has reached to already; an [*IllegalTransition] otherwise.
+func (v View) step(from, to Phase) (Rotation, error) {
+	switch r := v.Rotation; {
+	case r == nil:
+		return Rotation{}, ErrNoRotation
+	case r.Phase == from:
+		return *r, nil
+	case r.Phase.Reached(to):
+		return Rotation{}, ErrDone
+	default:
+		return Rotation{}, &IllegalTransition{What: "rotation " + r.ID, From: string(r.Phase), To: string(to)}
+	}
+}
+
+// move is one KEK's way to its next state, from what was read.
+func (v View) move(id ID, next State) (KEKMove, error) {
+	before, err := v.kek(id)
+	if err != nil {
+		return KEKMove{}, err
+	}
+	after, err := before.to(next)
+	if err != nil {
+		return KEKMove{}, err
+	}
+	return KEKMove{Before: &before, After: after}, nil
+}
+
+// change carries r, a modified copy of what was read, into phase to.
+func (v View) change(r Rotation, to Phase, now time.Time, event string, moves ...KEKMove) Change {
+	r.Phase, r.UpdatedAt = to, now
+	r.Rev++
+	return Change{Rotation: &RotationMove{Before: v.Rotation, After: r}, Lock: LockHold, KEKs: moves, Event: event}
+}

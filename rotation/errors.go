@@ -1,0 +1,75 @@
+package rotation
+
+import (
+	"errors"
+	"fmt"
+)
+
+// Kind is the stable name of a failure: what the state machine's Retry and Catch
+// match on, and what the CLI maps to an exit code.
+type Kind string
+
+// The kinds. Those up to WindowClosed are refusals of preflight: nothing was
+// changed.
+const (
+	InvalidInput        Kind = "InvalidInput"
+	Misconfigured       Kind = "Misconfigured"       // environment of the function
+	ControlTableMissing Kind = "ControlTableMissing" // the control table is not there
+	PointerInvalid      Kind = "PointerInvalid"      // the pointer names no usable KEK
+	RotationInProgress  Kind = "RotationInProgress"  // another rotation holds the lock
+	SourceMisconfigured Kind = "SourceMisconfigured" // a cipher source or the corpus
+	AuditUnlocked       Kind = "AuditUnlocked"       // the audit bucket is not write-once
+	WindowClosed        Kind = "WindowClosed"        // outside the off-peak window
+
+	KeyUnusable     Kind = "KeyUnusable"     // the new KEK cannot wrap and unwrap
+	CanaryFailed    Kind = "CanaryFailed"    // the known-plaintext roundtrip
+	CorpusCorrupted Kind = "CorpusCorrupted" // a known cipher does not open
+	MintsExhausted  Kind = "MintsExhausted"  // emergency: no attempt left
+	Refused         Kind = "Refused"         // an illegal transition
+	DrainTimeout    Kind = "DrainTimeout"    // leases outlive max-wait
+	RowsQuarantined Kind = "RowsQuarantined" // rows that cannot be rewrapped
+	OrphansFound    Kind = "OrphansFound"    // rows whose KEK does not resolve
+	Unverified      Kind = "Unverified"      // verify found something untrue
+	AuditTampered   Kind = "AuditTampered"   // the chain or the bucket was changed
+	Halted          Kind = "Halted"          // stopped after the switch, to be redriven
+	Transient       Kind = "Transient"       // worth another try
+	Internal        Kind = "Internal"        // a defect of this program
+)
+
+// Error is a failure a person can act on. Field names what is wrong (an input
+// field, an environment variable, an attribute), Next what to do about it.
+type Error struct {
+	Kind  Kind
+	Field string // "" if no single field is to blame
+	Msg   string
+	Next  string // the next step or command; "" if there is none
+	Err   error  // cause; may be nil
+}
+
+func (e *Error) Error() string {
+	s := string(e.Kind) + ": "
+	if e.Field != "" {
+		s += e.Field + ": "
+	}
+	s += e.Msg
+	if e.Err != nil {
+		s += ": " + e.Err.Error()
+	}
+	if e.Next != "" {
+		s += fmt.Sprintf(" (next: %s)", e.Next)
+	}
+	return s
+}
+
+// Unwrap returns the cause.
+func (e *Error) Unwrap() error { return e.Err }
+
+// What adapters report, for the steps to branch on.
+var (
+	ErrNoControlTable = errors.New("the control table does not exist")
+	ErrTampered       = errors.New("the stored audit record differs from the outbox")
+	ErrNoRecord       = errors.New("no such audit record")
+	ErrNoKey          = errors.New("no such KMS key")
+	ErrKeyDisabled    = errors.New("the KMS key is disabled")
+	ErrUnwrap         = errors.New("KMS refused to unwrap: wrong key, wrong encryption context or no ciphertext")
+)

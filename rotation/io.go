@@ -1,0 +1,138 @@
+package rotation
+
+// The inputs and outputs of the functions, as JSON payloads of the state machine
+// and of the CLI. They carry ids and counts, never key material, and are decoded
+// strictly: an unknown field is [InvalidInput].
+
+// ExecutionInput is what a person or the schedule starts the state machine with.
+// Blank ({}) is a normal rotation labelled after the quarter.
+type ExecutionInput struct {
+	Mode   string `json:"mode,omitempty"`   // normal (default) or emergency
+	Label  string `json:"label,omitempty"`  // default: Q<n>-<year>-rotation
+	Reason string `json:"reason,omitempty"` // required in emergency mode
+	Window string `json:"window,omitempty"` // HH:MM-HH:MM or any; default: the deployment's
+	Resume string `json:"resume,omitempty"` // id of a halted rotation to go on with
+}
+
+// PreflightInput starts a rotation. The rotation id is the execution's name,
+// except when Input.Resume names a halted one.
+type PreflightInput struct {
+	ExecutionARN  string         `json:"execution_arn"`
+	ExecutionName string         `json:"execution_name"`
+	Input         ExecutionInput `json:"input"`
+	CheckOnly     bool           `json:"check_only,omitempty"` // T-7 days: report, start nothing
+}
+
+// Plan is preflight's output and the payload that the state machine carries.
+type Plan struct {
+	RotationID string    `json:"rotation_id"`
+	Mode       string    `json:"mode"`
+	Label      string    `json:"label"`
+	OldKEK     string    `json:"old_kek_id"`
+	Segments   []Segment `json:"segments"`
+	Checks     []Check   `json:"checks"`
+}
+
+// Segment is one part of one source: the unit of work of the rewrap map.
+type Segment struct {
+	Source  string `json:"source"`
+	Segment int    `json:"segment"`
+}
+
+// Check is one thing that preflight or verify looked at.
+type Check struct {
+	Name   string `json:"name"`
+	OK     bool   `json:"ok"`
+	Detail string `json:"detail"`
+}
+
+// StepInput names the rotation a step works on; everything else is read from the
+// control table, so that a stale argument cannot do harm.
+type StepInput struct {
+	RotationID string `json:"rotation_id"`
+}
+
+// MintOutput is the output of mint.
+type MintOutput struct {
+	NewKEK  string `json:"new_kek_id"`
+	Attempt int    `json:"attempt"`
+}
+
+// DualUnwrapOutput is the output of dualunwrap.
+type DualUnwrapOutput struct {
+	Canaries int `json:"canaries"`       // roundtrips of the known plaintext
+	Corpus   int `json:"corpus_entries"` // known ciphers opened under old and new
+}
+
+// SwitchOutput is the output of switch.
+type SwitchOutput struct {
+	KEK   string `json:"kek_id"`
+	Epoch int64  `json:"epoch"`
+}
+
+// DrainOutput is the output of drain, which polls and never waits.
+type DrainOutput struct {
+	Done   bool  `json:"done"`   // sealed
+	Leases int   `json:"leases"` // live leases on the old KEK
+	Refs   int64 `json:"refs"`   // in-flight references, the sum over them
+	Waited int64 `json:"waited_seconds"`
+}
+
+// RewrapInput asks for work on one segment, or with Complete for the transition
+// to rewrapped once every segment is done.
+type RewrapInput struct {
+	RotationID string `json:"rotation_id"`
+	Source     string `json:"source,omitempty"`
+	Segment    int    `json:"segment,omitempty"`
+	Complete   bool   `json:"complete,omitempty"`
+}
+
+// SweepOutput is the output of rewrap, retire and verify: passes over rows that
+// go on from their checkpoint until done.
+type SweepOutput struct {
+	Done  bool  `json:"done"`
+	Tally Tally `json:"tally"`
+}
+
+// Actions of the retire function.
+const (
+	ActionRetire           = "retire"             // the old KEK, after the rewrap
+	ActionPreSwitchFailure = "pre_switch_failure" // the new KEK; the rotation is rolled back
+	ActionRemint           = "remint"             // the new KEK; an emergency goes on
+	ActionAbandon          = "abandon"            // a preflight that failed after it took the lock
+)
+
+// RetireInput is the input of retire. Error and Cause are what the state
+// machine caught, for the record.
+type RetireInput struct {
+	RotationID string `json:"rotation_id"`
+	Action     string `json:"action,omitempty"` // default retire
+	Error      string `json:"error,omitempty"`
+	Cause      string `json:"cause,omitempty"`
+}
+
+// Events that notify tells people of.
+const (
+	NotifyCompleted  = "completed"
+	NotifyRolledBack = "rolledback"
+	NotifyRefused    = "refused" // preflight said no; nothing changed
+	NotifyHalted     = "halted"  // after the switch, or an emergency out of attempts
+)
+
+// NotifyInput is the input of notify. For a halt the function returns the error
+// [Halted], which fails the execution in a Task state; when the execution is
+// redriven (Redrives > HaltedAt) it returns success and the rotation goes on.
+type NotifyInput struct {
+	Event        string `json:"event"`
+	RotationID   string `json:"rotation_id,omitempty"`
+	ExecutionARN string `json:"execution_arn"`
+	Error        string `json:"error,omitempty"`
+	Cause        string `json:"cause,omitempty"`
+	Redrives     int    `json:"redrives,omitempty"`  // redrive count now
+	HaltedAt     int    `json:"halted_at,omitempty"` // redrive count when it halted
+}
+
+// NotifyOutput is the output of notify.
+type NotifyOutput struct {
+	Sent bool `json:"sent"`
+}

@@ -1,0 +1,203 @@
+// Package rotation is the control plane: the steps of one KEK rotation and the
+// small interfaces they need. It knows no AWS SDK; adapters implement the
+// interfaces, and memstore implements all of them for fault schedules.
+//
+// Every step obeys the same rules: read, compute the next state with a pure
+// function of package kek, write it as one conditional transaction that appends
+// its audit record, publish the record to the locked bucket, return. A step that
+// dies anywhere is run again and finds out from what it reads how far it came.
+// NoKeyOrphans and RetireAfterSwitch hold between any two writes.
+package rotation
+
+import (
+	"context"
+	"time"
+
+	"github.com/matter-ops/kms-rotation/audit"
+	"github.com/matter-ops/kms-rotation/kek"
+)
+
+// Registry is the control table as the steps see it.
+type Registry interface {
+	// Load reads consistently the pointer, the lock, the rotation's record and the
+	// registry entries that these name. An absent item is nil or empty, no error;
+	// an absent table is [ErrNoControlTable].
+	Load(ctx context.Context, rotationID string) (kek.View, error)
+	// Apply writes a change and appends ev to the outbox in one transaction. It
+	// returns [kek.ErrConflict] if a condition failed and nothing was written; any
+	// other error leaves open whether it was. Losing the race for the chain's head
+	// alone is retried inside.
+	Apply(ctx context.Context, c kek.Change, ev audit.Event) error
+}
+
+// Outbox holds the audit records until they are in the bucket.
+type Outbox interface {
+	// Unpublished returns the records not yet marked published, oldest first.
+	Unpublished(ctx context.Context) ([]audit.Entry, error)
+	// MarkPublished notes that every record up to seq is in the bucket. It never
+	// goes back.
+	MarkPublished(ctx context.Context, seq int64) error
+	// Head returns the chain's name and its head in the control table.
+	Head(ctx context.Context) (chain string, head audit.Head, err error)
+}
+
+// Vault is the write-once bucket of the audit chain.
+type Vault interface {
+	// Put stores a record under its key with compliance retention, if nothing is
+	// there. The same bytes already there is success; other bytes are
+	// [ErrTampered].
+	Put(ctx context.Context, e audit.Entry) error
+	// Get returns the stored bytes of one record; [ErrNoRecord] if there is none.
+	Get(ctx context.Context, chain string, seq int64) ([]byte, error)
+	// Check fails unless the bucket is versioned and has Object Lock enabled.
+	Check(ctx context.Context) error
+}
+
+// Key is what KMS says of a key.
+type Key struct {
+	ID      kek.ID
+	ARN     string
+	Enabled bool
+	Usable  bool   // symmetric, ENCRYPT_DECRYPT, not pending deletion or import
+	State   string // KMS's own word, for messages
+}
+
+// KeyAdmin creates and disables KEKs. Nothing here schedules a deletion.
+type KeyAdmin interface {
+	// Create makes a symmetric KMS key tagged with the rotation, the attempt and
+	// the stack. It has no idempotency token: the caller claims the alias next.
+	Create(ctx context.Context, rotationID string, attempt int, label string) (Key, error)
+	// Claim gives the alias of (rotation, attempt) to id unless it has an owner,
+	// and returns the owner's id: the arbiter between duplicate mints. An empty id
+	// only asks; the answer is then "" if there is no owner.
+	Claim(ctx context.Context, rotationID string, attempt int, id kek.ID) (kek.ID, error)
+	// Describe returns [ErrNoKey] if KMS does not know the key.
+	Describe(ctx context.Context, id kek.ID) (Key, error)
+	// Disable is idempotent.
+	Disable(ctx context.Context, id kek.ID) error
+	// Tagged lists the keys tagged with the rotation; the listing may lag.
+	Tagged(ctx context.Context, rotationID string) ([]kek.ID, error)
+}
+
+// Wrapper wraps and unwraps DEKs in KMS. encctx is the encryption context.
+// Errors: [ErrKeyDisabled], [ErrUnwrap] (wrong key, wrong context, not a
+// ciphertext), or anything else as transient.
+type Wrapper interface {
+	GenerateDataKey(ctx context.Context, id kek.ID, encctx map[string]string) (dek, wrapped []byte, err error)
+	Decrypt(ctx context.Context, id kek.ID, wrapped []byte, encctx map[string]string) (dek []byte, err error)
+	ReEncrypt(ctx context.Context, from, to kek.ID, wrapped []byte, encctx map[string]string) ([]byte, error)
+}
+
+// Cipher seals and opens payloads under a plaintext DEK (32 bytes); encctx is
+// bound as associated data.
+type Cipher interface {
+	Seal(dek, plaintext []byte, encctx map[string]string) ([]byte, error)
+	Open(dek, ciphertext []byte, encctx map[string]string) ([]byte, error)
+}
+
+// Row is one envelope in a source.
+type Row struct {
+	ID         string            // printable key, for reports
+	Handle     any               // the adapter's own key and condition
+	KEK        kek.ID            // the KEK it says it is wrapped under
+	Epoch      int64             // pointer epoch of its last wrap; 0 if unknown
+	WrappedDEK []byte            // KMS ciphertext blob
+	Ciphertext []byte            // only when the scan asked for payloads
+	PlainSHA   string            // hex SHA-256 of the plaintext, corpus entries only
+	Context    map[string]string // encryption context
+	Defect     string            // why it is no readable envelope; "" if it is
+}
+
+// Rewrapped is what replaces a row's wrapping. Ciphertext is nil unless the
+// payload was re-encrypted under a fresh DEK (emergency).
+type Rewrapped struct {
+	KEK        kek.ID
+	Epoch      int64
+	WrappedDEK []byte
+	Ciphertext []byte
+}
+
+// ScanRequest asks for one page of a source, read consistently.
+type ScanRequest struct {
+	Segment, Total int    // which of how many parts
+	Cursor         string // "" starts; else what the page before returned
+	Limit          int    // rows at most, 0 for the adapter's choice
+	Payload        bool   // return ciphertexts too
+}
+
+// Page is one page of a scan.
+type Page struct {
+	Rows    []Row
+	Skipped int    // items that are no envelopes at all
+	Next    string // cursor; "" at the end
+}
+
+// Source is one place that holds envelopes: a DynamoDB table or an S3 prefix.
+type Source interface {
+	Name() string
+	// Segments is how many parts it can be scanned in when n are wished for.
+	Segments(n int) int
+	// Check fails with a [*Error] of kind SourceMisconfigured that names the
+	// attribute or table; nothing is written.
+	Check(ctx context.Context) error
+	Scan(ctx context.Context, req ScanRequest) (Page, error)
+	// Replace rewraps one row if it still is what was read (its KEK, its wrapped
+	// DEK and, when the payload changes too, its ciphertext). False means it is
+	// not: read it again. It never creates a row.
+	Replace(ctx context.Context, old Row, with Rewrapped) (bool, error)
+	// Reread returns the row as it is now, and false if it is gone.
+	Reread(ctx context.Context, old Row, payload bool) (Row, bool, error)
+}
+
+// Lease is one process's promise that it may write under a KEK.
+type Lease struct {
+	KEK     kek.ID
+	Holder  string // unique per process
+	Host    string
+	PID     int
+	Refs    int64 // in-flight references
+	Expires time.Time
+}
+
+// Drainage is what the drain step needs: leases and the write fence.
+type Drainage interface {
+	// Leases reads consistently every lease on a KEK.
+	Leases(ctx context.Context, id kek.ID) ([]Lease, error)
+	// Revoke deletes a lease if it still expires when it was seen to; false means
+	// that it was renewed or released meanwhile.
+	Revoke(ctx context.Context, l Lease) (bool, error)
+	// SealFence shuts one fence shard for good. Idempotent.
+	SealFence(ctx context.Context, id kek.ID, shard int) error
+}
+
+// Checkpoint is how far one pass over one segment has come.
+type Checkpoint struct {
+	RotationID string
+	Source     string
+	Pass       string // rewrap, confirm or verify
+	Segment    int
+	Rev        int64 // grows with every save; a save conditions on it
+	Cursor     string
+	Tally      Tally
+	Done       bool
+}
+
+// Tally counts rows of one or many segments.
+type Tally struct {
+	Scanned     int64    `json:"scanned"`
+	Rewrapped   int64    `json:"rewrapped"`
+	Skipped     int64    `json:"skipped"`              // items that are no envelopes
+	Quarantined int64    `json:"quarantined"`          // rows that cannot be rewrapped
+	Poison      []string `json:"quarantine,omitempty"` // ids of the first few of them
+}
+
+// Checkpoints stores progress.
+type Checkpoints interface {
+	// LoadCheckpoint returns the zero progress if there is none.
+	LoadCheckpoint(ctx context.Context, rotationID, source, pass string, segment int) (Checkpoint, error)
+	// SaveCheckpoint stores c with Rev+1 if the stored revision is c.Rev, else
+	// [kek.ErrConflict].
+	SaveCheckpoint(ctx context.Context, c Checkpoint) error
+	// ListCheckpoints returns every checkpoint of a rotation's pass over a source.
+	ListCheckpoints(ctx context.Context, rotationID, source, pass string) ([]Checkpoint, error)
+}
