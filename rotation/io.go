@@ -1,5 +1,7 @@
 package rotation
 
+import "encoding/json"
+
 // The inputs and outputs of the functions, as JSON payloads of the state machine
 // and of the CLI. They carry ids and counts, never key material, and are decoded
 // strictly: an unknown field is [InvalidInput].
@@ -121,15 +123,27 @@ const (
 
 // NotifyInput is the input of notify. For a halt the function returns the error
 // [Halted], which fails the execution in a Task state; when the execution is
-// redriven (Redrives > HaltedAt) it returns success and the rotation goes on.
+// redriven (its redrive count has grown since it halted) it returns success and
+// the rotation goes on.
 type NotifyInput struct {
-	Event        string `json:"event"`
-	RotationID   string `json:"rotation_id,omitempty"`
-	ExecutionARN string `json:"execution_arn"`
-	Error        string `json:"error,omitempty"`
-	Cause        string `json:"cause,omitempty"`
-	Redrives     int    `json:"redrives,omitempty"`  // redrive count now
-	HaltedAt     int    `json:"halted_at,omitempty"` // redrive count when it halted
+	Event      string     `json:"event"`
+	RotationID string     `json:"rotation_id,omitempty"`
+	Error      string     `json:"error,omitempty"`
+	Cause      string     `json:"cause,omitempty"`
+	Execution  Execution  `json:"execution"`           // $$.Execution
+	HaltedIn   *Execution `json:"halted_in,omitempty"` // $$.Execution when it halted
+}
+
+// Execution is the Step Functions context object's Execution, of which the redrive
+// count alone is not in every implementation.
+type Execution struct {
+	ID           string          `json:"Id"`
+	Name         string          `json:"Name"`
+	RoleARN      string          `json:"RoleArn"`
+	StartTime    string          `json:"StartTime"`
+	RedriveCount int             `json:"RedriveCount,omitempty"`
+	RedriveTime  string          `json:"RedriveTime,omitempty"`
+	Input        json.RawMessage `json:"Input,omitempty"`
 }
 
 // NotifyOutput is the output of notify.
