@@ -63,6 +63,8 @@ type Rotation struct {
 	OldKEK     ID     // the pointer's KEK when the rotation started
 	NewKEK     ID     // "" until minted
 	Attempt    int    // 1, then one more for every emergency re-mint
+	Epoch      int64  // the pointer's epoch since this rotation switched it; 0 before
+	Probe      []byte // a DEK wrapped under the old KEK; verify shows that it no longer unwraps
 	Segments   int    // scan segments per table, fixed at the start
 	Rev        int64  // grows by one with every change; every change conditions on it
 	Execution  string // ARN of the execution, "" when run from the CLI

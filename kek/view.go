@@ -111,11 +111,13 @@ func (v View) Mint(k KEK, now time.Time) (Change, error) {
 }
 
 // Test records that the new KEK and the old one both unwrap (spec: DualUnwrap).
-func (v View) Test(now time.Time) (Change, error) {
+// probe is a DEK wrapped under the old KEK, kept to show later that it is dead.
+func (v View) Test(probe []byte, now time.Time) (Change, error) {
 	r, err := v.step(Minted, Tested)
 	if err != nil {
 		return Change{}, err
 	}
+	r.Probe = probe
 	return v.change(r, Tested, now, "dual_unwrap_passed"), nil
 }
 
@@ -137,10 +139,10 @@ func (v View) Switch(now time.Time) (Change, error) {
 	if err != nil {
 		return Change{}, err
 	}
-	up.After.SwitchedAt, r.SwitchedAt = now, now
+	up.After.SwitchedAt, r.SwitchedAt, r.Epoch = now, now, v.Pointer.Epoch+1
 	c := v.change(r, Switched, now, "pointer_switched", up, down)
 	c.Pointer = &PointerMove{Before: v.Pointer, After: Pointer{
-		KEKID: up.After.ID, KeyARN: up.After.ARN, Epoch: v.Pointer.Epoch + 1, RotationID: r.ID, SwitchedAt: now,
+		KEKID: up.After.ID, KeyARN: up.After.ARN, Epoch: r.Epoch, RotationID: r.ID, SwitchedAt: now,
 	}}
 	c.Opens, c.Shards = up.After.ID, up.After.FenceShards
 	return c, nil

@@ -33,6 +33,13 @@ type Plan struct {
 	OldKEK     string    `json:"old_kek_id"`
 	Segments   []Segment `json:"segments"`
 	Checks     []Check   `json:"checks"`
+	Current    Attempt   `json:"current"`
+}
+
+// Attempt is the mint attempt that the execution is at. Remint gets the one that
+// it saw fail, so that a repeated call does not count twice.
+type Attempt struct {
+	Attempt int `json:"attempt"`
 }
 
 // Segment is one part of one source: the unit of work of the rewrap map.
@@ -89,8 +96,8 @@ type RewrapInput struct {
 	Complete   bool   `json:"complete,omitempty"`
 }
 
-// SweepOutput is the output of rewrap, retire and verify: passes over rows that
-// go on from their checkpoint until done.
+// SweepOutput is the output of rewrap and verify: passes over rows that go on
+// from their checkpoint until done.
 type SweepOutput struct {
 	Done  bool  `json:"done"`
 	Tally Tally `json:"tally"`
@@ -107,10 +114,19 @@ const (
 // RetireInput is the input of retire. Error and Cause are what the state
 // machine caught, for the record.
 type RetireInput struct {
-	RotationID string `json:"rotation_id"`
-	Action     string `json:"action,omitempty"` // default retire
-	Error      string `json:"error,omitempty"`
-	Cause      string `json:"cause,omitempty"`
+	RotationID    string `json:"rotation_id"`
+	Action        string `json:"action,omitempty"`         // default retire
+	FailedAttempt int    `json:"failed_attempt,omitempty"` // remint: the attempt that failed
+	Error         string `json:"error,omitempty"`
+	Cause         string `json:"cause,omitempty"`
+}
+
+// RetireOutput is the output of retire. Done false means: call again.
+type RetireOutput struct {
+	Done    bool   `json:"done"`
+	Phase   string `json:"phase"`   // the rotation's phase now; "" if it has no record
+	Attempt int    `json:"attempt"` // the mint attempt it is at
+	Tally   Tally  `json:"tally"`
 }
 
 // Events that notify tells people of.
