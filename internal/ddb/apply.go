@@ -1,0 +1,278 @@
+package ddb
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
+	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
+
+	"github.com/matter-ops/kms-rotation/audit"
+	"github.com/matter-ops/kms-rotation/kek"
+)
+
+// How often a transaction that was refused for the audit head alone, or for
+// contention, is built and sent again, and how long to wait before.
+const (
+	maxTries  = 10
+	firstWait = 10 * time.Millisecond
+	maxWait   = time.Second
+)
+
+// The states of a fence shard.
+const (
+	fenceOpen   = "open"
+	fenceSealed = "sealed"
+)
+
+// action is one item of a transaction.
+type action struct {
+	what  string // the item, for messages
+	write types.TransactWriteItem
+	audit bool // part of the outbox: losing this race alone means try again
+}
+
+// Apply implements [rotation.Registry]. It returns [kek.ErrConflict], naming the
+// item, if a condition failed. Losing the race for the audit chain's head alone
+// is retried inside: the record is made again on the new head.
+func (s *Store) Apply(ctx context.Context, c kek.Change, ev audit.Event) error {
+	actions, err := s.changes(c)
+	if err != nil {
+		return fmt.Errorf("apply %s: %w", c.Event, err)
+	}
+	if err := s.commit(ctx, actions, ev); err != nil {
+		return fmt.Errorf("apply %s: %w", c.Event, err)
+	}
+	return nil
+}
+
+// Record appends ev to the outbox and changes nothing else. It appends once per
+// call that succeeds; a call that failed may have appended.
+func (s *Store) Record(ctx context.Context, ev audit.Event) error {
+	if err := s.commit(ctx, nil, ev); err != nil {
+		return fmt.Errorf("record %s: %w", ev.Type, err)
+	}
+	return nil
+}
+
+// commit writes the actions and the audit record in one transaction.
+func (s *Store) commit(ctx context.Context, actions []action, ev audit.Event) error {
+	var last error
+	for try := range maxTries {
+		if try > 0 {
+			if err := pause(ctx, try); err != nil {
+				return fmt.Errorf("%w, waiting after: %w", err, last)
+			}
+		}
+		h, err := s.head(ctx)
+		if err != nil {
+			return err
+		}
+		entry, err := audit.Next(s.chain, h.Head, s.now(), ev)
+		if err != nil {
+			return err
+		}
+		again, err := s.transact(ctx, append(actions[:len(actions):len(actions)], s.appends(h.Head, entry)...))
+		if err == nil || !again {
+			return err
+		}
+		last = err
+	}
+	return fmt.Errorf("gave up after %d tries: %w", maxTries, last)
+}
+
+// transact sends one transaction. again says that nothing was written and that a
+// fresh try may succeed.
+func (s *Store) transact(ctx context.Context, actions []action) (again bool, err error) {
+	in := &dynamodb.TransactWriteItemsInput{TransactItems: make([]types.TransactWriteItem, len(actions))}
+	for i, a := range actions {
+		in.TransactItems[i] = a.write
+	}
+	_, err = s.client.TransactWriteItems(ctx, in)
+	var cancelled *types.TransactionCanceledException
+	switch {
+	case err == nil:
+		return false, nil
+	case errors.As(err, &cancelled):
+		return cancellation(actions, cancelled)
+	default:
+		var busy *types.TransactionConflictException
+		return errors.As(err, &busy), wrap("TransactWriteItems", err)
+	}
+}
+
+// cancellation judges why a transaction was cancelled, item by item. A failed
+// condition outside the outbox decides: the change must be computed anew. Else
+// what was read of the audit head is stale, or another transaction or throttling
+// was in the way, and nothing was written.
+func cancellation(actions []action, e *types.TransactionCanceledException) (again bool, err error) {
+	again = true
+	var why string
+	for i, r := range e.CancellationReasons {
+		code, what := aws.ToString(r.Code), "item"
+		if i < len(actions) {
+			what = actions[i].what
+		}
+		switch code {
+		case "", "None":
+			continue
+		case "ConditionalCheckFailed":
+			if i < len(actions) && !actions[i].audit {
+				return false, fmt.Errorf("%s: %w", what, kek.ErrConflict)
+			}
+		case "TransactionConflict", "ThrottlingError", "ProvisionedThroughputExceeded":
+		default:
+			again = false
+		}
+		why = what + ": " + code
+	}
+	return again && why != "", fmt.Errorf("dynamodb TransactWriteItems (%s): %w", why, e)
+}
+
+// pause waits before try n, longer each time and jittered.
+func pause(ctx context.Context, n int) error {
+	d := min(firstWait<<n, maxWait)
+	t := time.NewTimer(d/2 + rand.N(d/2)) //nolint:gosec // jitter is no secret
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// changes is the transaction of a change without its audit record.
+func (s *Store) changes(c kek.Change) ([]action, error) {
+	var out []action
+	if m := c.Rotation; m != nil {
+		a := s.put("ROTATION#"+m.After.ID, encodeRotation(m.After), unless())
+		if m.Before != nil {
+			a = s.put("ROTATION#"+m.After.ID, encodeRotation(m.After), condition{
+				"#phase = :phase AND #rev = :rev", values{"phase": str(string(m.Before.Phase)), "rev": num(m.Before.Rev)},
+			})
+		}
+		out = append(out, a)
+	}
+	lock, err := s.lock(c)
+	if err != nil {
+		return nil, err
+	}
+	out = append(out, lock...)
+	switch {
+	case c.Pointer != nil && c.Pointer.Before != nil:
+		out = append(out, s.put(pkPointer, encodePointer(c.Pointer.After), pointsAt(*c.Pointer.Before)))
+	case c.Pointer != nil:
+		out = append(out, s.put(pkPointer, encodePointer(c.Pointer.After), unless()))
+	case c.Keeps != nil:
+		out = append(out, s.check(pkPointer, key(pkPointer, noSK), pointsAt(*c.Keeps)))
+	}
+	for _, m := range c.KEKs {
+		cond := unless()
+		if m.Before != nil {
+			cond = condition{"#state = :state", values{"state": str(string(m.Before.State))}}
+		}
+		out = append(out, s.put(kekPK(m.After.ID), encodeKEK(m.After), cond))
+	}
+	return append(out, s.fences(c)...), nil
+}
+
+func (s *Store) lock(c kek.Change) ([]action, error) {
+	if c.Lock == kek.LockIgnore {
+		return nil, nil
+	}
+	if c.Rotation == nil {
+		return nil, errors.New("a change to the lock names no rotation")
+	}
+	id := c.Rotation.After.ID
+	ours := condition{"#rotation_id = :rotation_id", values{"rotation_id": str(id)}}
+	switch c.Lock {
+	case kek.LockHold:
+		return []action{s.check(pkLock, key(pkLock, noSK), ours)}, nil
+	case kek.LockTake:
+		free := condition{"attribute_not_exists(#pk) OR " + ours.expr, ours.values}
+		return []action{s.put(pkLock, set(key(pkLock, noSK), "rotation_id", id), free)}, nil
+	case kek.LockRelease:
+		return []action{s.remove(pkLock, key(pkLock, noSK), ours)}, nil
+	case kek.LockIgnore:
+	}
+	return nil, fmt.Errorf("unknown lock operation %d", c.Lock)
+}
+
+// fences opens a new KEK's shards, none of which may exist, so that a sealed one
+// is never opened again; or checks that an old KEK's are all sealed.
+func (s *Store) fences(c kek.Change) []action {
+	var out []action
+	for i := range c.Shards {
+		if c.Opens != "" {
+			shard := set(key(fencePK(c.Opens), fenceSK(i)), "state", fenceOpen)
+			out = append(out, s.put(fencePK(c.Opens)+"/"+fenceSK(i), shard, unless()))
+		}
+		if c.Sealed != "" {
+			sealed := condition{"#state = :state", values{"state": str(fenceSealed)}}
+			out = append(out, s.check(fencePK(c.Sealed)+"/"+fenceSK(i), key(fencePK(c.Sealed), fenceSK(i)), sealed))
+		}
+	}
+	return out
+}
+
+// appends puts the record after head and moves the head on, if head still is the
+// chain's.
+func (s *Store) appends(head audit.Head, e audit.Entry) []action {
+	record := set(key(pkAudit, auditSK(e.Record.Seq)), "record", e.Bytes, "hash", e.Hash)
+	put := s.put(pkAudit+"/"+auditSK(e.Record.Seq), record, unless())
+	cond, vals := "attribute_not_exists(#pk)", values{}
+	if head.Seq > 0 {
+		cond, vals = "#seq = :was AND #hash = :washash", values{"was": num(head.Seq), "washash": str(head.Hash)}
+	}
+	vals["chain"], vals["seq"], vals["hash"] = str(s.chain), num(e.Record.Seq), str(e.Hash)
+	update := "SET #chain = :chain, #seq = :seq, #hash = :hash"
+	names, params := expression(update+cond, vals)
+	move := action{what: pkAuditHead, write: types.TransactWriteItem{Update: &types.Update{
+		TableName: &s.table, Key: key(pkAuditHead, noSK), UpdateExpression: &update, ConditionExpression: &cond,
+		ExpressionAttributeNames: names, ExpressionAttributeValues: params,
+	}}}
+	put.audit, move.audit = true, true
+	return []action{put, move}
+}
+
+// condition is what must hold of a stored item.
+type condition struct {
+	expr   string
+	values values
+}
+
+// unless holds if there is no such item.
+func unless() condition { return condition{expr: "attribute_not_exists(#pk)"} }
+
+func pointsAt(p kek.Pointer) condition {
+	return condition{"#kek_id = :kek_id AND #epoch = :epoch", values{"kek_id": str(string(p.KEKID)), "epoch": num(p.Epoch)}}
+}
+
+func (s *Store) put(what string, i item, c condition) action {
+	names, vals := expression(c.expr, c.values)
+	return action{what: what, write: types.TransactWriteItem{Put: &types.Put{
+		TableName: &s.table, Item: i, ConditionExpression: &c.expr,
+		ExpressionAttributeNames: names, ExpressionAttributeValues: vals,
+	}}}
+}
+
+func (s *Store) check(what string, k item, c condition) action {
+	names, vals := expression(c.expr, c.values)
+	return action{what: what, write: types.TransactWriteItem{ConditionCheck: &types.ConditionCheck{
+		TableName: &s.table, Key: k, ConditionExpression: &c.expr,
+		ExpressionAttributeNames: names, ExpressionAttributeValues: vals,
+	}}}
+}
+
+func (s *Store) remove(what string, k item, c condition) action {
+	names, vals := expression(c.expr, c.values)
+	return action{what: what, write: types.TransactWriteItem{Delete: &types.Delete{
+		TableName: &s.table, Key: k, ConditionExpression: &c.expr,
+		ExpressionAttributeNames: names, ExpressionAttributeValues: vals,
+	}}}
+}

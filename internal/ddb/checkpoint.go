@@ -1,0 +1,102 @@
+package ddb
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
+	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
+
+	"github.com/matter-ops/kms-rotation/kek"
+	"github.com/matter-ops/kms-rotation/rotation"
+)
+
+func checkpointPK(rotationID, source string) string { return pkCheckpoint + rotationID + "#" + source }
+
+// LoadCheckpoint implements [rotation.Checkpoints].
+func (s *Store) LoadCheckpoint(ctx context.Context, rotationID, source, pass string, segment int) (rotation.Checkpoint, error) {
+	c := rotation.Checkpoint{RotationID: rotationID, Source: source, Pass: pass, Segment: segment}
+	i, err := getItem(ctx, s.client, s.table, checkpointPK(rotationID, source), pass+"#"+checkpointSK(segment))
+	if err != nil || i == nil {
+		return c, err
+	}
+	return decodeCheckpoint(i, c)
+}
+
+// SaveCheckpoint implements [rotation.Checkpoints]. A save whose answer the SDK
+// lost and repeated is a [kek.ErrConflict]: what is then loaded is this save or a
+// later one.
+func (s *Store) SaveCheckpoint(ctx context.Context, c rotation.Checkpoint) error {
+	cond, vals := "attribute_not_exists(#pk)", values(nil)
+	if c.Rev > 0 {
+		cond, vals = "#rev = :rev", values{"rev": num(c.Rev)}
+	}
+	names, params := expression(cond, vals)
+	_, err := s.client.PutItem(ctx, &dynamodb.PutItemInput{
+		TableName: &s.table, Item: encodeCheckpoint(c), ConditionExpression: aws.String(cond),
+		ExpressionAttributeNames: names, ExpressionAttributeValues: params,
+	})
+	if failedCondition(err) {
+		return fmt.Errorf("save checkpoint %s %s %d at revision %d: %w", c.Source, c.Pass, c.Segment, c.Rev, kek.ErrConflict)
+	}
+	if err != nil {
+		return wrap("PutItem "+checkpointPK(c.RotationID, c.Source), err)
+	}
+	return nil
+}
+
+// ListCheckpoints implements [rotation.Checkpoints], in order of segment.
+func (s *Store) ListCheckpoints(ctx context.Context, rotationID, source, pass string) ([]rotation.Checkpoint, error) {
+	items, err := s.query(ctx, checkpointPK(rotationID, source), pass+"#")
+	if err != nil {
+		return nil, err
+	}
+	var out []rotation.Checkpoint
+	for _, i := range items {
+		r := reader{item: i}
+		segment, ok := strings.CutPrefix(r.str("sk"), pass+"#")
+		if !ok {
+			break // the next pass
+		}
+		n, err := strconv.Atoi(segment)
+		if err != nil {
+			return nil, fmt.Errorf("checkpoint %s: %w", r.str("sk"), err)
+		}
+		c, err := decodeCheckpoint(i, rotation.Checkpoint{RotationID: rotationID, Source: source, Pass: pass, Segment: n})
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, c)
+	}
+	return out, nil
+}
+
+// encodeCheckpoint is the item of c's next revision.
+func encodeCheckpoint(c rotation.Checkpoint) item {
+	i := set(key(checkpointPK(c.RotationID, c.Source), c.Pass+"#"+checkpointSK(c.Segment)),
+		"rev", c.Rev+1, "cursor", c.Cursor, "scanned", c.Tally.Scanned, "rewrapped", c.Tally.Rewrapped,
+		"skipped", c.Tally.Skipped, "quarantined", c.Tally.Quarantined)
+	i["done"] = boolean(c.Done)
+	if len(c.Tally.Poison) > 0 {
+		list := make([]types.AttributeValue, len(c.Tally.Poison))
+		for n, p := range c.Tally.Poison {
+			list[n] = str(p)
+		}
+		i["poison"] = &types.AttributeValueMemberL{Value: list}
+	}
+	return i
+}
+
+// decodeCheckpoint fills in c, which has its key.
+func decodeCheckpoint(i item, c rotation.Checkpoint) (rotation.Checkpoint, error) {
+	r := reader{item: i}
+	c.Rev, c.Cursor, c.Done = r.num("rev"), r.str("cursor"), r.bool("done")
+	c.Tally = rotation.Tally{
+		Scanned: r.num("scanned"), Rewrapped: r.num("rewrapped"), Skipped: r.num("skipped"),
+		Quarantined: r.num("quarantined"), Poison: r.strs("poison"),
+	}
+	return c, r.decoded(checkpointPK(c.RotationID, c.Source))
+}

@@ -1,0 +1,115 @@
+package ddb
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
+	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
+
+	"github.com/matter-ops/kms-rotation/audit"
+	"github.com/matter-ops/kms-rotation/rotation"
+)
+
+// chainHead is the item AUDIT_HEAD.
+type chainHead struct {
+	audit.Head
+	published int64
+}
+
+// head reads the chain's head; the genesis head if nothing was ever recorded.
+func (s *Store) head(ctx context.Context) (chainHead, error) {
+	i, err := getItem(ctx, s.client, s.table, pkAuditHead, noSK)
+	if err != nil {
+		return chainHead{}, err
+	}
+	if i == nil {
+		return chainHead{Head: audit.Genesis(s.chain)}, nil
+	}
+	r := reader{item: i}
+	h := chainHead{audit.Head{Seq: r.num("seq"), Hash: r.str("hash")}, r.num("published_seq")}
+	chain := r.str("chain")
+	if err := r.decoded(pkAuditHead); err != nil {
+		return h, err
+	}
+	if chain != s.chain {
+		return h, &rotation.Error{
+			Kind: rotation.Misconfigured, Field: pkAuditHead + ".chain",
+			Msg:  fmt.Sprintf("the control table holds audit chain %q, the configuration says %q", chain, s.chain),
+			Next: "correct the configured chain name; a chain is never renamed",
+		}
+	}
+	return h, nil
+}
+
+// Unpublished implements [rotation.Outbox].
+func (s *Store) Unpublished(ctx context.Context) ([]audit.Entry, error) {
+	h, err := s.head(ctx)
+	if err != nil || h.published >= h.Seq {
+		return nil, err
+	}
+	return s.AuditEntries(ctx, h.published+1)
+}
+
+// AuditEntries returns the records of the outbox from fromSeq on, in order. Each
+// is checked to be canonical and to have the hash that is stored with it.
+func (s *Store) AuditEntries(ctx context.Context, fromSeq int64) ([]audit.Entry, error) {
+	items, err := s.query(ctx, pkAudit, auditSK(max(fromSeq, 1)))
+	if err != nil {
+		return nil, err
+	}
+	entries := make([]audit.Entry, 0, len(items))
+	for _, i := range items {
+		e, err := decodeEntry(i)
+		if err != nil {
+			return nil, err
+		}
+		entries = append(entries, e)
+	}
+	return entries, nil
+}
+
+func decodeEntry(i item) (audit.Entry, error) {
+	r := reader{item: i}
+	sk, hash := r.str("sk"), r.str("hash")
+	e, err := audit.Parse(r.bytes("record"))
+	switch {
+	case r.err != nil:
+		err = r.err
+	case err != nil:
+	case e.Hash != hash || auditSK(e.Record.Seq) != sk:
+		err = errors.New("it is not the record that was appended")
+	default:
+		return e, nil
+	}
+	return audit.Entry{}, &rotation.Error{
+		Kind: rotation.AuditTampered, Field: pkAudit + "/" + sk, Msg: "the outbox holds a damaged record", Err: err,
+		Next: "treat it as an incident: matter ops audit verify",
+	}
+}
+
+// MarkPublished implements [rotation.Outbox]. It refuses a seq past the head.
+func (s *Store) MarkPublished(ctx context.Context, seq int64) error {
+	update := "SET #published_seq = :seq"
+	cond := "#seq >= :seq AND (attribute_not_exists(#published_seq) OR #published_seq < :seq)"
+	names, vals := expression(update+cond, values{"seq": num(seq)})
+	_, err := s.client.UpdateItem(ctx, &dynamodb.UpdateItemInput{
+		TableName: &s.table, Key: key(pkAuditHead, noSK), UpdateExpression: aws.String(update), ConditionExpression: aws.String(cond),
+		ExpressionAttributeNames: names, ExpressionAttributeValues: vals,
+		ReturnValuesOnConditionCheckFailure: types.ReturnValuesOnConditionCheckFailureAllOld,
+	})
+	var failed *types.ConditionalCheckFailedException
+	if errors.As(err, &failed) {
+		r := reader{item: failed.Item}
+		if r.num("published_seq") >= seq {
+			return nil // marked already, as far or farther
+		}
+		return fmt.Errorf("mark published %d: the chain ends at %d", seq, r.num("seq"))
+	}
+	if err != nil {
+		return wrap("UpdateItem "+pkAuditHead, err)
+	}
+	return nil
+}
