@@ -1,0 +1,248 @@
+package memstore
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/matter-ops/kms-rotation/audit"
+	"github.com/matter-ops/kms-rotation/kek"
+	"github.com/matter-ops/kms-rotation/rotation"
+)
+
+// Store is the control table. It implements [rotation.Registry],
+// [rotation.Outbox], [rotation.Drainage] and [rotation.Checkpoints], and what the
+// data plane asks of the table.
+type Store struct {
+	w           *World
+	chain       string
+	pointer     *kek.Pointer
+	lock        string
+	rotations   map[string]kek.Rotation
+	keks        map[kek.ID]kek.KEK
+	fences      map[shard]bool // present: sealed or not; absent: never opened
+	leases      map[holder]rotation.Lease
+	checkpoints map[place]rotation.Checkpoint
+	outbox      []audit.Entry
+	head        audit.Head
+	published   int64
+}
+
+type (
+	shard struct {
+		kek kek.ID
+		n   int
+	}
+	holder struct {
+		kek  kek.ID
+		name string
+	}
+	place struct {
+		rotation, source, pass string
+		segment                int
+	}
+)
+
+func newStore(w *World, chain string) *Store {
+	return &Store{
+		w: w, chain: chain, head: audit.Genesis(chain),
+		rotations: map[string]kek.Rotation{}, keks: map[kek.ID]kek.KEK{}, fences: map[shard]bool{},
+		leases: map[holder]rotation.Lease{}, checkpoints: map[place]rotation.Checkpoint{},
+	}
+}
+
+// ms is a time as the control table keeps it.
+func ms(t time.Time) time.Time {
+	if t.IsZero() {
+		return time.Time{}
+	}
+	return t.UTC().Truncate(time.Millisecond)
+}
+
+// Load implements [rotation.Registry].
+func (s *Store) Load(_ context.Context, rotationID string) (v kek.View, err error) {
+	err = s.w.call("Store.Load", func() error {
+		v = s.view(rotationID)
+		return nil
+	}, rotationID)
+	if err != nil {
+		return kek.View{}, err
+	}
+	return v, nil
+}
+
+func (s *Store) view(rotationID string) kek.View {
+	v := kek.View{Lock: s.lock, KEKs: make(map[kek.ID]kek.KEK, 2)}
+	see := func(id kek.ID) {
+		if k, ok := s.keks[id]; ok {
+			v.KEKs[id] = k
+		}
+	}
+	if s.pointer != nil {
+		p := *s.pointer
+		v.Pointer = &p
+		see(p.KEKID)
+	}
+	if r, ok := s.rotations[rotationID]; ok {
+		r.Probe = bytes.Clone(r.Probe)
+		v.Rotation = &r
+		see(r.OldKEK)
+		see(r.NewKEK)
+	}
+	return v
+}
+
+// Apply implements [rotation.Registry].
+func (s *Store) Apply(_ context.Context, c kek.Change, ev audit.Event) error {
+	return s.w.call("Store.Apply", func() error {
+		if err := s.conditions(c); err != nil {
+			return fmt.Errorf("apply %s: %w", c.Event, err)
+		}
+		if err := s.append(ev); err != nil { // the one thing that can still fail
+			return fmt.Errorf("apply %s: %w", c.Event, err)
+		}
+		s.write(c)
+		return nil
+	}, c, ev)
+}
+
+// Record appends ev to the outbox and changes nothing else.
+func (s *Store) Record(_ context.Context, ev audit.Event) error {
+	return s.w.call("Store.Record", func() error { return s.append(ev) }, ev)
+}
+
+func (s *Store) append(ev audit.Event) error {
+	e, err := audit.Next(s.chain, s.head, s.w.now(), ev)
+	if err != nil {
+		return err
+	}
+	s.outbox, s.head = append(s.outbox, e), e.Head()
+	return nil
+}
+
+func conflict(format string, args ...any) error {
+	return fmt.Errorf("%s: %w", fmt.Sprintf(format, args...), kek.ErrConflict)
+}
+
+// conditions checks every Before of a change.
+func (s *Store) conditions(c kek.Change) error {
+	if m := c.Rotation; m != nil {
+		r, ok := s.rotations[m.After.ID]
+		if ok != (m.Before != nil) || ok && (r.Phase != m.Before.Phase || r.Rev != m.Before.Rev) {
+			return conflict("ROTATION#%s", m.After.ID)
+		}
+	}
+	if err := s.lockCondition(c); err != nil {
+		return err
+	}
+	switch {
+	case c.Pointer != nil && !s.pointsAt(c.Pointer.Before):
+		return conflict("POINTER")
+	case c.Pointer == nil && c.Keeps != nil && !s.pointsAt(c.Keeps):
+		return conflict("POINTER")
+	}
+	for _, m := range c.KEKs {
+		k, ok := s.keks[m.After.ID]
+		if ok != (m.Before != nil) || ok && k.State != m.Before.State {
+			return conflict("KEK#%s", m.After.ID)
+		}
+	}
+	for i := range c.Shards {
+		if _, exists := s.fences[shard{c.Opens, i}]; c.Opens != "" && exists {
+			return conflict("FENCE#%s/%02d", c.Opens, i)
+		}
+		if c.Sealed != "" && !s.fences[shard{c.Sealed, i}] {
+			return conflict("FENCE#%s/%02d", c.Sealed, i)
+		}
+	}
+	return nil
+}
+
+func (s *Store) lockCondition(c kek.Change) error {
+	if c.Lock == kek.LockIgnore {
+		return nil
+	}
+	if c.Rotation == nil {
+		return errors.New("a change to the lock names no rotation")
+	}
+	id := c.Rotation.After.ID
+	if s.lock != id && !(c.Lock == kek.LockTake && s.lock == "") {
+		return conflict("LOCK")
+	}
+	return nil
+}
+
+func (s *Store) pointsAt(p *kek.Pointer) bool {
+	if p == nil || s.pointer == nil {
+		return p == nil && s.pointer == nil
+	}
+	return s.pointer.KEKID == p.KEKID && s.pointer.Epoch == p.Epoch
+}
+
+// write makes every After of a change.
+func (s *Store) write(c kek.Change) {
+	if m := c.Rotation; m != nil {
+		r := m.After
+		r.Probe = bytes.Clone(r.Probe)
+		r.StartedAt, r.UpdatedAt, r.SwitchedAt = ms(r.StartedAt), ms(r.UpdatedAt), ms(r.SwitchedAt)
+		s.rotations[r.ID] = r
+		switch c.Lock {
+		case kek.LockTake:
+			s.lock = r.ID
+		case kek.LockRelease:
+			s.lock = ""
+		case kek.LockHold, kek.LockIgnore:
+		}
+	}
+	if c.Pointer != nil {
+		p := c.Pointer.After
+		p.SwitchedAt = ms(p.SwitchedAt)
+		s.pointer = &p
+	}
+	for _, m := range c.KEKs {
+		k := m.After
+		k.CreatedAt, k.SwitchedAt = ms(k.CreatedAt), ms(k.SwitchedAt)
+		k.RetiredAt, k.NotBeforeDelete = ms(k.RetiredAt), ms(k.NotBeforeDelete)
+		s.keks[k.ID] = k
+	}
+	if c.Opens != "" {
+		for i := range c.Shards {
+			s.fences[shard{c.Opens, i}] = false
+		}
+	}
+}
+
+// KEKs returns every registry entry, oldest first.
+func (s *Store) KEKs(context.Context) (out []kek.KEK, err error) {
+	err = s.w.call("Store.KEKs", func() error {
+		out = sorted(s.keks, func(a, b kek.KEK) int {
+			return cmp.Or(a.CreatedAt.Compare(b.CreatedAt), cmp.Compare(a.ID, b.ID))
+		})
+		return nil
+	})
+	return out, err
+}
+
+// Rotations returns the record of every rotation, oldest first.
+func (s *Store) Rotations(context.Context) (out []kek.Rotation, err error) {
+	err = s.w.call("Store.Rotations", func() error {
+		out = sorted(s.rotations, func(a, b kek.Rotation) int {
+			return cmp.Or(a.StartedAt.Compare(b.StartedAt), cmp.Compare(a.ID, b.ID))
+		})
+		return nil
+	})
+	return out, err
+}
+
+func sorted[K comparable, V any](m map[K]V, order func(a, b V) int) []V {
+	out := make([]V, 0, len(m))
+	for _, v := range m {
+		out = append(out, v)
+	}
+	slices.SortFunc(out, order)
+	return out
+}

@@ -1,0 +1,276 @@
+package memstore
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/matter-ops/kms-rotation/kek"
+	"github.com/matter-ops/kms-rotation/rotation"
+)
+
+// What a refused row write reports. The data plane seals again under the current
+// KEK and writes again.
+var (
+	ErrFenced  = errors.New("the fence of the row's KEK is not open")
+	ErrExists  = errors.New("the row exists")
+	ErrChanged = errors.New("the row changed since it was read, is gone, or is of a later epoch")
+)
+
+// Record is one row as the data plane sees it.
+type Record struct {
+	KEK        kek.ID
+	Epoch      int64
+	Version    int64 // set by the table: 1, then one more for every write
+	WrappedDEK []byte
+	Ciphertext []byte
+	PlainSHA   string
+	Context    map[string]string
+	Defect     string // a scan reports the row with this defect
+	Stranger   bool   // no envelope at all: a scan skips it
+}
+
+type record struct {
+	Record
+	hash uint32 // of the id: which segment it falls into
+}
+
+// handle is a row's place in a table.
+type handle struct {
+	table *Table
+	id    string
+}
+
+// Table is a table of rows: a [rotation.Source], and the data plane's writes with
+// the fence.
+type Table struct {
+	w       *World
+	name    string
+	rows    map[string]*record
+	order   []string // sorted ids
+	checked error
+}
+
+const pageSize = 100
+
+// Name implements [rotation.Source].
+func (t *Table) Name() string { return t.name }
+
+// Segments implements [rotation.Source].
+func (t *Table) Segments(n int) int { return max(n, 1) }
+
+// Check implements [rotation.Source].
+func (t *Table) Check(context.Context) error {
+	return t.w.call("Table.Check", func() error { return t.checked }, t.name)
+}
+
+// FailCheck makes Check return err.
+func (t *Table) FailCheck(err error) {
+	t.w.mu.Lock()
+	defer t.w.mu.Unlock()
+	t.checked = err
+}
+
+// Scan implements [rotation.Source]. The cursor is "after:" and the last id read.
+func (t *Table) Scan(_ context.Context, req rotation.ScanRequest) (p rotation.Page, err error) {
+	err = t.w.call("Table.Scan", func() (err error) {
+		p, err = t.scan(req)
+		return err
+	}, t.name, req)
+	if err != nil {
+		return rotation.Page{}, err
+	}
+	return p, nil
+}
+
+func (t *Table) scan(req rotation.ScanRequest) (rotation.Page, error) {
+	if req.Total < 1 || req.Segment < 0 || req.Segment >= req.Total {
+		return rotation.Page{}, fmt.Errorf("scan %s: segment %d of %d", t.name, req.Segment, req.Total)
+	}
+	limit := req.Limit
+	if limit <= 0 {
+		limit = pageSize
+	}
+	start := 0
+	if req.Cursor != "" {
+		last, ok := strings.CutPrefix(req.Cursor, "after:")
+		if !ok {
+			return rotation.Page{}, fmt.Errorf("scan %s: cursor %q", t.name, req.Cursor)
+		}
+		var found bool
+		if start, found = slices.BinarySearch(t.order, last); found {
+			start++
+		}
+	}
+	var p rotation.Page
+	for _, id := range t.order[start:] {
+		r := t.rows[id]
+		if int(r.hash%uint32(req.Total)) != req.Segment { //nolint:gosec // small
+			continue
+		}
+		if r.Stranger {
+			p.Skipped++
+		} else {
+			p.Rows = append(p.Rows, t.row(id, r, req.Payload))
+		}
+		if limit--; limit == 0 {
+			p.Next = "after:" + id
+			break
+		}
+	}
+	return p, nil
+}
+
+func (t *Table) row(id string, r *record, payload bool) rotation.Row {
+	row := rotation.Row{
+		ID: id, Handle: handle{t, id}, KEK: r.KEK, Epoch: r.Epoch, WrappedDEK: bytes.Clone(r.WrappedDEK),
+		PlainSHA: r.PlainSHA, Context: maps.Clone(r.Context), Defect: r.Defect,
+	}
+	if payload {
+		row.Ciphertext = bytes.Clone(r.Ciphertext)
+	}
+	return row
+}
+
+// Replace implements [rotation.Source].
+func (t *Table) Replace(_ context.Context, old rotation.Row, with rotation.Rewrapped) (done bool, err error) {
+	err = t.w.call("Table.Replace", func() error {
+		h, ok := old.Handle.(handle)
+		if !ok || h.table != t {
+			return fmt.Errorf("replace %s: the row is not of source %s", old.ID, t.name)
+		}
+		if with.Ciphertext != nil && old.Ciphertext == nil {
+			return fmt.Errorf("replace %s: a payload cannot be replaced that was not read", old.ID)
+		}
+		r := t.rows[h.id]
+		if r == nil || r.KEK != old.KEK || !bytes.Equal(r.WrappedDEK, old.WrappedDEK) ||
+			with.Ciphertext != nil && !bytes.Equal(r.Ciphertext, old.Ciphertext) {
+			return nil
+		}
+		r.KEK, r.Epoch, r.WrappedDEK = with.KEK, with.Epoch, bytes.Clone(with.WrappedDEK)
+		if with.Ciphertext != nil {
+			r.Ciphertext = bytes.Clone(with.Ciphertext)
+		}
+		r.Version++
+		done = true
+		return nil
+	}, t.name, old, with)
+	return done && err == nil, err
+}
+
+// Reread implements [rotation.Source].
+func (t *Table) Reread(_ context.Context, old rotation.Row, payload bool) (row rotation.Row, ok bool, err error) {
+	err = t.w.call("Table.Reread", func() error {
+		h, mine := old.Handle.(handle)
+		if !mine || h.table != t {
+			return fmt.Errorf("reread %s: the row is not of source %s", old.ID, t.name)
+		}
+		var r *record
+		if r, ok = t.rows[h.id]; ok && !r.Stranger {
+			row = t.row(h.id, r, payload)
+		} else {
+			ok = false
+		}
+		return nil
+	}, t.name, old)
+	return row, ok && err == nil, err
+}
+
+// Insert writes a new row if its KEK's fence shard n is open, in one transaction:
+// [ErrFenced] or [ErrExists] if nothing was written.
+func (t *Table) Insert(_ context.Context, id string, r Record, n int) error {
+	return t.w.call("Table.Insert", func() error {
+		if sealed, opened := t.w.store.fences[shard{r.KEK, n}]; sealed || !opened {
+			return fmt.Errorf("insert %s under %s: %w", id, r.KEK, ErrFenced)
+		}
+		if t.rows[id] != nil {
+			return fmt.Errorf("insert %s: %w", id, ErrExists)
+		}
+		r.Version = 1
+		t.plant(id, r)
+		return nil
+	}, t.name, id, r, n)
+}
+
+// Update replaces the row that was read, if it still has that version and no later
+// epoch than the new one: else [ErrChanged]. It needs no fence: rewrap raises the
+// epoch, so a late writer under an older KEK is refused here.
+func (t *Table) Update(_ context.Context, id string, read int64, r Record) error {
+	return t.w.call("Table.Update", func() error {
+		was := t.rows[id]
+		if was == nil || was.Version != read || was.Epoch > r.Epoch {
+			return fmt.Errorf("update %s: %w", id, ErrChanged)
+		}
+		r.Version = read + 1
+		t.plant(id, r)
+		return nil
+	}, t.name, id, read, r)
+}
+
+// Delete removes a row. It is idempotent.
+func (t *Table) Delete(_ context.Context, id string) error {
+	return t.w.call("Table.Delete", func() error {
+		if i, ok := slices.BinarySearch(t.order, id); ok {
+			t.order = slices.Delete(t.order, i, i+1)
+			delete(t.rows, id)
+		}
+		return nil
+	}, t.name, id)
+}
+
+// Get reads a row; false if there is none.
+func (t *Table) Get(_ context.Context, id string) (out Record, ok bool, err error) {
+	err = t.w.call("Table.Get", func() error {
+		var r *record
+		if r, ok = t.rows[id]; ok {
+			out = r.clone()
+		}
+		return nil
+	}, t.name, id)
+	return out, ok && err == nil, err
+}
+
+// Plant writes a row past fence and conditions, as a restored backup would. The
+// hook does not see it.
+func (t *Table) Plant(id string, r Record) {
+	t.w.mu.Lock()
+	defer t.w.mu.Unlock()
+	t.plant(id, r)
+}
+
+func (t *Table) plant(id string, r Record) {
+	stored := &record{Record: r}
+	stored.Record = stored.clone()
+	if was := t.rows[id]; was != nil {
+		stored.hash = was.hash
+	} else {
+		h := fnv.New32a()
+		h.Write([]byte(id)) //nolint:errcheck // never fails
+		stored.hash = h.Sum32()
+		i, _ := slices.BinarySearch(t.order, id)
+		t.order = slices.Insert(t.order, i, id)
+	}
+	t.rows[id] = stored
+}
+
+func (r *record) clone() Record {
+	out := r.Record
+	out.WrappedDEK, out.Ciphertext = bytes.Clone(out.WrappedDEK), bytes.Clone(out.Ciphertext)
+	out.Context = maps.Clone(out.Context)
+	return out
+}
+
+// Each calls f for every row in order of id, under the mutex, for the checks of
+// invariants: f must not call back. The hook does not see it.
+func (t *Table) Each(f func(id string, r Record)) {
+	t.w.mu.Lock()
+	defer t.w.mu.Unlock()
+	for _, id := range t.order {
+		f(id, t.rows[id].Record)
+	}
+}

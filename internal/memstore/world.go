@@ -1,0 +1,114 @@
+// Package memstore implements every port of package rotation in memory, for fault
+// schedules: deterministic, fast, and with a hook before each effect.
+//
+// Invariants: one mutex makes every call atomic, so a call has the same outcomes
+// as the transaction or conditional write of the real adapter, and no others
+// (internal/storetest holds both to the same suites). Nothing reads the real clock
+// or real randomness, and every listing is sorted, so a schedule replays exactly.
+// Nothing that is returned shares memory that a later call changes.
+package memstore
+
+import (
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/matter-ops/kms-rotation/kek"
+	"github.com/matter-ops/kms-rotation/rotation"
+)
+
+// Hook is called before every call takes effect, reads included, without any lock
+// held: it may block, which makes it a scheduler's yield point, and it may call
+// back into the world. op is the method's name, as "Store.Apply"; args are the
+// call's. What it returns decides the call's fate:
+//
+//	true, nil   it goes through
+//	true, err   it takes effect and its answer is lost: the caller sees err
+//	false, err  it does not take effect: the caller sees err
+//
+// False without an error is [ErrInjected].
+type Hook func(op string, args ...any) (apply bool, err error)
+
+// ErrInjected is the error of a call that a hook stopped without giving one.
+var ErrInjected = errors.New("injected fault")
+
+// World is one deployment: a control table, a bucket, KMS and tables of rows,
+// all under one mutex.
+type World struct {
+	mu   sync.Mutex
+	now  func() time.Time
+	hook Hook
+
+	store *Store
+	vault *Vault
+	kms   *KMS
+}
+
+// New returns an empty world. chain names its audit chain.
+func New(chain string, now func() time.Time) *World {
+	w := &World{now: now}
+	w.store = newStore(w, chain)
+	w.vault = &Vault{w: w, objects: map[object][]byte{}}
+	w.kms = newKMS(w)
+	return w
+}
+
+// SetHook installs h, or none if it is nil. It must not be called while other
+// calls run.
+func (w *World) SetHook(h Hook) { w.hook = h }
+
+// Store is the control table.
+func (w *World) Store() *Store { return w.store }
+
+// Vault is the audit bucket.
+func (w *World) Vault() *Vault { return w.vault }
+
+// KMS is the key service.
+func (w *World) KMS() *KMS { return w.kms }
+
+// NewTable adds an empty table of rows, behind the control table's fences.
+func (w *World) NewTable(name string) *Table {
+	return &Table{w: w, name: name, rows: map[string]*record{}}
+}
+
+// Resolves reports whether a row may name this KEK: the registry says so and the
+// KMS key is enabled (NoKeyOrphans). It is not subject to the hook.
+func (w *World) Resolves(id kek.ID) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	k := w.kms.keys[id]
+	return w.store.keks[id].State.Resolves() && k != nil && k.key.Enabled
+}
+
+// call runs effect under the mutex as the hook decides.
+func (w *World) call(op string, effect func() error, args ...any) error {
+	if w.hook == nil {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		return effect()
+	}
+	apply, fault := w.hook(op, args...)
+	if !apply {
+		if fault == nil {
+			fault = ErrInjected
+		}
+		return fault
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if err := effect(); fault == nil {
+		return err
+	}
+	return fault
+}
+
+var (
+	_ rotation.Registry    = (*Store)(nil)
+	_ rotation.Outbox      = (*Store)(nil)
+	_ rotation.Drainage    = (*Store)(nil)
+	_ rotation.Checkpoints = (*Store)(nil)
+	_ rotation.Vault       = (*Vault)(nil)
+	_ rotation.KeyAdmin    = (*KMS)(nil)
+	_ rotation.Wrapper     = (*KMS)(nil)
+	_ rotation.Source      = (*Table)(nil)
+)
