@@ -139,3 +139,19 @@ func (s *Store) ListCheckpoints(_ context.Context, rotationID, source, pass stri
 	}, rotationID, source, pass)
 	return out, err
 }
+
+// Fence returns a shard's state: "open", "sealed", or "" if it was never opened.
+// The hook does not see it.
+func (s *Store) Fence(id kek.ID, n int) string {
+	s.w.mu.Lock()
+	defer s.w.mu.Unlock()
+	sealed, ok := s.fences[shard{id, n}]
+	switch {
+	case !ok:
+		return ""
+	case sealed:
+		return "sealed"
+	default:
+		return "open"
+	}
+}

@@ -1,0 +1,62 @@
+package memstore_test
+
+import (
+	"testing"
+
+	"github.com/matter-ops/kms-rotation/internal/memstore"
+	"github.com/matter-ops/kms-rotation/internal/storetest"
+	"github.com/matter-ops/kms-rotation/kek"
+	"github.com/matter-ops/kms-rotation/rotation"
+)
+
+func newStore(*testing.T) storetest.RegistryHarness {
+	s := memstore.New("test", storetest.Clock()).Store()
+	return storetest.RegistryHarness{
+		Store: s, Data: s, Chain: "test",
+		Fence: func(_ *testing.T, id kek.ID, shard int) string { return s.Fence(id, shard) },
+	}
+}
+
+func TestRegistry(t *testing.T)    { storetest.TestRegistry(t, newStore) }
+func TestOutbox(t *testing.T)      { storetest.TestOutbox(t, newStore) }
+func TestCheckpoints(t *testing.T) { storetest.TestCheckpoints(t, newStore) }
+func TestDrainage(t *testing.T)    { storetest.TestDrainage(t, newStore) }
+
+func TestVault(t *testing.T) {
+	storetest.TestVault(t, func(*testing.T) rotation.Vault { return memstore.New("test", storetest.Clock()).Vault() })
+}
+
+func TestSource(t *testing.T) {
+	storetest.TestSource(t, func(*testing.T) storetest.SourceHarness {
+		table := memstore.New("test", storetest.Clock()).NewTable("orders")
+		return storetest.SourceHarness{
+			Source: table,
+			Put: func(_ *testing.T, id string, e storetest.Envelope) {
+				r := memstore.Record{
+					KEK: e.KEK, Epoch: e.Epoch, Version: e.Version, WrappedDEK: e.WrappedDEK, Ciphertext: e.Ciphertext,
+					Context: map[string]string{"table": "orders", "id": id}, Stranger: e.Kind == storetest.Stranger,
+				}
+				switch e.Kind {
+				case storetest.NoKEK:
+					r.KEK, r.Defect = "", "it has no KEK id"
+				case storetest.NoContext:
+					r.Defect = "it has no context"
+				case storetest.Sound, storetest.Stranger:
+				}
+				table.Plant(id, r)
+			},
+			Delete: func(t *testing.T, id string) {
+				if err := table.Delete(t.Context(), id); err != nil {
+					t.Fatal(err)
+				}
+			},
+			Get: func(t *testing.T, id string) (storetest.Envelope, bool) {
+				r, ok, err := table.Get(t.Context(), id)
+				if err != nil {
+					t.Fatal(err)
+				}
+				return storetest.Envelope{KEK: r.KEK, Epoch: r.Epoch, Version: r.Version, WrappedDEK: r.WrappedDEK, Ciphertext: r.Ciphertext}, ok
+			},
+		}
+	})
+}

@@ -1,0 +1,91 @@
+package storetest
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/matter-ops/kms-rotation/audit"
+)
+
+// TestOutbox runs the suite of [rotation.Outbox].
+func TestOutbox(t *testing.T, newStore func(t *testing.T) RegistryHarness) {
+	t.Run("MarkPublished", func(t *testing.T) { testMarkPublished(t, newFixture(newStore(t))) })
+	t.Run("Large", func(t *testing.T) { testLargeOutbox(t, newFixture(newStore(t))) })
+	t.Run("RaceMarkPublished", func(t *testing.T) { testRaceMarkPublished(t, newFixture(newStore(t))) })
+}
+
+func (f *fixture) record(t *testing.T, n int, body string) {
+	t.Helper()
+	for i := range n {
+		ev := audit.Event{ID: fmt.Sprintf("event/%d", i+1), Type: "event", Body: map[string]string{"body": body}}
+		if err := f.Store.Record(t.Context(), ev); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// pending returns the sequence numbers that are not published.
+func (f *fixture) pending(t *testing.T) []int64 {
+	t.Helper()
+	entries, err := f.Store.Unpublished(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	seqs := []int64{}
+	for _, e := range entries {
+		seqs = append(seqs, e.Record.Seq)
+	}
+	return seqs
+}
+
+func testMarkPublished(t *testing.T, f *fixture) {
+	same(t, "pending of an empty outbox", f.pending(t), []int64{})
+	if err := f.Store.MarkPublished(t.Context(), 1); err == nil {
+		t.Error("MarkPublished of a record that does not exist succeeded")
+	}
+	f.record(t, 5, "x")
+	same(t, "pending", f.pending(t), []int64{1, 2, 3, 4, 5})
+	for _, s := range []struct {
+		mark int64
+		fail bool
+		want []int64
+	}{
+		{mark: 2, want: []int64{3, 4, 5}},
+		{mark: 2, want: []int64{3, 4, 5}},
+		{mark: 1, want: []int64{3, 4, 5}},
+		{mark: 6, fail: true, want: []int64{3, 4, 5}},
+		{mark: 5, want: []int64{}},
+		{mark: 3, want: []int64{}},
+	} {
+		if err := f.Store.MarkPublished(t.Context(), s.mark); (err != nil) != s.fail {
+			t.Fatalf("MarkPublished(%d): %v", s.mark, err)
+		}
+		same(t, fmt.Sprintf("pending after MarkPublished(%d)", s.mark), f.pending(t), s.want)
+	}
+	f.take(t, genesis()) // appending keeps the mark
+	same(t, "pending", f.pending(t), []int64{6})
+	from4, err := f.Store.AuditEntries(t.Context(), 4)
+	if err != nil {
+		t.Fatal(err)
+	}
+	same(t, "entries from 4 on", len(from4), 3)
+	same(t, "entries", len(f.chain(t)), 6)
+}
+
+// testLargeOutbox has more than one page of the real table.
+func testLargeOutbox(t *testing.T, f *fixture) {
+	f.record(t, 5, strings.Repeat("é", 150_000))
+	same(t, "pending", f.pending(t), []int64{1, 2, 3, 4, 5})
+	f.chain(t)
+}
+
+func testRaceMarkPublished(t *testing.T, f *fixture) {
+	f.record(t, racers, "x")
+	for _, err := range race(func(n int) error { return f.Store.MarkPublished(t.Context(), int64(n+1)) }) {
+		if err != nil {
+			t.Error(err)
+		}
+	}
+	same(t, "pending", f.pending(t), []int64{})
+}
