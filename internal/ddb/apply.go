@@ -63,10 +63,8 @@ func (s *Store) Record(ctx context.Context, ev audit.Event) error {
 func (s *Store) commit(ctx context.Context, actions []action, ev audit.Event) error {
 	var last error
 	for try := range maxTries {
-		if try > 0 {
-			if err := pause(ctx, try); err != nil {
-				return fmt.Errorf("%w, waiting after: %w", err, last)
-			}
+		if err := pause(ctx, try); err != nil {
+			return errors.Join(err, last)
 		}
 		h, err := s.head(ctx)
 		if err != nil {
@@ -133,8 +131,25 @@ func cancellation(actions []action, e *types.TransactionCanceledException) (agai
 	return again && why != "", fmt.Errorf("dynamodb TransactWriteItems (%s): %w", why, e)
 }
 
-// pause waits before try n, longer each time and jittered.
+// contended reports whether a transaction was cancelled for contention alone:
+// nothing was done, and the same again may succeed.
+func contended(e *types.TransactionCanceledException) bool {
+	for _, r := range e.CancellationReasons {
+		switch aws.ToString(r.Code) {
+		case "", "None", "TransactionConflict", "ThrottlingError", "ProvisionedThroughputExceeded":
+		default:
+			return false
+		}
+	}
+	return true
+}
+
+// pause waits before try n, not at all before the first, then longer each time and
+// jittered.
 func pause(ctx context.Context, n int) error {
+	if n == 0 {
+		return ctx.Err()
+	}
 	d := min(firstWait<<n, maxWait)
 	t := time.NewTimer(d/2 + rand.N(d/2)) //nolint:gosec // jitter is no secret
 	defer t.Stop()

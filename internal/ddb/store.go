@@ -2,7 +2,7 @@
 // sk, both strings) and the tables whose rows are rewrapped.
 //
 // Invariants (spec/rotation.tla): every read that a decision is made from is
-// strongly consistent; every step's effect is one TransactWriteItems that
+// strongly consistent, and the view of a step is one snapshot; every step's effect is one TransactWriteItems that
 // conditions on what was read and appends its audit record, so that AuditLinear
 // and AuditOnceInOrder hold with the effect or not at all; a row is replaced only
 // if it still is what was read, and never created, so that NoKeyOrphans cannot
@@ -22,6 +22,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -38,6 +40,7 @@ type API interface {
 	LeaseAPI
 	Query(context.Context, *dynamodb.QueryInput, ...func(*dynamodb.Options)) (*dynamodb.QueryOutput, error)
 	Scan(context.Context, *dynamodb.ScanInput, ...func(*dynamodb.Options)) (*dynamodb.ScanOutput, error)
+	TransactGetItems(context.Context, *dynamodb.TransactGetItemsInput, ...func(*dynamodb.Options)) (*dynamodb.TransactGetItemsOutput, error)
 	TransactWriteItems(context.Context, *dynamodb.TransactWriteItemsInput, ...func(*dynamodb.Options)) (*dynamodb.TransactWriteItemsOutput, error)
 }
 
@@ -71,140 +74,118 @@ func New(client API, table, chain string, now func() time.Time) *Store {
 }
 
 // Load implements [rotation.Registry]. An empty rotation id reads no rotation.
+//
+// What it returns is one snapshot. Item by item would not do: a duplicate that
+// read the rotation before another's switch and the new KEK after it would see a
+// KEK that is active already, and take for an illegal transition what is a race.
 func (s *Store) Load(ctx context.Context, rotationID string) (kek.View, error) {
-	v := kek.View{KEKs: map[kek.ID]kek.KEK{}}
-	p, ok, err := readPointer(ctx, s.client, s.table)
-	if err != nil {
-		return v, err
-	}
-	if ok {
-		v.Pointer = &p
-	}
-	lock, err := getItem(ctx, s.client, s.table, pkLock, noSK)
-	if err != nil {
-		return v, err
-	}
-	r := reader{item: lock}
-	if v.Lock = r.str("rotation_id"); r.err != nil {
-		return v, fmt.Errorf("read %s: %w", pkLock, r.err)
-	}
+	keys := []item{key(pkPointer, noSK), key(pkLock, noSK)}
 	if rotationID != "" {
-		if v.Rotation, err = s.rotation(ctx, rotationID); err != nil {
-			return v, err
+		keys = append(keys, key(rotationPK(rotationID), noSK))
+	}
+	var read []kek.ID
+	for range maxTries {
+		all := keys[:len(keys):len(keys)]
+		for _, id := range read {
+			all = append(all, key(kekPK(id), noSK))
+		}
+		items, err := s.snapshot(ctx, all)
+		if err != nil {
+			return kek.View{}, err
+		}
+		v, err := decodeView(items)
+		if err != nil {
+			return kek.View{}, err
+		}
+		if named := named(v); !slices.Equal(named, read) { // the first time, or the pointer moved meanwhile
+			read = named
+			continue
+		}
+		return v, nil
+	}
+	return kek.View{}, fmt.Errorf("load: what the pointer and the rotation name changed %d times", maxTries)
+}
+
+// snapshot reads up to 100 items as of one moment.
+func (s *Store) snapshot(ctx context.Context, keys []item) ([]item, error) {
+	in := &dynamodb.TransactGetItemsInput{}
+	for _, k := range keys {
+		in.TransactItems = append(in.TransactItems, types.TransactGetItem{Get: &types.Get{TableName: &s.table, Key: k}})
+	}
+	var last error
+	for try := range maxTries {
+		if err := pause(ctx, try); err != nil {
+			return nil, errors.Join(err, last)
+		}
+		out, err := s.client.TransactGetItems(ctx, in)
+		if err == nil {
+			var items []item
+			for _, r := range out.Responses {
+				if r.Item != nil {
+					items = append(items, r.Item)
+				}
+			}
+			return items, nil
+		}
+		last = wrap("TransactGetItems", err)
+		var cancelled *types.TransactionCanceledException
+		if !errors.As(err, &cancelled) || !contended(cancelled) {
+			return nil, last
 		}
 	}
-	return v, s.loadKEKs(ctx, &v)
+	return nil, fmt.Errorf("gave up after %d tries: %w", maxTries, last)
 }
 
-func (s *Store) rotation(ctx context.Context, id string) (*kek.Rotation, error) {
-	item, err := getItem(ctx, s.client, s.table, rotationPK(id), noSK)
-	if err != nil || item == nil {
-		return nil, err
+// decodeView sorts items into a view.
+func decodeView(items []item) (kek.View, error) {
+	v := kek.View{KEKs: map[kek.ID]kek.KEK{}}
+	for _, i := range items {
+		r := reader{item: i}
+		switch pk := r.str("pk"); {
+		case pk == pkPointer:
+			p, err := decodePointer(i)
+			if err != nil {
+				return v, err
+			}
+			v.Pointer = &p
+		case pk == pkLock:
+			v.Lock = r.str("rotation_id")
+			if err := r.decoded(pk); err != nil {
+				return v, err
+			}
+		case strings.HasPrefix(pk, pkRotation):
+			rot, err := decodeRotation(i)
+			if err != nil {
+				return v, err
+			}
+			v.Rotation = &rot
+		case strings.HasPrefix(pk, pkKEK):
+			k, err := decodeKEK(i)
+			if err != nil {
+				return v, err
+			}
+			v.KEKs[k.ID] = k
+		}
 	}
-	r, err := decodeRotation(item)
-	return &r, err
+	return v, nil
 }
 
-// loadKEKs reads the registry entries that the pointer and the rotation name.
-func (s *Store) loadKEKs(ctx context.Context, v *kek.View) error {
+// named lists the KEKs that a view's pointer and rotation name, each once.
+func named(v kek.View) []kek.ID {
 	var ids []kek.ID
+	add := func(id kek.ID) {
+		if id != "" && !slices.Contains(ids, id) {
+			ids = append(ids, id)
+		}
+	}
 	if v.Pointer != nil {
-		ids = append(ids, v.Pointer.KEKID)
+		add(v.Pointer.KEKID)
 	}
 	if v.Rotation != nil {
-		ids = append(ids, v.Rotation.OldKEK, v.Rotation.NewKEK)
+		add(v.Rotation.OldKEK)
+		add(v.Rotation.NewKEK)
 	}
-	for _, id := range ids {
-		if _, seen := v.KEKs[id]; seen || id == "" {
-			continue
-		}
-		item, err := getItem(ctx, s.client, s.table, kekPK(id), noSK)
-		if err != nil {
-			return err
-		}
-		if item == nil {
-			continue
-		}
-		k, err := decodeKEK(item)
-		if err != nil {
-			return err
-		}
-		v.KEKs[id] = k
-	}
-	return nil
-}
-
-// KEKs returns every registry entry, oldest first. It is a filtered scan: the
-// control table holds some dozens of items per rotation and people ask this
-// seldom, which is not worth an index that every transaction would have to write.
-func (s *Store) KEKs(ctx context.Context) ([]kek.KEK, error) {
-	items, err := s.scanPrefix(ctx, pkKEK)
-	if err != nil {
-		return nil, err
-	}
-	return decodeAll(items, decodeKEK, func(a, b kek.KEK) int {
-		return later(a.CreatedAt, b.CreatedAt, string(a.ID), string(b.ID))
-	})
-}
-
-// Rotations returns the record of every rotation, oldest first. It scans, as
-// [Store.KEKs] does.
-func (s *Store) Rotations(ctx context.Context) ([]kek.Rotation, error) {
-	items, err := s.scanPrefix(ctx, pkRotation)
-	if err != nil {
-		return nil, err
-	}
-	return decodeAll(items, decodeRotation, func(a, b kek.Rotation) int {
-		return later(a.StartedAt, b.StartedAt, a.ID, b.ID)
-	})
-}
-
-func (s *Store) scanPrefix(ctx context.Context, prefix string) ([]item, error) {
-	names, values := expression("begins_with(#pk, :prefix)", values{"prefix": str(prefix)})
-	in := &dynamodb.ScanInput{
-		TableName: &s.table, ConsistentRead: aws.Bool(true), FilterExpression: aws.String("begins_with(#pk, :prefix)"),
-		ExpressionAttributeNames: names, ExpressionAttributeValues: values,
-	}
-	var items []item
-	for {
-		out, err := s.client.Scan(ctx, in)
-		if err != nil {
-			return nil, wrap("Scan "+prefix, err)
-		}
-		for _, i := range out.Items {
-			items = append(items, i)
-		}
-		if in.ExclusiveStartKey = out.LastEvaluatedKey; len(in.ExclusiveStartKey) == 0 {
-			return items, nil
-		}
-	}
-}
-
-// query reads consistently every item of a pk whose sk is not before from, in
-// order of sk; "" reads all.
-func (s *Store) query(ctx context.Context, pk, from string) ([]item, error) {
-	expr, vals := "#pk = :pk", values{"pk": str(pk)}
-	if from != "" {
-		expr, vals["from"] = expr+" AND #sk >= :from", str(from)
-	}
-	names, params := expression(expr, vals)
-	in := &dynamodb.QueryInput{
-		TableName: &s.table, ConsistentRead: aws.Bool(true), KeyConditionExpression: &expr,
-		ExpressionAttributeNames: names, ExpressionAttributeValues: params,
-	}
-	var items []item
-	for {
-		out, err := s.client.Query(ctx, in)
-		if err != nil {
-			return nil, wrap("Query "+pk, err)
-		}
-		for _, i := range out.Items {
-			items = append(items, i)
-		}
-		if in.ExclusiveStartKey = out.LastEvaluatedKey; len(in.ExclusiveStartKey) == 0 {
-			return items, nil
-		}
-	}
+	return ids
 }
 
 // getItem reads one item consistently; nil if it is absent.

@@ -13,7 +13,7 @@ func newStore(*testing.T) storetest.RegistryHarness {
 	s := memstore.New("test", storetest.Clock()).Store()
 	return storetest.RegistryHarness{
 		Store: s, Data: s, Chain: "test",
-		Fence: func(_ *testing.T, id kek.ID, shard int) string { return s.Fence(id, shard) },
+		Fences: func(_ *testing.T, id kek.ID) map[int]string { return s.Fences(id) },
 	}
 }
 

@@ -140,18 +140,20 @@ func (s *Store) ListCheckpoints(_ context.Context, rotationID, source, pass stri
 	return out, err
 }
 
-// Fence returns a shard's state: "open", "sealed", or "" if it was never opened.
-// The hook does not see it.
-func (s *Store) Fence(id kek.ID, n int) string {
+// Fences returns the states of a KEK's fence shards, "open" or "sealed". The hook
+// does not see it.
+func (s *Store) Fences(id kek.ID) map[int]string {
 	s.w.mu.Lock()
 	defer s.w.mu.Unlock()
-	sealed, ok := s.fences[shard{id, n}]
-	switch {
-	case !ok:
-		return ""
-	case sealed:
-		return "sealed"
-	default:
-		return "open"
+	out := map[int]string{}
+	for k, sealed := range s.fences {
+		switch {
+		case k.kek != id:
+		case sealed:
+			out[k.n] = "sealed"
+		default:
+			out[k.n] = "open"
+		}
 	}
+	return out
 }

@@ -9,6 +9,7 @@
 package storetest
 
 import (
+	"bytes"
 	"context"
 	"sync"
 	"testing"
@@ -57,8 +58,8 @@ type RegistryHarness struct {
 	Store ControlTable
 	Data  DataPlane
 	Chain string // the name of its audit chain
-	// Fence returns a shard's state: "open", "sealed", or "" if there is none.
-	Fence func(t *testing.T, id kek.ID, shard int) string
+	// Fences returns the states of a KEK's shards, "open" or "sealed".
+	Fences func(t *testing.T, id kek.ID) map[int]string
 }
 
 // Clock returns a clock that starts at a fixed moment and gains a second with
@@ -87,6 +88,11 @@ func newFixture(h RegistryHarness) *fixture {
 
 const shards = 4 // fence shards per KEK
 
+// fence is what all shards of a KEK look like.
+func fence(state string) map[int]string {
+	return map[int]string{0: state, 1: state, 2: state, 3: state}
+}
+
 // dump is everything that can be read of a control table.
 type dump struct {
 	View      kek.View
@@ -95,7 +101,7 @@ type dump struct {
 	Entries   []audit.Entry
 	Pending   []audit.Entry
 	Head      audit.Head
-	Fences    map[kek.ID][]string
+	Fences    map[kek.ID]map[int]string
 }
 
 func (f *fixture) dump(t *testing.T) dump {
@@ -121,11 +127,9 @@ func (f *fixture) dump(t *testing.T) dump {
 	if _, d.Head, err = f.Store.Head(ctx); err != nil {
 		t.Fatal(err)
 	}
-	d.Fences = map[kek.ID][]string{}
+	d.Fences = map[kek.ID]map[int]string{}
 	for _, k := range d.KEKs {
-		for i := range shards {
-			d.Fences[k.ID] = append(d.Fences[k.ID], f.Fence(t, k.ID, i))
-		}
+		d.Fences[k.ID] = f.Fences(t, k.ID)
 	}
 	return d
 }
@@ -165,10 +169,13 @@ func (f *fixture) event(c kek.Change) audit.Event {
 	}
 }
 
+// wholeBytes compares byte slices at once; element by element takes seconds.
+var wholeBytes = cmp.FilterValues(func(a, b []byte) bool { return len(a)+len(b) > 0 }, cmp.Comparer(bytes.Equal))
+
 // same fails the test unless got equals want.
 func same(t *testing.T, what string, got, want any) {
 	t.Helper()
-	if d := cmp.Diff(want, got, cmpopts.EquateEmpty()); d != "" {
+	if d := cmp.Diff(want, got, cmpopts.EquateEmpty(), wholeBytes); d != "" {
 		t.Fatalf("%s (-want +got):\n%s", what, d)
 	}
 }

@@ -1,0 +1,83 @@
+package ddb
+
+import (
+	"context"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
+
+	"github.com/matter-ops/kms-rotation/kek"
+)
+
+// KEKs returns every registry entry, oldest first. It is a filtered scan: the
+// control table holds some dozens of items per rotation and people ask this
+// seldom, which is not worth an index that every transaction would have to write.
+func (s *Store) KEKs(ctx context.Context) ([]kek.KEK, error) {
+	items, err := s.scanPrefix(ctx, pkKEK)
+	if err != nil {
+		return nil, err
+	}
+	return decodeAll(items, decodeKEK, func(a, b kek.KEK) int {
+		return later(a.CreatedAt, b.CreatedAt, string(a.ID), string(b.ID))
+	})
+}
+
+// Rotations returns the record of every rotation, oldest first. It scans, as
+// [Store.KEKs] does.
+func (s *Store) Rotations(ctx context.Context) ([]kek.Rotation, error) {
+	items, err := s.scanPrefix(ctx, pkRotation)
+	if err != nil {
+		return nil, err
+	}
+	return decodeAll(items, decodeRotation, func(a, b kek.Rotation) int {
+		return later(a.StartedAt, b.StartedAt, a.ID, b.ID)
+	})
+}
+
+func (s *Store) scanPrefix(ctx context.Context, prefix string) ([]item, error) {
+	names, values := expression("begins_with(#pk, :prefix)", values{"prefix": str(prefix)})
+	in := &dynamodb.ScanInput{
+		TableName: &s.table, ConsistentRead: aws.Bool(true), FilterExpression: aws.String("begins_with(#pk, :prefix)"),
+		ExpressionAttributeNames: names, ExpressionAttributeValues: values,
+	}
+	var items []item
+	for {
+		out, err := s.client.Scan(ctx, in)
+		if err != nil {
+			return nil, wrap("Scan "+prefix, err)
+		}
+		for _, i := range out.Items {
+			items = append(items, i)
+		}
+		if in.ExclusiveStartKey = out.LastEvaluatedKey; len(in.ExclusiveStartKey) == 0 {
+			return items, nil
+		}
+	}
+}
+
+// query reads consistently every item of a pk whose sk is not before from, in
+// order of sk; "" reads all.
+func (s *Store) query(ctx context.Context, pk, from string) ([]item, error) {
+	expr, vals := "#pk = :pk", values{"pk": str(pk)}
+	if from != "" {
+		expr, vals["from"] = expr+" AND #sk >= :from", str(from)
+	}
+	names, params := expression(expr, vals)
+	in := &dynamodb.QueryInput{
+		TableName: &s.table, ConsistentRead: aws.Bool(true), KeyConditionExpression: &expr,
+		ExpressionAttributeNames: names, ExpressionAttributeValues: params,
+	}
+	var items []item
+	for {
+		out, err := s.client.Query(ctx, in)
+		if err != nil {
+			return nil, wrap("Query "+pk, err)
+		}
+		for _, i := range out.Items {
+			items = append(items, i)
+		}
+		if in.ExclusiveStartKey = out.LastEvaluatedKey; len(in.ExclusiveStartKey) == 0 {
+			return items, nil
+		}
+	}
+}
