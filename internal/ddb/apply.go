@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -108,36 +109,42 @@ func (s *Store) transact(ctx context.Context, actions []action) (again bool, err
 // what was read of the audit head is stale, or another transaction or throttling
 // was in the way, and nothing was written.
 func cancellation(actions []action, e *types.TransactionCanceledException) (again bool, err error) {
-	again = true
-	var why string
+	var why []string
 	for i, r := range e.CancellationReasons {
-		code, what := aws.ToString(r.Code), "item"
-		if i < len(actions) {
-			what = actions[i].what
-		}
-		switch code {
-		case "", "None":
+		code, what, outbox := aws.ToString(r.Code), "item", false
+		if code == "" || code == reasonNone {
 			continue
-		case "ConditionalCheckFailed":
-			if i < len(actions) && !actions[i].audit {
-				return false, fmt.Errorf("%s: %w", what, kek.ErrConflict)
-			}
-		case "TransactionConflict", "ThrottlingError", "ProvisionedThroughputExceeded":
-		default:
-			again = false
 		}
-		why = what + ": " + code
+		if i < len(actions) {
+			what, outbox = actions[i].what, actions[i].audit
+		}
+		if code == reasonCondition && !outbox {
+			return false, fmt.Errorf("%s: %w", what, kek.ErrConflict)
+		}
+		again = (again || len(why) == 0) && (code == reasonCondition || contention[code])
+		why = append(why, what+": "+code)
 	}
-	return again && why != "", fmt.Errorf("dynamodb TransactWriteItems (%s): %w", why, e)
+	return again, fmt.Errorf("dynamodb TransactWriteItems (%s): %w", strings.Join(why, ", "), e)
+}
+
+// Why DynamoDB cancels a transaction, item by item.
+const (
+	reasonNone      = "None"
+	reasonCondition = "ConditionalCheckFailed"
+)
+
+// contention lists the reasons for which the same again may succeed.
+var contention = map[string]bool{
+	"TransactionConflict":           true,
+	"ThrottlingError":               true,
+	"ProvisionedThroughputExceeded": true,
 }
 
 // contended reports whether a transaction was cancelled for contention alone:
 // nothing was done, and the same again may succeed.
 func contended(e *types.TransactionCanceledException) bool {
 	for _, r := range e.CancellationReasons {
-		switch aws.ToString(r.Code) {
-		case "", "None", "TransactionConflict", "ThrottlingError", "ProvisionedThroughputExceeded":
-		default:
+		if code := aws.ToString(r.Code); code != "" && code != reasonNone && !contention[code] {
 			return false
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"regexp"
 	"strconv"
 	"strings"
 	"unicode"
@@ -72,6 +73,8 @@ func rowID(i item, keys []keyAttribute) string {
 
 // errCursor reports a cursor that this source did not make.
 var errCursor = errors.New("the cursor is not one of this table")
+
+var decimal = regexp.MustCompile(`^-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?$`)
 
 // cursorValue is one key attribute; one field is set. Key attributes are never
 // empty, so an empty field is an absent one.
@@ -142,8 +145,7 @@ func (v cursorValue) attribute(kind types.ScalarAttributeType) (types.AttributeV
 	case types.ScalarAttributeTypeS:
 		return str(v.S), v.S != "" && v.N == "" && len(v.B) == 0
 	case types.ScalarAttributeTypeN:
-		_, err := strconv.ParseFloat(v.N, 64)
-		return &types.AttributeValueMemberN{Value: v.N}, err == nil && v.S == "" && len(v.B) == 0
+		return &types.AttributeValueMemberN{Value: v.N}, decimal.MatchString(v.N) && v.S == "" && len(v.B) == 0
 	case types.ScalarAttributeTypeB:
 		return blob(v.B), len(v.B) > 0 && v.S == "" && v.N == ""
 	}
