@@ -1,0 +1,115 @@
+// Package lambdastep is the one edge between AWS Lambda and a step: it decodes
+// the payload strictly, logs one line per invocation, leaves time to answer before
+// Lambda's deadline, and maps every error to the stable name that the state
+// machine's Retry and Catch match on.
+package lambdastep
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"time"
+
+	"github.com/aws/aws-lambda-go/lambda"
+	"github.com/aws/aws-lambda-go/lambda/messages"
+	"github.com/aws/aws-lambda-go/lambdacontext"
+
+	"github.com/matter-ops/kms-rotation/rotation"
+)
+
+// answerReserve is kept back from Lambda's deadline so that a step whose context
+// ends can still answer: a killed function tells the state machine nothing.
+const answerReserve = 500 * time.Millisecond
+
+// Step is one step of a rotation: a method of [rotation.Steps].
+type Step[In, Out any] func(context.Context, In) (Out, error)
+
+// Start serves a step for ever. setup wires it once per process; if it fails,
+// every invocation answers with that failure, typed and with the field to mend,
+// where a crash at start would tell the caller nothing.
+func Start[In, Out any](setup func(context.Context) (Step[In, Out], error)) {
+	step, err := setup(context.Background())
+	lambda.Start(Handler(step, err, slog.Default()))
+}
+
+// Handler returns the function that lambda.Start calls. Its errors are
+// [messages.InvokeResponse_Error] with a [rotation.Kind] as type.
+func Handler[In, Out any](step Step[In, Out], setup error, log *slog.Logger) func(context.Context, json.RawMessage) (*Out, error) {
+	return func(ctx context.Context, payload json.RawMessage) (*Out, error) {
+		if deadline, ok := ctx.Deadline(); ok {
+			var cancel context.CancelFunc
+			ctx, cancel = context.WithDeadline(ctx, deadline.Add(-answerReserve))
+			defer cancel()
+		}
+		out, err := run(ctx, step, setup, payload)
+		report(ctx, log, payload, out, err)
+		if err != nil {
+			return nil, named(err)
+		}
+		return &out, nil
+	}
+}
+
+func run[In, Out any](ctx context.Context, step Step[In, Out], setup error, payload []byte) (out Out, err error) {
+	if setup != nil {
+		return out, setup
+	}
+	in, err := Decode[In](payload)
+	if err != nil {
+		return out, err
+	}
+	return step(ctx, in)
+}
+
+// Decode reads exactly one JSON value without unknown fields.
+func Decode[In any](payload []byte) (In, error) {
+	var in In
+	d := json.NewDecoder(bytes.NewReader(payload))
+	d.DisallowUnknownFields()
+	err := d.Decode(&in)
+	if err == nil && d.More() {
+		err = errors.New("more than one JSON value")
+	}
+	if err != nil && !errors.Is(err, io.EOF) {
+		return in, &rotation.Error{
+			Kind: rotation.InvalidInput, Field: "input", Msg: "cannot be read", Err: err,
+			Next: "send only documented fields, see events/ for an example of each",
+		}
+	}
+	return in, nil
+}
+
+// report logs the outcome. Payloads carry ids and counts only.
+func report(ctx context.Context, log *slog.Logger, payload []byte, out any, err error) {
+	attrs := []any{"input", string(payload[:min(len(payload), 1024)])}
+	if lc, ok := lambdacontext.FromContext(ctx); ok {
+		attrs = append(attrs, "request_id", lc.AwsRequestID)
+	}
+	if err != nil {
+		log.ErrorContext(ctx, "step failed", append(attrs, "error_type", string(Kind(err)), "error", err.Error())...)
+		return
+	}
+	log.InfoContext(ctx, "step done", append(attrs, "output", fmt.Sprintf("%+v", out))...)
+}
+
+// Kind is the stable name of any error. A context that ended is Transient: the
+// step is safe to run again.
+func Kind(err error) rotation.Kind {
+	var typed *rotation.Error
+	switch {
+	case errors.As(err, &typed):
+		return typed.Kind
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
+		return rotation.Transient
+	default:
+		return rotation.Internal
+	}
+}
+
+func named(err error) error {
+	return messages.InvokeResponse_Error{Type: string(Kind(err)), Message: err.Error()}
+}

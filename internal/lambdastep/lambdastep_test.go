@@ -1,0 +1,88 @@
+package lambdastep
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/aws/aws-lambda-go/lambda/messages"
+
+	"github.com/matter-ops/kms-rotation/rotation"
+)
+
+func echo(_ context.Context, in rotation.StepInput) (rotation.MintOutput, error) {
+	return rotation.MintOutput{NewKEK: in.RotationID}, nil
+}
+
+func invoke(t *testing.T, step Step[rotation.StepInput, rotation.MintOutput], setup error, payload string) (*rotation.MintOutput, messages.InvokeResponse_Error, string) {
+	t.Helper()
+	var log bytes.Buffer
+	out, err := Handler(step, setup, slog.New(slog.NewTextHandler(&log, nil)))(t.Context(), json.RawMessage(payload))
+	var named messages.InvokeResponse_Error
+	if err != nil && !errors.As(err, &named) {
+		t.Fatalf("error %T is not an InvokeResponse_Error: it would be named after its Go type", err)
+	}
+	return out, named, log.String()
+}
+
+func TestHandlerDecodesStrictly(t *testing.T) {
+	out, e, _ := invoke(t, echo, nil, `{"rotation_id":"r1"}`)
+	if e.Type != "" || out.NewKEK != "r1" {
+		t.Fatalf("got %+v, %+v", out, e)
+	}
+	for _, payload := range []string{`{"rotation_id":"r1","kek":"x"}`, `{"rotation_id":1}`, `[]`, `{"rotation_id":"r"} {}`} {
+		if _, e, _ := invoke(t, echo, nil, payload); e.Type != "InvalidInput" || !strings.Contains(e.Message, "next:") {
+			t.Errorf("payload %s: got %+v, want InvalidInput with a next step", payload, e)
+		}
+	}
+}
+
+func TestHandlerNamesErrors(t *testing.T) {
+	deep := fmt.Errorf("outer: %w", &rotation.Error{Kind: rotation.DrainTimeout, Msg: "m"})
+	for _, tc := range []struct {
+		err  error
+		want rotation.Kind
+	}{
+		{deep, rotation.DrainTimeout},
+		{fmt.Errorf("call: %w", context.DeadlineExceeded), rotation.Transient},
+		{errors.New("odd"), rotation.Internal},
+	} {
+		fail := func(context.Context, rotation.StepInput) (rotation.MintOutput, error) {
+			return rotation.MintOutput{}, tc.err
+		}
+		_, e, log := invoke(t, fail, nil, `{"rotation_id":"r1"}`)
+		if e.Type != string(tc.want) {
+			t.Errorf("%v: type %q, want %q", tc.err, e.Type, tc.want)
+		}
+		if !strings.Contains(log, "error_type="+string(tc.want)) {
+			t.Errorf("log %q lacks the error type", log)
+		}
+	}
+	setup := &rotation.Error{Kind: rotation.Misconfigured, Field: "MATTER_SOURCES", Msg: "m"}
+	if _, e, _ := invoke(t, nil, setup, `{}`); e.Type != "Misconfigured" || !strings.Contains(e.Message, "MATTER_SOURCES") {
+		t.Errorf("setup failure: got %+v", e)
+	}
+}
+
+func TestHandlerLeavesTimeToAnswer(t *testing.T) {
+	end := time.Now().Add(10 * time.Second)
+	ctx, cancel := context.WithDeadline(t.Context(), end)
+	defer cancel()
+	var got time.Time
+	see := func(ctx context.Context, _ rotation.StepInput) (rotation.MintOutput, error) {
+		got, _ = ctx.Deadline()
+		return rotation.MintOutput{}, nil
+	}
+	if _, err := Handler(see, nil, slog.New(slog.DiscardHandler))(ctx, json.RawMessage(`{"rotation_id":"r"}`)); err != nil {
+		t.Fatal(err)
+	}
+	if want := end.Add(-answerReserve); !got.Equal(want) {
+		t.Errorf("the step's deadline is %v, want %v", got, want)
+	}
+}

@@ -1,0 +1,95 @@
+package rotation
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/matter-ops/kms-rotation/kek"
+)
+
+// Drain looks once whether any process may still write under the old KEK, and
+// seals it when none may (spec: DrainSee, DrainDone, Seal). It never waits: the
+// state machine does.
+//
+// A lease that has run out is revoked by a conditional delete, never assumed
+// dead: its holder may be paused. What makes a late write impossible is not time
+// but the fence: after the seal no row can be inserted under the old KEK, and
+// rewrap raises the epoch that updates are conditional on. Clock skew endangers
+// how long drain takes, not what it promises.
+func (s *Steps) Drain(ctx context.Context, in StepInput) (DrainOutput, error) {
+	_, r, err := s.rotation(ctx, in.RotationID)
+	if err != nil {
+		return DrainOutput{}, err
+	}
+	if r.Phase == kek.Switched {
+		out, err := s.awaitLeases(ctx, r)
+		if err != nil || out.Leases > 0 {
+			return out, err
+		}
+		if err := s.sealFence(ctx, r); err != nil {
+			return DrainOutput{}, err
+		}
+	}
+	_, err = s.transition(ctx, "drain", r.ID, func(v kek.View) (kek.Change, error) { return v.Seal(s.Now()) }, nil)
+	return DrainOutput{Done: err == nil, Waited: s.sinceSwitch(r)}, err
+}
+
+// awaitLeases revokes the leases that have run out (in an emergency all of them)
+// and counts the others.
+func (s *Steps) awaitLeases(ctx context.Context, r kek.Rotation) (DrainOutput, error) {
+	leases, err := s.Drainage.Leases(ctx, r.OldKEK)
+	if err != nil {
+		return DrainOutput{}, unavailable("leases", err)
+	}
+	out := DrainOutput{Waited: s.sinceSwitch(r)}
+	var holder string
+	for _, l := range leases {
+		gone := false
+		if r.Mode == kek.Emergency || s.Now().After(l.Expires) {
+			if gone, err = s.Drainage.Revoke(ctx, l); err != nil {
+				return out, unavailable("leases", err)
+			}
+		}
+		if !gone {
+			holder = fmt.Sprintf("%s (host %s, pid %d, %d in flight)", l.Holder, l.Host, l.PID, l.Refs)
+			out.Leases++
+			out.Refs += l.Refs
+		}
+	}
+	if out.Leases > 0 && r.Mode == kek.Normal && out.Waited >= int64(s.DrainMaxWait/time.Second) {
+		return out, &Error{
+			Kind: DrainTimeout, Field: "LEASE#" + string(r.OldKEK),
+			Msg:  fmt.Sprintf("%d leases outlive max-wait %s, the last %s", out.Leases, s.DrainMaxWait, holder),
+			Next: "stop or restart that process; its lease then runs out, and the redriven execution goes on",
+		}
+	}
+	return out, nil
+}
+
+func (s *Steps) sinceSwitch(r kek.Rotation) int64 {
+	if r.SwitchedAt.IsZero() {
+		return 0
+	}
+	return int64(s.Now().Sub(r.SwitchedAt) / time.Second)
+}
+
+// sealFence shuts the shards one by one, each for good: a call that dies leaves
+// some sealed, and inserts that meet those move to the new KEK early. The
+// transaction that follows conditions on all of them.
+func (s *Steps) sealFence(ctx context.Context, r kek.Rotation) error {
+	v, err := s.load(ctx, r.ID)
+	if err != nil {
+		return err
+	}
+	if v.Rotation.Phase != kek.Switched || v.Pointer.KEKID == r.OldKEK {
+		return refusal(errors.New("the fence may be sealed only after the switch"))
+	}
+	for i := range v.KEKs[r.OldKEK].FenceShards {
+		if err := s.Drainage.SealFence(ctx, r.OldKEK, i); err != nil {
+			return unavailable("fence", err)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,190 @@
+package rotation
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+
+	"github.com/matter-ops/kms-rotation/kek"
+)
+
+// probeContext is the encryption context of canaries and probes. No row uses it.
+func probeContext(rotationID string) map[string]string {
+	return map[string]string{"matter:purpose": "canary", "matter:rotation": rotationID}
+}
+
+// DualUnwrap shows that both KEKs unwrap before anything depends on the new one:
+// a known plaintext roundtrips under the new KEK, a wrong encryption context is
+// refused, and every known cipher of the corpus opens under the old KEK and,
+// rewrapped, under the new. Nothing is written but the phase. (Spec: DualUnwrap.)
+func (s *Steps) DualUnwrap(ctx context.Context, in StepInput) (DualUnwrapOutput, error) {
+	v, r, err := s.rotation(ctx, in.RotationID)
+	if err != nil {
+		return DualUnwrapOutput{}, err
+	}
+	var out DualUnwrapOutput
+	var probe []byte
+	if r.Phase == kek.Minted {
+		for range s.CanaryRounds { // KMS is eventually consistent: once is luck
+			if err := s.canary(ctx, r.NewKEK, probeContext(r.ID)); err != nil {
+				return out, err
+			}
+			out.Canaries++
+		}
+		if out.Corpus, err = s.openCorpus(ctx, r); err != nil {
+			return out, err
+		}
+		var dek []byte
+		if dek, probe, err = s.KMS.GenerateDataKey(ctx, r.OldKEK, probeContext(r.ID)); err != nil {
+			return out, s.keyError(r.OldKEK, err)
+		}
+		clear(dek)
+	}
+	_, err = s.transition(ctx, "dualunwrap", r.ID, func(now kek.View) (kek.Change, error) {
+		if now.Rotation != nil && now.Rotation.NewKEK != v.Rotation.NewKEK {
+			return kek.Change{}, fmt.Errorf("tested KEK %q, the rotation is at %q", v.Rotation.NewKEK, now.Rotation.NewKEK)
+		}
+		return now.Test(probe, s.Now())
+	}, map[string]string{"canaries": fmt.Sprint(out.Canaries), "corpus_entries": fmt.Sprint(out.Corpus)})
+	return out, err
+}
+
+// canary seals a fresh known plaintext under id and opens it again.
+func (s *Steps) canary(ctx context.Context, id kek.ID, encctx map[string]string) error {
+	plain := make([]byte, 64)
+	s.Random(plain)
+	dek, wrapped, err := s.KMS.GenerateDataKey(ctx, id, encctx)
+	if err != nil {
+		return s.keyError(id, err)
+	}
+	defer clear(dek)
+	sealed, err := s.Cipher.Seal(dek, plain, encctx)
+	if err != nil {
+		return &Error{Kind: CanaryFailed, Field: string(id), Msg: "sealing failed", Err: err}
+	}
+	got, err := s.unwrapOpen(ctx, id, wrapped, sealed, encctx)
+	if err != nil {
+		return err
+	}
+	if !bytes.Equal(got, plain) {
+		return &Error{Kind: CanaryFailed, Field: string(id), Msg: "the known plaintext came back changed"}
+	}
+	wrong := map[string]string{"matter:purpose": "wrong context"}
+	if _, err := s.KMS.Decrypt(ctx, id, wrapped, wrong); !errors.Is(err, ErrUnwrap) {
+		if err != nil {
+			return s.keyError(id, err)
+		}
+		return &Error{Kind: CanaryFailed, Field: string(id), Msg: "a wrong encryption context was accepted"}
+	}
+	return nil
+}
+
+func (s *Steps) unwrapOpen(ctx context.Context, id kek.ID, wrapped, sealed []byte, encctx map[string]string) ([]byte, error) {
+	dek, err := s.KMS.Decrypt(ctx, id, wrapped, encctx)
+	if errors.Is(err, ErrUnwrap) {
+		return nil, &Error{Kind: CanaryFailed, Field: string(id), Msg: "the canary's data key does not unwrap", Err: err}
+	}
+	if err != nil {
+		return nil, s.keyError(id, err)
+	}
+	defer clear(dek)
+	plain, err := s.Cipher.Open(dek, sealed, encctx)
+	if err != nil {
+		return nil, &Error{Kind: CanaryFailed, Field: string(id), Msg: "the canary does not open", Err: err}
+	}
+	return plain, nil
+}
+
+// openCorpus opens every known cipher under the old KEK and again, rewrapped,
+// under the new one.
+func (s *Steps) openCorpus(ctx context.Context, r kek.Rotation) (int, error) {
+	if s.Corpus == nil {
+		return 0, nil
+	}
+	n, cursor := 0, ""
+	for {
+		page, err := s.Corpus.Scan(ctx, ScanRequest{Total: 1, Cursor: cursor, Payload: true})
+		if err != nil {
+			return n, unavailable("corpus", err)
+		}
+		for _, row := range page.Rows {
+			if err := s.openKnown(ctx, r, row); err != nil {
+				return n, err
+			}
+			n++
+		}
+		if cursor = page.Next; cursor == "" {
+			return n, nil
+		}
+	}
+}
+
+func (s *Steps) openKnown(ctx context.Context, r kek.Rotation, row Row) error {
+	corrupted := func(msg string, err error) error {
+		return &Error{
+			Kind: CorpusCorrupted, Field: row.ID, Msg: msg, Err: err,
+			Next: "restore or remove this corpus entry, then start again",
+		}
+	}
+	switch {
+	case row.Defect != "":
+		return corrupted(row.Defect, nil)
+	case row.KEK != r.OldKEK:
+		return corrupted(fmt.Sprintf("it is wrapped under %q, not under the old KEK %q", row.KEK, r.OldKEK), nil)
+	}
+	rewrapped, err := s.KMS.ReEncrypt(ctx, r.OldKEK, r.NewKEK, row.WrappedDEK, row.Context)
+	if errors.Is(err, ErrUnwrap) {
+		return corrupted("its data key does not unwrap", err)
+	}
+	if err != nil {
+		return s.keyError(r.NewKEK, err)
+	}
+	for _, w := range []struct {
+		id      kek.ID
+		wrapped []byte
+	}{{r.OldKEK, row.WrappedDEK}, {r.NewKEK, rewrapped}} {
+		plain, err := s.openUnder(ctx, w.id, w.wrapped, row)
+		if err != nil {
+			return err
+		}
+		sum := sha256.Sum256(plain)
+		clear(plain)
+		if row.PlainSHA != hex.EncodeToString(sum[:]) {
+			return corrupted("it opens to another plaintext than the recorded one", nil)
+		}
+	}
+	return nil
+}
+
+func (s *Steps) openUnder(ctx context.Context, id kek.ID, wrapped []byte, row Row) ([]byte, error) {
+	dek, err := s.KMS.Decrypt(ctx, id, wrapped, row.Context)
+	if errors.Is(err, ErrUnwrap) {
+		return nil, &Error{Kind: CorpusCorrupted, Field: row.ID, Msg: "its data key does not unwrap", Err: err}
+	}
+	if err != nil {
+		return nil, s.keyError(id, err)
+	}
+	defer clear(dek)
+	plain, err := s.Cipher.Open(dek, row.Ciphertext, row.Context)
+	if err != nil {
+		return nil, &Error{
+			Kind: CorpusCorrupted, Field: row.ID, Msg: "its ciphertext does not open", Err: err,
+			Next: "restore or remove this corpus entry, then start again",
+		}
+	}
+	return plain, nil
+}
+
+// keyError tells a disabled key from a service that did not answer.
+func (s *Steps) keyError(id kek.ID, err error) error {
+	if errors.Is(err, ErrKeyDisabled) {
+		return &Error{
+			Kind: KeyUnusable, Field: string(id), Msg: "KMS says that the key is disabled", Err: err,
+			Next: "find out who disabled it (CloudTrail), enable it, then go on",
+		}
+	}
+	return unavailable("KMS", err)
+}

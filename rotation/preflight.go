@@ -1,0 +1,229 @@
+package rotation
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/matter-ops/kms-rotation/kek"
+)
+
+// Preflight checks everything a rotation relies on and, unless CheckOnly is set,
+// starts it: it takes the lock and writes the record as its very last act. A
+// refusal has changed nothing. (Spec: StartRead, StartWrite.)
+func (s *Steps) Preflight(ctx context.Context, in PreflightInput) (Plan, error) {
+	r, window, err := s.request(in)
+	if err != nil {
+		return Plan{}, err
+	}
+	if in.Input.Resume != "" {
+		return s.resume(ctx, in.Input.Resume)
+	}
+	v, err := s.load(ctx, r.ID)
+	if err != nil {
+		return Plan{}, err
+	}
+	if v.Rotation != nil && !in.CheckOnly { // a retry after the start was written
+		return s.restarted(ctx, r)
+	}
+	checks, err := s.check(ctx, v, r, window)
+	if err != nil {
+		return Plan{Checks: checks}, err
+	}
+	if in.CheckOnly {
+		p := s.plan(kek.Rotation{ID: r.ID, Mode: r.Mode, Label: r.Label, OldKEK: v.Pointer.KEKID, Segments: s.Segments})
+		p.Checks = checks
+		return p, nil
+	}
+	v, err = s.transition(ctx, "preflight", r.ID, func(v kek.View) (kek.Change, error) { return v.Start(r, s.Now()) }, nil)
+	if err != nil {
+		return Plan{}, err
+	}
+	p := s.plan(*v.Rotation)
+	p.Checks = checks
+	return p, nil
+}
+
+// request turns the input of the execution into the rotation asked for and the
+// window it may start in.
+func (s *Steps) request(in PreflightInput) (kek.Rotation, Window, error) {
+	r := kek.Rotation{
+		ID: in.ExecutionName, Mode: kek.Mode(in.Input.Mode), Label: in.Input.Label, Reason: in.Input.Reason,
+		Segments: s.Segments, Execution: in.ExecutionARN, Actor: s.Actor,
+	}
+	if err := kek.CheckRotationID(r.ID); err != nil {
+		return r, s.Window, invalid("execution_name", err.Error(), "start the execution under another name")
+	}
+	if in.Input.Resume != "" {
+		return r, s.Window, checkResume(in.Input)
+	}
+	if r.Mode == "" {
+		r.Mode = kek.Normal
+	}
+	if r.Label == "" {
+		r.Label = kek.QuarterLabel(s.Now())
+	}
+	if err := checkRequest(r); err != nil {
+		return r, s.Window, err
+	}
+	if in.Input.Window == "" {
+		return r, s.Window, nil
+	}
+	w, err := ParseWindow(in.Input.Window, s.Window.Zone)
+	if err != nil {
+		return r, w, invalid("window", err.Error(), `use "HH:MM-HH:MM" in the deployment's time zone, or "any"`)
+	}
+	return r, w, nil
+}
+
+func invalid(field, msg, next string) error {
+	return &Error{Kind: InvalidInput, Field: field, Msg: msg, Next: next}
+}
+
+func checkRequest(r kek.Rotation) error {
+	if r.Mode != kek.Normal && r.Mode != kek.Emergency {
+		return invalid("mode", fmt.Sprintf("%q is neither normal nor emergency", r.Mode), `use "normal", "emergency", or leave it out`)
+	}
+	if r.Mode == kek.Emergency && r.Reason == "" {
+		return invalid("reason", "an emergency needs one", `add "reason": "what happened", for the audit chain`)
+	}
+	if len(r.Reason) > 1000 {
+		return invalid("reason", fmt.Sprintf("%d bytes; at most 1000 are kept", len(r.Reason)), "shorten it")
+	}
+	if err := kek.CheckLabel(r.Label); err != nil {
+		return invalid("label", err.Error(), "choose another label or leave it out")
+	}
+	return nil
+}
+
+func checkResume(in ExecutionInput) error {
+	if in.Mode != "" || in.Label != "" || in.Window != "" {
+		return invalid("resume", "a resumed rotation keeps its mode, label and window", `send {"resume": "<rotation id>"} alone`)
+	}
+	if err := kek.CheckRotationID(in.Resume); err != nil {
+		return invalid("resume", err.Error(), "matter ops kms-status shows the rotation that holds the lock")
+	}
+	return nil
+}
+
+// resume goes on with a rotation that halted: every finished step returns its
+// old output at once.
+func (s *Steps) resume(ctx context.Context, id string) (Plan, error) {
+	_, r, err := s.rotation(ctx, id)
+	if err != nil {
+		return Plan{}, err
+	}
+	if r.Phase.Final() {
+		return Plan{}, &Error{
+			Kind: InvalidInput, Field: "resume", Msg: fmt.Sprintf("rotation %s is %s already", id, r.Phase),
+			Next: "start a new rotation without resume",
+		}
+	}
+	return s.plan(r), s.publish(ctx)
+}
+
+// restarted answers a repeated preflight whose record is there.
+func (s *Steps) restarted(ctx context.Context, want kek.Rotation) (Plan, error) {
+	_, r, err := s.rotation(ctx, want.ID)
+	if err != nil {
+		return Plan{}, err
+	}
+	if r.Execution != want.Execution || r.Phase.Final() {
+		return Plan{}, &Error{
+			Kind: InvalidInput, Field: "execution_name", Msg: fmt.Sprintf("rotation %s exists and is %s", r.ID, r.Phase),
+			Next: "start the execution under another name",
+		}
+	}
+	return s.plan(r), s.publish(ctx)
+}
+
+func (s *Steps) plan(r kek.Rotation) Plan {
+	p := Plan{
+		RotationID: r.ID, Mode: string(r.Mode), Label: r.Label, OldKEK: string(r.OldKEK),
+		Segments: []Segment{}, Checks: []Check{}, Current: Attempt{Attempt: r.Attempt},
+	}
+	for _, src := range s.Sources {
+		for i := range src.Segments(r.Segments) {
+			p.Segments = append(p.Segments, Segment{Source: src.Name(), Segment: i})
+		}
+	}
+	return p
+}
+
+// check runs every check and reports them all, so that a tired person mends
+// everything in one go. The error is the first failure, with the others' names.
+func (s *Steps) check(ctx context.Context, v kek.View, r kek.Rotation, w Window) ([]Check, error) {
+	var checks []Check
+	var first *Error
+	run := func(name, detail string, err error) {
+		c := Check{Name: name, OK: err == nil, Detail: detail}
+		if err != nil {
+			c.Detail = err.Error()
+			var typed *Error
+			if !errors.As(err, &typed) {
+				typed = &Error{Kind: Transient, Field: name, Msg: "no usable answer", Err: err}
+			}
+			if first == nil {
+				first = typed
+			} else {
+				first.Msg += fmt.Sprintf("; also %s: %s", name, typed.Msg)
+			}
+		}
+		checks = append(checks, c)
+	}
+	_, err := v.Start(r, s.Now()) // it computes every condition on the control table
+	switch {
+	case errors.Is(err, kek.ErrLocked):
+		err = lockedBy(v.Lock)
+	case errors.Is(err, kek.ErrDone): // check only, under the name of a rotation that exists
+		err = nil
+	case err != nil:
+		err = refusal(err)
+	}
+	run("pointer and lock", "one active KEK, no other rotation", err)
+	run("pointer's KMS key", "enabled", s.checkPointerKey(ctx, v))
+	run("off-peak window", w.String(), s.checkWindow(w, r.Mode))
+	run("audit bucket", "versioned, Object Lock", s.Vault.Check(ctx))
+	for _, src := range s.Sources {
+		run("source "+src.Name(), "readable", src.Check(ctx))
+	}
+	if first != nil {
+		return checks, first
+	}
+	return checks, nil
+}
+
+func lockedBy(id string) error {
+	return &Error{
+		Kind: RotationInProgress, Field: "LOCK", Msg: fmt.Sprintf("rotation %s is running or halted", id),
+		Next: fmt.Sprintf(`matter ops kms-status; if it halted, redrive it or start an execution with {"resume": %q}`, id),
+	}
+}
+
+func (s *Steps) checkPointerKey(ctx context.Context, v kek.View) error {
+	if v.Pointer == nil {
+		return nil // named by the check before
+	}
+	k, err := s.Keys.Describe(ctx, v.Pointer.KEKID)
+	if err != nil && !errors.Is(err, ErrNoKey) {
+		return unavailable("KMS", err)
+	}
+	if err != nil || !k.Enabled || !k.Usable {
+		return &Error{
+			Kind: PointerInvalid, Field: "POINTER.kek_id", Err: err,
+			Msg:  fmt.Sprintf("KMS key %s is not usable (state %q)", v.Pointer.KEKID, k.State),
+			Next: "aws kms describe-key; enable the key before anything else",
+		}
+	}
+	return nil
+}
+
+func (s *Steps) checkWindow(w Window, mode kek.Mode) error {
+	if mode == kek.Emergency || w.Open(s.Now()) {
+		return nil
+	}
+	return &Error{
+		Kind: WindowClosed, Field: "window", Msg: fmt.Sprintf("it is %s, outside %s", s.Now().In(w.Zone).Format("15:04 MST"), w),
+		Next: `wait for the window, or start with {"window": "any"} if you accept peak load`,
+	}
+}

@@ -1,0 +1,153 @@
+package rotation
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/matter-ops/kms-rotation/kek"
+)
+
+// Retire retires a KEK: by default the old one after the rewrap; with another
+// action the new one of a rotation that failed before the switch. In each case
+// the registry is written first and KMS DisableKey follows what the registry
+// says, never an argument.
+func (s *Steps) Retire(ctx context.Context, in RetireInput) (RetireOutput, error) {
+	switch in.Action {
+	case "", ActionRetire:
+		return s.retireOld(ctx, in.RotationID)
+	case ActionPreSwitchFailure:
+		return s.preSwitchFailure(ctx, in)
+	case ActionRemint:
+		return s.remint(ctx, in)
+	case ActionAbandon:
+		return s.abandon(ctx, in)
+	default:
+		return RetireOutput{}, invalid("action", fmt.Sprintf("%q is unknown", in.Action), "use retire, pre_switch_failure, remint or abandon")
+	}
+}
+
+// retireOld scans every row once more, retires the old KEK and disables its KMS
+// key (spec: Retire, Disable; RetireAfterSwitch). The second scan rewraps what it
+// finds, such as a row restored from a backup, and starts over until it finds
+// nothing.
+func (s *Steps) retireOld(ctx context.Context, id string) (RetireOutput, error) {
+	_, r, err := s.rotation(ctx, id)
+	if err != nil {
+		return RetireOutput{}, err
+	}
+	var confirmed SweepOutput
+	if r.Phase == kek.Rewrapped {
+		confirmed, err = s.confirm(ctx, r)
+		if err != nil || !confirmed.Done {
+			return RetireOutput{Phase: string(r.Phase), Attempt: r.Attempt, Tally: confirmed.Tally}, err
+		}
+	}
+	v, err := s.transition(ctx, "retire", id, func(v kek.View) (kek.Change, error) {
+		return v.Retire(s.Now(), s.Now().Add(s.DeleteHold))
+	}, map[string]string{"confirmed_rows": fmt.Sprint(confirmed.Tally.Scanned)})
+	if err != nil {
+		return RetireOutput{}, err
+	}
+	if err := s.disableRetired(ctx, v, r.OldKEK); err != nil {
+		return RetireOutput{}, err
+	}
+	return RetireOutput{Done: true, Phase: string(v.Rotation.Phase), Attempt: r.Attempt, Tally: confirmed.Tally}, nil
+}
+
+// confirm is the second full consistent scan.
+func (s *Steps) confirm(ctx context.Context, r kek.Rotation) (SweepOutput, error) {
+	movers := map[string]visit{}
+	for _, src := range s.Sources {
+		movers[src.Name()] = s.mover(r, src)
+	}
+	out, err := s.runAll(ctx, r, passConfirm, r.Mode == kek.Emergency, movers)
+	if err != nil {
+		return out, err
+	}
+	return out, poison(out.Tally)
+}
+
+// disableRetired disables a KMS key that the registry, just read, calls retired
+// and that the pointer does not name.
+func (s *Steps) disableRetired(ctx context.Context, v kek.View, id kek.ID) error {
+	if v.Pointer == nil || v.Pointer.KEKID == id || v.KEKs[id].State != kek.Retired {
+		return refusal(fmt.Errorf("KEK %s is %q in the registry: its KMS key stays enabled", id, v.KEKs[id].State))
+	}
+	if err := s.Keys.Disable(ctx, id); err != nil {
+		return unavailable("KMS DisableKey", err)
+	}
+	return nil
+}
+
+// preSwitchFailure rolls a normal rotation back: the new KEK is retired at once,
+// the pointer untouched (spec: PreSwitchFailure).
+func (s *Steps) preSwitchFailure(ctx context.Context, in RetireInput) (RetireOutput, error) {
+	v, err := s.transition(ctx, "retire", in.RotationID, func(v kek.View) (kek.Change, error) {
+		return v.PreSwitchFailure(in.failure(), s.Now())
+	}, nil)
+	if err != nil {
+		return RetireOutput{}, err
+	}
+	if id := v.Rotation.NewKEK; id != "" {
+		if err := s.disableRetired(ctx, v, id); err != nil {
+			return RetireOutput{}, err
+		}
+	}
+	if err := s.reap(ctx, in.RotationID); err != nil {
+		return RetireOutput{}, err
+	}
+	return RetireOutput{Done: true, Phase: string(v.Rotation.Phase), Attempt: v.Rotation.Attempt}, nil
+}
+
+// remint retires the KEK that failed an emergency's test and lets the rotation
+// mint another, a bounded number of times. The failed attempt's key is found by
+// its alias, so that a repeated call still disables it.
+func (s *Steps) remint(ctx context.Context, in RetireInput) (RetireOutput, error) {
+	v, err := s.transition(ctx, "retire", in.RotationID, func(v kek.View) (kek.Change, error) {
+		return v.Remint(in.FailedAttempt, s.MaxMints, in.failure(), s.Now())
+	}, nil)
+	if err != nil {
+		return RetireOutput{}, err
+	}
+	failed, err := s.Keys.Claim(ctx, in.RotationID, in.FailedAttempt, "")
+	if err != nil {
+		return RetireOutput{}, unavailable("KMS alias", err)
+	}
+	r := v.Rotation
+	if failed != "" && failed != r.NewKEK && failed != r.OldKEK && failed != v.Pointer.KEKID && in.FailedAttempt < r.Attempt {
+		if err := s.Keys.Disable(ctx, failed); err != nil {
+			return RetireOutput{}, unavailable("KMS DisableKey", err)
+		}
+	}
+	return RetireOutput{Done: true, Phase: string(r.Phase), Attempt: r.Attempt}, nil
+}
+
+// abandon frees the lock of a preflight that failed after it had taken it. If
+// there is no record, or the rotation has gone on, it changes nothing; an
+// emergency keeps its lock and is resumed.
+func (s *Steps) abandon(ctx context.Context, in RetireInput) (RetireOutput, error) {
+	v, err := s.load(ctx, in.RotationID)
+	if err != nil {
+		return RetireOutput{}, err
+	}
+	r := v.Rotation
+	if r == nil {
+		return RetireOutput{Done: true}, nil
+	}
+	if r.Phase == kek.Started && r.NewKEK == "" && r.Mode == kek.Normal {
+		return s.preSwitchFailure(ctx, in)
+	}
+	return RetireOutput{Done: true, Phase: string(r.Phase), Attempt: r.Attempt}, nil
+}
+
+// failure is what the state machine caught, cut to what a record should hold.
+func (in RetireInput) failure() string {
+	text := in.Error
+	if in.Cause != "" {
+		text += ": " + in.Cause
+	}
+	if len(text) > 500 {
+		text = text[:500]
+	}
+	return text
+}

@@ -1,0 +1,196 @@
+package rotation
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"time"
+
+	"github.com/matter-ops/kms-rotation/audit"
+	"github.com/matter-ops/kms-rotation/kek"
+)
+
+// Config is what a deployment chooses.
+type Config struct {
+	Window       Window        // off-peak hours in which a normal rotation may start
+	DrainMaxWait time.Duration // how long leases may outlive the switch
+	DeleteHold   time.Duration // how long a retired KEK must not be deleted
+	Segments     int           // scan segments per table, 1 to 40
+	FenceShards  int           // fence items per KEK, 1 to 20
+	MaxMints     int           // mint attempts of an emergency
+	CanaryRounds int           // known-plaintext roundtrips
+}
+
+// Deps are the adapters that the steps drive.
+type Deps struct {
+	Registry    Registry
+	Outbox      Outbox
+	Vault       Vault
+	Keys        KeyAdmin
+	KMS         Wrapper
+	Cipher      Cipher
+	Sources     []Source // every place whose rows must leave the old KEK, the corpus among them
+	Corpus      Source   // the known ciphers; nil if the deployment has none
+	Drainage    Drainage
+	Checkpoints Checkpoints
+	Notifier    Notifier // nil: nobody is told
+	Random      func([]byte)
+	Now         func() time.Time
+	Actor       string // who acts, for the audit chain
+}
+
+// Steps runs the steps of rotations. It holds no state of its own: everything a
+// step knows it has just read.
+type Steps struct {
+	Config
+	Deps
+}
+
+// maxTries bounds how often a transition reads again after a conflict.
+const maxTries = 12
+
+// transition drives one state change to its end: read, compute, write, and read
+// again until what is stored says that it is done. So the output of a step comes
+// from the table alone, the same whether this call made the change, a duplicate
+// did, or the answer to the write was lost. The audit record is in the bucket
+// before it returns.
+func (s *Steps) transition(ctx context.Context, step, id string,
+	next func(kek.View) (kek.Change, error), body map[string]string,
+) (kek.View, error) {
+	for range maxTries {
+		v, err := s.load(ctx, id)
+		if err != nil {
+			return v, err
+		}
+		c, err := next(v)
+		if errors.Is(err, kek.ErrDone) {
+			return v, s.publish(ctx)
+		}
+		if err != nil {
+			return v, refusal(err)
+		}
+		err = s.Registry.Apply(ctx, c, s.event(step, c, body))
+		if err != nil && !errors.Is(err, kek.ErrConflict) {
+			return v, unavailable("control table", err)
+		}
+	}
+	return kek.View{}, unavailable("control table", fmt.Errorf("%s: still %w after %d tries", step, kek.ErrConflict, maxTries))
+}
+
+func (s *Steps) load(ctx context.Context, id string) (kek.View, error) {
+	v, err := s.Registry.Load(ctx, id)
+	if errors.Is(err, ErrNoControlTable) {
+		return v, &Error{
+			Kind: ControlTableMissing, Field: "MATTER_CONTROL_TABLE", Msg: "the control table does not exist", Err: err,
+			Next: "deploy template.yaml, or set MATTER_CONTROL_TABLE to the stack's output ControlTableName",
+		}
+	}
+	if err != nil {
+		return v, unavailable("control table", err)
+	}
+	return v, nil
+}
+
+// rotation reads the record of a rotation that must exist.
+func (s *Steps) rotation(ctx context.Context, id string) (kek.View, kek.Rotation, error) {
+	v, err := s.load(ctx, id)
+	if err != nil {
+		return v, kek.Rotation{}, err
+	}
+	if v.Rotation == nil {
+		return v, kek.Rotation{}, refusal(kek.ErrNoRotation)
+	}
+	return v, *v.Rotation, nil
+}
+
+// event is the audit record of a change. Its id is the same for every try at the
+// same step of the same attempt.
+func (s *Steps) event(step string, c kek.Change, extra map[string]string) audit.Event {
+	ev := audit.Event{ID: c.Event, Type: c.Event, Step: step, Actor: s.Actor, Body: map[string]string{}}
+	if c.Rotation != nil {
+		r := c.Rotation.After
+		ev.Rotation, ev.ID = r.ID, r.ID+"/"+c.Event
+		if r.Attempt > 1 {
+			ev.ID = fmt.Sprintf("%s/%d", ev.ID, r.Attempt)
+		}
+		put(ev.Body, "mode", string(r.Mode), "phase", string(r.Phase), "label", r.Label, "reason", r.Reason,
+			"old_kek_id", string(r.OldKEK), "new_kek_id", string(r.NewKEK), "execution", r.Execution, "error", r.Err)
+	}
+	if c.Pointer != nil {
+		put(ev.Body, "pointer", string(c.Pointer.After.KEKID), "epoch", fmt.Sprint(c.Pointer.After.Epoch))
+	}
+	for _, m := range c.KEKs {
+		put(ev.Body, "kek."+string(m.After.ID), string(m.After.State))
+	}
+	maps.Copy(ev.Body, extra)
+	return ev
+}
+
+// put adds the pairs whose value is not empty.
+func put(body map[string]string, pairs ...string) {
+	for i := 0; i < len(pairs); i += 2 {
+		if pairs[i+1] != "" {
+			body[pairs[i]] = pairs[i+1]
+		}
+	}
+}
+
+// publish moves the outbox into the locked bucket. Every step calls it last, and
+// again when it finds its effect already made: a step that succeeded has its
+// record under Object Lock.
+func (s *Steps) publish(ctx context.Context) error {
+	entries, err := s.Outbox.Unpublished(ctx)
+	if err != nil {
+		return unavailable("audit outbox", err)
+	}
+	for _, e := range entries {
+		err := s.Vault.Put(ctx, e)
+		if errors.Is(err, ErrTampered) {
+			return &Error{
+				Kind: AuditTampered, Field: audit.ObjectKey(e.Record.Chain, e.Record.Seq), Err: err,
+				Msg:  "the bucket holds another record in this place",
+				Next: "treat it as an incident: matter ops audit verify",
+			}
+		}
+		if err != nil {
+			return unavailable("audit bucket", err)
+		}
+	}
+	if len(entries) == 0 {
+		return nil
+	}
+	if err := s.Outbox.MarkPublished(ctx, entries[len(entries)-1].Record.Seq); err != nil {
+		return unavailable("audit outbox", err)
+	}
+	return nil
+}
+
+// refusal maps what package kek says to the error a person sees.
+func refusal(err error) error {
+	switch {
+	case errors.Is(err, kek.ErrLocked):
+		return &Error{Kind: RotationInProgress, Field: "LOCK", Msg: err.Error(), Next: "matter ops kms-status"}
+	case errors.Is(err, kek.ErrNoPointer):
+		return &Error{
+			Kind: PointerInvalid, Field: "POINTER", Msg: err.Error(),
+			Next: "matter ops kms-status; a new deployment needs matter ops kms-genesis once",
+		}
+	case errors.Is(err, kek.ErrMintsExhausted):
+		return &Error{Kind: MintsExhausted, Msg: err.Error(), Next: "find out why dual unwrap fails, then redrive the execution"}
+	case errors.Is(err, kek.ErrNoRotation):
+		return &Error{Kind: Refused, Field: "rotation_id", Msg: err.Error(), Next: "matter ops kms-status"}
+	default:
+		return &Error{Kind: Refused, Msg: err.Error(), Next: "matter ops kms-status"}
+	}
+}
+
+// unavailable marks a failure as worth another try: the outcome is unknown or the
+// service did not answer. A typed error below keeps its own kind.
+func unavailable(what string, err error) error {
+	var typed *Error
+	if errors.As(err, &typed) {
+		return err
+	}
+	return &Error{Kind: Transient, Field: what, Msg: "no usable answer", Err: err, Next: "it is retried; nothing is lost"}
+}

@@ -1,0 +1,155 @@
+package rotation
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/matter-ops/kms-rotation/audit"
+	"github.com/matter-ops/kms-rotation/kek"
+)
+
+// Verify shows that the rotation did what it says and closes it (spec: Verify):
+// every row of every source is under the new KEK, the old KMS key refuses to
+// unwrap, the audit chain in the bucket is whole and ends where the control table
+// says. Its record is kms_rotation_completed.
+func (s *Steps) Verify(ctx context.Context, in StepInput) (SweepOutput, error) {
+	v, r, err := s.rotation(ctx, in.RotationID)
+	if err != nil {
+		return SweepOutput{}, err
+	}
+	var out SweepOutput
+	if r.Phase == kek.KEKRetired {
+		if out, err = s.inspect(ctx, v, r); err != nil || !out.Done {
+			return out, err
+		}
+	}
+	_, err = s.transition(ctx, "verify", r.ID, func(v kek.View) (kek.Change, error) { return v.Complete(s.Now()) },
+		map[string]string{"verified_rows": fmt.Sprint(out.Tally.Scanned)})
+	if err != nil {
+		return SweepOutput{}, err
+	}
+	if err := s.reap(ctx, r.ID); err != nil {
+		return SweepOutput{}, err
+	}
+	out.Done = true
+	return out, nil
+}
+
+// inspect looks, and writes nothing but its own checkpoints.
+func (s *Steps) inspect(ctx context.Context, v kek.View, r kek.Rotation) (SweepOutput, error) {
+	if v.Pointer == nil || v.Pointer.KEKID != r.NewKEK {
+		return SweepOutput{}, untrue("POINTER.kek_id", "the pointer does not name the new KEK")
+	}
+	out, err := s.runAll(ctx, r, passVerify, false, s.inspectors(r))
+	if err != nil || !out.Done {
+		return out, err
+	}
+	if out.Tally.Quarantined > 0 {
+		return out, &Error{
+			Kind: OrphansFound, Field: "rows", Msg: fmt.Sprintf("%d rows are not under the new KEK. First: %q", out.Tally.Quarantined, out.Tally.Poison),
+			Next: "enable the old KMS key, restore these rows under the current KEK, then redrive the execution",
+		}
+	}
+	if err := s.verifyDead(ctx, r); err != nil {
+		return out, err
+	}
+	return out, s.VerifyChain(ctx)
+}
+
+// inspectors returns a read-only visit per source: the row names the new KEK, and
+// of the first row met the data key really unwraps under it.
+func (s *Steps) inspectors(r kek.Rotation) map[string]visit {
+	visits := map[string]visit{}
+	for _, src := range s.Sources {
+		sample := make(chan struct{}, 1)
+		visits[src.Name()] = func(ctx context.Context, row Row) (outcome, error) {
+			switch {
+			case row.Defect != "":
+				return quarantined, errors.New(row.Defect)
+			case row.KEK != r.NewKEK:
+				return quarantined, fmt.Errorf("it is under KEK %q", row.KEK)
+			}
+			select {
+			case sample <- struct{}{}:
+			default:
+				return kept, nil
+			}
+			dek, err := s.KMS.Decrypt(ctx, r.NewKEK, row.WrappedDEK, row.Context)
+			clear(dek)
+			if errors.Is(err, ErrUnwrap) {
+				return quarantined, err
+			}
+			if err != nil {
+				return kept, s.keyError(r.NewKEK, err)
+			}
+			return kept, nil
+		}
+	}
+	return visits
+}
+
+// verifyDead shows that the old KMS key is disabled by what KMS says and by a
+// Decrypt that it refuses.
+func (s *Steps) verifyDead(ctx context.Context, r kek.Rotation) error {
+	k, err := s.Keys.Describe(ctx, r.OldKEK)
+	if err != nil && !errors.Is(err, ErrNoKey) {
+		return unavailable("KMS DescribeKey", err)
+	}
+	if k.Enabled {
+		return untrue(string(r.OldKEK), "the old KMS key is still enabled")
+	}
+	dek, err := s.KMS.Decrypt(ctx, r.OldKEK, r.Probe, probeContext(r.ID))
+	clear(dek)
+	if err == nil { // KMS is eventually consistent: a while later it refuses
+		return &Error{Kind: Transient, Field: string(r.OldKEK), Msg: "the old KMS key still unwraps", Next: "it is looked at again"}
+	}
+	if !errors.Is(err, ErrKeyDisabled) && !errors.Is(err, ErrNoKey) {
+		return unavailable("KMS Decrypt", err)
+	}
+	return nil
+}
+
+// VerifyChain reads the audit chain from the bucket, first record to last, and
+// compares its end with the head in the control table.
+func (s *Steps) VerifyChain(ctx context.Context) error {
+	chain, want, err := s.Outbox.Head(ctx) // before publish, so that the bucket holds all of it
+	if err != nil {
+		return unavailable("audit head", err)
+	}
+	if err := s.publish(ctx); err != nil {
+		return err
+	}
+	head := audit.Genesis(chain)
+	for seq := int64(1); seq <= want.Seq; seq++ {
+		b, err := s.Vault.Get(ctx, chain, seq)
+		if errors.Is(err, ErrNoRecord) {
+			return tampered(chain, seq, err)
+		}
+		if err != nil {
+			return unavailable("audit bucket", err)
+		}
+		e, err := audit.Parse(b)
+		if err != nil {
+			return tampered(chain, seq, err)
+		}
+		if head, err = e.Follow(chain, head); err != nil {
+			return tampered(chain, seq, err)
+		}
+	}
+	if head != want {
+		return tampered(chain, want.Seq, errors.New("the bucket's last record is not the control table's head"))
+	}
+	return nil
+}
+
+func tampered(chain string, seq int64, err error) error {
+	return &Error{
+		Kind: AuditTampered, Field: audit.ObjectKey(chain, seq), Msg: "the audit chain does not verify", Err: err,
+		Next: "treat it as an incident: matter ops audit verify",
+	}
+}
+
+func untrue(field, msg string) error {
+	return &Error{Kind: Unverified, Field: field, Msg: msg, Next: "matter ops kms-status, then redrive the execution"}
+}

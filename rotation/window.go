@@ -1,0 +1,70 @@
+package rotation
+
+import (
+	"fmt"
+	"time"
+)
+
+// Window is a daily span of local time. The zero value with a zone is always
+// open.
+type Window struct {
+	From, To time.Duration // since midnight; equal: always open
+	Zone     *time.Location
+}
+
+// ParseWindow reads "HH:MM-HH:MM" or "any" (also "") in the given zone. A window
+// may span midnight, e.g. 22:00-04:00.
+func ParseWindow(s string, zone *time.Location) (Window, error) {
+	if zone == nil {
+		zone = time.UTC
+	}
+	if s == "" || s == "any" {
+		return Window{Zone: zone}, nil
+	}
+	if len(s) != len("HH:MM-HH:MM") || s[5] != '-' {
+		return Window{}, fmt.Errorf("%q is not HH:MM-HH:MM", s)
+	}
+	from, err := clock(s[:5])
+	if err != nil {
+		return Window{}, err
+	}
+	to, err := clock(s[6:])
+	if err != nil {
+		return Window{}, err
+	}
+	if from == to {
+		return Window{}, fmt.Errorf("%q is empty; use any for the whole day", s)
+	}
+	return Window{From: from, To: to, Zone: zone}, nil
+}
+
+func clock(s string) (time.Duration, error) {
+	t, err := time.Parse("15:04", s)
+	if err != nil {
+		return 0, fmt.Errorf("%q is not a time of day like 22:30", s)
+	}
+	return time.Duration(t.Hour())*time.Hour + time.Duration(t.Minute())*time.Minute, nil
+}
+
+// Open reports whether t falls into the window.
+func (w Window) Open(t time.Time) bool {
+	if w.From == w.To {
+		return true
+	}
+	if w.Zone != nil {
+		t = t.In(w.Zone)
+	}
+	at := time.Duration(t.Hour())*time.Hour + time.Duration(t.Minute())*time.Minute
+	if w.From < w.To {
+		return at >= w.From && at < w.To
+	}
+	return at >= w.From || at < w.To
+}
+
+func (w Window) String() string {
+	if w.From == w.To {
+		return "any time"
+	}
+	hm := func(d time.Duration) string { return fmt.Sprintf("%02d:%02d", int(d.Hours()), int(d.Minutes())%60) }
+	return fmt.Sprintf("%s-%s %s", hm(w.From), hm(w.To), w.Zone)
+}
