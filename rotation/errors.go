@@ -31,6 +31,7 @@ const (
 	OrphansFound    Kind = "OrphansFound"    // rows whose KEK does not resolve
 	Unverified      Kind = "Unverified"      // verify found something untrue
 	AuditTampered   Kind = "AuditTampered"   // the chain or the bucket was changed
+	AccessDenied    Kind = "AccessDenied"    // AWS refused a call for lack of permission
 	Halted          Kind = "Halted"          // stopped after the switch, to be redriven
 	Transient       Kind = "Transient"       // worth another try
 	Internal        Kind = "Internal"        // a defect of this program
@@ -66,6 +67,7 @@ func (e *Error) Unwrap() error { return e.Err }
 
 // What adapters report, for the steps to branch on.
 var (
+	ErrDenied         = errors.New("AWS denied the call")
 	ErrNoControlTable = errors.New("the control table does not exist")
 	ErrTampered       = errors.New("the stored audit record differs from the outbox")
 	ErrNoRecord       = errors.New("no such audit record")

@@ -186,11 +186,18 @@ func refusal(err error) error {
 }
 
 // unavailable marks a failure as worth another try: the outcome is unknown or the
-// service did not answer. A typed error below keeps its own kind.
+// service did not answer. A missing permission is not: no retry grants it. A typed
+// error below keeps its own kind.
 func unavailable(what string, err error) error {
 	var typed *Error
 	if errors.As(err, &typed) {
 		return err
+	}
+	if errors.Is(err, ErrDenied) {
+		return &Error{
+			Kind: AccessDenied, Field: what, Msg: "AWS denied a call", Err: err,
+			Next: "compare the role, the key policy and any service control policy with template.yaml, then go on",
+		}
 	}
 	return &Error{Kind: Transient, Field: what, Msg: "no usable answer", Err: err, Next: "it is retried; nothing is lost"}
 }
