@@ -31,6 +31,9 @@ var (
 	sourceName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]{0,254}$`)
 )
 
+// SourceName is the name that rotations know the source by.
+func (c SourceConfig) SourceName() string { return c.withDefaults().Name }
+
 // withDefaults returns c with every default filled in.
 func (c SourceConfig) withDefaults() SourceConfig {
 	if c.Name == "" {

@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"os"
 	"time"
 
 	"github.com/aws/aws-lambda-go/lambda"
@@ -28,12 +29,13 @@ const answerReserve = 500 * time.Millisecond
 // Step is one step of a rotation: a method of [rotation.Steps].
 type Step[In, Out any] func(context.Context, In) (Out, error)
 
-// Start serves a step for ever. setup wires it once per process; if it fails,
-// every invocation answers with that failure, typed and with the field to mend,
-// where a crash at start would tell the caller nothing.
-func Start[In, Out any](setup func(context.Context) (Step[In, Out], error)) {
-	step, err := setup(context.Background())
-	lambda.Start(Handler(step, err, slog.Default()))
+// Start serves a step for ever. setup wires the steps once per process; if it
+// fails, every invocation answers with that failure, typed and with the field to
+// mend, where a crash at start would tell the caller nothing.
+func Start[In, Out any](setup func(context.Context) (*rotation.Steps, error), method func(*rotation.Steps, context.Context, In) (Out, error)) {
+	steps, err := setup(context.Background())
+	step := func(ctx context.Context, in In) (Out, error) { return method(steps, ctx, in) }
+	lambda.Start(Handler(step, err, slog.New(slog.NewJSONHandler(os.Stdout, nil))))
 }
 
 // Handler returns the function that lambda.Start calls. Its errors are

@@ -1,0 +1,121 @@
+package app
+
+import (
+	"context"
+	"crypto/rand"
+	"fmt"
+	"os"
+	"time"
+	_ "time/tzdata" // the Lambda runtime has no zone database
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/aws/retry"
+	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
+	"github.com/aws/aws-sdk-go-v2/config"
+	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
+	"github.com/aws/aws-sdk-go-v2/service/kms"
+	"github.com/aws/aws-sdk-go-v2/service/resourcegroupstaggingapi"
+	"github.com/aws/aws-sdk-go-v2/service/s3"
+	"github.com/aws/aws-sdk-go-v2/service/sns"
+	"golang.org/x/time/rate"
+
+	"github.com/matter-ops/kms-rotation/envelope/aead"
+	"github.com/matter-ops/kms-rotation/internal/awskms"
+	"github.com/matter-ops/kms-rotation/internal/corpus"
+	"github.com/matter-ops/kms-rotation/internal/ddb"
+	"github.com/matter-ops/kms-rotation/internal/snsnotify"
+	"github.com/matter-ops/kms-rotation/internal/worm"
+	"github.com/matter-ops/kms-rotation/rotation"
+)
+
+const (
+	requestTimeout = 20 * time.Second // of one HTTP request; the steps' own deadlines are longer
+	requestTries   = 5
+)
+
+// Steps wires the steps of a Lambda function from its environment.
+func Steps(ctx context.Context) (*rotation.Steps, error) {
+	c, err := FromEnv(os.Getenv)
+	if err != nil {
+		return nil, err
+	}
+	cfg, err := AWSConfig(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return Wire(c, cfg, "lambda/"+os.Getenv("AWS_LAMBDA_FUNCTION_NAME"))
+}
+
+// Notifier wires the one step that must work however wrong the rest of the
+// configuration is: telling people.
+func Notifier(ctx context.Context) (*rotation.Steps, error) {
+	topic := os.Getenv("MATTER_TOPIC_ARN")
+	if topic == "" {
+		return nil, &rotation.Error{
+			Kind: rotation.Misconfigured, Field: "MATTER_TOPIC_ARN", Msg: "is required",
+			Next: "deploy template.yaml again",
+		}
+	}
+	cfg, err := AWSConfig(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return &rotation.Steps{Deps: rotation.Deps{Notifier: snsnotify.New(sns.NewFromConfig(cfg), topic), Now: time.Now}}, nil
+}
+
+// AWSConfig loads region and credentials. Throttled calls back off and slow the
+// whole client down; a hung request is given up.
+func AWSConfig(ctx context.Context) (aws.Config, error) {
+	cfg, err := config.LoadDefaultConfig(ctx,
+		config.WithHTTPClient(awshttp.NewBuildableClient().WithTimeout(requestTimeout)),
+		config.WithRetryer(func() aws.Retryer {
+			return retry.NewAdaptiveMode(func(o *retry.AdaptiveModeOptions) {
+				o.StandardOptions = append(o.StandardOptions, func(s *retry.StandardOptions) { s.MaxAttempts = requestTries })
+			})
+		}))
+	if err != nil {
+		return cfg, fmt.Errorf("load the AWS configuration: %w", err)
+	}
+	return cfg, nil
+}
+
+// Wire builds the steps on real adapters. actor is who acts, for the audit chain.
+func Wire(c Config, cfg aws.Config, actor string) (*rotation.Steps, error) {
+	dynamo := dynamodb.NewFromConfig(cfg)
+	keys := kms.NewFromConfig(cfg)
+	objects := s3.NewFromConfig(cfg)
+	store := ddb.New(dynamo, c.ControlTable, c.Stack, time.Now)
+	s := &rotation.Steps{
+		Config: c.Config,
+		Deps: rotation.Deps{
+			Registry: store, Outbox: store, Drainage: store, Checkpoints: store,
+			Vault:  worm.New(objects, c.AuditBucket, c.Retention, time.Now),
+			Keys:   awskms.NewAdmin(keys, resourcegroupstaggingapi.NewFromConfig(cfg), c.Stack),
+			KMS:    awskms.NewWrapper(keys, rate.NewLimiter(rate.Limit(c.KMSRate), max(1, int(c.KMSRate/10)))),
+			Cipher: aead.Cipher{},
+			Random: func(b []byte) { _, _ = rand.Read(b) }, // never fails, see crypto/rand
+			Now:    time.Now,
+			Actor:  actor,
+		},
+	}
+	for _, sc := range c.Sources {
+		table, err := ddb.NewTableSource(dynamo, sc)
+		if err != nil {
+			return nil, fmt.Errorf("source: %w", err)
+		}
+		s.Sources = append(s.Sources, table)
+	}
+	if c.Corpus != "" {
+		bucket, prefix, err := corpus.ParseURL(c.Corpus)
+		if err != nil {
+			return nil, err
+		}
+		known := corpus.New(objects, bucket, prefix)
+		s.Corpus = known
+		s.Sources = append(s.Sources, known)
+	}
+	if c.Topic != "" {
+		s.Notifier = snsnotify.New(sns.NewFromConfig(cfg), c.Topic)
+	}
+	return s, nil
+}

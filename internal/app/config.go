@@ -1,0 +1,184 @@
+// Package app turns the environment of a process into wired steps. It is the only
+// importer of the adapters, and the only place outside commands that knows the
+// real clock and real randomness.
+package app
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/matter-ops/kms-rotation/internal/corpus"
+	"github.com/matter-ops/kms-rotation/internal/ddb"
+	"github.com/matter-ops/kms-rotation/rotation"
+)
+
+// Config is everything a deployment chooses, as template.yaml puts it into the
+// environment of every function.
+type Config struct {
+	rotation.Config
+	Stack        string        // MATTER_STACK: stack name, audit chain, tag of every KEK
+	ControlTable string        // MATTER_CONTROL_TABLE
+	AuditBucket  string        // MATTER_AUDIT_BUCKET
+	Retention    time.Duration // MATTER_RETENTION_DAYS: Object Lock of audit records
+	Sources      []ddb.SourceConfig
+	Corpus       string  // MATTER_CORPUS: s3://bucket/prefix/, "" for none
+	KMSRate      float64 // MATTER_KMS_RATE: KMS requests per second of this process
+	Topic        string  // MATTER_TOPIC_ARN, "" for none
+}
+
+const day = 24 * time.Hour
+
+var stackName = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9-]{0,127}$`)
+
+// FromEnv reads the configuration. Every fault is reported at once, each under
+// the name of its variable, as one [*rotation.Error] of kind Misconfigured.
+func FromEnv(getenv func(string) string) (Config, error) {
+	e := env{get: getenv}
+	c := Config{
+		Stack:        e.match("MATTER_STACK", stackName, "a CloudFormation stack name"),
+		ControlTable: e.required("MATTER_CONTROL_TABLE"),
+		AuditBucket:  e.required("MATTER_AUDIT_BUCKET"),
+		Retention:    time.Duration(e.number("MATTER_RETENTION_DAYS", 1, 36500)) * day,
+		Corpus:       getenv("MATTER_CORPUS"),
+		KMSRate:      float64(e.number("MATTER_KMS_RATE", 1, 100000)),
+		Topic:        getenv("MATTER_TOPIC_ARN"),
+		Config: rotation.Config{
+			Window:       e.window("MATTER_WINDOW", "MATTER_TIME_ZONE"),
+			DrainMaxWait: e.duration("MATTER_DRAIN_MAX_WAIT"),
+			DeleteHold:   time.Duration(e.number("MATTER_DELETE_HOLD_DAYS", 7, 36500)) * day,
+			Segments:     e.number("MATTER_SEGMENTS", 1, 40),
+			FenceShards:  e.number("MATTER_FENCE_SHARDS", 1, 20),
+			MaxMints:     e.number("MATTER_MAX_MINTS", 1, 10),
+			CanaryRounds: e.number("MATTER_CANARY_ROUNDS", 1, 100),
+		},
+	}
+	c.Sources = e.sources("MATTER_SOURCES")
+	if c.Corpus != "" {
+		if _, _, err := corpus.ParseURL(c.Corpus); err != nil {
+			e.fault("MATTER_CORPUS", err)
+		}
+	}
+	return c, e.err()
+}
+
+// env reads variables and keeps every fault.
+type env struct {
+	get    func(string) string
+	names  []string
+	faults []error
+}
+
+func (e *env) fault(name string, err error) {
+	e.names = append(e.names, name)
+	e.faults = append(e.faults, fmt.Errorf("%s: %w", name, err))
+}
+
+func (e *env) err() error {
+	if len(e.faults) == 0 {
+		return nil
+	}
+	return &rotation.Error{
+		Kind: rotation.Misconfigured, Field: strings.Join(e.names, ", "), Msg: "the environment of the process is wrong",
+		Err: errors.Join(e.faults...), Next: "correct the parameters of the stack and deploy it again",
+	}
+}
+
+func (e *env) required(name string) string {
+	v := e.get(name)
+	if v == "" {
+		e.fault(name, errors.New("is required"))
+	}
+	return v
+}
+
+func (e *env) match(name string, want *regexp.Regexp, what string) string {
+	v := e.required(name)
+	if v != "" && !want.MatchString(v) {
+		e.fault(name, fmt.Errorf("%q is not %s", v, what))
+	}
+	return v
+}
+
+func (e *env) number(name string, low, high int) int {
+	v := e.required(name)
+	if v == "" {
+		return 0
+	}
+	n, err := strconv.Atoi(v)
+	if err != nil || n < low || n > high {
+		e.fault(name, fmt.Errorf("%q is not a whole number from %d to %d", v, low, high))
+	}
+	return n
+}
+
+func (e *env) duration(name string) time.Duration {
+	v := e.required(name)
+	if v == "" {
+		return 0
+	}
+	d, err := time.ParseDuration(v)
+	if err != nil || d <= 0 {
+		e.fault(name, fmt.Errorf("%q is not a duration like 30m", v))
+	}
+	return d
+}
+
+func (e *env) window(name, zoneName string) rotation.Window {
+	zone, err := time.LoadLocation(e.required(zoneName))
+	if err != nil {
+		e.fault(zoneName, err)
+	}
+	w, err := rotation.ParseWindow(e.get(name), zone)
+	if err != nil {
+		e.fault(name, err)
+	}
+	return w
+}
+
+// sources reads the list strictly: a misspelt field would leave rows behind.
+func (e *env) sources(name string) []ddb.SourceConfig {
+	v := e.required(name)
+	if v == "" {
+		return nil
+	}
+	out, err := ParseSources(v)
+	if err != nil {
+		e.fault(name, err)
+	}
+	return out
+}
+
+// ParseSources decodes the JSON list of MATTER_SOURCES. It refuses unknown fields,
+// invalid sources and two of one name.
+func ParseSources(v string) ([]ddb.SourceConfig, error) {
+	var out []ddb.SourceConfig
+	d := json.NewDecoder(bytes.NewReader([]byte(v)))
+	d.DisallowUnknownFields()
+	if err := d.Decode(&out); err != nil {
+		return nil, fmt.Errorf("is not a JSON list of sources: %w", err)
+	}
+	if _, err := d.Token(); !errors.Is(err, io.EOF) {
+		return nil, errors.New("is more than one JSON list")
+	}
+	var faults []error
+	seen := map[string]bool{corpus.Name: true}
+	for i, c := range out {
+		if err := c.Validate(); err != nil {
+			faults = append(faults, fmt.Errorf("source %d: %w", i, err))
+			continue
+		}
+		if n := c.SourceName(); seen[n] {
+			faults = append(faults, fmt.Errorf("source %d: name %q is taken", i, n))
+		} else {
+			seen[n] = true
+		}
+	}
+	return out, errors.Join(faults...)
+}
