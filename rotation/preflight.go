@@ -184,6 +184,12 @@ func (s *Steps) check(ctx context.Context, v kek.View, r kek.Rotation, w Window)
 	run("pointer's KMS key", "enabled", s.checkPointerKey(ctx, v))
 	run("off-peak window", w.String(), s.checkWindow(w, r.Mode))
 	run("audit bucket", "versioned, Object Lock", s.Vault.Check(ctx))
+	if len(s.Sources) == 0 {
+		run("sources", "", &Error{
+			Kind: SourceMisconfigured, Field: "MATTER_SOURCES", Msg: "no cipher source is configured: retiring the old KEK would orphan every row",
+			Next: "set the stack's parameters Sources and CorpusBucket",
+		})
+	}
 	for _, src := range s.Sources {
 		run("source "+src.Name(), "readable", src.Check(ctx))
 	}
