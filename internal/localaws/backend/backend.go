@@ -1,0 +1,230 @@
+// Package backend runs the two servers that the local AWS is made of: the
+// official DynamoDB Local and moto, each on a free port of the loopback interface,
+// in memory.
+//
+// DynamoDB Local needs Java and its jars, in the directory that
+// MATTER_DYNAMODB_LOCAL names, else in build/dynamodb-local/lib of the module.
+// moto is the program that MATTER_MOTO_SERVER names, else .venv/bin/moto_server of
+// the module. The module is the directory that MATTER_ROOT names, else the nearest
+// one with a go.mod from the working directory upwards.
+package backend
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"github.com/matter-ops/kms-rotation/internal/localaws/proc"
+)
+
+// ErrNotInstalled reports that a server is not on this machine; the error that
+// wraps it names what to do.
+var ErrNotInstalled = errors.New("not installed")
+
+// Account is the AWS account that both servers play.
+const Account = "123456789012"
+
+const (
+	startTries   = 3 // the free port may be taken before the server binds it
+	startTimeout = 60 * time.Second
+	pollEvery    = 20 * time.Millisecond
+	pollTimeout  = 2 * time.Second
+)
+
+// Server is a running server. It dies with this process.
+type Server struct {
+	// URL is its endpoint, without a trailing slash.
+	URL string
+
+	process *proc.Process
+}
+
+// Pid returns the id of the server's process.
+func (s *Server) Pid() int { return s.process.Pid() }
+
+// Stop kills the server and waits for its exit; it may be called again.
+func (s *Server) Stop() { s.process.Kill() }
+
+// Done is closed when the server has exited.
+func (s *Server) Done() <-chan struct{} { return s.process.Done() }
+
+// DynamoDB starts DynamoDB Local; ctx bounds only the start.
+func DynamoDB(ctx context.Context) (*Server, error) {
+	lib, err := jars()
+	if err != nil {
+		return nil, err
+	}
+	java, err := exec.LookPath("java")
+	if err != nil {
+		return nil, fmt.Errorf("java, which DynamoDB Local needs, is %w: install a Java runtime, version 17 or newer", ErrNotInstalled)
+	}
+	return start(ctx, "DynamoDB Local", "/", func(port int) *exec.Cmd {
+		//nolint:gosec // the arguments are this file's own
+		return exec.CommandContext(context.WithoutCancel(ctx), java,
+			"-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1",
+			"-Djava.library.path="+lib, "-cp", filepath.Join(lib, "*"), "software.amazon.dynamodb.services.local.main.ServerRunner",
+			"-inMemory", "-sharedDb", "-port", strconv.Itoa(port), "-disableTelemetry")
+	})
+}
+
+// MotoOptions are the choices for [Moto].
+type MotoOptions struct {
+	// CallbackPort is the loopback port at which moto's Step Functions calls Lambda;
+	// 0 for moto itself.
+	CallbackPort int
+}
+
+// Moto starts moto; ctx bounds only the start.
+func Moto(ctx context.Context, o MotoOptions) (*Server, error) {
+	program, err := motoServer()
+	if err != nil {
+		return nil, err
+	}
+	return start(ctx, "moto", "/moto-api/config", func(port int) *exec.Cmd {
+		//nolint:gosec // the program is the user's own choice
+		cmd := exec.CommandContext(context.WithoutCancel(ctx), program, "-H", "127.0.0.1", "-p", strconv.Itoa(port))
+		cmd.Env = append(cmd.Env, "MOTO_ACCOUNT_ID="+Account)
+		if o.CallbackPort != 0 {
+			cmd.Env = append(cmd.Env, "MOTO_PORT="+strconv.Itoa(o.CallbackPort))
+		}
+		return cmd
+	})
+}
+
+// jars returns the directory of DynamoDB Local's jars as an absolute path.
+func jars() (string, error) {
+	dir, err := fromEnvOrRoot("MATTER_DYNAMODB_LOCAL", "build", "dynamodb-local", "lib")
+	if err != nil {
+		return "", err
+	}
+	found, err := filepath.Glob(filepath.Join(dir, "DynamoDBLocal-*.jar"))
+	if err != nil || len(found) == 0 {
+		return "", fmt.Errorf("DynamoDB Local is %w in %s: run make dynamodb-local, or set MATTER_DYNAMODB_LOCAL to the directory of its jars", ErrNotInstalled, dir)
+	}
+	return dir, nil
+}
+
+func motoServer() (string, error) {
+	program, err := fromEnvOrRoot("MATTER_MOTO_SERVER", ".venv", "bin", "moto_server")
+	if err != nil {
+		return "", err
+	}
+	if _, err := os.Stat(program); err != nil {
+		return "", fmt.Errorf("moto is %w at %s: run make venv, or set MATTER_MOTO_SERVER to the program", ErrNotInstalled, program)
+	}
+	return program, nil
+}
+
+func fromEnvOrRoot(variable string, path ...string) (string, error) {
+	if v := os.Getenv(variable); v != "" {
+		return filepath.Abs(v)
+	}
+	root, err := Root()
+	if err != nil {
+		return "", err
+	}
+	return filepath.Join(append([]string{root}, path...)...), nil
+}
+
+// Root returns the directory of the module.
+func Root() (string, error) {
+	if root := os.Getenv("MATTER_ROOT"); root != "" {
+		return filepath.Abs(root)
+	}
+	dir, err := os.Getwd()
+	if err != nil {
+		return "", err
+	}
+	for {
+		if _, err := os.Stat(filepath.Join(dir, "go.mod")); err == nil {
+			return dir, nil
+		}
+		if filepath.Dir(dir) == dir {
+			return "", errors.New("no go.mod in the working directory or above: run this in the module, or set MATTER_ROOT")
+		}
+		dir = filepath.Dir(dir)
+	}
+}
+
+// start launches a server, on another port if one was taken meanwhile.
+func start(ctx context.Context, name, probe string, command func(port int) *exec.Cmd) (*Server, error) {
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	var failure error
+	for range startTries {
+		port, err := FreePort()
+		if err != nil {
+			return nil, err
+		}
+		s, err := launch(ctx, command(port), port, probe)
+		if err == nil {
+			return s, nil
+		}
+		if failure = fmt.Errorf("start %s: %w", name, err); ctx.Err() != nil {
+			break
+		}
+	}
+	return nil, failure
+}
+
+// launch starts the server and waits until it answers. The server gets no more of
+// this process's environment than it needs: neither credentials nor HTTP proxies.
+func launch(ctx context.Context, cmd *exec.Cmd, port int, probe string) (*Server, error) {
+	for _, k := range []string{"PATH", "HOME", "TMPDIR", "JAVA_HOME", "LANG"} {
+		if v, ok := os.LookupEnv(k); ok {
+			cmd.Env = append(cmd.Env, k+"="+v)
+		}
+	}
+	cmd.Dir = os.TempDir()
+	output := &tail{}
+	cmd.Stdout, cmd.Stderr = output, output
+	process, err := proc.Start(cmd)
+	if err != nil {
+		return nil, err
+	}
+	s := &Server{URL: "http://" + net.JoinHostPort("127.0.0.1", strconv.Itoa(port)), process: process}
+	for !answers(ctx, s.URL+probe) {
+		select {
+		case <-process.Done():
+			return nil, fmt.Errorf("it ended: %w\n%s", process.Err(), output)
+		case <-ctx.Done():
+			s.Stop()
+			return nil, fmt.Errorf("it does not answer: %w\n%s", ctx.Err(), output)
+		case <-time.After(pollEvery):
+		}
+	}
+	return s, nil
+}
+
+// answers reports whether an HTTP server, with whatever status, answers at url.
+func answers(ctx context.Context, url string) bool {
+	ctx, cancel := context.WithTimeout(ctx, pollTimeout)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return false
+	}
+	// A transport of its own: no HTTP proxy, and no connection that outlives the probe.
+	resp, err := (&http.Transport{DisableKeepAlives: true}).RoundTrip(req)
+	if err != nil {
+		return false
+	}
+	return resp.Body.Close() == nil
+}
+
+// FreePort returns a loopback port that was free a moment ago.
+func FreePort() (int, error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return 0, err
+	}
+	port := l.Addr().(*net.TCPAddr).Port //nolint:forcetypeassert // it is TCP
+	return port, l.Close()
+}
