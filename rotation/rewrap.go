@@ -36,7 +36,7 @@ func (s *Steps) Rewrap(ctx context.Context, in RewrapInput) (SweepOutput, error)
 		return SweepOutput{}, invalid("segment", fmt.Sprintf("%d is not in 0..%d", in.Segment, n-1), "use the segments of preflight's plan")
 	}
 	cp, err := s.run(ctx, sweep{
-		rotation: r, source: src, pass: passRewrap, segment: in.Segment,
+		rotation: r, source: src, pass: PassRewrap, segment: in.Segment,
 		payload: r.Mode == kek.Emergency, until: s.deadline(ctx), visit: s.mover(r, src),
 	})
 	return SweepOutput{Done: cp.Done, Tally: cp.Tally}, err
@@ -57,7 +57,7 @@ func (s *Steps) completeRewrap(ctx context.Context, r kek.Rotation) (SweepOutput
 	body := map[string]string{}
 	out := SweepOutput{Done: true}
 	for _, src := range s.Sources {
-		t, err := s.tally(ctx, r, src, passRewrap)
+		t, err := s.tally(ctx, r, src, PassRewrap)
 		if err != nil {
 			return SweepOutput{}, err
 		}

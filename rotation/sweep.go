@@ -13,7 +13,7 @@ import (
 
 // The passes over the rows. Each has its own checkpoints.
 const (
-	passRewrap  = "rewrap"  // moves rows to the new KEK
+	PassRewrap  = "rewrap"  // moves rows to the new KEK
 	passConfirm = "confirm" // a second full scan that must find none to move
 	passVerify  = "verify"  // a last, read-only scan
 )

@@ -1,0 +1,206 @@
+package sample
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"strconv"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
+	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
+	"github.com/aws/aws-sdk-go-v2/service/s3"
+	s3types "github.com/aws/aws-sdk-go-v2/service/s3/types"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/matter-ops/kms-rotation/internal/corpus"
+	"github.com/matter-ops/kms-rotation/internal/ddb"
+	"github.com/matter-ops/kms-rotation/kek"
+	"github.com/matter-ops/kms-rotation/rotation"
+)
+
+const (
+	corpusPrefix  = "known-cipher-corpus/"
+	corpusEntries = 24
+	sealsInFlight = 8
+)
+
+// Set is the data set of one stack.
+type Set struct {
+	Stack  string
+	Bucket string // of the corpus
+	Dynamo *dynamodb.Client
+	S3     *s3.Client
+	KMS    rotation.Wrapper
+}
+
+// New returns the data set of a stack. Its tables and bucket carry its name.
+func New(stack, account string, cfg aws.Config, kms rotation.Wrapper) *Set {
+	return &Set{
+		Stack: stack, Bucket: fmt.Sprintf("%s-corpus-%s", stack, account),
+		Dynamo: dynamodb.NewFromConfig(cfg), S3: s3.NewFromConfig(cfg), KMS: kms,
+	}
+}
+
+// Sources describes the two tables, as MATTER_SOURCES. In the first every row has
+// an encryption context, and so a DEK, of its own; in the second the rows of one
+// block share them.
+func (s *Set) Sources() []ddb.SourceConfig {
+	return []ddb.SourceConfig{
+		{
+			Name: "characters", Table: s.Stack + "-characters", KEKID: "kek_id", WrappedDEK: "wrapped_dek", Ciphertext: "ciphertext",
+			Epoch: "kek_epoch", Version: "version", Context: map[string]string{"table": "characters", "codepoint": "$codepoint"},
+		},
+		{
+			Name: "symbols", Table: s.Stack + "-symbols", KEKID: "key_ref", WrappedDEK: "edek", Ciphertext: "body",
+			Epoch: "key_epoch", Version: "rev", Context: map[string]string{"table": "symbols", "block": "$block"},
+		},
+	}
+}
+
+// Corpus is the corpus as MATTER_CORPUS.
+func (s *Set) Corpus() string { return "s3://" + s.Bucket + "/" + corpusPrefix }
+
+// Create makes the tables and the bucket, if they are not there.
+func (s *Set) Create(ctx context.Context) error {
+	keys := [][]types.AttributeDefinition{
+		{attribute("codepoint", types.ScalarAttributeTypeS)},
+		{attribute("block", types.ScalarAttributeTypeS), attribute("number", types.ScalarAttributeTypeN)},
+	}
+	for i, src := range s.Sources() {
+		in := &dynamodb.CreateTableInput{TableName: &src.Table, BillingMode: types.BillingModePayPerRequest, AttributeDefinitions: keys[i]}
+		for n, k := range keys[i] {
+			kind := []types.KeyType{types.KeyTypeHash, types.KeyTypeRange}[n]
+			in.KeySchema = append(in.KeySchema, types.KeySchemaElement{AttributeName: k.AttributeName, KeyType: kind})
+		}
+		_, err := s.Dynamo.CreateTable(ctx, in)
+		var exists *types.ResourceInUseException
+		if err != nil && !errors.As(err, &exists) {
+			return fmt.Errorf("create table %s: %w", src.Table, err)
+		}
+	}
+	_, err := s.S3.CreateBucket(ctx, &s3.CreateBucketInput{
+		Bucket: &s.Bucket,
+		CreateBucketConfiguration: &s3types.CreateBucketConfiguration{
+			LocationConstraint: s3types.BucketLocationConstraint(s.S3.Options().Region),
+		},
+	})
+	var owned *s3types.BucketAlreadyOwnedByYou
+	if err != nil && !errors.As(err, &owned) {
+		return fmt.Errorf("create bucket %s: %w", s.Bucket, err)
+	}
+	return nil
+}
+
+func attribute(name string, kind types.ScalarAttributeType) types.AttributeDefinition {
+	return types.AttributeDefinition{AttributeName: &name, AttributeType: kind}
+}
+
+// Seed seals the records under the pointer's KEK, one row each: at most rows rows
+// in the two tables together (0: all of them), and the corpus. It returns how many
+// rows there are now, corpus included.
+func (s *Set) Seed(ctx context.Context, p kek.Pointer, rows int) (int, error) {
+	letters, symbols := s.chosen(rows)
+	cache := &deks{kms: s.KMS, kek: p.KEKID, made: map[string]*dek{}}
+	src := s.Sources()
+	if err := s.seedTable(ctx, src[0], p, letters, cache); err != nil {
+		return 0, err
+	}
+	if err := s.seedTable(ctx, src[1], p, symbols, cache); err != nil {
+		return 0, err
+	}
+	known := pick(letters, corpusEntries)
+	for _, c := range known {
+		if err := s.seedKnown(ctx, p, c, cache); err != nil {
+			return 0, err
+		}
+	}
+	return len(letters) + len(symbols) + len(known), nil
+}
+
+func (s *Set) chosen(rows int) (letters, symbols []character) {
+	letters, symbols = characters()
+	return pick(letters, rows/2), pick(symbols, rows-rows/2)
+}
+
+func (s *Set) seedTable(ctx context.Context, src ddb.SourceConfig, p kek.Pointer, all []character, cache *deks) error {
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(sealsInFlight)
+	for _, c := range all {
+		g.Go(func() error {
+			item := key(src, c)
+			encctx, err := ddb.ContextOf(src, item)
+			if err != nil {
+				return err
+			}
+			wrapped, sealed, err := cache.seal(gctx, c.plain, encctx)
+			if err != nil {
+				return err
+			}
+			item[src.KEKID] = &types.AttributeValueMemberS{Value: string(p.KEKID)}
+			item[src.WrappedDEK] = &types.AttributeValueMemberB{Value: wrapped}
+			item[src.Ciphertext] = &types.AttributeValueMemberB{Value: sealed}
+			item[src.Epoch] = number(p.Epoch)
+			item[src.Version] = number(1)
+			if _, err := s.Dynamo.PutItem(gctx, &dynamodb.PutItemInput{TableName: &src.Table, Item: item}); err != nil {
+				return fmt.Errorf("seed %s: %w", src.Table, err)
+			}
+			return nil
+		})
+	}
+	return g.Wait()
+}
+
+// key is the primary key of a character's row in a source.
+func key(src ddb.SourceConfig, c character) map[string]types.AttributeValue {
+	if src.Name == "characters" {
+		return map[string]types.AttributeValue{"codepoint": &types.AttributeValueMemberS{Value: c.id()}}
+	}
+	return map[string]types.AttributeValue{
+		"block": &types.AttributeValueMemberS{Value: c.block}, "number": number(int64(c.code)),
+	}
+}
+
+func number(n int64) types.AttributeValue {
+	return &types.AttributeValueMemberN{Value: strconv.FormatInt(n, 10)}
+}
+
+func (s *Set) seedKnown(ctx context.Context, p kek.Pointer, c character, cache *deks) error {
+	encctx := map[string]string{"corpus": "known-cipher", "codepoint": c.id()}
+	wrapped, sealed, err := cache.seal(ctx, c.plain, encctx)
+	if err != nil {
+		return err
+	}
+	sum := sha256.Sum256(c.plain)
+	return s.corpus().Put(ctx, knownKey(c), corpus.Entry{
+		KEK: p.KEKID, Epoch: p.Epoch, Version: 1, WrappedDEK: wrapped, Ciphertext: sealed, Context: encctx,
+		PlainSHA: hex.EncodeToString(sum[:]),
+	})
+}
+
+// knownKey is the object key of a known cipher.
+func knownKey(c character) string { return fmt.Sprintf("%s%04X.json", corpusPrefix, c.code) }
+
+func (s *Set) corpus() *corpus.Source { return corpus.New(s.S3, s.Bucket, corpusPrefix) }
+
+// CorruptCorpus flips a bit of one known cipher, as bit rot or a bad restore would,
+// and returns what undoes it.
+func (s *Set) CorruptCorpus(ctx context.Context) (restore func(context.Context) error, err error) {
+	letters, _ := characters()
+	name := knownKey(pick(letters, corpusEntries)[0])
+	src := s.corpus()
+	good, err := src.Read(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	bad := good
+	bad.Ciphertext = append([]byte(nil), good.Ciphertext...)
+	bad.Ciphertext[len(bad.Ciphertext)-1] ^= 1
+	if err := src.Overwrite(ctx, name, bad); err != nil {
+		return nil, err
+	}
+	return func(ctx context.Context) error { return src.Overwrite(ctx, name, good) }, nil
+}
+

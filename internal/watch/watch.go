@@ -1,0 +1,133 @@
+// Package watch follows an execution of the state machine from outside: which
+// state it is in, how far the rotation has come, how many rows have moved. It only
+// reads, so it may be stopped and started again at any time.
+package watch
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/sfn"
+	"github.com/aws/aws-sdk-go-v2/service/sfn/types"
+
+	"github.com/matter-ops/kms-rotation/kek"
+	"github.com/matter-ops/kms-rotation/rotation"
+)
+
+// API is what is used of the Step Functions client.
+type API interface {
+	DescribeExecution(context.Context, *sfn.DescribeExecutionInput, ...func(*sfn.Options)) (*sfn.DescribeExecutionOutput, error)
+	GetExecutionHistory(context.Context, *sfn.GetExecutionHistoryInput, ...func(*sfn.Options)) (*sfn.GetExecutionHistoryOutput, error)
+}
+
+// Table is what is used of the control table.
+type Table interface {
+	Load(ctx context.Context, rotationID string) (kek.View, error)
+	ListCheckpoints(ctx context.Context, rotationID, source, pass string) ([]rotation.Checkpoint, error)
+}
+
+// Progress is one look at an execution.
+type Progress struct {
+	State     string // the state entered last
+	Phase     kek.Phase
+	Scanned   int64 // rows, by the rewrap pass
+	Rewrapped int64
+	Elapsed   time.Duration
+}
+
+// Outcome is how an execution ended.
+type Outcome struct {
+	Status types.ExecutionStatus
+	Error  string
+	Cause  string
+	States []string // every state entered, in order
+}
+
+// Watcher follows one execution.
+type Watcher struct {
+	SFN      API
+	Table    Table
+	Sources  []string      // names, whose checkpoints are counted
+	Every    time.Duration // between looks
+	Rotation string        // its id, to find the record and the checkpoints
+}
+
+// Run looks until the execution ends and tells see of each look. It returns when
+// the execution is over or ctx ends.
+func (w Watcher) Run(ctx context.Context, arn string, see func(Progress)) (Outcome, error) {
+	start := time.Now()
+	tick := time.NewTicker(w.Every)
+	defer tick.Stop()
+	for {
+		d, err := w.SFN.DescribeExecution(ctx, &sfn.DescribeExecutionInput{ExecutionArn: &arn})
+		if err != nil {
+			return Outcome{}, fmt.Errorf("describe execution: %w", err)
+		}
+		p, err := w.look(ctx, arn)
+		if err != nil {
+			return Outcome{}, err
+		}
+		p.Elapsed = time.Since(start)
+		see(p)
+		if d.Status != types.ExecutionStatusRunning {
+			states, err := States(ctx, w.SFN, arn)
+			return Outcome{Status: d.Status, Error: aws.ToString(d.Error), Cause: aws.ToString(d.Cause), States: states}, err
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return Outcome{}, ctx.Err()
+		}
+	}
+}
+
+func (w Watcher) look(ctx context.Context, arn string) (Progress, error) {
+	states, err := States(ctx, w.SFN, arn)
+	if err != nil {
+		return Progress{}, err
+	}
+	var p Progress
+	if len(states) > 0 {
+		p.State = states[len(states)-1]
+	}
+	v, err := w.Table.Load(ctx, w.Rotation)
+	if err != nil {
+		return p, fmt.Errorf("read the rotation: %w", err)
+	}
+	if v.Rotation == nil {
+		return p, nil
+	}
+	p.Phase = v.Rotation.Phase
+	for _, name := range w.Sources {
+		cps, err := w.Table.ListCheckpoints(ctx, w.Rotation, name, rotation.PassRewrap)
+		if err != nil {
+			return p, fmt.Errorf("read checkpoints: %w", err)
+		}
+		for _, cp := range cps {
+			p.Scanned += cp.Tally.Scanned
+			p.Rewrapped += cp.Tally.Rewrapped
+		}
+	}
+	return p, nil
+}
+
+// States lists the states that an execution has entered, in order.
+func States(ctx context.Context, api API, arn string) ([]string, error) {
+	var out []string
+	pages := sfn.NewGetExecutionHistoryPaginator(api, &sfn.GetExecutionHistoryInput{ExecutionArn: &arn, MaxResults: 1000})
+	for pages.HasMorePages() {
+		page, err := pages.NextPage(ctx)
+		if err != nil {
+			return nil, fmt.Errorf("execution history: %w", err)
+		}
+		for _, e := range page.Events {
+			if d := e.StateEnteredEventDetails; d != nil {
+				out = append(out, aws.ToString(d.Name))
+			}
+		}
+	}
+	return slices.Clip(out), nil
+}
