@@ -1,0 +1,133 @@
+// Package aead is the wire format of an encrypted payload, shared by the data
+// plane and the rotation (docs/format.md):
+//
+//	0x01 ‖ 12-byte nonce ‖ AES-256-GCM ciphertext ‖ 16-byte tag
+//
+// The associated data is the canonical encoding of the encryption context, so a
+// payload moved to another row does not open. What follows the version byte is,
+// bit for bit, what Tink's AES-256-GCM without an output prefix writes, and each
+// opens what the other sealed. Tink itself is not called here because it can
+// neither append to a caller's buffer nor leave room for the version byte: both
+// would cost a copy of every payload.
+//
+// Nonces are random and made inside. Seal at most 2³² payloads under one key.
+// Errors say nothing about keys, contexts or payloads.
+package aead
+
+import (
+	"crypto/aes"
+	"crypto/cipher"
+	"encoding/binary"
+	"errors"
+	"slices"
+)
+
+const (
+	Version  = 0x01 // the first byte of a payload and of its associated data
+	KeySize  = 32   // bytes of a DEK
+	Overhead = 29   // bytes a payload is longer than its plaintext
+
+	maxPlaintext = (1<<32 - 2) * aes.BlockSize // of AES-GCM
+)
+
+var (
+	// ErrKeySize reports a DEK that is not 32 bytes.
+	ErrKeySize = errors.New("the data key is not 32 bytes")
+	// ErrFormat reports bytes that are no payload of a known version.
+	ErrFormat = errors.New("not a payload of a known format")
+	// ErrOpen reports a payload that does not open: it was altered, or the data key
+	// or the encryption context is another one.
+	ErrOpen = errors.New("the payload does not open: it was altered, or it belongs to another data key or encryption context")
+	// ErrTooLong reports a plaintext longer than AES-GCM can seal (64 GiB).
+	ErrTooLong = errors.New("the plaintext is too long")
+)
+
+// AssociatedData is the canonical encoding of an encryption context: the version
+// byte, then for each key in order of its bytes the key and the value, each after
+// its length as four bytes, most significant first. No two contexts share one.
+func AssociatedData(encctx map[string]string) []byte {
+	return AppendAssociatedData(nil, encctx)
+}
+
+// AppendAssociatedData appends [AssociatedData] to dst.
+func AppendAssociatedData(dst []byte, encctx map[string]string) []byte {
+	var few [8]string // on the stack
+	keys := few[:0]
+	for k := range encctx {
+		keys = append(keys, k)
+	}
+	slices.Sort(keys)
+	dst = append(dst, Version)
+	for _, k := range keys {
+		dst = appendString(appendString(dst, k), encctx[k])
+	}
+	return dst
+}
+
+func appendString(dst []byte, s string) []byte {
+	return append(binary.BigEndian.AppendUint32(dst, uint32(len(s))), s...) //nolint:gosec // far below 4 GiB: KMS takes 8 KiB
+}
+
+// Key seals and opens under one DEK. It is safe for concurrent use.
+type Key struct{ gcm cipher.AEAD }
+
+// New expands a DEK, which the caller may clear afterwards.
+func New(dek []byte) (*Key, error) {
+	if len(dek) != KeySize {
+		return nil, ErrKeySize
+	}
+	block, err := aes.NewCipher(dek)
+	if err != nil {
+		return nil, ErrKeySize
+	}
+	gcm, err := cipher.NewGCMWithRandomNonce(block)
+	if err != nil {
+		return nil, err
+	}
+	return &Key{gcm: gcm}, nil
+}
+
+// Seal appends the payload to dst, which must not overlap plaintext. associated
+// is [AssociatedData] of the encryption context.
+func (k *Key) Seal(dst, plaintext, associated []byte) ([]byte, error) {
+	if uint64(len(plaintext)) > maxPlaintext {
+		return nil, ErrTooLong
+	}
+	dst = append(slices.Grow(dst, Overhead+len(plaintext)), Version)
+	return k.gcm.Seal(dst, nil, plaintext, associated), nil
+}
+
+// Open appends the plaintext to dst, which must not overlap payload.
+func (k *Key) Open(dst, payload, associated []byte) ([]byte, error) {
+	if len(payload) < Overhead || payload[0] != Version {
+		return nil, ErrFormat
+	}
+	dst = slices.Grow(dst, len(payload)-Overhead)
+	out, err := k.gcm.Open(dst, nil, payload[1:], associated)
+	if err != nil {
+		return nil, ErrOpen
+	}
+	return out, nil
+}
+
+// Cipher seals and opens single payloads, as a rotation's corpus, canary and
+// emergency rewrap do.
+type Cipher struct{}
+
+// Seal returns the payload of plaintext under a 32-byte DEK.
+func (Cipher) Seal(dek, plaintext []byte, encctx map[string]string) ([]byte, error) {
+	k, err := New(dek)
+	if err != nil {
+		return nil, err
+	}
+	return k.Seal(nil, plaintext, AssociatedData(encctx))
+}
+
+// Open returns the plaintext of a payload.
+func (Cipher) Open(dek, payload []byte, encctx map[string]string) ([]byte, error) {
+	k, err := New(dek)
+	if err != nil {
+		return nil, err
+	}
+	return k.Open(nil, payload, AssociatedData(encctx))
+}
