@@ -3,6 +3,7 @@ package memstore_test
 import (
 	"testing"
 
+	"github.com/matter-ops/kms-rotation/internal/keystest"
 	"github.com/matter-ops/kms-rotation/internal/memstore"
 	"github.com/matter-ops/kms-rotation/internal/storetest"
 	"github.com/matter-ops/kms-rotation/kek"
@@ -60,3 +61,11 @@ func TestSource(t *testing.T) {
 		}
 	})
 }
+
+func newService(*testing.T) keystest.Service {
+	kms := memstore.New("test", storetest.Clock()).KMS()
+	return keystest.Service{Keys: kms, KMS: kms}
+}
+
+func TestKeyAdmin(t *testing.T) { keystest.TestKeyAdmin(t, newService) }
+func TestWrapper(t *testing.T)  { keystest.TestWrapper(t, newService) }

@@ -1,0 +1,64 @@
+// Package keystest is the conformance suite of the key services that rotations
+// mint KEKs in and wrap DEKs with. Every adapter runs it, so that what fault
+// schedules show of the in-memory service is true of the real one.
+//
+// What the suites hold an adapter to: an attempt's alias has one owner, whoever
+// races for it; a DEK unwraps under its own KEK and its own encryption context and
+// nothing else; a disabled KEK does nothing at all; and every refusal is the error
+// that the steps branch on.
+package keystest
+
+import (
+	"sync"
+	"testing"
+
+	"github.com/matter-ops/kms-rotation/kek"
+	"github.com/matter-ops/kms-rotation/rotation"
+)
+
+const (
+	racers = 8 // how many goroutines race in the concurrency tests
+	spring = "Q2-2026-rotation"
+	summer = "Q3-2026-rotation"
+)
+
+// unknown is a well-formed id that no key service gives out.
+const unknown kek.ID = "00000000-0000-0000-0000-000000000000"
+
+// Service is a key service without any key of the suite's rotations.
+type Service struct {
+	Keys rotation.KeyAdmin
+	KMS  rotation.Wrapper
+}
+
+// create makes one key.
+func (s Service) create(t *testing.T, rotationID string, attempt int) rotation.Key {
+	t.Helper()
+	k, err := s.Keys.Create(t.Context(), rotationID, attempt, "Q2 2026")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return k
+}
+
+// disable disables a key.
+func (s Service) disable(t *testing.T, id kek.ID) {
+	t.Helper()
+	if err := s.Keys.Disable(t.Context(), id); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// race runs f in as many goroutines as there are racers, started together.
+func race(f func(n int)) {
+	start := make(chan struct{})
+	var wg sync.WaitGroup
+	for n := range racers {
+		wg.Go(func() {
+			<-start
+			f(n)
+		})
+	}
+	close(start)
+	wg.Wait()
+}
