@@ -1,0 +1,106 @@
+package sample
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"strings"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/kms"
+	"golang.org/x/time/rate"
+
+	"github.com/matter-ops/kms-rotation/internal/app"
+	"github.com/matter-ops/kms-rotation/internal/awskms"
+	"github.com/matter-ops/kms-rotation/internal/localaws"
+	"github.com/matter-ops/kms-rotation/internal/localaws/backend"
+	"github.com/matter-ops/kms-rotation/kek"
+)
+
+// Options are the choices for [Up].
+type Options struct {
+	localaws.Options
+	Rows int // rows to seed in the two tables; 0 for all there are
+}
+
+// Local is the shipped stack on the local AWS, with the data set sealed under its
+// first KEK.
+type Local struct {
+	*localaws.Stack
+	Set        *Set
+	Deployment *app.Deployment
+	Rows       int // as asked for
+	Seeded     int // rows there are, corpus included
+}
+
+// Up starts the local AWS, deploys the shipped template, registers the first KEK
+// and seeds the data set. The caller closes it.
+func Up(ctx context.Context, o Options) (*Local, error) {
+	l := &Local{Rows: o.Rows}
+	o.Prepare = func(ctx context.Context, s *localaws.Stack) error {
+		l.Set = newLocalSet(s)
+		if err := l.Set.Create(ctx); err != nil {
+			return err
+		}
+		s.SetParameters(l.Set.parameters())
+		return nil
+	}
+	var err error
+	if l.Stack, err = localaws.Start(ctx, o.Options); err != nil {
+		return nil, err
+	}
+	if err := l.populate(ctx); err != nil {
+		l.Close()
+		return nil, err
+	}
+	return l, nil
+}
+
+// newLocalSet is the data set of a local stack, which no quota holds back.
+func newLocalSet(s *localaws.Stack) *Set {
+	cfg := s.AWSConfig()
+	wrapper := awskms.NewWrapper(kms.NewFromConfig(cfg), rate.NewLimiter(rate.Inf, math.MaxInt))
+	return New(s.Name, backend.Account, cfg, wrapper)
+}
+
+// parameters are the template's parameters that describe the data set, and such
+// as make a rotation on a laptop quick.
+func (s *Set) parameters() map[string]string {
+	sources, arns := s.Sources(), []string{}
+	for _, src := range sources {
+		arns = append(arns, fmt.Sprintf("arn:aws:dynamodb:%s:%s:table/%s", s.S3.Options().Region, backend.Account, src.Table))
+	}
+	return map[string]string{
+		"Sources": string(mustJSON(sources)), "SourceTableArns": strings.Join(arns, ","),
+		"CorpusBucket": s.Bucket, "CorpusPrefix": corpusPrefix,
+		"Window": "any", "DrainPollSeconds": "1", "Segments": "2", "RewrapConcurrency": "4", "KmsRate": "1000",
+	}
+}
+
+func (l *Local) populate(ctx context.Context) error {
+	env := l.Env()
+	c, err := app.FromEnv(func(name string) string { return env[name] })
+	if err != nil {
+		return err
+	}
+	if l.Deployment, err = app.Operate(c, l.AWSConfig(), "local"); err != nil {
+		return err
+	}
+	first, err := kms.NewFromConfig(l.AWSConfig()).CreateKey(ctx, &kms.CreateKeyInput{
+		Description: aws.String("the first KEK of " + l.Name),
+	})
+	if err != nil {
+		return fmt.Errorf("create the first KEK: %w", err)
+	}
+	id := kek.ID(aws.ToString(first.KeyMetadata.KeyId))
+	if err := l.Deployment.Adopt(ctx, id); err != nil {
+		return err
+	}
+	p, err := l.Deployment.Steps.Genesis(ctx, id, "genesis")
+	if err != nil {
+		return err
+	}
+	l.Seeded, err = l.Set.Seed(ctx, p, l.Rows)
+	return err
+}
+
