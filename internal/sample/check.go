@@ -20,6 +20,7 @@ import (
 // Report is what reading every row of a set back has shown.
 type Report struct {
 	ByKEK  map[kek.ID]int // rows by the KEK they name
+	Sample rotation.Row   // one of the rows
 	Opened int            // rows that opened to their original bytes
 	Wrong  []string       // every row that did not, and why
 }
@@ -105,6 +106,7 @@ func (c *checker) row(ctx context.Context, id string, row rotation.Row) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.report.ByKEK[row.KEK]++
+	c.report.Sample = row
 	want, ok := c.want[id]
 	delete(c.want, id)
 	switch {

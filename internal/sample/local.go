@@ -103,4 +103,3 @@ func (l *Local) populate(ctx context.Context) error {
 	l.Seeded, err = l.Set.Seed(ctx, p, l.Rows)
 	return err
 }
-

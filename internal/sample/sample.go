@@ -203,4 +203,3 @@ func (s *Set) CorruptCorpus(ctx context.Context) (restore func(context.Context) 
 	}
 	return func(ctx context.Context) error { return src.Overwrite(ctx, name, good) }, nil
 }
-
