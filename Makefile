@@ -1,0 +1,80 @@
+# Two commands matter: make demo runs the main job, make test passes the tests. Each
+# sets up what it needs first: Go, Python 3, Java 17, Maven and make are all that a
+# machine must have.
+
+SHELL       := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.ONESHELL:
+.DEFAULT_GOAL := help
+MAKEFLAGS   += --no-builtin-rules
+
+ARCH      ?= arm64
+FUNCTIONS := $(notdir $(patsubst %/main.go,%,$(wildcard functions/*/main.go)))
+GOFLAGS_  := -trimpath
+LDFLAGS   := -s -w
+TAGS      := lambda.norpc
+GOARCH_arm64  := arm64
+GOARCH_x86_64 := amd64
+
+export MATTER_ROOT := $(CURDIR)
+export SAM_CLI_TELEMETRY := 0
+
+.PHONY: help demo test build package check-tools venv dynamodb-local requirements lint fmt clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
+
+demo: build venv dynamodb-local ## rotate real rows on a local AWS, twice, and prove what happened
+	@bin/matter local demo
+
+test: build venv dynamodb-local ## all tests, as CI runs them
+	@MATTER_REQUIRE_LOCAL=1 go test -race -timeout 12m ./...
+
+build: ## the CLI at bin/matter and the functions for this machine
+	@mkdir -p bin
+	go build $(GOFLAGS_) -o bin/matter ./cmd/matter
+	for f in $(FUNCTIONS); do
+	  CGO_ENABLED=0 go build $(GOFLAGS_) -tags $(TAGS) -ldflags '$(LDFLAGS)' -o build/local/$$f/bootstrap ./functions/$$f
+	done
+
+package: ## the functions as template.yaml deploys them (ARCH=arm64 or x86_64)
+	@test -n '$(GOARCH_$(ARCH))' || { echo "ARCH=$(ARCH): use arm64 or x86_64" >&2; exit 2; }
+	for f in $(FUNCTIONS); do
+	  GOOS=linux GOARCH=$(GOARCH_$(ARCH)) CGO_ENABLED=0 go build $(GOFLAGS_) -tags $(TAGS) -ldflags '$(LDFLAGS)' -o build/functions/$$f/bootstrap ./functions/$$f
+	done
+
+# The prerequisites are checked before anything is fetched, with what installs them.
+check-tools:
+	@missing=()
+	for t in go:golang python3:python3 java:openjdk-17-jre-headless mvn:maven; do
+	  command -v "$${t%%:*}" >/dev/null || missing+=("$${t##*:}")
+	done
+	python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
+	if (( $${#missing[@]} )); then
+	  echo "missing: apt-get install -y $${missing[*]}   (Go must be 1.26 or newer)" >&2; exit 2
+	fi
+
+venv: .venv/.done ## the Python tools: moto, the SAM translator, cfn-lint
+.venv/.done: requirements.txt | check-tools
+	@python3 -m venv .venv
+	.venv/bin/pip install --quiet --disable-pip-version-check -r requirements.txt
+	touch $@
+
+dynamodb-local: build/dynamodb-local/.done ## the official DynamoDB Local
+build/dynamodb-local/.done: tools/dynamodb-local/pom.xml | check-tools
+	@mvn -q -B -ntp -f $< dependency:copy-dependencies
+	touch $@
+
+requirements: ## resolve requirements.txt anew from tools/python/requirements.in
+	@rm -rf build/resolve && python3 -m venv build/resolve
+	build/resolve/bin/pip install --quiet -r tools/python/requirements.in
+	{ echo "# Resolved from tools/python/requirements.in by make requirements."; build/resolve/bin/pip freeze; } > requirements.txt
+
+lint: ## golangci-lint, gofumpt, go vet, cfn-lint
+	@go tool -modfile=tools/go.mod golangci-lint run ./...
+
+fmt: ## format the Go code
+	@go tool -modfile=tools/go.mod golangci-lint fmt ./...
+
+clean: ## remove everything that was built or fetched
+	@rm -rf bin build .venv .local .aws-sam
