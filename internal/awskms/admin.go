@@ -1,0 +1,183 @@
+// Package awskms keeps KEKs in AWS KMS: it mints and disables them, and wraps and
+// unwraps DEKs with them.
+//
+// Invariants: of the keys made for one attempt of a rotation one owns its alias,
+// for KMS gives an alias out once; nothing here schedules a deletion; every unwrap
+// names the KEK and the whole encryption context, so that KMS never picks a key by
+// what a blob says; no plaintext, blob or context ever gets into an error.
+//
+// Retries and timeouts are those of the client passed in.
+package awskms
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/kms"
+	"github.com/aws/aws-sdk-go-v2/service/kms/types"
+	"github.com/aws/aws-sdk-go-v2/service/resourcegroupstaggingapi"
+	tagging "github.com/aws/aws-sdk-go-v2/service/resourcegroupstaggingapi/types"
+
+	"github.com/matter-ops/kms-rotation/internal/awserr"
+	"github.com/matter-ops/kms-rotation/kek"
+	"github.com/matter-ops/kms-rotation/rotation"
+)
+
+// AdminAPI is what [Admin] uses of the KMS client.
+type AdminAPI interface {
+	CreateAlias(context.Context, *kms.CreateAliasInput, ...func(*kms.Options)) (*kms.CreateAliasOutput, error)
+	CreateKey(context.Context, *kms.CreateKeyInput, ...func(*kms.Options)) (*kms.CreateKeyOutput, error)
+	DescribeKey(context.Context, *kms.DescribeKeyInput, ...func(*kms.Options)) (*kms.DescribeKeyOutput, error)
+	DisableKey(context.Context, *kms.DisableKeyInput, ...func(*kms.Options)) (*kms.DisableKeyOutput, error)
+}
+
+// TagAPI is what [Admin] uses of the Resource Groups Tagging client. KMS itself
+// cannot list keys by tag.
+type TagAPI interface {
+	GetResources(context.Context, *resourcegroupstaggingapi.GetResourcesInput, ...func(*resourcegroupstaggingapi.Options)) (*resourcegroupstaggingapi.GetResourcesOutput, error)
+}
+
+// The tags of a KEK.
+const (
+	TagStack    = "matter:stack"
+	TagRotation = "matter:rotation"
+	TagAttempt  = "matter:attempt"
+	TagLabel    = "matter:label"
+)
+
+var _ rotation.KeyAdmin = (*Admin)(nil)
+
+// Admin mints and disables the KEKs of one stack. It is safe for concurrent use.
+type Admin struct {
+	client AdminAPI
+	tags   TagAPI
+	stack  string
+}
+
+// NewAdmin returns the key administration of a stack.
+func NewAdmin(client AdminAPI, tags TagAPI, stack string) *Admin {
+	return &Admin{client: client, tags: tags, stack: stack}
+}
+
+// Create implements [rotation.KeyAdmin]. A request whose answer is lost may leave a
+// key behind, tagged, which the sweep over [Admin.Tagged] finds.
+func (a *Admin) Create(ctx context.Context, rotationID string, attempt int, label string) (rotation.Key, error) {
+	out, err := a.client.CreateKey(ctx, &kms.CreateKeyInput{
+		Description: aws.String(fmt.Sprintf("KEK of %s, %s (rotation %s, attempt %d)", a.stack, label, rotationID, attempt)),
+		KeySpec:     types.KeySpecSymmetricDefault, KeyUsage: types.KeyUsageTypeEncryptDecrypt,
+		Tags: []types.Tag{
+			tag(TagStack, a.stack), tag(TagRotation, rotationID), tag(TagAttempt, strconv.Itoa(attempt)), tag(TagLabel, label),
+		},
+	})
+	if err != nil {
+		return rotation.Key{}, wrap("CreateKey", err)
+	}
+	return keyOf(out.KeyMetadata)
+}
+
+func tag(name, value string) types.Tag { return types.Tag{TagKey: &name, TagValue: &value} }
+
+// errUnseen reports an alias that is taken but whose owner KMS does not show yet.
+var errUnseen = errors.New("the alias is taken, and KMS does not show its owner yet")
+
+// Claim implements [rotation.KeyAdmin]. CreateAlias is the arbiter; a claim that is
+// repeated because its answer was lost finds its own key to be the owner. KMS is
+// eventually consistent: a loser that cannot see the owner yet gets an error that
+// is worth another try, never an answer that there is none.
+func (a *Admin) Claim(ctx context.Context, rotationID string, attempt int, id kek.ID) (kek.ID, error) {
+	alias := fmt.Sprintf("alias/matter/kek/%s/%s/%d", a.stack, rotationID, attempt)
+	if id != "" {
+		_, err := a.client.CreateAlias(ctx, &kms.CreateAliasInput{AliasName: &alias, TargetKeyId: aws.String(string(id))})
+		if err == nil {
+			return id, nil
+		}
+		var taken *types.AlreadyExistsException
+		if !errors.As(err, &taken) {
+			return "", wrap("CreateAlias "+alias+" for "+string(id), err)
+		}
+	}
+	owner, err := a.Describe(ctx, kek.ID(alias))
+	switch {
+	case err == nil:
+		return owner.ID, nil
+	case !errors.Is(err, rotation.ErrNoKey):
+		return "", err
+	case id != "":
+		return "", fmt.Errorf("kms DescribeKey %s: %w", alias, errUnseen)
+	}
+	return "", nil
+}
+
+// Describe implements [rotation.KeyAdmin].
+func (a *Admin) Describe(ctx context.Context, id kek.ID) (rotation.Key, error) {
+	out, err := a.client.DescribeKey(ctx, &kms.DescribeKeyInput{KeyId: aws.String(string(id))})
+	if err != nil {
+		return rotation.Key{}, wrap("DescribeKey "+string(id), err)
+	}
+	return keyOf(out.KeyMetadata)
+}
+
+func keyOf(m *types.KeyMetadata) (rotation.Key, error) {
+	if m == nil || aws.ToString(m.KeyId) == "" {
+		return rotation.Key{}, errors.New("kms: the answer describes no key")
+	}
+	k := rotation.Key{
+		ID: kek.ID(*m.KeyId), ARN: aws.ToString(m.Arn), State: string(m.KeyState),
+		Enabled: m.KeyState == types.KeyStateEnabled,
+	}
+	switch m.KeyState {
+	case types.KeyStateEnabled, types.KeyStateDisabled, types.KeyStateUpdating:
+		k.Usable = m.KeySpec == types.KeySpecSymmetricDefault && m.KeyUsage == types.KeyUsageTypeEncryptDecrypt
+	case types.KeyStateCreating, types.KeyStatePendingDeletion, types.KeyStatePendingImport,
+		types.KeyStatePendingReplicaDeletion, types.KeyStateUnavailable:
+	}
+	return k, nil
+}
+
+// Disable implements [rotation.KeyAdmin]. A key that somebody has scheduled for
+// deletion cannot be disabled any more and need not be: it does nothing, and is
+// disabled if the deletion is cancelled.
+func (a *Admin) Disable(ctx context.Context, id kek.ID) error {
+	_, err := a.client.DisableKey(ctx, &kms.DisableKeyInput{KeyId: aws.String(string(id))})
+	if err == nil {
+		return nil
+	}
+	var state *types.KMSInvalidStateException
+	if errors.As(err, &state) {
+		if k, derr := a.Describe(ctx, id); derr == nil && k.State == string(types.KeyStatePendingDeletion) {
+			return nil
+		}
+	}
+	return wrap("DisableKey "+string(id), err)
+}
+
+// Tagged implements [rotation.KeyAdmin]. A new key takes a while to be listed.
+func (a *Admin) Tagged(ctx context.Context, rotationID string) ([]kek.ID, error) {
+	pages := resourcegroupstaggingapi.NewGetResourcesPaginator(a.tags, &resourcegroupstaggingapi.GetResourcesInput{
+		ResourceTypeFilters: []string{"kms:key"},
+		TagFilters: []tagging.TagFilter{
+			{Key: aws.String(TagStack), Values: []string{a.stack}},
+			{Key: aws.String(TagRotation), Values: []string{rotationID}},
+		},
+	})
+	var ids []kek.ID
+	for pages.HasMorePages() {
+		page, err := pages.NextPage(ctx)
+		if err != nil {
+			return nil, awserr.Wrap("tagging GetResources", err)
+		}
+		for _, r := range page.ResourceTagMappingList {
+			arn := aws.ToString(r.ResourceARN)
+			_, id, ok := strings.Cut(arn, ":key/")
+			if !ok {
+				return nil, fmt.Errorf("tagging GetResources: %q is no KMS key", arn)
+			}
+			ids = append(ids, kek.ID(id))
+		}
+	}
+	return ids, nil
+}

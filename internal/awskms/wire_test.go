@@ -1,0 +1,334 @@
+package awskms_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/service/kms"
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/time/rate"
+
+	"github.com/matter-ops/kms-rotation/internal/awskms"
+	"github.com/matter-ops/kms-rotation/internal/keystest"
+	"github.com/matter-ops/kms-rotation/internal/mototest"
+	"github.com/matter-ops/kms-rotation/kek"
+	"github.com/matter-ops/kms-rotation/rotation"
+)
+
+const id = "Q2-2026-rotation"
+
+// is selects the requests of one KMS operation.
+func is(op string) func(*http.Request) bool {
+	return func(r *http.Request) bool { return strings.HasSuffix(r.Header.Get("X-Amz-Target"), "."+op) }
+}
+
+// answer answers an operation with an error instead of moto.
+func answer(op, code, message string) mototest.Wire {
+	return func(r *http.Request, next func(*http.Request) (*http.Response, error)) (*http.Response, error) {
+		if !is(op)(r) {
+			return next(r)
+		}
+		body, err := json.Marshal(map[string]string{"__type": code, "message": message})
+		return &http.Response{
+			StatusCode: http.StatusBadRequest, Header: http.Header{"X-Amzn-Errortype": {code}},
+			Body: io.NopCloser(bytes.NewReader(body)), Request: r,
+		}, err
+	}
+}
+
+func create(t *testing.T, s keystest.Service) rotation.Key {
+	t.Helper()
+	k, err := s.Keys.Create(t.Context(), id, 1, "Q2 2026")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return k
+}
+
+// TestRequests: what is sent names the key and the whole context, and CreateKey
+// carries every tag.
+func TestRequests(t *testing.T) {
+	sent := map[string]map[string]any{}
+	s := service(mototest.Config(t, func(r *http.Request, next func(*http.Request) (*http.Response, error)) (*http.Response, error) {
+		body, err := io.ReadAll(r.Body)
+		if err != nil {
+			return nil, err
+		}
+		r.Body = io.NopCloser(bytes.NewReader(body))
+		_, op, _ := strings.Cut(r.Header.Get("X-Amz-Target"), ".")
+		var fields map[string]any
+		if err := json.Unmarshal(body, &fields); err != nil {
+			return nil, err
+		}
+		sent[op] = fields
+		return next(r)
+	}))
+	stack := fmt.Sprintf("stack-%d", stacks.Load())
+	old, fresh := create(t, s), create(t, s)
+	if _, err := s.Keys.Claim(t.Context(), id, 1, old.ID); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Keys.Tagged(t.Context(), id); err != nil {
+		t.Fatal(err)
+	}
+	encctx := map[string]string{"table": "orders"}
+	_, wrapped, err := s.KMS.GenerateDataKey(t.Context(), old.ID, encctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.KMS.Decrypt(t.Context(), old.ID, wrapped, encctx); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.KMS.ReEncrypt(t.Context(), old.ID, fresh.ID, wrapped, encctx); err != nil {
+		t.Fatal(err)
+	}
+	type m = map[string]any
+	blob, context := base64.StdEncoding.EncodeToString(wrapped), m{"table": "orders"}
+	want := map[string]map[string]any{
+		"CreateKey": {
+			"Description": "KEK of " + stack + ", Q2 2026 (rotation Q2-2026-rotation, attempt 1)",
+			"KeySpec":     "SYMMETRIC_DEFAULT", "KeyUsage": "ENCRYPT_DECRYPT",
+			"Tags": []any{
+				m{"TagKey": "matter:stack", "TagValue": stack},
+				m{"TagKey": "matter:rotation", "TagValue": id},
+				m{"TagKey": "matter:attempt", "TagValue": "1"},
+				m{"TagKey": "matter:label", "TagValue": "Q2 2026"},
+			},
+		},
+		"CreateAlias": {"AliasName": "alias/matter/kek/" + stack + "/Q2-2026-rotation/1", "TargetKeyId": string(old.ID)},
+		"GetResources": {
+			"ResourceTypeFilters": []any{"kms:key"},
+			"TagFilters":          []any{m{"Key": "matter:stack", "Values": []any{stack}}, m{"Key": "matter:rotation", "Values": []any{id}}},
+		},
+		"GenerateDataKey": {"KeyId": string(old.ID), "KeySpec": "AES_256", "EncryptionContext": context},
+		"Decrypt":         {"KeyId": string(old.ID), "CiphertextBlob": blob, "EncryptionContext": context},
+		"ReEncrypt": {
+			"SourceKeyId": string(old.ID), "DestinationKeyId": string(fresh.ID), "CiphertextBlob": blob,
+			"SourceEncryptionContext": context, "DestinationEncryptionContext": context,
+		},
+	}
+	if d := cmp.Diff(want, sent); d != "" {
+		t.Errorf("requests (-want +got):\n%s", d)
+	}
+}
+
+// TestErrors: every refusal becomes what the steps branch on, and stays visible as
+// what it was.
+func TestErrors(t *testing.T) {
+	verdicts := []error{rotation.ErrNoKey, rotation.ErrKeyDisabled, rotation.ErrUnwrap, rotation.ErrDenied}
+	for code, want := range map[string]error{
+		"NotFoundException":          rotation.ErrNoKey,
+		"DisabledException":          rotation.ErrKeyDisabled,
+		"KMSInvalidStateException":   rotation.ErrKeyDisabled,
+		"InvalidCiphertextException": rotation.ErrUnwrap,
+		"IncorrectKeyException":      rotation.ErrUnwrap,
+		"AccessDeniedException":      rotation.ErrDenied,
+		"AccessDenied":               rotation.ErrDenied,
+		"KeyUnavailableException":    nil,
+		"KMSInternalException":       nil,
+		"ThrottlingException":        nil,
+		"DependencyTimeoutException": nil,
+	} {
+		for op, call := range map[string]func(keystest.Service) error{
+			"Decrypt": func(s keystest.Service) error {
+				_, err := s.KMS.Decrypt(t.Context(), "k", []byte("blob"), nil)
+				return err
+			},
+			"ReEncrypt": func(s keystest.Service) error {
+				_, err := s.KMS.ReEncrypt(t.Context(), "k", "l", []byte("blob"), nil)
+				return err
+			},
+			"GenerateDataKey": func(s keystest.Service) error {
+				_, _, err := s.KMS.GenerateDataKey(t.Context(), "k", nil)
+				return err
+			},
+			"DescribeKey": func(s keystest.Service) error {
+				_, err := s.Keys.Describe(t.Context(), "k")
+				return err
+			},
+		} {
+			err := call(service(mototest.Config(t, answer(op, code, "no"))))
+			for _, v := range verdicts {
+				if errors.Is(err, v) != (v == want) {
+					t.Errorf("%s in %s: %v, want %v", code, op, err, want)
+				}
+			}
+			if err == nil || !strings.Contains(err.Error(), op) || !strings.Contains(err.Error(), code) {
+				t.Errorf("%s in %s: %v hides its cause", code, op, err)
+			}
+		}
+	}
+}
+
+// TestSecrets: no error shows a blob or an encryption context, not even when KMS
+// quotes it.
+func TestSecrets(t *testing.T) {
+	const secret = "4111-1111"
+	encctx := map[string]string{"card": secret}
+	for _, code := range []string{"ValidationException", "InvalidCiphertextException", "AccessDeniedException", "KMSInternalException"} {
+		message := "no"
+		if code == "ValidationException" {
+			message = "1 validation error detected: Value '{card=" + secret + "}' at 'encryptionContext' failed to satisfy constraint"
+		}
+		for _, op := range []string{"Decrypt", "ReEncrypt", "GenerateDataKey"} {
+			s := service(mototest.Config(t, answer(op, code, message)))
+			var err error
+			switch op {
+			case "Decrypt":
+				_, err = s.KMS.Decrypt(t.Context(), "k", []byte(secret), encctx)
+			case "ReEncrypt":
+				_, err = s.KMS.ReEncrypt(t.Context(), "k", "l", []byte(secret), encctx)
+			case "GenerateDataKey":
+				_, _, err = s.KMS.GenerateDataKey(t.Context(), "k", encctx)
+			}
+			if err == nil || strings.Contains(err.Error(), secret) || strings.Contains(err.Error(), base64.StdEncoding.EncodeToString([]byte(secret))) {
+				t.Errorf("%s in %s: %v", code, op, err)
+			}
+			if unwrap := errors.Is(err, rotation.ErrUnwrap); code == "ValidationException" && unwrap != (op != "GenerateDataKey") {
+				t.Errorf("%s in %s: %v", code, op, err)
+			}
+		}
+	}
+}
+
+// TestClaimOnABrokenWire: the SDK repeats a CreateAlias whose answer was lost; the
+// second one finds the alias taken, by itself.
+func TestClaimOnABrokenWire(t *testing.T) {
+	for _, sent := range []bool{false, true} {
+		s := service(mototest.Config(t, mototest.Break(is("CreateAlias"), sent)))
+		k := create(t, s)
+		if owner, err := s.Keys.Claim(t.Context(), id, 1, k.ID); err != nil || owner != k.ID {
+			t.Errorf("sent %v: %q, %v", sent, owner, err)
+		}
+	}
+}
+
+// TestClaimUnseen: a loser who cannot see the owner yet must not take the alias to
+// be free, nor the key to be gone.
+func TestClaimUnseen(t *testing.T) {
+	cfg := mototest.Config(t)
+	s := service(cfg)
+	k, other := create(t, s), create(t, s)
+	if _, err := s.Keys.Claim(t.Context(), id, 1, k.ID); err != nil {
+		t.Fatal(err)
+	}
+	stack := fmt.Sprintf("stack-%d", stacks.Load())
+	lagging := awskms.NewAdmin(kms.NewFromConfig(mototest.Config(t, answer("DescribeKey", "NotFoundException", "not yet"))), nil, stack)
+	owner, err := lagging.Claim(t.Context(), id, 1, other.ID)
+	if err == nil || owner != "" || errors.Is(err, rotation.ErrNoKey) {
+		t.Errorf("%q, %v, want an error that is worth another try", owner, err)
+	}
+}
+
+// TestCreateOnABrokenWire: CreateKey has no idempotency token, so that a repeated
+// request leaves a stray behind; its tag shows it.
+func TestCreateOnABrokenWire(t *testing.T) {
+	s := service(mototest.Config(t, mototest.Break(is("CreateKey"), true)))
+	create(t, s)
+	if ids, err := s.Keys.Tagged(t.Context(), id); err != nil || len(ids) != 2 {
+		t.Errorf("%v, %v, want the key and the stray", ids, err)
+	}
+}
+
+// TestStacks: two stacks in one account do not see each other's keys.
+func TestStacks(t *testing.T) {
+	a, b := newService(t), newService(t)
+	k := create(t, a)
+	if ids, err := b.Keys.Tagged(t.Context(), id); err != nil || len(ids) != 0 {
+		t.Errorf("%v, %v", ids, err)
+	}
+	if _, err := a.Keys.Claim(t.Context(), id, 1, k.ID); err != nil {
+		t.Fatal(err)
+	}
+	if owner, err := b.Keys.Claim(t.Context(), id, 1, ""); err != nil || owner != "" {
+		t.Errorf("%q, %v", owner, err)
+	}
+}
+
+// TestPendingDeletion: a key that somebody has scheduled for deletion unwraps
+// nothing, and need not be disabled.
+func TestPendingDeletion(t *testing.T) {
+	cfg := mototest.Config(t, answer("DisableKey", "KMSInvalidStateException", "is pending deletion"))
+	s, client := service(cfg), kms.NewFromConfig(cfg)
+	k := create(t, s)
+	if err := s.Keys.Disable(t.Context(), k.ID); !errors.Is(err, rotation.ErrKeyDisabled) {
+		t.Errorf("Disable of a key in another state: %v", err)
+	}
+	_, wrapped, err := s.KMS.GenerateDataKey(t.Context(), k.ID, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	name := string(k.ID)
+	if _, err := client.ScheduleKeyDeletion(t.Context(), &kms.ScheduleKeyDeletionInput{KeyId: &name}); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Keys.Disable(t.Context(), k.ID); err != nil {
+		t.Errorf("Disable: %v", err)
+	}
+	if got, err := s.Keys.Describe(t.Context(), k.ID); err != nil || got.Enabled || got.Usable || got.State != "PendingDeletion" {
+		t.Errorf("%+v, %v", got, err)
+	}
+	if _, err := s.KMS.Decrypt(t.Context(), k.ID, wrapped, nil); !errors.Is(err, rotation.ErrKeyDisabled) {
+		t.Errorf("Decrypt: %v, want ErrKeyDisabled", err)
+	}
+}
+
+// TestOtherKinds: a key that cannot wrap is not usable, and ids of keys of any form
+// are answered with the bare key id.
+func TestOtherKinds(t *testing.T) {
+	cfg := mototest.Config(t)
+	s, client := service(cfg), kms.NewFromConfig(cfg)
+	for _, in := range []kms.CreateKeyInput{
+		{KeySpec: "ECC_NIST_P256", KeyUsage: "SIGN_VERIFY"},
+		{KeySpec: "RSA_2048", KeyUsage: "ENCRYPT_DECRYPT"},
+		{KeySpec: "HMAC_256", KeyUsage: "GENERATE_VERIFY_MAC"},
+	} {
+		out, err := client.CreateKey(t.Context(), &in)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range []*string{out.KeyMetadata.KeyId, out.KeyMetadata.Arn} {
+			k, err := s.Keys.Describe(t.Context(), kek.ID(*name))
+			if err != nil || k.Usable || !k.Enabled || string(k.ID) != *out.KeyMetadata.KeyId || k.ARN != *out.KeyMetadata.Arn {
+				t.Errorf("%s: %+v, %v", in.KeySpec, k, err)
+			}
+		}
+	}
+}
+
+// TestRateLimit: the limiter counts every request, the SDK's repetitions too.
+func TestRateLimit(t *testing.T) {
+	var requests atomic.Int64
+	count := func(r *http.Request, next func(*http.Request) (*http.Response, error)) (*http.Response, error) {
+		requests.Add(1)
+		return next(r)
+	}
+	cfg := mototest.Config(t, count, mototest.Break(is("GenerateDataKey"), false))
+	k := create(t, service(mototest.Config(t)))
+	w := awskms.NewWrapper(kms.NewFromConfig(cfg), rate.NewLimiter(rate.Every(time.Hour), 3))
+	_, wrapped, err := w.GenerateDataKey(t.Context(), k.ID, nil) // two requests
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.Decrypt(t.Context(), k.ID, wrapped, nil); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	if _, err := w.ReEncrypt(ctx, k.ID, k.ID, wrapped, nil); err == nil || !strings.Contains(err.Error(), "rate limit") {
+		t.Errorf("ReEncrypt: %v, want no token left", err)
+	}
+	if n := requests.Load(); n != 3 {
+		t.Errorf("%d requests were sent, want 3", n)
+	}
+}

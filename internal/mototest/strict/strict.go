@@ -1,0 +1,196 @@
+// Package strict holds moto to what AWS does, where moto 5.2.1 is laxer than the
+// adapters may rely on. [Transport] stands between an SDK client and moto.
+//
+// The deviations of moto, each with the AWS behaviour put in its place:
+//
+//   - KMS: a disabled key, or one pending deletion, goes on encrypting and
+//     decrypting. Here DisabledException and KMSInvalidStateException.
+//   - KMS: Decrypt with the KeyId of another key answers AccessDeniedException.
+//     Here IncorrectKeyException.
+//   - KMS: ReEncrypt ignores SourceKeyId. Here NotFoundException or
+//     IncorrectKeyException.
+//   - KMS: the names and values of an encryption context are joined without
+//     lengths, so that {"ab": "c"} opens what {"a": "bc"} sealed. Here moto gets one
+//     pair that encodes them all.
+//   - KMS, S3: CreateAlias and a PUT with If-Match or If-None-Match check first and
+//     write later, so that two may both win. Here they come one by one.
+package strict
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"sync"
+)
+
+// Transport is a [http.RoundTripper] that corrects moto's answers. Every client of
+// one moto must share it.
+type Transport struct {
+	base   http.RoundTripper
+	writes sync.Mutex
+}
+
+// New returns a transport that reaches moto through base.
+func New(base http.RoundTripper) *Transport { return &Transport{base: base} }
+
+// cryptographic lists the KMS operations that need an enabled key.
+var cryptographic = map[string]bool{
+	"Decrypt": true, "Encrypt": true, "GenerateDataKey": true, "GenerateDataKeyWithoutPlaintext": true,
+	"GenerateMac": true, "ReEncrypt": true, "Sign": true, "Verify": true, "VerifyMac": true,
+}
+
+// RoundTrip implements [http.RoundTripper].
+func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
+	op, _ := strings.CutPrefix(r.Header.Get("X-Amz-Target"), "TrentService.")
+	conditional := r.Method == http.MethodPut && (r.Header.Get("If-Match") != "" || r.Header.Get("If-None-Match") != "")
+	switch {
+	case cryptographic[op]:
+		return t.encipher(r, op)
+	case op == "CreateAlias", conditional:
+		t.writes.Lock()
+		defer t.writes.Unlock()
+	}
+	return t.base.RoundTrip(r)
+}
+
+// keyIDs are the fields of KMS requests and answers that name keys.
+type keyIDs struct {
+	KeyID            string `json:"KeyId"`
+	SourceKeyID      string `json:"SourceKeyId"`
+	DestinationKeyID string `json:"DestinationKeyId"`
+}
+
+// encipher forwards a cryptographic operation if every key that the request names
+// is enabled, and withholds the answer if moto used another key than AWS would.
+func (t *Transport) encipher(r *http.Request, op string) (*http.Response, error) {
+	body, err := io.ReadAll(r.Body)
+	if err != nil {
+		return nil, err
+	}
+	if err := r.Body.Close(); err != nil {
+		return nil, err
+	}
+	var asked, used keyIDs
+	if err := json.Unmarshal(body, &asked); err != nil {
+		return nil, fmt.Errorf("strict: %s: %w", op, err)
+	}
+	for _, id := range []string{asked.KeyID, asked.SourceKeyID, asked.DestinationKeyID} {
+		if id == "" {
+			continue
+		}
+		if no, err := t.unusable(r, id); no != nil || err != nil {
+			return no, err
+		}
+	}
+	if body, err = joined(body); err != nil {
+		return nil, fmt.Errorf("strict: %s: %w", op, err)
+	}
+	resp, answer, err := t.send(r, body)
+	if err != nil || resp.StatusCode != http.StatusOK {
+		return incorrectKey(resp, answer), err
+	}
+	if err := json.Unmarshal(answer, &used); err != nil {
+		return nil, fmt.Errorf("strict: answer of %s: %w", op, err)
+	}
+	if s := asked.SourceKeyID; s != "" && s != used.SourceKeyID && !strings.HasSuffix(used.SourceKeyID, "/"+s) {
+		return refusal(r, "IncorrectKeyException", "The key ID in the request does not identify a key that can perform this operation."), nil
+	}
+	if op == "Decrypt" && asked.KeyID == "" { // the blob named the key
+		if no, err := t.unusable(r, used.KeyID); no != nil || err != nil {
+			return no, err
+		}
+	}
+	return resp, nil
+}
+
+// joined replaces the encryption contexts of a request by one pair each.
+func joined(body []byte) ([]byte, error) {
+	var fields map[string]json.RawMessage
+	if err := json.Unmarshal(body, &fields); err != nil {
+		return nil, err
+	}
+	for _, name := range []string{"EncryptionContext", "SourceEncryptionContext", "DestinationEncryptionContext"} {
+		var encctx map[string]string
+		if raw, ok := fields[name]; !ok || json.Unmarshal(raw, &encctx) != nil || len(encctx) == 0 {
+			continue
+		}
+		sorted, err := json.Marshal(encctx)
+		if err != nil {
+			return nil, err
+		}
+		if fields[name], err = json.Marshal(map[string]string{"context": string(sorted)}); err != nil {
+			return nil, err
+		}
+	}
+	return json.Marshal(fields)
+}
+
+// unusable returns AWS's refusal of a key that is not enabled, or nil.
+func (t *Transport) unusable(r *http.Request, id string) (*http.Response, error) {
+	body, err := json.Marshal(map[string]string{"KeyId": id})
+	if err != nil {
+		return nil, err
+	}
+	ask := r.Clone(r.Context())
+	ask.Header.Set("X-Amz-Target", "TrentService.DescribeKey")
+	resp, answer, err := t.send(ask, body)
+	if err != nil || resp.StatusCode != http.StatusOK {
+		return resp, err
+	}
+	var key struct {
+		KeyMetadata struct{ Arn, KeyState string }
+	}
+	if err := json.Unmarshal(answer, &key); err != nil {
+		return nil, fmt.Errorf("strict: answer of DescribeKey: %w", err)
+	}
+	switch m := key.KeyMetadata; m.KeyState {
+	case "Enabled":
+		return nil, nil
+	case "Disabled":
+		return refusal(r, "DisabledException", m.Arn+" is disabled."), nil
+	default:
+		return refusal(r, "KMSInvalidStateException", m.Arn+" is pending deletion."), nil
+	}
+}
+
+// send sends r with another body and returns the answer, read, and readable again.
+// moto checks no signatures.
+func (t *Transport) send(r *http.Request, body []byte) (*http.Response, []byte, error) {
+	r = r.Clone(r.Context())
+	r.Body, r.ContentLength = io.NopCloser(bytes.NewReader(body)), int64(len(body))
+	r.Header.Set("Content-Length", fmt.Sprint(len(body)))
+	resp, err := t.base.RoundTrip(r)
+	if err != nil {
+		return nil, nil, err
+	}
+	answer, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := resp.Body.Close(); err != nil {
+		return nil, nil, err
+	}
+	resp.Body = io.NopCloser(bytes.NewReader(answer))
+	return resp, answer, nil
+}
+
+// incorrectKey replaces moto's answer to a blob of another key.
+func incorrectKey(resp *http.Response, answer []byte) *http.Response {
+	if resp != nil && bytes.Contains(answer, []byte("AccessDeniedException")) {
+		return refusal(resp.Request, "IncorrectKeyException", "The key ID in the request does not identify a key that can perform this operation.")
+	}
+	return resp
+}
+
+// refusal is an error as KMS answers it.
+func refusal(r *http.Request, code, message string) *http.Response {
+	body := fmt.Sprintf(`{"__type":%q,"message":%q}`, code, message)
+	return &http.Response{
+		Status: "400 Bad Request", StatusCode: http.StatusBadRequest, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
+		Header:        http.Header{"Content-Type": {"application/x-amz-json-1.1"}, "X-Amzn-Errortype": {code}},
+		ContentLength: int64(len(body)), Body: io.NopCloser(strings.NewReader(body)), Request: r,
+	}
+}
