@@ -46,9 +46,7 @@ func (s *Store) scanPrefix(ctx context.Context, prefix string) ([]item, error) {
 		if err != nil {
 			return nil, wrap("Scan "+prefix, err)
 		}
-		for _, i := range out.Items {
-			items = append(items, i)
-		}
+		items = append(items, out.Items...)
 		if in.ExclusiveStartKey = out.LastEvaluatedKey; len(in.ExclusiveStartKey) == 0 {
 			return items, nil
 		}
@@ -73,9 +71,7 @@ func (s *Store) query(ctx context.Context, pk, from string) ([]item, error) {
 		if err != nil {
 			return nil, wrap("Query "+pk, err)
 		}
-		for _, i := range out.Items {
-			items = append(items, i)
-		}
+		items = append(items, out.Items...)
 		if in.ExclusiveStartKey = out.LastEvaluatedKey; len(in.ExclusiveStartKey) == 0 {
 			return items, nil
 		}

@@ -92,7 +92,7 @@ func (t *TableSource) scanInput(keys []keyAttribute, req rotation.ScanRequest) *
 	return &dynamodb.ScanInput{
 		TableName: &t.cfg.Table, ConsistentRead: aws.Bool(true),
 		Segment: aws.Int32(int32(req.Segment)), TotalSegments: aws.Int32(int32(req.Total)), //nolint:gosec // at most 40
-		Limit:                aws.Int32(int32(limit)), //nolint:gosec // small
+		Limit:                aws.Int32(int32(limit)),
 		ProjectionExpression: &projection, ExpressionAttributeNames: names,
 	}
 }

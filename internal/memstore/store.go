@@ -170,7 +170,7 @@ func (s *Store) lockCondition(c kek.Change) error {
 		return errors.New("a change to the lock names no rotation")
 	}
 	id := c.Rotation.After.ID
-	if s.lock != id && !(c.Lock == kek.LockTake && s.lock == "") {
+	if s.lock != id && (c.Lock != kek.LockTake || s.lock != "") {
 		return conflict("LOCK")
 	}
 	return nil

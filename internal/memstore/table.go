@@ -250,7 +250,7 @@ func (t *Table) plant(id string, r Record) {
 		stored.hash = was.hash
 	} else {
 		h := fnv.New32a()
-		h.Write([]byte(id)) //nolint:errcheck // never fails
+		h.Write([]byte(id))
 		stored.hash = h.Sum32()
 		i, _ := slices.BinarySearch(t.order, id)
 		t.order = slices.Insert(t.order, i, id)
