@@ -1,0 +1,188 @@
+package asltest
+
+import (
+	"fmt"
+	"slices"
+)
+
+// Retryable are the error names that a Retry may hold: those of failures whose
+// outcome is unknown or whose cause passes. Every step may be repeated.
+var Retryable = []string{
+	"Transient", "Lambda.ServiceException", "Lambda.AWSLambdaException", "Lambda.SdkClientException",
+	"Lambda.ClientExecutionTimeoutException", "Lambda.TooManyRequestsException", "Lambda.Unknown",
+	"Runtime.ExitError", "Sandbox.Timedout", "States.Timeout",
+}
+
+// HaltTasks fail on purpose: they have no Catch, so that the execution ends in
+// them and a redrive enters them again.
+var HaltTasks = []string{"HaltedBeforeSwitch", "Halted"}
+
+// point of no return, and what must never come after it.
+const pointOfNoReturn = "Switch"
+
+var beforeSwitch = []string{
+	"Preflight", "Abandon", "Mint", "DualUnwrap", "RollBackOrRemint", "Remint", "PreSwitchFailure",
+	"NotifyRolledBack", "RolledBack", "HaltedBeforeSwitchRecord", "HaltedBeforeSwitch",
+}
+
+// Check returns everything that is wrong with a definition. kinds are the error
+// names that the functions return.
+func Check(d *Definition, kinds []string) []error {
+	c := &checker{kinds: kinds}
+	c.shape(d, false)
+	c.reachable(d)
+	for name, s := range d.All() {
+		if s.Comment == "" {
+			c.add(name, "has no Comment")
+		}
+		c.retries(name, s)
+		c.catches(name, s)
+	}
+	c.direction(d)
+	c.emergency(d)
+	c.fields(d)
+	c.flow(d)
+	return c.errs
+}
+
+type checker struct {
+	kinds []string
+	errs  []error
+}
+
+func (c *checker) add(state, format string, args ...any) {
+	c.errs = append(c.errs, fmt.Errorf("%s: %s", state, fmt.Sprintf(format, args...)))
+}
+
+// shape checks targets and what each type needs. caught says that a Map around
+// the definition catches every error of it.
+func (c *checker) shape(d *Definition, caught bool) {
+	if d.States[d.StartAt] == nil {
+		c.add("StartAt", "names no state: %q", d.StartAt)
+	}
+	for name, s := range d.All() {
+		if d.States[name] != s { // of a Map: checked with it
+			continue
+		}
+		for _, next := range s.exits() {
+			if d.States[next] == nil {
+				c.add(name, "goes to %q, which does not exist", next)
+			}
+		}
+		final := s.Type == "Succeed" || s.Type == "Fail"
+		if leads := s.Next != "" || s.Type == "Choice" && s.Default != ""; leads == final || s.End {
+			c.add(name, "a %s with Next %q, Default %q, End %t", s.Type, s.Next, s.Default, s.End)
+		}
+		switch s.Type {
+		case "Task":
+			c.task(name, s, caught)
+		case "Map":
+			if s.ItemProcessor == nil || s.ItemProcessor.ProcessorConfig["Mode"] != "INLINE" {
+				c.add(name, "has no inline processor")
+				continue
+			}
+			c.shape(s.ItemProcessor, catchesAll(s))
+		case "Choice", "Pass", "Wait", "Succeed", "Fail":
+		default:
+			c.add(name, "has type %q", s.Type)
+		}
+	}
+}
+
+func (c *checker) task(name string, s *State, caught bool) {
+	if s.TimeoutSeconds <= 0 {
+		c.add(name, "has no TimeoutSeconds")
+	}
+	if s.Resource != "arn:aws:states:::lambda:invoke" || s.Function() == "" {
+		c.add(name, "invokes no function: resource %q, function %v", s.Resource, s.Parameters["FunctionName"])
+	}
+	if len(s.Retry) == 0 {
+		c.add(name, "has no Retry")
+	}
+	if slices.Contains(HaltTasks, name) {
+		if len(s.Catch) > 0 {
+			c.add(name, "has a Catch, so a halt would not fail the execution")
+		}
+		return
+	}
+	if !caught && !catchesAll(s) {
+		c.add(name, "does not catch States.ALL")
+	}
+}
+
+func catchesAll(s *State) bool {
+	return len(s.Catch) > 0 && slices.Equal(s.Catch[len(s.Catch)-1].ErrorEquals, []string{"States.ALL"})
+}
+
+func (c *checker) reachable(d *Definition) {
+	seen := d.From(d.StartAt)
+	for name := range d.All() {
+		if !seen[name] && name != d.StartAt {
+			c.add(name, "is not reachable")
+		}
+	}
+}
+
+func (c *checker) retries(name string, s *State) {
+	transient := false
+	for _, r := range s.Retry {
+		for _, e := range r.ErrorEquals {
+			transient = transient || e == "Transient"
+			if !slices.Contains(Retryable, e) {
+				c.add(name, "retries %q, which no repetition mends", e)
+			}
+		}
+		if r.JitterStrategy != "FULL" || r.BackoffRate <= 1 || r.IntervalSeconds < 1 || r.MaxAttempts < 1 || r.MaxDelaySeconds < 1 {
+			c.add(name, "retries without jitter, back-off and bounds")
+		}
+	}
+	if len(s.Retry) > 0 && !transient {
+		c.add(name, "does not retry Transient")
+	}
+}
+
+func (c *checker) catches(name string, s *State) {
+	for i, k := range s.Catch {
+		for _, e := range k.ErrorEquals {
+			switch {
+			case e == "States.ALL" && (len(k.ErrorEquals) > 1 || i < len(s.Catch)-1):
+				c.add(name, "States.ALL is not alone and last")
+			case e != "States.ALL" && !slices.Contains(Retryable, e) && !slices.Contains(c.kinds, e):
+				c.add(name, "catches %q, which nothing returns", e)
+			}
+		}
+	}
+}
+
+// direction checks that from the switch on there is no way back (design rule 8).
+func (c *checker) direction(d *Definition) {
+	after := d.From(pointOfNoReturn)
+	for _, name := range beforeSwitch {
+		if d.States[name] == nil {
+			c.add(name, "is missing")
+		}
+		if after[name] {
+			c.add(pointOfNoReturn, "a path leads back to %s", name)
+		}
+	}
+}
+
+// emergency checks that only the default of a choice on the mode leads to
+// PreSwitchFailure, and only its emergency rule to Remint.
+func (c *checker) emergency(d *Definition) {
+	for name, s := range d.All() {
+		for _, target := range []string{"PreSwitchFailure", "Remint"} {
+			if slices.Contains(s.exits(), target) && !s.choosesByMode() {
+				c.add(name, "goes to %s without a choice on the mode", target)
+			}
+		}
+	}
+}
+
+func (s *State) choosesByMode() bool {
+	if s.Type != "Choice" || s.Default != "PreSwitchFailure" || len(s.Choices) != 1 {
+		return false
+	}
+	r := s.Choices[0]
+	return r.Variable == "$.mode" && r.StringEquals != nil && *r.StringEquals == "emergency" && r.Next == "Remint"
+}

@@ -1,0 +1,351 @@
+package asltest
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+)
+
+// Failure is an error as Step Functions sees it: by name.
+type Failure struct{ Name, Cause string }
+
+func (f *Failure) Error() string { return f.Name + ": " + f.Cause }
+
+// Machine runs a definition.
+type Machine struct {
+	Definition *Definition
+	// Invoke calls a function, named as in ${<name>FunctionArn}, with a payload.
+	Invoke func(state, function string, payload []byte) ([]byte, *Failure)
+	// Wait is called for Wait states.
+	Wait func(seconds int)
+	// MaxSteps ends an execution that does not end by itself; 0 is 10,000.
+	MaxSteps int
+}
+
+// Execution is one execution, whose fields may be read between Run and Redrive.
+type Execution struct {
+	Name     string
+	Status   string // SUCCEEDED or FAILED
+	Failure  *Failure
+	Final    string   // the state in which it ended
+	Trail    []string // the states entered, in order
+	Output   any
+	redrives int
+	input    any
+	machine  *Machine
+	resume   any // the input of Final
+	steps    int
+}
+
+// errStop is what ends an execution in a state.
+type errStop struct {
+	*Failure
+	in string
+}
+
+// Start runs an execution to its end.
+func (m *Machine) Start(name string, input any) *Execution {
+	e := &Execution{Name: name, machine: m, input: normal(input)}
+	e.run(m.Definition.StartAt, e.input)
+	return e
+}
+
+// Redrive goes on with a failed execution in the state in which it failed, with
+// that state's input, and one more redrive counted.
+func (e *Execution) Redrive() {
+	if e.Status != "FAILED" {
+		panic("only a failed execution can be redriven")
+	}
+	e.redrives++
+	e.steps = 0
+	e.run(e.Final, e.resume)
+}
+
+func (e *Execution) run(at string, data any) {
+	e.Status, e.Failure = "SUCCEEDED", nil
+	out, err := e.walk(e.machine.Definition, at, data, nil)
+	var stop *errStop
+	if errors.As(err, &stop) {
+		e.Status, e.Failure = "FAILED", stop.Failure
+		return
+	}
+	e.Output = out
+}
+
+// walk goes from state to state. item is the Map context, nil outside of one.
+func (e *Execution) walk(d *Definition, at string, data, item any) (any, error) {
+	limit := e.machine.MaxSteps
+	if limit == 0 {
+		limit = 10_000
+	}
+	for {
+		if e.steps++; e.steps > limit {
+			return nil, &errStop{&Failure{"States.Runtime", "too many steps, last in " + at}, at}
+		}
+		s := d.States[at]
+		if item == nil {
+			e.Final, e.resume = at, data
+		}
+		e.Trail = append(e.Trail, at)
+		out, fail := e.state(at, s, data, item)
+		switch {
+		case fail != nil:
+			k, ok := s.catcher(fail)
+			if !ok {
+				return nil, &errStop{fail, at}
+			}
+			data = place(data, k.ResultPath, map[string]any{"Error": fail.Name, "Cause": fail.Cause})
+			at = k.Next
+		case s.Type == "Succeed":
+			return out, nil
+		default:
+			data, at = out, s.next(data)
+		}
+	}
+}
+
+// catcher finds who catches f. Nothing catches States.Runtime, the error of a path
+// that is not there.
+func (s *State) catcher(f *Failure) (Catcher, bool) {
+	if f.Name == "States.Runtime" {
+		return Catcher{}, false
+	}
+	for _, k := range s.Catch {
+		if slices.Contains(k.ErrorEquals, f.Name) || slices.Contains(k.ErrorEquals, "States.ALL") {
+			return k, true
+		}
+	}
+	return Catcher{}, false
+}
+
+func (s *State) next(data any) string {
+	for _, r := range s.Choices {
+		v, ok := get(data, r.Variable)
+		str, isString := v.(string)
+		b, isBool := v.(bool)
+		if ok && (r.StringEquals != nil && isString && str == *r.StringEquals || r.BooleanEquals != nil && isBool && b == *r.BooleanEquals) {
+			return r.Next
+		}
+	}
+	if s.Type == "Choice" {
+		return s.Default
+	}
+	return s.Next
+}
+
+// state runs one state and returns its output data.
+func (e *Execution) state(name string, s *State, data, item any) (any, *Failure) {
+	ctx := e.context(item)
+	switch s.Type {
+	case "Fail":
+		return nil, &Failure{str(data, s.ErrorPath), str(data, s.CausePath)}
+	case "Wait":
+		e.machine.Wait(s.Seconds)
+		return data, nil
+	case "Pass":
+		if s.Parameters == nil {
+			return data, nil
+		}
+		result, err := fill(s.Parameters, data, ctx)
+		if err != nil {
+			return nil, err
+		}
+		return out(s, place(data, s.ResultPath, result))
+	case "Map":
+		result, err := e.each(s, data)
+		if err != nil {
+			return nil, err
+		}
+		return out(s, place(data, s.ResultPath, result))
+	case "Task":
+		result, err := e.task(name, s, data, ctx)
+		if err != nil {
+			return nil, err
+		}
+		return out(s, place(data, s.ResultPath, result))
+	default: // Choice, Succeed
+		return out(s, data)
+	}
+}
+
+func (e *Execution) context(item any) map[string]any {
+	x := map[string]any{
+		"Id": "arn:aws:states:eu-central-1:000000000000:execution:rotation:" + e.Name, "Name": e.Name,
+		"RoleArn": "arn:aws:iam::000000000000:role/states", "StartTime": "2026-04-01T02:00:00Z", "Input": e.input,
+	}
+	if e.redrives > 0 {
+		x["RedriveCount"], x["RedriveTime"] = float64(e.redrives), "2026-04-01T03:00:00Z"
+	} else {
+		x["RedriveCount"] = float64(0)
+	}
+	return map[string]any{"Execution": x, "Map": map[string]any{"Item": map[string]any{"Value": item}}}
+}
+
+// task invokes the function, again as Retry says.
+func (e *Execution) task(name string, s *State, data any, ctx map[string]any) (any, *Failure) {
+	filled, fail := fill(s.Parameters, data, ctx)
+	if fail != nil {
+		return nil, fail
+	}
+	payload, err := json.Marshal(filled["Payload"])
+	if err != nil {
+		return nil, &Failure{"States.Runtime", err.Error()}
+	}
+	left := make([]int, len(s.Retry))
+	for i, r := range s.Retry {
+		left[i] = r.MaxAttempts
+	}
+	for {
+		b, fail := e.machine.Invoke(name, s.Function(), payload)
+		if fail == nil {
+			return selected(s, b, ctx)
+		}
+		i := slices.IndexFunc(s.Retry, func(r Retrier) bool { return slices.Contains(r.ErrorEquals, fail.Name) })
+		if i < 0 || left[i] == 0 {
+			return nil, fail
+		}
+		left[i]--
+	}
+}
+
+func selected(s *State, b []byte, ctx map[string]any) (any, *Failure) {
+	var v any
+	if err := json.Unmarshal(b, &v); err != nil {
+		return nil, &Failure{"States.Runtime", err.Error()}
+	}
+	result := map[string]any{"Payload": v}
+	if s.ResultSelector == nil {
+		return result, nil
+	}
+	return fill(s.ResultSelector, result, ctx)
+}
+
+// each runs a Map's items one after another, so that runs replay. The first
+// failure ends it.
+func (e *Execution) each(s *State, data any) (any, *Failure) {
+	v, _ := get(data, s.ItemsPath)
+	items, ok := v.([]any)
+	if !ok {
+		return nil, &Failure{"States.Runtime", s.ItemsPath + " is no array"}
+	}
+	results := []any{}
+	for _, item := range items {
+		in, fail := fill(s.ItemSelector, data, e.context(item))
+		if fail != nil {
+			return nil, fail
+		}
+		got, err := e.walk(s.ItemProcessor, s.ItemProcessor.StartAt, any(in), item)
+		var stop *errStop
+		if errors.As(err, &stop) {
+			return nil, stop.Failure
+		}
+		results = append(results, got)
+	}
+	return results, nil
+}
+
+func out(s *State, data any) (any, *Failure) {
+	path := text(s.OutputPath)
+	if path == "" || path == "$" {
+		return data, nil
+	}
+	v, ok := get(data, path)
+	if !ok {
+		return nil, &Failure{"States.Runtime", "no " + path}
+	}
+	return v, nil
+}
+
+// fill evaluates a payload template.
+func fill(t map[string]any, data any, ctx map[string]any) (map[string]any, *Failure) {
+	result := map[string]any{}
+	for key, v := range t {
+		plain, isPath := strings.CutSuffix(key, ".$")
+		switch v := v.(type) {
+		case string:
+			if !isPath {
+				result[key] = v
+				continue
+			}
+			from, path := data, v
+			if strings.HasPrefix(v, "$$") {
+				from, path = any(ctx), v[1:]
+			}
+			got, ok := get(from, path)
+			if !ok {
+				return nil, &Failure{"States.Runtime", fmt.Sprintf("%s is not there", v)}
+			}
+			result[plain] = got
+		case map[string]any:
+			inner, err := fill(v, data, ctx)
+			if err != nil {
+				return nil, err
+			}
+			result[key] = inner
+		default:
+			result[key] = v
+		}
+	}
+	return result, nil
+}
+
+// get follows a reference path: $ or $.a.b.
+func get(data any, path string) (any, bool) {
+	rest, ok := strings.CutPrefix(path, "$")
+	if !ok {
+		return nil, false
+	}
+	for name := range strings.SplitSeq(strings.TrimPrefix(rest, "."), ".") {
+		if name == "" {
+			continue
+		}
+		m, isMap := data.(map[string]any)
+		if !isMap {
+			return nil, false
+		}
+		if data, ok = m[name]; !ok {
+			return nil, false
+		}
+	}
+	return data, true
+}
+
+func str(data any, path string) string {
+	v, _ := get(data, path)
+	s, _ := v.(string)
+	return s
+}
+
+// place puts a result into data as a ResultPath says. data itself is not changed.
+func place(data any, path json.RawMessage, result any) any {
+	p := text(path)
+	switch {
+	case string(path) == "null":
+		return data
+	case p == "" || p == "$":
+		return result
+	}
+	m, ok := data.(map[string]any)
+	out := map[string]any{}
+	if ok {
+		maps.Copy(out, m)
+	}
+	out[strings.TrimPrefix(p, "$.")] = result // one level: all that the definition uses
+	return out
+}
+
+// normal is v as JSON has it.
+func normal(v any) any {
+	b, err := json.Marshal(v)
+	if err != nil {
+		panic(err)
+	}
+	var out any
+	if err := json.Unmarshal(b, &out); err != nil {
+		panic(err)
+	}
+	return out
+}
