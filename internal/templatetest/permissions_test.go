@@ -1,0 +1,178 @@
+package templatetest
+
+import (
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// may lists the roles, without the suffix Role, that any statement lets do it. "" is
+// the policy that applications attach.
+func may(all map[string][]statement, can func(statement) bool) []string {
+	out := []string{}
+	for _, role := range slices.Sorted(maps.Keys(all)) {
+		if slices.ContainsFunc(all[role], can) {
+			out = append(out, strings.TrimSuffix(role, "Role"))
+		}
+	}
+	return out
+}
+
+// TestWhoMay is the one table of who may do what; package rotation says why.
+func TestWhoMay(t *testing.T) {
+	all := policies(t, load(t))
+	steps := []string{"Drain", "DualUnwrap", "Mint", "Preflight", "Retire", "Rewrap", "Switch", "Verify"}
+	for action, want := range map[string][]string{
+		"kms:CreateKey":          {"Mint"},
+		"kms:TagResource":        {"Mint"},
+		"kms:CreateAlias":        {"Mint"},
+		"kms:DisableKey":         {"Mint", "Retire", "Verify"},
+		"kms:DescribeKey":        {"Mint", "Preflight", "Retire", "Switch", "Verify"},
+		"kms:ReEncryptFrom":      {"DualUnwrap", "Retire", "Rewrap"},
+		"kms:ReEncryptTo":        {"DualUnwrap", "Retire", "Rewrap"},
+		"kms:GenerateDataKey":    {"", "DualUnwrap", "Retire", "Rewrap"},
+		"kms:Decrypt":            {"", "DualUnwrap", "Retire", "Rewrap", "Verify"},
+		"kms:Sign":               {},
+		"tag:GetResources":       {"Mint", "Retire", "Verify"},
+		"dynamodb:DescribeTable": {"Preflight", "Retire", "Rewrap", "Verify"},
+		"dynamodb:Scan":          {"Preflight", "Retire", "Rewrap", "Verify"},
+		"dynamodb:BatchGetItem":  {},
+		"s3:PutObject":           steps,
+		"s3:PutObjectRetention":  steps,
+		"s3:GetObject":           {"DualUnwrap", "Preflight", "Retire", "Rewrap", "Verify"}, // of the corpus
+		"s3:GetObjectVersion":    steps,
+		"s3:GetObjectRetention":  steps,
+		"s3:ListBucketVersions":  steps,
+		"s3:GetBucketVersioning": {"Preflight"},
+		"sns:Publish":            {"Notify", "Preflight"},
+		"lambda:InvokeFunction":  {"PreflightSchedule", "StateMachine"},
+		"states:StartExecution":  {"Schedule"},
+		"sqs:SendMessage":        {"PreflightSchedule", "Schedule"},
+		"xray:PutTraceSegments":  append(slices.Clone(steps[:3]), "Notify", "Preflight", "Retire", "Rewrap", "StateMachine", "Switch", "Verify"),
+	} {
+		got := may(all, func(s statement) bool { return s.allows(action) })
+		if d := cmp.Diff(want, got); d != "" {
+			t.Errorf("who may %s (-want +got):\n%s", action, d)
+		}
+	}
+}
+
+// TestWhoMayWriteState: of the control table each step writes its own items alone.
+func TestWhoMayWriteState(t *testing.T) {
+	all := policies(t, load(t))
+	steps := []string{"Drain", "DualUnwrap", "Mint", "Preflight", "Retire", "Rewrap", "Switch", "Verify"}
+	sweeps := []string{"Retire", "Rewrap", "Verify"}
+	type access struct{ action, pk string }
+	for a, want := range map[access][]string{
+		{"PutItem", "POINTER"}:            {"Switch"},
+		{"PutItem", "LOCK"}:               {"Preflight"},
+		{"DeleteItem", "LOCK"}:            {"Retire", "Verify"},
+		{"PutItem", "KEK#1"}:              {"Drain", "Mint", "Retire", "Switch"},
+		{"PutItem", "FENCE#1"}:            {"Drain", "Switch"},
+		{"ConditionCheckItem", "FENCE#1"}: {"", "Drain"},
+		{"ConditionCheckItem", "POINTER"}: {"Preflight", "Retire"},
+		{"ConditionCheckItem", "LOCK"}:    {"Drain", "DualUnwrap", "Mint", "Retire", "Rewrap", "Switch"},
+		{"PutItem", "LEASE#1"}:            {""},
+		{"UpdateItem", "LEASE#1"}:         {""},
+		{"DeleteItem", "LEASE#1"}:         {"", "Drain"},
+		{"Query", "LEASE#1"}:              {"Drain"},
+		{"PutItem", "CHECKPOINT#1"}:       sweeps,
+		{"GetItem", "CHECKPOINT#1"}:       sweeps,
+		{"Query", "CHECKPOINT#1"}:         {"Rewrap"},
+		{"PutItem", "ROTATION#1"}:         steps,
+		{"PutItem", "AUDIT"}:              steps,
+		{"Query", "AUDIT"}:                steps,
+		{"UpdateItem", "AUDIT_HEAD"}:      steps,
+		{"PutItem", "AUDIT_HEAD"}:         {},
+		{"UpdateItem", "AUDIT"}:           {},
+		{"DeleteItem", "AUDIT"}:           {},
+		{"DeleteItem", "KEK#1"}:           {},
+		{"DeleteItem", "FENCE#1"}:         {},
+		{"UpdateItem", "POINTER"}:         {},
+		{"GetItem", "POINTER"}:            append([]string{""}, steps...),
+		{"GetItem", "ROTATION#1"}:         append([]string{""}, steps...),
+		{"GetItem", "LEASE#1"}:            {},
+		{"Scan", "POINTER"}:               {},
+	} {
+		got := may(all, func(s statement) bool {
+			return s.allows("dynamodb:"+a.action) && slices.Contains(s.Resources, "${ControlTable.Arn}") && s.onKey(a.pk)
+		})
+		if d := cmp.Diff(want, got); d != "" {
+			t.Errorf("who may %s %s (-want +got):\n%s", a.action, a.pk, d)
+		}
+	}
+}
+
+// TestControlTableIsNarrowed: nobody may touch the control table without naming
+// which items.
+func TestControlTableIsNarrowed(t *testing.T) {
+	for role, ss := range policies(t, load(t)) {
+		for _, s := range ss {
+			if s.Effect == "Allow" && slices.Contains(s.Resources, "${ControlTable.Arn}") && s.onKey("anything else") {
+				t.Errorf("%s: statement %s is not narrowed by dynamodb:LeadingKeys", role, s.Sid)
+			}
+		}
+	}
+}
+
+// TestKEKsByTag: a key that does not carry the stack's tag is out of reach, but for
+// making a KEK, naming it and asking what it is.
+func TestKEKsByTag(t *testing.T) {
+	untagged := map[string]bool{"Mint MintKEK": true, "Mint TagNewKEK": true, "Mint ClaimAlias": true, "Mint AskArbiter": true, "Retire AskArbiter": true}
+	for role, ss := range policies(t, load(t)) {
+		for _, s := range ss {
+			if s.Effect != "Allow" || !strings.HasPrefix(s.Actions[0], "kms:") {
+				continue
+			}
+			name := strings.TrimSuffix(role, "Role") + " " + s.Sid
+			byTag := slices.Equal(s.Conditions["StringEquals aws:ResourceTag/matter:stack"], []string{"${AWS::StackName}"})
+			if byTag == untagged[name] {
+				t.Errorf("statement %s: conditioned on the tag matter:stack is %v", name, byTag)
+			}
+			delete(untagged, name)
+		}
+	}
+	for name := range untagged {
+		t.Errorf("there is no statement %s", name)
+	}
+}
+
+// TestMint: what mint makes is a symmetric KEK of this stack.
+func TestMint(t *testing.T) {
+	for _, s := range policies(t, load(t))["MintRole"] {
+		switch {
+		case s.allows("kms:CreateKey"):
+			want := map[string][]string{
+				"StringEquals aws:RequestTag/matter:stack": {"${AWS::StackName}"},
+				"StringEquals kms:KeySpec":                 {"SYMMETRIC_DEFAULT"}, "StringEquals kms:KeyUsage": {"ENCRYPT_DECRYPT"},
+			}
+			if d := cmp.Diff(want, s.Conditions); d != "" {
+				t.Errorf("CreateKey (-want +got):\n%s", d)
+			}
+		case s.allows("kms:CreateAlias"):
+			arn := "arn:${AWS::Partition}:kms:${AWS::Region}:${AWS::AccountId}:"
+			if d := cmp.Diff([]string{arn + "alias/matter/kek/${AWS::StackName}/*", arn + "key/*"}, s.Resources); d != "" {
+				t.Errorf("CreateAlias (-want +got):\n%s", d)
+			}
+		}
+	}
+}
+
+// TestStateMachineInvokesTheStepsAlone: exactly the functions of the template.
+func TestStateMachineInvokesTheStepsAlone(t *testing.T) {
+	tpl := load(t)
+	var want []string
+	for _, id := range tpl.ofType("AWS::Serverless::Function") {
+		want = append(want, "${"+id+".Arn}")
+	}
+	for _, s := range policies(t, tpl)["StateMachineRole"] {
+		if s.allows("lambda:InvokeFunction") {
+			if d := cmp.Diff(want, slices.Sorted(slices.Values(s.Resources))); d != "" {
+				t.Errorf("the state machine invokes (-want +got):\n%s", d)
+			}
+		}
+	}
+}
