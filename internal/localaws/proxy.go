@@ -1,0 +1,209 @@
+package localaws
+
+import (
+	"net/http"
+	"net/http/httputil"
+	"net/url"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/matter-ops/kms-rotation/internal/localaws/fault"
+	"github.com/matter-ops/kms-rotation/internal/localaws/lambdahost"
+	"github.com/matter-ops/kms-rotation/internal/localaws/wire"
+)
+
+// proxy is the one endpoint of the local AWS. It counts and checks each call, lets
+// faults happen, and passes it on: DynamoDB to DynamoDB Local, Lambda's Invoke to
+// the host of the functions, all else to moto.
+type proxy struct {
+	dynamo, moto *httputil.ReverseProxy
+	motoURL      string
+	host         *lambdahost.Host
+	control      http.Handler
+	calls        counter
+	faults       fault.Set
+	serial       keyedMutex
+	ready        atomic.Bool
+	now          func() time.Time
+	access       func(r *http.Request, c wire.Call, f lambdahost.Function) *wire.Error // nil for no check
+}
+
+// newProxy returns a proxy before the two servers.
+func newProxy(dynamoURL, motoURL string, host *lambdahost.Host) (*proxy, error) {
+	p := &proxy{motoURL: motoURL, host: host, now: time.Now}
+	var err error
+	if p.dynamo, err = reverse(dynamoURL); err != nil {
+		return nil, err
+	}
+	if p.moto, err = reverse(motoURL); err != nil {
+		return nil, err
+	}
+	p.control = p.controlAPI()
+	return p, nil
+}
+
+// reverse returns a proxy that changes neither Host nor headers: moto routes by
+// them.
+func reverse(target string) (*httputil.ReverseProxy, error) {
+	u, err := url.Parse(target)
+	if err != nil {
+		return nil, err
+	}
+	return &httputil.ReverseProxy{
+		Rewrite: func(r *httputil.ProxyRequest) {
+			r.Out.URL.Scheme, r.Out.URL.Host = u.Scheme, u.Host
+			r.Out.Host = r.In.Host
+		},
+		Transport: &http.Transport{
+			DisableCompression: true, MaxIdleConnsPerHost: 64,
+			// Shorter than the servers': a connection must not be closed under a request.
+			IdleConnTimeout: 3 * time.Second,
+		},
+		// The caller is gone, or a server is: no answer is the honest one.
+		ErrorHandler: func(http.ResponseWriter, *http.Request, error) { panic(http.ErrAbortHandler) },
+	}, nil
+}
+
+// ServeHTTP implements [http.Handler].
+func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	switch {
+	case strings.HasPrefix(r.URL.Path, "/_local/"):
+		p.control.ServeHTTP(w, r)
+	case strings.HasPrefix(r.URL.Path, lambdahost.RuntimePath):
+		p.host.ServeHTTP(w, r)
+	case strings.HasPrefix(r.URL.Path, "/moto-api/"):
+		p.moto.ServeHTTP(w, r)
+	default:
+		p.serveCall(w, r)
+	}
+}
+
+// serveCall serves one AWS call.
+func (p *proxy) serveCall(w http.ResponseWriter, r *http.Request) {
+	c, err := wire.Parse(r)
+	if err != nil {
+		c.Write(w, &wire.Error{Status: http.StatusBadRequest, Code: "IncompleteSignature", Message: err.Error()})
+		return
+	}
+	if e := c.CheckAge(p.now()); e != nil {
+		c.Write(w, e)
+		return
+	}
+	caller, isFunction := p.host.Caller(c.AccessKey)
+	about := caller.Short
+	if c.Function != "" {
+		called, ok := p.host.Lookup(c.Function)
+		about, isFunction = called.Short, ok
+	}
+	p.calls.add(c, about)
+	if e := p.denied(r, c, caller); e != nil {
+		c.Write(w, e)
+		return
+	}
+	f, ok := p.faults.Next(c.Service, c.Operation, about, isFunction)
+	if !ok {
+		p.forward(w, r, c, lambdahost.NotKilled)
+		return
+	}
+	p.fail(w, r, c, f)
+}
+
+// denied returns the refusal of a call that the function's role does not allow.
+func (p *proxy) denied(r *http.Request, c wire.Call, caller lambdahost.Function) *wire.Error {
+	if p.access == nil || caller.Name == "" {
+		return nil
+	}
+	return p.access(r, c, caller)
+}
+
+// fail serves a call as a fault has it.
+func (p *proxy) fail(w http.ResponseWriter, r *http.Request, c wire.Call, f fault.Fault) {
+	switch f.Mode {
+	case fault.Throttle:
+		c.Write(w, c.Throttled())
+	case fault.Delay:
+		select {
+		case <-time.After(time.Duration(f.DelayMS) * time.Millisecond):
+			p.forward(w, r, c, lambdahost.NotKilled)
+		case <-r.Context().Done():
+		}
+	case fault.DropResponse:
+		p.forward(&discard{}, r, c, lambdahost.NotKilled)
+		panic(http.ErrAbortHandler)
+	case fault.Error:
+		if f.When == fault.After {
+			p.forward(&discard{}, r, c, lambdahost.NotKilled)
+		}
+		p.failWithError(w, c, f)
+	case fault.KillFunction:
+		p.kill(w, r, c, f.When)
+	}
+}
+
+// failWithError answers with the error of a fault. A function that is called fails
+// itself; it is not Lambda that refuses.
+func (p *proxy) failWithError(w http.ResponseWriter, c wire.Call, f fault.Fault) {
+	if c.Function != "" && f.Status == 0 {
+		code := f.ErrorCode
+		if code == "" {
+			code = "Internal"
+		}
+		lambdahost.WriteResult(w, lambdahost.FunctionFailed(code, "a fault of the local AWS"))
+		return
+	}
+	e := c.Denied("a fault of the local AWS")
+	if f.ErrorCode != "" {
+		e.Code = f.ErrorCode
+	}
+	if f.Status != 0 {
+		e.Status = f.Status
+	}
+	c.Write(w, e)
+}
+
+// kill kills the calling function, or the called one, on one side of the effect.
+func (p *proxy) kill(w http.ResponseWriter, r *http.Request, c wire.Call, when fault.When) {
+	if c.Function != "" {
+		way := lambdahost.KilledFirst
+		if when == fault.After {
+			way = lambdahost.KilledLast
+		}
+		p.forward(w, r, c, way)
+		return
+	}
+	if when == fault.After {
+		p.forward(&discard{}, r, c, lambdahost.NotKilled)
+	}
+	p.host.Kill(c.AccessKey)
+	panic(http.ErrAbortHandler)
+}
+
+// forward passes a call on to where it is served.
+func (p *proxy) forward(w http.ResponseWriter, r *http.Request, c wire.Call, kill lambdahost.Killing) {
+	switch {
+	case c.Service == "dynamodb":
+		p.dynamo.ServeHTTP(w, r)
+	case c.Function != "":
+		p.host.ServeInvoke(w, r, c, kill)
+	default:
+		p.forwardMoto(w, r, c)
+	}
+}
+
+// discard is the answer that nobody gets.
+type discard struct{ header http.Header }
+
+// Header implements [http.ResponseWriter].
+func (d *discard) Header() http.Header {
+	if d.header == nil {
+		d.header = http.Header{}
+	}
+	return d.header
+}
+
+// Write implements [http.ResponseWriter].
+func (d *discard) Write(b []byte) (int, error) { return len(b), nil }
+
+// WriteHeader implements [http.ResponseWriter].
+func (d *discard) WriteHeader(int) {}
