@@ -1,0 +1,83 @@
+package envelope
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"time"
+)
+
+// EMF writes a client's counts as CloudWatch's embedded metric format: one line of
+// JSON, which Lambda's log turns into metrics without a call. It is not safe for
+// concurrent use.
+type EMF struct {
+	w          io.Writer
+	namespace  string
+	dimensions map[string]string
+	now        func() time.Time
+	last       Stats
+}
+
+// NewEMF returns a writer of metrics under namespace and dimensions, to os.Stdout
+// in Lambda.
+func NewEMF(w io.Writer, namespace string, dimensions map[string]string, now func() time.Time) *EMF {
+	return &EMF{w: w, namespace: namespace, dimensions: maps.Clone(dimensions), now: now}
+}
+
+// The names of the metrics, in EMF and, after a prefix, in package prom.
+const (
+	MetricInFlight      = "in_flight_references"
+	MetricCacheHits     = "dek_cache_hits"
+	MetricCacheMisses   = "dek_cache_misses"
+	MetricRefusedWrites = "refused_writes"
+	MetricOrphanedKey   = "orphaned_key_reference"
+	MetricRevokedLeases = "revoked_leases"
+	MetricPointerErrors = "pointer_errors"
+)
+
+type emfMetric struct {
+	Name string `json:"Name"`
+	Unit string `json:"Unit"`
+}
+
+// Flush writes what was counted since the last Flush, zeros too: an alarm that
+// sees a zero is not one that sees nothing. Call it at the end of an invocation.
+func (e *EMF) Flush(s Stats) error {
+	line := map[string]any{}
+	for name, v := range map[string]int64{
+		MetricInFlight:      s.InFlight, // a level, not a count
+		MetricCacheHits:     s.CacheHits - e.last.CacheHits,
+		MetricCacheMisses:   s.CacheMisses - e.last.CacheMisses,
+		MetricRefusedWrites: s.RefusedWrites - e.last.RefusedWrites,
+		MetricOrphanedKey:   s.OrphanedKeys - e.last.OrphanedKeys,
+		MetricRevokedLeases: s.RevokedLeases - e.last.RevokedLeases,
+		MetricPointerErrors: s.PointerErrors - e.last.PointerErrors,
+	} {
+		line[name] = v
+	}
+	metrics := make([]emfMetric, 0, len(line))
+	for _, name := range slices.Sorted(maps.Keys(line)) {
+		metrics = append(metrics, emfMetric{Name: name, Unit: "Count"})
+	}
+	for name, v := range e.dimensions {
+		line[name] = v
+	}
+	line["_aws"] = map[string]any{
+		"Timestamp": e.now().UnixMilli(),
+		"CloudWatchMetrics": []any{map[string]any{
+			"Namespace": e.namespace, "Metrics": metrics,
+			"Dimensions": [][]string{append([]string{}, slices.Sorted(maps.Keys(e.dimensions))...)},
+		}},
+	}
+	b, err := json.Marshal(line)
+	if err != nil {
+		return fmt.Errorf("metrics: %w", err)
+	}
+	if _, err := e.w.Write(append(b, '\n')); err != nil {
+		return fmt.Errorf("metrics: %w", err)
+	}
+	e.last = s
+	return nil
+}

@@ -1,0 +1,274 @@
+package envelope
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"github.com/matter-ops/kms-rotation/kek"
+)
+
+// hold is one KEK that this process has a lease on, as of one epoch, and the data
+// keys made in it.
+type hold struct {
+	pointer kek.Pointer
+	shards  int // of its fence
+	refs    atomic.Int64
+	sealing *cache // DEKs by context
+
+	// Of the keeper alone, once the hold is in Client.holds.
+	written int64     // references the lease says
+	renewed time.Time // when it was written
+}
+
+// entry is what the registry said of a KEK, and when.
+type entry struct {
+	kek kek.KEK
+	at  time.Time
+}
+
+// keep is the background work: it reads the pointer and renews the leases, each
+// time after a different wait so that processes do not move in step.
+func (c *Client) keep(ctx context.Context) {
+	defer close(c.done)
+	for {
+		t := time.NewTimer(c.cfg.PointerAge/2 + jitter(c.cfg.PointerAge/4))
+		select {
+		case <-ctx.Done():
+			t.Stop()
+			return
+		case <-c.wake:
+			t.Stop()
+			c.tend(ctx)
+			continue
+		case <-t.C:
+		}
+		err := c.refresh(ctx, nil)
+		if err != nil && ctx.Err() == nil {
+			c.count.pointerErrors.Add(1)
+		}
+		c.tend(ctx)
+		c.opening.sweep(c.cfg.Now())
+		c.current.Load().sealing.sweep(c.cfg.Now())
+	}
+}
+
+func jitter(d time.Duration) time.Duration {
+	return rand.N(d + 1) //nolint:gosec // jitter is no secret
+}
+
+// catchUp reads the pointer because it is too old. If that fails the client goes
+// on with what it knows for as long as a lease lives: the fence keeps rows safe, and
+// a control table that cannot be read for a while need not stop readers and updates.
+func (c *Client) catchUp(ctx context.Context) error {
+	err := c.refresh(ctx, nil)
+	if err == nil || ctx.Err() != nil {
+		return err
+	}
+	if !errors.Is(err, errBackoff) {
+		c.count.pointerErrors.Add(1)
+	}
+	if c.age() > c.cfg.LeaseTTL {
+		return fmt.Errorf("%w: %w", ErrStalePointer, err)
+	}
+	return nil
+}
+
+// refresh reads the pointer, and moves to its KEK if it is another. Callers that
+// come while one is reading share what it finds. With stale, the hold under which a
+// write was refused, nothing is read if the client has left it already.
+func (c *Client) refresh(ctx context.Context, stale *hold) error {
+	began := c.cfg.Now()
+	select {
+	case c.reading <- struct{}{}:
+		defer func() { <-c.reading }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	h := c.current.Load()
+	switch {
+	case c.closed.Load():
+		return ErrClosed
+	case stale != nil && h != stale:
+		return nil
+	}
+	if h != nil && c.started.Add(time.Duration(c.fresh.Load())).After(began) {
+		return nil // somebody read it while this call waited
+	}
+	if c.cfg.Now().Before(c.retryAt) {
+		return errBackoff
+	}
+	ctx, cancel := context.WithTimeout(ctx, c.cfg.PointerAge)
+	defer cancel()
+	err := c.read(ctx, h)
+	if err != nil && h != nil {
+		c.retryAt = c.cfg.Now().Add(retryPointer)
+	}
+	return err
+}
+
+// read reads the pointer until a lease is on the KEK that it names (spec: Load,
+// PutLease, RecheckPtr): a lease put after the pointer has moved may be one that
+// drain has not seen.
+func (c *Client) read(ctx context.Context, h *hold) error {
+	for range maxTries {
+		at := c.cfg.Now()
+		p, err := c.control.pointer(ctx)
+		if err != nil {
+			return err
+		}
+		if h != nil && p.Epoch == h.pointer.Epoch {
+			c.adopt(ctx, h, at)
+			return nil
+		}
+		if h, err = c.hold(ctx, p); err != nil {
+			return err
+		}
+	}
+	return fmt.Errorf("the pointer moved %d times while it was read: %w", maxTries, ErrStalePointer)
+}
+
+// adopt makes h current, if it is not, and notes when the pointer named it.
+func (c *Client) adopt(ctx context.Context, h *hold, at time.Time) {
+	old := c.current.Load()
+	if old != h {
+		if old != nil && c.emergency(ctx, h.pointer.RotationID) {
+			c.opening.drop(false)
+		}
+		c.current.Store(h)
+		if old != nil {
+			old.sealing.drop(true)
+		}
+		select { // the keeper drops the lease on the old KEK, if it is idle
+		case c.wake <- struct{}{}:
+		default:
+		}
+	}
+	c.fresh.Store(int64(at.Sub(c.started)))
+}
+
+// emergency reports whether a rotation was one. When it cannot be told it was:
+// dropping keys costs calls, keeping exposed ones costs more.
+func (c *Client) emergency(ctx context.Context, rotation string) bool {
+	m, err := c.control.mode(ctx, rotation)
+	return err != nil || m != kek.Normal
+}
+
+// hold puts a lease on the KEK that p names, unless an earlier try has.
+func (c *Client) hold(ctx context.Context, p kek.Pointer) (*hold, error) {
+	c.mu.Lock()
+	i := slices.IndexFunc(c.holds, func(h *hold) bool { return h.pointer.Epoch == p.Epoch })
+	if i >= 0 {
+		defer c.mu.Unlock()
+		return c.holds[i], nil
+	}
+	c.mu.Unlock()
+	k, err := c.control.kek(ctx, p.KEKID)
+	if err != nil {
+		return nil, err
+	}
+	h := &hold{pointer: p, shards: max(k.FenceShards, 1), sealing: newCache(c.cfg.Cache)}
+	h.renewed = c.cfg.Now()
+	if err := c.control.putLease(ctx, c.lease(h)); err != nil {
+		return nil, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.holds = append(c.holds, h)
+	return h, nil
+}
+
+// lease is the lease on h as it should be written now.
+func (c *Client) lease(h *hold) lease {
+	l := c.me
+	l.kek, l.refs, l.expires = h.pointer.KEKID, h.refs.Load(), c.cfg.Now().Add(c.cfg.LeaseTTL)
+	return l
+}
+
+// tend renews the leases that say another number of references than there are or
+// that are a third of their life old, and gives back those of superseded KEKs that
+// nothing refers to.
+func (c *Client) tend(ctx context.Context) {
+	c.mu.Lock()
+	holds := slices.Clone(c.holds)
+	c.mu.Unlock()
+	for _, h := range holds {
+		ctx, cancel := context.WithTimeout(ctx, c.cfg.PointerAge)
+		err := c.renew(ctx, h)
+		cancel()
+		if err != nil && ctx.Err() == nil {
+			c.count.pointerErrors.Add(1)
+		}
+	}
+}
+
+func (c *Client) renew(ctx context.Context, h *hold) error {
+	l := c.lease(h)
+	superseded := h.pointer.Epoch < c.current.Load().pointer.Epoch
+	if superseded && l.refs == 0 {
+		if err := c.control.dropLease(ctx, l); err != nil {
+			return err
+		}
+		c.forget(h)
+		return nil
+	}
+	now := c.cfg.Now()
+	if l.refs == h.written && now.Sub(h.renewed) < c.cfg.LeaseTTL/3 {
+		return nil
+	}
+	alive, err := c.control.renewLease(ctx, l)
+	if err != nil {
+		return err
+	}
+	h.written, h.renewed = l.refs, now
+	if alive {
+		return nil
+	}
+	c.count.revoked.Add(1)
+	if superseded {
+		c.forget(h)
+		return nil
+	}
+	// Revoked while the pointer still named it a moment ago: take a new lease on
+	// what it names now. What is in flight under a revoked lease meets the fence.
+	if err := c.control.putLease(ctx, l); err != nil {
+		h.renewed = time.Time{} // try again soon
+		return err
+	}
+	return c.refresh(ctx, nil)
+}
+
+func (c *Client) forget(h *hold) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.holds = slices.DeleteFunc(c.holds, func(x *hold) bool { return x == h })
+}
+
+// registered is what the registry says of a KEK, at most as old as the pointer may
+// be.
+func (c *Client) registered(ctx context.Context, id kek.ID, anew bool) (kek.KEK, error) {
+	c.mu.Lock()
+	e, ok := c.known[id]
+	c.mu.Unlock()
+	if ok && !anew && c.cfg.Now().Sub(e.at) < c.cfg.PointerAge {
+		return e.kek, nil
+	}
+	at := c.cfg.Now()
+	k, err := c.control.kek(ctx, id)
+	if err != nil {
+		return kek.KEK{}, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.known) >= maxKnown {
+		clear(c.known) // ids come from rows: somebody may plant many
+	}
+	c.known[id] = entry{kek: k, at: at}
+	return k, nil
+}
+
+const maxKnown = 1000

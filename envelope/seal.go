@@ -1,0 +1,121 @@
+package envelope
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/service/kms"
+	"github.com/aws/aws-sdk-go-v2/service/kms/types"
+
+	"github.com/matter-ops/kms-rotation/envelope/aead"
+	"github.com/matter-ops/kms-rotation/kek"
+)
+
+// kmsTimeout bounds a call that several waiters share.
+const kmsTimeout = 10 * time.Second
+
+// Sealed is an encrypted record. A row holds all of it.
+type Sealed struct {
+	KEKID      kek.ID // the KEK that the DEK is wrapped under
+	Epoch      int64  // the pointer's epoch when it was wrapped
+	WrappedDEK []byte // KMS ciphertext blob; shared with other records, not to be changed
+	Ciphertext []byte // the payload, see package aead
+}
+
+// Seal encrypts plaintext under the referred KEK. encctx, the encryption context,
+// is bound to the DEK in KMS and to the payload as associated data: opening takes
+// the same one. It is not secret; CloudTrail shows it.
+func (r *Ref) Seal(ctx context.Context, plaintext []byte, encctx map[string]string) (Sealed, error) {
+	return r.AppendSeal(ctx, nil, plaintext, encctx)
+}
+
+// AppendSeal is [Ref.Seal] with the ciphertext appended to dst, which must not
+// overlap plaintext.
+func (r *Ref) AppendSeal(ctx context.Context, dst, plaintext []byte, encctx map[string]string) (Sealed, error) {
+	if r.ended.Load() {
+		return Sealed{}, errors.New("envelope: seal with a reference that has ended")
+	}
+	return r.c.seal(ctx, r.h, dst, plaintext, encctx)
+}
+
+func (c *Client) seal(ctx context.Context, h *hold, dst, plaintext []byte, encctx map[string]string) (Sealed, error) {
+	var room [256]byte
+	associated := aead.AppendAssociatedData(room[:0], encctx)
+	k := h.sealing.take(associated, len(plaintext), c.cfg.Now())
+	if k != nil {
+		c.count.hits.Add(1)
+	} else {
+		var err error
+		if k, err = c.generate(ctx, h, string(associated), encctx, len(plaintext)); err != nil {
+			return Sealed{}, err
+		}
+	}
+	ciphertext, err := k.aead.Seal(dst, plaintext, associated)
+	if err != nil {
+		return Sealed{}, err
+	}
+	return Sealed{KEKID: h.pointer.KEKID, Epoch: h.pointer.Epoch, WrappedDEK: k.wrapped, Ciphertext: ciphertext}, nil
+}
+
+// errSealKey reports a KEK that may wrap no more. A writer then reads the pointer
+// again.
+var errSealKey = errors.New("no data key can be made")
+
+// generate makes a DEK. Callers that want one for the same context at once share
+// it, unless there is no cache: then every record has its own.
+func (c *Client) generate(ctx context.Context, h *hold, name string, encctx map[string]string, size int) (*dataKey, error) {
+	make := func(ctx context.Context) (*dataKey, error) {
+		c.count.misses.Add(1)
+		born := c.cfg.Now()
+		out, err := c.cfg.KMS.GenerateDataKey(ctx, &kms.GenerateDataKeyInput{
+			KeyId: keyName(h.pointer.KEKID, h.pointer.KeyARN), KeySpec: types.DataKeySpecAes256, EncryptionContext: encctx,
+		})
+		if err != nil {
+			if err = kmsError("GenerateDataKey", h.pointer.KEKID, err); errors.Is(err, ErrKeyUnusable) {
+				err = fmt.Errorf("%w: %w", errSealKey, err)
+			}
+			return nil, err
+		}
+		k := &dataKey{wrapped: out.CiphertextBlob}
+		secretly(func() { k.aead, err = aead.New(out.Plaintext) })
+		clear(out.Plaintext)
+		if err != nil {
+			return nil, fmt.Errorf("kms GenerateDataKey, KEK %s: %w", h.pointer.KEKID, err)
+		}
+		h.sealing.put(name, k, size, born)
+		return k, nil
+	}
+	if c.cfg.Cache.Off {
+		return make(ctx)
+	}
+	return c.shared(ctx, fmt.Sprintf("seal %d %s", h.pointer.Epoch, name), make)
+}
+
+// shared runs call once for all who wait for it. A waiter that gives up does not
+// take the call away from the others.
+func (c *Client) shared(ctx context.Context, name string, call func(context.Context) (*dataKey, error)) (*dataKey, error) {
+	result := c.calls.DoChan(name, func() (any, error) {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), kmsTimeout)
+		defer cancel()
+		return call(ctx)
+	})
+	select {
+	case r := <-result:
+		k, _ := r.Val.(*dataKey)
+		return k, r.Err
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// keyName is how KMS is told a key: by ARN where it is known, so that a key of
+// another account can be used.
+func keyName(id kek.ID, arn string) *string {
+	if arn != "" {
+		return &arn
+	}
+	s := string(id)
+	return &s
+}

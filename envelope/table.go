@@ -1,0 +1,330 @@
+package envelope
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
+	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
+)
+
+// TableAPI is what a [Table] uses of the DynamoDB client.
+type TableAPI interface {
+	DescribeTable(context.Context, *dynamodb.DescribeTableInput, ...func(*dynamodb.Options)) (*dynamodb.DescribeTableOutput, error)
+	GetItem(context.Context, *dynamodb.GetItemInput, ...func(*dynamodb.Options)) (*dynamodb.GetItemOutput, error)
+	TransactWriteItems(context.Context, *dynamodb.TransactWriteItemsInput, ...func(*dynamodb.Options)) (*dynamodb.TransactWriteItemsOutput, error)
+	UpdateItem(context.Context, *dynamodb.UpdateItemInput, ...func(*dynamodb.Options)) (*dynamodb.UpdateItemOutput, error)
+}
+
+// MaxBatch is how many rows [Table.InsertAll] takes: a transaction has 100 items,
+// and one is the fence check that the rows share.
+const MaxBatch = 99
+
+// Table is a table whose rows are envelopes. It is safe for concurrent use.
+//
+// Rows are deleted with the DynamoDB client itself: a delete needs no fence. Nothing
+// but a Table, a rotation and matter ops restore-rows may write the attributes that
+// make a row an envelope.
+type Table struct {
+	c   *Client
+	cfg TableConfig
+}
+
+// Row is a row in the clear.
+type Row struct {
+	Item      Item   // every attribute but those that make it an envelope
+	Plaintext []byte // of its payload
+	Version   int64  // counts its writes, a rotation's among them; only read
+}
+
+// Table returns the table that cfg describes. Without cfg.Keys it asks DynamoDB
+// for the table's key.
+func (c *Client) Table(ctx context.Context, cfg TableConfig) (*Table, error) {
+	cfg = cfg.withDefaults()
+	if err := cfg.check(); err != nil {
+		return nil, fmt.Errorf("envelope: table %q: %w", cfg.Table, err)
+	}
+	if len(cfg.Keys) == 0 {
+		out, err := c.cfg.DynamoDB.DescribeTable(ctx, &dynamodb.DescribeTableInput{TableName: &cfg.Table})
+		if err != nil {
+			return nil, fmt.Errorf("dynamodb DescribeTable %s: %w", cfg.Table, err)
+		}
+		for _, k := range out.Table.KeySchema {
+			cfg.Keys = append(cfg.Keys, aws.ToString(k.AttributeName))
+		}
+	}
+	for _, k := range cfg.Keys {
+		if slices.Contains(cfg.own(), k) {
+			return nil, fmt.Errorf("envelope: table %q: attribute %q is part of the key and of the envelope", cfg.Table, k)
+		}
+	}
+	return &Table{c: c, cfg: cfg}, nil
+}
+
+// Get reads a row consistently and opens it; [ErrNotFound] if there is none.
+func (t *Table) Get(ctx context.Context, key Item) (Row, error) {
+	row, _, err := t.get(ctx, key)
+	return row, err
+}
+
+// Open opens an item that the caller has read, by a query or a scan, whole. If its
+// KEK is gone by now the row is read again, so what is returned may be newer.
+func (t *Table) Open(ctx context.Context, i Item) (Row, error) {
+	s, err := t.cfg.decode(i)
+	if err != nil {
+		return Row{}, err
+	}
+	row, _, err := t.open(ctx, s)
+	return row, err
+}
+
+func (t *Table) get(ctx context.Context, key Item) (Row, stored, error) {
+	s, err := t.read(ctx, key)
+	if err != nil {
+		return Row{}, s, err
+	}
+	return t.open(ctx, s)
+}
+
+func (t *Table) read(ctx context.Context, key Item) (stored, error) {
+	out, err := t.c.cfg.DynamoDB.GetItem(ctx, &dynamodb.GetItemInput{
+		TableName: &t.cfg.Table, Key: t.key(key), ConsistentRead: aws.Bool(true),
+	})
+	if err != nil {
+		return stored{}, fmt.Errorf("dynamodb GetItem %s: %w", t.cfg.Table, err)
+	}
+	if out.Item == nil {
+		return stored{}, fmt.Errorf("table %s: %w", t.cfg.Table, ErrNotFound)
+	}
+	return t.cfg.decode(out.Item)
+}
+
+// open opens a row as it was read, or as it is now if that is out of date. The
+// encryption context must not change between the two: it is made of attributes
+// that cannot without a new seal.
+func (t *Table) open(ctx context.Context, s stored) (Row, stored, error) {
+	if t.c.closed.Load() {
+		return Row{}, s, ErrClosed
+	}
+	for range maxTries {
+		encctx, err := t.cfg.context(s.item)
+		if err != nil {
+			return Row{}, s, fmt.Errorf("table %s: %w", t.cfg.Table, err)
+		}
+		newer := s
+		plain, err := t.c.open(ctx, s.record, encctx, func(ctx context.Context) (record, bool, error) {
+			var err error
+			newer, err = t.read(ctx, s.item)
+			if errors.Is(err, ErrNotFound) {
+				return record{}, false, nil
+			}
+			// Stop here with what was read: its context may differ.
+			if err == nil && !newer.same(s.record) {
+				return record{}, false, errReread
+			}
+			return newer.record, true, err
+		})
+		if errors.Is(err, errReread) {
+			s = newer
+			continue
+		}
+		if err != nil {
+			return Row{}, s, fmt.Errorf("table %s: %w", t.cfg.Table, err)
+		}
+		return Row{Item: t.cfg.without(s.item), Plaintext: plain, Version: s.version}, s, nil
+	}
+	return Row{}, s, fmt.Errorf("table %s: it was rewrapped %d times while it was read: %w", t.cfg.Table, maxTries, ErrContended)
+}
+
+var errReread = errors.New("the row was read again")
+
+// key returns the key attributes of an item.
+func (t *Table) key(i Item) Item {
+	k := make(Item, len(t.cfg.Keys))
+	for _, name := range t.cfg.Keys {
+		if v, ok := i[name]; ok {
+			k[name] = v
+		}
+	}
+	return k
+}
+
+// Insert writes a new row: item with plaintext sealed into it. [ErrExists] if
+// there is one with its key.
+func (t *Table) Insert(ctx context.Context, item Item, plaintext []byte) error {
+	return t.InsertAll(ctx, []Row{{Item: item, Plaintext: plaintext}})
+}
+
+// InsertAll writes up to [MaxBatch] new rows or none, in one transaction with one
+// fence check. [ErrExists] if there is one already with the key of any of them.
+func (t *Table) InsertAll(ctx context.Context, rows []Row) error {
+	if len(rows) == 0 || len(rows) > MaxBatch {
+		return fmt.Errorf("envelope: insert of %d rows: 1 to %d fit in a transaction", len(rows), MaxBatch)
+	}
+	return t.c.write(ctx, func(h *hold) (verdict, error) {
+		items, err := t.seal(ctx, h, rows)
+		if err != nil {
+			return verdict{}, err
+		}
+		return t.insert(ctx, h, items)
+	})
+}
+
+// seal makes the items of new rows, of version 1.
+func (t *Table) seal(ctx context.Context, h *hold, rows []Row) ([]Item, error) {
+	items := make([]Item, len(rows))
+	for n, row := range rows {
+		encctx, err := t.cfg.sealContext(row.Item)
+		if err != nil {
+			return nil, fmt.Errorf("table %s: %w", t.cfg.Table, err)
+		}
+		s, err := t.c.seal(ctx, h, nil, row.Plaintext, encctx)
+		if err != nil {
+			return nil, err
+		}
+		items[n] = maps.Clone(row.Item)
+		maps.Copy(items[n], t.cfg.encode(s, 1))
+	}
+	return items, nil
+}
+
+// insert writes sealed items behind the fence of their KEK (spec: Commit, InsertFence).
+func (t *Table) insert(ctx context.Context, h *hold, items []Item) (verdict, error) {
+	in := &dynamodb.TransactWriteItemsInput{}
+	for _, i := range items {
+		in.TransactItems = append(in.TransactItems, types.TransactWriteItem{Put: &types.Put{
+			TableName: &t.cfg.Table, Item: i, ConditionExpression: aws.String("attribute_not_exists(#key)"),
+			ExpressionAttributeNames:            map[string]string{"#key": t.cfg.Keys[0]},
+			ReturnValuesOnConditionCheckFailure: types.ReturnValuesOnConditionCheckFailureAllOld,
+		}})
+	}
+	in.TransactItems = append(in.TransactItems, fenceCheck(t.c.cfg.ControlTable, h.pointer.KEKID, pick(h.shards)))
+	_, err := t.c.cfg.DynamoDB.TransactWriteItems(ctx, in)
+	var cancelled *types.TransactionCanceledException
+	var conflict *types.TransactionConflictException
+	var busy *types.TransactionInProgressException
+	switch {
+	case err == nil:
+		return verdict{}, nil
+	case errors.As(err, &cancelled) && len(cancelled.CancellationReasons) == len(in.TransactItems):
+		return t.cancelled(items, cancelled)
+	case errors.As(err, &conflict), errors.As(err, &busy):
+		return verdict{again: true}, fmt.Errorf("dynamodb TransactWriteItems %s: %w", t.cfg.Table, err)
+	default:
+		return verdict{}, fmt.Errorf("dynamodb TransactWriteItems %s: %w", t.cfg.Table, err)
+	}
+}
+
+// cancelled judges why an insert was cancelled. A row that is there with the very
+// ciphertext that was to be written is this insert's own: it had gone through and
+// its answer was lost.
+func (t *Table) cancelled(items []Item, e *types.TransactionCanceledException) (verdict, error) {
+	var v verdict
+	for n, r := range e.CancellationReasons {
+		switch code := aws.ToString(r.Code); {
+		case code == "" || code == "None":
+		case code == "ConditionalCheckFailed" && n == len(items):
+			v.fenced = true
+		case code == "ConditionalCheckFailed":
+			if string(bytesOf(r.Item[t.cfg.Ciphertext])) == string(bytesOf(items[n][t.cfg.Ciphertext])) {
+				return verdict{}, nil
+			}
+			return verdict{}, fmt.Errorf("table %s: %w", t.cfg.Table, ErrExists)
+		case code == "TransactionConflict" || code == "ThrottlingError" || code == "ProvisionedThroughputExceeded":
+			v.again = true
+		default:
+			return verdict{}, fmt.Errorf("dynamodb TransactWriteItems %s: %w", t.cfg.Table, e)
+		}
+	}
+	return v, fmt.Errorf("dynamodb TransactWriteItems %s: %w", t.cfg.Table, e)
+}
+
+// Update reads a row, lets change alter it, and writes it if it still is what was
+// read; otherwise it begins again, so change may be called several times.
+// [ErrNotFound] if there is no row: an update never creates one. What change
+// returns as an error ends the update with that error.
+//
+// change may set, add and remove attributes of Row.Item, and the plaintext; what it
+// does to key attributes is not written, nor are attributes that it leaves alone.
+func (t *Table) Update(ctx context.Context, key Item, change func(*Row) error) error {
+	return t.c.write(ctx, func(h *hold) (verdict, error) {
+		row, old, err := t.get(ctx, key)
+		if err != nil {
+			return verdict{}, err
+		}
+		before := cloneItem(row.Item)
+		if err := change(&row); err != nil {
+			return verdict{}, err
+		}
+		encctx, err := t.cfg.sealContext(row.Item)
+		if err != nil {
+			return verdict{}, fmt.Errorf("table %s: %w", t.cfg.Table, err)
+		}
+		s, err := t.c.seal(ctx, h, nil, row.Plaintext, encctx)
+		if err != nil {
+			return verdict{}, err
+		}
+		set, remove := changes(before, t.cfg.without(row.Item), t.cfg.Keys)
+		maps.Copy(set, t.cfg.encode(s, old.version+1))
+		return t.update(ctx, old, set, remove)
+	})
+}
+
+// update writes a row if its version is the one read and it was not wrapped in a
+// later epoch than set's (spec: Commit, UpdateFence = "row"). One write, no control
+// table: whatever this process missed while it slept, a rewrap has raised the epoch.
+func (t *Table) update(ctx context.Context, old stored, set Item, remove []string) (verdict, error) {
+	e := expression{names: map[string]string{}, values: Item{}}
+	cond := fmt.Sprintf("attribute_exists(%s) AND ", e.name(t.cfg.Keys[0]))
+	if version := e.name(t.cfg.Version); old.item[t.cfg.Version] == nil {
+		cond += fmt.Sprintf("attribute_not_exists(%s)", version)
+	} else {
+		cond += fmt.Sprintf("%s = %s", version, e.value(numeric(old.version)))
+	}
+	epoch := e.name(t.cfg.Epoch)
+	cond += fmt.Sprintf(" AND (attribute_not_exists(%s) OR %s <= %s)", epoch, epoch, e.value(set[t.cfg.Epoch]))
+	update := e.update(set, remove)
+	_, err := t.c.cfg.DynamoDB.UpdateItem(ctx, &dynamodb.UpdateItemInput{
+		TableName: &t.cfg.Table, Key: t.key(old.item), UpdateExpression: &update, ConditionExpression: &cond,
+		ExpressionAttributeNames: e.names, ExpressionAttributeValues: e.values,
+		ReturnValuesOnConditionCheckFailure: types.ReturnValuesOnConditionCheckFailureAllOld,
+	})
+	var failed *types.ConditionalCheckFailedException
+	var conflict *types.TransactionConflictException
+	switch {
+	case err == nil:
+		return verdict{}, nil
+	case errors.As(err, &conflict):
+		return verdict{again: true}, fmt.Errorf("dynamodb UpdateItem %s: %w", t.cfg.Table, err)
+	case !errors.As(err, &failed):
+		return verdict{}, fmt.Errorf("dynamodb UpdateItem %s: %w", t.cfg.Table, err)
+	case string(bytesOf(failed.Item[t.cfg.Ciphertext])) == string(bytesOf(set[t.cfg.Ciphertext])):
+		return verdict{}, nil // it had gone through, and its answer was lost
+	}
+	epochs, nerr := number(failed.Item[t.cfg.Epoch])
+	mine, merr := number(set[t.cfg.Epoch])
+	return verdict{again: true, fenced: nerr == nil && merr == nil && epochs > mine}, fmt.Errorf("dynamodb UpdateItem %s: %w", t.cfg.Table, err)
+}
+
+// Put writes a row whether it is there or not. What was there is replaced, all
+// attributes of it.
+func (t *Table) Put(ctx context.Context, item Item, plaintext []byte) error {
+	for range maxTries {
+		err := t.Insert(ctx, item, plaintext)
+		if !errors.Is(err, ErrExists) {
+			return err
+		}
+		err = t.Update(ctx, item, func(row *Row) error {
+			row.Item, row.Plaintext = maps.Clone(item), plaintext
+			return nil
+		})
+		if !errors.Is(err, ErrNotFound) {
+			return err
+		}
+	}
+	return fmt.Errorf("table %s: it came and went %d times: %w", t.cfg.Table, maxTries, ErrContended)
+}

@@ -1,0 +1,115 @@
+package envelope
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
+)
+
+// verdict says what a write that failed may do.
+type verdict struct {
+	again  bool // nothing was written, and a fresh try may succeed
+	fenced bool // as again, but under another KEK
+}
+
+// How long to wait before a fresh try: longer each time and jittered.
+const (
+	firstWait = 5 * time.Millisecond
+	maxWait   = time.Second
+)
+
+// write runs try with a reference to the current KEK until it succeeds, fails for
+// good or has been refused too often. try seals anew every time.
+func (c *Client) write(ctx context.Context, try func(*hold) (verdict, error)) error {
+	var last error
+	for n := range maxTries {
+		if err := wait(ctx, n); err != nil {
+			return errors.Join(err, last)
+		}
+		h, err := c.begin(ctx)
+		if err != nil {
+			return err
+		}
+		v, err := try(h)
+		c.end(h)
+		disabled := errors.Is(err, errSealKey) // perhaps while this process slept
+		if err == nil || (!v.again && !v.fenced && !disabled) {
+			return err
+		}
+		last = fmt.Errorf("%w: %w", ErrContended, err)
+		if v.fenced || disabled {
+			last = fmt.Errorf("KEK %s: %w: %w", h.pointer.KEKID, ErrFenced, err)
+			_ = c.refresh(ctx, h) // if it fails, the next try finds out
+			if disabled && c.current.Load() == h {
+				return err
+			}
+		}
+		c.count.refused.Add(1)
+	}
+	return fmt.Errorf("gave up after %d tries: %w", maxTries, last)
+}
+
+func wait(ctx context.Context, n int) error {
+	if n == 0 {
+		return ctx.Err()
+	}
+	d := min(firstWait<<n, maxWait)
+	t := time.NewTimer(d/2 + rand.N(d/2)) //nolint:gosec // jitter is no secret
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func pick(shards int) int {
+	return rand.IntN(shards) //nolint:gosec // spreads load
+}
+
+// expression collects the names and values of an expression, so that no attribute
+// name is one that DynamoDB reserves.
+type expression struct {
+	names  map[string]string
+	values Item
+}
+
+func (e *expression) name(attribute string) string {
+	for n, a := range e.names {
+		if a == attribute {
+			return n
+		}
+	}
+	n := fmt.Sprintf("#n%d", len(e.names))
+	e.names[n] = attribute
+	return n
+}
+
+func (e *expression) value(v types.AttributeValue) string {
+	n := fmt.Sprintf(":v%d", len(e.values))
+	e.values[n] = v
+	return n
+}
+
+func (e *expression) update(set Item, remove []string) string {
+	var sets, removes []string
+	for _, a := range slices.Sorted(maps.Keys(set)) {
+		sets = append(sets, e.name(a)+" = "+e.value(set[a]))
+	}
+	for _, a := range remove {
+		removes = append(removes, e.name(a))
+	}
+	out := "SET " + strings.Join(sets, ", ")
+	if len(removes) > 0 {
+		out += " REMOVE " + strings.Join(removes, ", ")
+	}
+	return out
+}
