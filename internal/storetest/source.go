@@ -39,6 +39,8 @@ type SourceHarness struct {
 	Delete func(t *testing.T, id string)
 	// Get reads a row; false if there is none. Kind need not be set.
 	Get func(t *testing.T, id string) (Envelope, bool)
+	// PlainSHA is the hash that Put gives to every row; "" if rows have none.
+	PlainSHA string
 }
 
 // TestSource runs the suite of [rotation.Source].
@@ -172,7 +174,7 @@ func testRows(t *testing.T, h SourceHarness) {
 		}
 		want := rotation.Row{
 			ID: r.ID, Handle: nil, KEK: e.KEK, Epoch: e.Epoch, WrappedDEK: e.WrappedDEK,
-			Context: map[string]string{"table": "orders", "id": "a"},
+			Context: map[string]string{"table": "orders", "id": "a"}, PlainSHA: h.PlainSHA,
 		}
 		if payload {
 			want.Ciphertext = e.Ciphertext

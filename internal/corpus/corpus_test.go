@@ -1,0 +1,369 @@
+package corpus_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/s3"
+	"github.com/aws/aws-sdk-go-v2/service/s3/types"
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/matter-ops/kms-rotation/internal/corpus"
+	"github.com/matter-ops/kms-rotation/internal/mototest"
+	"github.com/matter-ops/kms-rotation/internal/storetest"
+	"github.com/matter-ops/kms-rotation/rotation"
+)
+
+func TestMain(m *testing.M) { mototest.Main(m) }
+
+const prefix = "corpus/known/"
+
+var buckets atomic.Int64
+
+func client(t *testing.T, wires ...mototest.Wire) *s3.Client {
+	t.Helper()
+	return s3.NewFromConfig(mototest.Config(t, wires...), func(o *s3.Options) { o.UsePathStyle = true })
+}
+
+func newBucket(t *testing.T) string {
+	t.Helper()
+	name := fmt.Sprintf("corpus-%d", buckets.Add(1))
+	if _, err := client(t).CreateBucket(t.Context(), &s3.CreateBucketInput{
+		Bucket: &name, CreateBucketConfiguration: &types.CreateBucketConfiguration{LocationConstraint: mototest.Region},
+	}); err != nil {
+		t.Fatal(err)
+	}
+	return name
+}
+
+// bench is a corpus and a way past its conditions.
+type bench struct {
+	*corpus.Source
+	bucket string
+}
+
+func newBench(t *testing.T, wires ...mototest.Wire) bench {
+	t.Helper()
+	b := newBucket(t)
+	return bench{corpus.New(client(t, wires...), b, prefix), b}
+}
+
+// plant writes an object, whatever it is.
+func (b bench) plant(t *testing.T, key, body string) {
+	t.Helper()
+	if _, err := client(t).PutObject(t.Context(), &s3.PutObjectInput{
+		Bucket: &b.bucket, Key: &key, Body: strings.NewReader(body), Metadata: map[string]string{"made-by": "test"},
+	}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (b bench) object(t *testing.T, key string) (*s3.GetObjectOutput, []byte) {
+	t.Helper()
+	out, err := client(t).GetObject(t.Context(), &s3.GetObjectInput{Bucket: &b.bucket, Key: &key})
+	var gone *types.NoSuchKey
+	if errors.As(err, &gone) {
+		return nil, nil
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	body, err := io.ReadAll(out.Body)
+	if err := errors.Join(err, out.Body.Close()); err != nil {
+		t.Fatal(err)
+	}
+	return out, body
+}
+
+func (b bench) remove(t *testing.T, key string) {
+	t.Helper()
+	if _, err := client(t).DeleteObject(t.Context(), &s3.DeleteObjectInput{Bucket: &b.bucket, Key: &key}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// put writes a row of the conformance suite.
+func (b bench) put(t *testing.T, id string, e storetest.Envelope) {
+	t.Helper()
+	fields := map[string]any{
+		"v": 1, "kek_id": e.KEK, "kek_epoch": e.Epoch, "version": e.Version, "wrapped_dek": e.WrappedDEK, "ciphertext": e.Ciphertext,
+		"context": map[string]string{"table": "orders", "id": id}, "plaintext_sha256": sum,
+	}
+	key := prefix + id + ".json"
+	switch e.Kind {
+	case storetest.Stranger:
+		key = prefix + id + ".txt"
+	case storetest.NoKEK:
+		delete(fields, "kek_id")
+	case storetest.NoContext:
+		delete(fields, "context")
+	case storetest.Sound:
+	}
+	body, err := json.Marshal(fields)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.plant(t, key, string(body))
+}
+
+func (b bench) get(t *testing.T, id string) (storetest.Envelope, bool) {
+	t.Helper()
+	out, body := b.object(t, prefix+id+".json")
+	if out == nil {
+		return storetest.Envelope{}, false
+	}
+	e, err := corpus.Decode(body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if e.Context["id"] != id || e.PlaintextSHA256 != sum || out.Metadata["made-by"] != "test" {
+		t.Errorf("context %v, plaintext %q, metadata %v", e.Context, e.PlaintextSHA256, out.Metadata)
+	}
+	return storetest.Envelope{KEK: e.KEK, Epoch: e.Epoch, Version: e.Version, WrappedDEK: e.WrappedDEK, Ciphertext: e.Ciphertext}, true
+}
+
+func TestSource(t *testing.T) {
+	storetest.TestSource(t, func(t *testing.T) storetest.SourceHarness {
+		b := newBench(t)
+		b.plant(t, "corpus/known-not.json", "a neighbour's object")
+		return storetest.SourceHarness{
+			Source: b, Put: b.put, Get: b.get, PlainSHA: sum,
+			Delete: func(t *testing.T, id string) { b.remove(t, prefix+id+".json") },
+		}
+	})
+}
+
+func TestParseURL(t *testing.T) {
+	for in, want := range map[string][2]string{"s3://b/p/": {"b", "p/"}, "s3://my-bucket/a/b/": {"my-bucket", "a/b/"}} {
+		bucket, prefix, err := corpus.ParseURL(in)
+		if err != nil || bucket != want[0] || prefix != want[1] {
+			t.Errorf("%s: %q, %q, %v", in, bucket, prefix, err)
+		}
+	}
+	for _, in := range []string{"", "b/p/", "https://b/p/", "s3:/b/p/", "s3://", "s3:///p/", "s3://b", "s3://b/", "s3://b/p", "s3://b/p/?x", "s3://b/*/", "s3://b/a b/"} {
+		bucket, prefix, err := corpus.ParseURL(in)
+		if err == nil || bucket != "" || prefix != "" || !strings.Contains(err.Error(), "s3://bucket/prefix/") {
+			t.Errorf("%s: %q, %q, %v", in, bucket, prefix, err)
+		}
+	}
+}
+
+func entry() corpus.Entry {
+	return corpus.Entry{
+		V: 1, KEK: "kek-0", Epoch: 1, Version: 1, WrappedDEK: []byte("dek"), Ciphertext: []byte("ct"),
+		Context: map[string]string{"id": "a"}, PlaintextSHA256: sum,
+	}
+}
+
+// TestPut: seeding adds and never replaces.
+func TestPut(t *testing.T) {
+	b := newBench(t)
+	if err := b.Put(t.Context(), "a.json", entry()); err != nil {
+		t.Fatal(err)
+	}
+	other := entry()
+	other.KEK = "kek-9"
+	if err := b.Put(t.Context(), "a.json", other); !errors.Is(err, corpus.ErrExists) {
+		t.Errorf("again: %v, want ErrExists", err)
+	}
+	out, body := b.object(t, prefix+"a.json")
+	got, err := corpus.Decode(body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff(entry(), got); d != "" || aws.ToString(out.ContentType) != "application/json" {
+		t.Errorf("content type %q, entry (-want +got):\n%s", aws.ToString(out.ContentType), d)
+	}
+	for _, name := range []string{"", "a", "a.txt", "a/b.json", "a b.json"} {
+		if err := b.Put(t.Context(), name, entry()); err == nil || errors.Is(err, corpus.ErrExists) {
+			t.Errorf("name %q: %v", name, err)
+		}
+	}
+	bad := entry()
+	bad.Context = nil
+	if err := b.Put(t.Context(), "bad.json", bad); err == nil {
+		t.Error("an entry without a context was put")
+	}
+}
+
+// TestCheck names what is the matter with a corpus.
+func TestCheck(t *testing.T) {
+	const broken = `{"v":1}`
+	text := func(body string, keys ...string) func(*testing.T) *corpus.Source {
+		return func(t *testing.T) *corpus.Source {
+			b := newBench(t)
+			for _, k := range keys {
+				b.plant(t, k, body)
+			}
+			return b.Source
+		}
+	}
+	denied := func(t *testing.T) *corpus.Source {
+		return newBench(t, func(r *http.Request, _ func(*http.Request) (*http.Response, error)) (*http.Response, error) {
+			body := `<Error><Code>AccessDenied</Code><Message>no</Message></Error>`
+			return &http.Response{StatusCode: http.StatusForbidden, Header: http.Header{}, Body: io.NopCloser(strings.NewReader(body)), Request: r}, nil
+		}).Source
+	}
+	for name, c := range map[string]struct {
+		source  func(*testing.T) *corpus.Source
+		mention string // "" if it is in order
+	}{
+		"empty":                 {text(good), ""},
+		"a folder":              {text("", prefix), ""},
+		"one good, one broken":  {func(t *testing.T) *corpus.Source { return mixed(t, broken) }, ""},
+		"no such bucket":        {func(t *testing.T) *corpus.Source { return corpus.New(client(t), "no-such-bucket", prefix) }, `no bucket "no-such-bucket"`},
+		"all broken":            {text(broken, prefix+"a.json", prefix+"b.json"), `field "kek_id" is missing`},
+		"objects of other sort": {text(good, prefix+"a.txt", prefix+"b"), "none of the 2 objects"},
+		"denied":                {denied, "cannot be read"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			err := c.source(t).Check(t.Context())
+			if c.mention == "" {
+				if err != nil {
+					t.Error(err)
+				}
+				return
+			}
+			var typed *rotation.Error
+			if !errors.As(err, &typed) || typed.Kind != rotation.SourceMisconfigured || typed.Field != "MATTER_CORPUS" ||
+				!strings.Contains(typed.Msg, c.mention) || typed.Next == "" {
+				t.Errorf("%v, want SourceMisconfigured with %q", err, c.mention)
+			}
+			if (name == "denied") != errors.Is(err, rotation.ErrDenied) {
+				t.Errorf("%v", err)
+			}
+		})
+	}
+}
+
+func mixed(t *testing.T, broken string) *corpus.Source {
+	t.Helper()
+	b := newBench(t)
+	b.plant(t, prefix+"a.json", broken)
+	b.plant(t, prefix+"b.json", good)
+	return b.Source
+}
+
+func puts(r *http.Request) bool { return r.Method == http.MethodPut }
+
+func only(t *testing.T, b bench) rotation.Row {
+	t.Helper()
+	page, err := b.Scan(t.Context(), rotation.ScanRequest{Total: 1, Payload: true})
+	if err != nil || len(page.Rows) != 1 {
+		t.Fatalf("%v, %v", page, err)
+	}
+	return page.Rows[0]
+}
+
+func rewrapped() rotation.Rewrapped {
+	return rotation.Rewrapped{KEK: "kek-1", Epoch: 2, WrappedDEK: []byte("new")}
+}
+
+// TestReplaceOnABrokenWire: a PUT that the SDK repeats after a lost answer fails its
+// own condition; who reads again finds the effect made, once.
+func TestReplaceOnABrokenWire(t *testing.T) {
+	for _, sent := range []bool{false, true} {
+		b := newBench(t, mototest.Break(puts, sent))
+		b.plant(t, prefix+"a.json", good)
+		row := only(t, b)
+		if ok, err := b.Replace(t.Context(), row, rewrapped()); err != nil || ok == sent {
+			t.Fatalf("sent %v: %v, %v", sent, ok, err)
+		}
+		again, ok, err := b.Reread(t.Context(), row, true)
+		if err != nil || !ok || again.KEK != "kek-1" || !bytes.Equal(again.Ciphertext, row.Ciphertext) {
+			t.Errorf("sent %v: %v, %v, %v: the entry must have been rewrapped", sent, again, ok, err)
+		}
+		_, body := b.object(t, prefix+"a.json")
+		if e, err := corpus.Decode(body); err != nil || e.Version != 3 {
+			t.Errorf("sent %v: version %d, %v, want 3", sent, e.Version, err)
+		}
+	}
+}
+
+// TestReplaceCondition: between the read and the write of a Replace somebody writes,
+// deletes, or meets the PUT; nothing is lost and nothing comes back.
+func TestReplaceCondition(t *testing.T) {
+	other := strings.Replace(good, "Y3Q=", "b3RoZXI=", 1)
+	for name, c := range map[string]struct {
+		between  func(t *testing.T, b bench)
+		conflict bool
+		want     string // what is there afterwards
+	}{
+		"written":  {func(t *testing.T, b bench) { b.plant(t, prefix+"a.json", other) }, false, other},
+		"deleted":  {func(t *testing.T, b bench) { b.remove(t, prefix+"a.json") }, false, ""},
+		"conflict": {func(*testing.T, bench) {}, true, good},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var b bench
+			b = newBench(t, func(r *http.Request, next func(*http.Request) (*http.Response, error)) (*http.Response, error) {
+				if !puts(r) {
+					return next(r)
+				}
+				if m := r.Header.Get("If-Match"); len(m) < 3 || r.Header.Get("If-None-Match") != "" {
+					t.Errorf("If-Match %q, If-None-Match %q", m, r.Header.Get("If-None-Match"))
+				}
+				if c.conflict {
+					body := `<Error><Code>ConditionalRequestConflict</Code><Message>no</Message></Error>`
+					return &http.Response{StatusCode: http.StatusConflict, Header: http.Header{}, Body: io.NopCloser(strings.NewReader(body)), Request: r}, nil
+				}
+				c.between(t, b)
+				return next(r)
+			})
+			b.plant(t, prefix+"a.json", good)
+			if ok, err := b.Replace(t.Context(), only(t, b), rewrapped()); err != nil || ok {
+				t.Errorf("%v, %v, want false", ok, err)
+			}
+			if _, body := b.object(t, prefix+"a.json"); string(body) != c.want {
+				t.Errorf("the object is %q, want %q", body, c.want)
+			}
+		})
+	}
+}
+
+// TestDefects: an object that is no entry is reported with its key and why, and an
+// archived one too; none stops the scan.
+func TestDefects(t *testing.T) {
+	b := newBench(t, func(r *http.Request, next func(*http.Request) (*http.Response, error)) (*http.Response, error) {
+		if r.Method == http.MethodGet && strings.HasSuffix(r.URL.Path, "archived.json") {
+			body := `<Error><Code>InvalidObjectState</Code><Message>no</Message></Error>`
+			return &http.Response{StatusCode: http.StatusForbidden, Header: http.Header{}, Body: io.NopCloser(strings.NewReader(body)), Request: r}, nil
+		}
+		return next(r)
+	})
+	for name, body := range map[string]string{
+		"good": good, "archived": good, "empty": "", "unknown": strings.Replace(good, `"v":1`, `"v":1,"x":1`, 1),
+		"huge": good + strings.Repeat(" ", 2<<20), "text": "hello",
+	} {
+		b.plant(t, prefix+name+".json", body)
+	}
+	page, err := b.Scan(t.Context(), rotation.ScanRequest{Total: 1})
+	if err != nil || len(page.Rows) != 6 || page.Skipped != 0 || page.Next != "" {
+		t.Fatalf("%v, %v", page, err)
+	}
+	for _, r := range page.Rows {
+		if sound := r.ID == prefix+"good.json"; sound != (r.Defect == "") || sound && r.KEK != "k" {
+			t.Errorf("%s: defect %q, KEK %q", r.ID, r.Defect, r.KEK)
+		}
+	}
+}
+
+// TestSegments: it has one part, and refuses to scan another.
+func TestSegments(t *testing.T) {
+	b := newBench(t)
+	if n := b.Segments(8); n != 1 {
+		t.Errorf("%d segments", n)
+	}
+	for _, req := range []rotation.ScanRequest{{Segment: 1, Total: 2}, {Segment: 0, Total: 2}, {}} {
+		if _, err := b.Scan(t.Context(), req); err == nil {
+			t.Errorf("%+v was scanned", req)
+		}
+	}
+}

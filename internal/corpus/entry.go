@@ -1,0 +1,134 @@
+package corpus
+
+import (
+	"bytes"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/matter-ops/kms-rotation/kek"
+)
+
+// Version is the version of the object format.
+const Version = 1
+
+// Entry is one known cipher: an envelope whose plaintext's hash is known. It is
+// stored as one JSON object with exactly these fields.
+type Entry struct {
+	V               int               `json:"v"`
+	KEK             kek.ID            `json:"kek_id"`
+	Epoch           int64             `json:"kek_epoch"` // pointer epoch of its last wrap
+	Version         int64             `json:"version"`   // grows with every rewrap
+	WrappedDEK      []byte            `json:"wrapped_dek"`
+	Ciphertext      []byte            `json:"ciphertext"`
+	Context         map[string]string `json:"context"` // encryption context
+	PlaintextSHA256 string            `json:"plaintext_sha256"`
+}
+
+// fields are the names of an entry's fields; each must be there once, in this very
+// spelling.
+var fields = []string{"v", "kek_id", "kek_epoch", "version", "wrapped_dek", "ciphertext", "context", "plaintext_sha256"}
+
+// Decode reads an entry strictly: every field once, no other, and each of them
+// sound. What it returns beside an error is what could be read of it. No error
+// quotes what an entry holds.
+func Decode(b []byte) (Entry, error) {
+	var e Entry
+	if err := checkFields(b); err != nil {
+		return e, err
+	}
+	d := json.NewDecoder(bytes.NewReader(b))
+	d.DisallowUnknownFields()
+	if err := d.Decode(&e); err != nil {
+		return e, describe(err)
+	}
+	return e, e.Check()
+}
+
+// checkFields makes up for what encoding/json lets pass: fields that come twice, in
+// another case or not at all, and what follows the object.
+func checkFields(b []byte) error {
+	d := json.NewDecoder(bytes.NewReader(b))
+	if t, err := d.Token(); err != nil || t != json.Delim('{') {
+		return errors.New("it is no JSON object")
+	}
+	seen := map[string]bool{}
+	for d.More() {
+		t, err := d.Token()
+		name, ok := t.(string)
+		if err != nil || !ok {
+			return errors.New("it is no JSON object")
+		}
+		if seen[name] {
+			return fmt.Errorf("field %.40q is there twice", name)
+		}
+		seen[name] = true
+		var value json.RawMessage
+		if err := d.Decode(&value); err != nil {
+			return fmt.Errorf("field %.40q is no JSON value", name)
+		}
+	}
+	if _, err := d.Token(); err != nil {
+		return errors.New("the JSON object does not end")
+	}
+	if _, err := d.Token(); !errors.Is(err, io.EOF) {
+		return errors.New("something follows the JSON object")
+	}
+	for _, f := range fields {
+		if !seen[f] {
+			return fmt.Errorf("field %q is missing", f)
+		}
+		delete(seen, f)
+	}
+	for name := range seen {
+		return fmt.Errorf("field %.40q is unknown", name)
+	}
+	return nil
+}
+
+// describe says which field does not decode, without its value.
+func describe(err error) error {
+	var kind *json.UnmarshalTypeError
+	if errors.As(err, &kind) {
+		return fmt.Errorf("field %q has the wrong type", kind.Field)
+	}
+	return errors.New("a field does not decode")
+}
+
+// Check says what is the matter with an entry.
+func (e Entry) Check() error {
+	sum, err := hex.DecodeString(e.PlaintextSHA256)
+	switch {
+	case e.V != Version:
+		return fmt.Errorf("field %q is %d, this program knows %d", "v", e.V, Version)
+	case e.KEK == "":
+		return errors.New(`field "kek_id" is empty`)
+	case e.Epoch < 0:
+		return errors.New(`field "kek_epoch" is negative`)
+	case e.Version < 0:
+		return errors.New(`field "version" is negative`)
+	case len(e.WrappedDEK) == 0:
+		return errors.New(`field "wrapped_dek" is empty`)
+	case len(e.Ciphertext) == 0:
+		return errors.New(`field "ciphertext" is empty`)
+	case e.Context == nil:
+		return errors.New(`field "context" is null`)
+	case err != nil || len(sum) != 32 || hex.EncodeToString(sum) != e.PlaintextSHA256:
+		return errors.New(`field "plaintext_sha256" is no SHA-256 in lower-case hex`)
+	}
+	return nil
+}
+
+// Encode is the entry as it is stored.
+func (e Entry) Encode() ([]byte, error) {
+	if err := e.Check(); err != nil {
+		return nil, err
+	}
+	b, err := json.Marshal(e)
+	if err != nil {
+		return nil, fmt.Errorf("encode corpus entry: %w", err)
+	}
+	return append(b, '\n'), nil
+}
