@@ -1,0 +1,206 @@
+package templatetest
+
+import (
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// TestStateOutlivesTheStack: deleting the stack loses no state, no record and no
+// signature's key.
+func TestStateOutlivesTheStack(t *testing.T) {
+	tpl := load(t)
+	for _, id := range []string{"ControlTable", "AuditBucket", "AuditBucketPolicy", "AnchorKey", "AnchorKeyAlias"} {
+		for _, policy := range []string{"DeletionPolicy", "UpdateReplacePolicy"} {
+			if got := at[string](t, tpl.Resources, id, policy); got != "Retain" {
+				t.Errorf("%s: %s is %s", id, policy, got)
+			}
+		}
+	}
+	for kind, want := range map[string]int{"AWS::DynamoDB::Table": 1, "AWS::S3::Bucket": 1, "AWS::KMS::Key": 1} {
+		if got := tpl.ofType(kind); len(got) != want {
+			t.Errorf("%s: %q: each needs a check above", kind, got)
+		}
+	}
+}
+
+func TestControlTable(t *testing.T) {
+	want := object{
+		"AttributeDefinitions": []any{
+			object{"AttributeName": "pk", "AttributeType": "S"}, object{"AttributeName": "sk", "AttributeType": "S"},
+		},
+		"KeySchema":                        []any{object{"AttributeName": "pk", "KeyType": "HASH"}, object{"AttributeName": "sk", "KeyType": "RANGE"}},
+		"BillingMode":                      "PAY_PER_REQUEST",
+		"DeletionProtectionEnabled":        true,
+		"PointInTimeRecoverySpecification": object{"PointInTimeRecoveryEnabled": true},
+		"SSESpecification":                 object{"SSEEnabled": true},
+		// No TimeToLiveSpecification: see ddb.Store.Revoke.
+	}
+	if d := cmp.Diff(want, at[object](t, load(t).Resources, "ControlTable", "Properties")); d != "" {
+		t.Errorf("control table (-want +got):\n%s", d)
+	}
+}
+
+func TestAuditBucket(t *testing.T) {
+	want := object{
+		"ObjectLockEnabled": true,
+		"ObjectLockConfiguration": object{
+			"ObjectLockEnabled": "Enabled",
+			"Rule":              object{"DefaultRetention": object{"Mode": "COMPLIANCE", "Days": object{"Ref": "RetentionDays"}}},
+		},
+		"VersioningConfiguration": object{"Status": "Enabled"},
+		"BucketEncryption": object{"ServerSideEncryptionConfiguration": []any{
+			object{"ServerSideEncryptionByDefault": object{"SSEAlgorithm": "AES256"}}, // never under a KEK
+		}},
+		"PublicAccessBlockConfiguration": object{
+			"BlockPublicAcls": true, "BlockPublicPolicy": true, "IgnorePublicAcls": true, "RestrictPublicBuckets": true,
+		},
+		"OwnershipControls": object{"Rules": []any{object{"ObjectOwnership": "BucketOwnerEnforced"}}},
+	}
+	if d := cmp.Diff(want, at[object](t, load(t).Resources, "AuditBucket", "Properties")); d != "" {
+		t.Errorf("audit bucket (-want +got):\n%s", d)
+	}
+}
+
+// TestAuditBucketPolicy: what the bucket refuses, whoever asks.
+func TestAuditBucketPolicy(t *testing.T) {
+	tpl := load(t)
+	doc := at[object](t, tpl.Resources, "AuditBucketPolicy", "Properties", "PolicyDocument")
+	got := map[string]statement{}
+	for _, s := range statements(t, doc) {
+		if s.Effect != "Deny" {
+			t.Errorf("statement %s grants; the roles' own policies do", s.Sid)
+		}
+		got[s.Sid] = s
+	}
+	for _, v := range list(doc["Statement"]) {
+		if p := at[object](t, v)["Principal"]; p != "*" {
+			t.Errorf("a statement denies %v only", p)
+		}
+	}
+	objects := []string{"${AuditBucket.Arn}/*"}
+	deny := func(sid string, resources, actions []string, conditions map[string][]string) statement {
+		return statement{Sid: sid, Effect: "Deny", Actions: actions, Resources: resources, Conditions: conditions}
+	}
+	locks := []string{"s3:PutObject", "s3:PutObjectRetention"}
+	want := map[string]statement{}
+	for _, s := range []statement{
+		deny("OnlyTLS", []string{"${AuditBucket.Arn}", "${AuditBucket.Arn}/*"}, []string{"s3:*"},
+			map[string][]string{"Bool aws:SecureTransport": {"false"}}),
+		deny("NothingIsDeleted", objects, []string{"s3:DeleteObject", "s3:DeleteObjectVersion", "s3:BypassGovernanceRetention"},
+			map[string][]string{}),
+		deny("NothingIsOverwritten", objects, locks[:1], map[string][]string{"Null s3:if-none-match": {"true"}}),
+		deny("NeverUnderAKMSKey", objects, locks[:1],
+			map[string][]string{"Null s3:x-amz-server-side-encryption-aws-kms-key-id": {"false"}}),
+		deny("NoShortLock", objects, locks,
+			map[string][]string{"NumericLessThan s3:object-lock-remaining-retention-days": {"${RetentionDays}"}}),
+		deny("OnlyCompliance", objects, locks,
+			map[string][]string{"Null s3:object-lock-mode": {"false"}, "StringNotEquals s3:object-lock-mode": {"COMPLIANCE"}}),
+	} {
+		want[s.Sid] = s
+	}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Errorf("bucket policy (-want +got):\n%s", d)
+	}
+}
+
+// TestPublishing: a step may put records of its own chain, locked for long enough,
+// and read them back.
+func TestPublishing(t *testing.T) {
+	for role, ss := range policies(t, load(t)) {
+		for _, s := range ss {
+			audit := slices.ContainsFunc(s.Resources, func(r string) bool { return strings.HasPrefix(r, "${AuditBucket") })
+			if s.Effect != "Allow" || !audit || s.Sid == "CheckAuditBucket" || s.Sid == "FindRecords" {
+				continue
+			}
+			if d := cmp.Diff([]string{"${AuditBucket.Arn}/v1/${AWS::StackName}/records/*"}, s.Resources); d != "" {
+				t.Errorf("%s: statement %s (-want +got):\n%s", role, s.Sid, d)
+			}
+			long := s.Conditions["NumericGreaterThanEquals s3:object-lock-remaining-retention-days"]
+			if s.allows("s3:PutObjectRetention") && !slices.Equal(long, []string{"${RetentionDays}"}) {
+				t.Errorf("%s: statement %s allows short locks", role, s.Sid)
+			}
+		}
+	}
+}
+
+// TestCorpusIsNeverCreated: an entry of the corpus is replaced only if it still is
+// what was read.
+func TestCorpusIsNeverCreated(t *testing.T) {
+	ss := statements(t, at[object](t, load(t).Resources, "CorpusRewrapPolicy", "Properties", "PolicyDocument"))
+	if len(ss) != 1 || !ss[0].allows("s3:PutObject") || !slices.Equal(ss[0].Conditions["Null s3:if-match"], []string{"false"}) {
+		t.Errorf("corpus: %+v", ss)
+	}
+}
+
+func TestAnchorKey(t *testing.T) {
+	p := at[object](t, load(t).Resources, "AnchorKey", "Properties")
+	if p["KeySpec"] != "ECC_NIST_P256" || p["KeyUsage"] != "SIGN_VERIFY" {
+		t.Errorf("anchor key is %v %v", p["KeySpec"], p["KeyUsage"])
+	}
+	if p["Tags"] != nil {
+		t.Error("the anchor key has tags: matter:stack would make it a KEK")
+	}
+}
+
+// TestAlarms: every alarm has a name and tells somebody, and the ones over functions
+// leave none out.
+func TestAlarms(t *testing.T) {
+	tpl := load(t)
+	watched := map[string][]string{}
+	for _, id := range tpl.ofType("AWS::CloudWatch::Alarm") {
+		p := at[object](t, tpl.Resources, id, "Properties")
+		if name := text(p["AlarmName"]); !strings.HasPrefix(name, "${AWS::StackName}-") { // what the topic's policy lets publish
+			t.Errorf("%s is named %q", id, name)
+		}
+		if d := cmp.Diff([]string{"${Topic}"}, texts(p["AlarmActions"])); d != "" {
+			t.Errorf("%s (-want +got):\n%s", id, d)
+		}
+		if p["TreatMissingData"] != "notBreaching" || p["AlarmDescription"] == nil {
+			t.Errorf("%s: %v, %v", id, p["TreatMissingData"], p["AlarmDescription"])
+		}
+		for _, m := range list(p["Metrics"]) {
+			if stat, ok := at[object](t, m)["MetricStat"]; ok {
+				name := at[string](t, stat, "Metric", "MetricName")
+				watched[name] = append(watched[name], text(at[any](t, at[[]any](t, stat, "Metric", "Dimensions")[0], "Value")))
+			}
+		}
+		if p["MetricName"] != nil {
+			dimension := at[object](t, at[[]any](t, p, "Dimensions")[0])
+			key := text(p["Namespace"]) + " " + text(p["MetricName"])
+			watched[key] = []string{text(dimension["Name"]) + "=" + text(dimension["Value"])}
+		}
+	}
+	var functions []string
+	for _, id := range tpl.ofType("AWS::Serverless::Function") {
+		functions = append(functions, "${"+id+"}")
+	}
+	for _, l := range watched {
+		slices.Sort(l)
+	}
+	machine := []string{"StateMachineArn=${StateMachine}"}
+	want := map[string][]string{
+		"Errors": functions, "Throttles": functions,
+		"AWS/States ExecutionsFailed": machine, "AWS/States ExecutionsTimedOut": machine, "AWS/States ExecutionsAborted": machine,
+		"Matter orphaned_key_reference":              {"stack=${AWS::StackName}"},
+		"AWS/SQS ApproximateNumberOfMessagesVisible": {"QueueName=${ScheduleFailures.QueueName}"},
+	}
+	if d := cmp.Diff(want, watched); d != "" {
+		t.Errorf("watched (-want +got):\n%s", d)
+	}
+}
+
+func TestOutputs(t *testing.T) {
+	tpl := load(t)
+	want := []string{"AnchorKeyArn", "AuditBucketName", "ControlTableName", "DataPlanePolicyArn", "StateMachineArn", "TopicArn"}
+	for _, id := range tpl.ofType("AWS::Serverless::Function") {
+		want = append(want, id+"Name")
+	}
+	slices.Sort(want)
+	if d := cmp.Diff(want, slices.Sorted(maps.Keys(tpl.Outputs))); d != "" {
+		t.Errorf("outputs (-want +got):\n%s", d)
+	}
+}
