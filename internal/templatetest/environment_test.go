@@ -1,0 +1,65 @@
+package templatetest
+
+import (
+	"maps"
+	"slices"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/matter-ops/kms-rotation/internal/app"
+)
+
+// environment is what every function gets with these parameters.
+func environment(t *testing.T, tpl *template, params map[string]string) map[string]string {
+	t.Helper()
+	out := map[string]string{}
+	for name, v := range at[object](t, tpl.Globals, "Function", "Environment", "Variables") {
+		out[name] = tpl.resolve(t, v, params)
+	}
+	return out
+}
+
+// TestEnvironment: the functions find every variable that they read, and nothing is
+// passed that nobody reads; with the parameters' defaults the configuration is
+// sound.
+func TestEnvironment(t *testing.T) {
+	vars := environment(t, load(t), nil)
+	read := map[string]bool{}
+	if _, err := app.FromEnv(func(name string) string {
+		read[name] = true
+		return vars[name]
+	}); err != nil {
+		t.Error(err)
+	}
+	if d := cmp.Diff(slices.Sorted(maps.Keys(read)), slices.Sorted(maps.Keys(vars))); d != "" {
+		t.Errorf("variables (-read +passed):\n%s", d)
+	}
+}
+
+// TestConfiguredEnvironment: parameters get to where they belong.
+func TestConfiguredEnvironment(t *testing.T) {
+	vars := environment(t, load(t), map[string]string{
+		"Sources":      `[{"table":"orders","kek_id_attribute":"kek_id","wrapped_dek_attribute":"dek","ciphertext_attribute":"ct"}]`,
+		"CorpusBucket": "corpus", "CorpusPrefix": "known/", "Window": "22:00-04:00", "TimeZone": "Europe/Berlin",
+		"RetentionDays": "30", "DeleteHoldDays": "31", "Segments": "3", "FenceShards": "4", "MaxMints": "5", "CanaryRounds": "6",
+		"KmsRate": "7", "DrainMaxWait": "1h30m",
+	})
+	c, err := app.FromEnv(func(name string) string { return vars[name] })
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := map[string]any{
+		"stack": c.Stack, "table": c.ControlTable, "bucket": c.AuditBucket, "topic": c.Topic, "corpus": c.Corpus, "window": c.Window.String(),
+		"retention": c.Retention.Hours() / 24, "hold": c.DeleteHold.Hours() / 24, "segments": c.Segments, "shards": c.FenceShards,
+		"mints": c.MaxMints, "canaries": c.CanaryRounds, "rate": c.KMSRate, "wait": c.DrainMaxWait.Minutes(), "sources": len(c.Sources),
+	}
+	want := map[string]any{
+		"stack": "matter", "table": "ControlTable", "bucket": "AuditBucket", "topic": "Topic", "corpus": "s3://corpus/known/",
+		"window": "22:00-04:00 Europe/Berlin", "retention": 30.0, "hold": 31.0, "segments": 3, "shards": 4,
+		"mints": 5, "canaries": 6, "rate": 7.0, "wait": 90.0, "sources": 1,
+	}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Errorf("configuration (-want +got):\n%s", d)
+	}
+}
