@@ -1,0 +1,313 @@
+package envelope_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
+	ddbtypes "github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
+	"github.com/aws/aws-sdk-go-v2/service/kms"
+	kmstypes "github.com/aws/aws-sdk-go-v2/service/kms/types"
+
+	"github.com/matter-ops/kms-rotation/envelope"
+	"github.com/matter-ops/kms-rotation/envelope/aead"
+	"github.com/matter-ops/kms-rotation/internal/ddb"
+	"github.com/matter-ops/kms-rotation/internal/ddb/ddbtest"
+	"github.com/matter-ops/kms-rotation/internal/memstore"
+	"github.com/matter-ops/kms-rotation/kek"
+	"github.com/matter-ops/kms-rotation/rotation"
+)
+
+func TestMain(m *testing.M) { ddbtest.Main(m) }
+
+type (
+	item = envelope.Item
+	s    = ddbtypes.AttributeValueMemberS
+	n    = ddbtypes.AttributeValueMemberN
+	b    = ddbtypes.AttributeValueMemberB
+)
+
+// keys is KMS as the SDK shows it, on memstore's.
+type keys struct {
+	*memstore.KMS
+	mu    sync.Mutex
+	calls map[string]int
+}
+
+func (k *keys) called(op string) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.calls[op]++
+}
+
+func (k *keys) count(op string) int {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.calls[op]
+}
+
+func (k *keys) GenerateDataKey(ctx context.Context, in *kms.GenerateDataKeyInput, _ ...func(*kms.Options)) (*kms.GenerateDataKeyOutput, error) {
+	k.called("GenerateDataKey")
+	dek, wrapped, err := k.KMS.GenerateDataKey(ctx, keyID(in.KeyId), in.EncryptionContext)
+	if err != nil {
+		return nil, kmsFault(err)
+	}
+	return &kms.GenerateDataKeyOutput{Plaintext: dek, CiphertextBlob: wrapped}, nil
+}
+
+func (k *keys) Decrypt(ctx context.Context, in *kms.DecryptInput, _ ...func(*kms.Options)) (*kms.DecryptOutput, error) {
+	k.called("Decrypt")
+	dek, err := k.KMS.Decrypt(ctx, keyID(in.KeyId), in.CiphertextBlob, in.EncryptionContext)
+	if err != nil {
+		return nil, kmsFault(err)
+	}
+	return &kms.DecryptOutput{Plaintext: dek}, nil
+}
+
+// keyID takes the id out of a key's ARN, as KMS does.
+func keyID(name *string) kek.ID {
+	id := aws.ToString(name)
+	for i := len(id) - 1; i >= 0; i-- {
+		if id[i] == '/' {
+			return kek.ID(id[i+1:])
+		}
+	}
+	return kek.ID(id)
+}
+
+func kmsFault(err error) error {
+	switch {
+	case errors.Is(err, rotation.ErrKeyDisabled):
+		return &kmstypes.DisabledException{}
+	case errors.Is(err, rotation.ErrUnwrap):
+		return &kmstypes.InvalidCiphertextException{}
+	case errors.Is(err, rotation.ErrNoKey):
+		return &kmstypes.NotFoundException{}
+	default:
+		return err
+	}
+}
+
+// site is a deployment: DynamoDB Local, KMS and an audit bucket in memory, and the
+// real steps.
+type site struct {
+	t       testing.TB
+	dynamo  *dynamodb.Client
+	control string
+	table   string
+	keys    *keys
+	steps   *rotation.Steps
+}
+
+const shards = 3
+
+func newSite(t testing.TB) *site {
+	t.Helper()
+	w := &site{t: t, dynamo: ddbtest.Client(t)}
+	w.control = ddbtest.ControlTable(t, w.dynamo)
+	w.table = ddbtest.Table(t, w.dynamo, ddbtest.Key{Name: "id", Type: ddbtypes.ScalarAttributeTypeS})
+	world := memstore.New("test", time.Now)
+	w.keys = &keys{KMS: world.KMS(), calls: map[string]int{}}
+	source, err := ddb.NewTableSource(w.dynamo, sourceConfig(w.table))
+	if err != nil {
+		t.Fatal(err)
+	}
+	store := ddb.New(w.dynamo, w.control, "test", time.Now)
+	w.steps = &rotation.Steps{
+		Config: rotation.Config{
+			Window: rotation.Window{Zone: time.UTC}, DrainMaxWait: time.Minute, Segments: 2, FenceShards: shards, MaxMints: 3, CanaryRounds: 1,
+		},
+		Deps: rotation.Deps{
+			Registry: store, Outbox: store, Drainage: store, Checkpoints: store, Vault: world.Vault(),
+			Keys: world.KMS(), KMS: world.KMS(), Cipher: aead.Cipher{}, Sources: []rotation.Source{source},
+			Random: func([]byte) {}, Now: time.Now, Actor: "test",
+		},
+	}
+	first, err := world.KMS().Create(t.Context(), "genesis", 1, "first")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.steps.Genesis(t.Context(), first.ID, "first"); err != nil {
+		t.Fatal(err)
+	}
+	return w
+}
+
+// sourceConfig uses names that are reserved words or have odd characters.
+func sourceConfig(table string) ddb.SourceConfig {
+	return ddb.SourceConfig{
+		Name: "orders", Table: table, KEKID: "key", WrappedDEK: "wrapped.dek", Ciphertext: "data",
+		Context: map[string]string{"table": "orders", "tenant": "$tenant"}, Format: "matter",
+	}
+}
+
+func tableConfig(c ddb.SourceConfig) envelope.TableConfig {
+	return envelope.TableConfig{
+		Name: c.Name, Table: c.Table, KEKID: c.KEKID, WrappedDEK: c.WrappedDEK, Ciphertext: c.Ciphertext,
+		Epoch: c.Epoch, Version: c.Version, Context: c.Context, Format: c.Format,
+	}
+}
+
+func (w *site) client(change ...func(*envelope.Config)) *envelope.Client {
+	w.t.Helper()
+	cfg := envelope.Config{ControlTable: w.control, DynamoDB: w.dynamo, KMS: w.keys}
+	for _, f := range change {
+		f(&cfg)
+	}
+	c, err := envelope.New(w.t.Context(), cfg)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.t.Cleanup(func() {
+		if err := c.Close(); err != nil {
+			w.t.Error(err)
+		}
+	})
+	return c
+}
+
+func (w *site) open(c *envelope.Client) *envelope.Table {
+	w.t.Helper()
+	table, err := c.Table(w.t.Context(), tableConfig(sourceConfig(w.table)))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return table
+}
+
+// begin takes a rotation up to the switch, the switch included.
+func (w *site) begin(id string, mode kek.Mode) {
+	w.t.Helper()
+	ctx, in := w.t.Context(), rotation.StepInput{RotationID: id}
+	_, err := w.steps.Preflight(ctx, rotation.PreflightInput{
+		ExecutionName: id, Input: rotation.ExecutionInput{Mode: string(mode), Reason: "test", Window: "any"},
+	})
+	w.must("preflight", err)
+	_, err = w.steps.Mint(ctx, in)
+	w.must("mint", err)
+	_, err = w.steps.DualUnwrap(ctx, in)
+	w.must("dualunwrap", err)
+	_, err = w.steps.Switch(ctx, in)
+	w.must("switch", err)
+}
+
+// drain polls until every lease on the old KEK is gone and its fence is shut.
+func (w *site) drain(id string) {
+	w.t.Helper()
+	for deadline := time.Now().Add(30 * time.Second); ; {
+		out, err := w.steps.Drain(w.t.Context(), rotation.StepInput{RotationID: id})
+		w.must("drain", err)
+		if out.Done {
+			return
+		}
+		if time.Now().After(deadline) {
+			w.t.Fatalf("drain: still %d leases with %d in flight", out.Leases, out.Refs)
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+// finish rewraps every row, retires the old KEK and verifies.
+func (w *site) finish(id string) {
+	w.t.Helper()
+	ctx := w.t.Context()
+	for segment := range 2 {
+		out, err := w.steps.Rewrap(ctx, rotation.RewrapInput{RotationID: id, Source: "orders", Segment: segment})
+		w.must("rewrap", err)
+		if !out.Done {
+			w.t.Fatalf("rewrap: %+v", out)
+		}
+	}
+	_, err := w.steps.Rewrap(ctx, rotation.RewrapInput{RotationID: id, Complete: true})
+	w.must("rewrap complete", err)
+	for done := false; !done; {
+		out, err := w.steps.Retire(ctx, rotation.RetireInput{RotationID: id})
+		w.must("retire", err)
+		done = out.Done
+	}
+	for done := false; !done; {
+		out, err := w.steps.Verify(ctx, rotation.StepInput{RotationID: id})
+		w.must("verify", err)
+		done = out.Done
+	}
+}
+
+func (w *site) rotate(id string, mode kek.Mode) {
+	w.t.Helper()
+	w.begin(id, mode)
+	w.drain(id)
+	w.finish(id)
+}
+
+func (w *site) must(what string, err error) {
+	w.t.Helper()
+	if err != nil {
+		w.t.Fatalf("%s: %v", what, err)
+	}
+}
+
+func (w *site) pointer() kek.Pointer {
+	w.t.Helper()
+	p, err := ddb.NewLeases(w.dynamo, w.control).Pointer(w.t.Context())
+	w.must("pointer", err)
+	return p
+}
+
+// leases are those on a KEK, as the rotation sees them.
+func (w *site) leases(id kek.ID) []rotation.Lease {
+	w.t.Helper()
+	l, err := w.steps.Drainage.Leases(w.t.Context(), id)
+	w.must("leases", err)
+	return l
+}
+
+// item reads a row as it is stored; nil if it is not.
+func (w *site) item(id string) item {
+	w.t.Helper()
+	out, err := w.dynamo.GetItem(w.t.Context(), &dynamodb.GetItemInput{TableName: &w.table, Key: rowKey(id), ConsistentRead: aws.Bool(true)})
+	w.must("GetItem", err)
+	return out.Item
+}
+
+func (w *site) put(i item) {
+	w.t.Helper()
+	_, err := w.dynamo.PutItem(w.t.Context(), &dynamodb.PutItemInput{TableName: &w.table, Item: i})
+	w.must("PutItem", err)
+}
+
+func rowKey(id string) item { return item{"id": &s{Value: id}} }
+
+func row(id string) item {
+	return item{"id": &s{Value: id}, "tenant": &s{Value: "acme"}, "size": &n{Value: "1"}}
+}
+
+func under(t testing.TB, i item) kek.ID {
+	t.Helper()
+	v, ok := i["key"].(*s)
+	if !ok {
+		t.Fatalf("no envelope: %v", i)
+	}
+	return kek.ID(v.Value)
+}
+
+func eventually(t testing.TB, what string, cond func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); !cond(); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("never: " + what)
+		}
+	}
+}
+
+// slow is a client that learns nothing by itself while a test runs.
+func slow(c *envelope.Config) { c.PointerAge, c.LeaseTTL = time.Hour, 3*time.Hour }
+
+// quick is one that follows the pointer in a fraction of a second.
+func quick(c *envelope.Config) { c.PointerAge, c.LeaseTTL = 200*time.Millisecond, 2*time.Second }
+
+func name(i int) string { return fmt.Sprintf("row-%d", i) }

@@ -1,0 +1,419 @@
+package envelope
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/service/kms"
+
+	"github.com/matter-ops/kms-rotation/kek"
+)
+
+// fakeControl is a control table in memory, so that tests of time run in a bubble.
+type fakeControl struct {
+	mu       sync.Mutex
+	at       kek.Pointer
+	modes    map[string]kek.Mode
+	leases   map[kek.ID]lease
+	down     bool
+	pointers int // reads
+	renewals int
+	onPut    func() // before a lease is put
+}
+
+var errDown = errors.New("down")
+
+func (f *fakeControl) pointer(context.Context) (kek.Pointer, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.pointers++
+	if f.down {
+		return kek.Pointer{}, errDown
+	}
+	return f.at, nil
+}
+
+func (f *fakeControl) kek(_ context.Context, id kek.ID) (kek.KEK, error) {
+	return kek.KEK{ID: id, State: kek.Active, FenceShards: 1}, nil
+}
+
+func (f *fakeControl) mode(_ context.Context, rotation string) (kek.Mode, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.modes[rotation], nil
+}
+
+func (f *fakeControl) putLease(_ context.Context, l lease) error {
+	if f.onPut != nil {
+		f.onPut()
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.leases[l.kek] = l
+	return nil
+}
+
+func (f *fakeControl) renewLease(_ context.Context, l lease) (bool, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.down {
+		return false, errDown
+	}
+	f.renewals++
+	if _, ok := f.leases[l.kek]; !ok {
+		return false, nil
+	}
+	f.leases[l.kek] = l
+	return true, nil
+}
+
+func (f *fakeControl) dropLease(_ context.Context, l lease) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	delete(f.leases, l.kek)
+	return nil
+}
+
+// move switches the pointer to the KEK of that epoch.
+func (f *fakeControl) move(epoch int64, mode kek.Mode) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	rotation := fmt.Sprintf("r%d", epoch)
+	f.modes[rotation] = mode
+	f.at = kek.Pointer{KEKID: kekOf(epoch), Epoch: epoch, RotationID: rotation}
+}
+
+func kekOf(epoch int64) kek.ID { return kek.ID(fmt.Sprintf("kek-%d", epoch)) }
+
+func (f *fakeControl) lease(id kek.ID) (lease, bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	l, ok := f.leases[id]
+	return l, ok
+}
+
+// constantKMS gives every caller the same key: these tests are not about keys.
+type constantKMS struct{ made, unwrapped int }
+
+func (k *constantKMS) GenerateDataKey(context.Context, *kms.GenerateDataKeyInput, ...func(*kms.Options)) (*kms.GenerateDataKeyOutput, error) {
+	k.made++
+	return &kms.GenerateDataKeyOutput{Plaintext: make([]byte, 32), CiphertextBlob: []byte("wrapped")}, nil
+}
+
+func (k *constantKMS) Decrypt(context.Context, *kms.DecryptInput, ...func(*kms.Options)) (*kms.DecryptOutput, error) {
+	k.unwrapped++
+	return &kms.DecryptOutput{Plaintext: make([]byte, 32)}, nil
+}
+
+// bubble runs f with a client of a fake control table, in fake time.
+func bubble(t *testing.T, f func(t *testing.T, c *Client, table *fakeControl, keys *constantKMS)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		table := &fakeControl{modes: map[string]kek.Mode{}, leases: map[kek.ID]lease{}}
+		table.move(1, "")
+		keys := &constantKMS{}
+		cfg, err := Config{ControlTable: "x", DynamoDB: noDynamoDB{}, KMS: keys}.withDefaults()
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, err := newClient(t.Context(), cfg, table)
+		if err != nil {
+			t.Fatal(err)
+		}
+		f(t, c, table, keys)
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+		if len(table.leases) > 0 {
+			t.Errorf("leases after Close: %v", table.leases)
+		}
+	})
+}
+
+type noDynamoDB struct{ DynamoDB }
+
+func begin(t *testing.T, c *Client) *Ref {
+	t.Helper()
+	r, err := c.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+// TestPointerAge: an idle client never holds a pointer older than it may be, and
+// Begin itself reads nothing.
+func TestPointerAge(t *testing.T) {
+	bubble(t, func(t *testing.T, c *Client, table *fakeControl, _ *constantKMS) {
+		for range 500 {
+			time.Sleep(time.Second)
+			before := table.pointers
+			if age := c.age(); age > defaultPointerAge {
+				t.Fatalf("the pointer is %v old", age)
+			}
+			begin(t, c).End()
+			if table.pointers != before {
+				t.Fatal("Begin read the pointer")
+			}
+		}
+		if table.pointers > 110 {
+			t.Errorf("%d reads in 500 s", table.pointers)
+		}
+	})
+}
+
+// TestLeaseRenewal: the lease is always alive, and says what is in flight within
+// one interval.
+func TestLeaseRenewal(t *testing.T) {
+	bubble(t, func(t *testing.T, c *Client, table *fakeControl, _ *constantKMS) {
+		for range 300 {
+			time.Sleep(time.Second)
+			if l, ok := table.lease("kek-1"); !ok || time.Until(l.expires) < defaultLeaseTTL/3 {
+				t.Fatalf("lease %+v, %v, runs out in %v", l, ok, time.Until(l.expires))
+			}
+		}
+		if table.renewals > 20 {
+			t.Errorf("%d renewals in 300 s of an idle client", table.renewals)
+		}
+		refs := []*Ref{begin(t, c), begin(t, c)}
+		time.Sleep(defaultPointerAge)
+		if l, _ := table.lease("kek-1"); l.refs != 2 || c.Stats().InFlight != 2 {
+			t.Errorf("the lease says %d in flight, the client %d; 2 are", l.refs, c.Stats().InFlight)
+		}
+		for _, r := range refs {
+			r.End()
+			r.End()
+		}
+		time.Sleep(defaultPointerAge)
+		if l, _ := table.lease("kek-1"); l.refs != 0 || c.Stats().InFlight != 0 {
+			t.Errorf("the lease says %d in flight, the client %d; none is", l.refs, c.Stats().InFlight)
+		}
+	})
+}
+
+// TestSwitch: the client moves to the new KEK within ten seconds, keeps the old
+// lease while a reference lives, and gives it back at once when it ends.
+func TestSwitch(t *testing.T) {
+	bubble(t, func(t *testing.T, c *Client, table *fakeControl, _ *constantKMS) {
+		old := begin(t, c)
+		table.move(2, kek.Normal)
+		time.Sleep(defaultPointerAge)
+		r := begin(t, c)
+		if r.KEK() != "kek-2" || r.Epoch() != 2 || old.KEK() != "kek-1" {
+			t.Errorf("a new reference is to %s, the old one to %s", r.KEK(), old.KEK())
+		}
+		time.Sleep(time.Hour)
+		if l, ok := table.lease("kek-1"); !ok || l.refs != 1 || time.Until(l.expires) <= 0 {
+			t.Errorf("lease on the old KEK while a reference lives: %+v, %v", l, ok)
+		}
+		r.End()
+		old.End()
+		synctest.Wait()
+		if l, ok := table.lease("kek-1"); ok {
+			t.Errorf("the old lease stays: %+v", l)
+		}
+		if _, ok := table.lease("kek-2"); !ok {
+			t.Error("no lease on the new KEK")
+		}
+	})
+}
+
+// TestSwitchWhileIdle: with nothing in flight the old lease is gone as soon as the
+// client sees the switch.
+func TestSwitchWhileIdle(t *testing.T) {
+	bubble(t, func(t *testing.T, _ *Client, table *fakeControl, _ *constantKMS) {
+		table.move(2, kek.Normal)
+		time.Sleep(defaultPointerAge)
+		if l, ok := table.lease("kek-1"); ok {
+			t.Errorf("the old lease stays: %+v", l)
+		}
+	})
+}
+
+// TestRecheck: the pointer moves while the first lease is put (spec: RecheckPtr).
+func TestRecheck(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		table := &fakeControl{modes: map[string]kek.Mode{}, leases: map[kek.ID]lease{}}
+		table.move(1, "")
+		puts := 0
+		table.onPut = func() {
+			if puts++; puts < 3 {
+				table.move(table.at.Epoch+1, kek.Normal)
+			}
+		}
+		cfg, _ := Config{ControlTable: "x", DynamoDB: noDynamoDB{}, KMS: &constantKMS{}}.withDefaults()
+		c, err := newClient(t.Context(), cfg, table)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if r := begin(t, c); r.KEK() != "kek-3" {
+			t.Errorf("the client is at %s", r.KEK())
+		} else {
+			r.End()
+		}
+		time.Sleep(defaultPointerAge)
+		if len(table.leases) != 1 {
+			t.Errorf("leases: %v", table.leases)
+		}
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// TestRevoked: a rotation takes the lease of a process that slept. When it wakes
+// it has a new lease on the KEK that is current by then.
+func TestRevoked(t *testing.T) {
+	bubble(t, func(t *testing.T, c *Client, table *fakeControl, _ *constantKMS) {
+		r := begin(t, c)
+		table.mu.Lock()
+		clear(table.leases)
+		table.mu.Unlock()
+		time.Sleep(defaultLeaseTTL)
+		if l, ok := table.lease("kek-1"); !ok || l.refs != 1 {
+			t.Errorf("no new lease on the same KEK: %+v, %v", l, ok)
+		}
+		table.mu.Lock()
+		clear(table.leases)
+		table.mu.Unlock()
+		table.move(2, kek.Emergency)
+		time.Sleep(defaultLeaseTTL)
+		if l, ok := table.lease("kek-2"); !ok {
+			t.Errorf("no lease on the new KEK: %+v, %v", l, ok)
+		}
+		r.End()
+		synctest.Wait()
+		if n := c.Stats().RevokedLeases; n != 2 {
+			t.Errorf("%d revoked leases", n)
+		}
+	})
+}
+
+// TestControlTableDown: writers go on for as long as a lease lives, then stop, and
+// recover by themselves.
+func TestControlTableDown(t *testing.T) {
+	bubble(t, func(t *testing.T, c *Client, table *fakeControl, _ *constantKMS) {
+		table.mu.Lock()
+		table.down = true
+		table.mu.Unlock()
+		time.Sleep(40 * time.Second)
+		begin(t, c).End()
+		reads := table.pointers
+		for range 1000 { // no storm of reads
+			begin(t, c).End()
+		}
+		if n := table.pointers - reads; n > 1 {
+			t.Errorf("%d reads by 1000 Begins at one moment", n)
+		}
+		time.Sleep(40 * time.Second)
+		if _, err := c.Begin(t.Context()); !errors.Is(err, ErrStalePointer) {
+			t.Errorf("after a lease's life: %v", err)
+		}
+		if c.Stats().PointerErrors == 0 {
+			t.Error("no error was counted")
+		}
+		table.mu.Lock()
+		table.down = false
+		table.mu.Unlock()
+		time.Sleep(defaultPointerAge)
+		begin(t, c).End()
+	})
+}
+
+// TestFrozen: a Lambda is frozen between invocations, so that only Begin can notice
+// that the pointer is old. The keeper is not run at all here.
+func TestFrozen(t *testing.T) {
+	bubble(t, func(t *testing.T, c *Client, table *fakeControl, _ *constantKMS) {
+		c.cancel()
+		<-c.done
+		table.move(2, kek.Normal)
+		begin(t, c).End()
+		if c.current.Load().pointer.Epoch != 1 {
+			t.Fatal("a fresh pointer was read again")
+		}
+		time.Sleep(15 * time.Minute)
+		if r := begin(t, c); r.KEK() != "kek-2" {
+			t.Errorf("after the thaw it writes under %s", r.KEK())
+		} else {
+			r.End()
+		}
+		delete(table.leases, "kek-1") // the keeper would have
+	})
+}
+
+// TestEmergencyDropsKeys: data keys of before are forgotten at an emergency switch,
+// also those that only open; at a normal switch those that open stay.
+func TestEmergencyDropsKeys(t *testing.T) {
+	for mode, calls := range map[kek.Mode]int{kek.Normal: 1, kek.Emergency: 2, "": 2} {
+		t.Run("mode "+string(mode), func(t *testing.T) {
+			bubble(t, func(t *testing.T, c *Client, table *fakeControl, keys *constantKMS) {
+				r := begin(t, c)
+				sealed, err := r.Seal(t.Context(), []byte("x"), nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				r.End()
+				open := func() {
+					t.Helper()
+					if _, err := c.Open(t.Context(), sealed, nil, nil); err != nil {
+						t.Fatal(err)
+					}
+				}
+				open()
+				open()
+				table.move(2, mode)
+				time.Sleep(defaultPointerAge)
+				open()
+				if keys.unwrapped != calls {
+					t.Errorf("%d calls of Decrypt, want %d", keys.unwrapped, calls)
+				}
+				r = begin(t, c)
+				defer r.End()
+				if s, err := r.Seal(t.Context(), nil, nil); err != nil || s.Epoch != 2 || keys.made != 2 {
+					t.Errorf("sealed in epoch %d with data key %d, %v", s.Epoch, keys.made, err)
+				}
+			})
+		})
+	}
+}
+
+// TestIdleKeysGo: what an idle client holds ages out without being asked for.
+func TestIdleKeysGo(t *testing.T) {
+	bubble(t, func(t *testing.T, c *Client, _ *fakeControl, _ *constantKMS) {
+		r := begin(t, c)
+		defer r.End()
+		s, err := r.Seal(t.Context(), nil, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := c.Open(t.Context(), s, nil, nil); err != nil {
+			t.Fatal(err)
+		}
+		if len(c.opening.keys) != 1 || len(r.h.sealing.keys) != 1 {
+			t.Fatal("nothing is cached")
+		}
+		time.Sleep(c.cfg.Cache.MaxAge + defaultPointerAge)
+		if len(c.opening.keys) != 0 || len(r.h.sealing.keys) != 0 {
+			t.Error("keys outlive their age")
+		}
+	})
+}
+
+func TestClosed(t *testing.T) {
+	bubble(t, func(t *testing.T, c *Client, _ *fakeControl, _ *constantKMS) {
+		if err := c.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := c.Begin(t.Context()); !errors.Is(err, ErrClosed) {
+			t.Errorf("Begin: %v", err)
+		}
+		if _, err := c.Open(t.Context(), Sealed{}, nil, nil); !errors.Is(err, ErrClosed) {
+			t.Errorf("Open: %v", err)
+		}
+	})
+}

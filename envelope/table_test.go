@@ -1,0 +1,288 @@
+package envelope_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"testing"
+
+	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"github.com/matter-ops/kms-rotation/envelope"
+	"github.com/matter-ops/kms-rotation/kek"
+)
+
+var ignoreSDK = cmpopts.IgnoreUnexported(s{}, n{}, b{})
+
+func TestInsertGetUpdate(t *testing.T) {
+	w := newSite(t)
+	table := w.open(w.client())
+	ctx := t.Context()
+	if _, err := table.Get(ctx, rowKey("a")); !errors.Is(err, envelope.ErrNotFound) {
+		t.Errorf("before the insert: %v", err)
+	}
+	w.must("insert", table.Insert(ctx, row("a"), []byte("one")))
+	want := envelope.Row{Item: row("a"), Plaintext: []byte("one"), Version: 1}
+	got, err := table.Get(ctx, rowKey("a"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff(want, got, ignoreSDK); d != "" {
+		t.Errorf("inserted (-want +got):\n%s", d)
+	}
+	if err := table.Insert(ctx, row("a"), []byte("again")); !errors.Is(err, envelope.ErrExists) {
+		t.Errorf("a second insert: %v", err)
+	}
+	w.must("update", table.Update(ctx, rowKey("a"), func(r *envelope.Row) error {
+		r.Plaintext = append(r.Plaintext, " two"...)
+		r.Item["size"].(*n).Value = "2" // in place
+		r.Item["added"] = &s{Value: "x"}
+		delete(r.Item, "absent")
+		return nil
+	}))
+	w.must("update", table.Update(ctx, rowKey("a"), func(r *envelope.Row) error {
+		delete(r.Item, "added")
+		r.Item["tenant"] = &s{Value: "other"} // part of the encryption context
+		return nil
+	}))
+	want = envelope.Row{Item: row("a"), Plaintext: []byte("one two"), Version: 3}
+	want.Item["size"], want.Item["tenant"] = &n{Value: "2"}, &s{Value: "other"}
+	if got, err = table.Get(ctx, rowKey("a")); err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff(want, got, ignoreSDK); d != "" {
+		t.Errorf("updated (-want +got):\n%s", d)
+	}
+	if err := table.Update(ctx, rowKey("b"), func(*envelope.Row) error { return nil }); !errors.Is(err, envelope.ErrNotFound) {
+		t.Errorf("update of no row: %v", err)
+	}
+	if w.item("b") != nil {
+		t.Error("an update made a row")
+	}
+	stop := errors.New("stop")
+	if err := table.Update(ctx, rowKey("a"), func(*envelope.Row) error { return stop }); !errors.Is(err, stop) {
+		t.Errorf("a change that fails: %v", err)
+	}
+}
+
+func TestPut(t *testing.T) {
+	w := newSite(t)
+	table := w.open(w.client())
+	first := row("a")
+	first["old"] = &s{Value: "gone after the second put"}
+	w.must("put", table.Put(t.Context(), first, []byte("one")))
+	w.must("put", table.Put(t.Context(), row("a"), []byte("two")))
+	got, err := table.Get(t.Context(), rowKey("a"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff(envelope.Row{Item: row("a"), Plaintext: []byte("two"), Version: 2}, got, ignoreSDK); d != "" {
+		t.Errorf("(-want +got):\n%s", d)
+	}
+}
+
+// TestConcurrentUpdates counts in a payload: no increment may be lost.
+func TestConcurrentUpdates(t *testing.T) {
+	w := newSite(t)
+	table := w.open(w.client())
+	w.must("insert", table.Insert(t.Context(), row("a"), []byte{0}))
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			for range 5 {
+				for {
+					err := table.Update(t.Context(), rowKey("a"), func(r *envelope.Row) error {
+						r.Plaintext[0]++
+						return nil
+					})
+					if err == nil {
+						break
+					}
+					if !errors.Is(err, envelope.ErrContended) {
+						t.Error(err)
+						return
+					}
+				}
+			}
+		})
+	}
+	wg.Wait()
+	got, err := table.Get(t.Context(), rowKey("a"))
+	if err != nil || got.Plaintext[0] != 20 || got.Version != 21 {
+		t.Errorf("%+v, %v", got, err)
+	}
+}
+
+func TestInsertAll(t *testing.T) {
+	w := newSite(t)
+	table := w.open(w.client())
+	var rows []envelope.Row
+	for i := range envelope.MaxBatch {
+		rows = append(rows, envelope.Row{Item: row(name(i)), Plaintext: []byte(name(i))})
+	}
+	w.must("insert", table.InsertAll(t.Context(), rows))
+	for i := range rows {
+		if got, err := table.Get(t.Context(), rowKey(name(i))); err != nil || string(got.Plaintext) != name(i) {
+			t.Fatalf("%s: %q, %v", name(i), got.Plaintext, err)
+		}
+	}
+	if n := w.keys.count("GenerateDataKey"); n != 1 {
+		t.Errorf("%d data keys for one encryption context", n)
+	}
+	some := []envelope.Row{{Item: row("new")}, {Item: row(name(7))}}
+	if err := table.InsertAll(t.Context(), some); !errors.Is(err, envelope.ErrExists) || w.item("new") != nil {
+		t.Errorf("one of two exists: %v", err)
+	}
+	for _, n := range []int{0, envelope.MaxBatch + 1} {
+		if err := table.InsertAll(t.Context(), make([]envelope.Row, n)); err == nil {
+			t.Errorf("%d rows are taken", n)
+		}
+	}
+}
+
+// TestFencedInsert: the fence is shut while the writer still believes in the old
+// KEK. The caller sees a success, under the new one.
+func TestFencedInsert(t *testing.T) {
+	for _, mode := range []kek.Mode{kek.Normal, kek.Emergency} {
+		t.Run(string(mode), func(t *testing.T) {
+			w := newSite(t)
+			c := w.client(slow)
+			table := w.open(c)
+			w.must("insert", table.Insert(t.Context(), row("before"), []byte("b")))
+			w.begin("r1", mode)
+			w.revoke("kek-0001") // as if the lease had run out long ago
+			w.drain("r1")
+			w.must("insert", table.Insert(t.Context(), row("after"), []byte("a")))
+			if id := under(t, w.item("after")); id != "kek-0002" {
+				t.Errorf("the row is under %s", id)
+			}
+			if n := c.Stats().RefusedWrites; n != 1 {
+				t.Errorf("%d refused writes", n)
+			}
+			w.finish("r1")
+			for _, id := range []string{"before", "after"} {
+				if got, err := table.Get(t.Context(), rowKey(id)); err != nil || got.Plaintext[0] != id[0] {
+					t.Errorf("%s: %q, %v", id, got.Plaintext, err)
+				}
+			}
+		})
+	}
+}
+
+// TestZombieUpdate: a writer wakes after its row was rewrapped and the old KEK
+// retired.
+func TestZombieUpdate(t *testing.T) {
+	for _, mode := range []kek.Mode{kek.Normal, kek.Emergency} {
+		t.Run(string(mode), func(t *testing.T) {
+			w := newSite(t)
+			c := w.client(slow)
+			table := w.open(c)
+			w.must("insert", table.Insert(t.Context(), row("a"), []byte("x")))
+			tries := 0
+			w.must("update", table.Update(t.Context(), rowKey("a"), func(r *envelope.Row) error {
+				if tries++; tries == 1 { // it sleeps between its read and its write
+					w.begin("r1", mode)
+					w.revoke("kek-0001")
+					w.drain("r1")
+					w.finish("r1")
+				}
+				r.Plaintext = append(r.Plaintext, 'y')
+				return nil
+			}))
+			got, err := table.Get(t.Context(), rowKey("a"))
+			if err != nil || string(got.Plaintext) != "xy" || tries != 2 {
+				t.Errorf("%q after %d tries, %v", got.Plaintext, tries, err)
+			}
+			if id := under(t, w.item("a")); id != "kek-0002" {
+				t.Errorf("the row is under %s", id)
+			}
+		})
+	}
+}
+
+// TestZombieInsertAfterRetire: the KEK that the writer holds is disabled when it
+// wakes, and no data key can be made under it any more.
+func TestZombieInsertAfterRetire(t *testing.T) {
+	w := newSite(t)
+	c := w.client(slow, func(c *envelope.Config) { c.Cache.Off = true })
+	table := w.open(c)
+	w.begin("r1", kek.Normal)
+	w.revoke("kek-0001")
+	w.drain("r1")
+	w.finish("r1")
+	w.must("insert", table.Insert(t.Context(), row("a"), []byte("x")))
+	if id := under(t, w.item("a")); id != "kek-0002" {
+		t.Errorf("the row is under %s", id)
+	}
+}
+
+// revoke takes every lease on a KEK away.
+func (w *site) revoke(id kek.ID) {
+	w.t.Helper()
+	for _, l := range w.leases(id) {
+		if ok, err := w.steps.Drainage.Revoke(w.t.Context(), l); err != nil || !ok {
+			w.t.Fatalf("revoke: %v, %v", ok, err)
+		}
+	}
+}
+
+// TestThroughRotations writes, updates, deletes and reads all through a normal and
+// an emergency rotation, and checks every read against what was written.
+func TestThroughRotations(t *testing.T) {
+	w := newSite(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	var clients []*envelope.Client
+	for worker := range 3 {
+		c := w.client(quick)
+		clients = append(clients, c)
+		table := w.open(c)
+		wg.Go(func() {
+			for i := 0; ctx.Err() == nil; i++ {
+				if err := exercise(t.Context(), w, table, fmt.Sprintf("%d-%d", worker, i)); err != nil {
+					t.Errorf("worker %d, row %d: %v", worker, i, err)
+					return
+				}
+			}
+		})
+	}
+	w.rotate("r1", kek.Normal)
+	w.rotate("r2", kek.Emergency)
+	cancel()
+	wg.Wait()
+	for _, c := range clients {
+		if s := c.Stats(); s.OrphanedKeys != 0 || s.InFlight != 0 {
+			t.Errorf("%+v", s)
+		}
+	}
+}
+
+// exercise takes one row through its life. Every other row is kept.
+func exercise(ctx context.Context, w *site, table *envelope.Table, id string) error {
+	if err := table.Insert(ctx, row(id), []byte("1"+id)); err != nil {
+		return err
+	}
+	for round := byte('2'); round < '5'; round++ {
+		if err := table.Update(ctx, rowKey(id), func(r *envelope.Row) error {
+			r.Plaintext[0] = round
+			return nil
+		}); err != nil {
+			return err
+		}
+		got, err := table.Get(ctx, rowKey(id))
+		if err != nil {
+			return err
+		}
+		if want := string(round) + id; string(got.Plaintext) != want {
+			return fmt.Errorf("read %q, wrote %q", got.Plaintext, want)
+		}
+	}
+	if id[len(id)-1]%2 == 0 {
+		return nil
+	}
+	_, err := w.dynamo.DeleteItem(ctx, &dynamodb.DeleteItemInput{TableName: &w.table, Key: rowKey(id)})
+	return err
+}
