@@ -1,0 +1,199 @@
+package rotation_test
+
+import (
+	"bytes"
+	"fmt"
+	"sync"
+
+	"github.com/matter-ops/kms-rotation/audit"
+	"github.com/matter-ops/kms-rotation/internal/memstore"
+	"github.com/matter-ops/kms-rotation/kek"
+)
+
+// watch checks the invariants of the specification between any two effects. Its
+// hook must be the world's, or be called by it.
+type watch struct {
+	*site
+	mu     sync.Mutex
+	states map[kek.ID]kek.State
+	epoch  int64
+	opened map[place][]byte // wrapped DEK and ciphertext that were seen to open
+	mine   sync.Map         // first byte of blobs that the watch itself unwraps
+	found  map[string]bool
+}
+
+func newWatch(s *site) *watch {
+	w := &watch{site: s, states: map[kek.ID]kek.State{}, opened: map[place][]byte{}, found: map[string]bool{}}
+	w.check("at the start")
+	return w
+}
+
+// looks reports whether a call is one of the watch's own: no step makes it.
+func (w *watch) looks(op string, args []any) bool {
+	switch op {
+	case "Store.KEKs", "Store.Rotations", "Store.AuditEntries", "Store.Pointer":
+		return true
+	case "Store.Load":
+		return args[0] == ""
+	case "KMS.Decrypt":
+		if b, ok := args[1].([]byte); ok && len(b) > 0 {
+			_, own := w.mine.Load(&b[0])
+			return own
+		}
+	}
+	return false
+}
+
+// violated reports a violation once per test.
+func (w *watch) violated(when, format string, args ...any) {
+	msg := fmt.Sprintf(format, args...)
+	if !w.found[msg] {
+		w.found[msg] = true
+		w.t.Errorf("%s: %s", when, msg)
+	}
+}
+
+func (w *watch) check(when string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	ctx := w.t.Context()
+	v, err := w.store.Load(ctx, "")
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	keks, err := w.store.KEKs(ctx)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	rotations, err := w.store.Rotations(ctx)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.registry(when, v, keks)
+	w.rotations(when, v, rotations)
+	w.chained(when)
+	w.rows(when)
+}
+
+// registry: PointerAlwaysUsable, one active KEK, EpochMonotone, NoResurrection.
+func (w *watch) registry(when string, v kek.View, keks []kek.KEK) {
+	active := 0
+	for _, k := range keks {
+		if k.State == kek.Active {
+			active++
+		}
+		if was := w.states[k.ID]; was == kek.Retired && k.State != kek.Retired {
+			w.violated(when, "NoResurrection: %s is %s again", k.ID, k.State)
+		}
+		w.states[k.ID] = k.State
+	}
+	if active != 1 {
+		w.violated(when, "%d KEKs are active", active)
+	}
+	if w.states[v.Pointer.KEKID] != kek.Active || !w.world.Resolves(v.Pointer.KEKID) {
+		w.violated(when, "PointerAlwaysUsable: %s is %q", v.Pointer.KEKID, w.states[v.Pointer.KEKID])
+	}
+	if v.Pointer.Epoch < w.epoch {
+		w.violated(when, "EpochMonotone: %d after %d", v.Pointer.Epoch, w.epoch)
+	}
+	w.epoch = v.Pointer.Epoch
+}
+
+// rotations: AtMostOneRotation, RetireAfterSwitch, PsfNeverAfterSwitch,
+// EmergencyForward.
+func (w *watch) rotations(when string, v kek.View, all []kek.Rotation) {
+	running := ""
+	for _, r := range all {
+		if !r.Phase.Final() {
+			if running != "" {
+				w.violated(when, "AtMostOneRotation: %s and %s", running, r.ID)
+			}
+			running = r.ID
+		}
+		switched := !r.SwitchedAt.IsZero()
+		if w.states[r.OldKEK] == kek.Retired && (!switched || v.Pointer.KEKID == r.OldKEK || !r.Phase.Reached(kek.KEKRetired)) {
+			w.violated(when, "RetireAfterSwitch: %s is retired, %s is at %s", r.OldKEK, r.ID, r.Phase)
+		}
+		if r.Phase == kek.RolledBack && (switched || r.Mode == kek.Emergency) {
+			w.violated(when, "%s was rolled back after the switch or in an emergency", r.ID)
+		}
+	}
+	if v.Lock != running {
+		w.violated(when, "the lock is %q, the running rotation %q", v.Lock, running)
+	}
+}
+
+// chained: AuditLinear in the outbox.
+func (w *watch) chained(when string) {
+	entries, err := w.store.AuditEntries(w.t.Context(), 1)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	head, seen := audit.Genesis(chain), map[string]bool{}
+	for _, e := range entries {
+		if head, err = e.Follow(chain, head); err != nil {
+			w.violated(when, "AuditLinear: %v", err)
+		}
+		if seen[e.Record.ID] {
+			w.violated(when, "AuditOnceInOrder: %s is recorded twice", e.Record.ID)
+		}
+		seen[e.Record.ID] = true
+	}
+}
+
+// rows: NoKeyOrphans, RowIntegrity, and no row comes or goes.
+func (w *watch) rows(when string) {
+	w.site.mu.Lock()
+	want := map[place]string{}
+	for p, plain := range w.plain {
+		want[p] = plain
+	}
+	w.site.mu.Unlock()
+	for _, table := range []*memstore.Table{w.orders, w.people, w.corpus} {
+		var rows []memstore.Record
+		var at []place
+		table.Each(func(id string, r memstore.Record) {
+			if !r.Stranger {
+				rows, at = append(rows, r), append(at, place{table, id})
+			}
+		})
+		for i, r := range rows {
+			plain, ok := want[at[i]]
+			if !ok {
+				w.violated(when, "row %s came back or out of nothing", at[i].id)
+			}
+			delete(want, at[i])
+			if r.Defect == "" {
+				w.opens(when, at[i], r, plain)
+			}
+		}
+	}
+	for p := range want {
+		w.violated(when, "row %s is gone", p.id)
+	}
+}
+
+func (w *watch) opens(when string, at place, r memstore.Record, plain string) {
+	if !w.world.Resolves(r.KEK) {
+		w.violated(when, "NoKeyOrphans: row %s is under %s (%q)", at.id, r.KEK, w.states[r.KEK])
+		return
+	}
+	sealed := append(bytes.Clone(r.WrappedDEK), r.Ciphertext...)
+	if bytes.Equal(w.opened[at], sealed) {
+		return
+	}
+	w.opened[at] = sealed
+	wrapped := bytes.Clone(r.WrappedDEK)
+	w.mine.Store(&wrapped[0], true)
+	dek, err := w.kms.Decrypt(w.t.Context(), r.KEK, wrapped, r.Context)
+	w.mine.Delete(&wrapped[0])
+	if err == nil {
+		var got []byte
+		if got, err = w.Cipher.Open(dek, r.Ciphertext, r.Context); err == nil && string(got) != plain {
+			err = fmt.Errorf("it opens to %q, not %q", got, plain)
+		}
+	}
+	if err != nil {
+		w.violated(when, "RowIntegrity: row %s under %s: %v", at.id, r.KEK, err)
+	}
+}

@@ -1,0 +1,235 @@
+package rotation_test
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/matter-ops/kms-rotation/envelope/aead"
+	"github.com/matter-ops/kms-rotation/internal/memstore"
+	"github.com/matter-ops/kms-rotation/kek"
+	"github.com/matter-ops/kms-rotation/rotation"
+)
+
+const (
+	chain   = "test"
+	spring  = "Q2-2026-rotation" // the first rotation's id
+	summer  = "Q3-2026-rotation" // the one after it
+	shards  = 2
+	limit   = 3 // mint attempts of an emergency
+	maxWait = 30 * time.Minute
+)
+
+// clock is a clock that stands still until it is told to go on.
+type clock struct {
+	mu sync.Mutex
+	at time.Time
+}
+
+func (c *clock) now() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.at
+}
+
+func (c *clock) pass(d time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.at = c.at.Add(d)
+}
+
+// site is one deployment with rows: everything a rotation touches.
+type site struct {
+	*rotation.Steps
+	t      *testing.T
+	world  *memstore.World
+	store  *memstore.Store
+	vault  *memstore.Vault
+	kms    *memstore.KMS
+	orders *memstore.Table
+	people *memstore.Table
+	corpus *memstore.Table
+	clock  *clock
+	first  kek.ID // the genesis KEK
+
+	mu    sync.Mutex
+	plain map[place]string // what each row opens to
+	mail  []string         // subjects of notifications
+}
+
+// place is one row.
+type place struct {
+	table *memstore.Table
+	id    string
+}
+
+// newSite returns a deployment after genesis, with rows and a corpus under the
+// first KEK. Its clock stands at 02:00 UTC, within the window.
+func newSite(t *testing.T) *site {
+	t.Helper()
+	c := &clock{at: time.Date(2026, 4, 1, 2, 0, 0, 0, time.UTC)}
+	w := memstore.New(chain, c.now)
+	s := &site{
+		t: t, world: w, store: w.Store(), vault: w.Vault(), kms: w.KMS(), clock: c, plain: map[place]string{},
+		orders: w.NewTable("orders"), people: w.NewTable("people"), corpus: w.NewTable("corpus"),
+	}
+	window, err := rotation.ParseWindow("01:00-05:00", time.UTC)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Steps = &rotation.Steps{
+		Config: rotation.Config{
+			Window: window, DrainMaxWait: maxWait, DeleteHold: 90 * 24 * time.Hour,
+			Segments: 2, FenceShards: shards, MaxMints: limit, CanaryRounds: 2,
+		},
+		Deps: rotation.Deps{
+			Registry: s.store, Outbox: s.store, Drainage: s.store, Checkpoints: s.store, Vault: s.vault,
+			Keys: s.kms, KMS: s.kms, Cipher: aead.Cipher{}, Notifier: s,
+			Sources: []rotation.Source{s.orders, s.people, s.corpus}, Corpus: s.corpus,
+			Random: func(b []byte) { copy(b, "known plaintext") }, Now: c.now, Actor: "test",
+		},
+	}
+	k, err := s.kms.Create(t.Context(), "", 0, "genesis")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.first = k.ID
+	if _, err := s.Genesis(t.Context(), k.ID, "genesis"); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 4 {
+		s.insert(s.orders, fmt.Sprintf("o%d", i))
+		s.insert(s.people, fmt.Sprintf("p%d", i))
+	}
+	s.insert(s.corpus, "known-1.json")
+	s.insert(s.corpus, "known-2.json")
+	s.orders.Plant("settings", memstore.Record{Stranger: true})
+	return s
+}
+
+// Notify implements [rotation.Notifier].
+func (s *site) Notify(_ context.Context, subject, _ string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.mail = append(s.mail, subject)
+	return nil
+}
+
+// seal makes a row of the given table under a KEK, with a fresh DEK.
+func (s *site) seal(table *memstore.Table, id string, under kek.ID, epoch int64, plain string) memstore.Record {
+	s.t.Helper()
+	encctx := map[string]string{"table": table.Name(), "id": id}
+	dek, wrapped, err := s.kms.GenerateDataKey(s.t.Context(), under, encctx)
+	if err != nil {
+		s.t.Fatalf("seal %s under %s: %v", id, under, err)
+	}
+	ct, err := s.Cipher.Seal(dek, []byte(plain), encctx)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	sum := sha256.Sum256([]byte(plain))
+	return memstore.Record{
+		KEK: under, Epoch: epoch, WrappedDEK: wrapped, Ciphertext: ct, Context: encctx, PlainSHA: hex.EncodeToString(sum[:]),
+	}
+}
+
+func (s *site) expect(table *memstore.Table, id, plain string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.plain[place{table, id}] = plain
+}
+
+// insert writes a row as an application does: under the pointer's KEK, fenced.
+func (s *site) insert(table *memstore.Table, id string) {
+	s.t.Helper()
+	p := s.pointer()
+	plain := "secret of " + id
+	if err := table.Insert(s.t.Context(), id, s.seal(table, id, p.KEKID, p.Epoch, plain), 0); err != nil {
+		s.t.Fatal(err)
+	}
+	s.expect(table, id, plain)
+}
+
+// plant writes a row past the fence, as a restored backup would.
+func (s *site) plant(table *memstore.Table, id string, under kek.ID) {
+	s.t.Helper()
+	plain := "restored " + id
+	r := s.seal(table, id, under, 1, plain)
+	r.Version = 1
+	table.Plant(id, r)
+	s.expect(table, id, plain)
+}
+
+// remove deletes a row for good.
+func (s *site) remove(table *memstore.Table, id string) {
+	s.t.Helper()
+	if err := table.Delete(s.t.Context(), id); err != nil {
+		s.t.Fatal(err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.plain, place{table, id})
+}
+
+func (s *site) pointer() kek.Pointer {
+	s.t.Helper()
+	p, err := s.store.Pointer(s.t.Context())
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return p
+}
+
+// record is a rotation's record, which must exist.
+func (s *site) record(id string) kek.Rotation {
+	s.t.Helper()
+	v, err := s.store.Load(s.t.Context(), id)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	if v.Rotation == nil {
+		s.t.Fatalf("rotation %s has no record", id)
+	}
+	return *v.Rotation
+}
+
+func (s *site) state(id kek.ID) kek.State {
+	s.t.Helper()
+	st, err := s.store.KEKState(s.t.Context(), id)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return st
+}
+
+func (s *site) enabled(id kek.ID) bool {
+	s.t.Helper()
+	k, err := s.kms.Describe(s.t.Context(), id)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return k.Enabled
+}
+
+// phase fails the test unless the rotation stands at want.
+func (s *site) phase(id string, want kek.Phase) {
+	s.t.Helper()
+	if got := s.record(id).Phase; got != want {
+		s.t.Fatalf("rotation %s is at %q, want %q", id, got, want)
+	}
+}
+
+// wantKind fails the test unless err is a [*rotation.Error] of that kind.
+func wantKind(t *testing.T, err error, want rotation.Kind) *rotation.Error {
+	t.Helper()
+	var e *rotation.Error
+	if !errors.As(err, &e) || e.Kind != want {
+		t.Fatalf("error %v, want kind %s", err, want)
+	}
+	return e
+}

@@ -1,0 +1,128 @@
+package rotation_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"github.com/matter-ops/kms-rotation/audit"
+	"github.com/matter-ops/kms-rotation/internal/memstore"
+	"github.com/matter-ops/kms-rotation/kek"
+	"github.com/matter-ops/kms-rotation/rotation"
+)
+
+// snapshot is everything that a step could change.
+type snapshot struct {
+	Pointer     kek.Pointer
+	Lock        string
+	KEKs        []kek.KEK
+	Rotations   []kek.Rotation
+	Chain       []audit.Entry
+	Unpublished []audit.Entry
+	Bucket      map[int64]string
+	Keys        map[kek.ID]rotation.Key
+	Fences      map[kek.ID]map[int]string
+	Leases      map[kek.ID][]rotation.Lease
+	Checkpoints []rotation.Checkpoint
+	Rows        map[string]memstore.Record
+}
+
+// rows returns every envelope of every table.
+func (s *site) rows() map[place]memstore.Record {
+	out := map[place]memstore.Record{}
+	for _, table := range []*memstore.Table{s.orders, s.people, s.corpus} {
+		table.Each(func(id string, r memstore.Record) {
+			if !r.Stranger {
+				out[place{table, id}] = r
+			}
+		})
+	}
+	return out
+}
+
+// keys lists every key that KMS ever made.
+func (s *site) keys() []kek.ID {
+	s.t.Helper()
+	var out []kek.ID
+	for i := 1; ; i++ {
+		id := kek.ID(fmt.Sprintf("kek-%04d", i))
+		_, err := s.kms.Describe(s.t.Context(), id)
+		if errors.Is(err, rotation.ErrNoKey) {
+			return out
+		}
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		out = append(out, id)
+	}
+}
+
+// must returns a value that a look at the world cannot fail to get.
+func must[T any](v T, err error) T {
+	if err != nil {
+		panic(err)
+	}
+	return v
+}
+
+// snapshot takes everything, behind the hook's back.
+func (s *site) snapshot() snapshot {
+	s.t.Helper()
+	ctx := s.t.Context()
+	v := must(s.store.Load(ctx, ""))
+	out := snapshot{
+		Pointer: *v.Pointer, Lock: v.Lock, KEKs: must(s.store.KEKs(ctx)), Rotations: must(s.store.Rotations(ctx)),
+		Chain: must(s.store.AuditEntries(ctx, 1)), Unpublished: must(s.store.Unpublished(ctx)),
+		Bucket: map[int64]string{}, Keys: map[kek.ID]rotation.Key{}, Fences: map[kek.ID]map[int]string{},
+		Leases: map[kek.ID][]rotation.Lease{}, Rows: map[string]memstore.Record{},
+	}
+	for _, e := range out.Chain {
+		b, err := s.vault.Get(ctx, chain, e.Record.Seq)
+		if err == nil {
+			out.Bucket[e.Record.Seq] = string(b)
+		}
+	}
+	for _, id := range s.keys() {
+		out.Keys[id] = must(s.kms.Describe(ctx, id))
+		out.Fences[id] = s.store.Fences(id)
+		out.Leases[id] = must(s.store.Leases(ctx, id))
+	}
+	for _, r := range out.Rotations {
+		for _, src := range s.Sources {
+			for _, pass := range []string{"rewrap", "confirm", "verify"} {
+				out.Checkpoints = append(out.Checkpoints, must(s.store.ListCheckpoints(ctx, r.ID, src.Name(), pass))...)
+			}
+		}
+	}
+	for p, r := range s.rows() {
+		out.Rows[p.table.Name()+"/"+p.id] = r
+	}
+	return out
+}
+
+var wholeBytes = cmp.FilterValues(func(a, b []byte) bool { return len(a)+len(b) > 0 }, cmp.Comparer(bytes.Equal))
+
+// diff compares the world with how it was; "" if nothing changed.
+func (s *site) diff(was snapshot) string {
+	s.t.Helper()
+	return cmp.Diff(was, s.snapshot(), cmpopts.EquateEmpty(), wholeBytes)
+}
+
+// stable is a step's output without what a repeated call cannot know: how much
+// work the first one did.
+func stable(t *testing.T, out []byte) map[string]any {
+	t.Helper()
+	var m map[string]any
+	if err := json.Unmarshal(out, &m); err != nil {
+		t.Fatal(err)
+	}
+	for _, work := range []string{"tally", "canaries", "corpus_entries", "checks"} {
+		delete(m, work)
+	}
+	return m
+}
