@@ -93,35 +93,38 @@ func TestCron(t *testing.T) {
 	}
 }
 
+// moments returns when a schedule next runs, n times.
+func (tpl *template) moments(t *testing.T, id string, params map[string]string, after time.Time, n int) []time.Time {
+	t.Helper()
+	p := at[object](t, tpl.Resources, id, "Properties")
+	if got := tpl.resolve(t, p["ScheduleExpressionTimezone"], params); got != after.Location().String() {
+		t.Fatalf("%s is in zone %s", id, got)
+	}
+	c, err := parseCron(tpl.resolve(t, p["ScheduleExpression"], params))
+	if err != nil {
+		t.Fatalf("%s: %v", id, err)
+	}
+	return c.next(after, n)
+}
+
 // TestPreflightIsSevenDaysAhead: whatever the calendar, the zone and the hour,
-// preflight looks exactly seven days before each rotation.
+// preflight looks exactly seven days before each of the next eight rotations, and of
+// many more.
 func TestPreflightIsSevenDaysAhead(t *testing.T) {
 	tpl := load(t)
+	const quarters = 40
 	for _, zone := range []string{"UTC", "Europe/Berlin", "America/New_York", "Pacific/Auckland"} {
 		loc, err := time.LoadLocation(zone)
 		if err != nil {
 			t.Fatal(err)
 		}
+		now := time.Date(time.Now().Year(), 2, 1, 0, 0, 0, 0, loc) // in February both are before the same quarter
 		for _, hour := range []string{"0", "2", "23"} {
 			params := map[string]string{"ScheduleHour": hour, "TimeZone": zone}
-			moments := map[string][]time.Time{}
-			// From February on, so that both start with the same quarter.
-			for _, now := range []time.Time{time.Date(2026, 2, 1, 0, 0, 0, 0, loc), time.Date(time.Now().Year(), 2, 1, 0, 0, 0, 0, loc)} {
-				for _, id := range []string{"RotationSchedule", "PreflightSchedule"} {
-					p := at[object](t, tpl.Resources, id, "Properties")
-					if got := tpl.resolve(t, p["ScheduleExpressionTimezone"], params); got != zone {
-						t.Fatalf("%s is in zone %s", id, got)
-					}
-					c, err := parseCron(tpl.resolve(t, p["ScheduleExpression"], params))
-					if err != nil {
-						t.Fatalf("%s: %v", id, err)
-					}
-					moments[id] = c.next(now, 8)
-				}
-				for i, at := range moments["RotationSchedule"] {
-					if ahead := moments["PreflightSchedule"][i]; !ahead.Equal(at.AddDate(0, 0, -7)) {
-						t.Errorf("%s: rotation at %s, preflight at %s", zone, at, ahead)
-					}
+			rotations, aheads := tpl.moments(t, "RotationSchedule", params, now, quarters), tpl.moments(t, "PreflightSchedule", params, now, quarters)
+			for i, at := range rotations {
+				if !aheads[i].Equal(at.AddDate(0, 0, -7)) {
+					t.Errorf("rotation at %s, preflight at %s", at, aheads[i])
 				}
 			}
 		}

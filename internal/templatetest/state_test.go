@@ -146,14 +146,13 @@ func TestAnchorKey(t *testing.T) {
 	}
 }
 
-// TestAlarms: every alarm has a name and tells somebody, and the ones over functions
-// leave none out.
+// TestAlarms: every alarm has a name that the topic's policy lets publish, and tells
+// somebody what to do.
 func TestAlarms(t *testing.T) {
 	tpl := load(t)
-	watched := map[string][]string{}
 	for _, id := range tpl.ofType("AWS::CloudWatch::Alarm") {
 		p := at[object](t, tpl.Resources, id, "Properties")
-		if name := text(p["AlarmName"]); !strings.HasPrefix(name, "${AWS::StackName}-") { // what the topic's policy lets publish
+		if name := text(p["AlarmName"]); !strings.HasPrefix(name, "${AWS::StackName}-") {
 			t.Errorf("%s is named %q", id, name)
 		}
 		if d := cmp.Diff([]string{"${Topic}"}, texts(p["AlarmActions"])); d != "" {
@@ -162,34 +161,83 @@ func TestAlarms(t *testing.T) {
 		if p["TreatMissingData"] != "notBreaching" || p["AlarmDescription"] == nil {
 			t.Errorf("%s: %v, %v", id, p["TreatMissingData"], p["AlarmDescription"])
 		}
-		for _, m := range list(p["Metrics"]) {
-			if stat, ok := at[object](t, m)["MetricStat"]; ok {
-				name := at[string](t, stat, "Metric", "MetricName")
-				watched[name] = append(watched[name], text(at[any](t, at[[]any](t, stat, "Metric", "Dimensions")[0], "Value")))
-			}
-		}
-		if p["MetricName"] != nil {
-			dimension := at[object](t, at[[]any](t, p, "Dimensions")[0])
-			key := text(p["Namespace"]) + " " + text(p["MetricName"])
-			watched[key] = []string{text(dimension["Name"]) + "=" + text(dimension["Value"])}
+	}
+}
+
+// watched lists what an alarm looks at, as namespace metric dimension=value.
+func watched(t *testing.T, alarm object) []string {
+	t.Helper()
+	var out []string
+	metric := func(m object) {
+		d := at[object](t, at[[]any](t, m, "Dimensions")[0])
+		out = append(out, text(m["Namespace"])+" "+text(m["MetricName"])+" "+text(d["Name"])+"="+text(d["Value"]))
+	}
+	if alarm["MetricName"] != nil {
+		metric(alarm)
+	}
+	for _, m := range list(alarm["Metrics"]) {
+		if stat, ok := at[object](t, m)["MetricStat"]; ok {
+			metric(at[object](t, stat, "Metric"))
 		}
 	}
-	var functions []string
+	return out
+}
+
+// TestWatched: no function, way to fail or orphaned key goes unseen.
+func TestWatched(t *testing.T) {
+	tpl := load(t)
+	var got []string
+	for _, id := range tpl.ofType("AWS::CloudWatch::Alarm") {
+		got = append(got, watched(t, at[object](t, tpl.Resources, id, "Properties"))...)
+	}
+	want := []string{
+		"AWS/States ExecutionsFailed StateMachineArn=${StateMachine}",
+		"AWS/States ExecutionsTimedOut StateMachineArn=${StateMachine}",
+		"AWS/States ExecutionsAborted StateMachineArn=${StateMachine}",
+		"Matter orphaned_key_reference stack=${AWS::StackName}",
+		"AWS/SQS ApproximateNumberOfMessagesVisible QueueName=${ScheduleFailures.QueueName}",
+	}
 	for _, id := range tpl.ofType("AWS::Serverless::Function") {
-		functions = append(functions, "${"+id+"}")
+		want = append(want, "AWS/Lambda Errors FunctionName=${"+id+"}", "AWS/Lambda Throttles FunctionName=${"+id+"}")
 	}
-	for _, l := range watched {
-		slices.Sort(l)
-	}
-	machine := []string{"StateMachineArn=${StateMachine}"}
-	want := map[string][]string{
-		"Errors": functions, "Throttles": functions,
-		"AWS/States ExecutionsFailed": machine, "AWS/States ExecutionsTimedOut": machine, "AWS/States ExecutionsAborted": machine,
-		"Matter orphaned_key_reference":              {"stack=${AWS::StackName}"},
-		"AWS/SQS ApproximateNumberOfMessagesVisible": {"QueueName=${ScheduleFailures.QueueName}"},
-	}
-	if d := cmp.Diff(want, watched); d != "" {
+	slices.Sort(want)
+	slices.Sort(got)
+	if d := cmp.Diff(want, got); d != "" {
 		t.Errorf("watched (-want +got):\n%s", d)
+	}
+}
+
+// TestTopicPolicy: of the services only this stack's alarms publish, and no KMS key
+// can keep them from it.
+func TestTopicPolicy(t *testing.T) {
+	tpl := load(t)
+	if key := at[object](t, tpl.Resources, "Topic", "Properties")["KmsMasterKeyId"]; key != nil {
+		t.Errorf("the topic is under KMS key %v", key)
+	}
+	want := []statement{
+		{
+			Sid: "AlarmsPublish", Effect: "Allow", Actions: []string{"sns:Publish"}, Resources: []string{"${Topic}"},
+			Conditions: map[string][]string{
+				"StringEquals aws:SourceAccount": {"${AWS::AccountId}"},
+				"ArnLike aws:SourceArn":          {"arn:${AWS::Partition}:cloudwatch:${AWS::Region}:${AWS::AccountId}:alarm:${AWS::StackName}-*"},
+			},
+		},
+		{
+			Sid: "OnlyTLS", Effect: "Deny", Actions: []string{"sns:Publish"}, Resources: []string{"${Topic}"},
+			Conditions: map[string][]string{"Bool aws:SecureTransport": {"false"}},
+		},
+	}
+	if d := cmp.Diff(want, statements(t, at[object](t, tpl.Resources, "TopicPolicy", "Properties", "PolicyDocument"))); d != "" {
+		t.Errorf("topic policy (-want +got):\n%s", d)
+	}
+}
+
+// TestRefusalAheadIsHeard: the schedule does not wait for preflight, so what it says
+// seven days ahead must go to people.
+func TestRefusalAheadIsHeard(t *testing.T) {
+	p := at[object](t, load(t).Resources, "PreflightFunction", "Properties")
+	if got := text(at[any](t, p, "EventInvokeConfig", "DestinationConfig", "OnFailure", "Destination")); got != "${Topic}" {
+		t.Errorf("it goes to %s", got)
 	}
 }
 
