@@ -30,11 +30,17 @@ import (
 // one moto must share it.
 type Transport struct {
 	base   http.RoundTripper
-	writes sync.Mutex
+	writes sync.Mutex // held by a conditional write
+
+	mu      sync.Mutex
+	enabled map[string]bool // ids of keys that were enabled at the last look
+	changes int             // how often enabled was emptied
 }
 
 // New returns a transport that reaches moto through base.
-func New(base http.RoundTripper) *Transport { return &Transport{base: base} }
+func New(base http.RoundTripper) *Transport {
+	return &Transport{base: base, enabled: map[string]bool{}}
+}
 
 // cryptographic lists the KMS operations that need an enabled key.
 var cryptographic = map[string]bool{
@@ -44,16 +50,50 @@ var cryptographic = map[string]bool{
 
 // RoundTrip implements [http.RoundTripper].
 func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
-	op, _ := strings.CutPrefix(r.Header.Get("X-Amz-Target"), "TrentService.")
+	op, isKMS := strings.CutPrefix(r.Header.Get("X-Amz-Target"), "TrentService.")
 	conditional := r.Method == http.MethodPut && (r.Header.Get("If-Match") != "" || r.Header.Get("If-None-Match") != "")
 	switch {
-	case cryptographic[op]:
+	case isKMS && cryptographic[op]:
 		return t.encipher(r, op)
-	case op == "CreateAlias", conditional:
+	case isKMS && op == "CreateAlias", conditional:
 		t.writes.Lock()
 		defer t.writes.Unlock()
 	}
+	if isKMS && !readOnly(op) || strings.HasPrefix(r.URL.Path, "/moto-api/") {
+		t.forget()
+		defer t.forget()
+	}
 	return t.base.RoundTrip(r)
+}
+
+func readOnly(op string) bool {
+	return strings.HasPrefix(op, "Describe") || strings.HasPrefix(op, "Get") || strings.HasPrefix(op, "List")
+}
+
+// forget empties what is known of keys, before and after anything that may change
+// one: a look that began before the change must not be remembered after it.
+func (t *Transport) forget() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	clear(t.enabled)
+	t.changes++
+}
+
+// known reports whether a key is known to be enabled, and the moment it is known at.
+func (t *Transport) known(id string) (enabled bool, at int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.enabled[id], t.changes
+}
+
+// learn remembers that a key was enabled at that moment. An alias may be another
+// key's in another region.
+func (t *Transport) learn(id string, at int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if at == t.changes && !strings.Contains(id, "alias/") {
+		t.enabled[id] = true
+	}
 }
 
 // keyIDs are the fields of KMS requests and answers that name keys.
@@ -130,6 +170,10 @@ func joined(body []byte) ([]byte, error) {
 
 // unusable returns AWS's refusal of a key that is not enabled, or nil.
 func (t *Transport) unusable(r *http.Request, id string) (*http.Response, error) {
+	enabled, at := t.known(id)
+	if enabled {
+		return nil, nil
+	}
 	body, err := json.Marshal(map[string]string{"KeyId": id})
 	if err != nil {
 		return nil, err
@@ -148,6 +192,7 @@ func (t *Transport) unusable(r *http.Request, id string) (*http.Response, error)
 	}
 	switch m := key.KeyMetadata; m.KeyState {
 	case "Enabled":
+		t.learn(id, at)
 		return nil, nil
 	case "Disabled":
 		return refusal(r, "DisabledException", m.Arn+" is disabled."), nil
