@@ -91,7 +91,7 @@ func TestNotify(t *testing.T) {
 // TestBrokenWire: a notification whose request or answer was lost is sent again.
 func TestBrokenWire(t *testing.T) {
 	for name, sent := range map[string]bool{"request lost": false, "answer lost": true} {
-		t.Run(name[:6], func(t *testing.T) {
+		t.Run(name, func(t *testing.T) {
 			made := sns.NewFromConfig(mototest.Config(t))
 			out, err := made.CreateTopic(t.Context(), &sns.CreateTopicInput{Name: aws.String("broken-wire")})
 			if err != nil {
