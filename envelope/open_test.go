@@ -1,0 +1,254 @@
+package envelope_test
+
+import (
+	"bytes"
+	"errors"
+	"maps"
+	"strings"
+	"testing"
+
+	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
+
+	"github.com/matter-ops/kms-rotation/envelope"
+	"github.com/matter-ops/kms-rotation/kek"
+)
+
+// TestOrphan plants a row under a retired KEK, as a careless restore from a backup
+// does: reading it raises the alarm.
+func TestOrphan(t *testing.T) {
+	w := newSite(t)
+	c := w.client()
+	table := w.open(c)
+	w.must("insert", table.Insert(t.Context(), row("a"), []byte("x")))
+	backup := w.item("a")
+	w.rotatePast("r1")
+	if _, err := table.Get(t.Context(), rowKey("a")); err != nil || c.Stats().OrphanedKeys != 0 {
+		t.Fatalf("the rewrapped row: %v, %d orphans", err, c.Stats().OrphanedKeys)
+	}
+	w.put(backup)
+	fresh := w.client() // with no key in its cache
+	_, err := w.open(fresh).Get(t.Context(), rowKey("a"))
+	if !errors.Is(err, envelope.ErrOrphanedKey) || fresh.Stats().OrphanedKeys != 1 {
+		t.Errorf("%v, %d orphans counted", err, fresh.Stats().OrphanedKeys)
+	}
+	// A person enables the key again: readers get their data, the alarm goes on.
+	w.keys.Enable("kek-0001")
+	got, err := w.open(fresh).Get(t.Context(), rowKey("a"))
+	if err != nil || string(got.Plaintext) != "x" || fresh.Stats().OrphanedKeys != 2 {
+		t.Errorf("%q, %v, %d orphans counted", got.Plaintext, err, fresh.Stats().OrphanedKeys)
+	}
+	backup["key"] = &s{Value: "kek-unknown"}
+	w.put(backup)
+	if _, err := w.open(fresh).Get(t.Context(), rowKey("a")); !errors.Is(err, envelope.ErrOrphanedKey) {
+		t.Errorf("an unknown KEK: %v", err)
+	}
+}
+
+// rotatePast rotates without waiting for the leases of clients to run out.
+func (w *site) rotatePast(id string) {
+	w.t.Helper()
+	old := w.pointer().KEKID
+	w.begin(id, kek.Normal)
+	w.revoke(old)
+	w.drain(id)
+	w.finish(id)
+}
+
+// TestOpenStale opens an item that was read before it was rewrapped, after its KEK
+// was disabled: it is read again, and nobody calls it an orphan.
+func TestOpenStale(t *testing.T) {
+	for name, change := range map[string]func(*envelope.Config){"pointer is old": slow, "pointer is fresh": func(*envelope.Config) {}} {
+		t.Run(name, func(t *testing.T) {
+			w := newSite(t)
+			c := w.client(change)
+			table := w.open(c)
+			w.must("insert", table.Insert(t.Context(), row("a"), []byte("x")))
+			w.must("insert", table.Insert(t.Context(), row("gone"), []byte("x")))
+			stale, gone := w.item("a"), w.item("gone")
+			_, err := w.dynamo.DeleteItem(t.Context(), &dynamodb.DeleteItemInput{TableName: &w.table, Key: rowKey("gone")})
+			w.must("delete", err)
+			w.rotatePast("r1")
+			got, err := table.Open(t.Context(), stale)
+			if err != nil || string(got.Plaintext) != "x" || got.Version != 2 {
+				t.Errorf("%+v, %v", got, err)
+			}
+			if _, err := table.Open(t.Context(), gone); !errors.Is(err, envelope.ErrNotFound) {
+				t.Errorf("a deleted row: %v", err)
+			}
+			if n := c.Stats().OrphanedKeys; n != 0 {
+				t.Errorf("%d orphans", n)
+			}
+		})
+	}
+}
+
+// TestTampered: whatever of a row is altered, it does not open.
+func TestTampered(t *testing.T) {
+	w := newSite(t)
+	c := w.client()
+	table := w.open(c)
+	w.must("insert", table.Insert(t.Context(), row("a"), []byte("secret")))
+	flip := func(v any) *b {
+		out := bytes.Clone(v.(*b).Value)
+		out[len(out)-1] ^= 1
+		return &b{Value: out}
+	}
+	for name, test := range map[string]struct {
+		change func(item)
+		want   error
+	}{
+		"payload":     {func(i item) { i["data"] = flip(i["data"]) }, envelope.ErrAltered},
+		"version":     {func(i item) { i["data"] = &b{Value: append([]byte{9}, i["data"].(*b).Value[1:]...)} }, envelope.ErrFormat},
+		"wrapped DEK": {func(i item) { i["wrapped.dek"] = flip(i["wrapped.dek"]) }, envelope.ErrContextMismatch},
+		"context":     {func(i item) { i["tenant"] = &s{Value: "other"} }, envelope.ErrContextMismatch},
+		"no payload":  {func(i item) { delete(i, "data") }, envelope.ErrNoEnvelope},
+		"no KEK":      {func(i item) { delete(i, "key") }, envelope.ErrNoEnvelope},
+		"odd version": {func(i item) { i["version"] = &s{Value: "1"} }, envelope.ErrNoEnvelope},
+		"odd epoch":   {func(i item) { i["kek_epoch"] = &n{Value: "1.5"} }, envelope.ErrNoEnvelope},
+	} {
+		t.Run(name, func(t *testing.T) {
+			i := maps.Clone(w.item("a"))
+			test.change(i)
+			i["id"] = &s{Value: "b"}
+			w.put(i)
+			_, err := table.Get(t.Context(), rowKey("b"))
+			if !errors.Is(err, test.want) {
+				t.Errorf("%v, want %v", err, test.want)
+			}
+			if err != nil && (strings.Contains(err.Error(), "acme") || strings.Contains(err.Error(), "secret")) {
+				t.Errorf("the error tells too much: %v", err)
+			}
+		})
+	}
+	i := w.item("a")
+	delete(i, "tenant")
+	if _, err := table.Open(t.Context(), i); err == nil {
+		t.Error("a row without its context opens")
+	}
+}
+
+func TestOpenSealed(t *testing.T) {
+	w := newSite(t)
+	c := w.client()
+	ref, err := c.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	encctx := map[string]string{"purpose": "test"}
+	buf := make([]byte, 3, 100)
+	sealed, err := ref.AppendSeal(t.Context(), buf, []byte("x"), encctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if ref.KEK() != "kek-0001" || sealed.KEKID != ref.KEK() || sealed.Epoch != 1 || &sealed.Ciphertext[0] != &buf[0] {
+		t.Errorf("%+v under %s", sealed, ref.KEK())
+	}
+	sealed.Ciphertext = sealed.Ciphertext[3:]
+	ref.End()
+	if _, err := ref.Seal(t.Context(), nil, nil); err == nil {
+		t.Error("a reference that has ended seals")
+	}
+	if got, err := c.Open(t.Context(), sealed, encctx, nil); err != nil || string(got) != "x" {
+		t.Errorf("%q, %v", got, err)
+	}
+	if _, err := c.Open(t.Context(), sealed, nil, nil); !errors.Is(err, envelope.ErrContextMismatch) {
+		t.Errorf("without its context: %v", err)
+	}
+	calls := w.keys.count("Decrypt")
+	if _, err := c.Open(t.Context(), sealed, encctx, nil); err != nil || w.keys.count("Decrypt") != calls {
+		t.Errorf("a second time it asks KMS again, or %v", err)
+	}
+}
+
+// TestCacheOff asks KMS for every record.
+func TestCacheOff(t *testing.T) {
+	w := newSite(t)
+	c := w.client(func(c *envelope.Config) { c.Cache.Off = true })
+	table := w.open(c)
+	w.must("insert", table.InsertAll(t.Context(), []envelope.Row{{Item: row("a")}, {Item: row("b")}}))
+	for range 3 {
+		if _, err := table.Get(t.Context(), rowKey("a")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if g, d := w.keys.count("GenerateDataKey"), w.keys.count("Decrypt"); g != 2 || d != 3 {
+		t.Errorf("%d data keys, %d unwrapped; want 2 and 3", g, d)
+	}
+	if s := c.Stats(); s.CacheHits != 0 || s.CacheMisses != 5 {
+		t.Errorf("%+v", s)
+	}
+}
+
+// TestInFlight: a reference that lives holds drain up, and the rotation sees how
+// many there are.
+func TestInFlight(t *testing.T) {
+	w := newSite(t)
+	c := w.client(quick)
+	ref, err := c.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.begin("r1", kek.Normal)
+	eventually(t, "the lease says one reference", func() bool {
+		l := w.leases("kek-0001")
+		return len(l) == 1 && l[0].Refs == 1
+	})
+	eventually(t, "a lease on the new KEK", func() bool { return len(w.leases("kek-0002")) == 1 })
+	ref.End()
+	w.drain("r1")
+}
+
+func TestConfig(t *testing.T) {
+	_, err := envelope.New(t.Context(), envelope.Config{})
+	for _, want := range []string{"ControlTable", "DynamoDB", "KMS"} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v does not name %s", err, want)
+		}
+	}
+	w := newSite(t)
+	_, err = envelope.New(t.Context(), envelope.Config{ControlTable: w.table + "-none", DynamoDB: w.dynamo, KMS: w.keys})
+	if err == nil {
+		t.Error("no control table is needed")
+	}
+	for name, change := range map[string]func(*envelope.TableConfig){
+		"table: is required":                func(c *envelope.TableConfig) { c.Table = "" },
+		"kek_id_attribute: is required":     func(c *envelope.TableConfig) { c.KEKID = "" },
+		"ciphertext_attribute: is required": func(c *envelope.TableConfig) { c.Ciphertext = "" },
+		"is already the kek_id_attribute":   func(c *envelope.TableConfig) { c.Ciphertext = c.KEKID },
+		`format: "zip" is not known`:        func(c *envelope.TableConfig) { c.Format = "zip" },
+		"cannot be bound":                   func(c *envelope.TableConfig) { c.Context = map[string]string{"k": "$data"} },
+		"KMS takes no empty":                func(c *envelope.TableConfig) { c.Context = map[string]string{"aws:k": "v"} },
+		"part of the key":                   func(c *envelope.TableConfig) { c.KEKID = "id" },
+	} {
+		cfg := tableConfig(sourceConfig(w.table))
+		change(&cfg)
+		if _, err := w.client().Table(t.Context(), cfg); err == nil || !strings.Contains(err.Error(), name) {
+			t.Errorf("%v, want %s", err, name)
+		}
+	}
+}
+
+// TestNumberInContext: a number that DynamoDB would write otherwise is refused, for
+// the row could not be opened again.
+func TestNumberInContext(t *testing.T) {
+	w := newSite(t)
+	cfg := tableConfig(sourceConfig(w.table))
+	cfg.Context = map[string]string{"size": "$size"}
+	table, err := w.client().Table(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, number := range []string{"0", "-1", "17.5", "-0.05", "100", "123456789012345678901234567890"} {
+		i := item{"id": &s{Value: "n" + number}, "size": &n{Value: number}}
+		w.must(number, table.Insert(t.Context(), i, []byte("x")))
+		if _, err := table.Get(t.Context(), rowKey("n"+number)); err != nil {
+			t.Errorf("%s: %v", number, err)
+		}
+	}
+	for _, number := range []string{"1.0", "01", "1e3", "-0", "+1", ".5", "1E+100"} {
+		i := item{"id": &s{Value: "n" + number}, "size": &n{Value: number}}
+		if err := table.Insert(t.Context(), i, []byte("x")); err == nil {
+			t.Errorf("%s is taken", number)
+		}
+	}
+}
