@@ -12,27 +12,27 @@ import (
 
 // Leases implements [rotation.Drainage], in order of holder.
 func (s *Store) Leases(_ context.Context, id kek.ID) (out []rotation.Lease, err error) {
-	err = s.w.call("Store.Leases", func() error {
+	err = s.w.answer("Store.Leases", func() (any, error) {
 		for k, l := range s.leases {
 			if k.kek == id {
 				out = append(out, l)
 			}
 		}
 		slices.SortFunc(out, func(a, b rotation.Lease) int { return cmp.Compare(a.Holder, b.Holder) })
-		return nil
+		return out, nil
 	}, id)
 	return out, err
 }
 
 // Revoke implements [rotation.Drainage].
 func (s *Store) Revoke(_ context.Context, l rotation.Lease) (done bool, err error) {
-	err = s.w.call("Store.Revoke", func() error {
+	err = s.w.answer("Store.Revoke", func() (any, error) {
 		k := holder{l.KEK, l.Holder}
 		stored, ok := s.leases[k]
 		if done = ok && stored.Expires.Equal(ms(l.Expires)); done {
 			delete(s.leases, k)
 		}
-		return nil
+		return done, nil
 	}, l)
 	return done && err == nil, err
 }
@@ -57,14 +57,14 @@ func (s *Store) PutLease(_ context.Context, l rotation.Lease) error {
 // RenewLease writes the lease's references and expiry if it still exists. False
 // means that it was revoked.
 func (s *Store) RenewLease(_ context.Context, l rotation.Lease) (done bool, err error) {
-	err = s.w.call("Store.RenewLease", func() error {
+	err = s.w.answer("Store.RenewLease", func() (any, error) {
 		k := holder{l.KEK, l.Holder}
 		var stored rotation.Lease
 		if stored, done = s.leases[k]; done {
 			stored.Refs, stored.Expires = l.Refs, ms(l.Expires)
 			s.leases[k] = stored
 		}
-		return nil
+		return done, nil
 	}, l)
 	return done && err == nil, err
 }

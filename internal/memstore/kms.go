@@ -44,24 +44,24 @@ func newKMS(w *World) *KMS {
 
 // Create implements [rotation.KeyAdmin]. Key ids count up: kek-0001, kek-0002, …
 func (m *KMS) Create(_ context.Context, rotationID string, attempt int, label string) (k rotation.Key, err error) {
-	err = m.w.call("KMS.Create", func() error {
+	err = m.w.answer("KMS.Create", func() (any, error) {
 		m.made++
 		id := fmt.Sprintf("kek-%04d", m.made)
 		secret := sha256.Sum256([]byte(id))
 		block, err := aes.NewCipher(secret[:])
 		if err != nil {
-			return err
+			return nil, err
 		}
 		aead, err := cipher.NewGCM(block)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		k = rotation.Key{
 			ID: kek.ID(id), ARN: "arn:aws:kms:eu-central-1:000000000000:key/" + id,
 			Enabled: true, Usable: true, State: "Enabled",
 		}
 		m.keys[k.ID] = &material{key: k, rotation: rotationID, aead: aead}
-		return nil
+		return k.ID, nil
 	}, rotationID, attempt, label)
 	if err != nil {
 		return rotation.Key{}, err
@@ -71,16 +71,16 @@ func (m *KMS) Create(_ context.Context, rotationID string, attempt int, label st
 
 // Claim implements [rotation.KeyAdmin].
 func (m *KMS) Claim(_ context.Context, rotationID string, attempt int, id kek.ID) (owner kek.ID, err error) {
-	err = m.w.call("KMS.Claim", func() error {
+	err = m.w.answer("KMS.Claim", func() (any, error) {
 		a := alias{rotationID, attempt}
 		if owner = m.aliases[a]; owner != "" || id == "" {
-			return nil
+			return owner, nil
 		}
 		if m.keys[id] == nil {
-			return fmt.Errorf("claim for %s: %w", id, rotation.ErrNoKey)
+			return nil, fmt.Errorf("claim for %s: %w", id, rotation.ErrNoKey)
 		}
 		m.aliases[a], owner = id, id
-		return nil
+		return owner, nil
 	}, rotationID, attempt, id)
 	if err != nil {
 		return "", err

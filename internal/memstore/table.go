@@ -139,18 +139,18 @@ func (t *Table) row(id string, r *record, payload bool) rotation.Row {
 
 // Replace implements [rotation.Source].
 func (t *Table) Replace(_ context.Context, old rotation.Row, with rotation.Rewrapped) (done bool, err error) {
-	err = t.w.call("Table.Replace", func() error {
+	err = t.w.answer("Table.Replace", func() (any, error) {
 		h, ok := old.Handle.(handle)
 		if !ok || h.table != t {
-			return fmt.Errorf("replace %s: the row is not of source %s", old.ID, t.name)
+			return nil, fmt.Errorf("replace %s: the row is not of source %s", old.ID, t.name)
 		}
 		if with.Ciphertext != nil && old.Ciphertext == nil {
-			return fmt.Errorf("replace %s: a payload cannot be replaced that was not read", old.ID)
+			return nil, fmt.Errorf("replace %s: a payload cannot be replaced that was not read", old.ID)
 		}
 		r := t.rows[h.id]
 		if r == nil || r.KEK != old.KEK || !bytes.Equal(r.WrappedDEK, old.WrappedDEK) ||
 			with.Ciphertext != nil && !bytes.Equal(r.Ciphertext, old.Ciphertext) {
-			return nil
+			return false, nil
 		}
 		r.KEK, r.Epoch, r.WrappedDEK = with.KEK, with.Epoch, bytes.Clone(with.WrappedDEK)
 		if with.Ciphertext != nil {
@@ -158,7 +158,7 @@ func (t *Table) Replace(_ context.Context, old rotation.Row, with rotation.Rewra
 		}
 		r.Version++
 		done = true
-		return nil
+		return true, nil
 	}, t.name, old, with)
 	return done && err == nil, err
 }

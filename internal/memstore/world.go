@@ -32,12 +32,20 @@ type Hook func(op string, args ...any) (apply bool, err error)
 // ErrInjected is the error of a call that a hook stopped without giving one.
 var ErrInjected = errors.New("injected fault")
 
+// Observer is called after every call that took effect, or was refused by a
+// condition, also when its answer is lost: under the mutex, so in the one order in
+// which things happened. It must not call back. err is the effect's own error;
+// result is what the call answers where that is more than an error (a key, an
+// owner, done or not), else nil.
+type Observer func(op string, result any, err error, args ...any)
+
 // World is one deployment: a control table, a bucket, KMS and tables of rows,
 // all under one mutex.
 type World struct {
 	mu   sync.Mutex
 	now  func() time.Time
 	hook Hook
+	seen Observer
 
 	store *Store
 	vault *Vault
@@ -56,6 +64,10 @@ func New(chain string, now func() time.Time) *World {
 // SetHook installs h, or none if it is nil. It must not be called while other
 // calls run.
 func (w *World) SetHook(h Hook) { w.hook = h }
+
+// SetObserver installs o, or none if it is nil. It must not be called while other
+// calls run.
+func (w *World) SetObserver(o Observer) { w.seen = o }
 
 // Store is the control table.
 func (w *World) Store() *Store { return w.store }
@@ -82,24 +94,31 @@ func (w *World) Resolves(id kek.ID) bool {
 
 // call runs effect under the mutex as the hook decides.
 func (w *World) call(op string, effect func() error, args ...any) error {
-	if w.hook == nil {
-		w.mu.Lock()
-		defer w.mu.Unlock()
-		return effect()
-	}
-	apply, fault := w.hook(op, args...)
-	if !apply {
-		if fault == nil {
-			fault = ErrInjected
+	return w.answer(op, func() (any, error) { return nil, effect() }, args...)
+}
+
+// answer is call for an effect whose result an observer is to know.
+func (w *World) answer(op string, effect func() (any, error), args ...any) error {
+	var fault error
+	if w.hook != nil {
+		var apply bool
+		if apply, fault = w.hook(op, args...); !apply {
+			if fault == nil {
+				fault = ErrInjected
+			}
+			return fault
 		}
-		return fault
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if err := effect(); fault == nil {
-		return err
+	result, err := effect()
+	if w.seen != nil {
+		w.seen(op, result, err, args...)
 	}
-	return fault
+	if fault != nil {
+		return fault
+	}
+	return err
 }
 
 var (
