@@ -1,0 +1,583 @@
+------------------------------- MODULE rotation -------------------------------
+(***************************************************************************)
+(* Rotation of a key-encryption key (KEK) under crashes, retries,          *)
+(* duplicates and paused processes. spec/README.md says how to read this.  *)
+(*                                                                         *)
+(* Every action is ONE atomic effect on ONE external system: a conditional *)
+(* write or a transaction in DynamoDB, or one KMS call. An action may run  *)
+(* at ANY time its conditions hold and any number of times. So the model   *)
+(* has every retry, every late duplicate of a Lambda, a crash between any  *)
+(* two effects, a redrive or resume, and a person at the CLI beside the    *)
+(* state machine. A primed variable (x') is x after the action; what an    *)
+(* action does not change it lists as UNCHANGED.                           *)
+(*                                                                         *)
+(* A step is: read, compute, write on condition that what was read still   *)
+(* stands (kek.View, kek.Change). That makes read and write one action.    *)
+(* What a condition does not cover (KMS calls, leases, rows in a worker's  *)
+(* hand) is kept in a variable between two actions and may be stale.       *)
+(***************************************************************************)
+EXTENDS Naturals, FiniteSets, TLC
+
+CONSTANTS
+  Row, Writer, Reader, Shard,  \* the rows, the processes, the fence items of a KEK
+  Modes,      \* subset of {"normal", "emergency"}: what rotations may be started as
+  MaxRot,     \* how many rotations
+  MaxMint,    \* mint attempts of an emergency (Config.MaxMints)
+  Dup,        \* keys that a repeated or late CreateKey may make beside each attempt's
+  MaxWrite,   \* DEKs made and rows written by the data plane
+  MaxRenew,   \* renewals of one lease
+  Leases,     \* FALSE leaves leases out: promises must not depend on them
+  Recheck,    \* a holder reads the pointer again after it has put its lease
+  DekCache,   \* a writer may use one DEK for several rows
+  Deletes,    \* rows may be deleted
+  Restore,    \* of a row from a backup: "off", "raw", "early" or "fenced"
+  Off         \* names of mechanisms taken away; {} is the code as it is
+
+On(mechanism) == mechanism \notin Off
+
+-----------------------------------------------------------------------------
+(* What there is. *)
+
+KEK  == 1 .. 1 + MaxRot * MaxMint * (1 + Dup)  \* 1 is the genesis KEK
+Rot  == 1 .. MaxRot
+
+NoRot   == [ph |-> "none", mode |-> "normal", old |-> 0, new |-> 0, att |-> 0, ep |-> 0]
+NoRow   == [kid |-> 0, ep |-> 0, dek |-> 0, ct |-> 0, body |-> 0]
+NoLease == [k |-> 0, v |-> 0]
+NoTag   == [n |-> 0, a |-> 0]
+NoWork  == [n |-> 0, with |-> NoRow, dek |-> 0, body |-> 0]
+Idle    == [pc |-> "idle", k |-> 0, e |-> 0, r |-> 0, ins |-> FALSE, d |-> 0]
+Resting == [pc |-> "idle", n |-> 0, set |-> {}]
+NotRead == [r |-> 0, k |-> 0]
+
+VARIABLES
+  \* The registry and KMS.
+  kek,     \* state of each KEK: none, pending, active, draining, sealed, retired
+  on,      \* KEKs whose KMS key is enabled
+  tag,     \* the rotation and attempt that a KMS key was made for
+  owner,   \* KMS keys that own the alias of their attempt
+  doomed,  \* KMS keys that somebody has decided to disable, and will
+  reaper,  \* the sweep for stray keys: what it has read so far
+  \* The rest of the control table.
+  ptr,     \* the pointer: KEK and epoch
+  fence,   \* which fence shards of each KEK are open
+  lock,    \* the rotation that holds the lock; 0 is free
+  rot,     \* the record of each rotation
+  lease,   \* the lease of each writer: on which KEK, how often renewed
+  \* Drain and rewrap, between a read and a write.
+  seen,    \* leases that drain has read and found expired
+  gone,    \* writers that drain has seen without a lease on the old KEK
+  rw,      \* rewrap workers: a row's new wrapping, computed from what was read
+  clean,   \* rows that the pass under way has seen off the old KEK
+  \* The data plane.
+  row,     \* rows: KEK, epoch, DEK that is wrapped, DEK the payload is under, payload
+  wr,      \* writers
+  rd,      \* readers
+  backup,  \* one backed-up row
+  \* Counters and witnesses, which no code has.
+  nDek, writes, harm
+
+keyV  == <<kek, on, tag, owner, doomed, reaper>>
+ctlV  == <<ptr, fence, lock, rot>>
+workV == <<lease, seen, gone, rw, clean>>
+dataV == <<row, wr, rd, backup>>
+cntV  == <<nDek, writes, harm>>
+vars  == <<keyV, ctlV, workV, dataV, cntV>>
+
+(* A DEK is numbered by the KEK that it was first wrapped under and a serial. *)
+Dek(k, serial) == 100 * k + serial
+Born(d)        == d \div 100
+Rewritten(d, k) == Dek(k, d % 100)    \* the fresh DEK that an emergency gives a row
+
+Final   == {"completed", "rolledback"}
+PreSw   == {"started", "minted", "tested"}
+Order(ph) == CASE ph = "started" -> 1 [] ph = "minted" -> 2 [] ph = "tested" -> 3
+               [] ph = "switched" -> 4 [] ph = "drained" -> 5 [] ph = "rewrapped" -> 6
+               [] ph = "retired" -> 7 [] ph = "completed" -> 8 [] OTHER -> 0
+Reached(n, ph) == Order(rot[n].ph) >= Order(ph)      \* kek.Phase.Reached
+Resolves(k)    == kek[k] \in {"active", "draining", "sealed"} /\ k \in on
+
+Init ==          \* kek.View.Genesis; rows that are there already are under KEK 1
+  /\ kek = [k \in KEK |-> IF k = 1 THEN "active" ELSE "none"]
+  /\ on = {1}
+  /\ tag = [k \in KEK |-> NoTag]
+  /\ owner = {} /\ doomed = {} /\ reaper = Resting
+  /\ ptr = [kek |-> 1, ep |-> 1]
+  /\ fence = [k \in KEK |-> IF k = 1 THEN Shard ELSE {}]
+  /\ lock = 0
+  /\ rot = [n \in Rot |-> NoRot]
+  /\ lease = [w \in Writer |-> NoLease]
+  /\ seen = [w \in Writer |-> NoLease]
+  /\ gone = {}
+  /\ rw = [r \in Row |-> NoWork]
+  /\ clean = {}
+  /\ row \in [Row -> {NoRow, [kid |-> 1, ep |-> 1, dek |-> Dek(1, 0), ct |-> Dek(1, 0), body |-> 0]}]
+  /\ wr = [w \in Writer |-> Idle]
+  /\ rd = [q \in Reader |-> NotRead]
+  /\ backup = NoRow
+  /\ nDek = 0 /\ writes = 0 /\ harm = {}
+
+-----------------------------------------------------------------------------
+(* Data plane: writers. Package envelope; rotation.Lease.                   *)
+
+Holds(w) == wr[w].k # 0 /\ lease[w].k = wr[w].k
+
+Load(w) ==              \* Store.Pointer: reads the pointer, and may then pause
+  /\ wr[w].pc = "idle" /\ nDek < MaxWrite /\ writes < MaxWrite
+  /\ wr' = [wr EXCEPT ![w] = [Idle EXCEPT !.pc = IF Leases THEN "loaded" ELSE "ready",
+                                          !.k = ptr.kek, !.e = ptr.ep]]
+  /\ UNCHANGED <<keyV, ctlV, workV, row, rd, backup, cntV>>
+
+LeasePut(w, k) ==       \* the effect alone: Store.PutLease, over a lease on the same KEK
+  lease' = [lease EXCEPT ![w] = [k |-> k, v |-> 1]]
+
+PutLease(w) ==          \* promises that this process may write under the KEK it loaded
+  /\ wr[w].pc = "loaded"
+  /\ LeasePut(w, wr[w].k)
+  /\ wr' = [wr EXCEPT ![w].pc = IF Recheck THEN "leased" ELSE "ready"]
+  /\ UNCHANGED <<keyV, ctlV, seen, gone, rw, clean, row, rd, backup, cntV>>
+
+RecheckPtr(w) ==        \* Store.Pointer again: if it moved, the lease came too late to count
+  /\ wr[w].pc = "leased"
+  /\ IF ptr.ep = wr[w].e
+       THEN wr' = [wr EXCEPT ![w].pc = "ready"] /\ UNCHANGED lease
+       ELSE wr' = [wr EXCEPT ![w] = Idle] /\ lease' = [lease EXCEPT ![w] = NoLease]
+  /\ UNCHANGED <<keyV, ctlV, seen, gone, rw, clean, row, rd, backup, cntV>>
+
+LeaseRenew(w) ==        \* the effect alone: Store.RenewLease, if the lease still exists
+  lease[w].k # 0 /\ lease' = [lease EXCEPT ![w].v = @ + 1]
+
+Renew(w) ==             \* the heartbeat; a holder that finds its lease revoked loads anew
+  /\ wr[w].pc \in {"ready", "wrapped"} /\ Leases
+  /\ IF Holds(w)
+       THEN lease[w].v <= MaxRenew /\ LeaseRenew(w) /\ UNCHANGED wr
+       ELSE wr' = [wr EXCEPT ![w] = Idle] /\ UNCHANGED lease
+  /\ UNCHANGED <<keyV, ctlV, seen, gone, rw, clean, row, rd, backup, cntV>>
+
+LeaseDrop(w) == lease' = [lease EXCEPT ![w] = NoLease]
+
+DropLease(w) ==         \* Store.DropLease: no reference is left
+  /\ wr[w].pc = "idle" /\ lease[w] # NoLease
+  /\ LeaseDrop(w)
+  /\ UNCHANGED <<keyV, ctlV, seen, gone, rw, clean, dataV, cntV>>
+
+Wrap(w) ==              \* KMS.GenerateDataKey (none if the DEK is cached); chooses a row
+  /\ wr[w].pc = "ready"
+  /\ \/ /\ wr[w].d = 0 /\ wr[w].k \in on /\ nDek < MaxWrite
+        /\ nDek' = nDek + 1
+        /\ \E r \in Row : wr' = [wr EXCEPT ![w] =
+             [@ EXCEPT !.pc = "wrapped", !.r = r, !.ins = (row[r] = NoRow), !.d = Dek(wr[w].k, nDek + 1)]]
+     \/ /\ wr[w].d # 0 /\ writes < MaxWrite
+        /\ \E r \in Row : wr' = [wr EXCEPT ![w] = [@ EXCEPT !.pc = "wrapped", !.r = r, !.ins = (row[r] = NoRow)]]
+        /\ UNCHANGED nDek
+     \/ /\ wr[w].d = 0 /\ wr[w].k \notin on        \* DisabledException: loads the pointer anew
+        /\ wr' = [wr EXCEPT ![w] = Idle]
+        /\ UNCHANGED nDek
+  /\ UNCHANGED <<keyV, ctlV, workV, row, rd, backup, writes, harm>>
+
+(* The two fenced writes, as conditions on what is stored at that moment.   *)
+InsertOK(r, k, s) == row[r] = NoRow /\ (On("insert-fence") => s \in fence[k])
+UpdateOK(r, e)    == row[r] # NoRow /\ (On("update-epoch") => row[r].ep <= e)
+Written(r, k, e, d) ==  \* the whole envelope is replaced
+  row' = [row EXCEPT ![r] = [kid |-> k, ep |-> e, dek |-> d, ct |-> d,
+                             body |-> IF "emergency" \in Modes THEN writes + 1 ELSE 0]]
+
+Commit(w) ==            \* Table.Insert past one random shard, or Table.Update by epoch
+  LET me == wr[w] IN    \* (Update's version condition is left out: the model allows more)
+  /\ me.pc = "wrapped"
+  /\ \E s \in Shard :
+       IF IF me.ins THEN InsertOK(me.r, me.k, s) ELSE UpdateOK(me.r, me.e)
+         THEN /\ writes < MaxWrite /\ Written(me.r, me.k, me.e, me.d)
+              /\ writes' = writes + 1
+              /\ wr' \in {[wr EXCEPT ![w] = Idle]} \cup
+                         (IF DekCache THEN {[wr EXCEPT ![w].pc = "ready"]} ELSE {})
+              /\ UNCHANGED harm
+         ELSE /\ wr' = [wr EXCEPT ![w] = Idle]     \* seals again under the current KEK
+              /\ harm' = IF me.ins /\ row[me.r] = NoRow /\ Holds(w)
+                         THEN harm \cup {"holder refused"} ELSE harm
+              /\ UNCHANGED <<row, writes>>
+  /\ UNCHANGED <<keyV, ctlV, workV, rd, backup, nDek>>
+
+Crash(w) ==             \* between any two effects; the lease stays behind
+  /\ wr[w].pc # "idle"
+  /\ wr' = [wr EXCEPT ![w] = Idle]
+  /\ UNCHANGED <<keyV, ctlV, workV, row, rd, backup, cntV>>
+
+(* Data plane: readers, deletes, restores.                                  *)
+
+ReadRow(q) ==           \* a row's KEK id, which may be stale by the time it is used
+  /\ rd[q] = NotRead
+  /\ \E r \in Row : row[r] # NoRow /\ rd' = [rd EXCEPT ![q] = [r |-> r, k |-> row[r].kid]]
+  /\ UNCHANGED <<keyV, ctlV, workV, row, wr, backup, cntV>>
+
+Decrypt(q) ==           \* KMS.Decrypt; on DisabledException reads the row again, consistently
+  LET r == rd[q].r IN
+  /\ rd[q] # NotRead
+  /\ IF rd[q].k \in on
+       THEN rd' = [rd EXCEPT ![q] = NotRead] /\ UNCHANGED harm
+       ELSE /\ harm' = IF On("reread") THEN harm ELSE harm \cup {"read failed"}
+            /\ rd' = [rd EXCEPT ![q] = IF On("reread") /\ row[r] # NoRow
+                                       THEN [r |-> r, k |-> row[r].kid] ELSE NotRead]
+  /\ UNCHANGED <<keyV, ctlV, workV, row, wr, backup, nDek, writes>>
+
+DeleteRow(r) ==
+  /\ Deletes /\ row[r] # NoRow
+  /\ row' = [row EXCEPT ![r] = NoRow]
+  /\ UNCHANGED <<keyV, ctlV, workV, wr, rd, backup, cntV>>
+
+TakeBackup(r) ==
+  /\ Restore # "off" /\ backup = NoRow /\ row[r] # NoRow
+  /\ backup' = row[r]
+  /\ UNCHANGED <<keyV, ctlV, workV, row, wr, rd, cntV>>
+
+RestoreRow(r) ==        \* writes a backed-up row as it was
+  LET k == backup.kid IN
+  /\ Restore # "off" /\ backup # NoRow /\ row[r] = NoRow
+  /\ Restore = "fenced" => \E s \in Shard : s \in fence[k]      \* as an insert
+  /\ Restore = "early"  => \A n \in Rot : rot[n].old = k => ~Reached(n, "rewrapped")
+  /\ row' = [row EXCEPT ![r] = backup]
+  /\ UNCHANGED <<keyV, ctlV, workV, wr, rd, backup, cntV>>
+
+-----------------------------------------------------------------------------
+(* Control plane. n is the rotation that a step was called for, maybe long  *)
+(* ago: its condition on the lock and on the phase of that very rotation's  *)
+(* record is what makes a stale call harmless (kek.LockHold, View.step).    *)
+
+At(n, ph) == rot[n].ph = ph /\ (On("lock") => lock = n)
+
+Start(n, m) ==          \* Steps.Preflight, View.Start: the lock is free, no such record yet
+  /\ m \in Modes
+  /\ \A i \in Rot : (i < n) <=> (rot[i].ph # "none")
+  /\ On("lock") => lock = 0
+  /\ kek[ptr.kek] = "active"
+  /\ lock' = n
+  /\ rot' = [rot EXCEPT ![n] = [NoRot EXCEPT !.ph = "started", !.mode = m, !.old = ptr.kek, !.att = 1]]
+  /\ UNCHANGED <<keyV, ptr, fence, workV, dataV, cntV>>
+
+(* Mint: three effects. Between them anything may happen, a second mint too. *)
+
+Tagged(n, a) == {k \in KEK : tag[k] = [n |-> n, a |-> a]}
+Made         == {k \in KEK : tag[k] # NoTag}
+
+CreateKey(n, a) ==      \* KeyAdmin.Create: no idempotency token, may be a late duplicate
+  LET k == 2 + Cardinality(Made) IN
+  /\ a \in 1 .. rot[n].att
+  /\ Dup = 0 => rot[n].ph = "started" /\ a = rot[n].att
+  /\ Cardinality(Tagged(n, a)) <= Dup
+  /\ tag' = [tag EXCEPT ![k] = [n |-> n, a |-> a]]
+  /\ on' = on \cup {k}
+  /\ UNCHANGED <<kek, owner, doomed, reaper, ctlV, workV, dataV, cntV>>
+
+Claim(k) ==             \* KeyAdmin.Claim: the alias of an attempt has one owner, the first
+  /\ k \in Made /\ \A j \in owner : tag[j] # tag[k]
+  /\ owner' = owner \cup {k}
+  /\ UNCHANGED <<kek, on, tag, doomed, reaper, ctlV, workV, dataV, cntV>>
+
+Lose(k) ==              \* Steps.claimKey: another key owns the alias; this one must go
+  /\ k \in on \cap Made /\ k \notin owner /\ \E j \in owner : tag[j] = tag[k]
+  /\ doomed' = doomed \cup {k}
+  /\ UNCHANGED <<kek, on, tag, owner, reaper, ctlV, workV, dataV, cntV>>
+
+Mint(n, k) ==           \* Steps.Mint, View.Mint: registers the owner of this attempt's alias
+  /\ At(n, "started")
+  /\ IF On("arbiter") THEN k \in owner /\ tag[k] = [n |-> n, a |-> rot[n].att]
+                      ELSE k \in Made /\ tag[k].n = n
+  /\ kek[k] = "none"
+  /\ kek' = [kek EXCEPT ![k] = "pending"]
+  /\ rot' = [rot EXCEPT ![n].ph = "minted", ![n].new = k]
+  /\ UNCHANGED <<on, tag, owner, doomed, reaper, ptr, fence, lock, workV, dataV, cntV>>
+
+(* The sweep for stray keys (Steps.reap): lists the keys tagged with the    *)
+(* rotation, then reads the record, then disables what it need not keep.    *)
+
+Keep(n) == {rot[n].old, ptr.kek} \cup (IF rot[n].ph = "rolledback" THEN {} ELSE {rot[n].new})
+MintUnderWay(n) == rot[n].new = 0 /\ rot[n].ph \notin Final
+
+ReapBegin(n) ==         \* KeyAdmin.Tagged
+  /\ reaper.pc = "idle" /\ rot[n].ph # "none" /\ Dup > 0
+  /\ reaper' = [pc |-> "begun", n |-> n,
+                set |-> IF On("reap-order") THEN {k \in Made : tag[k].n = n} ELSE Keep(n)]
+  /\ On("reap-order") \/ ~MintUnderWay(n)
+  /\ UNCHANGED <<kek, on, tag, owner, doomed, ctlV, workV, dataV, cntV>>
+
+ReapDecide ==           \* reads the record after the listing, not before
+  LET n == reaper.n IN
+  /\ reaper.pc = "begun"
+  /\ reaper' = Resting
+  /\ doomed' = doomed \cup (on \cap
+       (IF On("reap-order")
+          THEN (IF On("reap-waits") /\ MintUnderWay(n) THEN {} ELSE reaper.set \ Keep(n))
+          ELSE {k \in Made : tag[k].n = n} \ reaper.set))
+  /\ UNCHANGED <<kek, on, tag, owner, ctlV, workV, dataV, cntV>>
+
+DoomFailed(n, k) ==     \* Steps.remint: the alias owner of an attempt that is over
+  /\ k \in owner \cap on /\ tag[k].n = n /\ tag[k].a < rot[n].att
+  /\ k \notin {rot[n].new, rot[n].old, ptr.kek}
+  /\ doomed' = doomed \cup {k}
+  /\ UNCHANGED <<kek, on, tag, owner, reaper, ctlV, workV, dataV, cntV>>
+
+DisableDoomed(k) ==     \* KeyAdmin.Disable of a stray key, however late
+  /\ k \in doomed
+  /\ on' = on \ {k} /\ doomed' = doomed \ {k}
+  /\ UNCHANGED <<kek, tag, owner, reaper, ctlV, workV, dataV, cntV>>
+
+DualUnwrap(n) ==        \* Steps.DualUnwrap, View.Test: needs a key that wraps
+  /\ At(n, "minted") /\ rot[n].new \in on
+  /\ rot' = [rot EXCEPT ![n].ph = "tested"]
+  /\ UNCHANGED <<keyV, ptr, fence, lock, workV, dataV, cntV>>
+
+PreSwitchFailure(n) ==  \* View.PreSwitchFailure: a Catch, an abandoned preflight, a person
+  LET k == rot[n].new IN
+  /\ On("lock") => lock = n
+  /\ IF On("psf-before-switch") THEN rot[n].ph \in PreSw ELSE rot[n].ph \notin Final \cup {"none"}
+  /\ On("emergency-forward") => rot[n].mode = "normal"
+  /\ kek' = IF k = 0 THEN kek ELSE [kek EXCEPT ![k] = "retired"]
+  /\ rot' = [rot EXCEPT ![n].ph = "rolledback"]
+  /\ lock' = 0
+  /\ UNCHANGED <<on, tag, owner, doomed, reaper, ptr, fence, workV, dataV, cntV>>
+
+Remint(n) ==            \* View.Remint: an emergency goes forward, a bounded number of times
+  LET k == rot[n].new IN
+  /\ (On("lock") => lock = n) /\ rot[n].ph \in PreSw /\ rot[n].mode = "emergency"
+  /\ rot[n].att < MaxMint
+  /\ kek' = IF k = 0 THEN kek ELSE [kek EXCEPT ![k] = "retired"]
+  /\ rot' = [rot EXCEPT ![n].ph = "started", ![n].new = 0, ![n].att = @ + 1]
+  /\ UNCHANGED <<on, tag, owner, doomed, reaper, ptr, fence, lock, workV, dataV, cntV>>
+
+Switch(n) ==            \* View.Switch: pointer, both registry entries, fence, phase; one transaction
+  LET k == rot[n].new o == rot[n].old IN
+  /\ At(n, "tested") /\ ptr.kek = o /\ kek[k] = "pending" /\ kek[o] = "active"
+  /\ ptr' = [kek |-> k, ep |-> ptr.ep + 1]
+  /\ kek' = [kek EXCEPT ![k] = "active", ![o] = "draining"]
+  /\ fence' = [fence EXCEPT ![k] = Shard]
+  /\ rot' = [rot EXCEPT ![n].ph = "switched", ![n].ep = ptr.ep + 1]
+  /\ gone' = {} /\ seen' = [w \in Writer |-> NoLease]
+  /\ UNCHANGED <<on, tag, owner, doomed, reaper, lock, lease, rw, clean, dataV, cntV>>
+
+LateSwitch(n) ==        \* taken away: a blind pointer write of an old call, with its argument
+  /\ ~On("switch-condition") /\ Reached(n, "switched") /\ rot[n].new # ptr.kek
+  /\ ptr.ep <= MaxRot + 1
+  /\ ptr' = [kek |-> rot[n].new, ep |-> ptr.ep + 1]
+  /\ UNCHANGED <<keyV, fence, lock, rot, workV, dataV, cntV>>
+
+(* Drain: looks at every lease, revokes the expired, then seals the fence    *)
+(* shard by shard, then makes the transition that needs all of them sealed. *)
+
+DrainSee(n, w) ==       \* Drainage.Leases: this writer has no lease on the old KEK
+  /\ Leases /\ rot[n].ph = "switched" /\ w \notin gone /\ lease[w].k # rot[n].old
+  /\ gone' = gone \cup {w}
+  /\ UNCHANGED <<keyV, ctlV, lease, seen, rw, clean, dataV, cntV>>
+
+DrainJudge(n, w) ==     \* it has, and it expired as drain's clock sees it (emergency: any)
+  /\ rot[n].ph = "switched" /\ lease[w].k = rot[n].old /\ lease[w] # NoLease
+  /\ seen' = [seen EXCEPT ![w] = lease[w]]
+  /\ UNCHANGED <<keyV, ctlV, lease, gone, rw, clean, dataV, cntV>>
+
+Revoke(w) ==            \* Drainage.Revoke: deletes the lease if it is what was judged
+  /\ seen[w] # NoLease
+  /\ seen' = [seen EXCEPT ![w] = NoLease]
+  /\ IF lease[w].k = seen[w].k /\ (On("revoke-condition") => lease[w] = seen[w])
+       THEN /\ lease' = [lease EXCEPT ![w] = NoLease]
+            /\ harm' = IF lease[w] = seen[w] THEN harm ELSE harm \cup {"renewed lease revoked"}
+       ELSE UNCHANGED <<lease, harm>>
+  /\ UNCHANGED <<keyV, ctlV, gone, rw, clean, dataV, nDek, writes>>
+
+Drained == Leases /\ On("drain") => Writer \subseteq gone
+
+SealShard(n, s) ==      \* Steps.sealFence, Drainage.SealFence: one shard, for good, however late
+  LET o == rot[n].old IN
+  /\ rot[n].ph # "none" /\ s \in fence[o]
+  /\ On("seal-after-switch") => Reached(n, "switched") /\ Drained
+  /\ fence' = [fence EXCEPT ![o] = @ \ {s}]
+  /\ UNCHANGED <<keyV, ptr, lock, rot, workV, dataV, cntV>>
+
+Seal(n) ==              \* View.Seal: on condition that every shard is sealed
+  /\ At(n, "switched") /\ Drained
+  /\ On("seal-all") => fence[rot[n].old] = {}
+  /\ kek' = [kek EXCEPT ![rot[n].old] = "sealed"]
+  /\ rot' = [rot EXCEPT ![n].ph = "drained"]
+  /\ clean' = {}
+  /\ UNCHANGED <<on, tag, owner, doomed, reaper, ptr, fence, lock, lease, seen, gone, rw, dataV, cntV>>
+
+(* Rewrap: workers move rows, each at its own pace, duplicates and all. The  *)
+(* second full scan before retiring (Steps.confirm) uses the same actions.  *)
+
+Rewrapping(n) == Reached(n, IF On("rewrap-after-seal") THEN "drained" ELSE "switched")
+
+RewrapRead(n, r) ==     \* Steps.mover, Steps.rewrapped: KMS.ReEncrypt, or a fresh DEK
+  /\ On("rewrap") /\ Rewrapping(n) /\ row[r].kid = rot[n].old /\ row[r] # NoRow
+  /\ LET fresh == rot[n].mode = "emergency" /\ On("fresh-dek")
+         d == IF fresh THEN Rewritten(row[r].dek, rot[n].new) ELSE row[r].dek
+     IN rw' = [rw EXCEPT ![r] = [n |-> n, dek |-> row[r].dek, body |-> row[r].body,
+                 with |-> [kid |-> rot[n].new, dek |-> d, ct |-> IF fresh THEN d ELSE row[r].ct,
+                           ep |-> IF On("rewrap-epoch") THEN rot[n].ep ELSE row[r].ep,
+                           body |-> row[r].body]]]
+  /\ UNCHANGED <<keyV, ctlV, lease, seen, gone, clean, dataV, cntV>>
+
+Payload(n) == rot[n].mode = "emergency" /\ On("fresh-dek")
+
+RewrapOK(r) ==          \* Source.Replace: still what was read
+  LET b == rw[r] IN
+  /\ On("rewrap-no-upsert") => row[r] # NoRow
+  /\ On("rewrap-condition") => row[r].kid = rot[b.n].old /\ row[r].dek = b.dek
+  /\ On("rewrap-payload-condition") /\ Payload(b.n) => row[r].body = b.body
+
+RewrapRow(r, b) ==      \* the effect alone: the payload changes in an emergency only
+  row' = [row EXCEPT ![r] = IF Payload(b.n) THEN b.with
+                            ELSE [@ EXCEPT !.kid = b.with.kid, !.ep = b.with.ep, !.dek = b.with.dek]]
+
+RewrapWrite(r) ==       \* at any later time, repeatable; a failed condition means: read again
+  /\ rw[r] # NoWork
+  /\ IF RewrapOK(r) THEN RewrapRow(r, rw[r]) ELSE UNCHANGED row
+  /\ rw' \in {rw, [rw EXCEPT ![r] = NoWork]}
+  /\ UNCHANGED <<keyV, ctlV, lease, seen, gone, clean, wr, rd, backup, cntV>>
+
+ScanRow(n, r) ==        \* Source.Scan, consistently: passes rewrap, confirm and verify
+  /\ rot[n].ph \in {"drained", "rewrapped", "retired"} \cup
+                   (IF On("rewrap-after-seal") THEN {} ELSE {"switched"})
+  /\ r \notin clean
+  /\ IF rot[n].ph = "retired" THEN row[r].kid \in {0, rot[n].new}
+                              ELSE On("rewrap") => row[r].kid # rot[n].old
+  /\ clean' = clean \cup {r}
+  /\ UNCHANGED <<keyV, ctlV, lease, seen, gone, rw, dataV, cntV>>
+
+AllClean == Row \subseteq clean
+
+Rewrapped(n) ==         \* Steps.completeRewrap, View.Rewrap: every segment's pass is done
+  /\ At(n, "drained") /\ AllClean
+  /\ rot' = [rot EXCEPT ![n].ph = "rewrapped"]
+  /\ clean' = IF On("confirm") THEN {} ELSE clean
+  /\ UNCHANGED <<keyV, ptr, fence, lock, lease, seen, gone, rw, dataV, cntV>>
+
+Retire(n) ==            \* Steps.retireOld, View.Retire: the second scan was clean
+  LET o == rot[n].old IN
+  /\ IF On("retire-last")
+       THEN At(n, "rewrapped") /\ AllClean /\ ptr.kek # o /\ kek[o] = "sealed"
+       ELSE rot[n].ph \notin Final \cup {"none", "retired"}
+  /\ kek' = [kek EXCEPT ![o] = "retired"]
+  /\ rot' = [rot EXCEPT ![n].ph = "retired"]
+  /\ clean' = {}
+  /\ UNCHANGED <<on, tag, owner, doomed, reaper, ptr, fence, lock, lease, seen, gone, rw, dataV, cntV>>
+
+DisableRetired(k) ==    \* Steps.disableRetired: what the registry calls retired, never an argument
+  /\ k \in on
+  /\ IF On("registry-first") THEN kek[k] = "retired"
+     ELSE \E n \in Rot : Reached(n, "switched") /\ rot[n].old = k
+  /\ on' = on \ {k}
+  /\ UNCHANGED <<kek, tag, owner, doomed, reaper, ctlV, workV, dataV, cntV>>
+
+Complete(n) ==          \* Steps.Verify, View.Complete: closes the rotation, frees the lock
+  /\ At(n, "retired") /\ AllClean /\ rot[n].old \notin on
+  /\ rot' = [rot EXCEPT ![n].ph = "completed"]
+  /\ lock' = 0
+  /\ clean' = {}
+  /\ UNCHANGED <<keyV, ptr, fence, lease, seen, gone, rw, dataV, cntV>>
+
+-----------------------------------------------------------------------------
+Writing == \E w \in Writer : Load(w) \/ PutLease(w) \/ RecheckPtr(w) \/ Renew(w) \/ DropLease(w)
+                             \/ Wrap(w) \/ Commit(w) \/ Crash(w)
+Reading == \E q \in Reader : ReadRow(q) \/ Decrypt(q)
+Backups == \E r \in Row : DeleteRow(r) \/ TakeBackup(r) \/ RestoreRow(r)
+Keys    == \/ \E n \in Rot, a \in 1 .. MaxMint : CreateKey(n, a)
+           \/ \E k \in KEK : Claim(k) \/ Lose(k) \/ DisableDoomed(k) \/ DisableRetired(k)
+           \/ \E n \in Rot, k \in KEK : DoomFailed(n, k)
+           \/ \E n \in Rot : ReapBegin(n)
+           \/ ReapDecide
+Steps   == \E n \in Rot :
+           \/ \E m \in Modes : Start(n, m)
+           \/ \E k \in KEK : Mint(n, k)
+           \/ DualUnwrap(n) \/ PreSwitchFailure(n) \/ Remint(n) \/ Switch(n) \/ LateSwitch(n)
+           \/ \E w \in Writer : DrainSee(n, w) \/ DrainJudge(n, w)
+           \/ \E s \in Shard : SealShard(n, s)
+           \/ Seal(n) \/ Rewrapped(n) \/ Retire(n) \/ Complete(n)
+           \/ \E r \in Row : RewrapRead(n, r) \/ ScanRow(n, r)
+Others  == (\E w \in Writer : Revoke(w)) \/ (\E r \in Row : RewrapWrite(r))
+
+Next == Writing \/ Reading \/ Backups \/ Keys \/ Steps \/ Others
+Spec == Init /\ [][Next]_vars
+
+(* Liveness assumes that what can go on is eventually done: the state machine  *)
+(* retries and is redriven, a reader decrypts, expired leases are looked at.    *)
+StepsFair ==
+  /\ \A n \in Rot :
+       /\ \A a \in 1 .. MaxMint : WF_vars(CreateKey(n, a))
+       /\ WF_vars(\E k \in KEK : Mint(n, k)) /\ WF_vars(DualUnwrap(n)) /\ WF_vars(Switch(n))
+       /\ \A w \in Writer : WF_vars(DrainSee(n, w))
+       /\ \A s \in Shard : WF_vars(SealShard(n, s))
+       /\ WF_vars(Seal(n)) /\ WF_vars(Rewrapped(n)) /\ WF_vars(Retire(n)) /\ WF_vars(Complete(n))
+       /\ \A r \in Row : WF_vars(RewrapRead(n, r) /\ rw[r] = NoWork) /\ WF_vars(ScanRow(n, r))
+  /\ \A r \in Row : WF_vars(rw[r] # NoWork /\ RewrapWrite(r) /\ rw'[r] = NoWork)
+  /\ \A k \in KEK : WF_vars(Claim(k)) /\ WF_vars(DisableRetired(k))
+  /\ \A q \in Reader : WF_vars(Decrypt(q))
+LeasesFair ==            \* an expired lease is judged and revoked, a heartbeat ends
+  /\ \A n \in Rot, w \in Writer : WF_vars(seen[w] = NoLease /\ DrainJudge(n, w))
+  /\ \A w \in Writer : WF_vars(Revoke(w))
+
+FairSpec == Spec /\ StepsFair /\ LeasesFair
+HangSpec == Spec /\ StepsFair          \* leases that are never judged expired
+
+-----------------------------------------------------------------------------
+(* What must hold in every state.                                           *)
+
+NoKeyOrphans ==         \* every row's KEK resolves: the registry says so, KMS has it enabled
+  \A r \in Row : row[r] # NoRow => Resolves(row[r].kid)
+
+RetireAfterSwitch ==    \* the old KEK is retired only after the pointer moved off it
+  \A n \in Rot : rot[n].old # 0 /\ kek[rot[n].old] = "retired" => Reached(n, "switched")
+
+PointerUsable ==        \* new data can be wrapped and inserted: active, enabled, every shard open
+  kek[ptr.kek] = "active" /\ ptr.kek \in on /\ fence[ptr.kek] = Shard
+
+NewKekUsable ==         \* no sweep disables the key that a rotation has registered and tests
+  \A n \in Rot : rot[n].ph \in {"minted", "tested"} => rot[n].new \in on
+
+AtMostOneRotation ==
+  Cardinality({n \in Rot : rot[n].ph \notin Final \cup {"none"}}) <= 1
+
+NoRollbackAfterSwitch ==
+  \A n \in Rot : rot[n].ph = "rolledback" => rot[n].ep = 0
+
+EmergencyForward ==     \* an emergency never goes back to the KEK that may be compromised
+  \A n \in Rot : rot[n].ph = "rolledback" => rot[n].mode = "normal"
+
+RowIntegrity ==         \* the DEK that is wrapped is the one the payload is under
+  \A r \in Row : row[r].dek = row[r].ct /\ (row[r].kid = 0 <=> row[r].dek = 0)
+
+ExposedDeksGone ==      \* after an emergency no row is under a DEK that the old KEK ever wrapped
+  \A n \in Rot : rot[n].mode = "emergency" /\ Reached(n, "retired") =>
+    \A r \in Row : row[r] # NoRow => Born(row[r].ct) >= rot[n].new
+
+SealedIsShut ==         \* a sealed or retired KEK has no open shard
+  \A k \in KEK : kek[k] = "sealed" => fence[k] = {}
+
+ReadersServed        == "read failed" \notin harm
+NoRenewedLeaseLost   == "renewed lease revoked" \notin harm
+NoHolderRefused      == "holder refused" \notin harm   \* needs Recheck: a courtesy, not a promise
+
+NeverCompleted == \A n \in Rot : rot[n].ph # "completed"   \* must be violated: the model can finish
+
+(* What must hold of every step from one state to the next.                 *)
+
+EpochMonotone == [][ptr'.ep >= ptr.ep /\ (ptr' # ptr => ptr'.ep > ptr.ep)]_ptr
+
+KekForward ==           \* retired is for ever; no KEK goes back a state
+  [][\A k \in KEK : kek[k] # kek'[k] =>
+      <<kek[k], kek'[k]>> \in {<<"none", "pending">>, <<"pending", "active">>, <<"pending", "retired">>,
+        <<"active", "draining">>, <<"draining", "sealed">>, <<"sealed", "retired">>}]_kek
+
+NoLostWrite ==          \* nothing but a write of the application changes a payload backwards
+  [][\A r \in Row : row[r] # NoRow /\ row'[r] # NoRow => row'[r].body >= row[r].body]_row
+
+NoRowComesBack ==       \* no rewrap creates a row: only an insert or a restore does
+  [][\A r \in Row : row[r] = NoRow /\ row'[r] # NoRow => writes' # writes \/ row'[r] = backup]_row
+
+(* What must happen in the end, if steps are retried and redriven.          *)
+
+Terminates ==
+  \A n \in Rot : rot[n].ph = "started" ~> rot[n].ph \in Final
+
+EveryReadEnds ==
+  \A q \in Reader : rd[q] # NotRead ~> rd[q] = NotRead
+
+Sym == Permutations(Writer) \cup Permutations(Row) \cup Permutations(Shard)
+===============================================================================

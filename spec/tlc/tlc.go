@@ -1,0 +1,223 @@
+// Package tlc runs TLC, the explicit-state model checker of TLA+, on the modules
+// of this directory's parent and says what it found.
+//
+// The jar is build/tla2tools.jar, fetched by tools/tlc/fetch.sh, or the file that
+// TLA2TOOLS_JAR names. It runs on the java of the path.
+package tlc
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// SHA256 is the checksum of the jar that is fetched.
+const SHA256 = "58c6df9a1045beb341ee947bc640fe8d89988ad1d0b700e392aa8dd97502129a"
+
+// ErrNotInstalled reports that there is no TLC or no Java to run it on.
+var ErrNotInstalled = errors.New("TLC is not installed: tools/tlc/fetch.sh, and Java 17 on the path")
+
+// Holds is the verdict of a model in which nothing was violated.
+const Holds = "holds"
+
+// Unfinished is the verdict of a run that its context ended.
+const Unfinished = "unfinished"
+
+// Temporal is the verdict of a model with a violated liveness property.
+const Temporal = "liveness"
+
+// Run is one run of TLC.
+type Run struct {
+	Modules []string          // paths of .tla files, the first is checked
+	Files   map[string]string // further files by name, as generated modules
+	Config  string            // text of the .cfg
+	Workers int               // 0 is one
+	Long    bool              // minutes rather than seconds: let the JIT compile
+}
+
+// Result is what TLC said.
+type Result struct {
+	Verdict   string   // [Holds], [Unfinished], [Temporal], or the violated property's name
+	Generated int64    // states generated
+	Distinct  int64    // distinct states
+	Depth     int      // longest shortest path, or the counterexample's length
+	Actions   []string // the counterexample's actions, in order
+	Output    string
+	Elapsed   time.Duration
+}
+
+// Jar returns the path of the jar.
+func Jar() (string, error) {
+	if jar := os.Getenv("TLA2TOOLS_JAR"); jar != "" {
+		return jar, nil
+	}
+	root, err := root()
+	if err != nil {
+		return "", err
+	}
+	jar := filepath.Join(root, "build", "tla2tools.jar")
+	b, err := os.ReadFile(jar)
+	if err != nil {
+		return "", fmt.Errorf("%w (%w)", ErrNotInstalled, err)
+	}
+	if sum := sha256.Sum256(b); hex.EncodeToString(sum[:]) != SHA256 {
+		return "", fmt.Errorf("%s has another checksum than %s", jar, SHA256)
+	}
+	return jar, nil
+}
+
+// Module returns the path of a module of this project, as "rotation.tla".
+func Module(name string) (string, error) {
+	root, err := root()
+	return filepath.Join(root, "spec", name), err
+}
+
+// root is the directory of the module: MATTER_ROOT, or the nearest go.mod above.
+func root() (string, error) {
+	if root := os.Getenv("MATTER_ROOT"); root != "" {
+		return root, nil
+	}
+	dir, err := os.Getwd()
+	if err != nil {
+		return "", fmt.Errorf("working directory: %w", err)
+	}
+	for {
+		if _, err := os.Stat(filepath.Join(dir, "go.mod")); err == nil {
+			return dir, nil
+		}
+		up := filepath.Dir(dir)
+		if up == dir {
+			return "", errors.New("no go.mod in the working directory or above: run this in the module, or set MATTER_ROOT")
+		}
+		dir = up
+	}
+}
+
+// Check runs TLC until it is done or ctx ends. A violated property is a result; an
+// error means that the model was not checked.
+func Check(ctx context.Context, r Run) (Result, error) {
+	jar, err := Jar()
+	if err != nil {
+		return Result{}, err
+	}
+	java, err := exec.LookPath("java")
+	if err != nil {
+		return Result{}, fmt.Errorf("%w (%w)", ErrNotInstalled, err)
+	}
+	dir, err := os.MkdirTemp("", "tlc")
+	if err != nil {
+		return Result{}, fmt.Errorf("scratch directory: %w", err)
+	}
+	defer os.RemoveAll(dir) //nolint:errcheck // scratch
+	main, err := r.stage(dir)
+	if err != nil {
+		return Result{}, err
+	}
+	cmd := exec.CommandContext(ctx, java, r.args(dir, jar, main)...) //nolint:gosec // our own arguments
+	cmd.Dir = dir
+	cmd.WaitDelay = time.Second
+	start := time.Now() //nolint:forbidigo // measures a child process
+	out, err := cmd.CombinedOutput()
+	res := parse(string(out))
+	res.Elapsed = time.Since(start)
+	switch {
+	case ctx.Err() != nil:
+		res.Verdict = Unfinished
+		return res, nil
+	case res.Verdict != "":
+		return res, nil
+	default:
+		return res, fmt.Errorf("TLC did not finish (%w):\n%s", errors.Join(err, errNoVerdict), tail(res.Output, 40))
+	}
+}
+
+var errNoVerdict = errors.New("no verdict in its output")
+
+// stage puts the modules where TLC finds them, and returns the one to check.
+func (r Run) stage(dir string) (string, error) {
+	if len(r.Modules) == 0 {
+		return "", errors.New("no module to check")
+	}
+	files := map[string][]byte{"model.cfg": []byte(r.Config)}
+	for _, path := range r.Modules {
+		b, err := os.ReadFile(path)
+		if err != nil {
+			return "", fmt.Errorf("module: %w", err)
+		}
+		files[filepath.Base(path)] = b
+	}
+	for name, text := range r.Files {
+		files[name] = []byte(text)
+	}
+	for name, b := range files {
+		if err := os.WriteFile(filepath.Join(dir, name), b, 0o600); err != nil {
+			return "", fmt.Errorf("module: %w", err)
+		}
+	}
+	return filepath.Base(r.Modules[0]), nil
+}
+
+// args of java. Most models are done before a better compiler or collector would
+// pay for itself.
+func (r Run) args(dir, jar, main string) []string {
+	jvm := []string{"-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xmx1g"}
+	if r.Long {
+		jvm = []string{"-XX:+UseParallelGC", "-Xmx4g"}
+	}
+	return append(jvm, "-Xss16m", "-Djava.io.tmpdir="+dir, "-cp", jar, "tlc2.TLC",
+		"-workers", strconv.Itoa(max(r.Workers, 1)), "-metadir", filepath.Join(dir, "states"), "-cleanup",
+		"-deadlock", // a model that has done all it may is no error
+		"-config", "model.cfg", main)
+}
+
+var (
+	violated = regexp.MustCompile(`(?m)^Error: (?:Invariant|Action property|Property) (\w+) is violated`)
+	counted  = regexp.MustCompile(`(?m)^([\d,]+) states generated.*?, ([\d,]+) distinct states`)
+	deep     = regexp.MustCompile(`depth of the complete state graph search is (\d+)`)
+	step     = regexp.MustCompile(`(?m)^State \d+: <(\w+)`)
+)
+
+func parse(out string) Result {
+	r := Result{Output: out}
+	switch m := violated.FindStringSubmatch(out); {
+	case m != nil:
+		r.Verdict = m[1]
+	case strings.Contains(out, "Temporal properties were violated"):
+		r.Verdict = Temporal
+	case strings.Contains(out, "No error has been found"):
+		r.Verdict = Holds
+	}
+	if all := counted.FindAllStringSubmatch(out, -1); all != nil {
+		m := all[len(all)-1]
+		r.Generated, r.Distinct = number(m[1]), number(m[2])
+	}
+	if m := deep.FindStringSubmatch(out); m != nil {
+		r.Depth, _ = strconv.Atoi(m[1])
+	}
+	for _, m := range step.FindAllStringSubmatch(out, -1) {
+		r.Actions = append(r.Actions, m[1])
+	}
+	if r.Depth == 0 {
+		r.Depth = len(r.Actions)
+	}
+	return r
+}
+
+func number(s string) int64 {
+	n, _ := strconv.ParseInt(strings.ReplaceAll(s, ",", ""), 10, 64)
+	return n
+}
+
+func tail(s string, lines int) string {
+	all := strings.Split(strings.TrimRight(s, "\n"), "\n")
+	return strings.Join(all[max(0, len(all)-lines):], "\n")
+}
