@@ -83,7 +83,10 @@ func (s *Steps) sealFence(ctx context.Context, r kek.Rotation) error {
 	if err != nil {
 		return err
 	}
-	if v.Rotation.Phase != kek.Switched || v.Pointer.KEKID == r.OldKEK {
+	switch {
+	case v.Rotation != nil && v.Rotation.Phase.Reached(kek.Drained): // a duplicate has sealed it meanwhile
+		return nil
+	case v.Rotation == nil || v.Rotation.Phase != kek.Switched || v.Pointer == nil || v.Pointer.KEKID == r.OldKEK:
 		return refusal(errors.New("the fence may be sealed only after the switch"))
 	}
 	for i := range v.KEKs[r.OldKEK].FenceShards {

@@ -44,7 +44,7 @@ type driver struct {
 	before  func(call)
 	after   func(call, []byte, error)
 
-	at   string      // the state of the invocation under way
+	at   string      // the state whose invocation is under way; "" between two
 	dead atomic.Bool // its process has died: nothing of it takes effect any more
 }
 
@@ -70,6 +70,7 @@ func (d *driver) invoke(state, function string, payload []byte) ([]byte, *asltes
 	}
 	d.at = state
 	out, err := d.run(c)
+	d.at = ""
 	if d.dead.Swap(false) {
 		return nil, &asltest.Failure{Name: "Runtime.ExitError", Cause: "the process died"}
 	}

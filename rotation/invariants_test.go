@@ -17,13 +17,18 @@ type watch struct {
 	mu     sync.Mutex
 	states map[kek.ID]kek.State
 	epoch  int64
+	head   audit.Head
+	seen   map[string]bool  // ids of the records up to head
 	opened map[place][]byte // wrapped DEK and ciphertext that were seen to open
 	mine   sync.Map         // first byte of blobs that the watch itself unwraps
 	found  map[string]bool
 }
 
 func newWatch(s *site) *watch {
-	w := &watch{site: s, states: map[kek.ID]kek.State{}, opened: map[place][]byte{}, found: map[string]bool{}}
+	w := &watch{
+		site: s, states: map[kek.ID]kek.State{}, head: audit.Genesis(chain), seen: map[string]bool{},
+		opened: map[place][]byte{}, found: map[string]bool{},
+	}
 	w.check("at the start")
 	return w
 }
@@ -103,6 +108,10 @@ func (w *watch) registry(when string, v kek.View, keks []kek.KEK) {
 // EmergencyForward.
 func (w *watch) rotations(when string, v kek.View, all []kek.Rotation) {
 	running := ""
+	left := map[kek.ID]bool{} // KEKs that a rotation has moved off and may have retired
+	for _, r := range all {
+		left[r.OldKEK] = left[r.OldKEK] || !r.SwitchedAt.IsZero() && r.Phase.Reached(kek.KEKRetired)
+	}
 	for _, r := range all {
 		if !r.Phase.Final() {
 			if running != "" {
@@ -110,11 +119,10 @@ func (w *watch) rotations(when string, v kek.View, all []kek.Rotation) {
 			}
 			running = r.ID
 		}
-		switched := !r.SwitchedAt.IsZero()
-		if w.states[r.OldKEK] == kek.Retired && (!switched || v.Pointer.KEKID == r.OldKEK || !r.Phase.Reached(kek.KEKRetired)) {
+		if w.states[r.OldKEK] == kek.Retired && (!left[r.OldKEK] || v.Pointer.KEKID == r.OldKEK) {
 			w.violated(when, "RetireAfterSwitch: %s is retired, %s is at %s", r.OldKEK, r.ID, r.Phase)
 		}
-		if r.Phase == kek.RolledBack && (switched || r.Mode == kek.Emergency) {
+		if r.Phase == kek.RolledBack && (!r.SwitchedAt.IsZero() || r.Mode == kek.Emergency) {
 			w.violated(when, "%s was rolled back after the switch or in an emergency", r.ID)
 		}
 	}
@@ -125,19 +133,18 @@ func (w *watch) rotations(when string, v kek.View, all []kek.Rotation) {
 
 // chained: AuditLinear in the outbox.
 func (w *watch) chained(when string) {
-	entries, err := w.store.AuditEntries(w.t.Context(), 1)
+	entries, err := w.store.AuditEntries(w.t.Context(), w.head.Seq+1)
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	head, seen := audit.Genesis(chain), map[string]bool{}
 	for _, e := range entries {
-		if head, err = e.Follow(chain, head); err != nil {
+		if w.head, err = e.Follow(chain, w.head); err != nil {
 			w.violated(when, "AuditLinear: %v", err)
 		}
-		if seen[e.Record.ID] {
+		if w.seen[e.Record.ID] {
 			w.violated(when, "AuditOnceInOrder: %s is recorded twice", e.Record.ID)
 		}
-		seen[e.Record.ID] = true
+		w.seen[e.Record.ID] = true
 	}
 }
 
