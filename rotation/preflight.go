@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"unicode/utf8"
 
 	"github.com/matter-ops/kms-rotation/kek"
 )
@@ -86,6 +87,9 @@ func checkRequest(r kek.Rotation) error {
 	}
 	if r.Mode == kek.Emergency && r.Reason == "" {
 		return invalid("reason", "an emergency needs one", `add "reason": "what happened", for the audit chain`)
+	}
+	if !utf8.ValidString(r.Reason) {
+		return invalid("reason", "it is not UTF-8", "write it in UTF-8")
 	}
 	if len(r.Reason) > 1000 {
 		return invalid("reason", fmt.Sprintf("%d bytes; at most 1000 are kept", len(r.Reason)), "shorten it")

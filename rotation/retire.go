@@ -3,6 +3,7 @@ package rotation
 import (
 	"context"
 	"fmt"
+	"strings"
 
 	"github.com/matter-ops/kms-rotation/kek"
 )
@@ -146,8 +147,8 @@ func (in RetireInput) failure() string {
 	if in.Cause != "" {
 		text += ": " + in.Cause
 	}
-	if len(text) > 500 {
+	if len(text) > 500 { // a rune cut in two could not be written to the audit chain
 		text = text[:500]
 	}
-	return text
+	return strings.ToValidUTF8(text, "")
 }
