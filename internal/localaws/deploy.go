@@ -32,9 +32,10 @@ type deployment struct {
 	dynamo                   aws.Config
 	host                     *lambdahost.Host
 
-	template *template
-	outputs  map[string]string // all of them, those of byOutput included
-	physical map[string]string // logical id → physical id
+	template    *template
+	definitions map[string]string // of state machines, by logical id
+	outputs     map[string]string // all of them, those of byOutput included
+	physical    map[string]string // logical id → physical id
 }
 
 // run deploys the template with the parameters.
@@ -86,12 +87,13 @@ func (d *deployment) upload(ctx context.Context, bucket string) error {
 	for logical := range d.template.Code {
 		objects[logical+".zip"] = empty.Bytes()
 	}
+	d.definitions = map[string]string{}
 	for logical, path := range d.template.Definitions {
 		b, err := os.ReadFile(filepath.Join(filepath.Dir(d.templatePath), path)) //nolint:gosec // what the template names
 		if err != nil {
 			return err
 		}
-		objects[logical+".json"] = b
+		objects[logical+".json"], d.definitions[logical] = b, string(b)
 	}
 	for key, body := range objects {
 		if _, err := client.PutObject(ctx, &s3.PutObjectInput{Bucket: &bucket, Key: &key, Body: bytes.NewReader(body)}); err != nil {

@@ -2,7 +2,9 @@ package localaws
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
@@ -10,6 +12,8 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	s3types "github.com/aws/aws-sdk-go-v2/service/s3/types"
 	"github.com/aws/aws-sdk-go-v2/service/scheduler"
+	"github.com/aws/aws-sdk-go-v2/service/sfn"
+	sfntypes "github.com/aws/aws-sdk-go-v2/service/sfn/types"
 )
 
 // extra is what moto's CloudFormation skips of a resource, for its API to make up.
@@ -29,6 +33,7 @@ var extraTypes = []struct {
 }{
 	{"AWS::DynamoDB::Table", createTable},
 	{"AWS::S3::Bucket", completeBucket},
+	{"AWS::StepFunctions::StateMachine", createStateMachine},
 	{"AWS::Scheduler::ScheduleGroup", createScheduleGroup},
 	{"AWS::Scheduler::Schedule", createSchedule},
 	{"AWS::CloudWatch::Alarm", createAlarm},
@@ -105,6 +110,30 @@ func completeBucket(ctx context.Context, d *deployment, e extra) error {
 		}
 	}
 	return nil
+}
+
+// createStateMachine creates the state machine in the part of moto that executes
+// it; CloudFormation created it in the part that pretends, and without definition.
+func createStateMachine(ctx context.Context, d *deployment, e extra) error {
+	var p struct {
+		StateMachineName, RoleArn *string
+		StateMachineType          sfntypes.StateMachineType
+		DefinitionSubstitutions   map[string]any
+	}
+	if err := fill(e.properties, d.outputs, &p); err != nil {
+		return err
+	}
+	definition, ok := d.definitions[e.logical]
+	if !ok {
+		return errors.New("has no local definition")
+	}
+	for name, value := range p.DefinitionSubstitutions {
+		definition = strings.ReplaceAll(definition, "${"+name+"}", fmt.Sprint(value))
+	}
+	_, err := sfn.NewFromConfig(d.moto).CreateStateMachine(ctx, &sfn.CreateStateMachineInput{
+		Name: p.StateMachineName, RoleArn: p.RoleArn, Type: p.StateMachineType, Definition: &definition,
+	})
+	return err
 }
 
 func createScheduleGroup(ctx context.Context, d *deployment, e extra) error {

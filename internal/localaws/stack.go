@@ -87,8 +87,9 @@ func Start(ctx context.Context, o Options) (*Stack, error) {
 	o.Dir = cmp.Or(o.Dir, filepath.Join(o.Root, ".local"))
 	s := &Stack{
 		Name: cmp.Or(o.StackName, "matter"), Region: cmp.Or(o.Region, "eu-central-1"), o: o,
-		parameters: maps.Clone(o.Parameters), failed: make(chan error, 1), stopping: make(chan struct{}),
+		parameters: map[string]string{}, failed: make(chan error, 1), stopping: make(chan struct{}),
 	}
+	maps.Copy(s.parameters, o.Parameters)
 	if err := s.start(ctx); err != nil {
 		s.Close()
 		return nil, err
@@ -184,7 +185,7 @@ func (s *Stack) deploy(ctx context.Context) error {
 	}
 	s.Outputs = map[string]string{}
 	for name, value := range d.outputs {
-		if !strings.HasPrefix(name, "Local") {
+		if !strings.HasPrefix(name, outputPrefix) {
 			s.Outputs[name] = value
 		}
 	}
@@ -196,12 +197,7 @@ func (s *Stack) deploy(ctx context.Context) error {
 }
 
 // SetParameters adds parameters of the template, for [Options.Prepare].
-func (s *Stack) SetParameters(p map[string]string) {
-	if s.parameters == nil {
-		s.parameters = map[string]string{}
-	}
-	maps.Copy(s.parameters, p)
-}
+func (s *Stack) SetParameters(p map[string]string) { maps.Copy(s.parameters, p) }
 
 // Failed gets an error if the local AWS breaks after it has started.
 func (s *Stack) Failed() <-chan error { return s.failed }
@@ -215,7 +211,9 @@ func (s *Stack) AWSConfig() aws.Config { return s.config(s.URL) }
 func (s *Stack) config(endpoint string) aws.Config {
 	return aws.Config{
 		Region: s.Region, BaseEndpoint: aws.String(endpoint),
-		Credentials: credentials.NewStaticCredentialsProvider(AccessKey, lambdahost.Secret, ""),
+		RequestChecksumCalculation: aws.RequestChecksumCalculationWhenSupported, // as config.LoadDefaultConfig
+		ResponseChecksumValidation: aws.ResponseChecksumValidationWhenSupported,
+		Credentials:                credentials.NewStaticCredentialsProvider(AccessKey, lambdahost.Secret, ""),
 		// Of its own: no HTTP proxy between here and the loopback interface.
 		HTTPClient: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 64, IdleConnTimeout: 3 * time.Second}},
 	}

@@ -139,9 +139,9 @@ func decode[T any](t *testing.T, b []byte) T {
 	return v
 }
 
-func diff(t *testing.T, what string, got, want any) {
+func diff(t *testing.T, what string, got, want any, options ...cmp.Option) {
 	t.Helper()
-	if d := cmp.Diff(want, got); d != "" {
+	if d := cmp.Diff(want, got, options...); d != "" {
 		t.Errorf("%s (-want +got):\n%s", what, d)
 	}
 }

@@ -84,6 +84,9 @@ func transform(ctx context.Context, root, path, bucket, region string, parameter
 	return &t, nil
 }
 
+// outputPrefix begins the names of the outputs that byOutput adds.
+const outputPrefix = "LocalAWSValueOf"
+
 // leaf stands for an intrinsic function whose value CloudFormation tells.
 type leaf struct {
 	output string // name of the output that has the value
@@ -133,7 +136,7 @@ func (t *template) output(prefix string, v map[string]any) any {
 			return t.replace(prefix, r.Properties["Name"])
 		}
 	}
-	name := fmt.Sprintf("Local%s%d", prefix, len(t.Body.Outputs))
+	name := fmt.Sprintf("%s%s%d", outputPrefix, prefix, len(t.Body.Outputs))
 	if t.Body.Outputs == nil {
 		t.Body.Outputs = map[string]map[string]any{}
 	}

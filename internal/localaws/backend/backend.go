@@ -74,30 +74,6 @@ func DynamoDB(ctx context.Context) (*Server, error) {
 	})
 }
 
-// MotoOptions are the choices for [Moto].
-type MotoOptions struct {
-	// CallbackPort is the loopback port at which moto's Step Functions calls Lambda;
-	// 0 for moto itself.
-	CallbackPort int
-}
-
-// Moto starts moto; ctx bounds only the start.
-func Moto(ctx context.Context, o MotoOptions) (*Server, error) {
-	program, err := motoServer()
-	if err != nil {
-		return nil, err
-	}
-	return start(ctx, "moto", "/moto-api/config", func(port int) *exec.Cmd {
-		//nolint:gosec // the program is the user's own choice
-		cmd := exec.CommandContext(context.WithoutCancel(ctx), program, "-H", "127.0.0.1", "-p", strconv.Itoa(port))
-		cmd.Env = append(cmd.Env, "MOTO_ACCOUNT_ID="+Account)
-		if o.CallbackPort != 0 {
-			cmd.Env = append(cmd.Env, "MOTO_PORT="+strconv.Itoa(o.CallbackPort))
-		}
-		return cmd
-	})
-}
-
 // jars returns the directory of DynamoDB Local's jars as an absolute path.
 func jars() (string, error) {
 	dir, err := fromEnvOrRoot("MATTER_DYNAMODB_LOCAL", "build", "dynamodb-local", "lib")
@@ -109,17 +85,6 @@ func jars() (string, error) {
 		return "", fmt.Errorf("DynamoDB Local is %w in %s: run make dynamodb-local, or set MATTER_DYNAMODB_LOCAL to the directory of its jars", ErrNotInstalled, dir)
 	}
 	return dir, nil
-}
-
-func motoServer() (string, error) {
-	program, err := fromEnvOrRoot("MATTER_MOTO_SERVER", ".venv", "bin", "moto_server")
-	if err != nil {
-		return "", err
-	}
-	if _, err := os.Stat(program); err != nil {
-		return "", fmt.Errorf("moto is %w at %s: run make venv, or set MATTER_MOTO_SERVER to the program", ErrNotInstalled, program)
-	}
-	return program, nil
 }
 
 func fromEnvOrRoot(variable string, path ...string) (string, error) {
