@@ -62,7 +62,7 @@ func (s *Set) expected(rows int) map[string][]byte {
 		out[fmt.Sprintf("symbols/block=%s,number=%d", c.block, c.code)] = c.plain
 	}
 	for _, c := range pick(letters, corpusEntries) {
-		out[corpus.Name+"/"+knownKey(c)] = c.plain
+		out[corpus.Name+"/"+corpusPrefix+knownName(c)] = c.plain
 	}
 	return out
 }

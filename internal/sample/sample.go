@@ -1,11 +1,13 @@
 package sample
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"strconv"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -174,14 +176,18 @@ func (s *Set) seedKnown(ctx context.Context, p kek.Pointer, c character, cache *
 		return err
 	}
 	sum := sha256.Sum256(c.plain)
-	return s.corpus().Put(ctx, knownKey(c), corpus.Entry{
-		KEK: p.KEKID, Epoch: p.Epoch, Version: 1, WrappedDEK: wrapped, Ciphertext: sealed, Context: encctx,
-		PlainSHA: hex.EncodeToString(sum[:]),
+	err = s.corpus().Put(ctx, knownName(c), corpus.Entry{
+		V: corpus.Version, KEK: p.KEKID, Epoch: p.Epoch, Version: 1, WrappedDEK: wrapped, Ciphertext: sealed,
+		Context: encctx, PlaintextSHA256: hex.EncodeToString(sum[:]),
 	})
+	if errors.Is(err, corpus.ErrExists) { // seeded again
+		return nil
+	}
+	return err
 }
 
-// knownKey is the object key of a known cipher.
-func knownKey(c character) string { return fmt.Sprintf("%s%04X.json", corpusPrefix, c.code) }
+// knownName is the name of a known cipher in the corpus.
+func knownName(c character) string { return fmt.Sprintf("%04X.json", c.code) }
 
 func (s *Set) corpus() *corpus.Source { return corpus.New(s.S3, s.Bucket, corpusPrefix) }
 
@@ -189,17 +195,27 @@ func (s *Set) corpus() *corpus.Source { return corpus.New(s.S3, s.Bucket, corpus
 // and returns what undoes it.
 func (s *Set) CorruptCorpus(ctx context.Context) (restore func(context.Context) error, err error) {
 	letters, _ := characters()
-	name := knownKey(pick(letters, corpusEntries)[0])
-	src := s.corpus()
-	good, err := src.Read(ctx, name)
+	name := corpusPrefix + knownName(pick(letters, corpusEntries)[0])
+	out, err := s.S3.GetObject(ctx, &s3.GetObjectInput{Bucket: &s.Bucket, Key: &name})
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", name, err)
+	}
+	good, err := io.ReadAll(out.Body)
+	if err = errors.Join(err, out.Body.Close()); err != nil {
+		return nil, fmt.Errorf("read %s: %w", name, err)
+	}
+	entry, err := corpus.Decode(good)
 	if err != nil {
 		return nil, err
 	}
-	bad := good
-	bad.Ciphertext = append([]byte(nil), good.Ciphertext...)
-	bad.Ciphertext[len(bad.Ciphertext)-1] ^= 1
-	if err := src.Overwrite(ctx, name, bad); err != nil {
+	entry.Ciphertext[len(entry.Ciphertext)-1] ^= 1
+	bad, err := entry.Encode()
+	if err != nil {
 		return nil, err
 	}
-	return func(ctx context.Context) error { return src.Overwrite(ctx, name, good) }, nil
+	overwrite := func(ctx context.Context, b []byte) error {
+		_, err := s.S3.PutObject(ctx, &s3.PutObjectInput{Bucket: &s.Bucket, Key: &name, Body: bytes.NewReader(b)})
+		return err
+	}
+	return func(ctx context.Context) error { return overwrite(ctx, good) }, overwrite(ctx, bad)
 }

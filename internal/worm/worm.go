@@ -104,6 +104,11 @@ func pause(ctx context.Context, n int) error {
 	}
 }
 
+// margin keeps the remaining retention above the policy's whole days for as long as
+// the request is under way: the bucket's policy refuses a record that is locked for
+// a moment less.
+const margin = time.Hour
+
 // put makes one version and returns its id.
 func (v *Vault) put(ctx context.Context, key string, record []byte) (version string, err error) {
 	sum := sha256.Sum256(record)
@@ -111,7 +116,7 @@ func (v *Vault) put(ctx context.Context, key string, record []byte) (version str
 		Bucket: &v.bucket, Key: &key, Body: bytes.NewReader(record), ContentType: aws.String("application/json"),
 		IfNoneMatch:       aws.String("*"),
 		ChecksumAlgorithm: types.ChecksumAlgorithmSha256, ChecksumSHA256: aws.String(base64.StdEncoding.EncodeToString(sum[:])),
-		ObjectLockMode: types.ObjectLockModeCompliance, ObjectLockRetainUntilDate: aws.Time(v.now().Add(v.retention).Truncate(time.Second)),
+		ObjectLockMode: types.ObjectLockModeCompliance, ObjectLockRetainUntilDate: aws.Time(v.now().Add(v.retention + margin).Truncate(time.Second)),
 	})
 	if err != nil {
 		return "", err

@@ -133,7 +133,7 @@ func TestHeaders(t *testing.T) {
 		"if-none-match":                       "*",
 		"content-type":                        "application/json",
 		"x-amz-object-lock-mode":              "COMPLIANCE",
-		"x-amz-object-lock-retain-until-date": "2036-03-29T02:00:01Z", // ten years of 365 days after the clock's first second
+		"x-amz-object-lock-retain-until-date": "2036-03-29T03:00:01Z", // ten years of 365 days after the clock's first second
 		"x-amz-sdk-checksum-algorithm":        "SHA256",
 		"x-amz-checksum-sha256":               base64.StdEncoding.EncodeToString(sum[:]),
 	}

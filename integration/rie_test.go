@@ -1,0 +1,176 @@
+package integration
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/matter-ops/kms-rotation/internal/localaws/backend"
+	"github.com/matter-ops/kms-rotation/kek"
+)
+
+// emulator is one function under the real Lambda Runtime Interface Emulator.
+type emulator struct{ url string }
+
+// emulate starts a built function under the emulator that the aws-sam-cli wheel
+// ships, with the environment that the deployed function has.
+func (w *world) emulate(t *testing.T, function string) emulator {
+	t.Helper()
+	root, err := backend.Root()
+	if err != nil {
+		t.Fatal(err)
+	}
+	arch := map[string]string{"amd64": "x86_64", "arm64": "arm64"}[runtime.GOARCH]
+	found, err := filepath.Glob(filepath.Join(root, ".venv/lib/python3.*/site-packages/samcli/local/rapid/aws-lambda-rie-"+arch))
+	if err != nil || len(found) != 1 {
+		t.Fatalf("the emulator is not there: make venv (%v, %v)", found, err)
+	}
+	ports := [2]int{freePort(t), freePort(t)}
+	bootstrap := filepath.Join(root, "build", "local", function, "bootstrap")
+	cmd := exec.CommandContext(t.Context(), found[0],
+		"--runtime-interface-emulator-address", fmt.Sprintf("127.0.0.1:%d", ports[0]),
+		"--runtime-api-address", fmt.Sprintf("127.0.0.1:%d", ports[1]), bootstrap)
+	cmd.Env = []string{"AWS_LAMBDA_FUNCTION_NAME=" + w.Name + "-" + function, "AWS_LAMBDA_FUNCTION_TIMEOUT=60", "HOME=" + t.TempDir(), "PATH=" + os.Getenv("PATH")}
+	for k, v := range w.Env() {
+		cmd.Env = append(cmd.Env, k+"="+v)
+	}
+	var log bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &log, &log
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := cmd.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
+			t.Error(err)
+		}
+		_ = cmd.Wait() // it was killed
+		if t.Failed() {
+			t.Logf("emulator of %s:\n%s", function, log.String())
+		}
+	})
+	await(t, ports[0])
+	return emulator{fmt.Sprintf("http://127.0.0.1:%d/2015-03-31/functions/function/invocations", ports[0])}
+}
+
+func freePort(t *testing.T) int {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close() //nolint:errcheck // nobody connected
+	return l.Addr().(*net.TCPAddr).Port
+}
+
+func await(t *testing.T, port int) {
+	t.Helper()
+	for end := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		c, err := net.DialTimeout("tcp", fmt.Sprintf("127.0.0.1:%d", port), time.Second)
+		if err == nil {
+			_ = c.Close()
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatal(err)
+		}
+	}
+}
+
+// invoke sends one payload and returns the answer.
+func (e emulator) invoke(t *testing.T, payload []byte) map[string]any {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, e.url, bytes.NewReader(payload))
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close() //nolint:errcheck // read only
+	b, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out map[string]any
+	if err := json.Unmarshal(b, &out); err != nil {
+		t.Fatalf("answer %q: %v", b, err)
+	}
+	return out
+}
+
+// TestEmulator runs a whole rotation by hand: every built function, under the real
+// emulator, with the events that the repository ships.
+func TestEmulator(t *testing.T) {
+	w := up(t, nil)
+	event := func(name string) []byte {
+		b, err := os.ReadFile(filepath.Join("..", "events", name+".json"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b
+	}
+	step := func(function, eventName string, payload []byte, want map[string]any) map[string]any {
+		t.Helper()
+		e, ok := w.emulators[function]
+		if !ok {
+			e = w.emulate(t, function)
+			w.emulators[function] = e
+		}
+		out := e.invoke(t, payload)
+		for k, v := range want {
+			if fmt.Sprint(out[k]) != fmt.Sprint(v) {
+				t.Fatalf("%s with %s: %s is %v, want %v; answer %v", function, eventName, k, out[k], v, out)
+			}
+		}
+		return out
+	}
+	run := func(function, eventName string, want map[string]any) map[string]any {
+		t.Helper()
+		return step(function, eventName, event(eventName), want)
+	}
+	run("preflight", "preflight-check-only", map[string]any{"mode": "normal"})
+	if v := w.view(t, ""); v.Lock != "" {
+		t.Fatalf("check only took the lock: %q", v.Lock)
+	}
+	plan := run("preflight", "preflight", map[string]any{"rotation_id": "Q2-2026-rotation"})
+	run("mint", "mint", map[string]any{"attempt": 1})
+	run("dualunwrap", "dualunwrap", map[string]any{"corpus_entries": 24})
+	run("retire", "retire", map[string]any{"errorType": "Refused"}) // too early
+	run("switch", "switch", map[string]any{"epoch": 2})
+	run("retire", "retire-pre-switch-failure", map[string]any{"errorType": "Refused"}) // too late
+	run("drain", "drain", map[string]any{"done": true})
+	for _, s := range plan["segments"].([]any) {
+		segment := s.(map[string]any)
+		segment["rotation_id"] = "Q2-2026-rotation"
+		b, err := json.Marshal(segment)
+		if err != nil {
+			t.Fatal(err)
+		}
+		step("rewrap", "a segment of the plan", b, map[string]any{"done": true})
+	}
+	run("rewrap", "rewrap-complete", map[string]any{"done": true})
+	run("retire", "retire", map[string]any{"done": true, "phase": "retired"})
+	run("verify", "verify", map[string]any{"done": true})
+	run("notify", "notify", map[string]any{"sent": true})
+	if v := w.view(t, "Q2-2026-rotation"); v.Rotation.Phase != kek.Completed {
+		t.Errorf("rotation %+v", v.Rotation)
+	}
+	w.mustHold(t)
+
+	out := w.emulators["mint"].invoke(t, []byte(`{"rotation_id":"Q2-2026-rotation","surprise":1}`))
+	if out["errorType"] != "InvalidInput" || !strings.Contains(fmt.Sprint(out["errorMessage"]), "surprise") {
+		t.Errorf("an unknown field: %v", out)
+	}
+}

@@ -1,0 +1,165 @@
+package integration
+
+import (
+	"fmt"
+	"slices"
+	"sync"
+	"testing"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/kms"
+	"github.com/aws/aws-sdk-go-v2/service/s3"
+	s3types "github.com/aws/aws-sdk-go-v2/service/s3/types"
+	"github.com/aws/aws-sdk-go-v2/service/sfn/types"
+
+	"github.com/matter-ops/kms-rotation/internal/watch"
+	"github.com/matter-ops/kms-rotation/kek"
+)
+
+// keysWhere lists the stack's symmetric KMS keys by whether they are enabled.
+func (w *world) keysWhere(t *testing.T, enabled bool) []string {
+	t.Helper()
+	client := kms.NewFromConfig(w.AWSConfig())
+	var out []string
+	pages := kms.NewListKeysPaginator(client, &kms.ListKeysInput{})
+	for pages.HasMorePages() {
+		page, err := pages.NextPage(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, k := range page.Keys {
+			d, err := client.DescribeKey(t.Context(), &kms.DescribeKeyInput{KeyId: k.KeyId})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if d.KeyMetadata.KeyUsage == "ENCRYPT_DECRYPT" && d.KeyMetadata.KeyManager == "CUSTOMER" && d.KeyMetadata.Enabled == enabled {
+				out = append(out, aws.ToString(k.KeyId))
+			}
+		}
+	}
+	return out
+}
+
+// TestRotation rotates once to the end, as a blank scheduled start does.
+func TestRotation(t *testing.T) {
+	w := up(t, nil)
+	before := w.view(t, "").Pointer
+	o := w.rotate(t, "green", "{}")
+	if o.Status != types.ExecutionStatusSucceeded {
+		t.Fatal(describe(o))
+	}
+	v := w.view(t, "green")
+	if v.Rotation.Phase != kek.Completed || v.Lock != "" || v.Pointer.Epoch != before.Epoch+1 || v.Pointer.KEKID == before.KEKID {
+		t.Errorf("rotation %+v, pointer %+v (before %+v), lock %q", v.Rotation, v.Pointer, before, v.Lock)
+	}
+	w.mustHold(t)
+	report, err := w.Set.Check(t.Context(), w.Rows)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := report.ByKEK[v.Pointer.KEKID]; n != w.Seeded {
+		t.Errorf("%d of %d rows name the new KEK: %v", n, w.Seeded, report.ByKEK)
+	}
+	if got := w.enabledKEKs(t); !slices.Equal(got, []string{string(v.Pointer.KEKID)}) {
+		t.Errorf("enabled KMS keys %v, want the pointer's alone", got)
+	}
+	w.recordsLocked(t)
+}
+
+// recordsLocked checks that the bucket holds one version of every record, each
+// under COMPLIANCE retention.
+func (w *world) recordsLocked(t *testing.T) {
+	t.Helper()
+	client, bucket := s3.NewFromConfig(w.AWSConfig()), w.Env()["MATTER_AUDIT_BUCKET"]
+	_, head, err := w.Deployment.Table.Head(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := client.ListObjectVersions(t.Context(), &s3.ListObjectVersionsInput{
+		Bucket: &bucket, Prefix: aws.String("v1/" + w.Name + "/records/"),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if int64(len(out.Versions)) != head.Seq || len(out.DeleteMarkers) > 0 {
+		t.Errorf("%d versions and %d delete markers for %d records", len(out.Versions), len(out.DeleteMarkers), head.Seq)
+	}
+	for _, v := range out.Versions {
+		r, err := client.GetObjectRetention(t.Context(), &s3.GetObjectRetentionInput{Bucket: &bucket, Key: v.Key, VersionId: v.VersionId})
+		if err != nil || r.Retention.Mode != s3types.ObjectLockRetentionModeCompliance {
+			t.Errorf("%s: retention %+v, %v", aws.ToString(v.Key), r, err)
+		}
+	}
+}
+
+// TestTwoRotationsAtOnce: of two executions started at once one completes; the
+// other is refused in preflight, and one key is minted.
+func TestTwoRotationsAtOnce(t *testing.T) {
+	w := up(t, nil)
+	arns := []string{"", ""}
+	var wg sync.WaitGroup
+	for i := range arns {
+		wg.Go(func() { arns[i] = w.start(t, fmt.Sprintf("rival-%d", i), "{}") })
+	}
+	wg.Wait()
+	outcomes := []watch.Outcome{w.finish(t, arns[0]), w.finish(t, arns[1])}
+	slices.SortFunc(outcomes, func(a, b watch.Outcome) int { return len(b.States) - len(a.States) })
+	if o := outcomes[0]; o.Status != types.ExecutionStatusSucceeded {
+		t.Error(describe(o))
+	}
+	if o := outcomes[1]; o.Status != types.ExecutionStatusFailed || o.Error != "RotationInProgress" || slices.Contains(o.States, "Mint") {
+		t.Error(describe(o))
+	}
+	if n := w.calls(t, "kms", "CreateKey"); n != 1 {
+		t.Errorf("%d keys were minted", n)
+	}
+	w.mustHold(t)
+}
+
+// TestPreSwitchFailure: a corrupted known cipher rolls the rotation back.
+func TestPreSwitchFailure(t *testing.T) {
+	w := up(t, nil)
+	before := w.view(t, "").Pointer
+	restore, err := w.Set.CorruptCorpus(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := w.rotate(t, "corrupt", "{}")
+	if o.Status != types.ExecutionStatusFailed || o.Error != "CorpusCorrupted" || !slices.Contains(o.States, "PreSwitchFailure") {
+		t.Fatal(describe(o))
+	}
+	if err := restore(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	v := w.view(t, "corrupt")
+	if *v.Pointer != *before || v.Rotation.Phase != kek.RolledBack || v.Lock != "" {
+		t.Errorf("pointer %+v, rotation %+v, lock %q", v.Pointer, v.Rotation, v.Lock)
+	}
+	if got := w.enabledKEKs(t); !slices.Equal(got, []string{string(before.KEKID)}) {
+		t.Errorf("enabled KMS keys %v, want the old one alone", got)
+	}
+	w.mustHold(t)
+}
+
+// TestEmergency: when the first dual unwrap of an emergency fails there is no
+// PreSwitchFailure; a second KEK is minted and the rotation completes. Payloads
+// are under fresh DEKs afterwards.
+func TestEmergency(t *testing.T) {
+	w := up(t, nil)
+	w.inject(t, map[string]any{"service": "kms", "operation": "Decrypt", "function": "dualunwrap", "mode": "error"})
+	o := w.rotate(t, "emergency", `{"mode":"emergency","reason":"key material seen in a paste"}`)
+	if o.Status != types.ExecutionStatusSucceeded || slices.Contains(o.States, "PreSwitchFailure") || !slices.Contains(o.States, "Remint") {
+		t.Fatal(describe(o))
+	}
+	if n := w.calls(t, "kms", "CreateKey"); n != 2 {
+		t.Errorf("%d keys were minted, want 2", n)
+	}
+	v := w.view(t, "emergency")
+	if v.Rotation.Attempt != 2 || v.Rotation.Phase != kek.Completed {
+		t.Errorf("rotation %+v", v.Rotation)
+	}
+	if got := w.enabledKEKs(t); !slices.Equal(got, []string{string(v.Pointer.KEKID)}) {
+		t.Errorf("enabled KMS keys %v, want the pointer's alone", got)
+	}
+	w.mustHold(t)
+}
