@@ -1,7 +1,8 @@
 // Package audit is the hash-chained audit log of a rotation: what a record is,
 // its one canonical encoding, how each record commits to the one before, and how
-// a chain is verified offline. Third parties import it to check a copied log, so
-// it depends on nothing but the standard library.
+// a chain and its anchors in public transparency logs are verified offline. Third
+// parties import it to check a copied bucket, so it depends on nothing but the
+// standard library, transparency-dev/merkle and x/mod/sumdb/note.
 //
 // Invariants (spec/rotation.tla): AuditLinear, one record per sequence number;
 // AuditOnceInOrder, every transition is recorded once and in the order in which
@@ -144,15 +145,7 @@ func ObjectKey(chain string, seq int64) string {
 	return fmt.Sprintf("v1/%s/records/%012d.json", chain, seq)
 }
 
-func (r Record) encode() ([]byte, error) {
-	var b bytes.Buffer
-	e := json.NewEncoder(&b)
-	e.SetEscapeHTML(false)
-	if err := e.Encode(r); err != nil {
-		return nil, fmt.Errorf("encode audit record: %w", err)
-	}
-	return bytes.TrimSuffix(b.Bytes(), []byte("\n")), nil
-}
+func (r Record) encode() ([]byte, error) { return canonical(r) }
 
 func digest(domain string, b []byte) string {
 	h := sha256.New()

@@ -1,0 +1,171 @@
+package audit
+
+import (
+	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+)
+
+const (
+	anchorDomain     = "matter-ops/kms-rotation audit anchor v1"
+	anchorGenesis    = "matter-ops/kms-rotation audit anchors v1"
+	maxSignedMessage = 4096 // what KMS signs without a digest made before
+)
+
+// Statement is what an anchor says of a chain: the record Seq has the hash Head,
+// and so every record up to it is what it was. Anchors are a chain of their own.
+// Fields are declared in the order of their JSON names.
+type Statement struct {
+	Chain string `json:"chain"`
+	Head  string `json:"head"` // hash of record Seq
+	N     int64  `json:"n"`    // from 1
+	Prev  string `json:"prev"` // digest of statement N-1
+	Seq   int64  `json:"seq"`
+	Time  string `json:"time"` // UTC, RFC 3339, milliseconds: the signer's claim
+	V     int    `json:"v"`
+}
+
+// AnchorGenesis is what the first statement of a chain has for Prev.
+func AnchorGenesis(chain string) string { return digest(anchorGenesis, []byte(chain)) }
+
+// NewStatement makes statement n of a chain, which follows the one with the given
+// digest and covers the records up to head.
+func NewStatement(chain string, n int64, prev string, head Head, at time.Time) Statement {
+	return Statement{
+		V: Version, Chain: chain, N: n, Prev: prev, Seq: head.Seq, Head: head.Hash,
+		Time: at.UTC().Format(timeFormat),
+	}
+}
+
+// Message is what the anchor key signs: domain ‖ 0 ‖ canonical encoding.
+func (s Statement) Message() ([]byte, error) {
+	b, err := canonical(s)
+	if err != nil {
+		return nil, err
+	}
+	msg := append([]byte(anchorDomain+"\x00"), b...)
+	if len(msg) > maxSignedMessage {
+		return nil, fmt.Errorf("audit statement has %d bytes, more than the %d that KMS signs", len(msg), maxSignedMessage)
+	}
+	return msg, nil
+}
+
+// Digest is the hex SHA-256 of [Statement.Message]: the digest in the log, and
+// what the next statement has for Prev.
+func (s Statement) Digest() (string, error) {
+	b, err := canonical(s)
+	if err != nil {
+		return "", err
+	}
+	return digest(anchorDomain, b), nil
+}
+
+// Signed is a statement signed by an anchor key.
+type Signed struct {
+	Key       []byte    `json:"key"`       // public key, PKIX DER
+	Signature []byte    `json:"signature"` // ECDSA P-256 over SHA-256, ASN.1
+	Statement Statement `json:"statement"`
+}
+
+var errSignature = errors.New("the signature is not the key's over the statement")
+
+// Verify checks the signature under the key that Signed itself names; whether
+// that key is an anchor key is for a [Trust] to say.
+func (s Signed) Verify() error {
+	key, err := p256(s.Key)
+	if err != nil {
+		return err
+	}
+	msg, err := s.Statement.Message()
+	if err != nil {
+		return err
+	}
+	sum := sha256.Sum256(msg)
+	if !ecdsa.VerifyASN1(key, sum[:], s.Signature) {
+		return errSignature
+	}
+	return nil
+}
+
+func p256(der []byte) (*ecdsa.PublicKey, error) {
+	pub, err := x509.ParsePKIXPublicKey(der)
+	if err != nil {
+		return nil, fmt.Errorf("anchor key: %w", err)
+	}
+	key, ok := pub.(*ecdsa.PublicKey)
+	if !ok || key.Curve != elliptic.P256() {
+		return nil, errors.New("anchor key: it is not ECDSA on P-256")
+	}
+	return key, nil
+}
+
+// Anchor is a signed statement with the proof that a public log holds it.
+type Anchor struct {
+	Proof  Proof  `json:"proof"`
+	Signed Signed `json:"signed"`
+	V      int    `json:"v"`
+}
+
+// Encode returns the one encoding of an anchor, as it is stored.
+func (a Anchor) Encode() ([]byte, error) {
+	if a.Proof.Hashes == nil {
+		a.Proof.Hashes = [][]byte{} // the tree of one entry: a path, an empty one
+	}
+	return canonical(a)
+}
+
+// ParseAnchor decodes a stored anchor and refuses any other encoding of it.
+func ParseAnchor(b []byte) (Anchor, error) {
+	var a Anchor
+	if err := strict(b, &a); err != nil {
+		return Anchor{}, fmt.Errorf("audit anchor: %w", err)
+	}
+	again, err := a.Encode()
+	if err != nil {
+		return Anchor{}, err
+	}
+	if !bytes.Equal(again, b) {
+		return Anchor{}, fmt.Errorf("audit anchor: %w", ErrNotCanonical)
+	}
+	if a.V != Version || a.Signed.Statement.V != Version {
+		return Anchor{}, fmt.Errorf("audit anchor %d has version %d, this program knows %d", a.Signed.Statement.N, a.V, Version)
+	}
+	return a, nil
+}
+
+// AnchorKey is where an anchor is stored in the bucket:
+// v1/<chain>/anchors/<12 digits>.json.
+func AnchorKey(chain string, n int64) string {
+	return fmt.Sprintf("v1/%s/anchors/%012d.json", chain, n)
+}
+
+// canonical is the one encoding of v: fields in the order of their declaration,
+// no white space, no HTML escapes.
+func canonical(v any) ([]byte, error) {
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	if err := e.Encode(v); err != nil {
+		return nil, fmt.Errorf("encode %T: %w", v, err)
+	}
+	return bytes.TrimSuffix(b.Bytes(), []byte("\n")), nil
+}
+
+// strict decodes one JSON value without unknown fields and with nothing after it.
+func strict(b []byte, v any) error {
+	d := json.NewDecoder(bytes.NewReader(b))
+	d.DisallowUnknownFields()
+	if err := d.Decode(v); err != nil {
+		return err
+	}
+	if d.More() {
+		return errors.New("more than one JSON value")
+	}
+	return nil
+}

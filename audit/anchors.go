@@ -1,0 +1,119 @@
+package audit
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"time"
+)
+
+// logSeen is what earlier anchors showed of a log.
+type logSeen struct {
+	index int64             // of the last entry
+	roots map[uint64][]byte // of its trees, by size
+}
+
+// anchors reads the anchors from the first to the last. Only an anchor that is
+// right in everything covers records.
+func (v *verifier) anchors(ctx context.Context, objects map[int64]ObjectVersion) error {
+	v.digests, v.logs = map[int64]string{}, map[string]*logSeen{}
+	prev := AnchorGenesis(v.Chain)
+	linked := true // prev is the anchor right before
+	return v.walk(ctx, objects, MissingAnchor, AnchorKey, func(n int64, o Object, afterGap bool) {
+		key := AnchorKey(v.Chain, n)
+		linked = linked && !afterGap
+		a, at, err := readAnchor(o.Bytes)
+		if err != nil {
+			v.find(UnreadableAnchor, key, "%v", err)
+			linked = false
+			return
+		}
+		v.checkLock(key, o, at)
+		s := a.Signed.Statement
+		digest, err := s.Digest()
+		if err != nil {
+			v.find(UnreadableAnchor, key, "%v", err)
+			return
+		}
+		faults := len(v.report.Findings) + v.report.More
+		switch {
+		case s.N != n || s.Chain != v.Chain:
+			v.find(MisplacedAnchor, key, "it is anchor %d of chain %q", s.N, s.Chain)
+		case linked && s.Prev != prev:
+			v.find(UnlinkedAnchor, key, "it does not commit to anchor %d", n-1)
+		}
+		prev, linked = digest, true
+		v.digests[n] = digest
+		v.checkAnchor(key, a, at)
+		if len(v.report.Findings)+v.report.More == faults {
+			v.accept(a, digest, at)
+		}
+	})
+}
+
+func readAnchor(b []byte) (Anchor, time.Time, error) {
+	a, err := ParseAnchor(b)
+	if err != nil {
+		return a, time.Time{}, err
+	}
+	at, err := time.Parse(timeFormat, a.Signed.Statement.Time)
+	return a, at, err
+}
+
+// checkAnchor checks one anchor by itself and against the records.
+func (v *verifier) checkAnchor(key string, a Anchor, at time.Time) {
+	s := a.Signed.Statement
+	if err := a.Signed.Verify(); err != nil {
+		v.find(WrongSignature, key, "%v", err)
+	}
+	if !v.Trust.pins(a.Signed.Key, at) {
+		v.find(AnchorKeyUnknown, key, "the key that signed it was no anchor key on %s", s.Time)
+	}
+	checkpoint, err := a.Proof.Verify(a.Signed, v.Trust)
+	switch {
+	case errors.Is(err, ErrLogUnknown):
+		v.find(LogUnknown, key, "%v", err)
+	case errors.Is(err, ErrCheckpoint):
+		v.find(WrongCheckpoint, key, "%v", err)
+	case errors.Is(err, ErrInclusion):
+		v.find(WrongInclusion, key, "%v", err)
+	case err != nil:
+		v.find(WrongEntry, key, "%v", err)
+	default:
+		v.checkLog(key, checkpoint, a.Proof.Index)
+	}
+	switch l, ok := v.record(s.Seq); {
+	case s.Seq > v.report.Records:
+		v.find(MissingRecord, ObjectKey(v.Chain, s.Seq), "anchor %d covers record %d, the bucket ends at record %d", s.N, s.Seq, v.report.Records)
+	case s.Seq < v.report.Anchored:
+		v.find(UnlinkedAnchor, key, "it covers record %d, an earlier one covers record %d", s.Seq, v.report.Anchored)
+	case ok && l.hash != s.Head:
+		v.find(AnchoredOther, key, "record %d has hash %s, the anchor says %s", s.Seq, l.hash, s.Head)
+	}
+}
+
+// checkLog compares what one anchor shows of its log with what earlier ones showed.
+func (v *verifier) checkLog(key string, c Checkpoint, index int64) {
+	seen := v.logs[c.Origin]
+	if seen == nil {
+		seen = &logSeen{index: -1, roots: map[uint64][]byte{}}
+		v.logs[c.Origin] = seen
+	}
+	if index <= seen.index {
+		v.find(ReusedEntry, key, "its log entry is number %d, that of an earlier anchor number %d", index, seen.index)
+	}
+	if root, ok := seen.roots[c.Size]; ok && !bytes.Equal(root, c.Root) {
+		v.find(SplitLog, key, "log %q signed two trees of size %d", c.Origin, c.Size)
+	}
+	seen.index, seen.roots[c.Size] = max(index, seen.index), c.Root
+}
+
+// accept takes what a valid anchor proves.
+func (v *verifier) accept(a Anchor, digest string, at time.Time) {
+	s := a.Signed.Statement
+	v.report.Anchors++
+	v.report.Anchored, v.report.AnchorAt = s.Seq, at
+	v.report.Last = &Known{N: s.N, Digest: digest}
+	v.report.LogIndex = a.Proof.Index
+	v.report.Log = origin(a.Proof.Checkpoint)
+}

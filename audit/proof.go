@@ -1,0 +1,207 @@
+package audit
+
+import (
+	"bytes"
+	"encoding/base64"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/transparency-dev/merkle/proof"
+	"github.com/transparency-dev/merkle/rfc6962"
+	"golang.org/x/mod/sumdb/note"
+)
+
+// Proof shows that a Rekor v2 log holds an entry: the entry, a checkpoint that the
+// log signed, and the path from the one to the other.
+type Proof struct {
+	Body       []byte   `json:"body"`       // the entry: canonical JSON of a hashedrekord
+	Checkpoint string   `json:"checkpoint"` // signed note
+	Hashes     [][]byte `json:"hashes"`     // inclusion path, leaf to root
+	Index      int64    `json:"index"`      // of the entry in the log
+}
+
+// The ways in which a proof fails.
+var (
+	// ErrLogUnknown reports a checkpoint of a log that the trust list does not name,
+	// or not for that time.
+	ErrLogUnknown = errors.New("no trusted log has this origin at this time")
+	// ErrCheckpoint reports a checkpoint that its log did not sign.
+	ErrCheckpoint = errors.New("the log did not sign this checkpoint")
+	// ErrBody reports a log entry that is not that of the statement.
+	ErrBody = errors.New("the log entry is another one")
+	// ErrInclusion reports an entry that is not in the tree of the checkpoint.
+	ErrInclusion = errors.New("the log entry is not in the tree of the checkpoint")
+)
+
+// Checkpoint is the size and the root of a log's tree, as the log signed them.
+type Checkpoint struct {
+	Origin string
+	Size   uint64
+	Root   []byte
+}
+
+// Verify checks offline that a trusted log holds s: the entry is exactly that of
+// its digest, signature and key, the checkpoint is signed under the pinned key of
+// the log, and the entry is in its tree. The time is the statement's own claim,
+// against which the log's validity is held.
+func (p Proof) Verify(s Signed, trust Trust) (Checkpoint, error) {
+	at, err := time.Parse(timeFormat, s.Statement.Time)
+	if err != nil {
+		return Checkpoint{}, fmt.Errorf("statement time: %w", err)
+	}
+	if err := p.checkBody(s); err != nil {
+		return Checkpoint{}, err
+	}
+	c, err := openCheckpoint(p.Checkpoint, trust, at)
+	if err != nil {
+		return Checkpoint{}, err
+	}
+	leaf := rfc6962.DefaultHasher.HashLeaf(p.Body)
+	if p.Index < 0 {
+		return c, fmt.Errorf("%w: index %d", ErrInclusion, p.Index)
+	}
+	if err := proof.VerifyInclusion(rfc6962.DefaultHasher, uint64(p.Index), c.Size, leaf, p.Hashes, c.Root); err != nil {
+		return c, fmt.Errorf("%w: index %d, tree size %d: %w", ErrInclusion, p.Index, c.Size, err)
+	}
+	return c, nil
+}
+
+// OpenCheckpoint verifies a checkpoint of this log.
+func (l Log) OpenCheckpoint(text string) (Checkpoint, error) {
+	v, err := l.verifier()
+	if err != nil {
+		return Checkpoint{}, err
+	}
+	n, err := note.Open([]byte(text), note.VerifierList(v))
+	if err != nil {
+		return Checkpoint{}, fmt.Errorf("%w: %w", ErrCheckpoint, err)
+	}
+	return parseCheckpoint(n.Text, l.Origin)
+}
+
+// openCheckpoint finds the trusted log of a checkpoint and verifies it.
+func openCheckpoint(text string, trust Trust, at time.Time) (Checkpoint, error) {
+	logs := trust.logs(origin(text), at)
+	if len(logs) == 0 {
+		return Checkpoint{}, fmt.Errorf("%w: %q at %s", ErrLogUnknown, origin(text), at.Format(timeFormat))
+	}
+	var last error
+	for _, l := range logs { // more than one while a log changes its key
+		c, err := l.OpenCheckpoint(text)
+		if err == nil {
+			return c, nil
+		}
+		last = err
+	}
+	return Checkpoint{}, last
+}
+
+// origin is the name that a checkpoint gives its log.
+func origin(checkpoint string) string {
+	name, _, _ := strings.Cut(checkpoint, "\n")
+	return name
+}
+
+// parseCheckpoint reads the text of a checkpoint (https://c2sp.org/tlog-checkpoint):
+// origin, size, root, and extensions that do not matter here, a line each.
+func parseCheckpoint(text, origin string) (Checkpoint, error) {
+	lines := strings.Split(text, "\n")
+	if len(lines) < 4 || lines[0] != origin {
+		return Checkpoint{}, fmt.Errorf("%w: it is not one of %q", ErrCheckpoint, origin)
+	}
+	size, err := strconv.ParseUint(lines[1], 10, 63)
+	if err != nil {
+		return Checkpoint{}, fmt.Errorf("%w: tree size: %w", ErrCheckpoint, err)
+	}
+	root, err := base64.StdEncoding.DecodeString(lines[2])
+	if err != nil || len(root) != rfc6962.DefaultHasher.Size() {
+		return Checkpoint{}, fmt.Errorf("%w: root hash %q", ErrCheckpoint, lines[2])
+	}
+	return Checkpoint{Origin: origin, Size: size, Root: root}, nil
+}
+
+// What a hashedrekord says of how it was signed.
+const (
+	keyDetails    = "PKIX_ECDSA_P256_SHA_256"
+	hashAlgorithm = "SHA2_256"
+)
+
+// rekord is the entry of a Rekor v2 log, its fields in the order of canonical JSON
+// (RFC 8785).
+type rekord struct {
+	APIVersion string `json:"apiVersion"`
+	Kind       string `json:"kind"`
+	Spec       struct {
+		HashedRekord hashedRekord `json:"hashedRekordV002"`
+	} `json:"spec"`
+}
+
+type hashedRekord struct {
+	Data struct {
+		Algorithm string `json:"algorithm"`
+		Digest    []byte `json:"digest"`
+	} `json:"data"`
+	Signature struct {
+		Content  []byte `json:"content"`
+		Verifier struct {
+			KeyDetails string `json:"keyDetails"`
+			PublicKey  struct {
+				RawBytes []byte `json:"rawBytes"`
+			} `json:"publicKey"`
+		} `json:"verifier"`
+	} `json:"signature"`
+}
+
+// LogEntry is the entry that a log makes of s, byte for byte.
+func (s Signed) LogEntry() ([]byte, error) {
+	hexed, err := s.Statement.Digest()
+	if err != nil {
+		return nil, err
+	}
+	sum, err := hex.DecodeString(hexed)
+	if err != nil {
+		return nil, err
+	}
+	r := rekord{APIVersion: "0.0.2", Kind: "hashedrekord"}
+	h := &r.Spec.HashedRekord
+	h.Data.Algorithm, h.Data.Digest = hashAlgorithm, sum
+	h.Signature.Content = s.Signature
+	h.Signature.Verifier.KeyDetails = keyDetails
+	h.Signature.Verifier.PublicKey.RawBytes = s.Key
+	return canonical(r)
+}
+
+// checkBody compares the entry with that of s and says what differs.
+func (p Proof) checkBody(s Signed) error {
+	want, err := s.LogEntry()
+	if err != nil {
+		return err
+	}
+	if bytes.Equal(p.Body, want) {
+		return nil
+	}
+	var got, must rekord
+	if err := strict(want, &must); err != nil {
+		return err
+	}
+	if err := strict(p.Body, &got); err != nil {
+		return fmt.Errorf("%w: %w", ErrBody, err)
+	}
+	g, w := got.Spec.HashedRekord, must.Spec.HashedRekord
+	switch {
+	case got.APIVersion != must.APIVersion || got.Kind != must.Kind:
+		return fmt.Errorf("%w: it is %s %s, this program knows %s %s", ErrBody, got.Kind, got.APIVersion, must.Kind, must.APIVersion)
+	case g.Data.Algorithm != w.Data.Algorithm || !bytes.Equal(g.Data.Digest, w.Data.Digest):
+		return fmt.Errorf("%w: its digest is that of another statement", ErrBody)
+	case !bytes.Equal(g.Signature.Content, w.Signature.Content):
+		return fmt.Errorf("%w: it has another signature", ErrBody)
+	case !bytes.Equal(g.Signature.Verifier.PublicKey.RawBytes, w.Signature.Verifier.PublicKey.RawBytes):
+		return fmt.Errorf("%w: it has another key", ErrBody)
+	default:
+		return fmt.Errorf("%w: it is not encoded canonically", ErrBody)
+	}
+}

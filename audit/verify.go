@@ -1,0 +1,205 @@
+package audit
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// clockSkew is how far the clocks of those who write may disagree.
+const clockSkew = 5 * time.Minute
+
+// maxFindings bounds a report; what is beyond is counted.
+const maxFindings = 200
+
+// Policy is what a verifier demands of a chain.
+type Policy struct {
+	Chain     string
+	Trust     Trust
+	Retention time.Duration // least Object Lock of an object, from its own time on; 0: any
+	MaxTail   time.Duration // how long a record may wait for its anchor
+	Head      *Head         // the control table's head, read before the bucket; nil: not compared
+	Known     []Known       // anchors seen before, against a rollback
+	Now       time.Time
+}
+
+// Known is an anchor that a verifier remembers from before.
+type Known struct {
+	N      int64  `json:"n"`
+	Digest string `json:"digest"` // of its statement
+}
+
+// ParseKnown reads "<n>:<digest>", as [Known.String] prints it.
+func ParseKnown(s string) (Known, error) {
+	n, hash, _ := strings.Cut(s, ":")
+	v, err := strconv.ParseInt(n, 10, 64)
+	if err != nil || v < 1 || len(hash) != 64 || strings.Trim(hash, "0123456789abcdef") != "" {
+		return Known{}, fmt.Errorf("known anchor %q: want its number, a colon and the 64 hex digits of its digest", s)
+	}
+	return Known{N: v, Digest: hash}, nil
+}
+
+// String is the anchor as [ParseKnown] reads it.
+func (k Known) String() string { return fmt.Sprintf("%d:%s", k.N, k.Digest) }
+
+// Report is the outcome of a verification.
+type Report struct {
+	Result    Result        `json:"result"`
+	Chain     string        `json:"chain"`
+	Records   int64         `json:"records"` // sequence number of the last one
+	HeadHash  string        `json:"head_hash"`
+	Anchors   int64         `json:"anchors"`               // anchors that verify
+	Anchored  int64         `json:"anchored_seq"`          // last record that one covers
+	Last      *Known        `json:"last_anchor,omitempty"` // the last that verifies
+	Log       string        `json:"log,omitempty"`         // its log's origin
+	LogIndex  int64         `json:"log_index"`             // its entry there; -1: none
+	AnchorAt  time.Time     `json:"anchored_at,omitzero"`  // the signer's claim
+	TailAge   time.Duration `json:"tail_age_ns"`           // of the oldest record not anchored
+	Findings  []Finding     `json:"findings"`
+	More      int           `json:"more_findings,omitempty"` // beyond those listed
+	Unchecked []string      `json:"unchecked,omitempty"`     // what the copy cannot show
+}
+
+// String is the report in one line.
+func (r Report) String() string {
+	s := fmt.Sprintf("audit: %d records, ", r.Records)
+	if r.Last != nil {
+		s += fmt.Sprintf("%d anchored at log index %d of %s, ", r.Anchored, r.LogIndex, r.Log)
+	} else {
+		s += "not anchored, "
+	}
+	switch r.Result {
+	case Green:
+		return s + "verified"
+	case Tampered:
+		return s + fmt.Sprintf("TAMPERED: %d findings", len(r.Findings)+r.More)
+	default:
+		return s + string(r.Result)
+	}
+}
+
+// Verify checks a whole chain offline: every key once and never deleted, locked
+// long enough, no gap, canonical bytes, links, anchors with their proofs, the head
+// and known anchors. Its error says that it could not look; what it saw is in the
+// report.
+func Verify(ctx context.Context, b Bucket, p Policy) (Report, error) {
+	v := &verifier{Policy: p, bucket: b}
+	v.report = Report{Chain: p.Chain, LogIndex: -1, Findings: []Finding{}}
+	if p.Chain == "" || p.Now.IsZero() {
+		return v.report, errors.New("verify the audit chain: the policy names no chain or no time")
+	}
+	inv, err := v.takeInventory(ctx)
+	if err != nil {
+		return v.report, fmt.Errorf("verify the audit chain: %w", err)
+	}
+	if err := v.records(ctx, inv.records); err != nil {
+		return v.report, fmt.Errorf("verify the audit chain: %w", err)
+	}
+	if err := v.anchors(ctx, inv.anchors); err != nil {
+		return v.report, fmt.Errorf("verify the audit chain: %w", err)
+	}
+	v.checkHead()
+	v.checkTail()
+	v.checkKnown()
+	v.conclude()
+	return v.report, nil
+}
+
+// verifier is one verification under way.
+type verifier struct {
+	Policy
+	bucket  Bucket
+	report  Report
+	links   []link              // the records that can be read, in order
+	digests map[int64]string    // of the statements of anchors that can be read
+	logs    map[string]*logSeen // by origin
+	changed bool                // a finding shows tampering
+	noLocks bool
+}
+
+func (v *verifier) find(k Kind, object, format string, args ...any) {
+	v.changed = v.changed || k.tampering()
+	if len(v.report.Findings) >= maxFindings {
+		v.report.More++
+		return
+	}
+	v.report.Findings = append(v.report.Findings, Finding{k, object, fmt.Sprintf(format, args...)})
+}
+
+// checkHead compares the chain with what the control table said before: the chain
+// may have grown since, never shrunk or changed.
+func (v *verifier) checkHead() {
+	h := v.Head
+	if h == nil {
+		v.report.Unchecked = append(v.report.Unchecked, "the head in the control table: it was not given")
+		return
+	}
+	key := ObjectKey(v.Chain, h.Seq)
+	l, ok := v.record(h.Seq)
+	switch {
+	case h.Seq == 0 && *h != Genesis(v.Chain):
+		v.find(WrongHead, key, "the head of an empty chain is %s, not that of %q", h.Hash, v.Chain)
+	case h.Seq > v.report.Records:
+		v.find(WrongHead, key, "the control table's head is record %d, the bucket ends at record %d", h.Seq, v.report.Records)
+	case ok && l.hash != h.Hash:
+		v.find(WrongHead, key, "record %d has hash %s, the control table says %s", h.Seq, l.hash, h.Hash)
+	}
+}
+
+// checkTail looks at the records that no anchor covers yet.
+func (v *verifier) checkTail() {
+	covered := v.report.Anchored
+	key := ObjectKey(v.Chain, covered+1)
+	switch {
+	case v.report.Records == 0:
+		v.find(NoRecords, key, "the bucket holds no record of chain %q", v.Chain)
+		return
+	case covered >= v.report.Records:
+		return
+	}
+	for _, l := range v.links {
+		if l.seq > covered {
+			v.report.TailAge = max(0, v.Now.Sub(l.at))
+			break
+		}
+	}
+	switch {
+	case covered == 0:
+		v.find(NotAnchored, key, "no valid anchor covers any of %d records", v.report.Records)
+	case v.report.TailAge > v.MaxTail:
+		v.find(TailTooOld, key, "%d records are not anchored, the oldest for %s, more than %s",
+			v.report.Records-covered, v.report.TailAge.Round(time.Second), v.MaxTail)
+	}
+}
+
+// checkKnown demands the anchors that are remembered from before.
+func (v *verifier) checkKnown() {
+	if len(v.Known) == 0 {
+		v.report.Unchecked = append(v.report.Unchecked, "a rollback: no anchor known from before was given")
+	}
+	for _, k := range v.Known {
+		switch got, ok := v.digests[k.N]; {
+		case !ok:
+			v.find(Rollback, AnchorKey(v.Chain, k.N), "anchor %d was seen before and is not there", k.N)
+		case got != k.Digest:
+			v.find(Rollback, AnchorKey(v.Chain, k.N), "anchor %d was seen before with digest %s, now it has %s", k.N, k.Digest, got)
+		}
+	}
+}
+
+func (v *verifier) conclude() {
+	switch {
+	case v.changed:
+		v.report.Result = Tampered
+	case len(v.report.Findings) > 0:
+		v.report.Result = Unproven
+	default:
+		v.report.Result = Green
+	}
+	if v.noLocks {
+		v.report.Unchecked = append(v.report.Unchecked, "Object Lock: the copy does not record it")
+	}
+}

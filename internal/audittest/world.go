@@ -1,0 +1,165 @@
+package audittest
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/matter-ops/kms-rotation/audit"
+	"github.com/matter-ops/kms-rotation/internal/rekor/rekortest"
+)
+
+// Chain is the name of the chain that is forged.
+const Chain = "matter"
+
+// The chain has ten records, of which three anchors cover three each; the last
+// waits.
+const (
+	records   = 10
+	perAnchor = 3
+	retention = 365 * 24 * time.Hour
+	day       = 24 * time.Hour
+)
+
+var start = time.Date(2026, 4, 1, 2, 0, 0, 0, time.UTC)
+
+// World is a bucket with a sound chain, the log that holds its anchors, and all
+// keys: a forger may use any of them.
+type World struct {
+	T       testing.TB
+	Bucket  *Bucket
+	Log     *rekortest.Log
+	Key     *rekortest.Key
+	Entries []audit.Entry  // record i+1
+	Anchors []audit.Anchor // anchor i+1
+	Policy  audit.Policy   // of a verifier with nothing but the trust list
+	Head    audit.Head     // of the control table
+}
+
+// New builds a sound world.
+func New(t testing.TB) *World {
+	t.Helper()
+	w := &World{T: t, Bucket: &Bucket{}, Log: rekortest.New(t), Key: rekortest.NewKey(t)}
+	w.Log.Append([]byte("the entry of somebody else"))
+	head := audit.Genesis(Chain)
+	for seq := int64(1); seq <= records; seq++ {
+		head = w.record(head, fmt.Sprintf("event %d", seq))
+		if seq%perAnchor == 0 {
+			w.anchor(w.statement(head))
+		}
+	}
+	w.Head = head
+	w.Policy = audit.Policy{
+		Chain: Chain, Retention: retention, MaxTail: day, Now: at(records + 1),
+		Trust: audit.Trust{
+			Logs:       []audit.Log{w.Log.Trust()},
+			AnchorKeys: []audit.PinnedKey{{Key: w.Key.DER, From: start.Add(-day)}},
+		},
+	}
+	return w
+}
+
+// at is the time of a record, or of the anchor made after it.
+func at(seq int64) time.Time { return start.Add(time.Duration(seq) * time.Minute) }
+
+// Lock is what an object written at a time gets.
+func Lock(written time.Time) audit.Lock {
+	return audit.Lock{Mode: audit.Compliance, Until: written.Add(retention)}
+}
+
+func (w *World) next(head audit.Head, what string) audit.Entry {
+	w.T.Helper()
+	e, err := audit.Next(Chain, head, at(head.Seq+1), audit.Event{
+		ID: "Q2/" + what, Type: what, Rotation: "Q2", Step: "step", Actor: "somebody", Body: map[string]string{"key": "value"},
+	})
+	if err != nil {
+		w.T.Fatal(err)
+	}
+	return e
+}
+
+// record appends a record after head.
+func (w *World) record(head audit.Head, what string) audit.Head {
+	w.T.Helper()
+	e := w.next(head, what)
+	w.Entries = append(w.Entries, e)
+	w.Bucket.Put(audit.ObjectKey(Chain, e.Record.Seq), e.Bytes, Lock(at(e.Record.Seq)))
+	return e.Head()
+}
+
+// statement is the one that follows the last anchor.
+func (w *World) statement(head audit.Head) audit.Statement {
+	w.T.Helper()
+	prev := audit.AnchorGenesis(Chain)
+	n := int64(len(w.Anchors))
+	if n > 0 {
+		prev = w.digest(n)
+	}
+	return audit.NewStatement(Chain, n+1, prev, head, at(head.Seq))
+}
+
+func (w *World) digest(n int64) string {
+	w.T.Helper()
+	d, err := w.Anchors[n-1].Signed.Statement.Digest()
+	if err != nil {
+		w.T.Fatal(err)
+	}
+	return d
+}
+
+// known is how a verifier remembers anchor n.
+func (w *World) known(n int64) []audit.Known {
+	return []audit.Known{{N: n, Digest: w.digest(n)}}
+}
+
+// anchor signs a statement, logs it and stores the anchor.
+func (w *World) anchor(s audit.Statement) {
+	w.T.Helper()
+	signed := w.Key.Statement(w.T, s)
+	w.store(audit.Anchor{V: audit.Version, Signed: signed, Proof: w.Log.Submit(w.T, signed)})
+}
+
+func (w *World) store(a audit.Anchor) {
+	w.T.Helper()
+	w.Anchors = append(w.Anchors, a)
+	s := a.Signed.Statement
+	w.Bucket.Put(audit.AnchorKey(Chain, s.N), w.encode(a), Lock(at(s.Seq)))
+}
+
+func (w *World) encode(a audit.Anchor) []byte {
+	w.T.Helper()
+	b, err := a.Encode()
+	if err != nil {
+		w.T.Fatal(err)
+	}
+	return b
+}
+
+// edit stores anchor n changed.
+func (w *World) edit(n int64, change func(*audit.Anchor)) {
+	w.T.Helper()
+	a := w.Anchors[n-1]
+	change(&a)
+	w.Bucket.Replace(audit.AnchorKey(Chain, n), w.encode(a))
+}
+
+// relink rewrites record seq and links all that follow it anew.
+func (w *World) relink(seq int64) {
+	w.T.Helper()
+	head := audit.Genesis(Chain)
+	if seq > 1 {
+		head = w.Entries[seq-2].Head()
+	}
+	for n := seq; n <= records; n++ {
+		what := w.Entries[n-1].Record.Type
+		if n == seq {
+			what = "nothing happened"
+		}
+		e := w.next(head, what)
+		w.Entries[n-1], head = e, e.Head()
+		w.Bucket.Replace(rec(n), e.Bytes)
+	}
+}
+
+func rec(seq int64) string { return audit.ObjectKey(Chain, seq) }
+func anc(n int64) string   { return audit.AnchorKey(Chain, n) }

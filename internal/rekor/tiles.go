@@ -1,0 +1,78 @@
+package rekor
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"strings"
+
+	"golang.org/x/mod/sumdb/tlog"
+
+	"github.com/matter-ops/kms-rotation/audit"
+)
+
+const tileHeight = 8 // of every log under https://c2sp.org/tlog-tiles
+
+// inclusion makes the path of entry i in the tree of a checkpoint. The tiles are
+// verified against the root on the way.
+func (c *Client) inclusion(ctx context.Context, l audit.Log, at audit.Checkpoint, i int64) ([][]byte, error) {
+	tree := tlog.Tree{N: int64(at.Size)} //nolint:gosec // 63 bits, see audit
+	copy(tree.Hash[:], at.Root)
+	proof, err := tlog.ProveRecord(tree.N, i, tlog.TileHashReader(tree, &tiles{ctx, c, l}))
+	if err != nil {
+		return nil, fmt.Errorf("prove from tiles: %w", err)
+	}
+	hashes := make([][]byte, len(proof))
+	for n, h := range proof {
+		hashes[n] = h[:]
+	}
+	return hashes, nil
+}
+
+// tiles is a [tlog.TileReader] of a log, for one call.
+type tiles struct {
+	ctx context.Context
+	c   *Client
+	log audit.Log
+}
+
+// Height implements [tlog.TileReader].
+func (t *tiles) Height() int { return tileHeight }
+
+// SaveTiles implements [tlog.TileReader]; one proof is too little to keep them.
+func (t *tiles) SaveTiles([]tlog.Tile, [][]byte) {}
+
+// ReadTiles implements [tlog.TileReader]. A partial tile may be gone once the full
+// one is there.
+func (t *tiles) ReadTiles(want []tlog.Tile) ([][]byte, error) {
+	out := make([][]byte, len(want))
+	for i, tile := range want {
+		b, status, err := t.read(tile)
+		if err == nil && status == http.StatusNotFound && tile.W < 1<<tileHeight {
+			full := tile
+			full.W = 1 << tileHeight
+			b, status, err = t.read(full)
+		}
+		size := tile.W * tlog.HashSize
+		switch {
+		case err != nil:
+			return nil, err
+		case status != http.StatusOK:
+			return nil, fmt.Errorf("%s: HTTP status %d", tilePath(tile), status)
+		case len(b) < size:
+			return nil, fmt.Errorf("%s: it has %d bytes, less than %d", tilePath(tile), len(b), size)
+		}
+		out[i] = b[:size]
+	}
+	return out, nil
+}
+
+func (t *tiles) read(tile tlog.Tile) ([]byte, int, error) {
+	a, err := t.c.do(t.ctx, http.MethodGet, strings.TrimSuffix(t.log.URL, "/")+readPath+tilePath(tile), nil)
+	return a.body, a.status, err
+}
+
+// tilePath is the path of a tile: tlog's, without the height.
+func tilePath(t tlog.Tile) string {
+	return "tile/" + strings.TrimPrefix(t.Path(), fmt.Sprintf("tile/%d/", t.H))
+}
