@@ -115,7 +115,8 @@ func (s *Steps) remint(ctx context.Context, in RetireInput) (RetireOutput, error
 		return RetireOutput{}, unavailable("KMS alias", err)
 	}
 	r := v.Rotation
-	if failed != "" && failed != r.NewKEK && failed != r.OldKEK && failed != v.Pointer.KEKID && in.FailedAttempt < r.Attempt {
+	over := in.FailedAttempt < r.Attempt && v.Pointer != nil
+	if over && failed != "" && failed != r.NewKEK && failed != r.OldKEK && failed != v.Pointer.KEKID {
 		if err := s.Keys.Disable(ctx, failed); err != nil {
 			return RetireOutput{}, unavailable("KMS DisableKey", err)
 		}
@@ -127,18 +128,21 @@ func (s *Steps) remint(ctx context.Context, in RetireInput) (RetireOutput, error
 // there is no record, or the rotation has gone on, it changes nothing; an
 // emergency keeps its lock and is resumed.
 func (s *Steps) abandon(ctx context.Context, in RetireInput) (RetireOutput, error) {
-	v, err := s.load(ctx, in.RotationID)
-	if err != nil {
+	v, err := s.transition(ctx, "retire", in.RotationID, func(v kek.View) (kek.Change, error) {
+		if r := v.Rotation; r == nil || r.Phase != kek.Started || r.NewKEK != "" || r.Mode != kek.Normal {
+			return kek.Change{}, kek.ErrDone
+		}
+		return v.PreSwitchFailure(in.failure(), s.Now())
+	}, nil)
+	switch {
+	case err != nil:
 		return RetireOutput{}, err
-	}
-	r := v.Rotation
-	if r == nil {
+	case v.Rotation == nil:
 		return RetireOutput{Done: true}, nil
+	case v.Rotation.Phase == kek.RolledBack:
+		return s.preSwitchFailure(ctx, in) // finds it done, and disables what was minted all the same
 	}
-	if r.Phase == kek.Started && r.NewKEK == "" && r.Mode == kek.Normal {
-		return s.preSwitchFailure(ctx, in)
-	}
-	return RetireOutput{Done: true, Phase: string(r.Phase), Attempt: r.Attempt}, nil
+	return RetireOutput{Done: true, Phase: string(v.Rotation.Phase), Attempt: v.Rotation.Attempt}, nil
 }
 
 // failure is what the state machine caught, cut to what a record should hold.
