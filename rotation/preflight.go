@@ -40,6 +40,9 @@ func (s *Steps) Preflight(ctx context.Context, in PreflightInput) (Plan, error) 
 	if err != nil {
 		return Plan{}, err
 	}
+	if err := sameStart(*v.Rotation, r); err != nil { // another execution of this name came first
+		return Plan{}, err
+	}
 	p := s.plan(*v.Rotation)
 	p.Checks = checks
 	return p, nil
@@ -132,13 +135,21 @@ func (s *Steps) restarted(ctx context.Context, want kek.Rotation) (Plan, error) 
 	if err != nil {
 		return Plan{}, err
 	}
-	if r.Execution != want.Execution || r.Phase.Final() {
-		return Plan{}, &Error{
-			Kind: InvalidInput, Field: "execution_name", Msg: fmt.Sprintf("rotation %s exists and is %s", r.ID, r.Phase),
-			Next: "start the execution under another name",
-		}
+	if err := sameStart(r, want); err != nil {
+		return Plan{}, err
 	}
 	return s.plan(r), s.publish(ctx)
+}
+
+// sameStart refuses a record that is not that of the execution which asks.
+func sameStart(r, want kek.Rotation) error {
+	if r.Execution == want.Execution && !r.Phase.Final() {
+		return nil
+	}
+	return &Error{
+		Kind: InvalidInput, Field: "execution_name", Msg: fmt.Sprintf("rotation %s exists and is %s", r.ID, r.Phase),
+		Next: "start the execution under another name",
+	}
 }
 
 func (s *Steps) plan(r kek.Rotation) Plan {
@@ -164,9 +175,7 @@ func (s *Steps) check(ctx context.Context, v kek.View, r kek.Rotation, w Window)
 		if err != nil {
 			c.Detail = err.Error()
 			var typed *Error
-			if !errors.As(err, &typed) {
-				typed = &Error{Kind: Transient, Field: name, Msg: "no usable answer", Err: err}
-			}
+			errors.As(unavailable(name, err), &typed)
 			if first == nil {
 				first = typed
 			} else {
