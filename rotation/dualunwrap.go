@@ -20,12 +20,12 @@ func probeContext(rotationID string) map[string]string {
 // a known plaintext roundtrips under the new KEK, a wrong encryption context is
 // refused, and every known cipher of the corpus opens under the old KEK and,
 // rewrapped, under the new. Nothing is written but the phase. (Spec: DualUnwrap.)
-func (s *Steps) DualUnwrap(ctx context.Context, in StepInput) (DualUnwrapOutput, error) {
+func (s *Steps) DualUnwrap(ctx context.Context, in StepInput) (out DualUnwrapOutput, err error) {
 	v, r, err := s.rotation(ctx, in.RotationID)
 	if err != nil {
 		return DualUnwrapOutput{}, err
 	}
-	var out DualUnwrapOutput
+	defer func() { err = s.young(r, err) }()
 	var probe []byte
 	if r.Phase == kek.Minted {
 		for range s.CanaryRounds { // KMS is eventually consistent: once is luck

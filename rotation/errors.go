@@ -32,6 +32,7 @@ const (
 	Unverified      Kind = "Unverified"      // verify found something untrue
 	AuditTampered   Kind = "AuditTampered"   // the chain or the bucket was changed
 	AccessDenied    Kind = "AccessDenied"    // AWS refused a call for lack of permission
+	Rejected        Kind = "Rejected"        // AWS refused a request for good
 	Halted          Kind = "Halted"          // stopped after the switch, to be redriven
 	Transient       Kind = "Transient"       // worth another try
 	Internal        Kind = "Internal"        // a defect of this program
@@ -68,6 +69,7 @@ func (e *Error) Unwrap() error { return e.Err }
 // What adapters report, for the steps to branch on.
 var (
 	ErrDenied         = errors.New("AWS denied the call")
+	ErrRejected       = errors.New("AWS rejected the request")
 	ErrNoControlTable = errors.New("the control table does not exist")
 	ErrTampered       = errors.New("the stored audit record differs from the outbox")
 	ErrNoRecord       = errors.New("no such audit record")

@@ -15,11 +15,12 @@ import (
 // is the intent; the key is tagged with the rotation and then claims the
 // attempt's alias, of which KMS gives out one. Whoever loses disables its own
 // key; a key whose maker died between the two calls is found by its tag.
-func (s *Steps) Mint(ctx context.Context, in StepInput) (MintOutput, error) {
+func (s *Steps) Mint(ctx context.Context, in StepInput) (out MintOutput, err error) {
 	_, r, err := s.rotation(ctx, in.RotationID)
 	if err != nil {
 		return MintOutput{}, err
 	}
+	defer func() { err = s.young(r, err) }()
 	var minted Key
 	if r.Phase == kek.Started {
 		if minted, err = s.claimKey(ctx, r); err != nil {
@@ -101,7 +102,8 @@ func (s *Steps) reap(ctx context.Context, id string) error {
 		if slices.Contains(keep, k) {
 			continue
 		}
-		if err := s.Keys.Disable(ctx, k); err != nil {
+		// The listing lags: a stray that a person has deleted meanwhile is gone.
+		if err := s.Keys.Disable(ctx, k); err != nil && !errors.Is(err, ErrNoKey) {
 			return unavailable("KMS DisableKey", err)
 		}
 	}

@@ -191,18 +191,38 @@ func refusal(err error) error {
 }
 
 // unavailable marks a failure as worth another try: the outcome is unknown or the
-// service did not answer. A missing permission is not: no retry grants it. A typed
-// error below keeps its own kind.
+// service did not answer. A missing permission and a request that AWS rejects are
+// not: repeating changes neither. A typed error below keeps its own kind.
 func unavailable(what string, err error) error {
 	var typed *Error
-	if errors.As(err, &typed) {
+	switch {
+	case errors.As(err, &typed):
 		return err
-	}
-	if errors.Is(err, ErrDenied) {
+	case errors.Is(err, ErrDenied):
 		return &Error{
-			Kind: AccessDenied, Field: what, Msg: "AWS denied a call", Err: err,
+			Kind: AccessDenied, Field: what, Msg: "a permission is missing", Err: err,
 			Next: "compare the role, the key policy and any service control policy with template.yaml, then go on",
 		}
+	case errors.Is(err, ErrRejected):
+		return &Error{Kind: Rejected, Field: what, Msg: "repeating it would not help", Err: err, Next: "mend what AWS names, then go on"}
 	}
 	return &Error{Kind: Transient, Field: what, Msg: "no usable answer", Err: err, Next: "it is retried; nothing is lost"}
+}
+
+// tagDelay is twice the five minutes that AWS documents until a tag of a KMS key
+// affects authorization (KMS developer guide, "Authorization for tag changes").
+const tagDelay = 10 * time.Minute
+
+// young turns a denial into a failure worth another try while the rotation's new
+// KEK is so young that its tag, which every permission on it is conditioned on, may
+// not be known everywhere. r is the record before or since the mint.
+func (s *Steps) young(r kek.Rotation, err error) error {
+	var typed *Error
+	if !errors.As(err, &typed) || typed.Kind != AccessDenied || s.Now().Sub(r.UpdatedAt) >= tagDelay {
+		return err
+	}
+	return &Error{
+		Kind: Transient, Field: typed.Field, Msg: "denied, perhaps because the tag of so young a key is not known everywhere yet", Err: typed.Err,
+		Next: typed.Next,
+	}
 }

@@ -4,8 +4,12 @@ package awserr
 import (
 	"errors"
 	"fmt"
+	"net/http"
 
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/aws/retry"
 	"github.com/aws/smithy-go"
+	smithyhttp "github.com/aws/smithy-go/transport/http"
 
 	"github.com/matter-ops/kms-rotation/rotation"
 )
@@ -19,15 +23,39 @@ func Code(err error) string {
 	return api.ErrorCode()
 }
 
-// Wrap names the operation that failed. A denied call becomes
-// [rotation.ErrDenied] too; everything else stays what it is, for the caller to
-// classify.
+// Wrap names the operation that failed. A denied call becomes [rotation.ErrDenied]
+// too, and another request that AWS refuses for good [rotation.ErrRejected];
+// everything else stays what it is, for the caller to classify.
 func Wrap(op string, err error) error {
-	switch Code(err) {
+	switch code := Code(err); {
 	// S3 answers a HEAD, which has no body, with the bare status; SNS and STS say
 	// AuthorizationError.
-	case "AccessDenied", "AccessDeniedException", "Forbidden", "AuthorizationError":
+	case code == "AccessDenied" || code == "AccessDeniedException" || code == "Forbidden" || code == "AuthorizationError":
 		return fmt.Errorf("%s: %w: %w", op, rotation.ErrDenied, err)
+	case code != "" && rejected(err, code):
+		return fmt.Errorf("%s: %w: %w", op, rotation.ErrRejected, err)
 	}
 	return fmt.Errorf("%s: %w", op, err)
+}
+
+// passing are codes of client errors that pass: credentials are renewed, clocks are
+// set, races end.
+var passing = map[string]bool{
+	"ExpiredToken": true, "ExpiredTokenException": true, "RequestExpired": true, "RequestTimeTooSkewed": true,
+	"InvalidSignatureException": true, "UnrecognizedClientException": true, "InvalidClientTokenId": true,
+}
+
+// rejected reports whether an answer says that the same request will never succeed:
+// a client error by its status that the SDK would not retry either.
+func rejected(err error, code string) bool {
+	var resp *smithyhttp.ResponseError
+	if !errors.As(err, &resp) || passing[code] {
+		return false
+	}
+	switch status := resp.HTTPStatusCode(); status {
+	case http.StatusRequestTimeout, http.StatusConflict, http.StatusTooManyRequests:
+		return false
+	default:
+		return status >= 400 && status < 500 && retry.IsErrorRetryables(retry.DefaultRetryables).IsErrorRetryable(err) != aws.TrueTernary
+	}
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
 
+	"github.com/matter-ops/kms-rotation/internal/awserr"
 	"github.com/matter-ops/kms-rotation/rotation"
 )
 
@@ -73,7 +74,7 @@ func (t *TableSource) sample(ctx context.Context, keys []keyAttribute) (total in
 	for total < sampleSize {
 		out, err := t.client.Scan(ctx, in)
 		if err != nil {
-			return 0, nil, fmt.Errorf("dynamodb Scan %s: %w", t.cfg.Table, err)
+			return 0, nil, awserr.Wrap("dynamodb Scan "+t.cfg.Table, err)
 		}
 		for _, i := range out.Items {
 			total++

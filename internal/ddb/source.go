@@ -11,6 +11,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
 
+	"github.com/matter-ops/kms-rotation/internal/awserr"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
 )
@@ -69,7 +70,7 @@ func (t *TableSource) Scan(ctx context.Context, req rotation.ScanRequest) (rotat
 	in.ExclusiveStartKey = start
 	out, err := t.client.Scan(ctx, in)
 	if err != nil {
-		return rotation.Page{}, fmt.Errorf("dynamodb Scan %s: %w", t.cfg.Table, err)
+		return rotation.Page{}, awserr.Wrap("dynamodb Scan "+t.cfg.Table, err)
 	}
 	page := rotation.Page{Rows: make([]rotation.Row, 0, len(out.Items))}
 	for _, i := range out.Items {
@@ -188,7 +189,7 @@ func (t *TableSource) Replace(ctx context.Context, old rotation.Row, with rotati
 		return false, nil
 	}
 	if err != nil {
-		return false, fmt.Errorf("dynamodb UpdateItem %s: %w", t.cfg.Table, err)
+		return false, awserr.Wrap("dynamodb UpdateItem "+t.cfg.Table, err)
 	}
 	return true, nil
 }
@@ -211,7 +212,7 @@ func (t *TableSource) Reread(ctx context.Context, old rotation.Row, payload bool
 		ProjectionExpression: &projection, ExpressionAttributeNames: names,
 	})
 	if err != nil {
-		return rotation.Row{}, false, fmt.Errorf("dynamodb GetItem %s: %w", t.cfg.Table, err)
+		return rotation.Row{}, false, awserr.Wrap("dynamodb GetItem "+t.cfg.Table, err)
 	}
 	if out.Item == nil {
 		return rotation.Row{}, false, nil
@@ -238,7 +239,7 @@ func (t *TableSource) schema(ctx context.Context) ([]keyAttribute, error) {
 func (t *TableSource) describe(ctx context.Context) (*types.TableDescription, error) {
 	out, err := t.client.DescribeTable(ctx, &dynamodb.DescribeTableInput{TableName: &t.cfg.Table})
 	if err != nil {
-		return nil, fmt.Errorf("dynamodb DescribeTable %s: %w", t.cfg.Table, err)
+		return nil, awserr.Wrap("dynamodb DescribeTable "+t.cfg.Table, err)
 	}
 	return out.Table, nil
 }

@@ -31,6 +31,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
 
 	"github.com/matter-ops/kms-rotation/audit"
+	"github.com/matter-ops/kms-rotation/internal/awserr"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
 )
@@ -216,7 +217,7 @@ func wrap(op string, err error) error {
 	if errors.As(err, &missing) {
 		return fmt.Errorf("dynamodb %s: %w: %w", op, rotation.ErrNoControlTable, err)
 	}
-	return fmt.Errorf("dynamodb %s: %w", op, err)
+	return awserr.Wrap("dynamodb "+op, err)
 }
 
 // failedCondition reports whether err says that a single write's condition failed.
