@@ -1,0 +1,243 @@
+package envelope_test
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"flag"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/matter-ops/kms-rotation/envelope"
+	"github.com/matter-ops/kms-rotation/envelope/aead"
+)
+
+var update = flag.Bool("update", false, "write testdata/vectors anew")
+
+type hexBytes []byte
+
+func (h hexBytes) MarshalText() ([]byte, error) { return []byte(hex.EncodeToString(h)), nil }
+
+func (h *hexBytes) UnmarshalText(b []byte) (err error) {
+	*h, err = hex.DecodeString(string(b))
+	return err
+}
+
+// The files of testdata/vectors. Result is "valid", or why the payload must not
+// open: "format" or "altered".
+type (
+	contextVector struct {
+		Comment    string            `json:"comment"`
+		Context    map[string]string `json:"context"`
+		Associated hexBytes          `json:"associated_data"`
+	}
+	payloadVector struct {
+		Comment   string            `json:"comment"`
+		DEK       hexBytes          `json:"dek"`
+		Nonce     hexBytes          `json:"nonce"`
+		Context   map[string]string `json:"context"`
+		Plaintext hexBytes          `json:"plaintext"`
+		Payload   hexBytes          `json:"payload"`
+		Result    string            `json:"result"`
+	}
+	// streamVector's plaintext is Size bytes, byte i of value i mod 251.
+	streamVector struct {
+		Comment string            `json:"comment"`
+		Key     hexBytes          `json:"key"`
+		Salt    hexBytes          `json:"salt"`
+		Prefix  hexBytes          `json:"nonce_prefix"`
+		Context map[string]string `json:"context"`
+		Size    int               `json:"plaintext_size"`
+		Stream  hexBytes          `json:"stream,omitempty"` // absent if it is large
+		SHA256  hexBytes          `json:"stream_sha256"`
+	}
+)
+
+// drawn is n bytes that depend on label alone.
+func drawn(label string, n int) []byte {
+	var out []byte
+	for i := byte(0); len(out) < n; i++ {
+		h := sha256.Sum256(append([]byte(label), i))
+		out = append(out, h[:]...)
+	}
+	return out[:n]
+}
+
+func pattern(size int) []byte {
+	out := make([]byte, size)
+	for i := range out {
+		out[i] = byte(i % 251)
+	}
+	return out
+}
+
+func contextVectors() []contextVector {
+	var out []contextVector
+	for _, v := range []contextVector{
+		{Comment: "empty", Context: map[string]string{}},
+		{Comment: "one pair", Context: map[string]string{"table": "orders"}},
+		{Comment: "keys are sorted", Context: map[string]string{"table": "orders", "id": "o-1"}},
+		{Comment: "sorted by bytes, not by language", Context: map[string]string{"a": "1", "B": "2", "ä": "3", "z": "4"}},
+		{Comment: "an empty value", Context: map[string]string{"a": ""}},
+		{Comment: "lengths keep pairs apart", Context: map[string]string{"ab": "c"}},
+		{Comment: "as before with the border moved", Context: map[string]string{"a": "bc"}},
+		{Comment: "lengths are of bytes", Context: map[string]string{"name": "Zoë 🔑"}},
+		{Comment: "a long value", Context: map[string]string{"k": strings.Repeat("v", 300)}},
+	} {
+		v.Associated = refContext(v.Context)
+		out = append(out, v)
+	}
+	return out
+}
+
+func payloadVectors() []payloadVector {
+	var out []payloadVector
+	for _, size := range []int{0, 1, 15, 16, 17, 255, 1024} {
+		label := string(rune('a' + len(out)))
+		v := payloadVector{
+			Comment: "roundtrip", DEK: drawn("dek "+label, 32), Nonce: drawn("nonce "+label, 12), Plaintext: pattern(size),
+			Context: map[string]string{"table": "orders", "id": label}, Result: "valid",
+		}
+		v.Payload = refSeal(v.DEK, v.Nonce, v.Plaintext, v.Context)
+		out = append(out, v)
+	}
+	bad := func(comment, result string, change func(*payloadVector)) {
+		v := out[4]
+		v.Comment, v.Result, v.Payload = comment, result, bytes.Clone(v.Payload)
+		change(&v)
+		out = append(out, v)
+	}
+	bad("first bit of the ciphertext", "altered", func(v *payloadVector) { v.Payload[13] ^= 0x80 })
+	bad("last bit of the tag", "altered", func(v *payloadVector) { v.Payload[len(v.Payload)-1] ^= 1 })
+	bad("a bit of the nonce", "altered", func(v *payloadVector) { v.Payload[1] ^= 1 })
+	bad("another id", "altered", func(v *payloadVector) { v.Context = map[string]string{"table": "orders", "id": "other"} })
+	bad("no context", "altered", func(v *payloadVector) { v.Context = map[string]string{} })
+	bad("another DEK", "altered", func(v *payloadVector) { v.DEK = drawn("other", 32) })
+	bad("cut off by a byte", "altered", func(v *payloadVector) { v.Payload = v.Payload[:len(v.Payload)-1] })
+	bad("version 0", "format", func(v *payloadVector) { v.Payload[0] = 0 })
+	bad("version 2", "format", func(v *payloadVector) { v.Payload[0] = 2 })
+	bad("shorter than nonce and tag", "format", func(v *payloadVector) { v.Payload = v.Payload[:28] })
+	bad("empty", "format", func(v *payloadVector) { v.Payload = hexBytes{} })
+	return out
+}
+
+func streamVectors() []streamVector {
+	first, next := refSegment-40-16, refSegment-16 // plaintext of the first segment, of the others
+	var out []streamVector
+	for _, c := range []struct {
+		comment string
+		size    int
+	}{
+		{"empty: one segment, the last", 0},
+		{"one byte", 1},
+		{"one short segment", 1000},
+		{"the first segment is full", first},
+		{"one byte more", first + 1},
+		{"two segments are full", first + next},
+		{"three segments", first + next + 12345},
+	} {
+		v := streamVector{
+			Comment: c.comment, Key: drawn("key "+c.comment, 32), Salt: drawn("salt "+c.comment, 32), Prefix: drawn("prefix "+c.comment, 7),
+			Context: map[string]string{"bucket": "b", "object": "o"}, Size: c.size,
+		}
+		stream := refStream(v.Key, v.Salt, v.Prefix, pattern(v.Size), v.Context)
+		sum := sha256.Sum256(stream)
+		if v.SHA256 = sum[:]; len(stream) < 2000 {
+			v.Stream = stream
+		}
+		out = append(out, v)
+	}
+	return out
+}
+
+// published returns the vectors of a file after checking that it is what made
+// makes, or, with -update, writing it.
+func published[T any](t *testing.T, name string, made []T) []T {
+	t.Helper()
+	file := filepath.Join("..", "testdata", "vectors", name)
+	want, err := json.MarshalIndent(made, "", "  ")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want = append(want, '\n')
+	if *update {
+		if err := os.WriteFile(file, want, 0o644); err != nil { //nolint:gosec // it is published
+			t.Fatal(err)
+		}
+	}
+	got, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(got, want) {
+		t.Fatalf("%s is not what its generator makes: go test ./envelope -run TestVectors -update", name)
+	}
+	var out []T
+	if err := json.Unmarshal(got, &out); err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+func TestVectorsContext(t *testing.T) {
+	for _, v := range published(t, "context.json", contextVectors()) {
+		if got := aead.AssociatedData(v.Context); !bytes.Equal(got, v.Associated) {
+			t.Errorf("%s: %x, want %x", v.Comment, got, []byte(v.Associated))
+		}
+	}
+}
+
+func TestVectorsPayload(t *testing.T) {
+	for _, v := range published(t, "payload.json", payloadVectors()) {
+		want := map[string]error{"valid": nil, "altered": envelope.ErrAltered, "format": envelope.ErrFormat}[v.Result]
+		got, err := aead.Cipher{}.Open(v.DEK, v.Payload, v.Context)
+		if !errors.Is(err, want) || (err == nil) != (v.Result == "valid") || (err == nil && !bytes.Equal(got, v.Plaintext)) {
+			t.Errorf("%s: %x, %v, want %v", v.Comment, got, err, want)
+		}
+		if v.Result != "valid" {
+			continue
+		}
+		sealed, err := aead.Cipher{}.Seal(v.DEK, v.Plaintext, v.Context)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := refOpen(v.DEK, sealed, v.Context); err != nil || !bytes.Equal(got, v.Plaintext) {
+			t.Errorf("%s: the reference opens ours as %x, %v", v.Comment, got, err)
+		}
+	}
+}
+
+func TestVectorsStream(t *testing.T) {
+	for _, v := range published(t, "stream.json", streamVectors()) {
+		stream := refStream(v.Key, v.Salt, v.Prefix, pattern(v.Size), v.Context)
+		if sum := sha256.Sum256(stream); !bytes.Equal(sum[:], v.SHA256) || (v.Stream != nil && !bytes.Equal(stream, v.Stream)) {
+			t.Errorf("%s: the reference makes another stream", v.Comment)
+		}
+		r, err := envelope.NewDecryptingReader(bytes.NewReader(stream), v.Key, v.Context)
+		if err != nil {
+			t.Fatalf("%s: %v", v.Comment, err)
+		}
+		var got bytes.Buffer
+		if _, err := got.ReadFrom(r); err != nil || !bytes.Equal(got.Bytes(), pattern(v.Size)) {
+			t.Errorf("%s: %d bytes, %v", v.Comment, got.Len(), err)
+		}
+		var ours bytes.Buffer
+		w, err := envelope.NewEncryptingWriter(&ours, v.Key, v.Context)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.Write(pattern(v.Size)); err != nil {
+			t.Fatal(err)
+		}
+		if err := w.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := refOpenStream(v.Key, ours.Bytes(), v.Context); err != nil || !bytes.Equal(got, pattern(v.Size)) {
+			t.Errorf("%s: the reference opens ours as %d bytes, %v", v.Comment, len(got), err)
+		}
+	}
+}
