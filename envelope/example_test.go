@@ -1,0 +1,122 @@
+package envelope_test
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"log"
+	"os"
+	"time"
+
+	ddbtypes "github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
+
+	"github.com/matter-ops/kms-rotation/envelope"
+)
+
+// A process makes one client, from dynamodb.NewFromConfig and kms.NewFromConfig,
+// and a table for each entry of MATTER_SOURCES that it uses.
+func Example() {
+	ctx := context.Background()
+	dynamo, kms := deployment() // in memory, for this example
+	client, err := envelope.New(ctx, envelope.Config{ControlTable: "matter-control", DynamoDB: dynamo, KMS: kms})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer client.Close()
+
+	orders, err := client.Table(ctx, envelope.TableConfig{
+		Table: "orders", KEKID: "kek_id", WrappedDEK: "wrapped_dek", Ciphertext: "ciphertext",
+		Context: map[string]string{"table": "orders", "tenant": "$tenant"},
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	key := envelope.Item{"id": &ddbtypes.AttributeValueMemberS{Value: "o-1"}}
+	item := envelope.Item{"id": key["id"], "tenant": &ddbtypes.AttributeValueMemberS{Value: "acme"}}
+	if err := orders.Insert(ctx, item, []byte("two apples")); err != nil {
+		log.Fatal(err)
+	}
+	if err := orders.Update(ctx, key, func(row *envelope.Row) error {
+		row.Plaintext = append(row.Plaintext, ", one pear"...)
+		return nil
+	}); err != nil {
+		log.Fatal(err)
+	}
+	row, err := orders.Get(ctx, key)
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Printf("version %d: %s\n", row.Version, row.Plaintext)
+	// Output: version 2: two apples, one pear
+}
+
+// A record that does not go into a table is sealed with a reference, which lasts
+// until the record is written.
+func ExampleClient_Begin() {
+	ctx := context.Background()
+	dynamo, kms := deployment()
+	client, err := envelope.New(ctx, envelope.Config{ControlTable: "matter-control", DynamoDB: dynamo, KMS: kms})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer client.Close()
+
+	ref, err := client.Begin(ctx)
+	if err != nil {
+		log.Fatal(err)
+	}
+	encctx := map[string]string{"purpose": "example"}
+	sealed, err := ref.Seal(ctx, []byte("secret"), encctx)
+	if err != nil {
+		log.Fatal(err)
+	}
+	// Write sealed here.
+	ref.End()
+
+	plain, err := client.Open(ctx, sealed, encctx, nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Printf("%s, sealed under %s in epoch %d\n", plain, sealed.KEKID, sealed.Epoch)
+	// Output: secret, sealed under kek-0001 in epoch 1
+}
+
+// A large object is encrypted under a key of its own, which a row keeps.
+func ExampleNewEncryptingWriter() {
+	key, encctx := envelope.NewStreamKey(), map[string]string{"object": "report.pdf"}
+
+	var object bytes.Buffer // goes to S3
+	w, err := envelope.NewEncryptingWriter(&object, key, encctx)
+	if err != nil {
+		log.Fatal(err)
+	}
+	if _, err := io.WriteString(w, "a large report"); err != nil {
+		log.Fatal(err)
+	}
+	if err := w.Close(); err != nil {
+		log.Fatal(err)
+	}
+	// Then: table.Insert(ctx, item naming the object, key)
+
+	r, err := envelope.NewDecryptingReader(&object, key, encctx)
+	if err != nil {
+		log.Fatal(err)
+	}
+	plain, err := io.ReadAll(r)
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Printf("%s\n", plain)
+	// Output: a large report
+}
+
+// In Lambda, write the counts to standard output when an invocation ends.
+func ExampleEMF() {
+	at := func() time.Time { return time.UnixMilli(1_700_000_000_000) }
+	metrics := envelope.NewEMF(os.Stdout, "Matter", map[string]string{"Stack": "prod"}, at)
+	if err := metrics.Flush(envelope.Stats{CacheHits: 3}); err != nil { // client.Stats()
+		log.Fatal(err)
+	}
+	// Output: {"Stack":"prod","_aws":{"CloudWatchMetrics":[{"Dimensions":[["Stack"]],"Metrics":[{"Name":"dek_cache_hits","Unit":"Count"},{"Name":"dek_cache_misses","Unit":"Count"},{"Name":"in_flight_references","Unit":"Count"},{"Name":"orphaned_key_reference","Unit":"Count"},{"Name":"pointer_errors","Unit":"Count"},{"Name":"refused_writes","Unit":"Count"},{"Name":"revoked_leases","Unit":"Count"}],"Namespace":"Matter"}],"Timestamp":1700000000000},"dek_cache_hits":3,"dek_cache_misses":0,"in_flight_references":0,"orphaned_key_reference":0,"pointer_errors":0,"refused_writes":0,"revoked_leases":0}
+}
