@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 
@@ -25,7 +26,18 @@ const (
 	deniedTwice fault = "denied, and its repetition"
 )
 
-var allFaults = []fault{notApplied, butApplied, diesBefore, diesAfter, denied, deniedTwice}
+// faults are those that tell apart at a call: of a read it does not matter whether
+// it took effect.
+func faults(name string) []fault {
+	for _, read := range []string{
+		".Load", ".Check", ".Describe", ".Tagged", ".Unpublished", ".Get ", ".Leases", ".LoadCheckpoint", ".ListCheckpoints", ".Scan ", ".Decrypt ", ".Head",
+	} {
+		if strings.Contains(name, read) {
+			return []fault{notApplied, diesBefore, denied, deniedTwice}
+		}
+	}
+	return []fault{notApplied, butApplied, diesBefore, diesAfter, denied, deniedTwice}
+}
 
 var errPlanted = errors.New("planted fault")
 
@@ -63,6 +75,7 @@ func (e *effects) hook(op string, args ...any) (bool, error) {
 		return false, errPlanted
 	}
 	e.mu.Lock()
+	defer e.mu.Unlock()
 	stem := e.d.at + " " + op + " " + subject(e.d.at, op, args)
 	e.count[stem]++
 	name := fmt.Sprintf("%s #%d", stem, e.count[stem])
@@ -74,13 +87,14 @@ func (e *effects) hook(op string, args ...any) (bool, error) {
 	} else if again {
 		e.left--
 	}
-	e.mu.Unlock()
 	switch {
 	case again:
 		return false, rotation.ErrDenied
 	case !mine:
 		return true, nil
 	case e.onHit != nil:
+		e.mu.Unlock() // what it runs comes back here
+		defer e.mu.Lock()
 		e.onHit(e.d.calls[len(e.d.calls)-1])
 		return true, nil
 	}
@@ -168,11 +182,11 @@ func every(t *testing.T, in rotation.ExecutionInput) []string {
 func TestEverySingleFault(t *testing.T) {
 	for mode, in := range map[string]rotation.ExecutionInput{"normal": {}, "emergency": emergency} {
 		t.Run(mode, func(t *testing.T) {
+			t.Parallel()
 			names := every(t, in)
-			t.Logf("%d calls, %d faults each", len(names), len(allFaults))
 			ends := map[kek.Phase]int{}
 			for _, name := range names {
-				for _, f := range allFaults {
+				for _, f := range faults(name) {
 					t.Run(name+"/"+string(f), func(t *testing.T) { ends[single(t, in, name, f)]++ })
 				}
 			}
@@ -212,7 +226,11 @@ func single(t *testing.T, in rotation.ExecutionInput, name string, f fault) kek.
 		t.Errorf("the execution %s in %s, the rotation is %q", run.Status, run.Final, phase)
 	}
 	e.w.check("at the end")
-	e.next()
+	if f == diesAfter || f == deniedTwice {
+		e.next()
+	} else {
+		e.d.settled()
+	}
 	return phase
 }
 
@@ -229,6 +247,7 @@ func (e *effects) next() {
 func TestDuplicatesAtEveryCall(t *testing.T) {
 	for mode, in := range map[string]rotation.ExecutionInput{"normal": {}, "emergency": emergency} {
 		t.Run(mode, func(t *testing.T) {
+			t.Parallel()
 			for _, name := range every(t, in) {
 				t.Run(name, func(t *testing.T) {
 					e := newEffects(t)
@@ -259,6 +278,7 @@ func TestRollbackAtEveryCall(t *testing.T) {
 	for mode, in := range map[string]rotation.ExecutionInput{"normal": {}, "emergency": emergency} {
 		action := map[string]string{"normal": rotation.ActionPreSwitchFailure, "emergency": rotation.ActionRemint}[mode]
 		t.Run(mode, func(t *testing.T) {
+			t.Parallel()
 			for _, name := range every(t, in) {
 				t.Run(name, func(t *testing.T) {
 					e := newEffects(t)
@@ -294,6 +314,7 @@ func TestRollbackAtEveryCall(t *testing.T) {
 func TestStaleCalls(t *testing.T) {
 	for mode, in := range map[string]rotation.ExecutionInput{"normal": {}, "emergency": emergency} {
 		t.Run(mode, func(t *testing.T) {
+			t.Parallel()
 			d, _ := watched(t)
 			d.complete(spring, in)
 			stale := maps.Collect(func(yield func(string, call) bool) {
@@ -331,6 +352,7 @@ func TestStaleCalls(t *testing.T) {
 func TestLateCalls(t *testing.T) {
 	for mode, in := range map[string]rotation.ExecutionInput{"normal": {}, "emergency": emergency} {
 		t.Run(mode, func(t *testing.T) {
+			t.Parallel()
 			d, _ := watched(t)
 			d.before = func(now call) {
 				late := slices.Clone(d.calls[:len(d.calls)-1])
