@@ -115,5 +115,5 @@ func (v *verifier) accept(a Anchor, digest string, at time.Time) {
 	v.report.Anchored, v.report.AnchorAt = s.Seq, at
 	v.report.Last = &Known{N: s.N, Digest: digest}
 	v.report.LogIndex = a.Proof.Index
-	v.report.Log = origin(a.Proof.Checkpoint)
+	v.report.Log = a.Proof.Origin()
 }

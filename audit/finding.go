@@ -37,9 +37,9 @@ const (
 	TailTooOld  Kind = "tail_too_old"    // records have waited too long for an anchor
 )
 
-// tampering reports whether a finding shows tampering; else it only leaves the chain
+// Tampering reports whether a finding shows tampering; else it only leaves the chain
 // unproven.
-func (k Kind) tampering() bool {
+func (k Kind) Tampering() bool {
 	switch k {
 	case LogUnknown, NoRecords, NotAnchored, TailTooOld:
 		return false

@@ -70,6 +70,9 @@ func (p Proof) Verify(s Signed, trust Trust) (Checkpoint, error) {
 	return c, nil
 }
 
+// Origin is the name of the log, as the checkpoint claims it.
+func (p Proof) Origin() string { return origin(p.Checkpoint) }
+
 // OpenCheckpoint verifies a checkpoint of this log.
 func (l Log) OpenCheckpoint(text string) (Checkpoint, error) {
 	v, err := l.verifier()

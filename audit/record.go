@@ -16,6 +16,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 )
 
@@ -83,14 +84,14 @@ func Genesis(chain string) Head {
 
 // Next makes the record of ev that follows head at the given time.
 func Next(chain string, head Head, at time.Time, ev Event) (Entry, error) {
-	body := ev.Body
-	if body == nil {
-		body = map[string]string{}
+	body := make(map[string]string, len(ev.Body))
+	for k, v := range ev.Body {
+		body[text(k)] = text(v)
 	}
 	r := Record{
-		V: Version, Chain: chain, Seq: head.Seq + 1, ID: ev.ID, Prev: head.Hash,
-		Time: at.UTC().Format(timeFormat), Type: ev.Type, Rotation: ev.Rotation,
-		Step: ev.Step, Actor: ev.Actor, Body: body,
+		V: Version, Chain: chain, Seq: head.Seq + 1, ID: text(ev.ID), Prev: head.Hash,
+		Time: at.UTC().Format(timeFormat), Type: text(ev.Type), Rotation: text(ev.Rotation),
+		Step: text(ev.Step), Actor: text(ev.Actor), Body: body,
 	}
 	b, err := r.encode()
 	if err != nil {
@@ -98,6 +99,10 @@ func Next(chain string, head Head, at time.Time, ev Event) (Entry, error) {
 	}
 	return Entry{Record: r, Bytes: b, Hash: digest(recordDomain, b)}, nil
 }
+
+// text replaces what is no UTF-8, which has no canonical encoding: a record that
+// cannot be read again would break the chain for ever.
+func text(s string) string { return strings.ToValidUTF8(s, "\uFFFD") }
 
 // Parse decodes one stored record and refuses any other encoding of it: unknown
 // fields, another order, white space, escapes.

@@ -121,7 +121,7 @@ type verifier struct {
 }
 
 func (v *verifier) find(k Kind, object, format string, args ...any) {
-	v.changed = v.changed || k.tampering()
+	v.changed = v.changed || k.Tampering()
 	if len(v.report.Findings) >= maxFindings {
 		v.report.More++
 		return

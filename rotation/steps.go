@@ -35,7 +35,8 @@ type Deps struct {
 	Corpus      Source   // the known ciphers; nil if the deployment has none
 	Drainage    Drainage
 	Checkpoints Checkpoints
-	Notifier    Notifier // nil: nobody is told
+	Notifier    Notifier   // nil: nobody is told
+	Anchoring   *Anchoring // nil: the audit chain is in no public log
 	Random      func([]byte)
 	Now         func() time.Time
 	Actor       string // who acts, for the audit chain

@@ -183,13 +183,13 @@ func objectCases() []Case {
 		{
 			Name: "a record's retention is shortened", Kind: audit.ShortRetention, Object: rec(5),
 			Tamper: func(w *World) {
-				w.Bucket.Relock(rec(5), audit.Lock{Mode: audit.Compliance, Until: at(5).Add(30 * day)})
+				w.Bucket.Relock(rec(5), audit.Lock{Mode: audit.Compliance, Until: at(5).Add(retention / 2)})
 			},
 		},
 		{
 			Name: "an anchor's retention is shortened", Kind: audit.ShortRetention, Object: anc(2),
 			Tamper: func(w *World) {
-				w.Bucket.Relock(anc(2), audit.Lock{Mode: audit.Compliance, Until: at(6).Add(30 * day)})
+				w.Bucket.Relock(anc(2), audit.Lock{Mode: audit.Compliance, Until: at(6).Add(retention / 2)})
 			},
 		},
 		{

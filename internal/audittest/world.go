@@ -17,7 +17,7 @@ const Chain = "matter"
 const (
 	records   = 10
 	perAnchor = 3
-	retention = 365 * 24 * time.Hour
+	retention = 100 * 365 * day // S3 takes no lock that has ended
 	day       = 24 * time.Hour
 )
 

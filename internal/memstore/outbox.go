@@ -53,6 +53,7 @@ func (s *Store) Head(context.Context) (chain string, head audit.Head, err error)
 type Vault struct {
 	w        *World
 	objects  map[object][]byte
+	anchors  map[object][]byte
 	unlocked bool
 }
 

@@ -30,6 +30,7 @@ type Store struct {
 	outbox      []audit.Entry
 	head        audit.Head
 	published   int64
+	anchor      rotation.AnchorState
 }
 
 type (

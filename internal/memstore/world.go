@@ -56,7 +56,7 @@ type World struct {
 func New(chain string, now func() time.Time) *World {
 	w := &World{now: now}
 	w.store = newStore(w, chain)
-	w.vault = &Vault{w: w, objects: map[object][]byte{}}
+	w.vault = &Vault{w: w, objects: map[object][]byte{}, anchors: map[object][]byte{}}
 	w.kms = newKMS(w)
 	return w
 }

@@ -1,0 +1,87 @@
+package ddb
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
+
+	"github.com/matter-ops/kms-rotation/audit"
+	"github.com/matter-ops/kms-rotation/kek"
+	"github.com/matter-ops/kms-rotation/rotation"
+)
+
+// pkAnchor is the item of the anchor state.
+const pkAnchor = "ANCHOR"
+
+var (
+	_ rotation.AnchorStore = (*Store)(nil)
+	_ rotation.Ledger      = (*Store)(nil)
+)
+
+// LoadAnchor implements [rotation.AnchorStore].
+func (s *Store) LoadAnchor(ctx context.Context) (rotation.AnchorState, error) {
+	i, err := getItem(ctx, s.client, s.table, pkAnchor, noSK)
+	if err != nil || i == nil {
+		return rotation.AnchorState{}, err
+	}
+	return decodeAnchor(i)
+}
+
+// SaveAnchor implements [rotation.AnchorStore]. A save whose answer the SDK lost
+// and repeated is a [kek.ErrConflict]: what is then loaded is this save or a later
+// one.
+func (s *Store) SaveAnchor(ctx context.Context, st rotation.AnchorState) error {
+	i, err := encodeAnchor(st)
+	if err != nil {
+		return err
+	}
+	cond, vals := "attribute_not_exists(#pk)", values(nil)
+	if st.Rev > 0 {
+		cond, vals = "#rev = :rev", values{"rev": num(st.Rev)}
+	}
+	names, params := expression(cond, vals)
+	_, err = s.client.PutItem(ctx, &dynamodb.PutItemInput{
+		TableName: &s.table, Item: i, ConditionExpression: aws.String(cond),
+		ExpressionAttributeNames: names, ExpressionAttributeValues: params,
+	})
+	if failedCondition(err) {
+		return fmt.Errorf("save the anchor state at revision %d: %w", st.Rev, kek.ErrConflict)
+	}
+	if err != nil {
+		return wrap("PutItem "+pkAnchor, err)
+	}
+	return nil
+}
+
+// encodeAnchor is the item of st's next revision.
+func encodeAnchor(st rotation.AnchorState) (item, error) {
+	l := st.Last
+	i := set(key(pkAnchor, noSK), "rev", st.Rev+1, "n", l.N, "digest", l.Digest, "seq", l.Head.Seq, "hash", l.Head.Hash,
+		"log", l.Log, "log_index", l.Index, "anchored_at", l.At)
+	if st.Intent != nil {
+		b, err := json.Marshal(st.Intent)
+		if err != nil {
+			return nil, fmt.Errorf("encode the anchor intent: %w", err)
+		}
+		i = set(i, "intent", string(b))
+	}
+	return i, nil
+}
+
+func decodeAnchor(i item) (rotation.AnchorState, error) {
+	r := reader{item: i}
+	st := rotation.AnchorState{Rev: r.num("rev"), Last: rotation.Anchored{
+		N: r.num("n"), Digest: r.str("digest"), Head: audit.Head{Seq: r.num("seq"), Hash: r.str("hash")},
+		Log: r.str("log"), Index: r.num("log_index"), At: r.time("anchored_at"),
+	}}
+	if intent := r.str("intent"); intent != "" {
+		st.Intent = new(audit.Signed)
+		if err := json.Unmarshal([]byte(intent), st.Intent); err != nil {
+			return rotation.AnchorState{}, fmt.Errorf("control table item %s: intent: %w", pkAnchor, err)
+		}
+	}
+	return st, r.decoded(pkAnchor)
+}

@@ -1,0 +1,18 @@
+package ddb_test
+
+import (
+	"testing"
+
+	"github.com/matter-ops/kms-rotation/internal/ddb"
+	"github.com/matter-ops/kms-rotation/internal/ddb/ddbtest"
+	"github.com/matter-ops/kms-rotation/internal/storetest"
+	"github.com/matter-ops/kms-rotation/rotation"
+)
+
+func TestAnchorStore(t *testing.T) {
+	storetest.TestAnchorStore(t, func(t *testing.T) rotation.AnchorStore {
+		t.Helper()
+		client := ddbtest.Client(t)
+		return ddb.New(client, ddbtest.ControlTable(t, client), "test", storetest.Clock())
+	})
+}

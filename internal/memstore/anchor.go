@@ -1,0 +1,137 @@
+package memstore
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io/fs"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/matter-ops/kms-rotation/audit"
+	"github.com/matter-ops/kms-rotation/rotation"
+)
+
+// LoadAnchor implements [rotation.AnchorStore].
+func (s *Store) LoadAnchor(context.Context) (st rotation.AnchorState, err error) {
+	err = s.w.call("Store.LoadAnchor", func() error {
+		st = s.anchor
+		if st.Intent != nil {
+			signed := cloneSigned(*st.Intent)
+			st.Intent = &signed
+		}
+		return nil
+	})
+	if err != nil {
+		return rotation.AnchorState{}, err
+	}
+	return st, nil
+}
+
+// SaveAnchor implements [rotation.AnchorStore].
+func (s *Store) SaveAnchor(_ context.Context, st rotation.AnchorState) error {
+	return s.w.call("Store.SaveAnchor", func() error {
+		if s.anchor.Rev != st.Rev {
+			return conflict("ANCHOR")
+		}
+		st.Rev++
+		st.Last.At = ms(st.Last.At)
+		if st.Intent != nil {
+			signed := cloneSigned(*st.Intent)
+			st.Intent = &signed
+		}
+		s.anchor = st
+		return nil
+	}, st)
+}
+
+func cloneSigned(s audit.Signed) audit.Signed {
+	s.Key, s.Signature = bytes.Clone(s.Key), bytes.Clone(s.Signature)
+	return s
+}
+
+// PutAnchor implements [rotation.AnchorVault].
+func (v *Vault) PutAnchor(_ context.Context, chain string, n int64, b []byte) (there []byte, err error) {
+	err = v.w.call("Vault.PutAnchor", func() error {
+		k := object{chain, n}
+		if _, ok := v.anchors[k]; !ok {
+			v.anchors[k] = bytes.Clone(b)
+		}
+		there = bytes.Clone(v.anchors[k])
+		return nil
+	}, chain, n, b)
+	if err != nil {
+		return nil, err
+	}
+	return there, nil
+}
+
+// GetAnchor implements [rotation.AnchorVault].
+func (v *Vault) GetAnchor(_ context.Context, chain string, n int64) (b []byte, err error) {
+	err = v.w.call("Vault.GetAnchor", func() error {
+		var ok bool
+		if b, ok = v.anchors[object{chain, n}]; !ok {
+			return fmt.Errorf("%s: %w", audit.AnchorKey(chain, n), rotation.ErrNoRecord)
+		}
+		b = bytes.Clone(b)
+		return nil
+	}, chain, n)
+	return b, err
+}
+
+// TamperAnchor replaces or, with nil, deletes a stored anchor, as an attacker
+// would.
+func (v *Vault) TamperAnchor(chain string, n int64, b []byte) {
+	v.w.mu.Lock()
+	defer v.w.mu.Unlock()
+	if b == nil {
+		delete(v.anchors, object{chain, n})
+		return
+	}
+	v.anchors[object{chain, n}] = bytes.Clone(b)
+}
+
+// Versions implements [audit.Bucket].
+func (v *Vault) Versions(context.Context) (out []audit.ObjectVersion, err error) {
+	err = v.w.call("Vault.Versions", func() error {
+		for k := range v.everything() {
+			out = append(out, audit.ObjectVersion{Key: k, ID: "only"})
+		}
+		slices.SortFunc(out, func(a, b audit.ObjectVersion) int { return strings.Compare(a.Key, b.Key) })
+		return nil
+	})
+	return out, err
+}
+
+// Read implements [audit.Bucket]. Everything is locked for ever.
+func (v *Vault) Read(_ context.Context, o audit.ObjectVersion) (out audit.Object, err error) {
+	err = v.w.call("Vault.Read", func() error {
+		b, ok := v.everything()[o.Key]
+		if !ok {
+			return fmt.Errorf("%s: %w", o.Key, fs.ErrNotExist)
+		}
+		lock := &audit.Lock{Mode: audit.Compliance, Until: time.Date(9999, 1, 1, 0, 0, 0, 0, time.UTC)}
+		out = audit.Object{Bytes: bytes.Clone(b), Lock: lock}
+		return nil
+	}, o)
+	return out, err
+}
+
+func (v *Vault) everything() map[string][]byte {
+	all := make(map[string][]byte, len(v.objects)+len(v.anchors))
+	for k, b := range v.objects {
+		all[audit.ObjectKey(k.chain, k.seq)] = b
+	}
+	for k, b := range v.anchors {
+		all[audit.AnchorKey(k.chain, k.seq)] = b
+	}
+	return all
+}
+
+var (
+	_ rotation.AnchorStore = (*Store)(nil)
+	_ rotation.Ledger      = (*Store)(nil)
+	_ rotation.AnchorVault = (*Vault)(nil)
+	_ audit.Bucket         = (*Vault)(nil)
+)

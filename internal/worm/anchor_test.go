@@ -1,0 +1,66 @@
+package worm_test
+
+import (
+	"bytes"
+	"testing"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/s3"
+	"github.com/aws/aws-sdk-go-v2/service/s3/types"
+
+	"github.com/matter-ops/kms-rotation/audit"
+	"github.com/matter-ops/kms-rotation/internal/audittest"
+	"github.com/matter-ops/kms-rotation/internal/storetest"
+	"github.com/matter-ops/kms-rotation/internal/worm"
+	"github.com/matter-ops/kms-rotation/rotation"
+)
+
+func TestAnchorVault(t *testing.T) {
+	storetest.TestAnchorVault(t, func(t *testing.T) rotation.AnchorVault {
+		t.Helper()
+		v, _ := vault(t)
+		return v
+	})
+}
+
+// uploaded replays a forged bucket into one of S3, version by version.
+func uploaded(t *testing.T, b audit.Bucket) audit.Bucket {
+	t.Helper()
+	forged, ok := b.(*audittest.Bucket)
+	if !ok {
+		t.Fatalf("%T is no forged bucket", b)
+	}
+	name, c := bucket(t), client(t)
+	for _, s := range forged.Stored() {
+		if s.DeleteMarker {
+			if _, err := c.DeleteObject(t.Context(), &s3.DeleteObjectInput{Bucket: &name, Key: aws.String(s.Key)}); err != nil {
+				t.Fatal(err)
+			}
+			continue
+		}
+		in := &s3.PutObjectInput{
+			Bucket: &name, Key: aws.String(s.Key), Body: bytes.NewReader(s.Bytes), ChecksumAlgorithm: types.ChecksumAlgorithmSha256,
+		}
+		if s.Lock.Mode != "" {
+			in.ObjectLockMode, in.ObjectLockRetainUntilDate = types.ObjectLockMode(s.Lock.Mode), aws.Time(s.Lock.Until)
+		}
+		if _, err := c.PutObject(t.Context(), in); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return worm.New(c, name, retention, storetest.Clock())
+}
+
+// TestTampering runs the tampering suite on S3.
+func TestTampering(t *testing.T) {
+	t.Run("none", func(t *testing.T) {
+		w := audittest.New(t)
+		r, err := audit.Verify(t.Context(), uploaded(t, w.Bucket), w.Policy)
+		if err != nil || r.Result != audit.Green || len(r.Unchecked) != 2 {
+			t.Fatalf("%v %s %v, unchecked %q", err, r, r.Findings, r.Unchecked)
+		}
+	})
+	for _, c := range audittest.Cases() {
+		t.Run(c.Name, func(t *testing.T) { audittest.Run(t, c, uploaded) })
+	}
+}

@@ -1,0 +1,357 @@
+package rotation
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/matter-ops/kms-rotation/audit"
+	"github.com/matter-ops/kms-rotation/kek"
+)
+
+// Anchoring is what it takes to anchor the audit chain in a public log. Nothing
+// that serves a rotation waits for it: a log that is down leaves a tail that no
+// anchor covers, which verification calls unproven.
+type Anchoring struct {
+	Store  AnchorStore
+	Vault  AnchorVault
+	Signer AnchorSigner
+	Log    TransparencyLog
+	Ledger Ledger
+	Bucket audit.Bucket // the whole bucket, for verification
+	Trust  audit.Trust  // its logs; anchor keys beside the signer's own: earlier ones
+
+	Retention time.Duration // least Object Lock of an object
+	Heartbeat time.Duration // a quiet chain is anchored this often
+	MaxTail   time.Duration // how long a record may wait for its anchor
+	Deadline  time.Duration // of the canary that preflight anchors
+}
+
+// AnchorState is how far the chain is anchored, and the anchor under way.
+type AnchorState struct {
+	Rev    int64         // grows with every save; a save conditions on it
+	Last   Anchored      // zero before the first anchor
+	Intent *audit.Signed // signed and about to be logged; nil: none
+}
+
+// Anchored is an anchor that is in the bucket.
+type Anchored struct {
+	N      int64
+	Digest string     // of its statement
+	Head   audit.Head // what it covers
+	Log    string     // origin of the log
+	Index  int64      // of the entry in the log
+	At     time.Time  // of the statement
+}
+
+// AnchorStore keeps the state of anchoring in the control table.
+type AnchorStore interface {
+	// LoadAnchor returns the zero state if nothing was ever saved.
+	LoadAnchor(ctx context.Context) (AnchorState, error)
+	// SaveAnchor stores s with Rev+1 if the stored revision is s.Rev, else
+	// [kek.ErrConflict].
+	SaveAnchor(ctx context.Context, s AnchorState) error
+}
+
+// AnchorVault is the write-once bucket, as far as it holds anchors.
+type AnchorVault interface {
+	// PutAnchor stores an anchor under its key with compliance retention, if nothing
+	// is there, and returns what is there then: the bytes of whoever came first.
+	PutAnchor(ctx context.Context, chain string, n int64, b []byte) ([]byte, error)
+	// GetAnchor returns the stored bytes; [ErrNoRecord] if there are none.
+	GetAnchor(ctx context.Context, chain string, n int64) ([]byte, error)
+}
+
+// AnchorSigner is the anchor key: ECDSA on P-256.
+type AnchorSigner interface {
+	// PublicKey returns the public key, PKIX DER.
+	PublicKey(ctx context.Context) ([]byte, error)
+	// Sign signs the SHA-256 of msg.
+	Sign(ctx context.Context, msg []byte) ([]byte, error)
+}
+
+// TransparencyLog brings statements into public logs.
+type TransparencyLog interface {
+	// Submit returns the proof that l holds s, whether it was there before or not. The
+	// proof is the log's word, to be verified. No error means that s is not in the log.
+	// [ErrLogRefused] says that repeating it will not help.
+	Submit(ctx context.Context, l audit.Log, s audit.Signed) (audit.Proof, error)
+}
+
+// Ledger appends records that are no transition.
+type Ledger interface {
+	// Record appends ev to the outbox; an error leaves open whether it was.
+	Record(ctx context.Context, ev audit.Event) error
+}
+
+// ErrLogRefused reports a log that does not take an upload, however often it is
+// repeated.
+var ErrLogRefused = errors.New("the log refuses the upload")
+
+// Types of the records that anchoring makes.
+const (
+	EventHeartbeat = "anchor_heartbeat" // nothing happened, and that is anchored
+	EventCanary    = "anchor_canary"    // preflight tries the whole way
+)
+
+// AnchorInput asks for an anchor of all that was recorded. Heartbeat anchors a
+// quiet chain when its time has come, Canary in any case.
+type AnchorInput struct {
+	RotationID string `json:"rotation_id,omitempty"` // for the log line alone
+	Heartbeat  bool   `json:"heartbeat,omitempty"`
+	Canary     bool   `json:"canary,omitempty"`
+}
+
+// AnchorOutput names the anchor that covers the chain.
+type AnchorOutput struct {
+	Anchor   int64  `json:"anchor"` // 0: there was nothing to anchor
+	Records  int64  `json:"records"`
+	Digest   string `json:"digest"`
+	Log      string `json:"log"`
+	LogIndex int64  `json:"log_index"`
+}
+
+// Anchor states the head of the chain in a public log and keeps the proof in the
+// bucket. It publishes, signs, stores what it signed as its intent, uploads,
+// verifies the answer offline, stores the anchor, and notes it: in this order, so
+// that after a crash anywhere the next call uploads the same statement again and
+// the anchors stay one chain.
+func (s *Steps) Anchor(ctx context.Context, in AnchorInput) (AnchorOutput, error) {
+	a := s.Anchoring
+	if a == nil {
+		return AnchorOutput{}, notConfigured()
+	}
+	chain, goal, err := s.anchorGoal(ctx, in)
+	if err != nil {
+		return AnchorOutput{}, err
+	}
+	for range maxTries {
+		st, err := a.Store.LoadAnchor(ctx)
+		if err != nil {
+			return AnchorOutput{}, unavailable("anchor state", err)
+		}
+		switch {
+		case st.Intent != nil:
+			err = s.fulfil(ctx, chain, st)
+		case st.Last.Head.Seq >= goal.Seq:
+			return st.Last.output(), nil
+		default:
+			err = s.intend(ctx, chain, goal, st)
+		}
+		if err != nil && !errors.Is(err, kek.ErrConflict) {
+			return AnchorOutput{}, err
+		}
+	}
+	return AnchorOutput{}, unavailable("anchor state", fmt.Errorf("still %w after %d tries", kek.ErrConflict, maxTries))
+}
+
+func (l Anchored) output() AnchorOutput {
+	return AnchorOutput{Anchor: l.N, Records: l.Head.Seq, Digest: l.Digest, Log: l.Log, LogIndex: l.Index}
+}
+
+func notConfigured() error {
+	return &Error{
+		Kind: Misconfigured, Field: "MATTER_TRUST", Msg: "this deployment has no transparency log",
+		Next: "set the stack's parameter TransparencyLogs, see docs/audit.md",
+	}
+}
+
+// anchorGoal returns the head to anchor, which the bucket holds when it returns.
+// Heartbeat and canary append a record first.
+func (s *Steps) anchorGoal(ctx context.Context, in AnchorInput) (chain string, goal audit.Head, err error) {
+	if err := s.beat(ctx, in); err != nil {
+		return "", goal, err
+	}
+	chain, goal, err = s.Outbox.Head(ctx) // before publish, so that the bucket holds all of it
+	if err != nil {
+		return "", goal, unavailable("audit head", err)
+	}
+	return chain, goal, s.publish(ctx)
+}
+
+// beat records a heartbeat or a canary if it is time.
+func (s *Steps) beat(ctx context.Context, in AnchorInput) error {
+	if !in.Heartbeat && !in.Canary {
+		return nil
+	}
+	_, head, err := s.Outbox.Head(ctx)
+	if err != nil {
+		return unavailable("audit head", err)
+	}
+	st, err := s.Anchoring.Store.LoadAnchor(ctx)
+	if err != nil {
+		return unavailable("anchor state", err)
+	}
+	event := EventHeartbeat
+	quiet := head.Seq <= st.Last.Head.Seq && s.Now().Sub(st.Last.At) >= s.Anchoring.Heartbeat
+	if in.Canary {
+		event, quiet = EventCanary, true
+	}
+	if !quiet {
+		return nil
+	}
+	err = s.Anchoring.Ledger.Record(ctx, audit.Event{
+		ID: fmt.Sprintf("%s/%d", event, st.Last.N+1), Type: event, Step: "anchor", Actor: s.Actor,
+		Body: map[string]string{"last_anchor": fmt.Sprint(st.Last.N)},
+	})
+	if err != nil {
+		return unavailable("audit outbox", err)
+	}
+	return nil
+}
+
+// intend signs the statement of a head and stores it as the intent. What is not
+// in the bucket, or does not follow what the last anchor covers, is not signed.
+func (s *Steps) intend(ctx context.Context, chain string, goal audit.Head, st AnchorState) error {
+	if err := s.checkTail(ctx, chain, goal, st.Last); err != nil {
+		return err
+	}
+	prev := st.Last.Digest
+	if st.Last.N == 0 {
+		prev = audit.AnchorGenesis(chain)
+	}
+	statement := audit.NewStatement(chain, st.Last.N+1, prev, goal, s.Now())
+	msg, err := statement.Message()
+	if err != nil {
+		return err
+	}
+	signed := audit.Signed{Statement: statement}
+	if signed.Key, err = s.Anchoring.Signer.PublicKey(ctx); err != nil {
+		return unavailable("anchor key", err)
+	}
+	if signed.Signature, err = s.Anchoring.Signer.Sign(ctx, msg); err != nil {
+		return unavailable("anchor key", err)
+	}
+	if err := signed.Verify(); err != nil { // before it is public for ever
+		return &Error{Kind: Internal, Field: "anchor key", Msg: "what it signed does not verify", Err: err}
+	}
+	st.Intent = &signed
+	return s.saveAnchor(ctx, st)
+}
+
+func (s *Steps) saveAnchor(ctx context.Context, st AnchorState) error {
+	err := s.Anchoring.Store.SaveAnchor(ctx, st)
+	if err != nil && !errors.Is(err, kek.ErrConflict) {
+		return unavailable("anchor state", err)
+	}
+	return err
+}
+
+// checkTail reads the records after the last anchor from the bucket, to the goal.
+func (s *Steps) checkTail(ctx context.Context, chain string, goal audit.Head, last Anchored) error {
+	head := last.Head
+	if last.N == 0 {
+		head = audit.Genesis(chain)
+	}
+	for head.Seq < goal.Seq {
+		seq := head.Seq + 1
+		b, err := s.Vault.Get(ctx, chain, seq)
+		if errors.Is(err, ErrNoRecord) {
+			return tampered(chain, seq, err)
+		}
+		if err != nil {
+			return unavailable("audit bucket", err)
+		}
+		e, err := audit.Parse(b)
+		if err != nil {
+			return tampered(chain, seq, err)
+		}
+		if head, err = e.Follow(chain, head); err != nil {
+			return tampered(chain, seq, err)
+		}
+	}
+	if head != goal {
+		return tampered(chain, goal.Seq, errors.New("the bucket's record is not the control table's head"))
+	}
+	return nil
+}
+
+// fulfil brings the intent into the log, verifies the proof, stores the anchor and
+// closes the intent.
+func (s *Steps) fulfil(ctx context.Context, chain string, st AnchorState) error {
+	a, signed := s.Anchoring, *st.Intent
+	log, ok := a.Trust.Current(s.Now())
+	if !ok {
+		return notConfigured()
+	}
+	proof, err := a.Log.Submit(ctx, log, signed)
+	if errors.Is(err, ErrLogRefused) {
+		return &Error{
+			Kind: Misconfigured, Field: log.URL, Msg: "the transparency log does not take the anchor, which stays open", Err: err,
+			Next: "see docs/audit.md: a log that is frozen has a successor, which the stack's parameter TransparencyLogs must name",
+		}
+	}
+	if err != nil {
+		return unavailable("transparency log "+log.URL, err)
+	}
+	if _, err := proof.Verify(signed, a.Trust); err != nil {
+		return &Error{
+			Kind: Unverified, Field: log.URL, Msg: "the transparency log's answer does not verify", Err: err,
+			Next: "compare its key and origin with the stack's parameter TransparencyLogs; the anchor stays open",
+		}
+	}
+	stored, err := s.storeAnchor(ctx, chain, audit.Anchor{V: audit.Version, Signed: signed, Proof: proof})
+	if err != nil {
+		return err
+	}
+	if st.Last, err = anchored(stored); err != nil {
+		return err
+	}
+	st.Intent = nil
+	return s.saveAnchor(ctx, st)
+}
+
+// storeAnchor puts an anchor into the bucket. One that is there already is of a
+// call that raced or crashed: it must hold the same statement, with a proof of its
+// own.
+func (s *Steps) storeAnchor(ctx context.Context, chain string, made audit.Anchor) (audit.Anchor, error) {
+	b, err := made.Encode()
+	if err != nil {
+		return made, err
+	}
+	n := made.Signed.Statement.N
+	there, err := s.Anchoring.Vault.PutAnchor(ctx, chain, n, b)
+	if err != nil {
+		return made, unavailable("audit bucket", err)
+	}
+	if bytes.Equal(there, b) {
+		return made, nil
+	}
+	stored, err := audit.ParseAnchor(there)
+	if err == nil && !sameSigned(stored.Signed, made.Signed) {
+		err = ErrTampered
+	}
+	if err == nil {
+		_, err = stored.Proof.Verify(stored.Signed, s.Anchoring.Trust)
+	}
+	if err != nil {
+		return made, &Error{
+			Kind: AuditTampered, Field: audit.AnchorKey(chain, n), Msg: "the bucket holds another anchor in this place", Err: err,
+			Next: "treat it as an incident: matter ops audit verify",
+		}
+	}
+	return stored, nil
+}
+
+func sameSigned(a, b audit.Signed) bool {
+	return a.Statement == b.Statement && bytes.Equal(a.Signature, b.Signature) && bytes.Equal(a.Key, b.Key)
+}
+
+// anchored is how the control table remembers an anchor.
+func anchored(a audit.Anchor) (Anchored, error) {
+	st := a.Signed.Statement
+	digest, err := st.Digest()
+	if err != nil {
+		return Anchored{}, err
+	}
+	at, err := time.Parse(time.RFC3339Nano, st.Time)
+	if err != nil {
+		return Anchored{}, fmt.Errorf("time of anchor %d: %w", st.N, err)
+	}
+	return Anchored{
+		N: st.N, Digest: digest, Head: audit.Head{Seq: st.Seq, Hash: st.Head},
+		Log: a.Proof.Origin(), Index: a.Proof.Index, At: at,
+	}, nil
+}
