@@ -54,7 +54,11 @@ func (in NotifyInput) message() (subject, body string, err error) {
 	if in.Error != "" {
 		fmt.Fprintf(&b, "Error:     %s\n           %s\n", in.Error, in.Cause)
 	}
-	fmt.Fprintf(&b, "\nWhat is safe: %s\nNext: %s\n", m.safe, in.next())
+	safe := m.safe
+	if in.Error == string(OrphansFound) {
+		safe = "The rows named above do not open: their KEK is not usable. Nothing is lost: no KMS key was deleted. All other rows read and write."
+	}
+	fmt.Fprintf(&b, "\nWhat is safe: %s\nNext: %s\n", safe, in.next())
 	return m.what, b.String(), nil
 }
 

@@ -1,0 +1,96 @@
+package rotation_test
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/matter-ops/kms-rotation/rotation"
+)
+
+// inbox keeps whole messages.
+type inbox struct {
+	subject, message string
+	err              error
+}
+
+func (b *inbox) Notify(_ context.Context, subject, message string) error {
+	b.subject, b.message = subject, message
+	return b.err
+}
+
+func notifier(b *inbox) *rotation.Steps { return &rotation.Steps{Deps: rotation.Deps{Notifier: b}} }
+
+func halted(redrives int, in *rotation.Execution) rotation.NotifyInput {
+	return rotation.NotifyInput{
+		Event: rotation.NotifyHalted, RotationID: spring, Error: "DrainTimeout", Cause: "a lease",
+		Execution: rotation.Execution{ID: "arn:x", RedriveCount: redrives}, HaltedIn: in,
+	}
+}
+
+func TestNotify(t *testing.T) {
+	for event, want := range map[string]string{
+		rotation.NotifyCompleted: "completed", rotation.NotifyRolledBack: "The pointer never moved", rotation.NotifyRefused: "no key was minted",
+	} {
+		var b inbox
+		out, err := notifier(&b).Notify(t.Context(), rotation.NotifyInput{Event: event, RotationID: spring, Error: "E", Cause: "why"})
+		if err != nil || !out.Sent || !strings.Contains(b.message, want) || !strings.Contains(b.message, spring) || !strings.Contains(b.message, "Next: ") {
+			t.Errorf("%s: %+v, %v, %q", event, out, err, b.message)
+		}
+		if len(b.subject) > 100 {
+			t.Errorf("%s: the subject has %d characters", event, len(b.subject))
+		}
+	}
+	_, err := notifier(&inbox{}).Notify(t.Context(), rotation.NotifyInput{Event: "done"})
+	wantKind(t, err, rotation.InvalidInput)
+	_, err = notifier(&inbox{err: errors.New("no answer")}).Notify(t.Context(), rotation.NotifyInput{Event: rotation.NotifyCompleted})
+	wantKind(t, err, rotation.Transient)
+	if out, err := new(rotation.Steps).Notify(t.Context(), rotation.NotifyInput{Event: rotation.NotifyCompleted}); err != nil || out.Sent {
+		t.Errorf("without a topic: %+v, %v", out, err)
+	}
+}
+
+// TestNotifyHalt checks that a halt fails until the execution is redriven, and
+// fails anew when it halts anew.
+func TestNotifyHalt(t *testing.T) {
+	for _, tc := range []struct {
+		now    int
+		halted *rotation.Execution
+		fails  bool
+	}{
+		{0, nil, true},
+		{0, &rotation.Execution{}, true},
+		{1, &rotation.Execution{}, false},
+		{1, &rotation.Execution{RedriveCount: 1}, true},
+		{2, &rotation.Execution{RedriveCount: 1}, false},
+	} {
+		var b inbox
+		_, err := notifier(&b).Notify(t.Context(), halted(tc.now, tc.halted))
+		if !tc.fails {
+			if err != nil || b.message != "" {
+				t.Errorf("redriven %d: %v, mail %q", tc.now, err, b.message)
+			}
+			continue
+		}
+		wantKind(t, err, rotation.Halted)
+		if !strings.Contains(b.message, "redrive-execution --execution-arn arn:x") || !strings.Contains(b.message, "DrainTimeout") {
+			t.Errorf("mail %q", b.message)
+		}
+	}
+}
+
+// TestNotifyOrphansDoesNotCalm is the regression test of a page that said no row
+// was orphaned when verify had just found orphans.
+func TestNotifyOrphansDoesNotCalm(t *testing.T) {
+	for kind, calm := range map[rotation.Kind]bool{rotation.OrphansFound: false, rotation.DrainTimeout: true, rotation.RowsQuarantined: true} {
+		var b inbox
+		in := halted(0, nil)
+		in.Error = string(kind)
+		_, err := notifier(&b).Notify(t.Context(), in)
+		wantKind(t, err, rotation.Halted)
+		if got := strings.Contains(b.message, "No row is orphaned"); got != calm {
+			t.Errorf("%s: %q", kind, b.message)
+		}
+	}
+}
