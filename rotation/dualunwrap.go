@@ -178,9 +178,11 @@ func (s *Steps) openUnder(ctx context.Context, id kek.ID, wrapped []byte, row Ro
 	return plain, nil
 }
 
-// keyError tells a disabled key from a service that did not answer.
+// keyError tells a disabled key from a service that did not answer. A typed error
+// has named its key already.
 func (s *Steps) keyError(id kek.ID, err error) error {
-	if errors.Is(err, ErrKeyDisabled) {
+	var typed *Error
+	if !errors.As(err, &typed) && errors.Is(err, ErrKeyDisabled) {
 		return &Error{
 			Kind: KeyUnusable, Field: string(id), Msg: "KMS says that the key is disabled", Err: err,
 			Next: "find out who disabled it (CloudTrail), enable it, then go on",

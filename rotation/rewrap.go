@@ -170,7 +170,7 @@ func (s *Steps) rewrapped(ctx context.Context, r kek.Rotation, row Row, cache *d
 	defer clear(plain)
 	fresh, wrapped, err := s.KMS.GenerateDataKey(ctx, r.NewKEK, row.Context)
 	if err != nil {
-		return out, err
+		return out, s.keyError(r.NewKEK, err)
 	}
 	defer clear(fresh)
 	out.WrappedDEK = wrapped
