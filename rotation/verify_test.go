@@ -1,0 +1,198 @@
+package rotation_test
+
+import (
+	"context"
+	"errors"
+	"testing"
+
+	"github.com/matter-ops/kms-rotation/kek"
+	"github.com/matter-ops/kms-rotation/rotation"
+)
+
+// unverified fails the test unless verify refuses with the kind, closes nothing
+// and keeps the lock.
+func (s *site) unverified(t *testing.T, want rotation.Kind) *rotation.Error {
+	t.Helper()
+	_, err := s.Verify(t.Context(), input(spring))
+	e := wantKind(t, err, want)
+	s.phase(spring, kek.KEKRetired)
+	if lock := s.snapshot().Lock; lock != spring {
+		t.Errorf("the lock is %q", lock)
+	}
+	return e
+}
+
+// retired is a site whose old KEK is retired, unwatched: its tests break things.
+func retired(t *testing.T) *site {
+	t.Helper()
+	s, _ := at(t, rotation.ExecutionInput{}, kek.KEKRetired)
+	s.world.SetHook(nil)
+	return s
+}
+
+func TestVerifyFindsOrphan(t *testing.T) {
+	s := newSite(t)
+	old := s.rows()[place{s.people, "p1"}]
+	s.advance(spring, rotation.ExecutionInput{}, kek.KEKRetired)
+	now := s.rows()[place{s.people, "p1"}]
+	s.people.Plant("p1", old) // restored from a backup
+	for range 2 {
+		s.unverified(t, rotation.OrphansFound)
+	}
+	s.people.Plant("p1", now)
+	s.advance(spring, rotation.ExecutionInput{}, kek.Completed)
+	s.settled()
+}
+
+// TestVerifyUnwrapsASample checks that it is not enough for the rows to name the
+// new KEK.
+func TestVerifyUnwrapsASample(t *testing.T) {
+	s := newSite(t)
+	old := s.rows()
+	s.advance(spring, rotation.ExecutionInput{}, kek.KEKRetired)
+	for p, r := range old {
+		if p.table == s.people {
+			r.KEK = s.pointer().KEKID
+			s.people.Plant(p.id, r)
+		}
+	}
+	s.unverified(t, rotation.OrphansFound)
+}
+
+func TestVerifyFindsEnabledKey(t *testing.T) {
+	s := retired(t)
+	s.kms.Enable(s.first)
+	if e := s.unverified(t, rotation.Unverified); e.Field != string(s.first) {
+		t.Errorf("field %q", e.Field)
+	}
+	s.must(s.kms.Disable(t.Context(), s.first))
+	s.advance(spring, rotation.ExecutionInput{}, kek.Completed)
+	s.settled()
+}
+
+// hasty is a KMS that says disabled of a key before it refuses to unwrap with it.
+type hasty struct{ rotation.KeyAdmin }
+
+func (h hasty) Describe(ctx context.Context, id kek.ID) (rotation.Key, error) {
+	k, err := h.KeyAdmin.Describe(ctx, id)
+	k.Enabled = false
+	return k, err
+}
+
+// TestVerifyTriesTheKey checks that the word of KMS is not enough: a DEK kept from
+// before must not unwrap any more.
+func TestVerifyTriesTheKey(t *testing.T) {
+	s := retired(t)
+	s.kms.Enable(s.first)
+	s.Keys = hasty{s.kms}
+	s.unverified(t, rotation.Transient)
+}
+
+func TestVerifyFindsMovedPointer(t *testing.T) {
+	s := retired(t)
+	s.Registry = altered{s.store, func(v *kek.View) { v.Pointer.KEKID = "kek-9999" }}
+	s.unverified(t, rotation.Unverified)
+	s.Registry = altered{s.store, func(v *kek.View) { v.Pointer = nil }}
+	s.unverified(t, rotation.Unverified)
+}
+
+// TestVerifyFindsTampering changes and removes each record of the bucket in turn.
+func TestVerifyFindsTampering(t *testing.T) {
+	n := len(retired(t).snapshot().Chain)
+	for seq := int64(1); seq <= int64(n); seq++ {
+		for name, change := range map[string]func(b []byte) []byte{
+			"missing":       func([]byte) []byte { return nil },
+			"empty":         func([]byte) []byte { return []byte{} },
+			"one bit":       func(b []byte) []byte { b[len(b)/2] ^= 1; return b },
+			"not canonical": func(b []byte) []byte { return append(b, '\n') },
+		} {
+			s := retired(t)
+			b, err := s.vault.Get(t.Context(), chain, seq)
+			if err != nil {
+				t.Fatal(err)
+			}
+			s.vault.Tamper(chain, seq, change(b))
+			if e := s.unverified(t, rotation.AuditTampered); e.Field == "" {
+				t.Errorf("record %d %s: no object is named", seq, name)
+			}
+		}
+	}
+	s := retired(t) // a record of the same place in another chain
+	b, err := s.vault.Get(t.Context(), chain, 2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.vault.Tamper(chain, 3, b)
+	s.unverified(t, rotation.AuditTampered)
+}
+
+// TestOutboxBeforeSuccess checks that a step which succeeds has its record in the
+// bucket, and that with the bucket away none succeeds.
+func TestOutboxBeforeSuccess(t *testing.T) {
+	for name, in := range map[string]rotation.ExecutionInput{"normal": {}, "emergency": emergency} {
+		t.Run(name, func(t *testing.T) {
+			d, _ := watched(t)
+			d.after = func(c call, _ []byte, err error) {
+				if err != nil {
+					t.Errorf("%s: %v", c.state, err)
+				}
+				now := d.snapshot()
+				if len(now.Unpublished) > 0 || len(now.Bucket) != len(now.Chain) {
+					t.Errorf("after %s %d records are not in the bucket", c.state, len(now.Chain)-len(now.Bucket))
+				}
+			}
+			d.complete(spring, in)
+		})
+	}
+}
+
+func TestBucketAway(t *testing.T) {
+	phases := []kek.Phase{kek.Started, kek.Minted, kek.Tested, kek.Switched, kek.Drained, kek.Rewrapped, kek.KEKRetired, kek.Completed}
+	for i, phase := range phases {
+		s := newSite(t)
+		if i > 0 {
+			s.advance(spring, rotation.ExecutionInput{}, phases[i-1])
+		}
+		s.world.SetHook(func(op string, _ ...any) (bool, error) { return op != "Vault.Put", nil })
+		run := []func() error{
+			func() error {
+				_, err := s.Preflight(t.Context(), preflightInput(spring, rotation.ExecutionInput{}))
+				return err
+			},
+			func() error { _, err := s.Mint(t.Context(), input(spring)); return err },
+			func() error { _, err := s.DualUnwrap(t.Context(), input(spring)); return err },
+			func() error { _, err := s.Switch(t.Context(), input(spring)); return err },
+			func() error { _, err := s.Drain(t.Context(), input(spring)); return err },
+			func() error { return s.rewrapAll(spring) },
+			func() error { _, err := s.Retire(t.Context(), rotation.RetireInput{RotationID: spring}); return err },
+			func() error { _, err := s.Verify(t.Context(), input(spring)); return err },
+		}[i]
+		for range 2 { // the effect is made at the first try; without its record it does not count
+			wantKind(t, run(), rotation.Transient)
+		}
+		s.phase(spring, phase)
+		if phase == kek.KEKRetired && !s.enabled(s.first) {
+			t.Error("the old KMS key was disabled before the record of its retirement was safe")
+		}
+		s.world.SetHook(nil)
+		if err := run(); err != nil {
+			t.Errorf("%s, the bucket back: %v", phase, err)
+		}
+		s.advance(spring, rotation.ExecutionInput{}, kek.Completed)
+		s.settled()
+	}
+}
+
+// TestPublishFindsForeignRecord checks that a record of somebody else in the next
+// place of the bucket stops the step and is not overwritten.
+func TestPublishFindsForeignRecord(t *testing.T) {
+	s := newSite(t)
+	s.vault.Tamper(chain, 2, []byte("foreign"))
+	_, err := s.Preflight(t.Context(), preflightInput(spring, rotation.ExecutionInput{}))
+	if wantKind(t, err, rotation.AuditTampered); !errors.Is(err, rotation.ErrTampered) {
+		t.Error(err)
+	}
+	if b, err := s.vault.Get(t.Context(), chain, 2); err != nil || string(b) != "foreign" {
+		t.Errorf("the bucket holds %q, %v", b, err)
+	}
+}
