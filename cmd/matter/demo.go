@@ -125,7 +125,7 @@ func (d *demo) green(ctx context.Context, old kek.Pointer, row rotation.Row) err
 	dek, err := d.Set.KMS.Decrypt(ctx, row.KEK, row.WrappedDEK, row.Context)
 	clear(dek)
 	p.claim(id, "a data key wrapped under the old KEK before the rotation does not unwrap any more",
-		errors.Is(err, rotation.ErrKeyDisabled), fmt.Sprintf("Decrypt: %v", err))
+		errors.Is(err, rotation.ErrKeyDisabled), "Decrypt: "+refusal(err))
 	return nil
 }
 
@@ -186,8 +186,20 @@ func (d *demo) dead(ctx context.Context, about string, id kek.ID) error {
 	dek, _, err := d.Set.KMS.GenerateDataKey(ctx, id, map[string]string{"demo": "dead"})
 	clear(dek)
 	d.proof.claim(about, fmt.Sprintf("KEK %s is retired and its KMS key is disabled", id),
-		state == kek.Retired && errors.Is(err, rotation.ErrKeyDisabled), fmt.Sprintf("registry: %s; GenerateDataKey: %v", state, err))
+		state == kek.Retired && errors.Is(err, rotation.ErrKeyDisabled), fmt.Sprintf("registry: %s; GenerateDataKey: %s", state, refusal(err)))
 	return nil
+}
+
+// refusal says in short what KMS answered.
+func refusal(err error) string {
+	switch {
+	case err == nil:
+		return "NOT refused"
+	case errors.Is(err, rotation.ErrKeyDisabled):
+		return "refused, DisabledException"
+	default:
+		return err.Error()
+	}
 }
 
 // audit claims what the locked bucket holds.

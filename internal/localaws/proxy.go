@@ -10,6 +10,7 @@ import (
 
 	"github.com/matter-ops/kms-rotation/internal/localaws/fault"
 	"github.com/matter-ops/kms-rotation/internal/localaws/lambdahost"
+	"github.com/matter-ops/kms-rotation/internal/localaws/strict"
 	"github.com/matter-ops/kms-rotation/internal/localaws/wire"
 )
 
@@ -39,6 +40,7 @@ func newProxy(dynamoURL, motoURL string, host *lambdahost.Host) (*proxy, error) 
 	if p.moto, err = reverse(motoURL); err != nil {
 		return nil, err
 	}
+	p.moto.Transport = strict.New(p.moto.Transport)
 	p.control = p.controlAPI()
 	return p, nil
 }

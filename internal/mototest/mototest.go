@@ -20,7 +20,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/credentials"
 
 	"github.com/matter-ops/kms-rotation/internal/localaws/backend"
-	"github.com/matter-ops/kms-rotation/internal/mototest/strict"
+	"github.com/matter-ops/kms-rotation/internal/localaws/strict"
 )
 
 // Region is the region that clients are configured for.

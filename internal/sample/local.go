@@ -8,6 +8,7 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/kms"
+	kmstypes "github.com/aws/aws-sdk-go-v2/service/kms/types"
 	"golang.org/x/time/rate"
 
 	"github.com/matter-ops/kms-rotation/internal/app"
@@ -88,6 +89,7 @@ func (l *Local) populate(ctx context.Context) error {
 	}
 	first, err := kms.NewFromConfig(l.AWSConfig()).CreateKey(ctx, &kms.CreateKeyInput{
 		Description: aws.String("the first KEK of " + l.Name),
+		KeySpec:     kmstypes.KeySpecSymmetricDefault, KeyUsage: kmstypes.KeyUsageTypeEncryptDecrypt, // moto has no default
 	})
 	if err != nil {
 		return fmt.Errorf("create the first KEK: %w", err)
