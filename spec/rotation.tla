@@ -85,9 +85,10 @@ cntV  == <<nDek, writes, harm>>
 vars  == <<keyV, ctlV, workV, dataV, cntV>>
 
 (* A DEK is numbered by the KEK that it was first wrapped under and a serial. *)
-Dek(k, serial) == 100 * k + serial
-Born(d)        == d \div 100
-Rewritten(d, k) == Dek(k, d % 100)    \* the fresh DEK that an emergency gives a row
+Serials         == 100000
+Dek(k, serial)  == Serials * k + serial
+Born(d)         == d \div Serials
+Rewritten(d, k) == Dek(k, d % Serials)    \* the fresh DEK that an emergency gives a row
 
 Final   == {"completed", "rolledback"}
 PreSw   == {"started", "minted", "tested"}
@@ -128,12 +129,9 @@ Load(w) ==              \* Store.Pointer: reads the pointer, and may then pause
                                           !.k = ptr.kek, !.e = ptr.ep]]
   /\ UNCHANGED <<keyV, ctlV, workV, row, rd, backup, cntV>>
 
-LeasePut(w, k) ==       \* the effect alone: Store.PutLease, over a lease on the same KEK
-  lease' = [lease EXCEPT ![w] = [k |-> k, v |-> 1]]
-
-PutLease(w) ==          \* promises that this process may write under the KEK it loaded
+PutLease(w) ==          \* Store.PutLease: promises that it may write under the KEK it loaded
   /\ wr[w].pc = "loaded"
-  /\ LeasePut(w, wr[w].k)
+  /\ lease' = [lease EXCEPT ![w] = [k |-> wr[w].k, v |-> 1]]
   /\ wr' = [wr EXCEPT ![w].pc = IF Recheck THEN "leased" ELSE "ready"]
   /\ UNCHANGED <<keyV, ctlV, seen, gone, rw, clean, row, rd, backup, cntV>>
 
@@ -144,21 +142,16 @@ RecheckPtr(w) ==        \* Store.Pointer again: if it moved, the lease came too 
        ELSE wr' = [wr EXCEPT ![w] = Idle] /\ lease' = [lease EXCEPT ![w] = NoLease]
   /\ UNCHANGED <<keyV, ctlV, seen, gone, rw, clean, row, rd, backup, cntV>>
 
-LeaseRenew(w) ==        \* the effect alone: Store.RenewLease, if the lease still exists
-  lease[w].k # 0 /\ lease' = [lease EXCEPT ![w].v = @ + 1]
-
-Renew(w) ==             \* the heartbeat; a holder that finds its lease revoked loads anew
+Renew(w) ==             \* Store.RenewLease: a holder that finds its lease revoked loads anew
   /\ wr[w].pc \in {"ready", "wrapped"} /\ Leases
   /\ IF Holds(w)
-       THEN lease[w].v <= MaxRenew /\ LeaseRenew(w) /\ UNCHANGED wr
+       THEN lease[w].v <= MaxRenew /\ lease' = [lease EXCEPT ![w].v = @ + 1] /\ UNCHANGED wr
        ELSE wr' = [wr EXCEPT ![w] = Idle] /\ UNCHANGED lease
   /\ UNCHANGED <<keyV, ctlV, seen, gone, rw, clean, row, rd, backup, cntV>>
 
-LeaseDrop(w) == lease' = [lease EXCEPT ![w] = NoLease]
-
 DropLease(w) ==         \* Store.DropLease: no reference is left
   /\ wr[w].pc = "idle" /\ lease[w] # NoLease
-  /\ LeaseDrop(w)
+  /\ lease' = [lease EXCEPT ![w] = NoLease]
   /\ UNCHANGED <<keyV, ctlV, seen, gone, rw, clean, dataV, cntV>>
 
 Wrap(w) ==              \* KMS.GenerateDataKey (none if the DEK is cached); chooses a row
@@ -396,7 +389,7 @@ Seal(n) ==              \* View.Seal: on condition that every shard is sealed
   /\ On("seal-all") => fence[rot[n].old] = {}
   /\ kek' = [kek EXCEPT ![rot[n].old] = "sealed"]
   /\ rot' = [rot EXCEPT ![n].ph = "drained"]
-  /\ clean' = {}
+  /\ clean' = IF On("rewrap-after-seal") THEN {} ELSE clean
   /\ UNCHANGED <<on, tag, owner, doomed, reaper, ptr, fence, lock, lease, seen, gone, rw, dataV, cntV>>
 
 (* Rewrap: workers move rows, each at its own pace, duplicates and all. The  *)
@@ -404,17 +397,18 @@ Seal(n) ==              \* View.Seal: on condition that every shard is sealed
 
 Rewrapping(n) == Reached(n, IF On("rewrap-after-seal") THEN "drained" ELSE "switched")
 
+Payload(n) == rot[n].mode = "emergency" /\ On("fresh-dek")
+
+Wrapping(n, r) ==       \* what a worker makes of the row that it has read
+  LET d == IF Payload(n) THEN Rewritten(row[r].dek, rot[n].new) ELSE row[r].dek
+  IN [n |-> n, dek |-> row[r].dek, body |-> row[r].body,
+      with |-> [kid |-> rot[n].new, dek |-> d, ct |-> IF Payload(n) THEN d ELSE row[r].ct,
+                ep |-> IF On("rewrap-epoch") THEN rot[n].ep ELSE row[r].ep, body |-> row[r].body]]
+
 RewrapRead(n, r) ==     \* Steps.mover, Steps.rewrapped: KMS.ReEncrypt, or a fresh DEK
   /\ On("rewrap") /\ Rewrapping(n) /\ row[r].kid = rot[n].old /\ row[r] # NoRow
-  /\ LET fresh == rot[n].mode = "emergency" /\ On("fresh-dek")
-         d == IF fresh THEN Rewritten(row[r].dek, rot[n].new) ELSE row[r].dek
-     IN rw' = [rw EXCEPT ![r] = [n |-> n, dek |-> row[r].dek, body |-> row[r].body,
-                 with |-> [kid |-> rot[n].new, dek |-> d, ct |-> IF fresh THEN d ELSE row[r].ct,
-                           ep |-> IF On("rewrap-epoch") THEN rot[n].ep ELSE row[r].ep,
-                           body |-> row[r].body]]]
+  /\ rw' = [rw EXCEPT ![r] = Wrapping(n, r)]
   /\ UNCHANGED <<keyV, ctlV, lease, seen, gone, clean, dataV, cntV>>
-
-Payload(n) == rot[n].mode = "emergency" /\ On("fresh-dek")
 
 RewrapOK(r) ==          \* Source.Replace: still what was read
   LET b == rw[r] IN
@@ -432,12 +426,14 @@ RewrapWrite(r) ==       \* at any later time, repeatable; a failed condition mea
   /\ rw' \in {rw, [rw EXCEPT ![r] = NoWork]}
   /\ UNCHANGED <<keyV, ctlV, lease, seen, gone, clean, wr, rd, backup, cntV>>
 
+LooksClean(n, r) ==     \* verify is stricter than the two scans before it
+  IF rot[n].ph = "retired" THEN row[r].kid \in {0, rot[n].new}
+                           ELSE On("rewrap") => row[r].kid # rot[n].old
+
 ScanRow(n, r) ==        \* Source.Scan, consistently: passes rewrap, confirm and verify
   /\ rot[n].ph \in {"drained", "rewrapped", "retired"} \cup
                    (IF On("rewrap-after-seal") THEN {} ELSE {"switched"})
-  /\ r \notin clean
-  /\ IF rot[n].ph = "retired" THEN row[r].kid \in {0, rot[n].new}
-                              ELSE On("rewrap") => row[r].kid # rot[n].old
+  /\ r \notin clean /\ LooksClean(n, r)
   /\ clean' = clean \cup {r}
   /\ UNCHANGED <<keyV, ctlV, lease, seen, gone, rw, dataV, cntV>>
 
@@ -523,7 +519,8 @@ NoKeyOrphans ==         \* every row's KEK resolves: the registry says so, KMS h
   \A r \in Row : row[r] # NoRow => Resolves(row[r].kid)
 
 RetireAfterSwitch ==    \* the old KEK is retired only after the pointer moved off it
-  \A n \in Rot : rot[n].old # 0 /\ kek[rot[n].old] = "retired" => Reached(n, "switched")
+  \A n \in Rot : rot[n].old # 0 /\ kek[rot[n].old] = "retired" =>
+    \E m \in Rot : rot[m].old = rot[n].old /\ rot[m].ep # 0
 
 PointerUsable ==        \* new data can be wrapped and inserted: active, enabled, every shard open
   kek[ptr.kek] = "active" /\ ptr.kek \in on /\ fence[ptr.kek] = Shard

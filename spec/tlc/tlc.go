@@ -169,7 +169,7 @@ func (r Run) stage(dir string) (string, error) {
 // args of java. Most models are done before a better compiler or collector would
 // pay for itself.
 func (r Run) args(dir, jar, main string) []string {
-	jvm := []string{"-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xmx1g"}
+	jvm := []string{"-XX:+UseSerialGC", "-Xmx1g"}
 	if r.Long {
 		jvm = []string{"-XX:+UseParallelGC", "-Xmx4g"}
 	}

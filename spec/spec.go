@@ -1,0 +1,5 @@
+// Package spec holds the TLA+ model of a rotation, rotation.tla, and of the audit
+// chain's outbox, outbox.tla. Its tests check that the promises hold in the models
+// and that they fail as soon as one mechanism that they rest on is taken away.
+// README.md says how to read the models and which code each part stands for.
+package spec

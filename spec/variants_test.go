@@ -1,0 +1,212 @@
+package spec
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/matter-ops/kms-rotation/spec/tlc"
+)
+
+// variant is a model with its bounds, features and mechanisms, and the verdict
+// that TLC must reach.
+type variant struct {
+	name    string
+	module  string            // "" is rotation
+	set     map[string]string // constants that differ from the module's base
+	off     []string          // mechanisms taken away
+	want    string            // tlc.Holds, or the property that must be violated
+	live    string            // "": safety alone; else the specification with fairness
+	also    []string          // invariants beyond the module's
+	instead []string          // invariants instead of the module's, "" for none
+	steps   []string          // properties of steps instead of the module's
+	deep    bool              // only with MATTER_SPEC_BUDGET
+	says    string            // what it shows
+}
+
+// model is what all variants of one module share.
+type model struct {
+	base       map[string]string
+	invariants []string
+	properties []string // safety properties of single steps
+	liveness   []string
+	symmetry   string
+}
+
+var models = map[string]model{
+	"rotation": {
+		base: map[string]string{
+			"Row": "{r1}", "Writer": "{w1}", "Reader": "{}", "Shard": "{s1, s2}", "Modes": `{"normal"}`,
+			"MaxRot": "1", "MaxMint": "1", "Dup": "0", "MaxWrite": "2", "MaxRenew": "1",
+			"Leases": "FALSE", "Recheck": "FALSE", "DekCache": "FALSE", "Deletes": "FALSE", "Restore": `"off"`,
+		},
+		invariants: []string{
+			"NoKeyOrphans", "RetireAfterSwitch", "PointerUsable", "NewKekUsable", "AtMostOneRotation", "NoRollbackAfterSwitch",
+			"EmergencyForward", "RowIntegrity", "ExposedDeksGone", "SealedIsShut", "ReadersServed", "NoRenewedLeaseLost",
+		},
+		properties: []string{"EpochMonotone", "KekForward", "NoLostWrite", "NoRowComesBack"},
+		liveness:   []string{"Terminates", "EveryReadEnds"},
+		symmetry:   "Sym",
+	},
+	"outbox": {
+		base:       map[string]string{"MaxEvent": "3", "Publisher": "{p1, p2}"},
+		invariants: []string{"AuditLinear", "AuditOnceInOrder", "EveryEffectRecorded", "MarkedIsStored", "DoneIsStored"},
+		properties: []string{"WrittenOnce", "MarkMonotone"},
+		liveness:   []string{"AllStored"},
+		symmetry:   "Sym",
+	},
+}
+
+var (
+	both      = `{"normal", "emergency"}`
+	emergency = `{"emergency"}`
+	two       = map[string]string{"Row": "{r1, r2}", "Writer": "{w1, w2}"}
+	leases    = map[string]string{"Leases": "TRUE", "Writer": "{w1, w2}", "Shard": "{s1}"}
+	keys      = map[string]string{"Modes": both, "MaxMint": "2", "Dup": "1", "MaxWrite": "0", "Shard": "{s1}"}
+	silent    = map[string]string{"MaxWrite": "0", "Writer": "{}", "Row": "{}"}
+)
+
+// with merges sets of constants, the later ones first in rank.
+func with(sets ...map[string]string) map[string]string {
+	out := map[string]string{}
+	for _, s := range sets {
+		maps.Copy(out, s)
+	}
+	return out
+}
+
+func set(pairs ...string) map[string]string {
+	out := map[string]string{}
+	for i := 0; i < len(pairs); i += 2 {
+		out[pairs[i]] = pairs[i+1]
+	}
+	return out
+}
+
+var variants = []variant{
+	{name: "reach_completed", set: set("MaxWrite", "1"), also: []string{"NeverCompleted"}, want: "NeverCompleted", says: "the model can finish a rotation"},
+
+	// The code as it is.
+	{name: "ok_plain", want: tlc.Holds, says: "one rotation beside one writer"},
+	{name: "ok_two_writers_two_rows", set: with(two, set("Deletes", "TRUE")), want: tlc.Holds, says: "two writers, two rows, deletes; no leases at all: safety does not rest on them"},
+	{name: "ok_dek_cache", set: set("DekCache", "TRUE", "Writer", "{w1, w2}", "MaxWrite", "3"), want: tlc.Holds, says: "writers that use a cached DEK for several rows"},
+	{name: "ok_emergency_payloads", set: set("Modes", emergency, "DekCache", "TRUE", "Deletes", "TRUE"), want: tlc.Holds, says: "an emergency re-encrypts payloads beside writers with cached DEKs"},
+	{name: "ok_leases", set: with(leases, set("MaxWrite", "1")), want: tlc.Holds, says: "heartbeats, expiry at any time, revocation by conditional delete"},
+	{name: "ok_leases_recheck", set: with(leases, set("MaxWrite", "1", "Recheck", "TRUE")), also: []string{"NoHolderRefused"}, want: tlc.Holds, says: "with a second look at the pointer no holder is ever refused"},
+	{name: "ok_keys", set: keys, want: tlc.Holds, says: "duplicated CreateKey, late mints, sweeps, re-mints of an emergency"},
+	{name: "ok_two_rotations", set: set("MaxRot", "2", "MaxWrite", "1", "Modes", both), want: tlc.Holds, says: "stale calls and workers of an older rotation"},
+	{name: "ok_two_rotations_late_keys", set: with(silent, set("MaxRot", "2", "Dup", "1", "Shard", "{s1}")), want: tlc.Holds, says: "CreateKey of an older rotation that lands in a later one"},
+	{name: "ok_readers", set: set("Reader", "{q1}", "MaxRot", "2", "MaxWrite", "1", "Shard", "{s1}"), want: tlc.Holds, says: "readers with stale rows in hand"},
+	{name: "ok_restore_fenced", set: set("Restore", `"fenced"`, "Deletes", "TRUE"), want: tlc.Holds, says: "restores through the fence, at any time"},
+	{name: "ok_restore_early", set: set("Restore", `"early"`, "Deletes", "TRUE"), want: tlc.Holds, says: "raw restores that end before the second scan begins"},
+	{name: "ok_rewrap_before_seal", off: []string{"rewrap-after-seal"}, want: tlc.Holds, says: "the second scan alone would make up for a rewrap that began before the seal"},
+	{name: "ok_no_confirm", off: []string{"confirm"}, want: tlc.Holds, says: "without raw restores the seal alone would make up for a missing second scan"},
+
+	// One mechanism taken away.
+	{name: "cx_insert_unfenced", off: []string{"insert-fence"}, want: "NoKeyOrphans", says: "inserts that skip the fence"},
+	{name: "cx_update_unfenced", off: []string{"update-epoch"}, want: "NoKeyOrphans", says: "updates that ignore the row's epoch"},
+	{name: "cx_seal_unchecked", off: []string{"seal-all"}, want: "SealedIsShut", says: "a transition that does not require every shard sealed"},
+	{name: "cx_seal_unchecked_orphan", off: []string{"seal-all"}, instead: []string{"NoKeyOrphans"}, want: "NoKeyOrphans", says: "and what comes of it"},
+	{name: "cx_seal_early", off: []string{"seal-after-switch"}, want: "PointerUsable", says: "sealing before the switch"},
+	{name: "cx_no_drain", set: with(leases, set("Recheck", "TRUE")), off: []string{"drain"}, also: []string{"NoHolderRefused"}, want: "NoHolderRefused", says: "sealing without waiting for leases: harmless to data, refuses holders"},
+	{name: "cx_no_recheck", set: leases, also: []string{"NoHolderRefused"}, want: "NoHolderRefused", says: "a lease put after the switch does not count"},
+	{name: "cx_revoke_blind", set: leases, off: []string{"revoke-condition"}, want: "NoRenewedLeaseLost", says: "an unconditional delete of a lease that was renewed"},
+	{name: "cx_no_rewrap", off: []string{"rewrap"}, want: "NoKeyOrphans", says: "the runbook as it was written: no rewrap step"},
+	{name: "cx_rewrap_blind", off: []string{"rewrap-condition"}, want: "RowIntegrity", says: "a rewrap that overwrites a row that changed"},
+	{name: "cx_rewrap_upsert", set: set("Deletes", "TRUE"), off: []string{"rewrap-condition", "rewrap-no-upsert"}, instead: []string{""}, want: "NoRowComesBack", says: "a rewrap that brings a deleted row back"},
+	{name: "cx_rewrap_old_epoch", off: []string{"rewrap-epoch"}, want: "NoKeyOrphans", says: "a rewrap that leaves the row's epoch"},
+	{name: "cx_rewrap_payload_blind", set: set("Modes", emergency, "DekCache", "TRUE"), off: []string{"rewrap-payload-condition"}, want: "NoLostWrite", says: "an emergency that re-encrypts a payload that changed"},
+	{name: "cx_rewrap_keeps_dek", set: set("Modes", emergency), off: []string{"fresh-dek"}, want: "ExposedDeksGone", says: "an emergency that only rewraps"},
+	{name: "cx_rewrap_early_no_confirm", off: []string{"rewrap-after-seal", "confirm"}, want: "NoKeyOrphans", says: "a rewrap before the seal and no second scan"},
+	{name: "cx_no_confirm_restore", set: set("Restore", `"early"`, "Deletes", "TRUE"), off: []string{"confirm"}, want: "NoKeyOrphans", says: "a raw restore behind the first scan and no second one"},
+	{name: "cx_restore_raw", set: set("Restore", `"raw"`, "Deletes", "TRUE"), want: "NoKeyOrphans", says: "a raw restore at any time: the runbook must forbid it"},
+	{name: "cx_retire_early", off: []string{"retire-last"}, instead: []string{"RetireAfterSwitch"}, steps: []string{"EpochMonotone"}, want: "RetireAfterSwitch", says: "retiring without looking at the phase"},
+	{name: "cx_disable_early", off: []string{"registry-first"}, want: "NoKeyOrphans", says: "DisableKey by argument, before the registry says retired"},
+	{name: "cx_rollback_late", off: []string{"psf-before-switch"}, instead: []string{"NoRollbackAfterSwitch"}, want: "NoRollbackAfterSwitch", says: "PreSwitchFailure after the switch"},
+	{name: "cx_rollback_late_pointer", off: []string{"psf-before-switch"}, instead: []string{"PointerUsable"}, want: "PointerUsable", says: "and what comes of it"},
+	{name: "cx_rollback_emergency", set: set("Modes", emergency), off: []string{"emergency-forward"}, want: "EmergencyForward", says: "an emergency that rolls back to the compromised KEK"},
+	{name: "cx_switch_blind", set: set("MaxRot", "2", "MaxWrite", "0"), off: []string{"switch-condition"}, want: "PointerUsable", says: "a blind pointer write of an older rotation's late Switch"},
+	{name: "cx_no_lock", set: set("MaxRot", "2", "MaxWrite", "0"), off: []string{"lock"}, want: "AtMostOneRotation", says: "a start that ignores the lock"},
+	{name: "cx_mint_no_arbiter", set: with(keys, silent, set("Modes", emergency)), off: []string{"arbiter"}, want: "NewKekUsable", says: "registering any key of the rotation: a sweep of the attempt before disables it"},
+	{name: "cx_reap_reads_first", set: with(keys, silent, set("Modes", emergency)), off: []string{"reap-order"}, want: "NewKekUsable", says: "a sweep that reads the record before it lists the keys"},
+	{name: "cx_reap_during_mint", set: with(keys, silent), off: []string{"reap-waits"}, want: "NewKekUsable", says: "a sweep while a mint is under way"},
+	{name: "cx_reader_gives_up", set: set("Reader", "{q1}"), off: []string{"reread"}, want: "ReadersServed", says: "a reader that does not read the row again"},
+
+	// Liveness.
+	{name: "live_normal", set: set("MaxWrite", "1", "Reader", "{q1}"), live: "FairSpec", want: tlc.Holds, says: "every rotation ends, every read ends"},
+	{name: "live_emergency", set: set("MaxWrite", "1", "Modes", both, "MaxMint", "2"), live: "FairSpec", want: tlc.Holds, says: "an emergency too"},
+	{name: "live_leases", set: set("MaxWrite", "1", "Leases", "TRUE", "Shard", "{s1}"), live: "FairSpec", want: tlc.Holds, says: "drain ends if expired leases are revoked"},
+	{name: "live_hang", set: set("MaxWrite", "1", "Leases", "TRUE", "Shard", "{s1}"), live: "HangSpec", want: tlc.Temporal, says: "it may not end if leases never expire"},
+
+	// The audit chain's outbox.
+	{name: "ok_outbox", module: "outbox", want: tlc.Holds, says: "publishers that crash, pause and repeat"},
+	{name: "live_outbox", module: "outbox", set: set("Publisher", "{p1}"), live: "FairSpec", want: tlc.Holds, says: "every record gets into the bucket"},
+	{name: "cx_outbox_after_commit", module: "outbox", off: []string{"in-transaction"}, want: "EveryEffectRecorded", says: "a record written after the effect, not with it"},
+	{name: "cx_outbox_overwrite", module: "outbox", off: []string{"write-once", "seq-in-transaction"}, instead: []string{"AuditLinear"}, want: "AuditLinear", says: "plain puts numbered by listing the bucket"},
+	{name: "cx_outbox_numbered_late", module: "outbox", off: []string{"seq-in-transaction"}, want: "AuditOnceInOrder", says: "If-None-Match alone, numbered by listing the bucket"},
+	{name: "cx_outbox_mark_early", module: "outbox", off: []string{"put-before-mark"}, want: "MarkedIsStored", says: "marking before the put"},
+	{name: "cx_outbox_step_early", module: "outbox", off: []string{"publish-before-done"}, want: "DoneIsStored", says: "a step that returns before its record is in the bucket"},
+
+	// Larger bounds, for a budget of time.
+	{name: "deep_two_writers_three_writes", deep: true, set: with(two, set("Deletes", "TRUE", "DekCache", "TRUE", "MaxWrite", "3")), want: tlc.Holds, says: "more writes"},
+	{name: "deep_two_rotations", deep: true, set: set("MaxRot", "2", "MaxWrite", "2", "Modes", both, "MaxMint", "2"), want: tlc.Holds, says: "two rotations with re-mints"},
+	{name: "deep_two_rotations_two_writers", deep: true, set: with(two, set("MaxRot", "2", "MaxWrite", "2", "Shard", "{s1}")), want: tlc.Holds, says: "two rotations beside two writers"},
+	{name: "deep_leases", deep: true, set: leases, want: tlc.Holds, says: "leases beside two writes"},
+	{name: "deep_leases_two_rows", deep: true, set: with(leases, set("Recheck", "TRUE", "Row", "{r1, r2}", "MaxWrite", "3", "MaxRenew", "2")), also: []string{"NoHolderRefused"}, want: tlc.Holds, says: "leases, two rows, two renewals"},
+	{name: "deep_keys_two_rotations", deep: true, set: with(keys, silent, set("MaxRot", "2")), want: tlc.Holds, says: "stray keys over two rotations with re-mints"},
+	{name: "deep_emergency", deep: true, set: with(two, set("Modes", both, "MaxMint", "2", "DekCache", "TRUE", "Deletes", "TRUE")), want: tlc.Holds, says: "emergencies beside two writers"},
+	{name: "deep_everything", deep: true, set: with(two, set("MaxRot", "2", "Modes", both, "MaxMint", "2", "Dup", "1", "Leases", "TRUE", "DekCache", "TRUE", "Deletes", "TRUE", "Restore", `"fenced"`, "Reader", "{q1}", "MaxWrite", "3")), want: tlc.Holds, says: "all of it at once, as far as the budget goes"},
+}
+
+// config is the variant as TLC reads it.
+func (v variant) config() string {
+	m := models[v.moduleName()]
+	constants := with(m.base, v.set)
+	constants["Off"] = quoted(v.off)
+	var b strings.Builder
+	fmt.Fprintf(&b, "SPECIFICATION %s\nCONSTANTS\n", firstOf(v.live, "Spec"))
+	values := map[string]bool{}
+	for _, k := range slices.Sorted(maps.Keys(constants)) {
+		fmt.Fprintf(&b, "  %s = %s\n", k, constants[k])
+		if !strings.Contains(constants[k], `"`) && strings.HasPrefix(constants[k], "{") {
+			for _, n := range strings.FieldsFunc(constants[k], func(r rune) bool { return strings.ContainsRune("{}, ", r) }) {
+				values[n] = true
+			}
+		}
+	}
+	for _, n := range slices.Sorted(maps.Keys(values)) {
+		fmt.Fprintf(&b, "  %s = %s\n", n, n)
+	}
+	if v.live != "" {
+		fmt.Fprintf(&b, "PROPERTIES %s\n", strings.Join(m.liveness, " "))
+		return b.String()
+	}
+	invariants := append(slices.Clone(m.invariants), v.also...)
+	if v.instead != nil {
+		invariants = v.instead
+	}
+	steps := m.properties
+	if v.steps != nil {
+		steps = v.steps
+	}
+	fmt.Fprintf(&b, "SYMMETRY %s\nINVARIANTS %s\nPROPERTIES %s\n", m.symmetry, strings.Join(invariants, " "), strings.Join(steps, " "))
+	return b.String()
+}
+
+func (v variant) moduleName() string { return firstOf(v.module, "rotation") }
+
+func firstOf(a, b string) string {
+	if a != "" {
+		return a
+	}
+	return b
+}
+
+func quoted(names []string) string {
+	q := make([]string, len(names))
+	for i, n := range names {
+		q[i] = fmt.Sprintf("%q", n)
+	}
+	return "{" + strings.Join(q, ", ") + "}"
+}
