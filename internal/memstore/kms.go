@@ -113,12 +113,16 @@ func (m *KMS) Disable(_ context.Context, id kek.ID) error {
 	}, id)
 }
 
-// Enable undoes Disable, as a person at the console may. The hook does not see it.
+// Enable undoes Disable, as a person at the console may. The hook does not see it,
+// an observer does.
 func (m *KMS) Enable(id kek.ID) {
 	m.w.mu.Lock()
 	defer m.w.mu.Unlock()
 	if key := m.keys[id]; key != nil {
 		key.key.Enabled, key.key.State = true, "Enabled"
+	}
+	if m.w.seen != nil {
+		m.w.seen("KMS.Enable", nil, nil, id)
 	}
 }
 

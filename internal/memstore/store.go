@@ -99,21 +99,24 @@ func (s *Store) view(rotationID string) kek.View {
 
 // Apply implements [rotation.Registry].
 func (s *Store) Apply(_ context.Context, c kek.Change, ev audit.Event) error {
-	return s.w.call("Store.Apply", func() error {
+	return s.w.answer("Store.Apply", func() (any, error) {
 		if err := s.conditions(c); err != nil {
-			return fmt.Errorf("apply %s: %w", c.Event, err)
+			return s.head.Seq, fmt.Errorf("apply %s: %w", c.Event, err)
 		}
 		if err := s.append(ev); err != nil { // the one thing that can still fail
-			return fmt.Errorf("apply %s: %w", c.Event, err)
+			return s.head.Seq, fmt.Errorf("apply %s: %w", c.Event, err)
 		}
 		s.write(c)
-		return nil
+		return s.head.Seq, nil
 	}, c, ev)
 }
 
 // Record appends ev to the outbox and changes nothing else.
 func (s *Store) Record(_ context.Context, ev audit.Event) error {
-	return s.w.call("Store.Record", func() error { return s.append(ev) }, ev)
+	return s.w.answer("Store.Record", func() (any, error) {
+		err := s.append(ev)
+		return s.head.Seq, err
+	}, ev)
 }
 
 func (s *Store) append(ev audit.Event) error {

@@ -236,11 +236,14 @@ func (t *Table) Get(_ context.Context, id string) (out Record, ok bool, err erro
 }
 
 // Plant writes a row past fence and conditions, as a restored backup would. The
-// hook does not see it.
+// hook does not see it, an observer does.
 func (t *Table) Plant(id string, r Record) {
 	t.w.mu.Lock()
 	defer t.w.mu.Unlock()
 	t.plant(id, r)
+	if t.w.seen != nil {
+		t.w.seen("Table.Plant", nil, nil, t.name, id, r)
+	}
 }
 
 func (t *Table) plant(id string, r Record) {

@@ -35,8 +35,8 @@ var ErrInjected = errors.New("injected fault")
 // Observer is called after every call that took effect, or was refused by a
 // condition, also when its answer is lost: under the mutex, so in the one order in
 // which things happened. It must not call back. err is the effect's own error;
-// result is what the call answers where that is more than an error (a key, an
-// owner, done or not), else nil.
+// result is what the call answers where that is more than an error (a key's id, an
+// owner, done or not), the head of the chain for Apply and Record, else nil.
 type Observer func(op string, result any, err error, args ...any)
 
 // World is one deployment: a control table, a bucket, KMS and tables of rows,
