@@ -23,6 +23,7 @@ import (
 	"time"
 
 	"github.com/matter-ops/kms-rotation/audit"
+	"github.com/matter-ops/kms-rotation/rotation"
 )
 
 const (
@@ -37,10 +38,7 @@ const (
 	wait    = 500 * time.Millisecond
 )
 
-// ErrRefused is in the error of an upload that the log will not take whenever it
-// is repeated: the request is wrong, or the log is frozen. The entry may have been
-// logged before all the same.
-var ErrRefused = errors.New("the log refuses the upload")
+var _ rotation.TransparencyLog = (*Client)(nil)
 
 // Client uploads to logs and reads their tiles.
 type Client struct{ http *http.Client }
@@ -48,8 +46,7 @@ type Client struct{ http *http.Client }
 // New returns a client; the timeout of hc bounds each request.
 func New(hc *http.Client) *Client { return &Client{http: hc} }
 
-// Submit brings s into the log l and returns the proof, whether s was there before
-// or not.
+// Submit implements [rotation.TransparencyLog].
 func (c *Client) Submit(ctx context.Context, l audit.Log, s audit.Signed) (audit.Proof, error) {
 	body, err := request(s)
 	if err != nil {
@@ -76,7 +73,7 @@ func (c *Client) Submit(ctx context.Context, l audit.Log, s audit.Signed) (audit
 		return audit.Proof{}, fmt.Errorf("rekor upload: %w", answer.err())
 	default:
 		if answer.status >= 400 && answer.status < 500 {
-			return audit.Proof{}, fmt.Errorf("rekor upload: %w: %w", ErrRefused, answer.err())
+			return audit.Proof{}, fmt.Errorf("rekor upload: %w: %w", rotation.ErrLogRefused, answer.err())
 		}
 		return audit.Proof{}, fmt.Errorf("rekor upload: %w", answer.err())
 	}
