@@ -225,12 +225,6 @@ func (w *world) mustHold(t *testing.T) {
 	}
 }
 
-// enabledKEKs lists the KMS keys of the stack that are enabled.
-func (w *world) enabledKEKs(t *testing.T) []string {
-	t.Helper()
-	return w.keysWhere(t, true)
-}
-
 func describe(o watch.Outcome) string {
 	return fmt.Sprintf("%s %s %s\n%s", o.Status, o.Error, o.Cause, strings.Join(o.States, " → "))
 }

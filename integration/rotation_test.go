@@ -3,37 +3,44 @@ package integration
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
-	"github.com/aws/aws-sdk-go-v2/service/kms"
+	"github.com/aws/aws-sdk-go-v2/service/resourcegroupstaggingapi"
+	tagtypes "github.com/aws/aws-sdk-go-v2/service/resourcegroupstaggingapi/types"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	s3types "github.com/aws/aws-sdk-go-v2/service/s3/types"
 	"github.com/aws/aws-sdk-go-v2/service/sfn/types"
 
+	"github.com/matter-ops/kms-rotation/internal/awskms"
 	"github.com/matter-ops/kms-rotation/internal/watch"
 	"github.com/matter-ops/kms-rotation/kek"
 )
 
-// keysWhere lists the stack's symmetric KMS keys by whether they are enabled.
-func (w *world) keysWhere(t *testing.T, enabled bool) []string {
+// enabledKEKs lists the KMS keys that carry the stack's tag and are enabled.
+func (w *world) enabledKEKs(t *testing.T) []string {
 	t.Helper()
-	client := kms.NewFromConfig(w.AWSConfig())
+	client := resourcegroupstaggingapi.NewFromConfig(w.AWSConfig())
 	var out []string
-	pages := kms.NewListKeysPaginator(client, &kms.ListKeysInput{})
+	pages := resourcegroupstaggingapi.NewGetResourcesPaginator(client, &resourcegroupstaggingapi.GetResourcesInput{
+		ResourceTypeFilters: []string{"kms:key"},
+		TagFilters:          []tagtypes.TagFilter{{Key: aws.String(awskms.TagStack), Values: []string{w.Name}}},
+	})
 	for pages.HasMorePages() {
 		page, err := pages.NextPage(t.Context())
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, k := range page.Keys {
-			d, err := client.DescribeKey(t.Context(), &kms.DescribeKeyInput{KeyId: k.KeyId})
+		for _, r := range page.ResourceTagMappingList {
+			arn := aws.ToString(r.ResourceARN)
+			k, err := w.Deployment.Steps.Keys.Describe(t.Context(), kek.ID(arn[strings.LastIndexByte(arn, '/')+1:]))
 			if err != nil {
 				t.Fatal(err)
 			}
-			if d.KeyMetadata.KeyUsage == "ENCRYPT_DECRYPT" && d.KeyMetadata.KeyManager == "CUSTOMER" && d.KeyMetadata.Enabled == enabled {
-				out = append(out, aws.ToString(k.KeyId))
+			if k.Enabled {
+				out = append(out, string(k.ID))
 			}
 		}
 	}

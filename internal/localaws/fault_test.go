@@ -106,7 +106,7 @@ func TestErrorFault(t *testing.T) {
 	s := stack(t)
 	inject(t, s, fault.Fault{Service: "s3", Operation: "ListBuckets", Mode: fault.Error})
 	_, err := s3.NewFromConfig(s.AWSConfig()).ListBuckets(t.Context(), &s3.ListBucketsInput{})
-	if code(err) != "AccessDenied" {
+	if code(err) != fault.DefaultCode {
 		t.Errorf("S3: %v", err)
 	}
 	inject(t, s, fault.Fault{Service: "kms", Mode: fault.Error, ErrorCode: "KMSInvalidStateException", Status: 400})

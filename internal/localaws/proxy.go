@@ -154,7 +154,9 @@ func (p *proxy) failWithError(w http.ResponseWriter, c wire.Call, f fault.Fault)
 		lambdahost.WriteResult(w, lambdahost.FunctionFailed(code, "a fault of the local AWS"))
 		return
 	}
-	e := c.Denied("a fault of the local AWS")
+	// By default what no service answers, so that nothing takes it for a condition
+	// that passes or that a step knows.
+	e := &wire.Error{Status: http.StatusBadRequest, Code: fault.DefaultCode, Message: "a fault of the local AWS"}
 	if f.ErrorCode != "" {
 		e.Code = f.ErrorCode
 	}

@@ -21,7 +21,8 @@ type Mode string
 const (
 	// Throttle answers as the service does when called too often.
 	Throttle Mode = "throttle"
-	// Error answers with AccessDenied, or with the fault's error code and status.
+	// Error answers with [DefaultCode] and 400, which nobody retries, or with the
+	// fault's error code and status.
 	Error Mode = "error"
 	// DropResponse lets the call take effect and closes the connection unanswered.
 	DropResponse Mode = "drop-response"
@@ -31,6 +32,9 @@ const (
 	// of the called one.
 	KillFunction Mode = "kill-function"
 )
+
+// DefaultCode is the error code of an [Error] that names none.
+const DefaultCode = "InjectedFault"
 
 // When is the side of the call's effect on which a fault happens.
 type When string
