@@ -43,9 +43,10 @@ func (c Cache) withDefaults() Cache {
 // dataKey is a DEK ready for use. Its bytes are gone: only the expanded key is
 // left, in aead or, for a row that Tink wrote, in tink.
 type dataKey struct {
-	aead    *aead.Key
-	tink    tink.AEAD
-	wrapped []byte
+	aead       *aead.Key
+	tink       tink.AEAD
+	wrapped    []byte
+	associated []byte // of the encryption context that it belongs to
 }
 
 // cache holds data keys, least recently used last. It is safe for concurrent use.
@@ -61,7 +62,7 @@ type cache struct {
 type cached struct {
 	name        string
 	key         *dataKey
-	born        time.Time
+	born        time.Duration // on the client's clock
 	uses, bytes int64
 }
 
@@ -71,7 +72,7 @@ func newCache(limits Cache) *cache {
 
 // take returns the key of that name and charges it with one record of size bytes,
 // or nil if there is none that may still be used.
-func (c *cache) take(name []byte, size int, now time.Time) *dataKey {
+func (c *cache) take(name []byte, size int, now time.Duration) *dataKey {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	e, ok := c.keys[string(name)]
@@ -79,7 +80,7 @@ func (c *cache) take(name []byte, size int, now time.Time) *dataKey {
 		return nil
 	}
 	k := e.Value.(*cached) //nolint:forcetypeassert // the list holds nothing else
-	if now.Sub(k.born) >= c.limits.MaxAge || k.uses >= c.limits.MaxUses || k.bytes+int64(size) > c.limits.MaxBytes {
+	if now-k.born >= c.limits.MaxAge || k.uses >= c.limits.MaxUses || k.bytes+int64(size) > c.limits.MaxBytes {
 		c.remove(e)
 		return nil
 	}
@@ -91,7 +92,7 @@ func (c *cache) take(name []byte, size int, now time.Time) *dataKey {
 
 // put keeps a key that was made at born and is used for one record of size bytes
 // already.
-func (c *cache) put(name string, key *dataKey, size int, born time.Time) {
+func (c *cache) put(name string, key *dataKey, size int, born time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.limits.Off || c.shut {
@@ -107,12 +108,12 @@ func (c *cache) put(name string, key *dataKey, size int, born time.Time) {
 }
 
 // sweep drops the keys that are too old, so that an idle process holds none.
-func (c *cache) sweep(now time.Time) {
+func (c *cache) sweep(now time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for e := c.order.Front(); e != nil; {
 		next := e.Next()
-		if k := e.Value.(*cached); now.Sub(k.born) >= c.limits.MaxAge { //nolint:forcetypeassert // as above
+		if k := e.Value.(*cached); now-k.born >= c.limits.MaxAge { //nolint:forcetypeassert // as above
 			c.remove(e)
 		}
 		e = next

@@ -69,9 +69,6 @@ func (c Config) withDefaults() (Config, error) {
 	if c.LeaseTTL < 2*c.PointerAge {
 		faults = append(faults, errors.New("LeaseTTL must be at least twice PointerAge: a lease is renewed when the pointer is read"))
 	}
-	if c.Now == nil {
-		c.Now = time.Now //nolint:forbidigo // an application's clock, unless it injects one
-	}
 	c.Cache = c.Cache.withDefaults()
 	return c, errors.Join(faults...)
 }
@@ -85,13 +82,13 @@ type Client struct {
 	count   counters
 
 	current atomic.Pointer[hold]
-	fresh   atomic.Int64 // when the pointer was last read, in nanoseconds since start
+	fresh   atomic.Int64 // when the pointer was last read, on the client's clock
 	started time.Time
 	opening *cache             // DEKs by KEK, wrapped DEK and context
 	calls   singleflight.Group // to KMS, for data keys
 
 	reading chan struct{} // held while the pointer is read, so that readers share one call
-	retryAt time.Time     // guarded by reading: not before, after a failure
+	retryAt time.Duration // guarded by reading: not before, after a failure
 
 	mu    sync.Mutex
 	holds []*hold // every KEK this process has a lease on; current among them
@@ -115,7 +112,7 @@ func New(ctx context.Context, cfg Config) (*Client, error) {
 
 func newClient(ctx context.Context, cfg Config, table control) (*Client, error) {
 	c := &Client{
-		cfg: cfg, control: table, me: holder(cfg.Holder), started: cfg.Now(), opening: newCache(cfg.Cache),
+		cfg: cfg, control: table, me: holder(cfg.Holder), started: cfg.clock(), opening: newCache(cfg.Cache),
 		reading: make(chan struct{}, 1), known: map[kek.ID]entry{},
 		wake: make(chan struct{}, 1), done: make(chan struct{}),
 	}
@@ -126,6 +123,14 @@ func newClient(ctx context.Context, cfg Config, table control) (*Client, error) 
 	c.cancel = cancel
 	go c.keep(background)
 	return c, nil
+}
+
+// clock is the time of day.
+func (c Config) clock() time.Time {
+	if c.Now == nil {
+		return time.Now() //nolint:forbidigo // an application's clock, unless it injects one
+	}
+	return c.Now()
 }
 
 // holder names this process. The random part tells apart two clients of one
@@ -171,23 +176,24 @@ func (c *Client) Close() error {
 type Ref struct {
 	c     *Client
 	h     *hold
+	at    time.Duration // when it was taken, on the client's clock
 	ended atomic.Bool
 }
 
 // Begin takes a reference to the current KEK. Unless the background work has
 // fallen behind (a frozen Lambda, a paused process), it calls nothing.
 func (c *Client) Begin(ctx context.Context) (*Ref, error) {
-	h, err := c.begin(ctx)
+	h, at, err := c.begin(ctx)
 	if err != nil {
 		return nil, err
 	}
-	return &Ref{c: c, h: h}, nil
+	return &Ref{c: c, h: h, at: at}, nil
 }
 
 // End drops the reference. More calls do nothing.
 func (r *Ref) End() {
 	if !r.ended.Swap(true) {
-		r.c.end(r.h)
+		r.c.release(r.h)
 	}
 }
 
@@ -197,29 +203,24 @@ func (r *Ref) KEK() kek.ID { return r.h.pointer.KEKID }
 // Epoch is the pointer's epoch that the reference was taken in.
 func (r *Ref) Epoch() int64 { return r.h.pointer.Epoch }
 
-func (c *Client) begin(ctx context.Context) (*hold, error) {
+func (c *Client) begin(ctx context.Context) (*hold, time.Duration, error) {
 	for {
 		if c.closed.Load() {
-			return nil, ErrClosed
+			return nil, 0, ErrClosed
 		}
-		if c.age() > c.cfg.PointerAge {
+		now := c.elapsed()
+		if c.age(now) > c.cfg.PointerAge {
 			if err := c.catchUp(ctx); err != nil {
-				return nil, err
+				return nil, 0, err
 			}
 		}
 		h := c.current.Load()
 		h.refs.Add(1)
 		if c.current.Load() == h { // else the keeper may have dropped its lease already
-			c.count.inFlight.Add(1)
-			return h, nil
+			return h, now, nil
 		}
 		c.release(h)
 	}
-}
-
-func (c *Client) end(h *hold) {
-	c.count.inFlight.Add(-1)
-	c.release(h)
 }
 
 // release wakes the keeper when the last reference to a superseded KEK is gone,
@@ -233,7 +234,16 @@ func (c *Client) release(h *hold) {
 	}
 }
 
-// age is how long ago the pointer was read.
-func (c *Client) age() time.Duration {
-	return c.cfg.Now().Sub(c.started) - time.Duration(c.fresh.Load())
+// age is how long before now the pointer was read.
+func (c *Client) age(now time.Duration) time.Duration {
+	return now - time.Duration(c.fresh.Load())
+}
+
+// elapsed is the client's clock: the time since it was made. Every Begin reads it,
+// and the monotonic clock alone is read in half the time.
+func (c *Client) elapsed() time.Duration {
+	if c.cfg.Now == nil {
+		return time.Since(c.started)
+	}
+	return c.cfg.Now().Sub(c.started)
 }

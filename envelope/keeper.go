@@ -21,14 +21,15 @@ type hold struct {
 	sealing *cache // DEKs by context
 
 	// Of the keeper alone, once the hold is in Client.holds.
-	written int64     // references the lease says
-	renewed time.Time // when it was written
+	written int64         // references the lease says
+	renewed time.Duration // when it was written
+	revoked bool
 }
 
 // entry is what the registry said of a KEK, and when.
 type entry struct {
 	kek kek.KEK
-	at  time.Time
+	at  time.Duration
 }
 
 // keep is the background work: it reads the pointer and renews the leases, each
@@ -52,8 +53,8 @@ func (c *Client) keep(ctx context.Context) {
 			c.count.pointerErrors.Add(1)
 		}
 		c.tend(ctx)
-		c.opening.sweep(c.cfg.Now())
-		c.current.Load().sealing.sweep(c.cfg.Now())
+		c.opening.sweep(c.elapsed())
+		c.current.Load().sealing.sweep(c.elapsed())
 	}
 }
 
@@ -72,7 +73,7 @@ func (c *Client) catchUp(ctx context.Context) error {
 	if !errors.Is(err, errBackoff) {
 		c.count.pointerErrors.Add(1)
 	}
-	if c.age() > c.cfg.LeaseTTL {
+	if c.age(c.elapsed()) > c.cfg.LeaseTTL {
 		return fmt.Errorf("%w: %w", ErrStalePointer, err)
 	}
 	return nil
@@ -82,7 +83,7 @@ func (c *Client) catchUp(ctx context.Context) error {
 // come while one is reading share what it finds. With stale, the hold under which a
 // write was refused, nothing is read if the client has left it already.
 func (c *Client) refresh(ctx context.Context, stale *hold) error {
-	began := c.cfg.Now()
+	began := c.elapsed()
 	select {
 	case c.reading <- struct{}{}:
 		defer func() { <-c.reading }()
@@ -96,17 +97,17 @@ func (c *Client) refresh(ctx context.Context, stale *hold) error {
 	case stale != nil && h != stale:
 		return nil
 	}
-	if h != nil && c.started.Add(time.Duration(c.fresh.Load())).After(began) {
+	if h != nil && time.Duration(c.fresh.Load()) > began {
 		return nil // somebody read it while this call waited
 	}
-	if c.cfg.Now().Before(c.retryAt) {
+	if c.elapsed() < c.retryAt {
 		return errBackoff
 	}
 	ctx, cancel := context.WithTimeout(ctx, c.cfg.PointerAge)
 	defer cancel()
 	err := c.read(ctx, h)
 	if err != nil && h != nil {
-		c.retryAt = c.cfg.Now().Add(retryPointer)
+		c.retryAt = c.elapsed() + retryPointer
 	}
 	return err
 }
@@ -116,7 +117,7 @@ func (c *Client) refresh(ctx context.Context, stale *hold) error {
 // drain has not seen.
 func (c *Client) read(ctx context.Context, h *hold) error {
 	for range maxTries {
-		at := c.cfg.Now()
+		at := c.elapsed()
 		p, err := c.control.pointer(ctx)
 		if err != nil {
 			return err
@@ -133,7 +134,7 @@ func (c *Client) read(ctx context.Context, h *hold) error {
 }
 
 // adopt makes h current, if it is not, and notes when the pointer named it.
-func (c *Client) adopt(ctx context.Context, h *hold, at time.Time) {
+func (c *Client) adopt(ctx context.Context, h *hold, at time.Duration) {
 	old := c.current.Load()
 	if old != h {
 		if old != nil && c.emergency(ctx, h.pointer.RotationID) {
@@ -148,7 +149,7 @@ func (c *Client) adopt(ctx context.Context, h *hold, at time.Time) {
 		default:
 		}
 	}
-	c.fresh.Store(int64(at.Sub(c.started)))
+	c.fresh.Store(int64(at))
 }
 
 // emergency reports whether a rotation was one. When it cannot be told it was:
@@ -172,7 +173,7 @@ func (c *Client) hold(ctx context.Context, p kek.Pointer) (*hold, error) {
 		return nil, err
 	}
 	h := &hold{pointer: p, shards: max(k.FenceShards, 1), sealing: newCache(c.cfg.Cache)}
-	h.renewed = c.cfg.Now()
+	h.renewed = c.elapsed()
 	if err := c.control.putLease(ctx, c.lease(h)); err != nil {
 		return nil, err
 	}
@@ -185,7 +186,7 @@ func (c *Client) hold(ctx context.Context, p kek.Pointer) (*hold, error) {
 // lease is the lease on h as it should be written now.
 func (c *Client) lease(h *hold) lease {
 	l := c.me
-	l.kek, l.refs, l.expires = h.pointer.KEKID, h.refs.Load(), c.cfg.Now().Add(c.cfg.LeaseTTL)
+	l.kek, l.refs, l.expires = h.pointer.KEKID, h.refs.Load(), c.cfg.clock().Add(c.cfg.LeaseTTL)
 	return l
 }
 
@@ -209,6 +210,9 @@ func (c *Client) tend(ctx context.Context) {
 func (c *Client) renew(ctx context.Context, h *hold) error {
 	l := c.lease(h)
 	superseded := h.pointer.Epoch < c.current.Load().pointer.Epoch
+	if h.revoked && l.refs > 0 {
+		return nil // what is in flight meets the fence
+	}
 	if superseded && l.refs == 0 {
 		if err := c.control.dropLease(ctx, l); err != nil {
 			return err
@@ -216,8 +220,8 @@ func (c *Client) renew(ctx context.Context, h *hold) error {
 		c.forget(h)
 		return nil
 	}
-	now := c.cfg.Now()
-	if l.refs == h.written && now.Sub(h.renewed) < c.cfg.LeaseTTL/3 {
+	now := c.elapsed()
+	if l.refs == h.written && now-h.renewed < c.cfg.LeaseTTL/3 {
 		return nil
 	}
 	alive, err := c.control.renewLease(ctx, l)
@@ -230,13 +234,13 @@ func (c *Client) renew(ctx context.Context, h *hold) error {
 	}
 	c.count.revoked.Add(1)
 	if superseded {
-		c.forget(h)
+		h.revoked = true
 		return nil
 	}
 	// Revoked while the pointer still named it a moment ago: take a new lease on
 	// what it names now. What is in flight under a revoked lease meets the fence.
 	if err := c.control.putLease(ctx, l); err != nil {
-		h.renewed = time.Time{} // try again soon
+		h.renewed = -c.cfg.LeaseTTL // try again soon
 		return err
 	}
 	return c.refresh(ctx, nil)
@@ -254,10 +258,10 @@ func (c *Client) registered(ctx context.Context, id kek.ID, anew bool) (kek.KEK,
 	c.mu.Lock()
 	e, ok := c.known[id]
 	c.mu.Unlock()
-	if ok && !anew && c.cfg.Now().Sub(e.at) < c.cfg.PointerAge {
+	if ok && !anew && c.elapsed()-e.at < c.cfg.PointerAge {
 		return e.kek, nil
 	}
-	at := c.cfg.Now()
+	at := c.elapsed()
 	k, err := c.control.kek(ctx, id)
 	if err != nil {
 		return kek.KEK{}, err

@@ -161,7 +161,7 @@ func TestPointerAge(t *testing.T) {
 		for range 500 {
 			time.Sleep(time.Second)
 			before := table.reads()
-			if age := c.age(); age > defaultPointerAge {
+			if age := c.age(c.elapsed()); age > defaultPointerAge {
 				t.Fatalf("the pointer is %v old", age)
 			}
 			begin(t, c).End()

@@ -70,7 +70,7 @@ var errSuspect = errors.New("its KEK does not resolve")
 // lets r name its KEK.
 func (c *Client) openOnce(ctx context.Context, r record, encctx map[string]string) ([]byte, error) {
 	name, associated := r.cacheName(encctx)
-	if k := c.opening.take(name, 0, c.cfg.Now()); k != nil {
+	if k := c.opening.take(name, 0, c.elapsed()); k != nil {
 		c.count.hits.Add(1)
 		return k.open(r, associated)
 	}
@@ -111,7 +111,7 @@ func (c *Client) unwrap(ctx context.Context, r record, arn, name string, associa
 	}
 	get := func(ctx context.Context) (*dataKey, error) {
 		c.count.misses.Add(1)
-		born := c.cfg.Now()
+		born := c.elapsed()
 		out, err := c.cfg.KMS.Decrypt(ctx, &kms.DecryptInput{
 			KeyId: keyName(r.KEKID, arn), CiphertextBlob: r.WrappedDEK, EncryptionContext: encctx,
 		})

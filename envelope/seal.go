@@ -37,22 +37,24 @@ func (r *Ref) AppendSeal(ctx context.Context, dst, plaintext []byte, encctx map[
 	if r.ended.Load() {
 		return Sealed{}, errors.New("envelope: seal with a reference that has ended")
 	}
-	return r.c.seal(ctx, r.h, dst, plaintext, encctx)
+	return r.c.seal(ctx, r.h, r.at, dst, plaintext, encctx)
 }
 
-func (c *Client) seal(ctx context.Context, h *hold, dst, plaintext []byte, encctx map[string]string) (Sealed, error) {
-	var room [256]byte
-	associated := aead.AppendAssociatedData(room[:0], encctx)
-	k := h.sealing.take(associated, len(plaintext), c.cfg.Now())
+// seal judges the age of a cached DEK as of at, when the reference was taken: the
+// keeper drops what grows old while it lasts.
+func (c *Client) seal(ctx context.Context, h *hold, at time.Duration, dst, plaintext []byte, encctx map[string]string) (Sealed, error) {
+	var room [256]byte // on the stack
+	name := aead.AppendAssociatedData(room[:0], encctx)
+	k := h.sealing.take(name, len(plaintext), at)
 	if k != nil {
 		c.count.hits.Add(1)
 	} else {
 		var err error
-		if k, err = c.generate(ctx, h, string(associated), encctx, len(plaintext)); err != nil {
+		if k, err = c.generate(ctx, h, string(name), encctx, len(plaintext)); err != nil {
 			return Sealed{}, err
 		}
 	}
-	ciphertext, err := k.aead.Seal(dst, plaintext, associated)
+	ciphertext, err := k.aead.Seal(dst, plaintext, k.associated)
 	if err != nil {
 		return Sealed{}, err
 	}
@@ -68,7 +70,7 @@ var errSealKey = errors.New("no data key can be made")
 func (c *Client) generate(ctx context.Context, h *hold, name string, encctx map[string]string, size int) (*dataKey, error) {
 	make := func(ctx context.Context) (*dataKey, error) {
 		c.count.misses.Add(1)
-		born := c.cfg.Now()
+		born := c.elapsed()
 		out, err := c.cfg.KMS.GenerateDataKey(ctx, &kms.GenerateDataKeyInput{
 			KeyId: keyName(h.pointer.KEKID, h.pointer.KeyARN), KeySpec: types.DataKeySpecAes256, EncryptionContext: encctx,
 		})
@@ -78,7 +80,7 @@ func (c *Client) generate(ctx context.Context, h *hold, name string, encctx map[
 			}
 			return nil, err
 		}
-		k := &dataKey{wrapped: out.CiphertextBlob}
+		k := &dataKey{wrapped: out.CiphertextBlob, associated: []byte(name)}
 		secretly(func() { k.aead, err = aead.New(out.Plaintext) })
 		clear(out.Plaintext)
 		if err != nil {

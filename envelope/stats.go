@@ -15,14 +15,20 @@ type Stats struct {
 }
 
 type counters struct {
-	inFlight, hits, misses, refused, orphans, revoked, pointerErrors atomic.Int64
+	hits, misses, refused, orphans, revoked, pointerErrors atomic.Int64
 }
 
 // Stats returns the counts. It is cheap and may be called at any time, after
 // [Client.Close] too.
 func (c *Client) Stats() Stats {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var refs int64
+	for _, h := range c.holds {
+		refs += h.refs.Load()
+	}
 	return Stats{
-		InFlight: c.count.inFlight.Load(), CacheHits: c.count.hits.Load(), CacheMisses: c.count.misses.Load(),
+		InFlight: refs, CacheHits: c.count.hits.Load(), CacheMisses: c.count.misses.Load(),
 		RefusedWrites: c.count.refused.Load(), OrphanedKeys: c.count.orphans.Load(),
 		RevokedLeases: c.count.revoked.Load(), PointerErrors: c.count.pointerErrors.Load(),
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
@@ -165,8 +166,8 @@ func (t *Table) InsertAll(ctx context.Context, rows []Row) error {
 	if len(rows) == 0 || len(rows) > MaxBatch {
 		return fmt.Errorf("envelope: insert of %d rows: 1 to %d fit in a transaction", len(rows), MaxBatch)
 	}
-	return t.c.write(ctx, func(h *hold) (verdict, error) {
-		items, err := t.seal(ctx, h, rows)
+	return t.c.write(ctx, func(h *hold, at time.Duration) (verdict, error) {
+		items, err := t.seal(ctx, h, at, rows)
 		if err != nil {
 			return verdict{}, err
 		}
@@ -175,14 +176,14 @@ func (t *Table) InsertAll(ctx context.Context, rows []Row) error {
 }
 
 // seal makes the items of new rows, of version 1.
-func (t *Table) seal(ctx context.Context, h *hold, rows []Row) ([]Item, error) {
+func (t *Table) seal(ctx context.Context, h *hold, at time.Duration, rows []Row) ([]Item, error) {
 	items := make([]Item, len(rows))
 	for n, row := range rows {
 		encctx, err := t.cfg.sealContext(row.Item)
 		if err != nil {
 			return nil, fmt.Errorf("table %s: %w", t.cfg.Table, err)
 		}
-		s, err := t.c.seal(ctx, h, nil, row.Plaintext, encctx)
+		s, err := t.c.seal(ctx, h, at, nil, row.Plaintext, encctx)
 		if err != nil {
 			return nil, err
 		}
@@ -251,7 +252,7 @@ func (t *Table) cancelled(items []Item, e *types.TransactionCanceledException) (
 // change may set, add and remove attributes of Row.Item, and the plaintext; what it
 // does to key attributes is not written, nor are attributes that it leaves alone.
 func (t *Table) Update(ctx context.Context, key Item, change func(*Row) error) error {
-	return t.c.write(ctx, func(h *hold) (verdict, error) {
+	return t.c.write(ctx, func(h *hold, at time.Duration) (verdict, error) {
 		row, old, err := t.get(ctx, key)
 		if err != nil {
 			return verdict{}, err
@@ -264,7 +265,7 @@ func (t *Table) Update(ctx context.Context, key Item, change func(*Row) error) e
 		if err != nil {
 			return verdict{}, fmt.Errorf("table %s: %w", t.cfg.Table, err)
 		}
-		s, err := t.c.seal(ctx, h, nil, row.Plaintext, encctx)
+		s, err := t.c.seal(ctx, h, at, nil, row.Plaintext, encctx)
 		if err != nil {
 			return verdict{}, err
 		}

@@ -27,18 +27,18 @@ const (
 
 // write runs try with a reference to the current KEK until it succeeds, fails for
 // good or has been refused too often. try seals anew every time.
-func (c *Client) write(ctx context.Context, try func(*hold) (verdict, error)) error {
+func (c *Client) write(ctx context.Context, try func(*hold, time.Duration) (verdict, error)) error {
 	var last error
 	for n := range maxTries {
 		if err := wait(ctx, n); err != nil {
 			return errors.Join(err, last)
 		}
-		h, err := c.begin(ctx)
+		h, at, err := c.begin(ctx)
 		if err != nil {
 			return err
 		}
-		v, err := try(h)
-		c.end(h)
+		v, err := try(h, at)
+		c.release(h)
 		disabled := errors.Is(err, errSealKey) // perhaps while this process slept
 		if err == nil || (!v.again && !v.fenced && !disabled) {
 			return err

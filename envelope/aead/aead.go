@@ -51,18 +51,22 @@ func AssociatedData(encctx map[string]string) []byte {
 
 // AppendAssociatedData appends [AssociatedData] to dst.
 func AppendAssociatedData(dst []byte, encctx map[string]string) []byte {
-	var few [8]string // on the stack
-	keys := few[:0]
-	for k := range encctx {
-		keys = append(keys, k)
+	var few [8]pair // on the stack
+	pairs := few[:0]
+	for k, v := range encctx {
+		pairs = append(pairs, pair{k, v})
+		for i := len(pairs) - 1; i > 0 && pairs[i].key < pairs[i-1].key; i-- { // few: sorted as they come
+			pairs[i], pairs[i-1] = pairs[i-1], pairs[i]
+		}
 	}
-	slices.Sort(keys)
 	dst = append(dst, Version)
-	for _, k := range keys {
-		dst = appendString(appendString(dst, k), encctx[k])
+	for _, p := range pairs {
+		dst = appendString(appendString(dst, p.key), p.value)
 	}
 	return dst
 }
+
+type pair struct{ key, value string }
 
 func appendString(dst []byte, s string) []byte {
 	return append(binary.BigEndian.AppendUint32(dst, uint32(len(s))), s...) //nolint:gosec // far below 4 GiB: KMS takes 8 KiB
