@@ -1,0 +1,136 @@
+package envelope_test
+
+import (
+	"context"
+	"testing"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
+	ddbtypes "github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
+
+	"github.com/matter-ops/kms-rotation/envelope"
+)
+
+// metered adds up the capacity that DynamoDB charges.
+type metered struct {
+	*dynamodb.Client
+	write, read float64
+}
+
+func (m *metered) charge(write bool, c ...ddbtypes.ConsumedCapacity) {
+	for _, c := range c {
+		if write {
+			m.write += aws.ToFloat64(c.CapacityUnits)
+		} else {
+			m.read += aws.ToFloat64(c.CapacityUnits)
+		}
+	}
+}
+
+func (m *metered) PutItem(ctx context.Context, in *dynamodb.PutItemInput, o ...func(*dynamodb.Options)) (*dynamodb.PutItemOutput, error) {
+	in.ReturnConsumedCapacity = ddbtypes.ReturnConsumedCapacityTotal
+	out, err := m.Client.PutItem(ctx, in, o...)
+	if err == nil {
+		m.charge(true, *out.ConsumedCapacity)
+	}
+	return out, err
+}
+
+func (m *metered) UpdateItem(ctx context.Context, in *dynamodb.UpdateItemInput, o ...func(*dynamodb.Options)) (*dynamodb.UpdateItemOutput, error) {
+	in.ReturnConsumedCapacity = ddbtypes.ReturnConsumedCapacityTotal
+	out, err := m.Client.UpdateItem(ctx, in, o...)
+	if err == nil {
+		m.charge(true, *out.ConsumedCapacity)
+	}
+	return out, err
+}
+
+func (m *metered) GetItem(ctx context.Context, in *dynamodb.GetItemInput, o ...func(*dynamodb.Options)) (*dynamodb.GetItemOutput, error) {
+	in.ReturnConsumedCapacity = ddbtypes.ReturnConsumedCapacityTotal
+	out, err := m.Client.GetItem(ctx, in, o...)
+	if err == nil {
+		m.charge(false, *out.ConsumedCapacity)
+	}
+	return out, err
+}
+
+func (m *metered) TransactWriteItems(ctx context.Context, in *dynamodb.TransactWriteItemsInput, o ...func(*dynamodb.Options)) (*dynamodb.TransactWriteItemsOutput, error) {
+	in.ReturnConsumedCapacity = ddbtypes.ReturnConsumedCapacityTotal
+	out, err := m.Client.TransactWriteItems(ctx, in, o...)
+	if err == nil {
+		m.charge(true, out.ConsumedCapacity...)
+	}
+	return out, err
+}
+
+// BenchmarkFence compares the client's writes of 512 bytes with the same writes
+// without fence, version and epoch, on DynamoDB Local in memory: loopback HTTP and a
+// store that is not DynamoDB, so the differences count, not the figures.
+func BenchmarkFence(bench *testing.B) {
+	w := newSite(bench)
+	m := &metered{Client: w.dynamo}
+	table := w.open(w.client(slow, func(c *envelope.Config) { c.DynamoDB = m }))
+	plain := make([]byte, 512)
+	sealed := item{"key": &s{Value: "kek-0001"}, "wrapped.dek": &b{Value: make([]byte, 60)}, "data": &b{Value: make([]byte, 541)}}
+	run := func(name string, op func(b *testing.B, i int)) {
+		bench.Run(name, func(b *testing.B) {
+			m.write, m.read = 0, 0
+			i := 0
+			for b.Loop() {
+				op(b, i)
+				i++
+			}
+			b.ReportMetric(m.write/float64(i), "WCU/op")
+			b.ReportMetric(m.read/float64(i), "RCU/op")
+		})
+	}
+	must := func(b *testing.B, err error) {
+		if err != nil {
+			b.Fatal(err)
+		}
+	}
+	batch := func(prefix string, i int) (rows []envelope.Row) {
+		for n := range 25 {
+			rows = append(rows, envelope.Row{Item: row(prefix + name(i*25+n)), Plaintext: plain})
+		}
+		return rows
+	}
+	run("insert/unfenced", func(b *testing.B, i int) {
+		it := row("u" + name(i))
+		for k, v := range sealed {
+			it[k] = v
+		}
+		_, err := m.PutItem(b.Context(), &dynamodb.PutItemInput{TableName: &w.table, Item: it, ConditionExpression: aws.String("attribute_not_exists(id)")})
+		must(b, err)
+	})
+	run("insert/fenced", func(b *testing.B, i int) { must(b, table.Insert(b.Context(), row("f"+name(i)), plain)) })
+	run("insert of 25/unfenced", func(b *testing.B, i int) {
+		in := &dynamodb.TransactWriteItemsInput{}
+		for _, r := range batch("ub", i) {
+			for k, v := range sealed {
+				r.Item[k] = v
+			}
+			in.TransactItems = append(in.TransactItems, ddbtypes.TransactWriteItem{Put: &ddbtypes.Put{
+				TableName: &w.table, Item: r.Item, ConditionExpression: aws.String("attribute_not_exists(id)"),
+			}})
+		}
+		_, err := m.TransactWriteItems(b.Context(), in)
+		must(b, err)
+	})
+	run("insert of 25/fenced", func(b *testing.B, i int) { must(b, table.InsertAll(b.Context(), batch("fb", i))) })
+	must(bench, table.Put(bench.Context(), row("one"), plain))
+	run("update/unfenced", func(b *testing.B, _ int) {
+		_, err := m.GetItem(b.Context(), &dynamodb.GetItemInput{TableName: &w.table, Key: rowKey("one"), ConsistentRead: aws.Bool(true)})
+		must(b, err)
+		_, err = m.UpdateItem(b.Context(), &dynamodb.UpdateItemInput{
+			TableName: &w.table, Key: rowKey("one"), UpdateExpression: aws.String("SET #d = :d, #k = :k, #w = :w"),
+			ExpressionAttributeNames:  map[string]string{"#d": "data", "#k": "key", "#w": "wrapped.dek"},
+			ExpressionAttributeValues: item{":d": sealed["data"], ":k": sealed["key"], ":w": sealed["wrapped.dek"]},
+		})
+		must(b, err)
+	})
+	must(bench, table.Put(bench.Context(), row("two"), plain))
+	run("update/fenced", func(b *testing.B, _ int) {
+		must(b, table.Update(b.Context(), rowKey("two"), func(*envelope.Row) error { return nil }))
+	})
+}
