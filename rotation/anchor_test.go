@@ -1,0 +1,391 @@
+package rotation_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/matter-ops/kms-rotation/audit"
+	"github.com/matter-ops/kms-rotation/internal/memstore"
+	"github.com/matter-ops/kms-rotation/internal/rekor"
+	"github.com/matter-ops/kms-rotation/internal/rekor/rekortest"
+	"github.com/matter-ops/kms-rotation/internal/storetest"
+	"github.com/matter-ops/kms-rotation/rotation"
+)
+
+// errKilled is what a process sees of the world once it has been killed: nothing.
+var errKilled = errors.New("killed")
+
+// anchorage is one deployment that anchors, and a process in it that can be killed
+// at any call to the outside.
+type anchorage struct {
+	*rotation.Steps
+	world *memstore.World
+	log   *rekortest.Log
+	key   *rekortest.Key
+
+	mu    sync.Mutex
+	calls int      // to the outside, so far
+	names []string // of them
+	kill  int      // the call at which the process dies; 0: never
+	lost  bool     // the call takes effect and only its answer is lost
+	dead  bool
+}
+
+func newAnchorage(t *testing.T) *anchorage {
+	t.Helper()
+	a := &anchorage{world: memstore.New("matter", storetest.Clock()), log: rekortest.New(t), key: rekortest.NewKey(t)}
+	a.world.SetHook(func(op string, _ ...any) (bool, error) { return a.call(op) })
+	client := a.log.Client(func(r *http.Request, next func() *http.Response) (*http.Response, error) {
+		apply, err := a.call("log " + r.Method + " " + r.URL.Path)
+		if !apply {
+			return nil, err
+		}
+		resp := next()
+		if err != nil {
+			return nil, errors.Join(err, resp.Body.Close())
+		}
+		return resp, nil
+	})
+	store, vault := a.world.Store(), a.world.Vault()
+	a.Steps = &rotation.Steps{Deps: rotation.Deps{
+		Outbox: store, Vault: vault, Now: storetest.Clock(), Actor: "test",
+		Anchoring: &rotation.Anchoring{
+			Store: store, Vault: vault, Signer: signer{a}, Log: rekor.New(client), Ledger: store, Bucket: vault,
+			Trust:     audit.Trust{Logs: []audit.Log{a.log.Trust()}},
+			Retention: 24 * time.Hour, Heartbeat: time.Hour, MaxTail: time.Hour, Deadline: time.Minute,
+		},
+	}}
+	return a
+}
+
+// call decides the fate of one call to the outside.
+func (a *anchorage) call(name string) (apply bool, err error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.dead {
+		return false, errKilled
+	}
+	a.calls++
+	a.names = append(a.names, name)
+	if a.calls != a.kill {
+		return true, nil
+	}
+	a.dead = true
+	return a.lost, errKilled
+}
+
+// arm kills the process at its n-th call from now on.
+func (a *anchorage) arm(n int, lost bool) {
+	a.calls, a.names, a.kill, a.lost, a.dead = 0, nil, n, lost, false
+}
+
+// signer is the anchor key, behind the same fate.
+type signer struct{ a *anchorage }
+
+func (s signer) PublicKey(ctx context.Context) ([]byte, error) {
+	if apply, err := s.a.call("key PublicKey"); !apply || err != nil {
+		return nil, err
+	}
+	return s.a.key.PublicKey(ctx)
+}
+
+func (s signer) Sign(ctx context.Context, msg []byte) ([]byte, error) {
+	if apply, err := s.a.call("key Sign"); !apply || err != nil {
+		return nil, err
+	}
+	return s.a.key.Sign(ctx, msg)
+}
+
+func (a *anchorage) record(ctx context.Context, what string) error {
+	return a.world.Store().Record(ctx, audit.Event{ID: what, Type: what, Step: "test"})
+}
+
+// mustAnchor anchors and returns the outcome.
+func (a *anchorage) mustAnchor(t *testing.T, in rotation.AnchorInput) rotation.AnchorOutput {
+	t.Helper()
+	out, err := a.Anchor(t.Context(), in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+// mustBeSound verifies everything and returns the report.
+func (a *anchorage) mustBeSound(t *testing.T) audit.Report {
+	t.Helper()
+	r, err := a.VerifyAnchored(t.Context())
+	if err != nil {
+		t.Fatalf("%v\n%v\ncalls: %s", err, r.Findings, strings.Join(a.names, ", "))
+	}
+	return r
+}
+
+func TestAnchor(t *testing.T) {
+	a := newAnchorage(t)
+	if out := a.mustAnchor(t, rotation.AnchorInput{}); out.Anchor != 0 {
+		t.Errorf("an empty chain was anchored: %+v", out)
+	}
+	for n := range 3 {
+		if err := errors.Join(a.record(t.Context(), "one"), a.record(t.Context(), "two")); err != nil {
+			t.Fatal(err)
+		}
+		out := a.mustAnchor(t, rotation.AnchorInput{})
+		if out.Anchor != int64(n+1) || out.Records != int64(2*n+2) || out.LogIndex != int64(n) {
+			t.Errorf("anchor %d: %+v", n+1, out)
+		}
+		if again := a.mustAnchor(t, rotation.AnchorInput{Heartbeat: true}); again != out {
+			t.Errorf("anchored again: %+v, was %+v", again, out)
+		}
+	}
+	r := a.mustBeSound(t)
+	if r.Anchors != 3 || r.Records != 6 || r.Anchored != 6 {
+		t.Errorf("%+v", r)
+	}
+}
+
+// TestAnchorHeartbeat anchors a quiet chain once an hour, and a canary at once.
+func TestAnchorHeartbeat(t *testing.T) {
+	a := newAnchorage(t)
+	first := a.mustAnchor(t, rotation.AnchorInput{Heartbeat: true})
+	if first.Anchor != 1 || first.Records != 1 {
+		t.Errorf("%+v: a chain that never began has no heartbeat", first)
+	}
+	a.Anchoring.Heartbeat = 0
+	if out := a.mustAnchor(t, rotation.AnchorInput{}); out != first {
+		t.Errorf("%+v without asking", out)
+	}
+	if out := a.mustAnchor(t, rotation.AnchorInput{Heartbeat: true}); out.Anchor != 2 || out.Records != 2 {
+		t.Errorf("%+v when it was time", out)
+	}
+	a.Anchoring.Heartbeat = time.Hour
+	if detail, err := a.CheckAnchoring(t.Context()); err != nil || detail != "3 records, anchor 3 at log index 2 of rekor.test" {
+		t.Errorf("canary: %q, %v", detail, err)
+	}
+	var types []string
+	entries, err := a.world.Store().AuditEntries(t.Context(), 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		types = append(types, e.Record.ID)
+	}
+	if got, want := strings.Join(types, " "), "anchor_heartbeat/1 anchor_heartbeat/2 anchor_canary/3"; got != want {
+		t.Errorf("records %s, want %s", got, want)
+	}
+	a.mustBeSound(t)
+}
+
+// life is what a process does from its start: it brings three records into the
+// chain, each once, and anchors after each.
+func (a *anchorage) life(ctx context.Context) error {
+	for _, what := range []string{"one", "two", "three"} {
+		entries, err := a.world.Store().AuditEntries(ctx, 1)
+		if err != nil {
+			return err
+		}
+		seen := false
+		for _, e := range entries {
+			seen = seen || e.Record.ID == what
+		}
+		if !seen {
+			if err := a.record(ctx, what); err != nil {
+				return err
+			}
+		}
+		if _, err := a.Anchor(ctx, rotation.AnchorInput{}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// TestAnchorKilled kills the process at every call it makes, before or after the
+// call takes effect, then its successor at every third call, which third it is
+// changing, and shows that the last process ends with one chain, in which every
+// anchor is one entry of the log.
+func TestAnchorKilled(t *testing.T) {
+	a := newAnchorage(t)
+	if err := a.life(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	first := a.calls
+	runs := 0
+	for n := 1; n <= first; n++ {
+		for _, lost := range []bool{false, true} {
+			killTwice(t, n, lost, 0) // the successor lives
+			runs++
+			for m := 1 + n%3; !killTwice(t, n, lost, m); m += 3 {
+				runs++
+			}
+		}
+	}
+	t.Logf("%d calls, %d runs", first, runs)
+}
+
+// killTwice kills the first process at call n and the second at call m, and
+// reports whether the second had less to do.
+func killTwice(t *testing.T, n int, lost bool, m int) bool {
+	t.Helper()
+	a := newAnchorage(t)
+	a.arm(n, lost)
+	if err := a.life(t.Context()); err == nil {
+		t.Fatalf("call %d: the process was killed and succeeded", n)
+	}
+	died := a.names[n-1]
+	a.arm(m, m%2 == 0)
+	err := a.life(t.Context())
+	survived := m == 0 || a.calls < m
+	a.arm(0, false)
+	if survived != (err == nil) {
+		t.Fatalf("%s, then call %d: %v", died, m, err)
+	}
+	if err := a.life(t.Context()); err != nil {
+		t.Fatalf("%s, then call %d: %v", died, m, err)
+	}
+	r := a.mustBeSound(t)
+	if entries := int64(len(a.log.Entries())); r.Records != 3 || entries != r.Anchors {
+		t.Fatalf("%s, then call %d: %d records, %d anchors, %d log entries", died, m, r.Records, r.Anchors, entries)
+	}
+	return survived
+}
+
+// TestAnchorRaces lets many processes anchor at once.
+func TestAnchorRaces(t *testing.T) {
+	a := newAnchorage(t)
+	for round := range 5 {
+		var wg sync.WaitGroup
+		for n := range 6 {
+			wg.Go(func() {
+				if err := a.record(t.Context(), fmt.Sprintf("%d/%d", round, n)); err != nil {
+					t.Error(err)
+				}
+				if _, err := a.Anchor(t.Context(), rotation.AnchorInput{}); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		wg.Wait()
+	}
+	r := a.mustBeSound(t)
+	if entries := int64(len(a.log.Entries())); r.Records != 30 || entries != r.Anchors {
+		t.Errorf("%d records, %d anchors, %d log entries", r.Records, r.Anchors, entries)
+	}
+}
+
+// TestAnchorRefuses shows what is never signed or never stored.
+func TestAnchorRefuses(t *testing.T) {
+	for name, c := range map[string]struct {
+		break_ func(t *testing.T, a *anchorage)
+		kind   rotation.Kind
+		signed bool // an intent may be left, to be fulfilled later
+	}{
+		"a record that is not in the bucket": {
+			func(t *testing.T, a *anchorage) {
+				publish(t, a)
+				a.world.Vault().Tamper("matter", 2, nil)
+			}, rotation.AuditTampered, false,
+		},
+		"a record that is another in the bucket": {
+			func(t *testing.T, a *anchorage) {
+				publish(t, a)
+				b, err := a.world.Vault().Get(t.Context(), "matter", 1)
+				if err != nil {
+					t.Fatal(err)
+				}
+				a.world.Vault().Tamper("matter", 2, b)
+			}, rotation.AuditTampered, false,
+		},
+		"no log": {
+			func(_ *testing.T, a *anchorage) { a.Anchoring.Trust.Logs = nil }, rotation.Misconfigured, true,
+		},
+		"a log whose key is another": {
+			func(t *testing.T, a *anchorage) {
+				l := a.log.Trust()
+				l.Key = rekortest.New(t).Trust().Key
+				a.Anchoring.Trust.Logs = []audit.Log{l}
+			}, rotation.Unverified, true,
+		},
+		"another anchor in its place": {
+			func(t *testing.T, a *anchorage) {
+				if _, err := a.world.Vault().PutAnchor(t.Context(), "matter", 1, []byte("{}")); err != nil {
+					t.Fatal(err)
+				}
+			}, rotation.AuditTampered, true,
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			a := newAnchorage(t)
+			if err := errors.Join(a.record(t.Context(), "one"), a.record(t.Context(), "two")); err != nil {
+				t.Fatal(err)
+			}
+			c.break_(t, a)
+			_, err := a.Anchor(t.Context(), rotation.AnchorInput{})
+			var typed *rotation.Error
+			if !errors.As(err, &typed) || typed.Kind != c.kind {
+				t.Fatalf("%v, want %s", err, c.kind)
+			}
+			st, err := a.world.Store().LoadAnchor(t.Context())
+			if err != nil || (st.Intent != nil) != c.signed || st.Last.N != 0 {
+				t.Errorf("state %+v, %v", st, err)
+			}
+		})
+	}
+}
+
+// publish brings the outbox into the bucket by a look at it.
+func publish(t *testing.T, a *anchorage) {
+	t.Helper()
+	if _, err := a.VerifyAudit(t.Context(), rotation.AuditOptions{}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestAnchorOutage shows that a log that is down blocks nothing: the intent waits,
+// records go on, and verification says unproven until the log is back.
+func TestAnchorOutage(t *testing.T) {
+	a := newAnchorage(t)
+	a.mustAnchor(t, rotation.AnchorInput{Canary: true})
+	up := a.Anchoring.Log
+	a.Anchoring.Log = rekor.New(a.log.Client(func(*http.Request, func() *http.Response) (*http.Response, error) {
+		return nil, errors.New("connection refused")
+	}))
+	for _, what := range []string{"one", "two"} {
+		if err := a.record(t.Context(), what); err != nil {
+			t.Fatal(err)
+		}
+		_, err := a.Anchor(t.Context(), rotation.AnchorInput{})
+		var typed *rotation.Error
+		if !errors.As(err, &typed) || typed.Kind != rotation.Transient {
+			t.Fatalf("%v, want Transient", err)
+		}
+	}
+	_, err := a.VerifyAnchored(t.Context())
+	var typed *rotation.Error
+	if !errors.As(err, &typed) || typed.Kind != rotation.Unverified {
+		t.Fatalf("%v, want Unverified", err)
+	}
+	a.Anchoring.Log = up
+	if out := a.mustAnchor(t, rotation.AnchorInput{}); out.Anchor != 3 || out.Records != 3 { // the intent's, then the rest
+		t.Errorf("%+v", out)
+	}
+	a.mustBeSound(t)
+}
+
+// TestCheckAnchoringStale refuses when the cron has stopped, though anchoring would
+// work.
+func TestCheckAnchoringStale(t *testing.T) {
+	a := newAnchorage(t)
+	a.mustAnchor(t, rotation.AnchorInput{Canary: true})
+	a.Anchoring.Heartbeat, a.Anchoring.MaxTail = 0, 0
+	_, err := a.CheckAnchoring(t.Context())
+	var typed *rotation.Error
+	if !errors.As(err, &typed) || typed.Kind != rotation.Unverified {
+		t.Fatalf("%v, want Unverified", err)
+	}
+}
