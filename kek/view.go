@@ -238,8 +238,13 @@ func (v View) Remint(failed, limit int, reason string, now time.Time) (Change, e
 	if r.Mode != Emergency {
 		return Change{}, &IllegalTransition{What: "normal rotation " + r.ID, From: string(r.Phase), To: "reminted"}
 	}
-	if r.Attempt > failed {
+	switch {
+	case r.Attempt > failed:
 		return Change{}, ErrDone
+	case r.Attempt < failed: // nobody has seen it fail yet
+		return Change{}, &IllegalTransition{
+			What: "rotation " + r.ID, From: fmt.Sprintf("attempt %d", r.Attempt), To: fmt.Sprintf("attempt %d", failed+1),
+		}
 	}
 	if r.Attempt >= limit {
 		return Change{}, fmt.Errorf("%w: attempt %d of %d failed", ErrMintsExhausted, r.Attempt, limit)

@@ -251,6 +251,15 @@ func TestRemint(t *testing.T) {
 	}
 }
 
+// TestRemintOfFutureAttempt is the regression test of a re-mint that named an
+// attempt which had not been made, and retired the KEK of the one under way.
+func TestRemintOfFutureAttempt(t *testing.T) {
+	var illegal *IllegalTransition
+	if c, err := standing(t, Emergency, Tested).view(rid).Remint(2, limit, "", now); !errors.As(err, &illegal) {
+		t.Errorf("got %+v, %v", c, err)
+	}
+}
+
 // TestGuards breaks what a transition relies on beyond the phase.
 func TestGuards(t *testing.T) {
 	for _, tc := range []struct {
