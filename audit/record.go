@@ -117,7 +117,7 @@ func Parse(b []byte) (Entry, error) {
 	if err != nil {
 		return Entry{}, err
 	}
-	if !bytes.Equal(canonical, b) {
+	if !bytes.Equal(canonical, b) || r.Body == nil { // null is another way to write {}
 		return Entry{}, ErrNotCanonical
 	}
 	if r.V != Version {
