@@ -20,6 +20,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	s3types "github.com/aws/aws-sdk-go-v2/service/s3/types"
 
+	"github.com/matter-ops/kms-rotation/internal/localaws/iam"
 	"github.com/matter-ops/kms-rotation/internal/localaws/lambdahost"
 )
 
@@ -36,6 +37,10 @@ type deployment struct {
 	definitions map[string]string // of state machines, by logical id
 	outputs     map[string]string // all of them, those of byOutput included
 	physical    map[string]string // logical id → physical id
+
+	stateMachineRole string
+	bucketPolicies   map[string][]iam.Policy // by name of the bucket
+	inline           map[string][]iam.Policy // by name of the role
 }
 
 // run deploys the template with the parameters.
@@ -177,7 +182,7 @@ func (d *deployment) addFunctions(ctx context.Context) error {
 		conf := c.Configuration
 		short := shortName(d.name, name, d.template.Code[logical])
 		f := lambdahost.Function{
-			Name: name, Short: short, ARN: aws.ToString(conf.FunctionArn),
+			Name: name, Short: short, ARN: aws.ToString(conf.FunctionArn), Role: aws.ToString(conf.Role),
 			Program:  filepath.Join(d.root, "build", "local", short, "bootstrap"),
 			Timeout:  time.Duration(aws.ToInt32(conf.Timeout)) * time.Second,
 			MemoryMB: int(aws.ToInt32(conf.MemorySize)),

@@ -37,6 +37,8 @@ var extraTypes = []struct {
 	{"AWS::Scheduler::ScheduleGroup", createScheduleGroup},
 	{"AWS::Scheduler::Schedule", createSchedule},
 	{"AWS::CloudWatch::Alarm", createAlarm},
+	{"AWS::S3::BucketPolicy", keepBucketPolicy},
+	{"AWS::IAM::Role", keepInlinePolicies},
 }
 
 // planExtras adds the outputs to the template that the extras will need.
@@ -130,6 +132,7 @@ func createStateMachine(ctx context.Context, d *deployment, e extra) error {
 	for name, value := range p.DefinitionSubstitutions {
 		definition = strings.ReplaceAll(definition, "${"+name+"}", fmt.Sprint(value))
 	}
+	d.stateMachineRole = aws.ToString(p.RoleArn)
 	_, err := sfn.NewFromConfig(d.moto).CreateStateMachine(ctx, &sfn.CreateStateMachineInput{
 		Name: p.StateMachineName, RoleArn: p.RoleArn, Type: p.StateMachineType, Definition: &definition,
 	})

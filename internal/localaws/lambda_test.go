@@ -28,6 +28,7 @@ type answer struct {
 	Calls       int      `json:"calls"`
 	DeadlineMS  int64    `json:"deadline_ms"`
 	ARN         string   `json:"arn"`
+	Lock        string   `json:"lock"`
 	Environment []string `json:"environment"`
 }
 

@@ -27,7 +27,7 @@ type proxy struct {
 	serial       keyedMutex
 	ready        atomic.Bool
 	now          func() time.Time
-	access       func(r *http.Request, c wire.Call, f lambdahost.Function) *wire.Error // nil for no check
+	access       atomic.Pointer[permissions] // nil for no checks
 }
 
 // newProxy returns a proxy before the two servers.
@@ -99,9 +99,21 @@ func (p *proxy) serveCall(w http.ResponseWriter, r *http.Request) {
 		about, isFunction = called.Short, ok
 	}
 	p.calls.add(c, about)
-	if e := p.denied(r, c, caller); e != nil {
-		c.Write(w, e)
-		return
+	if permissions := p.access.Load(); permissions != nil {
+		if e := permissions.check(r, c, caller); e != nil {
+			c.Write(w, e)
+			return
+		}
+		if c.Operation == "GetObject" || c.Operation == "HeadObject" {
+			w = &objectWriter{
+				ResponseWriter: w, call: c,
+				noLock:   !permissions.may(r, c, caller, "GetObjectRetention"),
+				noAbsent: !permissions.may(r, c, caller, "HeadBucket"),
+			}
+		}
+		if changesKeys(c) {
+			defer permissions.forgetKeys()()
+		}
 	}
 	f, ok := p.faults.Next(c.Service, c.Operation, about, isFunction)
 	if !ok {
@@ -109,14 +121,6 @@ func (p *proxy) serveCall(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	p.fail(w, r, c, f)
-}
-
-// denied returns the refusal of a call that the function's role does not allow.
-func (p *proxy) denied(r *http.Request, c wire.Call, caller lambdahost.Function) *wire.Error {
-	if p.access == nil || caller.Name == "" {
-		return nil
-	}
-	return p.access(r, c, caller)
 }
 
 // fail serves a call as a fault has it.

@@ -5,8 +5,10 @@
 // put through the official SAM translator.
 //
 // The endpoint is a proxy, so that it can do what neither server does: count calls,
-// make chosen ones fail (package fault), refuse stale signatures, and hold moto to
-// what AWS guarantees. It does not check signatures themselves.
+// make chosen ones fail (package fault), refuse stale signatures, hold moto to what
+// AWS guarantees, and hold every function to the policies of its role (packages iam
+// and access): so the shipped permissions are shown to suffice. It does not check
+// signatures themselves.
 package localaws
 
 import (
@@ -46,6 +48,7 @@ type Options struct {
 	Region     string            // "" for eu-central-1
 	Dir        string            // gets logs/<function>.log; "" for Root/.local
 	Parameters map[string]string // of the template, over its defaults
+	NoIAM      bool              // leave the roles' permissions unchecked
 
 	// Prepare, if not nil, runs when the servers are up and before the stack is
 	// created: it makes what the stack is told about, such as source tables, and
@@ -193,6 +196,14 @@ func (s *Stack) deploy(ctx context.Context) error {
 		s.stateMachine = d.physical[logical]
 	}
 	s.environment = s.buildEnv()
+	if s.o.NoIAM {
+		return nil
+	}
+	p, err := d.loadPermissions(ctx)
+	if err != nil {
+		return fmt.Errorf("load the permissions: %w", err)
+	}
+	s.proxy.access.Store(p)
 	return nil
 }
 

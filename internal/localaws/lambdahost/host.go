@@ -26,6 +26,7 @@ type Function struct {
 	Name     string // physical name
 	Short    string // name of its folder; names it in faults, call counts and logs
 	ARN      string
+	Role     string // ARN
 	Program  string // path of the bootstrap
 	Env      map[string]string
 	Timeout  time.Duration

@@ -5,6 +5,7 @@ package main
 import (
 	"context"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/aws/aws-lambda-go/lambda"
@@ -15,6 +16,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
 	"github.com/aws/aws-sdk-go-v2/service/kms"
+	"github.com/aws/aws-sdk-go-v2/service/s3"
 )
 
 type input struct {
@@ -24,6 +26,8 @@ type input struct {
 	Error   string `json:"error"`
 	Put     string `json:"put"`         // puts an item of this pk, counting up n
 	Aliases bool   `json:"aliases"`     // lists KMS aliases
+	Key     string `json:"key"`         // describes a KMS key
+	Get     string `json:"get"`         // gets an object, bucket/key
 	Environ bool   `json:"environment"` // answers with the environment
 }
 
@@ -32,6 +36,7 @@ type output struct {
 	Calls       int      `json:"calls"` // of this process
 	DeadlineMS  int64    `json:"deadline_ms"`
 	ARN         string   `json:"arn"`
+	Lock        string   `json:"lock"` // of the object
 	Environment []string `json:"environment,omitempty"`
 }
 
@@ -48,10 +53,10 @@ func handle(ctx context.Context, in input) (output, error) {
 	case in.Error != "":
 		return output{}, messages.InvokeResponse_Error{Type: in.Error, Message: "told to"}
 	}
-	if err := call(ctx, in); err != nil {
+	out := output{PID: os.Getpid(), Calls: calls}
+	if err := call(ctx, in, &out); err != nil {
 		return output{}, messages.InvokeResponse_Error{Type: "CallFailed", Message: err.Error()}
 	}
-	out := output{PID: os.Getpid(), Calls: calls}
 	if deadline, ok := ctx.Deadline(); ok {
 		out.DeadlineMS = time.Until(deadline).Milliseconds()
 	}
@@ -64,7 +69,7 @@ func handle(ctx context.Context, in input) (output, error) {
 	return out, nil
 }
 
-func call(ctx context.Context, in input) error {
+func call(ctx context.Context, in input, out *output) error {
 	cfg, err := config.LoadDefaultConfig(ctx, config.WithRetryMaxAttempts(1))
 	if err != nil {
 		return err
@@ -84,6 +89,19 @@ func call(ctx context.Context, in input) error {
 		if _, err := kms.NewFromConfig(cfg).ListAliases(ctx, &kms.ListAliasesInput{}); err != nil {
 			return err
 		}
+	}
+	if in.Key != "" {
+		if _, err := kms.NewFromConfig(cfg).DescribeKey(ctx, &kms.DescribeKeyInput{KeyId: &in.Key}); err != nil {
+			return err
+		}
+	}
+	if bucket, key, ok := strings.Cut(in.Get, "/"); ok {
+		got, err := s3.NewFromConfig(cfg).GetObject(ctx, &s3.GetObjectInput{Bucket: &bucket, Key: &key})
+		if err != nil {
+			return err
+		}
+		out.Lock = string(got.ObjectLockMode)
+		return got.Body.Close()
 	}
 	return nil
 }

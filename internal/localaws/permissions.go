@@ -1,0 +1,318 @@
+package localaws
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
+	ddbtypes "github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
+	awsiam "github.com/aws/aws-sdk-go-v2/service/iam"
+	"github.com/aws/aws-sdk-go-v2/service/kms"
+	kmstypes "github.com/aws/aws-sdk-go-v2/service/kms/types"
+
+	"github.com/matter-ops/kms-rotation/internal/localaws/access"
+	"github.com/matter-ops/kms-rotation/internal/localaws/backend"
+	"github.com/matter-ops/kms-rotation/internal/localaws/iam"
+	"github.com/matter-ops/kms-rotation/internal/localaws/lambdahost"
+	"github.com/matter-ops/kms-rotation/internal/localaws/wire"
+)
+
+// statesAccessKey is the access key with which moto's Step Functions calls Lambda.
+const statesAccessKey = "ak"
+
+// role is a role of the stack with the policies it has.
+type role struct {
+	session  string // ARN of the assumed role, for messages
+	policies []iam.Policy
+}
+
+// permissions hold functions and state machine to their roles' policies, and
+// everybody to the denials of bucket policies.
+type permissions struct {
+	reader  access.Reader
+	roles   map[string]role // by name of the function
+	states  role            // of the state machine
+	buckets map[string][]iam.Policy
+}
+
+// principal returns the role that a caller has assumed; the operator has none and
+// may do what no bucket policy denies.
+func (p *permissions) principal(c wire.Call, function lambdahost.Function) (role, bool) {
+	if c.AccessKey == statesAccessKey {
+		return p.states, p.states.session != ""
+	}
+	r, ok := p.roles[function.Name]
+	return r, ok
+}
+
+// check returns the refusal of a call, or nil.
+func (p *permissions) check(r *http.Request, c wire.Call, function lambdahost.Function) *wire.Error {
+	who, restricted := p.principal(c, function)
+	if !restricted && c.Service != "s3" {
+		return nil
+	}
+	accesses, err := p.reader.Of(r, c)
+	if err != nil {
+		return &wire.Error{Status: http.StatusBadRequest, Code: "ValidationException", Message: "authorise the call: " + err.Error()}
+	}
+	for _, a := range accesses {
+		if why := p.refusal(who, restricted, c.Bucket, a); why != "" {
+			return c.Denied(fmt.Sprintf("User: %s is not authorized to perform: %s on resource: %s %s", who.session, a.Action, a.Resource, why))
+		}
+	}
+	return nil
+}
+
+// refusal says why an access is refused, "" if it is not.
+func (p *permissions) refusal(who role, restricted bool, bucket string, a iam.Access) string {
+	if d, by := iam.Decide(p.buckets[bucket], a); d == iam.Denied {
+		return "with an explicit deny in a resource-based policy: " + by
+	}
+	if !restricted {
+		return ""
+	}
+	switch d, by := iam.Decide(who.policies, a); d {
+	case iam.Denied:
+		return "with an explicit deny in an identity-based policy: " + by
+	case iam.Silent:
+		return "because no identity-based policy allows the " + a.Action + " action"
+	default:
+		return ""
+	}
+}
+
+// changesKeys reports whether a call may change which key an id names, or its tags.
+func changesKeys(c wire.Call) bool {
+	return c.Service == "kms" && (strings.HasSuffix(c.Operation, "Resource") || strings.HasSuffix(c.Operation, "Alias"))
+}
+
+// forgetKeys forgets what is known of keys, now and when the function it returns is
+// called.
+func (p *permissions) forgetKeys() func() {
+	if r, ok := p.reader.Resolver.(*resolver); ok {
+		r.forget()
+		return r.forget
+	}
+	return func() {}
+}
+
+// may reports whether a caller may do something else with the object of its call.
+func (p *permissions) may(r *http.Request, c wire.Call, function lambdahost.Function, operation string) bool {
+	if operation == "HeadBucket" {
+		c.Key = ""
+	}
+	c.Operation = operation
+	return p.check(r, c, function) == nil
+}
+
+// loadPermissions reads what the stack's roles and buckets have, as CloudFormation
+// has put it together.
+func (d *deployment) loadPermissions(ctx context.Context) (*permissions, error) {
+	p := &permissions{
+		reader: access.Reader{
+			Region: d.region, Account: backend.Account, Now: time.Now,
+			Resolver: &resolver{dynamo: dynamodb.NewFromConfig(d.dynamo), kms: kms.NewFromConfig(d.moto)},
+		},
+		roles: map[string]role{}, buckets: d.bucketPolicies,
+	}
+	for _, f := range d.host.Functions() {
+		r, err := d.role(ctx, f.Role, f.Name)
+		if err != nil {
+			return nil, err
+		}
+		p.roles[f.Name] = r
+	}
+	if d.stateMachineRole != "" {
+		r, err := d.role(ctx, d.stateMachineRole, "states")
+		if err != nil {
+			return nil, err
+		}
+		p.states = r
+	}
+	return p, nil
+}
+
+// keepInlinePolicies keeps the inline policies of a role: moto returns them as
+// Python prints them.
+func keepInlinePolicies(_ context.Context, d *deployment, e extra) error {
+	var p struct {
+		Policies []struct {
+			PolicyName     string
+			PolicyDocument json.RawMessage
+		}
+	}
+	if err := fill(e.properties, d.outputs, &p); err != nil {
+		return err
+	}
+	if d.inline == nil {
+		d.inline = map[string][]iam.Policy{}
+	}
+	name := d.physical[e.logical]
+	for _, policy := range p.Policies {
+		parsed, err := iam.Parse(policy.PolicyName, policy.PolicyDocument)
+		if err != nil {
+			return err
+		}
+		d.inline[name] = append(d.inline[name], parsed)
+	}
+	return nil
+}
+
+// role reads the managed policies of a role, and adds its inline ones.
+func (d *deployment) role(ctx context.Context, arn, session string) (role, error) {
+	name := arn[strings.LastIndex(arn, "/")+1:]
+	out := role{
+		session:  fmt.Sprintf("arn:aws:sts::%s:assumed-role/%s/%s", backend.Account, name, session),
+		policies: slices.Clone(d.inline[name]),
+	}
+	client := awsiam.NewFromConfig(d.moto)
+	attached := awsiam.NewListAttachedRolePoliciesPaginator(client, &awsiam.ListAttachedRolePoliciesInput{RoleName: &name})
+	for attached.HasMorePages() {
+		page, err := attached.NextPage(ctx)
+		if err != nil {
+			return out, err
+		}
+		for _, a := range page.AttachedPolicies {
+			p, err := client.GetPolicy(ctx, &awsiam.GetPolicyInput{PolicyArn: a.PolicyArn})
+			if err != nil {
+				return out, err
+			}
+			v, err := client.GetPolicyVersion(ctx, &awsiam.GetPolicyVersionInput{PolicyArn: a.PolicyArn, VersionId: p.Policy.DefaultVersionId})
+			if err != nil {
+				return out, err
+			}
+			text, err := url.QueryUnescape(aws.ToString(v.PolicyVersion.Document))
+			if err != nil {
+				return out, err
+			}
+			parsed, err := iam.Parse(aws.ToString(a.PolicyName), []byte(text))
+			if err != nil {
+				return out, err
+			}
+			out.policies = append(out.policies, parsed)
+		}
+	}
+	return out, nil
+}
+
+// keepBucketPolicy keeps the denials of a bucket's policy for the proxy: moto's
+// own evaluation does not know conditions.
+func keepBucketPolicy(_ context.Context, d *deployment, e extra) error {
+	var p struct {
+		Bucket         string
+		PolicyDocument json.RawMessage
+	}
+	if err := fill(e.properties, d.outputs, &p); err != nil {
+		return err
+	}
+	parsed, err := iam.Parse(e.logical, p.PolicyDocument)
+	if err != nil {
+		return err
+	}
+	if parsed, err = iam.DenialsOnly(parsed); err != nil {
+		return err
+	}
+	if d.bucketPolicies == nil {
+		d.bucketPolicies = map[string][]iam.Policy{}
+	}
+	d.bucketPolicies[p.Bucket] = append(d.bucketPolicies[p.Bucket], parsed)
+	return nil
+}
+
+// resolver asks the servers about tables and keys, and remembers what it learns
+// until somebody changes keys or tags.
+type resolver struct {
+	dynamo *dynamodb.Client
+	kms    *kms.Client
+
+	mu     sync.Mutex
+	hashes map[string]string
+	keys   map[string]access.Key
+	age    int // how often keys were forgotten
+}
+
+// HashKey implements [access.Resolver].
+func (r *resolver) HashKey(ctx context.Context, table string) (string, error) {
+	r.mu.Lock()
+	hash, ok := r.hashes[table]
+	r.mu.Unlock()
+	if ok {
+		return hash, nil
+	}
+	out, err := r.dynamo.DescribeTable(ctx, &dynamodb.DescribeTableInput{TableName: &table})
+	var gone *ddbtypes.ResourceNotFoundException
+	if errors.As(err, &gone) {
+		return "", nil
+	}
+	if err != nil {
+		return "", err
+	}
+	for _, k := range out.Table.KeySchema {
+		if k.KeyType == ddbtypes.KeyTypeHash {
+			hash = aws.ToString(k.AttributeName)
+		}
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.hashes == nil {
+		r.hashes = map[string]string{}
+	}
+	r.hashes[table] = hash
+	return hash, nil
+}
+
+// Key implements [access.Resolver].
+func (r *resolver) Key(ctx context.Context, id string) (access.Key, error) {
+	r.mu.Lock()
+	key, ok := r.keys[id]
+	age := r.age
+	r.mu.Unlock()
+	if ok || id == "" {
+		return key, nil
+	}
+	out, err := r.kms.DescribeKey(ctx, &kms.DescribeKeyInput{KeyId: &id})
+	var gone *kmstypes.NotFoundException
+	if errors.As(err, &gone) {
+		return key, nil
+	}
+	if err != nil {
+		return key, err
+	}
+	key = access.Key{ARN: aws.ToString(out.KeyMetadata.Arn), Tags: map[string]string{}}
+	pages := kms.NewListResourceTagsPaginator(r.kms, &kms.ListResourceTagsInput{KeyId: out.KeyMetadata.KeyId})
+	for pages.HasMorePages() {
+		page, err := pages.NextPage(ctx)
+		if err != nil {
+			return key, err
+		}
+		for _, t := range page.Tags {
+			key.Tags[aws.ToString(t.TagKey)] = aws.ToString(t.TagValue)
+		}
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if age == r.age {
+		if r.keys == nil {
+			r.keys = map[string]access.Key{}
+		}
+		r.keys[id] = key
+	}
+	return key, nil
+}
+
+// forget forgets keys, before and after a call that may change one.
+func (r *resolver) forget() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	clear(r.keys)
+	r.age++
+}
