@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"strings"
 	"time"
 
 	"github.com/matter-ops/kms-rotation/audit"
@@ -126,10 +125,6 @@ func (s *Steps) event(step string, c kek.Change, extra map[string]string) audit.
 		put(ev.Body, "kek."+string(m.After.ID), string(m.After.State))
 	}
 	maps.Copy(ev.Body, extra)
-	for k, v := range ev.Body { // other bytes have no canonical encoding: the chain would not verify
-		ev.Body[k] = strings.ToValidUTF8(v, "\uFFFD")
-	}
-	ev.Actor = strings.ToValidUTF8(ev.Actor, "\uFFFD")
 	return ev
 }
 
