@@ -3,3 +3,15 @@
 // and that they fail as soon as one mechanism that they rest on is taken away.
 // README.md says how to read the models and which code each part stands for.
 package spec
+
+import _ "embed"
+
+// Rotation is the text of the module rotation.
+//
+//go:embed rotation.tla
+var Rotation string
+
+// Outbox is the text of the module outbox.
+//
+//go:embed outbox.tla
+var Outbox string

@@ -1,5 +1,5 @@
-// Package tlc runs TLC, the explicit-state model checker of TLA+, on the modules
-// of this directory's parent and says what it found.
+// Package tlc runs TLC, the explicit-state model checker of TLA+, and says what it
+// found.
 //
 // The jar is build/tla2tools.jar, fetched by tools/tlc/fetch.sh, or the file that
 // TLA2TOOLS_JAR names. It runs on the java of the path.
@@ -37,8 +37,8 @@ const Temporal = "liveness"
 
 // Run is one run of TLC.
 type Run struct {
-	Modules []string          // paths of .tla files, the first is checked
-	Files   map[string]string // further files by name, as generated modules
+	Module  string            // the module to check
+	Files   map[string]string // text of the modules, by name
 	Config  string            // text of the .cfg
 	Workers int               // 0 is one
 	Long    bool              // minutes rather than seconds: let the JIT compile
@@ -73,12 +73,6 @@ func Jar() (string, error) {
 		return "", fmt.Errorf("%s has another checksum than %s", jar, SHA256)
 	}
 	return jar, nil
-}
-
-// Module returns the path of a module of this project, as "rotation.tla".
-func Module(name string) (string, error) {
-	root, err := root()
-	return filepath.Join(root, "spec", name), err
 }
 
 // root is the directory of the module: MATTER_ROOT, or the nearest go.mod above.
@@ -118,11 +112,10 @@ func Check(ctx context.Context, r Run) (Result, error) {
 		return Result{}, fmt.Errorf("scratch directory: %w", err)
 	}
 	defer os.RemoveAll(dir) //nolint:errcheck // scratch
-	main, err := r.stage(dir)
-	if err != nil {
+	if err := r.stage(dir); err != nil {
 		return Result{}, err
 	}
-	cmd := exec.CommandContext(ctx, java, r.args(dir, jar, main)...) //nolint:gosec // our own arguments
+	cmd := exec.CommandContext(ctx, java, r.args(dir, jar)...) //nolint:gosec // our own arguments
 	cmd.Dir = dir
 	cmd.WaitDelay = time.Second
 	start := time.Now() //nolint:forbidigo // measures a child process
@@ -142,33 +135,23 @@ func Check(ctx context.Context, r Run) (Result, error) {
 
 var errNoVerdict = errors.New("no verdict in its output")
 
-// stage puts the modules where TLC finds them, and returns the one to check.
-func (r Run) stage(dir string) (string, error) {
-	if len(r.Modules) == 0 {
-		return "", errors.New("no module to check")
-	}
-	files := map[string][]byte{"model.cfg": []byte(r.Config)}
-	for _, path := range r.Modules {
-		b, err := os.ReadFile(path)
-		if err != nil {
-			return "", fmt.Errorf("module: %w", err)
-		}
-		files[filepath.Base(path)] = b
-	}
+// stage puts the modules where TLC finds them.
+func (r Run) stage(dir string) error {
+	files := map[string]string{"model.cfg": r.Config}
 	for name, text := range r.Files {
-		files[name] = []byte(text)
+		files[name+".tla"] = text
 	}
-	for name, b := range files {
-		if err := os.WriteFile(filepath.Join(dir, name), b, 0o600); err != nil {
-			return "", fmt.Errorf("module: %w", err)
+	for name, text := range files {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			return fmt.Errorf("module: %w", err)
 		}
 	}
-	return filepath.Base(r.Modules[0]), nil
+	return nil
 }
 
 // args of java. Most models are done before a better compiler or collector would
 // pay for itself.
-func (r Run) args(dir, jar, main string) []string {
+func (r Run) args(dir, jar string) []string {
 	jvm := []string{"-XX:+UseSerialGC", "-Xmx1g"}
 	if r.Long {
 		jvm = []string{"-XX:+UseParallelGC", "-Xmx4g"}
@@ -176,7 +159,7 @@ func (r Run) args(dir, jar, main string) []string {
 	return append(jvm, "-Xss16m", "-Djava.io.tmpdir="+dir, "-cp", jar, "tlc2.TLC",
 		"-workers", strconv.Itoa(max(r.Workers, 1)), "-metadir", filepath.Join(dir, "states"), "-cleanup",
 		"-deadlock", // a model that has done all it may is no error
-		"-config", "model.cfg", main)
+		"-config", "model.cfg", r.Module)
 }
 
 var (

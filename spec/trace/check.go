@@ -1,0 +1,173 @@
+package trace
+
+import (
+	"context"
+	_ "embed"
+	"errors"
+	"fmt"
+	"regexp"
+	"strconv"
+	"strings"
+
+	"github.com/matter-ops/kms-rotation/spec"
+	"github.com/matter-ops/kms-rotation/spec/tlc"
+)
+
+//go:embed RotationTrace.tla
+var module string
+
+// Verdict is what the model says of a run.
+type Verdict struct {
+	Accepted bool
+	At       int    // index of the first event that was not explained
+	Event    Event  // that event
+	Violated string // the invariant that it breaks; "" if no action explains it
+}
+
+func (v Verdict) String() string {
+	switch {
+	case v.Accepted:
+		return "accepted"
+	case v.Violated != "":
+		return fmt.Sprintf("rejected: event %d, %s, breaks %s", v.Event.N, v.Event.name(), v.Violated)
+	default:
+		return fmt.Sprintf("rejected: no action explains event %d, %s", v.Event.N, v.Event.name())
+	}
+}
+
+func (e Event) name() string { return strings.TrimSpace(e.Effect + " " + e.Event) }
+
+// batch bounds how many events TLC is given at once.
+const batch = 5000
+
+// Check checks runs against the model, many in one run of TLC. The verdicts are
+// in the order of the runs.
+func Check(ctx context.Context, runs ...[]Event) ([]Verdict, error) {
+	verdicts := make([]Verdict, len(runs))
+	converted := make([]*run, len(runs))
+	groups := map[int][]int{} // by the number of shards, which a model fixes
+	for i, events := range runs {
+		r, err := convert(events)
+		if err != nil {
+			return nil, fmt.Errorf("trace %d: %w", i, err)
+		}
+		converted[i] = r
+		groups[r.shards] = append(groups[r.shards], i)
+	}
+	for _, group := range groups {
+		for len(group) > 0 {
+			n, size := 0, 0
+			for n < len(group) && (n == 0 || size+len(converted[group[n]].lines) <= batch) {
+				size += len(converted[group[n]].lines)
+				n++
+			}
+			if err := check(ctx, runs, converted, group[:n], verdicts); err != nil {
+				return nil, err
+			}
+			group = group[n:]
+		}
+	}
+	return verdicts, nil
+}
+
+var printed = regexp.MustCompile(`<<"(explained|violates)", (\d+), (\d+)(?:, "(\w+)")?>>`)
+
+// check has TLC look at one group of runs.
+func check(ctx context.Context, runs [][]Event, converted []*run, group []int, verdicts []Verdict) error {
+	var some []*run
+	for _, i := range group {
+		some = append(some, converted[i])
+	}
+	res, err := tlc.Check(ctx, tlc.Run{
+		Module: "RotationTrace",
+		Files:  map[string]string{"rotation": spec.Rotation, "RotationTrace": module, "TraceData": data(some)},
+		Config: config(some),
+	})
+	if err != nil {
+		return fmt.Errorf("trace: %w", err)
+	}
+	if res.Verdict != tlc.Holds {
+		return fmt.Errorf("trace: %w: TLC says %s:\n%s", errors.New("not checked"), res.Verdict, res.Output)
+	}
+	explained := make([]int, len(group))
+	violated := make([]string, len(group))
+	for _, m := range printed.FindAllStringSubmatch(res.Output, -1) {
+		t, _ := strconv.Atoi(m[2])
+		i, _ := strconv.Atoi(m[3])
+		if m[1] == "violates" {
+			violated[t-1] = m[4]
+		} else {
+			explained[t-1] = max(explained[t-1], i)
+		}
+	}
+	for j, i := range group {
+		r := converted[i]
+		if explained[j] == len(r.lines) {
+			verdicts[i] = Verdict{Accepted: true}
+			continue
+		}
+		at := r.at[explained[j]]
+		verdicts[i] = Verdict{At: at, Event: runs[i][at], Violated: violated[j]}
+	}
+	return nil
+}
+
+// data is the module TraceData. Unknown is a KEK that nobody makes.
+func data(runs []*run) string {
+	var b strings.Builder
+	b.WriteString("---- MODULE TraceData ----\nEXTENDS Naturals, Sequences\n")
+	unknown := 1
+	for _, r := range runs {
+		unknown = max(unknown, len(r.keks)+1)
+	}
+	fmt.Fprintf(&b, "Unknown == %d\n", unknown)
+	var names, heads []string
+	for i, r := range runs {
+		fmt.Fprintf(&b, "Trace%d == <<\n  %s>>\n", i+1, strings.Join(r.lines, ",\n  "))
+		names, heads = append(names, fmt.Sprintf("Trace%d", i+1)), append(heads, fmt.Sprint(r.head))
+	}
+	fmt.Fprintf(&b, "Traces == <<%s>>\nHeads == <<%s>>\n====\n", strings.Join(names, ", "), strings.Join(heads, ", "))
+	return b.String()
+}
+
+// config bounds the model by what the runs need.
+func config(runs []*run) string {
+	rots, mints, rows, writers, keys, dup := 1, 1, 0, 0, 1, 1
+	for _, r := range runs {
+		rots, mints, rows, writers = max(rots, len(r.rots)), max(mints, r.mints), max(rows, len(r.rows)), max(writers, len(r.writers))
+		keys = max(keys, len(r.keks))
+		for _, n := range r.made {
+			dup = max(dup, n)
+		}
+	}
+	for 1+rots*mints*(1+dup) < keys+1 {
+		dup++
+	}
+	return fmt.Sprintf(`SPECIFICATION TSpec
+CONSTANTS
+  Row = {%s}
+  Writer = {%s}
+  Shard = {%s}
+  MaxRot = %d
+  MaxMint = %d
+  Dup = %d
+  Reader = {}
+  Modes = {"normal", "emergency"}
+  MaxWrite = 0
+  MaxRenew = 0
+  Leases = TRUE
+  Recheck = FALSE
+  DekCache = TRUE
+  Deletes = TRUE
+  Restore = "raw"
+  Off = {}
+`, numbers(1, rows), numbers(1, writers), numbers(0, runs[0].shards-1), rots, mints, dup)
+}
+
+func numbers(from, to int) string {
+	var out []string
+	for i := from; i <= to; i++ {
+		out = append(out, strconv.Itoa(i))
+	}
+	return strings.Join(out, ", ")
+}

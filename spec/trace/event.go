@@ -1,0 +1,98 @@
+// Package trace checks recorded runs of the code against the model in
+// spec/rotation.tla.
+//
+// A run is a sequence of effects in the one order in which they happened, one
+// [Event] each, kept as NDJSON. A [Recorder] makes one of a run in memory; adapters
+// of real services may write the same. [Check] turns runs into TLA+ and has TLC
+// explain every event by actions of the model: it accepts a run, or names the
+// first event that no action explains or that breaks an invariant.
+package trace
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+)
+
+// Event is one effect on one external system. Which fields are set depends on
+// Effect; ids are as the code has them, times in milliseconds.
+type Event struct {
+	N        int64  `json:"n"`                  // place in the run, from 1
+	Actor    string `json:"actor,omitempty"`    // step of a change, holder of a lease
+	Effect   string `json:"effect"`             // the port's method, as Store.Apply
+	Event    string `json:"event,omitempty"`    // Store.Apply: what happened, as pointer_switched
+	Rotation string `json:"rotation,omitempty"` // rotation id
+	Mode     string `json:"mode,omitempty"`     // of the rotation
+	Attempt  int    `json:"attempt,omitempty"`  // mint attempt
+	Old      string `json:"old_kek,omitempty"`  // the KEK that is left
+	KEK      string `json:"kek,omitempty"`      // the KEK that it is about
+	Epoch    int64  `json:"epoch,omitempty"`    // of the pointer or the row
+	Seq      int64  `json:"seq,omitempty"`      // of the audit record; after Store.Apply, the chain's head
+	Shard    int    `json:"shard,omitempty"`    // fence shard
+	Shards   int    `json:"shards,omitempty"`   // how many a KEK has
+	Expires  int64  `json:"expires,omitempty"`  // of a lease
+	Source   string `json:"source,omitempty"`   // of rows
+	Row      string `json:"row,omitempty"`      // row id
+	Refused  bool   `json:"refused,omitempty"`  // Table.Insert: the fence was shut, or the row was there
+	Was      string `json:"was,omitempty"`      // digest of the wrapped DEK that was read
+	WasBody  string `json:"was_body,omitempty"` // digest of the payload that was read
+	Blob     string `json:"blob,omitempty"`     // digest of the wrapped DEK
+	Body     string `json:"body,omitempty"`     // digest of the payload, "" if it is untouched
+	Pass     string `json:"pass,omitempty"`     // rewrap, confirm or verify
+	Segment  int    `json:"segment,omitempty"`  // of the pass
+	Done     bool   `json:"done,omitempty"`     // the segment is
+
+	Segments map[string]int `json:"segments,omitempty"` // rotation_started: segments per source
+}
+
+// Effects beside those that are called after a method: what was there when the
+// recording began.
+const (
+	effectSnapshot = "snapshot"
+	effectPlant    = "Table.Plant"
+)
+
+// Write writes a run as NDJSON.
+func Write(w io.Writer, events []Event) error {
+	b := bufio.NewWriter(w)
+	enc := json.NewEncoder(b)
+	for _, e := range events {
+		if err := enc.Encode(e); err != nil {
+			return fmt.Errorf("trace: %w", err)
+		}
+	}
+	if err := b.Flush(); err != nil {
+		return fmt.Errorf("trace: %w", err)
+	}
+	return nil
+}
+
+// Read reads a run. An unknown field is refused: a misspelt one would hide what it
+// says.
+func Read(r io.Reader) ([]Event, error) {
+	var events []Event
+	lines := bufio.NewScanner(r)
+	lines.Buffer(nil, 1<<20)
+	for lines.Scan() {
+		if len(bytes.TrimSpace(lines.Bytes())) == 0 {
+			continue
+		}
+		var e Event
+		d := json.NewDecoder(bytes.NewReader(lines.Bytes()))
+		d.DisallowUnknownFields()
+		if err := d.Decode(&e); err != nil {
+			return nil, fmt.Errorf("trace line %d: %w", len(events)+1, err)
+		}
+		if e.Effect == "" {
+			return nil, fmt.Errorf("trace line %d: %w", len(events)+1, errors.New("no effect"))
+		}
+		events = append(events, e)
+	}
+	if err := lines.Err(); err != nil {
+		return nil, fmt.Errorf("trace: %w", err)
+	}
+	return events, nil
+}

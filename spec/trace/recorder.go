@@ -1,0 +1,185 @@
+package trace
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+
+	"github.com/matter-ops/kms-rotation/audit"
+	"github.com/matter-ops/kms-rotation/internal/memstore"
+	"github.com/matter-ops/kms-rotation/kek"
+	"github.com/matter-ops/kms-rotation/rotation"
+)
+
+// Recorder records every effect on a world in memory. It is safe for concurrent
+// use.
+type Recorder struct {
+	tables []*memstore.Table
+	mu     sync.Mutex
+	events []Event
+}
+
+// Record begins to record a world and its tables, those that the rotation sweeps.
+// What is there already is noted first: the pointer, no rotation being under way,
+// and the rows. It reads the world as any caller does, so no hook should be set yet.
+func Record(ctx context.Context, w *memstore.World, tables ...*memstore.Table) (*Recorder, error) {
+	r := &Recorder{tables: tables}
+	if err := r.snapshot(ctx, w); err != nil {
+		return nil, fmt.Errorf("begin to record: %w", err)
+	}
+	w.SetObserver(r.observe)
+	return r, nil
+}
+
+// Events returns the run so far.
+func (r *Recorder) Events() []Event {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.events)
+}
+
+func (r *Recorder) snapshot(ctx context.Context, w *memstore.World) error {
+	v, err := w.Store().Load(ctx, "")
+	if err != nil {
+		return err
+	}
+	if v.Lock != "" {
+		return fmt.Errorf("rotation %s is under way", v.Lock)
+	}
+	_, head, err := w.Store().Head(ctx)
+	if err != nil {
+		return err
+	}
+	if v.Pointer != nil {
+		r.add(Event{
+			Effect: effectSnapshot, KEK: string(v.Pointer.KEKID), Epoch: v.Pointer.Epoch, Seq: head.Seq,
+			Shards: len(w.Store().Fences(v.Pointer.KEKID)),
+		})
+	}
+	for _, t := range r.tables {
+		t.Each(func(id string, row memstore.Record) { r.add(written(effectPlant, t.Name(), id, row)) })
+	}
+	return nil
+}
+
+func (r *Recorder) add(e Event) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	e.N = int64(len(r.events)) + 1
+	r.events = append(r.events, e)
+}
+
+// observe is the world's [memstore.Observer]. What was refused by a condition left
+// no effect; of those a refused insert alone says something, that its fence was shut.
+func (r *Recorder) observe(op string, result any, err error, args ...any) {
+	if op == "Table.Insert" && (errors.Is(err, memstore.ErrFenced) || errors.Is(err, memstore.ErrExists)) {
+		e := r.event(op, result, args)
+		e.Refused = true
+		r.add(e)
+		return
+	}
+	if err != nil || result == false {
+		return
+	}
+	if e := r.event(op, result, args); e.Effect != "" {
+		r.add(e)
+	}
+}
+
+// event is what a call did; without an effect if it only read.
+func (r *Recorder) event(op string, result any, args []any) Event {
+	switch op {
+	case "Store.Apply":
+		return r.change(result.(int64), args[0].(kek.Change), args[1].(audit.Event))
+	case "Store.Record":
+		return Event{Effect: op, Event: args[0].(audit.Event).Type, Seq: result.(int64)}
+	case "Store.MarkPublished":
+		return Event{Effect: op, Seq: args[0].(int64)}
+	case "Vault.Put":
+		return Event{Effect: op, Seq: args[0].(audit.Entry).Record.Seq}
+	case "KMS.Create":
+		return Event{Effect: op, Rotation: args[0].(string), Attempt: args[1].(int), KEK: string(result.(kek.ID))}
+	case "KMS.Claim":
+		if id := args[2].(kek.ID); id == "" || id != result.(kek.ID) {
+			return Event{} // it asked, or it lost
+		}
+		return Event{Effect: op, Rotation: args[0].(string), Attempt: args[1].(int), KEK: string(args[2].(kek.ID))}
+	case "KMS.Disable", "KMS.Enable", "Store.Leases":
+		return Event{Effect: op, KEK: string(args[0].(kek.ID))}
+	case "Store.PutLease", "Store.RenewLease", "Store.DropLease", "Store.Revoke":
+		l := args[0].(rotation.Lease)
+		return Event{Effect: op, Actor: l.Holder, KEK: string(l.KEK), Expires: l.Expires.UnixMilli()}
+	case "Store.SealFence":
+		return Event{Effect: op, KEK: string(args[0].(kek.ID)), Shard: args[1].(int)}
+	case "Store.SaveCheckpoint":
+		c := args[0].(rotation.Checkpoint)
+		return Event{Effect: op, Rotation: c.RotationID, Source: c.Source, Pass: c.Pass, Segment: c.Segment, Done: c.Done}
+	default:
+		return r.rowEvent(op, args)
+	}
+}
+
+func (r *Recorder) rowEvent(op string, args []any) Event {
+	switch op {
+	case "Table.Insert":
+		e := written(op, args[0].(string), args[1].(string), args[2].(memstore.Record))
+		e.Shard = args[3].(int)
+		return e
+	case "Table.Update":
+		return written(op, args[0].(string), args[1].(string), args[3].(memstore.Record))
+	case effectPlant:
+		return written(op, args[0].(string), args[1].(string), args[2].(memstore.Record))
+	case "Table.Delete":
+		return Event{Effect: op, Source: args[0].(string), Row: args[1].(string)}
+	case "Table.Replace":
+		old, with := args[1].(rotation.Row), args[2].(rotation.Rewrapped)
+		return Event{
+			Effect: op, Source: args[0].(string), Row: old.ID, Old: string(old.KEK), KEK: string(with.KEK), Epoch: with.Epoch,
+			Was: digest(old.WrappedDEK), WasBody: digest(old.Ciphertext), Blob: digest(with.WrappedDEK), Body: digest(with.Ciphertext),
+		}
+	}
+	return Event{}
+}
+
+// written is a row as it is stored. Nothing under no KEK is a cipher row.
+func written(op, source, id string, row memstore.Record) Event {
+	if row.Stranger || row.KEK == "" {
+		return Event{}
+	}
+	return Event{
+		Effect: op, Source: source, Row: id, KEK: string(row.KEK), Epoch: row.Epoch,
+		Blob: digest(row.WrappedDEK), Body: digest(row.Ciphertext),
+	}
+}
+
+// change is one transaction on the control table.
+func (r *Recorder) change(seq int64, c kek.Change, ev audit.Event) Event {
+	e := Event{Effect: "Store.Apply", Event: c.Event, Actor: ev.Step, Seq: seq, Shards: c.Shards}
+	if m := c.Rotation; m != nil {
+		e.Rotation, e.Mode, e.Attempt = m.After.ID, string(m.After.Mode), m.After.Attempt
+		e.Old, e.KEK = string(m.After.OldKEK), string(m.After.NewKEK)
+		if m.Before == nil {
+			e.Segments = map[string]int{}
+			for _, t := range r.tables {
+				e.Segments[t.Name()] = t.Segments(m.After.Segments)
+			}
+		}
+	}
+	if c.Pointer != nil {
+		e.KEK, e.Epoch = string(c.Pointer.After.KEKID), c.Pointer.After.Epoch
+	}
+	return e
+}
+
+// digest names bytes without showing them; "" for none.
+func digest(b []byte) string {
+	if len(b) == 0 {
+		return ""
+	}
+	sum := sha256.Sum256(b)
+	return hex.EncodeToString(sum[:8])
+}
