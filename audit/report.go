@@ -1,0 +1,27 @@
+package audit
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+)
+
+// Print writes the report for a person: findings, what was not checked, the last
+// anchor to remember, and the verdict as the last line.
+func (r Report) Print(w io.Writer) error {
+	b := bufio.NewWriter(w)
+	for _, f := range r.Findings {
+		fmt.Fprintln(b, f)
+	}
+	if r.More > 0 {
+		fmt.Fprintf(b, "and %d more\n", r.More)
+	}
+	for _, u := range r.Unchecked {
+		fmt.Fprintln(b, "not checked:", u)
+	}
+	if r.Last != nil {
+		fmt.Fprintf(b, "remember: --known-anchor %s\n", r.Last)
+	}
+	fmt.Fprintln(b, r)
+	return b.Flush()
+}
