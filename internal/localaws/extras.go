@@ -38,7 +38,7 @@ var extraTypes = []struct {
 	{"AWS::Scheduler::Schedule", createSchedule},
 	{"AWS::CloudWatch::Alarm", createAlarm},
 	{"AWS::S3::BucketPolicy", keepBucketPolicy},
-	{"AWS::IAM::Role", keepInlinePolicies},
+	{"AWS::IAM::Role", completeRole},
 }
 
 // planExtras adds the outputs to the template that the extras will need.

@@ -1,6 +1,7 @@
 package localaws
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -66,7 +67,9 @@ func (p *permissions) check(r *http.Request, c wire.Call, function lambdahost.Fu
 	}
 	for _, a := range accesses {
 		if why := p.refusal(who, restricted, c.Bucket, a); why != "" {
-			return c.Denied(fmt.Sprintf("User: %s is not authorized to perform: %s on resource: %s %s", who.session, a.Action, a.Resource, why))
+			// AWS does not tell the condition keys; here they spare a search.
+			return c.Denied(fmt.Sprintf("User: %s is not authorized to perform: %s on resource: %s %s %v",
+				cmp.Or(who.session, "the operator"), a.Action, a.Resource, why, a.Context))
 		}
 	}
 	return nil
@@ -141,11 +144,13 @@ func (d *deployment) loadPermissions(ctx context.Context) (*permissions, error) 
 	return p, nil
 }
 
-// keepInlinePolicies keeps the inline policies of a role: moto returns them as
-// Python prints them.
-func keepInlinePolicies(_ context.Context, d *deployment, e extra) error {
+// completeRole attaches the managed policies that a role names, which moto's
+// CloudFormation does not, and keeps its inline ones, which moto returns as Python
+// prints them.
+func completeRole(ctx context.Context, d *deployment, e extra) error {
 	var p struct {
-		Policies []struct {
+		ManagedPolicyArns []string
+		Policies          []struct {
 			PolicyName     string
 			PolicyDocument json.RawMessage
 		}
@@ -163,6 +168,12 @@ func keepInlinePolicies(_ context.Context, d *deployment, e extra) error {
 			return err
 		}
 		d.inline[name] = append(d.inline[name], parsed)
+	}
+	client := awsiam.NewFromConfig(d.moto)
+	for _, arn := range p.ManagedPolicyArns {
+		if _, err := client.AttachRolePolicy(ctx, &awsiam.AttachRolePolicyInput{RoleName: &name, PolicyArn: &arn}); err != nil {
+			return err
+		}
 	}
 	return nil
 }
