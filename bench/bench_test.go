@@ -39,7 +39,7 @@ type scheme struct {
 	open func(sealed []byte) ([]byte, error)
 }
 
-func schemes(b *testing.B) []scheme {
+func schemes(b testing.TB) []scheme {
 	b.Helper()
 	tinkKEK := localKEK(b)
 	theirs := aead.NewKMSEnvelopeAEAD2(aead.AES256GCMKeyTemplate(), tinkKEK)
@@ -60,7 +60,7 @@ func schemes(b *testing.B) []scheme {
 
 // raw is AES-256-GCM and nothing else: one expanded key, a counter for a nonce, a
 // reused buffer.
-func raw(b *testing.B) scheme {
+func raw(b testing.TB) scheme {
 	b.Helper()
 	block, err := aes.NewCipher(bytes.Repeat([]byte{7}, 32))
 	if err != nil {
@@ -85,7 +85,7 @@ func raw(b *testing.B) scheme {
 
 // rawRandom is raw with a random nonce for each record, as anybody must use it who
 // has more than one process.
-func rawRandom(b *testing.B) scheme {
+func rawRandom(b testing.TB) scheme {
 	b.Helper()
 	block, err := aes.NewCipher(bytes.Repeat([]byte{7}, 32))
 	if err != nil {
@@ -103,7 +103,7 @@ func rawRandom(b *testing.B) scheme {
 }
 
 // ours seals with one reference held, or with one for each record.
-func ours(b *testing.B, name string, cache envelope.Cache, each bool) scheme {
+func ours(b testing.TB, name string, cache envelope.Cache, each bool) scheme {
 	b.Helper()
 	ctx := context.Background()
 	c, err := envelope.New(ctx, envelope.Config{ControlTable: "c", DynamoDB: control{}, KMS: &localKMS{kek: localKEK(b)}, Cache: cache})
@@ -138,7 +138,7 @@ func ours(b *testing.B, name string, cache envelope.Cache, each bool) scheme {
 
 // awsESDK is the AWS Encryption SDK with a raw AES keyring and its default suite
 // less the ECDSA signature, which none of the others makes.
-func awsESDK(b *testing.B) scheme {
+func awsESDK(b testing.TB) scheme {
 	b.Helper()
 	ctx := context.Background()
 	materials, err := mpl.NewClient(mpltypes.MaterialProvidersConfig{})
@@ -216,7 +216,7 @@ func BenchmarkOpen(b *testing.B) {
 }
 
 // check shows that a scheme does what is measured.
-func check(b *testing.B, s scheme, buf, plain []byte) []byte {
+func check(b testing.TB, s scheme, buf, plain []byte) []byte {
 	b.Helper()
 	sealed, err := s.seal(buf, plain)
 	if err != nil {
@@ -230,7 +230,7 @@ func check(b *testing.B, s scheme, buf, plain []byte) []byte {
 
 // localKEK stands for KMS: AES-256-GCM by Tink, so that both envelopes pay the
 // same for wrapping.
-func localKEK(b *testing.B) tink.AEAD {
+func localKEK(b testing.TB) tink.AEAD {
 	b.Helper()
 	k, err := subtle.NewAESGCM(bytes.Repeat([]byte{9}, 32))
 	if err != nil {

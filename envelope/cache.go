@@ -73,6 +73,9 @@ func newCache(limits Cache) *cache {
 // take returns the key of that name and charges it with one record of size bytes,
 // or nil if there is none that may still be used.
 func (c *cache) take(name []byte, size int, now time.Duration) *dataKey {
+	if c.limits.Off {
+		return nil
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	e, ok := c.keys[string(name)]
@@ -93,9 +96,12 @@ func (c *cache) take(name []byte, size int, now time.Duration) *dataKey {
 // put keeps a key that was made at born and is used for one record of size bytes
 // already.
 func (c *cache) put(name string, key *dataKey, size int, born time.Duration) {
+	if c.limits.Off {
+		return
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.limits.Off || c.shut {
+	if c.shut {
 		return
 	}
 	if e, ok := c.keys[name]; ok {

@@ -69,10 +69,11 @@ var errSuspect = errors.New("its KEK does not resolve")
 // openOnce opens r with a cached data key, or with one from KMS if the registry
 // lets r name its KEK.
 func (c *Client) openOnce(ctx context.Context, r record, encctx map[string]string) ([]byte, error) {
-	name, associated := r.cacheName(encctx)
+	var room [512]byte // on the stack
+	name := r.appendName(room[:0], encctx)
 	if k := c.opening.take(name, 0, c.elapsed()); k != nil {
 		c.count.hits.Add(1)
-		return k.open(r, associated)
+		return k.open(r)
 	}
 	h := c.current.Load()
 	arn := h.pointer.KeyARN
@@ -84,7 +85,7 @@ func (c *Client) openOnce(ctx context.Context, r record, encctx map[string]strin
 		}
 		arn = entry.ARN
 	}
-	return c.unwrap(ctx, r, arn, string(name), associated, encctx)
+	return c.unwrap(ctx, r, arn, encctx)
 }
 
 // openSuspect opens a record that names, certainly, a KEK which does not resolve
@@ -96,8 +97,7 @@ func (c *Client) openSuspect(ctx context.Context, r record, encctx map[string]st
 	if orphan {
 		c.count.orphans.Add(1)
 	}
-	name, associated := r.cacheName(encctx)
-	plain, err := c.unwrap(ctx, r, entry.ARN, string(name), associated, encctx)
+	plain, err := c.unwrap(ctx, r, entry.ARN, encctx)
 	if orphan && err != nil {
 		return nil, fmt.Errorf("KEK %s (registry state %q): %w: %w", r.KEKID, entry.State, ErrOrphanedKey, err)
 	}
@@ -105,7 +105,12 @@ func (c *Client) openSuspect(ctx context.Context, r record, encctx map[string]st
 }
 
 // unwrap gets the DEK from KMS, keeps it, and opens the payload.
-func (c *Client) unwrap(ctx context.Context, r record, arn, name string, associated []byte, encctx map[string]string) ([]byte, error) {
+func (c *Client) unwrap(ctx context.Context, r record, arn string, encctx map[string]string) ([]byte, error) {
+	var name string
+	if !c.cfg.Cache.Off {
+		name = string(r.appendName(nil, encctx))
+	}
+	associated := aead.AssociatedData(encctx)
 	if r.tink != nil {
 		encctx = nil // Tink's AWS KMS client binds none to a DEK
 	}
@@ -124,6 +129,7 @@ func (c *Client) unwrap(ctx context.Context, r record, arn, name string, associa
 		if err != nil {
 			return nil, fmt.Errorf("kms Decrypt, KEK %s: %w", r.KEKID, err)
 		}
+		k.associated = associated
 		c.opening.put(name, k, 0, born)
 		return k, nil
 	}
@@ -137,7 +143,7 @@ func (c *Client) unwrap(ctx context.Context, r record, arn, name string, associa
 	if err != nil {
 		return nil, err
 	}
-	return k.open(r, associated)
+	return k.open(r)
 }
 
 // expand makes a data key of DEK bytes, which the caller clears.
@@ -151,7 +157,7 @@ func (r record) expand(dek []byte) (k *dataKey, err error) {
 	return k, err
 }
 
-func (k *dataKey) open(r record, associated []byte) ([]byte, error) {
+func (k *dataKey) open(r record) ([]byte, error) {
 	if r.tink != nil {
 		plain, err := k.tink.Decrypt(r.Ciphertext, r.tink.associated)
 		if err != nil {
@@ -159,22 +165,21 @@ func (k *dataKey) open(r record, associated []byte) ([]byte, error) {
 		}
 		return plain, nil
 	}
-	return k.aead.Open(nil, r.Ciphertext, associated)
+	return k.aead.Open(nil, r.Ciphertext, k.associated)
 }
 
-// cacheName names a record's data key: its KEK, its wrapped bytes and the
-// encryption context that it was unwrapped with, so that no hit passes what KMS
-// would refuse. associated is the end of it.
-func (r record) cacheName(encctx map[string]string) (name, associated []byte) {
-	name = make([]byte, 0, 512)
+// appendName appends the name of a record's data key in the cache: its KEK, its
+// wrapped bytes and the encryption context that it was unwrapped with, so that no
+// hit passes what KMS would refuse.
+func (r record) appendName(dst []byte, encctx map[string]string) []byte {
+	format := byte(0)
 	if r.tink != nil {
-		name = append(name, "tink"...)
+		format = 1
 	}
-	name = binary.AppendUvarint(name, uint64(len(r.KEKID)))
-	name = append(name, r.KEKID...)
-	name = binary.AppendUvarint(name, uint64(len(r.WrappedDEK)))
-	name = append(name, r.WrappedDEK...)
-	n := len(name)
-	name = aead.AppendAssociatedData(name, encctx)
-	return name, name[n:]
+	dst = append(dst, format)
+	dst = binary.AppendUvarint(dst, uint64(len(r.KEKID)))
+	dst = append(dst, r.KEKID...)
+	dst = binary.AppendUvarint(dst, uint64(len(r.WrappedDEK)))
+	dst = append(dst, r.WrappedDEK...)
+	return aead.AppendAssociatedData(dst, encctx)
 }
