@@ -171,7 +171,7 @@ func launch(ctx context.Context, program, keyFile string, o Options) (*Log, erro
 	var ports [3]int // HTTP, gRPC, metrics
 	for i := range ports {
 		var err error
-		if ports[i], err = backend.FreePort(); err != nil {
+		if ports[i], err = freePort(ctx); err != nil {
 			return nil, err
 		}
 	}
@@ -201,7 +201,7 @@ func launch(ctx context.Context, program, keyFile string, o Options) (*Log, erro
 		return nil, err
 	}
 	l := &Log{process: process}
-	if err := l.serve(direct, tiles); err != nil {
+	if err := l.serve(ctx, direct, tiles); err != nil {
 		process.Kill()
 		return nil, err
 	}
@@ -235,12 +235,12 @@ func await(ctx context.Context, p *proc.Process, url, logFile string) error {
 }
 
 // serve opens the one URL: uploads to the server, reads from the tiles.
-func (l *Log) serve(direct, tiles string) error {
+func (l *Log) serve(ctx context.Context, direct, tiles string) error {
 	target, err := url.Parse(direct)
 	if err != nil {
 		return err
 	}
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", "127.0.0.1:0")
 	if err != nil {
 		return err
 	}
@@ -253,4 +253,14 @@ func (l *Log) serve(direct, tiles string) error {
 	l.URL = "http://" + listener.Addr().String()
 	go func() { _ = l.front.Serve(listener) }() // ends with Close
 	return nil
+}
+
+// freePort returns a loopback port that was free a moment ago.
+func freePort(ctx context.Context) (int, error) {
+	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", "127.0.0.1:0")
+	if err != nil {
+		return 0, err
+	}
+	port := l.Addr().(*net.TCPAddr).Port //nolint:forcetypeassert // it is TCP
+	return port, l.Close()
 }
