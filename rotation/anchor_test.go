@@ -281,18 +281,20 @@ func TestAnchorRaces(t *testing.T) {
 // TestAnchorRefuses shows what is never signed or never stored.
 func TestAnchorRefuses(t *testing.T) {
 	for name, c := range map[string]struct {
-		break_ func(t *testing.T, a *anchorage)
+		damage func(t *testing.T, a *anchorage)
 		kind   rotation.Kind
 		signed bool // an intent may be left, to be fulfilled later
 	}{
 		"a record that is not in the bucket": {
 			func(t *testing.T, a *anchorage) {
+				t.Helper()
 				publish(t, a)
 				a.world.Vault().Tamper("matter", 2, nil)
 			}, rotation.AuditTampered, false,
 		},
 		"a record that is another in the bucket": {
 			func(t *testing.T, a *anchorage) {
+				t.Helper()
 				publish(t, a)
 				b, err := a.world.Vault().Get(t.Context(), "matter", 1)
 				if err != nil {
@@ -306,6 +308,7 @@ func TestAnchorRefuses(t *testing.T) {
 		},
 		"a log whose key is another": {
 			func(t *testing.T, a *anchorage) {
+				t.Helper()
 				l := a.log.Trust()
 				l.Key = rekortest.New(t).Trust().Key
 				a.Anchoring.Trust.Logs = []audit.Log{l}
@@ -313,6 +316,7 @@ func TestAnchorRefuses(t *testing.T) {
 		},
 		"another anchor in its place": {
 			func(t *testing.T, a *anchorage) {
+				t.Helper()
 				if _, err := a.world.Vault().PutAnchor(t.Context(), "matter", 1, []byte("{}")); err != nil {
 					t.Fatal(err)
 				}
@@ -324,7 +328,7 @@ func TestAnchorRefuses(t *testing.T) {
 			if err := errors.Join(a.record(t.Context(), "one"), a.record(t.Context(), "two")); err != nil {
 				t.Fatal(err)
 			}
-			c.break_(t, a)
+			c.damage(t, a)
 			_, err := a.Anchor(t.Context(), rotation.AnchorInput{})
 			var typed *rotation.Error
 			if !errors.As(err, &typed) || typed.Kind != c.kind {

@@ -179,7 +179,6 @@ func launch(ctx context.Context, program, keyFile string, o Options) (*Log, erro
 	if err := os.MkdirAll(tiles, 0o700); err != nil {
 		return nil, err
 	}
-	//nolint:gosec // the program is the user's own choice
 	cmd := exec.CommandContext(context.WithoutCancel(ctx), program, "serve",
 		"--hostname", o.Origin, "--signer-filepath", keyFile, "--storage-dir", tiles, "--persistent-antispam",
 		"--checkpoint-interval", o.Interval.String(), "--log-level", "warn",

@@ -46,11 +46,11 @@ type Log struct {
 }
 
 // New returns an empty log with a key of its own.
-func New(t testing.TB) *Log {
-	t.Helper()
+func New(tb testing.TB) *Log {
+	tb.Helper()
 	_, key, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return &Log{key: key}
 }
@@ -268,7 +268,7 @@ func (l *Log) tile(w http.ResponseWriter, path string) {
 		http.NotFound(w, nil)
 		return
 	}
-	_, _ = w.Write(b)
+	_, _ = w.Write(b) //nolint:gosec // hashes, for no browser
 }
 
 // signer is a [note.Signer] of the log.
@@ -295,29 +295,29 @@ type Key struct {
 }
 
 // NewKey makes an anchor key.
-func NewKey(t testing.TB) *Key {
-	t.Helper()
+func NewKey(tb testing.TB) *Key {
+	tb.Helper()
 	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	der, err := x509.MarshalPKIXPublicKey(k.Public())
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return &Key{private: k, DER: der}
 }
 
 // Statement signs a statement.
-func (k *Key) Statement(t testing.TB, s audit.Statement) audit.Signed {
-	t.Helper()
+func (k *Key) Statement(tb testing.TB, s audit.Statement) audit.Signed {
+	tb.Helper()
 	msg, err := s.Message()
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	sig, err := k.Sign(t.Context(), msg)
+	sig, err := k.Sign(tb.Context(), msg)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return audit.Signed{Key: k.DER, Signature: sig, Statement: s}
 }
@@ -332,11 +332,11 @@ func (k *Key) Sign(_ context.Context, msg []byte) ([]byte, error) {
 }
 
 // Submit puts a signed statement into the log and returns its proof.
-func (l *Log) Submit(t testing.TB, s audit.Signed) audit.Proof {
-	t.Helper()
+func (l *Log) Submit(tb testing.TB, s audit.Signed) audit.Proof {
+	tb.Helper()
 	body, err := s.LogEntry()
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return l.Prove(l.Append(body))
 }
