@@ -46,7 +46,11 @@ var (
 // byte, then for each key in order of its bytes the key and the value, each after
 // its length as four bytes, most significant first. No two contexts share one.
 func AssociatedData(encctx map[string]string) []byte {
-	return AppendAssociatedData(nil, encctx)
+	n := 1
+	for k, v := range encctx {
+		n += 8 + len(k) + len(v)
+	}
+	return AppendAssociatedData(make([]byte, 0, n), encctx)
 }
 
 // AppendAssociatedData appends [AssociatedData] to dst.
