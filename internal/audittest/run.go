@@ -44,11 +44,11 @@ func MustFind(t *testing.T, r audit.Report, k audit.Kind, object string) {
 }
 
 // Known is how a verifier remembers an anchor.
-func Known(t testing.TB, a audit.Anchor) audit.Known {
-	t.Helper()
+func Known(tb testing.TB, a audit.Anchor) audit.Known {
+	tb.Helper()
 	d, err := a.Signed.Statement.Digest()
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return audit.Known{N: a.Signed.Statement.N, Digest: d}
 }

@@ -37,9 +37,9 @@ type World struct {
 }
 
 // New builds a sound world.
-func New(t testing.TB) *World {
-	t.Helper()
-	w := &World{T: t, Bucket: &Bucket{}, Log: rekortest.New(t), Key: rekortest.NewKey(t)}
+func New(tb testing.TB) *World {
+	tb.Helper()
+	w := &World{T: tb, Bucket: &Bucket{}, Log: rekortest.New(tb), Key: rekortest.NewKey(tb)}
 	w.Log.Append([]byte("the entry of somebody else"))
 	head := audit.Genesis(Chain)
 	for seq := int64(1); seq <= records; seq++ {

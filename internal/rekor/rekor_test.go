@@ -29,10 +29,12 @@ type log struct {
 // logs are the log in memory and the real server: both pass the same suite.
 var logs = map[string]func(t *testing.T) log{
 	"memory": func(t *testing.T) log {
+		t.Helper()
 		l := rekortest.New(t)
 		return log{l.Trust(), l.Client(nil)}
 	},
 	"rekor-tiles": func(t *testing.T) log {
+		t.Helper()
 		l := realLog(t, t.TempDir())
 		return log{l.Trust(), &http.Client{Timeout: rekor.Timeout}}
 	},
