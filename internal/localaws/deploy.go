@@ -94,7 +94,7 @@ func (d *deployment) upload(ctx context.Context, bucket string) error {
 	}
 	d.definitions = map[string]string{}
 	for logical, path := range d.template.Definitions {
-		b, err := os.ReadFile(filepath.Join(filepath.Dir(d.templatePath), path)) //nolint:gosec // what the template names
+		b, err := os.ReadFile(filepath.Join(filepath.Dir(d.templatePath), path))
 		if err != nil {
 			return err
 		}

@@ -76,7 +76,7 @@ func makeRoot() (string, error) {
 		return root, err
 	}
 	for _, name := range []string{"template.yaml", "machine.asl.json"} {
-		b, err := os.ReadFile(filepath.Join("testdata", name)) //nolint:gosec // test data
+		b, err := os.ReadFile(filepath.Join("testdata", name))
 		if err != nil {
 			return root, err
 		}
@@ -84,7 +84,7 @@ func makeRoot() (string, error) {
 			return root, err
 		}
 	}
-	build := exec.Command("go", "build", "-tags", "lambda.norpc", "-o", filepath.Join(root, "build", "local", "echo", "bootstrap"), "./testdata/echo") //nolint:gosec,noctx // this package's own
+	build := exec.Command("go", "build", "-tags", "lambda.norpc", "-o", filepath.Join(root, "build", "local", "echo", "bootstrap"), "./testdata/echo") //nolint:noctx // this package's own
 	if out, err := build.CombinedOutput(); err != nil {
 		return root, fmt.Errorf("build testdata/echo: %w\n%s", err, out)
 	}

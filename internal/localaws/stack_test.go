@@ -121,7 +121,7 @@ func TestEnvIsSourced(t *testing.T) {
 		t.Errorf("left behind: %v, %v", left, err)
 	}
 	script := `. "$1"; printf '%s|%s|%s|%s' "$MATTER_NOTE" "$AWS_ENDPOINT_URL" "$MATTER_CONTROL_TABLE" "${OTHER-unset}"`
-	out, err := exec.CommandContext(t.Context(), "sh", "-c", script, "sh", path).Output() //nolint:gosec // test data
+	out, err := exec.CommandContext(t.Context(), "sh", "-c", script, "sh", path).Output()
 	if err != nil {
 		t.Fatal(err)
 	}

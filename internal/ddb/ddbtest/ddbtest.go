@@ -40,23 +40,23 @@ func Main(m *testing.M) {
 }
 
 // Endpoint returns the URL of DynamoDB Local, which it starts the first time.
-func Endpoint(t testing.TB) string {
-	t.Helper()
-	server.once.Do(func() { server.running, server.err = backend.DynamoDB(t.Context()) })
+func Endpoint(tb testing.TB) string {
+	tb.Helper()
+	server.once.Do(func() { server.running, server.err = backend.DynamoDB(tb.Context()) })
 	switch {
 	case errors.Is(server.err, backend.ErrNotInstalled) && os.Getenv("CI") != "true" && os.Getenv("MATTER_REQUIRE_LOCAL") != "1":
-		t.Skip(server.err)
+		tb.Skip(server.err)
 	case server.err != nil:
-		t.Fatal(server.err)
+		tb.Fatal(server.err)
 	}
 	return server.running.URL
 }
 
 // Client returns a client of DynamoDB Local.
-func Client(t testing.TB, options ...func(*dynamodb.Options)) *dynamodb.Client {
-	t.Helper()
+func Client(tb testing.TB, options ...func(*dynamodb.Options)) *dynamodb.Client {
+	tb.Helper()
 	return dynamodb.New(dynamodb.Options{
-		BaseEndpoint: aws.String(Endpoint(t)), Region: Region,
+		BaseEndpoint: aws.String(Endpoint(tb)), Region: Region,
 		Credentials: credentials.NewStaticCredentialsProvider("local", "local", ""),
 	}, options...)
 }
@@ -68,15 +68,15 @@ type Key struct {
 }
 
 // ControlTable makes an empty control table and returns its name.
-func ControlTable(t testing.TB, client *dynamodb.Client) string {
-	t.Helper()
-	return Table(t, client, Key{"pk", types.ScalarAttributeTypeS}, Key{"sk", types.ScalarAttributeTypeS})
+func ControlTable(tb testing.TB, client *dynamodb.Client) string {
+	tb.Helper()
+	return Table(tb, client, Key{"pk", types.ScalarAttributeTypeS}, Key{"sk", types.ScalarAttributeTypeS})
 }
 
 // Table makes an empty table with a hash key and perhaps a range key, and returns
 // its name.
-func Table(t testing.TB, client *dynamodb.Client, keys ...Key) string {
-	t.Helper()
+func Table(tb testing.TB, client *dynamodb.Client, keys ...Key) string {
+	tb.Helper()
 	name := fmt.Sprintf("test-%d", server.tables.Add(1))
 	in := &dynamodb.CreateTableInput{TableName: &name, BillingMode: types.BillingModePayPerRequest}
 	for i, k := range keys {
@@ -84,14 +84,14 @@ func Table(t testing.TB, client *dynamodb.Client, keys ...Key) string {
 		kind := []types.KeyType{types.KeyTypeHash, types.KeyTypeRange}[i]
 		in.KeySchema = append(in.KeySchema, types.KeySchemaElement{AttributeName: &k.Name, KeyType: kind})
 	}
-	if _, err := client.CreateTable(t.Context(), in); err != nil {
-		t.Fatal(err)
+	if _, err := client.CreateTable(tb.Context(), in); err != nil {
+		tb.Fatal(err)
 	}
-	t.Cleanup(func() {
-		_, err := client.DeleteTable(context.WithoutCancel(t.Context()), &dynamodb.DeleteTableInput{TableName: &name})
+	tb.Cleanup(func() {
+		_, err := client.DeleteTable(context.WithoutCancel(tb.Context()), &dynamodb.DeleteTableInput{TableName: &name})
 		var gone *types.ResourceNotFoundException
 		if err != nil && !errors.As(err, &gone) {
-			t.Error(err)
+			tb.Error(err)
 		}
 	})
 	return name

@@ -66,7 +66,6 @@ func DynamoDB(ctx context.Context) (*Server, error) {
 		return nil, fmt.Errorf("java, which DynamoDB Local needs, is %w: install a Java runtime, version 17 or newer", ErrNotInstalled)
 	}
 	return start(ctx, "DynamoDB Local", "/", func(port int) *exec.Cmd {
-		//nolint:gosec // the arguments are this file's own
 		return exec.CommandContext(context.WithoutCancel(ctx), java,
 			"-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1",
 			"-Djava.library.path="+lib, "-cp", filepath.Join(lib, "*"), "software.amazon.dynamodb.services.local.main.ServerRunner",
@@ -186,7 +185,7 @@ func answers(ctx context.Context, url string) bool {
 
 // FreePort returns a loopback port that was free a moment ago.
 func FreePort() (int, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	l, err := (&net.ListenConfig{}).Listen(context.Background(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		return 0, err
 	}

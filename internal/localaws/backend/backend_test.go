@@ -66,7 +66,7 @@ func TestNotInstalled(t *testing.T) {
 // TestStartSaysWhy starts a program that prints and fails.
 func TestStartSaysWhy(t *testing.T) {
 	program := filepath.Join(t.TempDir(), "moto_server")
-	if err := os.WriteFile(program, []byte("#!/bin/sh\necho no such module >&2\nexit 3\n"), 0o700); err != nil { //nolint:gosec // a program
+	if err := os.WriteFile(program, []byte("#!/bin/sh\necho no such module >&2\nexit 3\n"), 0o700); err != nil {
 		t.Fatal(err)
 	}
 	t.Setenv("MATTER_MOTO_SERVER", program)

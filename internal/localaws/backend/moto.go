@@ -30,7 +30,7 @@ func Moto(ctx context.Context, o MotoOptions) (*Server, error) {
 	}
 	return start(ctx, "moto", "/moto-api/config", func(port int) *exec.Cmd {
 		args := append(command[1:len(command):len(command)], "-H", "127.0.0.1", "-p", strconv.Itoa(port))
-		cmd := exec.CommandContext(context.WithoutCancel(ctx), command[0], args...) //nolint:gosec // the user's own choice
+		cmd := exec.CommandContext(context.WithoutCancel(ctx), command[0], args...)
 		cmd.Env = append(cmd.Env, "MOTO_ACCOUNT_ID="+Account)
 		if o.CallbackPort != 0 {
 			cmd.Env = append(cmd.Env, "MOTO_PORT="+strconv.Itoa(o.CallbackPort))
@@ -47,7 +47,7 @@ func motoCommand() ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	f, err := os.Open(program) //nolint:gosec // the user's own choice
+	f, err := os.Open(program)
 	if err != nil {
 		return nil, fmt.Errorf("moto is %w at %s: run make venv, or set MATTER_MOTO_SERVER to the program", ErrNotInstalled, program)
 	}

@@ -85,8 +85,8 @@ func TestConditions(t *testing.T) {
 // TestRefuses: a policy that is half understood proves nothing.
 func TestRefuses(t *testing.T) {
 	for statement, says := range map[string]string{
-		`{"Effect":"Allow","Action":"*","Resource":"*","Conditon":{}}`:                                           "Conditon",
-		`[{"Effect":"Allow","Action":"*","Resource":"*","Conditon":{}}]`:                                         "Conditon",
+		`{"Effect":"Allow","Action":"*","Resource":"*","Conditions":{}}`:                                         "Conditions",
+		`[{"Effect":"Allow","Action":"*","Resource":"*","Conditions":{}}]`:                                       "Conditions",
 		`{"Effect":"Perhaps","Action":"*","Resource":"*"}`:                                                       "effect",
 		`{"Effect":"Allow","Resource":"*"}`:                                                                      "Action",
 		`{"Effect":"Allow","Action":"*"}`:                                                                        "Resource",

@@ -214,7 +214,7 @@ func (h *Host) start(p *pool) (*worker, error) {
 		host: h, pool: p, work: make(chan *invocation, 1),
 		key: "LOCAL" + strings.ToUpper(p.Short) + fmt.Sprintf("%06d", h.started),
 	}
-	cmd := exec.CommandContext(h.ctx, p.Program) //nolint:gosec // what the user built
+	cmd := exec.CommandContext(h.ctx, p.Program)
 	cmd.Dir = filepath.Dir(p.Program)
 	cmd.Stdout, cmd.Stderr = p.log, p.log
 	cmd.Env = h.environment(p.Function, w.key)

@@ -34,7 +34,7 @@ func TestDiesWithStarter(t *testing.T) {
 	if runtime.GOOS != "linux" {
 		t.Skip("only Linux has a death signal")
 	}
-	starter := exec.CommandContext(t.Context(), os.Args[0]) //nolint:gosec // this binary
+	starter := exec.CommandContext(t.Context(), os.Args[0])
 	starter.Env = append(os.Environ(), "PROC_TEST_STARTER=1")
 	out, err := starter.StdoutPipe()
 	if err != nil {

@@ -85,12 +85,12 @@ func (c Call) Throttled() *Error {
 // Denied returns the error with which the call's service refuses for lack of a
 // permission.
 func (c Call) Denied(message string) *Error {
-	switch {
-	case c.Protocol == RESTXML:
+	switch c.Protocol {
+	case RESTXML:
 		return &Error{http.StatusForbidden, "AccessDenied", message}
-	case c.Protocol == Query:
+	case Query:
 		return &Error{http.StatusForbidden, "AuthorizationError", message}
-	case c.Protocol == RESTJSON:
+	case RESTJSON:
 		return &Error{http.StatusForbidden, "AccessDeniedException", message}
 	default:
 		return &Error{http.StatusBadRequest, "AccessDeniedException", message}
