@@ -13,17 +13,23 @@ import (
 // JSON, which Lambda's log turns into metrics without a call. It is not safe for
 // concurrent use.
 type EMF struct {
-	w          io.Writer
-	namespace  string
-	dimensions map[string]string
-	now        func() time.Time
-	last       Stats
+	w     io.Writer
+	stack string
+	now   func() time.Time
+	last  Stats
 }
 
-// NewEMF returns a writer of metrics under namespace and dimensions, to os.Stdout
-// in Lambda.
-func NewEMF(w io.Writer, namespace string, dimensions map[string]string, now func() time.Time) *EMF {
-	return &EMF{w: w, namespace: namespace, dimensions: maps.Clone(dimensions), now: now}
+// The namespace and dimension of the metrics, which the alarms of template.yaml
+// name.
+const (
+	emfNamespace = "Matter"
+	emfDimension = "stack"
+)
+
+// NewEMF returns a writer of metrics, to os.Stdout in Lambda. stack is the name of
+// the stack that rotates the KEKs, whose alarms watch them.
+func NewEMF(w io.Writer, stack string, now func() time.Time) *EMF {
+	return &EMF{w: w, stack: stack, now: now}
 }
 
 // The names of the metrics, in EMF and, after a prefix, in package prom.
@@ -61,14 +67,11 @@ func (e *EMF) Flush(s Stats) error {
 	for _, name := range slices.Sorted(maps.Keys(line)) {
 		metrics = append(metrics, emfMetric{Name: name, Unit: "Count"})
 	}
-	for name, v := range e.dimensions {
-		line[name] = v
-	}
+	line[emfDimension] = e.stack
 	line["_aws"] = map[string]any{
 		"Timestamp": e.now().UnixMilli(),
 		"CloudWatchMetrics": []any{map[string]any{
-			"Namespace": e.namespace, "Metrics": metrics,
-			"Dimensions": [][]string{append([]string{}, slices.Sorted(maps.Keys(e.dimensions))...)},
+			"Namespace": emfNamespace, "Metrics": metrics, "Dimensions": [][]string{{emfDimension}},
 		}},
 	}
 	b, err := json.Marshal(line)

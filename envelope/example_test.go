@@ -114,9 +114,9 @@ func ExampleNewEncryptingWriter() {
 // In Lambda, write the counts to standard output when an invocation ends.
 func ExampleEMF() {
 	at := func() time.Time { return time.UnixMilli(1_700_000_000_000) }
-	metrics := envelope.NewEMF(os.Stdout, "Matter", map[string]string{"Stack": "prod"}, at)
+	metrics := envelope.NewEMF(os.Stdout, "prod", at)
 	if err := metrics.Flush(envelope.Stats{CacheHits: 3}); err != nil { // client.Stats()
 		log.Fatal(err)
 	}
-	// Output: {"Stack":"prod","_aws":{"CloudWatchMetrics":[{"Dimensions":[["Stack"]],"Metrics":[{"Name":"dek_cache_hits","Unit":"Count"},{"Name":"dek_cache_misses","Unit":"Count"},{"Name":"in_flight_references","Unit":"Count"},{"Name":"orphaned_key_reference","Unit":"Count"},{"Name":"pointer_errors","Unit":"Count"},{"Name":"refused_writes","Unit":"Count"},{"Name":"revoked_leases","Unit":"Count"}],"Namespace":"Matter"}],"Timestamp":1700000000000},"dek_cache_hits":3,"dek_cache_misses":0,"in_flight_references":0,"orphaned_key_reference":0,"pointer_errors":0,"refused_writes":0,"revoked_leases":0}
+	// Output: {"_aws":{"CloudWatchMetrics":[{"Dimensions":[["stack"]],"Metrics":[{"Name":"dek_cache_hits","Unit":"Count"},{"Name":"dek_cache_misses","Unit":"Count"},{"Name":"in_flight_references","Unit":"Count"},{"Name":"orphaned_key_reference","Unit":"Count"},{"Name":"pointer_errors","Unit":"Count"},{"Name":"refused_writes","Unit":"Count"},{"Name":"revoked_leases","Unit":"Count"}],"Namespace":"Matter"}],"Timestamp":1700000000000},"dek_cache_hits":3,"dek_cache_misses":0,"in_flight_references":0,"orphaned_key_reference":0,"pointer_errors":0,"refused_writes":0,"revoked_leases":0,"stack":"prod"}
 }
