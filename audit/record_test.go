@@ -26,14 +26,14 @@ func event(id string) audit.Event {
 }
 
 // link makes a chain of n records.
-func link(t testing.TB, chain string, n int) []audit.Entry {
-	t.Helper()
+func link(tb testing.TB, chain string, n int) []audit.Entry {
+	tb.Helper()
 	head := audit.Genesis(chain)
 	var out []audit.Entry
 	for i := range n {
 		e, err := audit.Next(chain, head, at, event(fmt.Sprintf("e%d", i)))
 		if err != nil {
-			t.Fatal(err)
+			tb.Fatal(err)
 		}
 		out, head = append(out, e), e.Head()
 	}

@@ -65,7 +65,7 @@ func (t *table) refuses(c Change) string {
 		if ok != (m.Before != nil) || ok && (r.Phase != m.Before.Phase || r.Rev != m.Before.Rev) {
 			return "rotation"
 		}
-		if c.Lock != LockIgnore && t.lock != m.After.ID && !(c.Lock == LockTake && t.lock == "") {
+		if free := c.Lock == LockTake && t.lock == ""; c.Lock != LockIgnore && t.lock != m.After.ID && !free {
 			return "lock"
 		}
 	}

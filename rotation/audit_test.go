@@ -34,7 +34,8 @@ func TestBytesThatAreNoText(t *testing.T) {
 	s := newSite(t)
 	s.Actor = "cli/m\xfcller"
 	_, err := s.Preflight(t.Context(), preflightInput(spring, rotation.ExecutionInput{Mode: "emergency", Reason: "schl\xfcssel"}))
-	if e := wantKind(t, err, rotation.InvalidInput); e.Field != "reason" {
+	wantKind(t, err, rotation.InvalidInput)
+	if e := typed(err); e.Field != "reason" {
 		t.Errorf("field %q", e.Field)
 	}
 	s.advance(spring, rotation.ExecutionInput{}, kek.Completed)

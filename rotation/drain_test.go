@@ -140,7 +140,8 @@ func TestDrainTimeout(t *testing.T) {
 	}
 	s.clock.pass(time.Second)
 	_, err := s.Drain(t.Context(), input(spring))
-	if e := wantKind(t, err, rotation.DrainTimeout); !strings.Contains(e.Msg, "stuck (host web-1, pid 7, 3 in flight)") || e.Next == "" {
+	wantKind(t, err, rotation.DrainTimeout)
+	if e := typed(err); !strings.Contains(e.Msg, "stuck (host web-1, pid 7, 3 in flight)") || e.Next == "" {
 		t.Errorf("the error does not name the process: %v", e)
 	}
 	s.phase(spring, kek.Switched)

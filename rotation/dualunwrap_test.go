@@ -89,7 +89,8 @@ func TestDualUnwrapFails(t *testing.T) {
 			if tc.field == "" {
 				tc.field = string(s.record(spring).NewKEK)
 			}
-			if e := wantKind(t, err, tc.kind); e.Field != tc.field {
+			wantKind(t, err, tc.kind)
+			if e := typed(err); e.Field != tc.field {
 				t.Errorf("field %q, want %q: %v", e.Field, tc.field, e)
 			}
 			if diff := s.diff(before); diff != "" {
@@ -135,7 +136,8 @@ func TestMintNeverSwitchesToDeadKey(t *testing.T) {
 	fresh, pointer := s.record(spring).NewKEK, s.pointer()
 	s.must(s.kms.Disable(t.Context(), fresh))
 	_, err := s.Switch(t.Context(), input(spring))
-	if e := wantKind(t, err, rotation.KeyUnusable); e.Field != string(fresh) || s.pointer() != pointer {
+	wantKind(t, err, rotation.KeyUnusable)
+	if e := typed(err); e.Field != string(fresh) || s.pointer() != pointer {
 		t.Errorf("field %q, pointer %+v", e.Field, s.pointer())
 	}
 	s.phase(spring, kek.Tested)
@@ -181,7 +183,9 @@ func TestStepsOfNothing(t *testing.T) {
 			return err
 		},
 	} {
-		if e := wantKind(t, run(), rotation.Refused); e.Next == "" {
+		err := run()
+		wantKind(t, err, rotation.Refused)
+		if e := typed(err); e.Next == "" {
 			t.Errorf("%s names no next step", name)
 		}
 	}

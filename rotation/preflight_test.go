@@ -102,7 +102,8 @@ func TestPreflightRefuses(t *testing.T) {
 					continue // a look under a finished rotation's name is no start
 				}
 				_, err := s.Preflight(t.Context(), in)
-				if e := wantKind(t, err, tc.kind); e.Field != tc.field || e.Next == "" && tc.kind != rotation.AuditUnlocked {
+				wantKind(t, err, tc.kind)
+				if e := typed(err); e.Field != tc.field || e.Next == "" && tc.kind != rotation.AuditUnlocked {
 					t.Errorf("check only %t: field %q, want %q; next %q", only, e.Field, tc.field, e.Next)
 				}
 				if diff := s.diff(before); diff != "" {
@@ -134,7 +135,8 @@ func TestPreflightNamesEveryFault(t *testing.T) {
 	s.people.FailCheck(&rotation.Error{Kind: rotation.SourceMisconfigured, Field: "pk", Msg: "no key attribute pk"})
 	s.clock.pass(8 * time.Hour)
 	plan, err := s.Preflight(t.Context(), preflightInput(spring, rotation.ExecutionInput{}))
-	e := wantKind(t, err, rotation.WindowClosed)
+	wantKind(t, err, rotation.WindowClosed)
+	e := typed(err)
 	for _, want := range []string{"outside 01:00-05:00", "no Object Lock", "no key attribute pk"} {
 		if !strings.Contains(e.Error(), want) {
 			t.Errorf("the error %q lacks %q", e, want)
@@ -163,7 +165,8 @@ func TestPreflightDenied(t *testing.T) {
 			return true, nil
 		})
 		_, err := s.Preflight(t.Context(), preflightInput(spring, rotation.ExecutionInput{}))
-		if e := wantKind(t, err, rotation.AccessDenied); !errors.Is(e, rotation.ErrDenied) {
+		wantKind(t, err, rotation.AccessDenied)
+		if e := typed(err); !errors.Is(e, rotation.ErrDenied) {
 			t.Errorf("%s: %v", op, e)
 		}
 	}

@@ -123,7 +123,8 @@ func TestRewrapRefuses(t *testing.T) {
 		"source": {RotationID: spring, Source: "order"}, "segment": {RotationID: spring, Source: "orders", Segment: 2},
 	} {
 		_, err := s.Rewrap(t.Context(), in)
-		if e := wantKind(t, err, rotation.InvalidInput); e.Field != field {
+		wantKind(t, err, rotation.InvalidInput)
+		if e := typed(err); e.Field != field {
 			t.Errorf("%+v: field %q", in, e.Field)
 		}
 	}
@@ -133,7 +134,8 @@ func TestRewrapRefuses(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err = s.Rewrap(t.Context(), rotation.RewrapInput{RotationID: spring, Complete: true})
-	if wantKind(t, err, rotation.Refused); !strings.Contains(err.Error(), "segment 0 of source orders is not done") {
+	wantKind(t, err, rotation.Refused)
+	if !strings.Contains(err.Error(), "segment 0 of source orders is not done") {
 		t.Error(err)
 	}
 }
@@ -269,7 +271,8 @@ func TestRewrapNamesDisabledKey(t *testing.T) {
 		s.world.SetHook(nil)
 		s.must(s.kms.Disable(t.Context(), id))
 		err := s.rewrapAll(spring)
-		if e := wantKind(t, err, rotation.KeyUnusable); e.Field != string(id) || !errors.Is(e, rotation.ErrKeyDisabled) {
+		wantKind(t, err, rotation.KeyUnusable)
+		if e := typed(err); e.Field != string(id) || !errors.Is(e, rotation.ErrKeyDisabled) {
 			t.Errorf("%s is disabled, the error blames %q", id, e.Field)
 		}
 	}

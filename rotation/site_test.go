@@ -225,11 +225,16 @@ func (s *site) phase(id string, want kek.Phase) {
 }
 
 // wantKind fails the test unless err is a [*rotation.Error] of that kind.
-func wantKind(t *testing.T, err error, want rotation.Kind) *rotation.Error {
+func wantKind(t *testing.T, err error, want rotation.Kind) {
 	t.Helper()
-	var e *rotation.Error
-	if !errors.As(err, &e) || e.Kind != want {
+	if e := typed(err); e.Kind != want {
 		t.Fatalf("error %v, want kind %s", err, want)
 	}
+}
+
+// typed is the [*rotation.Error] in err, a zero one if there is none.
+func typed(err error) *rotation.Error {
+	e := &rotation.Error{}
+	errors.As(err, &e)
 	return e
 }
