@@ -197,3 +197,17 @@ func TestDocumented(t *testing.T) {
 		t.Errorf("the table of %s is not that of the cases: go test ./audit -run TestDocumented -update", doc)
 	}
 }
+
+// TestDocumentedTrust holds the trust list of docs/audit.md to what is read.
+func TestDocumentedTrust(t *testing.T) {
+	b, err := os.ReadFile(doc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := bytes.Cut(b, []byte("```json\n"))
+	list, _, ok := bytes.Cut(rest, []byte("```"))
+	trust, err := audit.ParseTrust(list)
+	if !ok || err != nil || len(trust.Logs) != 1 || len(trust.AnchorKeys) != 1 {
+		t.Errorf("%v\n%s", err, list)
+	}
+}
