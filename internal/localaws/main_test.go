@@ -84,7 +84,7 @@ func makeRoot() (string, error) {
 			return root, err
 		}
 	}
-	build := exec.Command("go", "build", "-tags", "lambda.norpc", "-o", filepath.Join(root, "build", "local", "echo", "bootstrap"), "./testdata/echo") //nolint:noctx // this package's own
+	build := exec.Command("go", "build", "-tags", "lambda.norpc", "-o", filepath.Join(root, "build", "local", "echo", "bootstrap"), "./testdata/echo")
 	if out, err := build.CombinedOutput(); err != nil {
 		return root, fmt.Errorf("build testdata/echo: %w\n%s", err, out)
 	}
