@@ -23,7 +23,7 @@ func Example() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	defer client.Close()
+	defer func() { _ = client.Close() }()
 
 	orders, err := client.Table(ctx, envelope.TableConfig{
 		Table: "orders", KEKID: "kek_id", WrappedDEK: "wrapped_dek", Ciphertext: "ciphertext",
@@ -60,7 +60,7 @@ func ExampleClient_Begin() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	defer client.Close()
+	defer func() { _ = client.Close() }()
 
 	ref, err := client.Begin(ctx)
 	if err != nil {

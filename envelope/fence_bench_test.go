@@ -2,6 +2,7 @@ package envelope_test
 
 import (
 	"context"
+	"maps"
 	"testing"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -72,22 +73,18 @@ func BenchmarkFence(bench *testing.B) {
 	table := w.open(w.client(slow, func(c *envelope.Config) { c.DynamoDB = m }))
 	plain := make([]byte, 512)
 	sealed := item{"key": &s{Value: "kek-0001"}, "wrapped.dek": &b{Value: make([]byte, 60)}, "data": &b{Value: make([]byte, 541)}}
-	run := func(name string, op func(b *testing.B, i int)) {
+	run := func(name string, op func(ctx context.Context, i int) error) {
 		bench.Run(name, func(b *testing.B) {
 			m.write, m.read = 0, 0
 			i := 0
-			for b.Loop() {
-				op(b, i)
-				i++
+			for ; b.Loop(); i++ {
+				if err := op(b.Context(), i); err != nil {
+					b.Fatal(err)
+				}
 			}
 			b.ReportMetric(m.write/float64(i), "WCU/op")
 			b.ReportMetric(m.read/float64(i), "RCU/op")
 		})
-	}
-	must := func(b *testing.B, err error) {
-		if err != nil {
-			b.Fatal(err)
-		}
 	}
 	batch := func(prefix string, i int) (rows []envelope.Row) {
 		for n := range 25 {
@@ -95,42 +92,40 @@ func BenchmarkFence(bench *testing.B) {
 		}
 		return rows
 	}
-	run("insert/unfenced", func(b *testing.B, i int) {
+	run("insert/unfenced", func(ctx context.Context, i int) error {
 		it := row("u" + name(i))
-		for k, v := range sealed {
-			it[k] = v
-		}
-		_, err := m.PutItem(b.Context(), &dynamodb.PutItemInput{TableName: &w.table, Item: it, ConditionExpression: aws.String("attribute_not_exists(id)")})
-		must(b, err)
+		maps.Copy(it, sealed)
+		_, err := m.PutItem(ctx, &dynamodb.PutItemInput{TableName: &w.table, Item: it, ConditionExpression: aws.String("attribute_not_exists(id)")})
+		return err
 	})
-	run("insert/fenced", func(b *testing.B, i int) { must(b, table.Insert(b.Context(), row("f"+name(i)), plain)) })
-	run("insert of 25/unfenced", func(b *testing.B, i int) {
+	run("insert/fenced", func(ctx context.Context, i int) error { return table.Insert(ctx, row("f"+name(i)), plain) })
+	run("insert of 25/unfenced", func(ctx context.Context, i int) error {
 		in := &dynamodb.TransactWriteItemsInput{}
 		for _, r := range batch("ub", i) {
-			for k, v := range sealed {
-				r.Item[k] = v
-			}
+			maps.Copy(r.Item, sealed)
 			in.TransactItems = append(in.TransactItems, ddbtypes.TransactWriteItem{Put: &ddbtypes.Put{
 				TableName: &w.table, Item: r.Item, ConditionExpression: aws.String("attribute_not_exists(id)"),
 			}})
 		}
-		_, err := m.TransactWriteItems(b.Context(), in)
-		must(b, err)
+		_, err := m.TransactWriteItems(ctx, in)
+		return err
 	})
-	run("insert of 25/fenced", func(b *testing.B, i int) { must(b, table.InsertAll(b.Context(), batch("fb", i))) })
-	must(bench, table.Put(bench.Context(), row("one"), plain))
-	run("update/unfenced", func(b *testing.B, _ int) {
-		_, err := m.GetItem(b.Context(), &dynamodb.GetItemInput{TableName: &w.table, Key: rowKey("one"), ConsistentRead: aws.Bool(true)})
-		must(b, err)
-		_, err = m.UpdateItem(b.Context(), &dynamodb.UpdateItemInput{
+	run("insert of 25/fenced", func(ctx context.Context, i int) error { return table.InsertAll(ctx, batch("fb", i)) })
+	w.must("put", table.Put(bench.Context(), row("one"), plain))
+	run("update/unfenced", func(ctx context.Context, _ int) error {
+		_, err := m.GetItem(ctx, &dynamodb.GetItemInput{TableName: &w.table, Key: rowKey("one"), ConsistentRead: aws.Bool(true)})
+		if err != nil {
+			return err
+		}
+		_, err = m.UpdateItem(ctx, &dynamodb.UpdateItemInput{
 			TableName: &w.table, Key: rowKey("one"), UpdateExpression: aws.String("SET #d = :d, #k = :k, #w = :w"),
 			ExpressionAttributeNames:  map[string]string{"#d": "data", "#k": "key", "#w": "wrapped.dek"},
 			ExpressionAttributeValues: item{":d": sealed["data"], ":k": sealed["key"], ":w": sealed["wrapped.dek"]},
 		})
-		must(b, err)
+		return err
 	})
-	must(bench, table.Put(bench.Context(), row("two"), plain))
-	run("update/fenced", func(b *testing.B, _ int) {
-		must(b, table.Update(b.Context(), rowKey("two"), func(*envelope.Row) error { return nil }))
+	w.must("put", table.Put(bench.Context(), row("two"), plain))
+	run("update/fenced", func(ctx context.Context, _ int) error {
+		return table.Update(ctx, rowKey("two"), func(*envelope.Row) error { return nil })
 	})
 }

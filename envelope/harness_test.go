@@ -106,16 +106,16 @@ type site struct {
 
 const shards = 3
 
-func newSite(t testing.TB) *site {
-	t.Helper()
-	w := &site{t: t, dynamo: ddbtest.Client(t)}
-	w.control = ddbtest.ControlTable(t, w.dynamo)
-	w.table = ddbtest.Table(t, w.dynamo, ddbtest.Key{Name: "id", Type: ddbtypes.ScalarAttributeTypeS})
+func newSite(tb testing.TB) *site {
+	tb.Helper()
+	w := &site{t: tb, dynamo: ddbtest.Client(tb)}
+	w.control = ddbtest.ControlTable(tb, w.dynamo)
+	w.table = ddbtest.Table(tb, w.dynamo, ddbtest.Key{Name: "id", Type: ddbtypes.ScalarAttributeTypeS})
 	world := memstore.New("test", time.Now)
 	w.keys = &keys{KMS: world.KMS(), calls: map[string]int{}}
 	source, err := ddb.NewTableSource(w.dynamo, sourceConfig(w.table))
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	store := ddb.New(w.dynamo, w.control, "test", time.Now)
 	w.steps = &rotation.Steps{
@@ -128,12 +128,12 @@ func newSite(t testing.TB) *site {
 			Random: func([]byte) {}, Now: time.Now, Actor: "test",
 		},
 	}
-	first, err := world.KMS().Create(t.Context(), "genesis", 1, "first")
+	first, err := world.KMS().Create(tb.Context(), "genesis", 1, "first")
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	if _, err := w.steps.Genesis(t.Context(), first.ID, "first"); err != nil {
-		t.Fatal(err)
+	if _, err := w.steps.Genesis(tb.Context(), first.ID, "first"); err != nil {
+		tb.Fatal(err)
 	}
 	return w
 }
@@ -286,20 +286,20 @@ func row(id string) item {
 	return item{"id": &s{Value: id}, "tenant": &s{Value: "acme"}, "size": &n{Value: "1"}}
 }
 
-func under(t testing.TB, i item) kek.ID {
-	t.Helper()
+func under(tb testing.TB, i item) kek.ID {
+	tb.Helper()
 	v, ok := i["key"].(*s)
 	if !ok {
-		t.Fatalf("no envelope: %v", i)
+		tb.Fatalf("no envelope: %v", i)
 	}
 	return kek.ID(v.Value)
 }
 
-func eventually(t testing.TB, what string, cond func() bool) {
-	t.Helper()
+func eventually(tb testing.TB, what string, cond func() bool) {
+	tb.Helper()
 	for deadline := time.Now().Add(20 * time.Second); !cond(); time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatal("never: " + what)
+			tb.Fatal("never: " + what)
 		}
 	}
 }

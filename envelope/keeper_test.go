@@ -118,8 +118,16 @@ func (k *constantKMS) Decrypt(context.Context, *kms.DecryptInput, ...func(*kms.O
 	return &kms.DecryptOutput{Plaintext: make([]byte, 32)}, nil
 }
 
+// bubbled is a test in fake time.
+type bubbled struct {
+	*testing.T
+	c     *Client
+	table *fakeControl
+	keys  *constantKMS
+}
+
 // bubble runs f with a client of a fake control table, in fake time.
-func bubble(t *testing.T, f func(t *testing.T, c *Client, table *fakeControl, keys *constantKMS)) {
+func bubble(t *testing.T, f func(*bubbled)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		table := &fakeControl{modes: map[string]kek.Mode{}, leases: map[kek.ID]lease{}}
@@ -133,7 +141,7 @@ func bubble(t *testing.T, f func(t *testing.T, c *Client, table *fakeControl, ke
 		if err != nil {
 			t.Fatal(err)
 		}
-		f(t, c, table, keys)
+		f(&bubbled{t, c, table, keys})
 		if err := c.Close(); err != nil {
 			t.Error(err)
 		}
@@ -145,11 +153,11 @@ func bubble(t *testing.T, f func(t *testing.T, c *Client, table *fakeControl, ke
 
 type noDynamoDB struct{ DynamoDB }
 
-func begin(t *testing.T, c *Client) *Ref {
-	t.Helper()
-	r, err := c.Begin(t.Context())
+func begin(tb testing.TB, c *Client) *Ref {
+	tb.Helper()
+	r, err := c.Begin(tb.Context())
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return r
 }
@@ -157,7 +165,8 @@ func begin(t *testing.T, c *Client) *Ref {
 // TestPointerAge: an idle client never holds a pointer older than it may be, and
 // Begin itself reads nothing.
 func TestPointerAge(t *testing.T) {
-	bubble(t, func(t *testing.T, c *Client, table *fakeControl, _ *constantKMS) {
+	bubble(t, func(t *bubbled) {
+		c, table := t.c, t.table
 		for range 500 {
 			time.Sleep(time.Second)
 			before := table.reads()
@@ -178,7 +187,8 @@ func TestPointerAge(t *testing.T) {
 // TestLeaseRenewal: the lease is always alive, and says what is in flight within
 // one interval.
 func TestLeaseRenewal(t *testing.T) {
-	bubble(t, func(t *testing.T, c *Client, table *fakeControl, _ *constantKMS) {
+	bubble(t, func(t *bubbled) {
+		c, table := t.c, t.table
 		for range 300 {
 			time.Sleep(time.Second)
 			if l, ok := table.lease("kek-1"); !ok || time.Until(l.expires) < defaultLeaseTTL/3 {
@@ -207,7 +217,8 @@ func TestLeaseRenewal(t *testing.T) {
 // TestSwitch: the client moves to the new KEK within ten seconds, keeps the old
 // lease while a reference lives, and gives it back at once when it ends.
 func TestSwitch(t *testing.T) {
-	bubble(t, func(t *testing.T, c *Client, table *fakeControl, _ *constantKMS) {
+	bubble(t, func(t *bubbled) {
+		c, table := t.c, t.table
 		old := begin(t, c)
 		table.move(2, kek.Normal)
 		time.Sleep(defaultPointerAge)
@@ -234,7 +245,8 @@ func TestSwitch(t *testing.T) {
 // TestSwitchWhileIdle: with nothing in flight the old lease is gone as soon as the
 // client sees the switch.
 func TestSwitchWhileIdle(t *testing.T) {
-	bubble(t, func(t *testing.T, _ *Client, table *fakeControl, _ *constantKMS) {
+	bubble(t, func(t *bubbled) {
+		table := t.table
 		table.move(2, kek.Normal)
 		time.Sleep(defaultPointerAge)
 		if l, ok := table.lease("kek-1"); ok {
@@ -278,7 +290,8 @@ func TestRecheck(t *testing.T) {
 // TestRevoked: a rotation takes the lease of a process that slept. When it wakes
 // it has a new lease on the KEK that is current by then.
 func TestRevoked(t *testing.T) {
-	bubble(t, func(t *testing.T, c *Client, table *fakeControl, _ *constantKMS) {
+	bubble(t, func(t *bubbled) {
+		c, table := t.c, t.table
 		r := begin(t, c)
 		table.mu.Lock()
 		clear(table.leases)
@@ -306,7 +319,8 @@ func TestRevoked(t *testing.T) {
 // TestControlTableDown: writers go on for as long as a lease lives, then stop, and
 // recover by themselves.
 func TestControlTableDown(t *testing.T) {
-	bubble(t, func(t *testing.T, c *Client, table *fakeControl, _ *constantKMS) {
+	bubble(t, func(t *bubbled) {
+		c, table := t.c, t.table
 		table.mu.Lock()
 		table.down = true
 		table.mu.Unlock()
@@ -337,7 +351,8 @@ func TestControlTableDown(t *testing.T) {
 // TestFrozen: a Lambda is frozen between invocations, so that only Begin can notice
 // that the pointer is old. The keeper is not run at all here.
 func TestFrozen(t *testing.T) {
-	bubble(t, func(t *testing.T, c *Client, table *fakeControl, _ *constantKMS) {
+	bubble(t, func(t *bubbled) {
+		c, table := t.c, t.table
 		c.cancel()
 		<-c.done
 		table.move(2, kek.Normal)
@@ -360,7 +375,8 @@ func TestFrozen(t *testing.T) {
 func TestEmergencyDropsKeys(t *testing.T) {
 	for mode, calls := range map[kek.Mode]int{kek.Normal: 1, kek.Emergency: 2, "": 2} {
 		t.Run("mode "+string(mode), func(t *testing.T) {
-			bubble(t, func(t *testing.T, c *Client, table *fakeControl, keys *constantKMS) {
+			bubble(t, func(t *bubbled) {
+				c, table, keys := t.c, t.table, t.keys
 				r := begin(t, c)
 				sealed, err := r.Seal(t.Context(), []byte("x"), nil)
 				if err != nil {
@@ -393,7 +409,8 @@ func TestEmergencyDropsKeys(t *testing.T) {
 
 // TestIdleKeysGo: what an idle client holds ages out without being asked for.
 func TestIdleKeysGo(t *testing.T) {
-	bubble(t, func(t *testing.T, c *Client, _ *fakeControl, _ *constantKMS) {
+	bubble(t, func(t *bubbled) {
+		c := t.c
 		r := begin(t, c)
 		defer r.End()
 		s, err := r.Seal(t.Context(), nil, nil)
@@ -419,7 +436,8 @@ func TestIdleKeysGo(t *testing.T) {
 }
 
 func TestClosed(t *testing.T) {
-	bubble(t, func(t *testing.T, c *Client, _ *fakeControl, _ *constantKMS) {
+	bubble(t, func(t *bubbled) {
+		c := t.c
 		if err := c.Close(); err != nil {
 			t.Fatal(err)
 		}

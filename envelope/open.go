@@ -46,7 +46,7 @@ func (r record) same(o record) bool {
 func (c *Client) open(ctx context.Context, r record, encctx map[string]string, reread func(context.Context) (record, bool, error)) ([]byte, error) {
 	for range maxTries {
 		plain, err := c.openOnce(ctx, r, encctx)
-		if err == nil || !(errors.Is(err, errSuspect) || errors.Is(err, ErrKeyUnusable)) {
+		if !errors.Is(err, errSuspect) && !errors.Is(err, ErrKeyUnusable) {
 			return plain, err
 		}
 		again, ok, rerr := reread(ctx)

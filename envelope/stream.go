@@ -89,7 +89,7 @@ type source struct {
 
 func (s *source) Read(p []byte) (int, error) {
 	n, err := s.r.Read(p)
-	if err != nil && err != io.EOF { //nolint:errorlint // a Reader returns io.EOF itself
+	if err != nil && err != io.EOF {
 		s.err = err
 	}
 	return n, err
@@ -122,7 +122,7 @@ func (d *decrypter) Read(p []byte) (int, error) {
 	n, err := d.r.Read(p)
 	switch {
 	case err == nil:
-	case err == io.EOF: //nolint:errorlint // a Reader returns io.EOF itself
+	case err == io.EOF:
 		d.err = io.EOF
 	case d.src.err != nil:
 		d.err = d.src.err

@@ -12,21 +12,21 @@ import (
 
 var streamContext = map[string]string{"bucket": "b", "object": "o"}
 
-func encrypt(t testing.TB, key, plain []byte) []byte {
-	t.Helper()
+func encrypt(tb testing.TB, key, plain []byte) []byte {
+	tb.Helper()
 	var out bytes.Buffer
 	w, err := envelope.NewEncryptingWriter(&out, key, streamContext)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	if _, err := io.Copy(w, iotest.OneByteReader(bytes.NewReader(plain[:min(len(plain), 100)]))); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	if _, err := w.Write(plain[min(len(plain), 100):]); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	if err := w.Close(); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return out.Bytes()
 }

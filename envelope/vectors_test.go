@@ -8,6 +8,7 @@ import (
 	"errors"
 	"flag"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -165,7 +166,7 @@ func published[T any](t *testing.T, name string, made []T) []T {
 	}
 	want = append(want, '\n')
 	if *update {
-		if err := os.WriteFile(file, want, 0o644); err != nil { //nolint:gosec // it is published
+		if err := os.WriteFile(file, want, 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -239,5 +240,46 @@ func TestVectorsStream(t *testing.T) {
 		if got, err := refOpenStream(v.Key, ours.Bytes(), v.Context); err != nil || !bytes.Equal(got, pattern(v.Size)) {
 			t.Errorf("%s: the reference opens ours as %d bytes, %v", v.Comment, len(got), err)
 		}
+	}
+}
+
+// TestFormatPython opens the published payloads with the Python that docs/format.md
+// shows.
+func TestFormatPython(t *testing.T) {
+	python, err := filepath.Abs("../.venv/bin/python")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if exec.CommandContext(t.Context(), python, "-c", "import cryptography").Run() != nil {
+		t.Skip("the project's Python is not set up: make venv")
+	}
+	doc, err := os.ReadFile("../docs/format.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, code, _ := strings.Cut(string(doc), "```python\n")
+	code, _, ok := strings.Cut(code, "```\n")
+	if !ok {
+		t.Fatal("docs/format.md shows no Python")
+	}
+	code += `
+import json, sys
+opened = refused = 0
+for v in json.load(open("../testdata/vectors/payload.json")):
+    try:
+        plain = open_payload(bytes.fromhex(v["dek"]), bytes.fromhex(v["payload"]), v["context"])
+    except Exception:
+        assert v["result"] != "valid", v["comment"]
+        refused += 1
+        continue
+    assert v["result"] == "valid" and plain.hex() == v["plaintext"], v["comment"]
+    opened += 1
+for v in json.load(open("../testdata/vectors/context.json")):
+    assert associated(v["context"]).hex() == v["associated_data"], v["comment"]
+print(opened, refused)
+`
+	out, err := exec.CommandContext(t.Context(), python, "-c", code).CombinedOutput()
+	if got := strings.TrimSpace(string(out)); err != nil || got != "7 11" {
+		t.Errorf("%s, %v; want 7 opened and 11 refused", got, err)
 	}
 }
