@@ -119,42 +119,42 @@ Init ==          \* kek.View.Genesis; rows that are there already are under KEK 
   /\ nDek = 0 /\ writes = 0 /\ harm = {}
 
 -----------------------------------------------------------------------------
-(* Data plane: writers. Package envelope; rotation.Lease.                   *)
+(* Data plane: writers (package envelope).                                  *)
 
 Holds(w) == wr[w].k # 0 /\ lease[w].k = wr[w].k
 
-Load(w) ==              \* Store.Pointer: reads the pointer, and may then pause
+Load(w) ==              \* Client.read: reads the pointer, and may then pause
   /\ wr[w].pc = "idle" /\ nDek < MaxWrite /\ writes < MaxWrite
   /\ wr' = [wr EXCEPT ![w] = [Idle EXCEPT !.pc = IF Leases THEN "loaded" ELSE "ready",
                                           !.k = ptr.kek, !.e = ptr.ep]]
   /\ UNCHANGED <<keyV, ctlV, workV, row, rd, backup, cntV>>
 
-PutLease(w) ==          \* Store.PutLease: promises that it may write under the KEK it loaded
+PutLease(w) ==          \* Client.hold: promises that it may write under the KEK it loaded
   /\ wr[w].pc = "loaded"
   /\ lease' = [lease EXCEPT ![w] = [k |-> wr[w].k, v |-> 1]]
   /\ wr' = [wr EXCEPT ![w].pc = IF Recheck THEN "leased" ELSE "ready"]
   /\ UNCHANGED <<keyV, ctlV, seen, gone, rw, clean, row, rd, backup, cntV>>
 
-RecheckPtr(w) ==        \* Store.Pointer again: if it moved, the lease came too late to count
+RecheckPtr(w) ==        \* Client.read again: if the pointer moved, the lease came too late to count
   /\ wr[w].pc = "leased"
   /\ IF ptr.ep = wr[w].e
        THEN wr' = [wr EXCEPT ![w].pc = "ready"] /\ UNCHANGED lease
        ELSE wr' = [wr EXCEPT ![w] = Idle] /\ lease' = [lease EXCEPT ![w] = NoLease]
   /\ UNCHANGED <<keyV, ctlV, seen, gone, rw, clean, row, rd, backup, cntV>>
 
-Renew(w) ==             \* Store.RenewLease: a holder that finds its lease revoked loads anew
+Renew(w) ==             \* Client.renew: a holder that finds its lease revoked loads anew
   /\ wr[w].pc \in {"ready", "wrapped"} /\ Leases
   /\ IF Holds(w)
        THEN lease[w].v <= MaxRenew /\ lease' = [lease EXCEPT ![w].v = @ + 1] /\ UNCHANGED wr
        ELSE wr' = [wr EXCEPT ![w] = Idle] /\ UNCHANGED lease
   /\ UNCHANGED <<keyV, ctlV, seen, gone, rw, clean, row, rd, backup, cntV>>
 
-DropLease(w) ==         \* Store.DropLease: no reference is left
+DropLease(w) ==         \* Client.tend, Client.Close: no reference is left
   /\ wr[w].pc = "idle" /\ lease[w] # NoLease
   /\ lease' = [lease EXCEPT ![w] = NoLease]
   /\ UNCHANGED <<keyV, ctlV, seen, gone, rw, clean, dataV, cntV>>
 
-Wrap(w) ==              \* KMS.GenerateDataKey (none if the DEK is cached); chooses a row
+Wrap(w) ==              \* Client.generate, no KMS call if the DEK is cached; chooses a row
   /\ wr[w].pc = "ready"
   /\ \/ /\ wr[w].d = 0 /\ wr[w].k \in on /\ nDek < MaxWrite
         /\ nDek' = nDek + 1
@@ -175,8 +175,8 @@ Written(r, k, e, d) ==  \* the whole envelope is replaced
   row' = [row EXCEPT ![r] = [kid |-> k, ep |-> e, dek |-> d, ct |-> d,
                              body |-> IF "emergency" \in Modes THEN writes + 1 ELSE 0]]
 
-Commit(w) ==            \* Table.Insert past one random shard, or Table.Update by epoch
-  LET me == wr[w] IN    \* (Update's version condition is left out: the model allows more)
+Commit(w) ==            \* envelope.Table.insert past one random shard, or Table.update by epoch
+  LET me == wr[w] IN    \* (update's condition on the version is left out: the model allows more)
   /\ me.pc = "wrapped"
   /\ \E s \in Shard :
        IF IF me.ins THEN InsertOK(me.r, me.k, s) ELSE UpdateOK(me.r, me.e)
@@ -203,7 +203,7 @@ ReadRow(q) ==           \* a row's KEK id, which may be stale by the time it is 
   /\ \E r \in Row : row[r] # NoRow /\ rd' = [rd EXCEPT ![q] = [r |-> r, k |-> row[r].kid]]
   /\ UNCHANGED <<keyV, ctlV, workV, row, wr, backup, cntV>>
 
-Decrypt(q) ==           \* KMS.Decrypt; on DisabledException reads the row again, consistently
+Decrypt(q) ==           \* Client.open; on DisabledException reads the row again, consistently
   LET r == rd[q].r IN
   /\ rd[q] # NotRead
   /\ IF rd[q].k \in on

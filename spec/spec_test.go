@@ -11,10 +11,15 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/matter-ops/kms-rotation/spec/tlc"
 )
 
-var only = flag.String("variant", "", "check the variants of this prefix alone, and show their counterexamples")
+var (
+	only   = flag.String("variant", "", "check the variants of this prefix alone, and show their counterexamples")
+	update = flag.Bool("update", false, "write the table of verdicts into README.md")
+)
 
 // running admits two checks at once: the machines of CI have two cores.
 var running = make(chan struct{}, 2)
@@ -23,7 +28,9 @@ var running = make(chan struct{}, 2)
 // ones hold; with a mechanism taken away the named property is violated, which
 // shows that the mechanism is needed and that the property can fail.
 //
-//	go test ./spec -run TestVariants -v               the table, with state counts
+//	go test ./spec -run TestVariants -v               the table, with times
+//	go test ./spec -run TestVariants -update          the table of README.md
+//	go test ./spec -run TestVariants -variant cx_ -v  the counterexamples
 //	MATTER_SPEC_BUDGET=30m go test ./spec -timeout 0  larger bounds too
 func TestVariants(t *testing.T) {
 	if _, err := tlc.Jar(); errors.Is(err, tlc.ErrNotInstalled) && os.Getenv("CI") != "true" && os.Getenv("MATTER_REQUIRE_LOCAL") != "1" {
@@ -46,6 +53,56 @@ func TestVariants(t *testing.T) {
 	})
 	deep(t, table)
 	t.Log("\n" + table.String())
+	if *only == "" {
+		table.compare(t)
+	}
+}
+
+// compare compares the quick variants with the table of README.md.
+func (s *verdicts) compare(t *testing.T) {
+	t.Helper()
+	const begin, end = "<!-- verdicts: go test ./spec -run TestVariants -update -->\n", "<!-- end of verdicts -->\n"
+	b, err := os.ReadFile("README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	before, rest, ok := strings.Cut(string(b), begin)
+	have, after, ok2 := strings.Cut(rest, end)
+	if !ok || !ok2 {
+		t.Fatal("README.md has no place for the table of verdicts")
+	}
+	want := s.markdown()
+	switch {
+	case *update:
+		if err := os.WriteFile("README.md", []byte(before+begin+want+end+after), 0o644); err != nil { //nolint:gosec // a document
+			t.Fatal(err)
+		}
+	case have != want:
+		t.Errorf("README.md (-want +got), mend it with -update:\n%s", cmp.Diff(want, have))
+	}
+}
+
+// markdown is the table without what differs from run to run: times, and how many
+// states were seen before a violation was.
+func (s *verdicts) markdown() string {
+	var b strings.Builder
+	b.WriteString("| variant | what it shows | verdict | distinct states |\n|---|---|---|---|\n")
+	for _, v := range variants {
+		r, ok := s.rows[v.name]
+		if !ok || v.deep {
+			continue
+		}
+		verdict, states := "holds", fmt.Sprint(r.Distinct)
+		switch r.Verdict {
+		case tlc.Holds:
+		case tlc.Temporal:
+			verdict, states = "liveness violated", ""
+		default:
+			verdict, states = fmt.Sprintf("%s violated in %d steps", r.Verdict, len(r.Actions)-1), ""
+		}
+		fmt.Fprintf(&b, "| `%s` | %s | %s | %s |\n", v.name, v.says, verdict, states)
+	}
+	return b.String()
 }
 
 // deep checks the large models, each for its share of the budget. A model that is
@@ -83,7 +140,7 @@ func check(t *testing.T, v variant, ctx context.Context) tlc.Result { //nolint:r
 	}
 	r, err := tlc.Check(ctx, tlc.Run{
 		Module: v.moduleName(), Files: map[string]string{"rotation": Rotation, "outbox": Outbox},
-		Config: v.config(), Workers: workers, Long: v.deep,
+		Config: v.config(), Workers: workers, Long: v.heavy || v.deep,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -97,31 +154,30 @@ func check(t *testing.T, v variant, ctx context.Context) tlc.Result { //nolint:r
 	return r
 }
 
-// verdicts is the table of the README.
+// verdicts are the results so far.
 type verdicts struct {
 	mu   sync.Mutex
-	rows map[string]string
-	sum  int64
+	rows map[string]tlc.Result
 }
 
 func (s *verdicts) add(v variant, r tlc.Result) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.rows == nil {
-		s.rows = map[string]string{}
+		s.rows = map[string]tlc.Result{}
 	}
-	s.rows[v.name] = fmt.Sprintf("| %-32s | %-22s | %9d | %5d | %6.1f s | %s |", v.name, r.Verdict, r.Distinct, r.Depth, r.Elapsed.Seconds(), v.says)
-	s.sum += r.Distinct
+	s.rows[v.name] = r
 }
 
 func (s *verdicts) String() string {
 	var b strings.Builder
-	b.WriteString("| variant | verdict | distinct states | depth | time | what it shows |\n|---|---|---|---|---|---|\n")
+	var sum int64
 	for _, v := range variants {
-		if row, ok := s.rows[v.name]; ok {
-			b.WriteString(row + "\n")
+		if r, ok := s.rows[v.name]; ok {
+			fmt.Fprintf(&b, "%-32s %-22s %9d states %4d deep %6.1f s\n", v.name, r.Verdict, r.Distinct, r.Depth, r.Elapsed.Seconds())
+			sum += r.Distinct
 		}
 	}
-	fmt.Fprintf(&b, "%d variants, %d distinct states\n", len(s.rows), s.sum)
+	fmt.Fprintf(&b, "%d variants, %d distinct states\n", len(s.rows), sum)
 	return b.String()
 }

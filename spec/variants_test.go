@@ -21,6 +21,7 @@ type variant struct {
 	also    []string          // invariants beyond the module's
 	instead []string          // invariants instead of the module's, "" for none
 	steps   []string          // properties of steps instead of the module's
+	heavy   bool              // takes more than a few seconds
 	deep    bool              // only with MATTER_SPEC_BUDGET
 	says    string            // what it shows
 }
@@ -39,7 +40,7 @@ var models = map[string]model{
 		base: map[string]string{
 			"Row": "{r1}", "Writer": "{w1}", "Reader": "{}", "Shard": "{s1, s2}", "Modes": `{"normal"}`,
 			"MaxRot": "1", "MaxMint": "1", "Dup": "0", "MaxWrite": "2", "MaxRenew": "1",
-			"Leases": "FALSE", "Recheck": "FALSE", "DekCache": "FALSE", "Deletes": "FALSE", "Restore": `"off"`,
+			"Leases": "FALSE", "Recheck": "TRUE", "DekCache": "FALSE", "Deletes": "FALSE", "Restore": `"off"`,
 		},
 		invariants: []string{
 			"NoKeyOrphans", "RetireAfterSwitch", "PointerUsable", "NewKekUsable", "AtMostOneRotation", "NoRollbackAfterSwitch",
@@ -89,14 +90,13 @@ var variants = []variant{
 
 	// The code as it is.
 	{name: "ok_plain", want: tlc.Holds, says: "one rotation beside one writer"},
-	{name: "ok_two_writers_two_rows", set: with(two, set("Deletes", "TRUE")), want: tlc.Holds, says: "two writers, two rows, deletes; no leases at all: safety does not rest on them"},
-	{name: "ok_dek_cache", set: set("DekCache", "TRUE", "Writer", "{w1, w2}", "MaxWrite", "3"), want: tlc.Holds, says: "writers that use a cached DEK for several rows"},
+	{name: "ok_two_writers_two_rows", heavy: true, set: with(two, set("Deletes", "TRUE")), want: tlc.Holds, says: "two writers, two rows, deletes; no leases at all: safety does not rest on them"},
+	{name: "ok_dek_cache", heavy: true, set: set("DekCache", "TRUE", "Writer", "{w1, w2}", "MaxWrite", "3"), want: tlc.Holds, says: "writers that use a cached DEK for several rows"},
 	{name: "ok_emergency_payloads", set: set("Modes", emergency, "DekCache", "TRUE", "Deletes", "TRUE"), want: tlc.Holds, says: "an emergency re-encrypts payloads beside writers with cached DEKs"},
-	{name: "ok_leases", set: with(leases, set("MaxWrite", "1")), want: tlc.Holds, says: "heartbeats, expiry at any time, revocation by conditional delete"},
-	{name: "ok_leases_recheck", set: with(leases, set("MaxWrite", "1", "Recheck", "TRUE")), also: []string{"NoHolderRefused"}, want: tlc.Holds, says: "with a second look at the pointer no holder is ever refused"},
-	{name: "ok_keys", set: keys, want: tlc.Holds, says: "duplicated CreateKey, late mints, sweeps, re-mints of an emergency"},
+	{name: "ok_leases", heavy: true, set: with(leases, set("MaxWrite", "1")), also: []string{"NoHolderRefused"}, want: tlc.Holds, says: "heartbeats, expiry at any time, revocation by conditional delete; no holder is refused"},
+	{name: "ok_keys", heavy: true, set: with(keys, silent), want: tlc.Holds, says: "duplicated CreateKey, late mints, sweeps, re-mints of an emergency"},
 	{name: "ok_two_rotations", set: set("MaxRot", "2", "MaxWrite", "1", "Modes", both), want: tlc.Holds, says: "stale calls and workers of an older rotation"},
-	{name: "ok_two_rotations_late_keys", set: with(silent, set("MaxRot", "2", "Dup", "1", "Shard", "{s1}")), want: tlc.Holds, says: "CreateKey of an older rotation that lands in a later one"},
+	{name: "ok_two_rotations_late_keys", heavy: true, set: with(silent, set("MaxRot", "2", "Dup", "1", "Shard", "{s1}")), want: tlc.Holds, says: "CreateKey of an older rotation that lands in a later one"},
 	{name: "ok_readers", set: set("Reader", "{q1}", "MaxRot", "2", "MaxWrite", "1", "Shard", "{s1}"), want: tlc.Holds, says: "readers with stale rows in hand"},
 	{name: "ok_restore_fenced", set: set("Restore", `"fenced"`, "Deletes", "TRUE"), want: tlc.Holds, says: "restores through the fence, at any time"},
 	{name: "ok_restore_early", set: set("Restore", `"early"`, "Deletes", "TRUE"), want: tlc.Holds, says: "raw restores that end before the second scan begins"},
@@ -109,8 +109,8 @@ var variants = []variant{
 	{name: "cx_seal_unchecked", off: []string{"seal-all"}, want: "SealedIsShut", says: "a transition that does not require every shard sealed"},
 	{name: "cx_seal_unchecked_orphan", off: []string{"seal-all"}, instead: []string{"NoKeyOrphans"}, want: "NoKeyOrphans", says: "and what comes of it"},
 	{name: "cx_seal_early", off: []string{"seal-after-switch"}, want: "PointerUsable", says: "sealing before the switch"},
-	{name: "cx_no_drain", set: with(leases, set("Recheck", "TRUE")), off: []string{"drain"}, also: []string{"NoHolderRefused"}, want: "NoHolderRefused", says: "sealing without waiting for leases: harmless to data, refuses holders"},
-	{name: "cx_no_recheck", set: leases, also: []string{"NoHolderRefused"}, want: "NoHolderRefused", says: "a lease put after the switch does not count"},
+	{name: "cx_no_drain", set: leases, off: []string{"drain"}, also: []string{"NoHolderRefused"}, want: "NoHolderRefused", says: "sealing without waiting for leases: harmless to data, refuses holders"},
+	{name: "cx_no_recheck", set: with(leases, set("Recheck", "FALSE")), also: []string{"NoHolderRefused"}, want: "NoHolderRefused", says: "a lease put after the switch does not count"},
 	{name: "cx_revoke_blind", set: leases, off: []string{"revoke-condition"}, want: "NoRenewedLeaseLost", says: "an unconditional delete of a lease that was renewed"},
 	{name: "cx_no_rewrap", off: []string{"rewrap"}, want: "NoKeyOrphans", says: "the runbook as it was written: no rewrap step"},
 	{name: "cx_rewrap_blind", off: []string{"rewrap-condition"}, want: "RowIntegrity", says: "a rewrap that overwrites a row that changed"},
@@ -150,10 +150,12 @@ var variants = []variant{
 
 	// Larger bounds, for a budget of time.
 	{name: "deep_two_writers_three_writes", deep: true, set: with(two, set("Deletes", "TRUE", "DekCache", "TRUE", "MaxWrite", "3")), want: tlc.Holds, says: "more writes"},
+	{name: "deep_no_recheck", deep: true, set: with(leases, set("MaxWrite", "1", "Recheck", "FALSE")), want: tlc.Holds, says: "no promise rests on the second look at the pointer"},
+	{name: "deep_keys", deep: true, set: keys, want: tlc.Holds, says: "stray keys beside a row"},
 	{name: "deep_two_rotations", deep: true, set: set("MaxRot", "2", "MaxWrite", "2", "Modes", both, "MaxMint", "2"), want: tlc.Holds, says: "two rotations with re-mints"},
 	{name: "deep_two_rotations_two_writers", deep: true, set: with(two, set("MaxRot", "2", "MaxWrite", "2", "Shard", "{s1}")), want: tlc.Holds, says: "two rotations beside two writers"},
 	{name: "deep_leases", deep: true, set: leases, want: tlc.Holds, says: "leases beside two writes"},
-	{name: "deep_leases_two_rows", deep: true, set: with(leases, set("Recheck", "TRUE", "Row", "{r1, r2}", "MaxWrite", "3", "MaxRenew", "2")), also: []string{"NoHolderRefused"}, want: tlc.Holds, says: "leases, two rows, two renewals"},
+	{name: "deep_leases_two_rows", deep: true, set: with(leases, set("Row", "{r1, r2}", "MaxWrite", "3", "MaxRenew", "2")), also: []string{"NoHolderRefused"}, want: tlc.Holds, says: "leases, two rows, two renewals"},
 	{name: "deep_keys_two_rotations", deep: true, set: with(keys, silent, set("MaxRot", "2")), want: tlc.Holds, says: "stray keys over two rotations with re-mints"},
 	{name: "deep_emergency", deep: true, set: with(two, set("Modes", both, "MaxMint", "2", "DekCache", "TRUE", "Deletes", "TRUE")), want: tlc.Holds, says: "emergencies beside two writers"},
 	{name: "deep_everything", deep: true, set: with(two, set("MaxRot", "2", "Modes", both, "MaxMint", "2", "Dup", "1", "Leases", "TRUE", "DekCache", "TRUE", "Deletes", "TRUE", "Restore", `"fenced"`, "Reader", "{q1}", "MaxWrite", "3")), want: tlc.Holds, says: "all of it at once, as far as the budget goes"},

@@ -149,10 +149,10 @@ func (r Run) stage(dir string) error {
 	return nil
 }
 
-// args of java. Most models are done before a better compiler or collector would
-// pay for itself.
+// args of java. Most models are done before the second compiler or a parallel
+// collector would pay for itself.
 func (r Run) args(dir, jar string) []string {
-	jvm := []string{"-XX:+UseSerialGC", "-Xmx1g"}
+	jvm := []string{"-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xmx1g"}
 	if r.Long {
 		jvm = []string{"-XX:+UseParallelGC", "-Xmx4g"}
 	}
