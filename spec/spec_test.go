@@ -74,7 +74,7 @@ func (s *verdicts) compare(t *testing.T) {
 	want := s.markdown()
 	switch {
 	case *update:
-		if err := os.WriteFile("README.md", []byte(before+begin+want+end+after), 0o644); err != nil { //nolint:gosec // a document
+		if err := os.WriteFile("README.md", []byte(before+begin+want+end+after), 0o644); err != nil {
 			t.Fatal(err)
 		}
 	case have != want:
@@ -108,6 +108,7 @@ func (s *verdicts) markdown() string {
 // deep checks the large models, each for its share of the budget. A model that is
 // not exhausted by then has no counterexample as deep as it was searched.
 func deep(t *testing.T, table *verdicts) {
+	t.Helper()
 	budget, err := time.ParseDuration(firstOf(os.Getenv("MATTER_SPEC_BUDGET"), "0s"))
 	if err != nil {
 		t.Fatalf("MATTER_SPEC_BUDGET: %v", err)

@@ -100,7 +100,7 @@ func (r *run) event(e Event) (class, fields string) {
 		return "change", fmt.Sprintf(`a |-> "recorded", seq |-> %d`, e.Seq)
 	case "Store.SaveCheckpoint":
 		return "note", fmt.Sprintf(`a |-> "pass", n |-> %d, p |-> %q, s |-> %d, done |-> %s`,
-			r.rots.of(e.Rotation), e.Pass, r.parts.of(e.Source, "/", e.Segment), strings.ToUpper(fmt.Sprint(e.Done)))
+			r.rots.of(e.Rotation), e.Sweep, r.parts.of(e.Source, "/", e.Segment), strings.ToUpper(fmt.Sprint(e.Done)))
 	case "Store.MarkPublished":
 		return "note", fmt.Sprintf(`a |-> "mark", seq |-> %d`, e.Seq)
 	case "Vault.Put":

@@ -41,8 +41,8 @@ type Event struct {
 	WasBody  string `json:"was_body,omitempty"` // digest of the payload that was read
 	Blob     string `json:"blob,omitempty"`     // digest of the wrapped DEK
 	Body     string `json:"body,omitempty"`     // digest of the payload, "" if it is untouched
-	Pass     string `json:"pass,omitempty"`     // rewrap, confirm or verify
-	Segment  int    `json:"segment,omitempty"`  // of the pass
+	Sweep    string `json:"sweep,omitempty"`    // rewrap, confirm or verify
+	Segment  int    `json:"segment,omitempty"`  // of the sweep
 	Done     bool   `json:"done,omitempty"`     // the segment is
 
 	Segments map[string]int `json:"segments,omitempty"` // rotation_started: segments per source

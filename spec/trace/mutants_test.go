@@ -22,7 +22,7 @@ func (f is) and(g is) is { return func(e trace.Event) bool { return f(e) && g(e)
 func row(id string) is { return func(e trace.Event) bool { return e.Row == id } }
 
 func pass(name string) is {
-	return effect("Store.SaveCheckpoint").and(func(e trace.Event) bool { return e.Pass == name })
+	return effect("Store.SaveCheckpoint").and(func(e trace.Event) bool { return e.Sweep == name })
 }
 
 // mutant is a run that the code must never make, planted in one that it made.
@@ -46,6 +46,7 @@ func index(t *testing.T, events []trace.Event, f is) int {
 // moved puts the first event that f finds before the first that g finds.
 func moved(f, before is) func(*testing.T, []trace.Event) []trace.Event {
 	return func(t *testing.T, events []trace.Event) []trace.Event {
+		t.Helper()
 		i, j := index(t, events, f), index(t, events, before)
 		e := events[i]
 		events = slices.Delete(events, i, i+1)
@@ -59,6 +60,7 @@ func moved(f, before is) func(*testing.T, []trace.Event) []trace.Event {
 // dropped leaves out every event that f finds.
 func dropped(f is) func(*testing.T, []trace.Event) []trace.Event {
 	return func(t *testing.T, events []trace.Event) []trace.Event {
+		t.Helper()
 		index(t, events, f)
 		return slices.DeleteFunc(events, f)
 	}
@@ -68,6 +70,7 @@ func dropped(f is) func(*testing.T, []trace.Event) []trace.Event {
 // g finds.
 func added(f, after is, edit func(*trace.Event)) func(*testing.T, []trace.Event) []trace.Event {
 	return func(t *testing.T, events []trace.Event) []trace.Event {
+		t.Helper()
 		e := events[index(t, events, f)]
 		edit(&e)
 		return slices.Insert(events, index(t, events, after)+1, e)
@@ -77,6 +80,7 @@ func added(f, after is, edit func(*trace.Event)) func(*testing.T, []trace.Event)
 // edited changes the first event that f finds.
 func edited(f is, edit func(*trace.Event)) func(*testing.T, []trace.Event) []trace.Event {
 	return func(t *testing.T, events []trace.Event) []trace.Event {
+		t.Helper()
 		edit(&events[index(t, events, f)])
 		return events
 	}

@@ -117,7 +117,7 @@ func (r *Recorder) event(op string, result any, args []any) Event {
 		return Event{Effect: op, KEK: string(args[0].(kek.ID)), Shard: args[1].(int)}
 	case "Store.SaveCheckpoint":
 		c := args[0].(rotation.Checkpoint)
-		return Event{Effect: op, Rotation: c.RotationID, Source: c.Source, Pass: c.Pass, Segment: c.Segment, Done: c.Done}
+		return Event{Effect: op, Rotation: c.RotationID, Source: c.Source, Sweep: c.Pass, Segment: c.Segment, Done: c.Done}
 	default:
 		return r.rowEvent(op, args)
 	}

@@ -2,6 +2,9 @@ package trace_test
 
 import (
 	"bytes"
+	"errors"
+	"flag"
+	"os"
 	"testing"
 	"time"
 
@@ -166,6 +169,32 @@ func TestNDJSON(t *testing.T) {
 	for _, bad := range []string{`{"n":1}`, `{"n":1,"effect":"x","no_such":1}`, `{`} {
 		if _, err := trace.Read(bytes.NewBufferString(bad)); err == nil {
 			t.Errorf("%s was read", bad)
+		}
+	}
+}
+
+// TestTraceFiles checks runs that were recorded elsewhere, one NDJSON file each:
+//
+//	go test ./spec/trace -run TestTraceFiles -args a.ndjson b.ndjson
+func TestTraceFiles(t *testing.T) {
+	if flag.NArg() == 0 {
+		t.Skip("no files given")
+	}
+	var runs [][]trace.Event
+	for _, name := range flag.Args() {
+		f, err := os.Open(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		events, err := trace.Read(f)
+		if err = errors.Join(err, f.Close()); err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		runs = append(runs, events)
+	}
+	for i, v := range check(t, runs...) {
+		if t.Logf("%s: %s", flag.Arg(i), v); !v.Accepted {
+			t.Fail()
 		}
 	}
 }
