@@ -1,0 +1,78 @@
+// Package layers holds the direction of the dependencies: kek ← audit, envelope;
+// kek, audit ← rotation; all ← adapters ← app ← functions, cmd.
+package layers
+
+import (
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/matter-ops/kms-rotation"
+
+// deps lists what a package is built from, itself excluded.
+func deps(t *testing.T, pkg string) []string {
+	t.Helper()
+	out, err := exec.CommandContext(t.Context(), "go", "list", "-deps", module+"/"+pkg).Output()
+	if err != nil {
+		t.Fatalf("go list -deps %s: %v", pkg, err)
+	}
+	return slices.DeleteFunc(strings.Fields(string(out)), func(p string) bool { return p == module+"/"+pkg })
+}
+
+// TestDependencies: what each package may be built from, the standard library
+// apart. An entry that ends in / allows everything below it.
+func TestDependencies(t *testing.T) {
+	for pkg, allowed := range map[string][]string{
+		"kek":      nil,
+		"audit":    {"github.com/transparency-dev/merkle", "github.com/transparency-dev/merkle/", "golang.org/x/mod/"},
+		"rotation": {module + "/kek", module + "/audit", "golang.org/x/sync/", "github.com/transparency-dev/merkle", "github.com/transparency-dev/merkle/", "golang.org/x/mod/"},
+	} {
+		for _, d := range deps(t, pkg) {
+			std := !strings.Contains(strings.Split(d, "/")[0], ".")
+			ok := std || slices.ContainsFunc(allowed, func(a string) bool {
+				return d == a || strings.HasSuffix(a, "/") && strings.HasPrefix(d, a)
+			})
+			if !ok {
+				t.Errorf("%s is built from %s", pkg, d)
+			}
+		}
+	}
+}
+
+// TestForbidden: what must never get into a package.
+func TestForbidden(t *testing.T) {
+	for _, c := range []struct{ pkg, part, why string }{
+		{"envelope", module + "/rotation", "applications would import the control plane"},
+		{"envelope", module + "/internal", "applications would import the control plane"},
+		{"functions/switch", module + "/internal/localaws", "the local AWS must not ship"},
+		{"functions/switch", module + "/internal/sample", "the sample data must not ship"},
+		{"functions/switch", module + "/internal/memstore", "the in-memory stores must not ship"},
+	} {
+		for _, d := range deps(t, c.pkg) {
+			if strings.HasPrefix(d, c.part) {
+				t.Errorf("%s is built from %s: %s", c.pkg, d, c.why)
+			}
+		}
+	}
+}
+
+// TestOnlyAppWiresAdapters: nothing that ships but internal/app is built on the
+// adapters directly.
+func TestOnlyAppWiresAdapters(t *testing.T) {
+	out, err := exec.CommandContext(t.Context(), "go", "list", "-f", `{{.ImportPath}} {{join .Imports " "}}`, module+"/functions/...").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(out)) {
+		fields := strings.Fields(line)
+		for _, imported := range fields[1:] {
+			switch strings.TrimPrefix(imported, module+"/") {
+			case "internal/app", "internal/lambdastep", "rotation":
+			default:
+				t.Errorf("%s imports %s", fields[0], imported)
+			}
+		}
+	}
+}
