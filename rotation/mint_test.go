@@ -1,0 +1,53 @@
+package rotation_test
+
+import (
+	"testing"
+
+	"github.com/matter-ops/kms-rotation/kek"
+	"github.com/matter-ops/kms-rotation/rotation"
+)
+
+// TestStaleMintSparesNextAttempt lets the mint of an attempt that is over wake up
+// between the making and the registration of the next attempt's key: its clean-up
+// must not take that key for a stray.
+func TestStaleMintSparesNextAttempt(t *testing.T) {
+	s, _ := at(t, emergency, kek.Started)
+	asleep, wake, done := make(chan struct{}), make(chan struct{}), make(chan error)
+	var stale kek.ID
+	slept := false
+	s.world.SetHook(func(op string, args ...any) (bool, error) {
+		switch {
+		case op == "KMS.Describe" && stale == "":
+			stale = args[0].(kek.ID)
+		case op == "Store.Load" && stale != "" && !slept: // it has found its key good and goes to sleep
+			slept = true
+			close(asleep)
+			<-wake
+		case op == "KMS.Claim" && args[1] == 2 && args[2] != kek.ID(""):
+			close(wake)
+			if err := <-done; typed(err).Kind != rotation.Refused {
+				t.Errorf("the stale mint: %v", err)
+			}
+		}
+		return true, nil
+	})
+	go func() {
+		_, err := s.Mint(t.Context(), input(spring))
+		done <- err
+	}()
+	<-asleep
+	remint := rotation.RetireInput{RotationID: spring, Action: rotation.ActionRemint, FailedAttempt: 1}
+	if _, err := s.Retire(t.Context(), remint); err != nil {
+		t.Fatal(err)
+	}
+	out, err := s.Mint(t.Context(), input(spring))
+	if err != nil || out.Attempt != 2 || out.NewKEK == string(stale) {
+		t.Fatalf("%+v, %v", out, err)
+	}
+	if s.enabled(stale) || !s.enabled(kek.ID(out.NewKEK)) {
+		t.Errorf("the stale key is enabled: %t, the new one: %t", s.enabled(stale), s.enabled(kek.ID(out.NewKEK)))
+	}
+	s.world.SetHook(nil)
+	s.advance(spring, emergency, kek.Completed)
+	s.settled()
+}
