@@ -2,6 +2,7 @@ package envelope_test
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"maps"
 	"strings"
@@ -250,5 +251,55 @@ func TestNumberInContext(t *testing.T) {
 		if err := table.Insert(t.Context(), i, []byte("x")); err == nil {
 			t.Errorf("%s is taken", number)
 		}
+	}
+}
+
+// TestReread: a record kept elsewhere is rewrapped and its old KEK disabled between
+// the caller's read and Open, perhaps more than once.
+func TestReread(t *testing.T) {
+	w := newSite(t)
+	c := w.client()
+	ref, err := c.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	encctx := map[string]string{"purpose": "test"}
+	sealed, err := ref.Seal(t.Context(), []byte("x"), encctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ref.End()
+	w.begin("r1", kek.Normal)
+	newer := sealed
+	newer.KEKID = "kek-0002"
+	if newer.WrappedDEK, err = w.keys.ReEncrypt(t.Context(), "kek-0001", "kek-0002", sealed.WrappedDEK, encctx); err != nil {
+		t.Fatal(err)
+	}
+	w.revoke("kek-0001")
+	w.drain("r1")
+	w.finish("r1")
+	reads := 0
+	got, err := c.Open(t.Context(), sealed, encctx, func(context.Context) (envelope.Sealed, bool, error) {
+		reads++
+		return newer, true, nil
+	})
+	if err != nil || string(got) != "x" || reads != 1 {
+		t.Errorf("%q after %d reads, %v", got, reads, err)
+	}
+	_, err = c.Open(t.Context(), sealed, encctx, func(context.Context) (envelope.Sealed, bool, error) { return sealed, true, nil })
+	if !errors.Is(err, envelope.ErrOrphanedKey) {
+		t.Errorf("it is the same when read again: %v", err)
+	}
+	_, err = c.Open(t.Context(), sealed, encctx, func(context.Context) (envelope.Sealed, bool, error) { return sealed, false, nil })
+	if !errors.Is(err, envelope.ErrNotFound) {
+		t.Errorf("it is gone when read again: %v", err)
+	}
+	lost := errors.New("lost")
+	_, err = c.Open(t.Context(), sealed, encctx, func(context.Context) (envelope.Sealed, bool, error) { return sealed, true, lost })
+	if !errors.Is(err, lost) {
+		t.Errorf("it cannot be read again: %v", err)
+	}
+	if n := c.Stats().OrphanedKeys; n != 1 {
+		t.Errorf("%d orphans counted", n)
 	}
 }

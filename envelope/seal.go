@@ -68,7 +68,7 @@ var errSealKey = errors.New("no data key can be made")
 // generate makes a DEK. Callers that want one for the same context at once share
 // it, unless there is no cache: then every record has its own.
 func (c *Client) generate(ctx context.Context, h *hold, name string, encctx map[string]string, size int) (*dataKey, error) {
-	make := func(ctx context.Context) (*dataKey, error) {
+	call := func(ctx context.Context) (*dataKey, error) {
 		c.count.misses.Add(1)
 		born := c.elapsed()
 		out, err := c.cfg.KMS.GenerateDataKey(ctx, &kms.GenerateDataKeyInput{
@@ -90,9 +90,9 @@ func (c *Client) generate(ctx context.Context, h *hold, name string, encctx map[
 		return k, nil
 	}
 	if c.cfg.Cache.Off {
-		return make(ctx)
+		return call(ctx)
 	}
-	return c.shared(ctx, fmt.Sprintf("seal %d %s", h.pointer.Epoch, name), make)
+	return c.shared(ctx, fmt.Sprintf("seal %d %s", h.pointer.Epoch, name), call)
 }
 
 // shared runs call once for all who wait for it. A waiter that gives up does not

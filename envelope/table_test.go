@@ -286,3 +286,46 @@ func exercise(ctx context.Context, w *site, table *envelope.Table, id string) er
 	_, err := w.dynamo.DeleteItem(ctx, &dynamodb.DeleteItemInput{TableName: &w.table, Key: rowKey(id)})
 	return err
 }
+
+// TestLaterEpoch: a row that says it was wrapped in a later epoch than the writer
+// knows is left alone, even if its version is the one read.
+func TestLaterEpoch(t *testing.T) {
+	w := newSite(t)
+	table := w.open(w.client())
+	w.must("insert", table.Insert(t.Context(), row("a"), []byte("x")))
+	i := w.item("a")
+	i["kek_epoch"] = &n{Value: "2"}
+	err := table.Update(t.Context(), rowKey("a"), func(r *envelope.Row) error {
+		w.put(i)
+		r.Plaintext = []byte("y")
+		return nil
+	})
+	if !errors.Is(err, envelope.ErrFenced) {
+		t.Errorf("%v", err)
+	}
+	if got, err := table.Get(t.Context(), rowKey("a")); err != nil || string(got.Plaintext) != "x" {
+		t.Errorf("%q, %v", got.Plaintext, err)
+	}
+}
+
+// TestOldRows: rows from before this project have neither an epoch nor a version.
+func TestOldRows(t *testing.T) {
+	w := newSite(t)
+	table := w.open(w.client())
+	w.must("insert", table.Insert(t.Context(), row("a"), []byte("x")))
+	i := w.item("a")
+	delete(i, "kek_epoch")
+	delete(i, "version")
+	w.put(i)
+	w.must("update", table.Update(t.Context(), rowKey("a"), func(r *envelope.Row) error {
+		r.Plaintext = append(r.Plaintext, 'y')
+		return nil
+	}))
+	got, err := table.Get(t.Context(), rowKey("a"))
+	if err != nil || string(got.Plaintext) != "xy" || got.Version != 1 {
+		t.Errorf("%+v, %v", got, err)
+	}
+	if w.item("a")["kek_epoch"] == nil {
+		t.Error("the update gave it no epoch")
+	}
+}
