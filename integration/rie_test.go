@@ -110,47 +110,58 @@ func (e emulator) invoke(t *testing.T, payload []byte) map[string]any {
 	return out
 }
 
+// emulation runs the functions of one world by hand, each under its emulator.
+type emulation struct {
+	*world
+	used map[string]bool // events
+}
+
+// step sends one payload and compares fields of the answer.
+func (w *emulation) step(t *testing.T, function, what string, payload []byte, want map[string]any) map[string]any {
+	t.Helper()
+	e, ok := w.emulators[function]
+	if !ok {
+		e = w.emulate(t, function)
+		w.emulators[function] = e
+	}
+	out := e.invoke(t, payload)
+	for k, v := range want {
+		if fmt.Sprint(out[k]) != fmt.Sprint(v) {
+			t.Fatalf("%s with %s: %s is %v, want %v; answer %v", function, what, k, out[k], v, out)
+		}
+	}
+	return out
+}
+
+// run sends the event of that name, as the repository ships it.
+func (w *emulation) run(t *testing.T, event string, want map[string]any) map[string]any {
+	t.Helper()
+	payload, err := os.ReadFile(filepath.Join("..", "events", event+".json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.used[event+".json"] = true
+	function, _, _ := strings.Cut(event, "-")
+	return w.step(t, function, event, payload, want)
+}
+
 // TestEmulator runs a whole rotation by hand: every built function, under the real
-// emulator, with the events that the repository ships.
+// emulator, with every event that the repository ships.
 func TestEmulator(t *testing.T) {
-	w := up(t, nil)
-	event := func(name string) []byte {
-		b, err := os.ReadFile(filepath.Join("..", "events", name+".json"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		return b
-	}
-	step := func(function, eventName string, payload []byte, want map[string]any) map[string]any {
-		t.Helper()
-		e, ok := w.emulators[function]
-		if !ok {
-			e = w.emulate(t, function)
-			w.emulators[function] = e
-		}
-		out := e.invoke(t, payload)
-		for k, v := range want {
-			if fmt.Sprint(out[k]) != fmt.Sprint(v) {
-				t.Fatalf("%s with %s: %s is %v, want %v; answer %v", function, eventName, k, out[k], v, out)
-			}
-		}
-		return out
-	}
-	run := func(function, eventName string, want map[string]any) map[string]any {
-		t.Helper()
-		return step(function, eventName, event(eventName), want)
-	}
-	run("preflight", "preflight-check-only", map[string]any{"mode": "normal"})
+	w := &emulation{world: up(t, nil), used: map[string]bool{}}
+	w.run(t, "preflight-check-only", map[string]any{"mode": "normal"})
 	if v := w.view(t, ""); v.Lock != "" {
 		t.Fatalf("check only took the lock: %q", v.Lock)
 	}
-	plan := run("preflight", "preflight", map[string]any{"rotation_id": "Q2-2026-rotation"})
-	run("mint", "mint", map[string]any{"attempt": 1})
-	run("dualunwrap", "dualunwrap", map[string]any{"corpus_entries": 24})
-	run("retire", "retire", map[string]any{"errorType": "Refused"}) // too early
-	run("switch", "switch", map[string]any{"epoch": 2})
-	run("retire", "retire-pre-switch-failure", map[string]any{"errorType": "Refused"}) // too late
-	run("drain", "drain", map[string]any{"done": true})
+	plan := w.run(t, "preflight", map[string]any{"rotation_id": "Q2-2026-rotation"})
+	w.run(t, "mint", map[string]any{"attempt": 1})
+	w.run(t, "retire-abandon", map[string]any{"done": true, "phase": "minted"}) // it has gone on: nothing is abandoned
+	w.run(t, "dualunwrap", map[string]any{"corpus_entries": 24})
+	w.run(t, "retire", map[string]any{"errorType": "Refused"}) // too early
+	w.run(t, "switch", map[string]any{"epoch": 2})
+	w.run(t, "retire-pre-switch-failure", map[string]any{"errorType": "Refused"}) // too late
+	w.run(t, "drain", map[string]any{"done": true})
+	w.run(t, "rewrap", map[string]any{"errorType": "InvalidInput"}) // its source is not one of this stack
 	for _, s := range plan["segments"].([]any) {
 		segment := s.(map[string]any)
 		segment["rotation_id"] = "Q2-2026-rotation"
@@ -158,19 +169,36 @@ func TestEmulator(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		step("rewrap", "a segment of the plan", b, map[string]any{"done": true})
+		w.step(t, "rewrap", "a segment of the plan", b, map[string]any{"done": true})
 	}
-	run("rewrap", "rewrap-complete", map[string]any{"done": true})
-	run("retire", "retire", map[string]any{"done": true, "phase": "retired"})
-	run("verify", "verify", map[string]any{"done": true})
-	run("notify", "notify", map[string]any{"sent": true})
+	w.run(t, "rewrap-complete", map[string]any{"done": true})
+	w.run(t, "retire", map[string]any{"done": true, "phase": "retired"})
+	w.run(t, "verify", map[string]any{"done": true})
+	w.run(t, "notify", map[string]any{"sent": true})
+	w.run(t, "notify-halted", map[string]any{"errorType": "Halted"})
+	w.run(t, "notify-redriven", map[string]any{"sent": false})
+	w.run(t, "retire-remint", map[string]any{"errorType": "Refused"}) // there is no such rotation
 	if v := w.view(t, "Q2-2026-rotation"); v.Rotation.Phase != kek.Completed {
 		t.Errorf("rotation %+v", v.Rotation)
 	}
 	w.mustHold(t)
+	out := w.step(t, "mint", "an unknown field", []byte(`{"rotation_id":"Q2-2026-rotation","surprise":1}`), map[string]any{"errorType": "InvalidInput"})
+	if !strings.Contains(fmt.Sprint(out["errorMessage"]), "surprise") {
+		t.Errorf("the message does not name the field: %v", out)
+	}
+	w.allUsed(t)
+}
 
-	out := w.emulators["mint"].invoke(t, []byte(`{"rotation_id":"Q2-2026-rotation","surprise":1}`))
-	if out["errorType"] != "InvalidInput" || !strings.Contains(fmt.Sprint(out["errorMessage"]), "surprise") {
-		t.Errorf("an unknown field: %v", out)
+// allUsed checks that no event of a function is shipped untried.
+func (w *emulation) allUsed(t *testing.T) {
+	t.Helper()
+	all, err := os.ReadDir(filepath.Join("..", "events"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range all {
+		if !strings.HasPrefix(e.Name(), "execution-") && !w.used[e.Name()] {
+			t.Errorf("events/%s is not run", e.Name())
+		}
 	}
 }
