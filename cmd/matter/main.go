@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
 	"syscall"
@@ -38,14 +39,16 @@ type usageError struct{ error }
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	os.Exit(run(ctx, os.Args[1:]))
+	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
 }
 
 // run executes one command line and returns its exit code.
-func run(ctx context.Context, args []string) int {
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	root := newRoot()
 	root.SetArgs(args)
-	err := root.ExecuteContext(ctx)
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+	cmd, err := root.ExecuteContextC(ctx)
 	var code exit
 	switch {
 	case err == nil:
@@ -53,14 +56,20 @@ func run(ctx context.Context, args []string) int {
 	case errors.As(err, &code):
 		return int(code)
 	}
-	fmt.Fprintln(root.ErrOrStderr(), "matter:", err)
-	return exitCode(err)
+	output := cmd.Flag("output")
+	n := exitCode(err)
+	sayError(stderr, output != nil && output.Value.String() == "json", err, n)
+	return n
 }
 
 func exitCode(err error) int {
 	var usage usageError
-	if errors.As(err, &usage) {
+	var running stillRunning
+	switch {
+	case errors.As(err, &usage):
 		return exitUsage
+	case errors.As(err, &running):
+		return exitRunning
 	}
 	switch lambdastep.Kind(err) {
 	case rotation.InvalidInput, rotation.Misconfigured:
@@ -73,19 +82,33 @@ func exitCode(err error) int {
 }
 
 func newRoot() *cobra.Command {
-	root := &cobra.Command{
-		Use:           "matter",
-		Short:         "Rotate the key-encryption key of live, envelope-encrypted data",
+	root := group(&cobra.Command{
+		Use:   "matter",
+		Short: "Rotate the key-encryption key of live, envelope-encrypted data",
+		Long: `Rotates the KEK of live, envelope-encrypted data on AWS. The commands of matter ops
+run the same steps as the state machine, with the same environment as its
+functions: MATTER_* and AWS_* variables.
+
+Exit codes: 0 done or green, 1 failed or tampered with, 2 usage, 3 rolled back,
+4 orphans found, 5 unproven, 6 still running.`,
+		Example:       "  matter ops kms-status\n  matter ops kms-rotate --watch\n  matter local up --detach",
 		SilenceUsage:  true,
 		SilenceErrors: true,
-	}
+	})
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return usageError{fmt.Errorf("%w; see %s --help", err, c.CommandPath())}
 	})
-	ops := &cobra.Command{Use: "ops", Short: "Operate rotations, with the environment's MATTER_* and AWS_* variables"}
-	ops.AddCommand(newGenesis(), newStatus())
-	local := &cobra.Command{Use: "local", Short: "The local AWS: no account, no container"}
+	ops := group(&cobra.Command{
+		Use: "ops", Short: "Operate rotations, with the environment's MATTER_* and AWS_* variables",
+		Example: "  matter ops kms-status\n  matter ops kms-mint-kek --label \"Q2-2026-rotation\"",
+	})
+	ops.AddCommand(newGenesis(), newStatus(), newPlan(), newPreflight(), newMint(), newDualUnwrap(), newSwitch(),
+		newDrain(), newRewrap(), newRetire(), newVerify(), newRotate(), newResume())
+	local := group(&cobra.Command{
+		Use: "local", Short: "The local AWS: no account, no container",
+		Example: "  matter local up --detach && . .local/env && matter ops kms-status",
+	})
 	local.AddCommand(newLocalUp(), newLocalDown(), newLocalDemo())
-	root.AddCommand(ops, local)
+	root.AddCommand(ops, local, newMan())
 	return root
 }

@@ -1,48 +1,86 @@
 package main
 
 import (
-	"encoding/json"
+	"context"
 	"fmt"
 	"io"
 	"text/tabwriter"
-	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/matter-ops/kms-rotation/internal/app"
+	"github.com/matter-ops/kms-rotation/kek"
 )
 
 func newStatus() *cobra.Command {
-	var output string
 	cmd := &cobra.Command{
 		Use:   "kms-status",
-		Short: "Show the pointer, the KEKs, the leases and the rotations",
-		Args:  cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			if output != "text" && output != "json" {
-				return usageError{fmt.Errorf("-o %q: use text or json", output)}
-			}
-			d, err := app.Deployed(cmd.Context())
-			if err != nil {
-				return err
-			}
-			s, err := d.Status(cmd.Context())
-			if err != nil {
-				return err
-			}
-			if output == "json" {
-				e := json.NewEncoder(cmd.OutOrStdout())
-				e.SetIndent("", "  ")
-				return e.Encode(s)
-			}
-			return printStatus(cmd.OutOrStdout(), s)
-		},
+		Short: "Show the pointer, the KEKs, their leases, the rotations, the schedule and the audit chain",
+		Long: `Reads only, and works whether or not a rotation runs. The last line is the command
+that comes next.`,
+		Example: `  matter ops kms-status
+  matter ops kms-status -o json | jq -r .pointer.kek_id`,
 	}
-	cmd.Flags().StringVarP(&output, "output", "o", "text", "text or json")
-	return cmd
+	return newOp(cmd, func(ctx context.Context, o *operator) error { return o.status(ctx) })
 }
 
-func printStatus(w io.Writer, s app.Status) error {
+// status is what the deployment's table says, and what runs beside it.
+type status struct {
+	app.Status
+	Executions []app.Execution `json:"executions"` // that run now
+	Schedule   *app.Schedule   `json:"schedule"`   // null if there is none
+	Unknown    []string        `json:"unknown,omitempty"`
+	Next       string          `json:"next"`
+}
+
+func (o *operator) status(ctx context.Context) error {
+	table, err := o.Status(ctx)
+	if err != nil {
+		return err
+	}
+	s := status{Status: table, Executions: []app.Execution{}}
+	if o.Config.StateMachine != "" {
+		m, err := o.Machine()
+		if err == nil {
+			var running []app.Execution
+			running, err = m.Running(ctx)
+			s.Executions = append(s.Executions, running...)
+		}
+		s.unknown("executions", err)
+	}
+	s.Schedule, err = o.NextSchedule(ctx, o.Steps.Now())
+	s.unknown("schedule", err)
+	if s.Next, err = o.afterStatus(ctx, table); err != nil {
+		return err
+	}
+	if o.json {
+		return o.result(s)
+	}
+	return printStatus(o.out, s)
+}
+
+// unknown notes what could not be read: the rest is worth showing all the same.
+func (s *status) unknown(what string, err error) {
+	if err != nil {
+		s.Unknown = append(s.Unknown, fmt.Sprintf("%s: %v", what, err))
+	}
+}
+
+func (o *operator) afterStatus(ctx context.Context, s app.Status) (string, error) {
+	switch {
+	case s.Pointer == nil:
+		return "matter ops kms-genesis --kek-id KEY --confirm", nil
+	case s.Lock == "":
+		return "nothing; matter ops kms-plan looks ahead", nil
+	}
+	r, err := o.reload(ctx, s.Lock)
+	if err != nil {
+		return "", err
+	}
+	return o.goOn(ctx, r), nil
+}
+
+func printStatus(w io.Writer, s status) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	if s.Pointer == nil {
 		fmt.Fprintln(t, "pointer\tnone: matter ops kms-genesis makes it")
@@ -58,10 +96,39 @@ func printStatus(w io.Writer, s app.Status) error {
 		fmt.Fprintf(t, "KEK\t%s\t%s\t%d leases, %d in flight\t%s\n", k.ID, k.State, k.Leases, k.Refs, k.Label)
 	}
 	for _, r := range s.Rotations {
-		fmt.Fprintf(t, "rotation\t%s\t%s\t%s\t%s\n", r.ID, r.Phase, stamp(r.UpdatedAt), r.Label)
+		fmt.Fprintf(t, "rotation\t%s\t%s\t%s\t%s\n", r.ID, describePhase(r), stamp(r.UpdatedAt), r.Label)
 	}
+	for _, e := range s.Executions {
+		fmt.Fprintf(t, "execution\t%s\trunning\tsince %s\n", e.Name, stamp(e.StartedAt))
+	}
+	fmt.Fprintf(t, "schedule\t%s\n", describeSchedule(s.Schedule))
 	fmt.Fprintf(t, "audit chain\t%s\t%d records\t%d not in the bucket yet\n", s.Audit.Chain, s.Audit.Records, s.Audit.Unpublished)
-	return t.Flush()
+	for _, u := range s.Unknown {
+		fmt.Fprintf(t, "unknown\t%s\n", u)
+	}
+	if err := t.Flush(); err != nil {
+		return err
+	}
+	_, err := fmt.Fprintln(w, next(s.Next))
+	return err
 }
 
-func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }
+func describePhase(r app.RotationStatus) string {
+	if r.Mode == kek.Emergency {
+		return string(r.Phase) + " (emergency)"
+	}
+	return string(r.Phase)
+}
+
+func describeSchedule(s *app.Schedule) string {
+	switch {
+	case s == nil:
+		return "none: rotations are started by hand"
+	case !s.Enabled:
+		return s.Name + " is disabled"
+	case s.Next.IsZero():
+		return fmt.Sprintf("%s: %s %s", s.Name, s.Expression, s.Zone)
+	default:
+		return fmt.Sprintf("next rotation %s", s.Next.Format("Mon 2006-01-02 15:04 MST"))
+	}
+}

@@ -3,30 +3,23 @@ package main
 import (
 	"fmt"
 	"io"
-	"os"
 	"time"
 
 	"github.com/matter-ops/kms-rotation/internal/watch"
+	"github.com/matter-ops/kms-rotation/kek"
 )
 
-// isTerminal reports whether w is a terminal that may be drawn on.
-func isTerminal(w io.Writer) bool {
-	f, ok := w.(*os.File)
-	if !ok || os.Getenv("TERM") == "dumb" {
-		return false
-	}
-	info, err := f.Stat()
-	return err == nil && info.Mode()&os.ModeCharDevice != 0
-}
-
 // liveView shows the progress of an execution: on a terminal one line that is
-// drawn again, elsewhere a line whenever the state changes.
+// drawn again, elsewhere a line whenever the state changes, and at most one per
+// quiet when only the numbers do.
 type liveView struct {
-	out  io.Writer
-	live bool
-	rows int64 // rows there are
+	out   io.Writer
+	live  bool
+	rows  int64 // rows there are, about
+	quiet time.Duration
 
 	last  watch.Progress
+	spoke time.Duration
 	since time.Duration // when the first row moved
 	from  int64
 }
@@ -36,17 +29,23 @@ func (v *liveView) show(p watch.Progress) {
 		v.since, v.from = p.Elapsed, p.Rewrapped
 	}
 	line := fmt.Sprintf("%6.1f s  %-18s %-10s", p.Elapsed.Seconds(), p.State, p.Phase)
+	if p.Phase == kek.Switched {
+		line += fmt.Sprintf("  %d in flight, %d leases", p.Refs, p.Leases)
+	}
 	if p.Scanned > 0 {
 		line += fmt.Sprintf("  %d of %d rows", p.Rewrapped, v.rows)
-		if s := (p.Elapsed - v.since).Seconds(); s > 0 && p.Rewrapped > v.last.Rewrapped {
-			line += fmt.Sprintf("  %.0f rows/s", float64(p.Rewrapped-v.from)/s)
+		if p.Rewrapped > v.last.Rewrapped {
+			m := meter{total: v.rows, from: v.from}
+			line += m.rate(p.Rewrapped, p.Elapsed-v.since)
 		}
 	}
+	moved := p.Rewrapped != v.last.Rewrapped || p.Refs != v.last.Refs || p.Leases != v.last.Leases
 	switch {
 	case v.live:
 		fmt.Fprintf(v.out, "\r\x1b[K%s", line)
-	case p.State != v.last.State || p.Phase != v.last.Phase || p.Rewrapped != v.last.Rewrapped:
+	case p.State != v.last.State || p.Phase != v.last.Phase || moved && p.Elapsed-v.spoke >= v.quiet:
 		fmt.Fprintln(v.out, line)
+		v.spoke = p.Elapsed
 	}
 	v.last = p
 }

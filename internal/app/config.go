@@ -31,6 +31,7 @@ type Config struct {
 	Corpus       string  // MATTER_CORPUS: s3://bucket/prefix/, "" for none
 	KMSRate      float64 // MATTER_KMS_RATE: KMS requests per second of this process
 	Topic        string  // MATTER_TOPIC_ARN, "" for none
+	StateMachine string  // MATTER_STATE_MACHINE_ARN, "" in the functions
 }
 
 const day = 24 * time.Hour
@@ -49,6 +50,7 @@ func FromEnv(getenv func(string) string) (Config, error) {
 		Corpus:       getenv("MATTER_CORPUS"),
 		KMSRate:      float64(e.number("MATTER_KMS_RATE", 1, 100000)),
 		Topic:        getenv("MATTER_TOPIC_ARN"),
+		StateMachine: getenv("MATTER_STATE_MACHINE_ARN"),
 		Config: rotation.Config{
 			Window:       e.window("MATTER_WINDOW", "MATTER_TIME_ZONE"),
 			DrainMaxWait: e.duration("MATTER_DRAIN_MAX_WAIT"),

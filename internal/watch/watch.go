@@ -27,12 +27,15 @@ type API interface {
 type Table interface {
 	Load(ctx context.Context, rotationID string) (kek.View, error)
 	ListCheckpoints(ctx context.Context, rotationID, source, pass string) ([]rotation.Checkpoint, error)
+	Leases(ctx context.Context, id kek.ID) ([]rotation.Lease, error)
 }
 
 // Progress is one look at an execution.
 type Progress struct {
 	State     string // the state entered last
 	Phase     kek.Phase
+	Leases    int   // on the old KEK, while it drains
+	Refs      int64 // in-flight references, the sum over them
 	Scanned   int64 // rows, by the rewrap pass
 	Rewrapped int64
 	Elapsed   time.Duration
@@ -101,17 +104,36 @@ func (w Watcher) look(ctx context.Context, arn string) (Progress, error) {
 		return p, nil
 	}
 	p.Phase = v.Rotation.Phase
-	for _, name := range w.Sources {
-		cps, err := w.Table.ListCheckpoints(ctx, w.Rotation, name, rotation.PassRewrap)
+	if p.Phase == kek.Switched {
+		leases, err := w.Table.Leases(ctx, v.Rotation.OldKEK)
 		if err != nil {
-			return p, fmt.Errorf("read checkpoints: %w", err)
+			return p, fmt.Errorf("read leases: %w", err)
 		}
-		for _, cp := range cps {
-			p.Scanned += cp.Tally.Scanned
-			p.Rewrapped += cp.Tally.Rewrapped
+		p.Leases = len(leases)
+		for _, l := range leases {
+			p.Refs += l.Refs
 		}
 	}
-	return p, nil
+	t, err := Tally(ctx, w.Table, w.Rotation, w.Sources, rotation.PassRewrap)
+	p.Scanned, p.Rewrapped = t.Scanned, t.Rewrapped
+	return p, err
+}
+
+// Tally adds up how far a pass over some sources has come.
+func Tally(ctx context.Context, table Table, rotationID string, sources []string, pass string) (rotation.Tally, error) {
+	var t rotation.Tally
+	for _, name := range sources {
+		cps, err := table.ListCheckpoints(ctx, rotationID, name, pass)
+		if err != nil {
+			return t, fmt.Errorf("read checkpoints: %w", err)
+		}
+		for _, cp := range cps {
+			t.Scanned += cp.Tally.Scanned
+			t.Rewrapped += cp.Tally.Rewrapped
+			t.Quarantined += cp.Tally.Quarantined
+		}
+	}
+	return t, nil
 }
 
 // States lists the states that an execution has entered, in order.

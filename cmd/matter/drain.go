@@ -1,0 +1,102 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/matter-ops/kms-rotation/kek"
+	"github.com/matter-ops/kms-rotation/rotation"
+)
+
+func newDrain() *cobra.Command {
+	var id string
+	var wait, every time.Duration
+	cmd := &cobra.Command{
+		Use:   "kms-watch-drain --old-kek-id OLD --max-wait 30m",
+		Short: "Step 4: watch the in-flight references to the old KEK, and seal it at zero",
+		Long: `Shows how many processes hold a lease on the old KEK and how many references they
+have in flight. When the last is gone it seals the KEK: no row can be inserted
+under it any more, and what was written still unwraps. A lease that has run out is
+revoked, never assumed dead. In an emergency all leases are revoked at once.
+
+It gives up after --max-wait and says who holds the old KEK. Nothing is lost then,
+nor after Ctrl-C: run it again.`,
+		Example: "  matter ops kms-watch-drain --old-kek-id 1234abcd-12ab-34cd-56ef-1234567890ab --max-wait 30m",
+	}
+	cmd.Flags().StringVar(&id, "old-kek-id", "", "the KEK that the pointer has left")
+	cmd.Flags().DurationVar(&wait, "max-wait", 30*time.Minute, "how long to wait, from now")
+	cmd.Flags().DurationVar(&every, "poll", 2*time.Second, "pause between two looks")
+	return newOp(cmd, func(ctx context.Context, o *operator) error {
+		if wait < 0 || every <= 0 {
+			return usageError{errors.New("--max-wait and --poll must be durations such as 30m and 2s")}
+		}
+		return o.drain(ctx, kek.ID(id), wait, every)
+	}, "old-kek-id")
+}
+
+func (o *operator) drain(ctx context.Context, id kek.ID, wait, every time.Duration) error {
+	r, err := o.rotationOfOld(ctx, id)
+	if err != nil {
+		return err
+	}
+	if err := o.ready(ctx, r, kek.Switched); err != nil {
+		return err
+	}
+	steps := *o.Steps
+	steps.DrainMaxWait = math.MaxInt64 // this command waits, not the step
+	line := &statusLine{out: o.progress(), live: isTerminal(o.progress())}
+	defer line.end()
+	start := time.Now()
+	for {
+		out, err := steps.Drain(ctx, rotation.StepInput{RotationID: r.ID})
+		switch {
+		case ctx.Err() != nil:
+			return o.detached(line, "matter ops kms-watch-drain --old-kek-id "+string(id))
+		case err != nil:
+			return o.advise(err, r)
+		case out.Done:
+			line.end()
+			return o.done(ctx, r.ID, later(r.Phase, kek.Switched), out, fmt.Sprintf("KEK %s is sealed: no row can be inserted under it, what was written still unwraps", id))
+		}
+		waited := time.Since(start)
+		line.show(fmt.Sprintf("%d in flight, %d leases", out.Refs, out.Leases), fmt.Sprintf("  %s of %s", short(waited), short(wait)))
+		if waited >= wait {
+			line.end()
+			return o.held(ctx, id, wait)
+		}
+		select {
+		case <-time.After(min(every, wait-waited)):
+		case <-ctx.Done():
+		}
+	}
+}
+
+// held says who holds the old KEK.
+func (o *operator) held(ctx context.Context, id kek.ID, wait time.Duration) error {
+	leases, err := o.Steps.Drainage.Leases(ctx, id)
+	if err != nil {
+		return err
+	}
+	var holders []string
+	for _, l := range leases {
+		holders = append(holders, fmt.Sprintf("%s (host %s, pid %d, %d in flight, lease until %s)", l.Holder, l.Host, l.PID, l.Refs, stamp(l.Expires)))
+	}
+	return &rotation.Error{
+		Kind: rotation.DrainTimeout, Field: "LEASE#" + string(id),
+		Msg:  fmt.Sprintf("after %s the old KEK is still held by %s", wait, strings.Join(holders, "; ")),
+		Next: "stop or restart these processes, then: matter ops kms-watch-drain --old-kek-id " + string(id) + " --max-wait 30m",
+	}
+}
+
+// detached ends a command that was interrupted while something goes on.
+func (o *operator) detached(line *statusLine, again string) error {
+	line.end()
+	fmt.Fprintln(o.err, "interrupted; nothing is lost. Again:", again)
+	return exit(exitRunning)
+}

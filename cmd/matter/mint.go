@@ -1,0 +1,144 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/matter-ops/kms-rotation/kek"
+	"github.com/matter-ops/kms-rotation/rotation"
+)
+
+type mintFlags struct {
+	label, reason, window string
+	emergency             bool
+}
+
+func newMint() *cobra.Command {
+	var f mintFlags
+	cmd := &cobra.Command{
+		Use:   "kms-mint-kek --label LABEL",
+		Short: "Step 1: start a rotation by hand and mint its KEK",
+		Long: `Runs preflight, takes the lock, mints a KEK in KMS and registers it as pending:
+nothing is wrapped under it yet. The rotation's id is derived from the label. The
+command may be repeated: there is one KEK per attempt, whatever is repeated.`,
+		Example: `  matter ops kms-mint-kek --label "Q2-2026-rotation"
+  matter ops kms-mint-kek --label "incident 4711" --emergency --reason "key material in a log"`,
+	}
+	f.register(cmd)
+	return newOp(cmd, func(ctx context.Context, o *operator) error { return o.mint(ctx, f) }, "label")
+}
+
+func (f mintFlags) check() error {
+	switch {
+	case f.emergency && f.reason == "":
+		return usageError{errors.New(`an emergency needs --reason "what happened", for the audit chain`)}
+	case f.emergency && f.window != "":
+		return usageError{errors.New("an emergency waits for no window: leave --window out")}
+	}
+	return nil
+}
+
+func (o *operator) mint(ctx context.Context, f mintFlags) error {
+	if err := f.check(); err != nil {
+		return err
+	}
+	id, under, err := o.name(ctx, f.label)
+	if err != nil {
+		return err
+	}
+	before := kek.Phase("")
+	if under != nil {
+		if err := o.mayMint(ctx, *under, f); err != nil {
+			return err
+		}
+		before = under.Phase
+	} else if err := o.start(ctx, id, f); err != nil {
+		return err
+	}
+	out, err := o.Steps.Mint(ctx, rotation.StepInput{RotationID: id})
+	if err != nil {
+		r, rerr := o.reload(ctx, id)
+		if rerr != nil {
+			return err
+		}
+		return o.advise(err, r)
+	}
+	r, err := o.reload(ctx, id)
+	if err != nil {
+		return err
+	}
+	return o.done(ctx, id, before, out,
+		fmt.Sprintf("new KEK %s, pending: nothing is wrapped under it yet", r.NewKEK),
+		fmt.Sprintf("old KEK %s, which the pointer names", r.OldKEK))
+}
+
+// mayMint refuses to go on with a rotation that is not the one asked for.
+func (o *operator) mayMint(ctx context.Context, r kek.Rotation, f mintFlags) error {
+	if err := o.idle(ctx, r); err != nil {
+		return err
+	}
+	switch {
+	case f.emergency && r.Mode != kek.Emergency:
+		return refused("--label", fmt.Sprintf("rotation %s is under way and no emergency; it is %s", r.ID, r.Phase),
+			"give it up first, or go on with it: "+o.nextCommand(r))
+	case !r.Phase.PreSwitch():
+		return refused("--label", fmt.Sprintf("rotation %s has switched already: it is %s", r.ID, r.Phase), o.nextCommand(r))
+	}
+	return nil
+}
+
+// start runs preflight, which takes the lock and writes the record.
+func (o *operator) start(ctx context.Context, id string, f mintFlags) error {
+	_, err := o.Steps.Preflight(ctx, rotation.PreflightInput{ExecutionName: id, Input: f.input()})
+	return o.startError(ctx, err, fmt.Sprintf("matter ops kms-mint-kek --label %q --window any", f.label))
+}
+
+func (f mintFlags) input() rotation.ExecutionInput {
+	in := rotation.ExecutionInput{Label: f.label, Reason: f.reason, Window: f.window}
+	if f.emergency {
+		in.Mode = string(kek.Emergency)
+	}
+	return in
+}
+
+// startError gives a refusal of preflight the command that comes next for a
+// person. anytime is the command that does not wait for the window.
+func (o *operator) startError(ctx context.Context, err error, anytime string) error {
+	var typed *rotation.Error
+	if !errors.As(err, &typed) {
+		return err
+	}
+	e := *typed
+	switch e.Kind {
+	case rotation.WindowClosed:
+		e.Next = "wait for the window, or if you accept peak load: " + anytime
+	case rotation.RotationInProgress:
+		v, lerr := o.Table.Load(ctx, "")
+		if lerr != nil || v.Lock == "" {
+			return err
+		}
+		r, lerr := o.reload(ctx, v.Lock)
+		if lerr != nil {
+			return err
+		}
+		e.Next = o.goOn(ctx, r)
+	default: // it speaks for itself
+	}
+	return &e
+}
+
+// goOn is the command for a rotation that holds the lock, whoever runs it.
+func (o *operator) goOn(ctx context.Context, r kek.Rotation) string {
+	if o.Config.StateMachine != "" {
+		if e, ok, err := o.running(ctx, r.ID); err == nil && ok {
+			return "matter ops kms-rotate --watch --execution " + e.Name
+		}
+	}
+	if r.Execution != "" {
+		return "matter ops resume --rotation " + r.ID
+	}
+	return o.nextCommand(r)
+}

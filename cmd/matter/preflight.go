@@ -1,0 +1,80 @@
+package main
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/matter-ops/kms-rotation/kek"
+	"github.com/matter-ops/kms-rotation/rotation"
+)
+
+func newPreflight() *cobra.Command {
+	var f mintFlags
+	cmd := &cobra.Command{
+		Use:   "kms-preflight",
+		Short: "Check everything a rotation relies on, and start nothing",
+		Long: `Runs every check of the state machine's first step and reports all of them, so
+that they can be mended in one go. Nothing is changed. Exit code 0: a rotation may
+start now. 1: it would be refused.`,
+		Example: `  matter ops kms-preflight
+  matter ops kms-preflight --window any -o json`,
+	}
+	f.register(cmd)
+	return newOp(cmd, func(ctx context.Context, o *operator) error { return o.preflight(ctx, f) })
+}
+
+// register adds the flags that say which rotation is meant.
+func (f *mintFlags) register(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&f.label, "label", "", "the operator's name for the rotation; default: the quarter's, in an emergency the time's")
+	cmd.Flags().BoolVar(&f.emergency, "emergency", false, "the old KEK may be compromised: no window, never roll back to it")
+	cmd.Flags().StringVar(&f.reason, "reason", "", "why, for the audit chain; required in an emergency")
+	cmd.Flags().StringVar(&f.window, "window", "", "HH:MM-HH:MM or any, instead of the deployment's off-peak window")
+}
+
+// checks runs preflight's checks. A refusal is its own answer; err says that it
+// could not look.
+func (o *operator) checks(ctx context.Context, f mintFlags) (plan rotation.Plan, refusal, err error) {
+	if f.label == "" {
+		f.label = kek.QuarterLabel(o.Steps.Now())
+	}
+	plan, err = o.Steps.Preflight(ctx, rotation.PreflightInput{
+		ExecutionName: notInID.ReplaceAllString(f.label, "-"), Input: f.input(), CheckOnly: true,
+	})
+	if err != nil && len(plan.Checks) > 0 {
+		return plan, err, nil
+	}
+	return plan, nil, err
+}
+
+func (o *operator) preflight(ctx context.Context, f mintFlags) error {
+	if err := f.check(); err != nil {
+		return err
+	}
+	plan, refusal, err := o.checks(ctx, f)
+	if err != nil {
+		return err
+	}
+	command := ""
+	if refusal == nil {
+		command = "matter ops kms-rotate --watch"
+	}
+	lines := append(o.checkLines(plan.Checks), next(command))
+	if err := o.result(map[string]any{"ready": refusal == nil, "checks": plan.Checks, "next": command}, lines...); err != nil {
+		return err
+	}
+	return o.startError(ctx, refusal, "matter ops kms-rotate --window any")
+}
+
+func (o *operator) checkLines(checks []rotation.Check) []string {
+	var lines []string
+	for _, c := range checks {
+		mark := paint(o.out, green, "ok")
+		if !c.OK {
+			mark = paint(o.out, red, "NO")
+		}
+		lines = append(lines, fmt.Sprintf("%s  %-20s  %s", mark, c.Name, c.Detail))
+	}
+	return lines
+}

@@ -1,0 +1,76 @@
+package main
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/matter-ops/kms-rotation/kek"
+	"github.com/matter-ops/kms-rotation/rotation"
+)
+
+// rewrapsAtOnce is how many segments are rewrapped at once by hand. The KMS rate
+// is shared by them.
+const rewrapsAtOnce = 4
+
+func newRewrap() *cobra.Command {
+	var id string
+	cmd := &cobra.Command{
+		Use:   "kms-rewrap --kek-id NEW",
+		Short: "Step 4b: move every row from the old KEK to the new one",
+		Long: `Rewraps the data key of every row of every source, and of the known-cipher
+corpus, which the runbook of old forgot: without it retiring the old KEK orphans
+every old row. It goes on from its checkpoints, so it may be interrupted and
+repeated, and it makes at most MATTER_KMS_RATE KMS requests per second. In an
+emergency every payload is encrypted anew under a fresh data key.`,
+		Example: "  matter ops kms-rewrap --kek-id 1234abcd-12ab-34cd-56ef-1234567890ab",
+	}
+	cmd.Flags().StringVar(&id, "kek-id", "", "the new KEK")
+	return newOp(cmd, func(ctx context.Context, o *operator) error { return o.rewrap(ctx, kek.ID(id)) }, "kek-id")
+}
+
+func (o *operator) rewrap(ctx context.Context, id kek.ID) error {
+	r, err := o.rotationOfNew(ctx, id)
+	if err != nil {
+		return err
+	}
+	if err := o.ready(ctx, r, kek.Drained); err != nil {
+		return err
+	}
+	var out rotation.SweepOutput
+	err = o.pass(ctx, r, rotation.PassRewrap, func(ctx context.Context) error {
+		if err := o.rewrapAll(ctx, r); err != nil {
+			return err
+		}
+		out, err = o.Steps.Rewrap(ctx, rotation.RewrapInput{RotationID: r.ID, Complete: true})
+		return err
+	})
+	if ctx.Err() != nil {
+		return o.detached(&statusLine{out: o.err}, "matter ops kms-rewrap --kek-id "+string(id))
+	}
+	if err != nil {
+		return o.advise(err, r)
+	}
+	return o.done(ctx, r.ID, later(r.Phase, kek.Drained), out,
+		fmt.Sprintf("%d rows looked at, %d rewrapped, none left under the old KEK", out.Tally.Scanned, out.Tally.Rewrapped))
+}
+
+func (o *operator) rewrapAll(ctx context.Context, r kek.Rotation) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(rewrapsAtOnce)
+	for _, src := range o.Steps.Sources {
+		for segment := range src.Segments(r.Segments) {
+			g.Go(func() error {
+				for {
+					out, err := o.Steps.Rewrap(ctx, rotation.RewrapInput{RotationID: r.ID, Source: src.Name(), Segment: segment})
+					if err != nil || out.Done {
+						return err
+					}
+				}
+			})
+		}
+	}
+	return g.Wait()
+}

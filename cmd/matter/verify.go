@@ -1,0 +1,302 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/matter-ops/kms-rotation/audit"
+	"github.com/matter-ops/kms-rotation/kek"
+	"github.com/matter-ops/kms-rotation/rotation"
+)
+
+func newVerify() *cobra.Command {
+	var id string
+	cmd := &cobra.Command{
+		Use:   "verify-kms-rotation --new-kek-id NEW",
+		Short: "Validate: every row, the dead old KEK, the audit chain and its anchor",
+		Long: `Closes a rotation that has retired its old KEK, and shows what the runbook expects:
+every cipher row of every source resolves to the new KEK (not only recent ones),
+the old KEK is retired, disabled and refuses to unwrap, the audit chain holds
+kms_rotation_completed, and a public log anchors it. It may be repeated at any
+time and only reads then.
+
+Exit code 0: all of it is true. 4: rows are orphaned. 5: nothing is wrong, but the
+anchor is not there to prove the chain. 1: something else is not true.`,
+		Example: "  matter ops verify-kms-rotation --new-kek-id 1234abcd-12ab-34cd-56ef-1234567890ab",
+	}
+	cmd.Flags().StringVar(&id, "new-kek-id", "", "the KEK that the rotation minted")
+	return newOp(cmd, func(ctx context.Context, o *operator) error { return o.verify(ctx, kek.ID(id)) }, "new-kek-id")
+}
+
+// expectation is one thing that verify looks at.
+type expectation struct {
+	Text    string `json:"expected"`
+	Verdict string `json:"verdict"` // true, false or unproven
+	Seen    string `json:"seen"`
+	exit    int
+}
+
+func expect(text, seen string, holds bool) expectation {
+	if holds {
+		return expectation{Text: text, Verdict: "true", Seen: seen}
+	}
+	return expectation{Text: text, Verdict: "false", Seen: seen, exit: exitFailed}
+}
+
+type verdict struct {
+	RotationID string        `json:"rotation_id"`
+	Phase      kek.Phase     `json:"phase"`
+	OldKEK     kek.ID        `json:"old_kek_id"`
+	NewKEK     kek.ID        `json:"new_kek_id"`
+	Expected   []expectation `json:"expected"`
+	ExitCode   int           `json:"exit_code"`
+}
+
+func (o *operator) verify(ctx context.Context, id kek.ID) error {
+	r, err := o.rotationOfNew(ctx, id)
+	if err != nil {
+		return err
+	}
+	if err := o.ready(ctx, r, kek.KEKRetired); err != nil {
+		return err
+	}
+	if r.Phase == kek.KEKRetired {
+		if r, err = o.closeRotation(ctx, r); err != nil {
+			return err
+		}
+	}
+	v := verdict{RotationID: r.ID, Phase: r.Phase, OldKEK: r.OldKEK, NewKEK: r.NewKEK}
+	for _, look := range []func(context.Context, kek.Rotation) (expectation, error){o.expectRows, o.expectDead} {
+		e, err := look(ctx, r)
+		if err != nil {
+			return err
+		}
+		v.Expected = append(v.Expected, e)
+	}
+	chain, err := o.expectChain(ctx, r)
+	if err != nil {
+		return err
+	}
+	v.Expected = append(v.Expected, chain...)
+	return o.judge(v)
+}
+
+// closeRotation runs the step verify to its end.
+func (o *operator) closeRotation(ctx context.Context, r kek.Rotation) (kek.Rotation, error) {
+	err := o.pass(ctx, r, "verify", func(ctx context.Context) error {
+		for {
+			out, err := o.Steps.Verify(ctx, rotation.StepInput{RotationID: r.ID})
+			if err != nil || out.Done {
+				return err
+			}
+		}
+	})
+	if ctx.Err() != nil {
+		return r, o.detached(&statusLine{out: o.err}, fmt.Sprintf("matter ops verify-kms-rotation --new-kek-id %s", r.NewKEK))
+	}
+	if err != nil {
+		return r, o.advise(err, r)
+	}
+	return o.reload(ctx, r.ID)
+}
+
+// judge prints the expectations; the worst of them is the exit code.
+func (o *operator) judge(v verdict) error {
+	lines := []string{fmt.Sprintf("rotation %s is %s", v.RotationID, v.Phase)}
+	for _, e := range v.Expected {
+		if worse(e.exit, v.ExitCode) {
+			v.ExitCode = e.exit
+		}
+		mark := map[string]string{"true": paint(o.out, green, "ok      "), "false": paint(o.out, red, "FALSE   "), "unproven": paint(o.out, yellow, "unproven")}[e.Verdict]
+		lines = append(lines, fmt.Sprintf("%s  %s\n          %s", mark, e.Text, e.Seen))
+	}
+	if err := o.result(v, lines...); err != nil {
+		return err
+	}
+	if v.ExitCode != exitDone {
+		return exit(v.ExitCode)
+	}
+	return nil
+}
+
+// worse orders exit codes: orphans before anything false before unproven.
+func worse(a, b int) bool {
+	rank := []int{exitDone, exitUnproven, exitFailed, exitOrphans}
+	return slices.Index(rank, a) > slices.Index(rank, b)
+}
+
+// expectRows reads every row of every source.
+func (o *operator) expectRows(ctx context.Context, r kek.Rotation) (expectation, error) {
+	v, err := o.Table.Load(ctx, "")
+	if err != nil {
+		return expectation{}, err
+	}
+	if v.Pointer == nil {
+		return expect("every row's KEK id resolves", "there is no pointer", false), nil
+	}
+	byKEK, rows, defects, err := o.countAll(ctx)
+	if err != nil {
+		return expectation{}, err
+	}
+	text := "every row's KEK id resolves to the new KEK"
+	if v.Pointer.KEKID != r.NewKEK {
+		text = fmt.Sprintf("every row's KEK id resolves to an active KEK (a later rotation has moved the pointer to %s)", v.Pointer.KEKID)
+	}
+	orphans, elsewhere, err := o.orphans(ctx, byKEK, r, v)
+	if err != nil {
+		return expectation{}, err
+	}
+	seen := fmt.Sprintf("%d rows in %d sources, %d of them under another KEK, %d orphaned, %d unreadable", rows, len(o.Steps.Sources), elsewhere, orphans, defects)
+	e := expect(text, seen, elsewhere == 0 && orphans == 0 && defects == 0)
+	if orphans > 0 {
+		e.exit = exitOrphans
+	}
+	return e, nil
+}
+
+func (o *operator) countAll(ctx context.Context) (byKEK map[kek.ID]int64, rows, defects int64, err error) {
+	byKEK = map[kek.ID]int64{}
+	line := &statusLine{out: o.err, live: isTerminal(o.err)}
+	defer line.end()
+	for _, src := range o.Steps.Sources {
+		c, err := o.Count(ctx, src, 0, func(n int64) {
+			if line.live {
+				line.show(fmt.Sprintf("%s: %d rows read", src.Name(), n), "")
+			}
+		})
+		if err != nil {
+			return byKEK, rows, defects, err
+		}
+		rows, defects = rows+c.Rows, defects+c.Defects
+		for id, n := range c.ByKEK {
+			byKEK[id] += n
+		}
+	}
+	return byKEK, rows, defects, nil
+}
+
+// orphans counts the rows whose KEK does not resolve, and those under another KEK
+// than they should be, if this is still the last rotation.
+func (o *operator) orphans(ctx context.Context, byKEK map[kek.ID]int64, r kek.Rotation, v kek.View) (orphans, elsewhere int64, err error) {
+	states := map[kek.ID]kek.State{}
+	all, err := o.Table.KEKs(ctx)
+	if err != nil {
+		return 0, 0, err
+	}
+	for _, k := range all {
+		states[k.ID] = k.State
+	}
+	for _, id := range slices.Sorted(maps.Keys(byKEK)) {
+		k, err := o.Steps.Keys.Describe(ctx, id)
+		if err != nil && !errors.Is(err, rotation.ErrNoKey) {
+			return 0, 0, fmt.Errorf("describe KEK %s: %w", id, err)
+		}
+		if !states[id].Resolves() || !k.Enabled {
+			orphans += byKEK[id]
+		}
+		if id != r.NewKEK && v.Pointer.KEKID == r.NewKEK {
+			elsewhere += byKEK[id]
+		}
+	}
+	return orphans, elsewhere, nil
+}
+
+// expectDead looks at the old KEK: in the registry, in KMS, and by trying it.
+func (o *operator) expectDead(ctx context.Context, r kek.Rotation) (expectation, error) {
+	const text = "the old KEK is inactive"
+	old, err := o.registered(ctx, r.OldKEK)
+	if err != nil {
+		return expectation{}, err
+	}
+	k, err := o.Steps.Keys.Describe(ctx, r.OldKEK)
+	if err != nil && !errors.Is(err, rotation.ErrNoKey) {
+		return expectation{}, fmt.Errorf("describe KEK %s: %w", r.OldKEK, err)
+	}
+	dek, err := o.Steps.KMS.Decrypt(ctx, r.OldKEK, r.Probe, map[string]string{"matter:purpose": "canary", "matter:rotation": r.ID})
+	clear(dek)
+	dead := errors.Is(err, rotation.ErrKeyDisabled) || errors.Is(err, rotation.ErrNoKey)
+	answer := "a data key wrapped under it does not unwrap any more"
+	switch {
+	case err == nil:
+		answer = "a data key wrapped under it still unwraps"
+	case !dead:
+		answer = "its answer to Decrypt: " + err.Error()
+	}
+	return expect(text, fmt.Sprintf("registry %s; KMS %s; %s", old.State, k.State, answer), old.State == kek.Retired && !k.Enabled && dead), nil
+}
+
+// expectChain verifies the chain in the bucket, finds the record of the completed
+// rotation, and looks for the anchor that covers it.
+func (o *operator) expectChain(ctx context.Context, r kek.Rotation) ([]expectation, error) {
+	const text = "the audit chain is extended with kms_rotation_completed"
+	if err := o.Steps.VerifyChain(ctx); err != nil {
+		var typed *rotation.Error
+		if errors.As(err, &typed) && typed.Kind == rotation.AuditTampered {
+			return []expectation{expect(text, err.Error(), false)}, nil
+		}
+		return nil, err
+	}
+	chain, head, err := o.Table.Head(ctx)
+	if err != nil {
+		return nil, err
+	}
+	seq, at, err := o.completedRecord(ctx, chain, head.Seq, r.ID)
+	if err != nil {
+		return nil, err
+	}
+	if seq == 0 {
+		return []expectation{expect(text, fmt.Sprintf("chain %s verifies, but none of its %d records is that of rotation %s", chain, head.Seq, r.ID), false)}, nil
+	}
+	done := expect(text, fmt.Sprintf("record %d of %d of chain %s, at %s; the chain in the locked bucket verifies", seq, head.Seq, chain, at), true)
+	anchor, err := o.expectAnchor(ctx, seq)
+	return []expectation{done, anchor}, err
+}
+
+// completedRecord finds the record in the bucket, the youngest first.
+func (o *operator) completedRecord(ctx context.Context, chain string, last int64, id string) (seq int64, at string, err error) {
+	for seq := last; seq > 0; seq-- {
+		b, err := o.Steps.Vault.Get(ctx, chain, seq)
+		if err != nil {
+			return 0, "", fmt.Errorf("audit record %d: %w", seq, err)
+		}
+		e, err := audit.Parse(b)
+		if err != nil {
+			return 0, "", fmt.Errorf("audit record %d: %w", seq, err)
+		}
+		if e.Record.Rotation == id && e.Record.Type == "kms_rotation_completed" {
+			return seq, e.Record.Time, nil
+		}
+	}
+	return 0, "", nil
+}
+
+// expectAnchor looks whether a public log covers the record of that number.
+func (o *operator) expectAnchor(ctx context.Context, seq int64) (expectation, error) {
+	const text = "the anchor cron processed the rotation event"
+	unproven := func(seen string) expectation {
+		return expectation{Text: text, Verdict: "unproven", Seen: seen, exit: exitUnproven}
+	}
+	if o.Steps.Anchoring == nil {
+		return unproven("this deployment has no transparency log; see docs/audit.md"), nil
+	}
+	report, err := o.Steps.VerifyAudit(ctx, rotation.AuditOptions{})
+	if err != nil {
+		return expectation{}, err
+	}
+	switch {
+	case report.Result == audit.Tampered:
+		return expect(text, rotation.AuditVerdict(report).Error(), false), nil
+	case report.Anchored < seq:
+		return unproven(fmt.Sprintf("records %d to %d are in no public log yet; next: matter ops audit anchor", report.Anchored+1, report.Records)), nil
+	default:
+		return expect(text, strings.TrimSpace(fmt.Sprintf("records up to %d are at log index %d of %s, anchored %s",
+			report.Anchored, report.LogIndex, report.Log, report.AnchorAt.UTC().Format(time.RFC3339))), true), nil
+	}
+}

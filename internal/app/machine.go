@@ -1,0 +1,208 @@
+package app
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/sfn"
+	"github.com/aws/aws-sdk-go-v2/service/sfn/types"
+
+	"github.com/matter-ops/kms-rotation/rotation"
+)
+
+// MachineAPI is what is used of the Step Functions client.
+type MachineAPI interface {
+	StartExecution(context.Context, *sfn.StartExecutionInput, ...func(*sfn.Options)) (*sfn.StartExecutionOutput, error)
+	DescribeExecution(context.Context, *sfn.DescribeExecutionInput, ...func(*sfn.Options)) (*sfn.DescribeExecutionOutput, error)
+	ListExecutions(context.Context, *sfn.ListExecutionsInput, ...func(*sfn.Options)) (*sfn.ListExecutionsOutput, error)
+	RedriveExecution(context.Context, *sfn.RedriveExecutionInput, ...func(*sfn.Options)) (*sfn.RedriveExecutionOutput, error)
+	DescribeStateMachine(context.Context, *sfn.DescribeStateMachineInput, ...func(*sfn.Options)) (*sfn.DescribeStateMachineOutput, error)
+}
+
+// Machine is the deployed state machine.
+type Machine struct {
+	API MachineAPI
+	ARN string
+}
+
+// Execution is one run of the state machine.
+type Execution struct {
+	Name       string                `json:"execution_name"`
+	ARN        string                `json:"execution_arn"`
+	Status     types.ExecutionStatus `json:"status"`
+	RotationID string                `json:"rotation_id"` // its name, or the rotation it resumes
+	Redrivable bool                  `json:"redrivable"`
+	StartedAt  time.Time             `json:"started_at"`
+	Error      string                `json:"error,omitempty"`
+	Cause      string                `json:"cause,omitempty"`
+}
+
+var (
+	// ErrTaken reports an execution name that was used before.
+	ErrTaken = errors.New("the state machine has had an execution of this name")
+	// ErrNoExecution reports an execution that does not exist.
+	ErrNoExecution = errors.New("the state machine has no such execution")
+)
+
+// Machine returns the deployment's state machine.
+func (d *Deployment) Machine() (*Machine, error) {
+	if !strings.Contains(d.Config.StateMachine, ":stateMachine:") {
+		return nil, &rotation.Error{
+			Kind: rotation.Misconfigured, Field: "MATTER_STATE_MACHINE_ARN",
+			Msg:  fmt.Sprintf("%q is no ARN of a state machine", d.Config.StateMachine),
+			Next: "export MATTER_STATE_MACHINE_ARN: the stack's output StateMachineArn",
+		}
+	}
+	return &Machine{API: sfn.NewFromConfig(d.AWS), ARN: d.Config.StateMachine}, nil
+}
+
+// ExecutionARN is the ARN of the execution of a name.
+func (m *Machine) ExecutionARN(name string) string {
+	return strings.Replace(m.ARN, ":stateMachine:", ":execution:", 1) + ":" + name
+}
+
+// Start starts an execution; [ErrTaken] if its name was used with another input or
+// that execution has ended.
+func (m *Machine) Start(ctx context.Context, name string, in rotation.ExecutionInput) (Execution, error) {
+	body, err := json.Marshal(in)
+	if err != nil {
+		return Execution{}, err
+	}
+	out, err := m.API.StartExecution(ctx, &sfn.StartExecutionInput{
+		StateMachineArn: &m.ARN, Name: &name, Input: aws.String(string(body)),
+	})
+	var taken *types.ExecutionAlreadyExists
+	if errors.As(err, &taken) {
+		return Execution{}, fmt.Errorf("%s: %w", name, ErrTaken)
+	}
+	if err != nil {
+		return Execution{}, fmt.Errorf("start execution %s: %w", name, err)
+	}
+	e := Execution{Name: name, ARN: aws.ToString(out.ExecutionArn), Status: types.ExecutionStatusRunning, StartedAt: aws.ToTime(out.StartDate)}
+	e.RotationID = rotationOf(name, string(body))
+	return e, nil
+}
+
+// rotationOf is the rotation that an execution works on.
+func rotationOf(name, input string) string {
+	var in rotation.ExecutionInput
+	if json.Unmarshal([]byte(input), &in) == nil && in.Resume != "" {
+		return in.Resume
+	}
+	return name
+}
+
+// Describe looks at an execution; [ErrNoExecution] if there is none.
+func (m *Machine) Describe(ctx context.Context, arn string) (Execution, error) {
+	d, err := m.API.DescribeExecution(ctx, &sfn.DescribeExecutionInput{ExecutionArn: &arn})
+	var none *types.ExecutionDoesNotExist
+	if errors.As(err, &none) {
+		return Execution{}, fmt.Errorf("%s: %w", arn, ErrNoExecution)
+	}
+	if err != nil {
+		return Execution{}, fmt.Errorf("describe execution: %w", err)
+	}
+	name := aws.ToString(d.Name)
+	return Execution{
+		Name: name, ARN: arn, Status: d.Status, RotationID: rotationOf(name, aws.ToString(d.Input)),
+		Redrivable: d.RedriveStatus == types.ExecutionRedriveStatusRedrivable, StartedAt: aws.ToTime(d.StartDate),
+		Error: aws.ToString(d.Error), Cause: aws.ToString(d.Cause),
+	}, nil
+}
+
+// Running returns the executions that run now, with the rotation each works on.
+func (m *Machine) Running(ctx context.Context) ([]Execution, error) {
+	var out []Execution
+	pages := sfn.NewListExecutionsPaginator(m.API, &sfn.ListExecutionsInput{
+		StateMachineArn: &m.ARN, StatusFilter: types.ExecutionStatusRunning,
+	})
+	for pages.HasMorePages() {
+		page, err := pages.NextPage(ctx)
+		if err != nil {
+			return nil, fmt.Errorf("list executions: %w", err)
+		}
+		for _, item := range page.Executions {
+			e, err := m.Describe(ctx, aws.ToString(item.ExecutionArn))
+			if err != nil {
+				return nil, err
+			}
+			if e.Status == types.ExecutionStatusRunning { // it may have ended meanwhile
+				out = append(out, e)
+			}
+		}
+	}
+	return out, nil
+}
+
+// Resume goes on with a halted rotation: it redrives the execution that halted, if
+// AWS still can, which is the one named by last ("" for none); else it starts a new
+// one that finds every finished step done.
+func (m *Machine) Resume(ctx context.Context, rotationID, last string) (e Execution, redriven bool, err error) {
+	if last != "" {
+		e, err = m.Describe(ctx, last)
+		if err != nil && !errors.Is(err, ErrNoExecution) {
+			return e, false, err
+		}
+		if err == nil && e.Redrivable {
+			if _, err := m.API.RedriveExecution(ctx, &sfn.RedriveExecutionInput{ExecutionArn: &last}); err != nil {
+				return e, false, fmt.Errorf("redrive execution %s: %w", e.Name, err)
+			}
+			e.Status, e.Redrivable, e.Error, e.Cause = types.ExecutionStatusRunning, false, "", ""
+			return e, true, nil
+		}
+	}
+	for i := 1; i <= maxNames; i++ {
+		name := Suffixed(rotationID, fmt.Sprintf("-resume-%d", i))
+		if e, err := m.Describe(ctx, m.ExecutionARN(name)); err == nil {
+			if e.Redrivable && e.RotationID == rotationID {
+				return m.Resume(ctx, rotationID, e.ARN)
+			}
+			continue
+		} else if !errors.Is(err, ErrNoExecution) {
+			return e, false, err
+		}
+		e, err := m.Start(ctx, name, rotation.ExecutionInput{Resume: rotationID})
+		if !errors.Is(err, ErrTaken) {
+			return e, false, err
+		}
+	}
+	return Execution{}, false, fmt.Errorf("resume %s: %w, %d times over", rotationID, ErrTaken, maxNames)
+}
+
+// maxNames bounds the search for a free name.
+const maxNames = 50
+
+// Suffixed appends a suffix to a name and keeps within the 80 characters of an
+// execution's name.
+func Suffixed(name, suffix string) string {
+	return name[:min(len(name), 80-len(suffix))] + suffix
+}
+
+// Concurrency is how many segments the state machine rewraps at once, by its
+// definition.
+func (m *Machine) Concurrency(ctx context.Context) (int, error) {
+	out, err := m.API.DescribeStateMachine(ctx, &sfn.DescribeStateMachineInput{StateMachineArn: &m.ARN})
+	if err != nil {
+		return 0, fmt.Errorf("describe the state machine: %w", err)
+	}
+	var definition struct {
+		States map[string]struct {
+			Type           string
+			MaxConcurrency int
+		}
+	}
+	if err := json.Unmarshal([]byte(aws.ToString(out.Definition)), &definition); err != nil {
+		return 0, fmt.Errorf("read the definition of the state machine: %w", err)
+	}
+	for _, s := range definition.States {
+		if s.Type == "Map" {
+			return s.MaxConcurrency, nil
+		}
+	}
+	return 0, errors.New("the definition of the state machine has no map")
+}
