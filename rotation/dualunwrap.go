@@ -117,9 +117,16 @@ func (s *Steps) openCorpus(ctx context.Context, r kek.Rotation) (int, error) {
 			n++
 		}
 		if cursor = page.Next; cursor == "" {
-			return n, nil
+			break
 		}
 	}
+	if n == 0 {
+		return 0, &Error{
+			Kind: CorpusCorrupted, Field: "MATTER_CORPUS", Msg: "the corpus has no known cipher: opening none proves nothing",
+			Next: "correct the bucket and prefix, or restore the corpus, then start again",
+		}
+	}
+	return n, nil
 }
 
 func (s *Steps) openKnown(ctx context.Context, r kek.Rotation, row Row) error {

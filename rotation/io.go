@@ -117,6 +117,7 @@ type RetireInput struct {
 	RotationID    string `json:"rotation_id"`
 	Action        string `json:"action,omitempty"`         // default retire
 	FailedAttempt int    `json:"failed_attempt,omitempty"` // remint: the attempt that failed
+	ExecutionARN  string `json:"execution_arn,omitempty"`  // abandon: the execution whose preflight failed
 	Error         string `json:"error,omitempty"`
 	Cause         string `json:"cause,omitempty"`
 }

@@ -180,6 +180,7 @@ type Checkpoint struct {
 	Cursor     string
 	Tally      Tally
 	Done       bool
+	SavedAt    time.Time // when the pass last came on; zero before it has
 }
 
 // Tally counts rows of one or many segments.

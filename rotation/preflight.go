@@ -206,10 +206,32 @@ func (s *Steps) check(ctx context.Context, v kek.View, r kek.Rotation, w Window)
 	for _, src := range s.Sources {
 		run("source "+src.Name(), "readable", src.Check(ctx))
 	}
+	if s.Corpus != nil {
+		run("known-cipher corpus", "at least one entry", s.checkCorpus(ctx))
+	}
 	if first != nil {
 		return checks, first
 	}
 	return checks, nil
+}
+
+// checkCorpus refuses a corpus without entries, as a wrong prefix makes one: dual
+// unwrap would prove nothing.
+func (s *Steps) checkCorpus(ctx context.Context) error {
+	page, err := s.Corpus.Scan(ctx, ScanRequest{Total: 1, Limit: 1})
+	for err == nil && len(page.Rows) == 0 && page.Next != "" {
+		page, err = s.Corpus.Scan(ctx, ScanRequest{Total: 1, Limit: 100, Cursor: page.Next})
+	}
+	if err != nil {
+		return unavailable("corpus", err)
+	}
+	if len(page.Rows) == 0 {
+		return &Error{
+			Kind: SourceMisconfigured, Field: "MATTER_CORPUS", Msg: "the corpus has no known cipher",
+			Next: "correct the parameters CorpusBucket and CorpusPrefix, or restore the corpus",
+		}
+	}
+	return nil
 }
 
 func lockedBy(id string) error {

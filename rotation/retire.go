@@ -2,8 +2,10 @@ package rotation
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/matter-ops/kms-rotation/kek"
 )
@@ -55,8 +57,15 @@ func (s *Steps) retireOld(ctx context.Context, id string) (RetireOutput, error) 
 	return RetireOutput{Done: true, Phase: string(v.Rotation.Phase), Attempt: r.Attempt, Tally: confirmed.Tally}, nil
 }
 
+// confirmIdle is how long nobody may have worked on the second scan for it to count
+// as under way. It saves a checkpoint every few seconds.
+const confirmIdle = 10 * time.Minute
+
 // confirm is the second full consistent scan.
 func (s *Steps) confirm(ctx context.Context, r kek.Rotation) (SweepOutput, error) {
+	if err := s.forgetIdle(ctx, r); err != nil {
+		return SweepOutput{}, err
+	}
 	movers := map[string]visit{}
 	for _, src := range s.Sources {
 		movers[src.Name()] = s.mover(r, src)
@@ -66,6 +75,40 @@ func (s *Steps) confirm(ctx context.Context, r kek.Rotation) (SweepOutput, error
 		return out, err
 	}
 	return out, poison(out.Tally)
+}
+
+// forgetIdle resets the second scan's checkpoints if nobody has worked on it for a
+// while: a rotation that halted and is redriven days later must not retire on what
+// was true before. A reset checkpoint has no time, so that a call which dies among
+// them leaves the scan as idle as it was.
+func (s *Steps) forgetIdle(ctx context.Context, r kek.Rotation) error {
+	var made []Checkpoint
+	var last time.Time
+	for _, src := range s.Sources {
+		cps, err := s.Checkpoints.ListCheckpoints(ctx, r.ID, src.Name(), passConfirm)
+		if err != nil {
+			return unavailable("checkpoints", err)
+		}
+		for _, cp := range cps {
+			if cp.SavedAt.IsZero() {
+				continue
+			}
+			made = append(made, cp)
+			if cp.SavedAt.After(last) {
+				last = cp.SavedAt
+			}
+		}
+	}
+	if len(made) == 0 || s.Now().Sub(last) < confirmIdle {
+		return nil
+	}
+	for _, cp := range made {
+		reset := Checkpoint{RotationID: cp.RotationID, Source: cp.Source, Pass: cp.Pass, Segment: cp.Segment, Rev: cp.Rev}
+		if err := s.Checkpoints.SaveCheckpoint(ctx, reset); err != nil && !errors.Is(err, kek.ErrConflict) {
+			return unavailable("checkpoints", err)
+		}
+	}
+	return nil
 }
 
 // disableRetired disables a KMS key that the registry, just read, calls retired
@@ -125,11 +168,12 @@ func (s *Steps) remint(ctx context.Context, in RetireInput) (RetireOutput, error
 }
 
 // abandon frees the lock of a preflight that failed after it had taken it. If
-// there is no record, or the rotation has gone on, it changes nothing; an
-// emergency keeps its lock and is resumed.
+// there is no record, or it is another execution's, or the rotation has gone on, it
+// changes nothing; an emergency keeps its lock and is resumed.
 func (s *Steps) abandon(ctx context.Context, in RetireInput) (RetireOutput, error) {
 	v, err := s.transition(ctx, "retire", in.RotationID, func(v kek.View) (kek.Change, error) {
-		if r := v.Rotation; r == nil || r.Phase != kek.Started || r.NewKEK != "" || r.Mode != kek.Normal {
+		r := v.Rotation
+		if r == nil || r.Execution != in.ExecutionARN || r.Phase != kek.Started || r.NewKEK != "" || r.Mode != kek.Normal {
 			return kek.Change{}, kek.ErrDone
 		}
 		return v.PreSwitchFailure(in.failure(), s.Now())

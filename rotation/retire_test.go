@@ -1,7 +1,9 @@
 package rotation_test
 
 import (
+	"errors"
 	"testing"
+	"time"
 
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
@@ -9,7 +11,10 @@ import (
 
 func (s *site) abandon(t *testing.T) rotation.RetireOutput {
 	t.Helper()
-	out, err := s.Retire(t.Context(), rotation.RetireInput{RotationID: spring, Action: rotation.ActionAbandon, Error: "Internal"})
+	out, err := s.Retire(t.Context(), rotation.RetireInput{
+		RotationID: spring, ExecutionARN: preflightInput(spring, rotation.ExecutionInput{}).ExecutionARN,
+		Action: rotation.ActionAbandon, Error: "Internal",
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -29,6 +34,42 @@ func TestAbandon(t *testing.T) {
 	}
 	s.settled()
 	wantEvents(t, s, "rotation_started", "rolled_back")
+}
+
+// TestAbandonOfAnotherExecution is the regression test of a preflight that failed
+// under a name which another execution had taken, and rolled that one back.
+func TestAbandonOfAnotherExecution(t *testing.T) {
+	s, _ := at(t, rotation.ExecutionInput{}, kek.Started)
+	before := s.snapshot()
+	for _, arn := range []string{"arn:aws:states:execution:another", ""} {
+		out, err := s.Retire(t.Context(), rotation.RetireInput{RotationID: spring, ExecutionARN: arn, Action: rotation.ActionAbandon})
+		if err != nil || !out.Done || out.Phase != string(kek.Started) {
+			t.Errorf("of %q: %+v, %v", arn, out, err)
+		}
+	}
+	if diff := s.diff(before); diff != "" {
+		t.Errorf("-was +is:\n%s", diff)
+	}
+}
+
+// TestRetireForgetsIdleScan is the regression test of a rotation that halted after
+// its second scan and, redriven a day later, retired the old KEK on what that scan
+// had seen: a row restored meanwhile would have been orphaned.
+func TestRetireForgetsIdleScan(t *testing.T) {
+	s, w := at(t, rotation.ExecutionInput{}, kek.Rewrapped)
+	s.world.SetHook(func(op string, args ...any) (bool, error) {
+		if op == "Store.Apply" {
+			return false, errors.New("no answer")
+		}
+		return w.hook(op, args...)
+	})
+	_, err := s.Retire(t.Context(), rotation.RetireInput{RotationID: spring})
+	wantKind(t, err, rotation.Transient)
+	s.world.SetHook(w.hook)
+	s.plant(s.orders, "restored", s.first)
+	s.clock.pass(24 * time.Hour)
+	s.advance(spring, rotation.ExecutionInput{}, kek.Completed)
+	s.settled()
 }
 
 // TestAbandonLeavesAlone checks that abandon touches neither a rotation that has

@@ -84,6 +84,7 @@ func (s *Steps) run(ctx context.Context, w sweep) (Checkpoint, error) {
 }
 
 func (s *Steps) save(ctx context.Context, w sweep, next Checkpoint) (Checkpoint, error) {
+	next.SavedAt = s.Now()
 	err := s.Checkpoints.SaveCheckpoint(ctx, next)
 	if err != nil && !errors.Is(err, kek.ErrConflict) {
 		return next, unavailable("checkpoint", err)

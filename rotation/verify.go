@@ -96,8 +96,11 @@ func (s *Steps) verifyDead(ctx context.Context, r kek.Rotation) error {
 	if err != nil && !errors.Is(err, ErrNoKey) {
 		return unavailable("KMS DescribeKey", err)
 	}
-	if k.Enabled {
-		return untrue(string(r.OldKEK), "the old KMS key is still enabled")
+	if k.Enabled { // KMS is eventually consistent: a while after DisableKey it says so
+		return &Error{
+			Kind: Transient, Field: string(r.OldKEK), Msg: "KMS says that the old key is still enabled",
+			Next: "it is looked at again; if it stays so, find out who enabled it (CloudTrail)",
+		}
 	}
 	dek, err := s.KMS.Decrypt(ctx, r.OldKEK, r.Probe, probeContext(r.ID))
 	clear(dek)

@@ -62,7 +62,7 @@ func TestVerifyUnwrapsASample(t *testing.T) {
 func TestVerifyFindsEnabledKey(t *testing.T) {
 	s := retired(t)
 	s.kms.Enable(s.first)
-	if field := s.unverified(t, rotation.Unverified); field != string(s.first) {
+	if field := s.unverified(t, rotation.Transient); field != string(s.first) {
 		t.Errorf("field %q", field)
 	}
 	s.must(s.kms.Disable(t.Context(), s.first))

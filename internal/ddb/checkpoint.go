@@ -78,7 +78,7 @@ func (s *Store) ListCheckpoints(ctx context.Context, rotationID, source, pass st
 func encodeCheckpoint(c rotation.Checkpoint) item {
 	i := set(key(checkpointPK(c.RotationID, c.Source), c.Pass+"#"+checkpointSK(c.Segment)),
 		"rev", c.Rev+1, "cursor", c.Cursor, "scanned", c.Tally.Scanned, "rewrapped", c.Tally.Rewrapped,
-		"skipped", c.Tally.Skipped, "quarantined", c.Tally.Quarantined)
+		"skipped", c.Tally.Skipped, "quarantined", c.Tally.Quarantined, "saved_at", c.SavedAt)
 	i["done"] = boolean(c.Done)
 	if len(c.Tally.Poison) > 0 {
 		list := make([]types.AttributeValue, len(c.Tally.Poison))
@@ -93,7 +93,7 @@ func encodeCheckpoint(c rotation.Checkpoint) item {
 // decodeCheckpoint fills in c, which has its key.
 func decodeCheckpoint(i item, c rotation.Checkpoint) (rotation.Checkpoint, error) {
 	r := reader{item: i}
-	c.Rev, c.Cursor, c.Done = r.num("rev"), r.str("cursor"), r.bool("done")
+	c.Rev, c.Cursor, c.Done, c.SavedAt = r.num("rev"), r.str("cursor"), r.bool("done"), r.time("saved_at")
 	c.Tally = rotation.Tally{
 		Scanned: r.num("scanned"), Rewrapped: r.num("rewrapped"), Skipped: r.num("skipped"),
 		Quarantined: r.num("quarantined"), Poison: r.strs("poison"),

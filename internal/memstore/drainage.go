@@ -119,6 +119,7 @@ func (s *Store) SaveCheckpoint(_ context.Context, c rotation.Checkpoint) error {
 			return conflict("save checkpoint %s %s %d at revision %d", c.Source, c.Pass, c.Segment, c.Rev)
 		}
 		c.Rev++
+		c.SavedAt = ms(c.SavedAt)
 		c.Tally.Poison = slices.Clone(c.Tally.Poison)
 		s.checkpoints[k] = c
 		return nil

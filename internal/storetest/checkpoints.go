@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"testing"
+	"time"
 
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
@@ -33,7 +34,9 @@ func testRevisions(t *testing.T, s rotation.Checkpoints) {
 	if err := s.SaveCheckpoint(t.Context(), later); !errors.Is(err, kek.ErrConflict) {
 		t.Fatalf("save at a revision that was never made: %v, want ErrConflict", err)
 	}
+	at := Clock()
 	for rev := range int64(3) {
+		c.SavedAt = at()
 		c.Rev, c.Cursor, c.Done = rev, fmt.Sprintf("cursor-%d", rev), rev == 2
 		c.Tally = rotation.Tally{Scanned: 10 * rev, Rewrapped: 5 * rev, Skipped: rev, Quarantined: rev, Poison: []string{"a: b", "", "é"}[:rev]}
 		if err := s.SaveCheckpoint(t.Context(), c); err != nil {
@@ -51,7 +54,7 @@ func testRevisions(t *testing.T, s rotation.Checkpoints) {
 		}
 		same(t, "checkpoint after stale saves", load(t, s), want)
 	}
-	c.Rev, c.Cursor, c.Done, c.Tally = 3, "", false, rotation.Tally{} // an empty value replaces a full one
+	c.Rev, c.Cursor, c.Done, c.Tally, c.SavedAt = 3, "", false, rotation.Tally{}, time.Time{} // an empty value replaces a full one
 	if err := s.SaveCheckpoint(t.Context(), c); err != nil {
 		t.Fatal(err)
 	}
