@@ -1,6 +1,7 @@
 package envelope
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -106,16 +107,25 @@ func (f *fakeControl) lease(id kek.ID) (lease, bool) {
 }
 
 // constantKMS gives every caller the same key: these tests are not about keys.
-type constantKMS struct{ made, unwrapped int }
+type constantKMS struct {
+	made, unwrapped int
+	given           [][]byte
+}
+
+func (k *constantKMS) give() []byte {
+	dek := bytes.Repeat([]byte{7}, 32)
+	k.given = append(k.given, dek)
+	return dek
+}
 
 func (k *constantKMS) GenerateDataKey(context.Context, *kms.GenerateDataKeyInput, ...func(*kms.Options)) (*kms.GenerateDataKeyOutput, error) {
 	k.made++
-	return &kms.GenerateDataKeyOutput{Plaintext: make([]byte, 32), CiphertextBlob: []byte("wrapped")}, nil
+	return &kms.GenerateDataKeyOutput{Plaintext: k.give(), CiphertextBlob: []byte("wrapped")}, nil
 }
 
 func (k *constantKMS) Decrypt(context.Context, *kms.DecryptInput, ...func(*kms.Options)) (*kms.DecryptOutput, error) {
 	k.unwrapped++
-	return &kms.DecryptOutput{Plaintext: make([]byte, 32)}, nil
+	return &kms.DecryptOutput{Plaintext: k.give()}, nil
 }
 
 // bubbled is a test in fake time.
@@ -446,6 +456,29 @@ func TestClosed(t *testing.T) {
 		}
 		if _, err := c.Open(t.Context(), Sealed{}, nil, nil); !errors.Is(err, ErrClosed) {
 			t.Errorf("Open: %v", err)
+		}
+	})
+}
+
+// TestKeysCleared: the bytes of a DEK are overwritten once it is expanded.
+func TestKeysCleared(t *testing.T) {
+	bubble(t, func(t *bubbled) {
+		r := begin(t, t.c)
+		defer r.End()
+		s, err := r.Seal(t.Context(), nil, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := t.c.Open(t.Context(), s, nil, nil); err != nil {
+			t.Fatal(err)
+		}
+		if len(t.keys.given) != 2 {
+			t.Fatalf("%d keys were given out", len(t.keys.given))
+		}
+		for i, k := range t.keys.given {
+			if !bytes.Equal(k, make([]byte, 32)) {
+				t.Errorf("key %d: %x", i, k)
+			}
 		}
 	})
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
 
+	"github.com/matter-ops/kms-rotation/envelope/aead"
 	"github.com/matter-ops/kms-rotation/kek"
 )
 
@@ -164,7 +165,7 @@ func (c TableConfig) decode(i Item) (stored, error) {
 		if c.TinkAssociated != nil {
 			s.tink.associated = c.TinkAssociated(maps.Clone(i))
 		}
-		if s.WrappedDEK, s.Ciphertext, err = ParseTink(s.Ciphertext); err != nil {
+		if s.WrappedDEK, s.Ciphertext, err = aead.ParseTink(s.Ciphertext); err != nil {
 			return s, fmt.Errorf("%w: attribute %s: %w", ErrNoEnvelope, c.Ciphertext, err)
 		}
 	}

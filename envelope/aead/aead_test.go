@@ -181,3 +181,21 @@ func FuzzOpen(f *testing.F) {
 		}
 	})
 }
+
+func FuzzParseTink(f *testing.F) {
+	f.Add([]byte{0, 0, 0, 1, 'w', 'p'})
+	f.Add([]byte{0, 0, 0, 1, 'w'})
+	f.Add([]byte{0xff, 0xff, 0xff, 0xff, 0})
+	f.Fuzz(func(t *testing.T, in []byte) {
+		wrapped, payload, err := aead.ParseTink(in)
+		if err != nil {
+			if !errors.Is(err, aead.ErrFormat) {
+				t.Errorf("%v", err)
+			}
+			return
+		}
+		if out, err := aead.JoinTink(wrapped, payload); err != nil || !bytes.Equal(in, out) {
+			t.Errorf("%x is joined as %x, %v", in, out, err)
+		}
+	})
+}

@@ -1,0 +1,33 @@
+package aead
+
+import "encoding/binary"
+
+const (
+	tinkLength     = 4    // bytes that say how long the wrapped DEK is
+	tinkMaxWrapped = 4096 // as in Tink
+)
+
+// ParseTink splits what Tink's KMSEnvelopeAEAD writes, length ‖ wrapped DEK ‖
+// payload, without copying. Both parts are of at least one byte.
+func ParseTink(b []byte) (wrapped, payload []byte, err error) {
+	if len(b) < tinkLength {
+		return nil, nil, ErrFormat
+	}
+	n := binary.BigEndian.Uint32(b)
+	b = b[tinkLength:]
+	if n == 0 || n > tinkMaxWrapped || uint64(n) >= uint64(len(b)) {
+		return nil, nil, ErrFormat
+	}
+	return b[:n:n], b[n:], nil
+}
+
+// JoinTink is the reverse of [ParseTink]: a rewrap puts the same payload behind a
+// DEK wrapped anew.
+func JoinTink(wrapped, payload []byte) ([]byte, error) {
+	if len(wrapped) == 0 || len(wrapped) > tinkMaxWrapped || len(payload) == 0 {
+		return nil, ErrFormat
+	}
+	b := make([]byte, 0, tinkLength+len(wrapped)+len(payload))
+	b = binary.BigEndian.AppendUint32(b, uint32(len(wrapped))) //nolint:gosec // at most 4096
+	return append(append(b, wrapped...), payload...), nil
+}
