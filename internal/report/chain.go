@@ -1,0 +1,181 @@
+package report
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sort"
+	"time"
+
+	"github.com/matter-ops/kms-rotation/audit"
+	"github.com/matter-ops/kms-rotation/rotation"
+)
+
+// What the bucket holds in the place of a record.
+const (
+	bucketSame      = "same"
+	bucketMissing   = "missing"
+	bucketDifferent = "different"
+	bucketUnread    = "unread"
+)
+
+// audit fills in the rotation's records, their anchors, and what the verification
+// of the whole chain says.
+func (c *collection) audit(ctx context.Context) error {
+	chain, head, err := c.Head.Head(ctx) // before the bucket, which may have grown since
+	if err != nil {
+		return fmt.Errorf("report: read the head of the audit chain: %w", err)
+	}
+	pending, err := c.Table.Unpublished(ctx)
+	if err != nil {
+		return fmt.Errorf("report: read the audit outbox: %w", err)
+	}
+	if c.entries, err = c.Table.AuditEntries(ctx, 1); err != nil {
+		return fmt.Errorf("report: read the audit outbox: %w", err)
+	}
+	a := Audit{Chain: chain, Records: []Record{}, Anchors: []Anchor{}}
+	for _, e := range c.entries {
+		if e.Record.Rotation != c.report.Rotation.ID {
+			continue
+		}
+		r := Record{
+			Seq: e.Record.Seq, Hash: e.Hash, Type: e.Record.Type, Step: e.Record.Step, Actor: e.Record.Actor,
+			Body: e.Record.Body, Object: audit.ObjectKey(chain, e.Record.Seq), Canonical: string(e.Bytes),
+		}
+		if r.Time, err = time.Parse(time.RFC3339Nano, e.Record.Time); err != nil {
+			return fmt.Errorf("report: time of audit record %d: %w", r.Seq, err)
+		}
+		r.Bucket = c.inBucket(ctx, chain, e)
+		a.Records = append(a.Records, r)
+	}
+	c.anchors(ctx, &a)
+	a.Verification = c.verification(ctx, chain, published(head, pending, c.entries))
+	c.report.Audit = a
+	return nil
+}
+
+// inBucket compares a record of the outbox with what the bucket holds.
+func (c *collection) inBucket(ctx context.Context, chain string, e audit.Entry) string {
+	b, err := c.Vault.Get(ctx, chain, e.Record.Seq)
+	switch {
+	case errors.Is(err, rotation.ErrNoRecord):
+		return bucketMissing
+	case err != nil:
+		c.note("Audit record %d could not be read from the bucket: %v", e.Record.Seq, err)
+		return bucketUnread
+	case !bytes.Equal(b, e.Bytes):
+		return bucketDifferent
+	}
+	return bucketSame
+}
+
+// anchors finds for each record the first anchor that covers it. Anchors are many
+// and cover ever more, so each is found by bisection.
+func (c *collection) anchors(ctx context.Context, a *Audit) {
+	if c.Anchoring == nil {
+		c.note("This deployment anchors its audit chain in no public log: that nobody rewrote the chain as a whole rests on the bucket's Object Lock alone.")
+		return
+	}
+	st, err := c.Anchoring.Store.LoadAnchor(ctx)
+	if err != nil {
+		c.note("The state of anchoring could not be read: %v", err)
+		return
+	}
+	read := map[int64]Anchor{}
+	at := func(n int64) Anchor {
+		if known, ok := read[n]; ok || err != nil {
+			return known
+		}
+		read[n], err = c.anchor(ctx, a.Chain, n)
+		return read[n]
+	}
+	for i := range a.Records {
+		r := &a.Records[i]
+		n := 1 + int64(sort.Search(int(st.Last.N), func(i int) bool { return at(int64(i)+1).Seq >= r.Seq }))
+		if err != nil {
+			c.note("The anchors could not be read: %v", err)
+			return
+		}
+		if n > st.Last.N {
+			continue
+		}
+		r.Anchor = n
+		if !slices.ContainsFunc(a.Anchors, func(o Anchor) bool { return o.N == n }) {
+			a.Anchors = append(a.Anchors, read[n])
+		}
+	}
+}
+
+func (c *collection) anchor(ctx context.Context, chain string, n int64) (Anchor, error) {
+	b, err := c.Anchoring.Vault.GetAnchor(ctx, chain, n)
+	if err != nil {
+		return Anchor{}, err
+	}
+	stored, err := audit.ParseAnchor(b)
+	if err != nil {
+		return Anchor{}, err
+	}
+	s := stored.Signed.Statement
+	digest, err := s.Digest()
+	if err != nil {
+		return Anchor{}, err
+	}
+	at, err := time.Parse(time.RFC3339Nano, s.Time)
+	return Anchor{
+		N: s.N, Seq: s.Seq, Head: s.Head, Digest: digest, Log: stored.Proof.Origin(), Index: stored.Proof.Index,
+		Time: at, Object: audit.AnchorKey(chain, n),
+	}, err
+}
+
+// published is the head of what the bucket must hold: the chain's, or the record
+// before the first that is not marked published. A report does not publish.
+func published(head audit.Head, pending, entries []audit.Entry) *audit.Head {
+	if len(pending) == 0 || pending[0].Record.Seq > head.Seq {
+		return &head
+	}
+	for _, e := range entries {
+		if e.Record.Seq == pending[0].Record.Seq-1 {
+			h := e.Head()
+			return &h
+		}
+	}
+	return nil
+}
+
+// verification verifies the whole chain in the bucket, offline.
+func (c *collection) verification(ctx context.Context, chain string, head *audit.Head) Verification {
+	p := audit.Policy{Chain: chain, Retention: c.Retention, Head: head, Now: c.report.GeneratedAt}
+	bucket := c.Bucket
+	if a := c.Anchoring; a != nil {
+		bucket, p.Retention, p.MaxTail, p.Trust = a.Bucket, a.Retention, a.MaxTail, a.Trust
+		own, err := a.Signer.PublicKey(ctx)
+		if err != nil {
+			return unverified(fmt.Errorf("anchor key: %w", err))
+		}
+		p.Trust.AnchorKeys = append(slices.Clone(p.Trust.AnchorKeys), audit.PinnedKey{Key: own})
+		st, err := a.Store.LoadAnchor(ctx)
+		if err != nil {
+			return unverified(fmt.Errorf("anchor state: %w", err))
+		}
+		if st.Last.N > 0 {
+			p.Known = []audit.Known{{N: st.Last.N, Digest: st.Last.Digest}}
+		}
+	}
+	if bucket == nil {
+		return unverified(errors.New("there is no access to the bucket"))
+	}
+	r, err := audit.Verify(ctx, bucket, p)
+	if err != nil {
+		return unverified(err)
+	}
+	return Verification{
+		Result: r.Result, Summary: r.String(), Records: r.Records, HeadHash: r.HeadHash, Anchored: r.Anchored,
+		Findings: r.Findings, More: r.More, Unchecked: r.Unchecked,
+	}
+}
+
+func unverified(err error) Verification {
+	return Verification{Error: err.Error(), Summary: "the chain could not be verified: " + err.Error(), Findings: []audit.Finding{}}
+}

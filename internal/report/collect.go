@@ -1,0 +1,253 @@
+package report
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/matter-ops/kms-rotation/audit"
+	"github.com/matter-ops/kms-rotation/kek"
+	"github.com/matter-ops/kms-rotation/rotation"
+)
+
+// Table is what a report reads of the control table.
+type Table interface {
+	Load(ctx context.Context, rotationID string) (kek.View, error)
+	KEKs(ctx context.Context) ([]kek.KEK, error)
+	ListCheckpoints(ctx context.Context, rotationID, source, pass string) ([]rotation.Checkpoint, error)
+	Unpublished(ctx context.Context) ([]audit.Entry, error)
+	AuditEntries(ctx context.Context, fromSeq int64) ([]audit.Entry, error)
+}
+
+// Head reads the head of the audit chain.
+type Head interface {
+	Head(ctx context.Context) (chain string, head audit.Head, err error)
+}
+
+// Keys asks KMS for the state of a key.
+type Keys interface {
+	Describe(ctx context.Context, id kek.ID) (rotation.Key, error)
+}
+
+// Vault reads one record of the audit bucket.
+type Vault interface {
+	Get(ctx context.Context, chain string, seq int64) ([]byte, error)
+}
+
+// History finds the executions that worked on a rotation, oldest first.
+type History interface {
+	Executions(ctx context.Context, r kek.Rotation) ([]Execution, error)
+}
+
+// Source is a place that holds rows, as far as checkpoints of it are concerned.
+type Source interface {
+	Name() string
+	Segments(n int) int
+}
+
+// Reader is everything a report reads. Anchoring and History may be nil.
+type Reader struct {
+	Table     Table
+	Head      Head
+	Keys      Keys
+	Vault     Vault
+	Bucket    audit.Bucket  // the whole audit bucket
+	Retention time.Duration // least Object Lock of a record
+	Anchoring *rotation.Anchoring
+	History   History
+	Sources   []Source
+	Stack     string
+	Actor     string
+	Now       func() time.Time
+}
+
+// collection is a report in the making.
+type collection struct {
+	Reader
+	report  *Report
+	view    kek.View
+	keks    []kek.KEK
+	entries []audit.Entry // of the whole chain
+}
+
+// Collect reads everything there is on one rotation. Its error says that there is
+// no such rotation or that the control table cannot be read; what else cannot be
+// read is a note in the report.
+func Collect(ctx context.Context, from Reader, id string) (Report, error) {
+	c := &collection{Reader: from, report: &Report{
+		V: Version, GeneratedAt: from.Now().UTC(), GeneratedBy: from.Actor, Stack: from.Stack,
+		Timeline: []Span{}, KEKs: []KEK{}, Rows: []SourceRows{}, Drain: []DrainPoll{}, Rewrap: []Progress{},
+		Checks: []Check{}, Executions: []Execution{}, Claims: []Claim{}, Notes: []string{},
+	}}
+	if err := c.load(ctx, id); err != nil {
+		return Report{}, err
+	}
+	if err := c.rows(ctx); err != nil {
+		return Report{}, err
+	}
+	if err := c.audit(ctx); err != nil {
+		return Report{}, err
+	}
+	c.executions(ctx)
+	c.keys(ctx)
+	c.timeline()
+	c.cryptoperiod()
+	c.series()
+	c.outcome()
+	c.checks()
+	c.claims()
+	c.standingNotes()
+	return *c.report, nil
+}
+
+// load reads the rotation's record and the registry.
+func (c *collection) load(ctx context.Context, id string) (err error) {
+	if c.view, err = c.Table.Load(ctx, id); err != nil {
+		return fmt.Errorf("report of %s: read the rotation: %w", id, err)
+	}
+	r := c.view.Rotation
+	if r == nil {
+		return &rotation.Error{
+			Kind: rotation.InvalidInput, Field: "rotation_id", Err: kek.ErrNoRotation,
+			Msg:  fmt.Sprintf("%q has no record; one that preflight refused leaves none", id),
+			Next: "matter ops kms-status lists the rotations",
+		}
+	}
+	if c.keks, err = c.Table.KEKs(ctx); err != nil {
+		return fmt.Errorf("report of %s: read the registry: %w", id, err)
+	}
+	c.report.Rotation = Rotation{
+		ID: r.ID, Mode: r.Mode, Phase: r.Phase, Label: r.Label, Reason: r.Reason, OldKEK: r.OldKEK, NewKEK: r.NewKEK,
+		Attempt: r.Attempt, Epoch: r.Epoch, Actor: r.Actor, Execution: r.Execution,
+		StartedAt: r.StartedAt.UTC(), SwitchedAt: utc(r.SwitchedAt), Error: r.Err,
+	}
+	if r.Phase.Final() {
+		c.report.Rotation.EndedAt = r.UpdatedAt.UTC()
+	}
+	return nil
+}
+
+// utc is t in UTC; the zero time stays what it is.
+func utc(t time.Time) time.Time {
+	if t.IsZero() {
+		return t
+	}
+	return t.UTC()
+}
+
+func (c *collection) note(format string, args ...any) {
+	c.report.Notes = append(c.report.Notes, fmt.Sprintf(format, args...))
+}
+
+// executions reads what Step Functions still knows of the rotation.
+func (c *collection) executions(ctx context.Context) {
+	if c.report.Rotation.Execution == "" {
+		c.note("The rotation was run step by step from the command line: there is no execution history, and so no drain curve and no throughput.")
+		return
+	}
+	if c.History == nil {
+		c.note("The execution history was not read.")
+		return
+	}
+	all, err := c.History.Executions(ctx, *c.view.Rotation)
+	if err != nil {
+		c.note("The execution history could not be read (Step Functions keeps it for 90 days): %v", err)
+	}
+	c.report.Executions = append(c.report.Executions, all...)
+}
+
+// keys lists the rotation's KEKs with what KMS says of them.
+func (c *collection) keys(ctx context.Context) {
+	r := c.report.Rotation
+	for _, k := range c.keks {
+		role := ""
+		switch {
+		case k.ID == r.OldKEK:
+			role = "old"
+		case k.ID == r.NewKEK:
+			role = "new"
+		case k.RotationID == r.ID:
+			role = "failed attempt"
+		default:
+			continue
+		}
+		state, enabled := c.kmsState(ctx, k.ID)
+		c.report.KEKs = append(c.report.KEKs, KEK{
+			ID: k.ID, Role: role, ARN: k.ARN, Label: k.Label, State: k.State, KMSState: state, Enabled: enabled,
+			CreatedAt: k.CreatedAt.UTC(), SwitchedAt: utc(k.SwitchedAt), RetiredAt: utc(k.RetiredAt),
+			Reason: k.Reason, NotBeforeDelete: utc(k.NotBeforeDelete),
+		})
+	}
+	slices.SortStableFunc(c.report.KEKs, func(a, b KEK) int {
+		return cmp.Or(cmp.Compare(rank(a), rank(b)), a.CreatedAt.Compare(b.CreatedAt))
+	})
+}
+
+func rank(k KEK) int {
+	if k.Role == "old" {
+		return 0
+	}
+	return 1
+}
+
+func (c *collection) kmsState(ctx context.Context, id kek.ID) (state string, enabled bool) {
+	k, err := c.Keys.Describe(ctx, id)
+	switch {
+	case errors.Is(err, rotation.ErrNoKey):
+		return "gone", false
+	case err != nil:
+		c.note("KMS did not say in which state key %s is: %v", id, err)
+		return unknown, false
+	case k.State == "" && k.Enabled:
+		return "Enabled", true
+	case k.State == "":
+		return "Disabled", false
+	}
+	return k.State, k.Enabled
+}
+
+// unknown is the KMS state of a key that KMS did not describe.
+const unknown = "unknown"
+
+// standingNotes says what no report can show.
+func (c *collection) standingNotes() {
+	r := c.report
+	if r.Rotation.Execution != "" {
+		c.note("Who started the execution is not in the rotation's record, whose actor is the function that ran preflight: CloudTrail has it, as the StartExecution call of %s.", r.Rotation.Execution)
+	}
+	if len(r.Rows) > 0 {
+		c.note("Rows are counted by the checkpoints of each pass. A row that was moved by a call which died before its checkpoint, or that was deleted meanwhile, counts as under the new KEK when the rewrap came to it.")
+	}
+	if n := len(r.Rewrap); n > 0 && n < 3 {
+		c.note("The throughput has a point per finished call of rewrap; this rotation needed so few that the curve says little.")
+	}
+	c.note("KMS states and the verification of the audit chain are of %s, when this report was made; everything else is of the time of the rotation.", r.GeneratedAt.Format(time.RFC3339))
+}
+
+// old returns the KEK that was rotated, and whether the registry has it.
+func (r Report) old() (KEK, bool) { return r.role("old") }
+
+// fresh returns the KEK that the rotation ended with, and whether there is one.
+func (r Report) fresh() (KEK, bool) { return r.role("new") }
+
+func (r Report) role(role string) (KEK, bool) {
+	for _, k := range r.KEKs {
+		if k.Role == role {
+			return k, true
+		}
+	}
+	return KEK{}, false
+}
+
+// record returns the rotation's last record of a type.
+func (r Report) record(event string) (Record, bool) {
+	for i := len(r.Audit.Records) - 1; i >= 0; i-- {
+		if r.Audit.Records[i].Type == event {
+			return r.Audit.Records[i], true
+		}
+	}
+	return Record{}, false
+}

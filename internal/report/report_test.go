@@ -1,0 +1,260 @@
+package report
+
+import (
+	"bytes"
+	"errors"
+	"flag"
+	"maps"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/service/sfn"
+	"github.com/aws/aws-sdk-go-v2/service/sfn/types"
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/matter-ops/kms-rotation/audit"
+	"github.com/matter-ops/kms-rotation/kek"
+	"github.com/matter-ops/kms-rotation/rotation"
+)
+
+var update = flag.Bool("update", false, "write the golden files anew")
+
+// golden compares with a file of testdata.
+func golden(t *testing.T, name string, got []byte) {
+	t.Helper()
+	name = filepath.Join("testdata", name)
+	if *update {
+		must(t, os.WriteFile(name, got, 0o600))
+	}
+	want, err := os.ReadFile(name)
+	must(t, err)
+	if diff := cmp.Diff(string(want), string(got)); diff != "" {
+		t.Errorf("%s (-want +got; go test ./internal/report -update writes it anew):\n%s", name, diff)
+	}
+}
+
+// TestGolden holds the report of every outcome to its JSON and its HTML.
+func TestGolden(t *testing.T) {
+	for name, fixture := range fixtures {
+		t.Run(name, func(t *testing.T) {
+			r := fixture(t).collect(spring)
+			var b bytes.Buffer
+			must(t, r.WriteJSON(&b))
+			golden(t, name+".json", b.Bytes())
+			if name == "completed" || name == "halted" { // the others differ in what their JSON shows
+				b.Reset()
+				must(t, r.WriteHTML(&b))
+				golden(t, name+".html", b.Bytes())
+			}
+		})
+	}
+}
+
+// TestOutcomes: what each report says of its rotation, in the fields that a reader
+// decides on.
+func TestOutcomes(t *testing.T) {
+	type said struct {
+		State       State
+		Audit       audit.Result
+		Open        bool // a span is under way
+		Drain       int  // polls
+		Rewrap      int  // points
+		Verified    string
+		Shown       int // claims
+		OldDisabled bool
+	}
+	want := map[string]said{
+		"completed":  {Completed, audit.Green, false, 6, 6, "244", 6, true},
+		"unproven":   {Completed, audit.Unproven, false, 6, 6, "244", 0, true},
+		"rolledback": {RolledBack, audit.Green, false, 0, 0, "", 0, false},
+		"halted":     {Halted, audit.Green, true, 1, 6, "", 1, false},
+		"running":    {Running, audit.Green, true, 1, 1, "", 1, false},
+		"emergency":  {Completed, audit.Green, false, 0, 0, "244", 6, true},
+	}
+	for _, name := range slices.Sorted(maps.Keys(fixtures)) {
+		r := fixtures[name](t).collect(spring)
+		old, _ := r.old()
+		got := said{
+			r.Outcome.State, r.Audit.Verification.Result, r.Timeline[len(r.Timeline)-1].Open, len(r.Drain), len(r.Rewrap), verified(r), 0, !old.Enabled,
+		}
+		for _, k := range r.Claims {
+			if k.Status == Shown {
+				got.Shown++
+			}
+		}
+		if diff := cmp.Diff(want[name], got); diff != "" {
+			t.Errorf("%s (-want +got):\n%s\n%+v\n%+v", name, diff, r.Audit.Verification, r.Claims)
+		}
+	}
+}
+
+var (
+	loads  = regexp.MustCompile(`(?i)<(script|iframe|object|embed|img|base|form)\b|@import|url\(|<[^>]*\son[a-z]+=`)
+	linked = regexp.MustCompile(`(?i)\b(?:src|href|action)="([^"]*)"`)
+)
+
+// TestHTMLIsInert: no text of a record, a row or an error becomes markup, and the
+// page loads nothing.
+func TestHTMLIsInert(t *testing.T) {
+	for name, fixture := range fixtures {
+		var b bytes.Buffer
+		must(t, fixture(t).collect(spring).WriteHTML(&b))
+		text := b.String()
+		if m := loads.FindString(text); m != "" {
+			t.Errorf("%s: the page has %q", name, m)
+		}
+		for _, m := range linked.FindAllStringSubmatch(text, -1) {
+			if m[1] != "data:," {
+				t.Errorf("%s: the page links to %q", name, m[1])
+			}
+		}
+		if strings.Contains(text, "ZgotmplZ") {
+			t.Errorf("%s: a value was refused by html/template", name)
+		}
+		if (name == "emergency" || name == "halted") && !strings.Contains(text, "&lt;script&gt;alert(") {
+			t.Errorf("%s: the hostile text is not shown at all", name)
+		}
+	}
+}
+
+// TestReadsOnly: collecting a report changes nothing in the deployment, even when
+// records wait to be published.
+func TestReadsOnly(t *testing.T) {
+	s := completed(t)
+	must(t, s.world.Store().Record(t.Context(), audit.Event{ID: "waits", Type: "waits", Step: "test"}))
+	s.world.SetHook(func(op string, _ ...any) (bool, error) {
+		for _, reads := range []string{"Load", "List", "Get", "Describe", "Head", "Unpublished", "AuditEntries", "KEKs", "Versions", "Read"} {
+			if strings.Contains(op, reads) {
+				return true, nil
+			}
+		}
+		return false, errors.New(op + " is no read")
+	})
+	r := s.collect(spring)
+	if v := r.Audit.Verification; v.Result != audit.Green {
+		t.Errorf("a record that waits for its publication: %+v", v)
+	}
+	if diff := cmp.Diff([]string{}, r.Notes[:0]); diff != "" || slices.ContainsFunc(r.Notes, func(n string) bool { return strings.Contains(n, "is no read") }) {
+		t.Errorf("notes %q", r.Notes)
+	}
+}
+
+// TestTampered: a changed record is found in the bucket, and nothing that rests on
+// the chain is shown any more.
+func TestTampered(t *testing.T) {
+	s := completed(t)
+	r := s.collect(spring)
+	rec, ok := r.record("pointer_switched")
+	if !ok {
+		t.Fatal("no record of the switch")
+	}
+	s.world.Vault().Tamper(stack, rec.Seq, []byte(strings.Replace(rec.Canonical, "alice", "mallory", 1)))
+	gone, _ := r.record("kek_minted")
+	s.world.Vault().Tamper(stack, gone.Seq, nil)
+	r = s.collect(spring)
+	if got, _ := r.record("pointer_switched"); got.Bucket != bucketDifferent {
+		t.Errorf("the changed record: %s", got.Bucket)
+	}
+	if got, _ := r.record("kek_minted"); got.Bucket != bucketMissing {
+		t.Errorf("the missing record: %s", got.Bucket)
+	}
+	if r.Audit.Verification.Result != audit.Tampered {
+		t.Errorf("verification: %+v", r.Audit.Verification)
+	}
+	for _, k := range r.Claims {
+		if k.Status == Shown || k.Status == Partly {
+			t.Errorf("%s %s is %s", k.Framework, k.Ref, k.Status)
+		}
+	}
+	for _, k := range r.Checks {
+		if strings.HasPrefix(k.Name, "audit") && k.OK {
+			t.Errorf("check %q passed", k.Name)
+		}
+	}
+}
+
+// TestUnreadable: what cannot be read is said, and the rest is told all the same.
+func TestUnreadable(t *testing.T) {
+	s := completed(t)
+	failing := errors.New("denied")
+	s.world.SetHook(func(op string, _ ...any) (bool, error) {
+		switch op {
+		case "KMS.Describe", "Vault.Get", "Vault.GetAnchor", "Vault.Versions":
+			return false, failing
+		}
+		return true, nil
+	})
+	from := s.reader()
+	s.states.execs = map[string]*sfn.DescribeExecutionOutput{}
+	r, err := Collect(t.Context(), from, spring)
+	must(t, err)
+	if r.Outcome.State != Completed || len(r.Timeline) != 8 {
+		t.Errorf("outcome %+v, %d spans", r.Outcome, len(r.Timeline))
+	}
+	notes := strings.Join(r.Notes, "\n")
+	for _, want := range []string{"KMS did not say", "could not be read from the bucket", "anchors could not be read", "execution history could not be read"} {
+		if !strings.Contains(notes, want) {
+			t.Errorf("no note says %q:\n%s", want, notes)
+		}
+	}
+	for _, k := range r.Claims {
+		if k.Status == Shown {
+			t.Errorf("%s %s is shown by a chain that could not be read", k.Framework, k.Ref)
+		}
+	}
+}
+
+// TestUnknownRotation is an error that says what to do.
+func TestUnknownRotation(t *testing.T) {
+	_, err := Collect(t.Context(), newSite(t).reader(), "never")
+	var typed *rotation.Error
+	if !errors.As(err, &typed) || typed.Kind != rotation.InvalidInput || typed.Next == "" {
+		t.Errorf("error %v", err)
+	}
+}
+
+// TestResumed: an execution that resumed the rotation is part of its story, and one
+// of another rotation is not.
+func TestResumed(t *testing.T) {
+	s := halted(t)
+	v, err := s.world.Store().Load(t.Context(), spring)
+	must(t, err)
+	for _, e := range []struct{ name, input string }{{"resume-1", `{"resume":"` + spring + `"}`}, {"other", `{"resume":"Q1-2026-rotation"}`}, {"blank", `{}`}} {
+		s.states.start(s.at, strings.Replace(arn, spring, e.name, 1), e.input)
+		s.states.stop(s.at, types.ExecutionStatusFailed, "Halted", "still")
+	}
+	all, err := StepFunctions{Client: s.states}.Executions(t.Context(), *v.Rotation)
+	must(t, err)
+	if len(all) != 2 || !strings.HasSuffix(all[1].ARN, ":resume-1") {
+		t.Errorf("executions %+v", all)
+	}
+}
+
+// TestSpans: the spans of a rotation follow one another without a gap, from the
+// start of the execution to its last record.
+func TestSpans(t *testing.T) {
+	for name, fixture := range fixtures {
+		r := fixture(t).collect(spring)
+		var last time.Time
+		for _, s := range r.Timeline {
+			if s.Instant {
+				continue
+			}
+			if !last.IsZero() && !s.From.Equal(last) || s.To.Before(s.From) {
+				t.Errorf("%s: %s runs from %s to %s after %s", name, s.Title, s.From, s.To, last)
+			}
+			last = s.To
+		}
+		if e, ok := r.latest(); ok && !r.Timeline[0].From.Equal(e.StartedAt) {
+			t.Errorf("%s: the timeline begins at %s, the execution at %s", name, r.Timeline[0].From, e.StartedAt)
+		}
+		if r.Rotation.Phase == kek.Completed && !last.Equal(r.Rotation.EndedAt) {
+			t.Errorf("%s: the timeline ends at %s, the rotation at %s", name, last, r.Rotation.EndedAt)
+		}
+	}
+}

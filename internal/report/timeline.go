@@ -1,0 +1,136 @@
+package report
+
+import (
+	"encoding/json"
+	"time"
+
+	"github.com/matter-ops/kms-rotation/kek"
+	"github.com/matter-ops/kms-rotation/rotation"
+)
+
+// titles name the time that leads to each transition.
+var titles = map[string]string{
+	"rotation_started":       "Preflight",
+	"kek_minted":             "Mint",
+	"dual_unwrap_passed":     "Dual unwrap",
+	"pointer_switched":       "Switch",
+	"old_kek_sealed":         "Drain and seal",
+	"rows_rewrapped":         "Rewrap",
+	"old_kek_retired":        "Second scan and retire",
+	"kms_rotation_completed": "Verify",
+	"rolled_back":            "Roll back",
+	"reminted":               "Give up this attempt",
+}
+
+// underWay names what a rotation works on in each phase.
+var underWay = map[kek.Phase]string{
+	kek.Started: "Mint", kek.Minted: "Dual unwrap", kek.Tested: "Switch", kek.Switched: "Drain and seal",
+	kek.Drained: "Rewrap", kek.Rewrapped: "Second scan and retire", kek.KEKRetired: "Verify",
+}
+
+// timeline lays the rotation's records out in time: each transition ends the span
+// that the one before began. A record of any other type is an instant.
+func (c *collection) timeline() {
+	r := c.report
+	last := r.Rotation.StartedAt
+	for _, e := range r.Executions {
+		if e.StartedAt.Before(last) {
+			last = e.StartedAt
+		}
+	}
+	for _, rec := range r.Audit.Records {
+		s := Span{Title: titles[rec.Type], Event: rec.Type, Step: rec.Step, Actor: rec.Actor, Seq: rec.Seq, From: last, To: rec.Time}
+		if s.Title == "" {
+			s.Title, s.Instant, s.From = rec.Type, true, rec.Time
+		} else {
+			last = rec.Time
+		}
+		s.Millis = max(0, s.To.Sub(s.From).Milliseconds())
+		r.Timeline = append(r.Timeline, s)
+	}
+	if title := underWay[r.Rotation.Phase]; title != "" {
+		r.Timeline = append(r.Timeline, Span{
+			Title: title, From: last, To: r.GeneratedAt, Millis: max(0, r.GeneratedAt.Sub(last).Milliseconds()), Open: true,
+		})
+	}
+}
+
+// cryptoperiod says how long the old KEK was used.
+func (c *collection) cryptoperiod() {
+	r := c.report
+	k, ok := r.old()
+	if !ok {
+		return
+	}
+	p := Cryptoperiod{KEK: k.ID, Genesis: c.genesis(k.ID), CreatedAt: k.CreatedAt, WrapFrom: k.SwitchedAt, UnwrapTo: k.RetiredAt}
+	p.WrapTo = r.Rotation.SwitchedAt
+	if rec, ok := r.record("old_kek_sealed"); ok {
+		p.SealedAt = rec.Time
+	}
+	p.WrapMillis = span(p.WrapFrom, p.SealedAt, r.GeneratedAt)
+	p.TotalMillis = span(p.WrapFrom, p.UnwrapTo, r.GeneratedAt)
+	r.Cryptoperiod = p
+}
+
+// genesis reports whether a KEK was registered rather than minted.
+func (c *collection) genesis(id kek.ID) bool {
+	for _, k := range c.keks {
+		if k.ID == id {
+			return k.RotationID == ""
+		}
+	}
+	return false
+}
+
+func span(from, to, now time.Time) int64 {
+	if to.IsZero() {
+		to = now
+	}
+	return max(0, to.Sub(from).Milliseconds())
+}
+
+// series takes the drain curve and the throughput from what the functions answered
+// the executions.
+func (c *collection) series() {
+	r := c.report
+	tallies := map[rotation.Segment]rotation.Tally{}
+	for _, e := range r.Executions {
+		for _, v := range e.Visits {
+			switch v.State {
+			case "Drain":
+				c.drainPoll(v)
+			case "RewrapSegment":
+				c.progress(v, tallies)
+			}
+		}
+	}
+	if len(r.Executions) > 0 && len(r.Drain) == 0 && !r.Rotation.SwitchedAt.IsZero() {
+		c.note("The execution history shows no look at the leases: there is no drain curve.")
+	}
+}
+
+// drainPoll adds one look at the leases. Looks after the seal are repetitions.
+func (c *collection) drainPoll(v Visit) {
+	var out rotation.DrainOutput
+	polls := c.report.Drain
+	if json.Unmarshal(v.answer, &out) != nil || len(polls) > 0 && polls[len(polls)-1].Sealed {
+		return
+	}
+	c.report.Drain = append(polls, DrainPoll{At: v.answered, Leases: out.Leases, Refs: out.Refs, Sealed: out.Done})
+}
+
+// progress adds one answer of rewrap: its segment's tally so far. A segment that is
+// done answers a repeated call without one.
+func (c *collection) progress(v Visit, tallies map[rotation.Segment]rotation.Tally) {
+	var at rotation.Segment
+	var out rotation.SweepOutput
+	if json.Unmarshal(v.input, &at) != nil || json.Unmarshal(v.answer, &out) != nil || out.Tally.Scanned < tallies[at].Scanned {
+		return
+	}
+	tallies[at] = out.Tally
+	sum := Progress{At: v.answered}
+	for _, t := range tallies {
+		sum.Scanned, sum.Rewrapped = sum.Scanned+t.Scanned, sum.Rewrapped+t.Rewrapped
+	}
+	c.report.Rewrap = append(c.report.Rewrap, sum)
+}
