@@ -164,7 +164,8 @@ func (r Run) args(dir, jar string) []string {
 
 var (
 	violated = regexp.MustCompile(`(?m)^Error: (?:Invariant|Action property|Property) (\w+) is violated`)
-	counted  = regexp.MustCompile(`(?m)^([\d,]+) states generated.*?, ([\d,]+) distinct states`)
+	counted  = regexp.MustCompile(`([\d,]+) states generated.*?, ([\d,]+) distinct states`)
+	reached  = regexp.MustCompile(`(?m)^Progress\((\d+)\)`) // of a run that did not end
 	deep     = regexp.MustCompile(`depth of the complete state graph search is (\d+)`)
 	step     = regexp.MustCompile(`(?m)^State \d+: <(\w+)`)
 )
@@ -183,13 +184,16 @@ func parse(out string) Result {
 		m := all[len(all)-1]
 		r.Generated, r.Distinct = number(m[1]), number(m[2])
 	}
+	if all := reached.FindAllStringSubmatch(out, -1); all != nil {
+		r.Depth, _ = strconv.Atoi(all[len(all)-1][1])
+	}
 	if m := deep.FindStringSubmatch(out); m != nil {
 		r.Depth, _ = strconv.Atoi(m[1])
 	}
 	for _, m := range step.FindAllStringSubmatch(out, -1) {
 		r.Actions = append(r.Actions, m[1])
 	}
-	if r.Depth == 0 {
+	if len(r.Actions) > 0 {
 		r.Depth = len(r.Actions)
 	}
 	return r
