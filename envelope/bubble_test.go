@@ -1,0 +1,173 @@
+package envelope
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"testing"
+	"testing/synctest"
+
+	"github.com/aws/aws-sdk-go-v2/service/kms"
+
+	"github.com/matter-ops/kms-rotation/kek"
+)
+
+// fakeControl is a control table in memory, so that tests of time run in a bubble.
+type fakeControl struct {
+	mu       sync.Mutex
+	at       kek.Pointer
+	modes    map[string]kek.Mode
+	leases   map[kek.ID]lease
+	down     bool
+	pointers int // reads
+	renewals int
+	onPut    func() // before a lease is put
+}
+
+var errDown = errors.New("down")
+
+func (f *fakeControl) pointer(context.Context) (kek.Pointer, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.pointers++
+	if f.down {
+		return kek.Pointer{}, errDown
+	}
+	return f.at, nil
+}
+
+func (f *fakeControl) kek(_ context.Context, id kek.ID) (kek.KEK, error) {
+	return kek.KEK{ID: id, State: kek.Active, FenceShards: 1}, nil
+}
+
+func (f *fakeControl) mode(_ context.Context, rotation string) (kek.Mode, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.modes[rotation], nil
+}
+
+func (f *fakeControl) putLease(_ context.Context, l lease) error {
+	if f.onPut != nil {
+		f.onPut()
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.leases[l.kek] = l
+	return nil
+}
+
+func (f *fakeControl) renewLease(_ context.Context, l lease) (bool, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.down {
+		return false, errDown
+	}
+	f.renewals++
+	if _, ok := f.leases[l.kek]; !ok {
+		return false, nil
+	}
+	f.leases[l.kek] = l
+	return true, nil
+}
+
+func (f *fakeControl) dropLease(_ context.Context, l lease) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	delete(f.leases, l.kek)
+	return nil
+}
+
+// move switches the pointer to the KEK of that epoch.
+func (f *fakeControl) move(epoch int64, mode kek.Mode) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	rotation := fmt.Sprintf("r%d", epoch)
+	f.modes[rotation] = mode
+	f.at = kek.Pointer{KEKID: kekOf(epoch), Epoch: epoch, RotationID: rotation}
+}
+
+// reads is how often the pointer was read, once everybody rests.
+func (f *fakeControl) reads() int {
+	synctest.Wait()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.pointers
+}
+
+func kekOf(epoch int64) kek.ID { return kek.ID(fmt.Sprintf("kek-%d", epoch)) }
+
+func (f *fakeControl) lease(id kek.ID) (lease, bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	l, ok := f.leases[id]
+	return l, ok
+}
+
+// constantKMS gives every caller the same key: these tests are not about keys.
+type constantKMS struct {
+	made, unwrapped int
+	given           [][]byte
+}
+
+func (k *constantKMS) give() []byte {
+	dek := bytes.Repeat([]byte{7}, 32)
+	k.given = append(k.given, dek)
+	return dek
+}
+
+func (k *constantKMS) GenerateDataKey(context.Context, *kms.GenerateDataKeyInput, ...func(*kms.Options)) (*kms.GenerateDataKeyOutput, error) {
+	k.made++
+	return &kms.GenerateDataKeyOutput{Plaintext: k.give(), CiphertextBlob: []byte("wrapped")}, nil
+}
+
+func (k *constantKMS) Decrypt(context.Context, *kms.DecryptInput, ...func(*kms.Options)) (*kms.DecryptOutput, error) {
+	k.unwrapped++
+	return &kms.DecryptOutput{Plaintext: k.give()}, nil
+}
+
+// bubbled is a test in fake time.
+type bubbled struct {
+	*testing.T
+	c     *Client
+	table *fakeControl
+	keys  *constantKMS
+}
+
+// bubble runs f with a client of a fake control table, in fake time.
+func bubble(t *testing.T, f func(*bubbled)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		table := &fakeControl{modes: map[string]kek.Mode{}, leases: map[kek.ID]lease{}}
+		table.move(1, "")
+		keys := &constantKMS{}
+		cfg, err := Config{ControlTable: "x", DynamoDB: noDynamoDB{}, KMS: keys}.withDefaults()
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, err := newClient(t.Context(), cfg, table)
+		if err != nil {
+			t.Fatal(err)
+		}
+		f(&bubbled{t, c, table, keys})
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+		if len(table.leases) > 0 {
+			t.Errorf("leases after Close: %v", table.leases)
+		}
+	})
+}
+
+type noDynamoDB struct{ DynamoDB }
+
+func begin(tb testing.TB, c *Client) *Ref {
+	tb.Helper()
+	r, err := c.Begin(tb.Context())
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return r
+}
+
