@@ -170,4 +170,3 @@ func begin(tb testing.TB, c *Client) *Ref {
 	}
 	return r
 }
-
