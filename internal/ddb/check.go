@@ -53,6 +53,9 @@ func (t *TableSource) checkSample(ctx context.Context, keys []keyAttribute) erro
 		return err
 	}
 	for _, a := range t.cfg.attributes()[:3] { // the epoch and the version are made by the first rewrap
+		if t.cfg.Format == formatTink && a.name == t.cfg.WrappedDEK {
+			continue // Tink's rows have it in the ciphertext
+		}
 		if a.name != "" && have[a.name] == 0 {
 			return t.misconfigured(a.field, fmt.Sprintf("none of the %d rows looked at has the attribute %q", total, a.name), "correct MATTER_SOURCES")
 		}

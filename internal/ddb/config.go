@@ -22,8 +22,15 @@ type SourceConfig struct {
 	Epoch      string            `json:"epoch_attribute"`       // N; default kek_epoch
 	Version    string            `json:"version_attribute"`     // N; default version
 	Context    map[string]string `json:"context"`               // key → literal, "$attribute", or "$$literal with one $"
-	Format     string            `json:"format"`                // of the ciphertext: "" or "matter"
+	Format     string            `json:"format"`                // of the ciphertext: "", "matter" or "tink"
 }
+
+// The formats of a source's payloads. In a table of format tink, rows without a
+// wrapped DEK of their own are Tink's KMSEnvelopeAEAD.
+const (
+	formatMatter = "matter"
+	formatTink   = "tink"
+)
 
 var (
 	tableName  = regexp.MustCompile(`^[A-Za-z0-9_.-]{3,255}$`)
@@ -86,8 +93,14 @@ func (c SourceConfig) Validate() error {
 			fault("context", "%v", err)
 		}
 	}
-	if c.Format != "" && c.Format != "matter" {
-		fault("format", `%q is not known; use "matter" or leave it out`, c.Format)
+	switch c.Format {
+	case "", formatMatter:
+	case formatTink:
+		if c.Ciphertext == "" {
+			fault("ciphertext_attribute", "is required for format tink: the wrapped data key is in it")
+		}
+	default:
+		fault("format", `%q is not known; use "matter", "tink" or leave it out`, c.Format)
 	}
 	return errors.Join(faults...)
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
 
+	"github.com/matter-ops/kms-rotation/envelope/aead"
 	"github.com/matter-ops/kms-rotation/internal/awserr"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
@@ -39,8 +40,12 @@ type TableSource struct {
 	keys []keyAttribute // nil until the table was described
 }
 
-// handle is a row's primary key.
-type handle struct{ key item }
+// handle is a row's primary key and, if Tink wrote the row, the whole of what it
+// wrote: the wrapped DEK is inside.
+type handle struct {
+	key  item
+	tink []byte
+}
 
 // NewTableSource returns the source that cfg describes; cfg must be valid.
 func NewTableSource(client TableAPI, cfg SourceConfig) (*TableSource, error) {
@@ -106,7 +111,7 @@ func (t *TableSource) projection(keys []keyAttribute, payload bool) (string, map
 		attrs = append(attrs, k.name)
 	}
 	attrs = append(attrs, t.cfg.KEKID, t.cfg.WrappedDEK, t.cfg.Epoch, t.cfg.Version)
-	if payload && t.cfg.Ciphertext != "" {
+	if t.cfg.Ciphertext != "" && (payload || t.cfg.Format == formatTink) {
 		attrs = append(attrs, t.cfg.Ciphertext)
 	}
 	for _, v := range t.cfg.Context {
@@ -135,7 +140,7 @@ func (t *TableSource) row(i item, keys []keyAttribute) (rotation.Row, bool) {
 	}
 	r := reader{item: i}
 	row := rotation.Row{
-		ID: rowID(i, keys), Handle: handle{keyOf(i, keys)},
+		ID: rowID(i, keys), Handle: handle{key: keyOf(i, keys)},
 		KEK: kek.ID(r.str(t.cfg.KEKID)), WrappedDEK: r.bytes(t.cfg.WrappedDEK), Epoch: r.num(t.cfg.Epoch),
 	}
 	r.num(t.cfg.Version) // a version that cannot be counted up would fail the update
@@ -143,7 +148,12 @@ func (t *TableSource) row(i item, keys []keyAttribute) (rotation.Row, bool) {
 		row.Ciphertext = r.bytes(t.cfg.Ciphertext)
 	}
 	var err error
-	if row.Context, err = ContextOf(t.cfg, i); r.err == nil {
+	if t.cfg.Format == formatTink && i[t.cfg.WrappedDEK] == nil {
+		err = parseTink(&row, keyOf(i, keys))
+	} else {
+		row.Context, err = ContextOf(t.cfg, i)
+	}
+	if r.err == nil {
 		r.err = err
 	}
 	switch {
@@ -157,6 +167,44 @@ func (t *TableSource) row(i item, keys []keyAttribute) (rotation.Row, bool) {
 	return row, true
 }
 
+// parseTink takes the wrapped DEK out of what Tink wrote. Tink binds no encryption
+// context to it. Its payload is not for an emergency to re-encrypt: only the
+// application knows the associated data, and its next update of the row makes it
+// one of format matter.
+func parseTink(row *rotation.Row, key item) error {
+	whole := row.Ciphertext
+	row.Ciphertext, row.Context, row.Handle = nil, nil, handle{key: key, tink: whole}
+	var err error
+	row.WrappedDEK, _, err = aead.ParseTink(whole)
+	return err
+}
+
+// replaceTink puts the same payload behind the DEK wrapped anew.
+func (t *TableSource) replaceTink(ctx context.Context, h handle, old rotation.Row, with rotation.Rewrapped) (bool, error) {
+	if with.Ciphertext != nil {
+		return false, fmt.Errorf("replace %s: %w", old.ID, errNoPayload)
+	}
+	_, payload, err := aead.ParseTink(h.tink)
+	if err != nil {
+		return false, fmt.Errorf("replace %s: %w", old.ID, err)
+	}
+	whole, err := aead.JoinTink(with.WrappedDEK, payload)
+	if err != nil {
+		return false, fmt.Errorf("replace %s: %w", old.ID, err)
+	}
+	return t.write(ctx, h.key,
+		"SET #kek = :kek, #payload = :payload, #epoch = :epoch, #version = if_not_exists(#version, :zero) + :one",
+		"#kek = :oldkek AND #payload = :oldpayload AND attribute_not_exists(#dek)",
+		map[string]string{
+			"#kek": t.cfg.KEKID, "#payload": t.cfg.Ciphertext, "#dek": t.cfg.WrappedDEK,
+			"#epoch": t.cfg.Epoch, "#version": t.cfg.Version,
+		},
+		item{
+			":kek": str(string(with.KEK)), ":payload": blob(whole), ":epoch": num(with.Epoch), ":zero": num(0), ":one": num(1),
+			":oldkek": str(string(old.KEK)), ":oldpayload": blob(h.tink),
+		})
+}
+
 // Replace implements [rotation.Source]. The condition on the old values implies
 // that the row exists, so it never creates one. When the payload changes, the
 // condition covers the old ciphertext too: a writer with a cached DEK may have
@@ -165,6 +213,9 @@ func (t *TableSource) Replace(ctx context.Context, old rotation.Row, with rotati
 	h, ok := old.Handle.(handle)
 	if !ok {
 		return false, fmt.Errorf("replace %s: the row is not of source %s", old.ID, t.cfg.Name)
+	}
+	if h.tink != nil {
+		return t.replaceTink(ctx, h, old, with)
 	}
 	update := "SET #kek = :kek, #dek = :dek, #epoch = :epoch, #version = if_not_exists(#version, :zero) + :one"
 	cond := "#kek = :oldkek AND #dek = :olddek"
@@ -181,8 +232,13 @@ func (t *TableSource) Replace(ctx context.Context, old rotation.Row, with rotati
 		names["#payload"] = t.cfg.Ciphertext
 		vals[":payload"], vals[":oldpayload"] = blob(with.Ciphertext), blob(old.Ciphertext)
 	}
+	return t.write(ctx, h.key, update, cond, names, vals)
+}
+
+// write updates a row on a condition; false if that failed.
+func (t *TableSource) write(ctx context.Context, key item, update, cond string, names map[string]string, vals item) (bool, error) {
 	_, err := t.client.UpdateItem(ctx, &dynamodb.UpdateItemInput{
-		TableName: &t.cfg.Table, Key: h.key, UpdateExpression: &update, ConditionExpression: &cond,
+		TableName: &t.cfg.Table, Key: key, UpdateExpression: &update, ConditionExpression: &cond,
 		ExpressionAttributeNames: names, ExpressionAttributeValues: vals,
 	})
 	if failedCondition(err) {
