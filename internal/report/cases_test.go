@@ -22,6 +22,7 @@ var fixtures = map[string]func(*testing.T) *site{
 
 // completed is a normal rotation to the end, with writers that drain.
 func completed(t *testing.T) *site {
+	t.Helper()
 	s := newSite(t)
 	s.start(rotation.ExecutionInput{Label: spring})
 	s.upTo(kek.Tested)
@@ -45,6 +46,7 @@ func completed(t *testing.T) *site {
 
 // rolledBack is a rotation that met a known cipher with a flipped bit.
 func rolledBack(t *testing.T) *site {
+	t.Helper()
 	s := newSite(t)
 	v, err := s.world.Store().Load(t.Context(), "")
 	must(t, err)
@@ -69,6 +71,7 @@ func rolledBack(t *testing.T) *site {
 
 // halted is a rotation that met rows it cannot move.
 func halted(t *testing.T) *site {
+	t.Helper()
 	s := newSite(t)
 	s.orders.Plant("order-"+hostile, memstore.Record{KEK: "kek-0001", Context: map[string]string{"id": "x"}, Defect: "it has no wrapped DEK"})
 	s.start(rotation.ExecutionInput{Label: spring})
@@ -85,6 +88,7 @@ func halted(t *testing.T) *site {
 
 // running is a rotation under way, with a segment still at work.
 func running(t *testing.T) *site {
+	t.Helper()
 	s := newSite(t)
 	s.start(rotation.ExecutionInput{Label: spring})
 	s.upTo(kek.Drained)
@@ -100,6 +104,7 @@ func running(t *testing.T) *site {
 // emergency is one that minted twice, from the command line, with a reason that is
 // an attack on the report.
 func emergency(t *testing.T) *site {
+	t.Helper()
 	s := newSite(t)
 	_, err := s.Preflight(t.Context(), rotation.PreflightInput{
 		ExecutionName: spring, Input: rotation.ExecutionInput{Mode: "emergency", Reason: "key material seen in a paste " + hostile},
@@ -135,6 +140,7 @@ func emergency(t *testing.T) *site {
 
 // unproven is a completed rotation of a deployment without a transparency log.
 func unproven(t *testing.T) *site {
+	t.Helper()
 	s := completed(t)
 	s.Anchoring = nil
 	for n := int64(1); n < 9; n++ {

@@ -163,14 +163,14 @@ func (c *collection) executions(ctx context.Context) {
 func (c *collection) keys(ctx context.Context) {
 	r := c.report.Rotation
 	for _, k := range c.keks {
-		role := ""
+		var role string
 		switch {
 		case k.ID == r.OldKEK:
-			role = "old"
+			role = roleOld
 		case k.ID == r.NewKEK:
-			role = "new"
+			role = roleNew
 		case k.RotationID == r.ID:
-			role = "failed attempt"
+			role = roleFailed
 		default:
 			continue
 		}
@@ -187,7 +187,7 @@ func (c *collection) keys(ctx context.Context) {
 }
 
 func rank(k KEK) int {
-	if k.Role == "old" {
+	if k.Role == roleOld {
 		return 0
 	}
 	return 1
@@ -209,6 +209,14 @@ func (c *collection) kmsState(ctx context.Context, id kek.ID) (state string, ena
 	return k.State, k.Enabled
 }
 
+// The roles of a KEK in a rotation, and of the rows that are under neither.
+const (
+	roleOld     = "old"
+	roleNew     = "new"
+	roleFailed  = "failed attempt"
+	roleNeither = "neither"
+)
+
 // unknown is the KMS state of a key that KMS did not describe.
 const unknown = "unknown"
 
@@ -228,18 +236,11 @@ func (c *collection) standingNotes() {
 }
 
 // old returns the KEK that was rotated, and whether the registry has it.
-func (r Report) old() (KEK, bool) { return r.role("old") }
-
-// fresh returns the KEK that the rotation ended with, and whether there is one.
-func (r Report) fresh() (KEK, bool) { return r.role("new") }
-
-func (r Report) role(role string) (KEK, bool) {
-	for _, k := range r.KEKs {
-		if k.Role == role {
-			return k, true
-		}
+func (r Report) old() (KEK, bool) {
+	if len(r.KEKs) == 0 || r.KEKs[0].Role != roleOld {
+		return KEK{}, false
 	}
-	return KEK{}, false
+	return r.KEKs[0], true
 }
 
 // record returns the rotation's last record of a type.

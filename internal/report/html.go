@@ -23,7 +23,7 @@ var (
 		"css":   func() template.CSS { return template.CSS(styleText) }, //nolint:gosec // this package's own file
 		"stamp": stamp, "exact": exact, "millis": millis, "capital": capital, "took": took, "verified": verified,
 		"bars": bars, "rows": rowsOf, "neither": neither, "path": path,
-		"drainPlot": drainPlot, "rewrapPlot": rewrapPlot,
+		"bucket": inBucket, "drainPlot": drainPlot, "rewrapPlot": rewrapPlot,
 		"tone": tone, "keyTone": keyTone, "statusTone": statusTone, "auditTone": auditTone, "claimTone": claimTone,
 	}).Parse(pageText))
 )
@@ -94,7 +94,7 @@ func bars(r Report) []bar {
 		}
 		switch {
 		case s.Open:
-			b.Class, b.When = "open", "since "+exact(s.From)+", not finished"
+			b.Class, b.When = "open", "since "+exact(s.From)+", not finished "+exact(s.To)
 		case s.Event == "rolled_back" || s.Event == "reminted":
 			b.Class = "fail"
 		case s.Instant:
@@ -126,10 +126,24 @@ func neither(s SourceRows) string {
 	if len(counts) == 0 {
 		return "–"
 	}
-	if n := rowsOf(counts, "neither"); n != "–" {
+	if n := rowsOf(counts, roleNeither); n != "–" {
 		return n
 	}
 	return "0"
+}
+
+// inBucket says what the bucket holds in the place of a record.
+func inBucket(s string) string {
+	switch s {
+	case bucketSame:
+		return "in the bucket"
+	case bucketMissing:
+		return "not in the bucket"
+	case bucketDifferent:
+		return "another in the bucket"
+	default:
+		return "bucket not read"
+	}
 }
 
 // path is the way an execution took through the states, repetitions counted.

@@ -50,6 +50,7 @@ func (c *collection) state() State {
 		return Completed
 	case kek.RolledBack:
 		return RolledBack
+	default:
 	}
 	switch last, ok := c.report.latest(); {
 	case !ok:
@@ -72,7 +73,7 @@ func (r Report) safe() string {
 	}
 	opens := 0
 	for _, k := range r.KEKs {
-		if k.Role == "failed attempt" {
+		if k.Role == roleFailed {
 			continue
 		}
 		verb := "No row may name"

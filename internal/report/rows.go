@@ -67,9 +67,9 @@ func (p Pass) finished() bool { return p.Done == p.Segments }
 func (c *collection) count(s *SourceRows) {
 	r := c.report.Rotation
 	keyed := func(old, fresh, neither int64) []KeyCount {
-		out := []KeyCount{{KEK: r.OldKEK, Role: "old", Rows: old}, {KEK: r.NewKEK, Role: "new", Rows: fresh}}
+		out := []KeyCount{{KEK: r.OldKEK, Role: roleOld, Rows: old}, {KEK: r.NewKEK, Role: roleNew, Rows: fresh}}
 		if neither > 0 {
-			out = append(out, KeyCount{Role: "neither", Rows: neither})
+			out = append(out, KeyCount{Role: roleNeither, Rows: neither})
 		}
 		return out
 	}

@@ -169,7 +169,10 @@ func (s *site) upTo(phase kek.Phase) {
 		run func() error
 	}{
 		{kek.Minted, func() error { _, err := step(s, "Mint", 2300*time.Millisecond, s.input(), s.Mint); return err }},
-		{kek.Tested, func() error { _, err := step(s, "DualUnwrap", 6400*time.Millisecond, s.input(), s.DualUnwrap); return err }},
+		{kek.Tested, func() error {
+			_, err := step(s, "DualUnwrap", 6400*time.Millisecond, s.input(), s.DualUnwrap)
+			return err
+		}},
 		{kek.Switched, func() error { _, err := step(s, "Switch", 400*time.Millisecond, s.input(), s.Switch); return err }},
 		{kek.Drained, s.drain},
 		{kek.Rewrapped, s.rewrap},

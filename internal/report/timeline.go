@@ -49,9 +49,11 @@ func (c *collection) timeline() {
 		r.Timeline = append(r.Timeline, s)
 	}
 	if title := underWay[r.Rotation.Phase]; title != "" {
-		r.Timeline = append(r.Timeline, Span{
-			Title: title, From: last, To: r.GeneratedAt, Millis: max(0, r.GeneratedAt.Sub(last).Milliseconds()), Open: true,
-		})
+		end := r.GeneratedAt
+		if stopped := r.ended(); stopped.After(last) { // halted: nothing has worked on it since
+			end = stopped
+		}
+		r.Timeline = append(r.Timeline, Span{Title: title, From: last, To: end, Millis: max(0, end.Sub(last).Milliseconds()), Open: true})
 	}
 }
 
