@@ -38,6 +38,9 @@ func (s *Steps) retireOld(ctx context.Context, id string) (RetireOutput, error) 
 	if err != nil {
 		return RetireOutput{}, err
 	}
+	if !r.Phase.Reached(kek.Rewrapped) { // rows_rewrapped may come before transition reads: this call has not confirmed it
+		return RetireOutput{}, early(r, kek.KEKRetired)
+	}
 	var confirmed SweepOutput
 	if r.Phase == kek.Rewrapped {
 		confirmed, err = s.confirm(ctx, r)

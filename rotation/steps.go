@@ -167,6 +167,12 @@ func (s *Steps) publish(ctx context.Context) error {
 	return nil
 }
 
+// early refuses a step that is called before its turn. What such a call did not
+// look at it must not conclude from, though its turn may come before it writes.
+func early(r kek.Rotation, to kek.Phase) error {
+	return refusal(&kek.IllegalTransition{What: "rotation " + r.ID, From: string(r.Phase), To: string(to)})
+}
+
 // refusal maps what package kek says to the error a person sees.
 func refusal(err error) error {
 	switch {

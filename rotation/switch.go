@@ -15,6 +15,9 @@ func (s *Steps) Switch(ctx context.Context, in StepInput) (SwitchOutput, error) 
 	if err != nil {
 		return SwitchOutput{}, err
 	}
+	if !r.Phase.Reached(kek.Tested) {
+		return SwitchOutput{}, early(r, kek.Switched)
+	}
 	if r.Phase == kek.Tested { // PointerAlwaysUsable
 		k, err := s.Keys.Describe(ctx, r.NewKEK)
 		if err != nil {

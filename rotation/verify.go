@@ -18,6 +18,9 @@ func (s *Steps) Verify(ctx context.Context, in StepInput) (SweepOutput, error) {
 	if err != nil {
 		return SweepOutput{}, err
 	}
+	if !r.Phase.Reached(kek.KEKRetired) { // nor may what this call has not inspected be completed
+		return SweepOutput{}, early(r, kek.Completed)
+	}
 	var out SweepOutput
 	if r.Phase == kek.KEKRetired {
 		if out, err = s.inspect(ctx, v, r); err != nil || !out.Done {
