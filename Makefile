@@ -19,7 +19,7 @@ GOARCH_x86_64 := amd64
 export MATTER_ROOT := $(CURDIR)
 export SAM_CLI_TELEMETRY := 0
 
-.PHONY: help demo test build package check-tools venv dynamodb-local requirements lint fmt clean
+.PHONY: help demo test build package check-tools venv dynamodb-local spec spec-deep requirements lint fmt clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -27,7 +27,7 @@ help: ## list the targets
 demo: build venv dynamodb-local ## rotate real rows on a local AWS, twice, and prove what happened
 	@bin/matter local demo
 
-test: build venv dynamodb-local ## all tests, as CI runs them
+test: build venv dynamodb-local build/tla2tools.jar ## all tests, as CI runs them
 	@MATTER_REQUIRE_LOCAL=1 go test -race -timeout 12m ./...
 
 build: ## the CLI at bin/matter and the functions for this machine
@@ -64,6 +64,15 @@ dynamodb-local: build/dynamodb-local/.done ## the official DynamoDB Local
 build/dynamodb-local/.done: tools/dynamodb-local/pom.xml | check-tools
 	@mvn -q -B -ntp -f $< dependency:copy-dependencies
 	touch $@
+
+build/tla2tools.jar: tools/tlc/fetch.sh | venv
+	@tools/tlc/fetch.sh
+
+spec: build/tla2tools.jar ## check the models and recorded runs
+	@go test ./spec/...
+
+spec-deep: build/tla2tools.jar ## larger models, for MATTER_SPEC_BUDGET (default 30m)
+	@MATTER_SPEC_BUDGET=$${MATTER_SPEC_BUDGET:-30m} go test ./spec -run TestVariants -v -timeout 0
 
 requirements: ## resolve requirements.txt anew from tools/python/requirements.in
 	@rm -rf build/resolve && python3 -m venv build/resolve
