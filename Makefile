@@ -19,15 +19,15 @@ GOARCH_x86_64 := amd64
 export MATTER_ROOT := $(CURDIR)
 export SAM_CLI_TELEMETRY := 0
 
-.PHONY: help demo test build package check-tools venv dynamodb-local spec spec-deep requirements lint fmt clean
+.PHONY: help demo test build package check-tools venv dynamodb-local rekor-server spec spec-deep requirements lint fmt clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
 
-demo: build venv dynamodb-local ## rotate real rows on a local AWS, twice, and prove what happened
+demo: build venv dynamodb-local rekor-server ## rotate real rows on a local AWS, twice, and prove what happened
 	@bin/matter local demo
 
-test: build venv dynamodb-local build/tla2tools.jar ## all tests, as CI runs them
+test: build venv dynamodb-local rekor-server build/tla2tools.jar ## all tests, as CI runs them
 	@MATTER_REQUIRE_LOCAL=1 go test -race -timeout 12m ./...
 
 build: ## the CLI at bin/matter and the functions for this machine
@@ -64,6 +64,11 @@ dynamodb-local: build/dynamodb-local/.done ## the official DynamoDB Local
 build/dynamodb-local/.done: tools/dynamodb-local/pom.xml | check-tools
 	@mvn -q -B -ntp -f $< dependency:copy-dependencies
 	touch $@
+
+rekor-server: build/rekor/rekor-server ## the transparency log's server (rekor-tiles)
+build/rekor/rekor-server: tools/rekor/go.mod tools/rekor/go.sum
+	@mkdir -p build/rekor
+	cd tools/rekor && go build -trimpath -o ../../build/rekor/rekor-server github.com/sigstore/rekor-tiles/v2/cmd/rekor-server/posix
 
 build/tla2tools.jar: tools/tlc/fetch.sh | venv
 	@tools/tlc/fetch.sh

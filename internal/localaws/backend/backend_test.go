@@ -77,6 +77,7 @@ func TestStartSaysWhy(t *testing.T) {
 }
 
 func TestRoot(t *testing.T) {
+	t.Setenv("MATTER_ROOT", "") // as make sets it
 	root, err := backend.Root()
 	if err != nil {
 		t.Fatal(err)
