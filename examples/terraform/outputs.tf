@@ -1,0 +1,24 @@
+output "state_machine_arn" {
+  description = "Start an execution with {} or with an example of events/execution-*.json."
+  value       = aws_cloudformation_stack.rotation.outputs["StateMachineArn"]
+}
+
+output "topic_arn" {
+  description = "Topic of outcomes and alarms; subscribe the on-call system."
+  value       = aws_cloudformation_stack.rotation.outputs["TopicArn"]
+}
+
+output "control_table_name" {
+  description = "MATTER_CONTROL_TABLE of the CLI and of applications."
+  value       = aws_cloudformation_stack.rotation.outputs["ControlTableName"]
+}
+
+output "audit_bucket_name" {
+  description = "Write-once bucket of the audit chain."
+  value       = aws_cloudformation_stack.rotation.outputs["AuditBucketName"]
+}
+
+output "data_plane_policy_arn" {
+  description = "For roles of applications that Terraform does not manage."
+  value       = aws_cloudformation_stack.rotation.outputs["DataPlanePolicyArn"]
+}
