@@ -36,7 +36,8 @@ func newLocalDemo() *cobra.Command {
 through the shipped state machine and the built Lambda binaries: once to the end,
 and once with a corrupted known cipher, so that PreSwitchFailure rolls it back.
 Then it proves what it says; the exit code is 1 if anything of it is false.`,
-		Args: cobra.NoArgs,
+		Example: "  matter local demo --rows 200",
+		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx, cancel := context.WithTimeout(cmd.Context(), demoTimeout)
 			defer cancel()

@@ -51,7 +51,7 @@ func newLocalUp() *cobra.Command {
 template.yaml, registers a first KEK and seals real rows under it. It writes
 .local/env with export lines; any AWS client works against it.`,
 		Example: "  matter local up --detach && . .local/env && aws stepfunctions list-executions --state-machine-arn $MATTER_STATE_MACHINE_ARN",
-		Args:    cobra.NoArgs,
+		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if f.rows < 0 || f.rows == 1 {
 				return usageError{fmt.Errorf("--rows %d: use 2 or more, or 0 for all", f.rows)}
@@ -163,9 +163,10 @@ func awaitUp(ctx context.Context, env string, exited <-chan error) error {
 
 func newLocalDown() *cobra.Command {
 	return &cobra.Command{
-		Use:   "down",
-		Short: "End the local AWS that runs detached",
-		Args:  cobra.NoArgs,
+		Use:     "down",
+		Short:   "End the local AWS that runs detached",
+		Example: "  matter local down",
+		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			dir, err := localDir()
 			if err != nil {

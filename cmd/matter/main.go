@@ -102,8 +102,8 @@ Exit codes: 0 done or green, 1 failed or tampered with, 2 usage, 3 rolled back,
 		Use: "ops", Short: "Operate rotations, with the environment's MATTER_* and AWS_* variables",
 		Example: "  matter ops kms-status\n  matter ops kms-mint-kek --label \"Q2-2026-rotation\"",
 	})
-	ops.AddCommand(newGenesis(), newStatus(), newPlan(), newPreflight(), newMint(), newDualUnwrap(), newSwitch(),
-		newDrain(), newRewrap(), newRetire(), newVerify(), newRotate(), newResume())
+	ops.AddCommand(newEnv(), newGenesis(), newStatus(), newPlan(), newPreflight(), newMint(), newDualUnwrap(), newSwitch(),
+		newDrain(), newRewrap(), newRetire(), newVerify(), newRotate(), newResume(), newReport())
 	local := group(&cobra.Command{
 		Use: "local", Short: "The local AWS: no account, no container",
 		Example: "  matter local up --detach && . .local/env && matter ops kms-status",

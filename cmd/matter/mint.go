@@ -28,6 +28,7 @@ command may be repeated: there is one KEK per attempt, whatever is repeated.`,
   matter ops kms-mint-kek --label "incident 4711" --emergency --reason "key material in a log"`,
 	}
 	f.register(cmd)
+	cmd.Flag("label").Usage = "the operator's name for the rotation, e.g. Q2-2026-rotation"
 	return newOp(cmd, func(ctx context.Context, o *operator) error { return o.mint(ctx, f) }, "label")
 }
 

@@ -54,7 +54,7 @@ func (o *operator) rewrap(ctx context.Context, id kek.ID) error {
 		return o.advise(err, r)
 	}
 	return o.done(ctx, r.ID, later(r.Phase, kek.Drained), out,
-		fmt.Sprintf("%d rows looked at, %d rewrapped, none left under the old KEK", out.Tally.Scanned, out.Tally.Rewrapped))
+		fmt.Sprintf("%d rows looked at, none is under the old KEK any more", out.Tally.Scanned))
 }
 
 func (o *operator) rewrapAll(ctx context.Context, r kek.Rotation) error {

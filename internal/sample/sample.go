@@ -24,7 +24,7 @@ import (
 )
 
 const (
-	corpusPrefix  = "known-cipher-corpus/"
+	corpusPrefix  = "forensics/known-cipher-corpus/"
 	corpusEntries = 24
 	sealsInFlight = 8
 )

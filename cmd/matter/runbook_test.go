@@ -1,0 +1,168 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/matter-ops/kms-rotation/internal/lambdastep"
+	"github.com/matter-ops/kms-rotation/rotation"
+)
+
+// block is one fenced block of the runbook.
+type block struct {
+	lang  string
+	exit  int      // of its commands
+	hooks []string // what the test does before
+	text  string
+}
+
+var (
+	fence = regexp.MustCompile("^```(sh|json)?(?: exit=([0-9]))?$")
+	hook  = regexp.MustCompile(`^<!-- test: ([a-z-]+) -->$`)
+)
+
+// blocks reads the runbook. Anything between fences that is no sh or json is an
+// error: nothing in the runbook is untested.
+func blocks(t *testing.T, text string) []block {
+	t.Helper()
+	var out []block
+	var hooks []string
+	open := false
+	for i, line := range strings.Split(text, "\n") {
+		if m := hook.FindStringSubmatch(line); m != nil {
+			hooks = append(hooks, m[1])
+		}
+		switch m := fence.FindStringSubmatch(line); {
+		case m == nil && strings.HasPrefix(line, "```"):
+			t.Fatalf("line %d: %q: use sh or json", i+1, line)
+		case m == nil && open:
+			out[len(out)-1].text += line + "\n"
+		case m != nil && open:
+			open = false
+		case m != nil:
+			exit, _ := strconv.Atoi(m[2])
+			out = append(out, block{lang: m[1], exit: exit, hooks: hooks})
+			open, hooks = true, nil
+		}
+	}
+	return append(out, block{hooks: hooks})
+}
+
+// runbook runs every command of docs/runbook.md in order, as it is written there but
+// for the ids of KEKs.
+func (w *world) runbook(t *testing.T) {
+	text, err := os.ReadFile(filepath.Join("..", "..", "docs", "runbook.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, value := range w.Env() {
+		t.Setenv(name, value)
+	}
+	t.Chdir(t.TempDir()) // some commands write files
+	commands := 0
+	for _, b := range blocks(t, string(text)) {
+		for _, h := range b.hooks {
+			w.prepare(t, h)
+		}
+		switch b.lang {
+		case "json":
+			consoleInput(t, b.text)
+		case "sh":
+			for _, line := range strings.Split(strings.TrimSpace(b.text), "\n") {
+				commands++
+				if code := w.command(t, line); code != b.exit {
+					t.Fatalf("%s: exit code %d, want %d", line, code, b.exit)
+				}
+			}
+		}
+	}
+	if commands < 15 {
+		t.Errorf("%d commands found: the runbook is not read", commands)
+	}
+	w.holds(t)
+}
+
+// prepare does what a section of the runbook speaks of.
+func (w *world) prepare(t *testing.T, what string) {
+	t.Helper()
+	var err error
+	switch what {
+	case "corrupt-corpus":
+		w.undo, err = w.Set.CorruptCorpus(t.Context())
+	case "restore-corpus":
+		err = w.undo(t.Context())
+	case "poison-row":
+		err = w.putRow(t.Context(), "00000000-0000-0000-0000-000000000000")
+	case "mend-row":
+		err = w.deleteRow(t.Context())
+	default:
+		t.Fatalf("the runbook asks for %q", what)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+var quoted = regexp.MustCompile(`"[^"]*"|\S+`)
+
+// command runs one line of the runbook and returns its exit code.
+func (w *world) command(t *testing.T, line string) int {
+	t.Helper()
+	all, err := w.Deployment.Table.Rotations(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := line
+	if len(all) > 0 {
+		r := all[len(all)-1]
+		text = strings.NewReplacer("<new_kek_id>", string(r.NewKEK), "<old_kek_id>", string(r.OldKEK)).Replace(line)
+	}
+	inner, evaluated := strings.CutPrefix(text, `eval "$(`)
+	if evaluated {
+		text = strings.Replace(strings.TrimSuffix(inner, `)"`), "--stack matter", "--stack "+w.Name, 1)
+	}
+	var args []string
+	for _, word := range quoted.FindAllString(text, -1) {
+		args = append(args, strings.Trim(word, `"`))
+	}
+	if len(args) < 2 || args[0] != "matter" || strings.ContainsAny(text, "<>|;&") {
+		t.Fatalf("%q is no command of matter alone", line)
+	}
+	var stdout, stderr bytes.Buffer
+	code := run(t.Context(), args[1:], &stdout, &stderr)
+	t.Logf("$ %s\n%s%s", text, stdout.String(), stderr.String())
+	if evaluated {
+		w.evaluate(t, stdout.String())
+	}
+	return code
+}
+
+// evaluate checks that the export lines are the variables that the stack has.
+func (w *world) evaluate(t *testing.T, text string) {
+	t.Helper()
+	exports := regexp.MustCompile(`(?m)^export (MATTER_\w+)='(.*)'$`).FindAllStringSubmatch(text, -1)
+	got := map[string]string{}
+	for _, e := range exports {
+		got[e[1]] = strings.ReplaceAll(e[2], `'\''`, "'")
+	}
+	for name, want := range w.Env() {
+		if strings.HasPrefix(name, "MATTER_") && got[name] != want {
+			t.Errorf("%s is %q, want %q", name, got[name], want)
+		}
+	}
+}
+
+// consoleInput checks that preflight takes an input that a person pastes.
+func consoleInput(t *testing.T, text string) {
+	t.Helper()
+	in, err := lambdastep.Decode[rotation.ExecutionInput](json.RawMessage(text))
+	if err != nil || in.Mode != "emergency" || in.Reason == "" {
+		t.Errorf("%s: %+v, %v", text, in, err)
+	}
+}
