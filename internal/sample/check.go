@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 
 	"golang.org/x/sync/errgroup"
@@ -13,6 +14,7 @@ import (
 	"github.com/matter-ops/kms-rotation/envelope/aead"
 	"github.com/matter-ops/kms-rotation/internal/corpus"
 	"github.com/matter-ops/kms-rotation/internal/ddb"
+	"github.com/matter-ops/kms-rotation/internal/load"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
 )
@@ -20,19 +22,24 @@ import (
 // Report is what reading every row of a set back has shown.
 type Report struct {
 	ByKEK  map[kek.ID]int // rows by the KEK they name
+	Guests map[kek.ID]int // rows of a load (package load), likewise; whether they are right only the load knows
 	Sample rotation.Row   // one of the rows
 	Opened int            // rows that opened to their original bytes
 	Wrong  []string       // every row that did not, and why
 }
 
-// Rows is how many rows were read.
+// Under is how many rows name a KEK, a load's among them.
+func (r Report) Under(id kek.ID) int { return r.ByKEK[id] + r.Guests[id] }
+
+// Rows is how many rows of the set were read.
 func (r Report) Rows() int { return r.Opened + len(r.Wrong) }
 
 // Check reads every row of every source and opens it under the KEK it names. rows
-// is what Seed was given: a row too few or too many is wrong too.
+// is what Seed was given: a row too few or too many is wrong too. Rows of a load
+// must open.
 func (s *Set) Check(ctx context.Context, rows int) (Report, error) {
 	want := s.expected(rows)
-	c := checker{set: s, want: want, keks: map[string][]byte{}, report: Report{ByKEK: map[kek.ID]int{}}}
+	c := checker{set: s, want: want, keks: map[string][]byte{}, report: Report{ByKEK: map[kek.ID]int{}, Guests: map[kek.ID]int{}}}
 	for _, cfg := range s.Sources() {
 		src, err := ddb.NewTableSource(s.Dynamo, cfg)
 		if err != nil {
@@ -105,6 +112,13 @@ func (c *checker) row(ctx context.Context, id string, row rotation.Row) error {
 	plain, err := c.open(ctx, row)
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if strings.Contains(id, "="+load.Prefix) {
+		c.report.Guests[row.KEK]++
+		if err != nil {
+			c.wrong("%s under KEK %s: %v", id, row.KEK, err)
+		}
+		return ctx.Err()
+	}
 	c.report.ByKEK[row.KEK]++
 	c.report.Sample = row
 	want, ok := c.want[id]

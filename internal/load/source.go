@@ -1,0 +1,121 @@
+package load
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"strconv"
+	"strings"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
+	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
+
+	"github.com/matter-ops/kms-rotation/envelope"
+	"github.com/matter-ops/kms-rotation/kek"
+)
+
+// DynamoDB is what a source under load needs of the DynamoDB client beside what
+// the envelope client uses of it.
+type DynamoDB interface {
+	DescribeTable(context.Context, *dynamodb.DescribeTableInput, ...func(*dynamodb.Options)) (*dynamodb.DescribeTableOutput, error)
+	GetItem(context.Context, *dynamodb.GetItemInput, ...func(*dynamodb.Options)) (*dynamodb.GetItemOutput, error)
+	DeleteItem(context.Context, *dynamodb.DeleteItemInput, ...func(*dynamodb.Options)) (*dynamodb.DeleteItemOutput, error)
+}
+
+// groups is how many partitions the rows of a run are in, where the table has a
+// sort key: a context made of the partition key then shares data keys.
+const groups = 4
+
+// source is a table of the deployment.
+type source struct {
+	*envelope.Table
+	dynamo DynamoDB
+	cfg    envelope.TableConfig
+	key    []types.KeySchemaElement // partition key first
+	kinds  map[string]types.ScalarAttributeType
+}
+
+// Source makes a table of the deployment a target. Its rows are told from others'
+// by their partition key, so that must be a string.
+func Source(ctx context.Context, client *envelope.Client, dynamo DynamoDB, cfg envelope.TableConfig, run string) (Target, error) {
+	s := &source{dynamo: dynamo, cfg: cfg, kinds: map[string]types.ScalarAttributeType{}}
+	out, err := dynamo.DescribeTable(ctx, &dynamodb.DescribeTableInput{TableName: &cfg.Table})
+	if err != nil {
+		return Target{}, fmt.Errorf("dynamodb DescribeTable %s: %w", cfg.Table, err)
+	}
+	s.key = out.Table.KeySchema
+	for _, d := range out.Table.AttributeDefinitions {
+		s.kinds[aws.ToString(d.AttributeName)] = d.AttributeType
+	}
+	if s.kinds[s.name(0)] != types.ScalarAttributeTypeS {
+		return Target{}, fmt.Errorf("table %s: the load needs a partition key of type S", cfg.Table)
+	}
+	s.Table, err = client.Table(ctx, cfg)
+	return Target{Rows: s, Name: cfg.Name, Item: func(n int) envelope.Item { return s.item(run, n) }}, err
+}
+
+func (s *source) name(n int) string { return aws.ToString(s.key[n].AttributeName) }
+
+// item is a new row: its key and the attributes that its encryption context is
+// made of.
+func (s *source) item(run string, n int) envelope.Item {
+	i := envelope.Item{}
+	for _, v := range s.cfg.Context {
+		if strings.HasPrefix(v, "$") && !strings.HasPrefix(v, "$$") {
+			i[v[1:]] = &types.AttributeValueMemberS{Value: "load"}
+		}
+	}
+	if len(s.key) == 1 {
+		i[s.name(0)] = &types.AttributeValueMemberS{Value: fmt.Sprintf("%s%s/%d", Prefix, run, n)}
+		return i
+	}
+	i[s.name(0)] = &types.AttributeValueMemberS{Value: fmt.Sprintf("%s%s/%d", Prefix, run, n%groups)}
+	text := strconv.Itoa(n)
+	switch s.kinds[s.name(1)] {
+	case types.ScalarAttributeTypeN:
+		i[s.name(1)] = &types.AttributeValueMemberN{Value: text}
+	case types.ScalarAttributeTypeB:
+		i[s.name(1)] = &types.AttributeValueMemberB{Value: []byte(text)}
+	case types.ScalarAttributeTypeS:
+		i[s.name(1)] = &types.AttributeValueMemberS{Value: text}
+	}
+	return i
+}
+
+func (s *source) keyOf(i envelope.Item) envelope.Item {
+	k := maps.Clone(i)
+	maps.DeleteFunc(k, func(name string, _ types.AttributeValue) bool {
+		return name != s.name(0) && (len(s.key) == 1 || name != s.name(1))
+	})
+	return k
+}
+
+// GetLate implements [Rows].
+func (s *source) GetLate(ctx context.Context, key envelope.Item, held func()) (envelope.Row, kek.ID, error) {
+	out, err := s.dynamo.GetItem(ctx, &dynamodb.GetItemInput{
+		TableName: &s.cfg.Table, Key: s.keyOf(key), ConsistentRead: aws.Bool(true),
+	})
+	switch {
+	case err != nil:
+		return envelope.Row{}, "", fmt.Errorf("dynamodb GetItem %s: %w", s.cfg.Table, err)
+	case out.Item == nil:
+		return envelope.Row{}, "", envelope.ErrNotFound
+	}
+	var id kek.ID
+	if a, ok := out.Item[s.cfg.KEKID].(*types.AttributeValueMemberS); ok {
+		id = kek.ID(a.Value)
+	}
+	held()
+	row, err := s.Open(ctx, out.Item)
+	return row, id, err
+}
+
+// Delete implements [Rows].
+func (s *source) Delete(ctx context.Context, key envelope.Item) error {
+	_, err := s.dynamo.DeleteItem(ctx, &dynamodb.DeleteItemInput{TableName: &s.cfg.Table, Key: s.keyOf(key)})
+	if err != nil {
+		return fmt.Errorf("dynamodb DeleteItem %s: %w", s.cfg.Table, err)
+	}
+	return nil
+}
