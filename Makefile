@@ -32,7 +32,7 @@ test: build venv dynamodb-local rekor-server build/tla2tools.jar ## all tests, a
 
 build: ## the CLI at bin/matter and the functions for this machine
 	@mkdir -p bin
-	go build $(GOFLAGS_) -o bin/matter ./cmd/matter
+	go build $(GOFLAGS_) -o bin/ ./cmd/...
 	for f in $(FUNCTIONS); do
 	  CGO_ENABLED=0 go build $(GOFLAGS_) -tags $(TAGS) -ldflags '$(LDFLAGS)' -o build/local/$$f/bootstrap ./functions/$$f
 	done

@@ -173,6 +173,7 @@ func TestEmulator(t *testing.T) {
 	}
 	w.run(t, "rewrap-complete", map[string]any{"done": true})
 	w.run(t, "retire", map[string]any{"done": true, "phase": "retired"})
+	w.run(t, "anchor", map[string]any{"log": "rekor.local"})
 	w.run(t, "verify", map[string]any{"done": true})
 	w.run(t, "notify", map[string]any{"sent": true})
 	w.run(t, "notify-halted", map[string]any{"errorType": "Halted"})

@@ -100,6 +100,8 @@ func (d *driver) run(c call) ([]byte, error) {
 		return decoded(c.payload, s.Rewrap)
 	case "Retire":
 		return decoded(c.payload, s.Retire)
+	case "Anchor":
+		return decoded(c.payload, s.Anchor)
 	case "Verify":
 		return decoded(c.payload, s.Verify)
 	case "Notify":

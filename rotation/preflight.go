@@ -210,6 +210,16 @@ func (s *Steps) check(ctx context.Context, v kek.View, r kek.Rotation, w Window)
 		run("known-cipher corpus", "at least one entry", s.checkCorpus(ctx))
 	}
 	if first != nil {
+		return checks, first // before the canary, which is a record: a refusal changes nothing
+	}
+	detail := "no transparency log is configured"
+	if s.Anchoring != nil {
+		detail, err = s.CheckAnchoring(ctx)
+	}
+	if err != nil && r.Mode == kek.Emergency { // a compromised KEK waits for no log
+		detail, err = "overridden by the emergency: "+err.Error(), nil
+	}
+	if run("audit anchor", detail, err); first != nil {
 		return checks, first
 	}
 	return checks, nil

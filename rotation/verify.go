@@ -57,7 +57,11 @@ func (s *Steps) inspect(ctx context.Context, v kek.View, r kek.Rotation) (SweepO
 	if err := s.verifyDead(ctx, r); err != nil {
 		return out, err
 	}
-	return out, s.VerifyChain(ctx)
+	if s.Anchoring == nil {
+		return out, s.VerifyChain(ctx)
+	}
+	_, err = s.VerifyAnchored(ctx)
+	return out, err
 }
 
 // inspectors returns a read-only visit per source: the row names the new KEK, and
@@ -119,6 +123,13 @@ func (s *Steps) verifyDead(ctx context.Context, r kek.Rotation) error {
 // VerifyChain reads the audit chain from the bucket, first record to last, and
 // compares its end with the head in the control table.
 func (s *Steps) VerifyChain(ctx context.Context) error {
+	if s.Anchoring != nil {
+		r, err := s.VerifyAudit(ctx, AuditOptions{})
+		if err != nil {
+			return err
+		}
+		return AuditVerdict(r)
+	}
 	chain, want, err := s.Outbox.Head(ctx) // before publish, so that the bucket holds all of it
 	if err != nil {
 		return unavailable("audit head", err)

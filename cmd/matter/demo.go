@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -15,6 +16,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/sfn/types"
 	"github.com/spf13/cobra"
 
+	"github.com/matter-ops/kms-rotation/audit"
 	"github.com/matter-ops/kms-rotation/internal/localaws"
 	"github.com/matter-ops/kms-rotation/internal/sample"
 	"github.com/matter-ops/kms-rotation/internal/watch"
@@ -56,7 +58,9 @@ Then it proves what it says; the exit code is 1 if anything of it is false.`,
 			if err := d.run(ctx); err != nil {
 				return err
 			}
-			if !d.proof.print(d.out) {
+			proven := d.proof.print(d.out)
+			d.say("\n%s\n", d.verdict)
+			if !proven {
 				return exit(exitFailed)
 			}
 			return nil
@@ -72,6 +76,8 @@ type demo struct {
 	out   io.Writer
 	live  bool // draw over the last line
 	proof proof
+
+	verdict string // on the audit chain
 }
 
 func (d *demo) run(ctx context.Context) error {
@@ -203,16 +209,46 @@ func refusal(err error) string {
 	}
 }
 
-// audit claims what the locked bucket holds.
+// audit claims what the locked bucket and the transparency log hold, and has a copy
+// verified by somebody who has nothing but a trust list.
 func (d *demo) audit(ctx context.Context) error {
-	err := d.Deployment.Steps.VerifyChain(ctx)
-	s, serr := d.Deployment.Status(ctx)
-	if serr != nil {
-		return serr
+	if _, err := d.Deployment.Steps.Anchor(ctx, rotation.AnchorInput{}); err != nil {
+		return err
 	}
-	d.proof.claim("audit", "the hash chain in the locked bucket is whole and ends at the control table's head",
-		err == nil && s.Audit.Unpublished == 0, fmt.Sprintf("%d records; %v", s.Audit.Records, orOK(err)))
+	r, err := d.Deployment.Steps.VerifyAnchored(ctx)
+	p := &d.proof
+	p.claim("audit", "the hash chain in the locked bucket is whole, ends at the control table's head, and is in the transparency log",
+		err == nil, fmt.Sprintf("%s; %v", r, orOK(err)))
+	copied, err := d.audited(ctx)
+	p.claim("audit", "an auditor with a copy of the bucket and a trust list comes to the same verdict",
+		err == nil && copied.String() == r.String(), fmt.Sprintf("%s; %v", copied, orOK(err)))
+	d.verdict = r.String()
 	return nil
+}
+
+// audited verifies a copy of the bucket with the log's key and the anchor key alone.
+func (d *demo) audited(ctx context.Context) (audit.Report, error) {
+	a := d.Deployment.Steps.Anchoring
+	dir, err := os.MkdirTemp("", "matter-audit-")
+	if err != nil {
+		return audit.Report{}, err
+	}
+	defer os.RemoveAll(dir) //nolint:errcheck // a temporary directory
+	if err := audit.Copy(ctx, a.Bucket, dir); err != nil {
+		return audit.Report{}, err
+	}
+	files, err := audit.OpenDir(os.DirFS(dir))
+	if err != nil {
+		return audit.Report{}, err
+	}
+	key, err := a.Signer.PublicKey(ctx)
+	if err != nil {
+		return audit.Report{}, err
+	}
+	return audit.Verify(ctx, files, audit.Policy{
+		Chain: d.Name, Retention: a.Retention, Now: time.Now(),
+		Trust: audit.Trust{Logs: []audit.Log{d.Log.Trust()}, AnchorKeys: []audit.PinnedKey{{Key: key}}},
+	})
 }
 
 func orOK(err error) string {

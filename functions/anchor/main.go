@@ -8,4 +8,4 @@ import (
 	"github.com/matter-ops/kms-rotation/rotation"
 )
 
-func main() { lambdastep.Start(app.Steps, (*rotation.Steps).Anchor) }
+func main() { lambdastep.Start(app.Anchorer, (*rotation.Steps).Anchor) }

@@ -85,11 +85,12 @@ func Wire(c Config, cfg aws.Config, actor string) (*rotation.Steps, error) {
 	keys := kms.NewFromConfig(cfg)
 	objects := s3.NewFromConfig(cfg)
 	store := ddb.New(dynamo, c.ControlTable, c.Stack, time.Now)
+	vault := worm.New(objects, c.AuditBucket, c.Retention, time.Now)
 	s := &rotation.Steps{
 		Config: c.Config,
 		Deps: rotation.Deps{
 			Registry: store, Outbox: store, Drainage: store, Checkpoints: store,
-			Vault:  worm.New(objects, c.AuditBucket, c.Retention, time.Now),
+			Vault: vault, Anchoring: anchoring(c, cfg, store, vault),
 			Keys:   awskms.NewAdmin(keys, resourcegroupstaggingapi.NewFromConfig(cfg), c.Stack),
 			KMS:    awskms.NewWrapper(keys, rate.NewLimiter(rate.Limit(c.KMSRate), max(1, int(c.KMSRate/10)))),
 			Cipher: aead.Cipher{},

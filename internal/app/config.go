@@ -14,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/matter-ops/kms-rotation/audit"
 	"github.com/matter-ops/kms-rotation/internal/corpus"
 	"github.com/matter-ops/kms-rotation/internal/ddb"
 	"github.com/matter-ops/kms-rotation/rotation"
@@ -28,10 +29,12 @@ type Config struct {
 	AuditBucket  string        // MATTER_AUDIT_BUCKET
 	Retention    time.Duration // MATTER_RETENTION_DAYS: Object Lock of audit records
 	Sources      []ddb.SourceConfig
-	Corpus       string  // MATTER_CORPUS: s3://bucket/prefix/, "" for none
-	KMSRate      float64 // MATTER_KMS_RATE: KMS requests per second of this process
-	Topic        string  // MATTER_TOPIC_ARN, "" for none
-	StateMachine string  // MATTER_STATE_MACHINE_ARN, "" in the functions
+	Corpus       string      // MATTER_CORPUS: s3://bucket/prefix/, "" for none
+	KMSRate      float64     // MATTER_KMS_RATE: KMS requests per second of this process
+	Topic        string      // MATTER_TOPIC_ARN, "" for none
+	StateMachine string      // MATTER_STATE_MACHINE_ARN, "" in the functions
+	Trust        audit.Trust // MATTER_TRUST: transparency logs, "" for none
+	AnchorKey    string      // MATTER_ANCHOR_KEY: ARN or alias; required with MATTER_TRUST
 }
 
 const day = 24 * time.Hour
@@ -62,6 +65,9 @@ func FromEnv(getenv func(string) string) (Config, error) {
 		},
 	}
 	c.Sources = e.sources("MATTER_SOURCES")
+	if c.Trust = e.trust("MATTER_TRUST"); len(c.Trust.Logs) > 0 {
+		c.AnchorKey = e.required("MATTER_ANCHOR_KEY")
+	}
 	if c.Corpus != "" {
 		if _, _, err := corpus.ParseURL(c.Corpus); err != nil {
 			e.fault("MATTER_CORPUS", err)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math"
+	"path/filepath"
 	"strings"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -11,11 +12,14 @@ import (
 	kmstypes "github.com/aws/aws-sdk-go-v2/service/kms/types"
 	"golang.org/x/time/rate"
 
+	"github.com/matter-ops/kms-rotation/audit"
 	"github.com/matter-ops/kms-rotation/internal/app"
 	"github.com/matter-ops/kms-rotation/internal/awskms"
 	"github.com/matter-ops/kms-rotation/internal/localaws"
 	"github.com/matter-ops/kms-rotation/internal/localaws/backend"
+	"github.com/matter-ops/kms-rotation/internal/localaws/rekorlocal"
 	"github.com/matter-ops/kms-rotation/kek"
+	"github.com/matter-ops/kms-rotation/rotation"
 )
 
 // Options are the choices for [Up].
@@ -32,6 +36,13 @@ type Local struct {
 	Deployment *app.Deployment
 	Rows       int // as asked for
 	Seeded     int // rows there are, corpus included
+	Log        *rekorlocal.Log
+}
+
+// Close ends the local AWS and its transparency log; it may be called again.
+func (l *Local) Close() {
+	l.Stack.Close()
+	l.Log.Stop()
 }
 
 // Up starts the local AWS, deploys the shipped template, registers the first KEK
@@ -44,10 +55,23 @@ func Up(ctx context.Context, o Options) (*Local, error) {
 			return err
 		}
 		s.SetParameters(l.Set.parameters())
+		s.SetParameters(map[string]string{"TransparencyLogs": string(mustJSON(audit.Trust{
+			Logs: []audit.Log{l.Log.Trust()}, AnchorKeys: []audit.PinnedKey{},
+		}))})
 		return nil
 	}
-	var err error
+	root, err := backend.Root()
+	if err != nil {
+		return nil, err
+	}
+	if o.Dir == "" {
+		o.Dir = filepath.Join(root, ".local")
+	}
+	if l.Log, err = rekorlocal.Start(ctx, rekorlocal.Options{Dir: filepath.Join(o.Dir, "rekor")}); err != nil {
+		return nil, err
+	}
 	if l.Stack, err = localaws.Start(ctx, o.Options); err != nil {
+		l.Log.Stop()
 		return nil, err
 	}
 	if err := l.populate(ctx); err != nil {
@@ -100,6 +124,9 @@ func (l *Local) populate(ctx context.Context) error {
 	}
 	p, err := l.Deployment.Steps.Genesis(ctx, id, "genesis")
 	if err != nil {
+		return err
+	}
+	if _, err := l.Deployment.Steps.Anchor(ctx, rotation.AnchorInput{}); err != nil { // as the schedule would within the hour
 		return err
 	}
 	l.Seeded, err = l.Set.Seed(ctx, p, l.Rows)

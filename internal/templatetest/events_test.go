@@ -22,6 +22,7 @@ var decoders = map[string]func([]byte) error{
 	"drain":      decodes[rotation.StepInput],
 	"rewrap":     decodes[rotation.RewrapInput],
 	"retire":     decodes[rotation.RetireInput],
+	"anchor":     decodes[rotation.AnchorInput],
 	"verify":     decodes[rotation.StepInput],
 	"notify":     decodes[rotation.NotifyInput],
 	"execution":  decodes[rotation.ExecutionInput],

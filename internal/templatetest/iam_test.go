@@ -176,6 +176,7 @@ func TestTrust(t *testing.T) {
 		"StateMachineRole":      arn("states", "stateMachine:"+text(at[any](t, tpl.Resources, "StateMachine", "Properties", "Name"))),
 		"ScheduleRole":          arn("scheduler", "schedule-group/"+text(at[any](t, tpl.Resources, "ScheduleGroup", "Properties", "Name"))),
 		"PreflightScheduleRole": arn("scheduler", "schedule-group/"+text(at[any](t, tpl.Resources, "ScheduleGroup", "Properties", "Name"))),
+		"AnchorScheduleRole":    arn("scheduler", "schedule-group/"+text(at[any](t, tpl.Resources, "ScheduleGroup", "Properties", "Name"))),
 	}
 	for _, id := range tpl.ofType("AWS::Serverless::Function") {
 		role := strings.TrimSuffix(id, "Function") + "Role"

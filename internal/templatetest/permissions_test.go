@@ -24,7 +24,7 @@ func may(all map[string][]statement, can func(statement) bool) []string {
 // TestWhoMay is the one table of who may do what; package rotation says why.
 func TestWhoMay(t *testing.T) {
 	all := policies(t, load(t))
-	steps := []string{"Drain", "DualUnwrap", "Mint", "Preflight", "Retire", "Rewrap", "Switch", "Verify"}
+	steps := []string{"Anchor", "Drain", "DualUnwrap", "Mint", "Preflight", "Retire", "Rewrap", "Switch", "Verify"}
 	for action, want := range map[string][]string{
 		"kms:CreateKey":          {"Mint"},
 		"kms:TagResource":        {"Mint"},
@@ -35,7 +35,8 @@ func TestWhoMay(t *testing.T) {
 		"kms:ReEncryptTo":        {"DualUnwrap", "Retire", "Rewrap"},
 		"kms:GenerateDataKey":    {"", "DualUnwrap", "Retire", "Rewrap"},
 		"kms:Decrypt":            {"", "DualUnwrap", "Retire", "Rewrap", "Verify"},
-		"kms:Sign":               {},
+		"kms:Sign":               {"Anchor", "Preflight"}, // the head of the audit chain
+		"kms:GetPublicKey":       {"Anchor", "Preflight", "Verify"},
 		"tag:GetResources":       {"Mint", "Retire", "Verify"},
 		"dynamodb:DescribeTable": {"Preflight", "Retire", "Rewrap", "Verify"},
 		"dynamodb:Scan":          {"Preflight", "Retire", "Rewrap", "Verify"},
@@ -48,10 +49,10 @@ func TestWhoMay(t *testing.T) {
 		"s3:ListBucketVersions":  steps,
 		"s3:GetBucketVersioning": {"Preflight"},
 		"sns:Publish":            {"Notify", "Preflight"},
-		"lambda:InvokeFunction":  {"PreflightSchedule", "StateMachine"},
+		"lambda:InvokeFunction":  {"AnchorSchedule", "PreflightSchedule", "StateMachine"},
 		"states:StartExecution":  {"Schedule"},
-		"sqs:SendMessage":        {"PreflightSchedule", "Schedule"},
-		"xray:PutTraceSegments":  append(slices.Clone(steps[:3]), "Notify", "Preflight", "Retire", "Rewrap", "StateMachine", "Switch", "Verify"),
+		"sqs:SendMessage":        {"AnchorSchedule", "PreflightSchedule", "Schedule"},
+		"xray:PutTraceSegments":  append(slices.Clone(steps[:4]), "Notify", "Preflight", "Retire", "Rewrap", "StateMachine", "Switch", "Verify"),
 	} {
 		got := may(all, func(s statement) bool { return s.allows(action) })
 		if d := cmp.Diff(want, got); d != "" {
@@ -63,7 +64,7 @@ func TestWhoMay(t *testing.T) {
 // TestWhoMayWriteState: of the control table each step writes its own items alone.
 func TestWhoMayWriteState(t *testing.T) {
 	all := policies(t, load(t))
-	steps := []string{"Drain", "DualUnwrap", "Mint", "Preflight", "Retire", "Rewrap", "Switch", "Verify"}
+	steps := []string{"Anchor", "Drain", "DualUnwrap", "Mint", "Preflight", "Retire", "Rewrap", "Switch", "Verify"}
 	sweeps := []string{"Retire", "Rewrap", "Verify"}
 	type access struct{ action, pk string }
 	for a, want := range map[access][]string{
@@ -81,9 +82,11 @@ func TestWhoMayWriteState(t *testing.T) {
 		{"Query", "LEASE#1"}:              {"Drain"},
 		{"PutItem", "CHECKPOINT#1"}:       sweeps,
 		{"GetItem", "CHECKPOINT#1"}:       sweeps,
-		{"Query", "CHECKPOINT#1"}:         {"Rewrap"},
+		{"Query", "CHECKPOINT#1"}:         {"Retire", "Rewrap"},
 		{"PutItem", "ROTATION#1"}:         steps,
 		{"PutItem", "AUDIT"}:              steps,
+		{"PutItem", "ANCHOR"}:             {"Anchor", "Preflight"},
+		{"GetItem", "ANCHOR"}:             {"Anchor", "Preflight", "Verify"},
 		{"Query", "AUDIT"}:                steps,
 		{"UpdateItem", "AUDIT_HEAD"}:      steps,
 		{"PutItem", "AUDIT_HEAD"}:         {},
@@ -126,6 +129,9 @@ func TestKEKsByTag(t *testing.T) {
 		for _, s := range ss {
 			if s.Effect != "Allow" || !strings.HasPrefix(s.Actions[0], "kms:") {
 				continue
+			}
+			if slices.Equal(s.Resources, []string{"${AnchorKey.Arn}"}) {
+				continue // no KEK
 			}
 			name := strings.TrimSuffix(role, "Role") + " " + s.Sid
 			byTag := slices.Equal(s.Conditions["StringEquals aws:ResourceTag/matter:stack"], []string{"${AWS::StackName}"})

@@ -148,12 +148,22 @@ func TestScheduledInputs(t *testing.T) {
 	if err := kek.CheckRotationID(ahead.ExecutionName); err != nil {
 		t.Error(err)
 	}
-	for id, want := range map[string]string{"RotationSchedule": "${StateMachine}", "PreflightSchedule": "${PreflightFunction.Arn}"} {
+	beat, err := lambdastep.Decode[rotation.AnchorInput]([]byte(text(target("AnchorSchedule")["Input"])))
+	if err != nil || beat != (rotation.AnchorInput{Heartbeat: true}) {
+		t.Errorf("anchor: %+v, %v", beat, err)
+	}
+	for id, want := range map[string]string{
+		"RotationSchedule": "${StateMachine}", "PreflightSchedule": "${PreflightFunction.Arn}", "AnchorSchedule": "${AnchorFunction.Arn}",
+	} {
 		p := at[object](t, tpl.Resources, id, "Properties")
 		if got := text(target(id)["Arn"]); got != want {
 			t.Errorf("%s starts %s", id, got)
 		}
-		if text(p["State"]) != "${ScheduleState}" || text(p["GroupName"]) != "${ScheduleGroup}" {
+		state := "${ScheduleState}"
+		if id == "AnchorSchedule" {
+			state = text(nil) // always
+		}
+		if text(p["State"]) != state || text(p["GroupName"]) != "${ScheduleGroup}" {
 			t.Errorf("%s: %v, %v", id, p["State"], p["GroupName"])
 		}
 		if text(at[any](t, target(id), "DeadLetterConfig", "Arn")) != "${ScheduleFailures.Arn}" || target(id)["RetryPolicy"] == nil {

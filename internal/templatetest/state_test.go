@@ -107,16 +107,21 @@ func TestAuditBucketPolicy(t *testing.T) {
 	}
 }
 
-// TestPublishing: a step may put records of its own chain, locked for long enough,
-// and read them back.
+// TestPublishing: a step may put records, and the anchor function anchors, of its
+// own chain, locked for long enough, and read them back.
 func TestPublishing(t *testing.T) {
 	for role, ss := range policies(t, load(t)) {
 		for _, s := range ss {
 			audit := slices.ContainsFunc(s.Resources, func(r string) bool { return strings.HasPrefix(r, "${AuditBucket") })
-			if s.Effect != "Allow" || !audit || s.Sid == "CheckAuditBucket" || s.Sid == "FindRecords" {
+			looks := []string{"CheckAuditBucket", "FindRecords", "FindAnchors", "ListEverything", "ReadEverything"}
+			if s.Effect != "Allow" || !audit || slices.Contains(looks, s.Sid) {
 				continue
 			}
-			if d := cmp.Diff([]string{"${AuditBucket.Arn}/v1/${AWS::StackName}/records/*"}, s.Resources); d != "" {
+			kind := "records"
+			if strings.HasSuffix(s.Sid, "Anchors") {
+				kind = "anchors"
+			}
+			if d := cmp.Diff([]string{"${AuditBucket.Arn}/v1/${AWS::StackName}/" + kind + "/*"}, s.Resources); d != "" {
 				t.Errorf("%s: statement %s (-want +got):\n%s", role, s.Sid, d)
 			}
 			long := s.Conditions["NumericGreaterThanEquals s3:object-lock-remaining-retention-days"]

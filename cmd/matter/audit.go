@@ -1,0 +1,208 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/matter-ops/kms-rotation/audit"
+	"github.com/matter-ops/kms-rotation/rotation"
+)
+
+func newAudit() *cobra.Command {
+	cmd := group(&cobra.Command{
+		Use: "audit", Short: "Verify, show, export and anchor the audit chain",
+		Example: "  matter ops audit verify\n  matter ops audit export --to copy",
+	})
+	cmd.AddCommand(newAuditVerify(), newAuditShow(), newAuditExport(), newAuditTrust(), newAuditAnchor())
+	return cmd
+}
+
+func newAuditVerify() *cobra.Command {
+	var known []string
+	maxTail := time.Duration(-1)
+	cmd := &cobra.Command{
+		Use:   "verify",
+		Short: "Verify every record and every anchor in the bucket, and the head in the control table",
+		Long: `Looks at versions, delete markers, locks, gaps, encoding, links, log entries, and
+the head in the control table; docs/audit.md lists what it finds. A green report
+names the last anchor: keep it where who runs the account cannot reach it, and give
+it to the next verification.
+
+Exit code: 0 green, 1 tampered, 5 unproven.`,
+		Example: `  matter ops audit verify
+  matter ops audit verify --known-anchor 12:37e95f59e4357b926f5c912608a005fb9b0feaee7617024da31ab3342b263f29`,
+	}
+	cmd.Flags().StringArrayVar(&known, "known-anchor", nil, "anchor seen before, n:digest; may be repeated")
+	cmd.Flags().DurationVar(&maxTail, "max-tail", -1, "how long a record may wait for its anchor; negative: the deployment's choice")
+	return newOp(cmd, func(ctx context.Context, o *operator) error {
+		var opts rotation.AuditOptions
+		for _, s := range known {
+			k, err := audit.ParseKnown(s)
+			if err != nil {
+				return usageError{err}
+			}
+			opts.Known = append(opts.Known, k)
+		}
+		if maxTail >= 0 {
+			opts.MaxTail = &maxTail
+		}
+		return o.auditVerify(ctx, opts)
+	})
+}
+
+func (o *operator) auditVerify(ctx context.Context, opts rotation.AuditOptions) error {
+	r, err := o.Steps.VerifyAudit(ctx, opts)
+	if err != nil {
+		return err
+	}
+	var text strings.Builder
+	if err := r.Print(&text); err != nil {
+		return err
+	}
+	if err := o.result(r, strings.TrimSuffix(text.String(), "\n")); err != nil {
+		return err
+	}
+	switch r.Result {
+	case audit.Green:
+		return nil
+	case audit.Unproven:
+		return exit(exitUnproven)
+	default:
+		return exit(exitFailed)
+	}
+}
+
+func newAuditShow() *cobra.Command {
+	var id string
+	cmd := &cobra.Command{
+		Use:     "show",
+		Short:   "List the records of the chain, as the bucket holds them",
+		Example: "  matter ops audit show --rotation Q2-2026-rotation",
+	}
+	cmd.Flags().StringVar(&id, "rotation", "", "of this rotation alone")
+	return newOp(cmd, func(ctx context.Context, o *operator) error {
+		records, err := o.records(ctx, id)
+		if err != nil {
+			return err
+		}
+		return o.result(records, table(records))
+	})
+}
+
+// records reads the chain from the bucket. One that is not there is left out: audit
+// verify says why.
+func (o *operator) records(ctx context.Context, rotationID string) ([]audit.Record, error) {
+	chain, head, err := o.Steps.Outbox.Head(ctx)
+	if err != nil {
+		return nil, err
+	}
+	out := []audit.Record{}
+	for seq := int64(1); seq <= head.Seq; seq++ {
+		b, err := o.Steps.Vault.Get(ctx, chain, seq)
+		if errors.Is(err, rotation.ErrNoRecord) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		e, err := audit.Parse(b)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w; matter ops audit verify says more", audit.ObjectKey(chain, seq), err)
+		}
+		if rotationID == "" || e.Record.Rotation == rotationID {
+			out = append(out, e.Record)
+		}
+	}
+	return out, nil
+}
+
+func table(records []audit.Record) string {
+	var b bytes.Buffer
+	t := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(t, "SEQ\tTIME\tTYPE\tROTATION\tACTOR")
+	for _, r := range records {
+		fmt.Fprintf(t, "%d\t%s\t%s\t%s\t%s\n", r.Seq, r.Time, r.Type, r.Rotation, r.Actor)
+	}
+	_ = t.Flush() // to memory
+	return strings.TrimSuffix(b.String(), "\n")
+}
+
+// anchoring is what anchors the chain; the error names what is missing.
+func (o *operator) anchoring() (*rotation.Anchoring, error) {
+	if a := o.Steps.Anchoring; a != nil {
+		return a, nil
+	}
+	return nil, &rotation.Error{
+		Kind: rotation.Misconfigured, Field: "MATTER_TRUST", Msg: "this deployment has no transparency log",
+		Next: "set the stack's parameter TransparencyLogs, see docs/audit.md",
+	}
+}
+
+func newAuditExport() *cobra.Command {
+	var to string
+	cmd := &cobra.Command{
+		Use:     "export",
+		Short:   "Copy the whole bucket with versions, delete markers and locks, for matter-audit-verify",
+		Example: "  matter ops audit export --to copy && matter-audit-verify --trust trust.json --chain $MATTER_STACK copy",
+	}
+	cmd.Flags().StringVar(&to, "to", "", "directory that is empty or not there")
+	return newOp(cmd, func(ctx context.Context, o *operator) error {
+		a, err := o.anchoring()
+		if err != nil {
+			return err
+		}
+		if err := audit.Copy(ctx, a.Bucket, to); err != nil {
+			return err
+		}
+		return o.result(map[string]string{"directory": to}, "copied to "+to)
+	}, "to")
+}
+
+func newAuditTrust() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "trust",
+		Short: "Print the trust list of this deployment, for an auditor to compare with sources of his own",
+	}
+	return newOp(cmd, func(ctx context.Context, o *operator) error {
+		a, err := o.anchoring()
+		if err != nil {
+			return err
+		}
+		key, err := a.Signer.PublicKey(ctx)
+		if err != nil {
+			return err
+		}
+		t := a.Trust
+		t.AnchorKeys = append(t.AnchorKeys[:len(t.AnchorKeys):len(t.AnchorKeys)], audit.PinnedKey{Key: key})
+		text, err := json.MarshalIndent(t, "", "  ")
+		if err != nil {
+			return err
+		}
+		return o.result(t, string(text))
+	})
+}
+
+func newAuditAnchor() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "anchor",
+		Short: "State the head of the chain in the transparency log now",
+	}
+	return newOp(cmd, func(ctx context.Context, o *operator) error {
+		if _, err := o.anchoring(); err != nil {
+			return err
+		}
+		out, err := o.Steps.Anchor(ctx, rotation.AnchorInput{})
+		if err != nil {
+			return err
+		}
+		return o.result(out, fmt.Sprintf("%d records, anchor %d at log index %d of %s", out.Records, out.Anchor, out.LogIndex, out.Log))
+	})
+}
