@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -239,7 +240,14 @@ func (out *outcome) judge() string {
 		out.ExitCode = exitOrphans
 	}
 	out.Next = "mend the cause, then: matter ops resume --rotation " + out.RotationID
-	return fmt.Sprintf("rotation %s is %s and has halted (%s)\n%s: %s", out.RotationID, out.Phase, strings.ToLower(string(out.Status)), kind, text)
+	if out.Phase == "" {
+		out.Next = "matter ops kms-rotate"
+	}
+	message := fmt.Sprintf("rotation %s is %s and has halted (%s)", out.RotationID, cmp.Or(out.Phase, "not started"), strings.ToLower(string(out.Status)))
+	if kind != "" {
+		message += "\n" + strings.TrimSuffix(string(kind)+": "+text, ": ")
+	}
+	return message
 }
 
 // failure unpacks what an execution failed with: the kind and message of the step's
@@ -257,7 +265,7 @@ func failure(name, cause string) (kind rotation.Kind, text string) {
 	// Halted: <rotation>: <kind>: <cause of the step, JSON> (next: …)
 	_, rest, _ := strings.Cut(strings.TrimPrefix(cause, name+": "), ": ")
 	inner, step, _ := strings.Cut(rest, ": ")
-	if i := strings.LastIndex(step, " (next: "); i > 0 {
+	if i := strings.LastIndex(step, " (next: "); i >= 0 {
 		step = step[:i]
 	}
 	if inner == "" || inner == name {

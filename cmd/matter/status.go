@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"text/tabwriter"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -29,8 +30,36 @@ type status struct {
 	app.Status
 	Executions []app.Execution `json:"executions"` // that run now
 	Schedule   *app.Schedule   `json:"schedule"`   // null if there is none
+	Anchor     *anchorStatus   `json:"anchor"`     // null if the deployment has no transparency log
 	Unknown    []string        `json:"unknown,omitempty"`
 	Next       string          `json:"next"`
+}
+
+// anchorStatus is how far a public log covers the audit chain.
+type anchorStatus struct {
+	Records int64     `json:"records"` // 0 before the first anchor
+	Log     string    `json:"log"`
+	Index   int64     `json:"log_index"`
+	At      time.Time `json:"at"`
+}
+
+func (o *operator) anchor(ctx context.Context) (*anchorStatus, error) {
+	if o.Steps.Anchoring == nil {
+		return nil, nil
+	}
+	st, err := o.Steps.Anchoring.Store.LoadAnchor(ctx)
+	return &anchorStatus{Records: st.Last.Head.Seq, Log: st.Last.Log, Index: st.Last.Index, At: st.Last.At}, err
+}
+
+func describeAnchor(a *anchorStatus) string {
+	switch {
+	case a == nil:
+		return "none: the deployment has no transparency log"
+	case a.Records == 0:
+		return "none yet"
+	default:
+		return fmt.Sprintf("records up to %d at index %d of %s, %s", a.Records, a.Index, a.Log, stamp(a.At))
+	}
 }
 
 func (o *operator) status(ctx context.Context) error {
@@ -50,6 +79,8 @@ func (o *operator) status(ctx context.Context) error {
 	}
 	s.Schedule, err = o.NextSchedule(ctx, o.Steps.Now())
 	s.unknown("schedule", err)
+	s.Anchor, err = o.anchor(ctx)
+	s.unknown("anchor", err)
 	if s.Next, err = o.afterStatus(ctx, table); err != nil {
 		return err
 	}
@@ -103,6 +134,7 @@ func printStatus(w io.Writer, s status) error {
 	}
 	fmt.Fprintf(t, "schedule\t%s\n", describeSchedule(s.Schedule))
 	fmt.Fprintf(t, "audit chain\t%s\t%d records\t%d not in the bucket yet\n", s.Audit.Chain, s.Audit.Records, s.Audit.Unpublished)
+	fmt.Fprintf(t, "anchor\t%s\n", describeAnchor(s.Anchor))
 	for _, u := range s.Unknown {
 		fmt.Fprintf(t, "unknown\t%s\n", u)
 	}

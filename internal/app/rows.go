@@ -53,7 +53,7 @@ func (d *Deployment) Count(ctx context.Context, src rotation.Source, limit int64
 	deks := map[string]bool{}
 	cursor := ""
 	for {
-		page, err := src.Scan(ctx, rotation.ScanRequest{Total: 1, Cursor: cursor})
+		page, err := src.Scan(ctx, rotation.ScanRequest{Total: 1, Cursor: cursor, Limit: pageOf(limit, out.Seen+out.Skipped)})
 		if err != nil {
 			return out, fmt.Errorf("read source %s: %w", src.Name(), err)
 		}
@@ -79,6 +79,15 @@ func (d *Deployment) Count(ctx context.Context, src rotation.Source, limit int64
 		out.Rows = int64(float64(about.Items) * float64(out.Seen) / float64(seen))
 	}
 	return out, nil
+}
+
+// pageOf is how many items to ask for, 0 for the source's choice.
+func pageOf(limit, seen int64) int {
+	const page = 1000
+	if limit <= 0 {
+		return 0
+	}
+	return int(min(limit-seen, page))
 }
 
 func (c *SourceCount) add(page rotation.Page, deks map[string]bool) {

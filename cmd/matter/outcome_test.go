@@ -1,0 +1,95 @@
+package main
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/aws/aws-sdk-go-v2/service/sfn/types"
+
+	"github.com/matter-ops/kms-rotation/internal/app"
+	"github.com/matter-ops/kms-rotation/kek"
+	"github.com/matter-ops/kms-rotation/rotation"
+)
+
+// TestOutcome: how an execution ended, as an exit code and in words. The causes are
+// those that Lambda and the state machine really make.
+func TestOutcome(t *testing.T) {
+	const orphans = `{"errorMessage":"Halted: q: OrphansFound: {\"errorMessage\":\"OrphansFound: rows: 2 rows are not under the new KEK. First: [\\\"a: it is under KEK b\\\"] (next: enable the old KMS key)\",\"errorType\":\"OrphansFound\"} (next: mend the cause, then: aws stepfunctions redrive-execution)","errorType":"Halted"}`
+	const timeout = `{"errorMessage":"Halted: q: States.Timeout:  (next: mend the cause)","errorType":"Halted"}`
+	for _, c := range []struct {
+		status      types.ExecutionStatus
+		err, cause  string
+		states      string
+		phase       kek.Phase
+		exit        int
+		kind        rotation.Kind
+		says, after string
+	}{
+		{types.ExecutionStatusSucceeded, "", "", "Completed", kek.Completed, exitDone, "", "rotation q is completed", "verify-kms-rotation --new-kek-id new"},
+		{
+			types.ExecutionStatusFailed, "WindowClosed", `{"errorMessage":"WindowClosed: window: it is 12:00","errorType":"WindowClosed"}`, "Preflight Refused", "",
+			exitFailed, rotation.WindowClosed, "nothing was changed\nWindowClosed: window: it is 12:00", "kms-preflight",
+		},
+		{
+			types.ExecutionStatusFailed, "CanaryFailed", `{"errorMessage":"CanaryFailed: k: came back changed"}`, "PreSwitchFailure RolledBack", kek.RolledBack,
+			exitRolledBack, rotation.CanaryFailed, "the pointer never moved from KEK old\nCanaryFailed: k: came back changed", "matter ops kms-rotate",
+		},
+		{
+			types.ExecutionStatusFailed, "Halted", orphans, "Verify Halted", kek.KEKRetired,
+			exitOrphans, rotation.OrphansFound, "has halted (failed)\nOrphansFound: rows: 2 rows are not under the new KEK", "matter ops resume --rotation q",
+		},
+		{
+			types.ExecutionStatusFailed, "Halted", timeout, "Rewrap Halted", kek.Drained,
+			exitFailed, "States.Timeout", "rotation q is drained and has halted (failed)\nStates.Timeout", "matter ops resume --rotation q",
+		},
+		{types.ExecutionStatusFailed, "Halted", "no message at all", "Halted", kek.Drained, exitFailed, rotation.Halted, "no message at all", "resume"},
+		{types.ExecutionStatusAborted, "", "", "Rewrap", kek.Drained, exitFailed, "", "rotation q is drained and has halted (aborted)", "resume --rotation q"},
+		{types.ExecutionStatusTimedOut, "States.Timeout", "", "", "", exitFailed, "States.Timeout", "is not started and has halted (timed_out)", "matter ops kms-rotate"},
+	} {
+		out := outcome{
+			Execution: app.Execution{RotationID: "q", Status: c.status, Error: c.err, Cause: c.cause},
+			States:    strings.Fields(c.states), Phase: c.phase, OldKEK: "old", NewKEK: "new",
+		}
+		says := out.judge()
+		if out.ExitCode != c.exit || out.Failure != string(c.kind) || !strings.Contains(says, c.says) || !strings.Contains(out.Next, c.after) {
+			t.Errorf("%s %s: exit %d, failure %q, next %q, says\n%s", c.status, c.err, out.ExitCode, out.Failure, out.Next, says)
+		}
+		if strings.Contains(says, "errorMessage") || strings.HasSuffix(says, ": ") {
+			t.Errorf("%s %s: nobody can read\n%s", c.status, c.err, says)
+		}
+	}
+}
+
+// TestSameCorpus: the runbook's path and the URL name the same corpus; a neighbour
+// is refused.
+func TestSameCorpus(t *testing.T) {
+	const configured = "s3://forensics/known-cipher-corpus/"
+	for given, ok := range map[string]bool{
+		"": true, configured: true, "s3://forensics/known-cipher-corpus": true, "/forensics/known-cipher-corpus": true,
+		"/forensics/known-cipher-corpus/": true, "/known-cipher-corpus": true, "known-cipher-corpus": true,
+		"s3://known-cipher-corpus": false, "/forensics": false, "/forensics/known-cipher": false, "/": false,
+		"/other/known-cipher-corpus": false, "s3://other/known-cipher-corpus/": false, "/forensics/known-cipher-corpus/sub": false,
+	} {
+		if err := sameCorpus(given, configured); (err == nil) != ok {
+			t.Errorf("%q: %v", given, err)
+		}
+	}
+	if err := sameCorpus("/a", ""); err == nil || !strings.Contains(err.Error(), "has no corpus") {
+		t.Errorf("without a corpus: %v", err)
+	}
+	if err := sameCorpus("", ""); err != nil {
+		t.Errorf("without either: %v", err)
+	}
+}
+
+// TestWorse: the worst expectation is the exit code, whatever the order.
+func TestWorse(t *testing.T) {
+	order := []int{exitDone, exitUnproven, exitFailed, exitOrphans}
+	for i, a := range order {
+		for j, b := range order {
+			if worse(a, b) != (i > j) {
+				t.Errorf("worse(%d, %d) = %t", a, b, worse(a, b))
+			}
+		}
+	}
+}
