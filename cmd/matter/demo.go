@@ -37,6 +37,8 @@ func newLocalDemo() *cobra.Command {
 		Long: `Starts a local AWS of its own, seals real rows, and rotates their KEK twice
 through the shipped state machine and the built Lambda binaries: once to the end,
 and once with a corrupted known cipher, so that PreSwitchFailure rolls it back.
+All the while traffic as an application's inserts, updates, deletes and reads rows
+through package envelope, and checks every read.
 Then it proves what it says; the exit code is 1 if anything of it is false.`,
 		Example: "  matter local demo --rows 200",
 		Args:    noArgs,
@@ -77,7 +79,8 @@ type demo struct {
 	live  bool // draw over the last line
 	proof proof
 
-	verdict string // on the audit chain
+	verdict string    // on the audit chain
+	load    *demoLoad // nil before it runs
 }
 
 func (d *demo) run(ctx context.Context) error {
@@ -90,7 +93,12 @@ func (d *demo) run(ctx context.Context) error {
 		return err
 	}
 	d.say("%d rows sealed under KEK %s: two tables and the known-cipher corpus\n", d.Seeded, old.KEKID)
-	d.proof.claim("before", "every row opens under the first KEK", before.Opened == d.Seeded && before.ByKEK[old.KEKID] == d.Seeded, describe(before))
+	d.proof.claim("before", "every row opens under the first KEK", d.all(before, old.KEKID), describe(before))
+	if d.load, err = startDemoLoad(ctx, d.Deployment); err != nil {
+		return err
+	}
+	defer d.load.stop()
+	d.say("traffic: %s\n", d.load)
 	if err := d.green(ctx, old, before.Sample); err != nil {
 		return err
 	}
@@ -101,7 +109,18 @@ func (d *demo) run(ctx context.Context) error {
 	if err := d.rolledBack(ctx, current); err != nil {
 		return err
 	}
+	d.traffic(d.load.stop(), current)
 	return d.audit(ctx)
+}
+
+// all reports whether every row of the set is right and under one KEK, and so are
+// the rows of the load.
+func (d *demo) all(r sample.Report, id kek.ID) bool {
+	guests := 0
+	for _, n := range r.Guests {
+		guests += n
+	}
+	return r.Opened == d.Seeded && r.ByKEK[id] == d.Seeded && len(r.Wrong) == 0 && r.Guests[id] == guests
 }
 
 // green rotates to the end.
@@ -124,8 +143,7 @@ func (d *demo) green(ctx context.Context, old kek.Pointer, row rotation.Row) err
 	if err != nil {
 		return err
 	}
-	p.claim(id, "every record decrypts to its original bytes, under the new KEK alone",
-		after.Opened == d.Seeded && after.ByKEK[now.KEKID] == d.Seeded, describe(after))
+	p.claim(id, "every record decrypts to its original bytes, under the new KEK alone", d.all(after, now.KEKID), describe(after))
 	if err := d.dead(ctx, id, old.KEKID); err != nil {
 		return err
 	}
@@ -164,8 +182,7 @@ func (d *demo) rolledBack(ctx context.Context, current kek.Pointer) error {
 	if err != nil {
 		return err
 	}
-	p.claim(id, "every record still decrypts to its original bytes (the flipped bit restored)",
-		after.Opened == d.Seeded && after.ByKEK[now.KEKID] == d.Seeded, describe(after))
+	p.claim(id, "every record still decrypts to its original bytes (the flipped bit restored)", d.all(after, now.KEKID), describe(after))
 	v, err := d.Deployment.Table.Load(ctx, id)
 	if err != nil {
 		return err
@@ -281,7 +298,7 @@ func (d *demo) rotate(ctx context.Context, id, input string) (watch.Outcome, err
 	for _, s := range d.Deployment.Steps.Sources {
 		w.Sources = append(w.Sources, s.Name())
 	}
-	view := &liveView{out: d.out, live: d.live, rows: int64(d.Seeded)}
+	view := &liveView{out: d.out, live: d.live, rows: int64(d.Seeded + demoLoadRows), more: d.load.now}
 	o, err := w.Run(ctx, aws.ToString(out.ExecutionArn), view.show)
 	view.end()
 	return o, err
@@ -293,6 +310,9 @@ func describe(r sample.Report) string {
 	var parts []string
 	for id, n := range r.ByKEK {
 		parts = append(parts, fmt.Sprintf("%s: %d rows", id, n))
+	}
+	for id, n := range r.Guests {
+		parts = append(parts, fmt.Sprintf("%s: %d rows of the traffic", id, n))
 	}
 	slices.Sort(parts)
 	if len(r.Wrong) > 0 {

@@ -17,6 +17,7 @@ type liveView struct {
 	live  bool
 	rows  int64 // rows there are, about
 	quiet time.Duration
+	more  func() string // ends every line; nil: nothing does
 
 	last  watch.Progress
 	spoke time.Duration
@@ -38,6 +39,9 @@ func (v *liveView) show(p watch.Progress) {
 			m := meter{total: v.rows, from: v.from}
 			line += m.rate(p.Rewrapped, p.Elapsed-v.since)
 		}
+	}
+	if v.more != nil {
+		line += "  " + v.more()
 	}
 	moved := p.Rewrapped != v.last.Rewrapped || p.Refs != v.last.Refs || p.Leases != v.last.Leases
 	switch {

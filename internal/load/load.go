@@ -185,8 +185,8 @@ func (g *Generator) turn(ctx context.Context, kind int) bool {
 	opctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), g.cfg.Timeout)
 	defer cancel()
 	start := g.cfg.Now()
-	err := g.do(opctx, kind, c)
-	g.ops[kind].add(g.cfg.Now().Sub(start), err)
+	held, err := g.do(opctx, kind, c)
+	g.ops[kind].add(g.cfg.Now().Sub(start)-held, err)
 	if err != nil {
 		g.note(err, fmt.Sprintf("%s of %s", kindNames[kind], c.name))
 		return true // a cell whose write failed is in no pool: its row is either of two states
@@ -200,21 +200,25 @@ func (g *Generator) turn(ctx context.Context, kind int) bool {
 	return true
 }
 
-func (g *Generator) do(ctx context.Context, kind int, c *cell) error {
-	switch kind {
-	case insert:
-		return c.insert(ctx)
-	case update:
-		return c.update(ctx)
-	case remove:
-		return c.remove(ctx)
+// do does one operation and says for how long it held still on purpose.
+func (g *Generator) do(ctx context.Context, kind int, c *cell) (held time.Duration, err error) {
+	switch {
+	case kind == insert:
+		err = c.insert(ctx)
+	case kind == update:
+		err = c.update(ctx)
+	case kind == remove:
+		err = c.remove(ctx)
+	case g.cfg.Held > 0 && rand.IntN(lateEvery) == 0: //nolint:gosec // now and then
+		_, err = c.readLate(ctx, func() {
+			start := g.cfg.Now()
+			pause(ctx, rand.N(g.cfg.Held)) //nolint:gosec // any time
+			held = g.cfg.Now().Sub(start)
+		})
 	default:
-		if g.cfg.Held > 0 && rand.IntN(lateEvery) == 0 { //nolint:gosec // now and then
-			_, err := c.readLate(ctx, func() { pause(ctx, rand.N(g.cfg.Held)) }) //nolint:gosec // any time
-			return err
-		}
-		return c.read(ctx)
+		err = c.read(ctx)
 	}
+	return held, err
 }
 
 func pause(ctx context.Context, d time.Duration) {
