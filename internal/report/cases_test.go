@@ -126,6 +126,7 @@ func emergency(t *testing.T) *site {
 		func(context.Context, rotation.StepInput) error { return s.rewrap() },
 		func(ctx context.Context, in rotation.StepInput) error {
 			_, err := s.Retire(ctx, rotation.RetireInput{RotationID: in.RotationID})
+			s.anchor()
 			return err
 		},
 		func(ctx context.Context, in rotation.StepInput) error { _, err := s.Verify(ctx, in); return err },

@@ -144,17 +144,18 @@ func (c *collection) note(format string, args ...any) {
 
 // executions reads what Step Functions still knows of the rotation.
 func (c *collection) executions(ctx context.Context) {
-	if c.report.Rotation.Execution == "" {
-		c.note("The rotation was run step by step from the command line: there is no execution history, and so no drain curve and no throughput.")
-		return
-	}
 	if c.History == nil {
 		c.note("The execution history was not read.")
 		return
 	}
 	all, err := c.History.Executions(ctx, *c.view.Rotation)
-	if err != nil {
+	switch {
+	case err != nil:
 		c.note("The execution history could not be read (Step Functions keeps it for 90 days): %v", err)
+	case len(all) == 0:
+		c.note("The rotation was run step by step from the command line: there is no execution history, and so no drain curve and no throughput.")
+	case c.report.Rotation.Execution == "":
+		c.note("The rotation was begun step by step from the command line and handed to the state machine later: the curves begin there.")
 	}
 	c.report.Executions = append(c.report.Executions, all...)
 }

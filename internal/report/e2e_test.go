@@ -1,4 +1,4 @@
-package report_test
+package report
 
 import (
 	"bytes"
@@ -18,7 +18,6 @@ import (
 	"github.com/matter-ops/kms-rotation/audit"
 	"github.com/matter-ops/kms-rotation/internal/localaws"
 	"github.com/matter-ops/kms-rotation/internal/localaws/backend"
-	"github.com/matter-ops/kms-rotation/internal/report"
 	"github.com/matter-ops/kms-rotation/internal/sample"
 	"github.com/matter-ops/kms-rotation/rotation"
 )
@@ -51,9 +50,10 @@ func upLocal(t *testing.T) *sample.Local {
 	return l
 }
 
-func collect(t *testing.T, l *sample.Local, id string) report.Report {
+// collect reports a rotation, and looks at the report as a person does.
+func collect(t *testing.T, l *sample.Local, id string) Report {
 	t.Helper()
-	r, err := report.Collect(t.Context(), report.Of(l.Deployment), id)
+	r, err := Collect(t.Context(), Of(l.Deployment), id)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -74,10 +74,10 @@ func collect(t *testing.T, l *sample.Local, id string) report.Report {
 	if err := r.WriteHTML(&b); err != nil {
 		t.Fatal(err)
 	}
-	if dir := os.Getenv("MATTER_SCREENSHOTS"); dir != "" {
-		if err := os.WriteFile(filepath.Join(dir, "e2e-"+id+".html"), b.Bytes(), 0o600); err != nil {
-			t.Fatal(err)
-		}
+	if chromium(t) != "" {
+		file := filepath.Join(t.TempDir(), id+".html")
+		must(t, os.WriteFile(file, b.Bytes(), 0o600))
+		lookAt(t, openBrowser(t), "local-"+id, file, id)
 	}
 	return r
 }
@@ -88,7 +88,7 @@ func TestLocalAWS(t *testing.T) {
 	l := upLocal(t)
 	execute(t, l, "green")
 	r := collect(t, l, "green")
-	if r.Outcome.State != report.Completed || len(r.Executions) != 1 || len(r.Timeline) < 8 {
+	if r.Outcome.State != Completed || len(r.Executions) != 1 || len(r.Timeline) < 8 {
 		t.Fatalf("outcome %+v, %d executions, %d spans", r.Outcome, len(r.Executions), len(r.Timeline))
 	}
 	if len(r.Drain) == 0 || !r.Drain[len(r.Drain)-1].Sealed || len(r.Rewrap) == 0 {
@@ -110,7 +110,7 @@ func TestLocalAWS(t *testing.T) {
 	if n := int64(l.Seeded); before != n || after != n || moved != n {
 		t.Errorf("%d rows before, %d moved, %d after; seeded %d", before, moved, after, n)
 	}
-	if !slices.ContainsFunc(r.Checks, func(c report.Check) bool { return strings.HasPrefix(c.Name, "preflight: ") }) {
+	if !slices.ContainsFunc(r.Checks, func(c Check) bool { return strings.HasPrefix(c.Name, "preflight: ") }) {
 		t.Errorf("no check of preflight in %+v", r.Checks)
 	}
 	states := map[string]string{}
@@ -122,11 +122,11 @@ func TestLocalAWS(t *testing.T) {
 	}
 	rollBack(t, l, "corrupt")
 	r = collect(t, l, "corrupt")
-	if r.Outcome.State != report.RolledBack || !strings.Contains(r.Outcome.Error, "CorpusCorrupted") || len(r.Rows) != 0 {
+	if r.Outcome.State != RolledBack || !strings.Contains(r.Outcome.Error, "CorpusCorrupted") || len(r.Rows) != 0 {
 		t.Errorf("outcome %+v, rows %+v", r.Outcome, r.Rows)
 	}
 	// The first report of a rotation whose KEK is not the pointer's any more stays true.
-	if again := collect(t, l, "green"); again.Outcome.State != report.Completed {
+	if again := collect(t, l, "green"); again.Outcome.State != Completed {
 		t.Errorf("outcome %+v", again.Outcome)
 	}
 }
@@ -201,7 +201,7 @@ func TestJSONIsStable(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		var r report.Report
+		var r Report
 		d := json.NewDecoder(bytes.NewReader(text))
 		d.DisallowUnknownFields()
 		if err := d.Decode(&r); err != nil {

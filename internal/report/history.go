@@ -28,18 +28,29 @@ type API interface {
 const maxResumes = 100
 
 // StepFunctions is the [History] that AWS keeps for 90 days.
-type StepFunctions struct{ Client API }
+type StepFunctions struct {
+	Client  API
+	Machine string // ARN, for a rotation that no execution started; "" if it is not known
+}
 
 var _ History = StepFunctions{}
 
-// Executions implements [History]: the execution that started the rotation, and
-// those that were started later to resume it. What was found comes with an error.
+// Executions implements [History]: the execution that started the rotation, if one
+// did, and those that were started later to resume it. What was found comes with an
+// error.
 func (h StepFunctions) Executions(ctx context.Context, r kek.Rotation) ([]Execution, error) {
-	first, machine, err := h.execution(ctx, r.Execution)
-	if err != nil {
-		return nil, err
+	var all []Execution
+	machine := h.Machine
+	if r.Execution != "" {
+		first, of, err := h.execution(ctx, r.Execution)
+		if err != nil {
+			return nil, err
+		}
+		all, machine = append(all, first), of
 	}
-	all := []Execution{first}
+	if machine == "" {
+		return all, nil
+	}
 	arns, err := h.resumes(ctx, machine, r)
 	for _, arn := range arns {
 		e, _, err := h.execution(ctx, arn)

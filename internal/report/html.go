@@ -23,7 +23,7 @@ var (
 		"css":   func() template.CSS { return template.CSS(styleText) }, //nolint:gosec // this package's own file
 		"stamp": stamp, "exact": exact, "millis": millis, "capital": capital, "took": took, "verified": verified,
 		"bars": bars, "rows": rowsOf, "neither": neither, "path": path,
-		"bucket": inBucket, "drainPlot": drainPlot, "rewrapPlot": rewrapPlot,
+		"bucket": inBucket, "nobodyHeld": nobodyHeld, "drainPlot": drainPlot, "rewrapPlot": rewrapPlot,
 		"tone": tone, "keyTone": keyTone, "statusTone": statusTone, "auditTone": auditTone, "claimTone": claimTone,
 	}).Parse(pageText))
 )

@@ -25,13 +25,13 @@ func (c *collection) outcome() {
 	case Halted:
 		o.Title = "Halted " + r.where()
 		o.Error = strings.TrimPrefix(last.Error+": "+last.Cause, ": ")
-		o.Next = fmt.Sprintf("mend the cause, then redrive the execution, or start one with {\"resume\": %q}", r.Rotation.ID)
+		o.Next = "mend the cause, then: matter ops resume --rotation " + r.Rotation.ID
 	case Running:
 		o.Title = "Running " + r.where()
 		o.Next = "matter ops kms-status"
 	case Open:
 		o.Title = "Not finished " + r.where()
-		o.Next = "matter ops kms-status; then go on with the next step, or start an execution with {\"resume\": \"" + r.Rotation.ID + "\"}"
+		o.Next = "matter ops kms-status; then the next step by hand, or: matter ops resume --rotation " + r.Rotation.ID
 	}
 	r.Outcome = o
 }

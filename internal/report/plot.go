@@ -36,10 +36,19 @@ type point struct {
 	value int64
 }
 
+// nobodyHeld says when drain found at its first look that nobody held the old KEK:
+// there is no curve then.
+func nobodyHeld(r Report) string {
+	if len(r.Drain) == 0 || r.Drain[0].Leases > 0 || r.Rotation.SwitchedAt.IsZero() {
+		return ""
+	}
+	return "Nobody held the old KEK when drain first looked, " + human(max(0, r.Drain[0].At.Sub(r.Rotation.SwitchedAt))) + " after the switch."
+}
+
 // drainPlot shows the leases and in-flight references on the old KEK since the
 // switch; nil where nobody looked while there were any.
 func drainPlot(r Report) *plot {
-	if len(r.Drain) == 0 || r.Rotation.SwitchedAt.IsZero() {
+	if len(r.Drain) == 0 || r.Rotation.SwitchedAt.IsZero() || nobodyHeld(r) != "" {
 		return nil
 	}
 	var refs, leases []point
@@ -59,7 +68,7 @@ func drainPlot(r Report) *plot {
 		{Name: "leases", Path: steps(leases, end, top), Second: true},
 	}
 	p.Area = under(p.Curves[0].Path)
-	p.Summary = fmt.Sprintf("%d looks at the leases; at most %d references were in flight.", len(r.Drain), highest(refs))
+	p.Summary = fmt.Sprintf("Drain looked %d times; at most %d references were in flight.", len(r.Drain), highest(refs))
 	if last.Sealed {
 		p.Summary += fmt.Sprintf(" The old KEK was sealed %s after the switch.", human(end))
 	}

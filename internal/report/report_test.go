@@ -239,6 +239,13 @@ func TestResumed(t *testing.T) {
 	if len(all) != 2 || !strings.HasSuffix(all[1].ARN, ":resume-1") {
 		t.Errorf("executions %+v", all)
 	}
+	byHand := *v.Rotation
+	byHand.Execution = ""
+	all, err = StepFunctions{Client: s.states, Machine: machine}.Executions(t.Context(), byHand)
+	must(t, err)
+	if len(all) != 1 || !strings.HasSuffix(all[0].ARN, ":resume-1") {
+		t.Errorf("executions of a rotation begun by hand %+v", all)
+	}
 }
 
 // TestSpans: the spans of a rotation follow one another without a gap, from the
