@@ -1,0 +1,342 @@
+package sim
+
+import (
+	"bytes"
+	"strings"
+
+	"github.com/matter-ops/kms-rotation/audit"
+	"github.com/matter-ops/kms-rotation/internal/memstore"
+	"github.com/matter-ops/kms-rotation/kek"
+	"github.com/matter-ops/kms-rotation/rotation"
+)
+
+// checker holds what is stored to the promises of spec/rotation.tla. It looks at
+// the stores themselves after every effect, and keeps of the past only what a
+// promise speaks of.
+type checker struct {
+	r        *run
+	dirty    bool // a row, or
+	shifted  bool // the registry or a key has changed
+	fenced   bool // a fence has
+	states   map[kek.ID]kek.State
+	epoch    int64
+	head     audit.Head
+	recorded map[string]bool
+	seq      int64
+	opened   map[string][]byte       // row → wrapped DEK and payload that were seen to open
+	first    map[string]kek.ID       // DEK → the KEK it was first seen under
+	dek      map[string]string       // row → its DEK
+	leases   map[rotation.Lease]bool // those that stand
+	listed   map[*invocation][]rotation.Lease
+	rows     []memstore.Record // scratch
+	ids      []string
+}
+
+func newChecker(r *run) *checker {
+	return &checker{
+		r: r, states: map[kek.ID]kek.State{}, head: audit.Genesis(chain), seq: 1, recorded: map[string]bool{},
+		opened: map[string][]byte{}, first: map[string]kek.ID{}, dek: map[string]string{},
+		leases: map[rotation.Lease]bool{}, listed: map[*invocation][]rotation.Lease{},
+	}
+}
+
+// observe sees every effect in the one order in which they happened.
+func (c *checker) observe(op string, result any, err error, args ...any) {
+	switch op {
+	case "Store.Apply":
+		c.dirty, c.shifted, c.fenced = true, true, true
+		if seq, ok := result.(int64); ok && err == nil {
+			if c.seq++; seq != c.seq {
+				c.r.violated("EveryEffectRecorded", "%s took effect and the chain's head is %d, not %d", args[0].(kek.Change).Event, seq, c.seq)
+			}
+		}
+	case "Store.Record":
+		if err == nil {
+			c.seq++
+		}
+	case "KMS.Create":
+		if id, ok := result.(kek.ID); ok && err == nil {
+			c.r.made[id] = c.r.now
+		}
+	case "KMS.Disable":
+		c.dirty, c.shifted = true, true
+	case "Table.Insert", "Table.Update", "Table.Delete", "Table.Plant", "Table.Replace":
+		c.dirty = true
+	case "Store.PutLease":
+		c.leases[args[0].(rotation.Lease)] = true
+	case "Store.DropLease":
+		delete(c.leases, args[0].(rotation.Lease))
+	case "Store.Revoke":
+		if result == true {
+			delete(c.leases, args[0].(rotation.Lease))
+		}
+	case "Store.Leases":
+		if ls, ok := result.([]rotation.Lease); ok && c.r.inv != nil {
+			c.listed[c.r.inv] = ls
+		}
+	case "Store.SealFence":
+		c.dirty, c.shifted, c.fenced = true, true, true
+		for _, l := range c.listed[c.r.inv] {
+			if c.leases[l] {
+				c.r.violated("DrainRevokes", "the fence of %s is being sealed while %s, which drain has seen, holds a lease", l.KEK, l.Holder)
+			}
+		}
+	}
+}
+
+// look checks what is stored, if anything has changed.
+func (c *checker) look() {
+	if !c.dirty || c.r.failed != nil {
+		return
+	}
+	c.dirty = false
+	was := c.r.mine
+	c.r.mine = true
+	if c.shifted {
+		c.registry()
+		c.chained()
+		c.shifted, c.fenced = false, false
+	}
+	c.table()
+	c.r.mine = was
+}
+
+var rank = map[kek.State]int{kek.Pending: 1, kek.Active: 2, kek.Draining: 3, kek.Sealed: 4, kek.Retired: 5}
+
+// registry: PointerUsable, EpochMonotone, KekForward, SealedIsShut, RegistryBeforeKMS.
+func (c *checker) registry() {
+	r := c.r
+	v, err := r.store.Load(ctx, "")
+	r.must(err)
+	keks, err := r.store.KEKs(ctx)
+	r.must(err)
+	active := 0
+	for _, k := range keks {
+		if rank[k.State] < rank[c.states[k.ID]] {
+			r.violated("KekForward", "%s is %s after %s", k.ID, k.State, c.states[k.ID])
+		}
+		c.states[k.ID] = k.State
+		if k.State == kek.Active {
+			active++
+		}
+		if k.State != kek.Retired {
+			if key, err := r.kms.Describe(ctx, k.ID); err != nil || !key.Enabled {
+				r.violated("RegistryBeforeKMS", "%s is %s in the registry, and disabled", k.ID, k.State)
+			}
+		}
+		if k.State == kek.Sealed && c.fenced {
+			for n, s := range r.store.Fences(k.ID) {
+				if s != "sealed" {
+					r.violated("SealedIsShut", "%s is sealed, its fence shard %d is %s", k.ID, n, s)
+				}
+			}
+		}
+	}
+	p := v.Pointer
+	if active != 1 || c.states[p.KEKID] != kek.Active || !r.world.Resolves(p.KEKID) {
+		r.violated("PointerUsable", "the pointer names %s, which is %q; %d KEKs are active", p.KEKID, c.states[p.KEKID], active)
+	}
+	if c.fenced {
+		for n, s := range r.store.Fences(p.KEKID) {
+			if s != "open" {
+				r.violated("PointerUsable", "fence shard %d of the pointer's KEK is %s", n, s)
+			}
+		}
+	}
+	if p.Epoch < c.epoch {
+		r.violated("EpochMonotone", "epoch %d after %d", p.Epoch, c.epoch)
+	}
+	c.epoch = p.Epoch
+	c.rotations(v)
+}
+
+// rotations: AtMostOneRotation, RetireAfterSwitch, NoRollbackAfterSwitch,
+// EmergencyForward, Arbiter.
+func (c *checker) rotations(v kek.View) {
+	r := c.r
+	all, err := r.store.Rotations(ctx)
+	r.must(err)
+	running := ""
+	for _, rot := range all {
+		if !rot.Phase.Final() {
+			if running != "" {
+				r.violated("AtMostOneRotation", "%s and %s", running, rot.ID)
+			}
+			running = rot.ID
+		}
+		if rot.Phase == kek.RolledBack && !rot.SwitchedAt.IsZero() {
+			r.violated("NoRollbackAfterSwitch", "%s", rot.ID)
+		}
+		if rot.Phase == kek.RolledBack && rot.Mode == kek.Emergency {
+			r.violated("EmergencyForward", "%s was rolled back", rot.ID)
+		}
+		if rot.NewKEK != "" {
+			if owner, err := r.kms.Claim(ctx, rot.ID, rot.Attempt, ""); err != nil || owner != rot.NewKEK {
+				r.violated("Arbiter", "%s of %s is registered, %q holds the alias of attempt %d", rot.NewKEK, rot.ID, owner, rot.Attempt)
+			}
+		}
+		if c.states[rot.OldKEK] == kek.Retired && (v.Pointer.KEKID == rot.OldKEK || !c.leftBehind(all, rot.OldKEK)) {
+			r.violated("RetireAfterSwitch", "%s is retired, %s is at %s", rot.OldKEK, rot.ID, rot.Phase)
+		}
+	}
+	if v.Lock != running {
+		r.violated("AtMostOneRotation", "the lock is %q, the running rotation %q", v.Lock, running)
+	}
+}
+
+// leftBehind reports whether a rotation has moved off a KEK and retired it.
+func (c *checker) leftBehind(all []kek.Rotation, id kek.ID) bool {
+	for _, rot := range all {
+		if rot.OldKEK == id && !rot.SwitchedAt.IsZero() && rot.Phase.Reached(kek.KEKRetired) {
+			return true
+		}
+	}
+	return false
+}
+
+// chained: AuditLinear, AuditOnceInOrder.
+func (c *checker) chained() {
+	if c.head.Seq == c.seq {
+		return
+	}
+	entries, err := c.r.store.AuditEntries(ctx, c.head.Seq+1)
+	c.r.must(err)
+	for _, e := range entries {
+		if c.head, err = e.Follow(chain, c.head); err != nil {
+			c.r.violated("AuditLinear", "%v", err)
+		}
+		if c.recorded[e.Record.ID] {
+			c.r.violated("AuditOnceInOrder", "%s is recorded twice", e.Record.ID)
+		}
+		c.recorded[e.Record.ID] = true
+	}
+}
+
+// strays: NoStrayKeys. Whoever disturbs no listing and makes no key after the last
+// sweep leaves none.
+func (c *checker) strays(rot kek.Rotation) {
+	r := c.r
+	if r.lagTags || r.rival != nil {
+		return
+	}
+	ids, err := r.kms.Tagged(ctx, rot.ID)
+	r.must(err)
+	for _, id := range ids {
+		if key, err := r.kms.Describe(ctx, id); err == nil && key.Enabled && id != rot.NewKEK && r.made[id].Before(rot.UpdatedAt) {
+			r.violated("NoStrayKeys", "%s is over and %s, which no row can name, is enabled", rot.ID, id)
+		}
+	}
+}
+
+// stored: DoneIsStored. A step that succeeds has its record in the bucket.
+func (c *checker) stored(name string) {
+	was := c.r.mine
+	c.r.mine = true
+	defer func() { c.r.mine = was }()
+	if c.seq < 2 || strings.Contains(name, "RewrapSegment") || strings.Contains(name, "rewrap "+mainID) || strings.Contains(name, "rewrap "+rivalID) {
+		return // a rewrap of a segment writes no record
+	}
+	if _, err := c.r.world.Vault().Get(ctx, chain, c.seq); err != nil {
+		c.r.violated("DoneIsStored", "%s has returned and record %d is not in the bucket", name, c.seq)
+	}
+}
+
+// table: NoKeyOrphans, RowIntegrity, NoLostWrite, NoRowComesBack.
+func (c *checker) table() {
+	r := c.r
+	c.rows, c.ids = c.rows[:0], c.ids[:0]
+	r.table.Each(func(id string, rec memstore.Record) {
+		c.rows, c.ids = append(c.rows, rec), append(c.ids, id)
+	})
+	for i, rec := range c.rows {
+		id := c.ids[i]
+		plain, ok := r.want[id]
+		switch {
+		case !ok:
+			r.violated("NoRowComesBack", "row %s came back, or out of nothing", id)
+		case !r.world.Resolves(rec.KEK):
+			r.violated("NoKeyOrphans", "row %s is under %s, which is %q in the registry", id, rec.KEK, c.states[rec.KEK])
+		default:
+			c.opens(id, rec, plain)
+		}
+	}
+	if len(c.rows) < len(r.want) {
+		r.violated("NoLostWrite", "%d rows are there, %d were acknowledged", len(c.rows), len(r.want))
+	}
+}
+
+func (c *checker) opens(id string, rec memstore.Record, plain string) {
+	was := c.opened[id]
+	if n := len(rec.WrappedDEK); len(was) == n+len(rec.Ciphertext) && bytes.Equal(was[:n], rec.WrappedDEK) && bytes.Equal(was[n:], rec.Ciphertext) {
+		return
+	}
+	c.opened[id] = append(bytes.Clone(rec.WrappedDEK), rec.Ciphertext...)
+	dek, err := c.r.kms.Decrypt(ctx, rec.KEK, rec.WrappedDEK, rec.Context)
+	if err != nil {
+		c.r.violated("RowIntegrity", "row %s under %s: %v", id, rec.KEK, err)
+		return
+	}
+	if _, ok := c.first[string(dek)]; !ok {
+		c.first[string(dek)] = rec.KEK
+	}
+	c.dek[id] = string(dek)
+	got, err := c.r.steps.Cipher.Open(dek, rec.Ciphertext, rec.Context)
+	if err == nil && string(got) != plain {
+		c.r.violated("NoLostWrite", "row %s opens to %q, acknowledged was %q", id, got, plain)
+	}
+	if err != nil {
+		c.r.violated("RowIntegrity", "row %s: %v", id, err)
+	}
+}
+
+// end checks what must hold when all is over.
+func (r *run) end() {
+	r.tell("the end")
+	r.mine = true
+	for n := range r.writers {
+		r.finish(n)
+	}
+	r.open()
+	r.pass(lag)
+	r.check.dirty, r.check.shifted, r.check.fenced = true, true, true
+	r.check.look()
+	r.mine = true
+	if r.failed != nil {
+		return
+	}
+	v, err := r.store.Load(ctx, mainID)
+	r.must(err)
+	if v.Rotation != nil {
+		r.check.over(v)
+	}
+	if r.main.state == completed && r.rival == nil { // its last step has just read the chain in the bucket
+		return
+	}
+	if err := r.steps.VerifyChain(ctx); err != nil {
+		r.violated("AuditLinear", "at the end: %v", err)
+	}
+}
+
+// over checks a rotation that is.
+func (c *checker) over(v kek.View) {
+	r, rot := c.r, *v.Rotation
+	if !rot.Phase.Final() {
+		r.violated("Terminates", "%s is at %s", rot.ID, rot.Phase)
+		return
+	}
+	if rot.Phase != kek.Completed {
+		return
+	}
+	if key, err := r.kms.Describe(ctx, rot.OldKEK); err != nil || key.Enabled {
+		r.violated("RetireAfterSwitch", "%s is completed and its old KEK %s is still enabled", rot.ID, rot.OldKEK)
+	}
+	c.strays(rot)
+	if rot.Mode != kek.Emergency {
+		return
+	}
+	for id, dek := range c.dek {
+		if _, there := r.want[id]; there && c.first[dek] == rot.OldKEK {
+			r.violated("ExposedDeksGone", "row %s still has a DEK that was wrapped under %s", id, rot.OldKEK)
+		}
+	}
+}

@@ -1,0 +1,160 @@
+package sim
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/matter-ops/kms-rotation/internal/memstore"
+	"github.com/matter-ops/kms-rotation/kek"
+	"github.com/matter-ops/kms-rotation/rotation"
+)
+
+// source scans one row a page: rows of one page are worked on at once, and a
+// schedule must not depend on goroutines.
+type source struct {
+	*memstore.Table
+	r *run
+}
+
+// Scan implements [rotation.Source]. A short page is what a filter or the size
+// limit of a page makes of one: no row, and a cursor.
+func (s *source) Scan(ctx context.Context, req rotation.ScanRequest) (rotation.Page, error) {
+	req.Limit = 1
+	p, err := s.Table.Scan(ctx, req)
+	if err == nil && s.r.empty {
+		s.r.empty = false
+		if req.Cursor == "" {
+			req.Cursor = "after:"
+		}
+		return rotation.Page{Next: req.Cursor}, nil
+	}
+	return p, err
+}
+
+// corpus are the known ciphers among the rows.
+type corpus struct{ *source }
+
+// Scan implements [rotation.Source].
+func (c *corpus) Scan(ctx context.Context, req rotation.ScanRequest) (rotation.Page, error) {
+	p, err := c.Table.Scan(ctx, req)
+	p.Rows = slices.DeleteFunc(p.Rows, func(r rotation.Row) bool { return !strings.HasPrefix(r.ID, "known-") })
+	return p, err
+}
+
+// keys is KMS as far as it is only eventually consistent.
+type keys struct {
+	*memstore.KMS
+	r *run
+}
+
+// young fails while nobody is sure to know a key or its tag yet.
+func (k *keys) young(id kek.ID) error {
+	if at, ok := k.r.made[id]; ok && k.r.lagNew && k.r.now.Sub(at) < lag {
+		return fmt.Errorf("key %s is not known here yet: %w", id, rotation.ErrDenied)
+	}
+	return nil
+}
+
+// Describe implements [rotation.KeyAdmin].
+func (k *keys) Describe(ctx context.Context, id kek.ID) (rotation.Key, error) {
+	if err := k.young(id); err != nil {
+		return rotation.Key{}, err
+	}
+	return k.KMS.Describe(ctx, id)
+}
+
+// Disable implements [rotation.KeyAdmin]. While it lags the key goes on working.
+func (k *keys) Disable(ctx context.Context, id kek.ID) error {
+	if err := k.young(id); err != nil {
+		return err
+	}
+	if k.r.lagDisable {
+		if _, ok := k.r.dying[id]; !ok {
+			k.r.dying[id] = k.r.now.Add(lag)
+		}
+		return nil
+	}
+	return k.KMS.Disable(ctx, id)
+}
+
+// Tagged implements [rotation.KeyAdmin].
+func (k *keys) Tagged(ctx context.Context, rotationID string) ([]kek.ID, error) {
+	ids, err := k.KMS.Tagged(ctx, rotationID)
+	if k.r.lagTags {
+		ids = slices.DeleteFunc(ids, func(id kek.ID) bool { return k.r.now.Sub(k.r.made[id]) < lag })
+	}
+	return ids, err
+}
+
+// GenerateDataKey implements [rotation.Wrapper].
+func (k *keys) GenerateDataKey(ctx context.Context, id kek.ID, encctx map[string]string) (dek, wrapped []byte, err error) {
+	if err := k.young(id); err != nil {
+		return nil, nil, err
+	}
+	return k.KMS.GenerateDataKey(ctx, id, encctx)
+}
+
+// Decrypt implements [rotation.Wrapper].
+func (k *keys) Decrypt(ctx context.Context, id kek.ID, wrapped []byte, encctx map[string]string) ([]byte, error) {
+	if err := k.young(id); err != nil {
+		return nil, err
+	}
+	return k.KMS.Decrypt(ctx, id, wrapped, encctx)
+}
+
+// ReEncrypt implements [rotation.Wrapper].
+func (k *keys) ReEncrypt(ctx context.Context, from, to kek.ID, wrapped []byte, encctx map[string]string) ([]byte, error) {
+	if err := k.young(to); err != nil {
+		return nil, err
+	}
+	return k.KMS.ReEncrypt(ctx, from, to, wrapped, encctx)
+}
+
+// operatorCall is something a person does by mistake, or too early, or too late.
+type operatorCall struct {
+	name string
+	do   func(context.Context, *rotation.Steps) error
+}
+
+var operatorCalls = operatorList()
+
+func operatorList() []operatorCall {
+	var out []operatorCall
+	add := func(name string, do func(context.Context, *rotation.Steps) error) {
+		out = append(out, operatorCall{name, do})
+	}
+	for _, id := range []string{mainID, rivalID} {
+		in := rotation.StepInput{RotationID: id}
+		add("mint "+id, func(c context.Context, s *rotation.Steps) error { _, err := s.Mint(c, in); return err })
+		add("dualunwrap "+id, func(c context.Context, s *rotation.Steps) error { _, err := s.DualUnwrap(c, in); return err })
+		add("switch "+id, func(c context.Context, s *rotation.Steps) error { _, err := s.Switch(c, in); return err })
+		add("drain "+id, func(c context.Context, s *rotation.Steps) error { _, err := s.Drain(c, in); return err })
+		for name, in := range map[string]rotation.RewrapInput{
+			"rewrap ": {RotationID: id, Source: "rows"}, "rewrap complete ": {RotationID: id, Complete: true},
+		} {
+			add(name+id, func(c context.Context, s *rotation.Steps) error { _, err := s.Rewrap(c, in); return err })
+		}
+		for _, action := range []string{rotation.ActionRetire, rotation.ActionPreSwitchFailure, rotation.ActionRemint, rotation.ActionAbandon} {
+			in := rotation.RetireInput{RotationID: id, Action: action, FailedAttempt: 1, ExecutionARN: "arn:" + id, Error: "operator"}
+			add(action+" "+id, func(c context.Context, s *rotation.Steps) error { _, err := s.Retire(c, in); return err })
+		}
+		add("verify "+id, func(c context.Context, s *rotation.Steps) error { _, err := s.Verify(c, in); return err })
+		for _, input := range []rotation.ExecutionInput{{}, {Resume: id}} {
+			name := "start "
+			if input.Resume != "" {
+				name = "resume "
+			}
+			in := rotation.PreflightInput{ExecutionARN: "arn:person", ExecutionName: id, Input: input}
+			add(name+id, func(c context.Context, s *rotation.Steps) error { _, err := s.Preflight(c, in); return err })
+		}
+	}
+	slices.SortFunc(out, func(a, b operatorCall) int { return strings.Compare(a.name, b.name) })
+	return out
+}
+
+func (r *run) operator(n int) {
+	c := operatorCalls[n]
+	_, _, _ = r.invoke(nil, "operator: "+c.name, func(ctx context.Context) (answer, error) { return answer{}, c.do(ctx, r.steps) })
+}

@@ -1,0 +1,259 @@
+package sim
+
+import (
+	"iter"
+	"os"
+	"runtime"
+	"runtime/debug"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/matter-ops/kms-rotation/internal/asltest"
+	"github.com/matter-ops/kms-rotation/internal/lambdastep"
+)
+
+func TestMain(m *testing.M) {
+	debug.SetGCPercent(800) // many small worlds
+	os.Exit(m.Run())
+}
+
+// seconds is a time budget from the environment.
+func seconds(t *testing.T, name string, otherwise time.Duration) time.Duration {
+	t.Helper()
+	text := os.Getenv(name)
+	if text == "" {
+		return otherwise
+	}
+	if n, err := strconv.Atoi(text); err == nil {
+		return time.Duration(n) * time.Second
+	}
+	d, err := time.ParseDuration(text)
+	if err != nil {
+		t.Fatalf("%s: %v", name, err)
+	}
+	return d
+}
+
+func cpu() time.Duration {
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		return 0
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
+// hold runs schedules for a while. The first that breaks a promise is shrunk and
+// told as a story.
+func hold(t *testing.T, budget time.Duration, schedules iter.Seq[Schedule]) int64 {
+	t.Helper()
+	start, used := time.Now(), cpu()
+	n, bad := Campaign(runtime.GOMAXPROCS(0), func() bool { return budget > 0 && time.Since(start) > budget }, schedules)
+	wall, busy := time.Since(start), cpu()-used
+	t.Logf("%d schedules in %.1f s: %.0f/s; %.0f a second of CPU", n, wall.Seconds(), float64(n)/wall.Seconds(), float64(n)/busy.Seconds())
+	if bad != nil {
+		story, v := Tell(Shrink(*bad))
+		t.Fatalf("%v\nfound by: %s\n%s", v, bad, story)
+	}
+	return n
+}
+
+// TestOneFault tries every fault at every call.
+func TestOneFault(t *testing.T) {
+	if testing.Short() {
+		t.Skip("it takes seconds")
+	}
+	hold(t, 0, Undisturbed())
+}
+
+// TestTwoFaults tries pairs of faults, a sample of them in the time it has; all
+// with MATTER_SIM_BUDGET.
+func TestTwoFaults(t *testing.T) {
+	if testing.Short() {
+		t.Skip("it takes seconds")
+	}
+	hold(t, seconds(t, "MATTER_SIM_SECONDS", 20*time.Second)/2, Pairs())
+}
+
+// TestRandomSchedules tries seeds, other ones every day.
+func TestRandomSchedules(t *testing.T) {
+	if testing.Short() {
+		t.Skip("it takes seconds")
+	}
+	from := uint64(time.Now().Unix() / 86400 * 1e8) //nolint:gosec // positive
+	t.Logf("seeds from %d", from)
+	hold(t, seconds(t, "MATTER_SIM_SECONDS", 20*time.Second)/2, Seeds(from))
+}
+
+// TestDeep tries every pair and then seeds, for MATTER_SIM_BUDGET.
+func TestDeep(t *testing.T) {
+	if os.Getenv("MATTER_SIM_BUDGET") == "" {
+		t.Skip("MATTER_SIM_BUDGET is not set: make sim-deep")
+	}
+	budget, start := seconds(t, "MATTER_SIM_BUDGET", 0), time.Now()
+	hold(t, budget, Pairs())
+	if left := budget - time.Since(start); left > 0 {
+		hold(t, left, Seeds(uint64(start.UnixNano()))) //nolint:gosec // positive
+	}
+}
+
+// TestReplay tells one schedule: make sim SEED=…, or SCHEDULE='…'.
+func TestReplay(t *testing.T) {
+	var s Schedule
+	switch seed, text := os.Getenv("MATTER_SIM_SEED"), os.Getenv("MATTER_SIM_SCHEDULE"); {
+	case text != "":
+		var err error
+		if s, err = Parse(text); err != nil {
+			t.Fatal(err)
+		}
+	case seed != "":
+		n, err := strconv.ParseUint(seed, 10, 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s = Random(n)
+	default:
+		t.Skip("no seed")
+	}
+	story, v := Tell(s)
+	t.Log("\n" + story)
+	if v != nil {
+		story, v = Tell(Shrink(s))
+		t.Fatalf("%v, shrunk:\n%s", v, story)
+	}
+}
+
+// TestSchedulesReplay: the same seed is the same story, and a schedule survives
+// being written down.
+func TestSchedulesReplay(t *testing.T) {
+	for seed := range uint64(200) {
+		s := Random(seed)
+		again, err := Parse(s.String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		one, _ := Tell(s)
+		two, _ := Tell(again)
+		if diff := cmp.Diff(one, two); diff != "" {
+			t.Fatalf("seed %d (-first +again):\n%s", seed, diff)
+		}
+	}
+}
+
+// TestEveryKindBites: each kind of fault makes some run differ from the
+// undisturbed one. A kind that does not tests nothing.
+func TestEveryKindBites(t *testing.T) {
+	for k := range kinds {
+		bites := false
+		for _, pre := range []string{"", "5:begin/0 ", "5:look/0 ", "20:crash-after/0 ", "10:rival/1 ", "33:duplicate/0 "} {
+			for at := 0; at < Calls(false) && !bites; at++ {
+				base, err := Parse("normal " + pre)
+				if err != nil {
+					t.Fatal(err)
+				}
+				plain, _ := Tell(base)
+				with := base
+				with.Faults = append([]Fault{}, base.Faults...)
+				arg := k.variants()
+				with.Faults = append(with.Faults, Fault{at, k, arg[len(arg)-1]})
+				story, _ := Tell(with.sorted())
+				bites = len(lines(story)) != len(lines(plain))
+			}
+		}
+		if !bites && k != Look && k != Open && k != ShortPage {
+			t.Errorf("%s changes nothing, ever", k)
+		}
+	}
+}
+
+// lines are the lines of a story that do not name the fault itself.
+func lines(story string) (out []string) {
+	for l := range strings.SplitSeq(story, "\n") {
+		if !strings.Contains(l, "call ") && !strings.Contains(l, "schedule:") {
+			out = append(out, l)
+		}
+	}
+	return out
+}
+
+// TestMachineIsTheShippedOne runs schedules through statemachine.asl.json too: it
+// calls the same functions in the same order and ends in the same way.
+func TestMachineIsTheShippedOne(t *testing.T) {
+	text, err := os.ReadFile("../../statemachine.asl.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if text, err = asltest.Substitute(text); err != nil {
+		t.Fatal(err)
+	}
+	d, err := asltest.Parse(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	for _, emergency := range []bool{false, true} {
+		for _, f := range Singles(emergency) {
+			switch f.Kind {
+			case CrashBefore, CrashAfter, NotApplied, Lost, Throttle, Deny, Conflict, Outage:
+				n++
+				compare(t, d, Schedule{emergency, []Fault{f}})
+			default: // what runs inside of a call needs the machine of this package
+			}
+		}
+	}
+	t.Logf("%d schedules", n)
+}
+
+func compare(t *testing.T, d *asltest.Definition, s Schedule) {
+	t.Helper()
+	ours := newRun(s)
+	for !ours.main.over() && ours.main.halts == 0 && ours.failed == nil {
+		ours.main.step()
+	}
+	theirs := newRun(s)
+	m := theirs.main
+	var trail []string
+	machine := &asltest.Machine{
+		Definition: d, MaxSteps: 500, Wait: func(n int) { theirs.pass(time.Duration(n) * time.Second) },
+		Invoke: func(state, function string, payload []byte) ([]byte, *asltest.Failure) {
+			if function == "Notify" {
+				return []byte(`{}`), notified(state)
+			}
+			trail = append(trail, state)
+			return theirs.json(m, state, function, payload)
+		},
+	}
+	e := machine.Start(mainID, m.in)
+	if diff := cmp.Diff(trail, ours.main.trail); diff != "" {
+		t.Fatalf("%s: invocations (-shipped +simulated):\n%s", s, diff)
+	}
+	end := ours.main.state
+	if ours.main.halts > 0 {
+		end = halted
+		if ours.main.state == "Mint" {
+			end = "HaltedBeforeSwitch"
+		}
+	}
+	if e.Final != end {
+		t.Fatalf("%s: ended in %s, the simulated machine in %s", s, e.Final, end)
+	}
+}
+
+// notified is what the notify function answers: a halt fails the execution.
+func notified(state string) *asltest.Failure {
+	if strings.HasPrefix(state, "Halted") {
+		return &asltest.Failure{Name: "Halted"}
+	}
+	return nil
+}
+
+func failure(err error) *asltest.Failure {
+	if err == errCrashed { //nolint:errorlint // it is passed on as it is
+		return &asltest.Failure{Name: "Runtime.ExitError"}
+	}
+	return &asltest.Failure{Name: string(lambdastep.Kind(err)), Cause: err.Error()}
+}
