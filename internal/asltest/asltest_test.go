@@ -101,7 +101,7 @@ func TestPlaceholders(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := []string{
-		"DrainFunctionArn", "DrainPollSeconds", "DualUnwrapFunctionArn", "MintFunctionArn", "NotifyFunctionArn",
+		"AnchorFunctionArn", "DrainFunctionArn", "DrainPollSeconds", "DualUnwrapFunctionArn", "MintFunctionArn", "NotifyFunctionArn",
 		"PreflightFunctionArn", "RetireFunctionArn", "RewrapConcurrency", "RewrapFunctionArn", "SwitchFunctionArn", "VerifyFunctionArn",
 	}
 	if diff := cmp.Diff(want, Placeholders(b)); diff != "" {
@@ -154,7 +154,7 @@ func TestMutations(t *testing.T) {
 		{"payload of another type", "States.RewrapComplete.Parameters.Payload.complete", "yes", `RewrapComplete: sends "complete"`},
 		{"unknown result field", "States.Switch.ResultSelector.epoch~", "$.Payload.epochs", "which is not always in rotation.SwitchOutput"},
 		{"an optional result field", "States.RewrapComplete.ResultSelector.scanned~", "$.Payload.tally.quarantine", "which is not always in"},
-		{"unknown function", "States.Mint.Parameters.FunctionName", "${AnchorFunctionArn}", `invokes an unknown function "Anchor"`},
+		{"unknown function", "States.Mint.Parameters.FunctionName", "${MintingFunctionArn}", `invokes an unknown function "Minting"`},
 		{"a path that is not set", "States.Remint.Parameters.Payload.failed_attempt~", "$.mint.attempt", "Remint: reads $.mint.attempt"},
 		{"a failure that is dropped", "States.Drain.Catch.0.ResultPath", "$.error", "Halted: reads $.failure.Error"},
 		{"an item without a source", "States.Rewrap.ItemSelector.source~", nil, "RewrapSegment: reads $.source"},

@@ -28,6 +28,7 @@ var Contracts = map[string]Contract{
 	"Rewrap":     contract[rotation.RewrapInput, rotation.SweepOutput](),
 	"Retire":     contract[rotation.RetireInput, rotation.RetireOutput](),
 	"Verify":     contract[rotation.StepInput, rotation.SweepOutput](),
+	"Anchor":     contract[rotation.AnchorInput, rotation.AnchorOutput](),
 	"Notify":     contract[rotation.NotifyInput, rotation.NotifyOutput](),
 }
 
