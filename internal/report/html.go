@@ -94,7 +94,7 @@ func bars(r Report) []bar {
 		}
 		switch {
 		case s.Open:
-			b.Class, b.When = "open", "since "+exact(s.From)+", not finished "+exact(s.To)
+			b.Class, b.When = "open", "since "+exact(s.From)+", not finished at "+exact(s.To)
 		case s.Event == "rolled_back" || s.Event == "reminted":
 			b.Class = "fail"
 		case s.Instant:
