@@ -55,6 +55,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return exitDone
 	case errors.As(err, &code):
 		return int(code)
+	case ctx.Err() != nil:
+		fmt.Fprintln(stderr, "matter: interrupted; nothing is lost: repeat the command")
+		return exitRunning
 	}
 	output := cmd.Flag("output")
 	n := exitCode(err)
@@ -103,12 +106,12 @@ Exit codes: 0 done or green, 1 failed or tampered with, 2 usage, 3 rolled back,
 		Example: "  matter ops kms-status\n  matter ops kms-mint-kek --label \"Q2-2026-rotation\"",
 	})
 	ops.AddCommand(newEnv(), newGenesis(), newStatus(), newPlan(), newPreflight(), newMint(), newDualUnwrap(), newSwitch(),
-		newDrain(), newRewrap(), newRetire(), newVerify(), newRotate(), newResume(), newReport(), newAudit())
+		newDrain(), newRewrap(), newRetire(), newVerify(), newRotate(), newResume(), newReport())
 	local := group(&cobra.Command{
 		Use: "local", Short: "The local AWS: no account, no container",
 		Example: "  matter local up --detach && . .local/env && matter ops kms-status",
 	})
 	local.AddCommand(newLocalUp(), newLocalDown(), newLocalDemo())
-	root.AddCommand(ops, local, newLoad(), newMan())
+	root.AddCommand(ops, local, newMan())
 	return root
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"os"
 	"path/filepath"
@@ -64,6 +65,7 @@ func (w *world) runbook(t *testing.T) {
 	for name, value := range w.Env() {
 		t.Setenv(name, value)
 	}
+	w.interrupted(t)
 	t.Chdir(t.TempDir()) // some commands write files
 	commands := 0
 	for _, b := range blocks(t, string(text)) {
@@ -86,6 +88,17 @@ func (w *world) runbook(t *testing.T) {
 		t.Errorf("%d commands found: the runbook is not read", commands)
 	}
 	w.holds(t)
+}
+
+// interrupted: Ctrl-C is exit code 6, whatever it meets.
+func (w *world) interrupted(t *testing.T) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	var stdout, stderr bytes.Buffer
+	if code := run(ctx, []string{"ops", "kms-status"}, &stdout, &stderr); code != exitRunning || !strings.Contains(stderr.String(), "nothing is lost") {
+		t.Errorf("interrupted: exit code %d, %s", code, stderr.String())
+	}
 }
 
 // prepare does what a section of the runbook speaks of.
