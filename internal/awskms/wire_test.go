@@ -159,7 +159,7 @@ func TestErrors(t *testing.T) {
 		} {
 			err := call(service(mototest.Config(t, answer(op, code, "no"))))
 			for _, v := range verdicts {
-				if errors.Is(err, v) != (v == want) {
+				if errors.Is(err, v) != (v == want) { //nolint:errorlint // both are the verdicts themselves
 					t.Errorf("%s in %s: %v, want %v", code, op, err, want)
 				}
 			}
