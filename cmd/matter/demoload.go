@@ -36,7 +36,7 @@ func startDemoLoad(ctx context.Context, d *app.Deployment) (*demoLoad, error) {
 			Run: "demo", Rate: demoLoadRate, Rows: demoLoadRows, Writers: 2, Updaters: 3, Deleters: 1, Readers: 4,
 			MinSize: 100, MaxSize: 2000, Held: time.Second,
 		},
-		sources: []string{"characters", "symbols"}, pointerAge: 2 * time.Second, leaseTTL: 10 * time.Second,
+		sources: []string{"characters", "symbols"}, pointerAge: 4 * time.Second, leaseTTL: 10 * time.Second,
 	}}
 	var err error
 	if l.traffic, err = startTraffic(ctx, d, l.flags); err != nil {

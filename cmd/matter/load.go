@@ -10,8 +10,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
-	"github.com/aws/aws-sdk-go-v2/service/kms"
 	"github.com/spf13/cobra"
 
 	"github.com/matter-ops/kms-rotation/envelope"
@@ -119,48 +117,14 @@ type traffic struct {
 
 // startTraffic makes the client and the load; it does not run it yet.
 func startTraffic(ctx context.Context, d *app.Deployment, f loadFlags) (*traffic, error) {
-	dynamo := dynamodb.NewFromConfig(d.AWS)
-	client, err := envelope.New(ctx, envelope.Config{
-		ControlTable: d.Config.ControlTable, DynamoDB: dynamo, KMS: kms.NewFromConfig(d.AWS),
-		PointerAge: f.pointerAge, LeaseTTL: f.leaseTTL,
-	})
-	if err != nil {
-		return nil, err
+	f.Now = time.Now
+	g, client, err := load.Start(ctx, load.Site{
+		AWS: d.AWS, ControlTable: d.Config.ControlTable, Sources: d.Config.Sources, PointerAge: f.pointerAge, LeaseTTL: f.leaseTTL,
+	}, f.Config, f.sources...)
+	if errors.Is(err, load.ErrConfig) || errors.Is(err, load.ErrNoTable) {
+		return nil, usageError{err}
 	}
-	t := &traffic{client: client}
-	f.Now, f.Stats = time.Now, client.Stats
-	var targets []load.Target
-	for _, name := range f.sources {
-		cfg, err := tableOf(d, name)
-		if err == nil {
-			var target load.Target
-			target, err = load.Source(ctx, client, dynamo, cfg, f.Run)
-			targets = append(targets, target)
-		}
-		if err != nil {
-			return nil, errors.Join(err, client.Close())
-		}
-	}
-	if t.Generator, err = load.New(f.Config, targets...); err != nil {
-		return nil, errors.Join(usageError{err}, client.Close())
-	}
-	return t, nil
-}
-
-// tableOf finds a source that is a table, as applications are configured by it.
-func tableOf(d *app.Deployment, name string) (envelope.TableConfig, error) {
-	var names []string
-	for _, c := range d.Config.Sources {
-		if c.SourceName() != name {
-			names = append(names, c.SourceName())
-			continue
-		}
-		return envelope.TableConfig{
-			Name: name, Table: c.Table, KEKID: c.KEKID, WrappedDEK: c.WrappedDEK, Ciphertext: c.Ciphertext,
-			Epoch: c.Epoch, Version: c.Version, Context: c.Context, Format: c.Format,
-		}, nil
-	}
-	return envelope.TableConfig{}, usageError{fmt.Errorf("--source %q is no table of MATTER_SOURCES: %s", name, strings.Join(names, ", "))}
+	return &traffic{g, client}, err
 }
 
 // watchLoad shows how the load goes on until it is done.

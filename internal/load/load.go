@@ -63,6 +63,9 @@ const (
 	finalReaders   = 8
 )
 
+// ErrConfig reports a run that cannot be.
+var ErrConfig = errors.New("load")
+
 func (c Config) check() error {
 	var faults []error
 	if c.Run == "" || c.Now == nil {
@@ -108,10 +111,10 @@ type Generator struct {
 // New prepares a run over tables.
 func New(cfg Config, tables ...Target) (*Generator, error) {
 	if err := cfg.check(); err != nil {
-		return nil, fmt.Errorf("load: %w", err)
+		return nil, fmt.Errorf("%w: %w", ErrConfig, err)
 	}
 	if len(tables) == 0 {
-		return nil, errors.New("load: no table")
+		return nil, fmt.Errorf("%w: no table", ErrConfig)
 	}
 	if cfg.Timeout <= 0 {
 		cfg.Timeout = defaultTimeout

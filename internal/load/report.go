@@ -82,8 +82,9 @@ func (g *Generator) Report() Report {
 		h := t.times.copy()
 		o := Operations{
 			Kind: kindNames[kind], Count: h.count(), Errors: t.errors.Load(),
-			P50: h.quantile(50), P99: h.quantile(99), Max: time.Duration(t.longest.Load()),
+			Max: time.Duration(t.longest.Load()),
 		}
+		o.P50, o.P99 = min(h.quantile(50), o.Max), min(h.quantile(99), o.Max) // a bucket may end later
 		failures += o.Errors - t.wrong.Load()
 		r.Count += o.Count
 		r.Operations = append(r.Operations, o)

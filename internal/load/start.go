@@ -1,0 +1,73 @@
+package load
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
+	"github.com/aws/aws-sdk-go-v2/service/kms"
+
+	"github.com/matter-ops/kms-rotation/envelope"
+	"github.com/matter-ops/kms-rotation/internal/ddb"
+)
+
+// Site is a deployment as an application knows it.
+type Site struct {
+	AWS          aws.Config
+	ControlTable string
+	Sources      []ddb.SourceConfig
+	PointerAge   time.Duration // of the client; 0: its default
+	LeaseTTL     time.Duration // likewise
+}
+
+// ErrNoTable reports a source that is no table of the deployment.
+var ErrNoTable = errors.New("no table of MATTER_SOURCES")
+
+// Table is the source of that name as an application is configured with it.
+func (s Site) Table(name string) (envelope.TableConfig, error) {
+	var names []string
+	for _, c := range s.Sources {
+		if c.SourceName() == name {
+			return envelope.TableConfig{
+				Name: name, Table: c.Table, KEKID: c.KEKID, WrappedDEK: c.WrappedDEK, Ciphertext: c.Ciphertext,
+				Epoch: c.Epoch, Version: c.Version, Context: c.Context, Format: c.Format,
+			}, nil
+		}
+		names = append(names, c.SourceName())
+	}
+	return envelope.TableConfig{}, fmt.Errorf("%q: %w: %s", name, ErrNoTable, strings.Join(names, ", "))
+}
+
+// Start makes an envelope client, which the caller closes, and a run over the
+// named tables, which the caller runs.
+func Start(ctx context.Context, s Site, c Config, names ...string) (*Generator, *envelope.Client, error) {
+	dynamo := dynamodb.NewFromConfig(s.AWS)
+	client, err := envelope.New(ctx, envelope.Config{
+		ControlTable: s.ControlTable, DynamoDB: dynamo, KMS: kms.NewFromConfig(s.AWS), PointerAge: s.PointerAge, LeaseTTL: s.LeaseTTL,
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	c.Stats = client.Stats
+	var targets []Target
+	for _, name := range names {
+		t, err := s.Table(name)
+		var target Target
+		if err == nil {
+			target, err = Source(ctx, client, dynamo, t, c.Run)
+		}
+		if err != nil {
+			return nil, nil, errors.Join(err, client.Close())
+		}
+		targets = append(targets, target)
+	}
+	g, err := New(c, targets...)
+	if err != nil {
+		return nil, nil, errors.Join(err, client.Close())
+	}
+	return g, client, nil
+}
