@@ -56,6 +56,7 @@ func (a *actors) act(f Fault) {
 		}
 	case Open:
 		a.open()
+	default: // no application's
 	}
 }
 

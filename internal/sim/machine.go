@@ -21,7 +21,6 @@ type machine struct {
 	attempt   int
 	halts     int
 	mode      string
-	before    string // the state whose failure is being dealt with
 	failure   rotation.Kind
 	trail     []string
 }
@@ -71,10 +70,11 @@ func (d deadlined) Deadline() (time.Time, bool) { return d.at, true }
 
 // answer is what the state machine looks at.
 type answer struct {
-	done    bool
-	attempt int
-	mode    string
-	id      string
+	done      bool
+	rewrapped bool // a segment
+	attempt   int
+	mode      string
+	id        string
 }
 
 // step makes one invocation and goes to the next state.
@@ -94,7 +94,7 @@ func (m *machine) step() {
 }
 
 // invoke runs a step in a process of its own.
-func (r *run) invoke(owner *machine, name string, f func(context.Context) (answer, error)) (a answer, err error, orphan bool) { //nolint:revive // the error is one result of three
+func (r *run) invoke(owner *machine, name string, f func(context.Context) (answer, error)) (a answer, err error, orphan bool) {
 	inv := &invocation{name: name, owner: owner}
 	inv.again = func() { _, _, _ = r.invoke(nil, name+" (duplicate)", f) }
 	outer := r.inv
@@ -108,9 +108,9 @@ func (r *run) invoke(owner *machine, name string, f func(context.Context) (answe
 	}
 	if err != nil {
 		r.tell("%s fails: %v", name, err)
-	} else if before == r.inner && r.failed == nil {
+	} else if r.failed == nil {
 		r.check.look()
-		r.check.stored(name)
+		r.check.stored(inv, before == r.inner && owner != nil && (a.done || owner.concludes()))
 	}
 	return a, err, inv.orphan
 }
@@ -142,7 +142,7 @@ func (m *machine) call(ctx context.Context, state string) (answer, error) {
 		return answer{done: d.Done}, err
 	case "RewrapSegment":
 		o, err := s.Rewrap(ctx, rotation.RewrapInput{RotationID: m.id, Source: "rows"})
-		return answer{done: o.Done}, err
+		return answer{rewrapped: o.Done}, err
 	case "RewrapComplete":
 		_, err := s.Rewrap(ctx, rotation.RewrapInput{RotationID: m.id, Complete: true})
 		return answer{}, err
@@ -158,6 +158,16 @@ func (m *machine) call(ctx context.Context, state string) (answer, error) {
 func (m *machine) retire(ctx context.Context, in rotation.RetireInput) (answer, error) {
 	o, err := m.r.steps.Retire(ctx, in)
 	return answer{done: o.Done, attempt: o.Attempt}, err
+}
+
+// concludes reports whether a state's success means that its effect is made. What is
+// polled says so itself, and a segment's rewrap writes no record.
+func (m *machine) concludes() bool {
+	switch m.state {
+	case "Drain", "RewrapSegment", "Retire", "Verify":
+		return false
+	}
+	return true
 }
 
 // advance is Next, and the Choice states.
@@ -184,7 +194,7 @@ func (m *machine) advance(a answer) {
 		}
 		m.r.pass(30 * time.Second)
 	case "RewrapSegment":
-		if a.done {
+		if a.rewrapped {
 			m.state = "RewrapComplete"
 		}
 	case "RewrapComplete":

@@ -145,13 +145,22 @@ func (s Schedule) without(i, j int) Schedule {
 	return Schedule{s.Emergency, slices.Delete(slices.Clone(s.Faults), i, j)}
 }
 
-// Random is the schedule of a seed: mostly a few faults, among them writers that
-// are paused while they hold a lease, over the switch or the seal.
+// Random is the schedule of a seed: mostly a few faults, among them bursts, and writers
+// that are paused while they hold a lease, over the switch or the seal.
 func Random(seed uint64) Schedule {
-	r := rand.New(rand.NewPCG(seed, 0x6d61747465720a))
+	r := rand.New(rand.NewPCG(seed, 0x6d61747465720a)) //nolint:gosec // a schedule must replay
 	s := Schedule{Emergency: r.IntN(3) == 0}
 	calls := Calls(s.Emergency)
-	n := 1 + r.IntN(5)
+	if r.IntN(2) == 0 { // a burst: something interrupts a step, and something else what runs meanwhile
+		at := r.IntN(calls)
+		interrupt := []Kind{Duplicate, Pause, Operator, Rival}
+		s.add(r, at, interrupt[r.IntN(len(interrupt))])
+		for range 1 + r.IntN(2) {
+			at += 1 + r.IntN(12)
+			s.add(r, at, Kind(r.IntN(int(Restore))))
+		}
+	}
+	n := r.IntN(5)
 	if r.IntN(8) == 0 {
 		n += r.IntN(12)
 	}
