@@ -168,8 +168,9 @@ func newAuditExport() *cobra.Command {
 
 func newAuditTrust() *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "trust",
-		Short: "Print the trust list of this deployment, for an auditor to compare with sources of his own",
+		Use:     "trust",
+		Short:   "Print the trust list of this deployment, for an auditor to compare with sources of his own",
+		Example: "  matter ops audit trust",
 	}
 	return newOp(cmd, func(ctx context.Context, o *operator) error {
 		a, err := o.anchoring()
@@ -192,8 +193,9 @@ func newAuditTrust() *cobra.Command {
 
 func newAuditAnchor() *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "anchor",
-		Short: "State the head of the chain in the transparency log now",
+		Use:     "anchor",
+		Short:   "State the head of the chain in the transparency log now",
+		Example: "  matter ops audit anchor",
 	}
 	return newOp(cmd, func(ctx context.Context, o *operator) error {
 		if _, err := o.anchoring(); err != nil {

@@ -68,7 +68,10 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 func exitCode(err error) int {
 	var usage usageError
 	var running stillRunning
+	var open unproven
 	switch {
+	case errors.As(err, &open):
+		return exitUnproven
 	case errors.As(err, &usage):
 		return exitUsage
 	case errors.As(err, &running):

@@ -16,7 +16,8 @@ func newPreflight() *cobra.Command {
 		Use:   "kms-preflight",
 		Short: "Check everything a rotation relies on, and start nothing",
 		Long: `Runs every check of the state machine's first step and reports all of them, so
-that they can be mended in one go. Nothing is changed. Exit code 0: a rotation may
+that they can be mended in one go. All that it writes is a canary record, which it
+anchors in the transparency log if everything else is in order. Exit code 0: a rotation may
 start now. 1: it would be refused.`,
 		Example: `  matter ops kms-preflight
   matter ops kms-preflight --window any -o json`,

@@ -122,7 +122,7 @@ func scripts(t *testing.T, folder string, w *world) {
 				},
 				Cmds: map[string]func(*testscript.TestScript, bool, []string){
 					"exits": exits, "shown": shown, "json": jsonField, "ids": w.ids, "lease": w.lease,
-					"corrupt-corpus": w.corruptCorpus, "restore-corpus": w.restoreCorpus, "row": w.row, "await": w.await, "closed-window": closedWindow,
+					"corrupt-corpus": w.corruptCorpus, "restore-corpus": w.restoreCorpus, "row": w.row, "await": w.await, "closed-window": closedWindow, "dead-log": w.deadLog,
 				},
 			})
 		})
@@ -163,6 +163,8 @@ var changing = []struct {
 	{regexp.MustCompile(`epoch \d+`), "epoch N"},
 	{regexp.MustCompile(`"epoch": \d+`), `"epoch": N`},
 	{regexp.MustCompile(`"waited_seconds": \d+`), `"waited_seconds": N`},
+	{regexp.MustCompile(`anchor \d+ at log index \d+ of [\w.:-]+`), "anchor N at log index N of LOG"},
+	{regexp.MustCompile(`records up to \d+ (are )?at (log )?index \d+ of [\w.:-]+`), "records up to N ${1}at ${2}index N of LOG"},
 	{regexp.MustCompile(`(?m)^ +\d+\.\d s  `), "T s  "},
 	{regexp.MustCompile(`(rows/s  ETA|  \d+ rows/s).*`), ""},
 	{regexp.MustCompile(`(?m) +$`), ""},
@@ -310,6 +312,24 @@ func (w *world) await(ts *testscript.TestScript, _ bool, args []string) {
 func closedWindow(ts *testscript.TestScript, _ bool, _ []string) {
 	now := time.Now().UTC()
 	ts.Setenv("CLOSED", now.Add(2*time.Hour).Format("15:04")+"-"+now.Add(3*time.Hour).Format("15:04"))
+}
+
+// deadLog points the command at a transparency log that nobody serves; negated, at
+// the stack's own again.
+func (w *world) deadLog(ts *testscript.TestScript, neg bool, _ []string) {
+	trust := w.Env()["MATTER_TRUST"]
+	if !neg {
+		var list struct {
+			Logs []map[string]any `json:"logs"`
+			Keys json.RawMessage  `json:"anchor_keys"`
+		}
+		ts.Check(json.Unmarshal([]byte(trust), &list))
+		list.Logs[0]["url"] = "http://127.0.0.1:9"
+		b, err := json.Marshal(list)
+		ts.Check(err)
+		trust = string(b)
+	}
+	ts.Setenv("MATTER_TRUST", trust)
 }
 
 // holds checks from outside that every row opens to its original bytes.

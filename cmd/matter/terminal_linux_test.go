@@ -14,7 +14,8 @@ import (
 	"github.com/matter-ops/kms-rotation/kek"
 )
 
-// terminal returns a pseudo terminal and what has been drawn on it so far.
+// terminal returns a pseudo terminal and what is drawn on it up to the end of a
+// line.
 func terminal(t *testing.T) (tty *os.File, drawn func() string) {
 	t.Helper()
 	control, err := os.OpenFile("/dev/ptmx", os.O_RDWR, 0)
@@ -35,12 +36,16 @@ func terminal(t *testing.T) (tty *os.File, drawn func() string) {
 	}
 	t.Cleanup(func() { _ = tty.Close() })
 	return tty, func() string {
-		b := make([]byte, 4096)
-		n, err := control.Read(b)
-		if err != nil {
-			t.Fatal(err)
+		var text []byte
+		for !bytes.HasSuffix(text, []byte("\n")) {
+			b := make([]byte, 4096)
+			n, err := control.Read(b)
+			if err != nil {
+				t.Fatalf("after %q: %v", text, err)
+			}
+			text = append(text, b[:n]...)
 		}
-		return string(b[:n])
+		return string(text)
 	}
 }
 

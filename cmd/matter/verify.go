@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/matter-ops/kms-rotation/audit"
+	"github.com/matter-ops/kms-rotation/internal/lambdastep"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
 )
@@ -25,7 +26,7 @@ func newVerify() *cobra.Command {
 every cipher row of every source resolves to the new KEK (not only recent ones),
 the old KEK is retired, disabled and refuses to unwrap, the audit chain holds
 kms_rotation_completed, and a public log anchors it. It may be repeated at any
-time and only reads then.
+time; all that it writes then is an anchor.
 
 Exit code 0: all of it is true. 4: rows are orphaned. 5: nothing is wrong, but the
 anchor is not there to prove the chain. 1: something else is not true.`,
@@ -88,8 +89,13 @@ func (o *operator) verify(ctx context.Context, id kek.ID) error {
 	return o.judge(v)
 }
 
-// closeRotation runs the step verify to its end.
+// unproven is an outcome that nothing contradicts and no public log proves.
+type unproven struct{ error }
+
+// closeRotation anchors what was recorded so far, as the state machine does before
+// this step, and runs the step verify to its end.
 func (o *operator) closeRotation(ctx context.Context, r kek.Rotation) (kek.Rotation, error) {
+	_, refusal := o.Steps.Anchor(ctx, rotation.AnchorInput{RotationID: r.ID}) // without a log it does nothing
 	err := o.pass(ctx, r, "verify", func(ctx context.Context) error {
 		for {
 			out, err := o.Steps.Verify(ctx, rotation.StepInput{RotationID: r.ID})
@@ -101,10 +107,13 @@ func (o *operator) closeRotation(ctx context.Context, r kek.Rotation) (kek.Rotat
 	if ctx.Err() != nil {
 		return r, o.detached(&statusLine{out: o.err}, fmt.Sprintf("matter ops verify-kms-rotation --new-kek-id %s", r.NewKEK))
 	}
-	if err != nil {
-		return r, o.advise(err, r)
+	if err == nil {
+		return o.reload(ctx, r.ID)
 	}
-	return o.reload(ctx, r.ID)
+	if err = o.advise(err, r); refusal != nil && lambdastep.Kind(err) == rotation.Unverified {
+		return r, unproven{fmt.Errorf("%w; it could not be anchored: %w", err, refusal)}
+	}
+	return r, err
 }
 
 // judge prints the expectations; the worst of them is the exit code.
@@ -232,15 +241,18 @@ func (o *operator) expectDead(ctx context.Context, r kek.Rotation) (expectation,
 	return expect(text, fmt.Sprintf("registry %s; KMS %s; %s", old.State, k.State, answer), old.State == kek.Retired && !k.Enabled && dead), nil
 }
 
-// expectChain verifies the chain in the bucket, finds the record of the completed
-// rotation, and looks for the anchor that covers it.
+// expectChain anchors the chain (by hand there is no cron), verifies it in the
+// bucket, finds the record of the completed rotation, and looks for the anchor that
+// covers it.
 func (o *operator) expectChain(ctx context.Context, r kek.Rotation) ([]expectation, error) {
 	const text = "the audit chain is extended with kms_rotation_completed"
-	if err := o.Steps.VerifyChain(ctx); err != nil {
-		var typed *rotation.Error
-		if errors.As(err, &typed) && typed.Kind == rotation.AuditTampered {
-			return []expectation{expect(text, err.Error(), false)}, nil
-		}
+	_, refusal := o.Steps.Anchor(ctx, rotation.AnchorInput{RotationID: r.ID})
+	err := o.Steps.VerifyChain(ctx)
+	switch kind := lambdastep.Kind(err); {
+	case err == nil || kind == rotation.Unverified: // what is not anchored is said below
+	case kind == rotation.AuditTampered:
+		return []expectation{expect(text, err.Error(), false)}, nil
+	default:
 		return nil, err
 	}
 	chain, head, err := o.Table.Head(ctx)
@@ -255,9 +267,6 @@ func (o *operator) expectChain(ctx context.Context, r kek.Rotation) ([]expectati
 		return []expectation{expect(text, fmt.Sprintf("chain %s verifies, but none of its %d records is that of rotation %s", chain, head.Seq, r.ID), false)}, nil
 	}
 	done := expect(text, fmt.Sprintf("record %d of %d of chain %s, at %s; the chain in the locked bucket verifies", seq, head.Seq, chain, at), true)
-	// By hand there is no cron: state the head in the log now. Without a log it does
-	// nothing; if it fails, what is not anchored is unproven.
-	_, refusal := o.Steps.Anchor(ctx, rotation.AnchorInput{RotationID: r.ID})
 	anchor, err := o.expectAnchor(ctx, seq, refusal)
 	return []expectation{done, anchor}, err
 }
@@ -284,11 +293,11 @@ func (o *operator) completedRecord(ctx context.Context, chain string, last int64
 // refusal is why it could not be anchored just now.
 func (o *operator) expectAnchor(ctx context.Context, seq int64, refusal error) (expectation, error) {
 	const text = "the anchor cron processed the rotation event"
-	unproven := func(seen string) expectation {
+	missing := func(seen string) expectation {
 		return expectation{Text: text, Verdict: "unproven", Seen: seen, exit: exitUnproven}
 	}
 	if o.Steps.Anchoring == nil {
-		return unproven("this deployment has no transparency log; see docs/audit.md"), nil
+		return missing("this deployment has no transparency log; see docs/audit.md"), nil
 	}
 	report, err := o.Steps.VerifyAudit(ctx, rotation.AuditOptions{})
 	if err != nil {
@@ -297,8 +306,12 @@ func (o *operator) expectAnchor(ctx context.Context, seq int64, refusal error) (
 	switch {
 	case report.Result == audit.Tampered:
 		return expect(text, rotation.AuditVerdict(report).Error(), false), nil
-	case report.Anchored < seq:
-		return unproven(fmt.Sprintf("records %d to %d are in no public log yet: %v; next: repeat the command", report.Anchored+1, report.Records, refusal)), nil
+	case report.Anchored < seq || report.Result == audit.Unproven:
+		seen := fmt.Sprintf("records %d to %d are in no public log yet", report.Anchored+1, report.Records)
+		if refusal != nil {
+			seen += ": " + refusal.Error()
+		}
+		return missing(seen + "; next: matter ops audit verify"), nil
 	default:
 		return expect(text, strings.TrimSpace(fmt.Sprintf("records up to %d are at log index %d of %s, anchored %s",
 			report.Anchored, report.LogIndex, report.Log, report.AnchorAt.UTC().Format(time.RFC3339))), true), nil
