@@ -55,10 +55,6 @@ func (c *checker) observe(op string, result any, err error, args ...any) {
 		if err == nil {
 			c.seq++
 		}
-	case "KMS.Create":
-		if id, ok := result.(kek.ID); ok && err == nil {
-			c.r.made[id] = c.r.now
-		}
 	case "KMS.Disable":
 		c.dirty, c.shifted = true, true
 	case "Table.Insert", "Table.Update", "Table.Delete", "Table.Plant", "Table.Replace":

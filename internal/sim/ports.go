@@ -57,6 +57,14 @@ func (k *keys) young(id kek.ID) error {
 	return nil
 }
 
+// Create implements [rotation.KeyAdmin]. It notes when the key was made, also if the
+// answer is lost.
+func (k *keys) Create(ctx context.Context, rotationID string, attempt int, label string) (rotation.Key, error) {
+	key, err := k.KMS.Create(ctx, rotationID, attempt, label)
+	k.r.age(rotationID)
+	return key, err
+}
+
 // Describe implements [rotation.KeyAdmin].
 func (k *keys) Describe(ctx context.Context, id kek.ID) (rotation.Key, error) {
 	if err := k.young(id); err != nil {
@@ -157,4 +165,17 @@ func operatorList() []operatorCall {
 func (r *run) operator(n int) {
 	c := operatorCalls[n]
 	_, _, _ = r.invoke(nil, "operator: "+c.name, func(ctx context.Context) (answer, error) { return answer{}, c.do(ctx, r.steps) })
+}
+
+// age notes since when the keys of a rotation have been there.
+func (r *run) age(rotationID string) {
+	r.alone(func() {
+		ids, err := r.kms.Tagged(ctx, rotationID)
+		r.must(err)
+		for _, id := range ids {
+			if _, ok := r.made[id]; !ok {
+				r.made[id] = r.now
+			}
+		}
+	})
 }

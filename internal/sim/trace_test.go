@@ -1,0 +1,58 @@
+package sim
+
+import (
+	"errors"
+	"os"
+	"testing"
+
+	"github.com/matter-ops/kms-rotation/spec/tlc"
+	"github.com/matter-ops/kms-rotation/spec/trace"
+)
+
+// TestSchedulesAreOfTheModel has TLC explain what sampled schedules did, effect by
+// effect, by actions of spec/rotation.tla: those of seeds, and of every kind of
+// fault at a call of its own.
+func TestSchedulesAreOfTheModel(t *testing.T) {
+	if testing.Short() {
+		t.Skip("it starts TLC")
+	}
+	var schedules []Schedule
+	for seed := range uint64(60) {
+		schedules = append(schedules, Random(seed))
+	}
+	for _, emergency := range []bool{false, true} {
+		singles := Singles(emergency)
+		for i := 0; i < len(singles); i += len(singles)/60 + 1 {
+			schedules = append(schedules, Schedule{emergency, []Fault{singles[i]}})
+		}
+	}
+	var runs [][]trace.Event
+	for _, s := range schedules {
+		r := newRun(s)
+		r.mine = true
+		rec, err := trace.Record(t.Context(), r.world, r.table) // instead of the checker
+		r.mine = false
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.play()
+		if r.failed != nil {
+			t.Fatalf("%s: %v", s, r.failed)
+		}
+		runs = append(runs, rec.Events())
+	}
+	verdicts, err := trace.Check(t.Context(), runs...)
+	if errors.Is(err, tlc.ErrNotInstalled) && os.Getenv("MATTER_REQUIRE_LOCAL") != "1" {
+		t.Skip(err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	events := 0
+	for i, v := range verdicts {
+		if events += len(runs[i]); !v.Accepted {
+			t.Errorf("%s: %s", schedules[i], v)
+		}
+	}
+	t.Logf("%d schedules, %d events", len(runs), events)
+}
