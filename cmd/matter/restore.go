@@ -1,0 +1,190 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+	"strings"
+
+	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
+	"github.com/spf13/cobra"
+
+	"github.com/matter-ops/kms-rotation/audit"
+	"github.com/matter-ops/kms-rotation/internal/restore"
+	"github.com/matter-ops/kms-rotation/kek"
+	"github.com/matter-ops/kms-rotation/rotation"
+)
+
+type restoreFlags struct {
+	source, file string
+	confirm      bool
+}
+
+func newRestore() *cobra.Command {
+	var f restoreFlags
+	cmd := &cobra.Command{
+		Use:   "restore-rows --source NAME --file ROWS.ndjson --confirm",
+		Short: "Bring back rows from a backup, rewrapped under the current KEK",
+		Long: `Inserts the rows of a backup that are not in the table. A backup names the KEKs of
+its day, which may be retired by now; so every row is rewrapped under the pointer's
+KEK and inserted behind its write fence. What is in the table is never overwritten,
+so the command can be repeated; a rotation may go on meanwhile.
+
+The file has one item in DynamoDB JSON on each line, bare or as an export to S3 has
+it ({"Item": …}), unpacked or .gz. From a table restored with point-in-time recovery:
+  aws dynamodb scan --table-name RESTORED --output json | jq -c '.Items[]' > rows.ndjson
+
+Rows under a retired KEK need it enabled for the time of the restore; the command
+says which, and to disable it again. Rows whose data key may be exposed since an
+emergency rotation are encrypted under fresh data keys. Two records in the audit
+chain, rows_restore_started and rows_restored, say who restored how many rows of
+which file.
+
+Exit code: 0 every row is there, 1 refused or rows that cannot be restored, 2 usage.`,
+		Example: "  matter ops restore-rows --source orders --file rows.ndjson --confirm",
+	}
+	cmd.Flags().StringVar(&f.source, "source", "", "the table, by its name in MATTER_SOURCES")
+	cmd.Flags().StringVar(&f.file, "file", "", "the backup")
+	cmd.Flags().BoolVar(&f.confirm, "confirm", false, "do it")
+	return newOp(cmd, func(ctx context.Context, o *operator) error { return o.restore(ctx, f) }, "source", "file")
+}
+
+func (f restoreFlags) command() string {
+	return fmt.Sprintf("matter ops restore-rows --source %s --file %s", f.source, f.file)
+}
+
+// restored is the outcome of restore-rows.
+type restored struct {
+	Source string         `json:"source"`
+	KEK    kek.ID         `json:"kek_id"` // the pointer's
+	Plan   restore.Plan   `json:"plan"`
+	Result restore.Result `json:"result"`
+	Next   string         `json:"next"`
+}
+
+func (o *operator) restore(ctx context.Context, f restoreFlags) error {
+	r, err := o.restorer(f.source)
+	if err != nil {
+		return err
+	}
+	if err := r.Prepare(ctx); err != nil {
+		return err
+	}
+	v, err := o.Table.Load(ctx, "")
+	if err != nil {
+		return err
+	}
+	if v.Pointer == nil {
+		return refused("POINTER", "there is no pointer", "matter ops kms-status")
+	}
+	out := restored{Source: f.source, KEK: v.Pointer.KEKID}
+	if out.Plan, err = r.Plan(ctx, restore.File{Path: f.file}); err != nil {
+		if errors.Is(err, restore.ErrFormat) || errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
+			return usageError{fmt.Errorf("--file: %w", err)}
+		}
+		return err
+	}
+	if err := locked(out.Plan, f); err != nil {
+		return err
+	}
+	if !f.confirm {
+		return o.would(fmt.Sprintf("insert %d of %d rows into table %s under KEK %s; %d are there and stay as they are, %d cannot be restored %s",
+			out.Plan.Absent, out.Plan.Rows, r.Source.Table, out.KEK, out.Plan.Present, out.Plan.Defects, strings.Join(out.Plan.First, "; ")), f.command())
+	}
+	out.Result = restore.Result{Present: out.Plan.Present, Defects: out.Plan.Defects, First: out.Plan.First, ByKEK: map[kek.ID]int64{}}
+	if out.Plan.Absent > 0 {
+		if out.Result, err = o.applyRestore(ctx, r, f, out.Plan); err != nil {
+			return err
+		}
+	}
+	return o.restoredAll(out)
+}
+
+func (o *operator) restorer(source string) (*restore.Restorer, error) {
+	var names []string
+	for _, c := range o.Config.Sources {
+		if c.SourceName() == source {
+			return &restore.Restorer{
+				DynamoDB: dynamodb.NewFromConfig(o.AWS), ControlTable: o.Config.ControlTable, Source: c,
+				Registry: o.Table, Keys: o.Steps.Keys, KMS: o.Steps.KMS, Cipher: o.Steps.Cipher,
+			}, nil
+		}
+		names = append(names, c.SourceName())
+	}
+	return nil, usageError{fmt.Errorf("--source %q is no table of MATTER_SOURCES: %s", source, strings.Join(names, ", "))}
+}
+
+// locked refuses to begin while KMS does not let a KEK be used that rows are under,
+// with the commands that help.
+func locked(p restore.Plan, f restoreFlags) error {
+	if len(p.Locked) == 0 {
+		return nil
+	}
+	var what, before, after []string
+	for _, l := range p.Locked {
+		what = append(what, fmt.Sprintf("%d rows are under KEK %s, which is %s; its KMS key is %s", l.Rows, l.KEK, l.State, l.KMS))
+		switch l.KMS {
+		case restore.Deleted:
+			return refused("KEK "+string(l.KEK), strings.Join(what, "; "), "these rows cannot be opened any more: leave them out of "+f.file)
+		case "PendingDeletion":
+			before = append(before, "aws kms cancel-key-deletion --key-id "+string(l.KEK))
+		}
+		before = append(before, "aws kms enable-key --key-id "+string(l.KEK))
+		after = append(after, "aws kms disable-key --key-id "+string(l.KEK))
+	}
+	all := slices.Concat(before, []string{f.command() + " --confirm"}, after)
+	return refused("KEK "+string(p.Locked[0].KEK), strings.Join(what, "; "), strings.Join(all, "; "))
+}
+
+// applyRestore restores, between two records of the audit chain. The first is
+// written before anything else is.
+func (o *operator) applyRestore(ctx context.Context, r *restore.Restorer, f restoreFlags, p restore.Plan) (restore.Result, error) {
+	id := fmt.Sprintf("restore/%s/%s", f.source, o.Steps.Now().UTC().Format("20060102T150405.000Z"))
+	event := func(kind string, more map[string]string) audit.Event {
+		body := map[string]string{"source": f.source, "table": r.Source.Table, "file_sha256": p.Digest, "rows": fmt.Sprint(p.Rows), "absent": fmt.Sprint(p.Absent)}
+		for k, v := range more {
+			body[k] = v
+		}
+		return audit.Event{ID: id + "/" + kind, Type: kind, Step: "restore-rows", Body: body}
+	}
+	if err := o.Steps.Record(ctx, o.Table, event("rows_restore_started", nil)); err != nil {
+		return restore.Result{}, err
+	}
+	res, err := r.Apply(ctx, restore.File{Path: f.file})
+	body := map[string]string{
+		"restored": fmt.Sprint(res.Restored), "present": fmt.Sprint(res.Present), "defects": fmt.Sprint(res.Defects), "encrypted_anew": fmt.Sprint(res.Anew),
+	}
+	for k, n := range res.ByKEK {
+		body["restored.from."+string(k)] = fmt.Sprint(n)
+	}
+	if err != nil {
+		body["error"] = err.Error()
+		if errors.Is(err, rotation.ErrKeyDisabled) {
+			err = &rotation.Error{Kind: rotation.Refused, Field: "KEK", Msg: "a KEK was disabled meanwhile", Err: err, Next: f.command() + " --confirm"}
+		}
+	}
+	// What was done is recorded even if the operator has given up.
+	return res, errors.Join(err, o.Steps.Record(context.WithoutCancel(ctx), o.Table, event("rows_restored", body)))
+}
+
+func (o *operator) restoredAll(out restored) error {
+	var again []string
+	for _, id := range out.Plan.Retired {
+		again = append(again, "aws kms disable-key --key-id "+string(id))
+	}
+	out.Next = strings.Join(again, "; ")
+	lines := []string{fmt.Sprintf("%d rows restored under KEK %s, %d of them encrypted anew; %d were there already; %d cannot be restored",
+		out.Result.Restored, out.KEK, out.Result.Anew, out.Result.Present, out.Result.Defects)}
+	for _, d := range out.Result.First {
+		lines = append(lines, "  "+d)
+	}
+	if err := o.result(out, append(lines, next(out.Next))...); err != nil {
+		return err
+	}
+	if out.Result.Defects > 0 {
+		return exit(exitFailed)
+	}
+	return nil
+}
