@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strconv"
@@ -55,18 +57,16 @@ func blocks(t *testing.T, text string) []block {
 	return append(out, block{hooks: hooks})
 }
 
-// runbook runs every command of docs/runbook.md in order, as it is written there but
-// for the ids of KEKs.
-func (w *world) runbook(t *testing.T) {
+// TestRunbook runs every command of docs/runbook.md in order, as it is written there
+// but for the ids of KEKs, on a stack of its own.
+func TestRunbook(t *testing.T) {
+	t.Parallel() // it waits more than it works
 	text, err := os.ReadFile(filepath.Join("..", "..", "docs", "runbook.md"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	for name, value := range w.Env() {
-		t.Setenv(name, value)
-	}
-	w.interrupted(t)
-	t.Chdir(t.TempDir()) // some commands write files
+	w := deployed(t)
+	w.dir = t.TempDir() // some commands write files
 	commands := 0
 	for _, b := range blocks(t, string(text)) {
 		for _, h := range b.hooks {
@@ -90,9 +90,8 @@ func (w *world) runbook(t *testing.T) {
 	w.holds(t)
 }
 
-// interrupted: Ctrl-C is exit code 6, whatever it meets.
-func (w *world) interrupted(t *testing.T) {
-	t.Helper()
+// TestInterrupted: Ctrl-C is exit code 6, whatever it meets.
+func TestInterrupted(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	var stdout, stderr bytes.Buffer
@@ -147,13 +146,24 @@ func (w *world) command(t *testing.T, line string) int {
 	if len(args) < 2 || args[0] != "matter" || strings.ContainsAny(text, "<>|;&") {
 		t.Fatalf("%q is no command of matter alone", line)
 	}
+	cmd := exec.CommandContext(t.Context(), args[0], args[1:]...)
+	cmd.Dir = w.dir
+	cmd.Env = os.Environ()
+	for name, value := range w.Env() {
+		cmd.Env = append(cmd.Env, name+"="+value)
+	}
 	var stdout, stderr bytes.Buffer
-	code := run(t.Context(), args[1:], &stdout, &stderr)
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	err = cmd.Run()
 	t.Logf("$ %s\n%s%s", text, stdout.String(), stderr.String())
+	var failed *exec.ExitError
+	if err != nil && !errors.As(err, &failed) {
+		t.Fatal(err)
+	}
 	if evaluated {
 		w.evaluate(t, stdout.String())
 	}
-	return code
+	return cmd.ProcessState.ExitCode()
 }
 
 // evaluate checks that the export lines are the variables that the stack has.
