@@ -62,12 +62,19 @@ func hold(t *testing.T, budget time.Duration, schedules iter.Seq[Schedule]) int6
 	return n
 }
 
-// TestOneFault tries every fault at every call.
+// TestOneFault tries every fault at every call; under the race detector, some.
 func TestOneFault(t *testing.T) {
 	if testing.Short() {
 		t.Skip("it takes seconds")
 	}
-	hold(t, 0, Undisturbed())
+	hold(t, 0, func(yield func(Schedule) bool) {
+		i := 0
+		for s := range Undisturbed() {
+			if i++; i%raced == 0 && !yield(s) {
+				return
+			}
+		}
+	})
 }
 
 // TestTwoFaults tries pairs of faults, a sample of them in the time it has; all
@@ -156,7 +163,7 @@ func TestRandomSchedulesReach(t *testing.T) {
 			must = append(must, ": "+name)
 		}
 	}
-	const seeds = 3000
+	const seeds = 3000 / (raced + 3) * 4
 	reached := map[string]int{}
 	for seed := range uint64(seeds) {
 		story, v := Tell(Random(seed))
@@ -170,7 +177,7 @@ func TestRandomSchedulesReach(t *testing.T) {
 		}
 	}
 	for _, m := range must {
-		if reached[m] < seeds/300 {
+		if reached[m] < seeds/400+1 {
 			t.Errorf("%q is in %d of %d stories", m, reached[m], seeds)
 		}
 	}
@@ -193,7 +200,10 @@ func TestMachineIsTheShippedOne(t *testing.T) {
 	}
 	n := 0
 	for _, emergency := range []bool{false, true} {
-		for _, f := range Singles(emergency) {
+		for i, f := range Singles(emergency) {
+			if i%raced != 0 {
+				continue
+			}
 			switch f.Kind {
 			case CrashBefore, CrashAfter, NotApplied, Lost, Throttle, Deny, Conflict, Outage:
 				n++
@@ -217,8 +227,11 @@ func compare(t *testing.T, d *asltest.Definition, s Schedule) {
 	machine := &asltest.Machine{
 		Definition: d, MaxSteps: 500, Wait: func(n int) { theirs.pass(time.Duration(n) * time.Second) },
 		Invoke: func(state, function string, payload []byte) ([]byte, *asltest.Failure) {
-			if function == "Notify" {
+			switch function {
+			case "Notify":
 				return []byte(`{}`), notified(state)
+			case "Anchor": // it is not simulated, and nothing waits for it
+				return nil, &asltest.Failure{Name: "Away"}
 			}
 			trail = append(trail, state)
 			return theirs.json(m, state, function, payload)
