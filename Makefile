@@ -19,7 +19,7 @@ GOARCH_x86_64 := amd64
 export MATTER_ROOT := $(CURDIR)
 export SAM_CLI_TELEMETRY := 0
 
-.PHONY: help demo test build package check-tools venv dynamodb-local rekor-server spec spec-deep requirements lint fmt clean
+.PHONY: help demo test build package check-tools venv dynamodb-local rekor-server spec spec-deep sim sim-deep mutants chaos requirements lint fmt clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -78,6 +78,22 @@ spec: build/tla2tools.jar ## check the models and recorded runs
 
 spec-deep: build/tla2tools.jar ## larger models, for MATTER_SPEC_BUDGET (default 30m)
 	@MATTER_SPEC_BUDGET=$${MATTER_SPEC_BUDGET:-30m} go test ./spec -run TestVariants -v -timeout 0
+
+sim: ## fault schedules for MATTER_SIM_SECONDS; SEED=… or SCHEDULE='…' tells one as a story
+	@if [[ -n '$(SEED)$(SCHEDULE)' ]]; then
+	  MATTER_SIM_SEED='$(SEED)' MATTER_SIM_SCHEDULE='$(SCHEDULE)' go test ./internal/sim -run TestReplay -v -count 1
+	else
+	  go test ./internal/sim -run 'TestOneFault|TestTwoFaults|TestRandomSchedules$$' -v -count 1 -timeout 0
+	fi
+
+sim-deep: ## every pair of faults, then seeds, for MATTER_SIM_BUDGET (default 30m)
+	@MATTER_SIM_BUDGET=$${MATTER_SIM_BUDGET:-30m} go test ./internal/sim -run TestDeep -v -count 1 -timeout 0
+
+mutants: ## plant every bug and write the table of docs/testing.md
+	@MATTER_MUTANTS=1 go test ./internal/sim -run TestPlantedBugs -v -count 1 -timeout 0 -args -update
+
+chaos: build venv dynamodb-local rekor-server ## rotations with killed processes, MATTER_CHAOS_RUNS of them (default 50)
+	@MATTER_REQUIRE_LOCAL=1 MATTER_CHAOS_RUNS=$${MATTER_CHAOS_RUNS:-50} go test ./integration -run 'TestChaos$$' -v -count 1 -timeout 0
 
 requirements: ## resolve requirements.txt anew from tools/python/requirements.in
 	@rm -rf build/resolve && python3 -m venv build/resolve
