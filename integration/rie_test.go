@@ -36,7 +36,7 @@ func (w *world) emulate(t *testing.T, function string) emulator {
 	if err != nil || len(found) != 1 {
 		t.Fatalf("the emulator is not there: make venv (%v, %v)", found, err)
 	}
-	ports := [2]int{freePort(t), freePort(t)}
+	ports := freePorts(t)
 	bootstrap := filepath.Join(root, "build", "local", function, "bootstrap")
 	cmd := exec.CommandContext(t.Context(), found[0],
 		"--runtime-interface-emulator-address", fmt.Sprintf("127.0.0.1:%d", ports[0]),
@@ -63,14 +63,18 @@ func (w *world) emulate(t *testing.T, function string) emulator {
 	return emulator{fmt.Sprintf("http://127.0.0.1:%d/2015-03-31/functions/function/invocations", ports[0])}
 }
 
-func freePort(t *testing.T) int {
+// freePorts returns two ports that nobody listened on, and not the same.
+func freePorts(t *testing.T) (ports [2]int) {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for i := range ports {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close() //nolint:errcheck // nobody connected
+		ports[i] = l.Addr().(*net.TCPAddr).Port
 	}
-	defer l.Close() //nolint:errcheck // nobody connected
-	return l.Addr().(*net.TCPAddr).Port
+	return ports
 }
 
 func await(t *testing.T, port int) {
@@ -150,6 +154,8 @@ func (w *emulation) run(t *testing.T, event string, want map[string]any) map[str
 func TestEmulator(t *testing.T) {
 	w := &emulation{world: up(t, nil), used: map[string]bool{}}
 	w.run(t, "preflight-check-only", map[string]any{"mode": "normal"})
+	w.run(t, "preflight-announce", map[string]any{"mode": "normal"})
+	w.run(t, "health", map[string]any{"ok": true, "green": 1})
 	if v := w.view(t, ""); v.Lock != "" {
 		t.Fatalf("check only took the lock: %q", v.Lock)
 	}
@@ -157,7 +163,8 @@ func TestEmulator(t *testing.T) {
 	w.run(t, "mint", map[string]any{"attempt": 1})
 	w.run(t, "retire-abandon", map[string]any{"done": true, "phase": "minted"}) // it has gone on: nothing is abandoned
 	w.run(t, "dualunwrap", map[string]any{"corpus_entries": 24})
-	w.run(t, "retire", map[string]any{"errorType": "Refused"}) // too early
+	w.run(t, "retire", map[string]any{"errorType": "Refused"})   // too early
+	w.run(t, "approve", map[string]any{"errorType": "Approved"}) // this deployment asks nobody
 	w.run(t, "switch", map[string]any{"epoch": 2})
 	w.run(t, "retire-pre-switch-failure", map[string]any{"errorType": "Refused"}) // too late
 	w.run(t, "drain", map[string]any{"done": true})
@@ -175,7 +182,10 @@ func TestEmulator(t *testing.T) {
 	w.run(t, "retire", map[string]any{"done": true, "phase": "retired"})
 	w.run(t, "anchor", map[string]any{"log": "rekor.local"})
 	w.run(t, "verify", map[string]any{"done": true})
-	w.run(t, "notify", map[string]any{"sent": true})
+	for _, event := range []string{"notify", "notify-started", "notify-drilled", "notify-rolledback", "notify-refused"} {
+		w.run(t, event, map[string]any{"sent": true})
+	}
+	w.run(t, "notify-verifying", map[string]any{"sent": false}) // customers alone hear of it
 	w.run(t, "notify-halted", map[string]any{"errorType": "Halted"})
 	w.run(t, "notify-redriven", map[string]any{"sent": false})
 	w.run(t, "retire-remint", map[string]any{"errorType": "Refused"}) // there is no such rotation

@@ -68,7 +68,10 @@ type Rotation struct {
 	Segments   int    // scan segments per table, fixed at the start
 	Rev        int64  // grows by one with every change; every change conditions on it
 	Execution  string // ARN of the execution, "" when run from the CLI
-	Actor      string // who asked for it
+	Actor      string // who wrote the record
+	Requester  string // who asked for it, as the start of the execution says; "" if it does not
+	Drill      string // name of the drill that it is, "" for a real rotation; a drill never switches
+	Approval   bool   // a second person must agree before the switch; fixed at the start
 	StartedAt  time.Time
 	UpdatedAt  time.Time
 	SwitchedAt time.Time

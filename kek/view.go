@@ -64,7 +64,9 @@ func (v View) Genesis(first KEK, now time.Time) (Change, error) {
 }
 
 // Start admits one rotation: it takes the lock and writes the record (spec:
-// StartWrite). r gives ID, Mode, Label, Reason, Segments, Execution and Actor.
+// StartWrite). r gives ID, Mode, Label, Reason, Segments, Execution, Actor,
+// Requester, Drill and Approval. An emergency is neither a drill nor does it wait for
+// approval.
 func (v View) Start(r Rotation, now time.Time) (Change, error) {
 	if v.Rotation != nil {
 		return Change{}, ErrDone
@@ -75,6 +77,9 @@ func (v View) Start(r Rotation, now time.Time) (Change, error) {
 	old, err := v.current()
 	if err != nil {
 		return Change{}, err
+	}
+	if r.Mode == Emergency && (r.Drill != "" || r.Approval) {
+		return Change{}, &IllegalTransition{What: "emergency rotation " + r.ID, From: "a drill or one to be approved", To: string(Started)}
 	}
 	r.Phase, r.OldKEK, r.NewKEK, r.Attempt, r.Rev = Started, old.ID, "", 1, 1
 	r.StartedAt, r.UpdatedAt = now, now
@@ -111,11 +116,15 @@ func (v View) Mint(k KEK, now time.Time) (Change, error) {
 }
 
 // Test records that the new KEK and the old one both unwrap (spec: DualUnwrap).
-// probe is a DEK wrapped under the old KEK, kept to show later that it is dead.
+// probe is a DEK wrapped under the old KEK, kept to show later that it is dead. A
+// drill is refused, whatever its canary said: it never gets to the switch.
 func (v View) Test(probe []byte, now time.Time) (Change, error) {
 	r, err := v.step(Minted, Tested)
 	if err != nil {
 		return Change{}, err
+	}
+	if r.Drill != "" {
+		return Change{}, &IllegalTransition{What: "drill " + r.ID, From: string(Minted), To: string(Tested)}
 	}
 	r.Probe = probe
 	return v.change(r, Tested, now, "dual_unwrap_passed"), nil

@@ -162,11 +162,11 @@ func TestDrainTimeoutHalts(t *testing.T) {
 	if e.Final != "Halted" || e.Failure.Name != string(rotation.Halted) || !strings.Contains(e.Failure.Cause, "DrainTimeout") {
 		t.Fatalf("ended in %s: %v", e.Final, e.Failure)
 	}
-	if len(d.mail) != 1 || d.mail[0] != "KEK rotation halted" {
+	if len(d.mail) != 2 || d.mail[1] != "KEK rotation halted" {
 		t.Errorf("mail %q", d.mail)
 	}
 	e.Redrive() // the process is still there: it halts and pages again
-	if e.Final != "Halted" || len(d.mail) != 2 {
+	if e.Final != "Halted" || len(d.mail) != 3 {
 		t.Fatalf("redriven too early: %s, mail %q", e.Final, d.mail)
 	}
 	if err := d.store.DropLease(t.Context(), l); err != nil {

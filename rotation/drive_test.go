@@ -92,6 +92,8 @@ func (d *driver) run(c call) ([]byte, error) {
 		return decoded(c.payload, s.Mint)
 	case "DualUnwrap":
 		return decoded(c.payload, s.DualUnwrap)
+	case "Approve":
+		return decoded(c.payload, s.AskApproval)
 	case "Switch":
 		return decoded(c.payload, s.Switch)
 	case "Drain":

@@ -20,6 +20,7 @@ func probeContext(rotationID string) map[string]string {
 // a known plaintext roundtrips under the new KEK, a wrong encryption context is
 // refused, and every known cipher of the corpus opens under the old KEK and,
 // rewrapped, under the new. Nothing is written but the phase. (Spec: DualUnwrap.)
+// Of a drill the canary is spoilt, so that it fails here.
 func (s *Steps) DualUnwrap(ctx context.Context, in StepInput) (out DualUnwrapOutput, err error) {
 	v, r, err := s.rotation(ctx, in.RotationID)
 	if err != nil {
@@ -29,10 +30,13 @@ func (s *Steps) DualUnwrap(ctx context.Context, in StepInput) (out DualUnwrapOut
 	var probe []byte
 	if r.Phase == kek.Minted {
 		for range s.CanaryRounds { // KMS is eventually consistent: once is luck
-			if err := s.canary(ctx, r.NewKEK, probeContext(r.ID)); err != nil {
+			if err := s.canary(ctx, r.NewKEK, probeContext(r.ID), r.Drill != ""); err != nil {
 				return out, err
 			}
 			out.Canaries++
+		}
+		if r.Drill != "" {
+			return out, &Error{Kind: Internal, Field: string(r.NewKEK), Msg: "a spoilt canary passed: the canaries prove nothing"}
 		}
 		if out.Corpus, err = s.openCorpus(ctx, r); err != nil {
 			return out, err
@@ -52,8 +56,9 @@ func (s *Steps) DualUnwrap(ctx context.Context, in StepInput) (out DualUnwrapOut
 	return out, err
 }
 
-// canary seals a fresh known plaintext under id and opens it again.
-func (s *Steps) canary(ctx context.Context, id kek.ID, encctx map[string]string) error {
+// canary seals a fresh known plaintext under id and opens it again. Spoilt, it comes
+// back changed.
+func (s *Steps) canary(ctx context.Context, id kek.ID, encctx map[string]string, spoilt bool) error {
 	plain := make([]byte, 64)
 	s.Random(plain)
 	dek, wrapped, err := s.KMS.GenerateDataKey(ctx, id, encctx)
@@ -68,6 +73,9 @@ func (s *Steps) canary(ctx context.Context, id kek.ID, encctx map[string]string)
 	got, err := s.unwrapOpen(ctx, id, wrapped, sealed, encctx)
 	if err != nil {
 		return err
+	}
+	if spoilt && len(got) > 0 {
+		got[0] ^= 1
 	}
 	if !bytes.Equal(got, plain) {
 		return &Error{Kind: CanaryFailed, Field: string(id), Msg: "the known plaintext came back changed"}

@@ -19,23 +19,31 @@ const (
 	RotationInProgress  Kind = "RotationInProgress"  // another rotation holds the lock
 	SourceMisconfigured Kind = "SourceMisconfigured" // a cipher source or the corpus
 	AuditUnlocked       Kind = "AuditUnlocked"       // the audit bucket is not write-once
+	AnnouncementMissing Kind = "AnnouncementMissing" // customers were not told of this window
+	AnnouncementYoung   Kind = "AnnouncementYoung"   // they were told too late
+	DrillStale          Kind = "DrillStale"          // the failure drill never passed, or long ago
+	HealthRed           Kind = "HealthRed"           // the hourly canary under the pointer's KEK
 	WindowClosed        Kind = "WindowClosed"        // outside the off-peak window
 
-	KeyUnusable     Kind = "KeyUnusable"     // the new KEK cannot wrap and unwrap
-	CanaryFailed    Kind = "CanaryFailed"    // the known-plaintext roundtrip
-	CorpusCorrupted Kind = "CorpusCorrupted" // a known cipher does not open
-	MintsExhausted  Kind = "MintsExhausted"  // emergency: no attempt left
-	Refused         Kind = "Refused"         // an illegal transition
-	DrainTimeout    Kind = "DrainTimeout"    // leases outlive max-wait
-	RowsQuarantined Kind = "RowsQuarantined" // rows that cannot be rewrapped
-	OrphansFound    Kind = "OrphansFound"    // rows whose KEK does not resolve
-	Unverified      Kind = "Unverified"      // verify found something untrue
-	AuditTampered   Kind = "AuditTampered"   // the chain or the bucket was changed
-	AccessDenied    Kind = "AccessDenied"    // AWS refused a call for lack of permission
-	Rejected        Kind = "Rejected"        // AWS refused a request for good
-	Halted          Kind = "Halted"          // stopped after the switch, to be redriven
-	Transient       Kind = "Transient"       // worth another try
-	Internal        Kind = "Internal"        // a defect of this program
+	KeyUnusable      Kind = "KeyUnusable"      // the new KEK cannot wrap and unwrap
+	CanaryFailed     Kind = "CanaryFailed"     // the known-plaintext roundtrip
+	CorpusCorrupted  Kind = "CorpusCorrupted"  // a known cipher does not open
+	MintsExhausted   Kind = "MintsExhausted"   // emergency: no attempt left
+	Refused          Kind = "Refused"          // an illegal transition
+	Approved         Kind = "Approved"         // no failure: the wait for approval need not begin
+	ApprovalMissing  Kind = "ApprovalMissing"  // nobody but the requester has agreed to the switch
+	ApprovalRejected Kind = "ApprovalRejected" // a person said no
+	ApprovalExpired  Kind = "ApprovalExpired"  // nobody said anything in time
+	DrainTimeout     Kind = "DrainTimeout"     // leases outlive max-wait
+	RowsQuarantined  Kind = "RowsQuarantined"  // rows that cannot be rewrapped
+	OrphansFound     Kind = "OrphansFound"     // rows whose KEK does not resolve
+	Unverified       Kind = "Unverified"       // verify found something untrue
+	AuditTampered    Kind = "AuditTampered"    // the chain or the bucket was changed
+	AccessDenied     Kind = "AccessDenied"     // AWS refused a call for lack of permission
+	Rejected         Kind = "Rejected"         // AWS refused a request for good
+	Halted           Kind = "Halted"           // stopped after the switch, to be redriven
+	Transient        Kind = "Transient"        // worth another try
+	Internal         Kind = "Internal"         // a defect of this program
 )
 
 // Error is a failure a person can act on. Field names what is wrong (an input

@@ -14,6 +14,11 @@ type ExecutionInput struct {
 	Reason string `json:"reason,omitempty"` // required in emergency mode
 	Window string `json:"window,omitempty"` // HH:MM-HH:MM or any; default: the deployment's
 	Resume string `json:"resume,omitempty"` // id of a halted rotation to go on with
+	Drill  string `json:"drill,omitempty"`  // name of a drill: a rotation that is made to fail before the switch
+
+	// RequestedBy is who asks: an identity's ARN, or what the schedule calls itself.
+	// Where two persons must agree, this one cannot be the second.
+	RequestedBy string `json:"requested_by,omitempty"`
 }
 
 // PreflightInput starts a rotation. The rotation id is the execution's name,
@@ -22,7 +27,8 @@ type PreflightInput struct {
 	ExecutionARN  string         `json:"execution_arn"`
 	ExecutionName string         `json:"execution_name"`
 	Input         ExecutionInput `json:"input"`
-	CheckOnly     bool           `json:"check_only,omitempty"` // T-7 days: report, start nothing
+	CheckOnly     bool           `json:"check_only,omitempty"` // report, start nothing
+	Announce      bool           `json:"announce,omitempty"`   // with CheckOnly, T-7 days: tell customers of the window
 }
 
 // Plan is preflight's output and the payload that the state machine carries.
@@ -34,6 +40,8 @@ type Plan struct {
 	Segments   []Segment `json:"segments"`
 	Checks     []Check   `json:"checks"`
 	Current    Attempt   `json:"current"`
+	Drill      string    `json:"drill"`    // "" for a real rotation
+	Approval   bool      `json:"approval"` // before the switch the execution waits for a second person
 }
 
 // Attempt is the mint attempt that the execution is at. Remint gets the one that
@@ -128,14 +136,21 @@ type RetireOutput struct {
 	Phase   string `json:"phase"`   // the rotation's phase now; "" if it has no record
 	Attempt int    `json:"attempt"` // the mint attempt it is at
 	Tally   Tally  `json:"tally"`
+	Drill   string `json:"drill"` // of a drill that was rolled back: passed or failed; else ""
 }
 
 // Events that notify tells people of.
 const (
+	NotifyStarted    = "started"
+	NotifyVerifying  = "verifying" // of no interest but to customers who follow the window
 	NotifyCompleted  = "completed"
 	NotifyRolledBack = "rolledback"
-	NotifyRefused    = "refused" // preflight said no; nothing changed
-	NotifyHalted     = "halted"  // after the switch, or an emergency out of attempts
+	NotifyRefused    = "refused"         // preflight said no; nothing changed
+	NotifyHalted     = "halted"          // after the switch, or an emergency out of attempts
+	NotifyDrilled    = "drilled"         // a drill failed where it should
+	NotifyApproval   = "approval_wanted" // sent by approve
+	NotifyAnnounced  = "announced"       // sent by preflight, seven days ahead
+	NotifyHealthRed  = "health_red"      // sent by health
 )
 
 // NotifyInput is the input of notify. For a halt the function returns the error
@@ -149,6 +164,11 @@ type NotifyInput struct {
 	Cause      string     `json:"cause,omitempty"`
 	Execution  Execution  `json:"execution"`           // $$.Execution
 	HaltedIn   *Execution `json:"halted_in,omitempty"` // $$.Execution when it halted
+	Label      string     `json:"label,omitempty"`     // of the rotation, by which its window was announced
+	Mode       string     `json:"mode,omitempty"`      // of the rotation
+	Drill      string     `json:"drill,omitempty"`     // name of the drill that the rotation is: no customer hears of it
+	Plan       string     `json:"plan,omitempty"`      // hash of the plan to approve
+	Detail     string     `json:"detail,omitempty"`    // one line more
 }
 
 // Execution is the Step Functions context object's Execution, of which the redrive
@@ -165,5 +185,32 @@ type Execution struct {
 
 // NotifyOutput is the output of notify.
 type NotifyOutput struct {
-	Sent bool `json:"sent"`
+	Sent   bool     `json:"sent"`
+	Untold []string `json:"untold,omitempty"` // announcers that could not be reached
+}
+
+// ApprovalInput asks for the approval of a rotation that stands before its switch.
+// Token is the state machine's, which waits for it.
+type ApprovalInput struct {
+	RotationID string `json:"rotation_id"`
+	Token      string `json:"task_token"`
+}
+
+// ApprovalOutput says what is to be approved; nobody reads it but a log.
+type ApprovalOutput struct {
+	Plan    string `json:"plan"`
+	Expires string `json:"expires"`
+}
+
+// HealthInput is empty: there is one pointer.
+type HealthInput struct{}
+
+// HealthOutput is what one canary under the pointer's KEK has shown.
+type HealthOutput struct {
+	KEK    string `json:"kek_id"`
+	OK     bool   `json:"ok"`
+	Detail string `json:"detail"`
+	Day    string `json:"day"`   // UTC
+	Green  int64  `json:"green"` // checks of the day so far
+	Red    int64  `json:"red"`
 }

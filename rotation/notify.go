@@ -4,6 +4,9 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"time"
+
+	"github.com/matter-ops/kms-rotation/kek"
 )
 
 // Notifier tells people.
@@ -12,24 +15,23 @@ type Notifier interface {
 	Notify(ctx context.Context, subject, message string) error
 }
 
-// Notify tells people what happened, what is safe and what to do next. A halt is
-// told and then returned as the error [Halted], so that the execution fails in
-// this very task and a redrive re-enters it; then it returns success and the
-// rotation goes on.
+// Notify tells people what happened, what is safe and what to do next, and brings an
+// announced window to its stage. A halt is told and then returned as the error
+// [Halted], so that the execution fails in this very task and a redrive re-enters it;
+// then it returns success and the rotation goes on. A status page that cannot be
+// reached holds nothing up.
 func (s *Steps) Notify(ctx context.Context, in NotifyInput) (NotifyOutput, error) {
 	if in.Event == NotifyHalted && in.HaltedIn != nil && in.Execution.RedriveCount > in.HaltedIn.RedriveCount {
 		return NotifyOutput{}, nil
 	}
-	subject, body, err := in.message()
-	if err != nil {
-		return NotifyOutput{}, err
-	}
-	var out NotifyOutput
-	if s.Notifier != nil {
-		if err := s.Notifier.Notify(ctx, subject, body); err != nil {
-			return out, unavailable("notification", err)
+	if in.Event != NotifyVerifying {
+		if err := s.tell(ctx, in); err != nil {
+			return NotifyOutput{}, err
 		}
-		out.Sent = true
+	}
+	out := NotifyOutput{Sent: s.Notifier != nil && in.Event != NotifyVerifying}
+	if stage := stages[in.Event]; stage != "" && in.Label != "" && in.Drill == "" {
+		out.Untold = s.moveWindow(ctx, in.Label, stage)
 	}
 	if in.Event == NotifyHalted {
 		return out, &Error{Kind: Halted, Field: in.RotationID, Msg: in.Error + ": " + in.Cause, Next: in.next()}
@@ -37,38 +39,116 @@ func (s *Steps) Notify(ctx context.Context, in NotifyInput) (NotifyOutput, error
 	return out, nil
 }
 
+// windowLasts is how long after its end a window's announcement still stands for a
+// rotation: as long as the state machine may run.
+const windowLasts = 7 * 24 * time.Hour
+
+// moveWindow brings the window that was announced for a label, if one was, to a stage.
+// It returns whom it could not reach, and why.
+func (s *Steps) moveWindow(ctx context.Context, label string, stage Stage) (untold []string) {
+	if len(s.Announcers) == 0 {
+		return nil
+	}
+	a, err := s.Announcements.LoadAnnouncement(ctx, label)
+	if err != nil {
+		return []string{"announcement: " + err.Error()}
+	}
+	if a.Rev == 0 || s.Now().After(a.To.Add(windowLasts)) {
+		return nil
+	}
+	for _, n := range s.Announcers {
+		if err := n.Tell(ctx, a, stage); err != nil {
+			untold = append(untold, n.Name()+": "+err.Error())
+		}
+	}
+	return untold
+}
+
+// tell sends the message of an event.
+func (s *Steps) tell(ctx context.Context, in NotifyInput) error {
+	subject, body, err := in.message()
+	if err != nil || s.Notifier == nil {
+		return err
+	}
+	if err := s.Notifier.Notify(ctx, subject, body); err != nil {
+		return unavailable("notification", err)
+	}
+	return nil
+}
+
+// stages are where an event brings an announced window. A rotation that was rolled
+// back is over for customers as well.
+var stages = map[string]Stage{
+	NotifyStarted: StageInProgress, NotifyVerifying: StageVerifying, NotifyCompleted: StageCompleted, NotifyRolledBack: StageCompleted,
+}
+
 var messages = map[string]struct{ what, safe string }{
+	NotifyStarted:    {"KEK rotation started", "Until the switch nothing depends on the new KEK, and a failure rolls back by itself."},
 	NotifyCompleted:  {"KEK rotation completed", "Every row is under the new KEK; the old KMS key is disabled, not deleted."},
 	NotifyRolledBack: {"KEK rotation rolled back before the switch", "The pointer never moved. The old KEK wraps as before; the new one is retired. No customer is affected."},
 	NotifyRefused:    {"KEK rotation refused by preflight", "Nothing was changed; no key was minted."},
 	NotifyHalted:     {"KEK rotation halted", "No row is orphaned: every KEK that a row names is still enabled. Reads and writes go on."},
+	NotifyDrilled:    {"KEK rotation drill passed", "The pointer never moved; the key that was minted for the drill is retired and disabled."},
+	NotifyApproval:   {"KEK rotation waits for a second person", "The pointer has not moved. Without an answer the rotation rolls back by itself."},
+	NotifyAnnounced:  {"KEK rotation announced", "Nothing was started; the rotation starts in the window, and refuses to outside of it."},
+	NotifyHealthRed:  {"KMS canary failed", "No key was changed. Rows may not open or be written while KMS does not answer; nothing is lost."},
+}
+
+// safe is what a person need not fear.
+func (in NotifyInput) safe() string {
+	switch {
+	case in.Error == string(OrphansFound):
+		return "The rows named above do not open: their KEK is not usable. Nothing is lost: no KMS key was deleted. All other rows read and write."
+	case in.Event == NotifyStarted && in.Mode == string(kek.Emergency):
+		return "Reads and writes go on. It does not roll back to a KEK that may be compromised: if the new one fails it mints another."
+	default:
+		return messages[in.Event].safe
+	}
 }
 
 func (in NotifyInput) message() (subject, body string, err error) {
 	m, ok := messages[in.Event]
 	if !ok {
-		return "", "", invalid("event", fmt.Sprintf("%q is unknown", in.Event), "use completed, rolledback, refused or halted")
+		return "", "", invalid("event", fmt.Sprintf("%q is unknown", in.Event), "use one of events/notify*.json")
 	}
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s.\n\nRotation:  %s\nExecution: %s\n", m.what, in.RotationID, in.Execution.ID)
-	if in.Error != "" {
-		fmt.Fprintf(&b, "Error:     %s\n           %s\n", in.Error, in.Cause)
+	fmt.Fprintf(&b, "%s.\n\n", m.what)
+	for _, line := range []struct{ name, text string }{
+		{"Rotation", in.RotationID}, {"Execution", in.Execution.ID}, {"Drill", in.Drill}, {"Detail", in.Detail}, {"Plan", in.Plan}, {"Error", in.Error}, {"", in.Cause},
+	} {
+		switch {
+		case line.text == "":
+		case line.name == "":
+			fmt.Fprintf(&b, "           %s\n", line.text)
+		default:
+			fmt.Fprintf(&b, "%-10s %s\n", line.name+":", line.text)
+		}
 	}
-	safe := m.safe
-	if in.Error == string(OrphansFound) {
-		safe = "The rows named above do not open: their KEK is not usable. Nothing is lost: no KMS key was deleted. All other rows read and write."
-	}
-	fmt.Fprintf(&b, "\nWhat is safe: %s\nNext: %s\n", safe, in.next())
+	fmt.Fprintf(&b, "\nWhat is safe: %s\nNext: %s\n", in.safe(), in.next())
 	return m.what, b.String(), nil
 }
 
+// next is the exact command, or what to mend before it.
 func (in NotifyInput) next() string {
 	switch in.Event {
+	case NotifyStarted:
+		return "nothing; matter ops kms-rotate --watch --execution " + in.Execution.Name + " follows it"
 	case NotifyHalted:
-		return fmt.Sprintf(`mend the cause, then: aws stepfunctions redrive-execution --execution-arn %s; `+
-			`or start an execution with {"resume": %q}`, in.Execution.ID, in.RotationID)
-	case NotifyRolledBack, NotifyRefused:
-		return "mend the cause, then start the rotation again"
+		return fmt.Sprintf(`mend the cause, then: matter ops resume --rotation %s; without the tool: aws stepfunctions redrive-execution --execution-arn %s; `+
+			`or start an execution with {"resume": %q}`, in.RotationID, in.Execution.ID, in.RotationID)
+	case NotifyRolledBack:
+		return "mend the cause, then: matter ops kms-rotate --watch"
+	case NotifyRefused:
+		return "matter ops kms-preflight names every check; mend the cause, then: matter ops kms-rotate --watch"
+	case NotifyApproval:
+		return fmt.Sprintf("whoever did not ask for it: matter ops approve --rotation %s --plan %s; or matter ops reject --rotation %s --plan %s --reason WHY",
+			in.RotationID, in.Plan, in.RotationID, in.Plan)
+	case NotifyDrilled:
+		return "nothing; matter ops drill status says until when it counts"
+	case NotifyAnnounced:
+		return "matter ops kms-preflight, and mend what it names before the window"
+	case NotifyHealthRed:
+		return "read the error; if KMS is at fault see the AWS Health Dashboard, else: matter ops kms-status, then aws kms describe-key"
 	default:
 		return "nothing; matter ops kms-status shows the pointer and the KEKs"
 	}

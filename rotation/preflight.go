@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"unicode/utf8"
 
 	"github.com/matter-ops/kms-rotation/kek"
@@ -11,7 +12,9 @@ import (
 
 // Preflight checks everything a rotation relies on and, unless CheckOnly is set,
 // starts it: it takes the lock and writes the record as its very last act. A
-// refusal has changed nothing. (Spec: StartRead, StartWrite.)
+// refusal has changed nothing. With Announce a look also tells customers of the
+// window ahead, whatever else it finds: what is red can be mended until then, but the
+// days of notice cannot be made up. (Spec: StartRead, StartWrite.)
 func (s *Steps) Preflight(ctx context.Context, in PreflightInput) (Plan, error) {
 	r, window, err := s.request(in)
 	if err != nil {
@@ -27,16 +30,16 @@ func (s *Steps) Preflight(ctx context.Context, in PreflightInput) (Plan, error) 
 	if v.Rotation != nil && !in.CheckOnly { // a retry after the start was written
 		return s.restarted(ctx, r)
 	}
-	checks, err := s.check(ctx, v, r, window)
+	checks, err := s.check(ctx, v, r, s.gates(in, r, window))
 	if err != nil {
 		return Plan{Checks: checks}, err
 	}
 	if in.CheckOnly {
-		p := s.plan(kek.Rotation{ID: r.ID, Mode: r.Mode, Label: r.Label, OldKEK: v.Pointer.KEKID, Segments: s.Segments})
+		p := s.plan(kek.Rotation{ID: r.ID, Mode: r.Mode, Label: r.Label, OldKEK: v.Pointer.KEKID, Drill: r.Drill, Segments: s.Segments})
 		p.Checks = checks
 		return p, nil
 	}
-	v, err = s.transition(ctx, "preflight", r.ID, func(v kek.View) (kek.Change, error) { return v.Start(r, s.Now()) }, nil)
+	v, err = s.transition(ctx, "preflight", r.ID, func(v kek.View) (kek.Change, error) { return v.Start(r, s.Now()) }, overrides(checks))
 	if err != nil {
 		return Plan{}, err
 	}
@@ -53,7 +56,7 @@ func (s *Steps) Preflight(ctx context.Context, in PreflightInput) (Plan, error) 
 func (s *Steps) request(in PreflightInput) (kek.Rotation, Window, error) {
 	r := kek.Rotation{
 		ID: in.ExecutionName, Mode: kek.Mode(in.Input.Mode), Label: in.Input.Label, Reason: in.Input.Reason,
-		Segments: s.Segments, Execution: in.ExecutionARN, Actor: s.Actor,
+		Segments: s.Segments, Execution: in.ExecutionARN, Actor: s.Actor, Requester: in.Input.RequestedBy, Drill: in.Input.Drill,
 	}
 	if err := kek.CheckRotationID(r.ID); err != nil {
 		return r, s.Window, invalid("execution_name", err.Error(), "start the execution under another name")
@@ -64,10 +67,14 @@ func (s *Steps) request(in PreflightInput) (kek.Rotation, Window, error) {
 	if r.Mode == "" {
 		r.Mode = kek.Normal
 	}
-	if r.Label == "" {
+	switch {
+	case r.Label != "":
+	case r.Drill != "":
+		r.Label = "drill " + r.Drill
+	default:
 		r.Label = kek.QuarterLabel(s.Now())
 	}
-	if err := checkRequest(r); err != nil {
+	if err := s.checkRequest(&r); err != nil {
 		return r, s.Window, err
 	}
 	if in.Input.Window == "" {
@@ -84,7 +91,24 @@ func invalid(field, msg, next string) error {
 	return &Error{Kind: InvalidInput, Field: field, Msg: msg, Next: next}
 }
 
-func checkRequest(r kek.Rotation) error {
+// checkRequest refuses what no deployment would start, and settles whether the
+// rotation waits for a second person. Who runs a step by hand is who asks.
+func (s *Steps) checkRequest(r *kek.Rotation) error {
+	if r.Requester == "" && !strings.HasPrefix(s.Actor, LambdaActor) {
+		r.Requester = strings.ToValidUTF8(s.Actor, "?")
+	}
+	r.Approval = s.ApprovalRequired && r.Mode == kek.Normal && r.Drill == ""
+	switch {
+	case r.Drill != "" && r.Drill != DrillFailure:
+		return invalid("drill", fmt.Sprintf("%q is no drill", r.Drill), `use "`+DrillFailure+`"`)
+	case r.Drill != "" && r.Mode == kek.Emergency:
+		return invalid("drill", "an emergency is no drill", "leave drill out to rotate in earnest, or mode to drill")
+	case r.Approval && r.Requester == "":
+		return invalid("requested_by", "a second person must approve this rotation, so it must say who asks",
+			`matter ops kms-rotate says so by itself; in the console add "requested_by": "<your ARN>"`)
+	case len(r.Requester) > 500 || !utf8.ValidString(r.Requester):
+		return invalid("requested_by", "it is no identity", "use the ARN that aws sts get-caller-identity says")
+	}
 	if r.Mode != kek.Normal && r.Mode != kek.Emergency {
 		return invalid("mode", fmt.Sprintf("%q is neither normal nor emergency", r.Mode), `use "normal", "emergency", or leave it out`)
 	}
@@ -104,8 +128,8 @@ func checkRequest(r kek.Rotation) error {
 }
 
 func checkResume(in ExecutionInput) error {
-	if in.Mode != "" || in.Label != "" || in.Window != "" {
-		return invalid("resume", "a resumed rotation keeps its mode, label and window", `send {"resume": "<rotation id>"} alone`)
+	if in.Mode != "" || in.Label != "" || in.Window != "" || in.Drill != "" {
+		return invalid("resume", "a resumed rotation keeps its mode, label, window and drill", `send {"resume": "<rotation id>"} alone`)
 	}
 	if err := kek.CheckRotationID(in.Resume); err != nil {
 		return invalid("resume", err.Error(), "matter ops kms-status shows the rotation that holds the lock")
@@ -156,6 +180,7 @@ func (s *Steps) plan(r kek.Rotation) Plan {
 	p := Plan{
 		RotationID: r.ID, Mode: string(r.Mode), Label: r.Label, OldKEK: string(r.OldKEK),
 		Segments: []Segment{}, Checks: []Check{}, Current: Attempt{Attempt: r.Attempt},
+		Drill: r.Drill, Approval: r.Approval && r.Phase.PreSwitch(),
 	}
 	for _, src := range s.Sources {
 		for i := range src.Segments(r.Segments) {
@@ -167,7 +192,7 @@ func (s *Steps) plan(r kek.Rotation) Plan {
 
 // check runs every check and reports them all, so that a tired person mends
 // everything in one go. The error is the first failure, with the others' names.
-func (s *Steps) check(ctx context.Context, v kek.View, r kek.Rotation, w Window) ([]Check, error) {
+func (s *Steps) check(ctx context.Context, v kek.View, r kek.Rotation, gates []gate) ([]Check, error) {
 	var checks []Check
 	var first *Error
 	run := func(name, detail string, err error) {
@@ -195,7 +220,14 @@ func (s *Steps) check(ctx context.Context, v kek.View, r kek.Rotation, w Window)
 	}
 	run("pointer and lock", "one active KEK, no other rotation", err)
 	run("pointer's KMS key", "enabled", s.checkPointerKey(ctx, v))
-	run("off-peak window", w.String(), s.checkWindow(w, r.Mode))
+	for _, g := range gates {
+		switch {
+		case g.spared != "":
+			checks = append(checks, Check{Name: g.name, OK: true, Detail: g.spared})
+		default:
+			run(g.name, g.green, g.check(ctx))
+		}
+	}
 	run("audit bucket", "versioned, Object Lock", s.Vault.Check(ctx))
 	if len(s.Sources) == 0 {
 		run("sources", "", &Error{
@@ -217,7 +249,7 @@ func (s *Steps) check(ctx context.Context, v kek.View, r kek.Rotation, w Window)
 		detail, err = s.CheckAnchoring(ctx)
 	}
 	if err != nil && r.Mode == kek.Emergency { // a compromised KEK waits for no log
-		detail, err = "overridden by the emergency: "+err.Error(), nil
+		detail, err = overridden+" by the emergency: "+err.Error(), nil
 	}
 	if run("audit anchor", detail, err); first != nil {
 		return checks, first
@@ -269,8 +301,8 @@ func (s *Steps) checkPointerKey(ctx context.Context, v kek.View) error {
 	return nil
 }
 
-func (s *Steps) checkWindow(w Window, mode kek.Mode) error {
-	if mode == kek.Emergency || w.Open(s.Now()) {
+func (s *Steps) checkWindow(w Window) error {
+	if w.Open(s.Now()) {
 		return nil
 	}
 	return &Error{

@@ -143,7 +143,11 @@ func (s *Steps) preSwitchFailure(ctx context.Context, in RetireInput) (RetireOut
 	if err := s.reap(ctx, in.RotationID); err != nil {
 		return RetireOutput{}, err
 	}
-	return RetireOutput{Done: true, Phase: string(v.Rotation.Phase), Attempt: v.Rotation.Attempt}, nil
+	drill, err := s.drilled(ctx, v)
+	if err != nil {
+		return RetireOutput{}, err
+	}
+	return RetireOutput{Done: true, Phase: string(v.Rotation.Phase), Attempt: v.Rotation.Attempt, Drill: drill}, nil
 }
 
 // remint retires the KEK that failed an emergency's test and lets the rotation

@@ -97,7 +97,7 @@ func TestNormalRotation(t *testing.T) {
 	}
 	wantEvents(t, d.site, "rotation_started", "kek_minted", "dual_unwrap_passed", "pointer_switched", "old_kek_sealed",
 		"rows_rewrapped", "old_kek_retired", "kms_rotation_completed")
-	if diff := cmp.Diff([]string{"KEK rotation completed"}, d.mail); diff != "" {
+	if diff := cmp.Diff([]string{"KEK rotation started", "KEK rotation completed"}, d.mail); diff != "" {
 		t.Errorf("mail (-want +got):\n%s", diff)
 	}
 	d.complete(summer, rotation.ExecutionInput{Label: "Q3"}) // and once more
@@ -178,7 +178,7 @@ func TestPreSwitchFailure(t *testing.T) {
 	if s.state(r.NewKEK) != kek.Retired || s.enabled(r.NewKEK) || !s.enabled(s.first) {
 		t.Errorf("new KEK: %s, enabled %t; the old one enabled: %t", s.state(r.NewKEK), s.enabled(r.NewKEK), s.enabled(s.first))
 	}
-	if want := []string{"KEK rotation rolled back before the switch"}; !cmp.Equal(want, s.mail) {
+	if want := []string{"KEK rotation started", "KEK rotation rolled back before the switch"}; !cmp.Equal(want, s.mail) {
 		t.Errorf("mail %q, want %q", s.mail, want)
 	}
 	s.mend()

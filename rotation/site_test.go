@@ -90,6 +90,7 @@ func newSite(t *testing.T) *site {
 		Deps: rotation.Deps{
 			Registry: s.store, Outbox: s.store, Drainage: s.store, Checkpoints: s.store, Vault: s.vault,
 			Keys: s.kms, KMS: s.kms, Cipher: aead.Cipher{}, Notifier: s,
+			Announcements: s.store, Drills: s.store, Approvals: s.store, HealthLog: s.store,
 			Sources: []rotation.Source{s.orders, s.people, s.corpus}, Corpus: s.corpus,
 			Random: func(b []byte) { copy(b, "known plaintext") }, Now: c.now, Actor: "test",
 		},

@@ -30,6 +30,7 @@ type snapshot struct {
 	Leases      map[kek.ID][]rotation.Lease
 	Checkpoints []rotation.Checkpoint
 	Rows        map[string]memstore.Record
+	Gates       any // announcements, drills, approvals, health
 }
 
 // rows returns every envelope of every table.
@@ -79,7 +80,7 @@ func (s *site) snapshot() snapshot {
 		Pointer: *v.Pointer, Lock: v.Lock, KEKs: must(s.store.KEKs(ctx)), Rotations: must(s.store.Rotations(ctx)),
 		Chain: must(s.store.AuditEntries(ctx, 1)), Unpublished: must(s.store.Unpublished(ctx)),
 		Bucket: map[int64]string{}, Keys: map[kek.ID]rotation.Key{}, Fences: map[kek.ID]map[int]string{},
-		Leases: map[kek.ID][]rotation.Lease{}, Rows: map[string]memstore.Record{},
+		Leases: map[kek.ID][]rotation.Lease{}, Rows: map[string]memstore.Record{}, Gates: s.store.Gates(),
 	}
 	for _, e := range out.Chain {
 		b, err := s.vault.Get(ctx, chain, e.Record.Seq)

@@ -20,25 +20,38 @@ type Config struct {
 	FenceShards  int           // fence items per KEK, 1 to 20
 	MaxMints     int           // mint attempts of an emergency
 	CanaryRounds int           // known-plaintext roundtrips
+
+	// What a normal rotation is refused without; 0 and false demand nothing.
+	AnnounceDays     int           // customers were told of the window so long ago
+	DrillFreshDays   int           // the failure drill has passed within these
+	HealthDays       int           // the hourly canary was green for so long
+	ApprovalRequired bool          // a second person agrees before the switch
+	ApprovalWait     time.Duration // how long the switch waits for that person
 }
 
 // Deps are the adapters that the steps drive.
 type Deps struct {
-	Registry    Registry
-	Outbox      Outbox
-	Vault       Vault
-	Keys        KeyAdmin
-	KMS         Wrapper
-	Cipher      Cipher
-	Sources     []Source // every place whose rows must leave the old KEK, the corpus among them
-	Corpus      Source   // the known ciphers; nil if the deployment has none
-	Drainage    Drainage
-	Checkpoints Checkpoints
-	Notifier    Notifier   // nil: nobody is told
-	Anchoring   *Anchoring // nil: the audit chain is in no public log
-	Random      func([]byte)
-	Now         func() time.Time
-	Actor       string // who acts, for the audit chain
+	Registry      Registry
+	Outbox        Outbox
+	Vault         Vault
+	Keys          KeyAdmin
+	KMS           Wrapper
+	Cipher        Cipher
+	Sources       []Source // every place whose rows must leave the old KEK, the corpus among them
+	Corpus        Source   // the known ciphers; nil if the deployment has none
+	Drainage      Drainage
+	Checkpoints   Checkpoints
+	Notifier      Notifier    // nil: nobody is told
+	Announcers    []Announcer // who tells customers of a window; none: the notifier's readers alone know
+	Announcements Announcements
+	Drills        Drills
+	HealthLog     HealthLog
+	Approvals     Approvals
+	Meter         Meter      // nil: nothing is metered
+	Anchoring     *Anchoring // nil: the audit chain is in no public log
+	Random        func([]byte)
+	Now           func() time.Time
+	Actor         string // who acts, for the audit chain
 }
 
 // Steps runs the steps of rotations. It holds no state of its own: everything a
@@ -116,7 +129,8 @@ func (s *Steps) event(step string, c kek.Change, extra map[string]string) audit.
 			ev.ID = fmt.Sprintf("%s/%d", ev.ID, r.Attempt)
 		}
 		put(ev.Body, "mode", string(r.Mode), "phase", string(r.Phase), "label", r.Label, "reason", r.Reason,
-			"old_kek_id", string(r.OldKEK), "new_kek_id", string(r.NewKEK), "execution", r.Execution, "error", r.Err)
+			"old_kek_id", string(r.OldKEK), "new_kek_id", string(r.NewKEK), "execution", r.Execution, "error", r.Err,
+			"requested_by", r.Requester, "drill", r.Drill)
 	}
 	if c.Pointer != nil {
 		put(ev.Body, "pointer", string(c.Pointer.After.KEKID), "epoch", fmt.Sprint(c.Pointer.After.Epoch))

@@ -19,6 +19,9 @@ func (s *Steps) Switch(ctx context.Context, in StepInput) (SwitchOutput, error) 
 		return SwitchOutput{}, early(r, kek.Switched)
 	}
 	if r.Phase == kek.Tested { // PointerAlwaysUsable
+		if err := s.checkApproval(ctx, r); err != nil {
+			return SwitchOutput{}, err
+		}
 		k, err := s.Keys.Describe(ctx, r.NewKEK)
 		if err != nil {
 			return SwitchOutput{}, unavailable("KMS DescribeKey", err)

@@ -40,7 +40,7 @@ func Anchorer(ctx context.Context) (*rotation.Steps, error) {
 	vault := worm.New(s3.NewFromConfig(cfg), c.AuditBucket, c.Retention, time.Now)
 	return &rotation.Steps{Config: c.Config, Deps: rotation.Deps{
 		Outbox: store, Vault: vault, Anchoring: anchoring(c, cfg, store, vault),
-		Now: time.Now, Actor: "lambda/" + os.Getenv("AWS_LAMBDA_FUNCTION_NAME"),
+		Now: time.Now, Actor: rotation.LambdaActor + os.Getenv("AWS_LAMBDA_FUNCTION_NAME"),
 	}}, nil
 }
 

@@ -43,11 +43,15 @@ func Steps(ctx context.Context) (*rotation.Steps, error) {
 	if err != nil {
 		return nil, err
 	}
-	return Wire(c, cfg, "lambda/"+os.Getenv("AWS_LAMBDA_FUNCTION_NAME"))
+	s, err := Wire(c, cfg, rotation.LambdaActor+os.Getenv("AWS_LAMBDA_FUNCTION_NAME"))
+	if err == nil {
+		s.Meter = &meter{w: os.Stdout, stack: c.Stack, now: time.Now}
+	}
+	return s, err
 }
 
 // Notifier wires the one step that must work however wrong the rest of the
-// configuration is: telling people.
+// configuration is: telling people. Customers are told only if that is configured well.
 func Notifier(ctx context.Context) (*rotation.Steps, error) {
 	topic := os.Getenv("MATTER_TOPIC_ARN")
 	if topic == "" {
@@ -60,7 +64,13 @@ func Notifier(ctx context.Context) (*rotation.Steps, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &rotation.Steps{Deps: rotation.Deps{Notifier: snsnotify.New(sns.NewFromConfig(cfg), topic), Now: time.Now}}, nil
+	s := &rotation.Steps{Deps: rotation.Deps{Notifier: snsnotify.New(sns.NewFromConfig(cfg), topic), Now: time.Now}}
+	table := os.Getenv("MATTER_CONTROL_TABLE")
+	if a, err := parseAnnounce(os.Getenv("MATTER_ANNOUNCE")); err == nil && table != "" {
+		s.Announcements = ddb.New(dynamodb.NewFromConfig(cfg), table, os.Getenv("MATTER_STACK"), time.Now)
+		s.Announcers = announcers(a, cfg)
+	}
+	return s, nil
 }
 
 // AWSConfig loads region and credentials. Throttled calls back off and slow the
@@ -90,6 +100,7 @@ func Wire(c Config, cfg aws.Config, actor string) (*rotation.Steps, error) {
 		Config: c.Config,
 		Deps: rotation.Deps{
 			Registry: store, Outbox: store, Drainage: store, Checkpoints: store,
+			Announcements: store, Announcers: announcers(c.Announce, cfg), Drills: store, HealthLog: store, Approvals: store,
 			Vault: vault, Anchoring: anchoring(c, cfg, store, vault),
 			Keys:   awskms.NewAdmin(keys, resourcegroupstaggingapi.NewFromConfig(cfg), c.Stack),
 			KMS:    awskms.NewWrapper(keys, rate.NewLimiter(rate.Limit(c.KMSRate), max(1, int(c.KMSRate/10)))),

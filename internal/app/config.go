@@ -35,6 +35,7 @@ type Config struct {
 	StateMachine string      // MATTER_STATE_MACHINE_ARN, "" in the functions
 	Trust        audit.Trust // MATTER_TRUST: transparency logs, "" for none
 	AnchorKey    string      // MATTER_ANCHOR_KEY: ARN or alias; required with MATTER_TRUST
+	Announce     Announce    // MATTER_ANNOUNCE
 }
 
 const day = 24 * time.Hour
@@ -62,7 +63,14 @@ func FromEnv(getenv func(string) string) (Config, error) {
 			FenceShards:  e.number("MATTER_FENCE_SHARDS", 1, 20),
 			MaxMints:     e.number("MATTER_MAX_MINTS", 1, 10),
 			CanaryRounds: e.number("MATTER_CANARY_ROUNDS", 1, 100),
+
+			AnnounceDays:     e.number("MATTER_ANNOUNCE_DAYS", 0, 90),
+			DrillFreshDays:   e.number("MATTER_DRILL_FRESH_DAYS", 0, 3650),
+			HealthDays:       e.number("MATTER_HEALTH_DAYS", 0, 90),
+			ApprovalRequired: e.boolean("MATTER_APPROVAL_REQUIRED"),
+			ApprovalWait:     time.Duration(e.number("MATTER_APPROVAL_SECONDS", 1, 604800)) * time.Second,
 		},
+		Announce: e.announce("MATTER_ANNOUNCE"),
 	}
 	c.Sources = e.sources("MATTER_SOURCES")
 	if c.Trust = e.trust("MATTER_TRUST"); len(c.Trust.Logs) > 0 {
@@ -124,6 +132,14 @@ func (e *env) number(name string, low, high int) int {
 		e.fault(name, fmt.Errorf("%q is not a whole number from %d to %d", v, low, high))
 	}
 	return n
+}
+
+func (e *env) boolean(name string) bool {
+	v := e.required(name)
+	if v != "" && v != "true" && v != "false" {
+		e.fault(name, fmt.Errorf("%q is neither true nor false", v))
+	}
+	return v == "true"
 }
 
 func (e *env) duration(name string) time.Duration {

@@ -101,7 +101,8 @@ func TestPlaceholders(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := []string{
-		"AnchorFunctionArn", "DrainFunctionArn", "DrainPollSeconds", "DualUnwrapFunctionArn", "MintFunctionArn", "NotifyFunctionArn",
+		"AnchorFunctionArn", "ApprovalSeconds", "ApproveFunctionArn", "DrainFunctionArn", "DrainPollSeconds", "DualUnwrapFunctionArn",
+		"MintFunctionArn", "NotifyFunctionArn",
 		"PreflightFunctionArn", "RetireFunctionArn", "RewrapConcurrency", "RewrapFunctionArn", "SwitchFunctionArn", "VerifyFunctionArn",
 	}
 	if diff := cmp.Diff(want, Placeholders(b)); diff != "" {
@@ -124,6 +125,9 @@ func TestMutations(t *testing.T) {
 		want     string
 	}{
 		{"back from the switch", "States.Switch.Catch.0.Next", "PreSwitchFailure", "Switch: a path leads back to PreSwitchFailure"},
+		{"back to the approval", "States.Halted.Next", "Approval?", "Switch: a path leads back to Approval?"},
+		{"an answer that is asked for for ever", "States.AwaitApproval.Retry.0.ErrorEquals.0", "States.Timeout", `AwaitApproval: retries "States.Timeout"`},
+		{"a rejection in an emergency", "States.AwaitApproval.Catch.2.Next", "PreSwitchFailure", "AwaitApproval: goes to PreSwitchFailure without a choice"},
 		{"back from drain by next", "States.DrainWait.Next", "Mint", "Switch: a path leads back to Mint"},
 		{"back from a choice", "States.RetireDone?.Default", "Remint", "Switch: a path leads back to Remint"},
 		{"back from the map", "States.Rewrap.Catch.0.Next", "RollBackOrRemint", "Switch: a path leads back to RollBackOrRemint"},

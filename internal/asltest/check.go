@@ -21,8 +21,8 @@ var HaltTasks = []string{"HaltedBeforeSwitch", "Halted"}
 const pointOfNoReturn = "Switch"
 
 var beforeSwitch = []string{
-	"Preflight", "Abandon", "Mint", "DualUnwrap", "RollBackOrRemint", "Remint", "PreSwitchFailure",
-	"NotifyRolledBack", "RolledBack", "HaltedBeforeSwitchRecord", "HaltedBeforeSwitch",
+	"Preflight", "Abandon", "NotifyStarted", "Mint", "DualUnwrap", "Approval?", "AwaitApproval", "ApprovalExpired",
+	"RollBackOrRemint", "Remint", "PreSwitchFailure", "DrillPassed?", "NotifyDrilled", "DrillPassed", "NotifyRolledBack", "RolledBack", "HaltedBeforeSwitchRecord", "HaltedBeforeSwitch",
 }
 
 // Check returns everything that is wrong with a definition. kinds are the error
@@ -93,7 +93,7 @@ func (c *checker) task(name string, s *State, caught bool) {
 	if s.TimeoutSeconds <= 0 {
 		c.add(name, "has no TimeoutSeconds")
 	}
-	if s.Resource != "arn:aws:states:::lambda:invoke" || s.Function() == "" {
+	if s.Resource != "arn:aws:states:::lambda:invoke" && !s.waits() || s.Function() == "" {
 		c.add(name, "invokes no function: resource %q, function %v", s.Resource, s.Parameters["FunctionName"])
 	}
 	if len(s.Retry) == 0 {
@@ -109,6 +109,10 @@ func (c *checker) task(name string, s *State, caught bool) {
 		c.add(name, "does not catch States.ALL")
 	}
 }
+
+// waits reports whether a Task ends by its token. Its timeout is then the time to
+// answer, and an answer that did not come is not asked for again.
+func (s *State) waits() bool { return s.Resource == "arn:aws:states:::lambda:invoke.waitForTaskToken" }
 
 func catchesAll(s *State) bool {
 	return len(s.Catch) > 0 && slices.Equal(s.Catch[len(s.Catch)-1].ErrorEquals, []string{"States.ALL"})
@@ -128,7 +132,7 @@ func (c *checker) retries(name string, s *State) {
 	for _, r := range s.Retry {
 		for _, e := range r.ErrorEquals {
 			transient = transient || e == "Transient"
-			if !slices.Contains(Retryable, e) {
+			if !slices.Contains(Retryable, e) || s.waits() && e == "States.Timeout" {
 				c.add(name, "retries %q, which no repetition mends", e)
 			}
 		}

@@ -3,7 +3,8 @@
 // tests of the steps meet the real order, retries and catches.
 //
 // It knows the part of the Amazon States Language that the definition uses, and
-// refuses any other field: JSONPath, Task (lambda:invoke), Choice, Pass, Wait,
+// refuses any other field: JSONPath, Task (lambda:invoke, with or without
+// waitForTaskToken), Choice, Pass, Wait,
 // Map (inline), Succeed and Fail.
 package asltest
 
@@ -77,7 +78,7 @@ var (
 )
 
 // Numbers are the substitutions that are no strings.
-var Numbers = map[string]int{"DrainPollSeconds": 15, "RewrapConcurrency": 8}
+var Numbers = map[string]int{"DrainPollSeconds": 15, "RewrapConcurrency": 8, "ApprovalSeconds": 86400}
 
 // Substitute puts Numbers in the place of their placeholders and leaves those in
 // strings, the functions' ARNs, as they are.

@@ -23,6 +23,7 @@ var Contracts = map[string]Contract{
 	"Preflight":  contract[rotation.PreflightInput, rotation.Plan](),
 	"Mint":       contract[rotation.StepInput, rotation.MintOutput](),
 	"DualUnwrap": contract[rotation.StepInput, rotation.DualUnwrapOutput](),
+	"Approve":    contract[rotation.ApprovalInput, rotation.ApprovalOutput](),
 	"Switch":     contract[rotation.StepInput, rotation.SwitchOutput](),
 	"Drain":      contract[rotation.StepInput, rotation.DrainOutput](),
 	"Rewrap":     contract[rotation.RewrapInput, rotation.SweepOutput](),

@@ -19,6 +19,9 @@ type Machine struct {
 	Definition *Definition
 	// Invoke calls a function, named as in ${<name>FunctionArn}, with a payload.
 	Invoke func(state, function string, payload []byte) ([]byte, *Failure)
+	// Await is called for a task that waits for its token, once its function has been
+	// told the token. Nil: nobody ever answers.
+	Await func(state, token string) *Failure
 	// Wait is called for Wait states.
 	Wait func(seconds int)
 	// MaxSteps ends an execution that does not end by itself; 0 is 10,000.
@@ -181,7 +184,7 @@ func (e *Execution) context(item any) map[string]any {
 	} else {
 		x["RedriveCount"] = float64(0)
 	}
-	return map[string]any{"Execution": x, "Map": map[string]any{"Item": map[string]any{"Value": item}}}
+	return map[string]any{"Execution": x, "Task": map[string]any{"Token": fmt.Sprintf("token %d of %s", e.steps, e.Name)}, "Map": map[string]any{"Item": map[string]any{"Value": item}}}
 }
 
 // task invokes the function, again as Retry says.
@@ -200,6 +203,9 @@ func (e *Execution) task(name string, s *State, data any, ctx map[string]any) (a
 	}
 	for {
 		b, fail := e.machine.Invoke(name, s.Function(), payload)
+		if fail == nil && s.waits() {
+			fail = e.await(name, ctx)
+		}
 		if fail == nil {
 			return selected(s, b, ctx)
 		}
@@ -209,6 +215,14 @@ func (e *Execution) task(name string, s *State, data any, ctx map[string]any) (a
 		}
 		left[i]--
 	}
+}
+
+func (e *Execution) await(name string, ctx map[string]any) *Failure {
+	token, _ := get(ctx, "$.Task.Token")
+	if e.machine.Await == nil {
+		return &Failure{"States.Timeout", "nobody answered"}
+	}
+	return e.machine.Await(name, fmt.Sprint(token))
 }
 
 func selected(s *State, b []byte, ctx map[string]any) (any, *Failure) {

@@ -42,12 +42,17 @@ func decodeKEK(i item) (kek.KEK, error) {
 }
 
 func encodeRotation(r kek.Rotation) item {
-	return set(key(rotationPK(r.ID), noSK),
+	i := set(key(rotationPK(r.ID), noSK),
 		"mode", string(r.Mode), "phase", string(r.Phase), "label", r.Label, "reason", r.Reason,
 		"old_kek_id", string(r.OldKEK), "new_kek_id", string(r.NewKEK), "attempt", int64(r.Attempt),
 		"epoch", r.Epoch, "probe", r.Probe, "segments", int64(r.Segments), "rev", r.Rev,
 		"execution_arn", r.Execution, "actor", r.Actor, "started_at", r.StartedAt,
-		"updated_at", r.UpdatedAt, "switched_at", r.SwitchedAt, "error", r.Err)
+		"updated_at", r.UpdatedAt, "switched_at", r.SwitchedAt, "error", r.Err,
+		"requested_by", r.Requester, "drill", r.Drill)
+	if r.Approval {
+		i["approval"] = boolean(true)
+	}
+	return i
 }
 
 func decodeRotation(i item) (kek.Rotation, error) {
@@ -60,6 +65,7 @@ func decodeRotation(i item) (kek.Rotation, error) {
 		Probe: r.bytes("probe"), Segments: int(r.num("segments")), Rev: r.num("rev"),
 		Execution: r.str("execution_arn"), Actor: r.str("actor"), StartedAt: r.time("started_at"),
 		UpdatedAt: r.time("updated_at"), SwitchedAt: r.time("switched_at"), Err: r.str("error"),
+		Requester: r.str("requested_by"), Drill: r.str("drill"), Approval: r.bool("approval"),
 	}
 	return v, r.decoded(pk)
 }

@@ -31,6 +31,7 @@ type Store struct {
 	head        audit.Head
 	published   int64
 	anchor      rotation.AnchorState
+	gates       gates
 }
 
 type (
@@ -52,7 +53,7 @@ func newStore(w *World, chain string) *Store {
 	return &Store{
 		w: w, chain: chain, head: audit.Genesis(chain),
 		rotations: map[string]kek.Rotation{}, keks: map[kek.ID]kek.KEK{}, fences: map[shard]bool{},
-		leases: map[holder]rotation.Lease{}, checkpoints: map[place]rotation.Checkpoint{},
+		leases: map[holder]rotation.Lease{}, checkpoints: map[place]rotation.Checkpoint{}, gates: newGates(),
 	}
 }
 

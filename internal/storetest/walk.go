@@ -29,7 +29,14 @@ func start(id string, mode kek.Mode) step {
 		return v.Start(kek.Rotation{
 			ID: id, Mode: mode, Label: "Q2-2026-rotation", Reason: "because", Segments: 3,
 			Execution: "arn:aws:states:eu-central-1:000000000000:execution:m:" + id, Actor: "alice",
+			Requester: "arn:aws:sts::000000000000:assumed-role/ops/alice", Approval: mode == kek.Normal,
 		}, now)
+	}}
+}
+
+func drill(id string) step {
+	return step{name: "drill", next: func(v kek.View, now time.Time) (kek.Change, error) {
+		return v.Start(kek.Rotation{ID: id, Mode: kek.Normal, Label: "drill", Drill: "kms_rotation_failure", Segments: 3}, now)
 	}}
 }
 
@@ -93,6 +100,7 @@ func walks() map[string][]step {
 		"rollback when started": {genesis(), start(id, kek.Normal), rollback()},
 		"rollback when minted":  {genesis(), start(id, kek.Normal), mint("kek-1"), rollback()},
 		"rollback when tested":  {genesis(), start(id, kek.Normal), mint("kek-1"), tested(), rollback()},
+		"drill":                 {genesis(), drill(id), mint("kek-1"), rollback()},
 	}
 }
 

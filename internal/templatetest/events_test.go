@@ -25,6 +25,8 @@ var decoders = map[string]func([]byte) error{
 	"anchor":     decodes[rotation.AnchorInput],
 	"verify":     decodes[rotation.StepInput],
 	"notify":     decodes[rotation.NotifyInput],
+	"approve":    decodes[rotation.ApprovalInput],
+	"health":     decodes[rotation.HealthInput],
 	"execution":  decodes[rotation.ExecutionInput],
 }
 
@@ -71,7 +73,8 @@ func TestEvents(t *testing.T) {
 		}
 		seen[name] = true
 	}
-	want := append(folders(t), "execution-scheduled", "execution-normal", "execution-emergency", "execution-resume", "preflight-check-only")
+	want := append(folders(t), "execution-scheduled", "execution-normal", "execution-emergency", "execution-resume",
+		"execution-blank", "execution-drill", "preflight-check-only", "preflight-announce")
 	for _, name := range want {
 		if !seen[name] {
 			t.Errorf("there is no events/%s.json", name)
@@ -84,8 +87,15 @@ func TestEvents(t *testing.T) {
 
 // TestExecutionEvents: each way to start asks for what its name says.
 func TestExecutionEvents(t *testing.T) {
-	if in := event[rotation.ExecutionInput](t, "execution-scheduled"); in != (rotation.ExecutionInput{}) {
-		t.Errorf("scheduled: %+v", in)
+	for name, want := range map[string]rotation.ExecutionInput{
+		"blank": {}, "scheduled": {RequestedBy: "schedule"}, "drill": {Drill: rotation.DrillFailure},
+	} {
+		if in := event[rotation.ExecutionInput](t, "execution-"+name); in != want {
+			t.Errorf("%s: %+v", name, in)
+		}
+	}
+	if in := event[rotation.PreflightInput](t, "preflight-announce"); !in.CheckOnly || !in.Announce {
+		t.Errorf("announce: %+v", in)
 	}
 	normal := event[rotation.ExecutionInput](t, "execution-normal")
 	if _, err := rotation.ParseWindow(normal.Window, nil); err != nil || normal.Mode != string(kek.Normal) || kek.CheckLabel(normal.Label) != nil {

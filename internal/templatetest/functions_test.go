@@ -117,12 +117,12 @@ func TestTimeouts(t *testing.T) {
 				walk(e)
 			}
 		case object:
-			if v["Resource"] == "arn:aws:states:::lambda:invoke" {
+			if r, _ := v["Resource"].(string); strings.HasPrefix(r, "arn:aws:states:::lambda:invoke") {
 				id := placeholder.FindStringSubmatch(at[string](t, v, "Parameters", "FunctionName"))[1]
 				id = strings.TrimSuffix(id, "Arn")
 				called[id] = true
 				lambda, task := at[int](t, tpl.Resources, id, "Properties", "Timeout"), at[float64](t, v, "TimeoutSeconds")
-				if float64(lambda) >= task {
+				if float64(lambda) >= task && !strings.HasSuffix(r, ".waitForTaskToken") { // its timeout is the person's
 					t.Errorf("%s may run for %d s, the state machine waits %v s: %v", id, lambda, task, v["Comment"])
 				}
 			}
@@ -132,6 +132,7 @@ func TestTimeouts(t *testing.T) {
 		}
 	}
 	walk(asl)
+	called["HealthFunction"] = true // by its schedule
 	if d := cmp.Diff(tpl.ofType("AWS::Serverless::Function"), slices.Sorted(maps.Keys(called))); d != "" {
 		t.Errorf("functions (-template +called):\n%s", d)
 	}

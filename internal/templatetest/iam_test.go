@@ -176,6 +176,8 @@ func TestTrust(t *testing.T) {
 		"StateMachineRole":      arn("states", "stateMachine:"+text(at[any](t, tpl.Resources, "StateMachine", "Properties", "Name"))),
 		"ScheduleRole":          arn("scheduler", "schedule-group/"+text(at[any](t, tpl.Resources, "ScheduleGroup", "Properties", "Name"))),
 		"PreflightScheduleRole": arn("scheduler", "schedule-group/"+text(at[any](t, tpl.Resources, "ScheduleGroup", "Properties", "Name"))),
+		"HealthScheduleRole":    arn("scheduler", "schedule-group/"+text(at[any](t, tpl.Resources, "ScheduleGroup", "Properties", "Name"))),
+		"EmergencyFormRole":     arn("ssm", "automation-execution/*"),
 		"AnchorScheduleRole":    arn("scheduler", "schedule-group/"+text(at[any](t, tpl.Resources, "ScheduleGroup", "Properties", "Name"))),
 	}
 	for _, id := range tpl.ofType("AWS::Serverless::Function") {
@@ -189,11 +191,15 @@ func TestTrust(t *testing.T) {
 		t.Fatalf("roles (-want +got):\n%s", d)
 	}
 	for role, source := range want {
+		op := "ArnEquals"
+		if strings.HasSuffix(source, "*") {
+			op = "ArnLike"
+		}
 		ss := statements(t, at[object](t, tpl.Resources, role, "Properties", "AssumeRolePolicyDocument"))
 		wantTrust := []statement{{
 			Sid: "<nil>", Effect: "Allow", Actions: []string{"sts:AssumeRole"},
 			Conditions: map[string][]string{
-				"StringEquals aws:SourceAccount": {"${AWS::AccountId}"}, "ArnEquals aws:SourceArn": {source},
+				"StringEquals aws:SourceAccount": {"${AWS::AccountId}"}, op + " aws:SourceArn": {source},
 			},
 		}}
 		if d := cmp.Diff(wantTrust, ss); d != "" {

@@ -2,11 +2,16 @@ package templatetest
 
 import (
 	"maps"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/matter-ops/kms-rotation/internal/lambdastep"
+	"github.com/matter-ops/kms-rotation/kek"
+	"github.com/matter-ops/kms-rotation/rotation"
 )
 
 // may lists the roles, without the suffix Role, that any statement lets do it. "" is
@@ -24,35 +29,37 @@ func may(all map[string][]statement, can func(statement) bool) []string {
 // TestWhoMay is the one table of who may do what; package rotation says why.
 func TestWhoMay(t *testing.T) {
 	all := policies(t, load(t))
-	steps := []string{"Anchor", "Drain", "DualUnwrap", "Mint", "Preflight", "Retire", "Rewrap", "Switch", "Verify"}
+	steps := []string{"Anchor", "Approve", "Drain", "DualUnwrap", "Mint", "Preflight", "Retire", "Rewrap", "Switch", "Verify"}
 	for action, want := range map[string][]string{
-		"kms:CreateKey":          {"Mint"},
-		"kms:TagResource":        {"Mint"},
-		"kms:CreateAlias":        {"Mint"},
-		"kms:DisableKey":         {"Mint", "Retire", "Verify"},
-		"kms:DescribeKey":        {"Mint", "Preflight", "Retire", "Switch", "Verify"},
-		"kms:ReEncryptFrom":      {"DualUnwrap", "Retire", "Rewrap"},
-		"kms:ReEncryptTo":        {"DualUnwrap", "Retire", "Rewrap"},
-		"kms:GenerateDataKey":    {"", "DualUnwrap", "Retire", "Rewrap"},
-		"kms:Decrypt":            {"", "DualUnwrap", "Retire", "Rewrap", "Verify"},
-		"kms:Sign":               {"Anchor", "Preflight"}, // the head of the audit chain
-		"kms:GetPublicKey":       {"Anchor", "Preflight", "Verify"},
-		"tag:GetResources":       {"Mint", "Retire", "Verify"},
-		"dynamodb:DescribeTable": {"Preflight", "Retire", "Rewrap", "Verify"},
-		"dynamodb:Scan":          {"Preflight", "Retire", "Rewrap", "Verify"},
-		"dynamodb:BatchGetItem":  {},
-		"s3:PutObject":           steps,
-		"s3:PutObjectRetention":  steps,
-		"s3:GetObject":           {"DualUnwrap", "Preflight", "Retire", "Rewrap", "Verify"}, // of the corpus
-		"s3:GetObjectVersion":    steps,
-		"s3:GetObjectRetention":  steps,
-		"s3:ListBucketVersions":  steps,
-		"s3:GetBucketVersioning": {"Preflight"},
-		"sns:Publish":            {"Notify", "Preflight"},
-		"lambda:InvokeFunction":  {"AnchorSchedule", "PreflightSchedule", "StateMachine"},
-		"states:StartExecution":  {"Schedule"},
-		"sqs:SendMessage":        {"AnchorSchedule", "PreflightSchedule", "Schedule"},
-		"xray:PutTraceSegments":  append(slices.Clone(steps[:4]), "Notify", "Preflight", "Retire", "Rewrap", "StateMachine", "Switch", "Verify"),
+		"kms:CreateKey":                 {"Mint"},
+		"kms:TagResource":               {"Mint"},
+		"kms:CreateAlias":               {"Mint"},
+		"kms:DisableKey":                {"Mint", "Retire", "Verify"},
+		"kms:DescribeKey":               {"Mint", "Preflight", "Retire", "Switch", "Verify"},
+		"kms:ReEncryptFrom":             {"DualUnwrap", "Retire", "Rewrap"},
+		"kms:ReEncryptTo":               {"DualUnwrap", "Retire", "Rewrap"},
+		"kms:GenerateDataKey":           {"", "DualUnwrap", "Health", "Retire", "Rewrap"},
+		"kms:Decrypt":                   {"", "DualUnwrap", "Health", "Retire", "Rewrap", "Verify"},
+		"kms:Sign":                      {"Anchor", "Preflight"}, // the head of the audit chain
+		"kms:GetPublicKey":              {"Anchor", "Preflight", "Verify"},
+		"tag:GetResources":              {"Mint", "Retire", "Verify"},
+		"dynamodb:DescribeTable":        {"Preflight", "Retire", "Rewrap", "Verify"},
+		"dynamodb:Scan":                 {"Preflight", "Retire", "Rewrap", "Verify"},
+		"dynamodb:BatchGetItem":         {},
+		"s3:PutObject":                  steps,
+		"s3:PutObjectRetention":         steps,
+		"s3:GetObject":                  {"DualUnwrap", "Preflight", "Retire", "Rewrap", "Verify"}, // of the corpus
+		"s3:GetObjectVersion":           steps,
+		"s3:GetObjectRetention":         steps,
+		"s3:ListBucketVersions":         steps,
+		"s3:GetBucketVersioning":        {"Preflight"},
+		"sns:Publish":                   {"Approve", "Health", "Notify", "Preflight"},
+		"secretsmanager:GetSecretValue": {"Notify", "Preflight"}, // of the announcers
+		"states:SendTaskSuccess":        {},                      // a person answers
+		"lambda:InvokeFunction":         {"AnchorSchedule", "HealthSchedule", "PreflightSchedule", "StateMachine"},
+		"states:StartExecution":         {"EmergencyForm", "Schedule"},
+		"sqs:SendMessage":               {"AnchorSchedule", "HealthSchedule", "PreflightSchedule", "Schedule"},
+		"xray:PutTraceSegments":         append(slices.Clone(steps[:4]), "Health", "Mint", "Notify", "Preflight", "Retire", "Rewrap", "StateMachine", "Switch", "Verify"),
 	} {
 		got := may(all, func(s statement) bool { return s.allows(action) })
 		if d := cmp.Diff(want, got); d != "" {
@@ -64,7 +71,7 @@ func TestWhoMay(t *testing.T) {
 // TestWhoMayWriteState: of the control table each step writes its own items alone.
 func TestWhoMayWriteState(t *testing.T) {
 	all := policies(t, load(t))
-	steps := []string{"Anchor", "Drain", "DualUnwrap", "Mint", "Preflight", "Retire", "Rewrap", "Switch", "Verify"}
+	steps := []string{"Anchor", "Approve", "Drain", "DualUnwrap", "Mint", "Preflight", "Retire", "Rewrap", "Switch", "Verify"}
 	sweeps := []string{"Retire", "Rewrap", "Verify"}
 	type access struct{ action, pk string }
 	for a, want := range map[access][]string{
@@ -95,10 +102,19 @@ func TestWhoMayWriteState(t *testing.T) {
 		{"DeleteItem", "KEK#1"}:           {},
 		{"DeleteItem", "FENCE#1"}:         {},
 		{"UpdateItem", "POINTER"}:         {},
-		{"GetItem", "POINTER"}:            append([]string{""}, steps...),
+		{"GetItem", "POINTER"}:            slices.Sorted(slices.Values(append([]string{"", "Health"}, steps...))),
 		{"GetItem", "ROTATION#1"}:         append([]string{""}, steps...),
 		{"GetItem", "LEASE#1"}:            {},
 		{"Scan", "POINTER"}:               {},
+		{"PutItem", "ANNOUNCEMENT#1"}:     {"Preflight"},
+		{"GetItem", "ANNOUNCEMENT#1"}:     {"Notify", "Preflight"},
+		{"PutItem", "DRILL#1"}:            {"Retire"},
+		{"GetItem", "DRILL#1"}:            {"Preflight", "Retire"},
+		{"PutItem", "APPROVAL#1"}:         {"Approve"},
+		{"GetItem", "APPROVAL#1"}:         {"Approve", "Switch"},
+		{"UpdateItem", "HEALTH#1"}:        {"Health"},
+		{"PutItem", "HEALTH#1"}:           {},
+		{"GetItem", "HEALTH#1"}:           {"Preflight"},
 	} {
 		got := may(all, func(s statement) bool {
 			return s.allows("dynamodb:"+a.action) && slices.Contains(s.Resources, "${ControlTable.Arn}") && s.onKey(a.pk)
@@ -167,12 +183,60 @@ func TestMint(t *testing.T) {
 	}
 }
 
-// TestStateMachineInvokesTheStepsAlone: exactly the functions of the template.
+// TestEmergencyFormStartsAndNoMore: what stands behind the form may do one thing.
+func TestEmergencyFormStartsAndNoMore(t *testing.T) {
+	for _, s := range policies(t, load(t))["EmergencyFormRole"] {
+		one := slices.Equal(s.Actions, []string{"states:StartExecution"}) && slices.Equal(s.Resources, []string{"${StateMachine}"})
+		if s.Effect == "Allow" && !one {
+			t.Errorf("it may %v on %v", s.Actions, s.Resources)
+		}
+	}
+}
+
+// TestEmergencyForm: what the form sends is an emergency that preflight takes, with
+// any reason that it lets through.
+func TestEmergencyForm(t *testing.T) {
+	content := at[object](t, load(t).Resources, "EmergencyForm", "Properties", "Content")
+	allowed := regexp.MustCompile(at[string](t, content, "parameters", "Reason", "allowedPattern"))
+	step := at[object](t, at[[]any](t, content, "mainSteps")[0], "inputs")
+	for reason, ok := range map[string]bool{
+		"the key was seen in a log":     true,
+		"Schlüssel im Log; siehe #4711": true,
+		"short":                         false,
+		`x","mode":"normal","label":"y`: false,
+		`a reason with a \ backslash`:   false,
+		"a reason {{ Confirm }} in it":  false,
+		"two lines\nof a reason":        false,
+	} {
+		if allowed.MatchString(reason) != ok {
+			t.Errorf("%q is allowed: %t", reason, !ok)
+		}
+		if !ok {
+			continue
+		}
+		fill := strings.NewReplacer("{{ Reason }}", reason, "{{ automation:EXECUTION_ID }}", "0b5ea7e2-9a6f-4b6e-a2a6-0c7f9a3a6f11")
+		in, err := lambdastep.Decode[rotation.ExecutionInput]([]byte(fill.Replace(at[string](t, step, "input"))))
+		if err != nil || in.Mode != "emergency" || in.Reason != reason || in.RequestedBy == "" {
+			t.Errorf("%+v, %v", in, err)
+		}
+		if err := kek.CheckRotationID(fill.Replace(at[string](t, step, "name"))); err != nil {
+			t.Error(err)
+		}
+	}
+	if at[string](t, content, "parameters", "Confirm", "allowedPattern") != "^ROTATE NOW$" {
+		t.Error("it starts without a confirmation")
+	}
+}
+
+// TestStateMachineInvokesTheStepsAlone: exactly the functions of the template that are
+// steps.
 func TestStateMachineInvokesTheStepsAlone(t *testing.T) {
 	tpl := load(t)
 	var want []string
 	for _, id := range tpl.ofType("AWS::Serverless::Function") {
-		want = append(want, "${"+id+".Arn}")
+		if id != "HealthFunction" {
+			want = append(want, "${"+id+".Arn}")
+		}
 	}
 	for _, s := range policies(t, tpl)["StateMachineRole"] {
 		if s.allows("lambda:InvokeFunction") {

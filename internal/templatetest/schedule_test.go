@@ -137,12 +137,12 @@ func TestScheduledInputs(t *testing.T) {
 	tpl := load(t)
 	target := func(id string) object { return at[object](t, tpl.Resources, id, "Properties", "Target") }
 	start, err := lambdastep.Decode[rotation.ExecutionInput]([]byte(text(target("RotationSchedule")["Input"])))
-	if err != nil || start != (rotation.ExecutionInput{}) {
+	if err != nil || start != event[rotation.ExecutionInput](t, "execution-scheduled") {
 		t.Errorf("rotation: %+v, %v", start, err)
 	}
 	input := strings.ReplaceAll(text(target("PreflightSchedule")["Input"]), "<aws.scheduler.execution-id>", "d32c5kddcf5bb8c3")
 	ahead, err := lambdastep.Decode[rotation.PreflightInput]([]byte(input))
-	if err != nil || !ahead.CheckOnly || ahead.Input != (rotation.ExecutionInput{}) {
+	if err != nil || !ahead.CheckOnly || !ahead.Announce || ahead.Input != (rotation.ExecutionInput{}) {
 		t.Errorf("preflight: %+v, %v", ahead, err)
 	}
 	if err := kek.CheckRotationID(ahead.ExecutionName); err != nil {
@@ -154,13 +154,14 @@ func TestScheduledInputs(t *testing.T) {
 	}
 	for id, want := range map[string]string{
 		"RotationSchedule": "${StateMachine}", "PreflightSchedule": "${PreflightFunction.Arn}", "AnchorSchedule": "${AnchorFunction.Arn}",
+		"HealthSchedule": "${HealthFunction.Arn}",
 	} {
 		p := at[object](t, tpl.Resources, id, "Properties")
 		if got := text(target(id)["Arn"]); got != want {
 			t.Errorf("%s starts %s", id, got)
 		}
 		state := "${ScheduleState}"
-		if id == "AnchorSchedule" {
+		if id == "AnchorSchedule" || id == "HealthSchedule" {
 			state = text(nil) // always
 		}
 		if text(p["State"]) != state || text(p["GroupName"]) != "${ScheduleGroup}" {

@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/matter-ops/kms-rotation/rotation"
 )
 
 // TestStateOutlivesTheStack: deleting the stack loses no state, no record and no
@@ -163,7 +165,11 @@ func TestAlarms(t *testing.T) {
 		if d := cmp.Diff([]string{"${Topic}"}, texts(p["AlarmActions"])); d != "" {
 			t.Errorf("%s (-want +got):\n%s", id, d)
 		}
-		if p["TreatMissingData"] != "notBreaching" || p["AlarmDescription"] == nil {
+		missing := "notBreaching"
+		if id == "CanarySilentAlarm" {
+			missing = "breaching" // that nothing is measured is what it is for
+		}
+		if p["TreatMissingData"] != missing || p["AlarmDescription"] == nil {
 			t.Errorf("%s: %v, %v", id, p["TreatMissingData"], p["AlarmDescription"])
 		}
 	}
@@ -200,6 +206,8 @@ func TestWatched(t *testing.T) {
 		"AWS/States ExecutionsTimedOut StateMachineArn=${StateMachine}",
 		"AWS/States ExecutionsAborted StateMachineArn=${StateMachine}",
 		"Matter orphaned_key_reference stack=${AWS::StackName}",
+		"Matter " + rotation.MetricCanaryRed + " stack=${AWS::StackName}",
+		"Matter " + rotation.MetricCanaryGreen + " stack=${AWS::StackName}",
 		"AWS/SQS ApproximateNumberOfMessagesVisible QueueName=${ScheduleFailures.QueueName}",
 	}
 	for _, id := range tpl.ofType("AWS::Serverless::Function") {
@@ -248,7 +256,7 @@ func TestRefusalAheadIsHeard(t *testing.T) {
 
 func TestOutputs(t *testing.T) {
 	tpl := load(t)
-	want := []string{"AnchorKeyArn", "AuditBucketName", "ControlTableName", "DataPlanePolicyArn", "StateMachineArn", "TopicArn"}
+	want := []string{"AnchorKeyArn", "AuditBucketName", "ControlTableName", "DataPlanePolicyArn", "EmergencyFormName", "StateMachineArn", "TopicArn"}
 	for _, id := range tpl.ofType("AWS::Serverless::Function") {
 		want = append(want, id+"Name")
 	}

@@ -1,0 +1,153 @@
+package ddb
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
+	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
+
+	"github.com/matter-ops/kms-rotation/audit"
+	"github.com/matter-ops/kms-rotation/kek"
+	"github.com/matter-ops/kms-rotation/rotation"
+)
+
+// The items of what preflight and the switch ask for beyond the state of a rotation.
+const (
+	pkAnnouncement = "ANNOUNCEMENT#"
+	pkDrill        = "DRILL#"
+	pkApproval     = "APPROVAL#"
+	pkHealth       = "HEALTH#"
+)
+
+var (
+	_ rotation.Announcements = (*Store)(nil)
+	_ rotation.Drills        = (*Store)(nil)
+	_ rotation.Approvals     = (*Store)(nil)
+	_ rotation.HealthLog     = (*Store)(nil)
+)
+
+// LoadAnnouncement implements [rotation.Announcements].
+func (s *Store) LoadAnnouncement(ctx context.Context, label string) (rotation.Announcement, error) {
+	i, err := getItem(ctx, s.client, s.table, pkAnnouncement+label, noSK)
+	a := rotation.Announcement{Label: label}
+	if err != nil || i == nil {
+		return a, err
+	}
+	r := reader{item: i}
+	a.Rev, a.From, a.To, a.At = r.num("rev"), r.time("from"), r.time("to"), r.time("announced_at")
+	a.Actor, a.Told = r.str("actor"), r.strs("told")
+	return a, r.decoded(pkAnnouncement + label)
+}
+
+// SaveAnnouncement implements [rotation.Announcements].
+func (s *Store) SaveAnnouncement(ctx context.Context, a rotation.Announcement, ev audit.Event) error {
+	i := set(item{}, "from", a.From, "to", a.To, "announced_at", a.At, "actor", a.Actor)
+	if len(a.Told) > 0 {
+		told := &types.AttributeValueMemberL{}
+		for _, name := range a.Told {
+			told.Value = append(told.Value, str(name))
+		}
+		i["told"] = told
+	}
+	return s.saveRev(ctx, pkAnnouncement+a.Label, i, a.Rev, ev)
+}
+
+// LoadDrill implements [rotation.Drills].
+func (s *Store) LoadDrill(ctx context.Context, name string) (rotation.Drill, error) {
+	i, err := getItem(ctx, s.client, s.table, pkDrill+name, noSK)
+	d := rotation.Drill{Name: name}
+	if err != nil || i == nil {
+		return d, err
+	}
+	r := reader{item: i}
+	d.Rev, d.PassedAt, d.Rotation = r.num("rev"), r.time("passed_at"), r.str("rotation_id")
+	d.Pointer, d.Retired = kek.ID(r.str("pointer_kek_id")), kek.ID(r.str("retired_kek_id"))
+	d.Error, d.Actor = r.str("error"), r.str("actor")
+	return d, r.decoded(pkDrill + name)
+}
+
+// SaveDrill implements [rotation.Drills].
+func (s *Store) SaveDrill(ctx context.Context, d rotation.Drill, ev audit.Event) error {
+	return s.saveRev(ctx, pkDrill+d.Name, set(item{}, "passed_at", d.PassedAt, "rotation_id", d.Rotation,
+		"pointer_kek_id", string(d.Pointer), "retired_kek_id", string(d.Retired), "error", d.Error, "actor", d.Actor), d.Rev, ev)
+}
+
+// LoadApproval implements [rotation.Approvals].
+func (s *Store) LoadApproval(ctx context.Context, rotationID string) (rotation.Approval, error) {
+	i, err := getItem(ctx, s.client, s.table, pkApproval+rotationID, noSK)
+	a := rotation.Approval{Rotation: rotationID}
+	if err != nil || i == nil {
+		return a, err
+	}
+	r := reader{item: i}
+	a.Rev, a.Plan, a.State, a.Token = r.num("rev"), r.str("plan"), rotation.ApprovalState(r.str("state")), r.str("task_token")
+	a.Requester, a.Asked, a.Expires = r.str("requested_by"), r.time("asked_at"), r.time("expires_at")
+	a.By, a.At, a.Reason = r.str("answered_by"), r.time("answered_at"), r.str("reason")
+	return a, r.decoded(pkApproval + rotationID)
+}
+
+// SaveApproval implements [rotation.Approvals].
+func (s *Store) SaveApproval(ctx context.Context, a rotation.Approval, ev audit.Event) error {
+	return s.saveRev(ctx, pkApproval+a.Rotation, set(item{}, "plan", a.Plan, "state", string(a.State), "task_token", a.Token,
+		"requested_by", a.Requester, "asked_at", a.Asked, "expires_at", a.Expires,
+		"answered_by", a.By, "answered_at", a.At, "reason", a.Reason), a.Rev, ev)
+}
+
+// saveRev puts an item with revision rev+1 if the stored one has revision rev, 0 being
+// none, and appends the record in the same transaction.
+func (s *Store) saveRev(ctx context.Context, pk string, i item, rev int64, ev audit.Event) error {
+	i["pk"], i["sk"], i["rev"] = str(pk), str(noSK), num(rev+1)
+	cond := unless()
+	if rev != 0 {
+		cond = condition{"#rev = :rev", values{"rev": num(rev)}}
+	}
+	if err := s.commit(ctx, []action{s.put(pk, i, cond)}, ev); err != nil {
+		return fmt.Errorf("save %s at revision %d: %w", pk, rev, err)
+	}
+	return nil
+}
+
+// CountHealth implements [rotation.HealthLog].
+func (s *Store) CountHealth(ctx context.Context, day string, green bool) (rotation.HealthDay, error) {
+	expr, counter := "ADD #green :n", "green"
+	if !green {
+		expr, counter = "ADD #red :n", "red"
+	}
+	names, params := expression(expr, values{"n": num(1)})
+	out, err := s.client.UpdateItem(ctx, &dynamodb.UpdateItemInput{
+		TableName: &s.table, Key: key(pkHealth+day, noSK), UpdateExpression: &expr,
+		ExpressionAttributeNames: names, ExpressionAttributeValues: params, ReturnValues: types.ReturnValueAllNew,
+	})
+	if err != nil {
+		return rotation.HealthDay{}, wrap("UpdateItem "+pkHealth+day+" "+counter, err)
+	}
+	return decodeHealth(day, out.Attributes)
+}
+
+// ListHealth implements [rotation.HealthLog].
+func (s *Store) ListHealth(ctx context.Context, days []string) ([]rotation.HealthDay, error) {
+	var out []rotation.HealthDay
+	for _, day := range slices.Compact(slices.Sorted(slices.Values(days))) {
+		i, err := getItem(ctx, s.client, s.table, pkHealth+day, noSK)
+		if err != nil {
+			return nil, err
+		}
+		if i == nil {
+			continue
+		}
+		d, err := decodeHealth(day, i)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, d)
+	}
+	return out, nil
+}
+
+func decodeHealth(day string, i item) (rotation.HealthDay, error) {
+	r := reader{item: i}
+	d := rotation.HealthDay{Day: day, Green: r.num("green"), Red: r.num("red")}
+	return d, r.decoded(pkHealth + day)
+}

@@ -1,0 +1,249 @@
+package rotation
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/matter-ops/kms-rotation/audit"
+	"github.com/matter-ops/kms-rotation/kek"
+)
+
+// ApprovalState is what was said to a plan.
+type ApprovalState string
+
+// The states of an approval.
+const (
+	ApprovalPending ApprovalState = "pending"
+	ApprovalGiven   ApprovalState = "approved"
+	ApprovalRefused ApprovalState = "rejected"
+)
+
+// Approval is the second person's word on one plan of one rotation.
+type Approval struct {
+	Rotation  string
+	Rev       int64  // grows with every save; a save conditions on it
+	Plan      string // hash of what was asked and answered, see [Steps.PlanHash]
+	State     ApprovalState
+	Token     string // of the waiting task; "" if none waits
+	Requester string
+	Asked     time.Time
+	Expires   time.Time
+	By        string // who answered
+	At        time.Time
+	Reason    string
+}
+
+// Approvals keeps them.
+type Approvals interface {
+	// LoadApproval returns one without a revision if none was asked for.
+	LoadApproval(ctx context.Context, rotationID string) (Approval, error)
+	// SaveApproval stores a with Rev+1 if the stored revision is a.Rev, else
+	// [kek.ErrConflict], and appends ev to the outbox in the same transaction.
+	SaveApproval(ctx context.Context, a Approval, ev audit.Event) error
+}
+
+// PlanHash is the hash of what a second person agrees to: which rotation moves which
+// sources from which KEK to which. It changes with any of them, so that an approval is
+// good for one new KEK alone.
+func (s *Steps) PlanHash(r kek.Rotation) string {
+	sources := []string{}
+	for _, src := range s.Sources {
+		sources = append(sources, src.Name())
+	}
+	b, err := json.Marshal(struct { // in this order, for good
+		Rotation, Mode, Label, Reason, OldKEK, NewKEK string
+		Attempt                                       int
+		Sources                                       []string
+	}{r.ID, string(r.Mode), r.Label, r.Reason, string(r.OldKEK), string(r.NewKEK), r.Attempt, sources})
+	if err != nil {
+		panic(err) // strings and numbers
+	}
+	sum := sha256.Sum256(b)
+	return hex.EncodeToString(sum[:])
+}
+
+// AskApproval asks for the approval of a rotation that stands before its switch, and
+// tells people how to give it. The task that calls it waits for its token; the error
+// [Approved] says that there is nothing to wait for, [ApprovalRejected] that the
+// answer was no. Asked again, it is for the new token, and for the whole time.
+func (s *Steps) AskApproval(ctx context.Context, in ApprovalInput) (ApprovalOutput, error) {
+	_, r, err := s.rotation(ctx, in.RotationID)
+	if err != nil {
+		return ApprovalOutput{}, err
+	}
+	if !r.Approval || !r.Phase.PreSwitch() {
+		return ApprovalOutput{}, &Error{Kind: Approved, Field: r.ID, Msg: "it needs no approval"}
+	}
+	a, err := s.settleApproval(ctx, r, func(was Approval) (Approval, error) {
+		switch was.State {
+		case ApprovalGiven:
+			return was, &Error{Kind: Approved, Field: r.ID, Msg: "approved by " + was.By}
+		case ApprovalRefused:
+			return was, &Error{Kind: ApprovalRejected, Field: r.ID, Msg: fmt.Sprintf("rejected by %s: %s", was.By, was.Reason)}
+		case ApprovalPending:
+		}
+		was.State, was.Token, was.Asked, was.Expires = ApprovalPending, in.Token, s.Now(), s.Now().Add(s.ApprovalWait)
+		return was, nil
+	})
+	if err != nil {
+		return ApprovalOutput{}, err
+	}
+	out := ApprovalOutput{Plan: a.Plan, Expires: a.Expires.UTC().Format(time.RFC3339)}
+	return out, s.tell(ctx, NotifyInput{
+		Event: NotifyApproval, RotationID: r.ID, Plan: a.Plan,
+		Detail: fmt.Sprintf("From KEK %s to KEK %s, asked for by %s; expires %s", r.OldKEK, r.NewKEK, r.Requester, out.Expires),
+	})
+}
+
+// Verdict is a person's answer to a plan.
+type Verdict struct {
+	RotationID string
+	Plan       string // hash that the person has seen
+	Reason     string // required to reject
+	Reject     bool
+}
+
+// Judge records the actor's answer to a plan. Whoever asked for the rotation cannot
+// approve it, but may reject it. The caller then ends the waiting task by the token of
+// what is returned.
+func (s *Steps) Judge(ctx context.Context, in Verdict) (Approval, error) {
+	_, r, err := s.rotation(ctx, in.RotationID)
+	if err != nil {
+		return Approval{}, err
+	}
+	if err := s.mayJudge(r, in); err != nil {
+		return Approval{}, err
+	}
+	answer := ApprovalGiven
+	if in.Reject {
+		answer = ApprovalRefused
+	}
+	return s.settleApproval(ctx, r, func(was Approval) (Approval, error) {
+		switch {
+		case was.State == answer && was.By == s.Actor:
+			return was, errAnswered
+		case was.State == ApprovalGiven || was.State == ApprovalRefused:
+			return was, &Error{Kind: Refused, Field: r.ID, Msg: fmt.Sprintf("it was %s by %s", was.State, was.By), Next: "matter ops kms-status"}
+		case was.State == ApprovalPending && s.Now().After(was.Expires):
+			return was, &Error{
+				Kind: ApprovalExpired, Field: r.ID, Msg: "the time to answer ended at " + was.Expires.UTC().Format(time.RFC3339),
+				Next: "start the rotation again",
+			}
+		}
+		was.State, was.By, was.At, was.Reason = answer, s.Actor, s.Now(), in.Reason
+		return was, nil
+	})
+}
+
+// errAnswered says that this very answer is recorded.
+var errAnswered = errors.New("answered already")
+
+func (s *Steps) mayJudge(r kek.Rotation, in Verdict) error {
+	plan := s.PlanHash(r)
+	switch {
+	case !r.Approval:
+		return &Error{Kind: Refused, Field: r.ID, Msg: "it waits for no approval", Next: "matter ops kms-status"}
+	case r.Phase != kek.Tested:
+		return &Error{Kind: Refused, Field: r.ID, Msg: fmt.Sprintf("it is %s; a plan is judged between the test and the switch", r.Phase), Next: "matter ops kms-status"}
+	case in.Plan != plan:
+		return &Error{Kind: Refused, Field: "plan", Msg: "this is not the plan that waits, which is " + plan, Next: "look at it first: matter ops kms-status"}
+	case in.Reject && in.Reason == "":
+		return invalid("reason", "a rejection needs one", `add --reason "why not", for the audit chain`)
+	case !in.Reject && samePerson(s.Actor, r.Requester):
+		return &Error{
+			Kind: Refused, Field: "approver", Msg: fmt.Sprintf("%s asked for this rotation and cannot approve it", r.Requester),
+			Next: fmt.Sprintf("have another person run: matter ops approve --rotation %s --plan %s", r.ID, plan),
+		}
+	}
+	return nil
+}
+
+// settleApproval changes what is recorded of the rotation's present plan. What was
+// said to an earlier plan counts for nothing.
+func (s *Steps) settleApproval(ctx context.Context, r kek.Rotation, next func(Approval) (Approval, error)) (Approval, error) {
+	plan := s.PlanHash(r)
+	for range maxTries {
+		was, err := s.Approvals.LoadApproval(ctx, r.ID)
+		if err != nil {
+			return was, unavailable("approval", err)
+		}
+		if was.Plan != plan {
+			was = Approval{Rotation: r.ID, Rev: was.Rev, Plan: plan, Requester: r.Requester}
+		}
+		a, err := next(was)
+		if errors.Is(err, errAnswered) {
+			return a, s.publish(ctx)
+		}
+		if err != nil {
+			return a, err
+		}
+		err = s.Approvals.SaveApproval(ctx, a, a.event(s.Actor))
+		if errors.Is(err, kek.ErrConflict) {
+			continue
+		}
+		if err != nil {
+			return a, unavailable("control table", err)
+		}
+		a.Rev++
+		return a, s.publish(ctx)
+	}
+	return Approval{}, unavailable("approval", kek.ErrConflict)
+}
+
+// event is the record of an approval that is about to be saved.
+func (a Approval) event(actor string) audit.Event {
+	kinds := map[ApprovalState]string{
+		ApprovalPending: "approval_wanted", ApprovalGiven: "approval_given", ApprovalRefused: "approval_refused",
+	}
+	ev := audit.Event{
+		ID: fmt.Sprintf("%s/%s/%d", a.Rotation, kinds[a.State], a.Rev+1), Type: kinds[a.State], Rotation: a.Rotation, Step: "approve", Actor: actor,
+		Body: map[string]string{"plan": a.Plan},
+	}
+	put(ev.Body, "requested_by", a.Requester, "approver", a.By, "reason", a.Reason)
+	return ev
+}
+
+// checkApproval refuses the switch of a rotation that a second person must agree to
+// and has not. The state machine waits before it; this holds for whoever calls.
+func (s *Steps) checkApproval(ctx context.Context, r kek.Rotation) error {
+	if !r.Approval {
+		return nil
+	}
+	a, err := s.Approvals.LoadApproval(ctx, r.ID)
+	if err != nil {
+		return unavailable("approval", err)
+	}
+	plan := s.PlanHash(r)
+	if a.State == ApprovalGiven && a.Plan == plan && !samePerson(a.By, r.Requester) {
+		return nil
+	}
+	return &Error{
+		Kind: ApprovalMissing, Field: r.ID, Msg: "nobody but the requester has agreed to this plan; the pointer was left alone",
+		Next: fmt.Sprintf("have another person run: matter ops approve --rotation %s --plan %s", r.ID, plan),
+	}
+}
+
+// samePerson reports whether two ARNs may be of one person. A role's session says
+// who, wherever single sign-on names it; a session that a tool has named says nothing,
+// and then the role is the person. In doubt it is one.
+func samePerson(a, b string) bool { return a == b || person(a) == person(b) }
+
+func person(arn string) string {
+	_, rest, ok := strings.Cut(arn, ":assumed-role/")
+	if !ok {
+		return arn
+	}
+	role, session, _ := strings.Cut(rest, "/")
+	for _, tool := range []string{"botocore-session-", "aws-go-sdk-", "aws-sdk-", "AWSCLI-Session"} {
+		if strings.HasPrefix(session, tool) {
+			return "role " + role
+		}
+	}
+	return "session " + session
+}
