@@ -109,7 +109,8 @@ Exit codes: 0 done or green, 1 failed or tampered with, 2 usage, 3 rolled back,
 		Example: "  matter ops kms-status\n  matter ops kms-mint-kek --label \"Q2-2026-rotation\"",
 	})
 	ops.AddCommand(newEnv(), newGenesis(), newStatus(), newPlan(), newPreflight(), newMint(), newDualUnwrap(), newSwitch(),
-		newDrain(), newRewrap(), newRetire(), newVerify(), newRotate(), newResume(), newRestore(), newReport(), newAudit())
+		newDrain(), newRewrap(), newRetire(), newVerify(), newRotate(), newResume(), newRestore(), newReport(), newAudit(),
+		newDrill(), newApprove(), newReject(), newAnnounce())
 	local := group(&cobra.Command{
 		Use: "local", Short: "The local AWS: no account, no container",
 		Example: "  matter local up --detach && . .local/env && matter ops kms-status",

@@ -142,9 +142,10 @@ func (o *operator) startExecution(ctx context.Context, m *app.Machine, f mintFla
 // startNamed starts an execution of that name, or of the name with a number: AWS
 // keeps the name of one that was refused or rolled back for 90 days.
 func (o *operator) startNamed(ctx context.Context, m *app.Machine, id string, f mintFlags) (app.Execution, error) {
-	name := id
+	name, in := id, f.input()
+	in.RequestedBy = o.Steps.Actor
 	for i := 2; i < 100; i++ {
-		e, err := m.Start(ctx, name, f.input())
+		e, err := m.Start(ctx, name, in)
 		if !errors.Is(err, app.ErrTaken) {
 			return e, err
 		}

@@ -1,0 +1,184 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/service/sfn/types"
+	"github.com/spf13/cobra"
+
+	"github.com/matter-ops/kms-rotation/internal/app"
+	"github.com/matter-ops/kms-rotation/rotation"
+)
+
+func newDrill() *cobra.Command {
+	cmd := group(&cobra.Command{
+		Use: "drill", Short: "Try the way back before it is needed",
+		Example: "  matter ops drill run kms_rotation_failure\n  matter ops drill status",
+	})
+	cmd.AddCommand(newDrillRun(), newDrillStatus())
+	return cmd
+}
+
+func newDrillRun() *cobra.Command {
+	var every time.Duration
+	cmd := &cobra.Command{
+		Use:   "run kms_rotation_failure",
+		Short: "Run a rotation whose canary is made to fail, and see it roll back",
+		Long: `Starts an execution of the state machine that mints a KEK, spoils its canary, and
+must roll back by itself: the drill passes if the pointer has not moved and the new
+KEK is retired and its KMS key disabled. A drill never switches, needs no window and
+no announcement, and holds the lock while it runs, about a minute.
+
+It can be scheduled: start the state machine with events/execution-drill.json.
+
+Exit code: 0 passed, 1 failed.`,
+		Example: "  matter ops drill run kms_rotation_failure",
+	}
+	cmd.Flags().DurationVar(&every, "poll", 2*time.Second, "pause between two looks")
+	name := ""
+	cmd = newOp(cmd, func(ctx context.Context, o *operator) error { return o.drill(ctx, name, every) })
+	cmd.Args = func(cmd *cobra.Command, args []string) error {
+		switch {
+		case len(args) != 1:
+			return usageError{fmt.Errorf("name one drill: %s; see %s --help", rotation.DrillFailure, cmd.CommandPath())}
+		case args[0] != rotation.DrillFailure:
+			return usageError{fmt.Errorf("%q is no drill: use %s", args[0], rotation.DrillFailure)}
+		}
+		name = args[0]
+		return nil
+	}
+	cmd.ValidArgs = []string{rotation.DrillFailure}
+	return cmd
+}
+
+func (o *operator) drill(ctx context.Context, name string, every time.Duration) error {
+	if every <= 0 {
+		return usageError{errors.New("--poll must be a duration such as 2s")}
+	}
+	m, err := o.Machine()
+	if err != nil {
+		return err
+	}
+	before, err := o.Table.Load(ctx, "")
+	if err != nil {
+		return err
+	}
+	e, err := o.startDrill(ctx, m, name)
+	if err != nil {
+		return err
+	}
+	if !o.json {
+		fmt.Fprintf(o.out, "execution %s started; Ctrl-C ends the watching, not the drill\n", e.Name)
+	}
+	for {
+		if e, err = m.Describe(ctx, e.ARN); err != nil {
+			return err
+		}
+		if e.Status != types.ExecutionStatusRunning {
+			break
+		}
+		select {
+		case <-time.After(every):
+		case <-ctx.Done():
+			fmt.Fprintf(o.err, "stopped watching; the drill goes on: matter ops drill status\n")
+			return exit(exitRunning)
+		}
+	}
+	d, err := o.Table.LoadDrill(ctx, name)
+	if err != nil {
+		return err
+	}
+	if e.Status != types.ExecutionStatusSucceeded || d.Rotation != e.RotationID {
+		kind, text := failure(e.Error, e.Cause)
+		return &rotation.Error{
+			Kind: rotation.Refused, Field: name, Msg: fmt.Sprintf("the drill has not passed (%s): %s: %s", e.Status, kind, text), Next: "matter ops kms-status",
+		}
+	}
+	res := drillResult(d, o.Steps.Now(), o.Config.DrillFreshDays)
+	return o.result(res,
+		fmt.Sprintf("drill %s passed: rotation %s was rolled back for %s", name, d.Rotation, rotation.CanaryFailed),
+		fmt.Sprintf("pointer: KEK %s, before and after (%t)", d.Pointer, before.Pointer != nil && before.Pointer.KEKID == d.Pointer),
+		fmt.Sprintf("KEK %s, minted for the drill: retired, its KMS key disabled", d.Retired), next(res.Next))
+}
+
+// startDrill starts an execution under a name of its own.
+func (o *operator) startDrill(ctx context.Context, m *app.Machine, name string) (app.Execution, error) {
+	in := rotation.ExecutionInput{Drill: name, RequestedBy: o.Steps.Actor}
+	id := "drill-" + o.Steps.Now().UTC().Format("2006-01-02-150405")
+	for i := 2; i < 10; i++ {
+		e, err := m.Start(ctx, id, in)
+		if !errors.Is(err, app.ErrTaken) {
+			return e, err
+		}
+		id = app.Suffixed(id, fmt.Sprintf("-%d", i))
+	}
+	return app.Execution{}, fmt.Errorf("start the drill: %w", app.ErrTaken)
+}
+
+// drillStatus is what drill status shows.
+type drillStatus struct {
+	Name      string             `json:"drill"`
+	Freshness rotation.Freshness `json:"freshness"`
+	PassedAt  *time.Time         `json:"passed_at"`
+	FreshDays int                `json:"fresh_days"` // 0: the deployment demands none
+	Rotation  string             `json:"rotation_id"`
+	Pointer   string             `json:"pointer_kek_id"`
+	Retired   string             `json:"retired_kek_id"`
+	Next      string             `json:"next"`
+}
+
+func drillResult(d rotation.Drill, now time.Time, days int) drillStatus {
+	s := drillStatus{
+		Name: d.Name, Freshness: d.Freshness(now, days), FreshDays: days, Rotation: d.Rotation, Pointer: string(d.Pointer), Retired: string(d.Retired),
+		Next: "matter ops drill run " + d.Name,
+	}
+	if d.Rev > 0 {
+		at := d.PassedAt.UTC()
+		s.PassedAt = &at
+	}
+	if s.Freshness == rotation.Fresh {
+		s.Next = "nothing; matter ops kms-preflight shows every check"
+	}
+	return s
+}
+
+func newDrillStatus() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "status",
+		Short: "Say whether the drill is fresh, stale or was never passed",
+		Long: `Reads only. Exit code: 0 fresh, 1 stale or never. A drill is fresh for the days of the
+stack's parameter DrillFreshDays; where that is 0, for ever.`,
+		Example: "  matter ops drill status",
+	}
+	return newOp(cmd, func(ctx context.Context, o *operator) error { return o.drillStatus(ctx) })
+}
+
+func (o *operator) drillStatus(ctx context.Context) error {
+	d, err := o.Table.LoadDrill(ctx, rotation.DrillFailure)
+	if err != nil {
+		return err
+	}
+	s := drillResult(d, o.Steps.Now(), o.Config.DrillFreshDays)
+	line := fmt.Sprintf("%s  %s", paint(o.out, red, string(s.Freshness)), s.Name)
+	if s.Freshness == rotation.Fresh {
+		line = fmt.Sprintf("%s  %s", paint(o.out, green, string(s.Freshness)), s.Name)
+	}
+	evidence := ""
+	if s.PassedAt != nil {
+		line += "  passed " + stamp(*s.PassedAt)
+		if s.FreshDays > 0 {
+			line += fmt.Sprintf(", counts until %s", s.PassedAt.AddDate(0, 0, s.FreshDays).Format("2006-01-02"))
+		}
+		evidence = fmt.Sprintf("evidence: rotation %s rolled back, pointer stayed on KEK %s, KEK %s retired and disabled", s.Rotation, s.Pointer, s.Retired)
+	}
+	if err := o.result(s, line, evidence, next(s.Next)); err != nil {
+		return err
+	}
+	if s.Freshness != rotation.Fresh {
+		return exit(exitFailed)
+	}
+	return nil
+}
