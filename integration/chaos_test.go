@@ -163,8 +163,9 @@ func (w *world) rampage(t *testing.T, r *rand.Rand, name string, ends, fired map
 		t.Errorf("%s: the execution succeeded, the rotation is %s", name, v.Rotation.Phase)
 	}
 	w.mustHold(t)
+	t.Logf("%s %s: %s", name, input, end)
 	if t.Failed() {
-		t.Logf("%s had the faults\n%s", name, strings.Join(struck, "\n"))
+		t.Logf("it had the faults\n%s", strings.Join(struck, "\n"))
 	}
 }
 

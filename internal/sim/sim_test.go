@@ -18,7 +18,8 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	debug.SetGCPercent(800) // many small worlds
+	debug.SetGCPercent(-1) // many small worlds
+	debug.SetMemoryLimit(128 << 20)
 	os.Exit(m.Run())
 }
 
