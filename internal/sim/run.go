@@ -191,7 +191,9 @@ func (r *run) hook(op string, _ ...any) (bool, error) {
 	for r.next < len(r.sched.Faults) && r.sched.Faults[r.next].At <= n {
 		f := r.sched.Faults[r.next]
 		r.next++
-		r.tell("call %d, %s of %s: %s", n, op, inv.name, f.describe())
+		if r.story != nil {
+			r.tell("call %d, %s of %s: %s", n, op, inv.name, f.describe())
+		}
 		if a, e := r.fault(f, op, inv); e != nil {
 			apply, err = a, e
 		}
