@@ -28,7 +28,7 @@ demo: build venv dynamodb-local rekor-server ## rotate real rows on a local AWS,
 	@bin/matter local demo
 
 test: build venv dynamodb-local rekor-server build/tla2tools.jar ## all tests, as CI runs them
-	@MATTER_REQUIRE_LOCAL=1 go test -race -timeout 12m ./...
+	@MATTER_REQUIRE_LOCAL=1 go test -race -timeout 25m ./...
 
 build: ## the CLI at bin/matter and the functions for this machine
 	@mkdir -p bin
