@@ -16,7 +16,7 @@ import (
 const (
 	demoLoadRows = 48
 	demoLoadRate = 60
-	demoP99      = 2 * time.Second // a stall would be longer: a rotation takes several seconds
+	demoP99      = 5 * time.Second // a writer that waits for the rotation would take longer
 )
 
 // demoLoad is traffic that runs through both rotations of the demo.
