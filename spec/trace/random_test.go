@@ -5,6 +5,7 @@ import (
 	"flag"
 	"fmt"
 	"math/rand/v2"
+	"sync"
 	"testing"
 	"time"
 
@@ -26,20 +27,74 @@ type storm struct {
 	past   []kek.Pointer // what applications have loaded
 	leases []rotation.Lease
 	nested int
+
+	// A step works on several rows at once, so the hook is called from several
+	// goroutines. The mutex guards the fields; it is not held while a step or an
+	// application runs inside the hook.
+	mu sync.Mutex
+}
+
+// draw returns a number below n.
+func (s *storm) draw(n int) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.rand.IntN(n)
+}
+
+// enter reports whether another step or application may run inside the hook.
+func (s *storm) enter() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.nested >= 2 {
+		return false
+	}
+	s.nested++
+	return true
+}
+
+func (s *storm) leave() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.nested--
+}
+
+// load remembers p, if it is not nil, and returns a pointer that was ever loaded.
+func (s *storm) load(p *kek.Pointer) kek.Pointer {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if p != nil {
+		s.past = append(s.past, *p)
+	}
+	return s.past[s.rand.IntN(len(s.past))]
+}
+
+func (s *storm) hold(l rotation.Lease) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.leases = append(s.leases, l)
+}
+
+// held returns a lease that was ever held; false if there was none.
+func (s *storm) held() (rotation.Lease, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.leases) == 0 {
+		return rotation.Lease{}, false
+	}
+	return s.leases[s.rand.IntN(len(s.leases))], true
 }
 
 func (s *storm) hook(string, ...any) (bool, error) {
-	if s.nested < 2 {
-		s.nested++
-		switch n := s.rand.IntN(100); {
+	if s.enter() {
+		switch n := s.draw(100); {
 		case n < 10:
 			s.application()
 		case n < 13:
 			_ = s.step() // a duplicate; whether it succeeds is its own affair
 		}
-		s.nested--
+		s.leave()
 	}
-	switch n := s.rand.IntN(100); {
+	switch n := s.draw(100); {
 	case n < 3:
 		return false, memstore.ErrInjected
 	case n < 6:
@@ -51,15 +106,16 @@ func (s *storm) hook(string, ...any) (bool, error) {
 // application makes one effect on the data plane, if the world lets it.
 func (s *storm) application() {
 	ctx, store := s.t.Context(), s.world.Store()
+	var now *kek.Pointer
 	if p, err := store.Pointer(ctx); err == nil {
-		s.past = append(s.past, p)
+		now = &p
 	}
-	p := s.past[s.rand.IntN(len(s.past))]
-	row := fmt.Sprintf("o%d", s.rand.IntN(5))
-	switch s.rand.IntN(6) {
+	p := s.load(now)
+	row := fmt.Sprintf("o%d", s.draw(5))
+	switch s.draw(6) {
 	case 0, 1:
 		if r, err := s.wrap(row, p); err == nil {
-			_ = s.orders.Insert(ctx, row, r, s.rand.IntN(shards))
+			_ = s.orders.Insert(ctx, row, r, s.draw(shards))
 		}
 	case 2:
 		was, ok, _ := s.orders.Get(ctx, row)
@@ -69,15 +125,14 @@ func (s *storm) application() {
 	case 3:
 		_ = s.orders.Delete(ctx, row)
 	case 4:
-		l := rotation.Lease{KEK: p.KEKID, Holder: fmt.Sprintf("h%d", s.rand.IntN(2)), Expires: s.at.Add(time.Minute)}
+		l := rotation.Lease{KEK: p.KEKID, Holder: fmt.Sprintf("h%d", s.draw(2)), Expires: s.at.Add(time.Minute)}
 		if store.PutLease(ctx, l) == nil {
-			s.leases = append(s.leases, l)
+			s.hold(l)
 		}
 	case 5:
-		if len(s.leases) > 0 {
-			l := s.leases[s.rand.IntN(len(s.leases))]
+		if l, ok := s.held(); ok {
 			l.Expires = s.at.Add(2 * time.Minute)
-			if s.rand.IntN(2) == 0 {
+			if s.draw(2) == 0 {
 				_, _ = store.RenewLease(ctx, l)
 			} else {
 				_ = store.DropLease(ctx, l)
@@ -101,7 +156,7 @@ func (s *storm) wrap(row string, p kek.Pointer) (memstore.Record, error) {
 func (s *storm) step() error {
 	ctx, in := s.t.Context(), s.in()
 	var err error
-	switch s.rand.IntN(11) {
+	switch s.draw(11) {
 	case 0:
 		_, err = s.Preflight(ctx, rotation.PreflightInput{ExecutionName: id, Input: rotation.ExecutionInput{Mode: s.mode, Reason: "why", Window: "any"}})
 	case 1:
@@ -113,7 +168,7 @@ func (s *storm) step() error {
 	case 4:
 		_, err = s.Drain(ctx, in)
 	case 5:
-		_, err = s.Rewrap(ctx, rotation.RewrapInput{RotationID: id, Source: "orders", Segment: s.rand.IntN(2)})
+		_, err = s.Rewrap(ctx, rotation.RewrapInput{RotationID: id, Source: "orders", Segment: s.draw(2)})
 	case 6:
 		_, err = s.Rewrap(ctx, rotation.RewrapInput{RotationID: id, Complete: true})
 	case 7:
@@ -121,12 +176,12 @@ func (s *storm) step() error {
 	case 8:
 		_, err = s.Verify(ctx, in)
 	case 9:
-		if s.rand.IntN(4) == 0 {
+		if s.draw(4) == 0 {
 			_, err = s.Retire(ctx, rotation.RetireInput{RotationID: id, Action: rotation.ActionPreSwitchFailure, Error: "storm"})
 		}
 	case 10:
-		if s.rand.IntN(4) == 0 {
-			_, err = s.Retire(ctx, rotation.RetireInput{RotationID: id, Action: rotation.ActionRemint, FailedAttempt: 1 + s.rand.IntN(2), Error: "storm"})
+		if s.draw(4) == 0 {
+			_, err = s.Retire(ctx, rotation.RetireInput{RotationID: id, Action: rotation.ActionRemint, FailedAttempt: 1 + s.draw(2), Error: "storm"})
 		}
 	}
 	return err

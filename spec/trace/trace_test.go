@@ -5,6 +5,7 @@ import (
 	"errors"
 	"flag"
 	"os"
+	"sync"
 	"testing"
 	"time"
 
@@ -99,8 +100,11 @@ func urgent(t *testing.T) []trace.Event {
 func crashed(t *testing.T) []trace.Event {
 	t.Helper()
 	s := newSite(t)
+	var mu sync.Mutex // a step works on several rows at once
 	lost := map[string]int{}
 	s.world.SetHook(func(op string, _ ...any) (bool, error) {
+		mu.Lock()
+		defer mu.Unlock()
 		if lost[op]++; lost[op] <= 2 {
 			return true, memstore.ErrInjected
 		}
