@@ -209,6 +209,23 @@ func (a Approval) event(actor string) audit.Event {
 	return ev
 }
 
+// Waiting returns the hash of the plan of r that waits for a second person, "" if none
+// does.
+func (s *Steps) Waiting(ctx context.Context, r kek.Rotation) (string, error) {
+	if !r.Approval || r.Phase != kek.Tested {
+		return "", nil
+	}
+	a, err := s.Approvals.LoadApproval(ctx, r.ID)
+	if err != nil {
+		return "", unavailable("approval", err)
+	}
+	plan := s.PlanHash(r)
+	if a.Plan != plan || a.State == ApprovalPending {
+		return plan, nil
+	}
+	return "", nil
+}
+
 // checkApproval refuses the switch of a rotation that a second person must agree to
 // and has not. The state machine waits before it; this holds for whoever calls.
 func (s *Steps) checkApproval(ctx context.Context, r kek.Rotation) error {

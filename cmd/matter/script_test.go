@@ -67,6 +67,7 @@ type world struct {
 	*sample.Local
 	leases *ddb.Leases
 	undo   func(context.Context) error // of what broke the corpus
+	more   map[string]string           // environment of the scripts
 	dir    string                      // where the runbook's commands run
 }
 
@@ -75,6 +76,12 @@ const sampleRows = 160 // a rotation of them takes seconds
 // deployed starts a stack. The test is skipped where the local AWS is not installed or
 // the functions are not built, unless MATTER_REQUIRE_LOCAL=1.
 func deployed(t *testing.T) *world {
+	t.Helper()
+	return deployedWith(t, "ops", nil)
+}
+
+// deployedWith is deployed with parameters of the template.
+func deployedWith(t *testing.T, stack string, parameters map[string]string) *world {
 	t.Helper()
 	if testing.Short() {
 		t.Skip("it starts servers")
@@ -87,7 +94,9 @@ func deployed(t *testing.T) *world {
 	if _, err := os.Stat(filepath.Join(root, "build", "local", "mint", "bootstrap")); err != nil && !required {
 		t.Skip("the functions are not built: make build")
 	}
-	l, err := sample.Up(t.Context(), sample.Options{Rows: sampleRows, Options: localaws.Options{StackName: "ops", Dir: t.TempDir()}})
+	l, err := sample.Up(t.Context(), sample.Options{Rows: sampleRows, Options: localaws.Options{
+		StackName: stack, Dir: t.TempDir(), Parameters: parameters,
+	}})
 	if errors.Is(err, backend.ErrNotInstalled) && !required {
 		t.Skip(err)
 	}
@@ -117,12 +126,16 @@ func scripts(t *testing.T, folder string, w *world) {
 						for k, v := range w.Env() {
 							e.Setenv(k, v)
 						}
+						for k, v := range w.more {
+							e.Setenv(k, v)
+						}
 					}
 					return nil
 				},
 				Cmds: map[string]func(*testscript.TestScript, bool, []string){
 					"exits": exits, "shown": shown, "json": jsonField, "ids": w.ids, "lease": w.lease,
 					"corrupt-corpus": w.corruptCorpus, "restore-corpus": w.restoreCorpus, "row": w.row, "await": w.await, "closed-window": closedWindow, "dead-log": w.deadLog,
+					"plan": w.plan,
 				},
 			})
 		})
@@ -160,6 +173,8 @@ var changing = []struct {
 	{regexp.MustCompile(`rotation \w{3} \d{4}-\d\d-\d\d 02:00`), "rotation DAY 02:00"},
 	{regexp.MustCompile(`record \d+ of \d+ of`), "record N of N of"},
 	{regexp.MustCompile(`\b\d+ records`), "N records"},
+	{regexp.MustCompile(`drill-\d{4}-\d\d-\d\d-\d{6}(-\d)?`), "DRILL"},
+	{regexp.MustCompile(`counts until \d{4}-\d\d-\d\d`), "counts until DAY"},
 	{regexp.MustCompile(`epoch \d+`), "epoch N"},
 	{regexp.MustCompile(`"epoch": \d+`), `"epoch": N`},
 	{regexp.MustCompile(`"waited_seconds": \d+`), `"waited_seconds": N`},

@@ -108,6 +108,13 @@ func (o *operator) afterStatus(ctx context.Context, s app.Status) (string, error
 	if err != nil {
 		return "", err
 	}
+	plan, err := o.Steps.Waiting(ctx, r)
+	if err != nil {
+		return "", err
+	}
+	if plan != "" {
+		return fmt.Sprintf("matter ops approve --rotation %s --plan %s, by whoever did not ask for it", r.ID, plan), nil
+	}
 	return o.goOn(ctx, r), nil
 }
 

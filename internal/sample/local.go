@@ -49,6 +49,7 @@ func (l *Local) Close() {
 // and seeds the data set. The caller closes it.
 func Up(ctx context.Context, o Options) (*Local, error) {
 	l := &Local{Rows: o.Rows}
+	asked := o.Parameters
 	o.Prepare = func(ctx context.Context, s *localaws.Stack) error {
 		l.Set = newLocalSet(s)
 		if err := l.Set.Create(ctx); err != nil {
@@ -58,6 +59,7 @@ func Up(ctx context.Context, o Options) (*Local, error) {
 		s.SetParameters(map[string]string{"TransparencyLogs": string(mustJSON(audit.Trust{
 			Logs: []audit.Log{l.Log.Trust()}, AnchorKeys: []audit.PinnedKey{},
 		}))})
+		s.SetParameters(asked) // over what the data set and a laptop want
 		return nil
 	}
 	root, err := backend.Root()

@@ -1,0 +1,47 @@
+package main
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/sts"
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/matter-ops/kms-rotation/rotation"
+)
+
+// TestGates runs, on a stack that demands a drill and a second person, the scripts of
+// both, in order of their names.
+func TestGates(t *testing.T) {
+	w := deployedWith(t, "gates", map[string]string{"DrillFreshDays": "90", "ApprovalRequired": "true", "ApprovalSeconds": "60"})
+	w.more = map[string]string{}
+	for _, who := range []string{"alice", "bob"} {
+		out, err := sts.NewFromConfig(w.AWSConfig()).AssumeRole(t.Context(), &sts.AssumeRoleInput{
+			RoleArn: aws.String("arn:aws:iam::123456789012:role/ops"), RoleSessionName: &who,
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.more["KEY_"+who], w.more["SECRET_"+who] = *out.Credentials.AccessKeyId, *out.Credentials.SecretAccessKey
+		w.more["TOKEN_"+who] = *out.Credentials.SessionToken
+	}
+	scripts(t, "gates", w)
+}
+
+// plan waits until a rotation asks for approval and sets $PLAN to the hash of its plan.
+func (w *world) plan(ts *testscript.TestScript, _ bool, args []string) {
+	if len(args) != 1 {
+		ts.Fatalf("usage: plan rotation")
+	}
+	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
+		a, err := w.Deployment.Table.LoadApproval(context.Background(), args[0])
+		ts.Check(err)
+		if a.State == rotation.ApprovalPending {
+			ts.Setenv("PLAN", a.Plan)
+			return
+		}
+	}
+	ts.Fatalf("rotation %s asks for no approval", args[0])
+}
