@@ -54,7 +54,7 @@ var disturbed = []struct{ function, service, operation string }{
 }
 
 // strike is a fault at a random call of a random function: mostly its process is
-// killed, by SIGKILL, or an answer is lost.
+// killed, by SIGKILL, or an answer is lost, now and then the call is rejected.
 func strike(r *rand.Rand) map[string]any {
 	at := r.IntN(len(effects) + len(disturbed))
 	f := map[string]any{"nth": 1 + r.IntN(3)}
@@ -65,13 +65,15 @@ func strike(r *rand.Rand) map[string]any {
 		d := disturbed[at-len(effects)]
 		f["function"], f["service"], f["operation"] = d.function, d.service, d.operation
 	}
-	switch r.IntN(6) {
+	switch r.IntN(8) {
 	case 0, 1:
 		f["mode"], f["when"] = "kill-function", "before"
 	case 2, 3:
 		f["mode"], f["when"] = "kill-function", "after"
-	case 4:
+	case 4, 5:
 		f["mode"] = "drop-response"
+	case 6: // nobody retries it: the rotation is rolled back, or halts
+		f["mode"] = "error"
 	default:
 		f["mode"], f["times"] = "throttle", 1+r.IntN(3)
 	}
