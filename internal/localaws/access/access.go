@@ -57,6 +57,8 @@ func (d Reader) Of(r *http.Request, c wire.Call) ([]iam.Access, error) {
 		out = d.lambda(c)
 	case "sns":
 		out, err = d.sns(r, c)
+	case "secretsmanager":
+		out, err = d.secret(r, c)
 	default:
 		out = []iam.Access{{Action: prefix(c.Service) + ":" + c.Operation, Resource: "*"}}
 	}
@@ -98,6 +100,21 @@ func (d Reader) lambda(c wire.Call) []iam.Access {
 		name = after
 	}
 	return []iam.Access{{Action: "lambda:InvokeFunction", Resource: d.arn("lambda", "function:"+name)}}
+}
+
+func (d Reader) secret(r *http.Request, c wire.Call) ([]iam.Access, error) {
+	body, err := wire.Body(r, maxBody)
+	if err != nil {
+		return nil, err
+	}
+	var in struct{ SecretId string } //nolint:revive // the name on the wire
+	if err := json.Unmarshal(body, &in); err != nil {
+		return nil, fmt.Errorf("body: %w", err)
+	}
+	if !strings.HasPrefix(in.SecretId, "arn:") {
+		in.SecretId = d.arn("secretsmanager", "secret:"+in.SecretId)
+	}
+	return []iam.Access{{Action: "secretsmanager:" + c.Operation, Resource: in.SecretId}}, nil
 }
 
 func (d Reader) sns(r *http.Request, c wire.Call) ([]iam.Access, error) {

@@ -19,6 +19,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/resourcegroupstaggingapi"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	s3types "github.com/aws/aws-sdk-go-v2/service/s3/types"
+	"github.com/aws/aws-sdk-go-v2/service/secretsmanager"
 	"github.com/aws/aws-sdk-go-v2/service/sns"
 	"github.com/google/go-cmp/cmp"
 
@@ -262,6 +263,10 @@ func TestOthers(t *testing.T) {
 	for want, call := range map[string]func(aws.Config) error{
 		"sns:Publish arn:aws:sns:r:1:t": func(cfg aws.Config) error {
 			_, err := sns.NewFromConfig(cfg).Publish(t.Context(), &sns.PublishInput{TopicArn: aws.String("arn:aws:sns:r:1:t"), Message: aws.String("m")})
+			return err
+		},
+		"secretsmanager:GetSecretValue arn:aws:secretsmanager:r:1:secret:s": func(cfg aws.Config) error {
+			_, err := secretsmanager.NewFromConfig(cfg).GetSecretValue(t.Context(), &secretsmanager.GetSecretValueInput{SecretId: aws.String("s")})
 			return err
 		},
 		"tag:GetResources *": func(cfg aws.Config) error {
