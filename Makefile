@@ -29,6 +29,8 @@ demo: build venv dynamodb-local rekor-server ## rotate real rows on a local AWS,
 
 test: build venv dynamodb-local rekor-server build/tla2tools.jar ## all tests, as CI runs them
 	@MATTER_REQUIRE_LOCAL=1 go test -race -timeout 25m ./...
+	# the race detector makes schedules slow: all single faults once more without it
+	MATTER_SIM_SECONDS=$${MATTER_SIM_SECONDS:-20} go test ./internal/sim -run 'TestOneFault|TestTwoFaults|TestRandomSchedules$$'
 
 build: ## the CLI at bin/matter and the functions for this machine
 	@mkdir -p bin
