@@ -43,12 +43,17 @@ func (s *Steps) Notify(ctx context.Context, in NotifyInput) (NotifyOutput, error
 // rotation: as long as the state machine may run.
 const windowLasts = 7 * 24 * time.Hour
 
+// tellAtMost is how long customers' pages may keep a step that only notifies.
+const tellAtMost = 15 * time.Second
+
 // moveWindow brings the window that was announced for a label, if one was, to a stage.
 // It returns whom it could not reach, and why.
 func (s *Steps) moveWindow(ctx context.Context, label string, stage Stage) (untold []string) {
 	if len(s.Announcers) == 0 {
 		return nil
 	}
+	ctx, cancel := context.WithTimeout(ctx, tellAtMost)
+	defer cancel()
 	a, err := s.Announcements.LoadAnnouncement(ctx, label)
 	if err != nil {
 		return []string{"announcement: " + err.Error()}

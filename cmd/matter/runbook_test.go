@@ -185,7 +185,8 @@ func (w *world) evaluate(t *testing.T, text string) {
 func consoleInput(t *testing.T, text string) {
 	t.Helper()
 	in, err := lambdastep.Decode[rotation.ExecutionInput](json.RawMessage(text))
-	if err != nil || in.Mode != "emergency" || in.Reason == "" {
+	emergency := in.Mode == "emergency" && in.Reason != ""
+	if err != nil || !emergency && in.Drill != rotation.DrillFailure && in.RequestedBy == "" {
 		t.Errorf("%s: %+v, %v", text, in, err)
 	}
 }
