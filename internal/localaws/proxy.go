@@ -83,6 +83,9 @@ func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // serveCall serves one AWS call.
 func (p *proxy) serveCall(w http.ResponseWriter, r *http.Request) {
+	// Else the server closes the request's body when the answer begins, which the
+	// transport may just be reading to its end, and the answer is cut off.
+	_ = http.NewResponseController(w).EnableFullDuplex() // a recorder has none
 	c, err := wire.Parse(r)
 	if err != nil {
 		c.Write(w, &wire.Error{Status: http.StatusBadRequest, Code: "IncompleteSignature", Message: err.Error()})
