@@ -56,6 +56,13 @@ func (f *flaky) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
+// requests is how many have come.
+func (f *flaky) requests() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.count
+}
+
 func serve(t *testing.T, h http.Handler, status ...int) (string, *flaky) {
 	t.Helper()
 	f := &flaky{status: status, next: h}
@@ -229,8 +236,8 @@ func TestFailures(t *testing.T) {
 	} {
 		url, f := serve(t, &page{t: t}, c.status...)
 		err := announce.NewStatuspage(http.DefaultClient, url, "page1", c.secrets).Tell(t.Context(), window, rotation.StageScheduled)
-		if err == nil || c.want != nil && !errors.Is(err, c.want) || f.count != c.calls {
-			t.Errorf("%s: %v after %d requests", c.name, err, f.count)
+		if err == nil || c.want != nil && !errors.Is(err, c.want) || f.requests() != c.calls {
+			t.Errorf("%s: %v after %d requests", c.name, err, f.requests())
 		}
 		if s := err.Error(); strings.Contains(s, secret) || strings.Contains(s, "wrong-key") {
 			t.Errorf("%s: the error tells the secret: %s", c.name, s)
