@@ -19,7 +19,7 @@ GOARCH_x86_64 := amd64
 export MATTER_ROOT := $(CURDIR)
 export SAM_CLI_TELEMETRY := 0
 
-.PHONY: help demo test build package check-tools venv dynamodb-local rekor-server spec spec-deep sim sim-deep mutants chaos requirements lint fmt clean
+.PHONY: help demo test build package check-tools venv dynamodb-local rekor-server spec spec-deep fuzz sim sim-deep mutants chaos requirements lint fmt clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -96,6 +96,14 @@ mutants: ## plant every bug and write the table of docs/testing.md
 
 chaos: build venv dynamodb-local rekor-server ## rotations with killed processes, MATTER_CHAOS_RUNS of them (default 50)
 	@MATTER_REQUIRE_LOCAL=1 MATTER_CHAOS_RUNS=$${MATTER_CHAOS_RUNS:-50} go test ./integration -run 'TestChaos$$' -v -count 1 -timeout 0
+
+fuzz: ## every fuzz target for FUZZ_SECONDS (default 30)
+	@grep -rl --include='*_test.go' '^func Fuzz' audit envelope internal rotation | sort | while read -r f; do
+	  for t in $$(sed -n 's/^func \(Fuzz[A-Za-z0-9_]*\).*/\1/p' "$$f"); do
+	    echo "$$(dirname "$$f") $$t"
+	    go test "./$$(dirname "$$f")" -run '^$$' -fuzz "^$$t\$$" -fuzztime "$${FUZZ_SECONDS:-30}s"
+	  done
+	done
 
 requirements: ## resolve requirements.txt anew from tools/python/requirements.in
 	@rm -rf build/resolve && python3 -m venv build/resolve
