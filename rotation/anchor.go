@@ -245,27 +245,7 @@ func (s *Steps) checkTail(ctx context.Context, chain string, goal audit.Head, la
 	if last.N == 0 {
 		head = audit.Genesis(chain)
 	}
-	for head.Seq < goal.Seq {
-		seq := head.Seq + 1
-		b, err := s.Vault.Get(ctx, chain, seq)
-		if errors.Is(err, ErrNoRecord) {
-			return tampered(chain, seq, err)
-		}
-		if err != nil {
-			return unavailable("audit bucket", err)
-		}
-		e, err := audit.Parse(b)
-		if err != nil {
-			return tampered(chain, seq, err)
-		}
-		if head, err = e.Follow(chain, head); err != nil {
-			return tampered(chain, seq, err)
-		}
-	}
-	if head != goal {
-		return tampered(chain, goal.Seq, errors.New("the bucket's record is not the control table's head"))
-	}
-	return nil
+	return s.follow(ctx, chain, head, goal)
 }
 
 // fulfil brings the intent into the log, verifies the proof, stores the anchor and

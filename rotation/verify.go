@@ -137,8 +137,15 @@ func (s *Steps) VerifyChain(ctx context.Context) error {
 	if err := s.publish(ctx); err != nil {
 		return err
 	}
-	head := audit.Genesis(chain)
-	for seq := int64(1); seq <= want.Seq; seq++ {
+	return s.follow(ctx, chain, audit.Genesis(chain), want)
+}
+
+// follow reads the records after from out of the bucket, each of which must follow the
+// one before, up to the head that the control table names.
+func (s *Steps) follow(ctx context.Context, chain string, from, to audit.Head) error {
+	head := from
+	for head.Seq < to.Seq {
+		seq := head.Seq + 1
 		b, err := s.Vault.Get(ctx, chain, seq)
 		if errors.Is(err, ErrNoRecord) {
 			return tampered(chain, seq, err)
@@ -154,8 +161,8 @@ func (s *Steps) VerifyChain(ctx context.Context) error {
 			return tampered(chain, seq, err)
 		}
 	}
-	if head != want {
-		return tampered(chain, want.Seq, errors.New("the bucket's last record is not the control table's head"))
+	if head != to {
+		return tampered(chain, to.Seq, errors.New("the bucket's last record is not the control table's head"))
 	}
 	return nil
 }
