@@ -16,6 +16,7 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/matter-ops/kms-rotation/internal/backoff"
 	"github.com/matter-ops/kms-rotation/rotation"
 )
 
@@ -122,12 +123,5 @@ func pause(ctx context.Context, n int) error {
 	if n == 0 {
 		return ctx.Err()
 	}
-	t := time.NewTimer(firstWait << n)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
+	return backoff.Sleep(ctx, firstWait<<n)
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"strings"
 	"time"
 
@@ -13,6 +12,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
 
 	"github.com/matter-ops/kms-rotation/audit"
+	"github.com/matter-ops/kms-rotation/internal/backoff"
 	"github.com/matter-ops/kms-rotation/kek"
 )
 
@@ -64,7 +64,7 @@ func (s *Store) Record(ctx context.Context, ev audit.Event) error {
 func (s *Store) commit(ctx context.Context, actions []action, ev audit.Event) error {
 	var last error
 	for try := range maxTries {
-		if err := pause(ctx, try); err != nil {
+		if err := backoff.Pause(ctx, try, firstWait, maxWait); err != nil {
 			return errors.Join(err, last)
 		}
 		h, err := s.head(ctx)
@@ -149,23 +149,6 @@ func contended(e *types.TransactionCanceledException) bool {
 		}
 	}
 	return true
-}
-
-// pause waits before try n, not at all before the first, then longer each time and
-// jittered.
-func pause(ctx context.Context, n int) error {
-	if n == 0 {
-		return ctx.Err()
-	}
-	d := min(firstWait<<n, maxWait)
-	t := time.NewTimer(d/2 + rand.N(d/2)) //nolint:gosec // jitter is no secret
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
 }
 
 // changes is the transaction of a change without its audit record.

@@ -32,6 +32,7 @@ import (
 
 	"github.com/matter-ops/kms-rotation/audit"
 	"github.com/matter-ops/kms-rotation/internal/awserr"
+	"github.com/matter-ops/kms-rotation/internal/backoff"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
 )
@@ -115,7 +116,7 @@ func (s *Store) snapshot(ctx context.Context, keys []item) ([]item, error) {
 	}
 	var last error
 	for try := range maxTries {
-		if err := pause(ctx, try); err != nil {
+		if err := backoff.Pause(ctx, try, firstWait, maxWait); err != nil {
 			return nil, errors.Join(err, last)
 		}
 		out, err := s.client.TransactGetItems(ctx, in)

@@ -23,6 +23,7 @@ import (
 	"time"
 
 	"github.com/matter-ops/kms-rotation/audit"
+	"github.com/matter-ops/kms-rotation/internal/backoff"
 	"github.com/matter-ops/kms-rotation/rotation"
 )
 
@@ -186,7 +187,7 @@ func (c *Client) find(ctx context.Context, l audit.Log, s audit.Signed, index st
 			hashes, err := c.inclusion(ctx, l, at, i)
 			return audit.Proof{Body: body, Checkpoint: text, Hashes: hashes, Index: i}, err
 		}
-		if err := pause(ctx, wait); err != nil {
+		if err := backoff.Sleep(ctx, wait); err != nil {
 			return audit.Proof{}, err
 		}
 	}
@@ -203,15 +204,4 @@ func (c *Client) checkpoint(ctx context.Context, l audit.Log) (string, audit.Che
 	}
 	at, err := l.OpenCheckpoint(string(a.body))
 	return string(a.body), at, err
-}
-
-func pause(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
 }

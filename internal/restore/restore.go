@@ -25,6 +25,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/matter-ops/kms-rotation/envelope"
+	"github.com/matter-ops/kms-rotation/internal/backoff"
 	"github.com/matter-ops/kms-rotation/internal/ddb"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
@@ -281,7 +282,7 @@ func (r *Restorer) restore(ctx context.Context, row row) (bool, error) {
 	var last error
 	var disabled kek.ID // the pointer's KEK when one was found disabled
 	for n := range maxTries {
-		if err := pause(ctx, n); err != nil {
+		if err := backoff.Pause(ctx, n, firstWait, maxWait); err != nil {
 			return false, errors.Join(err, last)
 		}
 		v, err := r.Registry.Load(ctx, "")
@@ -343,19 +344,4 @@ func (r *Restorer) insert(ctx context.Context, item envelope.Item, p kek.Pointer
 		}
 	}
 	return false, true, err
-}
-
-func pause(ctx context.Context, n int) error {
-	if n == 0 {
-		return ctx.Err()
-	}
-	d := min(firstWait<<n, maxWait)
-	t := time.NewTimer(d/2 + rand.N(d/2)) //nolint:gosec // jitter is no secret
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
 }

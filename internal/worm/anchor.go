@@ -13,6 +13,7 @@ import (
 
 	"github.com/matter-ops/kms-rotation/audit"
 	"github.com/matter-ops/kms-rotation/internal/awserr"
+	"github.com/matter-ops/kms-rotation/internal/backoff"
 	"github.com/matter-ops/kms-rotation/rotation"
 )
 
@@ -26,7 +27,7 @@ func (v *Vault) PutAnchor(ctx context.Context, chain string, n int64, b []byte) 
 	key := audit.AnchorKey(chain, n)
 	var last error
 	for try := range maxTries {
-		if err := pause(ctx, try); err != nil {
+		if err := backoff.Pause(ctx, try, firstWait, maxWait); err != nil {
 			return nil, errors.Join(err, last)
 		}
 		_, err := v.put(ctx, key, b)
@@ -47,16 +48,7 @@ func (v *Vault) PutAnchor(ctx context.Context, chain string, n int64, b []byte) 
 
 // GetAnchor implements [rotation.AnchorVault].
 func (v *Vault) GetAnchor(ctx context.Context, chain string, n int64) ([]byte, error) {
-	key := audit.AnchorKey(chain, n)
-	oldest, err := v.oldest(ctx, key)
-	if err != nil {
-		return nil, err
-	}
-	if oldest == "" {
-		return nil, fmt.Errorf("s3 object %s: %w", key, rotation.ErrNoRecord)
-	}
-	b, _, err := v.read(ctx, key, oldest)
-	return b, err
+	return v.first(ctx, audit.AnchorKey(chain, n))
 }
 
 // Versions implements [audit.Bucket]: everything that the bucket holds.

@@ -19,7 +19,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -28,6 +27,7 @@ import (
 
 	"github.com/matter-ops/kms-rotation/audit"
 	"github.com/matter-ops/kms-rotation/internal/awserr"
+	"github.com/matter-ops/kms-rotation/internal/backoff"
 	"github.com/matter-ops/kms-rotation/rotation"
 )
 
@@ -68,7 +68,7 @@ func (v *Vault) Put(ctx context.Context, e audit.Entry) error {
 	key := audit.ObjectKey(e.Record.Chain, e.Record.Seq)
 	var last error
 	for try := range maxTries {
-		if err := pause(ctx, try); err != nil {
+		if err := backoff.Pause(ctx, try, firstWait, maxWait); err != nil {
 			return errors.Join(err, last)
 		}
 		made, err := v.put(ctx, key, e.Bytes)
@@ -85,23 +85,6 @@ func (v *Vault) Put(ctx context.Context, e audit.Entry) error {
 		return v.settle(ctx, key, made, e)
 	}
 	return fmt.Errorf("s3 PutObject %s: gave up after %d tries: %w", key, maxTries, last)
-}
-
-// pause waits before try n, not at all before the first, then longer each time and
-// jittered.
-func pause(ctx context.Context, n int) error {
-	if n == 0 {
-		return ctx.Err()
-	}
-	d := min(firstWait<<n, maxWait)
-	t := time.NewTimer(d/2 + rand.N(d/2)) //nolint:gosec // jitter is no secret
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
 }
 
 // margin keeps the remaining retention above the policy's whole days for as long as
@@ -193,7 +176,11 @@ func (v *Vault) read(ctx context.Context, key, version string) ([]byte, lock, er
 
 // Get implements [rotation.Vault].
 func (v *Vault) Get(ctx context.Context, chain string, seq int64) ([]byte, error) {
-	key := audit.ObjectKey(chain, seq)
+	return v.first(ctx, audit.ObjectKey(chain, seq))
+}
+
+// first returns the bytes of the oldest version of a key, whatever came over it.
+func (v *Vault) first(ctx context.Context, key string) ([]byte, error) {
 	oldest, err := v.oldest(ctx, key)
 	if err != nil {
 		return nil, err
