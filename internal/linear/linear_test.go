@@ -7,14 +7,21 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
+	"net/http"
+	"os"
 	"runtime"
+	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/anishathalye/porcupine"
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
 
 	"github.com/matter-ops/kms-rotation/audit"
 	"github.com/matter-ops/kms-rotation/internal/ddb"
@@ -227,8 +234,8 @@ func active(v kek.View) map[kek.ID]kek.KEK {
 	return map[kek.ID]kek.KEK{v.Pointer.KEKID: {ID: v.Pointer.KEKID, State: kek.Active}}
 }
 
-// run makes one history on an empty store and judges it.
-func run(t *testing.T, s store, seed uint64) (porcupine.CheckResult, int) {
+// begin makes the first pointer of an empty store.
+func begin(t *testing.T, s store) {
 	t.Helper()
 	g, err := kek.View{}.Genesis(kek.KEK{ID: "kek-0", FenceShards: 1}, now)
 	if err != nil {
@@ -237,6 +244,11 @@ func run(t *testing.T, s store, seed uint64) (porcupine.CheckResult, int) {
 	if err := s.Apply(t.Context(), g, audit.Event{ID: "genesis", Type: g.Event, Step: "genesis", Actor: "test"}); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// run makes one history on a store that has begun, and judges it.
+func run(t *testing.T, s store, seed uint64) (porcupine.CheckResult, int) {
+	t.Helper()
 	r := &recorder{}
 	var wg sync.WaitGroup
 	for n := range clients {
@@ -280,9 +292,7 @@ func TestMemory(t *testing.T) {
 	const histories = 1000
 	ops := 0
 	for seed := range uint64(histories) {
-		w := memstore.New("test", func() time.Time { return now })
-		s := &lateHook{Store: w.Store(), world: w, hook: contended(seed)}
-		result, n := run(t, s, seed)
+		result, n := run(t, memory(t, seed), seed)
 		if ops += n; result != porcupine.Ok {
 			t.Fatalf("history %d is not linearizable: %s", seed, result)
 		}
@@ -290,36 +300,78 @@ func TestMemory(t *testing.T) {
 	t.Logf("%d histories, %d operations", histories, ops)
 }
 
-// lateHook sets the hook after genesis.
-type lateHook struct {
-	*memstore.Store
-	world *memstore.World
-	hook  memstore.Hook
+// memory is a store in memory that is contended.
+func memory(t *testing.T, seed uint64) store {
+	t.Helper()
+	w := memstore.New("test", func() time.Time { return now })
+	begin(t, w.Store())
+	w.SetHook(contended(seed))
+	return w.Store()
 }
 
-func (l *lateHook) Apply(ctx context.Context, c kek.Change, ev audit.Event) error {
-	err := l.Store.Apply(ctx, c, ev)
-	if c.Event == "kek_genesis" {
-		l.world.SetHook(l.hook)
+// lossy breaks the wire at transactions: before they are sent, or when they are
+// answered.
+type lossy struct {
+	mu     sync.Mutex
+	rand   *rand.Rand
+	broken int
+}
+
+var errWire = errors.New("connection reset by test")
+
+// RoundTrip implements [http.RoundTripper].
+func (l *lossy) RoundTrip(r *http.Request) (*http.Response, error) {
+	if !strings.HasSuffix(r.Header.Get("X-Amz-Target"), ".TransactWriteItems") {
+		return http.DefaultTransport.RoundTrip(r)
 	}
-	return err
+	l.mu.Lock()
+	fate := l.rand.IntN(16)
+	if fate < 2 {
+		l.broken++
+	}
+	l.mu.Unlock()
+	if fate == 0 {
+		return nil, errWire
+	}
+	resp, err := http.DefaultTransport.RoundTrip(r)
+	if fate != 1 || err != nil {
+		return resp, err
+	}
+	_, err = io.Copy(io.Discard, resp.Body)
+	return nil, errors.Join(errWire, err, resp.Body.Close())
 }
 
+// TestDynamoDB takes histories from DynamoDB Local behind a wire that breaks:
+// MATTER_HISTORIES of them, 60 unless told.
 func TestDynamoDB(t *testing.T) {
 	if testing.Short() {
 		t.Skip("it starts DynamoDB Local")
 	}
-	const histories = 30
-	dynamo := ddbtest.Client(t)
+	histories := uint64(60)
+	if text := os.Getenv("MATTER_HISTORIES"); text != "" {
+		var err error
+		if histories, err = strconv.ParseUint(text, 10, 32); err != nil {
+			t.Fatalf("MATTER_HISTORIES=%q: it is a number of histories", text)
+		}
+	}
+	tables := ddbtest.Client(t)
+	wire := &lossy{rand: rand.New(rand.NewPCG(uint64(time.Now().UnixNano()), 1))}
+	dynamo := ddbtest.Client(t, func(o *dynamodb.Options) {
+		o.HTTPClient, o.Retryer = &http.Client{Transport: wire}, aws.NopRetryer{}
+	})
 	ops := 0
-	for seed := range uint64(histories) {
-		s := ddb.New(dynamo, ddbtest.ControlTable(t, dynamo), "test", func() time.Time { return now })
-		result, n := run(t, s, seed)
+	for seed := range histories {
+		table, clock := ddbtest.ControlTable(t, tables), func() time.Time { return now }
+		begin(t, ddb.New(tables, table, "test", clock))
+		result, n := run(t, ddb.New(dynamo, table, "test", clock), seed)
 		if ops += n; result != porcupine.Ok {
 			t.Fatalf("history %d is not linearizable: %s", seed, result)
 		}
 	}
-	t.Logf("%d histories, %d operations", histories, ops)
+	t.Logf("%d histories, %d operations, %d requests or answers lost", histories, ops, wire.broken)
+	if wire.broken == 0 {
+		t.Error("the wire never broke")
+	}
 }
 
 // TestBrokenStoresAreRejected: the check can fail.
@@ -332,9 +384,7 @@ func TestBrokenStoresAreRejected(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			for seed := range uint64(200) {
-				w := memstore.New("test", func() time.Time { return now })
-				s := broken(&lateHook{Store: w.Store(), world: w, hook: contended(seed)})
-				if result, _ := run(t, s, seed); result == porcupine.Illegal {
+				if result, _ := run(t, broken(memory(t, seed)), seed); result == porcupine.Illegal {
 					t.Logf("history %d", seed)
 					return
 				}
