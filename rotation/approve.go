@@ -127,7 +127,11 @@ func (s *Steps) Judge(ctx context.Context, in Verdict) (Approval, error) {
 	return s.settleApproval(ctx, r, func(was Approval) (Approval, error) {
 		switch {
 		case was.State == answer && was.By == s.Actor:
-			return was, errAnswered
+			return was, errAnswered // also after the switch: whoever repeats the command has not failed
+		case r.Phase != kek.Tested:
+			return was, &Error{
+				Kind: Refused, Field: r.ID, Msg: fmt.Sprintf("it is %s; a plan is judged between the test and the switch", r.Phase), Next: "matter ops kms-status",
+			}
 		case was.State == ApprovalGiven || was.State == ApprovalRefused:
 			return was, &Error{Kind: Refused, Field: r.ID, Msg: fmt.Sprintf("it was %s by %s", was.State, was.By), Next: "matter ops kms-status"}
 		case was.State == ApprovalPending && s.Now().After(was.Expires):
@@ -149,8 +153,6 @@ func (s *Steps) mayJudge(r kek.Rotation, in Verdict) error {
 	switch {
 	case !r.Approval:
 		return &Error{Kind: Refused, Field: r.ID, Msg: "it waits for no approval", Next: "matter ops kms-status"}
-	case r.Phase != kek.Tested:
-		return &Error{Kind: Refused, Field: r.ID, Msg: fmt.Sprintf("it is %s; a plan is judged between the test and the switch", r.Phase), Next: "matter ops kms-status"}
 	case in.Plan != plan:
 		return &Error{Kind: Refused, Field: "plan", Msg: "this is not the plan that waits, which is " + plan, Next: "look at it first: matter ops kms-status"}
 	case in.Reject && in.Reason == "":

@@ -73,6 +73,11 @@ func TestApproval(t *testing.T) {
 	}
 	d.complete(spring, asked)
 	d.settled()
+	if again, err := d.verdict(bob, "", false); err != nil || again.State != rotation.ApprovalGiven {
+		t.Errorf("repeated when all is over: %+v, %v", again, err)
+	}
+	_, err := d.verdict(bob, "too late", true)
+	wantKind(t, err, rotation.Refused)
 	wantEvents(t, d.site, "rotation_started", "kek_minted", "dual_unwrap_passed", "approval_wanted", "approval_given", "pointer_switched",
 		"old_kek_sealed", "rows_rewrapped", "old_kek_retired", "kms_rotation_completed")
 	if !slices.Contains(d.mail, "KEK rotation waits for a second person") {

@@ -69,7 +69,9 @@ func (o *operator) verdict(ctx context.Context, v rotation.Verdict) error {
 		if err != nil {
 			return err
 		}
-		command = o.goOn(ctx, r)
+		if command = o.nextCommand(r); !r.Phase.Final() {
+			command = o.goOn(ctx, r)
+		}
 	}
 	return o.result(map[string]any{
 		"rotation_id": a.Rotation, "plan": a.Plan, "state": a.State, "by": a.By, "requested_by": a.Requester, "execution_told": waits, "next": command,
