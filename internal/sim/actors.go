@@ -83,9 +83,6 @@ func (a *actors) begin(n int, insert bool, id string) {
 	if w.busy {
 		return
 	}
-	if a.want == nil {
-		a.want = map[string]string{}
-	}
 	a.made++
 	if id == "" {
 		if id = aRow; insert {

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -71,6 +73,7 @@ type run struct {
 	depth int
 	inner int // how often something ran inside of an invocation
 
+	rounds      int // invocations that were not inside of another
 	main, rival *machine
 
 	throttled         string
@@ -85,14 +88,20 @@ type run struct {
 	story  *strings.Builder
 }
 
-// Run runs a schedule to its end. calls is how many calls the steps made.
+// Run runs a schedule to its end. calls is how many calls the steps made. What lies
+// before the first fault is taken from the undisturbed run.
 func Run(s Schedule) (calls int, v *Violation) {
-	r := newRun(s)
+	var r *run
+	if len(s.Faults) == 0 {
+		r = newRun(s)
+	} else {
+		r = fork(s)
+	}
 	r.play()
 	return r.call, r.failed
 }
 
-// Tell runs a schedule and says in words what happened.
+// Tell runs a schedule from its beginning and says in words what happened.
 func Tell(s Schedule) (string, *Violation) {
 	r := newRun(s)
 	r.story = &strings.Builder{}
@@ -106,13 +115,42 @@ func Tell(s Schedule) (string, *Violation) {
 	return r.story.String(), r.failed
 }
 
+// newRun is a deployment with two rows, and a rotation of it that has not begun.
 func newRun(s Schedule) *run {
 	r := &run{
 		sched: s, now: time.Date(2026, 4, 1, 2, 0, 0, 0, time.UTC),
 		made: map[kek.ID]time.Time{}, dying: map[kek.ID]time.Time{},
 	}
-	r.world = memstore.New(chain, func() time.Time { return r.now })
-	r.store, r.kms, r.table = r.world.Store(), r.world.KMS(), r.world.NewTable("rows")
+	world := memstore.New(chain, r.clock)
+	r.wire(world, world.NewTable("rows"))
+	r.actors = &actors{run: r, want: map[string]string{}}
+	r.mine = true
+	k, err := r.kms.Create(context.Background(), "", 0, "genesis")
+	r.must(err)
+	_, err = r.steps.Genesis(context.Background(), k.ID, "genesis")
+	r.must(err)
+	r.check = newChecker(r)
+	r.begin(0, true, "known-1")
+	r.finish(0)
+	r.begin(0, true, "row-1")
+	r.finish(0)
+	r.watch()
+	r.check.dirty, r.check.shifted, r.check.fenced = true, true, true
+	r.mine = false
+	in := rotation.ExecutionInput{}
+	if s.Emergency {
+		in = rotation.ExecutionInput{Mode: "emergency", Reason: "seen in a log"}
+	}
+	r.main = newMachine(r, mainID, in)
+	return r
+}
+
+func (r *run) clock() time.Time { return r.now }
+
+// wire gives a run its stores, and the steps on them.
+func (r *run) wire(world *memstore.World, table *memstore.Table) {
+	r.world, r.table = world, table
+	r.store, r.kms = world.Store(), world.KMS()
 	src := &source{r.table, r}
 	r.steps = &rotation.Steps{
 		Config: rotation.Config{
@@ -126,27 +164,12 @@ func newRun(s Schedule) *run {
 			Random: func(b []byte) { copy(b, "known plaintext") }, Now: func() time.Time { return r.now.Add(r.skew) }, Actor: "sim",
 		},
 	}
-	r.actors = &actors{run: r}
-	r.mine = true
-	k, err := r.kms.Create(context.Background(), "", 0, "genesis")
-	r.must(err)
-	_, err = r.steps.Genesis(context.Background(), k.ID, "genesis")
-	r.must(err)
-	r.check = newChecker(r)
-	r.begin(0, true, "known-1")
-	r.finish(0)
-	r.begin(0, true, "row-1")
-	r.finish(0)
+}
+
+// watch lets the schedule decide about every call, and the checker see every effect.
+func (r *run) watch() {
 	r.world.SetHook(r.hook)
 	r.world.SetObserver(r.check.observe)
-	r.check.dirty, r.check.shifted, r.check.fenced = true, true, true
-	r.mine = false
-	in := rotation.ExecutionInput{}
-	if s.Emergency {
-		in = rotation.ExecutionInput{Mode: "emergency", Reason: "seen in a log"}
-	}
-	r.main = newMachine(r, mainID, in)
-	return r
 }
 
 // must is for what cannot fail before the first fault.
@@ -353,8 +376,8 @@ func (r *run) startRival(emergency bool) {
 // pass lets time go by.
 func (r *run) pass(d time.Duration) {
 	r.now = r.now.Add(d)
-	for id, at := range r.dying {
-		if !r.now.Before(at) {
+	for _, id := range slices.Sorted(maps.Keys(r.dying)) {
+		if !r.now.Before(r.dying[id]) {
 			delete(r.dying, id)
 			was := r.mine
 			r.mine = true
@@ -366,10 +389,10 @@ func (r *run) pass(d time.Duration) {
 
 // play runs the rotation and its rival to their ends.
 func (r *run) play() {
-	for rounds := 0; r.failed == nil; rounds++ {
+	for ; r.failed == nil; r.rounds++ {
 		switch {
-		case rounds > maxRounds:
-			r.violated("Terminates", "after %d invocations the rotation is at %s", rounds, r.main.state)
+		case r.rounds > maxRounds:
+			r.violated("Terminates", "after %d invocations the rotation is at %s", r.rounds, r.main.state)
 			return
 		case !r.main.over():
 			r.main.step()

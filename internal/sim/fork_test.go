@@ -1,0 +1,183 @@
+package sim
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"regexp"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/matter-ops/kms-rotation/audit"
+	"github.com/matter-ops/kms-rotation/internal/memstore"
+	"github.com/matter-ops/kms-rotation/kek"
+	"github.com/matter-ops/kms-rotation/rotation"
+)
+
+// ending is all that a run has come to.
+type ending struct {
+	Violation *Violation
+	Now       time.Time
+	Skew      time.Duration
+	Calls     int
+	Rounds    int
+	Trails    [2][]string
+	States    [2]string
+	Chain     []audit.Entry // what was done and when: every effect on the registry has its record
+	View      kek.View
+	KEKs      []kek.KEK
+	Rotations []kek.Rotation
+	Leases    []rotation.Lease
+	Fences    []map[int]string
+	Keys      []rotation.Key
+	Rows      map[string]memstore.Record
+	Want      map[string]string
+	Opened    map[string]int
+	First     map[string]kek.ID
+	Dek       map[string]string
+	Epoch     int64
+}
+
+func (r *run) ending(t *testing.T) (e ending) {
+	t.Helper()
+	r.mine = true
+	e.Violation, e.Now, e.Skew, e.Calls, e.Rounds = r.failed, r.now, r.skew, r.call, r.rounds
+	for i, m := range []*machine{r.main, r.rival} {
+		if m != nil {
+			e.Trails[i], e.States[i] = m.trail, m.state
+		}
+	}
+	get := func(err error) {
+		if err != nil {
+			t.Helper()
+			t.Fatal(err)
+		}
+	}
+	var err error
+	e.Chain, err = r.store.AuditEntries(ctx, 1)
+	get(err)
+	e.View, err = r.store.Load(ctx, mainID)
+	get(err)
+	e.Rotations, err = r.store.Rotations(ctx)
+	get(err)
+	e.KEKs, err = r.store.KEKs(ctx)
+	get(err)
+	for _, k := range e.KEKs {
+		key, err := r.kms.Describe(ctx, k.ID)
+		get(err)
+		leases, err := r.store.Leases(ctx, k.ID)
+		get(err)
+		e.Keys, e.Leases, e.Fences = append(e.Keys, key), append(e.Leases, leases...), append(e.Fences, r.store.Fences(k.ID))
+	}
+	e.Rows = map[string]memstore.Record{}
+	r.table.Each(func(id string, rec memstore.Record) {
+		rec.Ciphertext = make([]byte, len(rec.Ciphertext)) // its nonce is drawn at random
+		e.Rows[id] = rec
+	})
+	c := r.check
+	e.Want, e.First, e.Dek, e.Epoch, e.Opened = r.want, c.first, c.dek, c.epoch, map[string]int{}
+	for id, b := range c.opened {
+		e.Opened[id] = len(b)
+	}
+	return e
+}
+
+var payload = regexp.MustCompile(`"Ciphertext":"[^"]*"`)
+
+// log notes every effect from now on, beside the checker.
+func (r *run) log(t *testing.T) *[]string {
+	t.Helper()
+	var lines []string
+	r.world.SetObserver(func(op string, result any, err error, args ...any) {
+		line, jerr := json.Marshal([]any{r.call, r.now, op, result, err != nil, args})
+		if jerr != nil {
+			t.Error(jerr)
+		}
+		lines = append(lines, payload.ReplaceAllString(string(line), ""))
+		r.check.observe(op, result, err, args...)
+	})
+	return &lines
+}
+
+func equal(t *testing.T, what string, whole, forked ending) {
+	t.Helper()
+	a, err := json.Marshal(whole)
+	b, err2 := json.Marshal(forked)
+	if err != nil || err2 != nil {
+		t.Fatal(err, err2)
+	}
+	if !bytes.Equal(a, b) {
+		t.Fatalf("%s (-whole +forked):\n%s\n%s\n%s", what, cmp.Diff(whole, forked), a, b)
+	}
+}
+
+// TestForksAreWholeRuns: a run that goes on from a snapshot is the run from the
+// beginning. Every single fault ends in the same state; of some, and of pairs and
+// seeds, every call answers the same in the same order.
+func TestForksAreWholeRuns(t *testing.T) {
+	if testing.Short() {
+		t.Skip("it takes seconds")
+	}
+	n, i := 0, 0
+	same := func(s Schedule, effects bool) {
+		t.Helper()
+		whole, forked := newRun(s), fork(s)
+		var all, rest *[]string
+		if effects {
+			all, rest = whole.log(t), forked.log(t)
+		}
+		whole.play()
+		forked.play()
+		equal(t, s.String(), whole.ending(t), forked.ending(t))
+		if effects {
+			if diff := cmp.Diff((*all)[len(*all)-len(*rest):], *rest); diff != "" {
+				t.Fatalf("%s (-whole +forked):\n%s", s, diff)
+			}
+		}
+		n++
+	}
+	for s := range Undisturbed() {
+		if i++; len(s.Faults) > 0 && i%raced == 0 {
+			same(s, i%64 == 0)
+		}
+	}
+	sample := 200 / raced
+	for s := range Pairs() {
+		if sample--; sample < 0 {
+			break
+		}
+		same(s, true)
+	}
+	for seed := range uint64(200 / raced) {
+		if s := Random(seed); len(s.Faults) > 0 {
+			same(s, true)
+		}
+	}
+	t.Logf("%d schedules", n)
+}
+
+// TestSnapshotsAreOnTheWay: there is one for each invocation of the undisturbed run,
+// and no run that starts from it changes it.
+func TestSnapshotsAreOnTheWay(t *testing.T) {
+	for _, emergency := range []bool{false, true} {
+		all := snapshots[0]()
+		if emergency {
+			all = snapshots[1]()
+		}
+		whole := newRun(Schedule{Emergency: emergency})
+		for i, s := range all {
+			for _, f := range []Fault{{s.call, CrashAfter, 0}, {s.call, Pause, 40}, {s.call, Operator, 3}} {
+				_, _ = Run(Schedule{emergency, []Fault{f}})
+			}
+			equal(t, fmt.Sprintf("snapshot %d, call %d", i, s.call), whole.ending(t), s.ending(t))
+			whole.mine, s.mine = false, false
+			whole.main.step()
+			whole.rounds++
+		}
+		if !whole.main.over() || len(all) != 9 {
+			t.Errorf("after %d snapshots the run is at %s", len(all), whole.main.state)
+		}
+	}
+}
