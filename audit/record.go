@@ -107,23 +107,35 @@ func text(s string) string { return strings.ToValidUTF8(s, "\uFFFD") }
 // Parse decodes one stored record and refuses any other encoding of it: unknown
 // fields, another order, white space, escapes.
 func Parse(b []byte) (Entry, error) {
-	var r Record
-	d := json.NewDecoder(bytes.NewReader(b))
-	d.DisallowUnknownFields()
-	if err := d.Decode(&r); err != nil {
-		return Entry{}, fmt.Errorf("audit record: %w", err)
-	}
-	canonical, err := r.encode()
-	if err != nil {
-		return Entry{}, err
-	}
-	if !bytes.Equal(canonical, b) || r.Body == nil { // null is another way to write {}
-		return Entry{}, ErrNotCanonical
+	r, ok := plain(b)
+	if !ok {
+		var err error
+		if r, err = decode(b); err != nil {
+			return Entry{}, err
+		}
 	}
 	if r.V != Version {
 		return Entry{}, fmt.Errorf("audit record %d has version %d, this program knows %d", r.Seq, r.V, Version)
 	}
 	return Entry{Record: r, Bytes: b, Hash: digest(recordDomain, b)}, nil
+}
+
+// decode is the record of which b is the encoding.
+func decode(b []byte) (Record, error) {
+	var r Record
+	d := json.NewDecoder(bytes.NewReader(b))
+	d.DisallowUnknownFields()
+	if err := d.Decode(&r); err != nil {
+		return Record{}, fmt.Errorf("audit record: %w", err)
+	}
+	canonical, err := r.encode()
+	if err != nil {
+		return Record{}, err
+	}
+	if !bytes.Equal(canonical, b) || r.Body == nil { // null is another way to write {}
+		return Record{}, ErrNotCanonical
+	}
+	return r, nil
 }
 
 // Follow checks that e is the record that comes right after head, and returns
@@ -149,8 +161,6 @@ func (e Entry) Head() Head { return Head{Seq: e.Record.Seq, Hash: e.Hash} }
 func ObjectKey(chain string, seq int64) string {
 	return fmt.Sprintf("v1/%s/records/%012d.json", chain, seq)
 }
-
-func (r Record) encode() ([]byte, error) { return canonical(r) }
 
 func digest(domain string, b []byte) string {
 	h := sha256.New()
