@@ -10,9 +10,10 @@ import (
 )
 
 func TestAnchorStore(t *testing.T) {
-	storetest.TestAnchorStore(t, func(t *testing.T) rotation.AnchorStore {
-		t.Helper()
-		client := ddbtest.Client(t)
-		return ddb.New(client, ddbtest.ControlTable(t, client), "test", storetest.Clock())
+	everywhere(t, func(t *testing.T, client dynamo) {
+		storetest.TestAnchorStore(t, func(t *testing.T) rotation.AnchorStore {
+			t.Helper()
+			return ddb.New(client, ddbtest.ControlTable(t, client), "test", storetest.Clock())
+		})
 	})
 }

@@ -15,8 +15,9 @@ import (
 )
 
 // TestCheck: a wrong configuration is named by its JSON field.
-func TestCheck(t *testing.T) {
-	client := ddbtest.Client(t)
+func TestCheck(t *testing.T) { everywhere(t, testCheck) }
+
+func testCheck(t *testing.T, client dynamo) {
 	table := ddbtest.Table(t, client, ddbtest.Key{Name: "id", Type: types.ScalarAttributeTypeS})
 	for i := range 3 {
 		id := fmt.Sprint(i)

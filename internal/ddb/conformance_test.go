@@ -23,9 +23,30 @@ type (
 	b    = types.AttributeValueMemberB
 )
 
-func newStore(t *testing.T) storetest.RegistryHarness {
+// dynamo is what the adapters and their suites use of a DynamoDB.
+type dynamo interface {
+	ddb.API
+	ddb.TableAPI
+	ddbtest.Tables
+}
+
+// everywhere runs a test on DynamoDB Local, and on the DynamoDB in memory that the
+// simulator uses, held to it call by call.
+func everywhere(t *testing.T, f func(t *testing.T, client dynamo)) {
 	t.Helper()
-	client := ddbtest.Client(t)
+	t.Run("memory", func(t *testing.T) { f(t, ddbtest.NewTwin(t)) })
+	t.Run("local", func(t *testing.T) { f(t, ddbtest.Client(t)) })
+}
+
+func onStore(t *testing.T, suite func(*testing.T, func(*testing.T) storetest.RegistryHarness)) {
+	t.Helper()
+	everywhere(t, func(t *testing.T, client dynamo) {
+		suite(t, func(t *testing.T) storetest.RegistryHarness { return newStore(t, client) })
+	})
+}
+
+func newStore(t *testing.T, client dynamo) storetest.RegistryHarness {
+	t.Helper()
 	table := ddbtest.ControlTable(t, client)
 	return storetest.RegistryHarness{
 		Store: ddb.New(client, table, "test", storetest.Clock()), Data: ddb.NewLeases(client, table), Chain: "test",
@@ -36,7 +57,7 @@ func newStore(t *testing.T) storetest.RegistryHarness {
 	}
 }
 
-func fences(t *testing.T, client *dynamodb.Client, table string, id kek.ID) map[int]string {
+func fences(t *testing.T, client dynamo, table string, id kek.ID) map[int]string {
 	t.Helper()
 	out, err := client.Query(t.Context(), &dynamodb.QueryInput{
 		TableName: &table, ConsistentRead: aws.Bool(true), KeyConditionExpression: aws.String("pk = :pk"),
@@ -56,10 +77,10 @@ func fences(t *testing.T, client *dynamodb.Client, table string, id kek.ID) map[
 	return states
 }
 
-func TestRegistry(t *testing.T)    { storetest.TestRegistry(t, newStore) }
-func TestOutbox(t *testing.T)      { storetest.TestOutbox(t, newStore) }
-func TestCheckpoints(t *testing.T) { storetest.TestCheckpoints(t, newStore) }
-func TestDrainage(t *testing.T)    { storetest.TestDrainage(t, newStore) }
+func TestRegistry(t *testing.T)    { onStore(t, storetest.TestRegistry) }
+func TestOutbox(t *testing.T)      { onStore(t, storetest.TestOutbox) }
+func TestCheckpoints(t *testing.T) { onStore(t, storetest.TestCheckpoints) }
+func TestDrainage(t *testing.T)    { onStore(t, storetest.TestDrainage) }
 
 // TestSource runs the suite for each kind of primary key.
 func TestSource(t *testing.T) {
@@ -71,7 +92,9 @@ func TestSource(t *testing.T) {
 	}
 	for name, key := range keys {
 		t.Run(name, func(t *testing.T) {
-			storetest.TestSource(t, func(t *testing.T) storetest.SourceHarness { return newSource(t, key) })
+			everywhere(t, func(t *testing.T, client dynamo) {
+				storetest.TestSource(t, func(t *testing.T) storetest.SourceHarness { return newSource(t, client, key) })
+			})
 		})
 	}
 }
@@ -85,9 +108,8 @@ func sourceConfig(table string) ddb.SourceConfig {
 	}
 }
 
-func newSource(t *testing.T, keys []ddbtest.Key) storetest.SourceHarness {
+func newSource(t *testing.T, client dynamo, keys []ddbtest.Key) storetest.SourceHarness {
 	t.Helper()
-	client := ddbtest.Client(t)
 	table := ddbtest.Table(t, client, keys...)
 	source, err := ddb.NewTableSource(client, sourceConfig(table))
 	if err != nil {
@@ -155,14 +177,14 @@ func envelopeItem(i item, id string, e storetest.Envelope) item {
 	return i
 }
 
-func put(t *testing.T, client *dynamodb.Client, table string, i item) {
+func put(t *testing.T, client dynamo, table string, i item) {
 	t.Helper()
 	if _, err := client.PutItem(t.Context(), &dynamodb.PutItemInput{TableName: &table, Item: i}); err != nil {
 		t.Fatal(err)
 	}
 }
 
-func get(t *testing.T, client *dynamodb.Client, table string, key item) item {
+func get(t *testing.T, client dynamo, table string, key item) item {
 	t.Helper()
 	out, err := client.GetItem(t.Context(), &dynamodb.GetItemInput{TableName: &table, Key: key, ConsistentRead: aws.Bool(true)})
 	if err != nil {

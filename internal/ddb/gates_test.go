@@ -9,9 +9,10 @@ import (
 )
 
 func TestGates(t *testing.T) {
-	storetest.TestGates(t, func(t *testing.T) storetest.GateStore {
-		t.Helper()
-		client := ddbtest.Client(t)
-		return ddb.New(client, ddbtest.ControlTable(t, client), "test", storetest.Clock())
+	everywhere(t, func(t *testing.T, client dynamo) {
+		storetest.TestGates(t, func(t *testing.T) storetest.GateStore {
+			t.Helper()
+			return ddb.New(client, ddbtest.ControlTable(t, client), "test", storetest.Clock())
+		})
 	})
 }

@@ -15,8 +15,9 @@ import (
 
 // TestTinkRows rewraps in place what Tink's KMSEnvelopeAEAD wrote: under the new
 // KEK Tink opens it, payload untouched.
-func TestTinkRows(t *testing.T) {
-	client := ddbtest.Client(t)
+func TestTinkRows(t *testing.T) { everywhere(t, testTinkRows) }
+
+func testTinkRows(t *testing.T, client dynamo) {
 	table := ddbtest.Table(t, client, ddbtest.Key{Name: "id", Type: types.ScalarAttributeTypeS})
 	cfg := sourceConfig(table)
 	cfg.Format, cfg.Context = "tink", map[string]string{"id": "$name"}

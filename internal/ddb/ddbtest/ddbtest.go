@@ -67,15 +67,22 @@ type Key struct {
 	Type types.ScalarAttributeType
 }
 
+// Tables is what makes and removes tables: a client of the SDK, or a DynamoDB in
+// memory.
+type Tables interface {
+	CreateTable(context.Context, *dynamodb.CreateTableInput, ...func(*dynamodb.Options)) (*dynamodb.CreateTableOutput, error)
+	DeleteTable(context.Context, *dynamodb.DeleteTableInput, ...func(*dynamodb.Options)) (*dynamodb.DeleteTableOutput, error)
+}
+
 // ControlTable makes an empty control table and returns its name.
-func ControlTable(tb testing.TB, client *dynamodb.Client) string {
+func ControlTable(tb testing.TB, client Tables) string {
 	tb.Helper()
 	return Table(tb, client, Key{"pk", types.ScalarAttributeTypeS}, Key{"sk", types.ScalarAttributeTypeS})
 }
 
 // Table makes an empty table with a hash key and perhaps a range key, and returns
 // its name.
-func Table(tb testing.TB, client *dynamodb.Client, keys ...Key) string {
+func Table(tb testing.TB, client Tables, keys ...Key) string {
 	tb.Helper()
 	name := fmt.Sprintf("test-%d", server.tables.Add(1))
 	in := &dynamodb.CreateTableInput{TableName: &name, BillingMode: types.BillingModePayPerRequest}

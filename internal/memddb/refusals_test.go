@@ -1,0 +1,200 @@
+package memddb_test
+
+import (
+	"fmt"
+	"testing"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
+	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"github.com/matter-ops/kms-rotation/internal/awserr"
+	"github.com/matter-ops/kms-rotation/internal/ddb/ddbtest"
+	"github.com/matter-ops/kms-rotation/internal/memddb"
+)
+
+func key(pk, sk string) item { return item{"pk": &s{Value: pk}, "sk": &s{Value: sk}} }
+
+// with is a key and one attribute more.
+func with(k item, name string, v types.AttributeValue) item {
+	k[name] = v
+	return k
+}
+
+// TestRefusals: requests that are wrong in themselves, and what is refused by AWS
+// whatever is stored, are refused here too.
+func TestRefusals(t *testing.T) {
+	db := memddb.New()
+	table, ctx := ddbtest.ControlTable(t, db), t.Context()
+	if _, err := db.PutItem(ctx, &dynamodb.PutItemInput{TableName: &table, Item: with(key("p", "a"), "n", &n{Value: "1"})}); err != nil {
+		t.Fatal(err)
+	}
+	update := func(key item, expr string, names map[string]string, values item) error {
+		_, err := db.UpdateItem(ctx, &dynamodb.UpdateItemInput{
+			TableName: &table, Key: key, UpdateExpression: &expr, ExpressionAttributeNames: names, ExpressionAttributeValues: values,
+		})
+		return err
+	}
+	transact := func(writes ...types.TransactWriteItem) error {
+		_, err := db.TransactWriteItems(ctx, &dynamodb.TransactWriteItemsInput{TransactItems: writes})
+		return err
+	}
+	scan := func(segment, total int32, from item) error {
+		_, err := db.Scan(ctx, &dynamodb.ScanInput{TableName: &table, Segment: &segment, TotalSegments: &total, ExclusiveStartKey: from})
+		return err
+	}
+	put := types.TransactWriteItem{Put: &types.Put{TableName: &table, Item: key("q", "a")}}
+	check := types.TransactWriteItem{ConditionCheck: &types.ConditionCheck{
+		TableName: &table, Key: key("q", "a"), ConditionExpression: aws.String("attribute_not_exists(pk)"),
+	}}
+	one := item{":v": &n{Value: "1"}}
+	_, exists := db.CreateTable(ctx, &dynamodb.CreateTableInput{TableName: &table})
+	_, missing := db.GetItem(ctx, &dynamodb.GetItemInput{TableName: aws.String("no-such-table"), Key: key("p", "a")})
+	_, short := db.GetItem(ctx, &dynamodb.GetItemInput{TableName: &table, Key: item{"pk": &s{Value: "p"}}})
+	_, empty := db.PutItem(ctx, &dynamodb.PutItemInput{TableName: &table, Item: key("p", "")})
+	for name, c := range map[string]struct {
+		code string
+		err  error
+	}{
+		"table exists":        {"ResourceInUseException", exists},
+		"no table":            {"ResourceNotFoundException", missing},
+		"half a key":          {"ValidationException", short},
+		"an empty key":        {"ValidationException", empty},
+		"a key of N":          {"ValidationException", update(item{"pk": &n{Value: "1"}, "sk": &s{Value: "a"}}, "SET n = :v", nil, one)},
+		"key attribute":       {"ValidationException", update(key("p", "a"), "SET sk = :v", nil, one)},
+		"twice":               {"ValidationException", update(key("p", "a"), "SET n = :v, #n = :v", map[string]string{"#n": "n"}, one)},
+		"undefined name":      {"ValidationException", update(key("p", "a"), "SET #n = :v", nil, one)},
+		"undefined value":     {"ValidationException", update(key("p", "a"), "SET n = :v, m = :w", nil, one)},
+		"unused name":         {"ValidationException", update(key("p", "a"), "SET n = :v", map[string]string{"#n": "n"}, one)},
+		"unused value":        {"ValidationException", update(key("p", "a"), "REMOVE n", nil, one)},
+		"empty names":         {"ValidationException", update(key("p", "a"), "SET n = :v", map[string]string{}, one)},
+		"syntax":              {"ValidationException", update(key("p", "a"), "SET n :v", nil, one)},
+		"no such attribute":   {"ValidationException", update(key("p", "a"), "SET n = m + :v", nil, one)},
+		"no number":           {"ValidationException", update(key("p", "a"), "SET n = :v", nil, item{":v": &n{Value: "x"}})},
+		"two of one item":     {"ValidationException", transact(put, put)},
+		"check and write":     {"ValidationException", transact(check, put)},
+		"empty transaction":   {"ValidationException", transact()},
+		"large transaction":   {"ValidationException", transact(make([]types.TransactWriteItem, 101)...)},
+		"segment":             {"ValidationException", scan(2, 2, nil)},
+		"start key elsewhere": {"ValidationException", func() error { return first(scan(0, 2, key("p", "a")), scan(1, 2, key("p", "a"))) }()},
+	} {
+		if awserr.Code(c.err) != c.code {
+			t.Errorf("%s: %v, want %s", name, c.err, c.code)
+		}
+	}
+}
+
+func first(errs ...error) error {
+	for _, err := range errs {
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// TestUnknown: what it does not know it does not guess.
+func TestUnknown(t *testing.T) {
+	db := memddb.New()
+	table, ctx := ddbtest.ControlTable(t, db), t.Context()
+	one := item{":v": &n{Value: "1"}}
+	update := func(expr, cond string) func() {
+		return func() {
+			_, err := db.UpdateItem(ctx, &dynamodb.UpdateItemInput{
+				TableName: &table, Key: key("p", "a"), UpdateExpression: &expr, ConditionExpression: &cond, ExpressionAttributeValues: one,
+			})
+			t.Error(err)
+		}
+	}
+	for name, call := range map[string]func(){
+		"path":     update("SET a.b = :v", "n = :v"),
+		"function": update("SET a = list_append(a, :v)", "n = :v"),
+		"delete":   update("DELETE a :v", "n = :v"),
+		"between":  update("SET a = :v", "n BETWEEN :v AND :v"),
+		"size":     update("SET a = :v", "size(n) > :v"),
+		"token": func() {
+			_, err := db.TransactWriteItems(ctx, &dynamodb.TransactWriteItemsInput{ClientRequestToken: aws.String("x")})
+			t.Error(err)
+		},
+		"index": func() {
+			_, err := db.Scan(ctx, &dynamodb.ScanInput{TableName: &table, IndexName: aws.String("x")})
+			t.Error(err)
+		},
+		"a set": func() {
+			_, err := db.PutItem(ctx, &dynamodb.PutItemInput{TableName: &table, Item: with(key("p", "a"), "x", &types.AttributeValueMemberSS{})})
+			t.Error(err)
+		},
+	} {
+		func() {
+			defer func() {
+				if recover() == nil {
+					t.Errorf("%s: no panic", name)
+				}
+			}()
+			call()
+		}()
+	}
+}
+
+// TestNothingIsShared: neither what is given nor what is returned is what is stored.
+func TestNothingIsShared(t *testing.T) {
+	db := memddb.New()
+	table, ctx := ddbtest.ControlTable(t, db), t.Context()
+	given := with(key("p", "a"), "x", &b{Value: []byte("x")})
+	if _, err := db.PutItem(ctx, &dynamodb.PutItemInput{TableName: &table, Item: given}); err != nil {
+		t.Fatal(err)
+	}
+	given["x"].(*b).Value[0] = 'y'
+	get := func() item {
+		out, err := db.GetItem(ctx, &dynamodb.GetItemInput{TableName: &table, Key: key("p", "a")})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return out.Item
+	}
+	got := get()
+	got["x"].(*b).Value[0] = 'z'
+	delete(got, "sk")
+	want := with(key("p", "a"), "x", &b{Value: []byte("x")})
+	if d := cmp.Diff(want, get(), cmpopts.IgnoreUnexported(s{}, b{})); d != "" {
+		t.Errorf("(-want +got):\n%s", d)
+	}
+}
+
+// TestSegments: the segments of a scan, page by page, are the table.
+func TestSegments(t *testing.T) {
+	db := memddb.New()
+	table, ctx := ddbtest.ControlTable(t, db), t.Context()
+	const items, total = 50, 4
+	for i := range items {
+		if _, err := db.PutItem(ctx, &dynamodb.PutItemInput{TableName: &table, Item: key(fmt.Sprint(i), "a")}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	seen := map[string]int{}
+	for segment := range int32(total) {
+		in := &dynamodb.ScanInput{TableName: &table, Segment: &segment, TotalSegments: aws.Int32(total), Limit: aws.Int32(3)}
+		for {
+			out, err := db.Scan(ctx, in)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, i := range out.Items {
+				seen[i["pk"].(*s).Value]++
+			}
+			if in.ExclusiveStartKey = out.LastEvaluatedKey; in.ExclusiveStartKey == nil {
+				break
+			}
+		}
+	}
+	for pk, n := range seen {
+		if n != 1 {
+			t.Errorf("%s was read %d times", pk, n)
+		}
+	}
+	if len(seen) != items {
+		t.Errorf("%d of %d items", len(seen), items)
+	}
+}
