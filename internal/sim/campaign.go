@@ -16,11 +16,13 @@ func Campaign(workers int, stop func() bool, schedules iter.Seq[Schedule]) (ran 
 	work := make(chan []Schedule, workers)
 	for range workers {
 		wg.Go(func() {
+			var t trunk
 			for batch := range work {
-				for _, s := range batch {
-					_, v := Run(s)
+				for i, s := range batch {
+					r := t.start(s, batch[i+1:])
+					r.play()
 					n.Add(1)
-					if v != nil {
+					if r.failed != nil {
 						mu.Lock()
 						if bad == nil {
 							bad = &s
@@ -71,21 +73,22 @@ func Undisturbed() iter.Seq[Schedule] {
 }
 
 // Pairs are all schedules of two faults out of [Cores], in both modes, in an order
-// in which any beginning is a sample of the whole.
+// in which any beginning is a sample of the whole: some second faults with one
+// first, then some with another.
 func Pairs() iter.Seq[Schedule] {
 	return func(yield func(Schedule) bool) {
 		const step = 1_000_003 // prime, and greater than the number of faults
+		const some = 64
 		for _, emergency := range []bool{false, true} {
 			all := Cores(emergency)
-			n := len(all) * len(all)
+			apart := (len(all) + some - 1) / some
+			n := len(all) * apart
 			for i := range n {
 				at := i * step % n
-				a, b := all[at/len(all)], all[at%len(all)]
-				if at/len(all) > at%len(all) {
-					continue
-				}
-				if !yield(Schedule{emergency, []Fault{a, b}}.sorted()) {
-					return
+				for b := at % apart; b < len(all); b += apart {
+					if a := at / apart; a <= b && !yield(Schedule{emergency, []Fault{all[a], all[b]}}) {
+						return
+					}
 				}
 			}
 		}

@@ -10,7 +10,8 @@ import (
 
 // A schedule is the undisturbed run until its first fault. Between two invocations
 // nothing of a run is on a stack, so the undisturbed run is kept as it is there, and
-// a schedule goes on from the last such place before its first fault.
+// a schedule goes on from the last such place before its first fault. Pairs that
+// have their first fault in common are started before their second in the same way.
 // TestForksAreWholeRuns holds what comes of it to runs from the beginning.
 
 var snapshots = [2]func() []*run{takeSnapshots(false), takeSnapshots(true)}
@@ -21,8 +22,7 @@ func takeSnapshots(emergency bool) func() []*run {
 	return sync.OnceValue(func() []*run {
 		r := newRun(Schedule{Emergency: emergency})
 		out := []*run{r.clone()}
-		for r.main.step(); r.failed == nil && !r.main.over(); r.main.step() {
-			r.rounds++
+		for r.advance() && r.failed == nil && !r.main.over() {
 			out = append(out, r.clone())
 		}
 		return out
@@ -32,6 +32,9 @@ func takeSnapshots(emergency bool) func() []*run {
 // fork is a run of a schedule that has come to the last invocation which begins
 // before its first fault.
 func fork(s Schedule) *run {
+	if len(s.Faults) == 0 {
+		return newRun(s)
+	}
 	all := snapshots[0]()
 	if s.Emergency {
 		all = snapshots[1]()
@@ -45,6 +48,46 @@ func fork(s Schedule) *run {
 	r := from.clone()
 	r.sched = s
 	return r
+}
+
+// trunk is a run of what schedules have in common that differ in their last fault
+// only. It goes on as that comes later.
+type trunk struct {
+	of   Schedule
+	at   *run // between two invocations, not past the last fault
+	next *run // one invocation further
+	more bool // next is not at its end
+}
+
+// start is a run of a schedule, from the trunk if the next one will need it too.
+func (t *trunk) start(s Schedule, next []Schedule) *run {
+	if siblings(t.of, s) || len(next) > 0 && siblings(s, next[0]) {
+		return t.fork(s)
+	}
+	return fork(s)
+}
+
+// fork is a run of a schedule that has come to the last invocation which begins
+// before its last fault.
+func (t *trunk) fork(s Schedule) *run {
+	last := s.Faults[len(s.Faults)-1].At
+	if t.at == nil || t.at.call > last || !siblings(t.of, s) {
+		t.of, t.at = s, fork(s.without(len(s.Faults)-1, len(s.Faults)))
+		t.next, t.more = t.at.clone(), true
+	}
+	for t.more && t.next.call <= last {
+		t.at = t.next.clone()
+		t.more = t.next.advance()
+	}
+	r := t.at.clone()
+	r.sched = s
+	return r
+}
+
+// siblings reports whether two schedules differ in their last fault only.
+func siblings(s, o Schedule) bool {
+	n := len(s.Faults)
+	return n > 1 && n == len(o.Faults) && s.Emergency == o.Emergency && slices.Equal(s.Faults[:n-1], o.Faults[:n-1])
 }
 
 // clone is a run that stands where this one does, between two invocations. Neither

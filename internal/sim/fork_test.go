@@ -113,49 +113,90 @@ func equal(t *testing.T, what string, whole, forked ending) {
 	}
 }
 
-// TestForksAreWholeRuns: a run that goes on from a snapshot is the run from the
-// beginning. Every single fault ends in the same state; of some, and of pairs and
-// seeds, every call answers the same in the same order.
+// TestForksAreWholeRuns: a run that goes on from a snapshot or a trunk is the run
+// from the beginning. Every single fault ends in the same state; of some, and of
+// pairs and seeds, every call answers the same in the same order.
 func TestForksAreWholeRuns(t *testing.T) {
 	if testing.Short() {
 		t.Skip("it takes seconds")
 	}
 	n, i := 0, 0
-	same := func(s Schedule, effects bool) {
-		t.Helper()
-		whole, forked := newRun(s), fork(s)
-		var all, rest *[]string
-		if effects {
-			all, rest = whole.log(t), forked.log(t)
-		}
-		whole.play()
-		forked.play()
-		equal(t, s.String(), whole.ending(t), forked.ending(t))
-		if effects {
-			if diff := cmp.Diff((*all)[len(*all)-len(*rest):], *rest); diff != "" {
-				t.Fatalf("%s (-whole +forked):\n%s", s, diff)
-			}
-		}
-		n++
-	}
 	for s := range Undisturbed() {
-		if i++; len(s.Faults) > 0 && i%raced == 0 {
-			same(s, i%64 == 0)
+		if i++; i%raced == 0 {
+			same(t, s, fork(s), i%64 == 0)
+			n++
 		}
 	}
-	sample := 200 / raced
+	var common trunk
+	later, left := 0, 600/raced
 	for s := range Pairs() {
-		if sample--; sample < 0 {
+		if left--; left < 0 {
 			break
 		}
-		same(s, true)
+		r := common.fork(s)
+		if r.call > s.Faults[0].At && r.next > 0 {
+			later++
+		}
+		same(t, s, r, true)
+		n++
+	}
+	if later < 200/raced {
+		t.Errorf("%d pairs were started after their first fault", later)
 	}
 	for seed := range uint64(200 / raced) {
-		if s := Random(seed); len(s.Faults) > 0 {
-			same(s, true)
+		s := Random(seed)
+		same(t, s, fork(s), true)
+		n++
+	}
+	t.Logf("%d schedules, %d started between their faults", n, later)
+}
+
+func same(t *testing.T, s Schedule, forked *run, calls bool) {
+	t.Helper()
+	whole := newRun(s)
+	var all, rest *[]string
+	if calls {
+		all, rest = whole.log(t), forked.log(t)
+	}
+	whole.play()
+	forked.play()
+	equal(t, s.String(), whole.ending(t), forked.ending(t))
+	if calls {
+		if diff := cmp.Diff((*all)[len(*all)-len(*rest):], *rest); diff != "" {
+			t.Fatalf("%s (-whole +forked):\n%s", s, diff)
 		}
 	}
-	t.Logf("%d schedules", n)
+}
+
+// TestPairs: every pair of two of the core faults is there once.
+func TestPairs(t *testing.T) {
+	var index [2]map[Fault]int
+	var seen [2][]bool
+	want := 0
+	for mode, emergency := range []bool{false, true} {
+		all := Cores(emergency)
+		index[mode], seen[mode] = map[Fault]int{}, make([]bool, len(all)*len(all))
+		for i, f := range all {
+			index[mode][f] = i
+		}
+		want += len(all) * (len(all) + 1) / 2
+	}
+	n := 0
+	for s := range Pairs() {
+		mode := 0
+		if s.Emergency {
+			mode = 1
+		}
+		at := index[mode][s.Faults[0]]*len(index[mode]) + index[mode][s.Faults[1]]
+		if seen[mode][at] || s.Faults[0].At > s.Faults[1].At {
+			t.Fatalf("%s is there twice, or out of order", s)
+		}
+		seen[mode][at] = true
+		n++
+	}
+	if n != want {
+		t.Errorf("%d pairs, want %d", n, want)
+	}
 }
 
 // TestSnapshotsAreOnTheWay: there is one for each invocation of the undisturbed run,
@@ -173,8 +214,7 @@ func TestSnapshotsAreOnTheWay(t *testing.T) {
 			}
 			equal(t, fmt.Sprintf("snapshot %d, call %d", i, s.call), whole.ending(t), s.ending(t))
 			whole.mine, s.mine = false, false
-			whole.main.step()
-			whole.rounds++
+			whole.advance()
 		}
 		if !whole.main.over() || len(all) != 9 {
 			t.Errorf("after %d snapshots the run is at %s", len(all), whole.main.state)

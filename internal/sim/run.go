@@ -91,12 +91,7 @@ type run struct {
 // Run runs a schedule to its end. calls is how many calls the steps made. What lies
 // before the first fault is taken from the undisturbed run.
 func Run(s Schedule) (calls int, v *Violation) {
-	var r *run
-	if len(s.Faults) == 0 {
-		r = newRun(s)
-	} else {
-		r = fork(s)
-	}
+	r := fork(s)
 	r.play()
 	return r.call, r.failed
 }
@@ -389,20 +384,29 @@ func (r *run) pass(d time.Duration) {
 
 // play runs the rotation and its rival to their ends.
 func (r *run) play() {
-	for ; r.failed == nil; r.rounds++ {
-		switch {
-		case r.rounds > maxRounds:
-			r.violated("Terminates", "after %d invocations the rotation is at %s", r.rounds, r.main.state)
-			return
-		case !r.main.over():
-			r.main.step()
-		case r.rival != nil && !r.rival.over():
-			r.rival.step()
-		case !r.resumed():
-			r.end()
-			return
-		}
+	for r.advance() {
 	}
+}
+
+// advance makes one invocation that is not inside of another; false: there is none
+// left, and all is checked.
+func (r *run) advance() bool {
+	switch {
+	case r.failed != nil:
+		return false
+	case r.rounds > maxRounds:
+		r.violated("Terminates", "after %d invocations the rotation is at %s", r.rounds, r.main.state)
+		return false
+	case !r.main.over():
+		r.main.step()
+	case r.rival != nil && !r.rival.over():
+		r.rival.step()
+	case !r.resumed():
+		r.end()
+		return false
+	}
+	r.rounds++
+	return true
 }
 
 // resumed starts an execution that resumes whatever rotation still holds the lock,
