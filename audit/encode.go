@@ -9,8 +9,10 @@ import (
 
 // encode is canonical for a record, without reflection. FuzzEncode holds it to
 // encoding/json.
-func (r Record) encode() ([]byte, error) {
-	e := encoder{b: make([]byte, 0, 1024)}
+func (r Record) encode() ([]byte, error) { return r.appendTo(make([]byte, 0, 512)) }
+
+func (r Record) appendTo(b []byte) ([]byte, error) {
+	e := encoder{b: b}
 	e.raw(`{"actor":`).text(r.Actor).raw(`,"body":`).texts(r.Body).raw(`,"chain":`).text(r.Chain).raw(`,"id":`).text(r.ID)
 	e.raw(`,"prev":`).text(r.Prev).raw(`,"rotation":`).text(r.Rotation).raw(`,"seq":`).number(r.Seq).raw(`,"step":`).text(r.Step)
 	e.raw(`,"time":`).text(r.Time).raw(`,"type":`).text(r.Type).raw(`,"v":`).number(int64(r.V)).raw(`}`)
@@ -87,7 +89,7 @@ func plain(b []byte) (Record, bool) {
 	if s.raw(`}`); !s.ok {
 		return Record{}, false
 	}
-	again, err := r.encode()
+	again, err := r.appendTo(make([]byte, 0, len(b)))
 	return r, err == nil && bytes.Equal(again, b)
 }
 

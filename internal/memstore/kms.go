@@ -7,8 +7,8 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
-	"maps"
 	"slices"
+	"sync"
 
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
@@ -47,12 +47,7 @@ func (m *KMS) Create(_ context.Context, rotationID string, attempt int, label st
 	err = m.w.answer("KMS.Create", func() (any, error) {
 		m.made++
 		id := fmt.Sprintf("kek-%04d", m.made)
-		secret := sha256.Sum256([]byte(id))
-		block, err := aes.NewCipher(secret[:])
-		if err != nil {
-			return nil, err
-		}
-		aead, err := cipher.NewGCM(block)
+		aead, err := sealer(id)
 		if err != nil {
 			return nil, err
 		}
@@ -67,6 +62,26 @@ func (m *KMS) Create(_ context.Context, rotationID string, attempt int, label st
 		return rotation.Key{}, err
 	}
 	return k, nil
+}
+
+var sealers sync.Map // key id → its cipher.AEAD, the same in every world
+
+// sealer is a key's material, which follows from its id.
+func sealer(id string) (cipher.AEAD, error) {
+	if made, ok := sealers.Load(id); ok {
+		return made.(cipher.AEAD), nil
+	}
+	secret := sha256.Sum256([]byte(id))
+	block, err := aes.NewCipher(secret[:])
+	if err != nil {
+		return nil, err
+	}
+	aead, err := cipher.NewGCM(block)
+	if err != nil {
+		return nil, err
+	}
+	sealers.Store(id, aead)
+	return aead, nil
 }
 
 // Claim implements [rotation.KeyAdmin].
@@ -225,7 +240,7 @@ func (m *KMS) unwrap(id kek.ID, wrapped []byte, encctx map[string]string) ([]byt
 
 // associated encodes an encryption context, sorted and with lengths.
 func associated(encctx map[string]string) []byte {
-	var b []byte
+	b := make([]byte, 0, 128)
 	put := func(s string) {
 		b = binary.AppendUvarint(b, uint64(len(s)))
 		b = append(b, s...)
@@ -237,7 +252,12 @@ func associated(encctx map[string]string) []byte {
 		}
 		return b
 	}
-	for _, k := range slices.Sorted(maps.Keys(encctx)) {
+	keys := make([]string, 0, len(encctx))
+	for k := range encctx {
+		keys = append(keys, k)
+	}
+	slices.Sort(keys)
+	for _, k := range keys {
 		put(k)
 		put(encctx[k])
 	}
