@@ -53,7 +53,8 @@ func (e *encoder) texts(m map[string]string) *encoder {
 	if m == nil {
 		return e.raw("null")
 	}
-	keys := make([]string, 0, len(m))
+	var few [16]string
+	keys := few[:0]
 	for k := range m {
 		keys = append(keys, k)
 	}

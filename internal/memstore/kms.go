@@ -252,7 +252,8 @@ func associated(encctx map[string]string) []byte {
 		}
 		return b
 	}
-	keys := make([]string, 0, len(encctx))
+	var few [4]string
+	keys := few[:0]
 	for k := range encctx {
 		keys = append(keys, k)
 	}
