@@ -138,6 +138,7 @@ func (w *world) rampage(t *testing.T, r *rand.Rand, name string, ends, fired map
 	if r.IntN(4) == 0 {
 		input = `{"mode":"emergency","reason":"chaos"}`
 	}
+	recorded := w.record(t)
 	o := w.rotate(t, name, input)
 	for _, f := range w.faults(t) {
 		if f.Fired > 0 {
@@ -166,6 +167,7 @@ func (w *world) rampage(t *testing.T, r *rand.Rand, name string, ends, fired map
 	}
 	w.mustHold(t)
 	t.Logf("%s %s: %s", name, input, end)
+	mustBeOfTheModel(t, recorded())
 	if t.Failed() {
 		t.Logf("it had the faults\n%s", strings.Join(struck, "\n"))
 	}

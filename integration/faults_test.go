@@ -44,6 +44,7 @@ func TestKillEveryFunction(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			w := up(t, nil)
+			w.traced(t)
 			for _, e := range effects {
 				f := map[string]any{"service": e.service, "operation": e.operation, "function": e.function}
 				for k, v := range c.fault {
@@ -75,6 +76,7 @@ func TestKillEveryFunction(t *testing.T) {
 // TestKillInRollback kills the function that rolls back, before and after.
 func TestKillInRollback(t *testing.T) {
 	w := up(t, nil)
+	w.traced(t)
 	restore, err := w.Set.CorruptCorpus(t.Context())
 	if err != nil {
 		t.Fatal(err)

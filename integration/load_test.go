@@ -133,13 +133,17 @@ func TestLoad(t *testing.T) {
 	w.awaitLeases(t, 2)
 
 	gone := []kek.ID{w.view(t, "").Pointer.KEKID}
+	end1 := w.record(t)
 	if o := w.rotate(t, "planned", "{}"); o.Status != types.ExecutionStatusSucceeded {
 		t.Error(describe(o))
 	}
+	planned := end1()
 	gone = append(gone, w.view(t, "").Pointer.KEKID)
+	end2 := w.record(t)
 	if o := w.rotate(t, "urgent", `{"mode":"emergency","reason":"key material seen in a paste"}`); o.Status != types.ExecutionStatusSucceeded {
 		t.Error(describe(o))
 	}
+	urgent := end2()
 	time.Sleep(time.Until(end))
 
 	cancel()
@@ -153,6 +157,7 @@ func TestLoad(t *testing.T) {
 	}
 	w.judge(t, []load.Report{g.Report(), there}, gone)
 	w.mustHold(t)
+	mustBeOfTheModel(t, planned, urgent)
 }
 
 // awaitLeases waits until so many processes hold a lease on the pointer's KEK.

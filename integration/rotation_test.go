@@ -50,6 +50,7 @@ func (w *world) enabledKEKs(t *testing.T) []string {
 // TestRotation rotates once to the end, as a blank scheduled start does.
 func TestRotation(t *testing.T) {
 	w := up(t, nil)
+	w.traced(t)
 	before := w.view(t, "").Pointer
 	o := w.rotate(t, "green", "{}")
 	if o.Status != types.ExecutionStatusSucceeded {
@@ -103,6 +104,7 @@ func (w *world) recordsLocked(t *testing.T) {
 // other is refused in preflight, and one key is minted.
 func TestTwoRotationsAtOnce(t *testing.T) {
 	w := up(t, nil)
+	w.traced(t)
 	arns := []string{"", ""}
 	var wg sync.WaitGroup
 	for i := range arns {
@@ -126,6 +128,7 @@ func TestTwoRotationsAtOnce(t *testing.T) {
 // TestPreSwitchFailure: a corrupted known cipher rolls the rotation back.
 func TestPreSwitchFailure(t *testing.T) {
 	w := up(t, nil)
+	w.traced(t)
 	before := w.view(t, "").Pointer
 	restore, err := w.Set.CorruptCorpus(t.Context())
 	if err != nil {
@@ -153,6 +156,7 @@ func TestPreSwitchFailure(t *testing.T) {
 // are under fresh DEKs afterwards.
 func TestEmergency(t *testing.T) {
 	w := up(t, nil)
+	w.traced(t)
 	w.inject(t, map[string]any{"service": "kms", "operation": "Decrypt", "function": "dualunwrap", "mode": "error"})
 	o := w.rotate(t, "emergency", `{"mode":"emergency","reason":"key material seen in a paste"}`)
 	if o.Status != types.ExecutionStatusSucceeded || slices.Contains(o.States, "PreSwitchFailure") || !slices.Contains(o.States, "Remint") {

@@ -23,6 +23,7 @@ import (
 	"github.com/matter-ops/kms-rotation/envelope"
 	"github.com/matter-ops/kms-rotation/internal/load"
 	"github.com/matter-ops/kms-rotation/kek"
+	"github.com/matter-ops/kms-rotation/spec/trace"
 )
 
 // What a paused writer does.
@@ -251,6 +252,7 @@ func TestPausedWriters(t *testing.T) {
 func (w *world) pauseThrough(t *testing.T, run, input string) {
 	t.Helper()
 	old := w.view(t, "").Pointer.KEKID
+	end := w.record(t)
 	var writers []pausedWriter
 	for _, how := range []string{byInsert, byUpdate, byPut} {
 		writers = append(writers, w.pauseWriter(t, run, how, old))
@@ -266,18 +268,19 @@ func (w *world) pauseThrough(t *testing.T, run, input string) {
 		t.Errorf("KEK %s: %+v, %v; want it disabled", old, k, err)
 	}
 	for _, p := range writers {
-		end := p.goOn(t)
+		done := p.goOn(t)
 		want := []attempt{{old, true}, {now, false}}
 		if p.how == byPut {
 			want = []attempt{{old, false}}
 		}
-		if end.Err != "" || !slices.Equal(end.Attempts, want) {
-			t.Errorf("%s: attempts %+v, want %+v; the application was told %q", p.how, end.Attempts, want, end.Err)
+		if done.Err != "" || !slices.Equal(done.Attempts, want) {
+			t.Errorf("%s: attempts %+v, want %+v; the application was told %q", p.how, done.Attempts, want, done.Err)
 		}
-		if p.how != byPut && end.Stats.RefusedWrites != 1 {
-			t.Errorf("%s: %d refused writes are counted", p.how, end.Stats.RefusedWrites)
+		if p.how != byPut && done.Stats.RefusedWrites != 1 {
+			t.Errorf("%s: %d refused writes are counted", p.how, done.Stats.RefusedWrites)
 		}
 	}
+	orphaned(t, end())
 	w.oneOrphan(t, run, old)
 	w.mustHold(t)
 	report, err := w.Set.Check(t.Context(), w.Rows)
@@ -286,6 +289,16 @@ func (w *world) pauseThrough(t *testing.T, run, input string) {
 	}
 	if report.Under(old) != 0 || report.Guests[now] < 2 {
 		t.Errorf("rows by KEK %v, of paused writers %v; want none under %s", report.ByKEK, report.Guests, old)
+	}
+}
+
+// orphaned requires that the model explains a run up to the write without a fence,
+// which breaks NoKeyOrphans.
+func orphaned(t *testing.T, events []trace.Event) {
+	t.Helper()
+	v := judgeRuns(t, events)[0]
+	if v.Violated != "NoKeyOrphans" || v.Event.Effect != trace.Plant || !strings.Contains(v.Event.Row, byPut) {
+		t.Errorf("%s\n%+v\nwant the row written past the fence; the run is in %s", v, v.Event, keep(t, events))
 	}
 }
 

@@ -3,6 +3,7 @@ package localaws
 import (
 	"archive/zip"
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -32,6 +33,7 @@ type deployment struct {
 	moto                     aws.Config
 	dynamo                   aws.Config
 	host                     *lambdahost.Host
+	programs                 map[string]string
 
 	template    *template
 	definitions map[string]string // of state machines, by logical id
@@ -183,7 +185,7 @@ func (d *deployment) addFunctions(ctx context.Context) error {
 		short := shortName(d.name, name, d.template.Code[logical])
 		f := lambdahost.Function{
 			Name: name, Short: short, ARN: aws.ToString(conf.FunctionArn), Role: aws.ToString(conf.Role),
-			Program:  filepath.Join(d.root, "build", "local", short, "bootstrap"),
+			Program:  cmp.Or(d.programs[short], filepath.Join(d.root, "build", "local", short, "bootstrap")),
 			Timeout:  time.Duration(aws.ToInt32(conf.Timeout)) * time.Second,
 			MemoryMB: int(aws.ToInt32(conf.MemorySize)),
 		}

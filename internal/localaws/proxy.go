@@ -25,6 +25,7 @@ type proxy struct {
 	calls        counter
 	faults       fault.Set
 	serial       keyedMutex
+	tap          tap
 	ready        atomic.Bool
 	now          func() time.Time
 	access       atomic.Pointer[permissions] // nil for no checks
@@ -190,8 +191,8 @@ func (p *proxy) kill(w http.ResponseWriter, r *http.Request, c wire.Call, when f
 	panic(http.ErrAbortHandler)
 }
 
-// forward passes a call on to where it is served.
-func (p *proxy) forward(w http.ResponseWriter, r *http.Request, c wire.Call, kill lambdahost.Killing) {
+// pass passes a call on.
+func (p *proxy) pass(w http.ResponseWriter, r *http.Request, c wire.Call, kill lambdahost.Killing) {
 	switch {
 	case c.Service == "dynamodb":
 		p.dynamo.ServeHTTP(w, r)

@@ -47,6 +47,7 @@ type Options struct {
 	StackName  string            // "" for matter
 	Region     string            // "" for eu-central-1
 	Dir        string            // gets logs/<function>.log; "" for Root/.local
+	Programs   map[string]string // paths of bootstraps by function, over Root/build/local/<function>/bootstrap
 	Parameters map[string]string // of the template, over its defaults
 	NoIAM      bool              // leave the roles' permissions unchecked
 
@@ -181,7 +182,7 @@ func (s *Stack) fail(err error) {
 func (s *Stack) deploy(ctx context.Context) error {
 	d := &deployment{
 		name: s.Name, root: s.o.Root, templatePath: s.o.Template, region: s.Region,
-		moto: s.config(s.moto.URL), dynamo: s.config(s.dynamo.URL), host: s.host,
+		moto: s.config(s.moto.URL), dynamo: s.config(s.dynamo.URL), host: s.host, programs: s.o.Programs,
 	}
 	if err := d.run(ctx, s.parameters); err != nil {
 		return err

@@ -30,7 +30,7 @@ T == Traces[t]
 E == T[i]
 
 TInit ==
-  /\ Init /\ row = [r \in Row |-> NoRow]
+  /\ row = [r \in Row |-> NoRow] /\ Init            \* in this order: else TLC tries every set of rows
   /\ t \in 1 .. Len(Traces) /\ i = 1
   /\ out = Heads[t] /\ stored = 1 .. Heads[t]
   /\ past = {<<1, 1>>}
@@ -45,7 +45,7 @@ Change ==
   CASE E.a = "rotation_started"       -> Start(E.n, E.m) /\ rot'[E.n].old = E.old
     [] E.a = "kek_minted"             -> Mint(E.n, E.k)
     [] E.a = "dual_unwrap_passed"     -> DualUnwrap(E.n)
-    [] E.a = "pointer_switched"       -> Switch(E.n) /\ ptr' = [kek |-> E.k, ep |-> E.e]
+    [] E.a = "pointer_switched"       -> Switch(E.n)
     [] E.a = "old_kek_sealed"         -> Seal(E.n)
     [] E.a = "rows_rewrapped"         -> PassDone(E.n, "rewrap") /\ Rewrapped(E.n)
     [] E.a = "old_kek_retired"        -> PassDone(E.n, "confirm") /\ Retire(E.n)
@@ -56,8 +56,16 @@ Change ==
     [] E.a = "recorded"               -> UNCHANGED vars       \* a record of its own
     [] OTHER                          -> FALSE
 
+Wrote ==                      \* what the action changes is what was written, all of it
+  /\ rot'[E.n].ph = E.ph
+  /\ {<<k, kek'[k]>> : k \in {j \in KEK : kek'[j] # kek[j]}} = E.states
+  /\ ptr' = IF E.moved THEN [kek |-> E.k, ep |-> E.e] ELSE ptr
+  /\ fence' = IF E.opened = {} THEN fence ELSE [fence EXCEPT ![E.k] = @ \cup E.opened]
+  /\ lock' = CASE E.lock = "taken" -> E.n [] E.lock = "released" -> 0 [] OTHER -> lock
+
 Changed ==
   /\ Change
+  /\ IF E.a \in {"kek_genesis", "recorded"} THEN TRUE ELSE Wrote
   /\ E.seq = out + 1 /\ out' = E.seq                          \* with its record
   /\ past' = past \cup {<<ptr'.kek, ptr'.ep>>}
   /\ todo' = IF E.a = "rotation_started"

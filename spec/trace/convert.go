@@ -43,10 +43,10 @@ func convert(events []Event) (*run, error) {
 		blobs: names{}, times: names{}, parts: names{},
 	}
 	for _, e := range events {
-		if e.Effect == effectSnapshot || e.Event == "kek_genesis" {
+		if e.Effect == Snapshot || e.Event == "kek_genesis" {
 			r.keks.of(e.KEK)
 			r.shards, r.base = max(e.Shards, 1), e.Epoch
-			if e.Effect == effectSnapshot {
+			if e.Effect == Snapshot {
 				r.head = e.Seq
 			}
 			break
@@ -110,6 +110,9 @@ func (r *run) event(e Event) (class, fields string) {
 	case "Store.Leases":
 		return "drain", fmt.Sprintf(`a |-> "look", k |-> %s`, r.kek(e.KEK))
 	case "Store.PutLease", "Store.RenewLease", "Store.DropLease", "Store.Revoke":
+		if _, ok := r.keks[e.KEK]; !ok {
+			return "", "" // on a KEK of before this run, which nobody drains any more
+		}
 		return "drain", fmt.Sprintf(`a |-> %q, w |-> %d, k |-> %s, v |-> %d`,
 			leaseWord[e.Effect], r.writers.of(e.Actor, " ", e.KEK), r.kek(e.KEK), r.times.of(e.Expires))
 	case "Store.SealFence":
@@ -135,7 +138,21 @@ func (r *run) change(e Event) string {
 		}
 	}
 	r.mints = max(r.mints, e.Attempt)
-	return f + fmt.Sprintf(`, n |-> %d, m |-> %q, segs |-> {%s}`, r.rots.of(e.Rotation), e.Mode, strings.Join(segments, ", "))
+	return f + fmt.Sprintf(`, n |-> %d, m |-> %q, segs |-> {%s}, %s`,
+		r.rots.of(e.Rotation), e.Mode, strings.Join(segments, ", "), r.wrote(e))
+}
+
+// wrote is what a transaction wrote beside the pointer.
+func (r *run) wrote(e Event) string {
+	var states, opened []string
+	for _, id := range slices.Sorted(maps.Keys(e.States)) {
+		states = append(states, fmt.Sprintf("<<%s, %q>>", r.kek(id), e.States[id]))
+	}
+	for _, s := range e.Opened {
+		opened = append(opened, fmt.Sprint(s))
+	}
+	return fmt.Sprintf(`ph |-> %q, states |-> {%s}, moved |-> %s, opened |-> {%s}, lock |-> %q`,
+		e.Phase, strings.Join(states, ", "), strings.ToUpper(fmt.Sprint(e.Moved)), strings.Join(opened, ", "), e.Lock)
 }
 
 // key is an effect on a KMS key. Keys of no rotation in this run (the first KEK,
@@ -164,7 +181,7 @@ func (r *run) row(e Event) (class, fields string) {
 		word = "refused"
 	}
 	switch e.Effect {
-	case "Table.Insert", "Table.Update", effectPlant, "Table.Delete", "Table.Replace":
+	case "Table.Insert", "Table.Update", Plant, "Table.Delete", "Table.Replace":
 		return "rows", fmt.Sprintf(`a |-> %q, r |-> %d, k |-> %s, old |-> %s, e |-> %d, s |-> %d, was |-> %d, waspay |-> %d, blob |-> %d, pay |-> %d`,
 			word, r.rows.of(e.Source, "/", e.Row), r.kek(e.KEK), r.kek(e.Old), r.epoch(e.Epoch), e.Shard,
 			r.blob(e.Was), r.blob(e.WasBody), r.blob(e.Blob), r.blob(e.Body))

@@ -2,8 +2,8 @@
 // spec/rotation.tla.
 //
 // A run is a sequence of effects in the one order in which they happened, one
-// [Event] each, kept as NDJSON. A [Recorder] makes one of a run in memory; adapters
-// of real services may write the same. [Check] turns runs into TLA+ and has TLC
+// [Event] each, kept as NDJSON. A [Recorder] makes one of a run in memory, package
+// wiretrace of one of real processes. [Check] turns runs into TLA+ and has TLC
 // explain every event by actions of the model: it accepts a run, or names the
 // first event that no action explains or that breaks an invariant.
 package trace
@@ -46,14 +46,31 @@ type Event struct {
 	Done     bool   `json:"done,omitempty"`     // the segment is
 
 	Segments map[string]int `json:"segments,omitempty"` // rotation_started: segments per source
+
+	// Store.Apply: what else the transaction wrote.
+	Phase  string            `json:"phase,omitempty"`  // of the rotation
+	States map[string]string `json:"states,omitempty"` // of registry entries
+	Moved  bool              `json:"moved,omitempty"`  // the pointer, to KEK and Epoch
+	Opened []int             `json:"opened,omitempty"` // fence shards of KEK
+	Lock   string            `json:"lock,omitempty"`   // [LockTaken] or [LockReleased]
 }
+
+// What a transaction does to the lock.
+const (
+	LockTaken    = "taken"
+	LockReleased = "released"
+)
 
 // Effects beside those that are called after a method: what was there when the
 // recording began.
 const (
-	effectSnapshot = "snapshot"
-	effectPlant    = "Table.Plant"
+	Snapshot = "snapshot"
+	Plant    = "Table.Plant"
 )
+
+// Unrecorded is the Event of a Store.Apply that came without its audit record. No
+// action explains it.
+const Unrecorded = "unrecorded"
 
 // Write writes a run as NDJSON.
 func Write(w io.Writer, events []Event) error {

@@ -56,12 +56,12 @@ func (r *Recorder) snapshot(ctx context.Context, w *memstore.World) error {
 	}
 	if v.Pointer != nil {
 		r.add(Event{
-			Effect: effectSnapshot, KEK: string(v.Pointer.KEKID), Epoch: v.Pointer.Epoch, Seq: head.Seq,
+			Effect: Snapshot, KEK: string(v.Pointer.KEKID), Epoch: v.Pointer.Epoch, Seq: head.Seq,
 			Shards: len(w.Store().Fences(v.Pointer.KEKID)),
 		})
 	}
 	for _, t := range r.tables {
-		t.Each(func(id string, row memstore.Record) { r.add(written(effectPlant, t.Name(), id, row)) })
+		t.Each(func(id string, row memstore.Record) { r.add(written(Plant, t.Name(), id, row)) })
 	}
 	return nil
 }
@@ -131,7 +131,7 @@ func (r *Recorder) rowEvent(op string, args []any) Event {
 		return e
 	case "Table.Update":
 		return written(op, args[0].(string), args[1].(string), args[3].(memstore.Record))
-	case effectPlant:
+	case Plant:
 		return written(op, args[0].(string), args[1].(string), args[2].(memstore.Record))
 	case "Table.Delete":
 		return Event{Effect: op, Source: args[0].(string), Row: args[1].(string)}
@@ -139,7 +139,7 @@ func (r *Recorder) rowEvent(op string, args []any) Event {
 		old, with := args[1].(rotation.Row), args[2].(rotation.Rewrapped)
 		return Event{
 			Effect: op, Source: args[0].(string), Row: old.ID, Old: string(old.KEK), KEK: string(with.KEK), Epoch: with.Epoch,
-			Was: digest(old.WrappedDEK), WasBody: digest(old.Ciphertext), Blob: digest(with.WrappedDEK), Body: digest(with.Ciphertext),
+			Was: Digest(old.WrappedDEK), WasBody: Digest(old.Ciphertext), Blob: Digest(with.WrappedDEK), Body: Digest(with.Ciphertext),
 		}
 	}
 	return Event{}
@@ -152,16 +152,28 @@ func written(op, source, id string, row memstore.Record) Event {
 	}
 	return Event{
 		Effect: op, Source: source, Row: id, KEK: string(row.KEK), Epoch: row.Epoch,
-		Blob: digest(row.WrappedDEK), Body: digest(row.Ciphertext),
+		Blob: Digest(row.WrappedDEK), Body: Digest(row.Ciphertext),
 	}
 }
 
 // change is one transaction on the control table.
 func (r *Recorder) change(seq int64, c kek.Change, ev audit.Event) Event {
 	e := Event{Effect: "Store.Apply", Event: c.Event, Actor: ev.Step, Seq: seq, Shards: c.Shards}
+	for _, m := range c.KEKs {
+		if e.States == nil {
+			e.States = map[string]string{}
+		}
+		e.States[string(m.After.ID)] = string(m.After.State)
+	}
+	if c.Opens != "" {
+		for i := range c.Shards {
+			e.Opened = append(e.Opened, i)
+		}
+	}
+	e.Lock = map[kek.LockOp]string{kek.LockTake: LockTaken, kek.LockRelease: LockReleased}[c.Lock]
 	if m := c.Rotation; m != nil {
 		e.Rotation, e.Mode, e.Attempt = m.After.ID, string(m.After.Mode), m.After.Attempt
-		e.Old, e.KEK = string(m.After.OldKEK), string(m.After.NewKEK)
+		e.Old, e.KEK, e.Phase = string(m.After.OldKEK), string(m.After.NewKEK), string(m.After.Phase)
 		if m.Before == nil {
 			e.Segments = map[string]int{}
 			for _, t := range r.tables {
@@ -170,13 +182,13 @@ func (r *Recorder) change(seq int64, c kek.Change, ev audit.Event) Event {
 		}
 	}
 	if c.Pointer != nil {
-		e.KEK, e.Epoch = string(c.Pointer.After.KEKID), c.Pointer.After.Epoch
+		e.KEK, e.Epoch, e.Moved = string(c.Pointer.After.KEKID), c.Pointer.After.Epoch, true
 	}
 	return e
 }
 
-// digest names bytes without showing them; "" for none.
-func digest(b []byte) string {
+// Digest names bytes without showing them; "" for none.
+func Digest(b []byte) string {
 	if len(b) == 0 {
 		return ""
 	}

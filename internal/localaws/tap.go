@@ -1,0 +1,113 @@
+package localaws
+
+import (
+	"context"
+	"maps"
+	"net/http"
+	"sync"
+
+	"github.com/matter-ops/kms-rotation/internal/localaws/lambdahost"
+	"github.com/matter-ops/kms-rotation/internal/localaws/wire"
+)
+
+// maxTapped is more than the body of any call that a tap is shown.
+const maxTapped = 64 << 20
+
+// tap shows somebody the calls that matter, in the order of their effects.
+type tap struct {
+	order sync.RWMutex // held for reading by calls that nobody is shown
+	see   func(wire.Exchange)
+}
+
+// Tap has calls that matter ([wire.Call.Matters]) served one at a time from now on,
+// and see shown each of them with its answer, also one that the caller never gets
+// because of a fault or its death. begin runs before the first of them and while
+// none is under way: what it reads is what these calls start from. Whatever it
+// returns as an error is returned, and nothing is tapped.
+func (s *Stack) Tap(begin func() error, see func(wire.Exchange)) error {
+	t := &s.proxy.tap
+	t.order.Lock()
+	defer t.order.Unlock()
+	if err := begin(); err != nil {
+		return err
+	}
+	t.see = see
+	return nil
+}
+
+// Untap ends what [Stack.Tap] began, after the call that is under way.
+func (s *Stack) Untap() {
+	s.proxy.tap.order.Lock()
+	defer s.proxy.tap.order.Unlock()
+	s.proxy.tap.see = nil
+}
+
+// forward passes a call on to where it is served.
+func (p *proxy) forward(w http.ResponseWriter, r *http.Request, c wire.Call, kill lambdahost.Killing) {
+	if !c.Matters() {
+		p.pass(w, r, c, kill)
+		return
+	}
+	p.tap.order.RLock()
+	if p.tap.see == nil {
+		defer p.tap.order.RUnlock()
+		p.pass(w, r, c, kill)
+		return
+	}
+	p.tap.order.RUnlock()
+	p.showAndPass(w, r, c)
+}
+
+// showAndPass passes a call on by itself and shows it. Once the whole request is
+// here it is carried out, whether the caller lives to see the answer or not: else
+// nobody could tell whether it had an effect.
+func (p *proxy) showAndPass(w http.ResponseWriter, r *http.Request, c wire.Call) {
+	body, err := wire.Body(r, maxTapped)
+	if err != nil {
+		panic(http.ErrAbortHandler) // the caller died while it sent
+	}
+	caller, _ := p.host.Caller(c.AccessKey)
+	e := wire.Exchange{Call: c, Caller: caller.Short, Header: r.Header.Clone(), Body: body}
+	answer := p.passAlone(r.WithContext(context.WithoutCancel(r.Context())), e)
+	maps.Copy(w.Header(), answer.header)
+	w.WriteHeader(answer.status)
+	_, _ = w.Write(answer.body) // the caller may be gone
+}
+
+func (p *proxy) passAlone(r *http.Request, e wire.Exchange) *kept {
+	p.tap.order.Lock()
+	defer p.tap.order.Unlock()
+	k := &kept{header: http.Header{}}
+	defer func() {
+		e.Status, e.AnsweredHeader, e.Answer = k.status, k.header, k.body
+		if p.tap.see != nil {
+			p.tap.see(e)
+		}
+	}()
+	p.pass(k, r, e.Call, lambdahost.NotKilled)
+	return k
+}
+
+// kept is an answer that is read before it is given.
+type kept struct {
+	header http.Header
+	status int
+	body   []byte
+}
+
+// Header implements [http.ResponseWriter].
+func (k *kept) Header() http.Header { return k.header }
+
+// WriteHeader implements [http.ResponseWriter].
+func (k *kept) WriteHeader(status int) {
+	if k.status == 0 && status >= http.StatusOK {
+		k.status = status
+	}
+}
+
+// Write implements [http.ResponseWriter].
+func (k *kept) Write(b []byte) (int, error) {
+	k.WriteHeader(http.StatusOK)
+	k.body = append(k.body, b...)
+	return len(b), nil
+}

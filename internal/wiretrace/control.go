@@ -1,0 +1,340 @@
+package wiretrace
+
+import (
+	"encoding/json"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/matter-ops/kms-rotation/audit"
+	"github.com/matter-ops/kms-rotation/internal/localaws/wire"
+	"github.com/matter-ops/kms-rotation/spec/trace"
+)
+
+// What the wire calls the items of the control table (docs/design.md, section 3).
+const (
+	pkPointer    = "POINTER"
+	pkLock       = "LOCK"
+	pkKEK        = "KEK#"
+	pkFence      = "FENCE#"
+	pkRotation   = "ROTATION#"
+	pkLease      = "LEASE#"
+	pkCheckpoint = "CHECKPOINT#"
+	pkAudit      = "AUDIT"
+	pkAuditHead  = "AUDIT_HEAD"
+)
+
+// neutral begin the items of which the model knows nothing.
+var neutral = []string{"ANCHOR", "DRILL#", "ANNOUNCEMENT#", "APPROVAL#", "HEALTH#"}
+
+func isNeutral(pk string) bool {
+	for _, p := range neutral {
+		if strings.HasPrefix(pk, p) {
+			return true
+		}
+	}
+	return false
+}
+
+// The kinds of an action.
+const (
+	kindPut    = "Put"
+	kindUpdate = "Update"
+	kindDelete = "Delete"
+	kindCheck  = "ConditionCheck"
+)
+
+// write is an action of a kind. In a put Key is not set; key is, in all of them.
+type write struct {
+	action
+	kind string
+	key  item
+}
+
+func (w write) pk() string { return w.key.str("pk") }
+
+func of(kind string, a action) write {
+	if kind == kindPut {
+		return write{a, kind, a.Item}
+	}
+	return write{a, kind, a.Key}
+}
+
+// item is what a call to DynamoDB did.
+func (r *Recorder) item(e wire.Exchange) ([]trace.Event, error) {
+	kind := map[string]string{"PutItem": kindPut, "UpdateItem": kindUpdate, "DeleteItem": kindDelete}[e.Operation]
+	switch {
+	case e.Operation == "Query":
+		return r.query(e)
+	case e.Operation == "TransactWriteItems":
+		return r.transaction(e)
+	case kind == "":
+		return nil, errUnknown
+	}
+	var a action
+	if err := unmarshal(e.Body, &a); err != nil {
+		return nil, err
+	}
+	w := of(kind, a)
+	if t, ok := r.table(a.TableName); ok {
+		return r.row(t, w, e.Caller, nil)
+	}
+	if tableName(a.TableName) != r.cfg.ControlTable {
+		return nil, nil
+	}
+	return r.control(w, e.Caller)
+}
+
+// writes are the parts of a transaction.
+func writes(body []byte) (all []write, token string, err error) {
+	var in struct {
+		ClientRequestToken string
+		TransactItems      []struct{ Put, Update, Delete, ConditionCheck *action }
+	}
+	if err := unmarshal(body, &in); err != nil {
+		return nil, "", err
+	}
+	for _, i := range in.TransactItems {
+		switch {
+		case i.Put != nil:
+			all = append(all, of(kindPut, *i.Put))
+		case i.Update != nil:
+			all = append(all, of(kindUpdate, *i.Update))
+		case i.Delete != nil:
+			all = append(all, of(kindDelete, *i.Delete))
+		case i.ConditionCheck != nil:
+			all = append(all, of(kindCheck, *i.ConditionCheck))
+		default:
+			return nil, "", errUnknown
+		}
+	}
+	return all, in.ClientRequestToken, nil
+}
+
+// transaction is what TransactWriteItems did. The SDK repeats a transaction whose
+// answer was lost under the same token, and DynamoDB answers without doing it again.
+func (r *Recorder) transaction(e wire.Exchange) ([]trace.Event, error) {
+	all, token, err := writes(e.Body)
+	if err != nil || token != "" && r.tokens[token] {
+		return nil, err
+	}
+	r.tokens[token] = true
+	var control []write
+	var events []trace.Event
+	for _, w := range all {
+		if t, ok := r.table(w.TableName); ok {
+			made, err := r.row(t, w, e.Caller, all)
+			if err != nil {
+				return nil, err
+			}
+			events = append(events, made...)
+		} else if tableName(w.TableName) == r.cfg.ControlTable && w.kind != kindCheck {
+			control = append(control, w)
+		}
+	}
+	if len(control) == 0 {
+		return events, nil
+	}
+	c, err := r.change(control)
+	if err != nil {
+		return nil, err
+	}
+	return append(events, c), nil
+}
+
+// change is what a transaction did to the control table. Without a record that it
+// appends to the audit chain it is unrecorded, whatever else is right.
+func (r *Recorder) change(all []write) (trace.Event, error) {
+	e := trace.Event{Effect: "Store.Apply", Event: trace.Unrecorded}
+	var head item
+	var entry audit.Entry
+	changed := false
+	for _, w := range all {
+		switch pk := w.pk(); {
+		case pk == pkAudit && w.kind == kindPut:
+			var err error
+			if entry, err = audit.Parse(w.Item["record"].B); err != nil {
+				return e, err
+			}
+			if w.Item.str("sk") != fmt.Sprintf("%012d", entry.Record.Seq) {
+				return e, fmt.Errorf("record %d is stored as %s", entry.Record.Seq, w.Item.str("sk"))
+			}
+		case pk == pkAuditHead && w.kind == kindUpdate:
+			var err error
+			if head, err = w.updates(); err != nil {
+				return e, err
+			}
+		case isNeutral(pk):
+		default:
+			changed = true
+			if err := r.part(&e, w); err != nil {
+				return e, err
+			}
+		}
+	}
+	seq := entry.Record.Seq
+	if seq == 0 || head.num("seq") != seq || head.str("hash") != entry.Hash || entry.Record.Chain != r.cfg.Stack ||
+		changed && entry.Record.Rotation != e.Rotation {
+		return e, nil
+	}
+	r.records[seq] = entry
+	if !changed {
+		return trace.Event{Effect: "Store.Record", Event: entry.Record.Type, Seq: seq}, nil
+	}
+	e.Event, e.Actor, e.Seq = entry.Record.Type, entry.Record.Step, seq
+	return e, nil
+}
+
+// part adds to a change what one of its writes did.
+func (r *Recorder) part(e *trace.Event, w write) error {
+	pk := w.pk()
+	switch {
+	case pk == pkLock && w.kind == kindPut:
+		e.Lock = trace.LockTaken
+		return nil
+	case pk == pkLock && w.kind == kindDelete:
+		e.Lock = trace.LockReleased
+		return nil
+	case w.kind != kindPut:
+		return fmt.Errorf("%s of %s: %w", w.kind, pk, errUnknown)
+	}
+	i := w.Item
+	switch {
+	case pk == pkPointer:
+		e.Moved, e.KEK, e.Epoch = true, i.str("kek_id"), i.num("epoch")
+	case strings.HasPrefix(pk, pkRotation):
+		e.Rotation, e.Mode, e.Phase, e.Attempt = pk[len(pkRotation):], i.str("mode"), i.str("phase"), int(i.num("attempt"))
+		e.Old = i.str("old_kek_id")
+		if !e.Moved {
+			e.KEK = i.str("new_kek_id")
+		}
+		if i.num("rev") == 1 {
+			e.Segments = r.segments(int(i.num("segments")))
+		}
+	case strings.HasPrefix(pk, pkKEK):
+		if e.States == nil {
+			e.States = map[string]string{}
+		}
+		e.States[pk[len(pkKEK):]] = i.str("state")
+	case strings.HasPrefix(pk, pkFence) && i.str("state") == "open":
+		shard, err := strconv.Atoi(i.str("sk"))
+		if err != nil {
+			return fmt.Errorf("fence shard: %w", err)
+		}
+		e.Opened = append(e.Opened, shard)
+	default:
+		return fmt.Errorf("%s of %s in a transaction: %w", w.kind, pk, errUnknown)
+	}
+	return nil
+}
+
+// segments is how many parts each source is worked on in.
+func (r *Recorder) segments(n int) map[string]int {
+	out := map[string]int{}
+	for _, t := range r.cfg.Tables {
+		out[t.Source] = max(n, 1)
+	}
+	if r.cfg.Corpus != "" {
+		out[r.cfg.Corpus] = 1
+	}
+	return out
+}
+
+// control is what a write of one item of the control table did.
+func (r *Recorder) control(w write, caller string) ([]trace.Event, error) {
+	pk, i := w.pk(), w.Item
+	switch {
+	case isNeutral(pk):
+		return nil, nil
+	case strings.HasPrefix(pk, pkLease):
+		return r.lease(w, caller)
+	case strings.HasPrefix(pk, pkFence) && w.kind == kindPut && i.str("state") == "sealed":
+		shard, err := strconv.Atoi(i.str("sk"))
+		return []trace.Event{{Effect: "Store.SealFence", KEK: pk[len(pkFence):], Shard: shard}}, err
+	case strings.HasPrefix(pk, pkCheckpoint) && w.kind == kindPut:
+		return checkpoint(pk, i)
+	case pk == pkAuditHead && w.kind == kindUpdate:
+		set, err := w.updates()
+		if n, ok := set["published_seq"]; err == nil && ok && n.N != nil && len(set) == 1 {
+			return []trace.Event{{Effect: "Store.MarkPublished", Seq: set.num("published_seq")}}, nil
+		}
+		return unrecorded(w), err
+	default:
+		return unrecorded(w), nil
+	}
+}
+
+// unrecorded is what no single write may do.
+func unrecorded(w write) []trace.Event {
+	set := w.Item
+	if w.kind == kindUpdate {
+		set, _ = w.updates()
+	}
+	return []trace.Event{{Effect: "Store.Apply", Event: trace.Unrecorded, Actor: w.kind + " " + w.pk(), KEK: set.str("kek_id"), Epoch: set.num("epoch")}}
+}
+
+// lease is what a write of a lease did. No function holds one: what it deletes it
+// revokes, and must condition on what it judged.
+func (r *Recorder) lease(w write, caller string) ([]trace.Event, error) {
+	e := trace.Event{Actor: w.key.str("sk"), KEK: w.pk()[len(pkLease):]}
+	equal, _ := w.requires()
+	switch _, judged := equal["expires_at"]; {
+	case w.kind == kindPut:
+		e.Effect, e.Expires = "Store.PutLease", w.Item.num("expires_at")
+	case w.kind == kindUpdate:
+		set, err := w.updates()
+		if err != nil {
+			return nil, err
+		}
+		e.Effect, e.Expires = "Store.RenewLease", set.num("expires_at")
+	case judged || caller != "":
+		e.Effect, e.Expires = "Store.Revoke", equal.num("expires_at")
+	default:
+		e.Effect = "Store.DropLease"
+	}
+	return []trace.Event{e}, nil
+}
+
+// checkpoint is CHECKPOINT#<rotation>#<source>, <pass>#<segment>.
+func checkpoint(pk string, i item) ([]trace.Event, error) {
+	rotation, source, ok := strings.Cut(pk[len(pkCheckpoint):], "#")
+	pass, part, ok2 := strings.Cut(i.str("sk"), "#")
+	segment, err := strconv.Atoi(part)
+	if !ok || !ok2 || err != nil {
+		return nil, fmt.Errorf("checkpoint %s/%s: %w", pk, i.str("sk"), errUnknown)
+	}
+	done := i["done"].BOOL != nil && *i["done"].BOOL
+	return []trace.Event{{Effect: "Store.SaveCheckpoint", Rotation: rotation, Source: source, Sweep: pass, Segment: segment, Done: done}}, nil
+}
+
+// query is a look at all the leases on a KEK, if it is a consistent one and sees
+// them in one page.
+func (r *Recorder) query(e wire.Exchange) ([]trace.Event, error) {
+	var in struct {
+		action
+		ConsistentRead                           bool
+		KeyConditionExpression, FilterExpression string
+		ExclusiveStartKey                        item
+	}
+	if err := unmarshal(e.Body, &in); err != nil {
+		return nil, err
+	}
+	in.ConditionExpression = in.KeyConditionExpression
+	equal, _ := in.requires()
+	id, ok := strings.CutPrefix(equal.str("pk"), pkLease)
+	if tableName(in.TableName) != r.cfg.ControlTable || !ok {
+		return nil, nil
+	}
+	var out struct{ LastEvaluatedKey json.RawMessage }
+	if err := unmarshal(e.Answer, &out); err != nil {
+		return nil, err
+	}
+	if len(in.ExclusiveStartKey) > 0 || len(out.LastEvaluatedKey) > 0 {
+		return nil, fmt.Errorf("leases in several pages: %w", errUnknown)
+	}
+	whole := in.ConsistentRead && in.FilterExpression == "" && !strings.Contains(in.KeyConditionExpression, "sk")
+	if !whole {
+		return nil, nil
+	}
+	return []trace.Event{{Effect: "Store.Leases", KEK: id}}, nil
+}
