@@ -1,6 +1,7 @@
 package localaws
 
 import (
+	"io"
 	"net/http"
 	"net/http/httputil"
 	"net/url"
@@ -89,11 +90,11 @@ func (p *proxy) serveCall(w http.ResponseWriter, r *http.Request) {
 	_ = http.NewResponseController(w).EnableFullDuplex() // a recorder has none
 	c, err := wire.Parse(r)
 	if err != nil {
-		c.Write(w, &wire.Error{Status: http.StatusBadRequest, Code: "IncompleteSignature", Message: err.Error()})
+		refuse(w, r, c, &wire.Error{Status: http.StatusBadRequest, Code: "IncompleteSignature", Message: err.Error()})
 		return
 	}
 	if e := c.CheckAge(p.now()); e != nil {
-		c.Write(w, e)
+		refuse(w, r, c, e)
 		return
 	}
 	caller, isFunction := p.host.Caller(c.AccessKey)
@@ -105,7 +106,7 @@ func (p *proxy) serveCall(w http.ResponseWriter, r *http.Request) {
 	p.calls.add(c, about)
 	if permissions := p.access.Load(); permissions != nil {
 		if e := permissions.check(r, c, caller); e != nil {
-			c.Write(w, e)
+			refuse(w, r, c, e)
 			return
 		}
 		if c.Operation == "GetObject" || c.Operation == "HeadObject" {
@@ -127,11 +128,18 @@ func (p *proxy) serveCall(w http.ResponseWriter, r *http.Request) {
 	p.fail(w, r, c, f)
 }
 
+// refuse answers with an error once the request is read: else the server resets the
+// connection, on which the client may be sending its next request already.
+func refuse(w http.ResponseWriter, r *http.Request, c wire.Call, e *wire.Error) {
+	_, _ = io.Copy(io.Discard, r.Body) // the caller may be gone
+	c.Write(w, e)
+}
+
 // fail serves a call as a fault has it.
 func (p *proxy) fail(w http.ResponseWriter, r *http.Request, c wire.Call, f fault.Fault) {
 	switch f.Mode {
 	case fault.Throttle:
-		c.Write(w, c.Throttled())
+		refuse(w, r, c, c.Throttled())
 	case fault.Delay:
 		select {
 		case <-time.After(time.Duration(f.DelayMS) * time.Millisecond):
@@ -145,7 +153,7 @@ func (p *proxy) fail(w http.ResponseWriter, r *http.Request, c wire.Call, f faul
 		if f.When == fault.After {
 			p.forward(&discard{}, r, c, lambdahost.NotKilled)
 		}
-		p.failWithError(w, c, f)
+		p.failWithError(w, r, c, f)
 	case fault.KillFunction:
 		p.kill(w, r, c, f.When)
 	}
@@ -153,7 +161,7 @@ func (p *proxy) fail(w http.ResponseWriter, r *http.Request, c wire.Call, f faul
 
 // failWithError answers with the error of a fault. A function that is called fails
 // itself; it is not Lambda that refuses.
-func (p *proxy) failWithError(w http.ResponseWriter, c wire.Call, f fault.Fault) {
+func (p *proxy) failWithError(w http.ResponseWriter, r *http.Request, c wire.Call, f fault.Fault) {
 	if c.Function != "" && f.Status == 0 {
 		code := f.ErrorCode
 		if code == "" {
@@ -171,7 +179,7 @@ func (p *proxy) failWithError(w http.ResponseWriter, c wire.Call, f fault.Fault)
 	if f.Status != 0 {
 		e.Status = f.Status
 	}
-	c.Write(w, e)
+	refuse(w, r, c, e)
 }
 
 // kill kills the calling function, or the called one, on one side of the effect.
