@@ -2,9 +2,10 @@ package envelope
 
 import (
 	"context"
-	"crypto/rand"
+	cryptorand "crypto/rand"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -39,6 +40,11 @@ type Config struct {
 	PointerAge   time.Duration    // how old the pointer may be; default 10 s
 	LeaseTTL     time.Duration    // how long a rotation waits for this process if it dies; default 60 s
 	Now          func() time.Time // default time.Now
+
+	// Random draws a number from [0, n), for what spreads load and is no secret:
+	// jitter and the choice of a fence shard. Default math/rand/v2; a test that must
+	// replay gives its own. Keys and nonces never come from it.
+	Random func(n int64) int64
 }
 
 const (
@@ -68,6 +74,9 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if c.LeaseTTL < 2*c.PointerAge {
 		faults = append(faults, errors.New("LeaseTTL must be at least twice PointerAge: a lease is renewed when the pointer is read"))
+	}
+	if c.Random == nil {
+		c.Random = rand.Int64N
 	}
 	c.Cache = c.Cache.withDefaults()
 	return c, errors.Join(faults...)
@@ -139,7 +148,7 @@ func holder(name string) lease {
 	host, _ := os.Hostname() // "" is fine, it only helps a person
 	l := lease{holder: name, host: host, pid: os.Getpid()}
 	if name == "" {
-		l.holder = fmt.Sprintf("%s-%d-%s", host, l.pid, rand.Text()[:8])
+		l.holder = fmt.Sprintf("%s-%d-%s", host, l.pid, cryptorand.Text()[:8])
 	}
 	return l
 }

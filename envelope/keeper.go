@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -37,7 +36,7 @@ type entry struct {
 func (c *Client) keep(ctx context.Context) {
 	defer close(c.done)
 	for {
-		t := time.NewTimer(c.cfg.PointerAge/2 + jitter(c.cfg.PointerAge/4))
+		t := time.NewTimer(c.cfg.PointerAge/2 + c.cfg.jitter(c.cfg.PointerAge/4))
 		select {
 		case <-ctx.Done():
 			t.Stop()
@@ -58,8 +57,9 @@ func (c *Client) keep(ctx context.Context) {
 	}
 }
 
-func jitter(d time.Duration) time.Duration {
-	return rand.N(d + 1) //nolint:gosec // jitter is no secret
+// jitter is up to d.
+func (c Config) jitter(d time.Duration) time.Duration {
+	return time.Duration(c.Random(int64(d) + 1))
 }
 
 // catchUp reads the pointer because it is too old. If that fails the client goes

@@ -203,7 +203,7 @@ func (t *Table) insert(ctx context.Context, h *hold, items []Item) (verdict, err
 			ReturnValuesOnConditionCheckFailure: types.ReturnValuesOnConditionCheckFailureAllOld,
 		}})
 	}
-	in.TransactItems = append(in.TransactItems, fenceCheck(t.c.cfg.ControlTable, h.pointer.KEKID, pick(h.shards)))
+	in.TransactItems = append(in.TransactItems, fenceCheck(t.c.cfg.ControlTable, h.pointer.KEKID, int(t.c.cfg.Random(int64(h.shards)))))
 	_, err := t.c.cfg.DynamoDB.TransactWriteItems(ctx, in)
 	var cancelled *types.TransactionCanceledException
 	var conflict *types.TransactionConflictException

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"math/rand/v2"
 	"slices"
 	"strings"
 	"time"
@@ -30,7 +29,7 @@ const (
 func (c *Client) write(ctx context.Context, try func(*hold, time.Duration) (verdict, error)) error {
 	var last error
 	for n := range maxTries {
-		if err := wait(ctx, n); err != nil {
+		if err := c.cfg.wait(ctx, n); err != nil {
 			return errors.Join(err, last)
 		}
 		h, at, err := c.begin(ctx)
@@ -56,12 +55,12 @@ func (c *Client) write(ctx context.Context, try func(*hold, time.Duration) (verd
 	return fmt.Errorf("gave up after %d tries: %w", maxTries, last)
 }
 
-func wait(ctx context.Context, n int) error {
+func (c Config) wait(ctx context.Context, n int) error {
 	if n == 0 {
 		return ctx.Err()
 	}
 	d := min(firstWait<<n, maxWait)
-	t := time.NewTimer(d/2 + rand.N(d/2)) //nolint:gosec // jitter is no secret
+	t := time.NewTimer(d/2 + c.jitter(d/2))
 	defer t.Stop()
 	select {
 	case <-t.C:
@@ -69,10 +68,6 @@ func wait(ctx context.Context, n int) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-}
-
-func pick(shards int) int {
-	return rand.IntN(shards) //nolint:gosec // spreads load
 }
 
 // expression collects the names and values of an expression, so that no attribute

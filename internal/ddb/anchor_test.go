@@ -11,6 +11,7 @@ import (
 
 func TestAnchorStore(t *testing.T) {
 	everywhere(t, func(t *testing.T, client dynamo) {
+		t.Helper()
 		storetest.TestAnchorStore(t, func(t *testing.T) rotation.AnchorStore {
 			t.Helper()
 			return ddb.New(client, ddbtest.ControlTable(t, client), "test", storetest.Clock())

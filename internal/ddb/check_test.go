@@ -18,6 +18,7 @@ import (
 func TestCheck(t *testing.T) { everywhere(t, testCheck) }
 
 func testCheck(t *testing.T, client dynamo) {
+	t.Helper()
 	table := ddbtest.Table(t, client, ddbtest.Key{Name: "id", Type: types.ScalarAttributeTypeS})
 	for i := range 3 {
 		id := fmt.Sprint(i)

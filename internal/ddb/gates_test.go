@@ -10,6 +10,7 @@ import (
 
 func TestGates(t *testing.T) {
 	everywhere(t, func(t *testing.T, client dynamo) {
+		t.Helper()
 		storetest.TestGates(t, func(t *testing.T) storetest.GateStore {
 			t.Helper()
 			return ddb.New(client, ddbtest.ControlTable(t, client), "test", storetest.Clock())

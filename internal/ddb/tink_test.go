@@ -18,6 +18,7 @@ import (
 func TestTinkRows(t *testing.T) { everywhere(t, testTinkRows) }
 
 func testTinkRows(t *testing.T, client dynamo) {
+	t.Helper()
 	table := ddbtest.Table(t, client, ddbtest.Key{Name: "id", Type: types.ScalarAttributeTypeS})
 	cfg := sourceConfig(table)
 	cfg.Format, cfg.Context = "tink", map[string]string{"id": "$name"}
