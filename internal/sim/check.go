@@ -130,7 +130,7 @@ func (c *checker) registry() {
 		}
 	}
 	p := v.Pointer
-	if active != 1 || c.states[p.KEKID] != kek.Active || !r.world.Resolves(p.KEKID) {
+	if active != 1 || c.states[p.KEKID] != kek.Active || !r.resolves(p.KEKID) {
 		r.violated("PointerUsable", "the pointer names %s, which is %q; %d KEKs are active", p.KEKID, c.states[p.KEKID], active)
 	}
 	if c.fenced {
@@ -256,7 +256,7 @@ func (c *checker) table() {
 		switch {
 		case !ok:
 			r.violated("NoRowComesBack", "row %s came back, or out of nothing", id)
-		case !r.world.Resolves(rec.KEK):
+		case !r.resolves(rec.KEK):
 			r.violated("NoKeyOrphans", "row %s is under %s, which is %q in the registry", id, rec.KEK, c.states[rec.KEK])
 		default:
 			c.opens(id, rec, plain)
@@ -295,10 +295,10 @@ func (c *checker) opens(id string, rec memstore.Record, plain string) {
 func (r *run) end() {
 	r.tell("the end")
 	r.mine = true
-	for n := range r.writers {
-		r.finish(n)
+	for n := range 2 {
+		r.apps.finish(n)
 	}
-	r.open()
+	r.apps.open()
 	r.pass(lag)
 	r.check.dirty, r.check.shifted, r.check.fenced = true, true, true
 	r.check.look()

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"sync"
 
+	"github.com/matter-ops/kms-rotation/internal/memstore"
 	"github.com/matter-ops/kms-rotation/rotation"
 )
 
@@ -95,11 +96,10 @@ func siblings(s, o Schedule) bool {
 func (r *run) clone() *run {
 	c := *r
 	world := r.world.Clone(c.clock)
-	c.wire(world, r.table.CloneTo(world))
+	c.wire(c.inMemory(world, r.table.(*memstore.Table).CloneTo(world))) //nolint:forcetypeassert // only runs in memory are cloned
 	c.made, c.dying = maps.Clone(r.made), maps.Clone(r.dying)
-	apps := *r.actors
-	apps.run, apps.want = &c, maps.Clone(r.want)
-	c.actors = &apps
+	c.actors = &actors{run: &c, want: maps.Clone(r.want), made: r.actors.made}
+	c.apps = r.apps.clone(c.actors)
 	c.main, c.rival = r.main.clone(&c), r.rival.clone(&c)
 	c.check = r.check.clone(&c)
 	c.watch()

@@ -250,6 +250,7 @@ func (m *machine) halt(next string) {
 		m.state = halted
 		return
 	}
+	m.r.alone(m.r.apps.paged)
 	m.r.pass(time.Hour)
 	m.r.outage = 0
 	m.state = next

@@ -14,7 +14,7 @@ import (
 // source scans one row a page: rows of one page are worked on at once, and a
 // schedule must not depend on goroutines.
 type source struct {
-	*memstore.Table
+	rows
 	r *run
 }
 
@@ -22,11 +22,11 @@ type source struct {
 // limit of a page makes of one: no row, and a cursor.
 func (s *source) Scan(ctx context.Context, req rotation.ScanRequest) (rotation.Page, error) {
 	req.Limit = 1
-	p, err := s.Table.Scan(ctx, req)
+	p, err := s.rows.Scan(ctx, req)
 	if err == nil && s.r.empty {
 		s.r.empty = false
 		if req.Cursor == "" {
-			req.Cursor = "after:"
+			req.Cursor = s.r.start
 		}
 		return rotation.Page{Next: req.Cursor}, nil
 	}
@@ -34,7 +34,7 @@ func (s *source) Scan(ctx context.Context, req rotation.ScanRequest) (rotation.P
 }
 
 // corpus are the known ciphers among the rows.
-type corpus struct{ *source }
+type corpus struct{ *memstore.Table }
 
 // Scan implements [rotation.Source].
 func (c *corpus) Scan(ctx context.Context, req rotation.ScanRequest) (rotation.Page, error) {
@@ -45,7 +45,7 @@ func (c *corpus) Scan(ctx context.Context, req rotation.ScanRequest) (rotation.P
 
 // keys is KMS as far as it is only eventually consistent.
 type keys struct {
-	*memstore.KMS
+	keyService
 	r *run
 }
 
@@ -60,7 +60,7 @@ func (k *keys) young(id kek.ID) error {
 // Create implements [rotation.KeyAdmin]. It notes when the key was made, also if the
 // answer is lost.
 func (k *keys) Create(ctx context.Context, rotationID string, attempt int, label string) (rotation.Key, error) {
-	key, err := k.KMS.Create(ctx, rotationID, attempt, label)
+	key, err := k.keyService.Create(ctx, rotationID, attempt, label)
 	k.r.age(rotationID)
 	return key, err
 }
@@ -70,7 +70,7 @@ func (k *keys) Describe(ctx context.Context, id kek.ID) (rotation.Key, error) {
 	if err := k.young(id); err != nil {
 		return rotation.Key{}, err
 	}
-	return k.KMS.Describe(ctx, id)
+	return k.keyService.Describe(ctx, id)
 }
 
 // Disable implements [rotation.KeyAdmin]. While it lags the key goes on working.
@@ -84,12 +84,12 @@ func (k *keys) Disable(ctx context.Context, id kek.ID) error {
 		}
 		return nil
 	}
-	return k.KMS.Disable(ctx, id)
+	return k.keyService.Disable(ctx, id)
 }
 
 // Tagged implements [rotation.KeyAdmin].
 func (k *keys) Tagged(ctx context.Context, rotationID string) ([]kek.ID, error) {
-	ids, err := k.KMS.Tagged(ctx, rotationID)
+	ids, err := k.keyService.Tagged(ctx, rotationID)
 	if k.r.lagTags {
 		ids = slices.DeleteFunc(ids, func(id kek.ID) bool { return k.r.now.Sub(k.r.made[id]) < lag })
 	}
@@ -101,7 +101,7 @@ func (k *keys) GenerateDataKey(ctx context.Context, id kek.ID, encctx map[string
 	if err := k.young(id); err != nil {
 		return nil, nil, err
 	}
-	return k.KMS.GenerateDataKey(ctx, id, encctx)
+	return k.keyService.GenerateDataKey(ctx, id, encctx)
 }
 
 // Decrypt implements [rotation.Wrapper].
@@ -109,7 +109,7 @@ func (k *keys) Decrypt(ctx context.Context, id kek.ID, wrapped []byte, encctx ma
 	if err := k.young(id); err != nil {
 		return nil, err
 	}
-	return k.KMS.Decrypt(ctx, id, wrapped, encctx)
+	return k.keyService.Decrypt(ctx, id, wrapped, encctx)
 }
 
 // ReEncrypt implements [rotation.Wrapper].
@@ -117,7 +117,7 @@ func (k *keys) ReEncrypt(ctx context.Context, from, to kek.ID, wrapped []byte, e
 	if err := k.young(to); err != nil {
 		return nil, err
 	}
-	return k.KMS.ReEncrypt(ctx, from, to, wrapped, encctx)
+	return k.keyService.ReEncrypt(ctx, from, to, wrapped, encctx)
 }
 
 // operatorCall is something a person does by mistake, or too early, or too late.

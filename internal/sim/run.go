@@ -56,10 +56,8 @@ type invocation struct {
 // run is one schedule under way.
 type run struct {
 	*actors
-	world *memstore.World
-	store *memstore.Store
-	kms   *memstore.KMS
-	table *memstore.Table
+	place
+	kms   *memstore.KMS // as it is, for applications and the checker
 	steps *rotation.Steps
 	check *checker
 
@@ -112,59 +110,64 @@ func Tell(s Schedule) (string, *Violation) {
 
 // newRun is a deployment with two rows, and a rotation of it that has not begun.
 func newRun(s Schedule) *run {
-	r := &run{
-		sched: s, now: time.Date(2026, 4, 1, 2, 0, 0, 0, time.UTC),
-		made: map[kek.ID]time.Time{}, dying: map[kek.ID]time.Time{},
-	}
+	r := emptyRun(s)
 	world := memstore.New(chain, r.clock)
-	r.wire(world, world.NewTable("rows"))
+	r.wire(r.inMemory(world, world.NewTable("rows")))
+	r.apps = &copies{actors: r.actors}
+	r.settle()
+	return r
+}
+
+// began is when every rotation begins.
+func began() time.Time { return time.Date(2026, 4, 1, 2, 0, 0, 0, time.UTC) }
+
+// emptyRun is a run that takes place nowhere yet.
+func emptyRun(s Schedule) *run {
+	r := &run{sched: s, now: began(), made: map[kek.ID]time.Time{}, dying: map[kek.ID]time.Time{}}
 	r.actors = &actors{run: r, want: map[string]string{}}
+	return r
+}
+
+// settle makes the deployment, before anything can fail.
+func (r *run) settle() {
 	r.mine = true
 	k, err := r.kms.Create(context.Background(), "", 0, "genesis")
 	r.must(err)
 	_, err = r.steps.Genesis(context.Background(), k.ID, "genesis")
 	r.must(err)
 	r.check = newChecker(r)
+	r.apps.start()
 	r.begin(0, true, "known-1")
-	r.finish(0)
+	r.apps.finish(0)
 	r.begin(0, true, "row-1")
-	r.finish(0)
+	r.apps.finish(0)
 	r.watch()
 	r.check.dirty, r.check.shifted, r.check.fenced = true, true, true
 	r.mine = false
 	in := rotation.ExecutionInput{}
-	if s.Emergency {
+	if r.sched.Emergency {
 		in = rotation.ExecutionInput{Mode: "emergency", Reason: "seen in a log"}
 	}
 	r.main = newMachine(r, mainID, in)
-	return r
 }
 
 func (r *run) clock() time.Time { return r.now }
 
 // wire gives a run its stores, and the steps on them.
-func (r *run) wire(world *memstore.World, table *memstore.Table) {
-	r.world, r.table = world, table
-	r.store, r.kms = world.Store(), world.KMS()
-	src := &source{r.table, r}
+func (r *run) wire(p place) {
+	r.place, r.kms = p, p.world.KMS()
+	k := &keys{p.keys, r}
 	r.steps = &rotation.Steps{
 		Config: rotation.Config{
 			DrainMaxWait: 30 * time.Minute, DeleteHold: 90 * 24 * time.Hour,
 			Segments: 1, FenceShards: shards, MaxMints: maxMints, CanaryRounds: 1,
 		},
 		Deps: rotation.Deps{
-			Registry: r.store, Outbox: r.store, Drainage: r.store, Checkpoints: r.store, Vault: r.world.Vault(),
-			Keys: &keys{r.kms, r}, KMS: &keys{r.kms, r}, Cipher: aead.Cipher{},
-			Sources: []rotation.Source{src}, Corpus: &corpus{src},
-			Random: func(b []byte) { copy(b, "known plaintext") }, Now: func() time.Time { return r.now.Add(r.skew) }, Actor: "sim",
+			Registry: r.store, Outbox: r.store, Drainage: r.store, Checkpoints: r.store, Vault: r.vault,
+			Keys: k, KMS: k, Cipher: aead.Cipher{}, Sources: []rotation.Source{&source{r.table, r}}, Corpus: r.corpus,
+			Random: func(b []byte) { copy(b, "known plaintext") }, Now: func() time.Time { return r.clock().Add(r.skew) }, Actor: "sim",
 		},
 	}
-}
-
-// watch lets the schedule decide about every call, and the checker see every effect.
-func (r *run) watch() {
-	r.world.SetHook(r.hook)
-	r.world.SetObserver(r.check.observe)
 }
 
 // must is for what cannot fail before the first fault.
@@ -370,7 +373,7 @@ func (r *run) startRival(emergency bool) {
 
 // pass lets time go by.
 func (r *run) pass(d time.Duration) {
-	r.now = r.now.Add(d)
+	r.sleep(d)
 	for _, id := range slices.Sorted(maps.Keys(r.dying)) {
 		if !r.now.Before(r.dying[id]) {
 			delete(r.dying, id)

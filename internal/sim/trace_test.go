@@ -5,6 +5,7 @@ import (
 	"os"
 	"testing"
 
+	"github.com/matter-ops/kms-rotation/internal/memstore"
 	"github.com/matter-ops/kms-rotation/spec/tlc"
 	"github.com/matter-ops/kms-rotation/spec/trace"
 )
@@ -30,7 +31,7 @@ func TestSchedulesAreOfTheModel(t *testing.T) {
 	for _, s := range schedules {
 		r := newRun(s)
 		r.mine = true
-		rec, err := trace.Record(t.Context(), r.world, r.table) // instead of the checker
+		rec, err := trace.Record(t.Context(), r.world, r.table.(*memstore.Table)) // instead of the checker
 		r.mine = false
 		if err != nil {
 			t.Fatal(err)
