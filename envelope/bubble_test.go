@@ -23,19 +23,26 @@ type fakeControl struct {
 	down     bool
 	pointers int // reads
 	renewals int
+	onRead   func() // before the pointer is read
 	onPut    func() // before a lease is put
 }
 
 var errDown = errors.New("down")
 
-func (f *fakeControl) pointer(context.Context) (kek.Pointer, error) {
+func (f *fakeControl) pointer(ctx context.Context) (kek.Pointer, error) {
+	f.mu.Lock()
+	before := f.onRead
+	f.mu.Unlock()
+	if before != nil {
+		before()
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.pointers++
 	if f.down {
 		return kek.Pointer{}, errDown
 	}
-	return f.at, nil
+	return f.at, ctx.Err()
 }
 
 func (f *fakeControl) kek(_ context.Context, id kek.ID) (kek.KEK, error) {

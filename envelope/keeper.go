@@ -105,9 +105,13 @@ func (c *Client) refresh(ctx context.Context, stale *hold) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, c.cfg.PointerAge)
 	defer cancel()
+	at := c.elapsed()
 	err := c.read(ctx, h)
-	if err != nil && h != nil {
-		c.retryAt = c.elapsed() + retryPointer
+	// A read that outlives its timeout is one that the process was frozen over. It
+	// says nothing of the table, and whoever writes first after the thaw is not to be
+	// told that the pointer cannot be read.
+	if now := c.elapsed(); err != nil && h != nil && now-at < 2*c.cfg.PointerAge {
+		c.retryAt = now + retryPointer
 	}
 	return err
 }

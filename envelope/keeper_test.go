@@ -218,6 +218,24 @@ func TestFrozen(t *testing.T) {
 	})
 }
 
+// TestFrozenOverARead: the keeper was about to read the pointer when the process was
+// frozen. After the thaw that read has timed out, and whoever writes then is served.
+func TestFrozenOverARead(t *testing.T) {
+	bubble(t, func(t *bubbled) {
+		thaw := make(chan struct{})
+		t.table.mu.Lock()
+		t.table.onRead = func() { <-thaw }
+		t.table.mu.Unlock()
+		time.Sleep(time.Hour)
+		close(thaw)
+		synctest.Wait()
+		if t.c.Stats().PointerErrors == 0 {
+			t.Fatal("the keeper's read has not failed")
+		}
+		begin(t, t.c).End()
+	})
+}
+
 // TestEmergencyDropsKeys: data keys of before are forgotten at an emergency switch,
 // also those that only open; at a normal switch those that open stay.
 func TestEmergencyDropsKeys(t *testing.T) {
