@@ -91,8 +91,9 @@ sim: ## fault schedules for MATTER_SIM_SECONDS; SEED=… or SCHEDULE='…' tells
 sim-deep: ## every pair of faults, then seeds, for MATTER_SIM_BUDGET (default 30m)
 	@MATTER_SIM_BUDGET=$${MATTER_SIM_BUDGET:-30m} go test ./internal/sim -run TestDeep -v -count 1 -timeout 0
 
-mutants: ## plant every bug and write the table of docs/testing.md
+mutants: build venv dynamodb-local rekor-server build/tla2tools.jar ## plant every bug and write the tables of docs/testing.md
 	@MATTER_MUTANTS=1 go test ./internal/sim -run TestPlantedBugs -v -count 1 -timeout 0 -args -update
+	MATTER_REQUIRE_LOCAL=1 MATTER_MUTANTS=1 go test ./integration -run TestPlantedBugs -v -count 1 -timeout 0 -args -update
 
 chaos: build venv dynamodb-local rekor-server ## rotations with killed processes, MATTER_CHAOS_RUNS of them (default 50)
 	@MATTER_REQUIRE_LOCAL=1 MATTER_CHAOS_RUNS=$${MATTER_CHAOS_RUNS:-50} go test ./integration -run 'TestChaos$$' -v -count 1 -timeout 0

@@ -103,6 +103,7 @@ func TestNotice(t *testing.T) {
 		"AnnounceDays": "7", "HealthDays": "1", "AnnounceWebhook": server.URL + "/hook", "StatuspagePage": "page1", "StatuspageApi": server.URL,
 		"AnnounceSecretArn": "arn:aws:secretsmanager:eu-central-1:123456789012:secret:announcers",
 	})
+	w.traced(t)
 	_, err := secretsmanager.NewFromConfig(w.AWSConfig()).CreateSecret(t.Context(), &secretsmanager.CreateSecretInput{
 		Name: aws.String("announcers"), SecretString: aws.String(`{"webhook_hmac_key":"` + announcersKey + `","statuspage_api_key":"` + announcersKey + `"}`),
 	})
@@ -166,6 +167,7 @@ func (w *world) weekPasses(t *testing.T, label string) {
 // is dead, and the execution does not fail, which would call a person.
 func TestDrillDeployed(t *testing.T) {
 	w := up(t, map[string]string{"DrillFreshDays": "90"})
+	w.traced(t)
 	before := w.view(t, "").Pointer
 	w.refused(t, "no-drill", "{}", string(rotation.DrillStale), rotation.DrillFailure)
 	input, err := os.ReadFile(filepath.Join("..", "events", "execution-drill.json"))
@@ -193,6 +195,7 @@ func TestDrillDeployed(t *testing.T) {
 // a name it does not start.
 func TestApprovalExpires(t *testing.T) {
 	w := up(t, map[string]string{"ApprovalRequired": "true", "ApprovalSeconds": "2"})
+	w.traced(t)
 	before := w.view(t, "").Pointer
 	w.refused(t, "nameless", "null", string(rotation.InvalidInput), "requested_by")
 	o := w.rotate(t, "silence", `{"requested_by":"schedule"}`)

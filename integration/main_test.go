@@ -44,6 +44,12 @@ type world struct {
 // installed or the functions are not built, unless MATTER_REQUIRE_LOCAL=1.
 func up(t *testing.T, parameters map[string]string) *world {
 	t.Helper()
+	return upWith(t, localaws.Options{Parameters: parameters})
+}
+
+// upWith is up with other options of the local AWS.
+func upWith(t *testing.T, o localaws.Options) *world {
+	t.Helper()
 	if testing.Short() {
 		t.Skip("it starts servers")
 	}
@@ -55,9 +61,8 @@ func up(t *testing.T, parameters map[string]string) *world {
 	if _, err := os.Stat(filepath.Join(root, "build", "local", "mint", "bootstrap")); err != nil && !required {
 		t.Skip("the functions are not built: make build")
 	}
-	l, err := sample.Up(t.Context(), sample.Options{Rows: rows, Options: localaws.Options{
-		StackName: "it", Dir: t.TempDir(), Parameters: parameters,
-	}})
+	o.StackName, o.Dir = "it", t.TempDir()
+	l, err := sample.Up(t.Context(), sample.Options{Rows: rows, Options: o})
 	if errors.Is(err, backend.ErrNotInstalled) && !required {
 		t.Skip(err)
 	}

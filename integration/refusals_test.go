@@ -77,6 +77,7 @@ func TestRefusals(t *testing.T) {
 	}
 	w.refusedPointer(t)
 	w.mustHold(t)
+	w.traced(t)
 	if o := w.rotate(t, "after-all", "{}"); o.Status != types.ExecutionStatusSucceeded {
 		t.Errorf("after the refusals: %s", describe(o))
 	}

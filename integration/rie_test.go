@@ -153,6 +153,7 @@ func (w *emulation) run(t *testing.T, event string, want map[string]any) map[str
 // emulator, with every event that the repository ships.
 func TestEmulator(t *testing.T) {
 	w := &emulation{world: up(t, nil), used: map[string]bool{}}
+	w.traced(t)
 	w.run(t, "preflight-check-only", map[string]any{"mode": "normal"})
 	w.run(t, "preflight-announce", map[string]any{"mode": "normal"})
 	w.run(t, "health", map[string]any{"ok": true, "green": 1})

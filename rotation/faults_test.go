@@ -187,7 +187,7 @@ func TestEverySingleFault(t *testing.T) {
 			ends := map[kek.Phase]int{}
 			for _, name := range names {
 				for _, f := range faults(name) {
-					t.Run(name+"/"+string(f), func(t *testing.T) { ends[single(t, in, name, f)]++ })
+					t.Run(name+"/"+string(f), func(t *testing.T) { ends[newEffects(t).single(in, name, f)]++ })
 				}
 			}
 			if ends[kek.Completed] == 0 || (ends[kek.RolledBack] == 0) != (mode == "emergency") {
@@ -199,9 +199,9 @@ func TestEverySingleFault(t *testing.T) {
 
 // single runs one rotation with one fault and returns the phase it ended in, ""
 // if it was refused.
-func single(t *testing.T, in rotation.ExecutionInput, name string, f fault) kek.Phase {
+func (e *effects) single(in rotation.ExecutionInput, name string, f fault) kek.Phase {
+	t := e.d.t
 	t.Helper()
-	e := newEffects(t)
 	e.at, e.kind = name, f
 	run := e.d.finish(spring, in)
 	if !e.hit {
@@ -250,26 +250,30 @@ func TestDuplicatesAtEveryCall(t *testing.T) {
 		t.Run(mode, func(t *testing.T) {
 			t.Parallel()
 			for _, name := range every(t, in) {
-				t.Run(name, func(t *testing.T) {
-					e := newEffects(t)
-					e.at = name
-					e.onHit = func(c call) {
-						if _, err := e.d.run(c); err != nil {
-							t.Errorf("the duplicate: %v", err)
-						}
-					}
-					run := e.d.machine.Start(spring, in)
-					if !e.hit || run.Status != "SUCCEEDED" {
-						t.Fatalf("hit %t; ended in %s: %v", e.hit, run.Final, run.Failure)
-					}
-					if slices.Contains(run.Trail, "HaltedRecord") || slices.Contains(run.Trail, "Remint") {
-						t.Errorf("a duplicate made the rotation halt or mint again: %q", run.Trail)
-					}
-					e.d.settled()
-				})
+				t.Run(name, func(t *testing.T) { newEffects(t).duplicated(in, name) })
 			}
 		})
 	}
+}
+
+// duplicated runs one rotation with one duplicate.
+func (e *effects) duplicated(in rotation.ExecutionInput, name string) {
+	t := e.d.t
+	t.Helper()
+	e.at = name
+	e.onHit = func(c call) {
+		if _, err := e.d.run(c); err != nil {
+			t.Errorf("the duplicate: %v", err)
+		}
+	}
+	run := e.d.machine.Start(spring, in)
+	if !e.hit || run.Status != "SUCCEEDED" {
+		t.Fatalf("hit %t; ended in %s: %v", e.hit, run.Final, run.Failure)
+	}
+	if slices.Contains(run.Trail, "HaltedRecord") || slices.Contains(run.Trail, "Remint") {
+		t.Errorf("a duplicate made the rotation halt or mint again: %q", run.Trail)
+	}
+	e.d.settled()
 }
 
 // TestRollbackAtEveryCall lets PreSwitchFailure, or an emergency's re-mint, come
@@ -277,40 +281,45 @@ func TestDuplicatesAtEveryCall(t *testing.T) {
 // overtaken, after it it is refused; in between there is nothing.
 func TestRollbackAtEveryCall(t *testing.T) {
 	for mode, in := range map[string]rotation.ExecutionInput{"normal": {}, "emergency": emergency} {
-		action := map[string]string{"normal": rotation.ActionPreSwitchFailure, "emergency": rotation.ActionRemint}[mode]
 		t.Run(mode, func(t *testing.T) {
 			t.Parallel()
 			for _, name := range every(t, in) {
-				t.Run(name, func(t *testing.T) {
-					e := newEffects(t)
-					e.at = name
-					var retired bool
-					e.onHit = func(call) {
-						_, err := e.d.Retire(t.Context(), rotation.RetireInput{
-							RotationID: spring, Action: action, FailedAttempt: 1, Error: "States.Timeout",
-						})
-						retired = err == nil
-					}
-					run := e.d.finish(spring, in)
-					if e.d.record(spring).Phase == kek.Started { // an emergency halted at its switch, whose KEK is gone
-						run = e.d.finish("resumed", rotation.ExecutionInput{Resume: spring})
-					}
-					switch r := e.d.record(spring); {
-					case !e.hit:
-						t.Fatal("the call was not made")
-					case r.Phase == kek.RolledBack && retired && mode == "normal" && run.Status == "FAILED":
-					case r.Phase == kek.Completed && run.Status == "SUCCEEDED" && (retired == (r.Attempt > 1)):
-					default:
-						t.Fatalf("at %s attempt %d, the late action took effect: %t; ended in %s: %v", r.Phase, r.Attempt, retired, run.Final, run.Failure)
-					}
-					if e.d.record(spring).Phase == kek.RolledBack {
-						e.next()
-					} else {
-						e.d.settled()
-					}
-				})
+				t.Run(name, func(t *testing.T) { newEffects(t).rolledBack(in, name) })
 			}
 		})
+	}
+}
+
+// rolledBack runs one rotation with one late rollback or re-mint.
+func (e *effects) rolledBack(in rotation.ExecutionInput, name string) {
+	t := e.d.t
+	t.Helper()
+	action, normal := rotation.ActionPreSwitchFailure, in.Mode != emergency.Mode
+	if !normal {
+		action = rotation.ActionRemint
+	}
+	var retired bool
+	e.at = name
+	e.onHit = func(call) {
+		_, err := e.d.Retire(t.Context(), rotation.RetireInput{RotationID: spring, Action: action, FailedAttempt: 1, Error: "States.Timeout"})
+		retired = err == nil
+	}
+	run := e.d.finish(spring, in)
+	if e.d.record(spring).Phase == kek.Started { // an emergency halted at its switch, whose KEK is gone
+		run = e.d.finish("resumed", rotation.ExecutionInput{Resume: spring})
+	}
+	switch r := e.d.record(spring); {
+	case !e.hit:
+		t.Fatal("the call was not made")
+	case r.Phase == kek.RolledBack && retired && normal && run.Status == "FAILED":
+	case r.Phase == kek.Completed && run.Status == "SUCCEEDED" && (retired == (r.Attempt > 1)):
+	default:
+		t.Fatalf("at %s attempt %d, the late action took effect: %t; ended in %s: %v", r.Phase, r.Attempt, retired, run.Final, run.Failure)
+	}
+	if e.d.record(spring).Phase == kek.RolledBack {
+		e.next()
+	} else {
+		e.d.settled()
 	}
 }
 

@@ -100,7 +100,7 @@ func (r *Recorder) stored(e wire.Exchange) ([]trace.Event, error) {
 		return nil, fmt.Errorf("object %s: %w", e.Key, errUnknown)
 	}
 	if rec, known := r.records[seq]; known && string(rec.Bytes) != string(e.Body) {
-		seq = -1
+		seq = 0
 	}
 	return []trace.Event{{Effect: "Vault.Put", Seq: seq, Actor: e.Caller}}, nil
 }

@@ -9,9 +9,6 @@ import (
 	"github.com/matter-ops/kms-rotation/spec/trace"
 )
 
-// unfenced is the shard of an insert that checked none: it is open in no model.
-const unfenced = -1
-
 func (t Table) id(key item) string {
 	parts := make([]string, len(t.Keys))
 	for n, k := range t.Keys {
@@ -85,7 +82,7 @@ func (r *Recorder) fence(id string, all []write) int {
 			return n
 		}
 	}
-	return unfenced
+	return trace.Unfenced
 }
 
 // refused is what a transaction that was cancelled says of the fence and of rows.

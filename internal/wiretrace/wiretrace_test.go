@@ -212,7 +212,7 @@ func calls() []call {
 		{name: "a key disabled", service: "kms", op: "DisableKey", body: `{"KeyId":"arn:aws:kms:r:1:key/k1"}`, want: []trace.Event{{Effect: "KMS.Disable", KEK: "k1"}}},
 		{name: "a key to be deleted", service: "kms", op: "ScheduleKeyDeletion", body: `{"KeyId":"k1"}`, fails: true},
 		{name: "a record stored", service: "s3", op: "PutObject", bucket: "it-audit", key: "v1/it/records/000000000007.json", caller: "mint", body: `{}`, want: []trace.Event{{Effect: "Vault.Put", Seq: 7, Actor: "mint"}}},
-		{name: "not the record that was appended", service: "s3", op: "PutObject", bucket: "it-audit", key: "v1/it/records/000000000005.json", body: `{}`, want: []trace.Event{{Effect: "Vault.Put", Seq: -1}}},
+		{name: "not the record that was appended", service: "s3", op: "PutObject", bucket: "it-audit", key: "v1/it/records/000000000005.json", body: `{}`, want: []trace.Event{{Effect: "Vault.Put"}}},
 		{name: "an anchor", service: "s3", op: "PutObject", bucket: "it-audit", key: "v1/it/anchors/1.json"},
 		{name: "a record deleted", service: "s3", op: "DeleteObject", bucket: "it-audit", key: "v1/it/records/000000000005.json", fails: true},
 		{name: "an entry", service: "s3", op: "PutObject", bucket: "it-corpus", key: "known/a.json", body: entry, want: []trace.Event{{Effect: trace.Plant, Source: "corpus", Row: "known/a.json", KEK: "new", Epoch: 2, Blob: dek, Body: body}}},

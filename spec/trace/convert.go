@@ -180,10 +180,14 @@ func (r *run) row(e Event) (class, fields string) {
 	if e.Refused {
 		word = "refused"
 	}
+	shard := e.Shard
+	if shard == Unfenced {
+		shard = r.shards // of which there is none
+	}
 	switch e.Effect {
 	case "Table.Insert", "Table.Update", Plant, "Table.Delete", "Table.Replace":
 		return "rows", fmt.Sprintf(`a |-> %q, r |-> %d, k |-> %s, old |-> %s, e |-> %d, s |-> %d, was |-> %d, waspay |-> %d, blob |-> %d, pay |-> %d`,
-			word, r.rows.of(e.Source, "/", e.Row), r.kek(e.KEK), r.kek(e.Old), r.epoch(e.Epoch), e.Shard,
+			word, r.rows.of(e.Source, "/", e.Row), r.kek(e.KEK), r.kek(e.Old), r.epoch(e.Epoch), shard,
 			r.blob(e.Was), r.blob(e.WasBody), r.blob(e.Blob), r.blob(e.Body))
 	}
 	return "", ""

@@ -68,6 +68,9 @@ const (
 	Plant    = "Table.Plant"
 )
 
+// Unfenced is the Shard of an insert that checked none. It is open at no time.
+const Unfenced = -1
+
 // Unrecorded is the Event of a Store.Apply that came without its audit record. No
 // action explains it.
 const Unrecorded = "unrecorded"

@@ -104,6 +104,7 @@ var mutants = []mutant{
 	{"drain never looks", "green", dropped(effect("Store.Leases")), "Store.SealFence", ""},
 	{"a renewed lease revoked", "green", edited(effect("Store.Revoke"), func(e *trace.Event) { e.Expires++ }), "Store.Revoke", ""},
 	{"inserted under a sealed KEK", "green", edited(effect("Table.Insert").and(row("too-late")), func(e *trace.Event) { e.Refused = false }), "Table.Insert", ""},
+	{"inserted without the fence", "green", edited(effect("Table.Insert"), func(e *trace.Event) { e.Shard = trace.Unfenced }), "Table.Insert", ""},
 	{"updated by a writer of an older epoch", "green", added(effect("Table.Update").and(row("o1")), change("rows_rewrapped"), same), "Table.Update", ""},
 	{"rewrapped before the seal", "green", moved(effect("Table.Replace"), change("old_kek_sealed")), "Table.Replace", ""},
 	{"rewrapped what had changed", "green", edited(effect("Table.Replace"), func(e *trace.Event) { e.Was = "00" }), "Table.Replace", ""},
@@ -126,6 +127,7 @@ var mutants = []mutant{
 	{"the phase not written", "green", edited(change("dual_unwrap_passed"), func(e *trace.Event) { e.Phase = "minted" }), "dual_unwrap_passed", ""},
 	{"the lock not taken", "green", edited(change("rotation_started"), func(e *trace.Event) { e.Lock = "" }), "rotation_started", ""},
 	{"the lock released too early", "green", edited(change("pointer_switched"), func(e *trace.Event) { e.Lock = trace.LockReleased }), "pointer_switched", ""},
+	{"other bytes in the bucket", "green", edited(effect("Vault.Put"), func(e *trace.Event) { e.Seq = noPlace }), "Vault.Put", ""},
 	{"marked before it was put", "green", dropped(effect("Vault.Put")), "Store.MarkPublished", ""},
 	{"emergency rolled back", "emergency", added(change("dual_unwrap_passed"), change("dual_unwrap_passed"), event("rolled_back")), "rolled_back", ""},
 	{"emergency that only rewraps", "emergency", edited(effect("Table.Replace"), func(e *trace.Event) { e.Body = "" }), "Table.Replace", ""},
@@ -156,6 +158,9 @@ func renumbered(events []trace.Event) []trace.Event {
 }
 
 const noRecord = -1
+
+// noPlace is the place of what is no record of the chain.
+const noPlace = 0
 
 // TestMutatedRunsAreRejected plants what the code must never do in runs that it
 // made: each is rejected, and for that event.

@@ -1,0 +1,131 @@
+package integration
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/matter-ops/kms-rotation/internal/localaws"
+	"github.com/matter-ops/kms-rotation/internal/localaws/backend"
+	"github.com/matter-ops/kms-rotation/spec/trace"
+)
+
+var update = flag.Bool("update", false, "rewrite the table of bugs planted in real processes in docs/testing.md")
+
+// reject runs a rotation with the bug in one of its functions. The model must not
+// explain what that does.
+func (p planted) reject(t *testing.T, root string) trace.Verdict {
+	t.Helper()
+	start := time.Now()
+	w := upWith(t, localaws.Options{Programs: map[string]string{p.function: p.build(t, root)}})
+	end := w.record(t)
+	if p.during != nil {
+		p.during(t, w)
+	}
+	input := "{}"
+	if p.input != "" {
+		input = p.input
+	}
+	w.settle(t, w.start(t, "planted", input))
+	events := end()
+	v := judgeRuns(t, events)[0]
+	got := strings.TrimSpace(v.Event.Effect + " " + v.Event.Event)
+	if v.Accepted || got != p.at {
+		t.Errorf("%s: %s\n%+v\nwant it rejected at %s; the run is in %s", p.name, v, v.Event, p.at, keep(t, events))
+	}
+	if took := time.Since(start); took > rejectWithin {
+		t.Logf("it took %s", took)
+	}
+	t.Logf("%s, %.0f s, %d events", v, time.Since(start).Seconds(), len(events))
+	return v
+}
+
+// TestPlantedBugs plants each bug in a function that ships, runs a rotation with it
+// on the local AWS, and requires that the model rejects what was recorded, at the
+// event that is wrong. With MATTER_MUTANTS=1 all of them, else one a day.
+func TestPlantedBugs(t *testing.T) {
+	all := os.Getenv("MATTER_MUTANTS") == "1"
+	if testing.Short() {
+		t.Skip("it builds")
+	}
+	root, err := backend.Root()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var table strings.Builder
+	table.WriteString("| planted bug | in | of function | rejected at |\n|---|---|---|---|\n")
+	day := int(time.Now().Unix() / 86400)
+	for i, p := range plantedBugs {
+		if _, err := p.files(root); err != nil {
+			t.Error(err)
+		}
+		if !all && i != day%len(plantedBugs) {
+			continue
+		}
+		t.Run(p.name, func(t *testing.T) {
+			v := p.reject(t, root)
+			at := strings.TrimPrefix(strings.TrimSpace(v.Event.Effect+" "+v.Event.Event), "Store.Apply ")
+			fmt.Fprintf(&table, "| %s | `%s` | %s | `%s` |\n", p.name, p.file, p.function, at)
+		})
+	}
+	path := filepath.Join(root, "docs", "testing.md")
+	if *update {
+		if all && !t.Failed() {
+			rewrite(t, path, table.String())
+		}
+		return
+	}
+	var want []string
+	for _, p := range plantedBugs {
+		want = append(want, p.name)
+	}
+	if d := cmp.Diff(want, listed(t, path)); d != "" {
+		t.Errorf("the table of bugs planted in real processes in docs/testing.md is out of date: make mutants (-bugs +table):\n%s", d)
+	}
+}
+
+const (
+	tableBegin = "<!-- planted in real processes: make mutants -->\n"
+	tableEnd   = "<!-- end of planted in real processes -->"
+)
+
+// parts are a document before, in and after the table.
+func parts(t *testing.T, path string) (before, table, after string) {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	before, rest, ok := strings.Cut(string(b), tableBegin)
+	table, after, ok2 := strings.Cut(rest, tableEnd)
+	if !ok || !ok2 {
+		t.Fatalf("%s has no place for the table", path)
+	}
+	return before, table, after
+}
+
+func rewrite(t *testing.T, path, table string) {
+	t.Helper()
+	before, _, after := parts(t, path)
+	if err := os.WriteFile(path, []byte(before+tableBegin+table+tableEnd+after), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// listed are the names of the bugs in the table.
+func listed(t *testing.T, path string) (names []string) {
+	t.Helper()
+	_, table, _ := parts(t, path)
+	for l := range strings.SplitSeq(strings.TrimSpace(table), "\n") {
+		if f := strings.Split(l, " | "); strings.HasPrefix(l, "| ") && len(f) > 1 && !strings.HasPrefix(l, "| planted bug") {
+			names = append(names, strings.TrimPrefix(f[0], "| "))
+		}
+	}
+	return names
+}
