@@ -17,6 +17,7 @@ import (
 
 	"github.com/matter-ops/kms-rotation/internal/app"
 	"github.com/matter-ops/kms-rotation/internal/load"
+	"github.com/matter-ops/kms-rotation/internal/wiretrace/tracetest"
 	"github.com/matter-ops/kms-rotation/kek"
 )
 
@@ -157,7 +158,7 @@ func TestLoad(t *testing.T) {
 	}
 	w.judge(t, []load.Report{g.Report(), there}, gone)
 	w.mustHold(t)
-	mustBeOfTheModel(t, planned, urgent)
+	tracetest.Accepted(t, planned, urgent)
 }
 
 // awaitLeases waits until so many processes hold a lease on the pointer's KEK.

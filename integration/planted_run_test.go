@@ -13,6 +13,7 @@ import (
 
 	"github.com/matter-ops/kms-rotation/internal/localaws"
 	"github.com/matter-ops/kms-rotation/internal/localaws/backend"
+	"github.com/matter-ops/kms-rotation/internal/wiretrace/tracetest"
 	"github.com/matter-ops/kms-rotation/spec/trace"
 )
 
@@ -34,10 +35,10 @@ func (p planted) reject(t *testing.T, root string) trace.Verdict {
 	}
 	w.settle(t, w.start(t, "planted", input))
 	events := end()
-	v := judgeRuns(t, events)[0]
+	v := tracetest.Check(t, events)[0]
 	got := strings.TrimSpace(v.Event.Effect + " " + v.Event.Event)
 	if v.Accepted || got != p.at {
-		t.Errorf("%s: %s\n%+v\nwant it rejected at %s; the run is in %s", p.name, v, v.Event, p.at, keep(t, events))
+		t.Errorf("%s: %s\n%+v\nwant it rejected at %s; the run is in %s", p.name, v, v.Event, p.at, tracetest.Keep(t, events))
 	}
 	if took := time.Since(start); took > rejectWithin {
 		t.Logf("it took %s", took)

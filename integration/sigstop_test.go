@@ -22,6 +22,7 @@ import (
 
 	"github.com/matter-ops/kms-rotation/envelope"
 	"github.com/matter-ops/kms-rotation/internal/load"
+	"github.com/matter-ops/kms-rotation/internal/wiretrace/tracetest"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/spec/trace"
 )
@@ -296,9 +297,9 @@ func (w *world) pauseThrough(t *testing.T, run, input string) {
 // which breaks NoKeyOrphans.
 func orphaned(t *testing.T, events []trace.Event) {
 	t.Helper()
-	v := judgeRuns(t, events)[0]
+	v := tracetest.Check(t, events)[0]
 	if v.Violated != "NoKeyOrphans" || v.Event.Effect != trace.Plant || !strings.Contains(v.Event.Row, byPut) {
-		t.Errorf("%s\n%+v\nwant the row written past the fence; the run is in %s", v, v.Event, keep(t, events))
+		t.Errorf("%s\n%+v\nwant the row written past the fence; the run is in %s", v, v.Event, tracetest.Keep(t, events))
 	}
 }
 

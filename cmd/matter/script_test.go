@@ -25,8 +25,10 @@ import (
 	"github.com/matter-ops/kms-rotation/internal/localaws"
 	"github.com/matter-ops/kms-rotation/internal/localaws/backend"
 	"github.com/matter-ops/kms-rotation/internal/sample"
+	"github.com/matter-ops/kms-rotation/internal/wiretrace/tracetest"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/spec/trace"
 )
 
 // TestMain lets the scripts call the command by its name.
@@ -114,9 +116,14 @@ func scripts(t *testing.T, folder string, w *world) {
 	if err != nil || len(files) == 0 {
 		t.Fatalf("no scripts in %s: %v", folder, err)
 	}
+	var runs [][]trace.Event
 	for _, f := range files {
 		if t.Failed() {
 			return // the scripts of a stack build on one another
+		}
+		end := func() []trace.Event { return nil }
+		if w.Local != nil {
+			end = tracetest.Record(t, w.Local)
 		}
 		t.Run(folder, func(t *testing.T) { // Run below starts a parallel test, and returns when it has ended
 			testscript.Run(t, testscript.Params{
@@ -139,8 +146,32 @@ func scripts(t *testing.T, folder string, w *world) {
 				},
 			})
 		})
+		if run := end(); run != nil {
+			runs = append(runs, run)
+		}
+	}
+	if !t.Failed() && len(runs) > 0 {
+		ofTheModel(t, runs)
 	}
 }
+
+// ofTheModel requires that the model explains what scripts did, but for the row that
+// some of them plant, which is an orphan.
+func ofTheModel(t *testing.T, runs [][]trace.Event) {
+	t.Helper()
+	for i, v := range tracetest.Check(t, runs...) {
+		planted := slices.ContainsFunc(runs[i], func(e trace.Event) bool { return e.Row == plantedRow })
+		if planted && v.Violated == "NoKeyOrphans" && v.Event.Row == plantedRow {
+			continue
+		}
+		if planted || !v.Accepted {
+			t.Errorf("%s\n%+v\nthe run is in %s", v, v.Event, tracetest.Keep(t, runs[i]))
+		}
+	}
+}
+
+// plantedRow is the row that the command row plants.
+const plantedRow = "U+restored"
 
 // exits runs a command that must end with the given exit code.
 func exits(ts *testscript.TestScript, neg bool, args []string) {
@@ -284,7 +315,7 @@ func (w *world) row(ts *testscript.TestScript, neg bool, args []string) {
 }
 
 func (w *world) restored() (table *string, key map[string]types.AttributeValue) {
-	return &w.Set.Sources()[0].Table, map[string]types.AttributeValue{"codepoint": &types.AttributeValueMemberS{Value: "U+restored"}}
+	return &w.Set.Sources()[0].Table, map[string]types.AttributeValue{"codepoint": &types.AttributeValueMemberS{Value: plantedRow}}
 }
 
 func (w *world) putRow(ctx context.Context, id string) error {

@@ -19,6 +19,7 @@ import (
 	"github.com/matter-ops/kms-rotation/internal/localaws"
 	"github.com/matter-ops/kms-rotation/internal/localaws/backend"
 	"github.com/matter-ops/kms-rotation/internal/sample"
+	"github.com/matter-ops/kms-rotation/internal/wiretrace/tracetest"
 	"github.com/matter-ops/kms-rotation/rotation"
 )
 
@@ -86,6 +87,7 @@ func collect(t *testing.T, l *sample.Local, id string) Report {
 // one that was rolled back step by step, from the shipped stack on the local AWS.
 func TestLocalAWS(t *testing.T) {
 	l := upLocal(t)
+	end := tracetest.Record(t, l)
 	execute(t, l, "green")
 	r := collect(t, l, "green")
 	if r.Outcome.State != Completed || len(r.Executions) != 1 || len(r.Timeline) < 8 {
@@ -125,6 +127,7 @@ func TestLocalAWS(t *testing.T) {
 	if r.Outcome.State != RolledBack || !strings.Contains(r.Outcome.Error, "CorpusCorrupted") || len(r.Rows) != 0 {
 		t.Errorf("outcome %+v, rows %+v", r.Outcome, r.Rows)
 	}
+	tracetest.Accepted(t, end())
 	// The first report of a rotation whose KEK is not the pointer's any more stays true.
 	if again := collect(t, l, "green"); again.Outcome.State != Completed {
 		t.Errorf("outcome %+v", again.Outcome)
