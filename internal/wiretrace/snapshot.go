@@ -13,6 +13,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 
+	"github.com/matter-ops/kms-rotation/audit"
 	"github.com/matter-ops/kms-rotation/spec/trace"
 )
 
@@ -23,6 +24,10 @@ func (r *Recorder) Begin(ctx context.Context, cfg aws.Config) error {
 	defer r.mu.Unlock()
 	client := dynamodb.NewFromConfig(cfg)
 	if err := scan(ctx, client, r.cfg.ControlTable, r.beginControl); err != nil {
+		return err
+	}
+	bucket := s3.NewFromConfig(cfg)
+	if err := r.beginVault(ctx, bucket, r.events[0].Stored, r.events[0].Seq); err != nil {
 		return err
 	}
 	for _, t := range r.cfg.Tables {
@@ -41,7 +46,23 @@ func (r *Recorder) Begin(ctx context.Context, cfg aws.Config) error {
 	if r.cfg.Corpus == "" {
 		return nil
 	}
-	return r.beginCorpus(ctx, s3.NewFromConfig(cfg))
+	return r.beginCorpus(ctx, bucket)
+}
+
+// beginVault notes the records that are in the bucket and not marked as such, because
+// whoever put them died.
+func (r *Recorder) beginVault(ctx context.Context, client *s3.Client, marked, head int64) error {
+	for seq := marked + 1; seq <= head; seq++ {
+		key := audit.ObjectKey(r.cfg.Stack, seq)
+		out, err := client.ListObjectsV2(ctx, &s3.ListObjectsV2Input{Bucket: &r.cfg.AuditBucket, Prefix: &key})
+		if err != nil {
+			return fmt.Errorf("begin to record: %w", err)
+		}
+		if len(out.Contents) > 0 {
+			r.add(trace.Event{Effect: "Vault.Put", Seq: seq})
+		}
+	}
+	return nil
 }
 
 // beginControl notes the pointer and its leases.
@@ -61,10 +82,11 @@ func (r *Recorder) beginControl(items []item) error {
 		return fmt.Errorf("rotation %s is under way", by[pkLock].str("rotation_id"))
 	case id == "":
 		return errors.New("there is no pointer")
-	case head.num("published_seq") != head.num("seq"):
-		return fmt.Errorf("of %d audit records %d are in the bucket", head.num("seq"), head.num("published_seq"))
 	}
-	r.add(trace.Event{Effect: trace.Snapshot, KEK: id, Epoch: pointer.num("epoch"), Seq: head.num("seq"), Shards: shards[pkFence+id]})
+	r.add(trace.Event{
+		Effect: trace.Snapshot, KEK: id, Epoch: pointer.num("epoch"), Shards: shards[pkFence+id],
+		Seq: head.num("seq"), Stored: head.num("published_seq"),
+	})
 	for _, i := range items {
 		if i.str("pk") == pkLease+id {
 			r.add(trace.Event{Effect: "Store.PutLease", Actor: i.str("sk"), KEK: id, Expires: i.num("expires_at")})

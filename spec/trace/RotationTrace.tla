@@ -32,7 +32,7 @@ E == T[i]
 TInit ==
   /\ row = [r \in Row |-> NoRow] /\ Init            \* in this order: else TLC tries every set of rows
   /\ t \in 1 .. Len(Traces) /\ i = 1
-  /\ out = Heads[t] /\ stored = 1 .. Heads[t]
+  /\ out = Heads[t] /\ stored = 1 .. Puts[t]
   /\ past = {<<1, 1>>}
   /\ blob = [r \in Row |-> <<0, 0>>]
   /\ todo = {}

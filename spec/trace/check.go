@@ -121,12 +121,14 @@ func data(runs []*run) string {
 		unknown = max(unknown, len(r.keks)+1)
 	}
 	fmt.Fprintf(&b, "Unknown == %d\n", unknown)
-	var names, heads []string
+	var names, heads, stored []string
 	for i, r := range runs {
 		fmt.Fprintf(&b, "Trace%d == <<\n  %s>>\n", i+1, strings.Join(r.lines, ",\n  "))
 		names, heads = append(names, fmt.Sprintf("Trace%d", i+1)), append(heads, fmt.Sprint(r.head))
+		stored = append(stored, fmt.Sprint(r.stored))
 	}
-	fmt.Fprintf(&b, "Traces == <<%s>>\nHeads == <<%s>>\n====\n", strings.Join(names, ", "), strings.Join(heads, ", "))
+	fmt.Fprintf(&b, "Traces == <<%s>>\nHeads == <<%s>>\nPuts == <<%s>>\n====\n",
+		strings.Join(names, ", "), strings.Join(heads, ", "), strings.Join(stored, ", "))
 	return b.String()
 }
 

@@ -13,6 +13,7 @@ type run struct {
 	lines   []string // TLA+ records
 	at      []int    // the event that each line stands for
 	head    int64    // records in the chain when the recording began
+	stored  int64    // of them in the bucket
 	shards  int
 	base    int64 // the pointer's epoch then
 	keks    names
@@ -47,7 +48,7 @@ func convert(events []Event) (*run, error) {
 			r.keks.of(e.KEK)
 			r.shards, r.base = max(e.Shards, 1), e.Epoch
 			if e.Effect == Snapshot {
-				r.head = e.Seq
+				r.head, r.stored = e.Seq, e.Stored
 			}
 			break
 		}
@@ -99,6 +100,9 @@ func (r *run) event(e Event) (class, fields string) {
 	case "Store.Record":
 		return "change", fmt.Sprintf(`a |-> "recorded", seq |-> %d`, e.Seq)
 	case "Store.SaveCheckpoint":
+		if _, ok := r.rots[e.Rotation]; !ok {
+			return "", "" // a late call of a rotation of before this run
+		}
 		return "note", fmt.Sprintf(`a |-> "pass", n |-> %d, p |-> %q, s |-> %d, done |-> %s`,
 			r.rots.of(e.Rotation), e.Sweep, r.parts.of(e.Source, "/", e.Segment), strings.ToUpper(fmt.Sprint(e.Done)))
 	case "Store.MarkPublished":

@@ -45,6 +45,7 @@ type Event struct {
 	Segment  int    `json:"segment,omitempty"`  // of the sweep
 	Done     bool   `json:"done,omitempty"`     // the segment is
 
+	Stored   int64          `json:"stored,omitempty"`   // Snapshot: how many records are known to be in the bucket
 	Segments map[string]int `json:"segments,omitempty"` // rotation_started: segments per source
 
 	// Store.Apply: what else the transaction wrote.

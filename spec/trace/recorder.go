@@ -56,7 +56,7 @@ func (r *Recorder) snapshot(ctx context.Context, w *memstore.World) error {
 	}
 	if v.Pointer != nil {
 		r.add(Event{
-			Effect: Snapshot, KEK: string(v.Pointer.KEKID), Epoch: v.Pointer.Epoch, Seq: head.Seq,
+			Effect: Snapshot, KEK: string(v.Pointer.KEKID), Epoch: v.Pointer.Epoch, Seq: head.Seq, Stored: head.Seq,
 			Shards: len(w.Store().Fences(v.Pointer.KEKID)),
 		})
 	}
