@@ -40,6 +40,18 @@ var plantedBugs = []planted{
 		"\t\tout = append(out, s.put(pkPointer, encodePointer(c.Pointer.After), pointsAt(*c.Pointer.Before)))",
 		"\t\tif _, err := s.client.PutItem(context.Background(), &dynamodb.PutItemInput{TableName: &s.table, Item: encodePointer(c.Pointer.After)}); err != nil {\n\t\t\treturn nil, err\n\t\t}",
 	}, at: "Store.Apply unrecorded"},
+	{name: "the pointer is written whatever it was", function: "switch", file: "internal/ddb/apply.go", with: []string{
+		"encodePointer(c.Pointer.After), pointsAt(*c.Pointer.Before))", "encodePointer(c.Pointer.After), condition{expr: \"attribute_exists(#pk)\"})",
+	}, at: "Store.Apply unconditional"},
+	{name: "retire does not ask where the pointer stands", function: "retire", file: "internal/ddb/apply.go", with: []string{
+		"case c.Keeps != nil:", "case c.Keeps != nil && len(c.KEKs) == 0:",
+	}, at: "Store.Apply unconditional"},
+	{name: "a step does not ask whose the lock is", function: "dualunwrap", file: "internal/ddb/apply.go", with: []string{
+		"return []action{s.check(pkLock, key(pkLock, noSK), ours)}, nil", "return nil, nil",
+	}, at: "Store.Apply unconditional"},
+	{name: "the seal does not ask for every shard", function: "drain", file: "internal/ddb/apply.go", with: []string{
+		"if c.Sealed != \"\" {", "if c.Sealed != \"\" && i > 0 {",
+	}, at: "Store.Apply unconditional"},
 	{name: "audit record outside the transaction", function: "switch", file: "internal/ddb/apply.go", with: []string{
 		"again, err := s.transact(ctx, append(actions[:len(actions):len(actions)], s.appends(h.Head, entry)...))",
 		"again, err := s.transact(ctx, s.appends(h.Head, entry))\n\t\tif err == nil && len(actions) > 0 {\n\t\t\tagain, err = s.transact(ctx, actions)\n\t\t}",

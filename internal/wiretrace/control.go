@@ -3,6 +3,7 @@ package wiretrace
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -128,11 +129,11 @@ func (r *Recorder) transaction(e wire.Exchange) ([]trace.Event, error) {
 				return nil, err
 			}
 			events = append(events, made...)
-		} else if tableName(w.TableName) == r.cfg.ControlTable && w.kind != kindCheck {
+		} else if tableName(w.TableName) == r.cfg.ControlTable {
 			control = append(control, w)
 		}
 	}
-	if len(control) == 0 {
+	if !slices.ContainsFunc(control, func(w write) bool { return w.kind != kindCheck }) {
 		return events, nil
 	}
 	c, err := r.change(control)
@@ -143,7 +144,8 @@ func (r *Recorder) transaction(e wire.Exchange) ([]trace.Event, error) {
 }
 
 // change is what a transaction did to the control table. Without a record that it
-// appends to the audit chain it is unrecorded, whatever else is right.
+// appends to the audit chain it is unrecorded, and without conditions on what it
+// rests on unconditional, whatever else is right.
 func (r *Recorder) change(all []write) (trace.Event, error) {
 	e := trace.Event{Effect: "Store.Apply", Event: trace.Unrecorded}
 	var head item
@@ -164,7 +166,7 @@ func (r *Recorder) change(all []write) (trace.Event, error) {
 			if head, err = w.updates(); err != nil {
 				return e, err
 			}
-		case isNeutral(pk):
+		case isNeutral(pk), w.kind == kindCheck:
 		default:
 			changed = true
 			if err := r.part(&e, w); err != nil {
@@ -182,6 +184,9 @@ func (r *Recorder) change(all []write) (trace.Event, error) {
 		return trace.Event{Effect: "Store.Record", Event: entry.Record.Type, Seq: seq}, nil
 	}
 	e.Event, e.Actor, e.Seq = entry.Record.Type, entry.Record.Step, seq
+	if !conditional(e, all) {
+		e.Event = trace.Unconditional
+	}
 	return e, nil
 }
 

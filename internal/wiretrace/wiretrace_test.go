@@ -36,19 +36,33 @@ func record(seq int64, kind, rotation string) (audit.Entry, string) {
 		}
 		head = e.Head()
 	}
-	return e, fmt.Sprintf(`{"Put":{"TableName":"it-control","Item":{"pk":{"S":"AUDIT"},"sk":{"S":"%012d"},"record":{"B":%q},"hash":{"S":%q}}}},%s`,
+	return e, fmt.Sprintf(`{"Put":{"TableName":"it-control",`+absent+`,"Item":{"pk":{"S":"AUDIT"},"sk":{"S":"%012d"},"record":{"B":%q},"hash":{"S":%q}}}},%s`,
 		seq, base64.StdEncoding.EncodeToString(e.Bytes), e.Hash, moved(seq, e.Hash))
 }
 
 func moved(seq int64, hash string) string {
 	return fmt.Sprintf(`{"Update":{"TableName":"it-control","Key":{"pk":{"S":"AUDIT_HEAD"},"sk":{"S":"-"}},
 		"UpdateExpression":"SET #chain = :chain, #seq = :seq, #hash = :hash","ExpressionAttributeNames":{"#chain":"chain","#seq":"seq","#hash":"hash"},
-		"ExpressionAttributeValues":{":chain":{"S":"it"},":seq":{"N":"%d"},":hash":{"S":%q}}}}`, seq, hash)
+		"ConditionExpression":"#seq = :was AND #hash = :washash",
+		"ExpressionAttributeValues":{":was":{"N":"4"},":washash":{"S":"h"},":chain":{"S":"it"},":seq":{"N":"%d"},":hash":{"S":%q}}}}`, seq, hash)
 }
 
-func put(item string) string {
-	return `{"Put":{"TableName":"it-control","Item":{"sk":{"S":"-"},` + item + `}}}`
+// put is a write of an item that must not be there.
+func put(item string) string { return putIf(absent, item) }
+
+func putIf(condition, item string) string {
+	return `{"Put":{"TableName":"it-control",` + condition + `,"Item":{"sk":{"S":"-"},` + item + `}}}`
 }
+
+// Conditions.
+const (
+	absent = `"ConditionExpression":"attribute_not_exists(#pk)","ExpressionAttributeNames":{"#pk":"pk"}`
+	blind  = `"ConditionExpression":"attribute_exists(#pk)","ExpressionAttributeNames":{"#pk":"pk"}`
+	step   = `"ConditionExpression":"#phase = :phase AND #rev = :rev","ExpressionAttributeNames":{"#phase":"phase","#rev":"rev"},"ExpressionAttributeValues":{":phase":{"S":"tested"},":rev":{"N":"3"}}`
+	stood  = `"ConditionExpression":"#kek_id = :kek_id AND #epoch = :epoch","ExpressionAttributeNames":{"#kek_id":"kek_id","#epoch":"epoch"},"ExpressionAttributeValues":{":kek_id":{"S":"old"},":epoch":{"N":"1"}}`
+	ours   = `"ConditionExpression":"#rotation_id = :id","ExpressionAttributeNames":{"#rotation_id":"rotation_id"},"ExpressionAttributeValues":{":id":{"S":"q2"}}`
+	held   = `{"ConditionCheck":{"TableName":"it-control","Key":{"pk":{"S":"LOCK"},"sk":{"S":"-"}},` + ours + `}}`
+)
 
 func transaction(parts ...string) string {
 	return `{"ClientRequestToken":"t","TransactItems":[` + strings.Join(parts, ",") + `]}`
@@ -118,17 +132,39 @@ func unrecorded(edit func(*trace.Event)) trace.Event {
 func calls() []call {
 	_, five := record(5, "pointer_switched", "q2")
 	_, note := record(5, "canary_green", "")
-	whole := transaction(put(switched), put(pointer), put(`"pk":{"S":"KEK#new"},"state":{"S":"active"}`),
-		put(`"pk":{"S":"KEK#old"},"state":{"S":"draining"}`), `{"Put":{"TableName":"it-control","Item":{"pk":{"S":"FENCE#new"},"sk":{"S":"00"},"state":{"S":"open"}}}}`,
-		`{"ConditionCheck":{"TableName":"it-control","Key":{"pk":{"S":"LOCK"},"sk":{"S":"-"}}}}`, five)
+	active, draining := put(`"pk":{"S":"KEK#new"},"state":{"S":"active"}`), put(`"pk":{"S":"KEK#old"},"state":{"S":"draining"}`)
+	opened := `{"Put":{"TableName":"it-control",` + absent + `,"Item":{"pk":{"S":"FENCE#new"},"sk":{"S":"00"},"state":{"S":"open"}}}}`
+	whole := func(moved, lock string) string {
+		return transaction(putIf(step, switched), moved, active, draining, opened, lock, five)
+	}
+	loose := with(change, func(e *trace.Event) { e.Event = trace.Unconditional })
+	_, retired := record(5, "old_kek_retired", "q2")
+	_, sealed := record(5, "old_kek_sealed", "q2")
+	old := func(state string) string {
+		return put(`"pk":{"S":"KEK#old"},"state":{"S":"` + state + `"},"fence_shards":{"N":"1"}`)
+	}
+	step5 := func(event, state string) trace.Event {
+		return trace.Event{
+			Effect: "Store.Apply", Event: event, Actor: "switch", Rotation: "q2", Mode: "normal", Phase: "switched", Attempt: 1,
+			Old: "old", KEK: "new", Seq: 5, States: map[string]string{"old": state},
+		}
+	}
+	shut := `{"ConditionCheck":{"TableName":"it-control","Key":{"pk":{"S":"FENCE#old"},"sk":{"S":"00"}},"ConditionExpression":"#s = :s","ExpressionAttributeNames":{"#s":"state"},"ExpressionAttributeValues":{":s":{"S":"sealed"}}}}`
+	stands := `{"ConditionCheck":{"TableName":"it-control","Key":{"pk":{"S":"POINTER"},"sk":{"S":"-"}},` + stood + `}}`
 	update := func(set, cond string) string {
 		return `{"TableName":"it-orders","Key":{` + rowKey + `},"UpdateExpression":"SET #k = :k, #d = :d, #e = :e, #v = if_not_exists(#v, :zero) + :one` + set + `",
 			"ConditionExpression":"` + cond + `","ExpressionAttributeNames":{"#k":"key_ref","#d":"edek","#e":"key_epoch","#v":"rev","#b":"body"},
 			"ExpressionAttributeValues":{":k":{"S":"new"},":d":{"B":"ZGVr"},":e":{"N":"2"},":b":{"B":"Ym9keQ=="},":ok":{"S":"old"},":od":{"B":"d2Fz"},":ob":{"B":"d2Fz"},":zero":{"N":"0"},":one":{"N":"1"}}}`
 	}
 	return []call{
-		dynamo("the switch", "TransactWriteItems", "switch", whole, change),
-		dynamo("its repeat under the same token", "TransactWriteItems", "switch", whole),
+		dynamo("the switch", "TransactWriteItems", "switch", whole(putIf(stood, pointer), held), change),
+		dynamo("its repeat under the same token", "TransactWriteItems", "switch", whole(putIf(stood, pointer), held)),
+		dynamo("a pointer that is written blindly", "TransactWriteItems", "switch", whole(putIf(blind, pointer), held), loose),
+		dynamo("a step that does not ask for the lock", "TransactWriteItems", "switch", whole(putIf(stood, pointer), stands), loose),
+		dynamo("a retirement", "TransactWriteItems", "retire", transaction(putIf(step, switched), old("retired"), held, stands, retired), step5("old_kek_retired", "retired")),
+		dynamo("one that does not ask for the pointer", "TransactWriteItems", "retire", transaction(putIf(step, switched), old("retired"), held, retired), step5(trace.Unconditional, "retired")),
+		dynamo("a seal", "TransactWriteItems", "drain", transaction(putIf(step, switched), old("sealed"), held, shut, sealed), step5("old_kek_sealed", "sealed")),
+		dynamo("one that does not ask for its shards", "TransactWriteItems", "drain", transaction(putIf(step, switched), old("sealed"), held, sealed), step5(trace.Unconditional, "sealed")),
 		dynamo("a change without its record", "TransactWriteItems", "switch", transaction(put(pointer)),
 			unrecorded(func(e *trace.Event) { e.KEK, e.Epoch, e.Moved = "new", 2, true })),
 		dynamo("a record whose head does not move", "TransactWriteItems", "switch", transaction(put(switched), strings.Split(five, `,{"Update"`)[0]),
@@ -139,7 +175,7 @@ func calls() []call {
 			unrecorded(func(e *trace.Event) { e.States = map[string]string{"k": "active"} })),
 		dynamo("the pointer by itself", "UpdateItem", "switch", `{"TableName":"it-control","Key":{"pk":{"S":"POINTER"},"sk":{"S":"-"}},"UpdateExpression":"SET kek_id = :k","ExpressionAttributeValues":{":k":{"S":"x"}}}`,
 			unrecorded(func(e *trace.Event) { e.Actor, e.KEK = "Update POINTER", "x" })),
-		dynamo("the lock released", "TransactWriteItems", "verify", transaction(put(switched), `{"Delete":{"TableName":"it-control","Key":{"pk":{"S":"LOCK"},"sk":{"S":"-"}}}}`, five),
+		dynamo("the lock released", "TransactWriteItems", "verify", transaction(putIf(step, switched), `{"Delete":{"TableName":"it-control","Key":{"pk":{"S":"LOCK"},"sk":{"S":"-"}},`+ours+`}}`, five),
 			trace.Event{
 				Effect: "Store.Apply", Event: "pointer_switched", Actor: "switch", Rotation: "q2", Mode: "normal", Phase: "switched",
 				Attempt: 1, Old: "old", KEK: "new", Seq: 5, Lock: trace.LockReleased,

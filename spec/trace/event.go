@@ -72,9 +72,12 @@ const (
 // Unfenced is the Shard of an insert that checked none. It is open at no time.
 const Unfenced = -1
 
-// Unrecorded is the Event of a Store.Apply that came without its audit record. No
-// action explains it.
-const Unrecorded = "unrecorded"
+// The Event of a Store.Apply that came without its audit record, or that did not
+// condition on what it rests on. No action explains them.
+const (
+	Unrecorded    = "unrecorded"
+	Unconditional = "unconditional"
+)
 
 // Write writes a run as NDJSON.
 func Write(w io.Writer, events []Event) error {
