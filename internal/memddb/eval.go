@@ -18,10 +18,8 @@ type params struct {
 // fit together: everything that is used is defined, everything defined is used.
 func newParams(names map[string]string, values Item, exprs ...*parsed) (params, error) {
 	var p params
-	used := map[string]bool{}
 	for _, e := range exprs {
 		for _, r := range e.refs {
-			used[r] = true
 			_, name := names[r]
 			_, value := values[r]
 			if !name && !value {
@@ -29,20 +27,36 @@ func newParams(names map[string]string, values Item, exprs ...*parsed) (params, 
 			}
 		}
 	}
-	for what, given := range map[string][]string{
-		"ExpressionAttributeNames": slices.Collect(maps.Keys(names)), "ExpressionAttributeValues": slices.Collect(maps.Keys(values)),
-	} {
-		if len(given) == 0 && (what[19] == 'N' && names != nil || what[19] == 'V' && values != nil) {
-			return p, invalid("%s must not be empty", what)
+	if names != nil && len(names) == 0 {
+		return p, invalid("ExpressionAttributeNames must not be empty")
+	}
+	if values != nil && len(values) == 0 {
+		return p, invalid("ExpressionAttributeValues must not be empty")
+	}
+	for k := range names {
+		if !used(k, exprs) {
+			return p, invalid("Value provided in ExpressionAttributeNames unused in expressions: keys: {%s}", k)
 		}
-		for _, k := range given {
-			if !used[k] {
-				return p, invalid("Value provided in %s unused in expressions: keys: {%s}", what, k)
-			}
+	}
+	for k := range values {
+		if !used(k, exprs) {
+			return p, invalid("Value provided in ExpressionAttributeValues unused in expressions: keys: {%s}", k)
 		}
+	}
+	if values == nil {
+		return params{names: names}, nil
 	}
 	checked, err := checkedItem(values)
 	return params{names, checked}, err
+}
+
+func used(ref string, exprs []*parsed) bool {
+	for _, e := range exprs {
+		if slices.Contains(e.refs, ref) {
+			return true
+		}
+	}
+	return false
 }
 
 // operand is a token: ":value", "#name" or a name as it stands.

@@ -6,23 +6,38 @@ import (
 	"sync/atomic"
 )
 
+// player runs schedules one after the other. next are those that it is given after s.
+type player func(s Schedule, next []Schedule) *Violation
+
+// memoryPlayer runs schedules in memstore, each from where the last ones have led.
+func memoryPlayer() player {
+	var t trunk
+	return func(s Schedule, next []Schedule) *Violation {
+		r := t.start(s, next)
+		r.play()
+		return r.failed
+	}
+}
+
 // Campaign runs schedules on several workers until stop says so, none is left or
 // one of them breaks a promise. It returns how many ran, and the one that broke
 // something.
 func Campaign(workers int, stop func() bool, schedules iter.Seq[Schedule]) (ran int64, bad *Schedule) {
+	return campaign(workers, stop, schedules, memoryPlayer)
+}
+
+func campaign(workers int, stop func() bool, schedules iter.Seq[Schedule], players func() player) (ran int64, bad *Schedule) {
 	var n atomic.Int64
 	var mu sync.Mutex
 	var wg sync.WaitGroup
 	work := make(chan []Schedule, workers)
 	for range workers {
 		wg.Go(func() {
-			var t trunk
+			play := players()
 			for batch := range work {
 				for i, s := range batch {
-					r := t.start(s, batch[i+1:])
-					r.play()
-					n.Add(1)
-					if r.failed != nil {
+					v := play(s, batch[i+1:])
+					if n.Add(1); v != nil {
 						mu.Lock()
 						if bad == nil {
 							bad = &s
@@ -57,13 +72,16 @@ func Campaign(workers int, stop func() bool, schedules iter.Seq[Schedule]) (ran 
 }
 
 // Undisturbed and every schedule of one fault, in both modes.
-func Undisturbed() iter.Seq[Schedule] {
+func Undisturbed() iter.Seq[Schedule] { return undisturbed(Calls) }
+
+// undisturbed is [Undisturbed] where the undisturbed rotation makes so many calls.
+func undisturbed(calls func(emergency bool) int) iter.Seq[Schedule] {
 	return func(yield func(Schedule) bool) {
 		for _, emergency := range []bool{false, true} {
 			if !yield(Schedule{Emergency: emergency}) {
 				return
 			}
-			for _, f := range Singles(emergency) {
+			for _, f := range singles(calls(emergency)) {
 				if !yield(Schedule{emergency, []Fault{f}}) {
 					return
 				}
@@ -99,6 +117,15 @@ func Pairs() iter.Seq[Schedule] {
 func Seeds(from uint64) iter.Seq[Schedule] {
 	return func(yield func(Schedule) bool) {
 		for seed := from; yield(Random(seed)); seed++ {
+		}
+	}
+}
+
+// Holders are random schedules from a seed on, in which drain is disturbed while an
+// application holds a lease.
+func Holders(from uint64) iter.Seq[Schedule] {
+	return func(yield func(Schedule) bool) {
+		for seed := from; yield(holder(seed)); seed++ {
 		}
 	}
 }

@@ -5,10 +5,12 @@ import (
 	"encoding/json"
 	"flag"
 	"fmt"
+	"iter"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -18,99 +20,12 @@ import (
 
 var update = flag.Bool("update", false, "rewrite the table of planted bugs in docs/testing.md")
 
-// mutant is a bug planted in the sources: texts that are replaced, each of which
-// must be there exactly once.
-type mutant struct {
-	name string
-	file string
-	with []string // old, new, old, new, …; a word that ends in .go changes the file
-}
-
-var mutants = []mutant{
-	{"skip the seal", "rotation/drain.go", []string{
-		"for i := range v.KEKs[r.OldKEK].FenceShards {", "for i := range v.KEKs[r.OldKEK].FenceShards * 0 {",
-		"kek/view.go", "",
-		"c.Sealed, c.Shards = r.OldKEK, m.After.FenceShards", "_ = m",
-	}},
-	{"seal all fence shards but one", "rotation/drain.go", []string{
-		"for i := range v.KEKs[r.OldKEK].FenceShards {", "for i := range v.KEKs[r.OldKEK].FenceShards - 1 {",
-		"kek/view.go", "",
-		"c.Sealed, c.Shards = r.OldKEK, m.After.FenceShards", "c.Sealed, c.Shards = r.OldKEK, m.After.FenceShards-1",
-	}},
-	{"unconditional pointer write", "internal/memstore/store.go", []string{
-		"if err := s.conditions(c); err != nil {", "if c.Pointer != nil {\n\t\t\tp := c.Pointer.After\n\t\t\ts.pointer = &p\n\t\t}\n\t\tif err := s.conditions(c); err != nil {",
-		"case c.Pointer != nil && !s.pointsAt(c.Pointer.Before):", "case c.Pointer != nil && c.Pointer.Before == nil && false:",
-	}},
-	{"rewrap upserts", "internal/memstore/table.go", []string{
-		"if r == nil || r.KEK != old.KEK ||", "if r == nil {\n\t\t\tt.plant(h.id, Record{KEK: with.KEK, Epoch: with.Epoch, Version: 1, WrappedDEK: with.WrappedDEK, Context: old.Context})\n\t\t\treturn true, nil\n\t\t}\n\t\tif r.KEK != old.KEK ||",
-	}},
-	{"rewrap overwrites a row that has changed", "internal/memstore/table.go", []string{
-		"if r == nil || r.KEK != old.KEK || !bytes.Equal(r.WrappedDEK, old.WrappedDEK) ||", "if r == nil ||",
-	}},
-	{"rewrap leaves the row's epoch and version", "internal/memstore/table.go", []string{
-		"r.KEK, r.Epoch, r.WrappedDEK = with.KEK, with.Epoch, bytes.Clone(with.WrappedDEK)", "r.KEK, r.WrappedDEK = with.KEK, bytes.Clone(with.WrappedDEK)",
-		"r.Version++", "",
-	}},
-	{"disable before the registry", "rotation/retire.go", []string{
-		"v, err := s.transition(ctx, \"retire\", id, func", "if err := s.Keys.Disable(ctx, r.OldKEK); err != nil {\n\t\treturn RetireOutput{}, unavailable(\"KMS DisableKey\", err)\n\t}\n\tv, err := s.transition(ctx, \"retire\", id, func",
-	}},
-	{"retire without the second scan", "rotation/retire.go", []string{
-		"confirmed, err = s.confirm(ctx, r)", "confirmed.Done = true",
-	}},
-	{"retire before its turn", "rotation/retire.go", []string{
-		"if !r.Phase.Reached(kek.Rewrapped) {", "if false {",
-		"kek/view.go", "",
-		"r, err := v.step(Rewrapped, KEKRetired)", "from := Rewrapped\n\tif v.Rotation != nil && v.Rotation.Phase == Drained {\n\t\tfrom = Drained\n\t}\n\tr, err := v.step(from, KEKRetired)",
-	}},
-	{"drain trusts the clock", "rotation/drain.go", []string{
-		"if gone, err = s.Drainage.Revoke(ctx, l); err != nil {", "if gone = true; err != nil {",
-	}},
-	{"mint without the arbiter", "rotation/mint.go", []string{
-		"if owner, err = s.Keys.Claim(ctx, r.ID, r.Attempt, made.ID); err != nil {", "if owner = made.ID; err != nil {",
-	}},
-	{"sweep of keys during a mint", "rotation/mint.go", []string{
-		"if r.NewKEK == \"\" && !r.Phase.Final() {", "if false {",
-	}},
-	{"losers of a mint stay enabled", "rotation/mint.go", []string{
-		"if slices.Contains(keep, k) {", "if slices.Contains(keep, k) || true {",
-	}},
-	{"audit record outside the transaction", "internal/memstore/store.go", []string{
-		"func (s *Store) Apply(_ context.Context, c kek.Change, ev audit.Event) error {\n\treturn s.w.answer(", "func (s *Store) Apply(ctx context.Context, c kek.Change, ev audit.Event) error {\n\terr := s.w.answer(",
-		"if err := s.append(ev); err != nil { // the one thing that can still fail\n\t\t\treturn s.head.Seq, fmt.Errorf(\"apply %s: %w\", c.Event, err)\n\t\t}", "",
-		"return s.head.Seq, nil\n\t}, c, ev)\n}", "return s.head.Seq, nil\n\t}, c, ev)\n\tif err != nil {\n\t\treturn err\n\t}\n\treturn s.Record(ctx, ev)\n}",
-	}},
-	{"a step returns before its record is in the bucket", "rotation/steps.go", []string{
-		"return v, s.publish(ctx)\n\t\t}\n\t\tif err != nil {", "return v, nil\n\t\t}\n\t\tif err != nil {",
-	}},
-	{"records are marked published before they are put", "rotation/steps.go", []string{
-		"for _, e := range entries {\n", "if len(entries) > 0 {\n\t\t_ = s.Outbox.MarkPublished(ctx, entries[len(entries)-1].Record.Seq)\n\t}\n\tfor _, e := range entries {\n",
-	}},
-	{"PreSwitchFailure after the switch", "kek/view.go", []string{
-		"case !r.Phase.PreSwitch():", "case r.Phase.Final():",
-		"moves, err := v.retireNew(r, \"pre-switch failure\", now)", "moves, err := []KEKMove(nil), error(nil)\n\tif r.Phase.PreSwitch() {\n\t\tmoves, err = v.retireNew(r, \"pre-switch failure\", now)\n\t}",
-	}},
-	{"an emergency rolls back", "kek/view.go", []string{
-		"if r.Mode == Emergency {\n\t\treturn Change{}, &IllegalTransition{What: \"emergency", "if false {\n\t\treturn Change{}, &IllegalTransition{What: \"emergency",
-	}},
-	{"the fence is skipped on insert", "internal/memstore/table.go", []string{
-		"sealed || !opened {", "(sealed || !opened) && false {",
-	}},
-	{"an update ignores the row's epoch", "internal/memstore/table.go", []string{
-		"was.Version != read || was.Epoch > r.Epoch {", "was.Version != read {",
-		"r.Version++", "",
-	}},
-	{"a start ignores the lock", "kek/view.go", []string{
-		"if v.Lock != \"\" && v.Lock != r.ID {", "if false {",
-		"internal/memstore/store.go", "",
-		"if s.lock != id && (c.Lock != kek.LockTake || s.lock != \"\") {", "if id == \"\" {",
-	}},
-	{"an emergency only rewraps", "rotation/rewrap.go", []string{
-		"if r.Mode != kek.Emergency {\n\t\tvar err error", "if true {\n\t\tvar err error",
-	}},
-	{"drain before the switch", "rotation/drain.go", []string{
-		"if r.Phase == kek.Switched {", "if !r.Phase.Reached(kek.Drained) {",
-		"case v.Rotation == nil || v.Rotation.Phase != kek.Switched || v.Pointer == nil || v.Pointer.KEKID == r.OldKEK:", "case v.Rotation == nil:",
-	}},
+// world is where the bug can be found: the memory world runs none of the adapters.
+func (m mutant) world() string {
+	if strings.HasPrefix(m.file, "internal/ddb/") || strings.HasPrefix(m.file, "envelope/") {
+		return "adapters"
+	}
+	return "memory"
 }
 
 // files applies a mutant's replacements to the sources.
@@ -187,7 +102,7 @@ func (m mutant) reject(t *testing.T, root string) (v verdict) {
 	defer cancel()
 	start := time.Now()
 	cmd := exec.CommandContext(ctx, bin, "-test.run", "^TestProbe$", "-test.v")
-	cmd.Env = append(os.Environ(), "MATTER_SIM_PROBE=1")
+	cmd.Env = append(os.Environ(), "MATTER_SIM_PROBE="+m.world())
 	out, err := cmd.CombinedOutput()
 	v.took = time.Since(start)
 	for l := range strings.SplitSeq(string(out), "\n") {
@@ -207,32 +122,58 @@ func (m mutant) reject(t *testing.T, root string) (v verdict) {
 
 // TestProbe is run in a mutated build: it says which schedule rejects it.
 func TestProbe(t *testing.T) {
-	if os.Getenv("MATTER_SIM_PROBE") == "" {
+	var w world
+	var schedules []iter.Seq[Schedule]
+	switch os.Getenv("MATTER_SIM_PROBE") {
+	case "":
 		t.Skip("it is for mutated builds")
+	case "adapters":
+		w = adapters(t)
+	default:
+		w = memory()
 	}
+	play := w.players()
 	say := func(s Schedule, ran int64) {
-		s = Shrink(s)
-		if _, v := Run(s); v != nil {
+		s = w.shrink(s)
+		if v := play(s, nil); v != nil {
 			fmt.Printf("REJECTED|%s|%s|%d\n", v.Promise, s, ran) // for TestPlantedBugs to read
 		}
 	}
 	for i, e := range []bool{false, true} { // nothing else works if these do not
-		if _, v := Run(Schedule{Emergency: e}); v != nil {
+		if play(Schedule{Emergency: e}, nil) != nil {
 			say(Schedule{Emergency: e}, int64(i)+1)
 			return
 		}
 	}
+	if w.name == "memory" {
+		schedules = []iter.Seq[Schedule]{Undisturbed(), Seeds(1)}
+	} else { // all single faults would take half of the time
+		schedules = []iter.Seq[Schedule]{turns(scattered(undisturbed(w.calls)), Seeds(1), Holders(1)), turns(Seeds(1e6), Holders(1e6))}
+	}
 	start := time.Now()
 	stop := func() bool { return time.Since(start) > rejectWithin-5*time.Second }
 	var ran int64
-	for _, seq := range []func(func(Schedule) bool){Undisturbed(), Seeds(1)} {
-		n, bad := Campaign(runtime.GOMAXPROCS(0), stop, seq)
+	for _, seq := range schedules {
+		n, bad := campaign(runtime.GOMAXPROCS(0), stop, seq, w.players)
 		if ran += n; bad != nil {
 			say(*bad, ran)
 			return
 		}
 	}
 	t.Errorf("%d schedules found nothing", ran)
+}
+
+// scattered is the same schedules in an order in which any beginning is a sample.
+func scattered(schedules iter.Seq[Schedule]) iter.Seq[Schedule] {
+	return func(yield func(Schedule) bool) {
+		const step = 1_000_003 // prime, and greater than the number of schedules
+		all := slices.Collect(schedules)
+		for i := range all {
+			if !yield(all[i*step%len(all)]) {
+				return
+			}
+		}
+	}
 }
 
 // TestPlantedBugs plants each bug and requires that a schedule finds it. With

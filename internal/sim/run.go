@@ -61,15 +61,16 @@ type run struct {
 	steps *rotation.Steps
 	check *checker
 
-	now   time.Time
-	skew  time.Duration
-	sched Schedule
-	next  int // first fault that is still to come
-	call  int // calls of steps so far
-	mine  bool
-	inv   *invocation
-	depth int
-	inner int // how often something ran inside of an invocation
+	now    time.Time
+	skew   time.Duration
+	skewed bool // the clock has been wrong
+	sched  Schedule
+	next   int // first fault that is still to come
+	call   int // calls of steps so far
+	mine   bool
+	inv    *invocation
+	depth  int
+	inner  int // how often something ran inside of an invocation
 
 	rounds      int // invocations that were not inside of another
 	main, rival *machine
@@ -298,7 +299,7 @@ func (r *run) circumstance(f Fault) {
 	case Slow:
 		r.pass(time.Duration(f.Arg) * time.Minute)
 	case Skew:
-		r.skew = time.Duration(f.Arg) * time.Minute
+		r.skew, r.skewed = time.Duration(f.Arg)*time.Minute, true
 	case ShortPage:
 		r.empty = true
 	case LagNew:

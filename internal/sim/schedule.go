@@ -176,15 +176,35 @@ func Random(seed uint64) Schedule {
 	return s.sorted()
 }
 
+// holder is the schedule of a seed in which an application holds a lease, and has a
+// row to write, while drain is disturbed.
+func holder(seed uint64) Schedule {
+	r := rand.New(rand.NewPCG(seed, 0x686f6c646572)) //nolint:gosec // a schedule must replay
+	s := Schedule{Emergency: r.IntN(2) == 0}
+	calls := Calls(s.Emergency)
+	who := r.IntN(4)
+	s.Faults = append(s.Faults, Fault{r.IntN(calls / 2), Begin, who})
+	disturb := []Kind{Slow, Slow, Slow, Pause, Pause, Skew, Duplicate, CrashBefore, CrashAfter, Lost, Begin, Finish}
+	for i := range 1 + r.IntN(3) { // an undisturbed drain begins about there
+		s.add(r, calls*3/8-3+r.IntN(6+6*i), disturb[r.IntN(len(disturb))])
+	}
+	if r.IntN(2) == 0 {
+		s.Faults = append(s.Faults, Fault{calls/4 + r.IntN(calls*3/4), Finish, who / 2})
+	}
+	return s.sorted()
+}
+
 func (s *Schedule) add(r *rand.Rand, at int, k Kind) {
 	v := k.variants()
 	s.Faults = append(s.Faults, Fault{at, k, v[r.IntN(len(v))]})
 }
 
 // Singles are all schedules of one fault.
-func Singles(emergency bool) []Fault {
+func Singles(emergency bool) []Fault { return singles(Calls(emergency)) }
+
+func singles(calls int) []Fault {
 	var out []Fault
-	for at := range Calls(emergency) {
+	for at := range calls {
 		for k := range kinds {
 			for _, arg := range k.variants() {
 				out = append(out, Fault{at, k, arg})

@@ -3,12 +3,20 @@ package sim
 // Shrink takes faults out of a schedule that breaks a promise, until none can be
 // spared. What is left breaks the same promise.
 func Shrink(s Schedule) Schedule {
-	_, v := Run(s)
+	return shrinkIn(s, func(s Schedule) *Violation {
+		_, v := Run(s)
+		return v
+	})
+}
+
+// shrinkIn is [Shrink] where schedules are run by run.
+func shrinkIn(s Schedule, run func(Schedule) *Violation) Schedule {
+	v := run(s)
 	if v == nil {
 		return s
 	}
 	return shrink(s, func(s Schedule) bool {
-		_, w := Run(s)
+		w := run(s)
 		return w != nil && w.Promise == v.Promise
 	})
 }

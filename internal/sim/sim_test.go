@@ -48,17 +48,22 @@ func cpu() time.Duration {
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
-// hold runs schedules for a while. The first that breaks a promise is shrunk and
-// told as a story.
+// hold runs schedules in memory for a while. The first that breaks a promise is shrunk
+// and told as a story.
 func hold(t *testing.T, budget time.Duration, schedules iter.Seq[Schedule]) int64 {
 	t.Helper()
+	return holdIn(t, memory(), budget, schedules)
+}
+
+func holdIn(t *testing.T, w world, budget time.Duration, schedules iter.Seq[Schedule]) int64 {
+	t.Helper()
 	start, used := time.Now(), cpu()
-	n, bad := Campaign(runtime.GOMAXPROCS(0), func() bool { return budget > 0 && time.Since(start) > budget }, schedules)
+	n, bad := campaign(runtime.GOMAXPROCS(0), func() bool { return budget > 0 && time.Since(start) > budget }, schedules, w.players)
 	wall, busy := time.Since(start), cpu()-used
 	t.Logf("%d schedules in %.1f s: %.0f/s; %.0f a second of CPU", n, wall.Seconds(), float64(n)/wall.Seconds(), float64(n)/busy.Seconds())
 	if bad != nil {
-		story, v := Tell(Shrink(*bad))
-		t.Fatalf("%v\nfound by: %s\n%s", v, bad, story)
+		story, v := w.tell(w.shrink(*bad))
+		t.Fatalf("%v\nfound by: make sim WORLD=%s SCHEDULE='%s'\n%s", v, w.name, bad, story)
 	}
 	return n
 }
@@ -97,20 +102,24 @@ func TestRandomSchedules(t *testing.T) {
 	hold(t, seconds(t, "MATTER_SIM_SECONDS", 20*time.Second)/2, Seeds(from))
 }
 
-// TestDeep tries every pair and then seeds, for MATTER_SIM_BUDGET.
+// TestDeep tries every pair and then seeds, for MATTER_SIM_BUDGET, in memory or with
+// WORLD=adapters.
 func TestDeep(t *testing.T) {
 	if os.Getenv("MATTER_SIM_BUDGET") == "" {
 		t.Skip("MATTER_SIM_BUDGET is not set: make sim-deep")
 	}
 	budget, start := seconds(t, "MATTER_SIM_BUDGET", 0), time.Now()
-	hold(t, budget, Pairs())
+	w := chosen(t)
+	holdIn(t, w, budget, Pairs())
 	if left := budget - time.Since(start); left > 0 {
-		hold(t, left, Seeds(uint64(start.UnixNano())))
+		holdIn(t, w, left, turns(Seeds(uint64(start.UnixNano())), Holders(uint64(start.UnixNano()))))
 	}
 }
 
-// TestReplay tells one schedule: make sim SEED=…, or SCHEDULE='…'.
+// TestReplay tells one schedule: make sim SEED=…, or SCHEDULE='…', in memory or with
+// WORLD=adapters.
 func TestReplay(t *testing.T) {
+	w := chosen(t)
 	var s Schedule
 	switch seed, text := os.Getenv("MATTER_SIM_SEED"), os.Getenv("MATTER_SIM_SCHEDULE"); {
 	case text != "":
@@ -127,10 +136,10 @@ func TestReplay(t *testing.T) {
 	default:
 		t.Skip("no seed")
 	}
-	story, v := Tell(s)
+	story, v := w.tell(s)
 	t.Log("\n" + story)
 	if v != nil {
-		story, v = Tell(Shrink(s))
+		story, v = w.tell(w.shrink(s))
 		t.Fatalf("%v, shrunk:\n%s", v, story)
 	}
 }

@@ -1,0 +1,322 @@
+package sim
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"sync"
+	"testing/synctest"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
+	"github.com/aws/aws-sdk-go-v2/service/kms"
+	kmstypes "github.com/aws/aws-sdk-go-v2/service/kms/types"
+
+	"github.com/matter-ops/kms-rotation/envelope"
+	"github.com/matter-ops/kms-rotation/internal/memddb"
+	"github.com/matter-ops/kms-rotation/internal/memstore"
+	"github.com/matter-ops/kms-rotation/kek"
+	"github.com/matter-ops/kms-rotation/rotation"
+)
+
+// processes are the applications of the second place, with the real client. The
+// service (writer 1, and the reader) lives as long as the run: while a write of it
+// sleeps, its keeper goes on renewing its leases, and drain waits for it. A job
+// (writer 0) is a new process for each write, and sleeps as a whole, like a virtual
+// machine that is moved: its lease runs out.
+type processes struct {
+	*actors
+	db      *memddb.DB
+	service *process
+	writers [2]*errand
+	jobs    int
+	seen    memddb.Item // what the reader holds
+}
+
+// process is a client and the wire that it is on.
+type process struct {
+	client *envelope.Client
+	table  *envelope.Table
+	wire   *wire
+}
+
+// errand is a write under way.
+type errand struct {
+	task
+	*process
+	under kek.ID // the KEK that the process holds a lease on
+	saw   string // what an update has read and replaces
+	done  chan error
+}
+
+// wire is DynamoDB under a process. It holds back a write of a row until it is let
+// go, and with whole everything that the process calls meanwhile.
+type wire struct {
+	*memddb.DB
+	mu     sync.Mutex
+	armed  bool
+	whole  bool
+	asleep []chan struct{} // calls that are held back, the write first
+}
+
+// arm makes the next write of a row fall asleep.
+func (w *wire) arm(whole bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.armed, w.whole = true, whole
+}
+
+// wake lets everything go on that sleeps, one after the other so that it replays.
+func (w *wire) wake() {
+	w.mu.Lock()
+	asleep := w.asleep
+	w.armed, w.asleep = false, nil
+	w.mu.Unlock()
+	for _, call := range asleep {
+		close(call)
+		synctest.Wait()
+	}
+}
+
+// pass is before every call. Whoever has slept past a deadline finds that out.
+func (w *wire) pass(ctx context.Context, row bool) error {
+	w.mu.Lock()
+	sleeps := row && w.armed || (row || w.whole) && w.asleep != nil
+	call := make(chan struct{})
+	if sleeps {
+		w.armed, w.asleep = false, append(w.asleep, call)
+	}
+	w.mu.Unlock()
+	if sleeps {
+		<-call
+	}
+	return ctx.Err()
+}
+
+func onWire[In, Out any](ctx context.Context, w *wire, row bool, in *In, call func(context.Context, *In, ...func(*dynamodb.Options)) (*Out, error)) (*Out, error) {
+	if err := w.pass(ctx, row); err != nil {
+		return nil, err
+	}
+	return call(ctx, in)
+}
+
+func (w *wire) GetItem(ctx context.Context, in *dynamodb.GetItemInput, _ ...func(*dynamodb.Options)) (*dynamodb.GetItemOutput, error) {
+	return onWire(ctx, w, false, in, w.DB.GetItem)
+}
+
+func (w *wire) PutItem(ctx context.Context, in *dynamodb.PutItemInput, _ ...func(*dynamodb.Options)) (*dynamodb.PutItemOutput, error) {
+	return onWire(ctx, w, false, in, w.DB.PutItem)
+}
+
+func (w *wire) DeleteItem(ctx context.Context, in *dynamodb.DeleteItemInput, _ ...func(*dynamodb.Options)) (*dynamodb.DeleteItemOutput, error) {
+	return onWire(ctx, w, false, in, w.DB.DeleteItem)
+}
+
+func (w *wire) UpdateItem(ctx context.Context, in *dynamodb.UpdateItemInput, _ ...func(*dynamodb.Options)) (*dynamodb.UpdateItemOutput, error) {
+	return onWire(ctx, w, *in.TableName == rowTable, in, w.DB.UpdateItem)
+}
+
+func (w *wire) TransactWriteItems(ctx context.Context, in *dynamodb.TransactWriteItemsInput, _ ...func(*dynamodb.Options)) (*dynamodb.TransactWriteItemsOutput, error) {
+	return onWire(ctx, w, true, in, w.DB.TransactWriteItems)
+}
+
+// appKeys is KMS as the SDK shows it to applications.
+type appKeys struct{ kms *memstore.KMS }
+
+func (k appKeys) GenerateDataKey(ctx context.Context, in *kms.GenerateDataKeyInput, _ ...func(*kms.Options)) (*kms.GenerateDataKeyOutput, error) {
+	dek, wrapped, err := k.kms.GenerateDataKey(ctx, keyID(in.KeyId), in.EncryptionContext)
+	if err != nil {
+		return nil, kmsFault(err)
+	}
+	return &kms.GenerateDataKeyOutput{Plaintext: dek, CiphertextBlob: wrapped}, nil
+}
+
+func (k appKeys) Decrypt(ctx context.Context, in *kms.DecryptInput, _ ...func(*kms.Options)) (*kms.DecryptOutput, error) {
+	dek, err := k.kms.Decrypt(ctx, keyID(in.KeyId), in.CiphertextBlob, in.EncryptionContext)
+	if err != nil {
+		return nil, kmsFault(err)
+	}
+	return &kms.DecryptOutput{Plaintext: dek}, nil
+}
+
+// keyID takes the id out of a key's ARN, as KMS does.
+func keyID(name *string) kek.ID {
+	id := aws.ToString(name)
+	return kek.ID(id[strings.LastIndexByte(id, '/')+1:])
+}
+
+func kmsFault(err error) error {
+	switch {
+	case errors.Is(err, rotation.ErrKeyDisabled):
+		return &kmstypes.DisabledException{}
+	case errors.Is(err, rotation.ErrUnwrap):
+		return &kmstypes.InvalidCiphertextException{}
+	case errors.Is(err, rotation.ErrNoKey):
+		return &kmstypes.NotFoundException{}
+	default:
+		return err
+	}
+}
+
+// launch starts a process. Its randomness follows from its name, so that runs replay.
+func (p *processes) launch(name string) (*process, error) {
+	var mu sync.Mutex
+	draw := rand.New(rand.NewPCG(uint64(len(name)), uint64(p.jobs)))
+	out := &process{wire: &wire{DB: p.db}}
+	var err error
+	out.client, err = envelope.New(ctx, envelope.Config{
+		ControlTable: controlTable, DynamoDB: out.wire, KMS: appKeys{p.run.kms}, Holder: name,
+		PointerAge: 20 * time.Second, LeaseTTL: time.Minute,
+		Random: func(n int64) int64 {
+			mu.Lock()
+			defer mu.Unlock()
+			return draw.Int64N(n)
+		},
+	})
+	if err != nil {
+		return nil, err
+	}
+	out.table, err = out.client.Table(ctx, envelope.TableConfig{
+		Table: rowTable, KEKID: "kek_id", WrappedDEK: "dek", Ciphertext: "data", Context: sourceConfig.Context,
+	})
+	p.run.must(err)
+	synctest.Wait() // for the keeper's first look
+	return out, nil
+}
+
+func (p *processes) start() {
+	var err error
+	p.service, err = p.launch("service")
+	p.run.must(err)
+}
+
+func (p *processes) clone(*actors) apps { panic("a run among goroutines is not cloned") }
+
+func (p *processes) busy(n int) bool { return p.writers[n] != nil }
+
+// begin starts a write in a goroutine, which falls asleep at the write itself.
+func (p *processes) begin(n int, what task) {
+	r := p.run
+	e := &errand{task: what, process: p.service, done: make(chan error, 1)}
+	if n == 0 {
+		p.jobs++
+		var err error
+		if e.process, err = p.launch(fmt.Sprint("job-", p.jobs)); err != nil {
+			r.violated("PointerUsable", "an application cannot begin: %v", err)
+			return
+		}
+	}
+	ref, err := e.client.Begin(ctx)
+	r.must(err)
+	e.under = ref.KEK()
+	ref.End()
+	p.writers[n] = e
+	e.wire.arm(n == 0)
+	go func() { e.done <- e.write() }()
+	synctest.Wait()
+	if len(e.done) > 0 { // it never came to the write
+		p.finish(n)
+		return
+	}
+	r.tell("writer %d holds a lease on %s and a sealed row %s", n, e.under, e.id)
+}
+
+func (e *errand) write() error {
+	if e.insert {
+		return e.table.Insert(ctx, rowKey(e.id), []byte(e.plain))
+	}
+	return e.table.Update(ctx, rowKey(e.id), func(row *envelope.Row) error {
+		e.saw, row.Plaintext = string(row.Plaintext), []byte(e.plain)
+		return nil
+	})
+}
+
+// patience is how long a write that nothing holds back may take.
+const patience = 5 * time.Minute
+
+func (p *processes) finish(n int) {
+	e, r := p.writers[n], p.run
+	if e == nil {
+		return
+	}
+	p.writers[n] = nil
+	was := e.client.Stats().RefusedWrites
+	e.wire.wake()
+	var err error
+	select {
+	case err = <-e.done:
+	case <-time.After(patience):
+		err = errors.New("it hangs")
+	}
+	synctest.Wait()
+	r.now = time.Now().UTC()
+	if refused := e.client.Stats().RefusedWrites - was; refused > 0 {
+		r.tell("writer %d is refused %d times: %s", n, refused, what(e.insert))
+	}
+	switch {
+	case err == nil:
+		if !e.insert && e.saw != p.want[e.id] {
+			r.violated("NoLostWrite", "an update of row %s has read %q and overwrites %q", e.id, e.saw, p.want[e.id])
+		}
+		p.want[e.id] = e.plain
+		r.check.dirty = true
+		r.tell("writer %d writes row %s", n, e.id)
+	case errors.Is(err, envelope.ErrNotFound) && !e.insert:
+		r.tell("writer %d finds no row %s", n, e.id)
+	default:
+		r.violated("WritersServed", "write %s: %v", e.id, err)
+	}
+	if n == 0 {
+		p.close(e.process)
+	}
+}
+
+func what(insert bool) string {
+	if insert {
+		return "insert"
+	}
+	return "update"
+}
+
+// close ends a process in an orderly way.
+func (p *processes) close(q *process) {
+	if err := q.client.Close(); err != nil {
+		p.run.violated("WritersServed", "close: %v", err)
+	}
+	if n := q.client.Stats().OrphanedKeys; n > 0 {
+		p.run.violated("NoKeyOrphans", "a reader met %d orphaned keys", n)
+	}
+}
+
+func (p *processes) look() {
+	out, err := p.db.GetItem(ctx, &dynamodb.GetItemInput{TableName: aws.String(rowTable), Key: rowKey(aRow)})
+	p.run.must(err)
+	p.seen = out.Item
+}
+
+// open lets the service open the row that was read, however long ago.
+func (p *processes) open() {
+	if p.seen == nil {
+		return
+	}
+	_, err := p.service.table.Open(ctx, p.seen)
+	if p.seen = nil; err != nil && !errors.Is(err, envelope.ErrNotFound) {
+		p.run.violated("ReadersServed", "row %s: %v", aRow, err)
+	}
+}
+
+// paged: who is called because drain has waited too long wakes the service.
+func (p *processes) paged() { p.finish(1) }
+
+// stop ends every process, whatever has happened.
+func (p *processes) stop() {
+	for n := range p.writers {
+		p.finish(n)
+	}
+	if p.service != nil {
+		p.close(p.service)
+	}
+}

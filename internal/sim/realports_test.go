@@ -1,0 +1,169 @@
+package sim
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"strconv"
+	"strings"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
+	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
+
+	"github.com/matter-ops/kms-rotation/audit"
+	"github.com/matter-ops/kms-rotation/internal/ddb"
+	"github.com/matter-ops/kms-rotation/internal/memddb"
+	"github.com/matter-ops/kms-rotation/internal/memstore"
+	"github.com/matter-ops/kms-rotation/kek"
+	"github.com/matter-ops/kms-rotation/rotation"
+)
+
+// realRows is a table of rows behind ddb's source.
+type realRows struct {
+	*hooked
+	source *ddb.TableSource
+	db     *memddb.DB
+}
+
+func (t *realRows) Name() string       { return t.source.Name() }
+func (t *realRows) Segments(n int) int { return t.source.Segments(n) }
+func rowKey(id string) memddb.Item {
+	return memddb.Item{"id": &types.AttributeValueMemberS{Value: id}}
+}
+
+func number(n int64) types.AttributeValue {
+	return &types.AttributeValueMemberN{Value: strconv.FormatInt(n, 10)}
+}
+
+func (t *realRows) Check(c context.Context) error {
+	return t.call("Table.Check", func() (any, error) { return nil, t.source.Check(c) })
+}
+
+func (t *realRows) Scan(c context.Context, req rotation.ScanRequest) (rotation.Page, error) {
+	return asked(t.hooked, "Table.Scan", func() (rotation.Page, error) { return t.source.Scan(c, req) })
+}
+
+func (t *realRows) Replace(c context.Context, old rotation.Row, with rotation.Rewrapped) (bool, error) {
+	return asked(t.hooked, "Table.Replace", func() (bool, error) { return t.source.Replace(c, old, with) })
+}
+
+func (t *realRows) Reread(c context.Context, old rotation.Row, payload bool) (row rotation.Row, ok bool, err error) {
+	err = t.call("Table.Reread", func() (any, error) {
+		var err error
+		row, ok, err = t.source.Reread(c, old, payload)
+		return nil, err
+	})
+	return row, ok && err == nil, err
+}
+
+// Delete is an application's: nothing is in its way.
+func (t *realRows) Delete(c context.Context, id string) error {
+	_, err := t.db.DeleteItem(c, &dynamodb.DeleteItemInput{TableName: aws.String(rowTable), Key: rowKey(id)})
+	t.r.check.dirty = true
+	return err
+}
+
+func (t *realRows) Plant(id string, rec memstore.Record) {
+	i := rowKey(id)
+	i["kek_id"], i["dek"] = &types.AttributeValueMemberS{Value: string(rec.KEK)}, &types.AttributeValueMemberB{Value: rec.WrappedDEK}
+	i["data"], i["kek_epoch"], i["version"] = &types.AttributeValueMemberB{Value: rec.Ciphertext}, number(rec.Epoch), number(rec.Version)
+	_, err := t.db.PutItem(ctx, &dynamodb.PutItemInput{TableName: aws.String(rowTable), Item: i})
+	t.r.must(err)
+	t.r.check.dirty = true
+}
+
+func (t *realRows) Each(f func(id string, rec memstore.Record)) {
+	t.db.Each(rowTable, func(i memddb.Item) {
+		id := text(i["id"])
+		rec := memstore.Record{KEK: kek.ID(text(i["kek_id"])), Context: encctx(id)}
+		if dek, ok := i["dek"].(*types.AttributeValueMemberB); ok {
+			rec.WrappedDEK = dek.Value
+		}
+		if data, ok := i["data"].(*types.AttributeValueMemberB); ok {
+			rec.Ciphertext = data.Value
+		}
+		f(id, rec)
+	})
+}
+
+// realCorpus are the known ciphers among the rows; what they open to is known.
+type realCorpus struct{ *realRows }
+
+func (c *realCorpus) Scan(ctx context.Context, req rotation.ScanRequest) (rotation.Page, error) {
+	p, err := c.realRows.Scan(ctx, req)
+	var rows []rotation.Row
+	for _, row := range p.Rows {
+		if id := strings.TrimPrefix(row.ID, "id="); strings.HasPrefix(id, "known-") {
+			sum := sha256.Sum256([]byte(c.r.want[id]))
+			row.PlainSHA = hex.EncodeToString(sum[:])
+			rows = append(rows, row)
+		}
+	}
+	p.Rows = rows
+	return p, err
+}
+
+// realVault is the bucket.
+type realVault struct {
+	*hooked
+	vault *memstore.Vault
+}
+
+func (v *realVault) Put(c context.Context, e audit.Entry) error {
+	return v.call("Vault.Put", func() (any, error) { return nil, v.vault.Put(c, e) }, e)
+}
+
+func (v *realVault) Get(c context.Context, name string, seq int64) ([]byte, error) {
+	return asked(v.hooked, "Vault.Get", func() ([]byte, error) { return v.vault.Get(c, name, seq) })
+}
+
+func (v *realVault) Check(c context.Context) error {
+	return v.call("Vault.Check", func() (any, error) { return nil, v.vault.Check(c) })
+}
+
+// realKeys is KMS.
+type realKeys struct {
+	*hooked
+	kms *memstore.KMS
+}
+
+func (k *realKeys) Create(c context.Context, id string, attempt int, label string) (rotation.Key, error) {
+	return asked(k.hooked, "KMS.Create", func() (rotation.Key, error) { return k.kms.Create(c, id, attempt, label) })
+}
+
+func (k *realKeys) Claim(c context.Context, id string, attempt int, key kek.ID) (kek.ID, error) {
+	return asked(k.hooked, "KMS.Claim", func() (kek.ID, error) { return k.kms.Claim(c, id, attempt, key) })
+}
+
+func (k *realKeys) Describe(c context.Context, id kek.ID) (rotation.Key, error) {
+	return asked(k.hooked, "KMS.Describe", func() (rotation.Key, error) { return k.kms.Describe(c, id) })
+}
+
+func (k *realKeys) Disable(c context.Context, id kek.ID) error {
+	return k.call("KMS.Disable", func() (any, error) { return nil, k.kms.Disable(c, id) }, id)
+}
+
+func (k *realKeys) Tagged(c context.Context, id string) ([]kek.ID, error) {
+	return asked(k.hooked, "KMS.Tagged", func() ([]kek.ID, error) { return k.kms.Tagged(c, id) })
+}
+
+func (k *realKeys) GenerateDataKey(c context.Context, id kek.ID, encctx map[string]string) (dek, wrapped []byte, err error) {
+	err = k.call("KMS.GenerateDataKey", func() (any, error) {
+		var err error
+		dek, wrapped, err = k.kms.GenerateDataKey(c, id, encctx)
+		return nil, err
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	return dek, wrapped, nil
+}
+
+func (k *realKeys) Decrypt(c context.Context, id kek.ID, wrapped []byte, encctx map[string]string) ([]byte, error) {
+	return asked(k.hooked, "KMS.Decrypt", func() ([]byte, error) { return k.kms.Decrypt(c, id, wrapped, encctx) })
+}
+
+func (k *realKeys) ReEncrypt(c context.Context, from, to kek.ID, wrapped []byte, encctx map[string]string) ([]byte, error) {
+	return asked(k.hooked, "KMS.ReEncrypt", func() ([]byte, error) { return k.kms.ReEncrypt(c, from, to, wrapped, encctx) })
+}
