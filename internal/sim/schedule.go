@@ -1,6 +1,7 @@
 // Package sim runs rotations under schedules of faults, in virtual time: the real
-// steps of package rotation on internal/memstore, beside applications that write
-// and read, with everything going wrong that may.
+// steps of package rotation, beside applications that write and read, with
+// everything going wrong that may. They run on internal/memstore; the tests run them
+// on the real adapters and the real client of package envelope too.
 //
 // A schedule is a list of faults, each due at a numbered call that a step makes.
 // Everything else follows from it: no goroutine decides anything, so a schedule
