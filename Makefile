@@ -30,7 +30,7 @@ demo: build venv dynamodb-local rekor-server ## rotate real rows on a local AWS,
 test: build venv dynamodb-local rekor-server build/tla2tools.jar ## all tests, as CI runs them
 	@MATTER_REQUIRE_LOCAL=1 go test -race -timeout 25m ./...
 	# the race detector makes schedules slow: all single faults once more without it
-	MATTER_SIM_SECONDS=$${MATTER_SIM_SECONDS:-20} go test ./internal/sim -run 'TestOneFault|TestTwoFaults|TestRandomSchedules$$|TestRandomAmidAdapters'
+	MATTER_SIM_SECONDS=$${MATTER_SIM_SECONDS:-20} go test ./internal/sim -run 'TestOneFault|TestTwoFaults|TestRandomSchedules$$|TestRandomAmid'
 
 build: ## the CLI at bin/matter and the functions for this machine
 	@mkdir -p bin
@@ -81,11 +81,11 @@ spec: build/tla2tools.jar ## check the models and recorded runs
 spec-deep: build/tla2tools.jar ## larger models, for MATTER_SPEC_BUDGET (default 30m)
 	@MATTER_SPEC_BUDGET=$${MATTER_SPEC_BUDGET:-30m} go test ./spec -run TestVariants -v -timeout 0
 
-sim: ## fault schedules for MATTER_SIM_SECONDS; SEED=… or SCHEDULE='…' tells one as a story, WORLD=adapters in the real adapters
+sim: ## fault schedules for MATTER_SIM_SECONDS; SEED=… or SCHEDULE='…' tells one as a story, WORLD=adapters or requests in the real adapters
 	@if [[ -n '$(SEED)$(SCHEDULE)' ]]; then
 	  MATTER_SIM_WORLD='$(WORLD)' MATTER_SIM_SEED='$(SEED)' MATTER_SIM_SCHEDULE='$(SCHEDULE)' go test ./internal/sim -run TestReplay -v -count 1
 	else
-	  go test ./internal/sim -run 'TestOneFault|TestTwoFaults|TestRandomSchedules$$|TestRandomAmidAdapters' -v -count 1 -timeout 0
+	  go test ./internal/sim -run 'TestOneFault|TestTwoFaults|TestRandomSchedules$$|TestRandomAmid' -v -count 1 -timeout 0
 	fi
 
 sim-deep: ## every pair of faults, then seeds, for MATTER_SIM_BUDGET (default 30m)

@@ -15,7 +15,22 @@ func Pause(ctx context.Context, n int, first, longest time.Duration) error {
 		return ctx.Err()
 	}
 	d := min(first<<n, longest)
-	return Sleep(ctx, d/2+rand.N(d/2)) //nolint:gosec // jitter is no secret
+	return Sleep(ctx, d/2+jitter(ctx, d/2))
+}
+
+type drawKey struct{}
+
+// WithRandom returns a context whose pauses are jittered by draw, a number from
+// [0, n), so that what is run with it replays.
+func WithRandom(ctx context.Context, draw func(n int64) int64) context.Context {
+	return context.WithValue(ctx, drawKey{}, draw)
+}
+
+func jitter(ctx context.Context, d time.Duration) time.Duration {
+	if draw, ok := ctx.Value(drawKey{}).(func(int64) int64); ok {
+		return time.Duration(draw(int64(d)))
+	}
+	return rand.N(d) //nolint:gosec // jitter is no secret
 }
 
 // Sleep waits for d, or returns the context's error when that ends before.

@@ -114,18 +114,12 @@ func Pairs() iter.Seq[Schedule] {
 }
 
 // Seeds are the random schedules from a seed on.
-func Seeds(from uint64) iter.Seq[Schedule] {
-	return func(yield func(Schedule) bool) {
-		for seed := from; yield(Random(seed)); seed++ {
-		}
-	}
-}
+func Seeds(from uint64) iter.Seq[Schedule] { return seeds(from, Random) }
 
-// Holders are random schedules from a seed on, in which drain is disturbed while an
-// application holds a lease.
-func Holders(from uint64) iter.Seq[Schedule] {
+// seeds are the schedules that draw makes of the seeds from one on.
+func seeds(from uint64, draw func(seed uint64) Schedule) iter.Seq[Schedule] {
 	return func(yield func(Schedule) bool) {
-		for seed := from; yield(holder(seed)); seed++ {
+		for seed := from; yield(draw(seed)); seed++ {
 		}
 	}
 }

@@ -101,7 +101,7 @@ func (r *run) invoke(owner *machine, name string, f func(context.Context) (answe
 	r.inv = inv
 	before := r.inner
 	r.tell("%s", name)
-	a, err = f(deadlined{context.Background(), r.now.Add(r.skew).Add(lambda)})
+	a, err = f(deadlined{r.context, r.now.Add(r.skew).Add(lambda)})
 	r.inv = outer
 	if inv.err != nil {
 		err = inv.err

@@ -113,6 +113,9 @@ var mutants = []mutant{
 		"update := \"SET #kek = :kek, #dek = :dek, #epoch = :epoch, #version = if_not_exists(#version, :zero) + :one\"",
 		"update := \"SET #kek = :kek, #dek = :dek, #epoch = if_not_exists(#epoch, :epoch), #version = if_not_exists(#version, :one) + :zero\"",
 	}},
+	{"rewrap looks, then writes", "internal/ddb/source.go", []string{
+		"\treturn t.write(ctx, h.key, update, cond, names, vals)\n", "\tout, err := t.client.GetItem(ctx, &dynamodb.GetItemInput{TableName: &t.cfg.Table, Key: h.key, ConsistentRead: aws.Bool(true)})\n\tif err != nil {\n\t\treturn false, err\n\t}\n\tr := reader{item: out.Item}\n\tif r.str(t.cfg.KEKID) != string(old.KEK) || string(r.bytes(t.cfg.WrappedDEK)) != string(old.WrappedDEK) {\n\t\treturn false, nil\n\t}\n\treturn t.write(ctx, h.key, update, \"attribute_exists(#kek) OR \"+cond, names, vals)\n",
+	}},
 	{"an emergency's rewrap overwrites another payload", "internal/ddb/source.go", []string{
 		"cond+\" AND #payload = :oldpayload\"", "cond+\" AND (#payload = :oldpayload OR attribute_exists(#payload))\"",
 	}},
@@ -123,6 +126,10 @@ var mutants = []mutant{
 	}},
 	{"revoke takes a lease that was renewed", "internal/ddb/drainage.go", []string{
 		"cond := \"#expires_at = :expires_at\"", "cond := \"#expires_at = :expires_at OR attribute_exists(#expires_at)\"",
+	}},
+	{"revoke looks, then deletes", "internal/ddb/drainage.go", []string{
+		"\tcond := \"#expires_at = :expires_at\"\n", "\ti, err := getItem(ctx, s.client, s.table, leasePK(l.KEK), l.Holder)\n\tif r := (&reader{item: i}); err != nil || i == nil || r.num(\"expires_at\") != l.Expires.UnixMilli() {\n\t\treturn false, err\n\t}\n\tcond := \"#expires_at = :expires_at OR attribute_exists(#expires_at)\"\n",
+		"_, err := s.client.DeleteItem(ctx, &dynamodb.DeleteItemInput{\n", "_, err = s.client.DeleteItem(ctx, &dynamodb.DeleteItemInput{\n",
 	}},
 	{"leases are listed without the last", "internal/ddb/drainage.go", []string{
 		"for _, i := range items {\n\t\tl, err := decodeLease(i)", "for _, i := range items[:max(len(items), 1)-1] {\n\t\tl, err := decodeLease(i)",

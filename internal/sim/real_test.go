@@ -2,6 +2,7 @@ package sim
 
 import (
 	"context"
+	"math/rand/v2"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -12,6 +13,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
 
 	"github.com/matter-ops/kms-rotation/audit"
+	"github.com/matter-ops/kms-rotation/internal/backoff"
 	"github.com/matter-ops/kms-rotation/internal/ddb"
 	"github.com/matter-ops/kms-rotation/internal/memddb"
 	"github.com/matter-ops/kms-rotation/internal/memstore"
@@ -41,7 +43,19 @@ type ended struct {
 }
 
 // amidAdapters runs a schedule in the second place, in a bubble of its own.
-func amidAdapters(t *testing.T, s Schedule, tell bool) (e ended) {
+func amidAdapters(t *testing.T, s Schedule, tell bool) ended {
+	t.Helper()
+	return amid(t, s, tell, false)
+}
+
+// amidRequests is the same with the schedule deciding about the requests to DynamoDB
+// instead of the calls of its adapters: most of these are several.
+func amidRequests(t *testing.T, s Schedule, tell bool) ended {
+	t.Helper()
+	return amid(t, s, tell, true)
+}
+
+func amid(t *testing.T, s Schedule, tell, requests bool) (e ended) {
 	t.Helper()
 	synctest.Test(t, func(*testing.T) {
 		time.Sleep(time.Until(began()))
@@ -50,7 +64,9 @@ func amidAdapters(t *testing.T, s Schedule, tell bool) (e ended) {
 			r.story = &strings.Builder{}
 			r.tell("schedule: %s", s)
 		}
-		procs := r.toAdapters()
+		draw := rand.New(rand.NewPCG(1, 1))
+		r.context = backoff.WithRandom(ctx, draw.Int64N)
+		procs := r.toAdapters(requests)
 		r.settle()
 		r.mine = true
 		r.begin(1, false, "") // so that the service has a data key of before
@@ -71,7 +87,7 @@ func amidAdapters(t *testing.T, s Schedule, tell bool) (e ended) {
 }
 
 // toAdapters wires a run to the real adapters, and starts applications.
-func (r *run) toAdapters() *processes {
+func (r *run) toAdapters(requests bool) *processes {
 	db := memddb.New()
 	for _, name := range []string{controlTable, rowTable} {
 		in := &dynamodb.CreateTableInput{TableName: aws.String(name)}
@@ -90,11 +106,17 @@ func (r *run) toAdapters() *processes {
 		r.must(err)
 	}
 	world := memstore.New(chain, r.clock) // without a hook: the calls of steps are hooked here
-	source, err := ddb.NewTableSource(db, sourceConfig)
-	r.must(err)
 	h := &hooked{r: r}
-	store := &realStore{hooked: h, Store: ddb.New(&recorded{DB: db, r: r}, controlTable, chain, r.clock), db: db}
-	table := &realRows{hooked: h, source: source, db: db}
+	p := &processes{actors: r.actors, db: db}
+	under := &stepsDB{DB: db, hooked: h, procs: p, requests: requests, plain: ddb.New(db, controlTable, chain, r.clock)}
+	source, err := ddb.NewTableSource(under, sourceConfig)
+	r.must(err)
+	upper := h
+	if requests {
+		upper = &hooked{r: r, lower: h}
+	}
+	store := &realStore{hooked: upper, Store: ddb.New(under, controlTable, chain, r.clock), plain: under.plain, under: under, db: db}
+	table := &realRows{hooked: upper, source: source, db: db}
 	r.wire(place{
 		world: world, store: store, table: table, vault: &realVault{h, world.Vault()}, keys: &realKeys{h, world.KMS()},
 		corpus: &realCorpus{table}, start: "eyJpZCI6eyJTIjoiISJ9fQ", // {"id":{"S":"!"}}
@@ -109,8 +131,7 @@ func (r *run) toAdapters() *processes {
 		},
 		watch: func() { h.watching = true },
 	})
-	p := &processes{actors: r.actors, db: db}
-	r.apps, store.procs = p, p
+	r.apps = p
 	return p
 }
 
@@ -119,12 +140,16 @@ func (r *run) toAdapters() *processes {
 type hooked struct {
 	r        *run
 	watching bool
+	lower    *hooked // not nil: the schedule decides about the requests to DynamoDB instead
 }
 
 func (h *hooked) call(op string, effect func() (any, error), args ...any) error {
 	h.r.now = time.Now().UTC()
 	if !h.watching {
-		_, err := effect()
+		result, err := effect()
+		if h.lower != nil && h.lower.watching && op == "Store.Leases" { // what drain has seen
+			h.r.check.observe(op, result, err, args...)
+		}
 		return err
 	}
 	apply, fault := h.r.hook(op, args...)
@@ -160,8 +185,9 @@ func asked[T any](h *hooked, op string, f func() (T, error), args ...any) (out T
 type realStore struct {
 	*ddb.Store
 	*hooked
+	plain *ddb.Store // past the hook, always
+	under *stepsDB
 	db    *memddb.DB
-	procs *processes
 }
 
 func (s *realStore) Load(c context.Context, id string) (kek.View, error) {
@@ -171,7 +197,7 @@ func (s *realStore) Load(c context.Context, id string) (kek.View, error) {
 func (s *realStore) Apply(c context.Context, change kek.Change, ev audit.Event) error {
 	return s.call("Store.Apply", func() (any, error) {
 		err := s.Store.Apply(c, change, ev)
-		_, head, herr := s.Store.Head(ctx)
+		_, head, herr := s.plain.Head(ctx)
 		s.r.must(herr)
 		return head.Seq, err
 	}, change, ev)
@@ -198,50 +224,17 @@ func (s *realStore) Leases(c context.Context, id kek.ID) ([]rotation.Lease, erro
 	return asked(s.hooked, "Store.Leases", func() ([]rotation.Lease, error) { return s.Store.Leases(c, id) }, id)
 }
 
-// Revoke checks that what is revoked is what was seen: who has renewed in between
-// is alive.
-func (s *realStore) Revoke(c context.Context, l rotation.Lease) (done bool, err error) {
+func (s *realStore) Revoke(c context.Context, l rotation.Lease) (bool, error) {
 	return asked(s.hooked, "Store.Revoke", func() (bool, error) {
-		was, there := s.standing(l.KEK)[l.Holder]
-		if there && !was.Expires.Equal(l.Expires) {
-			s.r.tell("the lease of %s was renewed in between", l.Holder)
-		}
-		done, err := s.Store.Revoke(c, l)
-		if done && there && !was.Expires.Equal(l.Expires) {
-			s.r.violated("DrainRevokes", "%s had renewed its lease on %s until %s, and the one until %s is revoked", l.Holder, l.KEK,
-				was.Expires.Format(time.TimeOnly), l.Expires.Format(time.TimeOnly))
-		}
-		return done, err
+		was := s.under.revoking
+		s.under.revoking = l
+		defer func() { s.under.revoking = was }() // of an invocation that this one is inside of
+		return s.Store.Revoke(c, l)
 	}, l)
 }
 
-// SealFence tells the checker which leases stand.
 func (s *realStore) SealFence(c context.Context, id kek.ID, n int) error {
-	return s.call("Store.SealFence", func() (any, error) {
-		clear(s.r.check.leases)
-		for _, l := range s.standing(id) {
-			s.r.check.leases[l] = true
-		}
-		s.waited(id)
-		return nil, s.Store.SealFence(c, id, n)
-	}, id, n)
-}
-
-// waited: DrainWaits. The process that is alive renews its lease, so nothing may be
-// sealed under what it is about to write, unless in an emergency or by a wrong clock.
-func (s *realStore) waited(id kek.ID) {
-	e := s.procs.writers[1]
-	if e == nil || e.under != id || s.r.skewed {
-		return
-	}
-	all, err := s.Rotations(ctx)
-	s.r.must(err)
-	for _, rot := range all {
-		if rot.OldKEK == id && rot.Mode == kek.Emergency {
-			return
-		}
-	}
-	s.r.violated("DrainWaits", "the fence of %s is being sealed while the service, which is alive, is about to write row %s", id, e.id)
+	return s.call("Store.SealFence", func() (any, error) { return nil, s.Store.SealFence(c, id, n) }, id, n)
 }
 
 func (s *realStore) LoadCheckpoint(c context.Context, id, source, pass string, segment int) (rotation.Checkpoint, error) {
@@ -258,17 +251,6 @@ func (s *realStore) ListCheckpoints(c context.Context, id, source, pass string) 
 	return asked(s.hooked, "Store.ListCheckpoints", func() ([]rotation.Checkpoint, error) {
 		return s.Store.ListCheckpoints(c, id, source, pass)
 	})
-}
-
-// standing are the leases on a KEK by holder.
-func (s *realStore) standing(id kek.ID) map[string]rotation.Lease {
-	ls, err := s.Store.Leases(ctx, id)
-	s.r.must(err)
-	out := map[string]rotation.Lease{}
-	for _, l := range ls {
-		out[l.Holder] = l
-	}
-	return out
 }
 
 // Fences are read item by item.
@@ -298,61 +280,4 @@ func text(v types.AttributeValue) string {
 		return ""
 	}
 	return s.Value
-}
-
-// recorded is DynamoDB under the steps. Every write of it that changes the registry
-// moves the head of the audit chain too: EveryEffectRecorded, between any two writes.
-type recorded struct {
-	*memddb.DB
-	r *run
-}
-
-func registry(table *string, i memddb.Item) bool {
-	pk := text(i["pk"])
-	return aws.ToString(table) == controlTable &&
-		(pk == "POINTER" || pk == "LOCK" || strings.HasPrefix(pk, "KEK#") || strings.HasPrefix(pk, "ROTATION#"))
-}
-
-func (d *recorded) PutItem(c context.Context, in *dynamodb.PutItemInput, o ...func(*dynamodb.Options)) (*dynamodb.PutItemOutput, error) {
-	out, err := d.DB.PutItem(c, in, o...)
-	d.alone(err, registry(in.TableName, in.Item), in.Item)
-	return out, err
-}
-
-func (d *recorded) UpdateItem(c context.Context, in *dynamodb.UpdateItemInput, o ...func(*dynamodb.Options)) (*dynamodb.UpdateItemOutput, error) {
-	out, err := d.DB.UpdateItem(c, in, o...)
-	d.alone(err, registry(in.TableName, in.Key), in.Key)
-	return out, err
-}
-
-func (d *recorded) DeleteItem(c context.Context, in *dynamodb.DeleteItemInput, o ...func(*dynamodb.Options)) (*dynamodb.DeleteItemOutput, error) {
-	out, err := d.DB.DeleteItem(c, in, o...)
-	d.alone(err, registry(in.TableName, in.Key), in.Key)
-	return out, err
-}
-
-func (d *recorded) alone(err error, touched bool, i memddb.Item) {
-	if err == nil && touched {
-		d.r.violated("EveryEffectRecorded", "%s is written without a record", text(i["pk"]))
-	}
-}
-
-func (d *recorded) TransactWriteItems(c context.Context, in *dynamodb.TransactWriteItemsInput, o ...func(*dynamodb.Options)) (*dynamodb.TransactWriteItemsOutput, error) {
-	out, err := d.DB.TransactWriteItems(c, in, o...)
-	var touched memddb.Item
-	head := false
-	for _, i := range in.TransactItems {
-		switch {
-		case i.Put != nil && registry(i.Put.TableName, i.Put.Item):
-			touched = i.Put.Item
-		case i.Delete != nil && registry(i.Delete.TableName, i.Delete.Key):
-			touched = i.Delete.Key
-		case i.Update != nil && registry(i.Update.TableName, i.Update.Key):
-			touched = i.Update.Key
-		case i.Update != nil && text(i.Update.Key["pk"]) == "AUDIT_HEAD":
-			head = true
-		}
-	}
-	d.alone(err, touched != nil && !head, touched)
-	return out, err
 }

@@ -61,16 +61,17 @@ type run struct {
 	steps *rotation.Steps
 	check *checker
 
-	now    time.Time
-	skew   time.Duration
-	skewed bool // the clock has been wrong
-	sched  Schedule
-	next   int // first fault that is still to come
-	call   int // calls of steps so far
-	mine   bool
-	inv    *invocation
-	depth  int
-	inner  int // how often something ran inside of an invocation
+	context context.Context // of every step
+	now     time.Time
+	skew    time.Duration
+	skewed  bool // the clock has been wrong
+	sched   Schedule
+	next    int // first fault that is still to come
+	call    int // calls of steps so far
+	mine    bool
+	inv     *invocation
+	depth   int
+	inner   int // how often something ran inside of an invocation
 
 	rounds      int // invocations that were not inside of another
 	main, rival *machine
@@ -124,7 +125,7 @@ func began() time.Time { return time.Date(2026, 4, 1, 2, 0, 0, 0, time.UTC) }
 
 // emptyRun is a run that takes place nowhere yet.
 func emptyRun(s Schedule) *run {
-	r := &run{sched: s, now: began(), made: map[kek.ID]time.Time{}, dying: map[kek.ID]time.Time{}}
+	r := &run{context: ctx, sched: s, now: began(), made: map[kek.ID]time.Time{}, dying: map[kek.ID]time.Time{}}
 	r.actors = &actors{run: r, want: map[string]string{}}
 	return r
 }

@@ -148,10 +148,12 @@ func (s Schedule) without(i, j int) Schedule {
 
 // Random is the schedule of a seed: mostly a few faults, among them bursts, and writers
 // that are paused while they hold a lease, over the switch or the seal.
-func Random(seed uint64) Schedule {
+func Random(seed uint64) Schedule { return random(seed, Calls) }
+
+func random(seed uint64, undisturbed func(emergency bool) int) Schedule {
 	r := rand.New(rand.NewPCG(seed, 0x6d61747465720a)) //nolint:gosec // a schedule must replay
 	s := Schedule{Emergency: r.IntN(3) == 0}
-	calls := Calls(s.Emergency)
+	calls := undisturbed(s.Emergency)
 	if r.IntN(2) == 0 { // a burst: something interrupts a step, and something else what runs meanwhile
 		at := r.IntN(calls)
 		interrupt := []Kind{Duplicate, Pause, Operator, Rival}
@@ -179,10 +181,10 @@ func Random(seed uint64) Schedule {
 
 // holder is the schedule of a seed in which an application holds a lease, and has a
 // row to write, while drain is disturbed.
-func holder(seed uint64) Schedule {
+func holder(seed uint64, undisturbed func(emergency bool) int) Schedule {
 	r := rand.New(rand.NewPCG(seed, 0x686f6c646572)) //nolint:gosec // a schedule must replay
 	s := Schedule{Emergency: r.IntN(2) == 0}
-	calls := Calls(s.Emergency)
+	calls := undisturbed(s.Emergency)
 	who := r.IntN(4)
 	s.Faults = append(s.Faults, Fault{r.IntN(calls / 2), Begin, who})
 	disturb := []Kind{Slow, Slow, Slow, Pause, Pause, Skew, Duplicate, CrashBefore, CrashAfter, Lost, Begin, Finish}

@@ -112,12 +112,12 @@ func TestDeep(t *testing.T) {
 	w := chosen(t)
 	holdIn(t, w, budget, Pairs())
 	if left := budget - time.Since(start); left > 0 {
-		holdIn(t, w, left, turns(Seeds(uint64(start.UnixNano())), Holders(uint64(start.UnixNano()))))
+		holdIn(t, w, left, w.seeds(uint64(start.UnixNano())))
 	}
 }
 
 // TestReplay tells one schedule: make sim SEED=…, or SCHEDULE='…', in memory or with
-// WORLD=adapters.
+// WORLD=adapters or requests.
 func TestReplay(t *testing.T) {
 	w := chosen(t)
 	var s Schedule
@@ -132,7 +132,7 @@ func TestReplay(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		s = Random(n)
+		s = w.random(n)
 	default:
 		t.Skip("no seed")
 	}

@@ -4,14 +4,15 @@ import (
 	"iter"
 	"os"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 )
 
-// world is a place with schedules of its own: the first runs in memstore, the second
-// in the real adapters.
+// world is a place to run schedules in: memstore, or the real adapters, with faults at
+// their calls or at their requests to DynamoDB.
 type world struct {
 	name    string
 	players func() player
@@ -21,18 +22,52 @@ type world struct {
 
 func memory() world { return world{"memory", memoryPlayer, Tell, Calls} }
 
-// adapters is the second world. Its runs are bubbles of t.
+// adapters is the second world, whose runs are bubbles of t. Its calls are those of
+// memory, but for a few, so it takes the same schedules.
 func adapters(t *testing.T) world {
 	t.Helper()
-	play := func(s Schedule, _ []Schedule) *Violation { return amidAdapters(t, s, false).v }
+	return bubbles(t, "adapters", amidAdapters)
+}
+
+// requests is the second world with faults at each request.
+func requests(t *testing.T) world {
+	t.Helper()
+	return bubbles(t, "requests", amidRequests)
+}
+
+func bubbles(t *testing.T, name string, run func(t *testing.T, s Schedule, tell bool) ended) world {
+	t.Helper()
+	var calls [2]func() int
+	for i := range calls {
+		calls[i] = sync.OnceValue(func() int { return run(t, Schedule{Emergency: i == 1}, false).calls })
+	}
+	play := func(s Schedule, _ []Schedule) *Violation { return run(t, s, false).v }
 	return world{
-		name: "adapters", players: func() player { return play },
+		name: name, players: func() player { return play },
 		tell: func(s Schedule) (string, *Violation) {
-			e := amidAdapters(t, s, true)
+			e := run(t, s, true)
 			return e.story, e.v
 		},
-		calls: func(emergency bool) int { return amidAdapters(t, Schedule{Emergency: emergency}, false).calls },
+		calls: func(emergency bool) int {
+			if emergency {
+				return calls[1]()
+			}
+			return calls[0]()
+		},
 	}
+}
+
+// random is the schedule of a seed.
+func (w world) random(seed uint64) Schedule {
+	if w.name == "requests" {
+		return random(seed, w.calls)
+	}
+	return Random(seed)
+}
+
+// random are seeds, and holders of leases that drain meets.
+func (w world) seeds(from uint64) iter.Seq[Schedule] {
+	return turns(seeds(from, w.random), seeds(from, func(seed uint64) Schedule { return holder(seed, w.calls) }))
 }
 
 // chosen is the world that MATTER_SIM_WORLD names.
@@ -43,8 +78,10 @@ func chosen(t *testing.T) world {
 		return memory()
 	case "adapters":
 		return adapters(t)
+	case "requests":
+		return requests(t)
 	default:
-		t.Fatalf("no world %q: memory or adapters", name)
+		t.Fatalf("no world %q: memory, adapters or requests", name)
 		return world{}
 	}
 }
@@ -96,29 +133,49 @@ func TestOneFaultAmidAdapters(t *testing.T) {
 	holdIn(t, w, 0, every(1+4*(raced-1), undisturbed(w.calls)))
 }
 
-// TestRandomAmidAdapters tries seeds, other ones every day, and holders of leases
+// TestRandomAmid tries seeds, other ones every day, and holders of leases
 // that drain meets.
-func TestRandomAmidAdapters(t *testing.T) {
+func TestRandomAmid(t *testing.T) {
 	if testing.Short() || raced > 1 {
 		t.Skip("it takes seconds; the race detector has seen single faults")
 	}
 	from := uint64(time.Now().Unix() / 86400 * 1e8)
-	holdIn(t, adapters(t), seconds(t, "MATTER_SIM_SECONDS", 20*time.Second)/3, turns(Seeds(from), Holders(from)))
+	for _, w := range []world{adapters(t), requests(t)} {
+		holdIn(t, w, seconds(t, "MATTER_SIM_SECONDS", 20*time.Second)/6, w.seeds(from))
+	}
+}
+
+// TestOneFaultAmidRequests tries faults at requests, other ones every day.
+func TestOneFaultAmidRequests(t *testing.T) {
+	if testing.Short() || raced > 1 {
+		t.Skip("it takes seconds; the race detector has seen other single faults")
+	}
+	w := requests(t)
+	t.Logf("%d requests and calls, %d in an emergency", w.calls(false), w.calls(true))
+	skip := int(time.Now().Unix() / 86400 % 8)
+	holdIn(t, w, 0, func(yield func(Schedule) bool) {
+		for s := range undisturbed(w.calls) {
+			if skip++; skip%8 == 0 && !yield(s) {
+				return
+			}
+		}
+	})
 }
 
 // TestAdaptersReplay: the same schedule is the same story among goroutines and timers
 // too.
 func TestAdaptersReplay(t *testing.T) {
-	w := adapters(t)
-	n := 0
-	for s := range turns(Seeds(1), Holders(1)) {
-		one, _ := w.tell(s)
-		two, _ := w.tell(s)
-		if diff := cmp.Diff(one, two); diff != "" {
-			t.Fatalf("%s (-first +again):\n%s", s, diff)
-		}
-		if n++; n > 400/raced {
-			break
+	for _, w := range []world{adapters(t), requests(t)} {
+		n := 0
+		for s := range w.seeds(1) {
+			one, _ := w.tell(s)
+			two, _ := w.tell(s)
+			if diff := cmp.Diff(one, two); diff != "" {
+				t.Fatalf("%s: %s (-first +again):\n%s", w.name, s, diff)
+			}
+			if n++; n > 200/raced {
+				break
+			}
 		}
 	}
 }
@@ -135,7 +192,7 @@ func TestAdaptersReach(t *testing.T) {
 	reached := map[string]int{}
 	const stories = 1000
 	n := 0
-	for s := range turns(Seeds(1), Holders(1)) {
+	for s := range w.seeds(1) {
 		story, v := w.tell(s)
 		if v != nil {
 			t.Fatal(story)
