@@ -13,6 +13,7 @@ import (
 
 	"github.com/matter-ops/kms-rotation/internal/localaws"
 	"github.com/matter-ops/kms-rotation/internal/localaws/backend"
+	"github.com/matter-ops/kms-rotation/internal/plant"
 	"github.com/matter-ops/kms-rotation/internal/wiretrace/tracetest"
 	"github.com/matter-ops/kms-rotation/spec/trace"
 )
@@ -38,7 +39,7 @@ func (p planted) reject(t *testing.T, root string) trace.Verdict {
 	v := tracetest.Check(t, events)[0]
 	got := strings.TrimSpace(v.Event.Effect + " " + v.Event.Event)
 	if v.Accepted || got != p.at {
-		t.Errorf("%s: %s\n%+v\nwant it rejected at %s; the run is in %s", p.name, v, v.Event, p.at, tracetest.Keep(t, events))
+		t.Errorf("%s: %s\n%+v\nwant it rejected at %s; the run is in %s", p.Name, v, v.Event, p.at, tracetest.Keep(t, events))
 	}
 	if took := time.Since(start); took > rejectWithin {
 		t.Logf("it took %s", took)
@@ -63,70 +64,35 @@ func TestPlantedBugs(t *testing.T) {
 	table.WriteString("| planted bug | in | of function | rejected at |\n|---|---|---|---|\n")
 	day := int(time.Now().Unix() / 86400)
 	for i, p := range plantedBugs {
-		if _, err := p.files(root); err != nil {
+		if _, err := p.Files(root); err != nil {
 			t.Error(err)
 		}
 		if !all && i != day%len(plantedBugs) {
 			continue
 		}
-		t.Run(p.name, func(t *testing.T) {
+		t.Run(p.Name, func(t *testing.T) {
 			v := p.reject(t, root)
 			at := strings.TrimPrefix(strings.TrimSpace(v.Event.Effect+" "+v.Event.Event), "Store.Apply ")
-			fmt.Fprintf(&table, "| %s | `%s` | %s | `%s` |\n", p.name, p.file, p.function, at)
+			fmt.Fprintf(&table, "| %s | `%s` | %s | `%s` |\n", p.Name, p.File, p.function, at)
 		})
 	}
-	path := filepath.Join(root, "docs", "testing.md")
+	doc := plant.Table{
+		Path: filepath.Join(root, "docs", "testing.md"), Begin: "<!-- planted in real processes: make mutants -->", End: "<!-- end of planted in real processes -->",
+	}
 	if *update {
 		if all && !t.Failed() {
-			rewrite(t, path, table.String())
+			if err := doc.Write(table.String()); err != nil {
+				t.Error(err)
+			}
 		}
 		return
 	}
 	var want []string
 	for _, p := range plantedBugs {
-		want = append(want, p.name)
+		want = append(want, p.Name)
 	}
-	if d := cmp.Diff(want, listed(t, path)); d != "" {
-		t.Errorf("the table of bugs planted in real processes in docs/testing.md is out of date: make mutants (-bugs +table):\n%s", d)
+	names, err := doc.Names()
+	if d := cmp.Diff(want, names); d != "" || err != nil {
+		t.Errorf("the table of bugs planted in real processes in docs/testing.md is out of date: make mutants: %v (-bugs +table):\n%s", err, d)
 	}
-}
-
-const (
-	tableBegin = "<!-- planted in real processes: make mutants -->\n"
-	tableEnd   = "<!-- end of planted in real processes -->"
-)
-
-// parts are a document before, in and after the table.
-func parts(t *testing.T, path string) (before, table, after string) {
-	t.Helper()
-	b, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	before, rest, ok := strings.Cut(string(b), tableBegin)
-	table, after, ok2 := strings.Cut(rest, tableEnd)
-	if !ok || !ok2 {
-		t.Fatalf("%s has no place for the table", path)
-	}
-	return before, table, after
-}
-
-func rewrite(t *testing.T, path, table string) {
-	t.Helper()
-	before, _, after := parts(t, path)
-	if err := os.WriteFile(path, []byte(before+tableBegin+table+tableEnd+after), 0o600); err != nil {
-		t.Fatal(err)
-	}
-}
-
-// listed are the names of the bugs in the table.
-func listed(t *testing.T, path string) (names []string) {
-	t.Helper()
-	_, table, _ := parts(t, path)
-	for l := range strings.SplitSeq(strings.TrimSpace(table), "\n") {
-		if f := strings.Split(l, " | "); strings.HasPrefix(l, "| ") && len(f) > 1 && !strings.HasPrefix(l, "| planted bug") {
-			names = append(names, strings.TrimPrefix(f[0], "| "))
-		}
-	}
-	return names
 }
