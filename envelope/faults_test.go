@@ -14,7 +14,7 @@ import (
 
 // wire breaks writes of rows: they are lost on the way, or their answers are.
 type wire struct {
-	*dynamodb.Client
+	dynamoDB
 	fault atomic.Pointer[fault]
 }
 
@@ -26,11 +26,13 @@ type fault struct {
 var errLost = errors.New("connection lost")
 
 func (w *wire) TransactWriteItems(ctx context.Context, in *dynamodb.TransactWriteItemsInput, o ...func(*dynamodb.Options)) (*dynamodb.TransactWriteItemsOutput, error) {
-	return broken(w.fault.Swap(nil), func() (*dynamodb.TransactWriteItemsOutput, error) { return w.Client.TransactWriteItems(ctx, in, o...) })
+	return broken(w.fault.Swap(nil), func() (*dynamodb.TransactWriteItemsOutput, error) {
+		return w.dynamoDB.TransactWriteItems(ctx, in, o...)
+	})
 }
 
 func (w *wire) UpdateItem(ctx context.Context, in *dynamodb.UpdateItemInput, o ...func(*dynamodb.Options)) (*dynamodb.UpdateItemOutput, error) {
-	return broken(w.fault.Swap(nil), func() (*dynamodb.UpdateItemOutput, error) { return w.Client.UpdateItem(ctx, in, o...) })
+	return broken(w.fault.Swap(nil), func() (*dynamodb.UpdateItemOutput, error) { return w.dynamoDB.UpdateItem(ctx, in, o...) })
 }
 
 // broken calls as f decides. Without an answer of its own a fault sends the call
@@ -52,7 +54,7 @@ func broken[T any](f *fault, call func() (*T, error)) (*T, error) {
 
 func (w *site) broken() (*wire, *envelope.Table) {
 	w.t.Helper()
-	broken := &wire{Client: w.dynamo}
+	broken := &wire{dynamoDB: w.dynamo}
 	return broken, w.open(w.client(slow, func(c *envelope.Config) { c.DynamoDB = broken }))
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -93,11 +94,18 @@ func kmsFault(err error) error {
 	}
 }
 
+// dynamoDB is what a deployment and its tests use of a DynamoDB.
+type dynamoDB interface {
+	ddb.API
+	ddb.TableAPI
+	ddbtest.Tables
+}
+
 // site is a deployment: DynamoDB Local, KMS and an audit bucket in memory, and the
 // real steps.
 type site struct {
 	t       testing.TB
-	dynamo  *dynamodb.Client
+	dynamo  dynamoDB
 	control string
 	table   string
 	keys    *keys
@@ -106,9 +114,16 @@ type site struct {
 
 const shards = 3
 
+// inMemory is the test whose sites are on the DynamoDB in memory, held to DynamoDB
+// Local call by call.
+const inMemory = "TestInMemory"
+
 func newSite(tb testing.TB) *site {
 	tb.Helper()
 	w := &site{t: tb, dynamo: ddbtest.Client(tb)}
+	if strings.HasPrefix(tb.Name(), inMemory) {
+		w.dynamo = ddbtest.NewTwin(tb)
+	}
 	w.control = ddbtest.ControlTable(tb, w.dynamo)
 	w.table = ddbtest.Table(tb, w.dynamo, ddbtest.Key{Name: "id", Type: ddbtypes.ScalarAttributeTypeS})
 	world := memstore.New("test", time.Now)

@@ -17,6 +17,17 @@ import (
 
 var ignoreSDK = cmpopts.IgnoreUnexported(s{}, n{}, b{})
 
+// TestInMemory runs tests of tables on the DynamoDB in memory, which the simulator
+// trusts to be one.
+func TestInMemory(t *testing.T) {
+	for name, test := range map[string]func(*testing.T){
+		"InsertGetUpdate": TestInsertGetUpdate, "Put": TestPut, "InsertAll": TestInsertAll, "FencedInsert": TestFencedInsert,
+		"ZombieUpdate": TestZombieUpdate, "LaterEpoch": TestLaterEpoch, "OldRows": TestOldRows, "Lost": TestLost,
+	} {
+		t.Run(name, test)
+	}
+}
+
 func TestInsertGetUpdate(t *testing.T) {
 	w := newSite(t)
 	table := w.open(w.client())
