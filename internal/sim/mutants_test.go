@@ -2,7 +2,6 @@ package sim
 
 import (
 	"context"
-	"encoding/json"
 	"flag"
 	"fmt"
 	"iter"
@@ -16,6 +15,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/matter-ops/kms-rotation/internal/plant"
 )
 
 var update = flag.Bool("update", false, "rewrite the table of planted bugs in docs/testing.md")
@@ -25,68 +26,27 @@ var betweenRequests = map[string]bool{
 	"revoke looks, then deletes": true, "rewrap looks, then writes": true,
 }
 
-// world is where the bug can be found: the memory world runs none of the adapters.
-func (m mutant) world() string {
-	if betweenRequests[m.name] {
+// worldOf is where a bug can be found: the memory world runs none of the adapters.
+func worldOf(b plant.Bug) string {
+	if betweenRequests[b.Name] {
 		return "requests"
 	}
-	if strings.HasPrefix(m.file, "internal/ddb/") || strings.HasPrefix(m.file, "envelope/") {
+	if strings.HasPrefix(b.File, "internal/ddb/") || strings.HasPrefix(b.File, "envelope/") {
 		return "adapters"
 	}
 	return "memory"
 }
 
-// files applies a mutant's replacements to the sources.
-func (m mutant) files(root string) (map[string]string, error) {
-	out := map[string]string{}
-	file := m.file
-	for i := 0; i < len(m.with); i += 2 {
-		old, with := m.with[i], m.with[i+1]
-		if strings.HasSuffix(old, ".go") && with == "" {
-			file = old
-			continue
-		}
-		text, ok := out[file]
-		if !ok {
-			b, err := os.ReadFile(filepath.Join(root, file))
-			if err != nil {
-				return nil, err
-			}
-			text = string(b)
-		}
-		if n := strings.Count(text, old); n != 1 {
-			return nil, fmt.Errorf("%s: %q is in %s %d times, not once: mend the mutant", m.name, old, file, n)
-		}
-		out[file] = strings.Replace(text, old, with, 1)
-	}
-	return out, nil
-}
-
-// build compiles this package's tests with the bug in them.
-func (m mutant) build(ctx context.Context, root, dir string) (string, error) {
-	files, err := m.files(root)
+// build compiles this package's tests with a bug in the sources.
+func build(ctx context.Context, b plant.Bug, root, dir string) (string, error) {
+	list, err := b.Overlay(root, dir)
 	if err != nil {
 		return "", err
 	}
-	overlay := map[string]map[string]string{"Replace": {}}
-	for file, text := range files {
-		path := filepath.Join(dir, strings.ReplaceAll(file, "/", "_"))
-		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
-			return "", err
-		}
-		overlay["Replace"][filepath.Join(root, file)] = path
-	}
-	b, err := json.Marshal(overlay)
-	if err != nil {
-		return "", err
-	}
-	list, bin := filepath.Join(dir, "overlay.json"), filepath.Join(dir, "sim.test")
-	if err := os.WriteFile(list, b, 0o600); err != nil {
-		return "", err
-	}
+	bin := filepath.Join(dir, "sim.test")
 	cmd := exec.CommandContext(ctx, "go", "test", "-c", "-overlay", list, "-o", bin, ".")
 	if out, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("%s does not build: %w\n%s", m.name, err, out)
+		return "", fmt.Errorf("%s does not build: %w\n%s", b.Name, err, out)
 	}
 	return bin, nil
 }
@@ -100,9 +60,9 @@ type verdict struct {
 	took              time.Duration
 }
 
-func (m mutant) reject(t *testing.T, root string) (v verdict) {
+func reject(t *testing.T, b plant.Bug, root string) (v verdict) {
 	t.Helper()
-	bin, err := m.build(t.Context(), root, t.TempDir())
+	bin, err := build(t.Context(), b, root, t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -110,7 +70,7 @@ func (m mutant) reject(t *testing.T, root string) (v verdict) {
 	defer cancel()
 	start := time.Now()
 	cmd := exec.CommandContext(ctx, bin, "-test.run", "^TestProbe$", "-test.v")
-	cmd.Env = append(os.Environ(), "MATTER_SIM_PROBE="+m.world())
+	cmd.Env = append(os.Environ(), "MATTER_SIM_PROBE="+worldOf(b))
 	out, err := cmd.CombinedOutput()
 	v.took = time.Since(start)
 	for l := range strings.SplitSeq(string(out), "\n") {
@@ -123,7 +83,7 @@ func (m mutant) reject(t *testing.T, root string) (v verdict) {
 		}
 	}
 	if v.promise == "" {
-		t.Errorf("%q is not found within %s: %v\n%s", m.name, rejectWithin, err, out[max(0, len(out)-2000):])
+		t.Errorf("%q is not found within %s: %v\n%s", b.Name, rejectWithin, err, out[max(0, len(out)-2000):])
 	}
 	return v
 }
@@ -200,69 +160,36 @@ func TestPlantedBugs(t *testing.T) {
 	var table strings.Builder
 	table.WriteString("| planted bug | in | promise broken | by this schedule, shrunk | after |\n|---|---|---|---|---|\n")
 	day := int(time.Now().Unix() / 86400)
-	for i, m := range mutants {
-		if _, err := m.files(root); err != nil {
+	for i, b := range mutants {
+		if _, err := b.Files(root); err != nil {
 			t.Error(err)
 		}
 		if !all && (i+day)%(len(mutants)/2) != 0 {
 			continue
 		}
-		t.Run(m.name, func(t *testing.T) {
-			v := m.reject(t, root)
+		t.Run(b.Name, func(t *testing.T) {
+			v := reject(t, b, root)
 			t.Logf("%s by %s after %d schedules, %.1f s", v.promise, v.schedule, v.ran, v.took.Seconds())
-			fmt.Fprintf(&table, "| %s | `%s` | %s | `%s` | %d schedules |\n", m.name, m.file, v.promise, v.schedule, v.ran)
+			fmt.Fprintf(&table, "| %s | `%s` | %s | `%s` | %d schedules |\n", b.Name, b.File, v.promise, v.schedule, v.ran)
 		})
 	}
-	if all && !t.Failed() && *update {
-		write(t, filepath.Join(root, "docs", "testing.md"), table.String())
+	doc := plant.Table{
+		Path: filepath.Join(root, "docs", "testing.md"), Begin: "<!-- planted bugs: make mutants -->", End: "<!-- end of planted bugs -->",
 	}
-	if names := listed(t, filepath.Join(root, "docs", "testing.md")); !*update {
-		var want []string
-		for _, m := range mutants {
-			want = append(want, m.name)
+	if *update {
+		if all && !t.Failed() {
+			if err := doc.Write(table.String()); err != nil {
+				t.Error(err)
+			}
 		}
-		if diff := cmp.Diff(want, names); diff != "" {
-			t.Errorf("the table of planted bugs in docs/testing.md is out of date: make mutants (-bugs +table):\n%s", diff)
-		}
+		return
 	}
-}
-
-const (
-	tableBegin = "<!-- planted bugs: make mutants -->\n"
-	tableEnd   = "<!-- end of planted bugs -->"
-)
-
-// parts are a document before, in and after the table.
-func parts(t *testing.T, path string) (before, table, after string) {
-	t.Helper()
-	b, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
+	var want []string
+	for _, b := range mutants {
+		want = append(want, b.Name)
 	}
-	before, rest, ok := strings.Cut(string(b), tableBegin)
-	table, after, ok2 := strings.Cut(rest, tableEnd)
-	if !ok || !ok2 {
-		t.Fatalf("%s has no place for the table", path)
+	names, err := doc.Names()
+	if diff := cmp.Diff(want, names); diff != "" || err != nil {
+		t.Errorf("the table of planted bugs in docs/testing.md is out of date: make mutants: %v (-bugs +table):\n%s", err, diff)
 	}
-	return before, table, after
-}
-
-func write(t *testing.T, path, table string) {
-	t.Helper()
-	before, _, after := parts(t, path)
-	if err := os.WriteFile(path, []byte(before+tableBegin+table+tableEnd+after), 0o600); err != nil {
-		t.Fatal(err)
-	}
-}
-
-// listed are the names of the bugs in the table.
-func listed(t *testing.T, path string) (names []string) {
-	t.Helper()
-	_, table, _ := parts(t, path)
-	for l := range strings.SplitSeq(strings.TrimSpace(table), "\n") {
-		if f := strings.Split(l, " | "); strings.HasPrefix(l, "| ") && len(f) > 1 && !strings.HasPrefix(l, "| planted bug") {
-			names = append(names, strings.TrimPrefix(f[0], "| "))
-		}
-	}
-	return names
 }
