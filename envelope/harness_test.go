@@ -2,7 +2,6 @@ package envelope_test
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -13,13 +12,13 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
 	ddbtypes "github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
 	"github.com/aws/aws-sdk-go-v2/service/kms"
-	kmstypes "github.com/aws/aws-sdk-go-v2/service/kms/types"
 
 	"github.com/matter-ops/kms-rotation/envelope"
 	"github.com/matter-ops/kms-rotation/envelope/aead"
 	"github.com/matter-ops/kms-rotation/internal/ddb"
 	"github.com/matter-ops/kms-rotation/internal/ddb/ddbtest"
 	"github.com/matter-ops/kms-rotation/internal/memstore"
+	"github.com/matter-ops/kms-rotation/internal/memstore/awsapi"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
 )
@@ -52,46 +51,14 @@ func (k *keys) count(op string) int {
 	return k.calls[op]
 }
 
-func (k *keys) GenerateDataKey(ctx context.Context, in *kms.GenerateDataKeyInput, _ ...func(*kms.Options)) (*kms.GenerateDataKeyOutput, error) {
+func (k *keys) GenerateDataKey(ctx context.Context, in *kms.GenerateDataKeyInput, o ...func(*kms.Options)) (*kms.GenerateDataKeyOutput, error) {
 	k.called("GenerateDataKey")
-	dek, wrapped, err := k.KMS.GenerateDataKey(ctx, keyID(in.KeyId), in.EncryptionContext)
-	if err != nil {
-		return nil, kmsFault(err)
-	}
-	return &kms.GenerateDataKeyOutput{Plaintext: dek, CiphertextBlob: wrapped}, nil
+	return awsapi.KMS{Keys: k.KMS}.GenerateDataKey(ctx, in, o...)
 }
 
-func (k *keys) Decrypt(ctx context.Context, in *kms.DecryptInput, _ ...func(*kms.Options)) (*kms.DecryptOutput, error) {
+func (k *keys) Decrypt(ctx context.Context, in *kms.DecryptInput, o ...func(*kms.Options)) (*kms.DecryptOutput, error) {
 	k.called("Decrypt")
-	dek, err := k.KMS.Decrypt(ctx, keyID(in.KeyId), in.CiphertextBlob, in.EncryptionContext)
-	if err != nil {
-		return nil, kmsFault(err)
-	}
-	return &kms.DecryptOutput{Plaintext: dek}, nil
-}
-
-// keyID takes the id out of a key's ARN, as KMS does.
-func keyID(name *string) kek.ID {
-	id := aws.ToString(name)
-	for i := len(id) - 1; i >= 0; i-- {
-		if id[i] == '/' {
-			return kek.ID(id[i+1:])
-		}
-	}
-	return kek.ID(id)
-}
-
-func kmsFault(err error) error {
-	switch {
-	case errors.Is(err, rotation.ErrKeyDisabled):
-		return &kmstypes.DisabledException{}
-	case errors.Is(err, rotation.ErrUnwrap):
-		return &kmstypes.InvalidCiphertextException{}
-	case errors.Is(err, rotation.ErrNoKey):
-		return &kmstypes.NotFoundException{}
-	default:
-		return err
-	}
+	return awsapi.KMS{Keys: k.KMS}.Decrypt(ctx, in, o...)
 }
 
 // dynamoDB is what a deployment and its tests use of a DynamoDB.

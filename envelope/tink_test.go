@@ -14,6 +14,7 @@ import (
 
 	"github.com/matter-ops/kms-rotation/envelope"
 	"github.com/matter-ops/kms-rotation/envelope/aead"
+	"github.com/matter-ops/kms-rotation/internal/memstore/awsapi"
 )
 
 // tinkKeys is KMS with one more key, under which Tink wraps: like Tink's AWS KMS
@@ -24,7 +25,7 @@ type tinkKeys struct {
 }
 
 func (k *tinkKeys) Decrypt(ctx context.Context, in *kms.DecryptInput, o ...func(*kms.Options)) (*kms.DecryptOutput, error) {
-	if keyID(in.KeyId) != "kek-0001" || len(in.EncryptionContext) > 0 {
+	if awsapi.KeyID(in.KeyId) != "kek-0001" || len(in.EncryptionContext) > 0 {
 		return k.keys.Decrypt(ctx, in, o...)
 	}
 	dek, err := k.kek.Decrypt(in.CiphertextBlob, nil)

@@ -11,6 +11,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/kms"
 	kmstypes "github.com/aws/aws-sdk-go-v2/service/kms/types"
 	"github.com/aws/aws-sdk-go-v2/service/sts"
+	"github.com/aws/smithy-go/logging"
 
 	"github.com/matter-ops/kms-rotation/internal/awskms"
 	"github.com/matter-ops/kms-rotation/internal/ddb"
@@ -37,6 +38,9 @@ func Deployed(ctx context.Context) (*Deployment, error) {
 	if err != nil {
 		return nil, err
 	}
+	// The SDK's warnings are of connections that it replaces and calls that it repeats;
+	// what fails in the end is an error. A person reads what else is written there.
+	cfg.Logger = logging.Nop{}
 	who, err := sts.NewFromConfig(cfg).GetCallerIdentity(ctx, &sts.GetCallerIdentityInput{})
 	if err != nil {
 		return nil, fmt.Errorf("who calls: %w", err)

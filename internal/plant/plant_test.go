@@ -73,7 +73,7 @@ func TestTable(t *testing.T) {
 		t.Fatal(err)
 	}
 	const rows = "| planted bug | in |\n|---|---|\n| one | `a.go` |\n| two | `b.go` |\n"
-	if err := table.Write(rows); err != nil {
+	if err := table.Keep(nil, rows); err != nil {
 		t.Fatal(err)
 	}
 	text, err := os.ReadFile(table.Path)
@@ -86,6 +86,12 @@ func TestTable(t *testing.T) {
 	names, err := table.Names()
 	if d := cmp.Diff([]string{"one", "two"}, names); d != "" || err != nil {
 		t.Errorf("names, %v (-want +got):\n%s", err, d)
+	}
+	if err := table.Keep([]string{"one", "two"}, ""); err != nil {
+		t.Error(err)
+	}
+	if err := table.Keep([]string{"two", "one"}, ""); err == nil {
+		t.Error("a table of other bugs passes")
 	}
 	table.Begin = "<!-- none -->"
 	if _, err := table.Names(); err == nil {

@@ -3,6 +3,7 @@ package plant
 import (
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 )
 
@@ -14,14 +15,30 @@ type Table struct {
 	End   string // the line after it
 }
 
-// Write replaces the table.
-func (t Table) Write(table string) error {
+// write replaces the table.
+func (t Table) write(table string) error {
 	before, _, after, err := t.parts()
 	if err != nil {
 		return err
 	}
 	if err := os.WriteFile(t.Path, []byte(before+t.Begin+"\n"+table+t.End+after), 0o600); err != nil {
 		return fmt.Errorf("write the table: %w", err)
+	}
+	return nil
+}
+
+// Keep replaces the table by rows, or without rows requires that it names these bugs,
+// in this order.
+func (t Table) Keep(names []string, rows string) error {
+	if rows != "" {
+		return t.write(rows)
+	}
+	listed, err := t.Names()
+	if err != nil {
+		return err
+	}
+	if !slices.Equal(names, listed) {
+		return fmt.Errorf("the table in %s is out of date, make mutants: it names %q, planted are %q", t.Path, listed, names)
 	}
 	return nil
 }

@@ -5,21 +5,17 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"strings"
 	"sync"
 	"testing/synctest"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
-	"github.com/aws/aws-sdk-go-v2/service/kms"
-	kmstypes "github.com/aws/aws-sdk-go-v2/service/kms/types"
 
 	"github.com/matter-ops/kms-rotation/envelope"
 	"github.com/matter-ops/kms-rotation/internal/memddb"
-	"github.com/matter-ops/kms-rotation/internal/memstore"
+	"github.com/matter-ops/kms-rotation/internal/memstore/awsapi"
 	"github.com/matter-ops/kms-rotation/kek"
-	"github.com/matter-ops/kms-rotation/rotation"
 )
 
 // processes are the applications of the second place, with the real client. The
@@ -123,44 +119,6 @@ func (w *wire) TransactWriteItems(ctx context.Context, in *dynamodb.TransactWrit
 	return onWire(ctx, w, true, in, w.DB.TransactWriteItems)
 }
 
-// appKeys is KMS as the SDK shows it to applications.
-type appKeys struct{ kms *memstore.KMS }
-
-func (k appKeys) GenerateDataKey(ctx context.Context, in *kms.GenerateDataKeyInput, _ ...func(*kms.Options)) (*kms.GenerateDataKeyOutput, error) {
-	dek, wrapped, err := k.kms.GenerateDataKey(ctx, keyID(in.KeyId), in.EncryptionContext)
-	if err != nil {
-		return nil, kmsFault(err)
-	}
-	return &kms.GenerateDataKeyOutput{Plaintext: dek, CiphertextBlob: wrapped}, nil
-}
-
-func (k appKeys) Decrypt(ctx context.Context, in *kms.DecryptInput, _ ...func(*kms.Options)) (*kms.DecryptOutput, error) {
-	dek, err := k.kms.Decrypt(ctx, keyID(in.KeyId), in.CiphertextBlob, in.EncryptionContext)
-	if err != nil {
-		return nil, kmsFault(err)
-	}
-	return &kms.DecryptOutput{Plaintext: dek}, nil
-}
-
-// keyID takes the id out of a key's ARN, as KMS does.
-func keyID(name *string) kek.ID {
-	id := aws.ToString(name)
-	return kek.ID(id[strings.LastIndexByte(id, '/')+1:])
-}
-
-func kmsFault(err error) error {
-	switch {
-	case errors.Is(err, rotation.ErrKeyDisabled):
-		return &kmstypes.DisabledException{}
-	case errors.Is(err, rotation.ErrUnwrap):
-		return &kmstypes.InvalidCiphertextException{}
-	case errors.Is(err, rotation.ErrNoKey):
-		return &kmstypes.NotFoundException{}
-	default:
-		return err
-	}
-}
-
 // launch starts a process. Its randomness follows from its name, so that runs replay.
 func (p *processes) launch(name string) (*process, error) {
 	var mu sync.Mutex
@@ -168,7 +126,7 @@ func (p *processes) launch(name string) (*process, error) {
 	out := &process{wire: &wire{DB: p.db}}
 	var err error
 	out.client, err = envelope.New(ctx, envelope.Config{
-		ControlTable: controlTable, DynamoDB: out.wire, KMS: appKeys{p.run.kms}, Holder: name,
+		ControlTable: controlTable, DynamoDB: out.wire, KMS: awsapi.KMS{Keys: p.run.kms}, Holder: name,
 		PointerAge: 20 * time.Second, LeaseTTL: time.Minute,
 		Random: func(n int64) int64 {
 			mu.Lock()
