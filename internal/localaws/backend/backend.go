@@ -13,12 +13,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/matter-ops/kms-rotation/internal/localaws/proc"
@@ -65,7 +67,7 @@ func DynamoDB(ctx context.Context) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("java, which DynamoDB Local needs, is %w: install a Java runtime, version 17 or newer", ErrNotInstalled)
 	}
-	return start(ctx, "DynamoDB Local", "/", func(port int) *exec.Cmd {
+	return start(ctx, "DynamoDB Local", probe{path: "/", server: "Jetty"}, func(port int) *exec.Cmd {
 		return exec.CommandContext(context.WithoutCancel(ctx), java,
 			"-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1",
 			"-Djava.library.path="+lib, "-cp", filepath.Join(lib, "*"), "software.amazon.dynamodb.services.local.main.ServerRunner",
@@ -118,7 +120,7 @@ func Root() (string, error) {
 }
 
 // start launches a server, on another port if one was taken meanwhile.
-func start(ctx context.Context, name, probe string, command func(port int) *exec.Cmd) (*Server, error) {
+func start(ctx context.Context, name string, p probe, command func(port int) *exec.Cmd) (*Server, error) {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	var failure error
@@ -127,7 +129,7 @@ func start(ctx context.Context, name, probe string, command func(port int) *exec
 		if err != nil {
 			return nil, err
 		}
-		s, err := launch(ctx, command(port), port, probe)
+		s, err := launch(ctx, command(port), port, p)
 		if err == nil {
 			return s, nil
 		}
@@ -140,7 +142,7 @@ func start(ctx context.Context, name, probe string, command func(port int) *exec
 
 // launch starts the server and waits until it answers. The server gets no more of
 // this process's environment than it needs: neither credentials nor HTTP proxies.
-func launch(ctx context.Context, cmd *exec.Cmd, port int, probe string) (*Server, error) {
+func launch(ctx context.Context, cmd *exec.Cmd, port int, p probe) (*Server, error) {
 	for _, k := range []string{"PATH", "HOME", "TMPDIR", "JAVA_HOME", "LANG"} {
 		if v, ok := os.LookupEnv(k); ok {
 			cmd.Env = append(cmd.Env, k+"="+v)
@@ -154,7 +156,7 @@ func launch(ctx context.Context, cmd *exec.Cmd, port int, probe string) (*Server
 		return nil, err
 	}
 	s := &Server{URL: "http://" + net.JoinHostPort("127.0.0.1", strconv.Itoa(port)), process: process}
-	for !answers(ctx, s.URL+probe) {
+	for !p.answers(ctx, s.URL) {
 		select {
 		case <-process.Done():
 			return nil, fmt.Errorf("it ended: %w\n%s", process.Err(), output)
@@ -167,11 +169,18 @@ func launch(ctx context.Context, cmd *exec.Cmd, port int, probe string) (*Server
 	return s, nil
 }
 
-// answers reports whether an HTTP server, with whatever status, answers at url.
-func answers(ctx context.Context, url string) bool {
+// probe tells a server by how it answers: whoever has taken the port meanwhile is
+// another one.
+type probe struct {
+	path   string
+	server string // how the header Server begins
+}
+
+// answers reports whether the server answers, with whatever status.
+func (p probe) answers(ctx context.Context, url string) bool {
 	ctx, cancel := context.WithTimeout(ctx, pollTimeout)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url+p.path, nil)
 	if err != nil {
 		return false
 	}
@@ -180,15 +189,27 @@ func answers(ctx context.Context, url string) bool {
 	if err != nil {
 		return false
 	}
-	return resp.Body.Close() == nil
+	return resp.Body.Close() == nil && strings.HasPrefix(resp.Header.Get("Server"), p.server)
 }
+
+// The ports of servers are below those that systems give to connections and to
+// listeners that name none: nobody takes one by chance before the server binds it.
+const (
+	firstPort = 10_000
+	ports     = 22_000
+	portTries = 100
+)
 
 // FreePort returns a loopback port that was free a moment ago.
 func FreePort() (int, error) {
-	l, err := (&net.ListenConfig{}).Listen(context.Background(), "tcp", "127.0.0.1:0")
-	if err != nil {
-		return 0, err
+	var faults error
+	for range portTries {
+		port := firstPort + rand.IntN(ports)
+		l, err := (&net.ListenConfig{}).Listen(context.Background(), "tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
+		if err == nil {
+			return port, l.Close()
+		}
+		faults = err
 	}
-	port := l.Addr().(*net.TCPAddr).Port //nolint:forcetypeassert // it is TCP
-	return port, l.Close()
+	return 0, faults
 }

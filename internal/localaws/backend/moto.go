@@ -28,7 +28,7 @@ func Moto(ctx context.Context, o MotoOptions) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	return start(ctx, "moto", "/moto-api/config", func(port int) *exec.Cmd {
+	return start(ctx, "moto", probe{path: "/moto-api/config", server: "Werkzeug"}, func(port int) *exec.Cmd {
 		args := append(command[1:len(command):len(command)], "-H", "127.0.0.1", "-p", strconv.Itoa(port))
 		cmd := exec.CommandContext(context.WithoutCancel(ctx), command[0], args...)
 		cmd.Env = append(cmd.Env, "MOTO_ACCOUNT_ID="+Account)

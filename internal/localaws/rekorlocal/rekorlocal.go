@@ -171,7 +171,7 @@ func launch(ctx context.Context, program, keyFile string, o Options) (*Log, erro
 	var ports [3]int // HTTP, gRPC, metrics
 	for i := range ports {
 		var err error
-		if ports[i], err = freePort(ctx); err != nil {
+		if ports[i], err = backend.FreePort(); err != nil {
 			return nil, err
 		}
 	}
@@ -252,14 +252,4 @@ func (l *Log) serve(ctx context.Context, direct, tiles string) error {
 	l.URL = "http://" + listener.Addr().String()
 	go func() { _ = l.front.Serve(listener) }() // ends with Close
 	return nil
-}
-
-// freePort returns a loopback port that was free a moment ago.
-func freePort(ctx context.Context) (int, error) {
-	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", "127.0.0.1:0")
-	if err != nil {
-		return 0, err
-	}
-	port := l.Addr().(*net.TCPAddr).Port //nolint:forcetypeassert // it is TCP
-	return port, l.Close()
 }
