@@ -2,13 +2,11 @@ package rotation_test
 
 import (
 	"cmp"
-	"errors"
-	"os"
 	"testing"
 	"time"
 
 	"github.com/matter-ops/kms-rotation/rotation"
-	"github.com/matter-ops/kms-rotation/spec/tlc"
+	"github.com/matter-ops/kms-rotation/spec/tlc/tlctest"
 	"github.com/matter-ops/kms-rotation/spec/trace"
 )
 
@@ -50,12 +48,7 @@ func TestFaultSchedulesAreOfTheModel(t *testing.T) {
 		}
 	}
 	verdicts, err := trace.Check(t.Context(), runs...)
-	if errors.Is(err, tlc.ErrNotInstalled) && os.Getenv("CI") != "true" && os.Getenv("MATTER_REQUIRE_LOCAL") != "1" {
-		t.Skip(err)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
+	tlctest.Must(t, err)
 	events := 0
 	for i, v := range verdicts {
 		if events += len(runs[i]); !v.Accepted {

@@ -2,7 +2,6 @@ package spec
 
 import (
 	"context"
-	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -14,6 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/matter-ops/kms-rotation/spec/tlc"
+	"github.com/matter-ops/kms-rotation/spec/tlc/tlctest"
 )
 
 var (
@@ -33,11 +33,8 @@ var running = make(chan struct{}, 2)
 //	go test ./spec -run TestVariants -variant cx_ -v  the counterexamples
 //	MATTER_SPEC_BUDGET=30m go test ./spec -timeout 0  larger bounds too
 func TestVariants(t *testing.T) {
-	if _, err := tlc.Jar(); errors.Is(err, tlc.ErrNotInstalled) && os.Getenv("CI") != "true" && os.Getenv("MATTER_REQUIRE_LOCAL") != "1" {
-		t.Skip(err)
-	} else if err != nil {
-		t.Fatal(err)
-	}
+	_, err := tlc.Jar()
+	tlctest.Must(t, err)
 	table := &verdicts{}
 	t.Run("quick", func(t *testing.T) {
 		for _, v := range variants {

@@ -1,12 +1,10 @@
 package sim
 
 import (
-	"errors"
-	"os"
 	"testing"
 
 	"github.com/matter-ops/kms-rotation/internal/memstore"
-	"github.com/matter-ops/kms-rotation/spec/tlc"
+	"github.com/matter-ops/kms-rotation/spec/tlc/tlctest"
 	"github.com/matter-ops/kms-rotation/spec/trace"
 )
 
@@ -43,12 +41,7 @@ func TestSchedulesAreOfTheModel(t *testing.T) {
 		runs = append(runs, rec.Events())
 	}
 	verdicts, err := trace.Check(t.Context(), runs...)
-	if errors.Is(err, tlc.ErrNotInstalled) && os.Getenv("MATTER_REQUIRE_LOCAL") != "1" {
-		t.Skip(err)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
+	tlctest.Must(t, err)
 	events := 0
 	for i, v := range verdicts {
 		if events += len(runs[i]); !v.Accepted {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"testing"
 	"time"
 
@@ -12,7 +11,7 @@ import (
 	"github.com/matter-ops/kms-rotation/internal/memstore"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
-	"github.com/matter-ops/kms-rotation/spec/tlc"
+	"github.com/matter-ops/kms-rotation/spec/tlc/tlctest"
 	"github.com/matter-ops/kms-rotation/spec/trace"
 )
 
@@ -178,11 +177,6 @@ func (s *site) verified() {
 func check(t *testing.T, runs ...[]trace.Event) []trace.Verdict {
 	t.Helper()
 	verdicts, err := trace.Check(context.WithoutCancel(t.Context()), runs...)
-	if errors.Is(err, tlc.ErrNotInstalled) && os.Getenv("CI") != "true" && os.Getenv("MATTER_REQUIRE_LOCAL") != "1" {
-		t.Skip(err)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
+	tlctest.Must(t, err)
 	return verdicts
 }

@@ -15,7 +15,7 @@ import (
 	"github.com/matter-ops/kms-rotation/internal/corpus"
 	"github.com/matter-ops/kms-rotation/internal/sample"
 	"github.com/matter-ops/kms-rotation/internal/wiretrace"
-	"github.com/matter-ops/kms-rotation/spec/tlc"
+	"github.com/matter-ops/kms-rotation/spec/tlc/tlctest"
 	"github.com/matter-ops/kms-rotation/spec/trace"
 )
 
@@ -71,12 +71,7 @@ func Record(t *testing.T, l *sample.Local) (end func() []trace.Event) {
 func Check(t *testing.T, runs ...[]trace.Event) []trace.Verdict {
 	t.Helper()
 	verdicts, err := trace.Check(context.WithoutCancel(t.Context()), runs...)
-	if errors.Is(err, tlc.ErrNotInstalled) && os.Getenv("CI") != "true" && os.Getenv("MATTER_REQUIRE_LOCAL") != "1" {
-		t.Skip(err)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
+	tlctest.Must(t, err)
 	return verdicts
 }
 
