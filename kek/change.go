@@ -9,6 +9,7 @@ const (
 	LockTake                  // take it; condition: free or already this rotation's
 	LockRelease               // delete it; condition: this rotation's
 	LockIgnore                // no rotation is involved (genesis)
+	LockFree                  // condition: no rotation holds it
 )
 
 // Change is one step's whole effect. An adapter applies it as one transaction
@@ -25,6 +26,21 @@ type Change struct {
 	Sealed   ID     // not "": condition that all of this KEK's fence shards are sealed
 	Shards   int    // how many shards Opens and Sealed speak of
 	Event    string // what happened, in the audit chain's words, e.g. pointer_switched
+
+	// The registry of sources and KEKs. Its revision grows with every change of which
+	// sources or historic KEKs there are.
+	Registry   *RegistryMove // nil: the registry is not touched
+	AtRegistry *int64        // not nil: condition that the registry still has this revision; 0: there is none yet
+	Shuts      ID            // not "": create this KEK's fence shards sealed, all of them (Shards); none may exist
+}
+
+// RegistryMove changes which sources are registered. The stored revision must be
+// Before (0: there is none yet) and becomes Before+1.
+type RegistryMove struct {
+	Before int64
+	Put    []Source // written over what has the same name
+	Remove string   // name of a source that goes; ""
+	Forget string   // table whose mark goes; ""
 }
 
 // RotationMove writes a rotation's record. Before nil: the record must not exist.

@@ -59,19 +59,24 @@ type Rotation struct {
 	Mode       Mode
 	Phase      Phase
 	Label      string
-	Reason     string // required in emergency mode
-	OldKEK     ID     // the pointer's KEK when the rotation started
-	NewKEK     ID     // "" until minted
-	Attempt    int    // 1, then one more for every emergency re-mint
-	Epoch      int64  // the pointer's epoch since this rotation switched it; 0 before
-	Probe      []byte // a DEK wrapped under the old KEK; verify shows that it no longer unwraps
-	Segments   int    // scan segments per table, fixed at the start
-	Rev        int64  // grows by one with every change; every change conditions on it
-	Execution  string // ARN of the execution, "" when run from the CLI
-	Actor      string // who wrote the record
-	Requester  string // who asked for it, as the start of the execution says; "" if it does not
-	Drill      string // name of the drill that it is, "" for a real rotation; a drill never switches
-	Approval   bool   // a second person must agree before the switch; fixed at the start
+	Reason     string        // required in emergency mode
+	OldKEK     ID            // the pointer's KEK when the rotation started
+	Olds       []ID          // every KEK whose rows it moves and that it retires: OldKEK first, then those sealed before
+	NewKEK     ID            // "" until minted
+	Attempt    int           // 1, then one more for every emergency re-mint
+	Epoch      int64         // the pointer's epoch since this rotation switched it; 0 before
+	Probes     map[ID][]byte // a DEK wrapped under each old KEK; verify shows that it no longer unwraps
+	Segments   int           // scan segments per table, fixed at the start
+	Settings   Settings      // fixed at the start
+	Sources    []Source      // frozen at the start; one that is added after the switch joins them
+	Counted    bool          // a census has looked at every item of every source, before the mint
+	Rehearsed  ID            // the new KEK that real rows were rewrapped under in rehearsal; "" before
+	Rev        int64         // grows by one with every change; every change conditions on it
+	Execution  string        // ARN of the execution, "" when run from the CLI
+	Actor      string        // who wrote the record
+	Requester  string        // who asked for it, as the start of the execution says; "" if it does not
+	Drill      string        // name of the drill that it is, "" for a real rotation; a drill never switches
+	Approval   bool          // a second person must agree before the switch; fixed at the start
 	StartedAt  time.Time
 	UpdatedAt  time.Time
 	SwitchedAt time.Time

@@ -3,6 +3,8 @@ package kek
 import (
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 )
 
@@ -18,6 +20,15 @@ var (
 	ErrLocked = errors.New("another rotation holds the lock")
 	// ErrNoPointer reports a pointer that is absent or names no active KEK.
 	ErrNoPointer = errors.New("the pointer names no active KEK")
+	// ErrForgotten reports a table that applications write envelopes into and that
+	// no source covers.
+	ErrForgotten = errors.New("a table that envelopes are written into is no source")
+	// ErrPointerLost reports a registry without a pointer: the table was damaged, and
+	// genesis would set the epoch back.
+	ErrPointerLost = errors.New("the registry has KEKs but there is no pointer")
+	// ErrChanged reports that a source or the record changed since the caller looked
+	// at the rows, so that what it saw does not count.
+	ErrChanged = errors.New("the rotation changed since its rows were looked at")
 	// ErrMintsExhausted reports that an emergency rotation has failed as often as
 	// it may: it stops and pages rather than minting for ever.
 	ErrMintsExhausted = errors.New("no mint attempt is left")
@@ -31,6 +42,11 @@ type View struct {
 	Rotation *Rotation // nil: no record
 	Lock     string    // rotation id that holds the lock; "" is free
 	KEKs     map[ID]KEK
+
+	// What only a read of the whole registry fills in: then KEKs has every KEK.
+	Registry int64    // revision of the registry; 0: there is none yet
+	Sources  []Source // by name
+	Marks    []Mark   // by table
 }
 
 func (v View) kek(id ID) (KEK, error) {
@@ -41,14 +57,19 @@ func (v View) kek(id ID) (KEK, error) {
 	return k, nil
 }
 
-// Genesis registers the first KEK and points at it. It is refused with [ErrDone]
-// if the pointer already names it, and otherwise if there is a pointer at all.
-func (v View) Genesis(first KEK, now time.Time) (Change, error) {
+// Genesis registers the first KEK and the first sources, and points at the KEK. It is
+// refused with [ErrDone] if the pointer already names the KEK, with [ErrPointerLost] if
+// there is no pointer but a registry, and otherwise if there is a pointer at all. It
+// needs the whole registry.
+func (v View) Genesis(first KEK, sources []Source, now time.Time) (Change, error) {
 	if v.Pointer != nil {
 		if v.Pointer.KEKID == first.ID {
 			return Change{}, ErrDone
 		}
 		return Change{}, &IllegalTransition{What: "pointer", From: string(v.Pointer.KEKID), To: string(first.ID)}
+	}
+	if v.Registry > 0 || len(v.KEKs) > 0 {
+		return Change{}, ErrPointerLost
 	}
 	first.State, first.SwitchedAt = Active, now
 	if first.CreatedAt.IsZero() {
@@ -59,14 +80,17 @@ func (v View) Genesis(first KEK, now time.Time) (Change, error) {
 		Pointer: &PointerMove{After: Pointer{KEKID: first.ID, KeyARN: first.ARN, Epoch: 1, SwitchedAt: now}},
 		KEKs:    []KEKMove{{After: first}},
 		Opens:   first.ID, Shards: first.FenceShards,
-		Event: "kek_genesis",
+		Registry: &RegistryMove{Put: sources},
+		Event:    "kek_genesis",
 	}, nil
 }
 
-// Start admits one rotation: it takes the lock and writes the record (spec:
-// StartWrite). r gives ID, Mode, Label, Reason, Segments, Execution, Actor,
-// Requester, Drill and Approval. An emergency is neither a drill nor does it wait for
-// approval.
+// Start admits one rotation: it takes the lock, freezes the sources and the KEKs to
+// leave, and writes the record (spec: Start). r gives ID, Mode, Label, Reason,
+// Segments, Settings, Execution, Actor, Requester, Drill and Approval. An emergency is
+// neither a drill nor does it wait for approval. It needs the whole registry, and is
+// refused with [ErrForgotten] while a marked table is no source, unless it is an
+// emergency: that one moves what it knows and is refused the retirement instead.
 func (v View) Start(r Rotation, now time.Time) (Change, error) {
 	if v.Rotation != nil {
 		return Change{}, ErrDone
@@ -81,11 +105,65 @@ func (v View) Start(r Rotation, now time.Time) (Change, error) {
 	if r.Mode == Emergency && (r.Drill != "" || r.Approval) {
 		return Change{}, &IllegalTransition{What: "emergency rotation " + r.ID, From: "a drill or one to be approved", To: string(Started)}
 	}
+	if forgotten := Forgotten(v.Marks, v.Sources); len(forgotten) > 0 && r.Mode == Normal {
+		return Change{}, fmt.Errorf("%w: %s", ErrForgotten, tables(forgotten))
+	}
 	r.Phase, r.OldKEK, r.NewKEK, r.Attempt, r.Rev = Started, old.ID, "", 1, 1
+	r.Olds, r.Sources, r.Counted, r.Rehearsed = v.olds(old.ID), v.Sources, false, ""
 	r.StartedAt, r.UpdatedAt = now, now
 	return Change{
-		Rotation: &RotationMove{After: r}, Lock: LockTake, Keeps: v.Pointer, Event: "rotation_started",
+		Rotation: &RotationMove{After: r}, Lock: LockTake, Keeps: v.Pointer, AtRegistry: &v.Registry, Event: "rotation_started",
 	}, nil
+}
+
+// olds lists the KEKs that rows may still be under: the pointer's first, then every
+// other that resolves, by id.
+func (v View) olds(current ID) []ID {
+	var sealed []ID
+	for id, k := range v.KEKs {
+		if id != current && k.State.Resolves() {
+			sealed = append(sealed, id)
+		}
+	}
+	slices.Sort(sealed)
+	return append([]ID{current}, sealed...)
+}
+
+func tables(marks []Mark) string {
+	names := make([]string, len(marks))
+	for i, m := range marks {
+		names[i] = m.Table
+	}
+	return strings.Join(names, ", ")
+}
+
+// Count records that a census has looked at every item of every source and that all
+// are accounted for (spec: Count). It comes before the mint, so that a refusal leaves
+// no key.
+func (v View) Count(now time.Time) (Change, error) {
+	r, err := v.step(Started, Minted)
+	if err != nil {
+		return Change{}, err
+	}
+	if r.Counted {
+		return Change{}, ErrDone
+	}
+	r.Counted = true
+	return v.change(r, Started, now, "rows_counted"), nil
+}
+
+// Rehearse records that rows of every source and KEK were rewrapped under the new KEK
+// for trial, and that the rewrap may write (spec: Rehearse).
+func (v View) Rehearse(now time.Time) (Change, error) {
+	r, err := v.step(Minted, Tested)
+	if err != nil {
+		return Change{}, err
+	}
+	if r.Rehearsed == r.NewKEK {
+		return Change{}, ErrDone
+	}
+	r.Rehearsed = r.NewKEK
+	return v.change(r, Minted, now, "rows_rehearsed"), nil
 }
 
 // current is the KEK that the pointer names, which must be active.
@@ -107,6 +185,9 @@ func (v View) Mint(k KEK, now time.Time) (Change, error) {
 	if err != nil {
 		return Change{}, err
 	}
+	if !r.Counted && r.Mode == Normal {
+		return Change{}, &IllegalTransition{What: "rotation " + r.ID + " without a census", From: string(Started), To: string(Minted)}
+	}
 	if v.Pointer != nil && v.Pointer.KEKID == k.ID {
 		return Change{}, &IllegalTransition{What: "KEK " + string(k.ID), From: string(Active), To: string(Pending)}
 	}
@@ -115,10 +196,11 @@ func (v View) Mint(k KEK, now time.Time) (Change, error) {
 	return v.change(r, Minted, now, "kek_minted", KEKMove{After: k}), nil
 }
 
-// Test records that the new KEK and the old one both unwrap (spec: DualUnwrap).
-// probe is a DEK wrapped under the old KEK, kept to show later that it is dead. A
-// drill is refused, whatever its canary said: it never gets to the switch.
-func (v View) Test(probe []byte, now time.Time) (Change, error) {
+// Test records that the new KEK and the old ones both unwrap (spec: DualUnwrap). It
+// follows a rehearsal under this very KEK. probes has a DEK wrapped under each old KEK,
+// kept to show later that it is dead. A drill is refused, whatever its canary said: it
+// never gets to the switch.
+func (v View) Test(probes map[ID][]byte, now time.Time) (Change, error) {
 	r, err := v.step(Minted, Tested)
 	if err != nil {
 		return Change{}, err
@@ -126,7 +208,10 @@ func (v View) Test(probe []byte, now time.Time) (Change, error) {
 	if r.Drill != "" {
 		return Change{}, &IllegalTransition{What: "drill " + r.ID, From: string(Minted), To: string(Tested)}
 	}
-	r.Probe = probe
+	if r.Rehearsed != r.NewKEK {
+		return Change{}, &IllegalTransition{What: "rotation " + r.ID + " without a rehearsal", From: string(Minted), To: string(Tested)}
+	}
+	r.Probes = probes
 	return v.change(r, Tested, now, "dual_unwrap_passed"), nil
 }
 
@@ -173,39 +258,51 @@ func (v View) Seal(now time.Time) (Change, error) {
 	return c, nil
 }
 
-// Rewrap records that every row of every source is off the old KEK (spec:
-// RewrapDone). The caller has checked every segment's checkpoint.
-func (v View) Rewrap(now time.Time) (Change, error) {
-	r, err := v.step(Drained, Rewrapped)
+// Rewrap records that every row of every source is under the new KEK (spec:
+// RewrapDone). The caller has checked every segment's checkpoint of the rotation as it
+// read it, at revision rev; [ErrChanged] if it has changed since.
+func (v View) Rewrap(rev int64, now time.Time) (Change, error) {
+	r, err := v.stepAt(Drained, Rewrapped, rev)
 	if err != nil {
 		return Change{}, err
 	}
 	return v.change(r, Rewrapped, now, "rows_rewrapped"), nil
 }
 
-// Retire marks the sealed old KEK retired (spec: Retire). It refuses the
-// pointer's KEK, and the transaction conditions on the pointer standing still.
-func (v View) Retire(now, notBeforeDelete time.Time) (Change, error) {
-	r, err := v.step(Rewrapped, KEKRetired)
+// Retire marks the sealed old KEKs retired (spec: Retire). It refuses the pointer's
+// KEK, and the transaction conditions on the pointer standing still. rev is the
+// rotation's revision that the second scan was made at; [ErrChanged] if a source has
+// joined since. It needs the whole registry: [ErrForgotten] while a marked table is no
+// source of the rotation.
+func (v View) Retire(rev int64, now, notBeforeDelete time.Time) (Change, error) {
+	r, err := v.stepAt(Rewrapped, KEKRetired, rev)
 	if err != nil {
 		return Change{}, err
 	}
-	if v.pointed() == r.OldKEK || v.Pointer == nil {
-		return Change{}, &IllegalTransition{What: "KEK " + string(r.OldKEK), From: string(Active), To: string(Retired)}
+	if forgotten := Forgotten(v.Marks, r.Sources); len(forgotten) > 0 {
+		return Change{}, fmt.Errorf("%w: %s", ErrForgotten, tables(forgotten))
 	}
-	m, err := v.move(r.OldKEK, Retired)
-	if err != nil {
-		return Change{}, err
+	var moves []KEKMove
+	for _, id := range r.Olds {
+		if v.pointed() == id || v.Pointer == nil {
+			return Change{}, &IllegalTransition{What: "KEK " + string(id), From: string(Active), To: string(Retired)}
+		}
+		m, err := v.move(id, Retired)
+		if err != nil {
+			return Change{}, err
+		}
+		m.After.RetiredAt, m.After.Reason, m.After.NotBeforeDelete = now, "rotated by "+r.ID, notBeforeDelete
+		moves = append(moves, m)
 	}
-	m.After.RetiredAt, m.After.Reason, m.After.NotBeforeDelete = now, "rotated by "+r.ID, notBeforeDelete
-	c := v.change(r, KEKRetired, now, "old_kek_retired", m)
+	c := v.change(r, KEKRetired, now, "old_kek_retired", moves...)
 	c.Keeps = v.Pointer
 	return c, nil
 }
 
-// Complete closes the rotation and frees the lock (spec: Verify).
-func (v View) Complete(now time.Time) (Change, error) {
-	r, err := v.step(KEKRetired, Completed)
+// Complete closes the rotation and frees the lock (spec: Verify). rev is the
+// rotation's revision that the rows were verified at.
+func (v View) Complete(rev int64, now time.Time) (Change, error) {
+	r, err := v.stepAt(KEKRetired, Completed, rev)
 	if err != nil {
 		return Change{}, err
 	}
@@ -320,6 +417,16 @@ func (v View) step(from, to Phase) (Rotation, error) {
 	default:
 		return Rotation{}, &IllegalTransition{What: "rotation " + r.ID, From: string(r.Phase), To: string(to)}
 	}
+}
+
+// stepAt is step for a conclusion from rows that were looked at when the record had
+// revision rev. A source that joins the rotation raises it.
+func (v View) stepAt(from, to Phase, rev int64) (Rotation, error) {
+	r, err := v.step(from, to)
+	if err == nil && r.Rev != rev {
+		return Rotation{}, ErrChanged
+	}
+	return r, err
 }
 
 // move is one KEK's way to its next state, from what was read.

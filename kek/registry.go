@@ -1,0 +1,103 @@
+package kek
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+)
+
+// The methods of this file change which sources and historic KEKs there are. They
+// need the whole registry, and v.Rotation is the record of the rotation that holds
+// the lock, if any does.
+
+// PutSource registers a source, or replaces the definition of the one of its name
+// (spec: AddSource). While a rotation runs it is refused with [ErrLocked] before the
+// switch, for a census has counted without it. After the switch and before the
+// retirement it joins the rotation, which then moves its rows too.
+func (v View) PutSource(src Source, now time.Time) (Change, error) {
+	for _, s := range v.Sources {
+		if s.Name != src.Name && s.Place == src.Place {
+			return Change{}, fmt.Errorf("%s is source %s already", src.Place, s.Name)
+		}
+		if s.Name == src.Name && s.Kind == src.Kind && s.Definition == src.Definition {
+			return Change{}, ErrDone
+		}
+		if s.Name == src.Name {
+			src.Generation = s.Generation + 1
+		}
+	}
+	src.AddedAt = now
+	return v.withRotation(RegistryMove{Before: v.Registry, Put: []Source{src}}, "source_added", now, func(r *Rotation) {
+		r.Sources = slices.DeleteFunc(slices.Clone(r.Sources), func(s Source) bool { return s.Name == src.Name })
+		r.Sources = append(r.Sources, src)
+		slices.SortFunc(r.Sources, func(a, b Source) int { return strings.Compare(a.Name, b.Name) })
+	})
+}
+
+// RemoveSource takes a source out of the registry, with its table's mark (spec:
+// RemoveSource). A rotation that runs keeps it frozen; before its switch the removal
+// is refused with [ErrLocked].
+func (v View) RemoveSource(name string, now time.Time) (Change, error) {
+	for _, s := range v.Sources {
+		if s.Name == name {
+			return v.withRotation(RegistryMove{Before: v.Registry, Remove: name, Forget: s.Place}, "source_removed", now, nil)
+		}
+	}
+	return Change{}, ErrDone
+}
+
+// ForgetMark removes the mark of a table that is no source.
+func (v View) ForgetMark(table string, now time.Time) (Change, error) {
+	for _, m := range Forgotten(v.Marks, v.Sources) {
+		if m.Table == table {
+			return v.withRotation(RegistryMove{Before: v.Registry, Forget: table}, "mark_removed", now, nil)
+		}
+	}
+	return Change{}, ErrDone
+}
+
+// RegisterKEK registers a historic KEK, under which rows were written before this
+// deployment: sealed, with every fence shard sealed, so that nothing new can be
+// inserted under it (spec: Register). The next rotation moves its rows. It is refused
+// with [ErrLocked] while a rotation runs, which has counted without it.
+func (v View) RegisterKEK(k KEK, now time.Time) (Change, error) {
+	if _, ok := v.KEKs[k.ID]; ok {
+		return Change{}, ErrDone
+	}
+	if v.Pointer == nil {
+		return Change{}, ErrNoPointer
+	}
+	if v.Lock != "" {
+		return Change{}, ErrLocked
+	}
+	k.State, k.CreatedAt = Sealed, now
+	return Change{
+		Lock: LockFree, Keeps: v.Pointer, KEKs: []KEKMove{{After: k}}, Shuts: k.ID, Shards: k.FenceShards,
+		Registry: &RegistryMove{Before: v.Registry}, Event: "kek_registered",
+	}, nil
+}
+
+// withRotation is a change of the registry beside the rotation that runs, which join
+// alters if it is past its switch and has not retired yet.
+func (v View) withRotation(m RegistryMove, event string, now time.Time, join func(*Rotation)) (Change, error) {
+	if v.Lock == "" {
+		return Change{Lock: LockFree, Registry: &m, Event: event}, nil
+	}
+	r := v.Rotation
+	if r == nil || r.ID != v.Lock || r.Phase.PreSwitch() {
+		return Change{}, ErrLocked
+	}
+	if join == nil || r.Phase.Reached(KEKRetired) {
+		return Change{Rotation: &RotationMove{Before: r, After: bump(*r, now)}, Lock: LockHold, Registry: &m, Event: event}, nil
+	}
+	after := bump(*r, now)
+	join(&after)
+	return Change{Rotation: &RotationMove{Before: r, After: after}, Lock: LockHold, Registry: &m, Event: event}, nil
+}
+
+func bump(r Rotation, now time.Time) Rotation {
+	r.Rev++
+	r.UpdatedAt = now
+	return r
+}
