@@ -80,7 +80,8 @@ type Rotation struct {
 	StartedAt  time.Time
 	UpdatedAt  time.Time
 	SwitchedAt time.Time
-	Err        string // why it was rolled back, last re-minted
+	SealedAt   time.Time // when no row could be inserted under OldKEK any more; zero before
+	Err        string    // why it was rolled back, last re-minted
 }
 
 var (

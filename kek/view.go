@@ -253,6 +253,7 @@ func (v View) Seal(now time.Time) (Change, error) {
 	if err != nil {
 		return Change{}, err
 	}
+	r.SealedAt = now
 	c := v.change(r, Drained, now, "old_kek_sealed", m)
 	c.Sealed, c.Shards = r.OldKEK, m.After.FenceShards
 	return c, nil
