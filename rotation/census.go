@@ -44,14 +44,15 @@ func (s *Steps) census(ctx context.Context, id string) (SweepOutput, error) {
 // runCensus is the pass, without a conclusion.
 func (s *Steps) runCensus(ctx context.Context, v kek.View, r kek.Rotation) (SweepOutput, error) {
 	t := rosterOf(v, r)
-	return s.runAll(ctx, r, pass{name: PassCensus, whole: true, visit: func(frozen) visit {
-		return func(_ context.Context, row Row) (outcome, error) {
-			if err := t.judge(row); err != nil {
-				return quarantined, err
-			}
-			return kept, nil
-		}
-	}})
+	return s.runAll(ctx, r, pass{name: PassCensus, whole: true, visit: func(frozen) visit { return t.look }})
+}
+
+// look is the visit of a census.
+func (t roster) look(_ context.Context, row Row) (outcome, error) {
+	if err := t.judge(row); err != nil {
+		return quarantined, err
+	}
+	return kept, nil
 }
 
 // checkCensus refuses unaccounted items, and a source of which no item is an envelope:
@@ -94,4 +95,92 @@ func counted(counts map[string]int64) string {
 		parts = append(parts, fmt.Sprintf("%s %d", name, counts[name]))
 	}
 	return strings.Join(parts, ", ")
+}
+
+// Census is what every item of every registered source is, now.
+type Census struct {
+	Sources   map[string]Tally `json:"sources"` // by name
+	Forgotten []kek.Mark       `json:"forgotten"`
+	Problem   string           `json:"problem"` // why a rotation would be refused; "" if it would not
+}
+
+// TakeCensus reads every item of every registered source, or of the one named, and
+// classifies it as a rotation that starts now would. It writes nothing. seen is told
+// how many items were read; it may be nil.
+func (s *Steps) TakeCensus(ctx context.Context, only string, seen func(int64)) (Census, error) {
+	out := Census{Sources: map[string]Tally{}}
+	v, err := s.loadAll(ctx, "")
+	if err != nil {
+		return out, err
+	}
+	defs := v.Sources
+	if only != "" {
+		src, err := s.registered(v, only)
+		if err != nil {
+			return out, err
+		}
+		defs = []kek.Source{src.def}
+	}
+	sources, err := s.openSources(defs)
+	if err != nil {
+		return out, err
+	}
+	t := registryRoster(v)
+	whole := SweepOutput{Sources: out.Sources}
+	for _, src := range sources {
+		tally, err := countItems(ctx, src, t, func(n int64) {
+			if seen != nil {
+				seen(whole.Tally.items() + n)
+			}
+		})
+		if err != nil {
+			return out, err
+		}
+		out.Sources[src.Name()] = tally
+		whole.Tally.add(tally)
+	}
+	if err := checkCensus(defs, whole); err != nil {
+		out.Problem = err.Error()
+	}
+	if out.Forgotten = kek.Forgotten(v.Marks, v.Sources); len(out.Forgotten) > 0 {
+		out.Problem = strings.TrimSpace(out.Problem + " " + refusal(fmt.Errorf("%w: %s", kek.ErrForgotten, out.Forgotten[0].Table)).Error())
+	}
+	return out, nil
+}
+
+func (t Tally) items() int64 { return t.Scanned + t.Other + t.Declared }
+
+// registryRoster is the roster of a rotation that would start now, or of the one that
+// runs.
+func registryRoster(v kek.View) roster {
+	if v.Lock != "" && v.Rotation != nil {
+		return rosterOf(v, *v.Rotation)
+	}
+	r := kek.Rotation{}
+	for id, k := range v.KEKs {
+		if k.State.Resolves() {
+			r.Olds = append(r.Olds, id)
+		}
+	}
+	return rosterOf(v, r)
+}
+
+// countItems classifies every item of a source.
+func countItems(ctx context.Context, src frozen, t roster, seen func(int64)) (Tally, error) {
+	look := sweep{pass: PassCensus, visit: t.look}
+	var tally Tally
+	cursor := ""
+	for {
+		page, err := src.Scan(ctx, ScanRequest{Total: 1, Cursor: cursor, Whole: true})
+		if err != nil {
+			return tally, unavailable("source "+src.Name(), err)
+		}
+		if tally, err = look.page(ctx, page, tally); err != nil {
+			return tally, err
+		}
+		seen(tally.items())
+		if cursor = page.Next; cursor == "" {
+			return tally, nil
+		}
+	}
 }
