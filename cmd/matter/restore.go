@@ -48,7 +48,7 @@ Exit code: 0 every row is there, 1 refused or rows that cannot be restored, 2 us
 	cmd.Flags().StringVar(&f.source, "source", "", "the table, by its name in MATTER_SOURCES")
 	cmd.Flags().StringVar(&f.file, "file", "", "the backup")
 	cmd.Flags().BoolVar(&f.confirm, "confirm", false, "do it")
-	return newOp(cmd, func(ctx context.Context, o *operator) error { return o.restore(ctx, f) }, "source", "file")
+	return newStep(cmd, func(ctx context.Context, o *operator) error { return o.restore(ctx, f) }, "source", "file")
 }
 
 func (f restoreFlags) command() string {
