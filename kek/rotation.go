@@ -81,6 +81,7 @@ type Rotation struct {
 	UpdatedAt  time.Time
 	SwitchedAt time.Time
 	SealedAt   time.Time // when no row could be inserted under OldKEK any more; zero before
+	ResumedAt  time.Time // when a person last resumed it; zero if nobody has
 	Err        string    // why it was rolled back, last re-minted
 }
 

@@ -312,6 +312,23 @@ func (v View) Complete(rev int64, now time.Time) (Change, error) {
 	return c, nil
 }
 
+// Resume records that a person goes on at a moment with a rotation that halted, and has
+// seen why. [ErrDone] if it was resumed then or later.
+func (v View) Resume(now time.Time) (Change, error) {
+	if v.Rotation == nil {
+		return Change{}, ErrNoRotation
+	}
+	r := *v.Rotation
+	if r.Phase.Final() {
+		return Change{}, &IllegalTransition{What: "rotation " + r.ID, From: string(r.Phase), To: "resumed"}
+	}
+	if !r.ResumedAt.Before(now) {
+		return Change{}, ErrDone
+	}
+	r.ResumedAt = now
+	return v.change(r, r.Phase, now, "rotation_resumed"), nil
+}
+
 // PreSwitchFailure gives up before the switch: the new KEK, if any, is retired,
 // the pointer is untouched, the lock is freed (spec: PreSwitchFailure). An
 // emergency is refused: it only goes forward, with [View.Remint].

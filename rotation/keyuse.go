@@ -36,7 +36,11 @@ func (s *Steps) checkOldKeys(ctx context.Context, r kek.Rotation) (map[string]st
 		for _, g := range use.Grants {
 			found = append(found, "grant "+g)
 		}
-		if wrapping(use.LastUse) && use.LastUseAt.After(r.SealedAt.Add(clockTolerance)) {
+		seen := r.SealedAt // what a person has resumed after is in the record
+		if r.ResumedAt.After(seen) {
+			seen = r.ResumedAt
+		}
+		if wrapping(use.LastUse) && use.LastUseAt.After(seen.Add(clockTolerance)) {
 			found = append(found, fmt.Sprintf("%s at %s, after its fence was sealed (CloudTrail event %s)",
 				use.LastUse, use.LastUseAt.UTC().Format(time.RFC3339), use.LastUseBy))
 		}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 	"unicode/utf8"
 
 	"github.com/matter-ops/kms-rotation/kek"
@@ -148,7 +149,7 @@ func checkResume(in ExecutionInput) error {
 }
 
 // resume goes on with a rotation that halted: every finished step returns its
-// old output at once.
+// old output at once, and every pass over the rows begins from the start.
 func (s *Steps) resume(ctx context.Context, id string) (Plan, error) {
 	_, r, err := s.rotation(ctx, id)
 	if err != nil {
@@ -163,8 +164,12 @@ func (s *Steps) resume(ctx context.Context, id string) (Plan, error) {
 	if err := s.restartPasses(ctx, r); err != nil {
 		return Plan{}, err
 	}
-	p, err := s.plan(r)
-	return p, errors.Join(err, s.publish(ctx))
+	at := s.Now().UTC().Truncate(time.Millisecond) // as the control table keeps it
+	v, err := s.transition(ctx, "preflight", id, func(v kek.View) (kek.Change, error) { return v.Resume(at) }, nil)
+	if err != nil {
+		return Plan{}, err
+	}
+	return s.plan(*v.Rotation)
 }
 
 // restarted answers a repeated preflight whose record is there.

@@ -13,6 +13,7 @@ import (
 type roster struct {
 	rotation kek.Rotation
 	keks     map[kek.ID]kek.KEK
+	whole    bool // keks has the whole registry, not only what the rotation names
 }
 
 // unaccounted is why an item is not a row that the rotation can move.
@@ -31,8 +32,10 @@ func (t roster) judge(row Row) error {
 	}
 	k, ok := t.keks[row.KEK]
 	switch {
-	case !ok:
+	case !ok && t.whole:
 		return &unaccounted{UnknownKEK, fmt.Sprintf("it is under KEK %q, which the registry does not know", row.KEK)}
+	case !ok:
+		return &unaccounted{UnknownKEK, fmt.Sprintf("it is under KEK %q, which this rotation does not move", row.KEK)}
 	case row.KeyARN != "" && row.KeyARN != k.ARN:
 		return &unaccounted{UnknownKEK, fmt.Sprintf("it is under key %s, but the registry's KEK of that id is %s", row.KeyARN, k.ARN)}
 	case row.KEK == t.rotation.NewKEK:
@@ -47,7 +50,9 @@ func (t roster) judge(row Row) error {
 }
 
 // rosterOf is the roster of a rotation as the registry, just read, has it.
-func rosterOf(v kek.View, r kek.Rotation) roster { return roster{rotation: r, keks: v.KEKs} }
+func rosterOf(v kek.View, r kek.Rotation) roster {
+	return roster{rotation: r, keks: v.KEKs, whole: v.Registry > 0}
+}
 
 // proofSample is how many distinct data keys of a segment a worker unwraps where the
 // deployment does not ask for all of them.

@@ -172,10 +172,13 @@ func (s *Steps) register(ctx context.Context, next func(kek.View) (kek.Change, e
 	return s.drive(ctx, "register", func() (kek.View, error) { return s.loadAll(ctx, "") }, next, body)
 }
 
-// registryEvent names the record of a change that no rotation makes: the registry's
-// revision tells it from every other.
-func registryEvent(ev *audit.Event, c kek.Change) {
-	if c.Registry != nil && c.Event != "kek_genesis" {
+// repeatable gives the record of a change that may happen more than once a number of
+// its own: the registry's revision, or the rotation's.
+func repeatable(ev *audit.Event, c kek.Change) {
+	switch {
+	case c.Registry != nil && c.Event != "kek_genesis":
 		ev.ID = fmt.Sprintf("%s/%d", c.Event, c.Registry.Before+1)
+	case c.Event == "rotation_resumed":
+		ev.ID = fmt.Sprintf("%s/%d", ev.ID, c.Rotation.After.Rev)
 	}
 }

@@ -156,7 +156,7 @@ func (s *Steps) event(step string, c kek.Change, extra map[string]string) audit.
 		put(ev.Body, "kek."+string(m.After.ID), string(m.After.State))
 	}
 	maps.Copy(ev.Body, extra)
-	registryEvent(&ev, c)
+	repeatable(&ev, c)
 	return ev
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/matter-ops/kms-rotation/audit"
 	"github.com/matter-ops/kms-rotation/kek"
@@ -27,8 +28,11 @@ func (s *Steps) Verify(ctx context.Context, in VerifyInput) (SweepOutput, error)
 	}
 	var out SweepOutput
 	if r.Phase == kek.KEKRetired {
-		if out, err = s.inspect(ctx, v, r); err != nil || !out.Done {
-			return out, err
+		if out, err = s.inspect(ctx, v, r); err != nil {
+			return out, errors.Join(err, s.forgetHalted(ctx, r, err))
+		}
+		if !out.Done {
+			return out, nil
 		}
 	}
 	_, err = s.transition(ctx, "verify", r.ID, func(v kek.View) (kek.Change, error) { return v.Complete(r.Rev, s.Now()) },
@@ -58,14 +62,33 @@ func (s *Steps) inspect(ctx context.Context, v kek.View, r kek.Rotation) (SweepO
 			Next: "enable the old KMS key, restore these rows under the current KEK (matter ops restore-rows), then resume: matter ops resume --rotation ID",
 		}
 	}
+	ended := s.Now()
 	if err := s.verifyDead(ctx, r); err != nil {
 		return out, err
 	}
 	if s.Anchoring == nil {
-		return out, s.VerifyChain(ctx)
+		err = s.VerifyChain(ctx)
+	} else {
+		_, err = s.VerifyAnchored(ctx)
 	}
-	_, err = s.VerifyAnchored(ctx)
+	if err == nil && s.Now().Sub(ended) >= passIdle {
+		err = &Error{Kind: Transient, Field: "rows", Msg: "too much time has passed since every row was looked at", Next: "they are looked at again"}
+	}
 	return out, err
+}
+
+// forgetHalted begins the last pass from the start if the rotation halts on err: when it
+// is redriven, what was seen before counts for nothing, however short the pause was.
+func (s *Steps) forgetHalted(ctx context.Context, r kek.Rotation, err error) error {
+	var typed *Error
+	if errors.As(err, &typed) && typed.Kind == Transient {
+		return nil // repeated at once
+	}
+	sources, err := s.openSources(r.Sources)
+	if err != nil {
+		return err
+	}
+	return s.forget(ctx, r, sources, passVerify, func(time.Time) bool { return true })
 }
 
 // inspector is the read-only visit: the row names the new KEK, and its data key, or a

@@ -172,7 +172,7 @@ func encodeFrozen(i item, r kek.Rotation) {
 	if r.Counted {
 		i["counted"] = boolean(true)
 	}
-	set(i, "rehearsed", string(r.Rehearsed), "sealed_at", r.SealedAt)
+	set(i, "rehearsed", string(r.Rehearsed), "sealed_at", r.SealedAt, "resumed_at", r.ResumedAt)
 }
 
 // decodeFrozen fills in what encodeFrozen has written.
@@ -197,6 +197,7 @@ func decodeFrozen(rd *reader, r *kek.Rotation) {
 		}
 	}
 	r.Counted, r.Rehearsed, r.SealedAt = rd.bool("counted"), kek.ID(rd.str("rehearsed")), rd.time("sealed_at")
+	r.ResumedAt = rd.time("resumed_at")
 }
 
 func encodeJSON(v any) string {

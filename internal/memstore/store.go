@@ -273,6 +273,7 @@ func (s *Store) write(c kek.Change) {
 	if m := c.Rotation; m != nil {
 		r := owned(m.After)
 		r.StartedAt, r.UpdatedAt, r.SwitchedAt, r.SealedAt = ms(r.StartedAt), ms(r.UpdatedAt), ms(r.SwitchedAt), ms(r.SealedAt)
+		r.ResumedAt = ms(r.ResumedAt)
 		for i := range r.Sources { // the registry has these, the record does not
 			r.Sources[i].AddedAt, r.Sources[i].AddedBy = time.Time{}, ""
 		}
