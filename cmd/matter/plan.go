@@ -184,9 +184,9 @@ func (o *operator) planLines(p plan) []string {
 	for _, s := range p.Sources {
 		how := "counted"
 		if !s.Exact {
-			how = fmt.Sprintf("about; %d items read, the rest is DynamoDB's count of up to six hours ago", s.items())
+			how = fmt.Sprintf("about; %d items read, the rest is DynamoDB's count of up to six hours ago", s.Items())
 			if !s.Table {
-				how = fmt.Sprintf("at least; %d items read", s.items())
+				how = fmt.Sprintf("at least; %d items read", s.Items())
 			}
 		}
 		lines = append(lines, fmt.Sprintf("  %-16s %10d rows  %10d KMS requests  %s", s.Source, s.Rows, s.KMSRequests, how))
