@@ -3,6 +3,7 @@ package envelope_test
 import (
 	"bytes"
 	"encoding/json"
+	"strings"
 	"testing"
 	"time"
 
@@ -136,6 +137,27 @@ func TestSourceAgreement(t *testing.T) {
 	}
 }
 
+// TestDefinition: every definition of a source decodes, also of tables that the client
+// does not write.
+func TestDefinition(t *testing.T) {
+	d := json.NewDecoder(strings.NewReader(`{"name": "a", "table": "b", "kek_id_attribute": "c", "wrapped_dek_attribute": "",
+		"ciphertext_attribute": "e", "epoch_attribute": "f", "version_attribute": "g", "context": {"h": "$i"}, "bind": {"j": "k"},
+		"format": "kms", "payloads": "opaque", "other": {"attribute": "l", "values": ["m", "n"]}}`))
+	d.DisallowUnknownFields()
+	var got envelope.TableConfig
+	if err := d.Decode(&got); err != nil {
+		t.Fatal(err)
+	}
+	want := envelope.TableConfig{
+		Name: "a", Table: "b", KEKID: "c", Ciphertext: "e", Epoch: "f", Version: "g", Context: map[string]string{"h": "$i"},
+		Bind: map[string]string{"j": "k"}, Format: envelope.FormatKMS, Payloads: envelope.PayloadsOpaque,
+		Other: &envelope.Other{Attribute: "l", Values: []string{"m", "n"}},
+	}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Error(d)
+	}
+}
+
 // FuzzContextAgreement: both make the same encryption context of a row, or both
 // refuse it.
 func FuzzContextAgreement(f *testing.F) {
@@ -155,7 +177,7 @@ func FuzzContextAgreement(f *testing.F) {
 		}
 		encctx := map[string]string{key: value, "fixed": "$$1"}
 		want, werr := ddb.ContextOf(ddb.SourceConfig{Context: encctx}, i)
-		got, gerr := envelope.TableConfig{Context: encctx}.ContextOf(i)
+		got, _, gerr := envelope.TableConfig{Context: encctx}.Bound(i)
 		if (werr == nil) != (gerr == nil) || !cmp.Equal(want, got) {
 			t.Errorf("the rotation makes %q, %v; the data plane %q, %v", want, werr, got, gerr)
 		}

@@ -156,6 +156,8 @@ func compare(term string, i item, names map[string]string, values item) bool {
 	switch a := i[plain(part[0], names)].(type) {
 	case *s:
 		return part[1] == "=" && a.Value == values[part[2]].(*s).Value
+	case *b:
+		return part[1] == "=" && string(a.Value) == string(values[part[2]].(*b).Value)
 	case *n:
 		x, y := integer(a.Value), integer(values[part[2]].(*n).Value)
 		return x == y || part[1] == "<=" && x < y

@@ -123,7 +123,7 @@ func newSite(tb testing.TB) *site {
 // sourceConfig uses names that are reserved words or have odd characters.
 func sourceConfig(table string) ddb.SourceConfig {
 	return ddb.SourceConfig{
-		Name: "orders", Table: table, KEKID: "key", WrappedDEK: "wrapped.dek", Ciphertext: "data",
+		Name: "orders", Table: table, KEKID: "key", WrappedDEK: "wrapped.dek", Ciphertext: "data", Version: "version",
 		Context: map[string]string{"table": "orders", "tenant": "$tenant"}, Format: "matter",
 	}
 }
