@@ -28,7 +28,7 @@ type memory struct {
 // deployment returns a control table that points at kek-0001, and KMS.
 func deployment() (*memory, *keys) {
 	world := memstore.New("example", time.Now)
-	if _, err := world.KMS().Create(context.Background(), "genesis", 1, "first"); err != nil {
+	if _, err := world.KMS().Create(context.Background(), "genesis", 1, "first", false); err != nil {
 		panic(err)
 	}
 	m := &memory{items: map[string]item{}}

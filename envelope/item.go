@@ -26,9 +26,8 @@ func (c TableConfig) checkWrite(i Item) error {
 			return fmt.Errorf("%w: attribute %q %s", ErrInvalidItem, name, fault)
 		}
 	}
-	// A rotation would pass the row over, and disable the key that it is under.
-	if c.Other.matches(i) {
-		return fmt.Errorf("%w: attribute %q has a value that declares it no envelope (other)", ErrInvalidItem, c.Other.Attribute)
+	if c.Other.declares(i) { // no rotation would start while it is there
+		return fmt.Errorf("%w: attribute %q has a value that declares the item to be no envelope", ErrInvalidItem, c.Other.Attribute)
 	}
 	return nil
 }

@@ -273,22 +273,22 @@ func TestOwnAttributes(t *testing.T) {
 	}
 }
 
-// TestDeclaredOther: a rotation passes over what the definition declares to be no
-// envelope, so such a row would be orphaned.
+// TestDeclaredOther: an envelope that the definition declares to be none is
+// unaccounted, and no rotation starts while it is there.
 func TestDeclaredOther(t *testing.T) {
 	w := newSite(t)
 	keys := []ddbtest.Key{{Name: "id", Type: "S"}}
 	cfg := boundToKey(keys...)
-	cfg.Other = &envelope.Other{Attribute: "kind", Values: []string{"meta", "7"}}
+	cfg.Other = &envelope.OtherItems{Attribute: "kind", Values: []string{"meta", "7"}}
 	table := w.keyed(cfg, keys...)
 	w.must("insert", table.Insert(t.Context(), item{"id": &s{Value: "a"}, "kind": &s{Value: "order"}}, []byte("x")))
-	for _, v := range []ddbtypes.AttributeValue{&s{Value: "meta"}, &s{Value: "7"}, &n{Value: "7.0"}} {
+	for _, kind := range cfg.Other.Values {
 		w.unchanged("insert", envelope.ErrInvalidItem, `"kind"`, func() error {
-			return table.Insert(t.Context(), item{"id": &s{Value: "b"}, "kind": v}, nil)
+			return table.Insert(t.Context(), item{"id": &s{Value: "b"}, "kind": &s{Value: kind}}, nil)
 		})
 		w.unchanged("update", envelope.ErrInvalidItem, `"kind"`, func() error {
 			return table.Update(t.Context(), rowKey("a"), func(r *envelope.Row) error {
-				r.Item["kind"] = v
+				r.Item["kind"] = &s{Value: kind}
 				return nil
 			})
 		})

@@ -55,10 +55,10 @@ func TestUnknownKEK(t *testing.T) {
 	good := w.item("a")
 
 	// An attacker's key, which KMS would let the client use, and a new one of ours.
-	theirs, err := w.keys.Create(t.Context(), "attacker", 1, "")
+	theirs, err := w.keys.Create(t.Context(), "attacker", 1, "", false)
 	w.must("create", err)
 	wrapped, payload := w.forge(theirs.ID)
-	pending, err := w.keys.Create(t.Context(), "r1", 1, "")
+	pending, err := w.keys.Create(t.Context(), "r1", 1, "", false)
 	w.must("create", err)
 	w.register(pending.ID, pending.ARN, kek.Pending)
 
@@ -74,11 +74,11 @@ func TestUnknownKEK(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			c := w.client() // with no key in its cache
 			forged := maps.Clone(good)
-			forged["id"], forged["key"], forged["wrapped.dek"], forged["data"] = &s{Value: "b"}, &s{Value: id}, &b{Value: wrapped}, &b{Value: payload}
+			forged["key"], forged["wrapped.dek"], forged["data"] = &s{Value: id}, &b{Value: wrapped}, &b{Value: payload}
 			w.put(forged)
 			calls := w.keys.count("Decrypt")
 			for round := range int64(2) {
-				_, err := w.open(c).Get(t.Context(), rowKey("b"))
+				_, err := w.open(c).Get(t.Context(), rowKey("a"))
 				if !errors.Is(err, envelope.ErrUnknownKEK) || !errors.Is(err, envelope.ErrOrphanedKey) {
 					t.Errorf("%v", err)
 				}
@@ -152,7 +152,7 @@ func TestPendingBecomesActive(t *testing.T) {
 	w := newSite(t)
 	c := w.client(slow)
 	table := w.open(c)
-	k, err := w.keys.Create(t.Context(), "r1", 1, "")
+	k, err := w.keys.Create(t.Context(), "r1", 1, "", false)
 	w.must("create", err)
 	wrapped, payload := w.forge(k.ID)
 	i := row("a")
@@ -175,12 +175,12 @@ func TestPendingBecomesActive(t *testing.T) {
 // rowContext is the encryption context of [row].
 var rowContext = map[string]string{"table": "orders", "tenant": "acme"}
 
-// forge seals a payload of [row] under a key, as whoever may use the key can.
+// forge seals a payload of row a under a key, as anybody can who may use the key.
 func (w *site) forge(id kek.ID) (wrapped, payload []byte) {
 	w.t.Helper()
 	dek, wrapped, err := w.keys.KMS.GenerateDataKey(w.t.Context(), id, rowContext)
 	w.must("data key", err)
-	payload, err = aead.Cipher{}.Seal(dek, []byte("forged"), rowContext)
+	payload, err = aead.Cipher{}.Seal(dek, []byte("forged"), map[string]string{"table": "orders", "tenant": "acme", "id": "a"})
 	w.must("seal", err)
 	return wrapped, payload
 }
@@ -368,7 +368,7 @@ func TestConfig(t *testing.T) {
 		`format: "zip" is not known`:         func(c *envelope.TableConfig) { c.Format = "zip" },
 		"cannot be bound":                    func(c *envelope.TableConfig) { c.Context = map[string]string{"k": "$data"} },
 		"KMS takes no empty":                 func(c *envelope.TableConfig) { c.Context = map[string]string{"aws:k": "v"} },
-		"part of the key":                    func(c *envelope.TableConfig) { c.KEKID = "id" },
+		"part of the key":                    func(c *envelope.TableConfig) { c.KEKID, c.Bind = "id", nil },
 		`bind: key "k": attribute "data"`:    func(c *envelope.TableConfig) { c.Bind = map[string]string{"k": "$data"} },
 		`bind: "": "v"`:                      func(c *envelope.TableConfig) { c.Bind = map[string]string{"": "v"} },
 		`bind: "k": ""`:                      func(c *envelope.TableConfig) { c.Bind = map[string]string{"k": ""} },
@@ -379,9 +379,11 @@ func TestConfig(t *testing.T) {
 		`ciphertext_attribute: "\xff" is`:    func(c *envelope.TableConfig) { c.Ciphertext = "\xff" },
 		"rows of format kms":                 func(c *envelope.TableConfig) { c.Format, c.WrappedDEK = "kms", "" },
 		`payloads: "clear" is not known`:     func(c *envelope.TableConfig) { c.Payloads = "clear" },
-		"other: an attribute":                func(c *envelope.TableConfig) { c.Other = &envelope.Other{Attribute: "data", Values: []string{"x"}} },
-		"other: an attribute that is none":   func(c *envelope.TableConfig) { c.Other = &envelope.Other{Attribute: "kind"} },
-		"and values of it":                   func(c *envelope.TableConfig) { c.Other = &envelope.Other{Values: []string{"x"}} },
+		"other: an attribute": func(c *envelope.TableConfig) {
+			c.Other = &envelope.OtherItems{Attribute: "data", Values: []string{"x"}}
+		},
+		"other: an attribute that is none": func(c *envelope.TableConfig) { c.Other = &envelope.OtherItems{Attribute: "kind"} },
+		"and values of it":                 func(c *envelope.TableConfig) { c.Other = &envelope.OtherItems{Values: []string{"x"}} },
 	} {
 		cfg := tableConfig(sourceConfig(w.table))
 		change(&cfg)

@@ -40,37 +40,28 @@ type TableConfig struct {
 	Epoch      string            `json:"epoch_attribute"`       // N; default kek_epoch
 	Version    string            `json:"version_attribute"`     // N, counts the writes of a row; "": nothing does
 	Context    map[string]string `json:"context"`               // encryption context: key → literal, "$attribute", or "$$literal with one $"
-	Bind       map[string]string `json:"bind,omitempty"`        // as Context, but bound to the payload alone and not told to KMS
+	Bind       map[string]string `json:"bind"`                  // as Context, but bound to the payload alone and not told to KMS
 	Format     string            `json:"format"`                // "", "matter", "tink" or "kms"
-	Payloads   string            `json:"payloads,omitempty"`    // "" or "opaque"
-	Other      *Other            `json:"other,omitempty"`       // which items of the table are no envelopes; nil: those with no attribute of one
+	Payloads   string            `json:"payloads"`              // "" or "opaque"
+	Other      *OtherItems       `json:"other"`                 // items that are declared to be no envelopes; may be nil
 
 	Keys           []string          `json:"-"` // partition key, and sort key if any; default: the table is asked
 	TinkAssociated func(Item) []byte `json:"-"` // associated data of a row that Tink wrote; default none
 }
 
-// Other declares the items of a table that are no envelopes, whatever attributes they
-// have: a rotation passes them over.
-type Other struct {
-	Attribute string   `json:"attribute"` // S or N
-	Values    []string `json:"values"`    // one of them: the item is no envelope
+// OtherItems declares items to be no envelopes, by the value of an attribute of type S.
+type OtherItems struct {
+	Attribute string   `json:"attribute"`
+	Values    []string `json:"values"`
 }
 
-// matches reports whether o declares the item no envelope.
-func (o *Other) matches(i Item) bool {
+// declares reports whether o declares an item.
+func (o *OtherItems) declares(i Item) bool {
 	if o == nil {
 		return false
 	}
-	return slices.ContainsFunc(o.Values, func(value string) bool {
-		switch a := i[o.Attribute].(type) {
-		case *types.AttributeValueMemberS:
-			return a.Value == value
-		case *types.AttributeValueMemberN:
-			return sameNumber(a.Value, value)
-		default:
-			return false
-		}
-	})
+	s, ok := i[o.Attribute].(*types.AttributeValueMemberS)
+	return ok && slices.Contains(o.Values, s.Value)
 }
 
 func (c TableConfig) withDefaults() TableConfig {
