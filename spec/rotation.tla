@@ -21,7 +21,7 @@ EXTENDS Naturals, FiniteSets, TLC
 CONSTANTS
   Row, Writer, Reader, Shard,  \* the rows, the processes, the fence items of a KEK
   Side,       \* the rows of a second table; the others are in the first, which is always a source
-  Historic,   \* how many KEKs rows may be under before the registry knows them
+  Historic,   \* how many KEKs have rows although the registry does not know them yet
   Modes,      \* subset of {"normal", "emergency"}: what rotations may be started as
   MaxRot,     \* how many rotations
   MaxMint,    \* mint attempts of an emergency (Config.MaxMints)
@@ -33,10 +33,10 @@ CONSTANTS
   DekCache,   \* a writer may use one DEK for several rows
   Deletes,    \* rows may be deleted
   Restore,    \* of a row from a backup: "off", "raw", "early", "halted" or "fenced"
-  Foreign,    \* programs without package envelope write rows, unlabelled: "off", "idle", "early" or "raw"
-  Lies,       \* such programs may also overwrite the label of a row, at any time
-  Unfit,      \* a new KEK may be one to which rewrap cannot move real rows
-  Unmarked,   \* the second table may hold rows while it is neither a source nor marked
+  Foreign,    \* other programs write rows without a label: "off", "idle", "early" or "raw"
+  Lies,       \* other programs overwrite the label of a row
+  Unfit,      \* rewrap cannot move real rows to some new KEKs
+  Unmarked,   \* the second table may get rows while it is neither a source nor marked
   Off         \* names of mechanisms taken away; {} is the code as it is
 
 On(mechanism) == mechanism \notin Off
@@ -95,10 +95,10 @@ VARIABLES
   nDek, writes, harm
 
 tabV  == <<src, mark>>
-offV  == <<halt, late>>
+passV  == <<halt, late>>
 keyV  == <<kek, on, tag, owner, doomed, reaper, unfit>>
 ctlV  == <<ptr, fence, lock, rot, tabV>>
-workV == <<lease, seen, gone, rw, clean, offV>>
+workV == <<lease, seen, gone, rw, clean, passV>>
 dataV == <<row, wr, rd, backup>>
 cntV  == <<nDek, writes, harm>>
 vars  == <<keyV, ctlV, workV, dataV, cntV>>
@@ -116,13 +116,13 @@ Order(ph) == CASE ph = "started" -> 1 [] ph = "minted" -> 2 [] ph = "tested" -> 
                [] ph = "retired" -> 7 [] ph = "completed" -> 8 [] OTHER -> 0
 Reached(n, ph) == Order(rot[n].ph) >= Order(ph)      \* kek.Phase.Reached
 Registered     == {k \in KEK : kek[k] \in {"active", "draining", "sealed"}}
-NotYet(k)    == k \in Past /\ kek[k] = "none"        \* historic, and nobody has registered it
+NotYet(k)      == k \in Past /\ kek[k] = "none"        \* historic, and nobody has registered it
 Resolves(k)    == k \in on /\ (k \in Registered \/ NotYet(k))
 
-Frozen(n) == {r \in Row : TableOf(r) \in rot[n].srcs}  \* the rows that a rotation looks at
-Told(t)   == t \in src \cup mark \/ Unmarked           \* where rows may come to be: the promises assume it
+Frozen(n)      == {r \in Row : TableOf(r) \in rot[n].srcs}  \* the rows that a rotation looks at
+Told(t)        == t \in src \cup mark \/ Unmarked           \* the assumption: only such a table gets rows
 
-Under(k) ==      \* a row of before, of which no epoch is known if the KEK is historic
+Under(k) ==      \* a row from before genesis; under a historic KEK it has no epoch
   [kid |-> k, real |-> k, ep |-> IF k = 1 THEN 1 ELSE 0, dek |-> Dek(k, 0), ct |-> Dek(k, 0), body |-> 0]
 
 Init ==          \* kek.View.Genesis
@@ -168,28 +168,29 @@ PutLease(w) ==          \* Client.hold: promises that it may write under the KEK
   /\ wr[w].pc = "loaded"
   /\ lease' = [lease EXCEPT ![w] = [k |-> wr[w].k, v |-> 1]]
   /\ wr' = [wr EXCEPT ![w].pc = IF Recheck THEN "leased" ELSE "ready"]
-  /\ UNCHANGED <<keyV, ctlV, seen, gone, rw, clean, offV, row, rd, backup, cntV>>
+  /\ UNCHANGED <<keyV, ctlV, seen, gone, rw, clean, passV, row, rd, backup, cntV>>
 
 RecheckPtr(w) ==        \* Client.read again: if the pointer moved, the lease came too late to count
   /\ wr[w].pc = "leased"
   /\ IF ptr.ep = wr[w].e
        THEN wr' = [wr EXCEPT ![w].pc = "ready"] /\ UNCHANGED lease
        ELSE wr' = [wr EXCEPT ![w] = Idle] /\ lease' = [lease EXCEPT ![w] = NoLease]
-  /\ UNCHANGED <<keyV, ctlV, seen, gone, rw, clean, offV, row, rd, backup, cntV>>
+  /\ UNCHANGED <<keyV, ctlV, seen, gone, rw, clean, passV, row, rd, backup, cntV>>
 
 Renew(w) ==             \* Client.renew: a holder that finds its lease revoked loads again
   /\ wr[w].pc \in {"ready", "wrapped"} /\ Leases
   /\ IF Holds(w)
        THEN lease[w].v <= MaxRenew /\ lease' = [lease EXCEPT ![w].v = @ + 1] /\ UNCHANGED wr
        ELSE wr' = [wr EXCEPT ![w] = Idle] /\ UNCHANGED lease
-  /\ UNCHANGED <<keyV, ctlV, seen, gone, rw, clean, offV, row, rd, backup, cntV>>
+  /\ UNCHANGED <<keyV, ctlV, seen, gone, rw, clean, passV, row, rd, backup, cntV>>
 
 DropLease(w) ==         \* Client.tend, Client.Close: no reference is left
   /\ wr[w].pc = "idle" /\ lease[w] # NoLease
   /\ lease' = [lease EXCEPT ![w] = NoLease]
-  /\ UNCHANGED <<keyV, ctlV, seen, gone, rw, clean, offV, dataV, cntV>>
+  /\ UNCHANGED <<keyV, ctlV, seen, gone, rw, clean, passV, dataV, cntV>>
 
-May(r) == On("mark-first") => TableOf(r) \in mark
+May(r) == /\ On("mark-first") => TableOf(r) \in mark
+          /\ row[r] = NoRow \/ row[r].kid # 0        \* an update opens the row that it changes
 
 Wrap(w) ==              \* Client.generate, no KMS call if the DEK is cached; chooses a row
   /\ wr[w].pc = "ready"
@@ -208,16 +209,18 @@ Wrap(w) ==              \* Client.generate, no KMS call if the DEK is cached; ch
 
 (* The two fenced writes, as conditions on what is stored at that moment.   *)
 InsertOK(r, k, s) == row[r] = NoRow /\ (On("insert-fence") => s \in fence[k])
-UpdateOK(r, e)    == row[r] # NoRow /\ (On("update-epoch") => row[r].ep <= e)
+UpdateOK(r, k, e, s) ==  \* by the row's epoch; if the row has none, past the fence as an insert
+  row[r] # NoRow /\ IF row[r].ep # 0 THEN On("update-epoch") => row[r].ep <= e
+                                     ELSE On("update-fence") => s \in fence[k]
 Written(r, k, e, d) ==  \* the whole envelope is replaced
   row' = [row EXCEPT ![r] = [kid |-> k, real |-> k, ep |-> e, dek |-> d, ct |-> d,
                              body |-> IF "emergency" \in Modes THEN writes + 1 ELSE 0]]
 
 Commit(w) ==            \* envelope.Table.insert past one random shard, or Table.update by epoch
-  LET me == wr[w] IN    \* (update's condition on the version is left out: the model allows more)
+  LET me == wr[w] IN    \* (update's condition on the ciphertext is left out: the model allows more)
   /\ me.pc = "wrapped"
   /\ \E s \in Shard :
-       IF IF me.ins THEN InsertOK(me.r, me.k, s) ELSE UpdateOK(me.r, me.e)
+       IF IF me.ins THEN InsertOK(me.r, me.k, s) ELSE UpdateOK(me.r, me.k, me.e, s)
          THEN /\ writes < MaxWrite /\ Written(me.r, me.k, me.e, me.d)
               /\ writes' = writes + 1
               /\ wr' \in {[wr EXCEPT ![w] = Idle]} \cup
@@ -261,8 +264,7 @@ TakeBackup(r) ==
   /\ backup' = row[r]
   /\ UNCHANGED <<keyV, ctlV, workV, row, wr, rd, cntV>>
 
-(* Until the second scan begins, rows under k may come to be outside of the  *)
-(* fence.                                                                    *)
+(* Until the second scan begins a row under k may come to be past the fence. *)
 Early(k) == \A n \in Rot : k \in rot[n].olds => ~Reached(n, "rewrapped")
 
 RestoreRow(r) ==        \* writes a backed-up row as it was
@@ -274,9 +276,10 @@ RestoreRow(r) ==        \* writes a backed-up row as it was
   /\ row' = [row EXCEPT ![r] = backup]
   /\ UNCHANGED <<keyV, ctlV, workV, wr, rd, backup, cntV>>
 
-(* Other programs, which know nothing of labels, fences and marks.            *)
+(* Other programs: they use the KMS key and the table, but neither label nor *)
+(* fence nor mark.                                                           *)
 
-AppearUnlabelled(r, k) ==    \* a row whose data is under a KEK and that does not say so
+AppearUnlabelled(r, k) ==    \* a row whose data is under k, without a label that says so
   /\ Foreign # "off" /\ Told(TableOf(r)) /\ k \in on /\ (k \in Registered \/ NotYet(k))
   /\ Foreign = "idle"  => lock = 0
   /\ Foreign = "early" => Early(k)
@@ -291,8 +294,8 @@ Mislabel(r) ==          \* a script that writes the pointer's KEK over the label
   /\ row' = [row EXCEPT ![r].kid = ptr.kek]
   /\ UNCHANGED <<keyV, ctlV, workV, wr, rd, backup, cntV>>
 
-(* matter ops adopt: KMS says which KEK it is; written on condition that the  *)
-(* wrapped DEK is what was read and that there is no label yet.               *)
+(* matter ops adopt: KMS says which KEK wraps the DEK. The label is written   *)
+(* on condition that there is none and that the wrapped DEK is what was read. *)
 Adoptable(r) == row[r] # NoRow /\ row[r].kid = 0 /\ row[r].real \in Registered \cap on
 
 Adopt(r) ==
@@ -306,7 +309,7 @@ AdoptRead(r) ==         \* taken away: reads first,
   /\ UNCHANGED <<keyV, ctlV, lease, seen, gone, rw, clean, halt, dataV, cntV>>
 
 AdoptWrite(r) ==        \* and writes at any later time, whatever the row has become
-  /\ row[r] # NoRow
+  /\ ~On("adopt-condition") /\ row[r] # NoRow
   /\ \E k \in KEK : /\ <<r, k>> \in late /\ late' = late \ {<<r, k>>}
                     /\ row' = [row EXCEPT ![r].kid = k]
   /\ UNCHANGED <<keyV, ctlV, lease, seen, gone, rw, clean, halt, wr, rd, backup, cntV>>
@@ -318,51 +321,56 @@ AdoptWrite(r) ==        \* and writes at any later time, whatever the row has be
 
 At(n, ph) == rot[n].ph = ph /\ (On("lock") => lock = n)
 
-Start(n, m) ==          \* Steps.Preflight, View.Start: the lock is free, no such record yet
+Start(n, m) ==          \* View.Start: the lock is free, no such record yet; freezes KEKs and sources
   /\ m \in Modes
   /\ \A i \in Rot : (i < n) <=> (rot[i].ph # "none")
   /\ On("lock") => lock = 0
   /\ kek[ptr.kek] = "active"
-  /\ On("start-marks") /\ m = "normal" => mark \subseteq src
   /\ lock' = n
-  /\ rot' = [rot EXCEPT ![n] = [NoRot EXCEPT !.ph = "started", !.mode = m, !.att = 1, !.old = ptr.kek,
-                                            !.olds = IF On("all-olds") THEN Registered ELSE {ptr.kek}, !.srcs = src]]
+  /\ \E srcs \in IF On("at-registry") THEN {src} ELSE {src} \cup late :
+       /\ On("start-marks") /\ m = "normal" => mark \subseteq srcs
+       /\ rot' = [rot EXCEPT ![n] = [NoRot EXCEPT !.ph = "started", !.mode = m, !.att = 1, !.old = ptr.kek,
+                                !.olds = IF On("all-olds") THEN Registered ELSE {ptr.kek}, !.srcs = srcs]]
   /\ UNCHANGED <<keyV, ptr, fence, tabV, workV, dataV, cntV>>
 
-(* What there is to rotate: historic KEKs and sources (kek/registry.go).      *)
+StartRead ==            \* taken away: a start that froze what it had read before
+  /\ ~On("at-registry") /\ lock = 0 /\ late' = late \cup {src}
+  /\ UNCHANGED <<keyV, ctlV, lease, seen, gone, rw, clean, halt, dataV, cntV>>
 
-Register(k) ==          \* View.RegisterKEK: a historic KEK, its fence shut
+(* The registry of historic KEKs and sources (kek/registry.go).               *)
+
+Register(k) ==          \* View.RegisterKEK: its fence shut, and only while no rotation runs
   /\ NotYet(k)
   /\ On("register-idle") => lock = 0
   /\ kek' = [kek EXCEPT ![k] = "sealed"]
   /\ fence' = IF On("register-shut") THEN fence ELSE [fence EXCEPT ![k] = Shard]
   /\ UNCHANGED <<on, tag, owner, doomed, reaper, unfit, ptr, lock, rot, tabV, workV, dataV, cntV>>
 
-Settled == lock # 0 => rot[lock].ph \notin PreSw       \* no census stands that a change would belie
+Settled == lock # 0 => rot[lock].ph \notin PreSw       \* no rotation is between census and switch
 
-AddSource(t) ==         \* View.PutSource: after the switch it joins the rotation
+AddSource(t) ==         \* View.PutSource: after the switch and before the retirement it joins
   /\ t \notin src
   /\ On("add-settled") => Settled
   /\ src' = src \cup {t}
-  /\ rot' = IF lock = 0 \/ Reached(lock, "retired") THEN rot
-             ELSE [rot EXCEPT ![lock].srcs = @ \cup {t}, ![lock].rev = @ + 1]
+  /\ rot' = IF lock = 0 \/ Reached(lock, "retired") \/ t \in rot[lock].srcs THEN rot
+            ELSE [rot EXCEPT ![lock].srcs = @ \cup {t}, ![lock].rev = @ + 1]
   /\ UNCHANGED <<keyV, ptr, fence, lock, mark, workV, dataV, cntV>>
 
-Unused(t) ==            \* nothing is in it, and the processes that wrote into it are stopped
+Unused(t) ==            \* no row is in it, and the processes that wrote into it have stopped
   /\ On("remove-census")  => \A r \in Row : TableOf(r) = t => row[r] = NoRow
   /\ On("remove-stopped") => \A w \in Writer : wr[w].pc = "wrapped" => TableOf(wr[w].r) # t
 
-RemoveSource(t) ==      \* View.RemoveSource, with its mark; View.ForgetMark if it is no source
+RemoveSource(t) ==      \* View.RemoveSource, the mark too; View.ForgetMark if it is not a source
   /\ t \in src \cup mark /\ Settled /\ Unused(t)
   /\ src' = src \ {t} /\ mark' = mark \ {t}
   /\ UNCHANGED <<keyV, ptr, fence, lock, rot, workV, dataV, cntV>>
 
-(* Census, before the mint. It is one action though it takes hours: nothing   *)
-(* rests on it but that a rotation is refused early.                          *)
+(* The census is one action although it takes hours: only the early refusal   *)
+(* rests on it.                                                               *)
 
 Accounted(r) == row[r] = NoRow \/ row[r].kid \in Registered
 
-Count(n) ==             \* Steps.Census, View.Count; an emergency may, and needs it not
+Count(n) ==             \* View.Count; an emergency may count, but does not need to
   /\ At(n, "started") /\ \A r \in Frozen(n) : Accounted(r)
   /\ rot' = [rot EXCEPT ![n].cnt = (rot[n].mode = "normal")]
   /\ UNCHANGED <<keyV, ptr, fence, lock, tabV, workV, dataV, cntV>>
@@ -435,7 +443,7 @@ DisableDoomed(k) ==     \* KeyAdmin.Disable of a stray key, however late
   /\ on' = on \ {k} /\ doomed' = doomed \ {k}
   /\ UNCHANGED <<kek, tag, owner, reaper, unfit, ctlV, workV, dataV, cntV>>
 
-Rehearse(n) ==          \* Steps.Rehearse, View.Rehearse: real rows rewrapped under the new KEK, for trial
+Rehearse(n) ==          \* View.Rehearse: real rows rewrapped under the new KEK, for trial
   LET k == rot[n].new IN
   /\ At(n, "minted") /\ rot[n].reh # k /\ k \in on \ unfit
   /\ rot' = [rot EXCEPT ![n].reh = k]
@@ -473,7 +481,7 @@ Switch(n) ==            \* View.Switch: pointer, both registry entries, fence, p
   /\ fence' = [fence EXCEPT ![k] = Shard]
   /\ rot' = [rot EXCEPT ![n].ph = "switched", ![n].ep = ptr.ep + 1]
   /\ gone' = {} /\ seen' = [w \in Writer |-> NoLease]
-  /\ UNCHANGED <<on, tag, owner, doomed, reaper, unfit, lock, tabV, lease, rw, clean, offV, dataV, cntV>>
+  /\ UNCHANGED <<on, tag, owner, doomed, reaper, unfit, lock, tabV, lease, rw, clean, passV, dataV, cntV>>
 
 LateSwitch(n) ==        \* taken away: a blind pointer write of an old call, with its argument
   /\ ~On("switch-condition") /\ Reached(n, "switched") /\ rot[n].new # ptr.kek
@@ -487,12 +495,12 @@ LateSwitch(n) ==        \* taken away: a blind pointer write of an old call, wit
 DrainSee(n, w) ==       \* Drainage.Leases: this writer has no lease on the old KEK
   /\ Leases /\ rot[n].ph = "switched" /\ w \notin gone /\ lease[w].k # rot[n].old
   /\ gone' = gone \cup {w}
-  /\ UNCHANGED <<keyV, ctlV, lease, seen, rw, clean, offV, dataV, cntV>>
+  /\ UNCHANGED <<keyV, ctlV, lease, seen, rw, clean, passV, dataV, cntV>>
 
 DrainJudge(n, w) ==     \* it has, and it expired as drain's clock sees it (emergency: any)
   /\ rot[n].ph = "switched" /\ lease[w].k = rot[n].old /\ lease[w] # NoLease
   /\ seen' = [seen EXCEPT ![w] = lease[w]]
-  /\ UNCHANGED <<keyV, ctlV, lease, gone, rw, clean, offV, dataV, cntV>>
+  /\ UNCHANGED <<keyV, ctlV, lease, gone, rw, clean, passV, dataV, cntV>>
 
 Revoke(w) ==            \* Drainage.Revoke: deletes the lease if it is what was judged
   /\ seen[w] # NoLease
@@ -501,7 +509,7 @@ Revoke(w) ==            \* Drainage.Revoke: deletes the lease if it is what was 
        THEN /\ lease' = [lease EXCEPT ![w] = NoLease]
             /\ harm' = IF lease[w] = seen[w] THEN harm ELSE harm \cup {"renewed lease revoked"}
        ELSE UNCHANGED <<lease, harm>>
-  /\ UNCHANGED <<keyV, ctlV, gone, rw, clean, offV, dataV, nDek, writes>>
+  /\ UNCHANGED <<keyV, ctlV, gone, rw, clean, passV, dataV, nDek, writes>>
 
 Drained == Leases /\ On("drain") => Writer \subseteq gone
 
@@ -518,7 +526,8 @@ Seal(n) ==              \* View.Seal: on condition that every shard is sealed
   /\ kek' = [kek EXCEPT ![rot[n].old] = "sealed"]
   /\ rot' = [rot EXCEPT ![n].ph = "drained"]
   /\ clean' = IF On("rewrap-after-seal") THEN {} ELSE clean
-  /\ UNCHANGED <<on, tag, owner, doomed, reaper, unfit, ptr, fence, lock, tabV, lease, seen, gone, rw, offV, dataV, cntV>>
+  /\ UNCHANGED <<on, tag, owner, doomed, reaper, unfit, ptr, fence, lock, tabV, lease, seen, gone, rw, passV,
+                 dataV, cntV>>
 
 (* Rewrap: workers move rows, each at its own pace, duplicates and all. The  *)
 (* second full scan before retiring (Steps.confirm) uses the same actions.  *)
@@ -537,7 +546,7 @@ RewrapRead(n, r) ==     \* Steps.mover, Steps.rewrapped: KMS.ReEncrypt, or a fre
   /\ On("rewrap") /\ Rewrapping(n) /\ r \in Frozen(n) /\ row[r].kid \in rot[n].olds
   /\ row[r].real = row[r].kid /\ rot[n].new \notin unfit     \* else KMS refuses
   /\ rw' = [rw EXCEPT ![r] = Wrapping(n, r)]
-  /\ UNCHANGED <<keyV, ctlV, lease, seen, gone, clean, offV, dataV, cntV>>
+  /\ UNCHANGED <<keyV, ctlV, lease, seen, gone, clean, passV, dataV, cntV>>
 
 RewrapOK(r) ==          \* Source.Replace: still what was read
   LET b == rw[r] IN
@@ -554,7 +563,7 @@ RewrapWrite(r) ==       \* at any later time, repeatable; a failed condition mea
   /\ rw[r] # NoWork
   /\ IF RewrapOK(r) THEN RewrapRow(r, rw[r]) ELSE UNCHANGED row
   /\ rw' \in {rw, [rw EXCEPT ![r] = NoWork]}
-  /\ UNCHANGED <<keyV, ctlV, lease, seen, gone, clean, offV, wr, rd, backup, cntV>>
+  /\ UNCHANGED <<keyV, ctlV, lease, seen, gone, clean, passV, wr, rd, backup, cntV>>
 
 LooksClean(n, r) ==     \* gone, or under the NEW KEK; the deep passes open what they vouch for
   LET x == row[r] IN
@@ -569,10 +578,10 @@ ScanRow(n, r) ==        \* Source.Scan, consistently: passes rewrap, confirm and
                    (IF On("rewrap-after-seal") THEN {} ELSE {"switched"})
   /\ ~halt /\ r \in Frozen(n) \ clean /\ LooksClean(n, r)
   /\ clean' = clean \cup {r}
-  /\ UNCHANGED <<keyV, ctlV, lease, seen, gone, rw, offV, dataV, cntV>>
+  /\ UNCHANGED <<keyV, ctlV, lease, seen, gone, rw, passV, dataV, cntV>>
 
-(* A pass and its conclusion belong together: what lay idle in between, after  *)
-(* a halt, is forgotten and begins again (kek.View.Retire, Steps.freshPass).   *)
+(* A scan counts only if no halt lies between its beginning and the step that  *)
+(* concludes from it.                                                          *)
 
 Halt ==
   /\ Restore = "halted" /\ ~halt /\ lock # 0 /\ rot[lock].ph \in {"rewrapped", "retired"}
@@ -585,13 +594,13 @@ Resume ==
   /\ clean' = IF On("fresh-scan") THEN {} ELSE clean
   /\ UNCHANGED <<keyV, ctlV, lease, seen, gone, rw, late, dataV, cntV>>
 
-(* Every row of every source of the record is clean. The record is the one     *)
-(* that the step writes on condition of, by its revision: a source that joined *)
-(* since is not looked past.                                                   *)
+(* Every row of every source in the record is clean. The step conditions on    *)
+(* the revision of that record (View.stepAt), so reading it, looking at the    *)
+(* checkpoints and writing are one action.                                     *)
 Seen(n)     == Frozen(n) \subseteq clean
 AllClean(n) == ~halt /\ IF On("rev") THEN Seen(n) ELSE <<n, rot[n].ph>> \in late
 
-Judge(n) ==             \* taken away: the step concludes from a record that it read before
+Judge(n) ==             \* taken away: a step that concludes from the record that it read before
   /\ ~On("rev") /\ rot[n].ph \in {"drained", "rewrapped", "retired"} /\ Seen(n)
   /\ late' = {<<n, rot[n].ph>>}
   /\ UNCHANGED <<keyV, ctlV, lease, seen, gone, rw, clean, halt, dataV, cntV>>
@@ -600,9 +609,9 @@ Rewrapped(n) ==         \* Steps.completeRewrap, View.Rewrap: every segment's pa
   /\ At(n, "drained") /\ AllClean(n)
   /\ rot' = [rot EXCEPT ![n].ph = "rewrapped"]
   /\ clean' = IF On("confirm") THEN {} ELSE clean
-  /\ UNCHANGED <<keyV, ptr, fence, lock, tabV, lease, seen, gone, rw, offV, dataV, cntV>>
+  /\ UNCHANGED <<keyV, ptr, fence, lock, tabV, lease, seen, gone, rw, passV, dataV, cntV>>
 
-Retire(n) ==            \* Steps.retireOld, View.Retire: the second scan was clean
+Retire(n) ==            \* View.Retire: the second scan was clean, and no marked table is forgotten
   LET olds == rot[n].olds IN
   /\ IF On("retire-last")
        THEN /\ At(n, "rewrapped") /\ AllClean(n) /\ ptr.kek \notin olds /\ \A k \in olds : kek[k] = "sealed"
@@ -611,7 +620,8 @@ Retire(n) ==            \* Steps.retireOld, View.Retire: the second scan was cle
   /\ kek' = [k \in KEK |-> IF k \in olds THEN "retired" ELSE kek[k]]
   /\ rot' = [rot EXCEPT ![n].ph = "retired"]
   /\ clean' = {}
-  /\ UNCHANGED <<on, tag, owner, doomed, reaper, unfit, ptr, fence, lock, tabV, lease, seen, gone, rw, offV, dataV, cntV>>
+  /\ UNCHANGED <<on, tag, owner, doomed, reaper, unfit, ptr, fence, lock, tabV, lease, seen, gone, rw, passV,
+                 dataV, cntV>>
 
 DisableRetired(k) ==    \* Steps.disableRetired: what the registry calls retired, never an argument
   /\ k \in on
@@ -626,7 +636,7 @@ Complete(n) ==          \* Steps.Verify, View.Complete: closes the rotation, fre
   /\ rot' = [rot EXCEPT ![n].ph = "completed"]
   /\ lock' = 0
   /\ clean' = {}
-  /\ UNCHANGED <<keyV, ptr, fence, tabV, lease, seen, gone, rw, offV, dataV, cntV>>
+  /\ UNCHANGED <<keyV, ptr, fence, tabV, lease, seen, gone, rw, passV, dataV, cntV>>
 
 -----------------------------------------------------------------------------
 Writing == \E w \in Writer : Load(w) \/ PutLease(w) \/ RecheckPtr(w) \/ Renew(w) \/ DropLease(w)
@@ -635,7 +645,7 @@ Reading == \E q \in Reader : ReadRow(q) \/ Decrypt(q)
 Backups == \E r \in Row : DeleteRow(r) \/ TakeBackup(r) \/ RestoreRow(r)
 Foreigners == \E r \in Row : (\E k \in KEK : AppearUnlabelled(r, k)) \/ Mislabel(r)
 People  == \/ \E r \in Row : Adopt(r) \/ AdoptRead(r) \/ AdoptWrite(r)
-           \/ \E k \in KEK : Register(k)
+           \/ StartRead \/ \E k \in KEK : Register(k)
            \/ \E t \in Table \ {"first"} : AddSource(t) \/ RemoveSource(t)
 Keys    == \/ \E n \in Rot, a \in 1 .. MaxMint : CreateKey(n, a)
            \/ \E k \in KEK : Claim(k) \/ Lose(k) \/ DisableDoomed(k) \/ DisableRetired(k)
@@ -662,7 +672,8 @@ Spec == Init /\ [][Next]_vars
 StepsFair ==
   /\ \A n \in Rot :
        /\ \A a \in 1 .. MaxMint : WF_vars(CreateKey(n, a))
-       /\ WF_vars(Count(n)) /\ WF_vars(\E k \in KEK : Mint(n, k)) /\ WF_vars(Rehearse(n)) /\ WF_vars(DualUnwrap(n)) /\ WF_vars(Switch(n))
+       /\ WF_vars(Count(n)) /\ WF_vars(\E k \in KEK : Mint(n, k)) /\ WF_vars(Rehearse(n))
+       /\ WF_vars(DualUnwrap(n)) /\ WF_vars(Switch(n))
        /\ \A w \in Writer : WF_vars(DrainSee(n, w))
        /\ \A s \in Shard : WF_vars(SealShard(n, s))
        /\ WF_vars(Seal(n)) /\ WF_vars(Rewrapped(n)) /\ WF_vars(Retire(n)) /\ WF_vars(Complete(n))
@@ -749,12 +760,14 @@ AllMoved(n) == \A r \in Frozen(n) : row[r] # NoRow => row[r].kid = rot[n].new /\
 RetiredIsMoved   == [][\A n \in Rot : Becomes(n, "retired") => AllMoved(n)]_rot
 CompletedIsMoved == [][\A n \in Rot : Becomes(n, "completed") => AllMoved(n)]_rot
 
-(* A courtesy, if nobody writes without a label or leaves a mark while a        *)
-(* rotation runs: what would stop it is known before the switch.                *)
-KnownBeforeSwitch ==
-  [][\A n \in Rot : Becomes(n, "switched") /\ rot[n].mode = "normal" =>
-       /\ mark \subseteq rot[n].srcs /\ rot[n].new \notin unfit
-       /\ \A r \in Frozen(n) : row[r] # NoRow => row[r].kid \in rot[n].olds]_rot
+(* A courtesy, not a promise: it needs that nobody writes an unlabelled row or   *)
+(* leaves a mark while a rotation runs.                                         *)
+KnownBeforeSwitch ==    \* what would stop a rotation is known before its switch
+  [][\A n \in Rot : Becomes(n, "switched") =>
+       /\ rot[n].new \notin unfit
+       /\ rot[n].mode = "normal" =>
+            /\ mark \subseteq rot[n].srcs
+            /\ \A r \in Frozen(n) : row[r] # NoRow => row[r].kid \in rot[n].olds]_rot
 
 NoLostWrite ==          \* nothing but a write of the application changes a payload backwards
   [][\A r \in Row : row[r] # NoRow /\ row'[r] # NoRow => row'[r].body >= row[r].body]_row
