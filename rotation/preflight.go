@@ -36,9 +36,12 @@ func (s *Steps) Preflight(ctx context.Context, in PreflightInput) (Plan, error) 
 		return Plan{Checks: checks}, err
 	}
 	if in.CheckOnly {
-		p, err := s.plan(kek.Rotation{
-			ID: r.ID, Mode: r.Mode, Label: r.Label, OldKEK: v.Pointer.KEKID, Drill: r.Drill, Segments: s.Segments, Sources: v.Sources,
-		})
+		look := kek.Rotation{ID: r.ID, Mode: r.Mode, Label: r.Label, OldKEK: v.Pointer.KEKID, Drill: r.Drill, Segments: s.Segments, Sources: v.Sources}
+		v.Rotation = nil // it may be a look under the name of a rotation that exists
+		if c, err := v.Start(r, s.Now()); err == nil {
+			look.Olds = c.Rotation.After.Olds
+		}
+		p, err := s.plan(look)
 		p.Checks = checks
 		return p, err
 	}
