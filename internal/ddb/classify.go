@@ -176,7 +176,7 @@ func (c SourceConfig) checkRoom(i item, whole bool) *flaw {
 	after[c.KEKID] = str(strings.Repeat("x", keyIDLength))
 	after[c.Epoch] = num(math.MaxInt64)
 	if c.Version != "" {
-		after[c.Version] = num(1)
+		after[c.Version] = num(integer(i[c.Version]) + 1)
 	}
 	if n := itemsize.Of(after) + wrappedGrowth; n > itemsize.Max {
 		return &flaw{
