@@ -134,6 +134,9 @@ func (s *Steps) openCorpus(ctx context.Context, t roster) (int, error) {
 				return total, unavailable("corpus", err)
 			}
 			for _, row := range page.Rows {
+				if row.PlainSHA == "" && row.Defect == "" {
+					continue // it does not say what it opens to
+				}
 				if err := s.openKnown(ctx, t, row); err != nil {
 					return total, err
 				}

@@ -14,13 +14,15 @@ type frozen struct {
 	def kek.Source
 }
 
-// progress is the name that checkpoints know the source by. What was seen under an
+func (f frozen) progress() string { return ProgressName(f.def) }
+
+// ProgressName is the name that checkpoints know a source by. What was seen under an
 // earlier definition does not count, so each definition has its own.
-func (f frozen) progress() string {
-	if f.def.Generation == 0 {
-		return f.def.Name
+func ProgressName(def kek.Source) string {
+	if def.Generation == 0 {
+		return def.Name
 	}
-	return fmt.Sprintf("%s~%d", f.def.Name, f.def.Generation)
+	return fmt.Sprintf("%s~%d", def.Name, def.Generation)
 }
 
 // openSources opens what a rotation has frozen, or what is registered.

@@ -14,8 +14,8 @@ import (
 // TestOutcome: how an execution ended, as an exit code and in words. The causes are
 // those that Lambda and the state machine really make.
 func TestOutcome(t *testing.T) {
-	const orphans = `{"errorMessage":"Halted: q: OrphansFound: {\"errorMessage\":\"OrphansFound: rows: 2 rows are not under the new KEK. First: [\\\"a: it is under KEK b\\\"] (next: enable the old KMS key)\",\"errorType\":\"OrphansFound\"} (next: mend the cause, then: aws stepfunctions redrive-execution)","errorType":"Halted"}`
-	const timeout = `{"errorMessage":"Halted: q: States.Timeout:  (next: mend the cause)","errorType":"Halted"}`
+	const orphans = `{"errorMessage":"Halted: q: OrphansFound: {\"errorMessage\":\"OrphansFound: rows: 2 rows are not under the new KEK. First: [\\\"a: it is under KEK b\\\"] (next: enable the old KMS key)\",\"errorType\":\"OrphansFound\"} (next: fix the cause, then: aws stepfunctions redrive-execution)","errorType":"Halted"}`
+	const timeout = `{"errorMessage":"Halted: q: States.Timeout:  (next: fix the cause)","errorType":"Halted"}`
 	for _, c := range []struct {
 		status      types.ExecutionStatus
 		err, cause  string

@@ -35,7 +35,7 @@ A rotation that failed before it had a KEK is named with --rotation.`,
 	cmd.Flags().StringVar(&f.rotation, "rotation", "", "instead of --kek-id: a rotation that failed before it minted one")
 	cmd.Flags().StringVar(&f.reason, "reason", "", `why a rotation is given up before the switch, e.g. "pre-switch failure"`)
 	cmd.Flags().BoolVar(&f.confirm, "confirm", false, "do it")
-	return newOp(cmd, func(ctx context.Context, o *operator) error { return o.retire(ctx, f) })
+	return newStep(cmd, func(ctx context.Context, o *operator) error { return o.retire(ctx, f) })
 }
 
 func (o *operator) retire(ctx context.Context, f retireFlags) error {

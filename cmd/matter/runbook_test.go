@@ -111,7 +111,7 @@ func (w *world) prepare(t *testing.T, what string) {
 		err = w.undo(t.Context())
 	case "poison-row":
 		err = w.putRow(t.Context(), "00000000-0000-0000-0000-000000000000")
-	case "mend-row":
+	case "drop-row":
 		err = w.deleteRow(t.Context())
 	default:
 		t.Fatalf("the runbook asks for %q", what)

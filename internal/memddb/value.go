@@ -3,6 +3,7 @@ package memddb
 import (
 	"bytes"
 	"cmp"
+	"maps"
 	"math/big"
 	"regexp"
 	"slices"
@@ -137,6 +138,9 @@ func checked(v types.AttributeValue) (types.AttributeValue, error) {
 			}
 		}
 		return out, nil
+	case *types.AttributeValueMemberM:
+		out, err := checkedItem(v.Value)
+		return &types.AttributeValueMemberM{Value: out}, err
 	default:
 		return clone(v), nil
 	}
@@ -173,6 +177,8 @@ func clone(v types.AttributeValue) types.AttributeValue {
 			out.Value[i] = clone(e)
 		}
 		return out
+	case *types.AttributeValueMemberM:
+		return &types.AttributeValueMemberM{Value: cloneItem(v.Value)}
 	default:
 		unknown("an attribute of type %T", v)
 		return nil
@@ -211,6 +217,9 @@ func equal(a, b types.AttributeValue) bool {
 	case *types.AttributeValueMemberL:
 		b, ok := b.(*types.AttributeValueMemberL)
 		return ok && slices.EqualFunc(a.Value, b.Value, equal)
+	case *types.AttributeValueMemberM:
+		b, ok := b.(*types.AttributeValueMemberM)
+		return ok && maps.EqualFunc(a.Value, b.Value, equal)
 	default:
 		unknown("a comparison of %T", a)
 		return false

@@ -29,7 +29,17 @@ func TestVault(t *testing.T) {
 
 func newService(*testing.T) keystest.Service {
 	kms := memstore.New("test", storetest.Clock()).KMS()
-	return keystest.Service{Keys: kms, KMS: kms}
+	replicas := map[kek.ID][]string{}
+	return keystest.Service{
+		Keys: kms, KMS: kms,
+		Grant: func(_ *testing.T, id kek.ID, grantee string) { kms.AddGrant(id, grantee+" may Decrypt") },
+		Alias: func(_ *testing.T, id kek.ID, name string) { kms.AddAlias(id, name) },
+		Replicate: func(_ *testing.T, id kek.ID, region string) {
+			replicas[id] = append(replicas[id], region)
+			kms.SetMultiRegion(id, replicas[id]...)
+		},
+		SetPolicy: func(_ *testing.T, id kek.ID, statements []string) { kms.SetPolicy(id, statements...) },
+	}
 }
 
 func TestKeyAdmin(t *testing.T) { keystest.TestKeyAdmin(t, newService) }

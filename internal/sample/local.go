@@ -2,6 +2,7 @@ package sample
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"math"
 	"path/filepath"
@@ -46,7 +47,7 @@ func (l *Local) Close() {
 }
 
 // Up starts the local AWS, deploys the shipped template, registers the first KEK
-// and seeds the data set. The caller closes it.
+// and sources, and seeds the data set. The caller closes it.
 func Up(ctx context.Context, o Options) (*Local, error) {
 	l := &Local{Rows: o.Rows}
 	asked := o.Parameters
@@ -93,8 +94,10 @@ func newLocalSet(s *localaws.Stack) *Set {
 // parameters are the template's parameters that describe the data set, and such
 // as make a rotation on a laptop quick.
 func (s *Set) parameters() map[string]string {
-	sources, arns := s.Sources(), []string{}
-	for _, src := range sources {
+	var sources []json.RawMessage
+	var arns []string
+	for _, src := range s.Sources() {
+		sources = append(sources, json.RawMessage(src.Source().Definition))
 		arns = append(arns, fmt.Sprintf("arn:aws:dynamodb:%s:%s:table/%s", s.S3.Options().Region, backend.Account, src.Table))
 	}
 	return map[string]string{
@@ -122,10 +125,14 @@ func (l *Local) populate(ctx context.Context) error {
 		return fmt.Errorf("create the first KEK: %w", err)
 	}
 	id := kek.ID(aws.ToString(first.KeyMetadata.KeyId))
-	if err := l.Deployment.Adopt(ctx, id); err != nil {
+	if err := l.Deployment.TagKey(ctx, id); err != nil {
 		return err
 	}
-	p, err := l.Deployment.Steps.Genesis(ctx, id, "genesis")
+	sources, err := app.Seed(func(name string) string { return env[name] })
+	if err != nil {
+		return err
+	}
+	p, err := l.Deployment.Steps.Genesis(ctx, id, "genesis", sources)
 	if err != nil {
 		return err
 	}
