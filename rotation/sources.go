@@ -2,6 +2,7 @@ package rotation
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/matter-ops/kms-rotation/audit"
@@ -66,7 +67,8 @@ func (s *Steps) loadAll(ctx context.Context, id string) (kek.View, error) {
 }
 
 // AddSource registers a source, or gives the one of its name another definition, after
-// the driver has checked it (spec: AddSource). While a rotation runs it is refused
+// the driver has checked it (spec: AddSource). Items that cannot be accounted for are a
+// note here: no rotation starts before they are. While a rotation runs it is refused
 // before the switch; after it the source joins the rotation. It returns what the
 // operator should know of the place.
 func (s *Steps) AddSource(ctx context.Context, def kek.Source) (notes []string, err error) {
@@ -77,7 +79,12 @@ func (s *Steps) AddSource(ctx context.Context, def kek.Source) (notes []string, 
 	if err != nil {
 		return nil, err
 	}
-	if notes, err = opened[0].Check(ctx); err != nil {
+	notes, err = opened[0].Check(ctx)
+	var typed *Error
+	if errors.As(err, &typed) && typed.Kind == RowsUnaccounted { // counting and adopting its items needs the source
+		notes, err = append(notes, typed.Error()), nil
+	}
+	if err != nil {
 		return notes, unavailable("source "+def.Name, err)
 	}
 	def.AddedBy = s.Actor

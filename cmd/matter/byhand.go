@@ -51,7 +51,7 @@ func (o *operator) rotationOfOld(ctx context.Context, id kek.ID) (kek.Rotation, 
 	}
 	slices.Reverse(all)
 	for _, r := range all {
-		if r.OldKEK == id && r.Phase != kek.RolledBack {
+		if (r.OldKEK == id || slices.Contains(r.Olds, id)) && r.Phase != kek.RolledBack {
 			return r, nil
 		}
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/matter-ops/kms-rotation/internal/app"
+	"github.com/matter-ops/kms-rotation/internal/lambdastep"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
 )
@@ -263,6 +264,9 @@ func (o *operator) checkSource(ctx context.Context, def kek.Source) (checkedSour
 	if err == nil {
 		notes, err = src.Check(ctx)
 		c.Notes = append(c.Notes, notes...)
+	}
+	if lambdastep.Kind(err) == rotation.RowsUnaccounted { // it can be registered all the same, and then adopted
+		c.Notes, err = append(c.Notes, err.Error()), nil
 	}
 	var page rotation.Page
 	if err == nil {

@@ -27,7 +27,8 @@ var titles = map[string]string{
 
 // instants name the records that end no phase.
 var instants = map[string]string{
-	"source_added": "A source joins", "source_removed": "A source is removed from the registry", "mark_removed": "A writer's mark is removed",
+	"rotation_resumed": "A person resumes it",
+	"source_added":     "A source joins", "source_removed": "A source is removed from the registry", "mark_removed": "A writer's mark is removed",
 }
 
 // underWay names what a rotation works on.
