@@ -19,9 +19,9 @@ import (
 
 // Each item of a table is one of three. It has none of the envelope's attributes: other,
 // or declared if the definition names it. Or it has one of them: then it is a row, with
-// a flaw if it is no sound envelope. None is left out.
+// a flaw if it is not a sound envelope. None is left out.
 
-// flaw is why a row is no sound envelope.
+// flaw is why a row is not a sound envelope.
 type flaw struct {
 	kind  rotation.Defect
 	field string // of the definition that names the attribute
@@ -37,8 +37,8 @@ type handle struct {
 	tink   bool                 // it is Tink's: the wrapped DEK is inside held
 }
 
-// envelopeAttributes lists the attributes that make an item an envelope. The version counts for
-// none: it may be the application's own.
+// envelopeAttributes lists the attributes that make an item an envelope. The version is
+// not one of them: it may be the application's own.
 func (c SourceConfig) envelopeAttributes() []configured { return c.attributes()[:4] }
 
 // hasEnvelope reports an item with any of the envelope's attributes.
@@ -176,7 +176,7 @@ func (c SourceConfig) checkRoom(i item, whole bool) *flaw {
 	after[c.KEKID] = str(strings.Repeat("x", keyIDLength))
 	after[c.Epoch] = num(math.MaxInt64)
 	if c.Version != "" {
-		after[c.Version] = num(1)
+		after[c.Version] = num(integer(i[c.Version]) + 1)
 	}
 	if n := itemsize.Of(after) + wrappedGrowth; n > itemsize.Max {
 		return &flaw{
