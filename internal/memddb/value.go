@@ -256,20 +256,3 @@ func hasPrefix(v, prefix types.AttributeValue) bool {
 	}
 	return false
 }
-
-// sizeOf is about what DynamoDB counts of an item: names and values.
-func sizeOf(i Item) int {
-	n := 0
-	for name, v := range i {
-		n += len(name)
-		switch v := v.(type) {
-		case *types.AttributeValueMemberS:
-			n += len(v.Value)
-		case *types.AttributeValueMemberB:
-			n += len(v.Value)
-		default:
-			n++
-		}
-	}
-	return n
-}

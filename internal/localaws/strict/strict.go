@@ -5,9 +5,8 @@
 //
 //   - KMS: a disabled key, or one pending deletion, goes on encrypting and
 //     decrypting. Here DisabledException and KMSInvalidStateException.
-//   - KMS: Decrypt with the KeyId of another key answers AccessDeniedException.
-//     Here IncorrectKeyException. Without a KeyId it answers the same to what names no
-//     key at all. Here InvalidCiphertextException.
+//   - KMS: Decrypt with the KeyId of another key, or of what is no ciphertext, answers
+//     AccessDeniedException. Here IncorrectKeyException and InvalidCiphertextException.
 //   - KMS: ReEncrypt ignores SourceKeyId. Here NotFoundException or
 //     IncorrectKeyException.
 //   - KMS: the names and values of an encryption context are joined without
@@ -267,10 +266,10 @@ func wrongKey(resp *http.Response, answer []byte, asked keyIDs) *http.Response {
 	switch {
 	case resp == nil || !bytes.Contains(answer, []byte("AccessDeniedException")):
 		return resp
-	case asked.KeyID != "" || asked.SourceKeyID != "":
-		return refusal(resp.Request, "IncorrectKeyException", "The key ID in the request does not identify a key that can perform this operation.")
 	case !keyForm.Match(blob):
 		return refusal(resp.Request, "InvalidCiphertextException", "")
+	case asked.KeyID != "" || asked.SourceKeyID != "":
+		return refusal(resp.Request, "IncorrectKeyException", "The key ID in the request does not identify a key that can perform this operation.")
 	}
 	return resp
 }

@@ -168,14 +168,15 @@ func TestLastUsage(t *testing.T) {
 	}
 }
 
-// TestBlobAlone: a blob that names its key is told from one that names a key that is
-// not there, and from what is no blob.
-func TestBlobAlone(t *testing.T) {
+// TestBlobs: a blob of the key is told from one of another key, from one that names a
+// key that is not there, and from what is no blob.
+func TestBlobs(t *testing.T) {
 	c := kms.NewFromConfig(mototest.Config(t))
 	id, blob := wrapped(t, c)
+	_, other := wrapped(t, c)
 	for what, in := range map[string]struct {
 		blob []byte
-		code string
+		code string // without a KeyId
 	}{
 		"its own":     {blob, ""},
 		"a gone key":  {append([]byte("00000000-0000-0000-0000-000000000000"), blob[36:]...), "AccessDeniedException"},
@@ -184,14 +185,27 @@ func TestBlobAlone(t *testing.T) {
 		"another end": {append(blob[:len(blob)-1:len(blob)-1], blob[len(blob)-1]^1), "InvalidCiphertextException"},
 	} {
 		out, err := c.Decrypt(t.Context(), &kms.DecryptInput{CiphertextBlob: in.blob})
-		var api smithy.APIError
-		switch {
-		case in.code == "":
-			if err != nil || !strings.HasSuffix(aws.ToString(out.KeyId), ":key/"+*id) {
-				t.Errorf("%s: %v", what, err)
-			}
-		case !errors.As(err, &api) || api.ErrorCode() != in.code:
-			t.Errorf("%s: %v, want %s", what, err, in.code)
+		if got := code(err); got != in.code || err == nil && !strings.HasSuffix(aws.ToString(out.KeyId), ":key/"+*id) {
+			t.Errorf("%s: %v, want %q", what, err, in.code)
+		}
+		want := in.code
+		if want == "AccessDeniedException" {
+			want = "IncorrectKeyException"
+		}
+		if _, err = c.Decrypt(t.Context(), &kms.DecryptInput{CiphertextBlob: in.blob, KeyId: id}); code(err) != want {
+			t.Errorf("%s with the key's id: %v, want %q", what, err, want)
 		}
 	}
+	if _, err := c.Decrypt(t.Context(), &kms.DecryptInput{CiphertextBlob: other, KeyId: id}); code(err) != "IncorrectKeyException" {
+		t.Errorf("another key's: %v", err)
+	}
+}
+
+// code is the code of an answered error, "" for none.
+func code(err error) string {
+	var api smithy.APIError
+	if errors.As(err, &api) {
+		return api.ErrorCode()
+	}
+	return ""
 }
