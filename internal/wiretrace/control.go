@@ -23,6 +23,9 @@ const (
 	pkCheckpoint = "CHECKPOINT#"
 	pkAudit      = "AUDIT"
 	pkAuditHead  = "AUDIT_HEAD"
+	pkRegistry   = "REGISTRY"
+	pkSource     = "SOURCE"
+	pkMark       = "MARK"
 )
 
 // neutral begin the items of which the model knows nothing.
@@ -194,6 +197,8 @@ func (r *Recorder) change(all []write) (trace.Event, error) {
 func (r *Recorder) part(e *trace.Event, w write) error {
 	pk := w.pk()
 	switch {
+	case ofRegistry(w): // the record's type says what was done to the registry
+		return nil
 	case pk == pkLock && w.kind == kindPut:
 		e.Lock = trace.LockTaken
 		return nil
@@ -227,6 +232,7 @@ func (r *Recorder) part(e *trace.Event, w write) error {
 			return fmt.Errorf("fence shard: %w", err)
 		}
 		e.Opened = append(e.Opened, shard)
+	case strings.HasPrefix(pk, pkFence) && i.str("state") == "sealed": // of a KEK that is registered shut
 	default:
 		return fmt.Errorf("%s of %s in a transaction: %w", w.kind, pk, errUnknown)
 	}
@@ -249,7 +255,7 @@ func (r *Recorder) segments(n int) map[string]int {
 func (r *Recorder) control(w write, caller string) ([]trace.Event, error) {
 	pk, i := w.pk(), w.Item
 	switch {
-	case isNeutral(pk):
+	case isNeutral(pk), pk == pkMark && w.kind == kindPut && caller == "": // an application says where it writes
 		return nil, nil
 	case strings.HasPrefix(pk, pkLease):
 		return r.lease(w, caller)
