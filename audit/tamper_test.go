@@ -6,14 +6,17 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/matter-ops/kms-rotation/audit"
 	"github.com/matter-ops/kms-rotation/internal/audittest"
 )
 
-var update = flag.Bool("update", false, "write the table of docs/audit.md anew")
+var update = flag.Bool("update", false, "write the table of docs/audit.md and the findings of testdata again")
 
 // views are the ways to look at a bucket.
 var views = map[string]func(t *testing.T, b audit.Bucket) audit.Bucket{
@@ -78,6 +81,44 @@ func TestTampering(t *testing.T) {
 	for _, c := range audittest.Cases() {
 		for name, view := range views {
 			t.Run(c.Name+"/"+name, func(t *testing.T) { audittest.Run(t, c, view) })
+		}
+	}
+}
+
+// changing are the parts of findings that differ from run to run.
+var changing = regexp.MustCompile(`[0-9a-f]{64}|\[[0-9 ]+\]|\+[0-9a-f]{8}`)
+
+// TestFindings holds every case to all of its findings, and to the verdict: one fault
+// is one finding, and what it does not touch is still verified.
+func TestFindings(t *testing.T) {
+	const golden = "testdata/findings.txt"
+	want, err := os.ReadFile(golden)
+	if err != nil && !*update {
+		t.Fatal(err)
+	}
+	for name, view := range views {
+		var got strings.Builder
+		for _, c := range audittest.Cases() {
+			w := audittest.New(t)
+			c.Tamper(w)
+			p := w.Policy
+			if c.Memory != nil {
+				c.Memory(w, &p)
+			}
+			r := verify(t, view(t, w.Bucket), p)
+			fmt.Fprintf(&got, "%s\n\t%s, tail %s\n", c.Name, r, r.TailAge)
+			for _, f := range r.Findings {
+				fmt.Fprintf(&got, "\t%s\n", strings.ReplaceAll(changing.ReplaceAllString(f.String(), "…"), "\n", " "))
+			}
+		}
+		if *update {
+			if err := os.WriteFile(golden, []byte(got.String()), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			return
+		}
+		if d := cmp.Diff(strings.Split(string(want), "\n"), strings.Split(got.String(), "\n")); d != "" {
+			t.Errorf("%s: the findings of %s (-want +got):\n%s", name, golden, d)
 		}
 	}
 }
