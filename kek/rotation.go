@@ -80,7 +80,9 @@ type Rotation struct {
 	StartedAt  time.Time
 	UpdatedAt  time.Time
 	SwitchedAt time.Time
-	Err        string // why it was rolled back, last re-minted
+	SealedAt   time.Time // when no row could be inserted under OldKEK any more; zero before
+	ResumedAt  time.Time // when a person last resumed it; zero if nobody has
+	Err        string    // why it was rolled back, last re-minted
 }
 
 var (

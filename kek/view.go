@@ -253,6 +253,7 @@ func (v View) Seal(now time.Time) (Change, error) {
 	if err != nil {
 		return Change{}, err
 	}
+	r.SealedAt = now
 	c := v.change(r, Drained, now, "old_kek_sealed", m)
 	c.Sealed, c.Shards = r.OldKEK, m.After.FenceShards
 	return c, nil
@@ -309,6 +310,23 @@ func (v View) Complete(rev int64, now time.Time) (Change, error) {
 	c := v.change(r, Completed, now, "kms_rotation_completed")
 	c.Lock = LockRelease
 	return c, nil
+}
+
+// Resume records that a person goes on at a moment with a rotation that halted, and has
+// seen why. [ErrDone] if it was resumed then or later.
+func (v View) Resume(now time.Time) (Change, error) {
+	if v.Rotation == nil {
+		return Change{}, ErrNoRotation
+	}
+	r := *v.Rotation
+	if r.Phase.Final() {
+		return Change{}, &IllegalTransition{What: "rotation " + r.ID, From: string(r.Phase), To: "resumed"}
+	}
+	if !r.ResumedAt.Before(now) {
+		return Change{}, ErrDone
+	}
+	r.ResumedAt = now
+	return v.change(r, r.Phase, now, "rotation_resumed"), nil
 }
 
 // PreSwitchFailure gives up before the switch: the new KEK, if any, is retired,

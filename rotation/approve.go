@@ -49,18 +49,19 @@ type Approvals interface {
 }
 
 // PlanHash is the hash of what a second person agrees to: which rotation moves which
-// sources from which KEK to which. It changes with any of them, so that an approval is
+// sources, by their definitions, from which KEKs to which. It changes with any of them, so that an approval is
 // good for one new KEK alone.
 func (s *Steps) PlanHash(r kek.Rotation) string {
-	sources := []string{}
-	for _, src := range s.Sources {
-		sources = append(sources, src.Name())
+	olds := make([]string, len(r.Olds))
+	for i, id := range r.Olds {
+		olds[i] = string(id)
 	}
 	b, err := json.Marshal(struct { // in this order, for good
 		Rotation, Mode, Label, Reason, OldKEK, NewKEK string
 		Attempt                                       int
-		Sources                                       []string
-	}{r.ID, string(r.Mode), r.Label, r.Reason, string(r.OldKEK), string(r.NewKEK), r.Attempt, sources})
+		Sources                                       string
+		Olds                                          []string
+	}{r.ID, string(r.Mode), r.Label, r.Reason, string(r.OldKEK), string(r.NewKEK), r.Attempt, kek.Digest(r.Sources), olds})
 	if err != nil {
 		panic(err) // strings and numbers
 	}

@@ -52,7 +52,7 @@ func (d *dedupe) do(row Row, f func() ([]byte, error)) ([]byte, error) {
 
 func dedupeKey(row Row) [sha256.Size]byte {
 	h := sha256.New()
-	fmt.Fprintf(h, "%d:%s", len(row.WrappedDEK), row.WrappedDEK)
+	fmt.Fprintf(h, "%d:%s%d:%s", len(row.KEK), row.KEK, len(row.WrappedDEK), row.WrappedDEK)
 	for _, k := range slices.Sorted(maps.Keys(row.Context)) {
 		fmt.Fprintf(h, "%d:%s%d:%s", len(k), k, len(row.Context[k]), row.Context[k])
 	}

@@ -58,10 +58,10 @@ func (s *Steps) awaitLeases(ctx context.Context, r kek.Rotation) (DrainOutput, e
 			out.Refs += l.Refs
 		}
 	}
-	if out.Leases > 0 && r.Mode == kek.Normal && out.Waited >= int64(s.DrainMaxWait/time.Second) {
+	if out.Leases > 0 && r.Mode == kek.Normal && out.Waited >= int64(r.Settings.DrainMaxWait/time.Second) {
 		return out, &Error{
 			Kind: DrainTimeout, Field: "LEASE#" + string(r.OldKEK),
-			Msg:  fmt.Sprintf("%d leases outlive max-wait %s, the last %s", out.Leases, s.DrainMaxWait, holder),
+			Msg:  fmt.Sprintf("%d leases outlive max-wait %s, the last %s", out.Leases, r.Settings.DrainMaxWait, holder),
 			Next: "stop or restart that process; its lease then runs out, and the redriven execution goes on",
 		}
 	}

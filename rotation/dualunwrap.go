@@ -20,16 +20,16 @@ func probeContext(rotationID string) map[string]string {
 // a known plaintext roundtrips under the new KEK, a wrong encryption context is
 // refused, and every known cipher of the corpus opens under the old KEK and,
 // rewrapped, under the new. Nothing is written but the phase. (Spec: DualUnwrap.)
-// Of a drill the canary is spoilt, so that it fails here.
+// In a drill the canary is corrupted on purpose, so this step fails.
 func (s *Steps) DualUnwrap(ctx context.Context, in StepInput) (out DualUnwrapOutput, err error) {
 	v, r, err := s.rotation(ctx, in.RotationID)
 	if err != nil {
 		return DualUnwrapOutput{}, err
 	}
 	defer func() { err = s.young(r, err) }()
-	var probe []byte
+	var probes map[kek.ID][]byte
 	if r.Phase == kek.Minted {
-		for range s.CanaryRounds { // KMS is eventually consistent: once is luck
+		for range r.Settings.CanaryRounds { // KMS is eventually consistent: once is luck
 			if err := s.canary(ctx, r.NewKEK, probeContext(r.ID), r.Drill != ""); err != nil {
 				return out, err
 			}
@@ -38,22 +38,34 @@ func (s *Steps) DualUnwrap(ctx context.Context, in StepInput) (out DualUnwrapOut
 		if r.Drill != "" {
 			return out, &Error{Kind: Internal, Field: string(r.NewKEK), Msg: "a spoilt canary passed: the canaries prove nothing"}
 		}
-		if out.Corpus, err = s.openCorpus(ctx, r); err != nil {
+		if out.Corpus, err = s.openCorpus(ctx, rosterOf(v, r)); err != nil {
 			return out, err
 		}
-		var dek []byte
-		if dek, probe, err = s.KMS.GenerateDataKey(ctx, r.OldKEK, probeContext(r.ID)); err != nil {
-			return out, s.keyError(r.OldKEK, err)
+		if probes, err = s.makeProbes(ctx, r); err != nil {
+			return out, err
 		}
-		clear(dek)
 	}
 	_, err = s.transition(ctx, "dualunwrap", r.ID, func(now kek.View) (kek.Change, error) {
 		if now.Rotation != nil && now.Rotation.NewKEK != v.Rotation.NewKEK {
 			return kek.Change{}, fmt.Errorf("tested KEK %q, the rotation is at %q", v.Rotation.NewKEK, now.Rotation.NewKEK)
 		}
-		return now.Test(probe, s.Now())
+		return now.Test(probes, s.Now())
 	}, map[string]string{"canaries": fmt.Sprint(out.Canaries), "corpus_entries": fmt.Sprint(out.Corpus)})
 	return out, err
+}
+
+// makeProbes wraps a data key under each old KEK, for verify to show that it is dead.
+func (s *Steps) makeProbes(ctx context.Context, r kek.Rotation) (map[kek.ID][]byte, error) {
+	probes := map[kek.ID][]byte{}
+	for _, old := range r.Olds {
+		dek, probe, err := s.KMS.GenerateDataKey(ctx, old, probeContext(r.ID))
+		if err != nil {
+			return nil, s.keyError(old, err)
+		}
+		clear(dek)
+		probes[old] = probe
+	}
+	return probes, nil
 }
 
 // canary seals a fresh known plaintext under id and opens it again. Spoilt, it comes
@@ -106,51 +118,60 @@ func (s *Steps) unwrapOpen(ctx context.Context, id kek.ID, wrapped, sealed []byt
 	return plain, nil
 }
 
-// openCorpus opens every known cipher under the old KEK and again, rewrapped,
-// under the new one.
-func (s *Steps) openCorpus(ctx context.Context, r kek.Rotation) (int, error) {
-	if s.Corpus == nil {
-		return 0, nil
+// openCorpus opens every known cipher under the KEK that it names and again,
+// rewrapped, under the new one.
+func (s *Steps) openCorpus(ctx context.Context, t roster) (int, error) {
+	sources, err := s.openSources(t.rotation.Sources)
+	if err != nil {
+		return 0, err
 	}
-	n, cursor := 0, ""
-	for {
-		page, err := s.Corpus.Scan(ctx, ScanRequest{Total: 1, Cursor: cursor, Payload: true})
-		if err != nil {
-			return n, unavailable("corpus", err)
-		}
-		for _, row := range page.Rows {
-			if err := s.openKnown(ctx, r, row); err != nil {
-				return n, err
+	total := 0
+	for _, corpus := range known(sources) {
+		n, cursor := 0, ""
+		for {
+			page, err := corpus.Scan(ctx, ScanRequest{Total: 1, Cursor: cursor, Payload: true})
+			if err != nil {
+				return total, unavailable("corpus", err)
 			}
-			n++
+			for _, row := range page.Rows {
+				if row.PlainSHA == "" && row.Defect == "" {
+					continue // it does not say what it opens to
+				}
+				if err := s.openKnown(ctx, t, row); err != nil {
+					return total, err
+				}
+				n++
+			}
+			if cursor = page.Next; cursor == "" {
+				break
+			}
 		}
-		if cursor = page.Next; cursor == "" {
-			break
+		if n == 0 {
+			return total, &Error{
+				Kind: CorpusCorrupted, Field: "sources[" + corpus.Name() + "]", Msg: "the corpus has no known cipher: opening none proves nothing",
+				Next: "correct the bucket and prefix, or restore the corpus, then start again",
+			}
 		}
+		total += n
 	}
-	if n == 0 {
-		return 0, &Error{
-			Kind: CorpusCorrupted, Field: "MATTER_CORPUS", Msg: "the corpus has no known cipher: opening none proves nothing",
-			Next: "correct the bucket and prefix, or restore the corpus, then start again",
-		}
-	}
-	return n, nil
+	return total, nil
 }
 
-func (s *Steps) openKnown(ctx context.Context, r kek.Rotation, row Row) error {
+func (s *Steps) openKnown(ctx context.Context, t roster, row Row) error {
+	r := t.rotation
 	corrupted := func(msg string, err error) error {
 		return &Error{
 			Kind: CorpusCorrupted, Field: row.ID, Msg: msg, Err: err,
 			Next: "restore or remove this corpus entry, then start again",
 		}
 	}
-	switch {
-	case row.Defect != "":
-		return corrupted(row.Defect, nil)
-	case row.KEK != r.OldKEK:
-		return corrupted(fmt.Sprintf("it is wrapped under %q, not under the old KEK %q", row.KEK, r.OldKEK), nil)
+	if err := t.judge(row); err != nil {
+		return corrupted(err.Error(), nil)
 	}
-	rewrapped, err := s.KMS.ReEncrypt(ctx, r.OldKEK, r.NewKEK, row.WrappedDEK, row.Context)
+	if row.KEK == r.NewKEK {
+		return corrupted("it is wrapped under the new KEK already, which nothing is before the switch", nil)
+	}
+	rewrapped, err := s.KMS.ReEncrypt(ctx, row.KEK, r.NewKEK, row.WrappedDEK, row.Context)
 	if errors.Is(err, ErrUnwrap) {
 		return corrupted("its data key does not unwrap", err)
 	}
@@ -160,7 +181,7 @@ func (s *Steps) openKnown(ctx context.Context, r kek.Rotation, row Row) error {
 	for _, w := range []struct {
 		id      kek.ID
 		wrapped []byte
-	}{{r.OldKEK, row.WrappedDEK}, {r.NewKEK, rewrapped}} {
+	}{{row.KEK, row.WrappedDEK}, {r.NewKEK, rewrapped}} {
 		plain, err := s.openUnder(ctx, w.id, w.wrapped, row)
 		if err != nil {
 			return err
@@ -183,7 +204,7 @@ func (s *Steps) openUnder(ctx context.Context, id kek.ID, wrapped []byte, row Ro
 		return nil, s.keyError(id, err)
 	}
 	defer clear(dek)
-	plain, err := s.Cipher.Open(dek, row.Ciphertext, row.Context)
+	plain, err := s.Cipher.Open(dek, row.Ciphertext, row.Bound)
 	if err != nil {
 		return nil, &Error{
 			Kind: CorpusCorrupted, Field: row.ID, Msg: "its ciphertext does not open", Err: err,

@@ -23,8 +23,12 @@ const (
 	AnnouncementYoung   Kind = "AnnouncementYoung"   // they were told too late
 	DrillStale          Kind = "DrillStale"          // the failure drill never passed, or long ago
 	HealthRed           Kind = "HealthRed"           // the hourly canary under the pointer's KEK
+	SourceForgotten     Kind = "SourceForgotten"     // envelopes are written into a table that is no source
+	KeyInUse            Kind = "KeyInUse"            // others use a KEK that would be disabled
 	WindowClosed        Kind = "WindowClosed"        // outside the off-peak window
 
+	RowsUnaccounted  Kind = "RowsUnaccounted"  // the census found items that the rotation cannot place
+	RehearsalFailed  Kind = "RehearsalFailed"  // a real row cannot be rewrapped, or not be written
 	KeyUnusable      Kind = "KeyUnusable"      // the new KEK cannot wrap and unwrap
 	CanaryFailed     Kind = "CanaryFailed"     // the known-plaintext roundtrip
 	CorpusCorrupted  Kind = "CorpusCorrupted"  // a known cipher does not open

@@ -37,6 +37,7 @@ type Plan struct {
 	Mode       string    `json:"mode"`
 	Label      string    `json:"label"`
 	OldKEK     string    `json:"old_kek_id"`
+	Olds       []string  `json:"old_kek_ids"` // every KEK that it leaves and retires, old_kek_id first
 	Segments   []Segment `json:"segments"`
 	Checks     []Check   `json:"checks"`
 	Current    Attempt   `json:"current"`
@@ -95,20 +96,31 @@ type DrainOutput struct {
 	Waited int64 `json:"waited_seconds"`
 }
 
-// RewrapInput asks for work on one segment, or with Complete for the transition
-// to rewrapped once every segment is done.
+// RewrapInput asks for work on one segment, with Complete for the transition to
+// rewrapped once every segment is done, or with Rehearse for the trial before the
+// switch.
 type RewrapInput struct {
 	RotationID string `json:"rotation_id"`
+	Rehearse   bool   `json:"rehearse,omitempty"`
 	Source     string `json:"source,omitempty"`
 	Segment    int    `json:"segment,omitempty"`
 	Complete   bool   `json:"complete,omitempty"`
 }
 
-// SweepOutput is the output of rewrap and verify: passes over rows that go on
+// VerifyInput asks for the last look at every row, or with Census for the first one,
+// before the mint.
+type VerifyInput struct {
+	RotationID string `json:"rotation_id"`
+	Census     bool   `json:"census,omitempty"`
+}
+
+// SweepOutput is the output of census, rewrap and verify: passes over rows that go on
 // from their checkpoint until done.
 type SweepOutput struct {
-	Done  bool  `json:"done"`
-	Tally Tally `json:"tally"`
+	Done    bool             `json:"done"`
+	Deep    bool             `json:"deep"` // every distinct data key under the new KEK was unwrapped, else a sample
+	Tally   Tally            `json:"tally"`
+	Sources map[string]Tally `json:"-"` // by name; of passes over all sources
 }
 
 // Actions of the retire function.

@@ -32,7 +32,7 @@ func (s *Steps) Mint(ctx context.Context, in StepInput) (out MintOutput, err err
 			return kek.Change{}, fmt.Errorf("attempt %d is over, the rotation is at %d", r.Attempt, v.Rotation.Attempt)
 		}
 		return v.Mint(kek.KEK{
-			ID: minted.ID, ARN: minted.ARN, Label: r.Label, FenceShards: s.FenceShards, CreatedAt: s.Now(),
+			ID: minted.ID, ARN: minted.ARN, Label: r.Label, FenceShards: r.Settings.FenceShards, CreatedAt: s.Now(),
 		}, s.Now())
 	}, nil)
 	if err != nil {
@@ -48,7 +48,11 @@ func (s *Steps) claimKey(ctx context.Context, r kek.Rotation) (Key, error) {
 		return Key{}, unavailable("KMS alias", err)
 	}
 	if owner == "" {
-		made, err := s.Keys.Create(ctx, r.ID, r.Attempt, r.Label)
+		old, err := s.Keys.Describe(ctx, r.OldKEK)
+		if err != nil {
+			return Key{}, unavailable("KMS DescribeKey", err)
+		}
+		made, err := s.Keys.Create(ctx, r.ID, r.Attempt, r.Label, old.Multi)
 		if err != nil {
 			return Key{}, unavailable("KMS CreateKey", err)
 		}
@@ -91,7 +95,7 @@ func (s *Steps) reap(ctx context.Context, id string) error {
 	if r.NewKEK == "" && !r.Phase.Final() {
 		return nil
 	}
-	keep := []kek.ID{r.OldKEK}
+	keep := append([]kek.ID{r.OldKEK}, r.Olds...)
 	if r.Phase != kek.RolledBack {
 		keep = append(keep, r.NewKEK)
 	}

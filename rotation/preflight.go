@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 	"unicode/utf8"
 
 	"github.com/matter-ops/kms-rotation/kek"
@@ -13,7 +14,7 @@ import (
 // Preflight checks everything a rotation relies on and, unless CheckOnly is set,
 // starts it: it takes the lock and writes the record as its very last act. A
 // refusal has changed nothing. With Announce a look also tells customers of the
-// window ahead, whatever else it finds: what is red can be mended until then, but the
+// window ahead, whatever else it finds: what is red can be fixed until then, but the
 // days of notice cannot be made up. (Spec: StartRead, StartWrite.)
 func (s *Steps) Preflight(ctx context.Context, in PreflightInput) (Plan, error) {
 	r, window, err := s.request(in)
@@ -23,7 +24,7 @@ func (s *Steps) Preflight(ctx context.Context, in PreflightInput) (Plan, error) 
 	if in.Input.Resume != "" {
 		return s.resume(ctx, in.Input.Resume)
 	}
-	v, err := s.load(ctx, r.ID)
+	v, err := s.loadAll(ctx, r.ID)
 	if err != nil {
 		return Plan{}, err
 	}
@@ -35,20 +36,22 @@ func (s *Steps) Preflight(ctx context.Context, in PreflightInput) (Plan, error) 
 		return Plan{Checks: checks}, err
 	}
 	if in.CheckOnly {
-		p := s.plan(kek.Rotation{ID: r.ID, Mode: r.Mode, Label: r.Label, OldKEK: v.Pointer.KEKID, Drill: r.Drill, Segments: s.Segments})
+		p, err := s.plan(kek.Rotation{
+			ID: r.ID, Mode: r.Mode, Label: r.Label, OldKEK: v.Pointer.KEKID, Drill: r.Drill, Segments: s.Segments, Sources: v.Sources,
+		})
 		p.Checks = checks
-		return p, nil
+		return p, err
 	}
-	v, err = s.transition(ctx, "preflight", r.ID, func(v kek.View) (kek.Change, error) { return v.Start(r, s.Now()) }, overrides(checks))
+	v, err = s.transitionAll(ctx, "preflight", r.ID, func(v kek.View) (kek.Change, error) { return v.Start(r, s.Now()) }, overrides(checks))
 	if err != nil {
 		return Plan{}, err
 	}
 	if err := sameStart(*v.Rotation, r); err != nil { // another execution of this name came first
 		return Plan{}, err
 	}
-	p := s.plan(*v.Rotation)
+	p, err := s.plan(*v.Rotation)
 	p.Checks = checks
-	return p, nil
+	return p, err
 }
 
 // request turns the input of the execution into the rotation asked for and the
@@ -56,7 +59,7 @@ func (s *Steps) Preflight(ctx context.Context, in PreflightInput) (Plan, error) 
 func (s *Steps) request(in PreflightInput) (kek.Rotation, Window, error) {
 	r := kek.Rotation{
 		ID: in.ExecutionName, Mode: kek.Mode(in.Input.Mode), Label: in.Input.Label, Reason: in.Input.Reason,
-		Segments: s.Segments, Execution: in.ExecutionARN, Actor: s.Actor, Requester: in.Input.RequestedBy, Drill: in.Input.Drill,
+		Segments: s.Segments, Settings: s.settings(), Execution: in.ExecutionARN, Actor: s.Actor, Requester: in.Input.RequestedBy, Drill: in.Input.Drill,
 	}
 	if err := kek.CheckRotationID(r.ID); err != nil {
 		return r, s.Window, invalid("execution_name", err.Error(), "start the execution under another name")
@@ -85,6 +88,14 @@ func (s *Steps) request(in PreflightInput) (kek.Rotation, Window, error) {
 		return r, w, invalid("window", err.Error(), `use "HH:MM-HH:MM" in the deployment's time zone, or "any"`)
 	}
 	return r, w, nil
+}
+
+// settings are those of the configuration that a rotation keeps from its start.
+func (s *Steps) settings() kek.Settings {
+	return kek.Settings{
+		DrainMaxWait: s.DrainMaxWait, DeleteHold: s.DeleteHold, FenceShards: s.FenceShards,
+		MaxMints: s.MaxMints, CanaryRounds: s.CanaryRounds, Deep: s.Deep,
+	}
 }
 
 func invalid(field, msg, next string) error {
@@ -138,7 +149,7 @@ func checkResume(in ExecutionInput) error {
 }
 
 // resume goes on with a rotation that halted: every finished step returns its
-// old output at once.
+// old output at once, and every pass over the rows begins from the start.
 func (s *Steps) resume(ctx context.Context, id string) (Plan, error) {
 	_, r, err := s.rotation(ctx, id)
 	if err != nil {
@@ -150,7 +161,15 @@ func (s *Steps) resume(ctx context.Context, id string) (Plan, error) {
 			Next: "start a new rotation without resume",
 		}
 	}
-	return s.plan(r), s.publish(ctx)
+	if err := s.restartPasses(ctx, r); err != nil {
+		return Plan{}, err
+	}
+	at := s.Now().UTC().Truncate(time.Millisecond) // as the control table keeps it
+	v, err := s.transition(ctx, "preflight", id, func(v kek.View) (kek.Change, error) { return v.Resume(at) }, nil)
+	if err != nil {
+		return Plan{}, err
+	}
+	return s.plan(*v.Rotation)
 }
 
 // restarted answers a repeated preflight whose record is there.
@@ -162,7 +181,8 @@ func (s *Steps) restarted(ctx context.Context, want kek.Rotation) (Plan, error) 
 	if err := sameStart(r, want); err != nil {
 		return Plan{}, err
 	}
-	return s.plan(r), s.publish(ctx)
+	p, err := s.plan(r)
+	return p, errors.Join(err, s.publish(ctx))
 }
 
 // sameStart refuses a record that is not that of the execution which asks.
@@ -176,21 +196,25 @@ func sameStart(r, want kek.Rotation) error {
 	}
 }
 
-func (s *Steps) plan(r kek.Rotation) Plan {
+func (s *Steps) plan(r kek.Rotation) (Plan, error) {
 	p := Plan{
-		RotationID: r.ID, Mode: string(r.Mode), Label: r.Label, OldKEK: string(r.OldKEK),
+		RotationID: r.ID, Mode: string(r.Mode), Label: r.Label, OldKEK: string(r.OldKEK), Olds: []string{},
 		Segments: []Segment{}, Checks: []Check{}, Current: Attempt{Attempt: r.Attempt},
 		Drill: r.Drill, Approval: r.Approval && r.Phase.PreSwitch(),
 	}
-	for _, src := range s.Sources {
+	for _, id := range r.Olds {
+		p.Olds = append(p.Olds, string(id))
+	}
+	sources, err := s.openSources(r.Sources)
+	for _, src := range sources {
 		for i := range src.Segments(r.Segments) {
 			p.Segments = append(p.Segments, Segment{Source: src.Name(), Segment: i})
 		}
 	}
-	return p
+	return p, err
 }
 
-// check runs every check and reports them all, so that a tired person mends
+// check runs every check and reports them all, so that a tired person fixes
 // everything in one go. The error is the first failure, with the others' names.
 func (s *Steps) check(ctx context.Context, v kek.View, r kek.Rotation, gates []gate) ([]Check, error) {
 	var checks []Check
@@ -229,18 +253,7 @@ func (s *Steps) check(ctx context.Context, v kek.View, r kek.Rotation, gates []g
 		}
 	}
 	run("audit bucket", "versioned, Object Lock", s.Vault.Check(ctx))
-	if len(s.Sources) == 0 {
-		run("sources", "", &Error{
-			Kind: SourceMisconfigured, Field: "MATTER_SOURCES", Msg: "no cipher source is configured: retiring the old KEK would orphan every row",
-			Next: "set the stack's parameters Sources and CorpusBucket",
-		})
-	}
-	for _, src := range s.Sources {
-		run("source "+src.Name(), "readable", src.Check(ctx))
-	}
-	if s.Corpus != nil {
-		run("known-cipher corpus", "at least one entry", s.checkCorpus(ctx))
-	}
+	run("sources", fmt.Sprintf("%d registered", len(v.Sources)), s.checkSources(ctx, v, r, run))
 	if first != nil {
 		return checks, first // before the canary, which is a record: a refusal changes nothing
 	}
@@ -257,20 +270,49 @@ func (s *Steps) check(ctx context.Context, v kek.View, r kek.Rotation, gates []g
 	return checks, nil
 }
 
+// checkSources checks each registered source under its own name, and who else depends
+// on the pointer's KEK. What it returns is of all of them.
+func (s *Steps) checkSources(ctx context.Context, v kek.View, r kek.Rotation, run func(name, detail string, err error)) error {
+	sources, err := s.openSources(v.Sources)
+	if err != nil {
+		return err
+	}
+	if forgotten := kek.Forgotten(v.Marks, v.Sources); len(forgotten) > 0 && r.Mode == kek.Emergency {
+		run("forgotten tables", overridden+" by the emergency, which will not retire the old KEK before they are sources: "+forgotten[0].Table, nil)
+	}
+	for _, src := range sources {
+		notes, err := src.Check(ctx)
+		run("source "+src.Name(), strings.Join(append([]string{"readable"}, notes...), "; "), err)
+	}
+	for _, corpus := range known(sources) {
+		run("known-cipher corpus", "at least one entry", s.checkCorpus(ctx, corpus))
+	}
+	if v.Pointer == nil {
+		return nil // named by an earlier check
+	}
+	notes, err := s.successorNotes(ctx, v.Pointer.KEKID)
+	if err != nil && r.Mode == kek.Emergency {
+		notes, err = []string{overridden + " by the emergency: " + err.Error()}, nil
+	}
+	run("KEK's other users", orNone(notes), err)
+	run("encryption at rest", "by none of the KEKs", s.checkEncryptedBy(ctx, sources, v.Pointer.KEKID))
+	return nil
+}
+
 // checkCorpus refuses a corpus without entries, as a wrong prefix makes one: dual
 // unwrap would prove nothing.
-func (s *Steps) checkCorpus(ctx context.Context) error {
-	page, err := s.Corpus.Scan(ctx, ScanRequest{Total: 1, Limit: 1})
+func (s *Steps) checkCorpus(ctx context.Context, corpus frozen) error {
+	page, err := corpus.Scan(ctx, ScanRequest{Total: 1, Limit: 1})
 	for err == nil && len(page.Rows) == 0 && page.Next != "" {
-		page, err = s.Corpus.Scan(ctx, ScanRequest{Total: 1, Limit: 100, Cursor: page.Next})
+		page, err = corpus.Scan(ctx, ScanRequest{Total: 1, Limit: 100, Cursor: page.Next})
 	}
 	if err != nil {
 		return unavailable("corpus", err)
 	}
 	if len(page.Rows) == 0 {
 		return &Error{
-			Kind: SourceMisconfigured, Field: "MATTER_CORPUS", Msg: "the corpus has no known cipher",
-			Next: "correct the parameters CorpusBucket and CorpusPrefix, or restore the corpus",
+			Kind: SourceMisconfigured, Field: "sources[" + corpus.Name() + "]", Msg: "the corpus has no known cipher",
+			Next: "correct its bucket and prefix, or restore the corpus",
 		}
 	}
 	return nil

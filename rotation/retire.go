@@ -2,10 +2,9 @@ package rotation
 
 import (
 	"context"
-	"errors"
 	"fmt"
+	"slices"
 	"strings"
-	"time"
 
 	"github.com/matter-ops/kms-rotation/kek"
 )
@@ -29,12 +28,12 @@ func (s *Steps) Retire(ctx context.Context, in RetireInput) (RetireOutput, error
 	}
 }
 
-// retireOld scans every row once more, retires the old KEK and disables its KMS
-// key (spec: Retire, Disable; RetireAfterSwitch). The second scan rewraps what it
+// retireOld scans every row once more, retires the old KEKs and disables their KMS
+// keys (spec: Retire, Disable; RetireAfterSwitch). The second scan rewraps what it
 // finds, such as a row restored from a backup, and starts over until it finds
-// nothing.
+// nothing. A key that others still use is not disabled under them.
 func (s *Steps) retireOld(ctx context.Context, id string) (RetireOutput, error) {
-	_, r, err := s.rotation(ctx, id)
+	v, r, err := s.rotation(ctx, id)
 	if err != nil {
 		return RetireOutput{}, err
 	}
@@ -42,76 +41,47 @@ func (s *Steps) retireOld(ctx context.Context, id string) (RetireOutput, error) 
 		return RetireOutput{}, early(r, kek.KEKRetired)
 	}
 	var confirmed SweepOutput
+	body := map[string]string{}
 	if r.Phase == kek.Rewrapped {
-		confirmed, err = s.confirm(ctx, r)
+		if body, err = s.checkOldKeys(ctx, r); err != nil {
+			return RetireOutput{}, err
+		}
+		confirmed, err = s.confirm(ctx, v, r)
 		if err != nil || !confirmed.Done {
 			return RetireOutput{Phase: string(r.Phase), Attempt: r.Attempt, Tally: confirmed.Tally}, err
 		}
+		put(body, "confirmed_rows", fmt.Sprint(confirmed.Tally.Scanned), "unwrapped", confirmed.proof())
 	}
-	v, err := s.transition(ctx, "retire", id, func(v kek.View) (kek.Change, error) {
-		return v.Retire(s.Now(), s.Now().Add(s.DeleteHold))
-	}, map[string]string{"confirmed_rows": fmt.Sprint(confirmed.Tally.Scanned)})
+	v, err = s.transitionAll(ctx, "retire", id, func(v kek.View) (kek.Change, error) {
+		return v.Retire(r.Rev, s.Now(), s.Now().Add(r.Settings.DeleteHold))
+	}, body)
 	if err != nil {
 		return RetireOutput{}, err
 	}
-	if err := s.disableRetired(ctx, v, r.OldKEK); err != nil {
-		return RetireOutput{}, err
+	for _, old := range v.Rotation.Olds {
+		if err := s.disableRetired(ctx, v, old); err != nil {
+			return RetireOutput{}, err
+		}
 	}
 	return RetireOutput{Done: true, Phase: string(v.Rotation.Phase), Attempt: r.Attempt, Tally: confirmed.Tally}, nil
 }
 
-// confirmIdle is how long nobody may have worked on the second scan for it to count
-// as under way. It saves a checkpoint every few seconds.
-const confirmIdle = 10 * time.Minute
+// proof says how many data keys were unwrapped to show that rows are under the KEK
+// that they name.
+func (o SweepOutput) proof() string {
+	if o.Deep {
+		return fmt.Sprintf("every distinct data key that was not rewrapped by this rotation: %d", o.Tally.Unwrapped)
+	}
+	return fmt.Sprintf("a sample of %d data keys", o.Tally.Unwrapped)
+}
 
 // confirm is the second full consistent scan.
-func (s *Steps) confirm(ctx context.Context, r kek.Rotation) (SweepOutput, error) {
-	if err := s.forgetIdle(ctx, r); err != nil {
-		return SweepOutput{}, err
-	}
-	movers := map[string]visit{}
-	for _, src := range s.Sources {
-		movers[src.Name()] = s.mover(r, src)
-	}
-	out, err := s.runAll(ctx, r, passConfirm, r.Mode == kek.Emergency, movers)
+func (s *Steps) confirm(ctx context.Context, v kek.View, r kek.Rotation) (SweepOutput, error) {
+	out, err := s.runAll(ctx, r, pass{name: passConfirm, payload: r.Mode == kek.Emergency, visit: s.mover(rosterOf(v, r))})
 	if err != nil {
 		return out, err
 	}
 	return out, poison(out.Tally)
-}
-
-// forgetIdle resets the second scan's checkpoints if nobody has worked on it for a
-// while: a rotation that halted and is redriven days later must not retire on what
-// was true before. A reset checkpoint has no time, so that a call which dies among
-// them leaves the scan as idle as it was.
-func (s *Steps) forgetIdle(ctx context.Context, r kek.Rotation) error {
-	var made []Checkpoint
-	var last time.Time
-	for _, src := range s.Sources {
-		cps, err := s.Checkpoints.ListCheckpoints(ctx, r.ID, src.Name(), passConfirm)
-		if err != nil {
-			return unavailable("checkpoints", err)
-		}
-		for _, cp := range cps {
-			if cp.SavedAt.IsZero() {
-				continue
-			}
-			made = append(made, cp)
-			if cp.SavedAt.After(last) {
-				last = cp.SavedAt
-			}
-		}
-	}
-	if len(made) == 0 || s.Now().Sub(last) < confirmIdle {
-		return nil
-	}
-	for _, cp := range made {
-		reset := Checkpoint{RotationID: cp.RotationID, Source: cp.Source, Pass: cp.Pass, Segment: cp.Segment, Rev: cp.Rev}
-		if err := s.Checkpoints.SaveCheckpoint(ctx, reset); err != nil && !errors.Is(err, kek.ErrConflict) {
-			return unavailable("checkpoints", err)
-		}
-	}
-	return nil
 }
 
 // disableRetired disables a KMS key that the registry, just read, calls retired
@@ -155,7 +125,7 @@ func (s *Steps) preSwitchFailure(ctx context.Context, in RetireInput) (RetireOut
 // its alias, so that a repeated call still disables it.
 func (s *Steps) remint(ctx context.Context, in RetireInput) (RetireOutput, error) {
 	v, err := s.transition(ctx, "retire", in.RotationID, func(v kek.View) (kek.Change, error) {
-		return v.Remint(in.FailedAttempt, s.MaxMints, in.failure(), s.Now())
+		return v.Remint(in.FailedAttempt, s.maxMints(v), in.failure(), s.Now())
 	}, nil)
 	if err != nil {
 		return RetireOutput{}, err
@@ -166,7 +136,7 @@ func (s *Steps) remint(ctx context.Context, in RetireInput) (RetireOutput, error
 	}
 	r := v.Rotation
 	over := in.FailedAttempt < r.Attempt && v.Pointer != nil
-	if over && failed != "" && failed != r.NewKEK && failed != r.OldKEK && failed != v.Pointer.KEKID {
+	if over && failed != "" && failed != r.NewKEK && !slices.Contains(r.Olds, failed) && failed != v.Pointer.KEKID {
 		if err := s.Keys.Disable(ctx, failed); err != nil {
 			return RetireOutput{}, unavailable("KMS DisableKey", err)
 		}
@@ -206,4 +176,12 @@ func (in RetireInput) failure() string {
 		text = text[:500]
 	}
 	return strings.ToValidUTF8(text, "")
+}
+
+// maxMints is how many attempts the rotation that was read may make.
+func (s *Steps) maxMints(v kek.View) int {
+	if v.Rotation == nil || v.Rotation.Settings.MaxMints == 0 {
+		return s.MaxMints
+	}
+	return v.Rotation.Settings.MaxMints
 }

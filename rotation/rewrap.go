@@ -11,9 +11,13 @@ import (
 // Rewrap works on one segment of one source until it is done or time is nearly
 // up (spec: RewrapRead, RewrapWrite), or, with Complete, records that every
 // segment is done (spec: RewrapDone). It runs only after the seal: no row can
-// come to be under the old KEK behind its back.
+// come to be under the old KEK behind its back. With Rehearse it shows before the
+// switch, under the very role that rewraps later, that it can.
 func (s *Steps) Rewrap(ctx context.Context, in RewrapInput) (SweepOutput, error) {
-	_, r, err := s.rotation(ctx, in.RotationID)
+	if in.Rehearse {
+		return s.rehearse(ctx, in.RotationID)
+	}
+	v, r, err := s.rotation(ctx, in.RotationID)
 	if err != nil {
 		return SweepOutput{}, err
 	}
@@ -28,7 +32,7 @@ func (s *Steps) Rewrap(ctx context.Context, in RewrapInput) (SweepOutput, error)
 			What: "rotation " + r.ID, From: string(r.Phase), To: string(kek.Rewrapped),
 		})
 	}
-	src, err := s.source(in.Source)
+	src, err := s.source(r, in.Source)
 	if err != nil {
 		return SweepOutput{}, err
 	}
@@ -37,26 +41,35 @@ func (s *Steps) Rewrap(ctx context.Context, in RewrapInput) (SweepOutput, error)
 	}
 	cp, err := s.run(ctx, sweep{
 		rotation: r, source: src, pass: PassRewrap, segment: in.Segment,
-		payload: r.Mode == kek.Emergency, until: s.deadline(ctx), visit: s.mover(r, src),
+		payload: r.Mode == kek.Emergency, until: s.deadline(ctx), visit: s.mover(rosterOf(v, r))(src),
 	})
 	return SweepOutput{Done: cp.Done, Tally: cp.Tally}, err
 }
 
-func (s *Steps) source(name string) (Source, error) {
-	for _, src := range s.Sources {
+// source opens a source that the rotation has frozen.
+func (s *Steps) source(r kek.Rotation, name string) (frozen, error) {
+	sources, err := s.openSources(r.Sources)
+	if err != nil {
+		return frozen{}, err
+	}
+	for _, src := range sources {
 		if src.Name() == name {
 			return src, nil
 		}
 	}
-	return nil, invalid("source", fmt.Sprintf("%q is not configured", name), "use a name from MATTER_SOURCES")
+	return frozen{}, invalid("source", fmt.Sprintf("%q is no source of rotation %s", name, r.ID), "use a source of preflight's plan: matter ops source list")
 }
 
 // completeRewrap makes the transition once every segment's checkpoint says done
 // and nothing is quarantined.
 func (s *Steps) completeRewrap(ctx context.Context, r kek.Rotation) (SweepOutput, error) {
 	body := map[string]string{}
-	out := SweepOutput{Done: true}
-	for _, src := range s.Sources {
+	out := SweepOutput{Done: true, Deep: r.Settings.Deep}
+	sources, err := s.openSources(r.Sources)
+	if err != nil {
+		return SweepOutput{}, err
+	}
+	for _, src := range sources {
 		t, err := s.tally(ctx, r, src, PassRewrap)
 		if err != nil {
 			return SweepOutput{}, err
@@ -67,13 +80,13 @@ func (s *Steps) completeRewrap(ctx context.Context, r kek.Rotation) (SweepOutput
 	if err := poison(out.Tally); err != nil {
 		return out, err
 	}
-	_, err := s.transition(ctx, "rewrap", r.ID, func(v kek.View) (kek.Change, error) { return v.Rewrap(s.Now()) }, body)
+	_, err = s.transition(ctx, "rewrap", r.ID, func(v kek.View) (kek.Change, error) { return v.Rewrap(r.Rev, s.Now()) }, body)
 	return out, err
 }
 
 // tally adds up a source's checkpoints of one pass, all of which must be done.
-func (s *Steps) tally(ctx context.Context, r kek.Rotation, src Source, pass string) (Tally, error) {
-	cps, err := s.Checkpoints.ListCheckpoints(ctx, r.ID, src.Name(), pass)
+func (s *Steps) tally(ctx context.Context, r kek.Rotation, src frozen, pass string) (Tally, error) {
+	cps, err := s.Checkpoints.ListCheckpoints(ctx, r.ID, src.progress(), pass)
 	if err != nil {
 		return Tally{}, unavailable("checkpoints", err)
 	}
@@ -98,72 +111,100 @@ func poison(t Tally) error {
 	return &Error{
 		Kind: RowsQuarantined, Field: "rows",
 		Msg:  fmt.Sprintf("%d rows cannot be rewrapped; the old KEK stays usable. First: %q", t.Quarantined, t.Poison),
-		Next: "mend or delete these rows, then redrive the execution",
+		Next: "correct or delete these rows, then resume: matter ops resume --rotation ID",
 	}
 }
 
 // errNoPayload is the reason an emergency cannot re-encrypt a row.
 var errNoPayload = errors.New("it has no payload to encrypt under a fresh data key")
 
-// mover returns the visit that moves a row from the old KEK to the new one.
-func (s *Steps) mover(r kek.Rotation, src Source) visit {
-	wrapped := newDedupe()
-	return func(ctx context.Context, row Row) (outcome, error) {
-		for range maxTries {
-			switch {
-			case row.Defect != "":
-				return quarantined, errors.New(row.Defect)
-			case row.KEK == r.NewKEK:
-				return kept, nil
-			case row.KEK != r.OldKEK:
-				return quarantined, fmt.Errorf("it is under KEK %q, neither the old nor the new one", row.KEK)
+// mover returns the visit that moves a row from an old KEK to the new one. A row that
+// no write or unwrapping can move is quarantined under its name, whatever AWS says of
+// it, and the others go on.
+func (s *Steps) mover(t roster) visitor {
+	r := t.rotation
+	return func(src frozen) visit {
+		wrapped, proof := newDedupe(), s.newProver(r)
+		return func(ctx context.Context, row Row) (outcome, error) {
+			for range maxTries {
+				if err := t.judge(row); err != nil {
+					return quarantined, err
+				}
+				if row.KEK == r.NewKEK {
+					return proof.keep(ctx, row)
+				}
+				with, err := s.rewrapped(ctx, r, row, wrapped)
+				if hopeless(err) {
+					return quarantined, err
+				}
+				if err != nil {
+					return kept, s.keyError(row.KEK, err)
+				}
+				done, err := src.Replace(ctx, row, with)
+				if errors.Is(err, ErrDenied) || errors.Is(err, ErrRejected) {
+					return quarantined, err
+				}
+				if err != nil {
+					return kept, unavailable("source "+src.Name(), err)
+				}
+				if done {
+					return moved, nil
+				}
+				again, ok, err := src.Reread(ctx, row, r.Mode == kek.Emergency)
+				if err != nil {
+					return kept, unavailable("source "+src.Name(), err)
+				}
+				if !ok {
+					return kept, nil // deleted meanwhile: it must not come back
+				}
+				row = again
 			}
-			with, err := s.rewrapped(ctx, r, row, wrapped)
-			if errors.Is(err, ErrUnwrap) || errors.Is(err, errNoPayload) || errors.Is(err, errOpen) {
-				return quarantined, err
-			}
-			if err != nil {
-				return kept, s.keyError(r.OldKEK, err)
-			}
-			if done, err := src.Replace(ctx, row, with); err != nil {
-				return kept, unavailable("source "+src.Name(), err)
-			} else if done {
-				return moved, nil
-			}
-			again, ok, err := src.Reread(ctx, row, r.Mode == kek.Emergency)
-			if err != nil {
-				return kept, unavailable("source "+src.Name(), err)
-			}
-			if !ok {
-				return kept, nil // deleted meanwhile: it must not come back
-			}
-			row = again
+			return kept, unavailable("row "+row.ID, fmt.Errorf("it changed %d times while it was rewrapped", maxTries))
 		}
-		return kept, unavailable("row "+row.ID, fmt.Errorf("it changed %d times while it was rewrapped", maxTries))
 	}
+}
+
+// keep is the outcome of a row that names the new KEK.
+func (p *prover) keep(ctx context.Context, row Row) (outcome, error) {
+	did, err := p.prove(ctx, row)
+	switch {
+	case errors.Is(err, ErrUnwrap):
+		return quarantined, err
+	case err != nil:
+		return kept, err
+	case did:
+		return proved, nil
+	}
+	return kept, nil
+}
+
+// hopeless reports an error that is of this one row.
+func hopeless(err error) bool {
+	return errors.Is(err, ErrUnwrap) || errors.Is(err, errNoPayload) || errors.Is(err, errOpen)
 }
 
 // rewrapped computes a row's new wrapping. A normal rotation rewraps the DEK
 // inside KMS, so that no DEK is seen here. An emergency makes a fresh DEK and
-// re-encrypts the payload: who holds a compromised KEK may hold the old DEKs.
+// re-encrypts the payload: who holds a compromised KEK may hold the old DEKs. Where no
+// payload of ours stands behind the wrapped bytes it can only rewrap them too.
 func (s *Steps) rewrapped(ctx context.Context, r kek.Rotation, row Row, cache *dedupe) (Rewrapped, error) {
 	out := Rewrapped{KEK: r.NewKEK, Epoch: r.Epoch}
-	if r.Mode != kek.Emergency {
+	if r.Mode != kek.Emergency || row.Whole {
 		var err error
 		out.WrappedDEK, err = cache.do(row, func() ([]byte, error) {
-			return s.KMS.ReEncrypt(ctx, r.OldKEK, r.NewKEK, row.WrappedDEK, row.Context)
+			return s.KMS.ReEncrypt(ctx, row.KEK, r.NewKEK, row.WrappedDEK, row.Context)
 		})
 		return out, err
 	}
 	if len(row.Ciphertext) == 0 {
 		return out, errNoPayload
 	}
-	old, err := s.KMS.Decrypt(ctx, r.OldKEK, row.WrappedDEK, row.Context)
+	old, err := s.KMS.Decrypt(ctx, row.KEK, row.WrappedDEK, row.Context)
 	if err != nil {
 		return out, err
 	}
 	defer clear(old)
-	plain, err := s.Cipher.Open(old, row.Ciphertext, row.Context)
+	plain, err := s.Cipher.Open(old, row.Ciphertext, row.Bound)
 	if err != nil {
 		return out, errOpen
 	}
@@ -174,7 +215,7 @@ func (s *Steps) rewrapped(ctx context.Context, r kek.Rotation, row Row, cache *d
 	}
 	defer clear(fresh)
 	out.WrappedDEK = wrapped
-	out.Ciphertext, err = s.Cipher.Seal(fresh, plain, row.Context)
+	out.Ciphertext, err = s.Cipher.Seal(fresh, plain, row.Bound)
 	return out, err
 }
 

@@ -20,6 +20,7 @@ type Config struct {
 	FenceShards  int           // fence items per KEK, 1 to 20
 	MaxMints     int           // mint attempts of an emergency
 	CanaryRounds int           // known-plaintext roundtrips
+	Deep         bool          // confirm and verify unwrap every distinct DEK, not a sample
 
 	// What a normal rotation is refused without; 0 and false demand nothing.
 	AnnounceDays     int           // customers were told of the window so long ago
@@ -37,8 +38,7 @@ type Deps struct {
 	Keys          KeyAdmin
 	KMS           Wrapper
 	Cipher        Cipher
-	Sources       []Source // every place whose rows must leave the old KEK, the corpus among them
-	Corpus        Source   // the known ciphers; nil if the deployment has none
+	OpenSource    func(kek.Source) (Source, error) // the driver of a registered source
 	Drainage      Drainage
 	Checkpoints   Checkpoints
 	Notifier      Notifier    // nil: nobody is told
@@ -72,8 +72,21 @@ const maxTries = 12
 func (s *Steps) transition(ctx context.Context, step, id string,
 	next func(kek.View) (kek.Change, error), body map[string]string,
 ) (kek.View, error) {
+	return s.drive(ctx, step, func() (kek.View, error) { return s.load(ctx, id) }, next, body)
+}
+
+// transitionAll is transition for a change that depends on the whole registry.
+func (s *Steps) transitionAll(ctx context.Context, step, id string,
+	next func(kek.View) (kek.Change, error), body map[string]string,
+) (kek.View, error) {
+	return s.drive(ctx, step, func() (kek.View, error) { return s.loadAll(ctx, id) }, next, body)
+}
+
+func (s *Steps) drive(ctx context.Context, step string, load func() (kek.View, error),
+	next func(kek.View) (kek.Change, error), body map[string]string,
+) (kek.View, error) {
 	for range maxTries {
-		v, err := s.load(ctx, id)
+		v, err := load()
 		if err != nil {
 			return v, err
 		}
@@ -94,16 +107,20 @@ func (s *Steps) transition(ctx context.Context, step, id string,
 
 func (s *Steps) load(ctx context.Context, id string) (kek.View, error) {
 	v, err := s.Registry.Load(ctx, id)
+	return v, loadError(err)
+}
+
+func loadError(err error) error {
 	if errors.Is(err, ErrNoControlTable) {
-		return v, &Error{
+		return &Error{
 			Kind: ControlTableMissing, Field: "MATTER_CONTROL_TABLE", Msg: "the control table does not exist", Err: err,
 			Next: "deploy template.yaml, or set MATTER_CONTROL_TABLE to the stack's output ControlTableName",
 		}
 	}
 	if err != nil {
-		return v, unavailable("control table", err)
+		return unavailable("control table", err)
 	}
-	return v, nil
+	return nil
 }
 
 // rotation reads the record of a rotation that must exist.
@@ -139,6 +156,7 @@ func (s *Steps) event(step string, c kek.Change, extra map[string]string) audit.
 		put(ev.Body, "kek."+string(m.After.ID), string(m.After.State))
 	}
 	maps.Copy(ev.Body, extra)
+	repeatable(&ev, c)
 	return ev
 }
 
@@ -197,6 +215,19 @@ func refusal(err error) error {
 			Kind: PointerInvalid, Field: "POINTER", Msg: err.Error(),
 			Next: "matter ops kms-status; a new deployment needs matter ops kms-genesis once",
 		}
+	case errors.Is(err, kek.ErrForgotten):
+		return &Error{
+			Kind: SourceForgotten, Field: "sources", Msg: err.Error(),
+			Next: "matter ops source add --file DEFINITION.json --confirm; or, if nobody writes into that table any more, " +
+				`matter ops source remove --table TABLE --reason "why" --confirm`,
+		}
+	case errors.Is(err, kek.ErrPointerLost):
+		return &Error{
+			Kind: PointerInvalid, Field: "POINTER", Msg: err.Error() + "; another genesis would set the epoch back to 1 and orphan rows",
+			Next: "restore the item POINTER from a backup or point-in-time copy of the control table",
+		}
+	case errors.Is(err, kek.ErrChanged):
+		return &Error{Kind: Transient, Field: "rotation", Msg: err.Error(), Next: "the rows are looked at again"}
 	case errors.Is(err, kek.ErrMintsExhausted):
 		return &Error{Kind: MintsExhausted, Msg: err.Error(), Next: "find out why dual unwrap fails, then redrive the execution"}
 	case errors.Is(err, kek.ErrNoRotation):

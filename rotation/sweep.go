@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -13,6 +15,7 @@ import (
 
 // The passes over the rows. Each has its own checkpoints.
 const (
+	PassCensus  = "census"  // classifies every item before anything depends on it
 	PassRewrap  = "rewrap"  // moves rows to the new KEK
 	passConfirm = "confirm" // a second full scan that must find none to move
 	passVerify  = "verify"  // a last, read-only scan
@@ -30,6 +33,7 @@ type outcome int
 
 const (
 	kept        outcome = iota // nothing to do
+	proved                     // nothing to do, and its data key was unwrapped under the new KEK
 	moved                      // rewrapped
 	quarantined                // cannot be; the reason is in the error
 )
@@ -38,13 +42,17 @@ const (
 // error; any other error stops the pass.
 type visit func(ctx context.Context, row Row) (outcome, error)
 
+// visitor makes the visit of one worker to one segment.
+type visitor func(src frozen) visit
+
 // sweep is one pass over one segment.
 type sweep struct {
 	rotation kek.Rotation
-	source   Source
+	source   frozen
 	pass     string
 	segment  int
 	payload  bool // scan ciphertexts too
+	whole    bool // scan whole items
 	until    time.Time
 	visit    visit
 }
@@ -54,16 +62,16 @@ type sweep struct {
 // other no harm: rows are replaced conditionally, and the one whose checkpoint
 // lost the race goes on from the other's.
 func (s *Steps) run(ctx context.Context, w sweep) (Checkpoint, error) {
-	cp, err := s.Checkpoints.LoadCheckpoint(ctx, w.rotation.ID, w.source.Name(), w.pass, w.segment)
+	cp, err := s.Checkpoints.LoadCheckpoint(ctx, w.rotation.ID, w.source.progress(), w.pass, w.segment)
 	if err != nil {
 		return cp, unavailable("checkpoint", err)
 	}
-	if cp.Done && cp.Tally.Quarantined > 0 { // called again: somebody may have mended the rows
+	if cp.Done && cp.Tally.Quarantined > 0 { // called again: somebody may have corrected the rows
 		cp.Cursor, cp.Done, cp.Tally = "", false, Tally{}
 	}
 	for !cp.Done && s.Now().Before(w.until) {
 		page, err := w.source.Scan(ctx, ScanRequest{
-			Segment: w.segment, Total: w.source.Segments(w.rotation.Segments), Cursor: cp.Cursor, Payload: w.payload,
+			Segment: w.segment, Total: w.source.Segments(w.rotation.Segments), Cursor: cp.Cursor, Payload: w.payload, Whole: w.whole,
 		})
 		if err != nil {
 			return cp, unavailable("source "+w.source.Name(), err)
@@ -89,7 +97,7 @@ func (s *Steps) save(ctx context.Context, w sweep, next Checkpoint) (Checkpoint,
 	if err != nil && !errors.Is(err, kek.ErrConflict) {
 		return next, unavailable("checkpoint", err)
 	}
-	cp, err := s.Checkpoints.LoadCheckpoint(ctx, w.rotation.ID, w.source.Name(), w.pass, w.segment)
+	cp, err := s.Checkpoints.LoadCheckpoint(ctx, w.rotation.ID, w.source.progress(), w.pass, w.segment)
 	if err != nil {
 		return next, unavailable("checkpoint", err)
 	}
@@ -114,11 +122,15 @@ func (w sweep) page(ctx context.Context, page Page, t Tally) (Tally, error) {
 	if err := g.Wait(); err != nil {
 		return t, err
 	}
+	t = t.clone() // the checkpoint that it came from must not change
 	t.Scanned += int64(len(page.Rows))
-	t.Skipped += int64(page.Skipped)
+	t.Other += int64(page.Other)
+	t.Declared += int64(page.Declared)
 	for i, r := range results {
 		switch r {
 		case kept:
+		case proved:
+			t.Unwrapped++
 		case moved:
 			t.Rewrapped++
 		case quarantined:
@@ -127,19 +139,57 @@ func (w sweep) page(ctx context.Context, page Page, t Tally) (Tally, error) {
 				t.Poison = append(t.Poison, fmt.Sprintf("%s: %v", page.Rows[i].ID, reasons[i]))
 			}
 		}
+		if w.pass == PassCensus {
+			t.classify(page.Rows[i], reasons[i])
+		}
 	}
 	return t, nil
 }
 
+// classify counts a row by its KEK, or by what is wrong with it.
+func (t *Tally) classify(row Row, reason error) {
+	var u *unaccounted
+	if errors.As(reason, &u) {
+		t.ByKind[string(u.kind)]++
+		return
+	}
+	t.ByKEK[string(row.KEK)]++
+}
+
+func (t Tally) clone() Tally {
+	t.Poison = slices.Clone(t.Poison)
+	byKEK, byKind := map[string]int64{}, map[string]int64{}
+	maps.Copy(byKEK, t.ByKEK)
+	maps.Copy(byKind, t.ByKind)
+	t.ByKEK, t.ByKind = byKEK, byKind
+	return t
+}
+
+// pass is one pass over every row of every source.
+type pass struct {
+	name    string
+	payload bool
+	whole   bool
+	visit   visitor
+}
+
 // runAll runs a pass over every segment of every source, a few at once, and adds
-// up their tallies. visits has one visit per source name. Done is false when time ran out first.
-func (s *Steps) runAll(ctx context.Context, r kek.Rotation, pass string, payload bool, visits map[string]visit) (SweepOutput, error) {
+// up their tallies. Done is false when time ran out first. A pass that nobody worked
+// on for a while begins from the start: what was true before the pause does not count.
+func (s *Steps) runAll(ctx context.Context, r kek.Rotation, p pass) (SweepOutput, error) {
+	sources, err := s.openSources(r.Sources)
+	if err != nil {
+		return SweepOutput{}, err
+	}
+	if err := s.forgetIdle(ctx, r, sources, p.name); err != nil {
+		return SweepOutput{}, err
+	}
 	var sweeps []sweep
 	until := s.deadline(ctx)
-	for _, src := range s.Sources {
+	for _, src := range sources {
 		for i := range src.Segments(r.Segments) {
 			sweeps = append(sweeps, sweep{
-				rotation: r, source: src, pass: pass, segment: i, payload: payload, until: until, visit: visits[src.Name()],
+				rotation: r, source: src, pass: p.name, segment: i, payload: p.payload, whole: p.whole, until: until, visit: p.visit(src),
 			})
 		}
 	}
@@ -155,21 +205,91 @@ func (s *Steps) runAll(ctx context.Context, r kek.Rotation, pass string, payload
 	if err := g.Wait(); err != nil {
 		return SweepOutput{}, err
 	}
-	out := SweepOutput{Done: true}
-	for _, cp := range done {
+	out := SweepOutput{Done: true, Deep: r.Settings.Deep, Sources: map[string]Tally{}}
+	for i, cp := range done {
 		out.Done = out.Done && cp.Done
 		out.Tally.add(cp.Tally)
+		name := sweeps[i].source.Name()
+		t := out.Sources[name]
+		t.add(cp.Tally)
+		out.Sources[name] = t
 	}
 	return out, nil
 }
 
+// passIdle is how long nobody may have worked on a pass for it to count as under way.
+// It saves a checkpoint every few seconds.
+const passIdle = 10 * time.Minute
+
+// forgetIdle resets the checkpoints of a pass if nobody has worked on it for a while:
+// a rotation that halted and is redriven days later must not conclude from what was
+// true before. A reset checkpoint has no time, so that a call which dies among them
+// leaves the pass as idle as it was.
+func (s *Steps) forgetIdle(ctx context.Context, r kek.Rotation, sources []frozen, name string) error {
+	return s.forget(ctx, r, sources, name, func(last time.Time) bool { return s.Now().Sub(last) >= passIdle })
+}
+
+// restartPasses resets every pass that a conclusion is drawn from: whoever resumes a
+// rotation that halted begins them from the start, however short the pause was.
+func (s *Steps) restartPasses(ctx context.Context, r kek.Rotation) error {
+	sources, err := s.openSources(r.Sources)
+	if err != nil {
+		return err
+	}
+	for _, name := range []string{PassCensus, passConfirm, passVerify} {
+		if err := s.forget(ctx, r, sources, name, func(time.Time) bool { return true }); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *Steps) forget(ctx context.Context, r kek.Rotation, sources []frozen, name string, stale func(last time.Time) bool) error {
+	var made []Checkpoint
+	var last time.Time
+	for _, src := range sources {
+		cps, err := s.Checkpoints.ListCheckpoints(ctx, r.ID, src.progress(), name)
+		if err != nil {
+			return unavailable("checkpoints", err)
+		}
+		for _, cp := range cps {
+			if cp.SavedAt.IsZero() {
+				continue
+			}
+			made = append(made, cp)
+			if cp.SavedAt.After(last) {
+				last = cp.SavedAt
+			}
+		}
+	}
+	if len(made) == 0 || !stale(last) {
+		return nil
+	}
+	for _, cp := range made {
+		reset := Checkpoint{RotationID: cp.RotationID, Source: cp.Source, Pass: cp.Pass, Segment: cp.Segment, Rev: cp.Rev}
+		if err := s.Checkpoints.SaveCheckpoint(ctx, reset); err != nil && !errors.Is(err, kek.ErrConflict) {
+			return unavailable("checkpoints", err)
+		}
+	}
+	return nil
+}
+
 // add adds o to t.
 func (t *Tally) add(o Tally) {
+	*t = t.clone()
 	t.Scanned += o.Scanned
 	t.Rewrapped += o.Rewrapped
-	t.Skipped += o.Skipped
+	t.Other += o.Other
+	t.Declared += o.Declared
 	t.Quarantined += o.Quarantined
+	t.Unwrapped += o.Unwrapped
 	t.Poison = append(t.Poison, o.Poison[:min(len(o.Poison), maxPoison-min(len(t.Poison), maxPoison))]...)
+	for k, n := range o.ByKEK {
+		t.ByKEK[k] += n
+	}
+	for k, n := range o.ByKind {
+		t.ByKind[k] += n
+	}
 }
 
 // deadline is when a pass should stop to save its checkpoint and return: a minute

@@ -4,16 +4,21 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/matter-ops/kms-rotation/audit"
 	"github.com/matter-ops/kms-rotation/kek"
 )
 
 // Verify shows that the rotation did what it says and closes it (spec: Verify):
-// every row of every source is under the new KEK, the old KMS key refuses to
-// unwrap, the audit chain in the bucket is whole and ends where the control table
-// says. Its record is kms_rotation_completed.
-func (s *Steps) Verify(ctx context.Context, in StepInput) (SweepOutput, error) {
+// every row of every source names the new KEK and every distinct data key, or a stated
+// sample, unwraps under it; the old KMS keys refuse to unwrap; the audit chain in the
+// bucket is whole and ends where the control table says. Its record is
+// kms_rotation_completed. With Census it is the first look at the rows instead.
+func (s *Steps) Verify(ctx context.Context, in VerifyInput) (SweepOutput, error) {
+	if in.Census {
+		return s.census(ctx, in.RotationID)
+	}
 	v, r, err := s.rotation(ctx, in.RotationID)
 	if err != nil {
 		return SweepOutput{}, err
@@ -23,12 +28,15 @@ func (s *Steps) Verify(ctx context.Context, in StepInput) (SweepOutput, error) {
 	}
 	var out SweepOutput
 	if r.Phase == kek.KEKRetired {
-		if out, err = s.inspect(ctx, v, r); err != nil || !out.Done {
-			return out, err
+		if out, err = s.inspect(ctx, v, r); err != nil {
+			return out, errors.Join(err, s.forgetHalted(ctx, r, err))
+		}
+		if !out.Done {
+			return out, nil
 		}
 	}
-	_, err = s.transition(ctx, "verify", r.ID, func(v kek.View) (kek.Change, error) { return v.Complete(s.Now()) },
-		map[string]string{"verified_rows": fmt.Sprint(out.Tally.Scanned)})
+	_, err = s.transition(ctx, "verify", r.ID, func(v kek.View) (kek.Change, error) { return v.Complete(r.Rev, s.Now()) },
+		map[string]string{"verified_rows": fmt.Sprint(out.Tally.Scanned), "unwrapped": out.proof()})
 	if err != nil {
 		return SweepOutput{}, err
 	}
@@ -44,75 +52,88 @@ func (s *Steps) inspect(ctx context.Context, v kek.View, r kek.Rotation) (SweepO
 	if v.Pointer == nil || v.Pointer.KEKID != r.NewKEK {
 		return SweepOutput{}, untrue("POINTER.kek_id", "the pointer does not name the new KEK")
 	}
-	out, err := s.runAll(ctx, r, passVerify, false, s.inspectors(r))
+	out, err := s.runAll(ctx, r, pass{name: passVerify, visit: s.inspector(rosterOf(v, r))})
 	if err != nil || !out.Done {
 		return out, err
 	}
 	if out.Tally.Quarantined > 0 {
 		return out, &Error{
 			Kind: OrphansFound, Field: "rows", Msg: fmt.Sprintf("%d rows are not under the new KEK. First: %q", out.Tally.Quarantined, out.Tally.Poison),
-			Next: "enable the old KMS key, restore these rows under the current KEK, then redrive the execution",
+			Next: "enable the old KMS key, restore these rows under the current KEK (matter ops restore-rows), then resume: matter ops resume --rotation ID",
 		}
 	}
+	ended := s.Now()
 	if err := s.verifyDead(ctx, r); err != nil {
 		return out, err
 	}
 	if s.Anchoring == nil {
-		return out, s.VerifyChain(ctx)
+		err = s.VerifyChain(ctx)
+	} else {
+		_, err = s.VerifyAnchored(ctx)
 	}
-	_, err = s.VerifyAnchored(ctx)
+	if err == nil && s.Now().Sub(ended) >= passIdle {
+		err = &Error{Kind: Transient, Field: "rows", Msg: "too much time has passed since every row was looked at", Next: "they are looked at again"}
+	}
 	return out, err
 }
 
-// inspectors returns a read-only visit per source: the row names the new KEK, and
-// of the first row met the data key really unwraps under it.
-func (s *Steps) inspectors(r kek.Rotation) map[string]visit {
-	visits := map[string]visit{}
-	for _, src := range s.Sources {
-		sample := make(chan struct{}, 1)
-		visits[src.Name()] = func(ctx context.Context, row Row) (outcome, error) {
-			switch {
-			case row.Defect != "":
-				return quarantined, errors.New(row.Defect)
-			case row.KEK != r.NewKEK:
-				return quarantined, fmt.Errorf("it is under KEK %q", row.KEK)
-			}
-			select {
-			case sample <- struct{}{}:
-			default:
-				return kept, nil
-			}
-			dek, err := s.KMS.Decrypt(ctx, r.NewKEK, row.WrappedDEK, row.Context)
-			clear(dek)
-			if errors.Is(err, ErrUnwrap) {
-				return quarantined, err
-			}
-			if err != nil {
-				return kept, s.keyError(r.NewKEK, err)
-			}
-			return kept, nil
-		}
+// forgetHalted begins the last pass from the start if the rotation halts on err: when it
+// is redriven, what was seen before counts for nothing, however short the pause was.
+func (s *Steps) forgetHalted(ctx context.Context, r kek.Rotation, err error) error {
+	var typed *Error
+	if errors.As(err, &typed) && typed.Kind == Transient {
+		return nil // repeated at once
 	}
-	return visits
+	sources, err := s.openSources(r.Sources)
+	if err != nil {
+		return err
+	}
+	return s.forget(ctx, r, sources, passVerify, func(time.Time) bool { return true })
 }
 
-// verifyDead shows that the old KMS key is disabled by what KMS says and by a
+// inspector is the read-only visit: the row names the new KEK, and its data key, or a
+// sample, unwraps under it.
+func (s *Steps) inspector(t roster) visitor {
+	return func(frozen) visit {
+		proof := s.newProver(t.rotation)
+		return func(ctx context.Context, row Row) (outcome, error) {
+			if err := t.judge(row); err != nil {
+				return quarantined, err
+			}
+			if row.KEK != t.rotation.NewKEK {
+				return quarantined, fmt.Errorf("it is under KEK %q", row.KEK)
+			}
+			return proof.keep(ctx, row)
+		}
+	}
+}
+
+// verifyDead shows that each old KMS key is disabled by what KMS says and by a
 // Decrypt that it refuses.
 func (s *Steps) verifyDead(ctx context.Context, r kek.Rotation) error {
-	k, err := s.Keys.Describe(ctx, r.OldKEK)
+	for _, old := range r.Olds {
+		if err := s.verifyKeyDead(ctx, r, old); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *Steps) verifyKeyDead(ctx context.Context, r kek.Rotation, old kek.ID) error {
+	k, err := s.Keys.Describe(ctx, old)
 	if err != nil && !errors.Is(err, ErrNoKey) {
 		return unavailable("KMS DescribeKey", err)
 	}
 	if k.Enabled { // KMS is eventually consistent: a while after DisableKey it says so
 		return &Error{
-			Kind: Transient, Field: string(r.OldKEK), Msg: "KMS says that the old key is still enabled",
+			Kind: Transient, Field: string(old), Msg: "KMS says that the old key is still enabled",
 			Next: "it is looked at again; if it stays so, find out who enabled it (CloudTrail)",
 		}
 	}
-	dek, err := s.KMS.Decrypt(ctx, r.OldKEK, r.Probe, probeContext(r.ID))
+	dek, err := s.KMS.Decrypt(ctx, old, r.Probes[old], probeContext(r.ID))
 	clear(dek)
 	if err == nil { // KMS is eventually consistent: a while later it refuses
-		return &Error{Kind: Transient, Field: string(r.OldKEK), Msg: "the old KMS key still unwraps", Next: "it is looked at again"}
+		return &Error{Kind: Transient, Field: string(old), Msg: "the old KMS key still unwraps", Next: "it is looked at again"}
 	}
 	if !errors.Is(err, ErrKeyDisabled) && !errors.Is(err, ErrNoKey) {
 		return unavailable("KMS Decrypt", err)

@@ -183,12 +183,17 @@ func (s *Store) changes(c kek.Change) ([]action, error) {
 		}
 		out = append(out, s.put(kekPK(m.After.ID), encodeKEK(m.After), cond))
 	}
+	out = append(out, s.registry(c)...)
 	return append(out, s.fences(c)...), nil
 }
 
 func (s *Store) lock(c kek.Change) ([]action, error) {
-	if c.Lock == kek.LockIgnore {
+	switch c.Lock {
+	case kek.LockIgnore:
 		return nil, nil
+	case kek.LockFree:
+		return []action{s.check(pkLock, key(pkLock, noSK), unless())}, nil
+	case kek.LockHold, kek.LockTake, kek.LockRelease:
 	}
 	if c.Rotation == nil {
 		return nil, errors.New("a change to the lock names no rotation")
@@ -203,7 +208,7 @@ func (s *Store) lock(c kek.Change) ([]action, error) {
 		return []action{s.put(pkLock, set(key(pkLock, noSK), "rotation_id", id), free)}, nil
 	case kek.LockRelease:
 		return []action{s.remove(pkLock, key(pkLock, noSK), ours)}, nil
-	case kek.LockIgnore:
+	case kek.LockIgnore, kek.LockFree:
 	}
 	return nil, fmt.Errorf("unknown lock operation %d", c.Lock)
 }
@@ -259,6 +264,9 @@ func pointsAt(p kek.Pointer) condition {
 }
 
 func (s *Store) put(what string, i item, c condition) action {
+	if c.expr == "" { // the registry's revision is the condition
+		return action{what: what, write: types.TransactWriteItem{Put: &types.Put{TableName: &s.table, Item: i}}}
+	}
 	names, vals := expression(c.expr, c.values)
 	return action{what: what, write: types.TransactWriteItem{Put: &types.Put{
 		TableName: &s.table, Item: i, ConditionExpression: &c.expr,
@@ -275,6 +283,9 @@ func (s *Store) check(what string, k item, c condition) action {
 }
 
 func (s *Store) remove(what string, k item, c condition) action {
+	if c.expr == "" { // as above
+		return action{what: what, write: types.TransactWriteItem{Delete: &types.Delete{TableName: &s.table, Key: k}}}
+	}
 	names, vals := expression(c.expr, c.values)
 	return action{what: what, write: types.TransactWriteItem{Delete: &types.Delete{
 		TableName: &s.table, Key: k, ConditionExpression: &c.expr,

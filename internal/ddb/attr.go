@@ -23,6 +23,9 @@ const (
 	pkRotation   = "ROTATION#"
 	pkLease      = "LEASE#"
 	pkCheckpoint = "CHECKPOINT#"
+	pkRegistry   = "REGISTRY" // counts the changes of sources and historic KEKs
+	pkSource     = "SOURCE"   // sk: the source's name
+	pkMark       = "MARK"     // sk: the table's name; envelope.Client.Table writes it
 	pkAudit      = "AUDIT"
 	pkAuditHead  = "AUDIT_HEAD"
 	noSK         = "-"

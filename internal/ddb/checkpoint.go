@@ -78,7 +78,7 @@ func (s *Store) ListCheckpoints(ctx context.Context, rotationID, source, pass st
 func encodeCheckpoint(c rotation.Checkpoint) item {
 	i := set(key(checkpointPK(c.RotationID, c.Source), c.Pass+"#"+checkpointSK(c.Segment)),
 		"rev", c.Rev+1, "cursor", c.Cursor, "scanned", c.Tally.Scanned, "rewrapped", c.Tally.Rewrapped,
-		"skipped", c.Tally.Skipped, "quarantined", c.Tally.Quarantined, "saved_at", c.SavedAt)
+		"other", c.Tally.Other, "declared", c.Tally.Declared, "unwrapped", c.Tally.Unwrapped, "quarantined", c.Tally.Quarantined, "saved_at", c.SavedAt)
 	i["done"] = boolean(c.Done)
 	if len(c.Tally.Poison) > 0 {
 		list := make([]types.AttributeValue, len(c.Tally.Poison))
@@ -86,6 +86,12 @@ func encodeCheckpoint(c rotation.Checkpoint) item {
 			list[n] = str(p)
 		}
 		i["poison"] = &types.AttributeValueMemberL{Value: list}
+	}
+	if len(c.Tally.ByKEK) > 0 {
+		i["by_kek"] = encodeCounts(c.Tally.ByKEK)
+	}
+	if len(c.Tally.ByKind) > 0 {
+		i["by_kind"] = encodeCounts(c.Tally.ByKind)
 	}
 	return i
 }
@@ -95,8 +101,9 @@ func decodeCheckpoint(i item, c rotation.Checkpoint) (rotation.Checkpoint, error
 	r := reader{item: i}
 	c.Rev, c.Cursor, c.Done, c.SavedAt = r.num("rev"), r.str("cursor"), r.bool("done"), r.time("saved_at")
 	c.Tally = rotation.Tally{
-		Scanned: r.num("scanned"), Rewrapped: r.num("rewrapped"), Skipped: r.num("skipped"),
-		Quarantined: r.num("quarantined"), Poison: r.strs("poison"),
+		Scanned: r.num("scanned"), Rewrapped: r.num("rewrapped"), Other: r.num("other"), Declared: r.num("declared"),
+		Quarantined: r.num("quarantined"), Unwrapped: r.num("unwrapped"), Poison: r.strs("poison"),
+		ByKEK: r.counts("by_kek"), ByKind: r.counts("by_kind"),
 	}
 	return c, r.decoded(checkpointPK(c.RotationID, c.Source))
 }

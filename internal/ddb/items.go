@@ -45,13 +45,14 @@ func encodeRotation(r kek.Rotation) item {
 	i := set(key(rotationPK(r.ID), noSK),
 		"mode", string(r.Mode), "phase", string(r.Phase), "label", r.Label, "reason", r.Reason,
 		"old_kek_id", string(r.OldKEK), "new_kek_id", string(r.NewKEK), "attempt", int64(r.Attempt),
-		"epoch", r.Epoch, "probe", r.Probe, "segments", int64(r.Segments), "rev", r.Rev,
+		"epoch", r.Epoch, "segments", int64(r.Segments), "rev", r.Rev,
 		"execution_arn", r.Execution, "actor", r.Actor, "started_at", r.StartedAt,
 		"updated_at", r.UpdatedAt, "switched_at", r.SwitchedAt, "error", r.Err,
 		"requested_by", r.Requester, "drill", r.Drill)
 	if r.Approval {
 		i["approval"] = boolean(true)
 	}
+	encodeFrozen(i, r)
 	return i
 }
 
@@ -62,11 +63,12 @@ func decodeRotation(i item) (kek.Rotation, error) {
 		ID: strings.TrimPrefix(pk, pkRotation), Mode: kek.Mode(r.str("mode")), Phase: kek.Phase(r.str("phase")),
 		Label: r.str("label"), Reason: r.str("reason"), OldKEK: kek.ID(r.str("old_kek_id")),
 		NewKEK: kek.ID(r.str("new_kek_id")), Attempt: int(r.num("attempt")), Epoch: r.num("epoch"),
-		Probe: r.bytes("probe"), Segments: int(r.num("segments")), Rev: r.num("rev"),
+		Segments: int(r.num("segments")), Rev: r.num("rev"),
 		Execution: r.str("execution_arn"), Actor: r.str("actor"), StartedAt: r.time("started_at"),
 		UpdatedAt: r.time("updated_at"), SwitchedAt: r.time("switched_at"), Err: r.str("error"),
 		Requester: r.str("requested_by"), Drill: r.str("drill"), Approval: r.bool("approval"),
 	}
+	decodeFrozen(&r, &v)
 	return v, r.decoded(pk)
 }
 

@@ -186,6 +186,9 @@ func named(v kek.View) []kek.ID {
 	if v.Rotation != nil {
 		add(v.Rotation.OldKEK)
 		add(v.Rotation.NewKEK)
+		for _, id := range v.Rotation.Olds {
+			add(id)
+		}
 	}
 	return ids
 }

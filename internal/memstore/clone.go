@@ -29,6 +29,7 @@ func (s *Store) clone(w *World) *Store {
 	c := *s
 	c.w = w
 	c.rotations, c.keks, c.fences = maps.Clone(s.rotations), maps.Clone(s.keks), maps.Clone(s.fences)
+	c.sources, c.marks = maps.Clone(s.sources), maps.Clone(s.marks)
 	c.leases, c.checkpoints = maps.Clone(s.leases), maps.Clone(s.checkpoints)
 	c.outbox = slices.Clip(s.outbox) // it is only appended to
 	c.gates = gates{

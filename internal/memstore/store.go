@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -24,6 +25,9 @@ type Store struct {
 	lock        string
 	rotations   map[string]kek.Rotation
 	keks        map[kek.ID]kek.KEK
+	registry    int64 // revision
+	sources     map[string]kek.Source
+	marks       map[string]kek.Mark
 	fences      map[shard]bool // present: sealed or not; absent: never opened
 	leases      map[holder]rotation.Lease
 	checkpoints map[place]rotation.Checkpoint
@@ -52,7 +56,7 @@ type (
 func newStore(w *World, chain string) *Store {
 	return &Store{
 		w: w, chain: chain, head: audit.Genesis(chain),
-		rotations: map[string]kek.Rotation{}, keks: map[kek.ID]kek.KEK{}, fences: map[shard]bool{},
+		rotations: map[string]kek.Rotation{}, sources: map[string]kek.Source{}, marks: map[string]kek.Mark{}, keks: map[kek.ID]kek.KEK{}, fences: map[shard]bool{},
 		leases: map[holder]rotation.Lease{}, checkpoints: map[place]rotation.Checkpoint{}, gates: newGates(),
 	}
 }
@@ -90,12 +94,83 @@ func (s *Store) view(rotationID string) kek.View {
 		see(p.KEKID)
 	}
 	if r, ok := s.rotations[rotationID]; ok {
-		r.Probe = bytes.Clone(r.Probe)
+		r = owned(r)
 		v.Rotation = &r
 		see(r.OldKEK)
 		see(r.NewKEK)
+		for _, id := range r.Olds {
+			see(id)
+		}
 	}
 	return v
+}
+
+// owned is a copy of a record that shares nothing with it that a caller may change.
+func owned(r kek.Rotation) kek.Rotation {
+	r.Olds, r.Sources = slices.Clone(r.Olds), slices.Clone(r.Sources)
+	r.Probes = maps.Clone(r.Probes)
+	for id, probe := range r.Probes {
+		r.Probes[id] = bytes.Clone(probe)
+	}
+	return r
+}
+
+// LoadAll implements [rotation.Registry].
+func (s *Store) LoadAll(_ context.Context, rotationID string) (v kek.View, err error) {
+	err = s.w.call("Store.LoadAll", func() error {
+		if rotationID == "" {
+			rotationID = s.lock
+		}
+		v = s.view(rotationID)
+		maps.Copy(v.KEKs, s.keks)
+		v.Registry = s.registry
+		v.Sources = sorted(s.sources, func(a, b kek.Source) int { return cmp.Compare(a.Name, b.Name) })
+		v.Marks = sorted(s.marks, func(a, b kek.Mark) int { return cmp.Compare(a.Table, b.Table) })
+		return nil
+	}, rotationID)
+	if err != nil {
+		return kek.View{}, err
+	}
+	return v, nil
+}
+
+// Mark leaves a writer's mark, as [envelope.Client.Table] does.
+func (s *Store) Mark(_ context.Context, m kek.Mark) error {
+	return s.w.call("Store.Mark", func() error {
+		m.SeenAt = ms(m.SeenAt)
+		s.marks[m.Table] = m
+		return nil
+	}, m)
+}
+
+// registryCondition checks the registry's revision.
+func (s *Store) registryCondition(c kek.Change) error {
+	if c.Registry != nil && c.Registry.Before != s.registry || c.AtRegistry != nil && *c.AtRegistry != s.registry {
+		return conflict("REGISTRY")
+	}
+	for i := range c.Shards {
+		if _, exists := s.fences[shard{c.Shuts, i}]; c.Shuts != "" && exists {
+			return conflict("FENCE#%s/%02d", c.Shuts, i)
+		}
+	}
+	return nil
+}
+
+func (s *Store) writeRegistry(c kek.Change) {
+	if m := c.Registry; m != nil {
+		s.registry++
+		for _, src := range m.Put {
+			src.AddedAt = ms(src.AddedAt)
+			s.sources[src.Name] = src
+		}
+		delete(s.sources, m.Remove)
+		delete(s.marks, m.Forget)
+	}
+	if c.Shuts != "" {
+		for i := range c.Shards {
+			s.fences[shard{c.Shuts, i}] = true
+		}
+	}
 }
 
 // Apply implements [rotation.Registry].
@@ -141,7 +216,7 @@ func (s *Store) conditions(c kek.Change) error {
 			return conflict("ROTATION#%s", m.After.ID)
 		}
 	}
-	if err := s.lockCondition(c); err != nil {
+	if err := errors.Join(s.lockCondition(c), s.registryCondition(c)); err != nil {
 		return err
 	}
 	switch {
@@ -168,7 +243,12 @@ func (s *Store) conditions(c kek.Change) error {
 }
 
 func (s *Store) lockCondition(c kek.Change) error {
-	if c.Lock == kek.LockIgnore {
+	switch {
+	case c.Lock == kek.LockIgnore:
+		return nil
+	case c.Lock == kek.LockFree && s.lock != "":
+		return conflict("LOCK")
+	case c.Lock == kek.LockFree:
 		return nil
 	}
 	if c.Rotation == nil {
@@ -191,16 +271,19 @@ func (s *Store) pointsAt(p *kek.Pointer) bool {
 // write makes every After of a change.
 func (s *Store) write(c kek.Change) {
 	if m := c.Rotation; m != nil {
-		r := m.After
-		r.Probe = bytes.Clone(r.Probe)
-		r.StartedAt, r.UpdatedAt, r.SwitchedAt = ms(r.StartedAt), ms(r.UpdatedAt), ms(r.SwitchedAt)
+		r := owned(m.After)
+		r.StartedAt, r.UpdatedAt, r.SwitchedAt, r.SealedAt = ms(r.StartedAt), ms(r.UpdatedAt), ms(r.SwitchedAt), ms(r.SealedAt)
+		r.ResumedAt = ms(r.ResumedAt)
+		for i := range r.Sources { // the registry has these, the record does not
+			r.Sources[i].AddedAt, r.Sources[i].AddedBy = time.Time{}, ""
+		}
 		s.rotations[r.ID] = r
 		switch c.Lock {
 		case kek.LockTake:
 			s.lock = r.ID
 		case kek.LockRelease:
 			s.lock = ""
-		case kek.LockHold, kek.LockIgnore:
+		case kek.LockHold, kek.LockIgnore, kek.LockFree:
 		}
 	}
 	if c.Pointer != nil {
@@ -214,6 +297,7 @@ func (s *Store) write(c kek.Change) {
 		k.RetiredAt, k.NotBeforeDelete = ms(k.RetiredAt), ms(k.NotBeforeDelete)
 		s.keks[k.ID] = k
 	}
+	s.writeRegistry(c)
 	if c.Opens != "" {
 		for i := range c.Shards {
 			s.fences[shard{c.Opens, i}] = false

@@ -51,7 +51,7 @@ func (m *machine) over() bool {
 // most that it waits.
 func retries(state string) (int, time.Duration) {
 	switch state {
-	case "Mint", "DualUnwrap":
+	case "Mint", "Rehearse", "DualUnwrap":
 		return 20, time.Minute
 	case "Preflight", "Abandon", "Remint", "PreSwitchFailure":
 		return 5, 30 * time.Second
@@ -127,6 +127,12 @@ func (m *machine) call(ctx context.Context, state string) (answer, error) {
 	case "Mint":
 		_, err := s.Mint(ctx, in)
 		return answer{}, err
+	case "Census":
+		o, err := s.Verify(ctx, rotation.VerifyInput{RotationID: m.id, Census: true})
+		return answer{done: o.Done}, err
+	case "Rehearse":
+		_, err := s.Rewrap(ctx, rotation.RewrapInput{RotationID: m.id, Rehearse: true})
+		return answer{}, err
 	case "DualUnwrap":
 		_, err := s.DualUnwrap(ctx, in)
 		return answer{}, err
@@ -149,7 +155,7 @@ func (m *machine) call(ctx context.Context, state string) (answer, error) {
 	case "Retire":
 		return m.retire(ctx, rotation.RetireInput{RotationID: m.id})
 	case "Verify":
-		o, err := s.Verify(ctx, in)
+		o, err := s.Verify(ctx, rotation.VerifyInput{RotationID: m.id})
 		return answer{done: o.Done}, err
 	}
 	return answer{}, errors.New("no state " + state)
@@ -164,7 +170,7 @@ func (m *machine) retire(ctx context.Context, in rotation.RetireInput) (answer, 
 // polled says so itself, and a segment's rewrap writes no record.
 func (m *machine) concludes() bool {
 	switch m.state {
-	case "Drain", "RewrapSegment", "Retire", "Verify":
+	case "Census", "Drain", "RewrapSegment", "Retire", "Verify":
 		return false
 	}
 	return true
@@ -174,10 +180,16 @@ func (m *machine) concludes() bool {
 func (m *machine) advance(a answer) {
 	switch m.state {
 	case "Preflight":
-		m.attempt, m.mode, m.id, m.state = a.attempt, a.mode, a.id, "Mint"
+		m.attempt, m.mode, m.id, m.state = a.attempt, a.mode, a.id, "Census"
 	case "Abandon":
 		m.state = refused
+	case "Census":
+		if a.done {
+			m.state = "Mint"
+		}
 	case "Mint":
+		m.state = "Rehearse"
+	case "Rehearse":
 		m.state = "DualUnwrap"
 	case "DualUnwrap":
 		m.state = "Switch"
@@ -225,14 +237,15 @@ func (m *machine) result(err error) {
 	case "Preflight":
 		switch kind {
 		case rotation.InvalidInput, rotation.Misconfigured, rotation.ControlTableMissing, rotation.PointerInvalid,
-			rotation.RotationInProgress, rotation.SourceMisconfigured, rotation.AuditUnlocked, rotation.WindowClosed:
+			rotation.RotationInProgress, rotation.SourceMisconfigured, rotation.SourceForgotten, rotation.KeyInUse,
+			rotation.AuditUnlocked, rotation.WindowClosed:
 			m.state = refused
 		default:
 			m.state = "Abandon"
 		}
 	case "Abandon":
 		m.state = refused
-	case "Mint", "DualUnwrap":
+	case "Census", "Mint", "Rehearse", "DualUnwrap":
 		if m.state = "PreSwitchFailure"; m.mode == "emergency" {
 			m.state = "Remint"
 		}

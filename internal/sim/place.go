@@ -19,7 +19,6 @@ type place struct {
 	table    rows
 	vault    rotation.Vault
 	keys     keyService
-	corpus   rotation.Source
 	start    string                // the cursor of a page before the first row
 	resolves func(kek.ID) bool     // as [memstore.World.Resolves]
 	sleep    func(d time.Duration) // lets time go by
@@ -70,7 +69,7 @@ type apps interface {
 // inMemory is the place that is memstore alone.
 func (r *run) inMemory(world *memstore.World, table *memstore.Table) place {
 	return place{
-		world: world, store: world.Store(), table: table, vault: world.Vault(), keys: world.KMS(), corpus: &corpus{table},
+		world: world, store: world.Store(), table: table, vault: world.Vault(), keys: world.KMS(),
 		start: "after:", resolves: world.Resolves, sleep: func(d time.Duration) { r.now = r.now.Add(d) },
 		watch: func() {
 			world.SetHook(r.hook)

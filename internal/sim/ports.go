@@ -6,7 +6,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/matter-ops/kms-rotation/internal/memstore"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
 )
@@ -23,6 +22,11 @@ type source struct {
 func (s *source) Scan(ctx context.Context, req rotation.ScanRequest) (rotation.Page, error) {
 	req.Limit = 1
 	p, err := s.rows.Scan(ctx, req)
+	for i := range p.Rows {
+		if !strings.Contains(p.Rows[i].ID, "known-") { // what the others open to is not known
+			p.Rows[i].PlainSHA = ""
+		}
+	}
 	if err == nil && s.r.empty {
 		s.r.empty = false
 		if req.Cursor == "" {
@@ -30,16 +34,6 @@ func (s *source) Scan(ctx context.Context, req rotation.ScanRequest) (rotation.P
 		}
 		return rotation.Page{Next: req.Cursor}, nil
 	}
-	return p, err
-}
-
-// corpus are the known ciphers among the rows.
-type corpus struct{ *memstore.Table }
-
-// Scan implements [rotation.Source].
-func (c *corpus) Scan(ctx context.Context, req rotation.ScanRequest) (rotation.Page, error) {
-	p, err := c.Table.Scan(ctx, req)
-	p.Rows = slices.DeleteFunc(p.Rows, func(r rotation.Row) bool { return !strings.HasPrefix(r.ID, "known-") })
 	return p, err
 }
 
@@ -59,8 +53,8 @@ func (k *keys) young(id kek.ID) error {
 
 // Create implements [rotation.KeyAdmin]. It notes when the key was made, also if the
 // answer is lost.
-func (k *keys) Create(ctx context.Context, rotationID string, attempt int, label string) (rotation.Key, error) {
-	key, err := k.keyService.Create(ctx, rotationID, attempt, label)
+func (k *keys) Create(ctx context.Context, rotationID string, attempt int, label string, multi bool) (rotation.Key, error) {
+	key, err := k.keyService.Create(ctx, rotationID, attempt, label, multi)
 	k.r.age(rotationID)
 	return key, err
 }
@@ -135,6 +129,14 @@ func operatorList() []operatorCall {
 	}
 	for _, id := range []string{mainID, rivalID} {
 		in := rotation.StepInput{RotationID: id}
+		add("census "+id, func(c context.Context, s *rotation.Steps) error {
+			_, err := s.Verify(c, rotation.VerifyInput{RotationID: id, Census: true})
+			return err
+		})
+		add("rehearse "+id, func(c context.Context, s *rotation.Steps) error {
+			_, err := s.Rewrap(c, rotation.RewrapInput{RotationID: id, Rehearse: true})
+			return err
+		})
 		add("mint "+id, func(c context.Context, s *rotation.Steps) error { _, err := s.Mint(c, in); return err })
 		add("dualunwrap "+id, func(c context.Context, s *rotation.Steps) error { _, err := s.DualUnwrap(c, in); return err })
 		add("switch "+id, func(c context.Context, s *rotation.Steps) error { _, err := s.Switch(c, in); return err })
@@ -148,7 +150,10 @@ func operatorList() []operatorCall {
 			in := rotation.RetireInput{RotationID: id, Action: action, FailedAttempt: 1, ExecutionARN: "arn:" + id, Error: "operator"}
 			add(action+" "+id, func(c context.Context, s *rotation.Steps) error { _, err := s.Retire(c, in); return err })
 		}
-		add("verify "+id, func(c context.Context, s *rotation.Steps) error { _, err := s.Verify(c, in); return err })
+		add("verify "+id, func(c context.Context, s *rotation.Steps) error {
+			_, err := s.Verify(c, rotation.VerifyInput{RotationID: id})
+			return err
+		})
 		for _, input := range []rotation.ExecutionInput{{}, {Resume: id}} {
 			name := "start "
 			if input.Resume != "" {

@@ -119,7 +119,7 @@ func (r *run) toAdapters(requests bool) *processes {
 	table := &realRows{hooked: upper, source: source, db: db}
 	r.wire(place{
 		world: world, store: store, table: table, vault: &realVault{h, world.Vault()}, keys: &realKeys{h, world.KMS()},
-		corpus: &realCorpus{table}, start: "eyJpZCI6eyJTIjoiISJ9fQ", // {"id":{"S":"!"}}
+		start: "eyJpZCI6eyJTIjoiISJ9fQ", // {"id":{"S":"!"}}
 		resolves: func(id kek.ID) bool {
 			k, err := world.KMS().Describe(ctx, id)
 			return store.state(id).Resolves() && err == nil && k.Enabled
@@ -192,6 +192,10 @@ type realStore struct {
 
 func (s *realStore) Load(c context.Context, id string) (kek.View, error) {
 	return asked(s.hooked, "Store.Load", func() (kek.View, error) { return s.Store.Load(c, id) }, id)
+}
+
+func (s *realStore) LoadAll(c context.Context, id string) (kek.View, error) {
+	return asked(s.hooked, "Store.LoadAll", func() (kek.View, error) { return s.Store.LoadAll(c, id) }, id)
 }
 
 func (s *realStore) Apply(c context.Context, change kek.Change, ev audit.Event) error {

@@ -36,12 +36,26 @@ func number(n int64) types.AttributeValue {
 	return &types.AttributeValueMemberN{Value: strconv.FormatInt(n, 10)}
 }
 
-func (t *realRows) Check(c context.Context) error {
-	return t.call("Table.Check", func() (any, error) { return nil, t.source.Check(c) })
+func (t *realRows) Check(c context.Context) ([]string, error) {
+	return asked(t.hooked, "Table.Check", func() ([]string, error) { return t.source.Check(c) })
 }
 
+func (t *realRows) Rehearse(c context.Context, old rotation.Row) error {
+	return t.call("Table.Rehearse", func() (any, error) { return nil, t.source.Rehearse(c, old) })
+}
+
+func (t *realRows) EncryptedBy(c context.Context) (string, error) {
+	return asked(t.hooked, "Table.EncryptedBy", func() (string, error) { return t.source.EncryptedBy(c) })
+}
+
+// Scan knows what the rows open to, as those of a corpus say.
 func (t *realRows) Scan(c context.Context, req rotation.ScanRequest) (rotation.Page, error) {
-	return asked(t.hooked, "Table.Scan", func() (rotation.Page, error) { return t.source.Scan(c, req) })
+	p, err := asked(t.hooked, "Table.Scan", func() (rotation.Page, error) { return t.source.Scan(c, req) })
+	for i, row := range p.Rows {
+		sum := sha256.Sum256([]byte(t.r.want[strings.TrimPrefix(row.ID, "id=")]))
+		p.Rows[i].PlainSHA = hex.EncodeToString(sum[:])
+	}
+	return p, err
 }
 
 func (t *realRows) Replace(c context.Context, old rotation.Row, with rotation.Rewrapped) (bool, error) {
@@ -87,23 +101,6 @@ func (t *realRows) Each(f func(id string, rec memstore.Record)) {
 	})
 }
 
-// realCorpus are the known ciphers among the rows; what they open to is known.
-type realCorpus struct{ *realRows }
-
-func (c *realCorpus) Scan(ctx context.Context, req rotation.ScanRequest) (rotation.Page, error) {
-	p, err := c.realRows.Scan(ctx, req)
-	var rows []rotation.Row
-	for _, row := range p.Rows {
-		if id := strings.TrimPrefix(row.ID, "id="); strings.HasPrefix(id, "known-") {
-			sum := sha256.Sum256([]byte(c.r.want[id]))
-			row.PlainSHA = hex.EncodeToString(sum[:])
-			rows = append(rows, row)
-		}
-	}
-	p.Rows = rows
-	return p, err
-}
-
 // realVault is the bucket.
 type realVault struct {
 	*hooked
@@ -128,8 +125,21 @@ type realKeys struct {
 	kms *memstore.KMS
 }
 
-func (k *realKeys) Create(c context.Context, id string, attempt int, label string) (rotation.Key, error) {
-	return asked(k.hooked, "KMS.Create", func() (rotation.Key, error) { return k.kms.Create(c, id, attempt, label) })
+func (k *realKeys) Create(c context.Context, id string, attempt int, label string, multi bool) (rotation.Key, error) {
+	return asked(k.hooked, "KMS.Create", func() (rotation.Key, error) { return k.kms.Create(c, id, attempt, label, multi) })
+}
+
+func (k *realKeys) Use(c context.Context, id kek.ID) (rotation.KeyUse, error) {
+	return asked(k.hooked, "KMS.Use", func() (rotation.KeyUse, error) { return k.kms.Use(c, id) })
+}
+
+func (k *realKeys) Identify(c context.Context, wrapped []byte, encctx map[string]string) (id kek.ID, arn string, err error) {
+	err = k.call("KMS.Identify", func() (any, error) {
+		var err error
+		id, arn, err = k.kms.Identify(c, wrapped, encctx)
+		return nil, err
+	})
+	return id, arn, err
 }
 
 func (k *realKeys) Claim(c context.Context, id string, attempt int, key kek.ID) (kek.ID, error) {
