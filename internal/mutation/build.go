@@ -70,7 +70,7 @@ func (p *pkg) compilable(mutants int) (texts map[string][]byte, dropped map[int]
 	dropped = map[int]bool{}
 	for range maxRounds {
 		texts = map[string][]byte{
-			filepath.Join(p.dir, "mutation_helper.go"): fmt.Appendf(nil, "package %s\n\n%s\nconst mutationCount = %d\n", p.name, helper, mutants),
+			filepath.Join(p.dir, "mutation_helper.go"): fmt.Appendf(nil, "package %s\n\n%s%s\nconst mutationCount = %d\n", p.name, helper, p.helpers, mutants),
 		}
 		spans := map[string][]span{}
 		for _, s := range p.files {

@@ -27,6 +27,7 @@ type generator struct {
 func (p *pkg) generate() []*Mutant {
 	var mutants []*Mutant
 	sites := 0
+	p.helpers = ""
 	for _, s := range p.files {
 		g := generator{p: p, src: s, mutants: &mutants, sites: &sites}
 		for _, d := range s.file.Decls {
@@ -485,14 +486,10 @@ func (g *generator) returned(s *ast.ReturnStmt) {
 		id := g.mutant(s, change(g.code(s), g.codeWith(s, last, "nil")))
 		g.wrap(last, fmt.Sprintf("mutationErr(%d, ", id), ")")
 	default: // return f()
-		var names []string
-		for i := range results.Len() - 1 {
-			names = append(names, fmt.Sprintf("mutation%d", i))
-		}
-		left := strings.Join(names, ", ")
 		g.newSite()
 		id := g.mutant(s, change(g.code(s), "its error is dropped"))
-		g.insert(s.Pos(), fmt.Sprintf("if mutationOn(%d, true) { %s, _ := %s; return %s, nil }; ", id, left, g.code(last), left))
+		g.p.helpers += dropsError(id, results.Len()-1)
+		g.wrap(last, fmt.Sprintf("mutation%d(", id), ")")
 	}
 	g.parents = append(g.parents, s)
 	name, named := last.(*ast.Ident)
@@ -509,6 +506,19 @@ func (g *generator) returned(s *ast.ReturnStmt) {
 		}
 	}
 	g.parents = g.parents[:len(g.parents)-1]
+}
+
+// dropsError is a function that passes on n results and an error, which the mutant
+// drops.
+func dropsError(id, n int) string {
+	var types, params, values []string
+	for i := range n {
+		types = append(types, fmt.Sprintf("T%d", i))
+		params = append(params, fmt.Sprintf("v%d T%d", i, i))
+		values = append(values, fmt.Sprintf("v%d", i))
+	}
+	return fmt.Sprintf("\nfunc mutation%d[%s any](%s, err error) (%s, error) { return %s, mutationErr(%d, err) }\n",
+		id, strings.Join(types, ", "), strings.Join(params, ", "), strings.Join(types, ", "), strings.Join(values, ", "), id)
 }
 
 func (g *generator) isNil(e ast.Expr) bool { return g.p.info.Types[e].IsNil() }

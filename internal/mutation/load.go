@@ -34,6 +34,7 @@ type pkg struct {
 	files      []*source
 	info       *types.Info
 	imports    types.Importer // of the compiled dependencies
+	helpers    string         // functions that the mutants call, besides helper
 	servers    []string       // packages of the tests' dependencies that start servers
 }
 
