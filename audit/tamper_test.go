@@ -9,11 +9,13 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/matter-ops/kms-rotation/audit"
 	"github.com/matter-ops/kms-rotation/internal/audittest"
+	"github.com/matter-ops/kms-rotation/internal/rekor/rekortest"
 )
 
 var update = flag.Bool("update", false, "write the table of docs/audit.md and the findings of testdata again")
@@ -65,6 +67,9 @@ func TestSound(t *testing.T) {
 			if r.Records != 10 || r.Anchors != 3 || r.Anchored != 9 || r.LogIndex != 3 || *r.Last != p.Known[2] {
 				t.Errorf("%+v", r)
 			}
+			if r.Chain != audittest.Chain || r.HeadHash != w.Head.Hash || r.AnchorAt.Format(time.TimeOnly) != "02:09:00" || r.Findings == nil {
+				t.Errorf("%+v", r)
+			}
 			if want := "audit: 10 records, 9 anchored at log index 3 of rekor.test, verified"; r.String() != want {
 				t.Errorf("got %q, want %q", r.String(), want)
 			}
@@ -82,6 +87,27 @@ func TestTampering(t *testing.T) {
 		for name, view := range views {
 			t.Run(c.Name+"/"+name, func(t *testing.T) { audittest.Run(t, c, view) })
 		}
+	}
+}
+
+// TestNothingAnchored: a report of no anchor has no entry in a log, and entry 0 is one.
+func TestNothingAnchored(t *testing.T) {
+	r := verify(t, &audittest.Bucket{}, audittest.New(t).Policy)
+	if r.LogIndex != -1 || r.Last != nil || r.Result != audit.Unproven {
+		t.Errorf("%+v", r)
+	}
+	log, w := rekortest.New(t), audittest.New(t)
+	w.Policy.Trust.Logs = []audit.Log{log.Trust()}
+	for n := range w.Anchors {
+		w.Anchors[n].Proof = log.Submit(t, w.Anchors[n].Signed)
+		b, err := w.Anchors[n].Encode()
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.Bucket.Replace(anchor(int64(n)+1), b)
+	}
+	if r := verify(t, w.Bucket, w.Policy); r.Result != audit.Green || w.Anchors[0].Proof.Index != 0 || r.LogIndex != 2 {
+		t.Errorf("%s: %v", r, r.Findings)
 	}
 }
 
