@@ -3,15 +3,20 @@ package envelope_test
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/matter-ops/kms-rotation/envelope"
+	"github.com/matter-ops/kms-rotation/envelope/aead"
 	"github.com/matter-ops/kms-rotation/internal/ddb"
+	"github.com/matter-ops/kms-rotation/internal/ddb/ddbtest"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
 )
@@ -110,12 +115,41 @@ func TestRegistryAgreement(t *testing.T) {
 	}
 }
 
-// TestSourceAgreement: an entry of MATTER_SOURCES decodes strictly into both, and
-// both fill in the same.
+// TestMarkAgreement: the mark of a table that is no source stops the next rotation, by
+// the table's name.
+func TestMarkAgreement(t *testing.T) {
+	w := newSite(t)
+	at := time.Date(2026, 5, 6, 7, 8, 9, 123_000_000, time.UTC)
+	c := w.client(slow, func(c *envelope.Config) { c.Holder, c.Now = "me", func() time.Time { return at } })
+	registered := tableConfig(sourceConfig(w.table))
+	forgotten := registered
+	forgotten.Table = ddbtest.Table(t, w.dynamo, ddbtest.Key{Name: "id", Type: "S"})
+	for _, cfg := range []envelope.TableConfig{registered, forgotten} {
+		_, err := c.Table(t.Context(), cfg)
+		w.must("table", err)
+	}
+	v, err := w.steps.Registry.LoadAll(t.Context(), "")
+	w.must("load", err)
+	want := []kek.Mark{{Table: registered.Table, Holder: "me", SeenAt: at}, {Table: forgotten.Table, Holder: "me", SeenAt: at}}
+	byTable := cmpopts.SortSlices(func(a, b kek.Mark) bool { return a.Table < b.Table })
+	if d := cmp.Diff(want, v.Marks, byTable); d != "" {
+		t.Errorf("(-want +read):\n%s", d)
+	}
+	_, err = w.steps.Preflight(t.Context(), rotation.PreflightInput{
+		ExecutionName: "r1", Input: rotation.ExecutionInput{Mode: string(kek.Normal), Window: "any"},
+	})
+	if err == nil || !strings.Contains(err.Error(), forgotten.Table) || strings.Contains(err.Error(), registered.Table) {
+		t.Errorf("preflight: %v, want one that names %s alone", err, forgotten.Table)
+	}
+}
+
+// TestSourceAgreement: a definition decodes strictly into both, and both have the same
+// fields.
 func TestSourceAgreement(t *testing.T) {
 	want := ddb.SourceConfig{
 		Name: "a", Table: "b", KEKID: "c", WrappedDEK: "d", Ciphertext: "e", Epoch: "f", Version: "g",
-		Context: map[string]string{"h": "$i"}, Format: "matter",
+		Context: map[string]string{"h": "$i"}, Bind: map[string]string{"j": "$k"}, Format: "matter", Payloads: "opaque",
+		Other: &ddb.OtherItems{Attribute: "l", Values: []string{"m"}},
 	}
 	text, err := json.Marshal(want)
 	if err != nil {
@@ -127,23 +161,41 @@ func TestSourceAgreement(t *testing.T) {
 	if err := d.Decode(&got); err != nil {
 		t.Fatal(err)
 	}
-	if d := cmp.Diff(tableConfig(want), got); d != "" {
-		t.Error(d)
-	}
 	back, err := json.Marshal(got)
 	if err != nil || !bytes.Equal(back, text) {
 		t.Errorf("%s, %v\nwant %s", back, err, text)
 	}
 }
 
-// FuzzContextAgreement: both make the same encryption context of a row, or both
-// refuse it.
+// TestDefinition: every definition of a source decodes, also of tables that the client
+// does not write.
+func TestDefinition(t *testing.T) {
+	d := json.NewDecoder(strings.NewReader(`{"name": "a", "table": "b", "kek_id_attribute": "c", "wrapped_dek_attribute": "",
+		"ciphertext_attribute": "e", "epoch_attribute": "f", "version_attribute": "g", "context": {"h": "$i"}, "bind": {"j": "k"},
+		"format": "kms", "payloads": "opaque", "other": {"attribute": "l", "values": ["m", "n"]}}`))
+	d.DisallowUnknownFields()
+	var got envelope.TableConfig
+	if err := d.Decode(&got); err != nil {
+		t.Fatal(err)
+	}
+	want := envelope.TableConfig{
+		Name: "a", Table: "b", KEKID: "c", Ciphertext: "e", Epoch: "f", Version: "g", Context: map[string]string{"h": "$i"},
+		Bind: map[string]string{"j": "k"}, Format: envelope.FormatKMS, Payloads: envelope.PayloadsOpaque,
+		Other: &envelope.OtherItems{Attribute: "l", Values: []string{"m", "n"}},
+	}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Error(d)
+	}
+}
+
+// FuzzContextAgreement: both bind a row to the same values, or both refuse it.
 func FuzzContextAgreement(f *testing.F) {
-	f.Add("k", "$attr", "attr", "value", byte(0))
-	f.Add("k", "$$attr", "attr", "value", byte(0))
-	f.Add("k", "$attr", "other", "value", byte(1))
-	f.Add("", "", "", "", byte(2))
-	f.Fuzz(func(t *testing.T, key, value, attr, content string, kind byte) {
+	f.Add("k", "$attr", "b", "attr", "value", byte(0))
+	f.Add("k", "$$attr", "", "attr", "value", byte(0))
+	f.Add("k", "$attr", "k", "other", "value", byte(1))
+	f.Add("", "", "", "", "", byte(2))
+	f.Add("k", "v", "$attr", "attr", "value", byte(2))
+	f.Fuzz(func(t *testing.T, key, value, bound, attr, content string, kind byte) {
 		i := item{}
 		switch kind % 3 {
 		case 0:
@@ -153,11 +205,20 @@ func FuzzContextAgreement(f *testing.F) {
 		case 2:
 			i[attr] = &b{Value: []byte(content)}
 		}
-		encctx := map[string]string{key: value, "fixed": "$$1"}
-		want, werr := ddb.ContextOf(ddb.SourceConfig{Context: encctx}, i)
-		got, gerr := envelope.TableConfig{Context: encctx}.ContextOf(i)
-		if (werr == nil) != (gerr == nil) || !cmp.Equal(want, got) {
-			t.Errorf("the rotation makes %q, %v; the data plane %q, %v", want, werr, got, gerr)
+		encctx, bind := map[string]string{key: value, "fixed": "$$1"}, map[string]string{"bind " + key: bound}
+		theirs := ddb.SourceConfig{Context: encctx, Bind: bind}
+		want, werr := ddb.ContextOf(theirs, i)
+		whole, err := ddb.BoundOf(theirs, i)
+		werr = errors.Join(werr, err)
+		got, rest, gerr := envelope.TableConfig{Context: encctx, Bind: bind}.Bound(i)
+		if (werr == nil) != (gerr == nil) {
+			t.Fatalf("the rotation: %v, the data plane: %v", werr, gerr)
+		}
+		if werr != nil {
+			return
+		}
+		if a, b := aead.AssociatedData(whole), aead.AppendAssociatedData(nil, got, rest); !cmp.Equal(want, got) || !bytes.Equal(a, b) {
+			t.Errorf("the rotation binds %q to %x, the data plane %q to %x", want, a, got, b)
 		}
 	})
 }

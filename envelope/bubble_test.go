@@ -8,9 +8,11 @@ import (
 	"sync"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/aws/aws-sdk-go-v2/service/kms"
 
+	"github.com/matter-ops/kms-rotation/envelope/aead"
 	"github.com/matter-ops/kms-rotation/kek"
 )
 
@@ -20,11 +22,21 @@ type fakeControl struct {
 	at       kek.Pointer
 	modes    map[string]kek.Mode
 	leases   map[kek.ID]lease
+	marks    map[string][]time.Time
+	unknown  map[kek.ID]bool // KEKs that are not in the registry
 	down     bool
 	pointers int // reads
 	renewals int
-	onRead   func() // before the pointer is read
-	onPut    func() // before a lease is put
+	onRead   func()       // before the pointer is read
+	onPut    func()       // before a lease is put
+	onDrop   func(kek.ID) // before a lease is given back
+}
+
+// newFakeControl points at kek-1.
+func newFakeControl() *fakeControl {
+	f := &fakeControl{modes: map[string]kek.Mode{}, leases: map[kek.ID]lease{}, marks: map[string][]time.Time{}}
+	f.move(1, "")
+	return f
 }
 
 var errDown = errors.New("down")
@@ -46,6 +58,14 @@ func (f *fakeControl) pointer(ctx context.Context) (kek.Pointer, error) {
 }
 
 func (f *fakeControl) kek(_ context.Context, id kek.ID) (kek.KEK, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.down {
+		return kek.KEK{}, errDown
+	}
+	if f.unknown[id] {
+		return kek.KEK{ID: id}, nil
+	}
 	return kek.KEK{ID: id, State: kek.Active, FenceShards: 1}, nil
 }
 
@@ -81,8 +101,24 @@ func (f *fakeControl) renewLease(_ context.Context, l lease) (bool, error) {
 
 func (f *fakeControl) dropLease(_ context.Context, l lease) error {
 	f.mu.Lock()
+	before := f.onDrop
+	f.mu.Unlock()
+	if before != nil {
+		before(l.kek)
+	}
+	f.mu.Lock()
 	defer f.mu.Unlock()
 	delete(f.leases, l.kek)
+	return nil
+}
+
+func (f *fakeControl) putMark(_ context.Context, table, _ string, at time.Time) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.down {
+		return errDown
+	}
+	f.marks[table] = append(f.marks[table], at)
 	return nil
 }
 
@@ -124,6 +160,16 @@ func (k *constantKMS) give() []byte {
 	return dek
 }
 
+// seal makes a payload under that key, without a context.
+func (k *constantKMS) seal(tb testing.TB) []byte {
+	tb.Helper()
+	payload, err := aead.Cipher{}.Seal(bytes.Repeat([]byte{7}, 32), []byte("x"), nil)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return payload
+}
+
 func (k *constantKMS) GenerateDataKey(context.Context, *kms.GenerateDataKeyInput, ...func(*kms.Options)) (*kms.GenerateDataKeyOutput, error) {
 	k.made++
 	return &kms.GenerateDataKeyOutput{Plaintext: k.give(), CiphertextBlob: []byte("wrapped")}, nil
@@ -146,8 +192,7 @@ type bubbled struct {
 func bubble(t *testing.T, f func(*bubbled)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		table := &fakeControl{modes: map[string]kek.Mode{}, leases: map[kek.ID]lease{}}
-		table.move(1, "")
+		table := newFakeControl()
 		keys := &constantKMS{}
 		cfg, err := Config{ControlTable: "x", DynamoDB: noDynamoDB{}, KMS: keys}.withDefaults()
 		if err != nil {

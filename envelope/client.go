@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/service/kms"
-	"golang.org/x/sync/singleflight"
 
 	"github.com/matter-ops/kms-rotation/kek"
 )
@@ -93,15 +92,15 @@ type Client struct {
 	current atomic.Pointer[hold]
 	fresh   atomic.Int64 // when the pointer was last read, on the client's clock
 	started time.Time
-	opening *cache             // DEKs by KEK, wrapped DEK and context
-	calls   singleflight.Group // to KMS, for data keys
+	opening *cache // DEKs by KEK, wrapped DEK and encryption context
 
 	reading chan struct{} // held while the pointer is read, so that readers share one call
 	retryAt time.Duration // guarded by reading: not before, after a failure
 
 	mu    sync.Mutex
-	holds []*hold // every KEK this process has a lease on; current among them
-	known map[kek.ID]entry
+	holds []*hold           // every KEK this process has a lease on; current among them
+	known map[kek.ID]entry  // KEKs that rows may name, or that were retired
+	marks map[string]marked // tables that this client has marked
 
 	wake   chan struct{} // a superseded hold is idle
 	cancel context.CancelFunc
@@ -122,7 +121,7 @@ func New(ctx context.Context, cfg Config) (*Client, error) {
 func newClient(ctx context.Context, cfg Config, table control) (*Client, error) {
 	c := &Client{
 		cfg: cfg, control: table, me: holder(cfg.Holder), started: cfg.clock(), opening: newCache(cfg.Cache),
-		reading: make(chan struct{}, 1), known: map[kek.ID]entry{},
+		reading: make(chan struct{}, 1), known: map[kek.ID]entry{}, marks: map[string]marked{},
 		wake: make(chan struct{}, 1), done: make(chan struct{}),
 	}
 	if err := c.refresh(ctx, nil); err != nil {

@@ -33,8 +33,11 @@ const (
 	pkFence    = "FENCE#"
 	pkRotation = "ROTATION#"
 	pkLease    = "LEASE#"
+	pkMark     = "MARK"
 	noSK       = "-"
 	fenceOpen  = "open"
+
+	timeFormat = "2006-01-02T15:04:05.000Z"
 )
 
 // control is the control table as a process of the data plane sees it.
@@ -49,6 +52,8 @@ type control interface {
 	// renewLease reports false if the lease was revoked.
 	renewLease(ctx context.Context, l lease) (bool, error)
 	dropLease(ctx context.Context, l lease) error
+	// putMark says that holder may write envelopes into a table of that name.
+	putMark(ctx context.Context, table, holder string, at time.Time) error
 }
 
 // lease is a process's promise that it may write under a KEK.
@@ -146,6 +151,16 @@ func (t *controlTable) dropLease(ctx context.Context, l lease) error {
 	})
 	if err != nil {
 		return fmt.Errorf("dynamodb DeleteItem %s%s: %w", pkLease, l.kek, err)
+	}
+	return nil
+}
+
+func (t *controlTable) putMark(ctx context.Context, table, holder string, at time.Time) error {
+	i := controlKey(pkMark, table)
+	i["holder"], i["seen_at"] = str(holder), str(at.UTC().Format(timeFormat))
+	_, err := t.client.PutItem(ctx, &dynamodb.PutItemInput{TableName: &t.table, Item: i})
+	if err != nil {
+		return fmt.Errorf("dynamodb PutItem %s %s: %w", pkMark, table, err)
 	}
 	return nil
 }

@@ -32,9 +32,21 @@ var (
 	ErrNotFound = errors.New("no such row")
 	// ErrNoEnvelope reports an item that is no envelope, or a broken one.
 	ErrNoEnvelope = errors.New("the item is no envelope")
+	// ErrInvalidItem reports an item that was not written because it could not be
+	// read back as it was given: an attribute holds text that is not UTF-8, which the
+	// SDK would store otherwise, or lacks what the table's context or bind names, or is
+	// one of those that make a row an envelope.
+	ErrInvalidItem = errors.New("the item cannot be stored as it is")
+	// ErrKeyChanged reports a change of [Table.Update] that alters or removes a key
+	// attribute. Nothing was written.
+	ErrKeyChanged = errors.New("the change alters the row's key")
 	// ErrOrphanedKey reports a row whose KEK is retired or unknown to the registry.
 	// It must never happen; metric orphaned_key_reference counts it.
 	ErrOrphanedKey = errors.New("orphaned key reference: the KEK is retired or unknown")
+	// ErrUnknownKEK is the [ErrOrphanedKey] of a row whose KEK the registry does not
+	// know, knows under another ARN, or knows as one that nothing is wrapped under yet.
+	// KMS is not asked: whoever can write to the table can name a key of their own.
+	ErrUnknownKEK = fmt.Errorf("%w: the registry knows no such KEK that rows may name", ErrOrphanedKey)
 	// ErrKeyUnusable reports a KEK that KMS does not let be used although the
 	// registry says that rows may name it.
 	ErrKeyUnusable = errors.New("KMS does not let the KEK be used")

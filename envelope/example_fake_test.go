@@ -28,7 +28,7 @@ type memory struct {
 // deployment returns a control table that points at kek-0001, and KMS.
 func deployment() (*memory, *keys) {
 	world := memstore.New("example", time.Now)
-	if _, err := world.KMS().Create(context.Background(), "genesis", 1, "first"); err != nil {
+	if _, err := world.KMS().Create(context.Background(), "genesis", 1, "first", false); err != nil {
 		panic(err)
 	}
 	m := &memory{items: map[string]item{}}
@@ -156,6 +156,8 @@ func compare(term string, i item, names map[string]string, values item) bool {
 	switch a := i[plain(part[0], names)].(type) {
 	case *s:
 		return part[1] == "=" && a.Value == values[part[2]].(*s).Value
+	case *b:
+		return part[1] == "=" && string(a.Value) == string(values[part[2]].(*b).Value)
 	case *n:
 		x, y := integer(a.Value), integer(values[part[2]].(*n).Value)
 		return x == y || part[1] == "<=" && x < y

@@ -15,7 +15,10 @@ import (
 )
 
 // A process makes one client, from dynamodb.NewFromConfig and kms.NewFromConfig,
-// and a table for each entry of MATTER_SOURCES that it uses.
+// and a table for each source that it uses, from the definition that the table is
+// registered with. The encryption context is the same for all rows, so that they share
+// data keys; the row's key is bound to its payload alone, so that a payload does not
+// open in another row.
 func Example() {
 	ctx := context.Background()
 	dynamo, kms := deployment() // in memory, for this example
@@ -27,7 +30,7 @@ func Example() {
 
 	orders, err := client.Table(ctx, envelope.TableConfig{
 		Table: "orders", KEKID: "kek_id", WrappedDEK: "wrapped_dek", Ciphertext: "ciphertext",
-		Context: map[string]string{"table": "orders", "tenant": "$tenant"},
+		Context: map[string]string{"table": "orders"}, Bind: map[string]string{"id": "$id"},
 	})
 	if err != nil {
 		log.Fatal(err)
@@ -47,8 +50,8 @@ func Example() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	fmt.Printf("version %d: %s\n", row.Version, row.Plaintext)
-	// Output: version 2: two apples, one pear
+	fmt.Printf("%s\n", row.Plaintext)
+	// Output: two apples, one pear
 }
 
 // A record that does not go into a table is sealed with a reference, which lasts

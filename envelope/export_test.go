@@ -40,8 +40,8 @@ func (c Control) DropLease(ctx context.Context, id kek.ID, holder string) error 
 	return c.t.dropLease(ctx, lease{kek: id, holder: holder})
 }
 
-// ContextOf makes a row's encryption context.
-func (c TableConfig) ContextOf(i Item) (map[string]string, error) { return c.context(i) }
+// Bound makes what a row is bound to.
+func (c TableConfig) Bound(i Item) (encctx, bind map[string]string, err error) { return c.bound(i) }
 
 // Decode reads an item as a row.
 func (c TableConfig) Decode(i Item) (Sealed, error) {
@@ -54,3 +54,9 @@ func ExpandTink(dek []byte) error {
 	_, err := expandTink(dek)
 	return err
 }
+
+// SameNumber reports whether two texts are one number.
+func SameNumber(a, b string) bool { return sameNumber(a, b) }
+
+// Config is the description of the table.
+func (t *Table) Config() TableConfig { return t.cfg }

@@ -2,6 +2,7 @@ package envelope_test
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"strings"
 	"sync"
@@ -95,10 +96,6 @@ func newSite(tb testing.TB) *site {
 	w.table = ddbtest.Table(tb, w.dynamo, ddbtest.Key{Name: "id", Type: ddbtypes.ScalarAttributeTypeS})
 	world := memstore.New("test", time.Now)
 	w.keys = &keys{KMS: world.KMS(), calls: map[string]int{}}
-	source, err := ddb.NewTableSource(w.dynamo, sourceConfig(w.table))
-	if err != nil {
-		tb.Fatal(err)
-	}
 	store := ddb.New(w.dynamo, w.control, "test", time.Now)
 	w.steps = &rotation.Steps{
 		Config: rotation.Config{
@@ -106,15 +103,16 @@ func newSite(tb testing.TB) *site {
 		},
 		Deps: rotation.Deps{
 			Registry: store, Outbox: store, Drainage: store, Checkpoints: store, Vault: world.Vault(),
-			Keys: world.KMS(), KMS: world.KMS(), Cipher: aead.Cipher{}, Sources: []rotation.Source{source},
-			Random: func([]byte) {}, Now: time.Now, Actor: "test",
+			Keys: world.KMS(), KMS: world.KMS(), Cipher: aead.Cipher{},
+			OpenSource: func(def kek.Source) (rotation.Source, error) { return ddb.OpenTable(w.dynamo, def) },
+			Random:     func([]byte) {}, Now: time.Now, Actor: "test",
 		},
 	}
-	first, err := world.KMS().Create(tb.Context(), "genesis", 1, "first")
+	first, err := world.KMS().Create(tb.Context(), "genesis", 1, "first", false)
 	if err != nil {
 		tb.Fatal(err)
 	}
-	if _, err := w.steps.Genesis(tb.Context(), first.ID, "first"); err != nil {
+	if _, err := w.steps.Genesis(tb.Context(), first.ID, "first", []kek.Source{sourceConfig(w.table).Source()}); err != nil {
 		tb.Fatal(err)
 	}
 	return w
@@ -123,16 +121,18 @@ func newSite(tb testing.TB) *site {
 // sourceConfig uses names that are reserved words or have odd characters.
 func sourceConfig(table string) ddb.SourceConfig {
 	return ddb.SourceConfig{
-		Name: "orders", Table: table, KEKID: "key", WrappedDEK: "wrapped.dek", Ciphertext: "data",
-		Context: map[string]string{"table": "orders", "tenant": "$tenant"}, Format: "matter",
+		Name: "orders", Table: table, KEKID: "key", WrappedDEK: "wrapped.dek", Ciphertext: "data", Version: "version",
+		Context: map[string]string{"table": "orders", "tenant": "$tenant"}, Bind: map[string]string{"id": "$id"}, Format: "matter",
 	}
 }
 
+// tableConfig is the same definition, read by an application.
 func tableConfig(c ddb.SourceConfig) envelope.TableConfig {
-	return envelope.TableConfig{
-		Name: c.Name, Table: c.Table, KEKID: c.KEKID, WrappedDEK: c.WrappedDEK, Ciphertext: c.Ciphertext,
-		Epoch: c.Epoch, Version: c.Version, Context: c.Context, Format: c.Format,
+	var out envelope.TableConfig
+	if err := json.Unmarshal([]byte(c.Source().Definition), &out); err != nil {
+		panic(err)
 	}
+	return out
 }
 
 func (w *site) client(change ...func(*envelope.Config)) *envelope.Client {
@@ -170,8 +170,15 @@ func (w *site) begin(id string, mode kek.Mode) {
 		ExecutionName: id, Input: rotation.ExecutionInput{Mode: string(mode), Reason: "test", Window: "any"},
 	})
 	w.must("preflight", err)
+	for done := false; !done; {
+		out, err := w.steps.Verify(ctx, rotation.VerifyInput{RotationID: id, Census: true})
+		w.must("census", err)
+		done = out.Done
+	}
 	_, err = w.steps.Mint(ctx, in)
 	w.must("mint", err)
+	_, err = w.steps.Rewrap(ctx, rotation.RewrapInput{RotationID: id, Rehearse: true})
+	w.must("rehearse", err)
 	_, err = w.steps.DualUnwrap(ctx, in)
 	w.must("dualunwrap", err)
 	_, err = w.steps.Switch(ctx, in)
@@ -213,7 +220,7 @@ func (w *site) finish(id string) {
 		done = out.Done
 	}
 	for done := false; !done; {
-		out, err := w.steps.Verify(ctx, rotation.StepInput{RotationID: id})
+		out, err := w.steps.Verify(ctx, rotation.VerifyInput{RotationID: id})
 		w.must("verify", err)
 		done = out.Done
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -172,10 +173,12 @@ func (c *Client) hold(ctx context.Context, p kek.Pointer) (*hold, error) {
 		return c.holds[i], nil
 	}
 	c.mu.Unlock()
+	at := c.elapsed()
 	k, err := c.control.kek(ctx, p.KEKID)
 	if err != nil {
 		return nil, err
 	}
+	c.learn(k, at)
 	h := &hold{pointer: p, shards: max(k.FenceShards, 1), sealing: newCache(c.cfg.Cache)}
 	h.renewed = c.elapsed()
 	if err := c.control.putLease(ctx, c.lease(h)); err != nil {
@@ -194,10 +197,11 @@ func (c *Client) lease(h *hold) lease {
 	return l
 }
 
-// tend renews the leases that say another number of references than there are or
+// tend renews the marks of tables, then the leases that say another number of references than there are or
 // that are a third of their life old, and gives back those of superseded KEKs that
 // nothing refers to.
 func (c *Client) tend(ctx context.Context) {
+	c.renewMarks(ctx)
 	c.mu.Lock()
 	holds := slices.Clone(c.holds)
 	c.mu.Unlock()
@@ -256,27 +260,84 @@ func (c *Client) forget(h *hold) {
 	c.holds = slices.DeleteFunc(c.holds, func(x *hold) bool { return x == h })
 }
 
-// registered is what the registry says of a KEK, at most as old as the pointer may
-// be.
-func (c *Client) registered(ctx context.Context, id kek.ID, anew bool) (kek.KEK, error) {
+// registered is what the registry says of a KEK, and what it said as long ago as the
+// pointer may be unless again. If the registry cannot be read, what this process has
+// known of a KEK still holds, so that rows can be read meanwhile, and KMS decides. Of a
+// KEK that it has not known nothing holds.
+func (c *Client) registered(ctx context.Context, id kek.ID, again bool) (kek.KEK, error) {
+	if p := c.current.Load().pointer; p.KEKID == id && !again {
+		return kek.KEK{ID: id, ARN: p.KeyARN, State: kek.Active}, nil
+	}
 	c.mu.Lock()
 	e, ok := c.known[id]
 	c.mu.Unlock()
-	if ok && !anew && c.elapsed()-e.at < c.cfg.PointerAge {
+	if ok && !again && c.elapsed()-e.at < c.cfg.PointerAge {
 		return e.kek, nil
 	}
 	at := c.elapsed()
 	k, err := c.control.kek(ctx, id)
-	if err != nil {
+	switch {
+	case err == nil:
+		c.learn(k, at)
+		return k, nil
+	case ok:
+		return e.kek, nil
+	default:
 		return kek.KEK{}, err
+	}
+}
+
+// learn keeps a registry entry. Unknown and pending ones are not kept: a switch may
+// change them at any moment, and their ids come from rows, where somebody may plant
+// many.
+func (c *Client) learn(k kek.KEK, at time.Duration) {
+	if !k.State.Resolves() && k.State != kek.Retired {
+		return
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if len(c.known) >= maxKnown {
-		clear(c.known) // ids come from rows: somebody may plant many
-	}
-	c.known[id] = entry{kek: k, at: at}
-	return k, nil
+	c.known[k.ID] = entry{kek: k, at: at}
 }
 
-const maxKnown = 1000
+// markAge is how old a mark may become before it is left again.
+const markAge = time.Hour
+
+// marked is when this client last left the mark of a table, and in which epoch.
+type marked struct {
+	at    time.Duration
+	epoch int64
+}
+
+// mark leaves the mark of a table in the control table. A rotation to which the table
+// is no source is refused while it is there.
+func (c *Client) mark(ctx context.Context, table string) error {
+	m := marked{at: c.elapsed(), epoch: c.current.Load().pointer.Epoch}
+	if err := c.control.putMark(ctx, table, c.me.holder, c.cfg.clock()); err != nil {
+		return err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.marks[table] = m
+	return nil
+}
+
+// renewMarks leaves the marks again that are an hour old, so that one which an operator
+// removed is found before the next switch, and those from before the pointer moved.
+// That comes before the lease on the old KEK is given back, which drain waits for: so
+// however short a rotation is, its retirement finds the table of whoever still writes.
+func (c *Client) renewMarks(ctx context.Context) {
+	c.mu.Lock()
+	marks := maps.Clone(c.marks)
+	c.mu.Unlock()
+	for table, m := range marks {
+		if m.epoch == c.current.Load().pointer.Epoch && c.elapsed()-m.at < markAge {
+			continue
+		}
+		ctx, cancel := context.WithTimeout(ctx, c.cfg.PointerAge)
+		err := c.mark(ctx, table)
+		cancel()
+		if err != nil && ctx.Err() == nil {
+			c.count.pointerErrors.Add(1)
+		}
+	}
+}

@@ -3,6 +3,7 @@ package envelope
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -106,8 +107,7 @@ func TestSwitchWhileIdle(t *testing.T) {
 // TestRecheck: the pointer moves while the first lease is put (spec: RecheckPtr).
 func TestRecheck(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		table := &fakeControl{modes: map[string]kek.Mode{}, leases: map[kek.ID]lease{}}
-		table.move(1, "")
+		table := newFakeControl()
 		puts := 0
 		table.onPut = func() {
 			if puts++; puts < 3 {
@@ -193,6 +193,100 @@ func TestControlTableDown(t *testing.T) {
 		table.mu.Unlock()
 		time.Sleep(defaultPointerAge)
 		begin(t, c).End()
+	})
+}
+
+// TestRegistryDown: while the control table cannot be read, rows under KEKs that the
+// process has known are read, and under no others: anybody may have named those.
+func TestRegistryDown(t *testing.T) {
+	bubble(t, func(t *bubbled) {
+		c, table, keys := t.c, t.table, t.keys
+		table.move(2, kek.Normal)
+		time.Sleep(defaultPointerAge)
+		seen := Sealed{KEKID: "kek-7", WrappedDEK: []byte("w"), Ciphertext: keys.seal(t)}
+		if _, err := c.Open(t.Context(), seen, nil, nil); err != nil {
+			t.Fatal(err)
+		}
+		c.opening.drop(false)
+		table.mu.Lock()
+		table.down = true
+		table.mu.Unlock()
+		time.Sleep(30 * time.Second)
+		asked := keys.unwrapped
+		for id, known := range map[kek.ID]bool{"kek-2": true, "kek-1": true, "kek-7": true, "kek-9": false} {
+			_, err := c.Open(t.Context(), Sealed{KEKID: id, WrappedDEK: []byte("w"), Ciphertext: seen.Ciphertext}, nil, nil)
+			if known && err != nil || !known && !errors.Is(err, errDown) {
+				t.Errorf("%s: %v", id, err)
+			}
+		}
+		if n := keys.unwrapped - asked; n != 3 {
+			t.Errorf("KMS was asked %d times", n)
+		}
+	})
+}
+
+// TestPlantedIDs: rows that name KEKs which do not exist cost no memory, and do not
+// push out what the client knows.
+func TestPlantedIDs(t *testing.T) {
+	bubble(t, func(t *bubbled) {
+		t.table.unknown = map[kek.ID]bool{}
+		for n := range 100 {
+			id := kek.ID(fmt.Sprintf("planted-%d", n))
+			t.table.unknown[id] = true
+			if _, err := t.c.Open(t.Context(), Sealed{KEKID: id}, nil, nil); !errors.Is(err, ErrUnknownKEK) {
+				t.Errorf("%v", err)
+			}
+		}
+		if _, ok := t.c.known["kek-1"]; !ok || len(t.c.known) != 1 {
+			t.Errorf("%d KEKs are known", len(t.c.known))
+		}
+	})
+}
+
+// TestMarksRenewed: a mark is left again within an hour, should an operator have
+// removed it, and when the pointer moves before the old lease is given back.
+func TestMarksRenewed(t *testing.T) {
+	bubble(t, func(t *bubbled) {
+		c, table := t.c, t.table
+		if err := c.mark(t.Context(), "orders"); err != nil {
+			t.Fatal(err)
+		}
+		left := func() int {
+			table.mu.Lock()
+			defer table.mu.Unlock()
+			return len(table.marks["orders"])
+		}
+		time.Sleep(50 * time.Minute)
+		if n := left(); n != 1 {
+			t.Errorf("left %d times in 50 minutes", n)
+		}
+		time.Sleep(11 * time.Minute)
+		if n := left(); n != 2 {
+			t.Errorf("left %d times in 61 minutes", n)
+		}
+		table.mu.Lock()
+		table.onDrop = func(id kek.ID) {
+			if n := left(); id == "kek-1" && n != 3 {
+				t.Errorf("the lease on %s is given back when the mark was left %d times", id, n)
+			}
+		}
+		table.mu.Unlock()
+		table.move(2, kek.Normal)
+		time.Sleep(defaultPointerAge)
+		if _, ok := table.lease("kek-1"); ok || left() != 3 {
+			t.Errorf("after a switch it was left %d times, old lease %v", left(), ok)
+		}
+		table.mu.Lock()
+		table.down = true
+		table.mu.Unlock()
+		time.Sleep(2 * time.Hour)
+		table.mu.Lock()
+		table.down = false
+		table.mu.Unlock()
+		time.Sleep(defaultPointerAge)
+		if n := left(); n != 4 {
+			t.Errorf("left %d times after a time in which it could not be", n)
+		}
 	})
 }
 

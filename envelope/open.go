@@ -9,6 +9,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/kms"
 
 	"github.com/matter-ops/kms-rotation/envelope/aead"
+	"github.com/matter-ops/kms-rotation/kek"
 )
 
 // Reread returns a record as it is stored now, read consistently; ok is false if
@@ -18,34 +19,54 @@ type Reread func(ctx context.Context) (s Sealed, ok bool, err error)
 // Open decrypts a record, under an old KEK or the new one. A KEK that is disabled,
 // retired or unknown usually means that the record was rewrapped after it was read:
 // with reread, which may be nil, Open reads it again before it says
-// [ErrOrphanedKey].
+// [ErrOrphanedKey] or [ErrUnknownKEK].
 func (c *Client) Open(ctx context.Context, s Sealed, encctx map[string]string, reread Reread) ([]byte, error) {
 	if c.closed.Load() {
 		return nil, ErrClosed
 	}
-	return c.open(ctx, record{Sealed: s}, encctx, func(ctx context.Context) (record, bool, error) {
+	r := newRecord(s)
+	r.encctx = encctx
+	return c.open(ctx, r, func(ctx context.Context) (record, bool, error) {
 		if reread == nil {
-			return record{Sealed: s}, true, nil
+			return r, true, nil
 		}
 		s, ok, err := reread(ctx)
-		return record{Sealed: s}, ok, err
+		again := newRecord(s)
+		again.encctx = encctx
+		return again, ok, err
 	})
 }
 
 // record is a sealed record and how to read it.
 type record struct {
 	Sealed
-	tink *tinkFormat // not nil: Tink wrote it
+	arn    string            // of its KEK, as the record says; "" if that gives the id alone
+	encctx map[string]string // bound to the DEK and to the payload
+	bind   map[string]string // bound to the payload alone
+	tink   *tinkFormat       // not nil: Tink wrote it
+}
+
+// newRecord reads the name of the record's KEK, a key id or a key ARN. Every other
+// form, an alias for example, is kept as the id of a KEK that no registry knows.
+func newRecord(s Sealed) record {
+	r := record{Sealed: s}
+	if id, arn, ok := kek.ParseKeyRef(string(s.KEKID)); ok {
+		r.KEKID, r.arn = id, arn
+	}
+	return r
 }
 
 func (r record) same(o record) bool {
-	return r.KEKID == o.KEKID && string(r.WrappedDEK) == string(o.WrappedDEK)
+	return r.KEKID == o.KEKID && r.arn == o.arn && string(r.WrappedDEK) == string(o.WrappedDEK)
 }
 
+// names reports whether k is the KEK that r names.
+func (r record) names(k kek.KEK) bool { return r.arn == "" || r.arn == k.ARN }
+
 // open opens r, or what reread returns when r is out of date.
-func (c *Client) open(ctx context.Context, r record, encctx map[string]string, reread func(context.Context) (record, bool, error)) ([]byte, error) {
+func (c *Client) open(ctx context.Context, r record, reread func(context.Context) (record, bool, error)) ([]byte, error) {
 	for range maxTries {
-		plain, err := c.openOnce(ctx, r, encctx)
+		plain, err := c.openOnce(ctx, r)
 		if !errors.Is(err, errSuspect) && !errors.Is(err, ErrKeyUnusable) {
 			return plain, err
 		}
@@ -56,7 +77,7 @@ func (c *Client) open(ctx context.Context, r record, encctx map[string]string, r
 		case !ok:
 			return nil, ErrNotFound
 		case again.same(r):
-			return c.openSuspect(ctx, r, encctx)
+			return c.openSuspect(ctx, again)
 		}
 		r = again
 	}
@@ -68,58 +89,61 @@ var errSuspect = errors.New("its KEK does not resolve")
 
 // openOnce opens r with a cached data key, or with one from KMS if the registry
 // lets r name its KEK.
-func (c *Client) openOnce(ctx context.Context, r record, encctx map[string]string) ([]byte, error) {
+func (c *Client) openOnce(ctx context.Context, r record) ([]byte, error) {
 	var room [512]byte // on the stack
-	name := r.appendName(room[:0], encctx)
-	if k := c.opening.take(name, 0, c.elapsed()); k != nil {
+	if k := c.opening.take(r.appendName(room[:0]), 0, c.elapsed()); k != nil {
 		c.count.hits.Add(1)
 		return k.open(r)
 	}
-	h := c.current.Load()
-	arn := h.pointer.KeyARN
-	if r.KEKID != h.pointer.KEKID {
-		// A registry that cannot be read is no reason not to read rows.
-		entry, err := c.registered(ctx, r.KEKID, false)
-		if err == nil && !entry.State.Resolves() {
-			return nil, errSuspect
-		}
-		arn = entry.ARN
+	k, err := c.registered(ctx, r.KEKID, false)
+	if err != nil {
+		return nil, err
 	}
-	return c.unwrap(ctx, r, arn, encctx)
+	if !k.State.Resolves() || !r.names(k) {
+		return nil, errSuspect
+	}
+	return c.unwrap(ctx, r, k.ARN)
 }
 
 // openSuspect opens a record that names, certainly, a KEK which does not resolve
-// or cannot be used. If KMS still unwraps it the reader gets its data, and the
-// alarm is raised all the same.
-func (c *Client) openSuspect(ctx context.Context, r record, encctx map[string]string) ([]byte, error) {
-	entry, err := c.registered(ctx, r.KEKID, true)
-	orphan := err == nil && !entry.State.Resolves()
+// or cannot be used. If the KEK was retired and KMS still unwraps, the reader gets its
+// data, and the alarm is raised all the same. A KEK that the registry never let rows
+// name is not asked for: it may be one of an attacker's account.
+func (c *Client) openSuspect(ctx context.Context, r record) ([]byte, error) {
+	k, err := c.registered(ctx, r.KEKID, true)
+	if err != nil {
+		return nil, err
+	}
+	known := (k.State.Resolves() || k.State == kek.Retired) && r.names(k)
+	orphan := !known || !k.State.Resolves()
 	if orphan {
 		c.count.orphans.Add(1)
 	}
-	plain, err := c.unwrap(ctx, r, entry.ARN, encctx)
+	if !known {
+		return nil, fmt.Errorf("KEK %q (registry state %q): %w", r.KEKID, k.State, ErrUnknownKEK)
+	}
+	plain, err := c.unwrap(ctx, r, k.ARN)
 	if orphan && err != nil {
-		return nil, fmt.Errorf("KEK %s (registry state %q): %w: %w", r.KEKID, entry.State, ErrOrphanedKey, err)
+		return nil, fmt.Errorf("KEK %s (registry state %q): %w: %w", r.KEKID, k.State, ErrOrphanedKey, err)
 	}
 	return plain, err
 }
 
-// unwrap gets the DEK from KMS, keeps it, and opens the payload.
-func (c *Client) unwrap(ctx context.Context, r record, arn string, encctx map[string]string) ([]byte, error) {
+// unwrap gets the DEK from KMS, keeps it, and opens the payload. arn is the registry's
+// or the pointer's, never the record's.
+func (c *Client) unwrap(ctx context.Context, r record, arn string) ([]byte, error) {
 	var name string
 	if !c.cfg.Cache.Off {
-		name = string(r.appendName(nil, encctx))
+		name = string(r.appendName(nil))
 	}
-	associated := aead.AssociatedData(encctx)
-	if r.tink != nil {
-		encctx = nil // Tink's AWS KMS client binds none to a DEK
-	}
-	get := func(ctx context.Context) (*dataKey, error) {
+	k, err := c.opening.obtain(ctx, name, 0, c.elapsed(), func(ctx context.Context) (*dataKey, error) {
 		c.count.misses.Add(1)
 		born := c.elapsed()
-		out, err := c.cfg.KMS.Decrypt(ctx, &kms.DecryptInput{
-			KeyId: keyName(r.KEKID, arn), CiphertextBlob: r.WrappedDEK, EncryptionContext: encctx,
-		})
+		in := &kms.DecryptInput{KeyId: keyName(r.KEKID, arn), CiphertextBlob: r.WrappedDEK}
+		if r.tink == nil { // Tink's AWS KMS client binds no encryption context to a DEK
+			in.EncryptionContext = r.encctx
+		}
+		out, err := c.cfg.KMS.Decrypt(ctx, in)
 		if err != nil {
 			return nil, kmsError("Decrypt", r.KEKID, err)
 		}
@@ -129,17 +153,9 @@ func (c *Client) unwrap(ctx context.Context, r record, arn string, encctx map[st
 		if err != nil {
 			return nil, fmt.Errorf("kms Decrypt, KEK %s: %w", r.KEKID, err)
 		}
-		k.associated = associated
-		c.opening.put(name, k, 0, born)
+		k.associated, k.born = aead.AssociatedData(r.encctx), born
 		return k, nil
-	}
-	var k *dataKey
-	var err error
-	if c.cfg.Cache.Off {
-		k, err = get(ctx)
-	} else {
-		k, err = c.shared(ctx, "open "+name, get)
-	}
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -165,13 +181,13 @@ func (k *dataKey) open(r record) ([]byte, error) {
 		}
 		return plain, nil
 	}
-	return k.aead.Open(nil, r.Ciphertext, k.associated)
+	return k.aead.Open(nil, r.Ciphertext, k.associatedWith(r.encctx, r.bind))
 }
 
-// appendName appends the name of a record's data key in the cache: its KEK, its
-// wrapped bytes and the encryption context that it was unwrapped with, so that no
-// hit passes what KMS would refuse.
-func (r record) appendName(dst []byte, encctx map[string]string) []byte {
+// appendName appends the name of a record's data key in the cache: its KEK as the
+// record names it, its wrapped bytes and the encryption context that it was unwrapped
+// with, so that no hit passes what the registry or KMS would refuse.
+func (r record) appendName(dst []byte) []byte {
 	format := byte(0)
 	if r.tink != nil {
 		format = 1
@@ -179,7 +195,9 @@ func (r record) appendName(dst []byte, encctx map[string]string) []byte {
 	dst = append(dst, format)
 	dst = binary.AppendUvarint(dst, uint64(len(r.KEKID)))
 	dst = append(dst, r.KEKID...)
+	dst = binary.AppendUvarint(dst, uint64(len(r.arn)))
+	dst = append(dst, r.arn...)
 	dst = binary.AppendUvarint(dst, uint64(len(r.WrappedDEK)))
 	dst = append(dst, r.WrappedDEK...)
-	return aead.AppendAssociatedData(dst, encctx)
+	return aead.AppendAssociatedData(dst, r.encctx)
 }

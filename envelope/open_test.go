@@ -9,8 +9,10 @@ import (
 	"testing"
 
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
+	"github.com/aws/aws-sdk-go-v2/service/kms"
 
 	"github.com/matter-ops/kms-rotation/envelope"
+	"github.com/matter-ops/kms-rotation/envelope/aead"
 	"github.com/matter-ops/kms-rotation/kek"
 )
 
@@ -38,11 +40,158 @@ func TestOrphan(t *testing.T) {
 	if err != nil || string(got.Plaintext) != "x" || fresh.Stats().OrphanedKeys != 2 {
 		t.Errorf("%q, %v, %d orphans counted", got.Plaintext, err, fresh.Stats().OrphanedKeys)
 	}
-	backup["key"] = &s{Value: "kek-unknown"}
-	w.put(backup)
-	if _, err := w.open(fresh).Get(t.Context(), rowKey("a")); !errors.Is(err, envelope.ErrOrphanedKey) {
-		t.Errorf("an unknown KEK: %v", err)
+	if errors.Is(err, envelope.ErrUnknownKEK) {
+		t.Errorf("a retired KEK is called unknown: %v", err)
 	}
+}
+
+// TestUnknownKEK: a row names a KEK that the registry does not know, or does not let
+// rows name. Such a row is not genuine, however well KMS would unwrap it: KMS is not
+// asked.
+func TestUnknownKEK(t *testing.T) {
+	w := newSite(t)
+	table := w.open(w.client())
+	w.must("insert", table.Insert(t.Context(), row("a"), []byte("x")))
+	good := w.item("a")
+
+	// An attacker's key, which KMS would let the client use, and a new one of ours.
+	theirs, err := w.keys.Create(t.Context(), "attacker", 1, "", false)
+	w.must("create", err)
+	wrapped, payload := w.forge(theirs.ID)
+	pending, err := w.keys.Create(t.Context(), "r1", 1, "", false)
+	w.must("create", err)
+	w.register(pending.ID, pending.ARN, kek.Pending)
+
+	for name, id := range map[string]string{
+		"id":              string(theirs.ID),
+		"ARN":             theirs.ARN,
+		"ARN of our id":   "arn:aws:kms:eu-central-1:999999999999:key/kek-0001",
+		"alias":           "alias/kek-0001",
+		"alias ARN":       "arn:aws:kms:eu-central-1:000000000000:alias/kek-0001",
+		"pending":         string(pending.ID),
+		"another's entry": "kek-0001/../x",
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := w.client() // with no key in its cache
+			forged := maps.Clone(good)
+			forged["key"], forged["wrapped.dek"], forged["data"] = &s{Value: id}, &b{Value: wrapped}, &b{Value: payload}
+			w.put(forged)
+			calls := w.keys.count("Decrypt")
+			for round := range int64(2) {
+				_, err := w.open(c).Get(t.Context(), rowKey("a"))
+				if !errors.Is(err, envelope.ErrUnknownKEK) || !errors.Is(err, envelope.ErrOrphanedKey) {
+					t.Errorf("%v", err)
+				}
+				if n := c.Stats().OrphanedKeys; n != round+1 {
+					t.Errorf("%d orphans counted", n)
+				}
+			}
+			sealed := envelope.Sealed{KEKID: kek.ID(id), WrappedDEK: wrapped, Ciphertext: payload}
+			if _, err := c.Open(t.Context(), sealed, rowContext, nil); !errors.Is(err, envelope.ErrUnknownKEK) {
+				t.Errorf("a record kept elsewhere: %v", err)
+			}
+			if n := w.keys.count("Decrypt") - calls; n != 0 {
+				t.Errorf("KMS was asked %d times", n)
+			}
+		})
+	}
+}
+
+// TestKEKByARN: a row that names its KEK by the key's ARN, as GenerateDataKey answers
+// it, is the same row. KMS is asked with the registry's ARN whatever the row says.
+func TestKEKByARN(t *testing.T) {
+	w := newSite(t)
+	w.must("insert", w.open(w.client()).Insert(t.Context(), row("a"), []byte("x")))
+	i := w.item("a")
+	i["key"] = &s{Value: "arn:aws:kms:eu-central-1:000000000000:key/kek-0001"}
+	w.put(i)
+	asked := &names{keys: w.keys}
+	table := w.open(w.client(slow, func(c *envelope.Config) { c.KMS = asked }))
+	check := func(when string) {
+		t.Helper()
+		if got, err := table.Get(t.Context(), rowKey("a")); err != nil || string(got.Plaintext) != "x" {
+			t.Errorf("%s: %q, %v", when, got.Plaintext, err)
+		}
+	}
+	check("under the pointer's KEK")
+	w.begin("r1", kek.Normal)
+	table = w.open(w.client(slow, func(c *envelope.Config) { c.KMS = asked }))
+	check("under the old KEK")
+	i["key"] = &s{Value: "kek-0001"}
+	w.put(i)
+	table = w.open(w.client(slow, func(c *envelope.Config) { c.KMS = asked }))
+	check("by id")
+	for _, id := range asked.ids {
+		if id != "arn:aws:kms:eu-central-1:000000000000:key/kek-0001" {
+			t.Errorf("KMS was asked for %s", id)
+		}
+	}
+	if len(asked.ids) != 3 {
+		t.Errorf("KMS was asked for %q", asked.ids)
+	}
+	w.must("update", table.Update(t.Context(), rowKey("a"), func(r *envelope.Row) error { return nil }))
+	if id := under(t, w.item("a")); id != "kek-0002" {
+		t.Errorf("the updated row says %s", id)
+	}
+}
+
+// names notes which keys KMS is asked to unwrap under.
+type names struct {
+	*keys
+	ids []string
+}
+
+func (k *names) Decrypt(ctx context.Context, in *kms.DecryptInput, o ...func(*kms.Options)) (*kms.DecryptOutput, error) {
+	k.ids = append(k.ids, *in.KeyId)
+	return k.keys.Decrypt(ctx, in, o...)
+}
+
+// TestPendingBecomesActive: a client that was told a moment ago that a KEK is unknown
+// or pending opens its rows as soon as the switch lets there be any.
+func TestPendingBecomesActive(t *testing.T) {
+	w := newSite(t)
+	c := w.client(slow)
+	table := w.open(c)
+	k, err := w.keys.Create(t.Context(), "r1", 1, "", false)
+	w.must("create", err)
+	wrapped, payload := w.forge(k.ID)
+	i := row("a")
+	i["key"], i["wrapped.dek"], i["data"] = &s{Value: string(k.ID)}, &b{Value: wrapped}, &b{Value: payload}
+	w.put(i)
+	for _, state := range []kek.State{"", kek.Pending, kek.Active} {
+		if state != "" {
+			w.register(k.ID, k.ARN, state)
+		}
+		got, err := table.Get(t.Context(), rowKey("a"))
+		if state.Resolves() && (err != nil || string(got.Plaintext) != "forged") {
+			t.Errorf("%s: %q, %v", state, got.Plaintext, err)
+		}
+		if !state.Resolves() && !errors.Is(err, envelope.ErrUnknownKEK) {
+			t.Errorf("%q: %v", state, err)
+		}
+	}
+}
+
+// rowContext is the encryption context of [row].
+var rowContext = map[string]string{"table": "orders", "tenant": "acme"}
+
+// forge seals a payload of row a under a key, as anybody can who may use the key.
+func (w *site) forge(id kek.ID) (wrapped, payload []byte) {
+	w.t.Helper()
+	dek, wrapped, err := w.keys.KMS.GenerateDataKey(w.t.Context(), id, rowContext)
+	w.must("data key", err)
+	payload, err = aead.Cipher{}.Seal(dek, []byte("forged"), map[string]string{"table": "orders", "tenant": "acme", "id": "a"})
+	w.must("seal", err)
+	return wrapped, payload
+}
+
+// register puts a KEK into the registry.
+func (w *site) register(id kek.ID, arn string, state kek.State) {
+	w.t.Helper()
+	_, err := w.dynamo.PutItem(w.t.Context(), &dynamodb.PutItemInput{TableName: &w.control, Item: item{
+		"pk": &s{Value: "KEK#" + string(id)}, "sk": &s{Value: "-"}, "key_arn": &s{Value: arn}, "state": &s{Value: string(state)},
+	}})
+	w.must("PutItem", err)
 }
 
 // rotatePast rotates without waiting for the leases of clients to run out.
@@ -212,14 +361,29 @@ func TestConfig(t *testing.T) {
 		t.Error("no control table is needed")
 	}
 	for name, change := range map[string]func(*envelope.TableConfig){
-		"table: is required":                func(c *envelope.TableConfig) { c.Table = "" },
-		"kek_id_attribute: is required":     func(c *envelope.TableConfig) { c.KEKID = "" },
-		"ciphertext_attribute: is required": func(c *envelope.TableConfig) { c.Ciphertext = "" },
-		"is already the kek_id_attribute":   func(c *envelope.TableConfig) { c.Ciphertext = c.KEKID },
-		`format: "zip" is not known`:        func(c *envelope.TableConfig) { c.Format = "zip" },
-		"cannot be bound":                   func(c *envelope.TableConfig) { c.Context = map[string]string{"k": "$data"} },
-		"KMS takes no empty":                func(c *envelope.TableConfig) { c.Context = map[string]string{"aws:k": "v"} },
-		"part of the key":                   func(c *envelope.TableConfig) { c.KEKID = "id" },
+		"table: is required":                 func(c *envelope.TableConfig) { c.Table = "" },
+		"kek_id_attribute: is required":      func(c *envelope.TableConfig) { c.KEKID = "" },
+		"ciphertext_attribute: is required":  func(c *envelope.TableConfig) { c.Ciphertext = "" },
+		"is already the kek_id_attribute":    func(c *envelope.TableConfig) { c.Ciphertext = c.KEKID },
+		`format: "zip" is not known`:         func(c *envelope.TableConfig) { c.Format = "zip" },
+		"cannot be bound":                    func(c *envelope.TableConfig) { c.Context = map[string]string{"k": "$data"} },
+		"KMS takes no empty":                 func(c *envelope.TableConfig) { c.Context = map[string]string{"aws:k": "v"} },
+		"part of the key":                    func(c *envelope.TableConfig) { c.KEKID, c.Bind = "id", nil },
+		`bind: key "k": attribute "data"`:    func(c *envelope.TableConfig) { c.Bind = map[string]string{"k": "$data"} },
+		`bind: "": "v"`:                      func(c *envelope.TableConfig) { c.Bind = map[string]string{"": "v"} },
+		`bind: "k": ""`:                      func(c *envelope.TableConfig) { c.Bind = map[string]string{"k": ""} },
+		`bind: "aws:k"`:                      func(c *envelope.TableConfig) { c.Bind = map[string]string{"aws:k": "v"} },
+		`bind: key "tenant" is in context`:   func(c *envelope.TableConfig) { c.Bind = map[string]string{"tenant": "$id"} },
+		`context: "k": "v\xff" is not UTF-8`: func(c *envelope.TableConfig) { c.Context = map[string]string{"k": "v\xff"} },
+		`bind: "k\xff": "v" is not UTF-8`:    func(c *envelope.TableConfig) { c.Bind = map[string]string{"k\xff": "v"} },
+		`ciphertext_attribute: "\xff" is`:    func(c *envelope.TableConfig) { c.Ciphertext = "\xff" },
+		"rows of format kms":                 func(c *envelope.TableConfig) { c.Format, c.WrappedDEK = "kms", "" },
+		`payloads: "clear" is not known`:     func(c *envelope.TableConfig) { c.Payloads = "clear" },
+		"other: an attribute": func(c *envelope.TableConfig) {
+			c.Other = &envelope.OtherItems{Attribute: "data", Values: []string{"x"}}
+		},
+		"other: an attribute that is none": func(c *envelope.TableConfig) { c.Other = &envelope.OtherItems{Attribute: "kind"} },
+		"and values of it":                 func(c *envelope.TableConfig) { c.Other = &envelope.OtherItems{Values: []string{"x"}} },
 	} {
 		cfg := tableConfig(sourceConfig(w.table))
 		change(&cfg)

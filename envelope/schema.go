@@ -8,6 +8,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
 
@@ -19,10 +20,17 @@ import (
 const (
 	FormatMatter = "matter" // package aead; also ""
 	FormatTink   = "tink"   // rows without a wrapped DEK of their own are Tink's KMSEnvelopeAEAD
+	FormatKMS    = "kms"    // the ciphertext is KMS's, of the data itself; only a rotation reads such rows
 )
 
-// TableConfig describes a table whose rows are envelopes. Its JSON is an entry of
-// MATTER_SOURCES: the application and the rotation are configured by the same text.
+// PayloadsOpaque says that the payloads of a table are not in the format of package
+// aead: an emergency rotation rewraps the data keys of its rows and leaves their
+// payloads.
+const PayloadsOpaque = "opaque"
+
+// TableConfig describes a table whose rows are envelopes. Its JSON is the definition
+// that the table is registered with as a source: the application and the rotation are
+// configured by the same text.
 type TableConfig struct {
 	Name       string            `json:"name"`                  // the rotation's name for it; not used here
 	Table      string            `json:"table"`                 // table name or ARN
@@ -30,20 +38,35 @@ type TableConfig struct {
 	WrappedDEK string            `json:"wrapped_dek_attribute"` // B
 	Ciphertext string            `json:"ciphertext_attribute"`  // B
 	Epoch      string            `json:"epoch_attribute"`       // N; default kek_epoch
-	Version    string            `json:"version_attribute"`     // N; default version
-	Context    map[string]string `json:"context"`               // key → literal, "$attribute", or "$$literal with one $"
-	Format     string            `json:"format"`                // "", "matter" or "tink"
+	Version    string            `json:"version_attribute"`     // N, counts the writes of a row; "": nothing does
+	Context    map[string]string `json:"context"`               // encryption context: key → literal, "$attribute", or "$$literal with one $"
+	Bind       map[string]string `json:"bind"`                  // as Context, but bound to the payload alone and not told to KMS
+	Format     string            `json:"format"`                // "", "matter", "tink" or "kms"
+	Payloads   string            `json:"payloads"`              // "" or "opaque"
+	Other      *OtherItems       `json:"other"`                 // items that are declared to be no envelopes; may be nil
 
 	Keys           []string          `json:"-"` // partition key, and sort key if any; default: the table is asked
 	TinkAssociated func(Item) []byte `json:"-"` // associated data of a row that Tink wrote; default none
 }
 
+// OtherItems declares items to be no envelopes, by the value of an attribute of type S.
+type OtherItems struct {
+	Attribute string   `json:"attribute"`
+	Values    []string `json:"values"`
+}
+
+// declares reports whether o declares an item.
+func (o *OtherItems) declares(i Item) bool {
+	if o == nil {
+		return false
+	}
+	s, ok := i[o.Attribute].(*types.AttributeValueMemberS)
+	return ok && slices.Contains(o.Values, s.Value)
+}
+
 func (c TableConfig) withDefaults() TableConfig {
 	if c.Epoch == "" {
 		c.Epoch = "kek_epoch"
-	}
-	if c.Version == "" {
-		c.Version = "version"
 	}
 	return c
 }
@@ -51,6 +74,9 @@ func (c TableConfig) withDefaults() TableConfig {
 // check reports everything that is wrong with c, each fault under the name of its
 // JSON field. A rotation is stricter still: matter ops kms-preflight.
 func (c TableConfig) check() error {
+	if c.Format == FormatKMS {
+		return errors.New("format: the client neither reads nor writes rows of format kms; use matter or tink for the table that the application writes")
+	}
 	var faults []error
 	seen := map[string]string{}
 	for _, a := range []struct{ field, value string }{
@@ -62,35 +88,63 @@ func (c TableConfig) check() error {
 		{"version_attribute", c.Version},
 	} {
 		if a.value == "" {
-			faults = append(faults, fmt.Errorf("%s: is required", a.field))
+			if a.field != "version_attribute" {
+				faults = append(faults, fmt.Errorf("%s: is required", a.field))
+			}
+			continue
+		}
+		if !utf8.ValidString(a.value) {
+			faults = append(faults, fmt.Errorf("%s: %q is not UTF-8", a.field, a.value))
 		}
 		if a.field == "table" {
 			continue
 		}
-		if other := seen[a.value]; other != "" && a.value != "" {
+		if other := seen[a.value]; other != "" {
 			faults = append(faults, fmt.Errorf("%s: %q is already the %s", a.field, a.value, other))
 		}
 		seen[a.value] = a.field
 	}
-	for _, k := range slices.Sorted(maps.Keys(c.Context)) {
-		v := c.Context[k]
-		attr, ok := contextAttribute(v)
-		switch {
-		case k == "" || v == "" || strings.HasPrefix(k, "aws:"):
-			faults = append(faults, fmt.Errorf("context: %q: %q: KMS takes no empty key or value and no key aws:…", k, v))
-		case ok && (attr == "" || seen[attr] != ""):
-			faults = append(faults, fmt.Errorf("context: key %q: attribute %q cannot be bound", k, attr))
+	faults = append(faults, checkBound("context", c.Context, seen), checkBound("bind", c.Bind, seen))
+	for _, k := range slices.Sorted(maps.Keys(c.Bind)) {
+		if _, ok := c.Context[k]; ok {
+			faults = append(faults, fmt.Errorf("bind: key %q is in context already, which is bound to the payload too", k))
 		}
 	}
 	if c.Format != "" && c.Format != FormatMatter && c.Format != FormatTink {
 		faults = append(faults, fmt.Errorf("format: %q is not known", c.Format))
 	}
+	if c.Payloads != "" && c.Payloads != PayloadsOpaque {
+		faults = append(faults, fmt.Errorf("payloads: %q is not known", c.Payloads))
+	}
+	if o := c.Other; o != nil && (o.Attribute == "" || len(o.Values) == 0 || seen[o.Attribute] != "") {
+		faults = append(faults, errors.New("other: an attribute that is none of the envelope's, and values of it, are required"))
+	}
 	return errors.Join(faults...)
 }
 
-// own lists the attributes that make a row an envelope; the caller's are others.
+// checkBound reports what is wrong with a context or a bind. taken has the attributes
+// that make a row an envelope, which change when it is rewrapped.
+func checkBound(field string, m, taken map[string]string) error {
+	var faults []error
+	for _, k := range slices.Sorted(maps.Keys(m)) {
+		v := m[k]
+		attr, ok := contextAttribute(v)
+		switch {
+		case k == "" || v == "" || strings.HasPrefix(k, "aws:"):
+			faults = append(faults, fmt.Errorf("%s: %q: %q: KMS takes no empty key or value and no key aws:…", field, k, v))
+		case !utf8.ValidString(k) || !utf8.ValidString(v):
+			faults = append(faults, fmt.Errorf("%s: %q: %q is not UTF-8", field, k, v))
+		case ok && (attr == "" || taken[attr] != ""):
+			faults = append(faults, fmt.Errorf("%s: key %q: attribute %q cannot be bound", field, k, attr))
+		}
+	}
+	return errors.Join(faults...)
+}
+
+// own lists the attributes that make a row an envelope, and the version; the caller's
+// are others.
 func (c TableConfig) own() []string {
-	return []string{c.KEKID, c.WrappedDEK, c.Ciphertext, c.Epoch, c.Version}
+	return []string{c.KEKID, c.WrappedDEK, c.Ciphertext, c.Epoch, c.Version} // no attribute is called ""
 }
 
 func contextAttribute(v string) (string, bool) {
@@ -100,10 +154,20 @@ func contextAttribute(v string) (string, bool) {
 	return v[1:], true
 }
 
-// context makes the encryption context of a row, to the byte as the rotation does.
-func (c TableConfig) context(row Item) (map[string]string, error) {
-	out := make(map[string]string, len(c.Context))
-	for k, v := range c.Context {
+// bound is what a row is bound to: the encryption context, and what is bound to its
+// payload alone; both to the byte as the rotation makes them.
+func (c TableConfig) bound(row Item) (encctx, bind map[string]string, err error) {
+	if encctx, err = valuesOf("encryption context", c.Context, row); err != nil {
+		return nil, nil, err
+	}
+	bind, err = valuesOf("bind", c.Bind, row)
+	return encctx, bind, err
+}
+
+// valuesOf makes the values that m, a context or a bind, names in a row.
+func valuesOf(what string, m map[string]string, row Item) (map[string]string, error) {
+	out := make(map[string]string, len(m))
+	for k, v := range m {
 		attr, ok := contextAttribute(v)
 		if !ok {
 			out[k] = strings.TrimPrefix(v, "$")
@@ -115,9 +179,9 @@ func (c TableConfig) context(row Item) (map[string]string, error) {
 		case *types.AttributeValueMemberN:
 			out[k] = a.Value
 		case nil:
-			return nil, fmt.Errorf("encryption context %q: the row has no attribute %q", k, attr)
+			return nil, fmt.Errorf("%s %q: the row has no attribute %q", what, k, attr)
 		default:
-			return nil, fmt.Errorf("encryption context %q: attribute %q is neither a string nor a number", k, attr)
+			return nil, fmt.Errorf("%s %q: attribute %q is neither a string nor a number", what, k, attr)
 		}
 	}
 	return out, nil
@@ -126,20 +190,25 @@ func (c TableConfig) context(row Item) (map[string]string, error) {
 // plainNumber is how DynamoDB gives back a number of common size.
 var plainNumber = regexp.MustCompile(`^(0|-?[1-9][0-9]{0,36}|-?(0|[1-9][0-9]{0,17})\.[0-9]{0,17}[1-9])$`)
 
-// sealContext is [TableConfig.context] of a row that is to be written. It refuses
-// a number that DynamoDB would give back written differently, like 1.0 or 1e3: the
-// row could not be opened again.
-func (c TableConfig) sealContext(row Item) (map[string]string, error) {
-	for k, v := range c.Context {
-		attr, ok := contextAttribute(v)
-		if !ok {
-			continue
-		}
-		if n, ok := row[attr].(*types.AttributeValueMemberN); ok && !plainNumber.MatchString(n.Value) {
-			return nil, fmt.Errorf("encryption context %q: attribute %q must be written as a plain decimal without needless zeros", k, attr)
+// sealBound is [TableConfig.bound] of a row that is to be written. It refuses a number
+// that DynamoDB would give back written differently, like 1.0 or 1e3: the row could
+// not be opened again.
+func (c TableConfig) sealBound(row Item) (encctx, bind map[string]string, err error) {
+	for _, m := range []map[string]string{c.Context, c.Bind} {
+		for k, v := range m {
+			attr, ok := contextAttribute(v)
+			if !ok {
+				continue
+			}
+			if n, ok := row[attr].(*types.AttributeValueMemberN); ok && !plainNumber.MatchString(n.Value) {
+				return nil, nil, fmt.Errorf("%w: attribute %q, which is bound as %q, must be written as a plain decimal without needless zeros", ErrInvalidItem, attr, k)
+			}
 		}
 	}
-	return c.context(row)
+	if encctx, bind, err = c.bound(row); err != nil {
+		return nil, nil, fmt.Errorf("%w: %w", ErrInvalidItem, err)
+	}
+	return encctx, bind, nil
 }
 
 // stored is a row as it was read.
@@ -149,13 +218,17 @@ type stored struct {
 	version int64
 }
 
-// decode reads an item. [ErrNoEnvelope] says what is wrong with it.
+// decode reads an item. [ErrNoEnvelope] says what is wrong with it. What the record is
+// bound to is left to [Table.load].
 func (c TableConfig) decode(i Item) (stored, error) {
-	s := stored{item: i}
-	s.KEKID, s.WrappedDEK, s.Ciphertext = kek.ID(text(i[c.KEKID])), bytesOf(i[c.WrappedDEK]), bytesOf(i[c.Ciphertext])
+	s := stored{record: newRecord(Sealed{
+		KEKID: kek.ID(text(i[c.KEKID])), WrappedDEK: bytesOf(i[c.WrappedDEK]), Ciphertext: bytesOf(i[c.Ciphertext]),
+	}), item: i}
 	var err error
-	if s.version, err = number(i[c.Version]); err != nil {
-		return s, fmt.Errorf("%w: attribute %s: %w", ErrNoEnvelope, c.Version, err)
+	if c.Version != "" {
+		if s.version, err = number(i[c.Version]); err != nil {
+			return s, fmt.Errorf("%w: attribute %s: %w", ErrNoEnvelope, c.Version, err)
+		}
 	}
 	if s.Epoch, err = number(i[c.Epoch]); err != nil {
 		return s, fmt.Errorf("%w: attribute %s: %w", ErrNoEnvelope, c.Epoch, err)
@@ -179,11 +252,11 @@ func (c TableConfig) decode(i Item) (stored, error) {
 	return s, nil
 }
 
-// encode is the attributes that make a row an envelope.
-func (c TableConfig) encode(s Sealed, version int64) Item {
+// encode is the attributes that make a row an envelope, the version aside.
+func (c TableConfig) encode(s Sealed) Item {
 	return Item{
 		c.KEKID: str(string(s.KEKID)), c.WrappedDEK: blob(s.WrappedDEK), c.Ciphertext: blob(s.Ciphertext),
-		c.Epoch: numeric(s.Epoch), c.Version: numeric(version),
+		c.Epoch: numeric(s.Epoch),
 	}
 }
 
@@ -204,10 +277,8 @@ func bytesOf(v types.AttributeValue) []byte {
 	return b.Value
 }
 
-// changes lists the attributes to set and to remove that make old into with, key
-// attributes aside: they cannot change, and DynamoDB may write a number differently
-// from the caller.
-func changes(old, with Item, keys []string) (set Item, remove []string) {
+// changes lists the attributes to set and to remove that make old into with.
+func changes(old, with Item) (set Item, remove []string) {
 	set = Item{}
 	for name, v := range with {
 		if was, ok := old[name]; !ok || !reflect.DeepEqual(was, v) {
@@ -215,12 +286,9 @@ func changes(old, with Item, keys []string) (set Item, remove []string) {
 		}
 	}
 	for name := range old {
-		if _, ok := with[name]; !ok && !slices.Contains(keys, name) {
+		if _, ok := with[name]; !ok {
 			remove = append(remove, name)
 		}
-	}
-	for _, k := range keys {
-		delete(set, k)
 	}
 	slices.Sort(remove)
 	return set, remove

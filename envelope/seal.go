@@ -26,7 +26,8 @@ type Sealed struct {
 
 // Seal encrypts plaintext under the referred KEK. encctx, the encryption context,
 // is bound to the DEK in KMS and to the payload as associated data: opening takes
-// the same one. It is not secret; CloudTrail shows it.
+// the same one. It is not secret; CloudTrail shows it. Text in it that is not UTF-8
+// is refused.
 func (r *Ref) Seal(ctx context.Context, plaintext []byte, encctx map[string]string) (Sealed, error) {
 	return r.AppendSeal(ctx, nil, plaintext, encctx)
 }
@@ -37,12 +38,13 @@ func (r *Ref) AppendSeal(ctx context.Context, dst, plaintext []byte, encctx map[
 	if r.ended.Load() {
 		return Sealed{}, errors.New("envelope: seal with a reference that has ended")
 	}
-	return r.c.seal(ctx, r.h, r.at, dst, plaintext, encctx)
+	return r.c.seal(ctx, r.h, r.at, dst, plaintext, encctx, nil)
 }
 
 // seal judges the age of a cached DEK as of at, when the reference was taken: the
-// keeper drops what grows old while it lasts.
-func (c *Client) seal(ctx context.Context, h *hold, at time.Duration, dst, plaintext []byte, encctx map[string]string) (Sealed, error) {
+// keeper drops what grows old while it lasts. encctx is bound to the DEK and the
+// payload, bind to the payload alone, so DEKs are shared by encctx.
+func (c *Client) seal(ctx context.Context, h *hold, at time.Duration, dst, plaintext []byte, encctx, bind map[string]string) (Sealed, error) {
 	var room [256]byte // on the stack
 	name := aead.AppendAssociatedData(room[:0], encctx)
 	k := h.sealing.take(name, len(plaintext), at)
@@ -50,11 +52,11 @@ func (c *Client) seal(ctx context.Context, h *hold, at time.Duration, dst, plain
 		c.count.hits.Add(1)
 	} else {
 		var err error
-		if k, err = c.generate(ctx, h, string(name), encctx, len(plaintext)); err != nil {
+		if k, err = c.generate(ctx, h, at, string(name), encctx, len(plaintext)); err != nil {
 			return Sealed{}, err
 		}
 	}
-	ciphertext, err := k.aead.Seal(dst, plaintext, k.associated)
+	ciphertext, err := k.aead.Seal(dst, plaintext, k.associatedWith(encctx, bind))
 	if err != nil {
 		return Sealed{}, err
 	}
@@ -65,12 +67,16 @@ func (c *Client) seal(ctx context.Context, h *hold, at time.Duration, dst, plain
 // again.
 var errSealKey = errors.New("no data key can be made")
 
-// generate makes a DEK. Callers that want one for the same context at once share
-// it, unless there is no cache: then every record has its own.
-func (c *Client) generate(ctx context.Context, h *hold, name string, encctx map[string]string, size int) (*dataKey, error) {
-	call := func(ctx context.Context) (*dataKey, error) {
+// generate makes a DEK for a record of size bytes. Callers that want one for the same
+// encryption context at once share it, unless there is no cache: then every record has
+// its own.
+func (c *Client) generate(ctx context.Context, h *hold, at time.Duration, name string, encctx map[string]string, size int) (*dataKey, error) {
+	if err := checkText(encctx); err != nil {
+		return nil, err
+	}
+	return h.sealing.obtain(ctx, name, size, at, func(ctx context.Context) (*dataKey, error) {
 		c.count.misses.Add(1)
-		born := c.elapsed()
+		k := &dataKey{associated: []byte(name), born: c.elapsed()}
 		out, err := c.cfg.KMS.GenerateDataKey(ctx, &kms.GenerateDataKeyInput{
 			KeyId: keyName(h.pointer.KEKID, h.pointer.KeyARN), KeySpec: types.DataKeySpecAes256, EncryptionContext: encctx,
 		})
@@ -80,36 +86,14 @@ func (c *Client) generate(ctx context.Context, h *hold, name string, encctx map[
 			}
 			return nil, err
 		}
-		k := &dataKey{wrapped: out.CiphertextBlob, associated: []byte(name)}
+		k.wrapped = out.CiphertextBlob
 		secretly(func() { k.aead, err = aead.New(out.Plaintext) })
 		clear(out.Plaintext)
 		if err != nil {
 			return nil, fmt.Errorf("kms GenerateDataKey, KEK %s: %w", h.pointer.KEKID, err)
 		}
-		h.sealing.put(name, k, size, born)
 		return k, nil
-	}
-	if c.cfg.Cache.Off {
-		return call(ctx)
-	}
-	return c.shared(ctx, fmt.Sprintf("seal %d %s", h.pointer.Epoch, name), call)
-}
-
-// shared runs call once for all who wait for it. A waiter that gives up does not
-// take the call away from the others.
-func (c *Client) shared(ctx context.Context, name string, call func(context.Context) (*dataKey, error)) (*dataKey, error) {
-	result := c.calls.DoChan(name, func() (any, error) {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), kmsTimeout)
-		defer cancel()
-		return call(ctx)
 	})
-	select {
-	case r := <-result:
-		k, _ := r.Val.(*dataKey)
-		return k, r.Err
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
 }
 
 // keyName is how KMS is told a key: by ARN where it is known, so that a key of

@@ -35,11 +35,14 @@ func NewStreamKey() []byte {
 }
 
 // NewEncryptingWriter encrypts what is written to w, as Tink's AES-256-GCM-HKDF
-// with segments of 1 MiB behind one version byte. encctx is bound to the stream.
-// The object is complete, and can only be read to its end, once Close has returned;
-// Close does not close w.
+// with segments of 1 MiB behind one version byte. encctx, which must be UTF-8, is
+// bound to the stream. The object is complete, and can only be read to its end, once
+// Close has returned; Close does not close w.
 func NewEncryptingWriter(w io.Writer, key []byte, encctx map[string]string) (io.WriteCloser, error) {
 	s, err := newStream(key)
+	if err == nil {
+		err = checkText(encctx)
+	}
 	if err != nil {
 		return nil, err
 	}

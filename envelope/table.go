@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -39,11 +40,13 @@ type Table struct {
 type Row struct {
 	Item      Item   // every attribute but those that make it an envelope
 	Plaintext []byte // of its payload
-	Version   int64  // counts its writes, a rotation's among them; only read
+	Version   int64  // counts its writes, a rotation's among them; 0 if the table keeps none; only read
 }
 
 // Table returns the table that cfg describes. Without cfg.Keys it asks DynamoDB
-// for the table's key.
+// for the table's key. It leaves a mark in the control table, so that no rotation
+// forgets the table: one to which it is no source is refused. The client renews the
+// mark until it is closed.
 func (c *Client) Table(ctx context.Context, cfg TableConfig) (*Table, error) {
 	cfg = cfg.withDefaults()
 	if err := cfg.check(); err != nil {
@@ -63,6 +66,9 @@ func (c *Client) Table(ctx context.Context, cfg TableConfig) (*Table, error) {
 			return nil, fmt.Errorf("envelope: table %q: attribute %q is part of the key and of the envelope", cfg.Table, k)
 		}
 	}
+	if err := c.mark(ctx, cfg.Table[strings.LastIndexByte(cfg.Table, '/')+1:]); err != nil {
+		return nil, fmt.Errorf("envelope: table %q: leave its mark: %w", cfg.Table, err)
+	}
 	return &Table{c: c, cfg: cfg}, nil
 }
 
@@ -75,7 +81,7 @@ func (t *Table) Get(ctx context.Context, key Item) (Row, error) {
 // Open opens an item that the caller has read, by a query or a scan, whole. If its
 // KEK is gone by now the row is read again, so what is returned may be newer.
 func (t *Table) Open(ctx context.Context, i Item) (Row, error) {
-	s, err := t.cfg.decode(i)
+	s, err := t.load(i)
 	if err != nil {
 		return Row{}, err
 	}
@@ -92,8 +98,12 @@ func (t *Table) get(ctx context.Context, key Item) (Row, stored, error) {
 }
 
 func (t *Table) read(ctx context.Context, key Item) (stored, error) {
+	key = t.key(key)
+	if err := checkKey(key); err != nil {
+		return stored{}, fmt.Errorf("table %s: %w", t.cfg.Table, err)
+	}
 	out, err := t.c.cfg.DynamoDB.GetItem(ctx, &dynamodb.GetItemInput{
-		TableName: &t.cfg.Table, Key: t.key(key), ConsistentRead: aws.Bool(true),
+		TableName: &t.cfg.Table, Key: key, ConsistentRead: aws.Bool(true),
 	})
 	if err != nil {
 		return stored{}, fmt.Errorf("dynamodb GetItem %s: %w", t.cfg.Table, err)
@@ -101,47 +111,39 @@ func (t *Table) read(ctx context.Context, key Item) (stored, error) {
 	if out.Item == nil {
 		return stored{}, fmt.Errorf("table %s: %w", t.cfg.Table, ErrNotFound)
 	}
-	return t.cfg.decode(out.Item)
+	return t.load(out.Item)
 }
 
-// open opens a row as it was read, or as it is now if that is out of date. The
-// encryption context must not change between the two: it is made of attributes
-// that cannot without a new seal.
+// load reads an item as it is stored.
+func (t *Table) load(i Item) (stored, error) {
+	s, err := t.cfg.decode(i)
+	if err == nil {
+		s.encctx, s.bind, err = t.cfg.bound(i)
+	}
+	if err != nil {
+		return s, fmt.Errorf("table %s: %w", t.cfg.Table, err)
+	}
+	return s, nil
+}
+
+// open opens a row as it was read, or as it is now if that is out of date.
 func (t *Table) open(ctx context.Context, s stored) (Row, stored, error) {
 	if t.c.closed.Load() {
 		return Row{}, s, ErrClosed
 	}
-	for range maxTries {
-		encctx, err := t.cfg.context(s.item)
-		if err != nil {
-			return Row{}, s, fmt.Errorf("table %s: %w", t.cfg.Table, err)
+	plain, err := t.c.open(ctx, s.record, func(ctx context.Context) (record, bool, error) {
+		newer, err := t.read(ctx, s.item)
+		if errors.Is(err, ErrNotFound) {
+			return record{}, false, nil
 		}
-		newer := s
-		plain, err := t.c.open(ctx, s.record, encctx, func(ctx context.Context) (record, bool, error) {
-			var err error
-			newer, err = t.read(ctx, s.item)
-			if errors.Is(err, ErrNotFound) {
-				return record{}, false, nil
-			}
-			// Stop here with what was read: its context may differ.
-			if err == nil && !newer.same(s.record) {
-				return record{}, false, errReread
-			}
-			return newer.record, true, err
-		})
-		if errors.Is(err, errReread) {
-			s = newer
-			continue
-		}
-		if err != nil {
-			return Row{}, s, fmt.Errorf("table %s: %w", t.cfg.Table, err)
-		}
-		return Row{Item: t.cfg.without(s.item), Plaintext: plain, Version: s.version}, s, nil
+		s = newer
+		return newer.record, true, err
+	})
+	if err != nil {
+		return Row{}, s, fmt.Errorf("table %s: %w", t.cfg.Table, err)
 	}
-	return Row{}, s, fmt.Errorf("table %s: it was rewrapped %d times while it was read: %w", t.cfg.Table, maxTries, ErrContended)
+	return Row{Item: t.cfg.without(s.item), Plaintext: plain, Version: s.version}, s, nil
 }
-
-var errReread = errors.New("the row was read again")
 
 // key returns the key attributes of an item.
 func (t *Table) key(i Item) Item {
@@ -155,42 +157,50 @@ func (t *Table) key(i Item) Item {
 }
 
 // Insert writes a new row: item with plaintext sealed into it. [ErrExists] if
-// there is one with its key.
+// there is one with its key, [ErrInvalidItem] if it could not be read as it is given.
 func (t *Table) Insert(ctx context.Context, item Item, plaintext []byte) error {
 	return t.InsertAll(ctx, []Row{{Item: item, Plaintext: plaintext}})
 }
 
 // InsertAll writes up to [MaxBatch] new rows or none, in one transaction with one
-// fence check. [ErrExists] if there is one already with the key of any of them.
+// fence check. [ErrExists] if there is one already with the key of any of them,
+// [ErrInvalidItem] if any of them could not be read as it is given.
 func (t *Table) InsertAll(ctx context.Context, rows []Row) error {
 	if len(rows) == 0 || len(rows) > MaxBatch {
 		return fmt.Errorf("envelope: insert of %d rows: 1 to %d fit in a transaction", len(rows), MaxBatch)
 	}
 	return t.c.write(ctx, func(h *hold, at time.Duration) (verdict, error) {
-		items, err := t.seal(ctx, h, at, rows)
-		if err != nil {
-			return verdict{}, err
+		items := make([]Item, len(rows))
+		for n, row := range rows {
+			sealed, err := t.seal(ctx, h, at, row)
+			if err != nil {
+				return verdict{}, err
+			}
+			items[n] = maps.Clone(row.Item)
+			maps.Copy(items[n], sealed)
+			if t.cfg.Version != "" {
+				items[n][t.cfg.Version] = numeric(1)
+			}
 		}
 		return t.insert(ctx, h, items)
 	})
 }
 
-// seal makes the items of new rows, of version 1.
-func (t *Table) seal(ctx context.Context, h *hold, at time.Duration, rows []Row) ([]Item, error) {
-	items := make([]Item, len(rows))
-	for n, row := range rows {
-		encctx, err := t.cfg.sealContext(row.Item)
-		if err != nil {
-			return nil, fmt.Errorf("table %s: %w", t.cfg.Table, err)
-		}
-		s, err := t.c.seal(ctx, h, at, nil, row.Plaintext, encctx)
-		if err != nil {
-			return nil, err
-		}
-		items[n] = maps.Clone(row.Item)
-		maps.Copy(items[n], t.cfg.encode(s, 1))
+// seal makes the attributes that make a row an envelope, the version aside.
+func (t *Table) seal(ctx context.Context, h *hold, at time.Duration, row Row) (Item, error) {
+	err := t.cfg.checkWrite(row.Item)
+	var encctx, bind map[string]string
+	if err == nil {
+		encctx, bind, err = t.cfg.sealBound(row.Item)
 	}
-	return items, nil
+	if err != nil {
+		return nil, fmt.Errorf("table %s: %w", t.cfg.Table, err)
+	}
+	s, err := t.c.seal(ctx, h, at, nil, row.Plaintext, encctx, bind)
+	if err != nil {
+		return nil, err
+	}
+	return t.cfg.encode(s), nil
 }
 
 // insert writes sealed items behind the fence of their KEK (spec: Commit, InsertFence).
@@ -205,13 +215,18 @@ func (t *Table) insert(ctx context.Context, h *hold, items []Item) (verdict, err
 	}
 	in.TransactItems = append(in.TransactItems, fenceCheck(t.c.cfg.ControlTable, h.pointer.KEKID, int(t.c.cfg.Random(int64(h.shards)))))
 	_, err := t.c.cfg.DynamoDB.TransactWriteItems(ctx, in)
+	return t.transacted(err, items)
+}
+
+// transacted judges the answer to a transaction of rows and, last, a fence check.
+func (t *Table) transacted(err error, items []Item) (verdict, error) {
 	var cancelled *types.TransactionCanceledException
 	var conflict *types.TransactionConflictException
 	var busy *types.TransactionInProgressException
 	switch {
 	case err == nil:
 		return verdict{}, nil
-	case errors.As(err, &cancelled) && len(cancelled.CancellationReasons) == len(in.TransactItems):
+	case errors.As(err, &cancelled) && len(cancelled.CancellationReasons) == len(items)+1:
 		return t.cancelled(items, cancelled)
 	case errors.As(err, &conflict), errors.As(err, &busy):
 		return verdict{again: true}, fmt.Errorf("dynamodb TransactWriteItems %s: %w", t.cfg.Table, err)
@@ -244,13 +259,15 @@ func (t *Table) cancelled(items []Item, e *types.TransactionCanceledException) (
 	return v, fmt.Errorf("dynamodb TransactWriteItems %s: %w", t.cfg.Table, e)
 }
 
-// Update reads a row, lets change alter it, and writes it if it still is what was
-// read; otherwise it begins again, so change may be called several times.
+// Update reads a row, lets change alter it, and writes it if its payload still is the
+// one that was read; otherwise it begins again, so change may be called several times.
 // [ErrNotFound] if there is no row: an update never creates one. What change
 // returns as an error ends the update with that error.
 //
-// change may set, add and remove attributes of Row.Item, and the plaintext; what it
-// does to key attributes is not written, nor are attributes that it leaves alone.
+// change may set, add and remove attributes of Row.Item, and the plaintext. Attributes
+// that it leaves alone are not written. [ErrKeyChanged] if it alters or removes one of
+// the key, [ErrInvalidItem] if what it makes could not be read as it is; then nothing
+// is written.
 func (t *Table) Update(ctx context.Context, key Item, change func(*Row) error) error {
 	return t.c.write(ctx, func(h *hold, at time.Duration) (verdict, error) {
 		row, old, err := t.get(ctx, key)
@@ -261,34 +278,45 @@ func (t *Table) Update(ctx context.Context, key Item, change func(*Row) error) e
 		if err := change(&row); err != nil {
 			return verdict{}, err
 		}
-		encctx, err := t.cfg.sealContext(row.Item)
-		if err != nil {
-			return verdict{}, fmt.Errorf("table %s: %w", t.cfg.Table, err)
+		for _, k := range t.cfg.Keys {
+			if !sameScalar(before[k], row.Item[k]) {
+				return verdict{}, fmt.Errorf("table %s: attribute %q: %w", t.cfg.Table, k, ErrKeyChanged)
+			}
+			row.Item[k] = before[k] // a number as DynamoDB writes it
 		}
-		s, err := t.c.seal(ctx, h, at, nil, row.Plaintext, encctx)
+		sealed, err := t.seal(ctx, h, at, row)
 		if err != nil {
 			return verdict{}, err
 		}
-		set, remove := changes(before, t.cfg.without(row.Item), t.cfg.Keys)
-		maps.Copy(set, t.cfg.encode(s, old.version+1))
-		return t.update(ctx, old, set, remove)
+		set, remove := changes(before, row.Item)
+		maps.Copy(set, sealed)
+		return t.update(ctx, h, old, set, remove)
 	})
 }
 
-// update writes a row if its version is the one read and it was not wrapped in a
-// later epoch than set's (spec: Commit, UpdateFence = "row"). One write, no control
-// table: whatever this process missed while it slept, a rewrap has raised the epoch.
-func (t *Table) update(ctx context.Context, old stored, set Item, remove []string) (verdict, error) {
+// update writes a row if its ciphertext is the one that was read and it was not wrapped
+// in a later epoch than set's (spec: Commit, UpdateOK). One write, no control table:
+// whatever this process missed while it slept, a rewrap has raised the epoch. A row
+// without an epoch was written without this package, or was adopted: nothing of it says
+// that it was rewrapped since, so its update goes past the fence as an insert does.
+func (t *Table) update(ctx context.Context, h *hold, old stored, set Item, remove []string) (verdict, error) {
 	e := expression{names: map[string]string{}, values: Item{}}
-	cond := fmt.Sprintf("attribute_exists(%s) AND ", e.name(t.cfg.Keys[0]))
-	if version := e.name(t.cfg.Version); old.item[t.cfg.Version] == nil {
-		cond += fmt.Sprintf("attribute_not_exists(%s)", version)
+	payload, epoch := e.name(t.cfg.Ciphertext), e.name(t.cfg.Epoch)
+	cond := fmt.Sprintf("%s = %s AND ", payload, e.value(old.item[t.cfg.Ciphertext]))
+	unfenced := old.item[t.cfg.Epoch] != nil
+	if unfenced {
+		cond += fmt.Sprintf("%s <= %s", epoch, e.value(set[t.cfg.Epoch]))
 	} else {
-		cond += fmt.Sprintf("%s = %s", version, e.value(numeric(old.version)))
+		cond += fmt.Sprintf("attribute_not_exists(%s)", epoch)
 	}
-	epoch := e.name(t.cfg.Epoch)
-	cond += fmt.Sprintf(" AND (attribute_not_exists(%s) OR %s <= %s)", epoch, epoch, e.value(set[t.cfg.Epoch]))
-	update := e.update(set, remove)
+	update := e.update(set, remove, t.cfg.Version)
+	if !unfenced {
+		return t.updateFenced(ctx, h, &types.Update{
+			TableName: &t.cfg.Table, Key: t.key(old.item), UpdateExpression: &update, ConditionExpression: &cond,
+			ExpressionAttributeNames: e.names, ExpressionAttributeValues: e.values,
+			ReturnValuesOnConditionCheckFailure: types.ReturnValuesOnConditionCheckFailureAllOld,
+		}, set)
+	}
 	_, err := t.c.cfg.DynamoDB.UpdateItem(ctx, &dynamodb.UpdateItemInput{
 		TableName: &t.cfg.Table, Key: t.key(old.item), UpdateExpression: &update, ConditionExpression: &cond,
 		ExpressionAttributeNames: e.names, ExpressionAttributeValues: e.values,
@@ -311,8 +339,20 @@ func (t *Table) update(ctx context.Context, old stored, set Item, remove []strin
 	return verdict{again: true, fenced: nerr == nil && merr == nil && epochs > mine}, fmt.Errorf("dynamodb UpdateItem %s: %w", t.cfg.Table, err)
 }
 
+// updateFenced is an update in one transaction with a check of the KEK's fence.
+func (t *Table) updateFenced(ctx context.Context, h *hold, u *types.Update, set Item) (verdict, error) {
+	_, err := t.c.cfg.DynamoDB.TransactWriteItems(ctx, &dynamodb.TransactWriteItemsInput{TransactItems: []types.TransactWriteItem{
+		{Update: u}, fenceCheck(t.c.cfg.ControlTable, h.pointer.KEKID, int(t.c.cfg.Random(int64(h.shards)))),
+	}})
+	v, err := t.transacted(err, []Item{set})
+	if errors.Is(err, ErrExists) { // it is another row by now: read it again
+		return verdict{again: true}, fmt.Errorf("dynamodb TransactWriteItems %s: %w", t.cfg.Table, ErrContended)
+	}
+	return v, err
+}
+
 // Put writes a row whether it is there or not. What was there is replaced, all
-// attributes of it.
+// attributes of it. [ErrInvalidItem] is [Table.Insert]'s.
 func (t *Table) Put(ctx context.Context, item Item, plaintext []byte) error {
 	for range maxTries {
 		err := t.Insert(ctx, item, plaintext)

@@ -4,14 +4,20 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"sync"
 	"testing"
+	"time"
 
+	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
+	ddbtypes "github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/matter-ops/kms-rotation/envelope"
+	"github.com/matter-ops/kms-rotation/envelope/aead"
+	"github.com/matter-ops/kms-rotation/internal/ddb/ddbtest"
 	"github.com/matter-ops/kms-rotation/kek"
 )
 
@@ -214,6 +220,40 @@ func TestZombieUpdate(t *testing.T) {
 	}
 }
 
+// TestZombieUpdateWithoutEpoch: a writer sleeps through a rotation over a row without an
+// epoch, which another program writes again without one. Nothing of the row says that
+// the writer's KEK is gone: its update must go past the fence (spec: cx_update_no_epoch).
+func TestZombieUpdateWithoutEpoch(t *testing.T) {
+	w := newSite(t)
+	table := w.open(w.client(slow))
+	w.must("insert", table.Insert(t.Context(), row("a"), []byte("x")))
+	strip := func() {
+		i := w.item("a")
+		delete(i, "kek_epoch")
+		w.put(i)
+	}
+	strip()
+	tries := 0
+	w.must("update", table.Update(t.Context(), rowKey("a"), func(r *envelope.Row) error {
+		if tries++; tries == 1 {
+			w.begin("r1", kek.Normal)
+			w.revoke("kek-0001")
+			w.drain("r1")
+			w.finish("r1")
+			strip()
+		}
+		r.Plaintext = append(r.Plaintext, 'y')
+		return nil
+	}))
+	got, err := table.Get(t.Context(), rowKey("a"))
+	if err != nil || string(got.Plaintext) != "xy" || tries != 2 {
+		t.Errorf("%q after %d tries, %v", got.Plaintext, tries, err)
+	}
+	if id := under(t, w.item("a")); id != "kek-0002" {
+		t.Errorf("the row is under %s", id)
+	}
+}
+
 // TestZombieInsertAfterRetire: the KEK that the writer holds is disabled when it
 // wakes, and no data key can be made under it any more.
 func TestZombieInsertAfterRetire(t *testing.T) {
@@ -339,4 +379,226 @@ func TestOldRows(t *testing.T) {
 	if w.item("a")["kek_epoch"] == nil {
 		t.Error("the update gave it no epoch")
 	}
+}
+
+// TestReplacedBetween: the row is deleted and inserted again between an update's read
+// and its write. The new row is another one, and what the update read of the old one
+// must not get into it, whatever the version says.
+func TestReplacedBetween(t *testing.T) {
+	for _, version := range []string{"", "version"} {
+		t.Run("version attribute "+version, func(t *testing.T) {
+			w := newSite(t)
+			keys := []ddbtest.Key{{Name: "id", Type: "S"}}
+			cfg := boundToKey(keys...)
+			cfg.Version = version
+			table := w.keyed(cfg, keys...)
+			w.must("insert", table.Insert(t.Context(), rowKey("a"), []byte("old")))
+			tries := 0
+			w.must("update", table.Update(t.Context(), rowKey("a"), func(r *envelope.Row) error {
+				if tries++; tries == 1 {
+					_, err := w.dynamo.DeleteItem(t.Context(), &dynamodb.DeleteItemInput{TableName: &w.table, Key: rowKey("a")})
+					w.must("delete", err)
+					w.must("insert", table.Insert(t.Context(), rowKey("a"), []byte("new")))
+				}
+				r.Plaintext = append(r.Plaintext, '!')
+				return nil
+			}))
+			if got, err := table.Get(t.Context(), rowKey("a")); err != nil || string(got.Plaintext) != "new!" || tries != 2 {
+				t.Errorf("%q after %d tries, %v", got.Plaintext, tries, err)
+			}
+			err := table.Update(t.Context(), rowKey("a"), func(*envelope.Row) error {
+				_, err := w.dynamo.DeleteItem(t.Context(), &dynamodb.DeleteItemInput{TableName: &w.table, Key: rowKey("a")})
+				return err
+			})
+			if !errors.Is(err, envelope.ErrNotFound) || len(w.all()) != 0 {
+				t.Errorf("a row that is deleted between: %v, then %v", err, w.all())
+			}
+		})
+	}
+}
+
+// TestOwnVersion: without a version attribute none is written or read, and one of the
+// application's that happens to be called version stays as it is.
+func TestOwnVersion(t *testing.T) {
+	w := newSite(t)
+	keys := []ddbtest.Key{{Name: "id", Type: "S"}}
+	table := w.keyed(boundToKey(keys...), keys...)
+	for _, v := range []ddbtypes.AttributeValue{nil, &n{Value: "7"}, &s{Value: "1.2-beta"}, &ddbtypes.AttributeValueMemberBOOL{Value: true}} {
+		want := rowKey(fmt.Sprintf("%T", v))
+		if v != nil {
+			want["version"] = v
+		}
+		w.must("insert", table.Insert(t.Context(), want, []byte("x")))
+		w.must("update", table.Update(t.Context(), want, func(r *envelope.Row) error {
+			r.Plaintext = []byte("y")
+			return nil
+		}))
+		got, err := table.Get(t.Context(), want)
+		if d := cmp.Diff(envelope.Row{Item: want, Plaintext: []byte("y")}, got, ignoreAll); d != "" || err != nil {
+			t.Errorf("%v (-want +got):\n%s", err, d)
+		}
+		w.must("put", table.Put(t.Context(), want, []byte("z")))
+		if got, err = table.Get(t.Context(), want); err != nil || got.Version != 0 || !cmp.Equal(want, got.Item, ignoreAll) {
+			t.Errorf("%+v, %v", got, err)
+		}
+	}
+}
+
+// TestVersionCounts: a configured version counts every write, one that comes between
+// an update's read and its write too.
+func TestVersionCounts(t *testing.T) {
+	w := newSite(t)
+	table := w.open(w.client())
+	w.must("insert", table.Insert(t.Context(), row("a"), []byte("x")))
+	tries := 0
+	w.must("update", table.Update(t.Context(), rowKey("a"), func(*envelope.Row) error {
+		if tries++; tries == 1 { // as a rewrap does, which leaves the payload
+			i := w.item("a")
+			i["version"] = &n{Value: "2"}
+			w.put(i)
+		}
+		return nil
+	}))
+	if got, err := table.Get(t.Context(), rowKey("a")); err != nil || got.Version != 3 || tries != 1 {
+		t.Errorf("version %d after %d tries, %v", got.Version, tries, err)
+	}
+}
+
+// TestBind: rows share an encryption context and so a data key, and yet a payload does
+// not open in another row.
+func TestBind(t *testing.T) {
+	w := newSite(t)
+	keys := []ddbtest.Key{{Name: "id", Type: "S"}, {Name: "at", Type: "N"}}
+	cfg := boundToKey(keys...)
+	cfg.Bind["fixed"], cfg.Bind["dollar"] = "literal", "$$tenant"
+	table := w.keyed(cfg, keys...)
+	var rows []envelope.Row
+	for i := range 20 {
+		key := item{"id": &s{Value: name(i % 4)}, "at": &n{Value: fmt.Sprint(i)}}
+		rows = append(rows, envelope.Row{Item: key, Plaintext: []byte(name(i))})
+	}
+	w.must("insert", table.InsertAll(t.Context(), rows[:10]))
+	for _, r := range rows[10:] {
+		w.must("insert", table.Insert(t.Context(), r.Item, r.Plaintext))
+	}
+	w.must("update", table.Update(t.Context(), rows[3].Item, func(r *envelope.Row) error {
+		r.Item["note"] = &s{Value: "x"}
+		return nil
+	}))
+	reader := w.client(slow)
+	fresh, err := reader.Table(t.Context(), table.Config())
+	w.must("table", err)
+	for i, r := range rows {
+		if got, err := fresh.Get(t.Context(), r.Item); err != nil || string(got.Plaintext) != name(i) {
+			t.Errorf("%s: %q, %v", name(i), got.Plaintext, err)
+		}
+	}
+	if g, d := w.keys.count("GenerateDataKey"), w.keys.count("Decrypt"); g != 1 || d != 2 { // each client unwraps it once
+		t.Errorf("%d data keys made and %d unwrapped", g, d)
+	}
+	items := w.all()
+	for _, i := range items {
+		want := map[string]string{
+			"table": "orders", "id": i["id"].(*s).Value, "at": i["at"].(*n).Value, "fixed": "literal", "dollar": "$tenant",
+		}
+		dek, err := w.keys.KMS.Decrypt(t.Context(), "kek-0001", i["wrapped_dek"].(*b).Value, map[string]string{"table": "orders"})
+		w.must("decrypt", err)
+		if _, err := (aead.Cipher{}).Open(dek, i["ciphertext"].(*b).Value, want); err != nil {
+			t.Errorf("%v: its payload is not bound to %v: %v", i["id"], want, err)
+		}
+	}
+	moved := maps.Clone(items[0])
+	moved["at"] = &n{Value: "99"}
+	w.put(moved)
+	if _, err := fresh.Get(t.Context(), moved); !errors.Is(err, envelope.ErrAltered) {
+		t.Errorf("a payload opens in another row: %v", err)
+	}
+}
+
+// TestBindUpdate: an attribute that is bound may change by an update, which seals with
+// the new value.
+func TestBindUpdate(t *testing.T) {
+	w := newSite(t)
+	keys := []ddbtest.Key{{Name: "id", Type: "S"}}
+	cfg := boundToKey(keys...)
+	cfg.Bind["size"] = "$size"
+	table := w.keyed(cfg, keys...)
+	w.must("insert", table.Insert(t.Context(), row("a"), []byte("x")))
+	w.must("update", table.Update(t.Context(), rowKey("a"), func(r *envelope.Row) error {
+		r.Item["size"] = &n{Value: "2.5"}
+		return nil
+	}))
+	if got, err := table.Get(t.Context(), rowKey("a")); err != nil || string(got.Plaintext) != "x" {
+		t.Errorf("%q, %v", got.Plaintext, err)
+	}
+	for name, v := range map[string]ddbtypes.AttributeValue{
+		"gone": nil, "another type": &b{Value: []byte("2")}, "normalised": &n{Value: "2.50"},
+	} {
+		w.unchanged(name, envelope.ErrInvalidItem, `"size"`, func() error {
+			return table.Update(t.Context(), rowKey("a"), func(r *envelope.Row) error {
+				if r.Item["size"] = v; v == nil {
+					delete(r.Item, "size")
+				}
+				return nil
+			})
+		})
+	}
+}
+
+// TestLargePayload: an update sends the old payload, as its condition, and the new one.
+func TestLargePayload(t *testing.T) {
+	w := newSite(t)
+	table := w.open(w.client())
+	large := make([]byte, 390<<10)
+	w.must("insert", table.Insert(t.Context(), row("a"), large))
+	w.must("update", table.Update(t.Context(), rowKey("a"), func(r *envelope.Row) error {
+		r.Plaintext[0] = 1
+		return nil
+	}))
+	if got, err := table.Get(t.Context(), rowKey("a")); err != nil || len(got.Plaintext) != len(large) || got.Plaintext[0] != 1 {
+		t.Errorf("%d bytes, %v", len(got.Plaintext), err)
+	}
+}
+
+// TestMark: before an application can write envelopes into a table, the control table
+// says so, under the table's name.
+func TestMark(t *testing.T) {
+	w := newSite(t)
+	now := time.Date(2026, 5, 6, 7, 8, 9, 120_000_000, time.FixedZone("CEST", 7200))
+	refuse := &refusing{dynamoDB: w.dynamo}
+	c := w.client(slow, func(c *envelope.Config) {
+		c.Now, c.Holder, c.DynamoDB = func() time.Time { return now }, "me", refuse
+	})
+	cfg := tableConfig(sourceConfig(w.table))
+	cfg.Table, cfg.Keys = "arn:aws:dynamodb:eu-central-1:000000000000:table/orders", []string{"id"}
+	refuse.err = errLost
+	if _, err := c.Table(t.Context(), cfg); !errors.Is(err, errLost) {
+		t.Errorf("a table whose mark cannot be left: %v", err)
+	}
+	refuse.err = nil
+	for range 2 {
+		_, err := c.Table(t.Context(), cfg)
+		w.must("table", err)
+	}
+	out, err := w.dynamo.Query(t.Context(), &dynamodb.QueryInput{
+		TableName: &w.control, KeyConditionExpression: aws.String("pk = :pk"), ExpressionAttributeValues: item{":pk": &s{Value: "MARK"}},
+	})
+	w.must("Query", err)
+	want := []item{{"pk": &s{Value: "MARK"}, "sk": &s{Value: "orders"}, "holder": &s{Value: "me"}, "seen_at": &s{Value: "2026-05-06T05:08:09.120Z"}}}
+	if d := cmp.Diff(want, out.Items, ignoreAll); d != "" {
+		t.Errorf("(-want +got):\n%s", d)
+	}
+}
+
+// refusing answers with err to what is put.
+type refusing struct {
+	dynamoDB
+	err error
+}
+
+func (r *refusing) PutItem(ctx context.Context, in *dynamodb.PutItemInput, o ...func(*dynamodb.Options)) (*dynamodb.PutItemOutput, error) {
+	if r.err != nil {
+		return nil, r.err
+	}
+	return r.dynamoDB.PutItem(ctx, in, o...)
 }

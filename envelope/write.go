@@ -94,10 +94,15 @@ func (e *expression) value(v types.AttributeValue) string {
 	return n
 }
 
-func (e *expression) update(set Item, remove []string) string {
+// update sets and removes attributes, and counts up the one of name count if any.
+func (e *expression) update(set Item, remove []string, count string) string {
 	var sets, removes []string
 	for _, a := range slices.Sorted(maps.Keys(set)) {
 		sets = append(sets, e.name(a)+" = "+e.value(set[a]))
+	}
+	if count != "" {
+		n := e.name(count)
+		sets = append(sets, fmt.Sprintf("%s = if_not_exists(%s, %s) + %s", n, n, e.value(numeric(0)), e.value(numeric(1))))
 	}
 	for _, a := range remove {
 		removes = append(removes, e.name(a))

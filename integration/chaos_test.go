@@ -93,7 +93,7 @@ func TestChaos(t *testing.T) {
 	t.Logf("MATTER_CHAOS_SEED=%d", seed)
 	cfg := mix("chaos")
 	cfg.Rate = 15
-	g, client, err := load.Start(t.Context(), site(w.Deployment.Config, w.AWSConfig()), cfg, loaded...)
+	g, client, err := load.Start(t.Context(), w.site(t), cfg, loaded...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -209,7 +209,11 @@ func (o *observer) report(t *testing.T) {
 func (o *observer) run(ctx context.Context) {
 	for ctx.Err() == nil {
 		err := o.pointer(ctx)
-		for _, src := range o.Deployment.Steps.Sources {
+		var sources []rotation.Source
+		if err == nil {
+			sources, err = o.Deployment.OpenSources(ctx)
+		}
+		for _, src := range sources {
 			if err == nil {
 				err = o.source(ctx, src)
 			}

@@ -37,10 +37,22 @@ func loadTime(t *testing.T) time.Duration {
 
 // site is a deployment as its applications know it. Their leases are short, so
 // that drain need not wait for long.
-func site(c app.Config, cfg aws.Config) load.Site {
-	return load.Site{
-		AWS: cfg, ControlTable: c.ControlTable, Sources: c.Sources, PointerAge: 3 * time.Second, LeaseTTL: 10 * time.Second,
+func site(t *testing.T, c app.Config, cfg aws.Config, getenv func(string) string) load.Site {
+	t.Helper()
+	sources, err := app.Seed(getenv)
+	if err != nil {
+		t.Fatal(err)
 	}
+	return load.Site{
+		AWS: cfg, ControlTable: c.ControlTable, Sources: sources, PointerAge: 3 * time.Second, LeaseTTL: 10 * time.Second,
+	}
+}
+
+// site is the stack's.
+func (w *world) site(t *testing.T) load.Site {
+	t.Helper()
+	env := w.Env()
+	return site(t, w.Deployment.Config, w.AWSConfig(), func(name string) string { return env[name] })
 }
 
 // childSite is the site of a child process.
@@ -54,7 +66,7 @@ func childSite(t *testing.T) load.Site {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return site(c, cfg)
+	return site(t, c, cfg, os.Getenv)
 }
 
 func mix(run string) load.Config {
@@ -121,7 +133,7 @@ func TestTrafficProcess(t *testing.T) {
 func TestLoad(t *testing.T) {
 	w := up(t, nil)
 	end := time.Now().Add(loadTime(t))
-	g, client, err := load.Start(t.Context(), site(w.Deployment.Config, w.AWSConfig()), mix("here"), loaded...)
+	g, client, err := load.Start(t.Context(), w.site(t), mix("here"), loaded...)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -161,8 +161,10 @@ func TestEmulator(t *testing.T) {
 		t.Fatalf("check only took the lock: %q", v.Lock)
 	}
 	plan := w.run(t, "preflight", map[string]any{"rotation_id": "Q2-2026-rotation"})
+	w.run(t, "verify-census", map[string]any{"done": true})
 	w.run(t, "mint", map[string]any{"attempt": 1})
 	w.run(t, "retire-abandon", map[string]any{"done": true, "phase": "minted"}) // it has gone on: nothing is abandoned
+	w.run(t, "rewrap-rehearse", map[string]any{"done": true})
 	w.run(t, "dualunwrap", map[string]any{"corpus_entries": 24})
 	w.run(t, "retire", map[string]any{"errorType": "Refused"})   // too early
 	w.run(t, "approve", map[string]any{"errorType": "Approved"}) // this deployment asks nobody

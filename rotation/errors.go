@@ -25,9 +25,9 @@ const (
 	HealthRed           Kind = "HealthRed"           // the hourly canary under the pointer's KEK
 	SourceForgotten     Kind = "SourceForgotten"     // envelopes are written into a table that is no source
 	KeyInUse            Kind = "KeyInUse"            // others use a KEK that would be disabled
+	RowsUnaccounted     Kind = "RowsUnaccounted"     // items that the rotation cannot place; of the census too
 	WindowClosed        Kind = "WindowClosed"        // outside the off-peak window
 
-	RowsUnaccounted  Kind = "RowsUnaccounted"  // the census found items that the rotation cannot place
 	RehearsalFailed  Kind = "RehearsalFailed"  // a real row cannot be rewrapped, or not be written
 	KeyUnusable      Kind = "KeyUnusable"      // the new KEK cannot wrap and unwrap
 	CanaryFailed     Kind = "CanaryFailed"     // the known-plaintext roundtrip

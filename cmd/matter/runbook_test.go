@@ -13,7 +13,9 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/matter-ops/kms-rotation/internal/app"
 	"github.com/matter-ops/kms-rotation/internal/lambdastep"
+	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
 )
 
@@ -88,6 +90,9 @@ func TestRunbook(t *testing.T) {
 		t.Errorf("%d commands found: the runbook is not read", commands)
 	}
 	w.holds(t)
+	if err := w.openLetters(t.Context()); err != nil {
+		t.Error(err)
+	}
 }
 
 // TestInterrupted: Ctrl-C is exit code 6, whatever it meets.
@@ -111,8 +116,21 @@ func (w *world) prepare(t *testing.T, what string) {
 		err = w.undo(t.Context())
 	case "poison-row":
 		err = w.putRow(t.Context(), "00000000-0000-0000-0000-000000000000")
-	case "mend-row":
+	case "drop-row":
 		err = w.deleteRow(t.Context())
+	case "letters":
+		var v kek.View
+		if v, err = w.Deployment.Table.Load(t.Context(), ""); err == nil {
+			err = errors.Join(w.writeLetters(t.Context(), v.Pointer.KEKID), w.writeDefinition())
+		}
+	case "back-up-rows":
+		err = w.backUpRows(t.Context())
+	case "orphan-rows":
+		err = w.orphanRows(t.Context())
+	case "enable-old":
+		err = w.allowRetired(t.Context(), true)
+	case "disable-old":
+		err = w.allowRetired(t.Context(), false)
 	default:
 		t.Fatalf("the runbook asks for %q", what)
 	}
@@ -135,6 +153,7 @@ func (w *world) command(t *testing.T, line string) int {
 		r := all[len(all)-1]
 		text = strings.NewReplacer("<new_kek_id>", string(r.NewKEK), "<old_kek_id>", string(r.OldKEK)).Replace(line)
 	}
+	text = strings.ReplaceAll(text, "<historic_kek_id>", string(w.historic))
 	inner, evaluated := strings.CutPrefix(text, `eval "$(`)
 	if evaluated {
 		text = strings.Replace(strings.TrimSuffix(inner, `)"`), "--stack matter", "--stack "+w.Name, 1)
@@ -181,9 +200,16 @@ func (w *world) evaluate(t *testing.T, text string) {
 	}
 }
 
-// consoleInput checks that preflight takes an input that a person pastes.
+// consoleInput checks that preflight takes an input that a person pastes, and the
+// registry a definition.
 func consoleInput(t *testing.T, text string) {
 	t.Helper()
+	if strings.Contains(text, "kek_id_attribute") {
+		if defs, err := app.ParseDefinitions([]byte(text)); err != nil || len(defs) != 1 {
+			t.Errorf("%s: %v", text, err)
+		}
+		return
+	}
 	in, err := lambdastep.Decode[rotation.ExecutionInput](json.RawMessage(text))
 	emergency := in.Mode == "emergency" && in.Reason != ""
 	if err != nil || !emergency && in.Drill != rotation.DrillFailure && in.RequestedBy == "" {

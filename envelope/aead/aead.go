@@ -3,8 +3,9 @@
 //
 //	0x01 ‖ 12-byte nonce ‖ AES-256-GCM ciphertext ‖ 16-byte tag
 //
-// The associated data is the canonical encoding of the encryption context, so a
-// payload moved to another row does not open. What follows the version byte is,
+// The associated data is the canonical encoding of the encryption context and of
+// the values that are bound to the payload alone, so a payload moved to another row
+// does not open. What follows the version byte is,
 // bit for bit, what Tink's AES-256-GCM without an output prefix writes, and each
 // opens what the other sealed. Tink itself is not called here because it can
 // neither append to a caller's buffer nor leave room for the version byte: both
@@ -54,14 +55,17 @@ func AssociatedData(encctx map[string]string) []byte {
 	return AppendAssociatedData(make([]byte, 0, n), encctx)
 }
 
-// AppendAssociatedData appends [AssociatedData] to dst.
-func AppendAssociatedData(dst []byte, encctx map[string]string) []byte {
+// AppendAssociatedData appends to dst the [AssociatedData] of what the maps hold
+// together. No key may be in two of them.
+func AppendAssociatedData(dst []byte, maps ...map[string]string) []byte {
 	var few [8]pair // on the stack
 	pairs := few[:0]
-	for k, v := range encctx {
-		pairs = append(pairs, pair{k, v})
-		for i := len(pairs) - 1; i > 0 && pairs[i].key < pairs[i-1].key; i-- { // few: sorted as they come
-			pairs[i], pairs[i-1] = pairs[i-1], pairs[i]
+	for _, m := range maps {
+		for k, v := range m {
+			pairs = append(pairs, pair{k, v})
+			for i := len(pairs) - 1; i > 0 && pairs[i].key < pairs[i-1].key; i-- { // few: sorted as they come
+				pairs[i], pairs[i-1] = pairs[i-1], pairs[i]
+			}
 		}
 	}
 	dst = append(dst, Version)
@@ -97,7 +101,7 @@ func New(dek []byte) (*Key, error) {
 }
 
 // Seal appends the payload to dst, which must not overlap plaintext. associated
-// is [AssociatedData] of the encryption context.
+// is [AssociatedData] of the encryption context and of what else is bound.
 func (k *Key) Seal(dst, plaintext, associated []byte) ([]byte, error) {
 	if uint64(len(plaintext)) > maxPlaintext {
 		return nil, ErrTooLong
@@ -119,7 +123,8 @@ func (k *Key) Open(dst, payload, associated []byte) ([]byte, error) {
 }
 
 // Cipher seals and opens single payloads, as a rotation's corpus, canary and
-// emergency rewrap do.
+// emergency rewrap do. Their context is the encryption context together with what is
+// bound to the payload alone, in one map.
 type Cipher struct{}
 
 // Seal returns the payload of plaintext under a 32-byte DEK.

@@ -24,18 +24,21 @@ variable "packaged_template" {
 }
 
 variable "sources" {
-  description = "The tables whose rows are rewrapped. Values of context are literals or $attribute."
+  description = "The tables that are the first sources, and the ARNs of all that are. matter ops kms-genesis registers them once; from then on matter ops source add and remove do. Values of context and bind are literals or $attribute."
   type = list(object({
     table                 = string
     table_arn             = string
     kek_id_attribute      = string
-    wrapped_dek_attribute = string
-    ciphertext_attribute  = string
+    wrapped_dek_attribute = optional(string)
+    ciphertext_attribute  = optional(string)
     context               = map(string)
+    bind                  = optional(map(string))
     name                  = optional(string)
     epoch_attribute       = optional(string)
     version_attribute     = optional(string)
     format                = optional(string)
+    payloads              = optional(string)
+    other                 = optional(object({ attribute = string, values = list(string) }))
   }))
   default  = []
   nullable = false

@@ -1,5 +1,5 @@
-// Command rewrap is the Lambda function that moves the rows of one segment to the new KEK; see
-// [rotation.Steps.Rewrap].
+// Command rewrap is the Lambda function that moves the rows of one segment to the new KEK, and before the switch
+// shows that it can; see [rotation.Steps.Rewrap].
 package main
 
 import (

@@ -1,5 +1,5 @@
-// Command verify is the Lambda function that shows that the rotation did what it says and closes it; see
-// [rotation.Steps.Verify].
+// Command verify is the Lambda function that reads every row: before the mint, to account for each item, and at
+// the end, to show that the rotation did what it says and close it; see [rotation.Steps.Verify].
 package main
 
 import (

@@ -21,7 +21,6 @@ import (
 
 	"github.com/matter-ops/kms-rotation/envelope/aead"
 	"github.com/matter-ops/kms-rotation/internal/awskms"
-	"github.com/matter-ops/kms-rotation/internal/corpus"
 	"github.com/matter-ops/kms-rotation/internal/ddb"
 	"github.com/matter-ops/kms-rotation/internal/snsnotify"
 	"github.com/matter-ops/kms-rotation/internal/worm"
@@ -104,27 +103,11 @@ func Wire(c Config, cfg aws.Config, actor string) (*rotation.Steps, error) {
 			Vault: vault, Anchoring: anchoring(c, cfg, store, vault),
 			Keys:   awskms.NewAdmin(keys, resourcegroupstaggingapi.NewFromConfig(cfg), c.Stack),
 			KMS:    awskms.NewWrapper(keys, rate.NewLimiter(rate.Limit(c.KMSRate), max(1, int(c.KMSRate/10)))),
-			Cipher: aead.Cipher{},
+			Cipher: aead.Cipher{}, OpenSource: sourceOpener(dynamo, objects),
 			Random: func(b []byte) { _, _ = rand.Read(b) }, // never fails, see crypto/rand
 			Now:    time.Now,
 			Actor:  actor,
 		},
-	}
-	for _, sc := range c.Sources {
-		table, err := ddb.NewTableSource(dynamo, sc)
-		if err != nil {
-			return nil, fmt.Errorf("source: %w", err)
-		}
-		s.Sources = append(s.Sources, table)
-	}
-	if c.Corpus != "" {
-		bucket, prefix, err := corpus.ParseURL(c.Corpus)
-		if err != nil {
-			return nil, err
-		}
-		known := corpus.New(objects, bucket, prefix)
-		s.Corpus = known
-		s.Sources = append(s.Sources, known)
 	}
 	if c.Topic != "" {
 		s.Notifier = snsnotify.New(sns.NewFromConfig(cfg), c.Topic)

@@ -4,19 +4,14 @@
 package app
 
 import (
-	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"regexp"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/matter-ops/kms-rotation/audit"
-	"github.com/matter-ops/kms-rotation/internal/corpus"
-	"github.com/matter-ops/kms-rotation/internal/ddb"
 	"github.com/matter-ops/kms-rotation/rotation"
 )
 
@@ -28,14 +23,12 @@ type Config struct {
 	ControlTable string        // MATTER_CONTROL_TABLE
 	AuditBucket  string        // MATTER_AUDIT_BUCKET
 	Retention    time.Duration // MATTER_RETENTION_DAYS: Object Lock of audit records
-	Sources      []ddb.SourceConfig
-	Corpus       string      // MATTER_CORPUS: s3://bucket/prefix/, "" for none
-	KMSRate      float64     // MATTER_KMS_RATE: KMS requests per second of this process
-	Topic        string      // MATTER_TOPIC_ARN, "" for none
-	StateMachine string      // MATTER_STATE_MACHINE_ARN, "" in the functions
-	Trust        audit.Trust // MATTER_TRUST: transparency logs, "" for none
-	AnchorKey    string      // MATTER_ANCHOR_KEY: ARN or alias; required with MATTER_TRUST
-	Announce     Announce    // MATTER_ANNOUNCE
+	KMSRate      float64       // MATTER_KMS_RATE: KMS requests per second of this process
+	Topic        string        // MATTER_TOPIC_ARN, "" for none
+	StateMachine string        // MATTER_STATE_MACHINE_ARN, "" in the functions
+	Trust        audit.Trust   // MATTER_TRUST: transparency logs, "" for none
+	AnchorKey    string        // MATTER_ANCHOR_KEY: ARN or alias; required with MATTER_TRUST
+	Announce     Announce      // MATTER_ANNOUNCE
 }
 
 const day = 24 * time.Hour
@@ -51,7 +44,6 @@ func FromEnv(getenv func(string) string) (Config, error) {
 		ControlTable: e.required("MATTER_CONTROL_TABLE"),
 		AuditBucket:  e.required("MATTER_AUDIT_BUCKET"),
 		Retention:    time.Duration(e.number("MATTER_RETENTION_DAYS", 1, 36500)) * day,
-		Corpus:       getenv("MATTER_CORPUS"),
 		KMSRate:      float64(e.number("MATTER_KMS_RATE", 1, 100000)),
 		Topic:        getenv("MATTER_TOPIC_ARN"),
 		StateMachine: getenv("MATTER_STATE_MACHINE_ARN"),
@@ -63,6 +55,7 @@ func FromEnv(getenv func(string) string) (Config, error) {
 			FenceShards:  e.number("MATTER_FENCE_SHARDS", 1, 20),
 			MaxMints:     e.number("MATTER_MAX_MINTS", 1, 10),
 			CanaryRounds: e.number("MATTER_CANARY_ROUNDS", 1, 100),
+			Deep:         e.choice("MATTER_VERIFY_DATA_KEYS", "every", "sample") == "every",
 
 			AnnounceDays:     e.number("MATTER_ANNOUNCE_DAYS", 0, 90),
 			DrillFreshDays:   e.number("MATTER_DRILL_FRESH_DAYS", 0, 3650),
@@ -72,14 +65,8 @@ func FromEnv(getenv func(string) string) (Config, error) {
 		},
 		Announce: e.announce("MATTER_ANNOUNCE"),
 	}
-	c.Sources = e.sources("MATTER_SOURCES")
 	if c.Trust = e.trust("MATTER_TRUST"); len(c.Trust.Logs) > 0 {
 		c.AnchorKey = e.required("MATTER_ANCHOR_KEY")
-	}
-	if c.Corpus != "" {
-		if _, _, err := corpus.ParseURL(c.Corpus); err != nil {
-			e.fault("MATTER_CORPUS", err)
-		}
 	}
 	return c, e.err()
 }
@@ -134,12 +121,15 @@ func (e *env) number(name string, low, high int) int {
 	return n
 }
 
-func (e *env) boolean(name string) bool {
+func (e *env) boolean(name string) bool { return e.choice(name, "true", "false") == "true" }
+
+// choice reads a variable that has one of two values.
+func (e *env) choice(name, one, other string) string {
 	v := e.required(name)
-	if v != "" && v != "true" && v != "false" {
-		e.fault(name, fmt.Errorf("%q is neither true nor false", v))
+	if v != "" && v != one && v != other {
+		e.fault(name, fmt.Errorf("%q is neither %s nor %s", v, one, other))
 	}
-	return v == "true"
+	return v
 }
 
 func (e *env) duration(name string) time.Duration {
@@ -164,45 +154,4 @@ func (e *env) window(name, zoneName string) rotation.Window {
 		e.fault(name, err)
 	}
 	return w
-}
-
-// sources reads the list strictly: a misspelt field would leave rows behind.
-func (e *env) sources(name string) []ddb.SourceConfig {
-	v := e.required(name)
-	if v == "" {
-		return nil
-	}
-	out, err := ParseSources(v)
-	if err != nil {
-		e.fault(name, err)
-	}
-	return out
-}
-
-// ParseSources decodes the JSON list of MATTER_SOURCES. It refuses unknown fields,
-// invalid sources and two of one name.
-func ParseSources(v string) ([]ddb.SourceConfig, error) {
-	var out []ddb.SourceConfig
-	d := json.NewDecoder(bytes.NewReader([]byte(v)))
-	d.DisallowUnknownFields()
-	if err := d.Decode(&out); err != nil {
-		return nil, fmt.Errorf("is not a JSON list of sources: %w", err)
-	}
-	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return nil, errors.New("is more than one JSON list")
-	}
-	var faults []error
-	seen := map[string]bool{corpus.Name: true}
-	for i, c := range out {
-		if err := c.Validate(); err != nil {
-			faults = append(faults, fmt.Errorf("source %d: %w", i, err))
-			continue
-		}
-		if n := c.SourceName(); seen[n] {
-			faults = append(faults, fmt.Errorf("source %d: name %q is taken", i, n))
-		} else {
-			seen[n] = true
-		}
-	}
-	return out, errors.Join(faults...)
 }

@@ -58,8 +58,8 @@ func Operate(c Config, cfg aws.Config, actor string) (*Deployment, error) {
 	return &Deployment{Config: c, AWS: cfg, Steps: steps, Table: table}, nil
 }
 
-// Adopt tags a KMS key with the stack, as the roles of the functions demand.
-func (d *Deployment) Adopt(ctx context.Context, id kek.ID) error {
+// TagKey tags a KMS key with the stack, as the roles of the functions demand.
+func (d *Deployment) TagKey(ctx context.Context, id kek.ID) error {
 	_, err := kms.NewFromConfig(d.AWS).TagResource(ctx, &kms.TagResourceInput{
 		KeyId: aws.String(string(id)),
 		Tags:  []kmstypes.Tag{{TagKey: aws.String(awskms.TagStack), TagValue: aws.String(d.Config.Stack)}},

@@ -10,6 +10,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 
 	"github.com/matter-ops/kms-rotation/internal/corpus"
+	"github.com/matter-ops/kms-rotation/internal/ddb"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
 )
@@ -18,9 +19,10 @@ import (
 type SourceCount struct {
 	Source   string           `json:"source"`
 	Rows     int64            `json:"rows"`
-	Exact    bool             `json:"exact"`        // every row was looked at
-	Seen     int64            `json:"rows_seen"`    // rows looked at
-	Skipped  int64            `json:"skipped_seen"` // items among them that are no envelopes
+	Exact    bool             `json:"exact"`         // every row was looked at
+	Seen     int64            `json:"rows_seen"`     // rows looked at, those with a defect among them
+	Other    int64            `json:"other_seen"`    // items that have none of the envelope's attributes
+	Declared int64            `json:"declared_seen"` // items that the definition declares to be something else
 	Defects  int64            `json:"defects_seen"`
 	DEKs     int64            `json:"deks_seen"` // distinct wrapped DEKs among the rows seen
 	ByKEK    map[kek.ID]int64 `json:"by_kek_seen"`
@@ -30,19 +32,32 @@ type SourceCount struct {
 // About is what DynamoDB says of a table, up to six hours old.
 type About struct{ Items, Bytes int64 }
 
-// About describes the table of a source; false for a source that is no table.
+// About describes the table of a registered source; false for a source that is no table.
 func (d *Deployment) About(ctx context.Context, source string) (About, bool, error) {
-	for _, c := range d.Config.Sources {
-		if c.SourceName() != source {
-			continue
+	defs, err := d.Sources(ctx)
+	if err != nil {
+		return About{}, false, err
+	}
+	for _, def := range defs {
+		if def.Name == source && def.Kind == kek.KindDynamoDB {
+			about, err := d.describe(ctx, def)
+			return about, true, err
 		}
-		out, err := dynamodb.NewFromConfig(d.AWS).DescribeTable(ctx, &dynamodb.DescribeTableInput{TableName: aws.String(c.Table)})
-		if err != nil {
-			return About{}, true, fmt.Errorf("describe table %s: %w", c.Table, err)
-		}
-		return About{Items: aws.ToInt64(out.Table.ItemCount), Bytes: aws.ToInt64(out.Table.TableSizeBytes)}, true, nil
 	}
 	return About{}, false, nil
+}
+
+// describe asks DynamoDB about the table of a source.
+func (d *Deployment) describe(ctx context.Context, def kek.Source) (About, error) {
+	c, err := ddb.ParseSource([]byte(def.Definition))
+	if err != nil {
+		return About{}, fmt.Errorf("source %s: %w", def.Name, err)
+	}
+	out, err := dynamodb.NewFromConfig(d.AWS).DescribeTable(ctx, &dynamodb.DescribeTableInput{TableName: &c.Table})
+	if err != nil {
+		return About{}, fmt.Errorf("describe table %s: %w", c.Table, err)
+	}
+	return About{Items: aws.ToInt64(out.Table.ItemCount), Bytes: aws.ToInt64(out.Table.TableSizeBytes)}, nil
 }
 
 // Count reads a source until it has looked at limit items, and estimates the rest
@@ -53,17 +68,17 @@ func (d *Deployment) Count(ctx context.Context, src rotation.Source, limit int64
 	deks := map[string]bool{}
 	cursor := ""
 	for {
-		page, err := src.Scan(ctx, rotation.ScanRequest{Total: 1, Cursor: cursor, Limit: pageOf(limit, out.Seen+out.Skipped)})
+		page, err := src.Scan(ctx, rotation.ScanRequest{Total: 1, Cursor: cursor, Limit: pageOf(limit, out.Items())})
 		if err != nil {
 			return out, fmt.Errorf("read source %s: %w", src.Name(), err)
 		}
 		out.add(page, deks)
-		see(out.Seen + out.Skipped)
+		see(out.Items())
 		if cursor = page.Next; cursor == "" {
 			out.Exact = true
 			break
 		}
-		if limit > 0 && out.Seen+out.Skipped >= limit {
+		if limit > 0 && out.Items() >= limit {
 			break
 		}
 	}
@@ -75,11 +90,14 @@ func (d *Deployment) Count(ctx context.Context, src rotation.Source, limit int64
 	if about.Items > 0 {
 		out.RowBytes = about.Bytes / about.Items
 	}
-	if seen := out.Seen + out.Skipped; !out.Exact && about.Items > seen {
+	if seen := out.Items(); !out.Exact && about.Items > seen {
 		out.Rows = int64(float64(about.Items) * float64(out.Seen) / float64(seen))
 	}
 	return out, nil
 }
+
+// Items is how many items were looked at.
+func (c SourceCount) Items() int64 { return c.Seen + c.Other + c.Declared }
 
 // pageOf is how many items to ask for, 0 for the source's choice.
 func pageOf(limit, seen int64) int {
@@ -92,7 +110,8 @@ func pageOf(limit, seen int64) int {
 
 func (c *SourceCount) add(page rotation.Page, deks map[string]bool) {
 	c.Seen += int64(len(page.Rows))
-	c.Skipped += int64(page.Skipped)
+	c.Other += int64(page.Other)
+	c.Declared += int64(page.Declared)
 	for _, row := range page.Rows {
 		if row.Defect != "" {
 			c.Defects++
@@ -104,28 +123,34 @@ func (c *SourceCount) add(page rotation.Page, deks map[string]bool) {
 }
 
 // RowsAbout is about how many rows there are, for progress: what DynamoDB says of
-// the tables and S3 lists of the corpus, without reading any.
+// the tables and S3 lists of the corpora, without reading any.
 func (d *Deployment) RowsAbout(ctx context.Context) (int64, error) {
-	total, err := d.known(ctx)
+	defs, err := d.Sources(ctx)
 	errs := []error{err}
-	for _, src := range d.Steps.Sources {
-		about, _, err := d.About(ctx, src.Name())
+	var total int64
+	for _, def := range defs {
+		var n int64
+		switch def.Kind {
+		case kek.KindDynamoDB:
+			var about About
+			about, err = d.describe(ctx, def)
+			n = about.Items
+		case kek.KindCorpus:
+			n, err = d.countKnown(ctx, def)
+		}
 		errs = append(errs, err)
-		total += about.Items
+		total += n
 	}
 	return total, errors.Join(errs...)
 }
 
-// known counts the objects of the corpus, at most ten thousand of them.
-func (d *Deployment) known(ctx context.Context) (int64, error) {
-	if d.Config.Corpus == "" {
-		return 0, nil
-	}
-	bucket, prefix, err := corpus.ParseURL(d.Config.Corpus)
+// countKnown counts the objects of a corpus, at most ten thousand of them.
+func (d *Deployment) countKnown(ctx context.Context, def kek.Source) (int64, error) {
+	c, err := corpus.ParseSource([]byte(def.Definition))
 	if err != nil {
-		return 0, err
+		return 0, fmt.Errorf("source %s: %w", def.Name, err)
 	}
-	pages := s3.NewListObjectsV2Paginator(s3.NewFromConfig(d.AWS), &s3.ListObjectsV2Input{Bucket: &bucket, Prefix: &prefix})
+	pages := s3.NewListObjectsV2Paginator(s3.NewFromConfig(d.AWS), &s3.ListObjectsV2Input{Bucket: &c.Bucket, Prefix: &c.Prefix})
 	var n int64
 	for range 10 {
 		if !pages.HasMorePages() {

@@ -2,6 +2,7 @@ package asltest
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 )
 
@@ -21,9 +22,15 @@ var HaltTasks = []string{"HaltedBeforeSwitch", "Halted"}
 const pointOfNoReturn = "Switch"
 
 var beforeSwitch = []string{
-	"Preflight", "Abandon", "NotifyStarted", "Mint", "DualUnwrap", "Approval?", "AwaitApproval", "ApprovalExpired",
+	"Preflight", "Abandon", "NotifyStarted", "Census", "CensusDone?", "Mint", "Rehearse", "DualUnwrap", "Approval?", "AwaitApproval", "ApprovalExpired",
 	"RollBackOrRemint", "Remint", "PreSwitchFailure", "DrillPassed?", "NotifyDrilled", "DrillPassed", "NotifyRolledBack", "RolledBack", "HaltedBeforeSwitchRecord", "HaltedBeforeSwitch",
 }
+
+// order lists which states must have come before others, whichever way is taken.
+var order = [][2]string{{"Census", "Mint"}, {"Rehearse", "DualUnwrap"}, {"DualUnwrap", pointOfNoReturn}}
+
+// tests are the states whose failure ends a normal rotation before the switch.
+var tests = []string{"Census", "Mint", "Rehearse", "DualUnwrap"}
 
 // Check returns everything that is wrong with a definition. kinds are the error
 // names that the functions return.
@@ -39,6 +46,7 @@ func Check(d *Definition, kinds []string) []error {
 		c.catches(name, s)
 	}
 	c.direction(d)
+	c.precedence(d)
 	c.emergency(d)
 	c.fields(d)
 	c.flow(d)
@@ -167,6 +175,29 @@ func (c *checker) direction(d *Definition) {
 		}
 		if after[name] {
 			c.add(pointOfNoReturn, "a path leads back to %s", name)
+		}
+	}
+}
+
+// precedence checks that no way goes past a state which must have come before, and
+// that a failed test does not go on.
+func (c *checker) precedence(d *Definition) {
+	for _, pair := range order {
+		without := &Definition{StartAt: d.StartAt, States: maps.Clone(d.States)}
+		delete(without.States, pair[0])
+		if without.From(d.StartAt)[pair[1]] {
+			c.add(pair[1], "a path leads past %s", pair[0])
+		}
+	}
+	for _, name := range tests {
+		s := d.States[name]
+		if s == nil {
+			continue // named by direction
+		}
+		for _, k := range s.Catch {
+			if k.Next != "RollBackOrRemint" {
+				c.add(name, "its failure goes to %s", k.Next)
+			}
 		}
 	}
 }

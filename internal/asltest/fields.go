@@ -28,7 +28,7 @@ var Contracts = map[string]Contract{
 	"Drain":      contract[rotation.StepInput, rotation.DrainOutput](),
 	"Rewrap":     contract[rotation.RewrapInput, rotation.SweepOutput](),
 	"Retire":     contract[rotation.RetireInput, rotation.RetireOutput](),
-	"Verify":     contract[rotation.StepInput, rotation.SweepOutput](),
+	"Verify":     contract[rotation.VerifyInput, rotation.SweepOutput](),
 	"Anchor":     contract[rotation.AnchorInput, rotation.AnchorOutput](),
 	"Notify":     contract[rotation.NotifyInput, rotation.NotifyOutput](),
 }

@@ -24,7 +24,7 @@ func Code(err error) string {
 }
 
 // Wrap names the operation that failed. A denied call becomes [rotation.ErrDenied]
-// too, and another request that AWS refuses for good [rotation.ErrRejected];
+// too, and another request that AWS refuses whenever it is sent [rotation.ErrRejected];
 // everything else stays what it is, for the caller to classify.
 func Wrap(op string, err error) error {
 	switch code := Code(err); {
@@ -39,10 +39,13 @@ func Wrap(op string, err error) error {
 }
 
 // passing are codes of client errors that pass: credentials are renewed, clocks are
-// set, races end.
+// set, races end. DynamoDB answers TransactionConflictException with status 400 while a
+// transaction on the item is under way (API reference, UpdateItem), and the SDK does
+// not retry it.
 var passing = map[string]bool{
 	"ExpiredToken": true, "ExpiredTokenException": true, "RequestExpired": true, "RequestTimeTooSkewed": true,
 	"InvalidSignatureException": true, "UnrecognizedClientException": true, "InvalidClientTokenId": true,
+	"TransactionConflictException": true,
 }
 
 // rejected reports whether an answer says that the same request will never succeed:

@@ -29,8 +29,8 @@ func TestWrap(t *testing.T) {
 	}
 }
 
-// TestWrapRejected: only a client error that neither the SDK nor time mends is
-// rejected for good.
+// TestWrapRejected: only a client error that neither a retry nor time can fix is
+// rejected.
 func TestWrapRejected(t *testing.T) {
 	for _, c := range []struct {
 		code   string
@@ -42,6 +42,7 @@ func TestWrapRejected(t *testing.T) {
 		{"ThrottlingException", 400, false},
 		{"ProvisionedThroughputExceededException", 400, false},
 		{"ExpiredTokenException", 400, false},
+		{"TransactionConflictException", 400, false},
 		{"RequestTimeTooSkewed", 403, false},
 		{"OperationAborted", 409, false},
 		{"InternalServerError", 500, false},

@@ -3,8 +3,9 @@
 //
 // Invariants: of the keys made for one attempt of a rotation one owns its alias,
 // for KMS gives an alias out once; nothing here schedules a deletion; every unwrap
-// names the KEK and the whole encryption context, so that KMS never picks a key by
-// what a blob says; no plaintext, blob or context ever gets into an error.
+// names the whole encryption context and, but for [Wrapper.Identify], which returns
+// no plaintext, the KEK, so that KMS never picks a key by what a blob says; no
+// plaintext, blob or context ever gets into an error.
 //
 // Retries and timeouts are those of the client passed in.
 package awskms
@@ -33,6 +34,10 @@ type AdminAPI interface {
 	CreateKey(context.Context, *kms.CreateKeyInput, ...func(*kms.Options)) (*kms.CreateKeyOutput, error)
 	DescribeKey(context.Context, *kms.DescribeKeyInput, ...func(*kms.Options)) (*kms.DescribeKeyOutput, error)
 	DisableKey(context.Context, *kms.DisableKeyInput, ...func(*kms.Options)) (*kms.DisableKeyOutput, error)
+	GetKeyLastUsage(context.Context, *kms.GetKeyLastUsageInput, ...func(*kms.Options)) (*kms.GetKeyLastUsageOutput, error)
+	GetKeyPolicy(context.Context, *kms.GetKeyPolicyInput, ...func(*kms.Options)) (*kms.GetKeyPolicyOutput, error)
+	ListAliases(context.Context, *kms.ListAliasesInput, ...func(*kms.Options)) (*kms.ListAliasesOutput, error)
+	ListGrants(context.Context, *kms.ListGrantsInput, ...func(*kms.Options)) (*kms.ListGrantsOutput, error)
 }
 
 // TagAPI is what [Admin] uses of the Resource Groups Tagging client. KMS itself
@@ -64,11 +69,15 @@ func NewAdmin(client AdminAPI, tags TagAPI, stack string) *Admin {
 }
 
 // Create implements [rotation.KeyAdmin]. A request whose answer is lost may leave a
-// key behind, tagged, which the sweep over [Admin.Tagged] finds.
-func (a *Admin) Create(ctx context.Context, rotationID string, attempt int, label string) (rotation.Key, error) {
+// key behind, tagged, which the sweep over [Admin.Tagged] finds. A multi-Region key
+// also takes the permission iam:CreateServiceLinkedRole, until the account has the
+// role of AWS KMS that synchronises such keys (KMS developer guide, "Create
+// multi-Region primary keys").
+func (a *Admin) Create(ctx context.Context, rotationID string, attempt int, label string, multiRegion bool) (rotation.Key, error) {
 	out, err := a.client.CreateKey(ctx, &kms.CreateKeyInput{
 		Description: aws.String(fmt.Sprintf("KEK of %s, %s (rotation %s, attempt %d)", a.stack, label, rotationID, attempt)),
 		KeySpec:     types.KeySpecSymmetricDefault, KeyUsage: types.KeyUsageTypeEncryptDecrypt,
+		MultiRegion: &multiRegion,
 		Tags: []types.Tag{
 			tag(TagStack, a.stack), tag(TagRotation, rotationID), tag(TagAttempt, strconv.Itoa(attempt)), tag(TagLabel, label),
 		},
@@ -89,7 +98,7 @@ var errUnseen = errors.New("the alias is taken, and KMS does not show its owner 
 // eventually consistent: a loser that cannot see the owner yet gets an error that
 // is worth another try, never an answer that there is none.
 func (a *Admin) Claim(ctx context.Context, rotationID string, attempt int, id kek.ID) (kek.ID, error) {
-	alias := fmt.Sprintf("alias/matter/kek/%s/%s/%d", a.stack, rotationID, attempt)
+	alias := fmt.Sprintf("%s%s/%d", a.aliasPrefix(), rotationID, attempt)
 	if id != "" {
 		_, err := a.client.CreateAlias(ctx, &kms.CreateAliasInput{AliasName: &alias, TargetKeyId: aws.String(string(id))})
 		if err == nil {
@@ -112,13 +121,27 @@ func (a *Admin) Claim(ctx context.Context, rotationID string, attempt int, id ke
 	return "", nil
 }
 
+// aliasPrefix begins the aliases of the stack's KEKs.
+func (a *Admin) aliasPrefix() string { return "alias/matter/kek/" + a.stack + "/" }
+
 // Describe implements [rotation.KeyAdmin].
 func (a *Admin) Describe(ctx context.Context, id kek.ID) (rotation.Key, error) {
+	key, _, err := a.describe(ctx, id)
+	return key, err
+}
+
+// describe also returns what KMS says of a multi-Region key's replicas, nil for
+// another key.
+func (a *Admin) describe(ctx context.Context, id kek.ID) (rotation.Key, *types.MultiRegionConfiguration, error) {
 	out, err := a.client.DescribeKey(ctx, &kms.DescribeKeyInput{KeyId: aws.String(string(id))})
 	if err != nil {
-		return rotation.Key{}, wrap("DescribeKey "+string(id), err)
+		return rotation.Key{}, nil, wrap("DescribeKey "+string(id), err)
 	}
-	return keyOf(out.KeyMetadata)
+	key, err := keyOf(out.KeyMetadata)
+	if err != nil {
+		return rotation.Key{}, nil, err
+	}
+	return key, out.KeyMetadata.MultiRegionConfiguration, nil
 }
 
 func keyOf(m *types.KeyMetadata) (rotation.Key, error) {
@@ -127,7 +150,7 @@ func keyOf(m *types.KeyMetadata) (rotation.Key, error) {
 	}
 	k := rotation.Key{
 		ID: kek.ID(*m.KeyId), ARN: aws.ToString(m.Arn), State: string(m.KeyState),
-		Enabled: m.KeyState == types.KeyStateEnabled,
+		Enabled: m.KeyState == types.KeyStateEnabled, Multi: aws.ToBool(m.MultiRegion),
 	}
 	switch m.KeyState {
 	case types.KeyStateEnabled, types.KeyStateDisabled, types.KeyStateUpdating:

@@ -48,7 +48,7 @@ func answer(op, code, message string) mototest.Wire {
 
 func create(t *testing.T, s keystest.Service) rotation.Key {
 	t.Helper()
-	k, err := s.Keys.Create(t.Context(), id, 1, "Q2 2026")
+	k, err := s.Keys.Create(t.Context(), id, 1, "Q2 2026", false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -92,12 +92,15 @@ func TestRequests(t *testing.T) {
 	if _, err := s.KMS.ReEncrypt(t.Context(), old.ID, fresh.ID, wrapped, encctx); err != nil {
 		t.Fatal(err)
 	}
-	type m = map[string]any
+	if _, err := s.Keys.Use(t.Context(), old.ID); err != nil {
+		t.Fatal(err)
+	}
+
 	blob, context := base64.StdEncoding.EncodeToString(wrapped), m{"table": "orders"}
 	want := map[string]map[string]any{
 		"CreateKey": {
 			"Description": "KEK of " + stack + ", Q2 2026 (rotation Q2-2026-rotation, attempt 1)",
-			"KeySpec":     "SYMMETRIC_DEFAULT", "KeyUsage": "ENCRYPT_DECRYPT",
+			"KeySpec":     "SYMMETRIC_DEFAULT", "KeyUsage": "ENCRYPT_DECRYPT", "MultiRegion": false,
 			"Tags": []any{
 				m{"TagKey": "matter:stack", "TagValue": stack},
 				m{"TagKey": "matter:rotation", "TagValue": id},
@@ -116,6 +119,11 @@ func TestRequests(t *testing.T) {
 			"SourceKeyId": string(old.ID), "DestinationKeyId": string(fresh.ID), "CiphertextBlob": blob,
 			"SourceEncryptionContext": context, "DestinationEncryptionContext": context,
 		},
+		"DescribeKey":     {"KeyId": string(old.ID)},
+		"ListGrants":      {"KeyId": string(old.ID)},
+		"ListAliases":     {"KeyId": string(old.ID)},
+		"GetKeyPolicy":    {"KeyId": string(old.ID), "PolicyName": "default"},
+		"GetKeyLastUsage": {"KeyId": string(old.ID)},
 	}
 	if d := cmp.Diff(want, sent); d != "" {
 		t.Errorf("requests (-want +got):\n%s", d)
@@ -148,6 +156,10 @@ func TestErrors(t *testing.T) {
 				_, err := s.KMS.ReEncrypt(t.Context(), "k", "l", []byte("blob"), nil)
 				return err
 			},
+			"Decrypt by the key that the blob names": func(s keystest.Service) error {
+				_, _, err := s.KMS.Identify(t.Context(), []byte("blob"), nil)
+				return err
+			},
 			"GenerateDataKey": func(s keystest.Service) error {
 				_, _, err := s.KMS.GenerateDataKey(t.Context(), "k", nil)
 				return err
@@ -157,7 +169,8 @@ func TestErrors(t *testing.T) {
 				return err
 			},
 		} {
-			err := call(service(mototest.Config(t, answer(op, code, "no"))))
+			operation, _, _ := strings.Cut(op, " ")
+			err := call(service(mototest.Config(t, answer(operation, code, "no"))))
 			for _, v := range verdicts {
 				if errors.Is(err, v) != (v == want) { //nolint:errorlint // both are the verdicts themselves
 					t.Errorf("%s in %s: %v, want %v", code, op, err, want)
@@ -180,10 +193,13 @@ func TestSecrets(t *testing.T) {
 		if code == "ValidationException" {
 			message = "1 validation error detected: Value '{card=" + secret + "}' at 'encryptionContext' failed to satisfy constraint"
 		}
-		for _, op := range []string{"Decrypt", "ReEncrypt", "GenerateDataKey"} {
-			s := service(mototest.Config(t, answer(op, code, message)))
+		for _, op := range []string{"Decrypt", "Decrypt by the key", "ReEncrypt", "GenerateDataKey"} {
+			operation, _, _ := strings.Cut(op, " ")
+			s := service(mototest.Config(t, answer(operation, code, message)))
 			var err error
 			switch op {
+			case "Decrypt by the key":
+				_, _, err = s.KMS.Identify(t.Context(), []byte(secret), encctx)
 			case "Decrypt":
 				_, err = s.KMS.Decrypt(t.Context(), "k", []byte(secret), encctx)
 			case "ReEncrypt":

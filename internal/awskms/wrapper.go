@@ -89,6 +89,26 @@ func (w *Wrapper) Decrypt(ctx context.Context, id kek.ID, wrapped []byte, encctx
 	return out.Plaintext, nil
 }
 
+// Identify implements [rotation.Wrapper]. KMS reads the key out of the blob; what it
+// unwraps is cleared at once. KMS denies a blob whose key is gone or another
+// account's in the same words as one that the caller may not use.
+func (w *Wrapper) Identify(ctx context.Context, wrapped []byte, encctx map[string]string) (id kek.ID, keyARN string, err error) {
+	const op = "Decrypt by the key that the blob names"
+	if err := checkBlob(op, wrapped); err != nil {
+		return "", "", err
+	}
+	out, err := w.client.Decrypt(ctx, &kms.DecryptInput{CiphertextBlob: wrapped, EncryptionContext: encctx}, w.limit...)
+	if err != nil {
+		return "", "", unwrapError(op, err)
+	}
+	clear(out.Plaintext)
+	id, keyARN, ok := kek.ParseKeyRef(aws.ToString(out.KeyId))
+	if !ok || keyARN == "" {
+		return "", "", fmt.Errorf("kms %s: the answer names the key %q, which is no key ARN", op, aws.ToString(out.KeyId))
+	}
+	return id, keyARN, nil
+}
+
 // ReEncrypt implements [rotation.Wrapper]. The DEK does not leave KMS.
 func (w *Wrapper) ReEncrypt(ctx context.Context, from, to kek.ID, wrapped []byte, encctx map[string]string) ([]byte, error) {
 	op := fmt.Sprintf("ReEncrypt %s to %s", from, to)

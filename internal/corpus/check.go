@@ -14,7 +14,11 @@ import (
 // the first page: if there are some and none of them is an entry, the prefix is a
 // mistake in the configuration. One broken entry among good ones is not its
 // business; dualunwrap names it.
-func (s *Source) Check(ctx context.Context) error {
+func (s *Source) Check(ctx context.Context) (notes []string, err error) {
+	return nil, s.checkEntries(ctx)
+}
+
+func (s *Source) checkEntries(ctx context.Context) error {
 	keys, last, err := s.list(ctx, "", pageSize)
 	if err != nil {
 		return s.checkError(err)
@@ -53,11 +57,12 @@ func (s *Source) Check(ctx context.Context) error {
 
 func (s *Source) misconfigured(msg string) *rotation.Error {
 	return &rotation.Error{
-		Kind: rotation.SourceMisconfigured, Field: "MATTER_CORPUS", Msg: msg, Next: "correct MATTER_CORPUS, or set it to nothing",
+		Kind: rotation.SourceMisconfigured, Field: "sources[" + s.name + "]", Msg: msg,
+		Next: "correct its bucket and prefix: matter ops source add --file DEFINITION.json --confirm",
 	}
 }
 
-// checkError names what a person must mend; any other error is worth another try.
+// checkError names what a person must fix; any other error is worth another try.
 func (s *Source) checkError(err error) error {
 	if awserr.Code(err) == "NoSuchBucket" {
 		e := s.misconfigured(fmt.Sprintf("there is no bucket %q", s.bucket))

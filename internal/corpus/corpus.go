@@ -15,6 +15,7 @@ package corpus
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -26,6 +27,8 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 
 	"github.com/matter-ops/kms-rotation/internal/awserr"
+	"github.com/matter-ops/kms-rotation/internal/strictjson"
+	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
 )
 
@@ -36,7 +39,7 @@ type API interface {
 	PutObject(context.Context, *s3.PutObjectInput, ...func(*s3.Options)) (*s3.PutObjectOutput, error)
 }
 
-// Name is the name of the source.
+// Name is the name of the source where a definition gives it no other.
 const Name = "corpus"
 
 const (
@@ -49,16 +52,65 @@ var _ rotation.Source = (*Source)(nil)
 // Source is the corpus in a bucket. It is safe for concurrent use.
 type Source struct {
 	client API
+	name   string
 	bucket string
 	prefix string
 }
 
 // New returns the corpus under a prefix, which ends in a slash or is empty.
 func New(client API, bucket, prefix string) *Source {
-	return &Source{client: client, bucket: bucket, prefix: prefix}
+	return &Source{client: client, name: Name, bucket: bucket, prefix: prefix}
 }
 
-// ParseURL splits s3://bucket/prefix/, the value of MATTER_CORPUS.
+// SourceConfig is the definition of a corpus.
+type SourceConfig struct {
+	Bucket string `json:"bucket"`
+	Prefix string `json:"prefix"` // ends in a slash
+}
+
+// ParseSource reads a definition strictly.
+func ParseSource(definition []byte) (SourceConfig, error) {
+	var c SourceConfig
+	err := strictjson.Unmarshal(definition, &c)
+	if err == nil {
+		err = c.Validate()
+	}
+	if err != nil {
+		return c, fmt.Errorf("the definition of a corpus: %w", err)
+	}
+	return c, nil
+}
+
+// Validate reports what is wrong with c.
+func (c SourceConfig) Validate() error {
+	if bucket, _, err := ParseURL(c.url()); err != nil || bucket != c.Bucket {
+		return fmt.Errorf("bucket and prefix: %q is not s3://bucket/prefix/", c.url())
+	}
+	return nil
+}
+
+func (c SourceConfig) url() string { return "s3://" + c.Bucket + "/" + c.Prefix }
+
+// Source is the definition as the registry keeps it, under the name "corpus".
+func (c SourceConfig) Source() kek.Source {
+	b, err := json.Marshal(c)
+	if err != nil {
+		panic("corpus: strings do not encode: " + err.Error())
+	}
+	return kek.Source{Name: Name, Kind: kek.KindCorpus, Definition: string(b), Place: c.url()}
+}
+
+// Open returns the corpus of a definition of kind [kek.KindCorpus], under the name
+// that it is registered by.
+func Open(client API, def kek.Source) (*Source, error) {
+	c, err := ParseSource([]byte(def.Definition))
+	if err != nil {
+		return nil, err
+	}
+	return &Source{client: client, name: def.Name, bucket: c.Bucket, prefix: c.Prefix}, nil
+}
+
+// ParseURL splits s3://bucket/prefix/.
 func ParseURL(s string) (bucket, prefix string, err error) {
 	refuse := func(why string) (string, string, error) {
 		return "", "", fmt.Errorf("%q is not s3://bucket/prefix/: %s", s, why)
@@ -82,7 +134,7 @@ func ParseURL(s string) (bucket, prefix string, err error) {
 }
 
 // Name implements [rotation.Source].
-func (s *Source) Name() string { return Name }
+func (s *Source) Name() string { return s.name }
 
 // Segments implements [rotation.Source]: a prefix is listed as one part.
 func (s *Source) Segments(int) int { return 1 }
@@ -93,6 +145,8 @@ type stored struct {
 	defect   string // why it is no readable entry; "" if it is
 	etag     string
 	metadata map[string]string
+
+	encryptedBy string // ARN of the KMS key that S3 encrypts it with; "" for none
 }
 
 // get reads one object; false if there is none.
@@ -111,7 +165,7 @@ func (s *Source) get(ctx context.Context, key string) (stored, bool, error) {
 	if err = errors.Join(err, out.Body.Close()); err != nil {
 		return stored{}, false, awserr.Wrap("s3 GetObject "+key, err)
 	}
-	o := stored{etag: aws.ToString(out.ETag), metadata: maps.Clone(out.Metadata)}
+	o := stored{etag: aws.ToString(out.ETag), metadata: maps.Clone(out.Metadata), encryptedBy: aws.ToString(out.SSEKMSKeyId)}
 	if len(b) > maxObject {
 		o.defect = fmt.Sprintf("the object has more than %d bytes", maxObject)
 		return o, true, nil

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"regexp"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -19,6 +20,7 @@ import (
 	"github.com/matter-ops/kms-rotation/internal/corpus"
 	"github.com/matter-ops/kms-rotation/internal/mototest"
 	"github.com/matter-ops/kms-rotation/internal/storetest"
+	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
 )
 
@@ -98,18 +100,28 @@ func (b bench) put(t *testing.T, id string, e storetest.Envelope) {
 		"context": map[string]string{"table": "orders", "id": id}, "plaintext_sha256": sum,
 	}
 	key := prefix + id + ".json"
-	switch e.Kind {
-	case storetest.Stranger:
+	if e.Class == storetest.Other {
 		key = prefix + id + ".txt"
-	case storetest.NoKEK:
+	}
+	if e.KeyARN != "" {
+		fields["kek_id"] = e.KeyARN
+	}
+	switch e.Defect {
+	case rotation.NoKEK:
 		delete(fields, "kek_id")
-	case storetest.NoContext:
+	case rotation.NoContext:
 		delete(fields, "context")
-	case storetest.Sound:
+	case rotation.WrongType:
+		fields["wrapped_dek"] = 7
+	case rotation.UnknownForm:
+		fields["kek_id"] = "alias/orders"
 	}
 	body, err := json.Marshal(fields)
 	if err != nil {
 		t.Fatal(err)
+	}
+	if e.Defect == rotation.Damaged {
+		body = body[:len(body)-1]
 	}
 	b.plant(t, key, string(body))
 }
@@ -127,7 +139,9 @@ func (b bench) get(t *testing.T, id string) (storetest.Envelope, bool) {
 	if e.Context["id"] != id || e.PlaintextSHA256 != sum || out.Metadata["made-by"] != "test" {
 		t.Errorf("context %v, plaintext %q, metadata %v", e.Context, e.PlaintextSHA256, out.Metadata)
 	}
-	return storetest.Envelope{KEK: e.KEK, Epoch: e.Epoch, Version: e.Version, WrappedDEK: e.WrappedDEK, Ciphertext: e.Ciphertext}, true
+	row := storetest.Envelope{Epoch: e.Epoch, Version: e.Version, WrappedDEK: e.WrappedDEK, Ciphertext: e.Ciphertext}
+	row.KEK, row.KeyARN, _ = kek.ParseKeyRef(string(e.KEK))
+	return row, true
 }
 
 func TestSource(t *testing.T) {
@@ -136,6 +150,10 @@ func TestSource(t *testing.T) {
 		b.plant(t, "corpus/known-not.json", "a neighbour's object")
 		return storetest.SourceHarness{
 			Source: b, Put: b.put, Get: b.get, PlainSHA: sum,
+			Defects: map[rotation.Defect]rotation.Defect{
+				rotation.NoKEK: rotation.Damaged, rotation.NoContext: rotation.Damaged, rotation.WrongType: rotation.Damaged,
+				rotation.Damaged: rotation.Damaged, rotation.UnknownForm: rotation.UnknownForm,
+			},
 			Delete: func(t *testing.T, id string) { b.remove(t, prefix+id+".json") },
 		}
 	})
@@ -225,7 +243,7 @@ func TestCheck(t *testing.T) {
 		"denied":                {denied, "cannot be read"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			err := c.source(t).Check(t.Context())
+			_, err := c.source(t).Check(t.Context())
 			if c.mention == "" {
 				if err != nil {
 					t.Error(err)
@@ -233,7 +251,7 @@ func TestCheck(t *testing.T) {
 				return
 			}
 			var typed *rotation.Error
-			if !errors.As(err, &typed) || typed.Kind != rotation.SourceMisconfigured || typed.Field != "MATTER_CORPUS" ||
+			if !errors.As(err, &typed) || typed.Kind != rotation.SourceMisconfigured || typed.Field != "sources[corpus]" ||
 				!strings.Contains(typed.Msg, c.mention) || typed.Next == "" {
 				t.Errorf("%v, want SourceMisconfigured with %q", err, c.mention)
 			}
@@ -345,7 +363,7 @@ func TestDefects(t *testing.T) {
 		b.plant(t, prefix+name+".json", body)
 	}
 	page, err := b.Scan(t.Context(), rotation.ScanRequest{Total: 1})
-	if err != nil || len(page.Rows) != 6 || page.Skipped != 0 || page.Next != "" {
+	if err != nil || len(page.Rows) != 6 || page.Other != 0 || page.Next != "" {
 		t.Fatalf("%v, %v", page, err)
 	}
 	for _, r := range page.Rows {
@@ -365,5 +383,120 @@ func TestSegments(t *testing.T) {
 		if _, err := b.Scan(t.Context(), req); err == nil {
 			t.Errorf("%+v was scanned", req)
 		}
+	}
+}
+
+// TestOpen: a corpus is opened from what the registry keeps of it, under its name.
+func TestOpen(t *testing.T) {
+	c, err := corpus.ParseSource([]byte(`{"prefix":"known/", "bucket":"b"}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	def := c.Source()
+	want := kek.Source{Name: "corpus", Kind: kek.KindCorpus, Definition: `{"bucket":"b","prefix":"known/"}`, Place: "s3://b/known/"}
+	if d := cmp.Diff(want, def); d != "" {
+		t.Error(d)
+	}
+	def.Name = "known"
+	if source, err := corpus.Open(nil, def); err != nil || source.Name() != "known" {
+		t.Errorf("%v, %v", source, err)
+	}
+	for _, in := range []string{
+		`{}`, `{"bucket":"b"}`, `{"prefix":"p/"}`, `{"bucket":"b","prefix":"p"}`, `{"bucket":"b/c","prefix":"p/"}`, `{"bucket":"b","prefix":"p/","x":1}`,
+		`{"Bucket":"b","prefix":"p/"}`, `{"bucket":"b","prefix":"p*/"}`,
+	} {
+		if _, err := corpus.ParseSource([]byte(in)); err == nil {
+			t.Errorf("%s is a definition", in)
+		}
+		if _, err := corpus.Open(nil, kek.Source{Name: "known", Definition: in}); err == nil {
+			t.Errorf("%s was opened", in)
+		}
+	}
+}
+
+// TestEmptyPage: a page without keys that is not the last does not end the scan.
+func TestEmptyPage(t *testing.T) {
+	empty := false
+	b := newBench(t, func(r *http.Request, next func(*http.Request) (*http.Response, error)) (*http.Response, error) {
+		if !r.URL.Query().Has("list-type") || r.URL.Query().Has("continuation-token") {
+			return next(r)
+		}
+		empty = true
+		q := r.URL.Query()
+		q.Set("max-keys", "1") // so that moto makes a token; the answer is replaced
+		r.URL.RawQuery = q.Encode()
+		resp, err := next(r)
+		if err != nil {
+			return resp, err
+		}
+		body, err := io.ReadAll(resp.Body)
+		if err := errors.Join(err, resp.Body.Close()); err != nil {
+			return nil, err
+		}
+		body = contents.ReplaceAll(body, nil)
+		resp.Body, resp.ContentLength = io.NopCloser(bytes.NewReader(body)), int64(len(body))
+		return resp, nil
+	})
+	for _, name := range []string{"0", "a", "b"} {
+		b.plant(t, prefix+name+".json", good)
+	}
+	page, err := b.Scan(t.Context(), rotation.ScanRequest{Total: 1})
+	if err != nil || !empty || len(page.Rows) != 2 || page.Next != "" { // the first went with the empty page
+		t.Errorf("%d rows, next %q, %v", len(page.Rows), page.Next, err)
+	}
+}
+
+var contents = regexp.MustCompile(`(?s)<Contents>.*</Contents>`)
+
+// TestRehearse: what AWS denies is told, and a bucket that does not know conditions.
+func TestRehearse(t *testing.T) {
+	for name, c := range map[string]struct {
+		status int
+		code   string
+		passes bool
+	}{
+		"denied":     {http.StatusForbidden, "AccessDenied", false},
+		"failed":     {http.StatusPreconditionFailed, "PreconditionFailed", true},
+		"conflict":   {http.StatusConflict, "ConditionalRequestConflict", true},
+		"gone":       {http.StatusNotFound, "NoSuchKey", true},
+		"it is made": {http.StatusOK, "", false},
+	} {
+		b := newBench(t, func(r *http.Request, next func(*http.Request) (*http.Response, error)) (*http.Response, error) {
+			if !puts(r) {
+				return next(r)
+			}
+			body := fmt.Sprintf("<Error><Code>%s</Code><Message>no</Message></Error>", c.code)
+			return &http.Response{StatusCode: c.status, Header: http.Header{}, Body: io.NopCloser(strings.NewReader(body)), Request: r}, nil
+		})
+		b.plant(t, prefix+"a.json", good)
+		err := b.Rehearse(t.Context(), only(t, b))
+		if (err == nil) != c.passes || errors.Is(err, rotation.ErrDenied) != (name == "denied") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// TestEncryptedBy: the entries themselves say which key encrypts them.
+func TestEncryptedBy(t *testing.T) {
+	const key = "arn:aws:kms:eu-central-1:123456789012:key/k"
+	b := newBench(t, func(r *http.Request, next func(*http.Request) (*http.Response, error)) (*http.Response, error) {
+		resp, err := next(r)
+		if err == nil && strings.HasSuffix(r.URL.Path, "b.json") {
+			resp.Header.Set("x-amz-server-side-encryption-aws-kms-key-id", key)
+		}
+		return resp, err
+	})
+	b.plant(t, prefix+"a.json", good)
+	b.plant(t, prefix+"a.txt", "")
+	if got, err := b.EncryptedBy(t.Context()); err != nil || got != "" {
+		t.Errorf("%q, %v", got, err)
+	}
+	b.plant(t, prefix+"b.json", good)
+	if got, err := b.EncryptedBy(t.Context()); err != nil || got != key {
+		t.Errorf("%q, %v", got, err)
+	}
+	missing := corpus.New(client(t), "no-such-bucket", prefix)
+	if got, err := missing.EncryptedBy(t.Context()); err == nil {
+		t.Errorf("no bucket: %q", got)
 	}
 }

@@ -1,11 +1,14 @@
 package ddb_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strings"
 	"testing"
 
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
 
 	"github.com/matter-ops/kms-rotation/internal/ddb"
@@ -14,7 +17,8 @@ import (
 	"github.com/matter-ops/kms-rotation/rotation"
 )
 
-// TestCheck: a wrong configuration is named by its JSON field.
+// TestCheck: a wrong definition is named by its JSON field, and an item that is
+// unaccounted by its key.
 func TestCheck(t *testing.T) { everywhere(t, testCheck) }
 
 func testCheck(t *testing.T, client dynamo) {
@@ -25,82 +29,228 @@ func testCheck(t *testing.T, client dynamo) {
 		put(t, client, table, envelopeItem(item{"id": &s{Value: id}}, id, storetest.Envelope{KEK: "k", WrappedDEK: []byte("d"), Ciphertext: []byte("c")}))
 		put(t, client, table, item{"id": &s{Value: "other-" + id}, "stray": &s{Value: "x"}})
 	}
+	const misconfigured, unaccounted = rotation.SourceMisconfigured, rotation.RowsUnaccounted
 	for _, c := range []struct {
+		kind           rotation.Kind
 		field, mention string
 		change         func(*ddb.SourceConfig)
 	}{
-		{"", "", func(*ddb.SourceConfig) {}},
-		{"", "", func(c *ddb.SourceConfig) { c.Ciphertext = "" }},
-		{"", "", func(c *ddb.SourceConfig) { c.Context = map[string]string{"id": "$id"} }},
-		{"table", "no-such-table", func(c *ddb.SourceConfig) { c.Table = "no-such-table" }},
-		{"kek_id_attribute", "keyid", func(c *ddb.SourceConfig) { c.KEKID = "keyid" }},
-		{"kek_id_attribute", "part of the table's key", func(c *ddb.SourceConfig) { c.KEKID = "id" }},
-		{"wrapped_dek_attribute", "wrapped_dek", func(c *ddb.SourceConfig) { c.WrappedDEK = "wrapped_dek" }},
-		{"ciphertext_attribute", "payload", func(c *ddb.SourceConfig) { c.Ciphertext = "payload" }},
-		{"context", "customer", func(c *ddb.SourceConfig) { c.Context = map[string]string{"who": "$customer"} }},
-		{"context", "stray", func(c *ddb.SourceConfig) { c.Context = map[string]string{"who": "$stray"} }},
+		{"", "", "", func(*ddb.SourceConfig) {}},
+		{"", "", "", func(c *ddb.SourceConfig) { c.Context = map[string]string{"id": "$id"} }},
+		{"", "", "", func(c *ddb.SourceConfig) { c.KEKID, c.WrappedDEK, c.Ciphertext, c.Epoch = "a", "b", "c", "d" }}, // the census decides
+		{misconfigured, "table", "no-such-table", func(c *ddb.SourceConfig) { c.Table = "no-such-table" }},
+		{misconfigured, "kek_id_attribute", "part of the table's key", func(c *ddb.SourceConfig) { c.KEKID = "id" }},
+		{misconfigured, "version_attribute", "part of the table's key", func(c *ddb.SourceConfig) { c.Version = "id" }},
+		{misconfigured, "wrapped_dek_attribute", "wrapped_dek", func(c *ddb.SourceConfig) { c.WrappedDEK = "wrapped_dek" }},
+		{misconfigured, "ciphertext_attribute", "payload", func(c *ddb.SourceConfig) { c.Ciphertext = "payload" }},
+		{misconfigured, "context", "customer", func(c *ddb.SourceConfig) { c.Context = map[string]string{"who": "$customer"} }},
+		{misconfigured, "context", "stray", func(c *ddb.SourceConfig) { c.Context = map[string]string{"who": "$stray"} }},
+		{misconfigured, "bind", "stray", func(c *ddb.SourceConfig) { c.Bind = map[string]string{"who": "$stray"} }},
+		{unaccounted, "kek_id_attribute", "keyid", func(c *ddb.SourceConfig) { c.KEKID = "keyid" }}, // or they are to be adopted
+		{unaccounted, "version_attribute", "attribute note", func(c *ddb.SourceConfig) { c.Version = "note" }},
+		{unaccounted, "epoch_attribute", "attribute note is of type S, not N", func(c *ddb.SourceConfig) { c.Epoch = "note" }},
 	} {
 		cfg := sourceConfig(table)
 		c.change(&cfg)
-		source, err := ddb.NewTableSource(client, cfg)
-		if err != nil {
-			t.Fatal(err)
-		}
-		err = source.Check(t.Context())
-		if c.field == "" {
-			if err != nil {
-				t.Errorf("%+v: %v", cfg, err)
+		notes, err := open(t, watch(t, client), cfg).Check(t.Context())
+		if c.kind == "" {
+			if err != nil || len(notes) > 0 {
+				t.Errorf("%+v: %q, %v", cfg, notes, err)
 			}
 			continue
 		}
 		var typed *rotation.Error
-		if !errors.As(err, &typed) || typed.Kind != rotation.SourceMisconfigured || typed.Field != "sources[orders]."+c.field ||
+		if !errors.As(err, &typed) || typed.Kind != c.kind || typed.Field != "sources[orders]."+c.field ||
 			!strings.Contains(typed.Msg, c.mention) || typed.Next == "" {
 			t.Errorf("%s: %v", c.field, err)
+		}
+		if named := typed != nil && strings.Contains(typed.Msg, "item id="); named != (c.kind == unaccounted) {
+			t.Errorf("%s: %v: an unaccounted item is named by its key", c.field, err)
 		}
 	}
 }
 
-// TestDefectTypes: a row whose attributes have other types is reported, never
-// skipped and never a reason to stop.
-func TestDefectTypes(t *testing.T) {
+// onePaged is a DynamoDB whose pages have one item.
+type onePaged struct{ dynamo }
+
+func (p onePaged) Scan(ctx context.Context, in *dynamodb.ScanInput, o ...func(*dynamodb.Options)) (*dynamodb.ScanOutput, error) {
+	own := *in
+	own.Limit = aws.Int32(1)
+	return p.dynamo.Scan(ctx, &own, o...)
+}
+
+// TestCheckPages: an item that comes after an empty page is looked at too.
+func TestCheckPages(t *testing.T) {
+	client := ddbtest.Client(t)
+	table := idTable(t, client)
+	for _, id := range []string{"a", "b", "c", "d"} {
+		put(t, client, table, item{"id": &s{Value: id}})
+	}
+	all, err := client.Scan(t.Context(), &dynamodb.ScanInput{TableName: &table})
+	if err != nil {
+		t.Fatal(err)
+	}
+	last := all.Items[3]
+	last["kek_epoch"] = &n{Value: "1"}
+	put(t, client, table, last)
+	_, err = open(t, watch(t, onePaged{client}), sourceConfig(table)).Check(t.Context())
+	var typed *rotation.Error
+	if !errors.As(err, &typed) || typed.Field != "sources[orders].wrapped_dek_attribute" {
+		t.Errorf("%v", err)
+	}
+}
+
+// described is a DynamoDB that describes its tables otherwise.
+type described struct {
+	dynamo
+	change func(*types.TableDescription)
+}
+
+func (d described) DescribeTable(ctx context.Context, in *dynamodb.DescribeTableInput, o ...func(*dynamodb.Options)) (*dynamodb.DescribeTableOutput, error) {
+	out, err := d.dynamo.DescribeTable(ctx, in, o...)
+	if err == nil {
+		d.change(out.Table)
+	}
+	return out, err
+}
+
+// TestCheckTable: what DynamoDB says of a table beyond its key.
+func TestCheckTable(t *testing.T) {
 	client := ddbtest.Client(t)
 	table := ddbtest.Table(t, client, ddbtest.Key{Name: "id", Type: types.ScalarAttributeTypeS})
-	for id, change := range map[string]item{
-		"kek as number":       {"key": &n{Value: "1"}},
-		"kek empty":           {"key": &s{Value: ""}},
-		"dek as string":       {"wrapped.dek": &s{Value: "d"}},
-		"dek empty":           {"wrapped.dek": &b{Value: []byte{}}},
-		"dek missing":         {"wrapped.dek": nil},
-		"epoch as string":     {"kek_epoch": &s{Value: "1"}},
-		"epoch with fraction": {"kek_epoch": &n{Value: "1.5"}},
-		"version as string":   {"version": &s{Value: "1"}},
-		"payload as string":   {"data": &s{Value: "c"}},
-		"context as binary":   {"name": &b{Value: []byte("x")}},
-		"context missing":     {"name": nil},
+	for name, c := range map[string]struct {
+		change  func(*types.TableDescription)
+		mention string // of the error
+		note    string
+	}{
+		"as it is":     {func(*types.TableDescription) {}, "", ""},
+		"updating":     {func(d *types.TableDescription) { d.TableStatus = types.TableStatusUpdating }, "", ""},
+		"archived":     {func(d *types.TableDescription) { d.TableStatus = types.TableStatusArchived }, "ARCHIVED", ""},
+		"replicated":   {func(d *types.TableDescription) { d.Replicas = []types.ReplicaDescription{{}} }, "global table", ""},
+		"of a version": {func(d *types.TableDescription) { d.GlobalTableVersion = aws.String("2017.11.29") }, "global table", ""},
+		"an odd key":   {func(d *types.TableDescription) { d.KeySchema = nil }, "key schema", ""},
+		"a stream": {func(d *types.TableDescription) {
+			d.StreamSpecification = &types.StreamSpecification{StreamEnabled: aws.Bool(true)}
+		}, "", "stream"},
+		"a stream's rest": {func(d *types.TableDescription) {
+			d.StreamSpecification = &types.StreamSpecification{StreamEnabled: aws.Bool(false)}
+		}, "", ""},
 	} {
-		i := envelopeItem(item{"id": &s{Value: id}}, id, storetest.Envelope{KEK: "k", Epoch: 1, Version: 1, WrappedDEK: []byte("d"), Ciphertext: []byte("c")})
-		for name, v := range change {
-			if i[name] = v; v == nil {
-				delete(i, name)
-			}
+		notes, err := open(t, described{client, c.change}, sourceConfig(table)).Check(t.Context())
+		var typed *rotation.Error
+		if c.mention == "" && err != nil || c.mention != "" && (!errors.As(err, &typed) || typed.Kind != rotation.SourceMisconfigured ||
+			typed.Field != "sources[orders].table" || !strings.Contains(typed.Msg, c.mention)) {
+			t.Errorf("%s: %v", name, err)
 		}
-		put(t, client, table, i)
+		if all := strings.Join(notes, "; "); (all == "") != (c.note == "") || !strings.Contains(all, c.note) {
+			t.Errorf("%s: notes %q", name, notes)
+		}
 	}
-	source, err := ddb.NewTableSource(client, sourceConfig(table))
-	if err != nil {
-		t.Fatal(err)
+	for note, change := range map[string]func(*ddb.SourceConfig){
+		"opaque":                  func(c *ddb.SourceConfig) { c.Payloads = "opaque" },
+		"format kms":              func(c *ddb.SourceConfig) { c.Format, c.WrappedDEK, c.Bind = "kms", "", nil },
+		"format tink":             func(c *ddb.SourceConfig) { c.Format = "tink" },
+		"no ciphertext_attribute": func(c *ddb.SourceConfig) { c.Ciphertext = "" },
+	} {
+		cfg := sourceConfig(table)
+		change(&cfg)
+		if notes, err := open(t, client, cfg).Check(t.Context()); err != nil || len(notes) != 1 || !strings.Contains(notes[0], note) {
+			t.Errorf("%s: %q, %v", note, notes, err)
+		}
 	}
-	page, err := source.Scan(t.Context(), rotation.ScanRequest{Total: 1, Payload: true})
-	if err != nil {
-		t.Fatal(err)
+}
+
+// TestEncryptedBy: DynamoDB says which key encrypts a table; it is asked each time.
+func TestEncryptedBy(t *testing.T) {
+	client := ddbtest.Client(t)
+	table := ddbtest.Table(t, client, ddbtest.Key{Name: "id", Type: types.ScalarAttributeTypeS})
+	key := ""
+	source := open(t, described{client, func(d *types.TableDescription) {
+		if d.SSEDescription = nil; key != "" {
+			d.SSEDescription = &types.SSEDescription{SSEType: types.SSETypeKms, KMSMasterKeyArn: &key}
+		}
+	}}, sourceConfig(table))
+	for _, want := range []string{"", "arn:aws:kms:eu-central-1:123456789012:key/k"} {
+		key = want
+		if got, err := source.EncryptedBy(t.Context()); err != nil || got != want {
+			t.Errorf("%q, %v, want %q", got, err, want)
+		}
 	}
-	if len(page.Rows) != 11 || page.Skipped != 0 {
-		t.Errorf("%d rows, %d skipped, want 11 and 0", len(page.Rows), page.Skipped)
+	missing := sourceConfig("no-such-table")
+	if got, err := open(t, client, missing).EncryptedBy(t.Context()); err == nil {
+		t.Errorf("no table: %q", got)
 	}
-	for _, r := range page.Rows {
-		if r.Defect == "" || !strings.HasPrefix(r.ID, "id=") {
-			t.Errorf("%s has no defect", r.ID)
+}
+
+// TestClassify: what each odd item is, by attribute.
+func TestClassify(t *testing.T) {
+	client := ddbtest.Client(t)
+	table := ddbtest.Table(t, client, ddbtest.Key{Name: "id", Type: types.ScalarAttributeTypeS})
+	text := func(v string) types.AttributeValue { return &s{Value: v} }
+	for _, c := range []struct {
+		name    string
+		kind    rotation.Defect // "" for a sound envelope
+		mention string
+		change  item // nil values are removed
+	}{
+		{"sound", "", "", nil},
+		{"never wrapped again", "", "", item{"kek_epoch": nil, "version": nil}},
+		{"kek as number", rotation.WrongType, "key is of type N, not S", item{"key": &n{Value: "1"}}},
+		{"kek empty", rotation.NoKEK, "key", item{"key": text("")}},
+		{"kek an alias ARN", rotation.UnknownForm, "alias", item{"key": text("arn:aws:kms:eu-central-1:123456789012:alias/a")}},
+		{"dek as string", rotation.WrongType, "wrapped.dek is of type S, not B", item{"wrapped.dek": text("d")}},
+		{"dek as string, no kek", rotation.WrongType, "wrapped.dek", item{"wrapped.dek": text("d"), "key": nil}},
+		{"dek empty", rotation.NoWrappedDEK, "wrapped.dek", item{"wrapped.dek": &b{Value: []byte{}}}},
+		{"kek alone", rotation.NoWrappedDEK, "wrapped.dek", item{"wrapped.dek": nil, "data": nil, "kek_epoch": nil, "version": nil}},
+		{"dek alone", rotation.NoCiphertext, "data", item{"key": nil, "data": nil, "kek_epoch": nil, "version": nil}},
+		{"payload as string", rotation.WrongType, "data is of type S, not B", item{"data": text("c")}},
+		{"payload empty", rotation.NoCiphertext, "data", item{"data": &b{Value: []byte{}}}},
+		{"payload alone", rotation.CipherAlone, "data", item{"key": nil, "wrapped.dek": nil, "kek_epoch": nil}},
+		{"payload alone, as string", rotation.CipherAlone, "data", item{"key": nil, "wrapped.dek": nil, "data": text("c")}},
+		{"epoch as string", rotation.WrongType, "kek_epoch is of type S, not N", item{"kek_epoch": text("1")}},
+		{"epoch with fraction", rotation.WrongType, "kek_epoch", item{"kek_epoch": &n{Value: "1.5"}}},
+		{"epoch alone", rotation.EpochAlone, "kek_epoch", item{"key": nil, "wrapped.dek": nil, "data": nil}},
+		{"version as string", rotation.ForeignNumber, "version", item{"version": text("v1")}},
+		{"version with fraction", rotation.ForeignNumber, "version", item{"version": &n{Value: "1.5"}}},
+		{"context as binary", rotation.NoContext, "name", item{"name": &b{Value: []byte("x")}}},
+		{"context missing", rotation.NoContext, "name", item{"name": nil}},
+		{"bound missing", rotation.NoContext, "user", item{"user": nil}},
+		{"declared, with a DEK", rotation.NoKEK, "key", item{"type": text("session"), "key": nil, "data": &b{Value: []byte("c")}}},
+		{"declared, with a payload", rotation.CipherAlone, "data", item{"type": text("session"), "key": nil, "wrapped.dek": nil, "kek_epoch": nil}},
+		{"declared, sound", "", "", item{"type": text("session")}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			i := envelopeItem(item{"id": text("a")}, "a", storetest.Envelope{KEK: "k", Epoch: 1, Version: 1, WrappedDEK: []byte("d"), Ciphertext: []byte("c")})
+			for name, v := range c.change {
+				if i[name] = v; v == nil {
+					delete(i, name)
+				}
+			}
+			put(t, client, table, i)
+			page, err := open(t, client, sourceConfig(table)).Scan(t.Context(), rotation.ScanRequest{Total: 1})
+			if err != nil || len(page.Rows) != 1 || page.Other+page.Declared != 0 {
+				t.Fatalf("%+v, %v", page, err)
+			}
+			r := page.Rows[0]
+			if r.Kind != c.kind || !strings.Contains(r.Defect, c.mention) || r.ID != "id=a" {
+				t.Errorf("%s: kind %q, %q, want %q", r.ID, r.Kind, r.Defect, c.kind)
+			}
+		})
+	}
+	for name, c := range map[string]struct {
+		item            item
+		other, declared int
+	}{
+		"declared":              {item{"type": text("lock")}, 0, 1},
+		"declared of no type S": {item{"type": &b{Value: []byte("lock")}}, 1, 0},
+		"of another value":      {item{"type": text("locks")}, 1, 0},
+		"with a version":        {item{"version": &n{Value: "2"}}, 1, 0}, // the application's own
+	} {
+		c.item["id"] = text("a")
+		put(t, client, table, c.item)
+		page, err := open(t, client, sourceConfig(table)).Scan(t.Context(), rotation.ScanRequest{Total: 1})
+		if err != nil || len(page.Rows) != 0 || page.Other != c.other || page.Declared != c.declared {
+			t.Errorf("%s: %+v, %v", name, page, err)
 		}
 	}
 }

@@ -68,7 +68,7 @@ func first(t *testing.T, s *ddb.Store) kek.Change {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c, err := v.Genesis(kek.KEK{ID: "kek-0", FenceShards: 3}, storetest.Clock()())
+	c, err := v.Genesis(kek.KEK{ID: "kek-0", FenceShards: 3}, nil, storetest.Clock()())
 	if err != nil {
 		t.Fatal(err)
 	}

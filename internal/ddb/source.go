@@ -25,11 +25,14 @@ type TableAPI interface {
 	UpdateItem(context.Context, *dynamodb.UpdateItemInput, ...func(*dynamodb.Options)) (*dynamodb.UpdateItemOutput, error)
 }
 
-// pageSize is how many rows a page has when the caller does not say: a few
+// pageSize is how many items a page has when the caller does not say: a few
 // seconds' work at KMS's pace, so that a checkpoint is never far away.
 const pageSize = 500
 
-var _ rotation.Source = (*TableSource)(nil)
+var (
+	_ rotation.Source  = (*TableSource)(nil)
+	_ rotation.Labeler = (*TableSource)(nil)
+)
 
 // TableSource is a table whose rows are envelopes. It is safe for concurrent use.
 type TableSource struct {
@@ -40,13 +43,6 @@ type TableSource struct {
 	keys []keyAttribute // nil until the table was described
 }
 
-// handle is a row's primary key and, if Tink wrote the row, the whole of what it
-// wrote: the wrapped DEK is inside.
-type handle struct {
-	key  item
-	tink []byte
-}
-
 // NewTableSource returns the source that cfg describes; cfg must be valid.
 func NewTableSource(client TableAPI, cfg SourceConfig) (*TableSource, error) {
 	if err := cfg.Validate(); err != nil {
@@ -55,13 +51,27 @@ func NewTableSource(client TableAPI, cfg SourceConfig) (*TableSource, error) {
 	return &TableSource{client: client, cfg: cfg.withDefaults()}, nil
 }
 
+// OpenTable returns the source of a definition of kind [kek.KindDynamoDB], under the
+// name that it is registered by.
+func OpenTable(client TableAPI, def kek.Source) (*TableSource, error) {
+	cfg, err := ParseSource([]byte(def.Definition))
+	if err != nil {
+		return nil, err
+	}
+	if cfg.Name != "" && cfg.Name != def.Name {
+		return nil, fmt.Errorf("name: the definition is of source %q, not %q", cfg.Name, def.Name)
+	}
+	cfg.Name = def.Name
+	return NewTableSource(client, cfg)
+}
+
 // Name implements [rotation.Source].
 func (t *TableSource) Name() string { return t.cfg.Name }
 
 // Segments implements [rotation.Source]: a table scans in any number of parts.
 func (t *TableSource) Segments(n int) int { return max(n, 1) }
 
-// Scan implements [rotation.Source]. Limit counts items, Skipped ones too.
+// Scan implements [rotation.Source]. Limit counts items, whatever they are.
 func (t *TableSource) Scan(ctx context.Context, req rotation.ScanRequest) (rotation.Page, error) {
 	keys, err := t.schema(ctx)
 	if err != nil {
@@ -79,12 +89,17 @@ func (t *TableSource) Scan(ctx context.Context, req rotation.ScanRequest) (rotat
 	}
 	page := rotation.Page{Rows: make([]rotation.Row, 0, len(out.Items))}
 	for _, i := range out.Items {
-		if row, ok := t.row(i, keys); ok {
+		row, _, ok := t.cfg.readRow(i, keys, req.Payload, req.Whole)
+		switch {
+		case ok:
 			page.Rows = append(page.Rows, row)
-		} else {
-			page.Skipped++
+		case t.cfg.declares(i):
+			page.Declared++
+		default:
+			page.Other++
 		}
 	}
+	// A page without items is not the last if it has a last key.
 	page.Next, err = encodeCursor(out.LastEvaluatedKey, keys)
 	return page, err
 }
@@ -94,32 +109,38 @@ func (t *TableSource) scanInput(keys []keyAttribute, req rotation.ScanRequest) *
 	if limit <= 0 {
 		limit = pageSize
 	}
-	projection, names := t.projection(keys, req.Payload)
-	return &dynamodb.ScanInput{
+	in := &dynamodb.ScanInput{
 		TableName: &t.cfg.Table, ConsistentRead: aws.Bool(true),
 		Segment: aws.Int32(int32(req.Segment)), TotalSegments: aws.Int32(int32(req.Total)), //nolint:gosec // at most 40
-		Limit:                aws.Int32(int32(limit)),
-		ProjectionExpression: &projection, ExpressionAttributeNames: names,
+		Limit: aws.Int32(int32(limit)),
 	}
+	if !req.Whole {
+		in.ProjectionExpression, in.ExpressionAttributeNames = t.projection(keys)
+	}
+	return in
 }
 
-// projection names what a scan reads: the key, the envelope's attributes, those
-// of the encryption context, and the ciphertext only when it is asked for.
-func (t *TableSource) projection(keys []keyAttribute, payload bool) (string, map[string]string) {
+// projection names what a scan reads: the key, the envelope's attributes, those that
+// a payload is bound to, and the one that declares other items.
+func (t *TableSource) projection(keys []keyAttribute) (*string, map[string]string) {
 	var attrs []string
 	for _, k := range keys {
 		attrs = append(attrs, k.name)
 	}
-	attrs = append(attrs, t.cfg.KEKID, t.cfg.WrappedDEK, t.cfg.Epoch, t.cfg.Version)
-	if t.cfg.Ciphertext != "" && (payload || t.cfg.Format == formatTink) {
-		attrs = append(attrs, t.cfg.Ciphertext)
+	for _, a := range t.cfg.attributes() {
+		attrs = append(attrs, a.name)
 	}
-	for _, v := range t.cfg.Context {
-		if a, ok := contextAttribute(v); ok {
-			attrs = append(attrs, a)
+	for _, m := range t.cfg.bound() {
+		for _, v := range m.values {
+			if a, ok := contextAttribute(v); ok {
+				attrs = append(attrs, a)
+			}
 		}
 	}
-	seen, names := map[string]bool{}, map[string]string{}
+	if t.cfg.Other != nil {
+		attrs = append(attrs, t.cfg.Other.Attribute)
+	}
+	seen, names := map[string]bool{"": true}, map[string]string{}
 	var expr []string
 	for _, a := range attrs {
 		if !seen[a] {
@@ -129,117 +150,152 @@ func (t *TableSource) projection(keys []keyAttribute, payload bool) (string, map
 			expr = append(expr, n)
 		}
 	}
-	return strings.Join(expr, ", "), names
+	return aws.String(strings.Join(expr, ", ")), names
 }
 
-// row reads an item. False means that it is no envelope at all: it has neither a
-// KEK id nor a wrapped DEK.
-func (t *TableSource) row(i item, keys []keyAttribute) (rotation.Row, bool) {
-	if i[t.cfg.KEKID] == nil && i[t.cfg.WrappedDEK] == nil {
-		return rotation.Row{}, false
-	}
-	r := reader{item: i}
-	row := rotation.Row{
-		ID: rowID(i, keys), Handle: handle{key: keyOf(i, keys)},
-		KEK: kek.ID(r.str(t.cfg.KEKID)), WrappedDEK: r.bytes(t.cfg.WrappedDEK), Epoch: r.num(t.cfg.Epoch),
-	}
-	r.num(t.cfg.Version) // a version that cannot be counted up would fail the update
-	if t.cfg.Ciphertext != "" {
-		row.Ciphertext = r.bytes(t.cfg.Ciphertext)
-	}
-	var err error
-	if t.cfg.Format == formatTink && i[t.cfg.WrappedDEK] == nil {
-		err = parseTink(&row, keyOf(i, keys))
-	} else {
-		row.Context, err = ContextOf(t.cfg, i)
-	}
-	if r.err == nil {
-		r.err = err
-	}
-	switch {
-	case r.err != nil:
-		row.Defect = r.err.Error()
-	case row.KEK == "":
-		row.Defect = fmt.Sprintf("attribute %s is missing or empty", t.cfg.KEKID)
-	case len(row.WrappedDEK) == 0:
-		row.Defect = fmt.Sprintf("attribute %s is missing or empty", t.cfg.WrappedDEK)
-	}
-	return row, true
+// change is a conditional update of one row.
+type change struct {
+	key          item
+	update, cond string
+	names        map[string]string
+	values       item
 }
 
-// parseTink takes the wrapped DEK out of what Tink wrote. Tink binds no encryption
-// context to it. Its payload is not for an emergency to re-encrypt: only the
-// application knows the associated data, and its next update of the row makes it
-// one of format matter.
-func parseTink(row *rotation.Row, key item) error {
-	whole := row.Ciphertext
-	row.Ciphertext, row.Context, row.Handle = nil, nil, handle{key: key, tink: whole}
-	var err error
-	row.WrappedDEK, _, err = aead.ParseTink(whole)
+var (
+	errNoPayload = errors.New("a payload cannot be replaced that was not read or is not of this project's format")
+	errDefect    = errors.New("it is not a sound envelope")
+)
+
+// handleOf returns the handle of a row of this source.
+func (t *TableSource) handleOf(what string, row rotation.Row) (handle, error) {
+	h, ok := row.Handle.(handle)
+	if !ok {
+		return h, fmt.Errorf("%s %s: the row is not of source %s", what, row.ID, t.cfg.Name)
+	}
+	return h, nil
+}
+
+// changeIfUnchanged begins a change of a row on condition that it still has the KEK, to the
+// byte, and the wrapped bytes that were read: so the row exists, and none is created.
+func (t *TableSource) changeIfUnchanged(h handle) change {
+	c := change{
+		key: h.key, names: map[string]string{"#kek": t.cfg.KEKID, "#held": h.holder}, values: item{":oldheld": blob(h.held)},
+		cond: "#held = :oldheld AND attribute_not_exists(#kek)",
+	}
+	if h.kek != nil {
+		c.cond, c.values[":oldkek"] = "#held = :oldheld AND #kek = :oldkek", h.kek
+	}
+	if h.tink {
+		c.cond += " AND attribute_not_exists(#dek)"
+		c.names["#dek"] = t.cfg.WrappedDEK
+	}
+	return c
+}
+
+// rewrapRow makes the change that replaces a row's wrapping. When the payload changes, its
+// condition covers the old ciphertext too: a writer with a cached DEK may have written
+// another payload under the same wrapped DEK, and its write would be lost.
+func (t *TableSource) rewrapRow(h handle, old rotation.Row, with rotation.Rewrapped) (change, error) {
+	held := with.WrappedDEK
+	if h.tink {
+		_, payload, err := aead.ParseTink(h.held)
+		if err == nil {
+			held, err = aead.JoinTink(with.WrappedDEK, payload)
+		}
+		if err != nil {
+			return change{}, err
+		}
+	}
+	c := t.changeIfUnchanged(h)
+	c.update = "SET #kek = :kek, #held = :held, #epoch = :epoch"
+	c.names["#epoch"] = t.cfg.Epoch
+	c.values[":kek"], c.values[":held"], c.values[":epoch"] = str(string(with.KEK)), blob(held), num(with.Epoch)
+	if t.cfg.Version != "" {
+		c.update += ", #version = if_not_exists(#version, :zero) + :one"
+		c.names["#version"] = t.cfg.Version
+		c.values[":zero"], c.values[":one"] = num(0), num(1)
+	}
+	if with.Ciphertext != nil {
+		if old.Ciphertext == nil {
+			return change{}, errNoPayload
+		}
+		c.update, c.cond = c.update+", #payload = :payload", c.cond+" AND #payload = :oldpayload"
+		c.names["#payload"] = t.cfg.Ciphertext
+		c.values[":payload"], c.values[":oldpayload"] = blob(with.Ciphertext), blob(old.Ciphertext)
+	}
+	return c, nil
+}
+
+// Replace implements [rotation.Source].
+func (t *TableSource) Replace(ctx context.Context, old rotation.Row, with rotation.Rewrapped) (bool, error) {
+	c, err := t.replaceRow("replace", old, with)
+	if err != nil {
+		return false, err
+	}
+	return t.updateItem(ctx, c)
+}
+
+// replaceRow is rewrapRow for a row that must be a sound envelope of this source.
+func (t *TableSource) replaceRow(what string, old rotation.Row, with rotation.Rewrapped) (change, error) {
+	h, err := t.handleOf(what, old)
+	if err != nil {
+		return change{}, err
+	}
+	if old.Defect != "" {
+		return change{}, fmt.Errorf("%s %s: %w: %s", what, old.ID, errDefect, old.Defect)
+	}
+	c, err := t.rewrapRow(h, old, with)
+	if err != nil {
+		return c, fmt.Errorf("%s %s: %w", what, old.ID, err)
+	}
+	return c, nil
+}
+
+// Rehearse implements [rotation.Source]. It sends the update that a rewrap of the row
+// sends, with a condition added that cannot hold: that an attribute of the key is
+// missing from the item that the others ask for. AWS decides whether a request is
+// allowed from the request alone, before the service carries it out (IAM user guide,
+// "Policy evaluation logic"), so a failed condition shows the permission, for policies
+// that list attributes too. If the row was read with its payload, the update sets the
+// payload as well, as an emergency does.
+func (t *TableSource) Rehearse(ctx context.Context, old rotation.Row) error {
+	c, err := t.replaceRow("rehearse", old, rotation.Rewrapped{KEK: old.KEK, Epoch: old.Epoch, WrappedDEK: old.WrappedDEK, Ciphertext: old.Ciphertext})
+	if err != nil {
+		return err
+	}
+	keys, err := t.schema(ctx)
+	if err != nil {
+		return err
+	}
+	c.cond += " AND attribute_not_exists(#pk)"
+	c.names["#pk"] = keys[0].name
+	done, err := t.updateItem(ctx, c)
+	if done {
+		return fmt.Errorf("rehearse %s: a write whose condition cannot hold was made", old.ID)
+	}
 	return err
 }
 
-// replaceTink puts the same payload behind the DEK wrapped anew.
-func (t *TableSource) replaceTink(ctx context.Context, h handle, old rotation.Row, with rotation.Rewrapped) (bool, error) {
-	if with.Ciphertext != nil {
-		return false, fmt.Errorf("replace %s: %w", old.ID, errNoPayload)
-	}
-	_, payload, err := aead.ParseTink(h.tink)
+// Label implements [rotation.Labeler].
+func (t *TableSource) Label(ctx context.Context, old rotation.Row, id kek.ID) (bool, error) {
+	h, err := t.handleOf("label", old)
 	if err != nil {
-		return false, fmt.Errorf("replace %s: %w", old.ID, err)
+		return false, err
 	}
-	whole, err := aead.JoinTink(with.WrappedDEK, payload)
-	if err != nil {
-		return false, fmt.Errorf("replace %s: %w", old.ID, err)
+	if _, ok := h.kek.(*types.AttributeValueMemberS); !ok && h.kek != nil || len(h.held) == 0 {
+		return false, fmt.Errorf("label %s: %w: %s", old.ID, errDefect, old.Defect)
 	}
-	return t.write(ctx, h.key,
-		"SET #kek = :kek, #payload = :payload, #epoch = :epoch, #version = if_not_exists(#version, :zero) + :one",
-		"#kek = :oldkek AND #payload = :oldpayload AND attribute_not_exists(#dek)",
-		map[string]string{
-			"#kek": t.cfg.KEKID, "#payload": t.cfg.Ciphertext, "#dek": t.cfg.WrappedDEK,
-			"#epoch": t.cfg.Epoch, "#version": t.cfg.Version,
-		},
-		item{
-			":kek": str(string(with.KEK)), ":payload": blob(whole), ":epoch": num(with.Epoch), ":zero": num(0), ":one": num(1),
-			":oldkek": str(string(old.KEK)), ":oldpayload": blob(h.tink),
-		})
+	c := t.changeIfUnchanged(h)
+	c.update = "SET #kek = :kek"
+	c.values[":kek"] = str(string(id))
+	return t.updateItem(ctx, c)
 }
 
-// Replace implements [rotation.Source]. The condition on the old values implies
-// that the row exists, so it never creates one. When the payload changes, the
-// condition covers the old ciphertext too: a writer with a cached DEK may have
-// written another payload under the same wrapped DEK, and its write would be lost.
-func (t *TableSource) Replace(ctx context.Context, old rotation.Row, with rotation.Rewrapped) (bool, error) {
-	h, ok := old.Handle.(handle)
-	if !ok {
-		return false, fmt.Errorf("replace %s: the row is not of source %s", old.ID, t.cfg.Name)
-	}
-	if h.tink != nil {
-		return t.replaceTink(ctx, h, old, with)
-	}
-	update := "SET #kek = :kek, #dek = :dek, #epoch = :epoch, #version = if_not_exists(#version, :zero) + :one"
-	cond := "#kek = :oldkek AND #dek = :olddek"
-	names := map[string]string{"#kek": t.cfg.KEKID, "#dek": t.cfg.WrappedDEK, "#epoch": t.cfg.Epoch, "#version": t.cfg.Version}
-	vals := item{
-		":kek": str(string(with.KEK)), ":dek": blob(with.WrappedDEK), ":epoch": num(with.Epoch), ":zero": num(0), ":one": num(1),
-		":oldkek": str(string(old.KEK)), ":olddek": blob(old.WrappedDEK),
-	}
-	if with.Ciphertext != nil {
-		if t.cfg.Ciphertext == "" || old.Ciphertext == nil {
-			return false, fmt.Errorf("replace %s: %w", old.ID, errNoPayload)
-		}
-		update, cond = update+", #payload = :payload", cond+" AND #payload = :oldpayload"
-		names["#payload"] = t.cfg.Ciphertext
-		vals[":payload"], vals[":oldpayload"] = blob(with.Ciphertext), blob(old.Ciphertext)
-	}
-	return t.write(ctx, h.key, update, cond, names, vals)
-}
-
-// write updates a row on a condition; false if that failed.
-func (t *TableSource) write(ctx context.Context, key item, update, cond string, names map[string]string, vals item) (bool, error) {
+// updateItem updates a row on a condition; false if that failed.
+func (t *TableSource) updateItem(ctx context.Context, c change) (bool, error) {
 	_, err := t.client.UpdateItem(ctx, &dynamodb.UpdateItemInput{
-		TableName: &t.cfg.Table, Key: key, UpdateExpression: &update, ConditionExpression: &cond,
-		ExpressionAttributeNames: names, ExpressionAttributeValues: vals,
+		TableName: &t.cfg.Table, Key: c.key, UpdateExpression: &c.update, ConditionExpression: &c.cond,
+		ExpressionAttributeNames: c.names, ExpressionAttributeValues: c.values,
 	})
 	if failedCondition(err) {
 		return false, nil
@@ -250,31 +306,37 @@ func (t *TableSource) write(ctx context.Context, key item, update, cond string, 
 	return true, nil
 }
 
-var errNoPayload = errors.New("a payload cannot be replaced that was not read")
-
-// Reread implements [rotation.Source]. A row that is no envelope any more is gone.
+// Reread implements [rotation.Source]. An item that has none of the envelope's
+// attributes any more is gone.
 func (t *TableSource) Reread(ctx context.Context, old rotation.Row, payload bool) (rotation.Row, bool, error) {
-	h, ok := old.Handle.(handle)
-	if !ok {
-		return rotation.Row{}, false, fmt.Errorf("reread %s: the row is not of source %s", old.ID, t.cfg.Name)
+	h, err := t.handleOf("reread", old)
+	if err != nil {
+		return rotation.Row{}, false, err
 	}
 	keys, err := t.schema(ctx)
 	if err != nil {
 		return rotation.Row{}, false, err
 	}
-	projection, names := t.projection(keys, payload)
+	projection, names := t.projection(keys)
 	out, err := t.client.GetItem(ctx, &dynamodb.GetItemInput{
 		TableName: &t.cfg.Table, Key: h.key, ConsistentRead: aws.Bool(true),
-		ProjectionExpression: &projection, ExpressionAttributeNames: names,
+		ProjectionExpression: projection, ExpressionAttributeNames: names,
 	})
 	if err != nil {
 		return rotation.Row{}, false, awserr.Wrap("dynamodb GetItem "+t.cfg.Table, err)
 	}
-	if out.Item == nil {
-		return rotation.Row{}, false, nil
-	}
-	row, ok := t.row(out.Item, keys)
+	row, _, ok := t.cfg.readRow(out.Item, keys, payload, false)
 	return row, ok, nil
+}
+
+// EncryptedBy implements [rotation.Source]: the KMS key of the table's encryption at
+// rest, as DescribeTable says it.
+func (t *TableSource) EncryptedBy(ctx context.Context) (string, error) {
+	d, err := t.describe(ctx)
+	if err != nil || d.SSEDescription == nil {
+		return "", err
+	}
+	return aws.ToString(d.SSEDescription.KMSMasterKeyArn), nil
 }
 
 // schema is the table's primary key, asked for once.

@@ -2,6 +2,8 @@ package ddb_test
 
 import (
 	"bytes"
+	"errors"
+	"strings"
 	"testing"
 
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
@@ -22,10 +24,7 @@ func testTinkRows(t *testing.T, client dynamo) {
 	table := ddbtest.Table(t, client, ddbtest.Key{Name: "id", Type: types.ScalarAttributeTypeS})
 	cfg := sourceConfig(table)
 	cfg.Format, cfg.Context = "tink", map[string]string{"id": "$name"}
-	source, err := ddb.NewTableSource(client, cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
+	source := open(t, watch(t, client), cfg)
 	before, after := tinkKEK(t, 1), tinkKEK(t, 2)
 	whole, err := aead.NewKMSEnvelopeAEAD2(aead.AES256GCMKeyTemplate(), before).Encrypt([]byte("by Tink"), []byte("aad"))
 	if err != nil {
@@ -33,8 +32,10 @@ func testTinkRows(t *testing.T, client dynamo) {
 	}
 	key := item{"id": &s{Value: "a"}}
 	put(t, client, table, item{"id": key["id"], "name": &s{Value: "a"}, "key": &s{Value: "old"}, "data": &b{Value: whole}})
-	put(t, client, table, item{"id": &s{Value: "bad"}, "name": &s{Value: "a"}, "key": &s{Value: "old"}, "data": &b{Value: whole[:3]}})
-	if err := source.Check(t.Context()); err != nil {
+	bad := item{"id": &s{Value: "bad"}, "name": &s{Value: "a"}, "key": &s{Value: "old"}, "data": &b{Value: whole[:3]}}
+	put(t, client, table, bad)
+	var typed *rotation.Error
+	if _, err := source.Check(t.Context()); !errors.As(err, &typed) || typed.Kind != rotation.RowsUnaccounted || !strings.Contains(typed.Msg, "id=bad") {
 		t.Errorf("check: %v", err)
 	}
 	for _, payload := range []bool{false, true} { // a normal rotation, an emergency
@@ -46,6 +47,9 @@ func testTinkRows(t *testing.T, client dynamo) {
 			t.Errorf("one of two is broken: %q, %q", page.Rows[0].Defect, page.Rows[1].Defect)
 		}
 		for _, r := range page.Rows {
+			if (r.Defect != "") != (r.Kind == rotation.Damaged) || !r.Whole {
+				t.Errorf("%+v", r)
+			}
 			if r.Ciphertext != nil || len(r.Context) > 0 {
 				t.Errorf("an emergency may not re-encrypt it, and no context is bound to it: %+v", r)
 			}

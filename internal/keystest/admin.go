@@ -21,6 +21,9 @@ func TestKeyAdmin(t *testing.T, newService func(t *testing.T) Service) {
 	t.Run("Claim", func(t *testing.T) { testClaim(t, newService(t)) })
 	t.Run("RaceClaim", func(t *testing.T) { testRaceClaim(t, newService(t)) })
 	t.Run("Tagged", func(t *testing.T) { testTagged(t, newService(t)) })
+	t.Run("MultiRegion", func(t *testing.T) { testMultiRegion(t, newService(t)) })
+	t.Run("Use", func(t *testing.T) { testUse(t, newService(t)) })
+	t.Run("LastUse", func(t *testing.T) { testLastUse(t, newService(t)) })
 }
 
 func testCreate(t *testing.T, s Service) {
@@ -28,7 +31,7 @@ func testCreate(t *testing.T, s Service) {
 	if k.ID == "" || strings.ContainsAny(string(k.ID), ":/") || !strings.HasPrefix(k.ARN, "arn:") || !strings.HasSuffix(k.ARN, "/"+string(k.ID)) {
 		t.Errorf("id %q, ARN %q", k.ID, k.ARN)
 	}
-	if !k.Enabled || !k.Usable || k.State != "Enabled" {
+	if !k.Enabled || !k.Usable || k.State != "Enabled" || k.Multi {
 		t.Errorf("a new key is %+v", k)
 	}
 	got, err := s.Keys.Describe(t.Context(), k.ID)
@@ -72,6 +75,9 @@ func testUnknown(t *testing.T, s Service) {
 	}
 	if owner, err := s.Keys.Claim(ctx, spring, 1, unknown); !errors.Is(err, rotation.ErrNoKey) || owner != "" {
 		t.Errorf("Claim: %q, %v, want ErrNoKey", owner, err)
+	}
+	if use, err := s.Keys.Use(ctx, unknown); !errors.Is(err, rotation.ErrNoKey) || !cmp.Equal(use, rotation.KeyUse{}) {
+		t.Errorf("Use: %+v, %v, want ErrNoKey", use, err)
 	}
 	if owner, err := s.Keys.Claim(ctx, spring, 1, ""); err != nil || owner != "" {
 		t.Errorf("a claim that failed left the owner %q, %v", owner, err)
@@ -145,5 +151,127 @@ func testTagged(t *testing.T, s Service) {
 		if d := cmp.Diff(want, got, sorted, cmpopts.EquateEmpty()); d != "" {
 			t.Errorf("keys of %s (-want +got):\n%s", id, d)
 		}
+	}
+}
+
+// testMultiRegion: a multi-Region key is one from the beginning, wraps like any other,
+// and says where its replicas are.
+func testMultiRegion(t *testing.T, s Service) {
+	k := s.createOf(t, spring, 1, true)
+	if !k.Multi || !k.Usable {
+		t.Errorf("a new multi-Region key is %+v", k)
+	}
+	got, err := s.Keys.Describe(t.Context(), k.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff(k, got); d != "" {
+		t.Errorf("described (-created +described):\n%s", d)
+	}
+	dek, wrapped := s.dataKey(t, k.ID, row("a"))
+	s.unwraps(t, k.ID, wrapped, row("a"), dek)
+	s.identifies(t, wrapped, row("a"), k)
+
+	var replicas []string
+	for _, region := range []string{"", "us-east-1", "eu-west-1"} {
+		if region != "" {
+			s.Replicate(t, k.ID, region)
+			replicas = append(replicas, region)
+		}
+		use := s.use(t, k.ID)
+		slices.Sort(replicas)
+		if d := cmp.Diff(replicas, use.Replicas, cmpopts.EquateEmpty()); d != "" || !use.MultiRegion {
+			t.Errorf("multi-Region: %v, Regions (-want +got):\n%s", use.MultiRegion, d)
+		}
+	}
+}
+
+// use calls Use.
+func (s Service) use(t *testing.T, id kek.ID) rotation.KeyUse {
+	t.Helper()
+	use, err := s.Keys.Use(t.Context(), id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return use
+}
+
+// testUse: everybody else's use of a key is told, of a disabled one too, and neither
+// the project's own alias nor what every new key has, nor what is another key's.
+func testUse(t *testing.T, s Service) {
+	k, other := s.create(t, spring, 1), s.create(t, spring, 2)
+	s.claim(t, spring, 1, k.ID, k.ID)
+	for _, id := range []kek.ID{k.ID, other.ID} {
+		if d := cmp.Diff(rotation.KeyUse{}, s.use(t, id), cmpopts.EquateEmpty()); d != "" {
+			t.Errorf("use of a new key (-want +got):\n%s", d)
+		}
+	}
+	grantees := []string{"arn:aws:iam::123456789012:role/exporter", "arn:aws:iam::123456789012:role/reports"}
+	for _, g := range grantees {
+		s.Grant(t, k.ID, g)
+	}
+	aliases := []string{"alias/archive-" + string(k.ID), "alias/billing-" + string(k.ID)}
+	s.Alias(t, k.ID, aliases[1])
+	s.Alias(t, k.ID, aliases[0])
+	s.SetPolicy(t, k.ID, []string{"partner", "auditors"})
+	s.disable(t, k.ID)
+
+	use := s.use(t, k.ID)
+	if len(use.Grants) != len(grantees) {
+		t.Fatalf("grants %q", use.Grants)
+	}
+	for i, g := range grantees {
+		if !strings.HasPrefix(use.Grants[i], g+" may Decrypt") {
+			t.Errorf("grant %q, want one of %s to decrypt", use.Grants[i], g)
+		}
+	}
+	use.Grants = nil
+	want := rotation.KeyUse{Aliases: aliases, Policy: []string{"partner", "auditors"}}
+	if d := cmp.Diff(want, use, cmpopts.EquateEmpty()); d != "" {
+		t.Errorf("use (-want +got):\n%s", d)
+	}
+	if d := cmp.Diff(rotation.KeyUse{}, s.use(t, other.ID), cmpopts.EquateEmpty()); d != "" {
+		t.Errorf("use of the other key (-want +got):\n%s", d)
+	}
+}
+
+// testLastUse: the last operation that succeeded is told of each key that took part,
+// and none that was refused.
+func testLastUse(t *testing.T, s Service) {
+	ctx := t.Context()
+	k, to := s.create(t, spring, 1), s.create(t, spring, 2)
+	var wrapped []byte
+	var last rotation.KeyUse
+	for _, step := range []struct {
+		operation string
+		do        func() error
+	}{
+		{"GenerateDataKey", func() (err error) { _, wrapped, err = s.KMS.GenerateDataKey(ctx, k.ID, row("a")); return err }},
+		{"Decrypt", func() error { _, err := s.KMS.Decrypt(ctx, k.ID, wrapped, row("a")); return err }},
+		{"ReEncrypt", func() error { _, err := s.KMS.ReEncrypt(ctx, k.ID, to.ID, wrapped, row("a")); return err }},
+		{"Decrypt", func() error { _, _, err := s.KMS.Identify(ctx, wrapped, row("a")); return err }},
+	} {
+		if err := step.do(); err != nil {
+			t.Fatal(err)
+		}
+		use := s.use(t, k.ID)
+		if use.LastUse != step.operation || use.LastUseAt.Before(last.LastUseAt) || use.LastUseAt.IsZero() || use.LastUseBy == "" || use.LastUseBy == last.LastUseBy {
+			t.Errorf("after %s: %+v, before it: %+v", step.operation, use, last)
+		}
+		last = use
+	}
+	if use := s.use(t, to.ID); use.LastUse != "ReEncrypt" || use.LastUseAt.After(last.LastUseAt) || use.LastUseAt.IsZero() {
+		t.Errorf("the key that was wrapped under: %+v", use)
+	}
+
+	_, err := s.KMS.Decrypt(ctx, k.ID, wrapped, row("b"))
+	_, err2 := s.KMS.ReEncrypt(ctx, to.ID, k.ID, wrapped, row("a"))
+	s.disable(t, k.ID)
+	_, _, err3 := s.KMS.GenerateDataKey(ctx, k.ID, row("a"))
+	if err == nil || err2 == nil || err3 == nil {
+		t.Fatalf("%v, %v, %v, want refusals", err, err2, err3)
+	}
+	if d := cmp.Diff(last, s.use(t, k.ID)); d != "" {
+		t.Errorf("use after refusals (-want +got):\n%s", d)
 	}
 }

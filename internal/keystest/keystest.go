@@ -4,8 +4,8 @@
 //
 // What the suites hold an adapter to: an attempt's alias has one owner, whoever
 // races for it; a DEK unwraps under its own KEK and its own encryption context and
-// nothing else; a disabled KEK does nothing at all; and every refusal is the error
-// that the steps branch on.
+// nothing else; a disabled KEK does nothing at all; who else uses a KEK is told; and
+// every refusal is the error that the steps branch on.
 package keystest
 
 import (
@@ -29,12 +29,23 @@ const unknown kek.ID = "00000000-0000-0000-0000-000000000000"
 type Service struct {
 	Keys rotation.KeyAdmin
 	KMS  rotation.Wrapper
+
+	// What somebody else does with a key.
+	Grant     func(t *testing.T, id kek.ID, grantee string) // to decrypt
+	Alias     func(t *testing.T, id kek.ID, name string)
+	Replicate func(t *testing.T, id kek.ID, region string)       // a multi-Region key
+	SetPolicy func(t *testing.T, id kek.ID, statements []string) // of these Sids, beside that of a new key
 }
 
 // create makes one key.
 func (s Service) create(t *testing.T, rotationID string, attempt int) rotation.Key {
 	t.Helper()
-	k, err := s.Keys.Create(t.Context(), rotationID, attempt, "Q2 2026")
+	return s.createOf(t, rotationID, attempt, false)
+}
+
+func (s Service) createOf(t *testing.T, rotationID string, attempt int, multiRegion bool) rotation.Key {
+	t.Helper()
+	k, err := s.Keys.Create(t.Context(), rotationID, attempt, "Q2 2026", multiRegion)
 	if err != nil {
 		t.Fatal(err)
 	}

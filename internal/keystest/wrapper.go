@@ -17,6 +17,7 @@ const dekSize = 32
 func TestWrapper(t *testing.T, newService func(t *testing.T) Service) {
 	t.Run("Roundtrip", func(t *testing.T) { testRoundtrip(t, newService(t)) })
 	t.Run("ReEncrypt", func(t *testing.T) { testReEncrypt(t, newService(t)) })
+	t.Run("Identify", func(t *testing.T) { testIdentify(t, newService(t)) })
 	t.Run("Refused", func(t *testing.T) { testRefused(t, newService(t)) })
 	t.Run("Disabled", func(t *testing.T) { testWrapDisabled(t, newService(t)) })
 	t.Run("UnknownKey", func(t *testing.T) { testWrapUnknown(t, newService(t)) })
@@ -87,6 +88,57 @@ func testReEncrypt(t *testing.T, s Service) {
 	s.refuses(t, "the rewrapped DEK in another context", to.ID, rewrapped, row("b"), rotation.ErrUnwrap)
 }
 
+// identifies checks that a blob tells its key.
+func (s Service) identifies(t *testing.T, wrapped []byte, encctx map[string]string, want rotation.Key) {
+	t.Helper()
+	id, arn, err := s.KMS.Identify(t.Context(), wrapped, encctx)
+	if err != nil || id != want.ID || arn != want.ARN {
+		t.Errorf("identified as %q, %q, %v, want %s", id, arn, err, want.ARN)
+	}
+}
+
+// testIdentify: a blob tells its own key, to who knows its context.
+func testIdentify(t *testing.T, s Service) {
+	a, b := s.create(t, spring, 1), s.create(t, spring, 2)
+	_, underA := s.dataKey(t, a.ID, row("a"))
+	_, underB := s.dataKey(t, b.ID, nil)
+	moved, err := s.KMS.ReEncrypt(t.Context(), a.ID, b.ID, underA, row("a"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.identifies(t, underA, row("a"), a)
+	s.identifies(t, underB, nil, b)
+	s.identifies(t, moved, row("a"), b)
+
+	changed := bytes.Clone(underA)
+	changed[len(changed)-1] ^= 1
+	s.disable(t, b.ID)
+	for what, c := range map[string]struct {
+		wrapped []byte
+		encctx  map[string]string
+		want    error
+	}{
+		"a blob without its context":  {underA, nil, rotation.ErrUnwrap},
+		"a blob in another context":   {underA, row("b"), rotation.ErrUnwrap},
+		"a changed blob":              {changed, row("a"), rotation.ErrUnwrap},
+		"half a blob":                 {underA[:len(underA)/2], row("a"), rotation.ErrUnwrap},
+		"nothing":                     {nil, row("a"), rotation.ErrUnwrap},
+		"a blob of another maker":     {[]byte(foreign), row("a"), rotation.ErrUnwrap},
+		"a blob without an end":       {bytes.Repeat([]byte("x"), 8192), row("a"), rotation.ErrUnwrap},
+		"a blob under a disabled KEK": {underB, nil, rotation.ErrKeyDisabled},
+		"a rewrapped blob under it":   {moved, row("a"), rotation.ErrKeyDisabled},
+	} {
+		id, arn, err := s.KMS.Identify(t.Context(), c.wrapped, c.encctx)
+		if !errors.Is(err, c.want) || id != "" || arn != "" {
+			t.Errorf("%s: %q, %q, %v, want %v and no key", what, id, arn, err, c.want)
+		}
+	}
+	s.identifies(t, underA, row("a"), a)
+}
+
+// foreign is no blob of any key service.
+const foreign = "this is no ciphertext of any key service, however long it may be made to look: 0123456789"
+
 // refuses checks that neither Decrypt nor ReEncrypt takes a blob, and why.
 func (s Service) refuses(t *testing.T, what string, id kek.ID, wrapped []byte, encctx map[string]string, want error) {
 	t.Helper()
@@ -119,7 +171,7 @@ func testRefused(t *testing.T, s Service) {
 	for what, blob := range map[string][]byte{
 		"nothing":                 nil,
 		"a short blob":            []byte("x"),
-		"a blob of another maker": []byte("this is no ciphertext of any key service, however long it may be made to look: 0123456789"),
+		"a blob of another maker": []byte(foreign),
 		"a changed blob":          changed,
 		"half a blob":             wrapped[:len(wrapped)/2],
 		"a blob with a byte more": append(bytes.Clone(wrapped), 0),

@@ -64,8 +64,8 @@ func TestHandlerNamesErrors(t *testing.T) {
 			t.Errorf("log %q lacks the error type", log)
 		}
 	}
-	setup := &rotation.Error{Kind: rotation.Misconfigured, Field: "MATTER_SOURCES", Msg: "m"}
-	if _, e, _ := invoke(t, nil, setup, `{}`); e.Type != "Misconfigured" || !strings.Contains(e.Message, "MATTER_SOURCES") {
+	setup := &rotation.Error{Kind: rotation.Misconfigured, Field: "MATTER_WINDOW", Msg: "m"}
+	if _, e, _ := invoke(t, nil, setup, `{}`); e.Type != "Misconfigured" || !strings.Contains(e.Message, "MATTER_WINDOW") {
 		t.Errorf("setup failure: got %+v", e)
 	}
 }

@@ -12,32 +12,39 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/kms"
 
 	"github.com/matter-ops/kms-rotation/envelope"
-	"github.com/matter-ops/kms-rotation/internal/ddb"
+	"github.com/matter-ops/kms-rotation/internal/strictjson"
+	"github.com/matter-ops/kms-rotation/kek"
 )
 
 // Site is a deployment as an application knows it.
 type Site struct {
 	AWS          aws.Config
 	ControlTable string
-	Sources      []ddb.SourceConfig
+	Sources      []kek.Source  // that are registered
 	PointerAge   time.Duration // of the client; 0: its default
 	LeaseTTL     time.Duration // likewise
 }
 
 // ErrNoTable reports a source that is no table of the deployment.
-var ErrNoTable = errors.New("no table of MATTER_SOURCES")
+var ErrNoTable = errors.New("no registered table")
 
-// Table is the source of that name as an application is configured with it.
+// Table is the source of that name as an application is configured with it: by the same
+// text.
 func (s Site) Table(name string) (envelope.TableConfig, error) {
 	var names []string
-	for _, c := range s.Sources {
-		if c.SourceName() == name {
-			return envelope.TableConfig{
-				Name: name, Table: c.Table, KEKID: c.KEKID, WrappedDEK: c.WrappedDEK, Ciphertext: c.Ciphertext,
-				Epoch: c.Epoch, Version: c.Version, Context: c.Context, Format: c.Format,
-			}, nil
+	for _, def := range s.Sources {
+		if def.Kind != kek.KindDynamoDB {
+			continue
 		}
-		names = append(names, c.SourceName())
+		if def.Name == name {
+			var c envelope.TableConfig
+			if err := strictjson.Unmarshal([]byte(def.Definition), &c); err != nil {
+				return c, fmt.Errorf("definition of source %s: %w", name, err)
+			}
+			c.Name = name
+			return c, nil
+		}
+		names = append(names, def.Name)
 	}
 	return envelope.TableConfig{}, fmt.Errorf("%q: %w: %s", name, ErrNoTable, strings.Join(names, ", "))
 }

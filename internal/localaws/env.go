@@ -13,8 +13,8 @@ import (
 )
 
 // Env returns the environment with which any AWS client, and the operator's CLI,
-// work against the stack: endpoint, region, credentials, the state machine, and the
-// MATTER_ variables that the functions have.
+// work against the stack: endpoint, region, credentials, the state machine, the
+// MATTER_ variables that the functions have, and the seed of sources.
 func (s *Stack) Env() map[string]string { return maps.Clone(s.environment) }
 
 func (s *Stack) buildEnv() map[string]string {
@@ -24,6 +24,11 @@ func (s *Stack) buildEnv() map[string]string {
 			if _, ok := env[k]; !ok && strings.HasPrefix(k, "MATTER_") {
 				env[k] = v
 			}
+		}
+	}
+	for name, output := range map[string]string{"MATTER_SOURCES": "SeedSources", "MATTER_CORPUS": "SeedCorpus"} {
+		if v, ok := s.Outputs[output]; ok {
+			env[name] = v
 		}
 	}
 	maps.Copy(env, map[string]string{

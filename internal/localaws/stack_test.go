@@ -120,12 +120,12 @@ func TestEnvIsSourced(t *testing.T) {
 	if err != nil || len(left) != 0 {
 		t.Errorf("left behind: %v, %v", left, err)
 	}
-	script := `. "$1"; printf '%s|%s|%s|%s' "$MATTER_NOTE" "$AWS_ENDPOINT_URL" "$MATTER_CONTROL_TABLE" "${OTHER-unset}"`
+	script := `. "$1"; printf '%s|%s|%s|%s' "$MATTER_NOTE" "$AWS_ENDPOINT_URL" "$MATTER_CONTROL_TABLE" "$MATTER_SOURCES ${MATTER_CORPUS-unset} ${OTHER-unset}"`
 	out, err := exec.CommandContext(t.Context(), "sh", "-c", script, "sh", path).Output()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := "it's quoted|" + s.URL + "|" + s.Outputs["TableName"] + "|unset"; string(out) != want {
+	if want := "it's quoted|" + s.URL + "|" + s.Outputs["TableName"] + `|[{"table": "it is a list"}] unset unset`; string(out) != want {
 		t.Errorf("got  %s\nwant %s", out, want)
 	}
 }

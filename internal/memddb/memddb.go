@@ -9,14 +9,15 @@
 // answer that is merely plausible would be worse than none. It passes the suites
 // that DynamoDB Local passes, and a test plays the project's expressions on both.
 //
-// It knows no reserved words and no limits of size, never throttles, and never
-// cancels a transaction for another one that is under way.
+// It knows no reserved words, and of the limits of size only that of an item. It never
+// throttles, and never cancels a transaction for another one that is under way.
 package memddb
 
 import (
 	"context"
 	"fmt"
 	"hash/fnv"
+	"net/http"
 	"slices"
 	"sync"
 
@@ -24,6 +25,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
 	"github.com/aws/smithy-go"
+	smithyhttp "github.com/aws/smithy-go/transport/http"
 )
 
 // Item is an item of a table.
@@ -148,9 +150,13 @@ func (d *DB) table(name *string) (*table, error) {
 	return nil, &types.ResourceNotFoundException{Message: aws.String("Cannot do operations on a non-existent table")}
 }
 
-// invalid is the error of a request that is wrong in itself.
+// invalid is the error of a request that is wrong in itself, with the status that AWS
+// gives it: the adapters tell by it that a repetition is futile.
 func invalid(format string, args ...any) error {
-	return &smithy.GenericAPIError{Code: "ValidationException", Message: fmt.Sprintf(format, args...), Fault: smithy.FaultClient}
+	return &smithyhttp.ResponseError{
+		Response: &smithyhttp.Response{Response: &http.Response{StatusCode: http.StatusBadRequest}},
+		Err:      &smithy.GenericAPIError{Code: "ValidationException", Message: fmt.Sprintf(format, args...), Fault: smithy.FaultClient},
+	}
 }
 
 // unknown panics for what this package does not do as DynamoDB would.

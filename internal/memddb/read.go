@@ -6,6 +6,8 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
+
+	"github.com/matter-ops/kms-rotation/internal/itemsize"
 )
 
 // GetItem reads an item. Every read is consistent.
@@ -107,7 +109,7 @@ func (p pages) page() (items []Item, evaluated int32, last Item, err error) {
 			continue
 		}
 		evaluated++
-		size += sizeOf(r.item)
+		size += itemsize.Of(r.item)
 		if p.filter.holds(r.item, p.params) {
 			items = append(items, p.proj.project(r.item, p.params))
 		}

@@ -1,7 +1,10 @@
 package memddb_test
 
 import (
+	"errors"
 	"fmt"
+	"maps"
+	"strings"
 	"testing"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -12,7 +15,9 @@ import (
 
 	"github.com/matter-ops/kms-rotation/internal/awserr"
 	"github.com/matter-ops/kms-rotation/internal/ddb/ddbtest"
+	"github.com/matter-ops/kms-rotation/internal/itemsize"
 	"github.com/matter-ops/kms-rotation/internal/memddb"
+	"github.com/matter-ops/kms-rotation/rotation"
 )
 
 func key(pk, sk string) item { return item{"pk": &s{Value: pk}, "sk": &s{Value: sk}} }
@@ -196,5 +201,56 @@ func TestSegments(t *testing.T) {
 	}
 	if len(seen) != items {
 		t.Errorf("%d of %d items", len(seen), items)
+	}
+}
+
+// TestItemSize: an item has 400 KB at most. What would be larger is refused as on
+// DynamoDB Local, and the adapters see that a repetition is futile.
+func TestItemSize(t *testing.T) {
+	db, ctx := ddbtest.NewTwin(t), t.Context()
+	table := ddbtest.ControlTable(t, db)
+	full := with(key("p", "a"), "v", &s{Value: strings.Repeat("x", itemsize.Max-len("pkpskav"))})
+	put := func(i item) error {
+		_, err := db.PutItem(ctx, &dynamodb.PutItemInput{TableName: &table, Item: i})
+		return err
+	}
+	if err := put(full); err != nil {
+		t.Fatal(err)
+	}
+	update := func(cond string) error {
+		_, err := db.UpdateItem(ctx, &dynamodb.UpdateItemInput{
+			TableName: &table, Key: key("p", "a"), UpdateExpression: aws.String("SET n = :n"), ConditionExpression: &cond,
+			ExpressionAttributeValues: item{":n": &n{Value: "1"}},
+		})
+		return err
+	}
+	transact := func(w types.TransactWriteItem) error {
+		_, err := db.TransactWriteItems(ctx, &dynamodb.TransactWriteItemsInput{TransactItems: []types.TransactWriteItem{w}})
+		return err
+	}
+	larger := maps.Clone(full)
+	larger["n"] = &n{Value: "1"}
+	for name, c := range map[string]struct {
+		err      error
+		code     string
+		rejected bool
+	}{
+		"put":              {put(larger), "ValidationException", true},
+		"update":           {update("attribute_exists(pk)"), "ValidationException", true},
+		"failed condition": {update("attribute_not_exists(pk)"), "ConditionalCheckFailedException", false},
+		"put in a transaction": {
+			transact(types.TransactWriteItem{Put: &types.Put{TableName: &table, Item: larger}}), "ValidationException", true,
+		},
+		"update in a transaction": {transact(types.TransactWriteItem{Update: &types.Update{
+			TableName: &table, Key: key("p", "a"), UpdateExpression: aws.String("SET n = :n"), ExpressionAttributeValues: item{":n": &n{Value: "1"}},
+		}}), "TransactionCanceledException", false},
+	} {
+		if got := awserr.Code(c.err); got != c.code || errors.Is(awserr.Wrap("op", c.err), rotation.ErrRejected) != c.rejected {
+			t.Errorf("%s: %v, want %s, rejected %t", name, c.err, c.code, c.rejected)
+		}
+	}
+	delete(larger, "v")
+	if err := put(larger); err != nil {
+		t.Error(err)
 	}
 }

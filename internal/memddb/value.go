@@ -3,6 +3,7 @@ package memddb
 import (
 	"bytes"
 	"cmp"
+	"maps"
 	"math/big"
 	"regexp"
 	"slices"
@@ -137,6 +138,9 @@ func checked(v types.AttributeValue) (types.AttributeValue, error) {
 			}
 		}
 		return out, nil
+	case *types.AttributeValueMemberM:
+		out, err := checkedItem(v.Value)
+		return &types.AttributeValueMemberM{Value: out}, err
 	default:
 		return clone(v), nil
 	}
@@ -173,6 +177,8 @@ func clone(v types.AttributeValue) types.AttributeValue {
 			out.Value[i] = clone(e)
 		}
 		return out
+	case *types.AttributeValueMemberM:
+		return &types.AttributeValueMemberM{Value: cloneItem(v.Value)}
 	default:
 		unknown("an attribute of type %T", v)
 		return nil
@@ -211,6 +217,9 @@ func equal(a, b types.AttributeValue) bool {
 	case *types.AttributeValueMemberL:
 		b, ok := b.(*types.AttributeValueMemberL)
 		return ok && slices.EqualFunc(a.Value, b.Value, equal)
+	case *types.AttributeValueMemberM:
+		b, ok := b.(*types.AttributeValueMemberM)
+		return ok && maps.EqualFunc(a.Value, b.Value, equal)
 	default:
 		unknown("a comparison of %T", a)
 		return false
@@ -246,21 +255,4 @@ func hasPrefix(v, prefix types.AttributeValue) bool {
 		return ok && bytes.HasPrefix(v.Value, p.Value)
 	}
 	return false
-}
-
-// sizeOf is about what DynamoDB counts of an item: names and values.
-func sizeOf(i Item) int {
-	n := 0
-	for name, v := range i {
-		n += len(name)
-		switch v := v.(type) {
-		case *types.AttributeValueMemberS:
-			n += len(v.Value)
-		case *types.AttributeValueMemberB:
-			n += len(v.Value)
-		default:
-			n++
-		}
-	}
-	return n
 }

@@ -2,11 +2,14 @@ package memddb
 
 import (
 	"context"
+	"errors"
 	"strings"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
+
+	"github.com/matter-ops/kms-rotation/internal/itemsize"
 )
 
 // write is one conditional change of one item, alone or in a transaction.
@@ -57,9 +60,13 @@ func (d *DB) prepare(kind writeKind, r request) (write, error) {
 		return w, err
 	}
 	if kind == put {
-		if w.item, err = checkedItem(r.item); err == nil {
-			w.key, err = w.table.primary(w.item)
+		if w.item, err = checkedItem(r.item); err != nil {
+			return w, err
 		}
+		if itemsize.Of(w.item) > itemsize.Max {
+			return w, invalid("Item size has exceeded the maximum allowed size")
+		}
+		w.key, err = w.table.primary(w.item)
 		return w, err
 	}
 	if w.key, err = w.table.only(r.key); err != nil {
@@ -85,11 +92,19 @@ func (w write) after(was Item) (Item, error) {
 		if w.update.update == nil {
 			return was, nil
 		}
-		return w.update.update.apply(was, w.params)
+		is, err := w.update.update.apply(was, w.params)
+		if err == nil && itemsize.Of(is) > itemsize.Max {
+			return nil, errTooLarge
+		}
+		return is, err
 	default:
 		return was, nil
 	}
 }
+
+// errTooLarge is the error of an update that makes an item too large. A transaction is
+// cancelled for it.
+var errTooLarge = invalid("Item size to update has exceeded the maximum allowed size")
 
 // do makes a write that stands alone.
 func (d *DB) do(kind writeKind, r request) (was, is Item, err error) {
@@ -234,7 +249,9 @@ func commit(writes []write) (err error) {
 			if w.old {
 				reasons[n].Item = cloneItem(was)
 			}
-		} else if after[n], err = w.after(was); err != nil {
+		} else if after[n], err = w.after(was); errors.Is(err, errTooLarge) {
+			reasons[n].Code, reasons[n].Message = aws.String("ValidationError"), aws.String("Item size to update has exceeded the maximum allowed size")
+		} else if err != nil {
 			return err
 		}
 		cancelled = cancelled || *reasons[n].Code != "None"

@@ -18,7 +18,7 @@ import (
 func (w *World) Clone(now func() time.Time) *World {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	c := &World{now: now}
+	c := &World{now: now, tables: map[string]*Table{}}
 	c.store = w.store.clone(c)
 	c.vault = &Vault{w: c, objects: maps.Clone(w.vault.objects), anchors: maps.Clone(w.vault.anchors), unlocked: w.vault.unlocked}
 	c.kms = w.kms.clone(c)
@@ -53,10 +53,14 @@ func (m *KMS) clone(w *World) *KMS {
 func (t *Table) CloneTo(w *World) *Table {
 	t.w.mu.Lock()
 	defer t.w.mu.Unlock()
-	c := &Table{w: w, name: t.name, rows: make(map[string]*record, len(t.rows)), order: slices.Clone(t.order), checked: t.checked}
+	c := *t
+	c.w, c.rows, c.order = w, make(map[string]*record, len(t.rows)), slices.Clone(t.order)
 	for id, r := range t.rows {
 		own := *r
 		c.rows[id] = &own
 	}
-	return c
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.tables[c.name] = &c
+	return &c
 }

@@ -34,6 +34,8 @@ type content struct {
 	Claimed     []kek.ID
 	Rows        map[string]memstore.Record
 	Checked     bool
+	Notes       []string
+	EncryptedBy string
 }
 
 func contentOf(t *testing.T, w *memstore.World, table *memstore.Table) (c content) {
@@ -90,7 +92,11 @@ func contentOf(t *testing.T, w *memstore.World, table *memstore.Table) (c conten
 			c.Rows[id] = rec
 		}
 	}
-	c.Checked = table.Check(ctx) != nil
+	notes, err := table.Check(ctx)
+	c.Checked, c.Notes = err != nil, notes
+	if c.EncryptedBy, err = table.EncryptedBy(ctx); err != nil {
+		t.Fatal(err)
+	}
 	for i, err := range errs {
 		if err != nil {
 			t.Fatalf("%d: %v", i, err)
@@ -110,7 +116,7 @@ func change(t *testing.T, w *memstore.World, table *memstore.Table, n int64) {
 			t.Fatal(err)
 		}
 	}
-	key, err := w.KMS().Create(ctx, "r1", 1, "q")
+	key, err := w.KMS().Create(ctx, "r1", 1, "q", false)
 	must(err)
 	_, err = w.KMS().Claim(ctx, "r1", int(n), key.ID)
 	must(err)
@@ -142,7 +148,7 @@ func change(t *testing.T, w *memstore.World, table *memstore.Table, n int64) {
 
 // next moves the pointer to a new KEK, beside a rotation that goes on.
 func next(v kek.View, id kek.ID, n int64, at time.Time) kek.Change {
-	r := kek.Rotation{ID: "r1", Phase: kek.Phase("p"), Probe: []byte{byte(n)}, Rev: n, StartedAt: at, UpdatedAt: at}
+	r := kek.Rotation{ID: "r1", Phase: kek.Phase("p"), Probes: map[kek.ID][]byte{"k": {byte(n)}}, Rev: n, StartedAt: at, UpdatedAt: at}
 	lock := kek.LockTake
 	if n%2 == 0 {
 		lock = kek.LockRelease
@@ -202,7 +208,7 @@ func changeRows(t *testing.T, table *memstore.Table, id kek.ID, n int64) {
 func TestClone(t *testing.T) {
 	w := memstore.New("chain", storetest.Clock())
 	table := w.NewTable("rows")
-	genesis, err := w.KMS().Create(t.Context(), "", 0, "")
+	genesis, err := w.KMS().Create(t.Context(), "", 0, "", false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -219,6 +225,8 @@ func TestClone(t *testing.T) {
 	c.Vault().Unlock()
 	c.KMS().Enable(genesis.ID)
 	rows.FailCheck(rotation.ErrDenied)
+	rows.SetNotes("a note")
+	rows.SetEncryptedBy("arn:of:a:key")
 	if diff := cmp.Diff(was, contentOf(t, w, table)); diff != "" {
 		t.Fatalf("the world changed with its clone (-before +after):\n%s", diff)
 	}

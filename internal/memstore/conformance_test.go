@@ -27,44 +27,19 @@ func TestVault(t *testing.T) {
 	storetest.TestVault(t, func(*testing.T) rotation.Vault { return memstore.New("test", storetest.Clock()).Vault() })
 }
 
-func TestSource(t *testing.T) {
-	storetest.TestSource(t, func(*testing.T) storetest.SourceHarness {
-		table := memstore.New("test", storetest.Clock()).NewTable("orders")
-		return storetest.SourceHarness{
-			Source: table,
-			Put: func(_ *testing.T, id string, e storetest.Envelope) {
-				r := memstore.Record{
-					KEK: e.KEK, Epoch: e.Epoch, Version: e.Version, WrappedDEK: e.WrappedDEK, Ciphertext: e.Ciphertext,
-					Context: map[string]string{"table": "orders", "id": id}, Stranger: e.Kind == storetest.Stranger,
-				}
-				switch e.Kind {
-				case storetest.NoKEK:
-					r.KEK, r.Defect = "", "it has no KEK id"
-				case storetest.NoContext:
-					r.Defect = "it has no context"
-				case storetest.Sound, storetest.Stranger:
-				}
-				table.Plant(id, r)
-			},
-			Delete: func(t *testing.T, id string) {
-				if err := table.Delete(t.Context(), id); err != nil {
-					t.Fatal(err)
-				}
-			},
-			Get: func(t *testing.T, id string) (storetest.Envelope, bool) {
-				r, ok, err := table.Get(t.Context(), id)
-				if err != nil {
-					t.Fatal(err)
-				}
-				return storetest.Envelope{KEK: r.KEK, Epoch: r.Epoch, Version: r.Version, WrappedDEK: r.WrappedDEK, Ciphertext: r.Ciphertext}, ok
-			},
-		}
-	})
-}
-
 func newService(*testing.T) keystest.Service {
 	kms := memstore.New("test", storetest.Clock()).KMS()
-	return keystest.Service{Keys: kms, KMS: kms}
+	replicas := map[kek.ID][]string{}
+	return keystest.Service{
+		Keys: kms, KMS: kms,
+		Grant: func(_ *testing.T, id kek.ID, grantee string) { kms.AddGrant(id, grantee+" may Decrypt") },
+		Alias: func(_ *testing.T, id kek.ID, name string) { kms.AddAlias(id, name) },
+		Replicate: func(_ *testing.T, id kek.ID, region string) {
+			replicas[id] = append(replicas[id], region)
+			kms.SetMultiRegion(id, replicas[id]...)
+		},
+		SetPolicy: func(_ *testing.T, id kek.ID, statements []string) { kms.SetPolicy(id, statements...) },
+	}
 }
 
 func TestKeyAdmin(t *testing.T) { keystest.TestKeyAdmin(t, newService) }

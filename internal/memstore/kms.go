@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
@@ -18,19 +19,38 @@ import (
 // are AES-256-GCM under the key's own material, bound to the key and the
 // encryption context; nonces, keys and DEKs come from counters, so that runs
 // replay. It is no place for real secrets.
+//
+// A blob is a nonce and what AES-GCM makes:
+//
+//	0   4 bytes   number of the key
+//	4   8 bytes   number of the blob
+//	12  the DEK's length and 16 bytes
 type KMS struct {
 	w       *World
 	keys    map[kek.ID]*material
 	aliases map[alias]kek.ID
-	made    uint64 // keys
+	made    uint32 // keys
 	drawn   uint64 // nonces and DEKs
+	events  uint64 // successful cryptographic operations
 }
 
 type (
+	// material is a key. Its slices are shared with clones: they are only appended to
+	// a copy, or replaced.
 	material struct {
 		key      rotation.Key
+		number   uint32
 		rotation string
 		aead     cipher.AEAD
+
+		grants, aliases, replicas, policy []string // as in [rotation.KeyUse]
+		used                              usage
+	}
+	// usage is the last successful cryptographic operation with a key.
+	usage struct {
+		operation string // "" for none
+		at        time.Time
+		event     uint64
 	}
 	alias struct {
 		rotation string
@@ -43,26 +63,29 @@ func newKMS(w *World) *KMS {
 }
 
 // Create implements [rotation.KeyAdmin]. Key ids count up: kek-0001, kek-0002, …
-func (m *KMS) Create(_ context.Context, rotationID string, attempt int, label string) (k rotation.Key, err error) {
+func (m *KMS) Create(_ context.Context, rotationID string, attempt int, label string, multiRegion bool) (k rotation.Key, err error) {
 	err = m.w.answer("KMS.Create", func() (any, error) {
 		m.made++
-		id := fmt.Sprintf("kek-%04d", m.made)
-		aead, err := sealer(id)
+		id := keyID(m.made)
+		aead, err := sealer(string(id))
 		if err != nil {
 			return nil, err
 		}
 		k = rotation.Key{
-			ID: kek.ID(id), ARN: "arn:aws:kms:eu-central-1:000000000000:key/" + id,
-			Enabled: true, Usable: true, State: "Enabled",
+			ID: id, ARN: "arn:aws:kms:eu-central-1:000000000000:key/" + string(id),
+			Enabled: true, Usable: true, State: "Enabled", Multi: multiRegion,
 		}
-		m.keys[k.ID] = &material{key: k, rotation: rotationID, aead: aead}
+		m.keys[k.ID] = &material{key: k, number: m.made, rotation: rotationID, aead: aead}
 		return k.ID, nil
-	}, rotationID, attempt, label)
+	}, rotationID, attempt, label, multiRegion)
 	if err != nil {
 		return rotation.Key{}, err
 	}
 	return k, nil
 }
+
+// keyID is the id of the key of a number.
+func keyID(number uint32) kek.ID { return kek.ID(fmt.Sprintf("kek-%04d", number)) }
 
 var sealers sync.Map // key id → its cipher.AEAD, the same in every world
 
@@ -131,14 +154,66 @@ func (m *KMS) Disable(_ context.Context, id kek.ID) error {
 // Enable undoes Disable, as a person at the console may. The hook does not see it,
 // an observer does.
 func (m *KMS) Enable(id kek.ID) {
+	m.change("KMS.Enable", id, func(key *material) { key.key.Enabled, key.key.State = true, "Enabled" })
+}
+
+// AddGrant lets somebody else use a key. line is what [rotation.KeyUse] says of the
+// grant. As with Enable, the hook does not see it, an observer does.
+func (m *KMS) AddGrant(id kek.ID, line string) {
+	m.change("KMS.AddGrant", id, func(key *material) { key.grants = append(slices.Clip(key.grants), line) }, line)
+}
+
+// AddAlias gives a key an alias that is not the project's own. As with Enable, the
+// hook does not see it, an observer does.
+func (m *KMS) AddAlias(id kek.ID, name string) {
+	m.change("KMS.AddAlias", id, func(key *material) { key.aliases = append(slices.Clip(key.aliases), name) }, name)
+}
+
+// SetMultiRegion makes a key a multi-Region primary with replicas in these Regions.
+// As with Enable, the hook does not see it, an observer does.
+func (m *KMS) SetMultiRegion(id kek.ID, replicas ...string) {
+	m.change("KMS.SetMultiRegion", id, func(key *material) { key.key.Multi, key.replicas = true, slices.Clone(replicas) }, replicas)
+}
+
+// SetPolicy gives a key these statements beside the one that every new key has, by
+// name. As with Enable, the hook does not see it, an observer does.
+func (m *KMS) SetPolicy(id kek.ID, statements ...string) {
+	m.change("KMS.SetPolicy", id, func(key *material) { key.policy = slices.Clone(statements) }, statements)
+}
+
+// change is what somebody else does to a key, if there is one of that id.
+func (m *KMS) change(op string, id kek.ID, effect func(*material), args ...any) {
 	m.w.mu.Lock()
 	defer m.w.mu.Unlock()
 	if key := m.keys[id]; key != nil {
-		key.key.Enabled, key.key.State = true, "Enabled"
+		effect(key)
 	}
 	if m.w.seen != nil {
-		m.w.seen("KMS.Enable", nil, nil, id)
+		m.w.seen(op, nil, nil, append([]any{id}, args...)...)
 	}
+}
+
+// Use implements [rotation.KeyAdmin], each list in order.
+func (m *KMS) Use(_ context.Context, id kek.ID) (use rotation.KeyUse, err error) {
+	err = m.w.call("KMS.Use", func() error {
+		key := m.keys[id]
+		if key == nil {
+			return fmt.Errorf("use of %s: %w", id, rotation.ErrNoKey)
+		}
+		use = rotation.KeyUse{
+			Grants: slices.Sorted(slices.Values(key.grants)), Aliases: slices.Sorted(slices.Values(key.aliases)),
+			MultiRegion: key.key.Multi, Replicas: slices.Sorted(slices.Values(key.replicas)),
+			Policy: slices.Clone(key.policy),
+		}
+		if u := key.used; u.operation != "" {
+			use.LastUse, use.LastUseAt, use.LastUseBy = u.operation, u.at, fmt.Sprintf("event-%06d", u.event)
+		}
+		return nil
+	}, id)
+	if err != nil {
+		return rotation.KeyUse{}, err
+	}
+	return use, nil
 }
 
 // Tagged implements [rotation.KeyAdmin], in order of id.
@@ -164,6 +239,7 @@ func (m *KMS) GenerateDataKey(_ context.Context, id kek.ID, encctx map[string]st
 		}
 		secret := sha256.Sum256(binary.BigEndian.AppendUint64([]byte("dek"), m.drawn))
 		dek, wrapped = secret[:], m.wrap(key, secret[:], encctx)
+		m.note("GenerateDataKey", key)
 		return nil
 	}, id, encctx)
 	if err != nil {
@@ -174,9 +250,14 @@ func (m *KMS) GenerateDataKey(_ context.Context, id kek.ID, encctx map[string]st
 
 // Decrypt implements [rotation.Wrapper].
 func (m *KMS) Decrypt(_ context.Context, id kek.ID, wrapped []byte, encctx map[string]string) (dek []byte, err error) {
-	err = m.w.call("KMS.Decrypt", func() (err error) {
-		dek, err = m.unwrap(id, wrapped, encctx)
-		return err
+	err = m.w.call("KMS.Decrypt", func() error {
+		key, secret, err := m.unwrap(id, wrapped, encctx)
+		if err != nil {
+			return err
+		}
+		dek = secret
+		m.note("Decrypt", key)
+		return nil
 	}, id, wrapped, encctx)
 	if err != nil {
 		return nil, err
@@ -184,24 +265,57 @@ func (m *KMS) Decrypt(_ context.Context, id kek.ID, wrapped []byte, encctx map[s
 	return dek, nil
 }
 
+// Identify implements [rotation.Wrapper].
+func (m *KMS) Identify(_ context.Context, wrapped []byte, encctx map[string]string) (id kek.ID, arn string, err error) {
+	err = m.w.call("KMS.Identify", func() error {
+		if len(wrapped) < 4 {
+			return fmt.Errorf("identify the key of a blob: %w", rotation.ErrUnwrap)
+		}
+		named := keyID(binary.BigEndian.Uint32(wrapped))
+		if m.keys[named] == nil {
+			return fmt.Errorf("identify the key of a blob: %w", rotation.ErrUnwrap)
+		}
+		key, _, err := m.unwrap(named, wrapped, encctx)
+		if err != nil {
+			return err
+		}
+		id, arn = key.key.ID, key.key.ARN
+		m.note("Decrypt", key)
+		return nil
+	}, wrapped, encctx)
+	if err != nil {
+		return "", "", err
+	}
+	return id, arn, nil
+}
+
 // ReEncrypt implements [rotation.Wrapper].
 func (m *KMS) ReEncrypt(_ context.Context, from, to kek.ID, wrapped []byte, encctx map[string]string) (out []byte, err error) {
 	err = m.w.call("KMS.ReEncrypt", func() error {
-		dek, err := m.unwrap(from, wrapped, encctx)
+		source, dek, err := m.unwrap(from, wrapped, encctx)
 		if err != nil {
 			return err
 		}
-		key, err := m.usable(to)
+		destination, err := m.usable(to)
 		if err != nil {
 			return err
 		}
-		out = m.wrap(key, dek, encctx)
+		out = m.wrap(destination, dek, encctx)
+		m.note("ReEncrypt", source, destination)
 		return nil
 	}, from, to, wrapped, encctx)
 	if err != nil {
 		return nil, err
 	}
 	return out, nil
+}
+
+// note remembers a successful operation as the last use of its keys.
+func (m *KMS) note(operation string, keys ...*material) {
+	m.events++
+	for _, key := range keys {
+		key.used = usage{operation, m.w.now(), m.events}
+	}
 }
 
 func (m *KMS) usable(id kek.ID) (*material, error) {
@@ -218,24 +332,25 @@ func (m *KMS) usable(id kek.ID) (*material, error) {
 func (m *KMS) wrap(key *material, dek []byte, encctx map[string]string) []byte {
 	m.drawn++
 	nonce := make([]byte, key.aead.NonceSize(), key.aead.NonceSize()+len(dek)+key.aead.Overhead())
+	binary.BigEndian.PutUint32(nonce, key.number)
 	binary.BigEndian.PutUint64(nonce[4:], m.drawn)
 	return key.aead.Seal(nonce, nonce, dek, associated(encctx))
 }
 
-func (m *KMS) unwrap(id kek.ID, wrapped []byte, encctx map[string]string) ([]byte, error) {
-	key, err := m.usable(id)
+func (m *KMS) unwrap(id kek.ID, wrapped []byte, encctx map[string]string) (key *material, dek []byte, err error) {
+	key, err = m.usable(id)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	n := key.aead.NonceSize()
 	if len(wrapped) < n {
-		return nil, fmt.Errorf("KMS key %s: %w", id, rotation.ErrUnwrap)
+		return nil, nil, fmt.Errorf("KMS key %s: %w", id, rotation.ErrUnwrap)
 	}
-	dek, err := key.aead.Open(nil, wrapped[:n], wrapped[n:], associated(encctx))
+	dek, err = key.aead.Open(nil, wrapped[:n], wrapped[n:], associated(encctx))
 	if err != nil {
-		return nil, fmt.Errorf("KMS key %s: %w", id, rotation.ErrUnwrap)
+		return nil, nil, fmt.Errorf("KMS key %s: %w", id, rotation.ErrUnwrap)
 	}
-	return dek, nil
+	return key, dek, nil
 }
 
 // associated encodes an encryption context, sorted and with lengths.

@@ -2,6 +2,7 @@ package memstore
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -25,14 +26,19 @@ var (
 // Record is one row as the data plane sees it.
 type Record struct {
 	KEK        kek.ID
+	KeyARN     string // the row names its KEK by this ARN; "" for the id
 	Epoch      int64
 	Version    int64 // set by the table: 1, then one more for every write
 	WrappedDEK []byte
 	Ciphertext []byte
 	PlainSHA   string
 	Context    map[string]string
-	Defect     string // a scan reports the row with this defect
-	Stranger   bool   // no envelope at all: a scan skips it
+	Bind       map[string]string // bound to the payload beside the context
+	Whole      bool              // no payload of ours stands behind the wrapped bytes
+	Kind       rotation.Defect   // a scan reports the row as unaccounted; NoRoom only a scan of whole items does
+	Defect     string            // the words for it, Kind's name by default; without a Kind it is Damaged
+	Other      bool              // it has none of the envelope's attributes
+	Declared   bool              // the definition says that it is something else
 }
 
 type record struct {
@@ -40,20 +46,39 @@ type record struct {
 	hash uint32 // of the id: which segment it falls into
 }
 
-// handle is a row's place in a table.
+// handle is a row's place in a table, and how it named its KEK.
 type handle struct {
 	table *Table
 	id    string
+	named naming
+}
+
+// naming is how a row names its KEK, for conditions.
+type naming struct {
+	kek    kek.ID
+	keyARN string
+	not    rotation.Defect // NoKEK or UnknownForm if it does not
+}
+
+func (r *record) naming() naming {
+	n := naming{kek: r.KEK, keyARN: r.KeyARN}
+	if r.Kind == rotation.NoKEK || r.Kind == rotation.UnknownForm {
+		n.not = r.Kind
+	}
+	return n
 }
 
 // Table is a table of rows: a [rotation.Source], and the data plane's writes with
 // the fence.
 type Table struct {
-	w       *World
-	name    string
-	rows    map[string]*record
-	order   []string // sorted ids
-	checked error
+	w           *World
+	name        string
+	rows        map[string]*record
+	order       []string // sorted ids
+	checked     error
+	notes       []string
+	encryptedBy string
+	emptyPages  bool
 }
 
 const pageSize = 100
@@ -64,19 +89,51 @@ func (t *Table) Name() string { return t.name }
 // Segments implements [rotation.Source].
 func (t *Table) Segments(n int) int { return max(n, 1) }
 
+// Source is the definition that [World.Open] opens the table by, of kind
+// [kek.KindDynamoDB]; a corpus has its Kind replaced.
+func (t *Table) Source() kek.Source {
+	return kek.Source{Name: t.name, Kind: kek.KindDynamoDB, Definition: "{}", Place: t.name}
+}
+
 // Check implements [rotation.Source].
-func (t *Table) Check(context.Context) error {
-	return t.w.call("Table.Check", func() error { return t.checked }, t.name)
+func (t *Table) Check(context.Context) (notes []string, err error) {
+	err = t.w.call("Table.Check", func() error {
+		notes = slices.Clone(t.notes)
+		return t.checked
+	}, t.name)
+	return notes, err
 }
 
 // FailCheck makes Check return err.
-func (t *Table) FailCheck(err error) {
+func (t *Table) FailCheck(err error) { t.set(func() { t.checked = err }) }
+
+// SetNotes makes Check return notes.
+func (t *Table) SetNotes(notes ...string) { t.set(func() { t.notes = notes }) }
+
+// SetEncryptedBy makes EncryptedBy return arn.
+func (t *Table) SetEncryptedBy(arn string) { t.set(func() { t.encryptedBy = arn }) }
+
+// SetEmptyPages makes a scan return an empty page before every page but the first, as
+// DynamoDB may.
+func (t *Table) SetEmptyPages(on bool) { t.set(func() { t.emptyPages = on }) }
+
+func (t *Table) set(change func()) {
 	t.w.mu.Lock()
 	defer t.w.mu.Unlock()
-	t.checked = err
+	change()
 }
 
-// Scan implements [rotation.Source]. The cursor is "after:" and the last id read.
+// EncryptedBy implements [rotation.Source].
+func (t *Table) EncryptedBy(context.Context) (arn string, err error) {
+	err = t.w.call("Table.EncryptedBy", func() error {
+		arn = t.encryptedBy
+		return nil
+	}, t.name)
+	return arn, err
+}
+
+// Scan implements [rotation.Source]. The cursor is "after:" and the last id read, or
+// "then:" and that id if an empty page came in between.
 func (t *Table) Scan(_ context.Context, req rotation.ScanRequest) (p rotation.Page, err error) {
 	err = t.w.call("Table.Scan", func() (err error) {
 		p, err = t.scan(req)
@@ -98,9 +155,12 @@ func (t *Table) scan(req rotation.ScanRequest) (rotation.Page, error) {
 	}
 	start := 0
 	if req.Cursor != "" {
-		last, ok := strings.CutPrefix(req.Cursor, "after:")
-		if !ok {
+		what, last, _ := strings.Cut(req.Cursor, ":")
+		if what != "after" && what != "then" || last == "" {
 			return rotation.Page{}, fmt.Errorf("scan %s: cursor %q", t.name, req.Cursor)
+		}
+		if t.emptyPages && what == "after" {
+			return rotation.Page{Next: "then:" + last}, nil
 		}
 		var found bool
 		if start, found = slices.BinarySearch(t.order, last); found {
@@ -113,10 +173,13 @@ func (t *Table) scan(req rotation.ScanRequest) (rotation.Page, error) {
 		if int(r.hash%uint32(req.Total)) != req.Segment { //nolint:gosec // small
 			continue
 		}
-		if r.Stranger {
-			p.Skipped++
-		} else {
-			p.Rows = append(p.Rows, t.row(id, r, req.Payload))
+		switch {
+		case r.Other:
+			p.Other++
+		case r.Declared:
+			p.Declared++
+		default:
+			p.Rows = append(p.Rows, t.row(id, r, req.Payload, req.Whole))
 		}
 		if limit--; limit == 0 {
 			p.Next = "after:" + id
@@ -126,33 +189,68 @@ func (t *Table) scan(req rotation.ScanRequest) (rotation.Page, error) {
 	return p, nil
 }
 
-func (t *Table) row(id string, r *record, payload bool) rotation.Row {
+func (t *Table) row(id string, r *record, payload, whole bool) rotation.Row {
 	row := rotation.Row{
-		ID: id, Handle: handle{t, id}, KEK: r.KEK, Epoch: r.Epoch, WrappedDEK: bytes.Clone(r.WrappedDEK),
-		PlainSHA: r.PlainSHA, Context: maps.Clone(r.Context), Defect: r.Defect,
+		ID: id, Handle: handle{t, id, r.naming()}, KEK: r.KEK, KeyARN: r.KeyARN, Epoch: r.Epoch, WrappedDEK: bytes.Clone(r.WrappedDEK),
+		PlainSHA: r.PlainSHA, Context: maps.Clone(r.Context), Bound: maps.Clone(r.Context), Whole: r.Whole,
 	}
-	if payload {
+	if len(r.Bind) > 0 {
+		row.Bound = maps.Clone(r.Bind)
+		maps.Copy(row.Bound, r.Context)
+	}
+	if payload && !r.Whole {
 		row.Ciphertext = bytes.Clone(r.Ciphertext)
+	}
+	if row.Kind = r.kind(); row.Kind == rotation.NoRoom && !whole {
+		row.Kind = ""
+	}
+	if row.Kind != "" {
+		row.Defect = cmp.Or(r.Defect, string(row.Kind))
+	}
+	if r.naming().not != "" {
+		row.KEK = "" // only the record knows it
 	}
 	return row
 }
 
-// Replace implements [rotation.Source].
+// kind is what is wrong with a row; "" if nothing is.
+func (r *record) kind() rotation.Defect {
+	if r.Kind == "" && r.Defect != "" {
+		return rotation.Damaged
+	}
+	return r.Kind
+}
+
+// find returns the record of a row that was read, if it still is what was read.
+func (t *Table) find(what string, old rotation.Row) (*record, error) {
+	h, ok := old.Handle.(handle)
+	if !ok || h.table != t {
+		return nil, fmt.Errorf("%s %s: the row is not of source %s", what, old.ID, t.name)
+	}
+	r := t.rows[h.id]
+	if r == nil || r.Other || r.Declared || r.naming() != h.named || !bytes.Equal(r.WrappedDEK, old.WrappedDEK) {
+		return nil, nil
+	}
+	return r, nil
+}
+
+// Replace implements [rotation.Source]. A row without room is refused, as AWS does.
 func (t *Table) Replace(_ context.Context, old rotation.Row, with rotation.Rewrapped) (done bool, err error) {
 	err = t.w.answer("Table.Replace", func() (any, error) {
-		h, ok := old.Handle.(handle)
-		if !ok || h.table != t {
-			return nil, fmt.Errorf("replace %s: the row is not of source %s", old.ID, t.name)
-		}
-		if with.Ciphertext != nil && old.Ciphertext == nil {
+		r, err := t.find("replace", old)
+		switch {
+		case err != nil:
+			return nil, err
+		case old.Defect != "":
+			return nil, fmt.Errorf("replace %s: it is not a sound envelope: %s", old.ID, old.Defect)
+		case with.Ciphertext != nil && old.Ciphertext == nil:
 			return nil, fmt.Errorf("replace %s: a payload cannot be replaced that was not read", old.ID)
-		}
-		r := t.rows[h.id]
-		if r == nil || r.KEK != old.KEK || !bytes.Equal(r.WrappedDEK, old.WrappedDEK) ||
-			with.Ciphertext != nil && !bytes.Equal(r.Ciphertext, old.Ciphertext) {
+		case r == nil || with.Ciphertext != nil && !bytes.Equal(r.Ciphertext, old.Ciphertext):
 			return false, nil
+		case r.Kind == rotation.NoRoom:
+			return nil, fmt.Errorf("replace %s: %w: item size to update has exceeded the maximum allowed size", old.ID, rotation.ErrRejected)
 		}
-		r.KEK, r.Epoch, r.WrappedDEK = with.KEK, with.Epoch, bytes.Clone(with.WrappedDEK)
+		r.KEK, r.KeyARN, r.Epoch, r.WrappedDEK = with.KEK, "", with.Epoch, bytes.Clone(with.WrappedDEK)
 		if with.Ciphertext != nil {
 			r.Ciphertext = bytes.Clone(with.Ciphertext)
 		}
@@ -163,6 +261,36 @@ func (t *Table) Replace(_ context.Context, old rotation.Row, with rotation.Rewra
 	return done && err == nil, err
 }
 
+// Label implements [rotation.Labeler].
+func (t *Table) Label(_ context.Context, old rotation.Row, id kek.ID) (done bool, err error) {
+	err = t.w.answer("Table.Label", func() (any, error) {
+		r, err := t.find("label", old)
+		switch {
+		case err != nil:
+			return nil, err
+		case len(old.WrappedDEK) == 0:
+			return nil, fmt.Errorf("label %s: it is not a sound envelope: %s", old.ID, old.Defect)
+		case r == nil:
+			return false, nil
+		}
+		r.KEK, r.KeyARN = id, ""
+		if r.naming().not != "" {
+			r.Kind, r.Defect = "", ""
+		}
+		done = true
+		return true, nil
+	}, t.name, old, id)
+	return done && err == nil, err
+}
+
+// Rehearse implements [rotation.Source]: a hook says whether writes are allowed.
+func (t *Table) Rehearse(_ context.Context, old rotation.Row) error {
+	return t.w.call("Table.Rehearse", func() error {
+		_, err := t.find("rehearse", old)
+		return err
+	}, t.name, old)
+}
+
 // Reread implements [rotation.Source].
 func (t *Table) Reread(_ context.Context, old rotation.Row, payload bool) (row rotation.Row, ok bool, err error) {
 	err = t.w.call("Table.Reread", func() error {
@@ -171,8 +299,8 @@ func (t *Table) Reread(_ context.Context, old rotation.Row, payload bool) (row r
 			return fmt.Errorf("reread %s: the row is not of source %s", old.ID, t.name)
 		}
 		var r *record
-		if r, ok = t.rows[h.id]; ok && !r.Stranger {
-			row = t.row(h.id, r, payload)
+		if r, ok = t.rows[h.id]; ok && !r.Other && !r.Declared {
+			row = t.row(h.id, r, payload, false)
 		} else {
 			ok = false
 		}
@@ -264,7 +392,7 @@ func (t *Table) plant(id string, r Record) {
 func (r *record) clone() Record {
 	out := r.Record
 	out.WrappedDEK, out.Ciphertext = bytes.Clone(out.WrappedDEK), bytes.Clone(out.Ciphertext)
-	out.Context = maps.Clone(out.Context)
+	out.Context, out.Bind = maps.Clone(out.Context), maps.Clone(out.Bind)
 	return out
 }
 

@@ -10,6 +10,7 @@ package memstore
 
 import (
 	"errors"
+	"fmt"
 	"sync"
 	"time"
 
@@ -47,14 +48,15 @@ type World struct {
 	hook Hook
 	seen Observer
 
-	store *Store
-	vault *Vault
-	kms   *KMS
+	store  *Store
+	vault  *Vault
+	kms    *KMS
+	tables map[string]*Table // by name
 }
 
 // New returns an empty world. chain names its audit chain.
 func New(chain string, now func() time.Time) *World {
-	w := &World{now: now}
+	w := &World{now: now, tables: map[string]*Table{}}
 	w.store = newStore(w, chain)
 	w.vault = &Vault{w: w, objects: map[object][]byte{}, anchors: map[object][]byte{}}
 	w.kms = newKMS(w)
@@ -80,7 +82,23 @@ func (w *World) KMS() *KMS { return w.kms }
 
 // NewTable adds an empty table of rows, behind the control table's fences.
 func (w *World) NewTable(name string) *Table {
-	return &Table{w: w, name: name, rows: map[string]*record{}}
+	t := &Table{w: w, name: name, rows: map[string]*record{}}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.tables[name] = t
+	return t
+}
+
+// Open returns the table of a definition's name, as the driver of its kind does. It is
+// not subject to the hook.
+func (w *World) Open(def kek.Source) (rotation.Source, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	t, ok := w.tables[def.Name]
+	if !ok {
+		return nil, fmt.Errorf("there is no table %q", def.Name)
+	}
+	return t, nil
 }
 
 // Resolves reports whether a row may name this KEK: the registry says so and the
@@ -130,4 +148,5 @@ var (
 	_ rotation.KeyAdmin    = (*KMS)(nil)
 	_ rotation.Wrapper     = (*KMS)(nil)
 	_ rotation.Source      = (*Table)(nil)
+	_ rotation.Labeler     = (*Table)(nil)
 )

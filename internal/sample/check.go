@@ -153,5 +153,5 @@ func (c *checker) open(ctx context.Context, row rotation.Row) ([]byte, error) {
 		c.keks[name] = dek
 		c.mu.Unlock()
 	}
-	return aead.Cipher{}.Open(dek, row.Ciphertext, row.Context)
+	return aead.Cipher{}.Open(dek, row.Ciphertext, row.Bound)
 }

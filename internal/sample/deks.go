@@ -12,7 +12,11 @@ import (
 	"github.com/matter-ops/kms-rotation/rotation"
 )
 
-// deks makes one DEK per encryption context, while a set is seeded.
+// rowsPerDEK is how many rows of one encryption context share a DEK: as a client's
+// bound would have it, but small, so that a table of a constant context has several.
+const rowsPerDEK = 64
+
+// deks makes DEKs per encryption context, while a set is seeded.
 type deks struct {
 	kms rotation.Wrapper
 	kek kek.ID
@@ -22,29 +26,31 @@ type deks struct {
 }
 
 type dek struct {
+	rows    int
 	once    sync.Once
 	plain   []byte
 	wrapped []byte
 	err     error
 }
 
-// seal seals plain under the DEK of its encryption context.
-func (d *deks) seal(ctx context.Context, plain []byte, encctx map[string]string) (wrapped, sealed []byte, err error) {
+// seal seals plain under a DEK of its encryption context and binds it to bound.
+func (d *deks) seal(ctx context.Context, plain []byte, encctx, bound map[string]string) (wrapped, sealed []byte, err error) {
 	var name string
 	for _, k := range slices.Sorted(maps.Keys(encctx)) {
 		name += fmt.Sprintf("%q=%q,", k, encctx[k])
 	}
 	d.mu.Lock()
 	k := d.made[name]
-	if k == nil {
+	if k == nil || k.rows == rowsPerDEK {
 		k = &dek{}
 		d.made[name] = k
 	}
+	k.rows++
 	d.mu.Unlock()
 	k.once.Do(func() { k.plain, k.wrapped, k.err = d.kms.GenerateDataKey(ctx, d.kek, encctx) })
 	if k.err != nil {
 		return nil, nil, k.err
 	}
-	sealed, err = aead.Cipher{}.Seal(k.plain, plain, encctx)
+	sealed, err = aead.Cipher{}.Seal(k.plain, plain, bound)
 	return k.wrapped, sealed, err
 }

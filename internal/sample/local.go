@@ -2,6 +2,7 @@ package sample
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"math"
 	"path/filepath"
@@ -25,7 +26,8 @@ import (
 // Options are the choices for [Up].
 type Options struct {
 	localaws.Options
-	Rows int // rows to seed in the two tables; 0 for all there are
+	Rows   int      // rows to seed in the two tables; 0 for all there are
+	Tables []string // more tables, each STACK-name, that the functions may use
 }
 
 // Local is the shipped stack on the local AWS, with the data set sealed under its
@@ -46,7 +48,7 @@ func (l *Local) Close() {
 }
 
 // Up starts the local AWS, deploys the shipped template, registers the first KEK
-// and seeds the data set. The caller closes it.
+// and sources, and seeds the data set. The caller closes it.
 func Up(ctx context.Context, o Options) (*Local, error) {
 	l := &Local{Rows: o.Rows}
 	asked := o.Parameters
@@ -55,7 +57,7 @@ func Up(ctx context.Context, o Options) (*Local, error) {
 		if err := l.Set.Create(ctx); err != nil {
 			return err
 		}
-		s.SetParameters(l.Set.parameters())
+		s.SetParameters(l.Set.parameters(o.Tables))
 		s.SetParameters(map[string]string{"TransparencyLogs": string(mustJSON(audit.Trust{
 			Logs: []audit.Log{l.Log.Trust()}, AnchorKeys: []audit.PinnedKey{},
 		}))})
@@ -90,12 +92,20 @@ func newLocalSet(s *localaws.Stack) *Set {
 	return New(s.Name, backend.Account, cfg, wrapper)
 }
 
-// parameters are the template's parameters that describe the data set, and such
-// as make a rotation on a laptop quick.
-func (s *Set) parameters() map[string]string {
-	sources, arns := s.Sources(), []string{}
-	for _, src := range sources {
-		arns = append(arns, fmt.Sprintf("arn:aws:dynamodb:%s:%s:table/%s", s.S3.Options().Region, backend.Account, src.Table))
+// parameters are the template's parameters that describe the data set and more tables
+// that the functions may use, and such as make a rotation on a laptop quick.
+func (s *Set) parameters(more []string) map[string]string {
+	var sources []json.RawMessage
+	var tables, arns []string
+	for _, src := range s.Sources() {
+		sources = append(sources, json.RawMessage(src.Source().Definition))
+		tables = append(tables, src.Table)
+	}
+	for _, name := range more {
+		tables = append(tables, s.Stack+"-"+name)
+	}
+	for _, table := range tables {
+		arns = append(arns, fmt.Sprintf("arn:aws:dynamodb:%s:%s:table/%s", s.S3.Options().Region, backend.Account, table))
 	}
 	return map[string]string{
 		"Sources": string(mustJSON(sources)), "SourceTableArns": strings.Join(arns, ","),
@@ -122,10 +132,14 @@ func (l *Local) populate(ctx context.Context) error {
 		return fmt.Errorf("create the first KEK: %w", err)
 	}
 	id := kek.ID(aws.ToString(first.KeyMetadata.KeyId))
-	if err := l.Deployment.Adopt(ctx, id); err != nil {
+	if err := l.Deployment.TagKey(ctx, id); err != nil {
 		return err
 	}
-	p, err := l.Deployment.Steps.Genesis(ctx, id, "genesis")
+	sources, err := app.Seed(func(name string) string { return env[name] })
+	if err != nil {
+		return err
+	}
+	p, err := l.Deployment.Steps.Genesis(ctx, id, "genesis", sources)
 	if err != nil {
 		return err
 	}

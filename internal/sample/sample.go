@@ -46,9 +46,9 @@ func New(stack, account string, cfg aws.Config, kms rotation.Wrapper) *Set {
 	}
 }
 
-// Sources describes the two tables, as MATTER_SOURCES. In the first every row has
-// an encryption context, and so a DEK, of its own; in the second the rows of one
-// block share them.
+// Sources describes the two tables, as MATTER_SOURCES. In the first the row's key is
+// part of the encryption context, so every row has a DEK of its own; in the second the
+// context is constant and the key is bound beside it, so rows share DEKs.
 func (s *Set) Sources() []ddb.SourceConfig {
 	return []ddb.SourceConfig{
 		{
@@ -57,7 +57,7 @@ func (s *Set) Sources() []ddb.SourceConfig {
 		},
 		{
 			Name: "symbols", Table: s.Stack + "-symbols", KEKID: "key_ref", WrappedDEK: "edek", Ciphertext: "body",
-			Epoch: "key_epoch", Version: "rev", Context: map[string]string{"table": "symbols", "block": "$block"},
+			Epoch: "key_epoch", Context: map[string]string{"table": "symbols"}, Bind: map[string]string{"block": "$block", "number": "$number"},
 		},
 	}
 }
@@ -137,7 +137,11 @@ func (s *Set) seedTable(ctx context.Context, src ddb.SourceConfig, p kek.Pointer
 			if err != nil {
 				return err
 			}
-			wrapped, sealed, err := cache.seal(gctx, c.plain, encctx)
+			bound, err := ddb.BoundOf(src, item)
+			if err != nil {
+				return err
+			}
+			wrapped, sealed, err := cache.seal(gctx, c.plain, encctx, bound)
 			if err != nil {
 				return err
 			}
@@ -145,7 +149,9 @@ func (s *Set) seedTable(ctx context.Context, src ddb.SourceConfig, p kek.Pointer
 			item[src.WrappedDEK] = &types.AttributeValueMemberB{Value: wrapped}
 			item[src.Ciphertext] = &types.AttributeValueMemberB{Value: sealed}
 			item[src.Epoch] = number(p.Epoch)
-			item[src.Version] = number(1)
+			if src.Version != "" {
+				item[src.Version] = number(1)
+			}
 			if _, err := s.Dynamo.PutItem(gctx, &dynamodb.PutItemInput{TableName: &src.Table, Item: item}); err != nil {
 				return fmt.Errorf("seed %s: %w", src.Table, err)
 			}
@@ -171,7 +177,7 @@ func number(n int64) types.AttributeValue {
 
 func (s *Set) seedKnown(ctx context.Context, p kek.Pointer, c character, cache *deks) error {
 	encctx := map[string]string{"corpus": "known-cipher", "codepoint": c.id()}
-	wrapped, sealed, err := cache.seal(ctx, c.plain, encctx)
+	wrapped, sealed, err := cache.seal(ctx, c.plain, encctx, encctx)
 	if err != nil {
 		return err
 	}

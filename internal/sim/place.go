@@ -70,7 +70,7 @@ type apps interface {
 func (r *run) inMemory(world *memstore.World, table *memstore.Table) place {
 	return place{
 		world: world, store: world.Store(), table: table, vault: world.Vault(), keys: world.KMS(),
-		start: "after:", resolves: world.Resolves, sleep: func(d time.Duration) { r.now = r.now.Add(d) },
+		start: "after:!", resolves: world.Resolves, sleep: func(d time.Duration) { r.now = r.now.Add(d) },
 		watch: func() {
 			world.SetHook(r.hook)
 			world.SetObserver(r.check.observe)

@@ -38,7 +38,7 @@ func testRevisions(t *testing.T, s rotation.Checkpoints) {
 	for rev := range int64(3) {
 		c.SavedAt = at()
 		c.Rev, c.Cursor, c.Done = rev, fmt.Sprintf("cursor-%d", rev), rev == 2
-		c.Tally = rotation.Tally{Scanned: 10 * rev, Rewrapped: 5 * rev, Skipped: rev, Quarantined: rev, Poison: []string{"a: b", "", "é"}[:rev]}
+		c.Tally = rotation.Tally{Scanned: 10 * rev, Rewrapped: 5 * rev, Other: rev, Quarantined: rev, Poison: []string{"a: b", "", "é"}[:rev]}
 		if err := s.SaveCheckpoint(t.Context(), c); err != nil {
 			t.Fatal(err)
 		}

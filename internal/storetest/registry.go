@@ -259,7 +259,7 @@ func testListings(t *testing.T, f *fixture) {
 	if len(rotations) != 2 || rotations[0].ID != f.id || rotations[1].ID != "AAA-later" {
 		t.Errorf("rotations are not oldest first: %v", rotations)
 	}
-	if d := cmp.Diff(rotations[0].Probe, []byte("probe\x00"), cmpopts.EquateEmpty()); d != "" {
+	if d := cmp.Diff(rotations[0].Probes, []byte("probe\x00"), cmpopts.EquateEmpty()); d != "" {
 		t.Error(d)
 	}
 }

@@ -2,61 +2,66 @@ package storetest
 
 import (
 	"fmt"
-	"slices"
+	"maps"
 	"testing"
 
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
 )
 
-// Envelope is one row of a source, as the data plane wrote it.
+// Envelope is one item of a source, as the data plane wrote it.
 type Envelope struct {
 	KEK        kek.ID
+	KeyARN     string // the item names its KEK by this; "" for the id
 	Epoch      int64
 	Version    int64
 	WrappedDEK []byte
 	Ciphertext []byte
-	Kind       EnvelopeKind
+	Class      Class
+	Defect     rotation.Defect // what is wrong with an envelope; "" if nothing is
 }
 
-// EnvelopeKind says what is the matter with a row.
-type EnvelopeKind int
+// Class is what an item is.
+type Class int
 
-// The kinds of rows.
+// The classes of items.
 const (
-	Sound     EnvelopeKind = iota // an envelope
-	Stranger                      // no envelope at all
-	NoKEK                         // an envelope without its KEK id
-	NoContext                     // an envelope whose encryption context cannot be made
+	Row      Class = iota // an envelope, perhaps with a defect
+	Other                 // it has none of the envelope's attributes
+	Declared              // the definition says that it is something else
 )
 
 // SourceHarness is a fresh, empty source.
 type SourceHarness struct {
 	Source rotation.Source
-	// Put writes a row past all conditions; the row's encryption context must be
-	// {"table": "orders", "id": id}.
+	// Put writes an item past all conditions; the KMS encryption context of an envelope
+	// must be {"table": "orders", "id": id}.
 	Put    func(t *testing.T, id string, e Envelope)
 	Delete func(t *testing.T, id string)
-	// Get reads a row; false if there is none. Kind need not be set.
+	// Get reads a row; false if there is none. Class and Defect need not be set.
 	Get func(t *testing.T, id string) (Envelope, bool)
 	// PlainSHA is the hash that Put gives to every row; "" if rows have none.
 	PlainSHA string
+	// Bind is what the row's payload is bound to beside the context; nil if nothing is.
+	Bind func(id string) map[string]string
+	// Defects are those that Put can make, and how the source reports each.
+	Defects map[rotation.Defect]rotation.Defect
+	// Declares says that Put can make a declared item.
+	Declares bool
 }
 
-// TestSource runs the suite of [rotation.Source].
+// TestSource runs the suite of [rotation.Source] and, where the source is one, of
+// [rotation.Labeler].
 func TestSource(t *testing.T, newSource func(t *testing.T) SourceHarness) {
-	t.Run("Empty", func(t *testing.T) { testEmptySource(t, newSource(t)) })
-	t.Run("Scan", func(t *testing.T) { testScan(t, newSource(t)) })
-	t.Run("ScanWhileWritten", func(t *testing.T) { testScanWhileWritten(t, newSource(t)) })
-	t.Run("Rows", func(t *testing.T) { testRows(t, newSource(t)) })
-	t.Run("Defects", func(t *testing.T) { testDefects(t, newSource(t)) })
-	t.Run("BadCursor", func(t *testing.T) { testBadCursor(t, newSource(t)) })
-	t.Run("Replace", func(t *testing.T) { testReplace(t, newSource(t)) })
-	t.Run("ReplacePayload", func(t *testing.T) { testReplacePayload(t, newSource(t)) })
-	t.Run("ReplaceGone", func(t *testing.T) { testReplaceGone(t, newSource(t)) })
-	t.Run("Reread", func(t *testing.T) { testReread(t, newSource(t)) })
-	t.Run("ForeignRow", func(t *testing.T) { testForeignRow(t, newSource(t)) })
-	t.Run("RaceReplace", func(t *testing.T) { testRaceReplace(t, newSource(t)) })
+	for name, test := range map[string]func(*testing.T, SourceHarness){
+		"Empty": testEmptySource, "Scan": testScan, "ScanOthers": testScanOthers, "ScanWhileWritten": testScanWhileWritten,
+		"Rows": testRows, "Defects": testDefects, "BadCursor": testBadCursor,
+		"Replace": testReplace, "ReplacePayload": testReplacePayload, "ReplaceGone": testReplaceGone, "ReplaceARN": testReplaceARN,
+		"ReplaceDefect": testReplaceDefect, "Reread": testReread, "ForeignRow": testForeignRow, "RaceReplace": testRaceReplace,
+		"Rehearse": testRehearse, "Label": testLabel, "LabelChanged": testLabelChanged,
+	} {
+		t.Run(name, func(t *testing.T) { test(t, newSource(t)) })
+	}
 }
 
 func sound(id string) Envelope {
@@ -74,8 +79,8 @@ func (h SourceHarness) scan(t *testing.T, total, limit int, page func(rotation.P
 			if err != nil {
 				t.Fatal(err)
 			}
-			if limit > 0 && len(p.Rows)+p.Skipped > limit {
-				t.Fatalf("a page has %d rows and %d skipped, the limit is %d", len(p.Rows), p.Skipped, limit)
+			if n := len(p.Rows) + p.Other + p.Declared; limit > 0 && n > limit {
+				t.Fatalf("a page has %d items, the limit is %d", n, limit)
 			}
 			for _, r := range p.Rows {
 				seen[r.Context["id"]]++
@@ -95,8 +100,11 @@ func testEmptySource(t *testing.T, h SourceHarness) {
 	if h.Source.Name() == "" {
 		t.Error("the source has no name")
 	}
-	if err := h.Source.Check(t.Context()); err != nil {
-		t.Errorf("an empty source is in order: %v", err)
+	if notes, err := h.Source.Check(t.Context()); err != nil || len(notes) != 0 {
+		t.Errorf("an empty source is in order: %q, %v", notes, err)
+	}
+	if arn, err := h.Source.EncryptedBy(t.Context()); err != nil || arn != "" {
+		t.Errorf("it is encrypted by no key of the account: %q, %v", arn, err)
 	}
 	total := h.Source.Segments(4)
 	if total < 1 || total > 4 {
@@ -106,7 +114,7 @@ func testEmptySource(t *testing.T, h SourceHarness) {
 }
 
 // testScan checks that every row is seen exactly once, in any number of segments
-// and any size of page.
+// and any size of page, and every other item counted once.
 func testScan(t *testing.T, h SourceHarness) {
 	want := map[string]int{}
 	for i := range 61 {
@@ -114,17 +122,40 @@ func testScan(t *testing.T, h SourceHarness) {
 		h.Put(t, id, sound(id))
 		want[id] = 1
 	}
-	h.Put(t, "stranger", Envelope{Kind: Stranger})
-	if err := h.Source.Check(t.Context()); err != nil {
+	h.Put(t, "other", Envelope{Class: Other})
+	declared := 0
+	if h.Declares {
+		h.Put(t, "declared", Envelope{Class: Declared})
+		declared = 1
+	}
+	if _, err := h.Source.Check(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	for _, wish := range []int{1, 3, 8} {
 		for _, limit := range []int{0, 1, 7, 1000} {
-			skipped := 0
-			seen := h.scan(t, h.Source.Segments(wish), limit, func(p rotation.Page) { skipped += p.Skipped })
+			var others, said int
+			seen := h.scan(t, h.Source.Segments(wish), limit, func(p rotation.Page) { others, said = others+p.Other, said+p.Declared })
 			same(t, fmt.Sprintf("%d segments, limit %d", wish, limit), seen, want)
-			same(t, "skipped", skipped, 1)
+			same(t, "other and declared items", []int{others, said}, []int{1, declared})
 		}
+	}
+}
+
+// testScanOthers: pages without any row do not end a scan.
+func testScanOthers(t *testing.T, h SourceHarness) {
+	want := map[string]int{}
+	for i := range 40 {
+		if id := fmt.Sprintf("item-%02d", i); i%20 == 13 {
+			h.Put(t, id, sound(id))
+			want[id] = 1
+		} else {
+			h.Put(t, id, Envelope{Class: Other})
+		}
+	}
+	for _, limit := range []int{1, 3} {
+		others := 0
+		same(t, "rows", h.scan(t, 1, limit, func(p rotation.Page) { others += p.Other }), want)
+		same(t, "other items", others, 38)
 	}
 }
 
@@ -176,6 +207,10 @@ func testRows(t *testing.T, h SourceHarness) {
 			ID: r.ID, Handle: nil, KEK: e.KEK, Epoch: e.Epoch, WrappedDEK: e.WrappedDEK,
 			Context: map[string]string{"table": "orders", "id": "a"}, PlainSHA: h.PlainSHA,
 		}
+		want.Bound = maps.Clone(want.Context)
+		if h.Bind != nil {
+			maps.Copy(want.Bound, h.Bind("a"))
+		}
 		if payload {
 			want.Ciphertext = e.Ciphertext
 		}
@@ -184,27 +219,42 @@ func testRows(t *testing.T, h SourceHarness) {
 	}
 }
 
-// testDefects: what is no envelope is skipped, a broken envelope is reported.
+// testDefects: each item that is not a sound envelope is reported with its kind, beside
+// others. One without room is seen by who reads whole items.
 func testDefects(t *testing.T, h SourceHarness) {
 	h.Put(t, "good", sound("good"))
-	h.Put(t, "stranger", Envelope{Kind: Stranger})
-	for id, kind := range map[string]EnvelopeKind{"no-kek": NoKEK, "no-context": NoContext} {
-		e := sound(id)
-		e.Kind = kind
-		h.Put(t, id, e)
+	want := map[rotation.Defect]int{"": 1}
+	for kind, reported := range h.Defects {
+		e := sound(string(kind))
+		e.Defect = kind
+		h.Put(t, string(kind), e)
+		want[reported]++
 	}
-	p, err := h.Source.Scan(t.Context(), rotation.ScanRequest{Total: 1})
-	if err != nil {
-		t.Fatal(err)
-	}
-	same(t, "skipped", p.Skipped, 1)
-	same(t, "rows", len(p.Rows), 3)
-	broken := slices.DeleteFunc(p.Rows, func(r rotation.Row) bool { return r.Defect == "" })
-	same(t, "broken rows", len(broken), 2)
-	for _, r := range broken {
-		if r.ID == "" {
-			t.Errorf("a broken row has no id: %v", r)
+	for _, whole := range []bool{true, false} {
+		got := map[rotation.Defect]int{}
+		cursor := ""
+		for {
+			p, err := h.Source.Scan(t.Context(), rotation.ScanRequest{Total: 1, Whole: whole, Cursor: cursor})
+			if err != nil {
+				t.Fatal(err)
+			}
+			same(t, "items other than rows", p.Other+p.Declared, 0)
+			for _, r := range p.Rows {
+				got[r.Kind]++
+				if r.ID == "" || (r.Kind == "") != (r.Defect == "") {
+					t.Errorf("a row with kind %q, id %q, defect %q", r.Kind, r.ID, r.Defect)
+				}
+			}
+			if cursor = p.Next; cursor == "" {
+				break
+			}
 		}
+		if !whole && h.Defects[rotation.NoRoom] != "" {
+			want[rotation.NoRoom]--
+			want[""]++
+			got[rotation.NoRoom] += 0
+		}
+		same(t, fmt.Sprintf("rows by defect, whole items %v", whole), got, want)
 	}
 }
 

@@ -20,7 +20,7 @@ func minted(id kek.ID, now time.Time) kek.KEK {
 
 func genesis() step {
 	return step{name: "genesis", next: func(v kek.View, now time.Time) (kek.Change, error) {
-		return v.Genesis(minted("kek-0", now), now)
+		return v.Genesis(minted("kek-0", now), nil, now)
 	}}
 }
 
@@ -59,7 +59,7 @@ func rollback() step {
 }
 
 func tested() step {
-	return step{name: "test", next: func(v kek.View, now time.Time) (kek.Change, error) { return v.Test([]byte("probe\x00"), now) }}
+	return step{name: "test", next: func(v kek.View, now time.Time) (kek.Change, error) { return v.Test(map[kek.ID][]byte{"kek-0": []byte("probe")}, now) }}
 }
 
 func switched() step { return step{name: "switch", next: kek.View.Switch} }
@@ -77,11 +77,11 @@ func sealFence(t *testing.T, f *fixture) {
 func afterSwitch() []step {
 	return []step{
 		{name: "seal", prepare: sealFence, next: kek.View.Seal},
-		{name: "rewrap", next: kek.View.Rewrap},
+		{name: "rewrap", next: func(v kek.View, now time.Time) (kek.Change, error) { return v.Rewrap(v.Rotation.Rev, now) }},
 		{name: "retire", next: func(v kek.View, now time.Time) (kek.Change, error) {
-			return v.Retire(now, now.AddDate(0, 0, 40))
+			return v.Retire(v.Rotation.Rev, now, now.AddDate(0, 0, 40))
 		}},
-		{name: "complete", next: kek.View.Complete},
+		{name: "complete", next: func(v kek.View, now time.Time) (kek.Change, error) { return v.Complete(v.Rotation.Rev, now) }},
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/matter-ops/kms-rotation/internal/app"
+	"github.com/matter-ops/kms-rotation/kek"
 )
 
 // environment is what every function gets with these parameters.
@@ -41,8 +42,7 @@ func TestEnvironment(t *testing.T) {
 // TestConfiguredEnvironment: parameters get to where they belong.
 func TestConfiguredEnvironment(t *testing.T) {
 	vars := environment(t, load(t), map[string]string{
-		"Sources":      `[{"table":"orders","kek_id_attribute":"kek_id","wrapped_dek_attribute":"dek","ciphertext_attribute":"ct"}]`,
-		"CorpusBucket": "corpus", "CorpusPrefix": "known/", "Window": "22:00-04:00", "TimeZone": "Europe/Berlin",
+		"Window": "22:00-04:00", "TimeZone": "Europe/Berlin", "VerifyDataKeys": "sample",
 		"RetentionDays": "30", "DeleteHoldDays": "31", "Segments": "3", "FenceShards": "4", "MaxMints": "5", "CanaryRounds": "6",
 		"KmsRate": "7", "DrainMaxWait": "1h30m", "AnnounceDays": "8", "DrillFreshDays": "9", "HealthDays": "10",
 		"ApprovalRequired": "true", "ApprovalSeconds": "11", "AnnounceTopicArn": "arn:aws:sns:eu-central-1:123456789012:customers",
@@ -54,16 +54,16 @@ func TestConfiguredEnvironment(t *testing.T) {
 		t.Fatal(err)
 	}
 	got := map[string]any{
-		"stack": c.Stack, "table": c.ControlTable, "bucket": c.AuditBucket, "topic": c.Topic, "corpus": c.Corpus, "window": c.Window.String(),
+		"stack": c.Stack, "table": c.ControlTable, "bucket": c.AuditBucket, "topic": c.Topic, "window": c.Window.String(),
 		"retention": c.Retention.Hours() / 24, "hold": c.DeleteHold.Hours() / 24, "segments": c.Segments, "shards": c.FenceShards,
-		"mints": c.MaxMints, "canaries": c.CanaryRounds, "rate": c.KMSRate, "wait": c.DrainMaxWait.Minutes(), "sources": len(c.Sources),
+		"mints": c.MaxMints, "canaries": c.CanaryRounds, "rate": c.KMSRate, "wait": c.DrainMaxWait.Minutes(), "deep": c.Deep,
 		"announce": c.AnnounceDays, "drill": c.DrillFreshDays, "health": c.HealthDays, "approval": c.ApprovalRequired, "seconds": c.ApprovalWait.Seconds(),
 		"announcers": c.Announce,
 	}
 	want := map[string]any{
-		"stack": "matter", "table": "ControlTable", "bucket": "AuditBucket", "topic": "Topic", "corpus": "s3://corpus/known/",
+		"stack": "matter", "table": "ControlTable", "bucket": "AuditBucket", "topic": "Topic",
 		"window": "22:00-04:00 Europe/Berlin", "retention": 30.0, "hold": 31.0, "segments": 3, "shards": 4,
-		"mints": 5, "canaries": 6, "rate": 7.0, "wait": 90.0, "sources": 1,
+		"mints": 5, "canaries": 6, "rate": 7.0, "wait": 90.0, "deep": false,
 		"announce": 8, "drill": 9, "health": 10, "approval": true, "seconds": 11.0,
 		"announcers": app.Announce{
 			Topic: "arn:aws:sns:eu-central-1:123456789012:customers", Webhook: "https://example.com/hook", Statuspage: "page1",
@@ -72,5 +72,30 @@ func TestConfiguredEnvironment(t *testing.T) {
 	}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Errorf("configuration (-want +got):\n%s", d)
+	}
+}
+
+// TestSeed: genesis finds in the outputs what the parameters say, and nothing by
+// default.
+func TestSeed(t *testing.T) {
+	tpl := load(t)
+	seed := func(params map[string]string) ([]kek.Source, error) {
+		return app.Seed(func(name string) string {
+			output := map[string]string{"MATTER_SOURCES": "SeedSources", "MATTER_CORPUS": "SeedCorpus"}[name]
+			if c, ok := at[object](t, tpl.Outputs, output)["Condition"]; ok && !tpl.holds(t, at[object](t, tpl.Conditions, text(c)), params) {
+				return ""
+			}
+			return tpl.resolve(t, at[any](t, tpl.Outputs, output, "Value"), params)
+		})
+	}
+	if got, err := seed(nil); err != nil || len(got) != 0 {
+		t.Errorf("by default: %v, %v", got, err)
+	}
+	got, err := seed(map[string]string{
+		"Sources":      `[{"table":"orders","kek_id_attribute":"kek_id","wrapped_dek_attribute":"dek","ciphertext_attribute":"ct"}]`,
+		"CorpusBucket": "corpus", "CorpusPrefix": "known/",
+	})
+	if err != nil || len(got) != 2 || got[0].Place != "orders" || got[1].Place != "s3://corpus/known/" {
+		t.Errorf("%+v, %v", got, err)
 	}
 }

@@ -23,7 +23,7 @@ var decoders = map[string]func([]byte) error{
 	"rewrap":     decodes[rotation.RewrapInput],
 	"retire":     decodes[rotation.RetireInput],
 	"anchor":     decodes[rotation.AnchorInput],
-	"verify":     decodes[rotation.StepInput],
+	"verify":     decodes[rotation.VerifyInput],
 	"notify":     decodes[rotation.NotifyInput],
 	"approve":    decodes[rotation.ApprovalInput],
 	"health":     decodes[rotation.HealthInput],
@@ -74,7 +74,7 @@ func TestEvents(t *testing.T) {
 		seen[name] = true
 	}
 	want := append(folders(t), "execution-scheduled", "execution-normal", "execution-emergency", "execution-resume",
-		"execution-blank", "execution-drill", "preflight-check-only", "preflight-announce")
+		"execution-blank", "execution-drill", "preflight-check-only", "preflight-announce", "verify-census", "rewrap-rehearse")
 	for _, name := range want {
 		if !seen[name] {
 			t.Errorf("there is no events/%s.json", name)
@@ -109,6 +109,12 @@ func TestExecutionEvents(t *testing.T) {
 	}
 	if in := event[rotation.PreflightInput](t, "preflight-check-only"); !in.CheckOnly || kek.CheckRotationID(in.ExecutionName) != nil {
 		t.Errorf("check only: %+v", in)
+	}
+	if in := event[rotation.VerifyInput](t, "verify-census"); !in.Census {
+		t.Errorf("census: %+v", in)
+	}
+	if in := event[rotation.RewrapInput](t, "rewrap-rehearse"); !in.Rehearse {
+		t.Errorf("rehearse: %+v", in)
 	}
 	redriven := event[rotation.NotifyInput](t, "notify-redriven")
 	if redriven.HaltedIn == nil || redriven.Execution.RedriveCount <= redriven.HaltedIn.RedriveCount {

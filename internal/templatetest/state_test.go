@@ -256,7 +256,7 @@ func TestRefusalAheadIsHeard(t *testing.T) {
 
 func TestOutputs(t *testing.T) {
 	tpl := load(t)
-	want := []string{"AnchorKeyArn", "AuditBucketName", "ControlTableName", "DataPlanePolicyArn", "EmergencyFormName", "StateMachineArn", "TopicArn"}
+	want := []string{"AnchorKeyArn", "AuditBucketName", "ControlTableName", "DataPlanePolicyArn", "EmergencyFormName", "SeedCorpus", "SeedSources", "StateMachineArn", "TopicArn"}
 	for _, id := range tpl.ofType("AWS::Serverless::Function") {
 		want = append(want, id+"Name")
 	}

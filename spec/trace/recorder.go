@@ -147,7 +147,7 @@ func (r *Recorder) rowEvent(op string, args []any) Event {
 
 // written is a row as it is stored. Nothing under no KEK is a cipher row.
 func written(op, source, id string, row memstore.Record) Event {
-	if row.Stranger || row.KEK == "" {
+	if row.Other || row.KEK == "" {
 		return Event{}
 	}
 	return Event{

@@ -28,7 +28,8 @@ variables {
     kek_id_attribute      = "kek_id"
     wrapped_dek_attribute = "wrapped_dek"
     ciphertext_attribute  = "ciphertext"
-    context               = { table = "orders", id = "$order_id" }
+    context               = { table = "orders" }
+    bind                  = { id = "$order_id" }
   }]
   parameters        = { TimeZone = "Europe/Berlin" }
   application_roles = ["orders-service"]
@@ -42,12 +43,12 @@ run "hands_over_the_packaged_template" {
     error_message = "The stack must be of the template whose digest is in its key."
   }
   assert {
-    condition     = jsondecode(aws_cloudformation_stack.rotation.parameters["Sources"])[0].context.id == "$order_id"
-    error_message = "The sources must reach the functions as they are."
+    condition     = jsondecode(aws_cloudformation_stack.rotation.parameters["Sources"])[0].bind.id == "$order_id"
+    error_message = "The sources must reach matter ops kms-genesis as they are."
   }
   assert {
     condition     = !can(jsondecode(aws_cloudformation_stack.rotation.parameters["Sources"])[0].table_arn) && !can(jsondecode(aws_cloudformation_stack.rotation.parameters["Sources"])[0].name)
-    error_message = "The functions decode strictly: no field that they do not know, none that is null."
+    error_message = "matter ops kms-genesis decodes strictly: no field that it does not know, none that is null."
   }
   assert {
     condition     = aws_cloudformation_stack.rotation.parameters["CorpusBucket"] == "" && aws_cloudformation_stack.rotation.parameters["TimeZone"] == "Europe/Berlin"

@@ -179,6 +179,27 @@ func TestKMS(t *testing.T) {
 			}},
 			{Action: "kms:TagResource", Resource: "arn:aws:kms:r:1:key/new", Context: request},
 		}},
+		"CreateKey of several Regions": {func(c *kms.Client) error {
+			_, err := c.CreateKey(t.Context(), &kms.CreateKeyInput{MultiRegion: aws.Bool(true)})
+			return err
+		}, []iam.Access{
+			{
+				Action:   "iam:CreateServiceLinkedRole",
+				Resource: "arn:aws:iam::1:role/aws-service-role/mrk.kms.amazonaws.com/AWSServiceRoleForKeyManagementServiceMultiRegionKeys",
+				Context:  map[string][]string{"iam:awsservicename": {"mrk.kms.amazonaws.com"}},
+			},
+			{Action: "kms:CreateKey", Resource: "*", Context: map[string][]string{
+				"kms:keyspec": {"SYMMETRIC_DEFAULT"}, "kms:keyusage": {"ENCRYPT_DECRYPT"},
+			}},
+		}},
+		"ListAliases of a key": {func(c *kms.Client) error {
+			_, err := c.ListAliases(t.Context(), &kms.ListAliasesInput{KeyId: aws.String("a")})
+			return err
+		}, []iam.Access{{Action: "kms:ListAliases", Resource: "*", Context: map[string][]string{}}}},
+		"GetKeyLastUsage": {func(c *kms.Client) error {
+			_, err := c.GetKeyLastUsage(t.Context(), &kms.GetKeyLastUsageInput{KeyId: aws.String("a")})
+			return err
+		}, []iam.Access{{Action: "kms:GetKeyLastUsage", Resource: "arn:aws:kms:r:1:key/a", Context: tagged(nil)}}},
 		"CreateAlias": {func(c *kms.Client) error {
 			_, err := c.CreateAlias(t.Context(), &kms.CreateAliasInput{AliasName: aws.String("alias/x"), TargetKeyId: aws.String("a")})
 			return err

@@ -1,4 +1,5 @@
-"""moto_server, with what it needs to execute a state machine twice, and to sign.
+"""moto_server, with what it needs to execute a state machine twice, to sign, and to
+unwrap under multi-Region keys.
 
 moto copies a state machine deeply for each execution, and with it the executions
 so far, whose threads and locks cannot be copied: the second StartExecution fails
@@ -7,12 +8,19 @@ with status 500. An execution is no part of the copy's definition, so it is shar
 moto's CloudFormation makes every AWS::KMS::Key a symmetric one for encryption,
 whatever its KeySpec and KeyUsage are, with a policy that no later call can read:
 DescribeKey and Sign then fail with status 500.
+
+moto's ids of multi-Region keys are "mrk-" and a UUID, 40 letters, of which its
+ciphertexts keep 36: none can be unwrapped. AWS's are "mrk-" and 32 digits (KMS
+developer guide, "How multi-Region keys work"), which fit.
 """
 
 import json
+import re
 import sys
 
+from moto.kms import models
 from moto.kms.models import Key, kms_backends
+from moto.kms.responses import KmsResponse
 from moto.server import main
 from moto.stepfunctions.parser.backend.execution import Execution
 
@@ -31,5 +39,22 @@ def create_key(cls, resource_name, cloudformation_json, account_id, region_name,
 
 
 Key.create_from_cloudformation_json = classmethod(create_key)
+
+generate_key_id, validate_cmk_id = models.generate_key_id, KmsResponse._validate_cmk_id
+
+
+def multi_region_key_id(multi_region=False):
+    key_id = generate_key_id()
+    return "mrk-" + key_id.replace("-", "") if multi_region else key_id
+
+
+def validate_multi_region_key_id(self, key_id):
+    if re.fullmatch("mrk-[0-9a-f]{32}", key_id):
+        key_id = self._display_arn(key_id)  # ARNs of any form are looked for
+    validate_cmk_id(self, key_id)
+
+
+models.generate_key_id = multi_region_key_id
+KmsResponse._validate_cmk_id = validate_multi_region_key_id
 
 main(sys.argv[1:])

@@ -5,25 +5,30 @@
 //
 //   - KMS: a disabled key, or one pending deletion, goes on encrypting and
 //     decrypting. Here DisabledException and KMSInvalidStateException.
-//   - KMS: Decrypt with the KeyId of another key answers AccessDeniedException.
-//     Here IncorrectKeyException.
+//   - KMS: Decrypt with the KeyId of another key, or of what is no ciphertext, answers
+//     AccessDeniedException. Here IncorrectKeyException and InvalidCiphertextException.
 //   - KMS: ReEncrypt ignores SourceKeyId. Here NotFoundException or
 //     IncorrectKeyException.
 //   - KMS: the names and values of an encryption context are joined without
 //     lengths, so that {"ab": "c"} opens what {"a": "bc"} sealed. Here moto gets one
 //     pair that encodes them all.
+//   - KMS: there is no GetKeyLastUsage. Here it is answered from the operations that
+//     went through the transport.
 //   - KMS, S3: CreateAlias and a PUT with If-Match or If-None-Match check first and
 //     write later, so that two may both win. Here they come one by one.
 package strict
 
 import (
 	"bytes"
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
+	"regexp"
 	"strings"
 	"sync"
+	"time"
 )
 
 // Transport is a [http.RoundTripper] that corrects moto's answers. Every client of
@@ -35,11 +40,13 @@ type Transport struct {
 	mu      sync.Mutex
 	enabled map[string]bool // ids of keys that were enabled at the last look
 	changes int             // how often enabled was emptied
+
+	usage tracker
 }
 
 // New returns a transport that reaches moto through base.
 func New(base http.RoundTripper) *Transport {
-	return &Transport{base: base, enabled: map[string]bool{}}
+	return &Transport{base: base, enabled: map[string]bool{}, usage: tracker{since: time.Now()}}
 }
 
 // cryptographic lists the KMS operations that need an enabled key.
@@ -55,6 +62,8 @@ func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	switch {
 	case isKMS && cryptographic[op]:
 		return t.encipher(r, op)
+	case isKMS && op == "GetKeyLastUsage":
+		return t.lastUsage(r)
 	case isKMS && op == "CreateAlias", conditional:
 		t.writes.Lock()
 		defer t.writes.Unlock()
@@ -101,21 +110,16 @@ type keyIDs struct {
 	KeyID            string `json:"KeyId"`
 	SourceKeyID      string `json:"SourceKeyId"`
 	DestinationKeyID string `json:"DestinationKeyId"`
+	CiphertextBlob   string
 }
 
 // encipher forwards a cryptographic operation if every key that the request names
 // is enabled, and withholds the answer if moto used another key than AWS would.
 func (t *Transport) encipher(r *http.Request, op string) (*http.Response, error) {
-	body, err := io.ReadAll(r.Body)
+	var asked, used keyIDs
+	body, err := read(r, op, &asked)
 	if err != nil {
 		return nil, err
-	}
-	if err := r.Body.Close(); err != nil {
-		return nil, err
-	}
-	var asked, used keyIDs
-	if err := json.Unmarshal(body, &asked); err != nil {
-		return nil, fmt.Errorf("strict: %s: %w", op, err)
 	}
 	for _, id := range []string{asked.KeyID, asked.SourceKeyID, asked.DestinationKeyID} {
 		if id == "" {
@@ -130,7 +134,7 @@ func (t *Transport) encipher(r *http.Request, op string) (*http.Response, error)
 	}
 	resp, answer, err := t.send(r, body)
 	if err != nil || resp.StatusCode != http.StatusOK {
-		return incorrectKey(resp, answer), err
+		return wrongKey(resp, answer, asked), err
 	}
 	if err := json.Unmarshal(answer, &used); err != nil {
 		return nil, fmt.Errorf("strict: answer of %s: %w", op, err)
@@ -143,7 +147,23 @@ func (t *Transport) encipher(r *http.Request, op string) (*http.Response, error)
 			return no, err
 		}
 	}
+	t.usage.note(op, resp.Header.Get("X-Amzn-Requestid"), used.KeyID, used.SourceKeyID)
 	return resp, nil
+}
+
+// read reads the body of a request, and decodes it.
+func read(r *http.Request, op string, into any) ([]byte, error) {
+	body, err := io.ReadAll(r.Body)
+	if err != nil {
+		return nil, err
+	}
+	if err := r.Body.Close(); err != nil {
+		return nil, err
+	}
+	if err := json.Unmarshal(body, into); err != nil {
+		return nil, fmt.Errorf("strict: %s: %w", op, err)
+	}
+	return body, nil
 }
 
 // joined replaces the encryption contexts of a request by one pair each.
@@ -174,23 +194,11 @@ func (t *Transport) unusable(r *http.Request, id string) (*http.Response, error)
 	if enabled {
 		return nil, nil
 	}
-	body, err := json.Marshal(map[string]string{"KeyId": id})
-	if err != nil {
-		return nil, err
+	m, no, err := t.describe(r, id)
+	if no != nil || err != nil {
+		return no, err
 	}
-	ask := r.Clone(r.Context())
-	ask.Header.Set("X-Amz-Target", "TrentService.DescribeKey")
-	resp, answer, err := t.send(ask, body)
-	if err != nil || resp.StatusCode != http.StatusOK {
-		return resp, err
-	}
-	var key struct {
-		KeyMetadata struct{ Arn, KeyState string }
-	}
-	if err := json.Unmarshal(answer, &key); err != nil {
-		return nil, fmt.Errorf("strict: answer of DescribeKey: %w", err)
-	}
-	switch m := key.KeyMetadata; m.KeyState {
+	switch m.KeyState {
 	case "Enabled":
 		t.learn(id, at)
 		return nil, nil
@@ -199,6 +207,32 @@ func (t *Transport) unusable(r *http.Request, id string) (*http.Response, error)
 	default:
 		return refusal(r, "KMSInvalidStateException", m.Arn+" is pending deletion."), nil
 	}
+}
+
+// metadata is what the transport uses of DescribeKey's answer.
+type metadata struct {
+	Arn, KeyState string
+	KeyID         string  `json:"KeyId"`
+	CreationDate  float64 // seconds since 1970
+}
+
+// describe asks moto for a key, in the name of a request; its refusal is returned.
+func (t *Transport) describe(r *http.Request, id string) (metadata, *http.Response, error) {
+	body, err := json.Marshal(map[string]string{"KeyId": id})
+	if err != nil {
+		return metadata{}, nil, err
+	}
+	ask := r.Clone(r.Context())
+	ask.Header.Set("X-Amz-Target", "TrentService.DescribeKey")
+	resp, answer, err := t.send(ask, body)
+	if err != nil || resp.StatusCode != http.StatusOK {
+		return metadata{}, resp, err
+	}
+	var key struct{ KeyMetadata metadata }
+	if err := json.Unmarshal(answer, &key); err != nil {
+		return metadata{}, nil, fmt.Errorf("strict: answer of DescribeKey: %w", err)
+	}
+	return key.KeyMetadata, nil, nil
 }
 
 // send sends r with another body and returns the answer, read, and readable again.
@@ -222,9 +256,19 @@ func (t *Transport) send(r *http.Request, body []byte) (*http.Response, []byte, 
 	return resp, answer, nil
 }
 
-// incorrectKey replaces moto's answer to a blob of another key.
-func incorrectKey(resp *http.Response, answer []byte) *http.Response {
-	if resp != nil && bytes.Contains(answer, []byte("AccessDeniedException")) {
+// keyForm is what ids of KMS keys look like, with which moto begins a blob.
+var keyForm = regexp.MustCompile(`^([0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|mrk-[0-9a-f]{32})`)
+
+// wrongKey replaces moto's answer to a blob of another key than it is to be, and to
+// what is no blob of any key. A blob that names a key that is not there stays denied.
+func wrongKey(resp *http.Response, answer []byte, asked keyIDs) *http.Response {
+	blob, _ := base64.StdEncoding.DecodeString(asked.CiphertextBlob) // what is none names no key
+	switch {
+	case resp == nil || !bytes.Contains(answer, []byte("AccessDeniedException")):
+		return resp
+	case !keyForm.Match(blob):
+		return refusal(resp.Request, "InvalidCiphertextException", "")
+	case asked.KeyID != "" || asked.SourceKeyID != "":
 		return refusal(resp.Request, "IncorrectKeyException", "The key ID in the request does not identify a key that can perform this operation.")
 	}
 	return resp
@@ -232,10 +276,17 @@ func incorrectKey(resp *http.Response, answer []byte) *http.Response {
 
 // refusal is an error as KMS answers it.
 func refusal(r *http.Request, code, message string) *http.Response {
-	body := fmt.Sprintf(`{"__type":%q,"message":%q}`, code, message)
+	resp := reply(r, fmt.Appendf(nil, `{"__type":%q,"message":%q}`, code, message))
+	resp.Status, resp.StatusCode = "400 Bad Request", http.StatusBadRequest
+	resp.Header.Set("X-Amzn-Errortype", code)
+	return resp
+}
+
+// reply is an answer as KMS gives it.
+func reply(r *http.Request, body []byte) *http.Response {
 	return &http.Response{
-		Status: "400 Bad Request", StatusCode: http.StatusBadRequest, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
-		Header:        http.Header{"Content-Type": {"application/x-amz-json-1.1"}, "X-Amzn-Errortype": {code}},
-		ContentLength: int64(len(body)), Body: io.NopCloser(strings.NewReader(body)), Request: r,
+		Status: "200 OK", StatusCode: http.StatusOK, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
+		Header:        http.Header{"Content-Type": {"application/x-amz-json-1.1"}},
+		ContentLength: int64(len(body)), Body: io.NopCloser(bytes.NewReader(body)), Request: r,
 	}
 }

@@ -2,12 +2,15 @@ package strict_test
 
 import (
 	"errors"
+	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/kms"
 	"github.com/aws/aws-sdk-go-v2/service/kms/types"
+	"github.com/aws/smithy-go"
 
 	"github.com/matter-ops/kms-rotation/internal/mototest"
 )
@@ -118,4 +121,91 @@ func TestRaceDisable(t *testing.T) {
 			t.Errorf("%v, want DisabledException", err)
 		}
 	}
+}
+
+// TestLastUsage: GetKeyLastUsage answers as the AWS KMS API reference has it: for a
+// key that was never used too, by id and ARN, and for no alias.
+func TestLastUsage(t *testing.T) {
+	c := kms.NewFromConfig(mototest.Config(t))
+	made, err := c.CreateKey(t.Context(), &kms.CreateKeyInput{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	id, arn := made.KeyMetadata.KeyId, made.KeyMetadata.Arn
+	usage := func(key *string) *kms.GetKeyLastUsageOutput {
+		t.Helper()
+		out, err := c.GetKeyLastUsage(t.Context(), &kms.GetKeyLastUsageInput{KeyId: key})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if aws.ToString(out.KeyId) != *id || !out.KeyCreationDate.Equal(*made.KeyMetadata.CreationDate) || out.TrackingStartDate.Before(*out.KeyCreationDate) {
+			t.Errorf("%s, created %v, tracked since %v", aws.ToString(out.KeyId), out.KeyCreationDate, out.TrackingStartDate)
+		}
+		return out
+	}
+	if u := usage(id).KeyLastUsage; u == nil || u.Operation != "" || u.Timestamp != nil || u.CloudTrailEventId != nil || u.KmsRequestId != nil {
+		t.Errorf("a key that was not used: %+v, want an empty object", u)
+	}
+	before := time.Now().Add(-time.Millisecond) // answers have milliseconds
+	alias := aws.String("alias/last-usage-" + *id)
+	if _, err := c.CreateAlias(t.Context(), &kms.CreateAliasInput{AliasName: alias, TargetKeyId: id}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Encrypt(t.Context(), &kms.EncryptInput{KeyId: alias, Plaintext: []byte("x")}); err != nil {
+		t.Fatal(err)
+	}
+	for _, key := range []*string{id, arn} {
+		u := usage(key).KeyLastUsage
+		if u.Operation != "Encrypt" || u.Timestamp.Before(before) || u.Timestamp.After(time.Now()) || aws.ToString(u.CloudTrailEventId) == "" || aws.ToString(u.KmsRequestId) == "" {
+			t.Errorf("after Encrypt: %+v", u)
+		}
+	}
+	var gone *types.NotFoundException
+	for _, key := range []*string{alias, aws.String("00000000-0000-0000-0000-000000000000")} {
+		if _, err := c.GetKeyLastUsage(t.Context(), &kms.GetKeyLastUsageInput{KeyId: key}); !errors.As(err, &gone) {
+			t.Errorf("%s: %v, want NotFoundException", *key, err)
+		}
+	}
+}
+
+// TestBlobs: a blob of the key is told from one of another key, from one that names a
+// key that is not there, and from what is no blob.
+func TestBlobs(t *testing.T) {
+	c := kms.NewFromConfig(mototest.Config(t))
+	id, blob := wrapped(t, c)
+	_, other := wrapped(t, c)
+	for what, in := range map[string]struct {
+		blob []byte
+		code string // without a KeyId
+	}{
+		"its own":     {blob, ""},
+		"a gone key":  {append([]byte("00000000-0000-0000-0000-000000000000"), blob[36:]...), "AccessDeniedException"},
+		"no key":      {append([]byte("this is no blob of any key whatsoever"), blob[36:]...), "InvalidCiphertextException"},
+		"no utf-8":    {append([]byte{0xff}, blob[1:]...), "InvalidCiphertextException"},
+		"another end": {append(blob[:len(blob)-1:len(blob)-1], blob[len(blob)-1]^1), "InvalidCiphertextException"},
+	} {
+		out, err := c.Decrypt(t.Context(), &kms.DecryptInput{CiphertextBlob: in.blob})
+		if got := code(err); got != in.code || err == nil && !strings.HasSuffix(aws.ToString(out.KeyId), ":key/"+*id) {
+			t.Errorf("%s: %v, want %q", what, err, in.code)
+		}
+		want := in.code
+		if want == "AccessDeniedException" {
+			want = "IncorrectKeyException"
+		}
+		if _, err = c.Decrypt(t.Context(), &kms.DecryptInput{CiphertextBlob: in.blob, KeyId: id}); code(err) != want {
+			t.Errorf("%s with the key's id: %v, want %q", what, err, want)
+		}
+	}
+	if _, err := c.Decrypt(t.Context(), &kms.DecryptInput{CiphertextBlob: other, KeyId: id}); code(err) != "IncorrectKeyException" {
+		t.Errorf("another key's: %v", err)
+	}
+}
+
+// code is the code of an answered error, "" for none.
+func code(err error) string {
+	var api smithy.APIError
+	if errors.As(err, &api) {
+		return api.ErrorCode()
+	}
+	return ""
 }

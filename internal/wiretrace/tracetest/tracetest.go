@@ -25,11 +25,11 @@ func config(t *testing.T, l *sample.Local) wiretrace.Config {
 	c := l.Deployment.Config
 	cfg := wiretrace.Config{Stack: c.Stack, ControlTable: c.ControlTable, AuditBucket: c.AuditBucket, Corpus: corpus.Name}
 	var err error
-	if cfg.CorpusBucket, cfg.CorpusPrefix, err = corpus.ParseURL(c.Corpus); err != nil {
+	if cfg.CorpusBucket, cfg.CorpusPrefix, err = corpus.ParseURL(l.Set.Corpus()); err != nil {
 		t.Fatal(err)
 	}
 	client := dynamodb.NewFromConfig(l.AWSConfig())
-	for _, src := range c.Sources {
+	for _, src := range l.Set.Sources() {
 		out, err := client.DescribeTable(t.Context(), &dynamodb.DescribeTableInput{TableName: &src.Table})
 		if err != nil {
 			t.Fatal(err)

@@ -1,0 +1,130 @@
+package envelope
+
+import (
+	"bytes"
+	"fmt"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
+)
+
+// checkWrite refuses an item that a read would not give back as it is given here.
+// [ErrInvalidItem] names the attribute.
+func (c TableConfig) checkWrite(i Item) error {
+	for name, v := range i {
+		if slices.Contains(c.own(), name) {
+			return fmt.Errorf("%w: attribute %q makes a row an envelope, and is written by this package alone", ErrInvalidItem, name)
+		}
+		if !utf8.ValidString(name) {
+			return fmt.Errorf("%w: the attribute name %q is not UTF-8", ErrInvalidItem, name)
+		}
+		if fault := faultOf(v); fault != "" {
+			return fmt.Errorf("%w: attribute %q %s", ErrInvalidItem, name, fault)
+		}
+	}
+	if c.Other.declares(i) { // no rotation would start while it is there
+		return fmt.Errorf("%w: attribute %q has a value that declares the item to be no envelope", ErrInvalidItem, c.Other.Attribute)
+	}
+	return nil
+}
+
+// checkKey refuses a key that the SDK would change into another row's.
+func checkKey(key Item) error {
+	for name, v := range key {
+		if fault := faultOf(v); fault != "" {
+			return fmt.Errorf("%w: key attribute %q %s", ErrInvalidItem, name, fault)
+		}
+	}
+	return nil
+}
+
+// faultOf says why DynamoDB would give back another value than v; "" if it would not.
+// The SDK stores U+FFFD for what is not UTF-8, and leaves out what is nil.
+func faultOf(v types.AttributeValue) string {
+	texts := []string(nil)
+	switch v := v.(type) {
+	case *types.AttributeValueMemberS:
+		texts = []string{v.Value}
+	case *types.AttributeValueMemberSS:
+		texts = v.Value
+	case *types.AttributeValueMemberL:
+		for _, e := range v.Value {
+			if fault := faultOf(e); fault != "" {
+				return fault
+			}
+		}
+	case *types.AttributeValueMemberM:
+		for name, e := range v.Value {
+			texts = append(texts, name)
+			if fault := faultOf(e); fault != "" {
+				return fault
+			}
+		}
+	case *types.AttributeValueMemberN, *types.AttributeValueMemberB, *types.AttributeValueMemberBOOL,
+		*types.AttributeValueMemberNULL, *types.AttributeValueMemberNS, *types.AttributeValueMemberBS:
+	default:
+		return fmt.Sprintf("is or holds a %T, which DynamoDB does not store", v)
+	}
+	if !slices.ContainsFunc(texts, func(s string) bool { return !utf8.ValidString(s) }) {
+		return ""
+	}
+	return "holds text that is not UTF-8"
+}
+
+// checkText refuses an encryption context with keys or values that are not UTF-8: KMS
+// and who keeps the context in JSON would be told another one than is bound.
+func checkText(encctx map[string]string) error {
+	for k, v := range encctx {
+		if !utf8.ValidString(k) || !utf8.ValidString(v) {
+			return fmt.Errorf("encryption context: key %q or its value is not UTF-8", k)
+		}
+	}
+	return nil
+}
+
+// sameScalar reports whether DynamoDB takes two key attributes for one: a number is
+// the same however it is written.
+func sameScalar(a, b types.AttributeValue) bool {
+	switch a := a.(type) {
+	case *types.AttributeValueMemberS:
+		b, ok := b.(*types.AttributeValueMemberS)
+		return ok && a.Value == b.Value
+	case *types.AttributeValueMemberB:
+		b, ok := b.(*types.AttributeValueMemberB)
+		return ok && bytes.Equal(a.Value, b.Value)
+	case *types.AttributeValueMemberN:
+		b, ok := b.(*types.AttributeValueMemberN)
+		return ok && sameNumber(a.Value, b.Value)
+	default:
+		return false
+	}
+}
+
+var decimalText = regexp.MustCompile(`^([+-]?)([0-9]*)\.?([0-9]*)(?:[eE]([+-]?[0-9]{1,4}))?$`)
+
+// sameNumber reports whether two texts are one number: 1, 1.0 and 10e-1 are.
+func sameNumber(a, b string) bool {
+	x, ok := normalizeNumber(a)
+	y, ok2 := normalizeNumber(b)
+	return ok && ok2 && x == y
+}
+
+// normalizeNumber writes a number in one way: sign, digits without needless zeros, and
+// the power of ten that the first digit has.
+func normalizeNumber(s string) (string, bool) {
+	m := decimalText.FindStringSubmatch(s)
+	if m == nil || m[2]+m[3] == "" {
+		return "", false
+	}
+	exponent, _ := strconv.Atoi(m[4]) // "" is 0, and four digits fit
+	digits := strings.TrimLeft(m[2]+m[3], "0")
+	exponent += len(m[2]) - (len(m[2]) + len(m[3]) - len(digits))
+	if digits = strings.TrimRight(digits, "0"); digits == "" {
+		return "0", true
+	}
+	return fmt.Sprintf("%s0.%se%d", strings.TrimPrefix(m[1], "+"), digits, exponent), true
+}

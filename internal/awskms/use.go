@@ -1,0 +1,220 @@
+package awskms
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"fmt"
+	"reflect"
+	"slices"
+	"strings"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/aws/arn"
+	"github.com/aws/aws-sdk-go-v2/service/kms"
+	"github.com/aws/aws-sdk-go-v2/service/kms/types"
+
+	"github.com/matter-ops/kms-rotation/internal/awserr"
+	"github.com/matter-ops/kms-rotation/kek"
+	"github.com/matter-ops/kms-rotation/rotation"
+)
+
+// Use implements [rotation.KeyAdmin]. Aliases of this stack's KEKs are left out;
+// those of another stack's are somebody else's. KMS is eventually consistent: what
+// was granted or used a moment ago may be missing.
+func (a *Admin) Use(ctx context.Context, id kek.ID) (rotation.KeyUse, error) {
+	key, regions, err := a.describe(ctx, id)
+	if err != nil {
+		return rotation.KeyUse{}, err
+	}
+	use := rotation.KeyUse{MultiRegion: key.Multi}
+	if regions != nil && regions.MultiRegionKeyType == types.MultiRegionKeyTypePrimary {
+		for _, r := range regions.ReplicaKeys {
+			use.Replicas = append(use.Replicas, aws.ToString(r.Region))
+		}
+		slices.Sort(use.Replicas)
+	}
+	if use.Grants, err = a.listGrants(ctx, key.ID); err != nil {
+		return rotation.KeyUse{}, err
+	}
+	if use.Aliases, err = a.listForeignAliases(ctx, key.ID); err != nil {
+		return rotation.KeyUse{}, err
+	}
+	if use.Policy, err = a.listOwnStatements(ctx, key); err != nil {
+		return rotation.KeyUse{}, err
+	}
+	if err := a.readLastUsage(ctx, key.ID, &use); err != nil {
+		return rotation.KeyUse{}, err
+	}
+	return use, nil
+}
+
+func (a *Admin) listGrants(ctx context.Context, id kek.ID) ([]string, error) {
+	pages := kms.NewListGrantsPaginator(a.client, &kms.ListGrantsInput{KeyId: aws.String(string(id))})
+	var lines []string
+	for pages.HasMorePages() {
+		page, err := pages.NextPage(ctx)
+		if err != nil {
+			return nil, wrap("ListGrants "+string(id), err)
+		}
+		for _, g := range page.Grants {
+			lines = append(lines, describeGrant(g))
+		}
+	}
+	slices.Sort(lines)
+	return lines, nil
+}
+
+// describeGrant is a grant in one line, which follows the word "grant": the grantee,
+// the operations, the constraints if any, and what revokes it.
+func describeGrant(g types.GrantListEntry) string {
+	grantee := cmp.Or(aws.ToString(g.GranteePrincipal), aws.ToString(g.GranteeServicePrincipal), "that names no grantee")
+	operations := make([]string, len(g.Operations))
+	for i, o := range g.Operations {
+		operations[i] = string(o)
+	}
+	line := grantee + " may " + strings.Join(operations, ", ")
+	if c := g.Constraints; c != nil {
+		if names := append(nameContext(c.EncryptionContextEquals), nameContext(c.EncryptionContextSubset)...); len(names) > 0 {
+			line += ", only with context " + strings.Join(names, " ")
+		}
+		if c.SourceArn != nil {
+			line += ", only for " + *c.SourceArn
+		}
+	}
+	if by := cmp.Or(aws.ToString(g.RetiringPrincipal), aws.ToString(g.RetiringServicePrincipal)); by != "" {
+		line += ", may be retired by " + by
+	}
+	return line + ", id " + aws.ToString(g.GrantId)
+}
+
+// nameContext lists the names in a grant's encryption context, and the values of
+// those that AWS reserves: they say which table or volume a service has the grant
+// for. Other values are an application's own business.
+func nameContext(encctx map[string]string) []string {
+	var names []string
+	for name, value := range encctx {
+		if strings.HasPrefix(name, "aws:") {
+			name += "=" + value
+		}
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	return names
+}
+
+func (a *Admin) listForeignAliases(ctx context.Context, id kek.ID) ([]string, error) {
+	pages := kms.NewListAliasesPaginator(a.client, &kms.ListAliasesInput{KeyId: aws.String(string(id))})
+	var names []string
+	for pages.HasMorePages() {
+		page, err := pages.NextPage(ctx)
+		if err != nil {
+			return nil, wrap("ListAliases "+string(id), err)
+		}
+		for _, alias := range page.Aliases {
+			if name := aws.ToString(alias.AliasName); !strings.HasPrefix(name, a.aliasPrefix()) {
+				names = append(names, name)
+			}
+		}
+	}
+	slices.Sort(names)
+	return names, nil
+}
+
+// listOwnStatements lists the statements of a key's policy that a key made by
+// [Admin.Create] does not have.
+func (a *Admin) listOwnStatements(ctx context.Context, key rotation.Key) ([]string, error) {
+	op := "GetKeyPolicy " + string(key.ID)
+	out, err := a.client.GetKeyPolicy(ctx, &kms.GetKeyPolicyInput{KeyId: aws.String(string(key.ID)), PolicyName: aws.String("default")})
+	if err != nil {
+		return nil, wrap(op, err)
+	}
+	names, err := nameStatements(aws.ToString(out.Policy), key.ARN)
+	if err != nil {
+		return nil, fmt.Errorf("kms %s: read the policy: %w", op, err)
+	}
+	return names, nil
+}
+
+// nameStatements lists the statements of a key policy by Sid, or by number where
+// there is none, without the one statement of a key that CreateKey gets no policy
+// for: the account may do everything (KMS developer guide, "Default key policy").
+func nameStatements(document, keyARN string) ([]string, error) {
+	key, err := arn.Parse(keyARN)
+	if err != nil {
+		return nil, err
+	}
+	var policy struct{ Statement any }
+	if err := json.Unmarshal([]byte(document), &policy); err != nil {
+		return nil, err
+	}
+	statements, ok := policy.Statement.([]any)
+	if !ok && policy.Statement != nil {
+		statements = []any{policy.Statement} // one statement need not be in a list
+	}
+	root := "arn:" + key.Partition + ":iam::" + key.AccountID + ":root"
+	var names []string
+	for i, s := range statements {
+		statement, ok := s.(map[string]any)
+		if !ok {
+			return nil, fmt.Errorf("statement %d is no object", i+1)
+		}
+		if isDefault(statement, key.AccountID, root) {
+			continue
+		}
+		sid, _ := statement["Sid"].(string)
+		names = append(names, cmp.Or(sid, fmt.Sprintf("statement %d", i+1)))
+	}
+	return names, nil
+}
+
+// isDefault reports whether a statement, whatever its Sid, is that of the default key
+// policy. An element more, such as a condition, makes it another one.
+func isDefault(statement map[string]any, account, root string) bool {
+	got := map[string]any{}
+	for name, value := range statement {
+		if name != "Sid" {
+			got[name] = unlist(value)
+		}
+	}
+	if principal, ok := got["Principal"].(map[string]any); ok && len(principal) == 1 {
+		if got["Principal"] = unlist(principal["AWS"]); got["Principal"] == account { // short for its root
+			got["Principal"] = root
+		}
+	}
+	return reflect.DeepEqual(got, map[string]any{"Effect": "Allow", "Principal": root, "Action": "kms:*", "Resource": "*"})
+}
+
+// unlist takes a value out of a list of one, which says the same in a policy.
+func unlist(value any) any {
+	if list, ok := value.([]any); ok && len(list) == 1 {
+		return list[0]
+	}
+	return value
+}
+
+// unknownOperations are the codes with which an endpoint says that it has no such
+// operation.
+var unknownOperations = map[string]bool{
+	"UnknownOperationException": true, "UnknownOperation": true, "UnsupportedOperationException": true, "UnsupportedOperation": true,
+}
+
+// readLastUsage fills in the last use of a key. KMS has GetKeyLastUsage since April
+// 2026 (AWS KMS API reference, GetKeyLastUsage and KeyLastUsageData): the last
+// successful cryptographic operation, ReEncrypt for both its keys; an empty object if
+// there was none since KMS began to keep it. Endpoints that are older leave use as it
+// is.
+func (a *Admin) readLastUsage(ctx context.Context, id kek.ID, use *rotation.KeyUse) error {
+	out, err := a.client.GetKeyLastUsage(ctx, &kms.GetKeyLastUsageInput{KeyId: aws.String(string(id))})
+	if unknownOperations[awserr.Code(err)] {
+		return nil
+	}
+	if err != nil {
+		return wrap("GetKeyLastUsage "+string(id), err)
+	}
+	if last := out.KeyLastUsage; last != nil {
+		use.LastUse, use.LastUseAt = string(last.Operation), aws.ToTime(last.Timestamp)
+		use.LastUseBy = aws.ToString(last.CloudTrailEventId)
+	}
+	return nil
+}

@@ -1,0 +1,255 @@
+package awskms_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/kms"
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/time/rate"
+
+	"github.com/matter-ops/kms-rotation/internal/awskms"
+	"github.com/matter-ops/kms-rotation/internal/mototest"
+	"github.com/matter-ops/kms-rotation/rotation"
+)
+
+// script answers an operation instead of moto, by what its request says.
+func script(op string, by func(request map[string]any) any) mototest.Wire {
+	return func(r *http.Request, next func(*http.Request) (*http.Response, error)) (*http.Response, error) {
+		if !is(op)(r) {
+			return next(r)
+		}
+		var request map[string]any
+		if err := json.NewDecoder(r.Body).Decode(&request); err != nil {
+			return nil, err
+		}
+		body, err := json.Marshal(by(request))
+		return &http.Response{StatusCode: http.StatusOK, Header: http.Header{}, Body: io.NopCloser(bytes.NewReader(body)), Request: r}, err
+	}
+}
+
+type m = map[string]any
+
+// useOf is the use of a key that nobody else uses, but for what the wires answer.
+func useOf(t *testing.T, wires ...mototest.Wire) (rotation.KeyUse, error) {
+	t.Helper()
+	say := func(answer m) func(map[string]any) any { return func(map[string]any) any { return answer } }
+	return service(mototest.Config(t, append(
+		wires,
+		script("DescribeKey", say(m{"KeyMetadata": m{"KeyId": "k", "Arn": "arn:aws:kms:eu-central-1:123456789012:key/k"}})),
+		script("ListGrants", say(m{"Grants": []m{}})),
+		script("ListAliases", say(m{"Aliases": []m{}})),
+		script("GetKeyPolicy", say(m{"Policy": "{}"})),
+		script("GetKeyLastUsage", say(m{"KeyLastUsage": m{}})),
+	)...)).Keys.Use(t.Context(), "k")
+}
+
+// TestUsePages: lists are read to their ends, over an empty page too.
+func TestUsePages(t *testing.T) {
+	grant := func(n string) m {
+		return m{"GranteePrincipal": "arn:aws:iam::1:role/" + n, "Operations": []string{"Decrypt", "Encrypt"}, "GrantId": n}
+	}
+	alias := func(n string) m { return m{"AliasName": "alias/" + n} }
+	use, err := useOf(
+		t,
+		script("ListGrants", func(in map[string]any) any {
+			return map[any]any{
+				nil: m{"Grants": []m{grant("c")}, "Truncated": true, "NextMarker": "2"},
+				"2": m{"Grants": []m{}, "Truncated": true, "NextMarker": "3"},
+				"3": m{"Grants": []m{grant("a"), grant("b")}},
+			}[in["Marker"]].(m)
+		}),
+		script("ListAliases", func(in map[string]any) any {
+			return map[any]any{
+				nil: m{"Aliases": []m{}, "Truncated": true, "NextMarker": "2"},
+				"2": m{"Aliases": []m{alias("y"), alias("matter/kek/another-stack/Q1/1")}, "Truncated": true, "NextMarker": "3"},
+				"3": m{"Aliases": []m{alias("x")}},
+			}[in["Marker"]].(m)
+		}),
+	)
+	want := rotation.KeyUse{
+		Grants: []string{
+			"arn:aws:iam::1:role/a may Decrypt, Encrypt, id a",
+			"arn:aws:iam::1:role/b may Decrypt, Encrypt, id b",
+			"arn:aws:iam::1:role/c may Decrypt, Encrypt, id c",
+		},
+		Aliases: []string{"alias/matter/kek/another-stack/Q1/1", "alias/x", "alias/y"},
+	}
+	if d := cmp.Diff(want, use); d != "" || err != nil {
+		t.Errorf("%v, use (-want +got):\n%s", err, d)
+	}
+}
+
+// TestGrants: a grant's line says all that tells whose it is, and none of an
+// application's own context.
+func TestGrants(t *testing.T) {
+	use, err := useOf(t, script("ListGrants", func(map[string]any) any {
+		return m{"Grants": []m{
+			{
+				"GranteePrincipal": "dynamodb.eu-central-1.amazonaws.com", "Operations": []string{"CreateGrant"}, "GrantId": "1",
+				"Constraints": m{"EncryptionContextSubset": m{"aws:dynamodb:tableName": "orders", "tenant": "4111-1111"}}, "RetiringPrincipal": "arn:aws:iam::1:root",
+			},
+			{
+				"GranteeServicePrincipal": "s3.amazonaws.com", "Operations": []string{"Decrypt"}, "GrantId": "2",
+				"Constraints": m{"EncryptionContextEquals": m{"card": "4111-1111"}, "SourceArn": "arn:aws:s3:::b"}, "RetiringServicePrincipal": "rds.amazonaws.com",
+			},
+		}}
+	}))
+	want := []string{
+		"dynamodb.eu-central-1.amazonaws.com may CreateGrant, only with context aws:dynamodb:tableName=orders tenant, may be retired by arn:aws:iam::1:root, id 1",
+		"s3.amazonaws.com may Decrypt, only with context card, only for arn:aws:s3:::b, may be retired by rds.amazonaws.com, id 2",
+	}
+	if d := cmp.Diff(want, use.Grants); d != "" || err != nil {
+		t.Errorf("%v, grants (-want +got):\n%s", err, d)
+	}
+}
+
+// TestPolicies: everything in a key policy that a key without one does not have is
+// named, however it is written, and nothing else.
+func TestPolicies(t *testing.T) {
+	const root = `"arn:aws:iam::123456789012:root"`
+	statement := func(principal, more string) string {
+		return `{"Effect":"Allow","Principal":{"AWS":` + principal + `},"Action":"kms:*","Resource":"*"` + more + `}`
+	}
+	for document, want := range map[string][]string{
+		`{"Statement":[` + statement(root, `,"Sid":"Enable IAM User Permissions"`) + `]}`:                         nil,
+		`{"Statement":[` + statement(root, "") + `]}`:                                                             nil,
+		`{"Statement":` + statement(root, "") + `}`:                                                               nil,
+		`{"Statement":[` + statement("["+root+"]", "") + `]}`:                                                     nil,
+		`{"Statement":[` + statement(`"123456789012"`, "") + `]}`:                                                 nil,
+		`{"Statement":[{"Effect":"Allow","Principal":{"AWS":` + root + `},"Action":["kms:*"],"Resource":["*"]}]}`: nil,
+		`{}`: nil,
+
+		`{"Statement":[` + statement(root, `,"Condition":{"Bool":{"aws:MultiFactorAuthPresent":"true"}}`) + `]}`:                           {"statement 1"},
+		`{"Statement":[` + statement(`"arn:aws:iam::123456789012:role/admin"`, "") + `]}`:                                                  {"statement 1"},
+		`{"Statement":[` + statement(`"arn:aws:iam::210987654321:root"`, `,"Sid":"partner"`) + `]}`:                                        {"partner"},
+		`{"Statement":[` + statement(`"*"`, "") + `]}`:                                                                                     {"statement 1"},
+		`{"Statement":[` + statement("["+root+`,"arn:aws:iam::210987654321:root"]`, "") + `]}`:                                             {"statement 1"},
+		`{"Statement":[{"Effect":"Deny","Principal":{"AWS":` + root + `},"Action":"kms:*","Resource":"*"}]}`:                               {"statement 1"},
+		`{"Statement":[{"Effect":"Allow","Principal":{"AWS":` + root + `},"Action":["kms:*","kms:Decrypt"],"Resource":"*"}]}`:              {"statement 1"},
+		`{"Statement":[{"Effect":"Allow","Principal":{"AWS":` + root + `,"Service":"s3.amazonaws.com"},"Action":"kms:*","Resource":"*"}]}`: {"statement 1"},
+		`{"Statement":[{"Effect":"Allow","Principal":"*","Action":"kms:*","Resource":"*"}]}`:                                               {"statement 1"},
+		`{"Statement":{"Sid":"all","Effect":"Allow","NotPrincipal":{"AWS":` + root + `},"Action":"kms:*","Resource":"*"}}`:                 {"all"},
+		`{"Statement":[{"Sid":"a","Effect":"Deny"},` + statement(root, "") + `,{"Effect":"Deny"},{"Sid":"b","Effect":"Deny"}]}`:            {"a", "statement 3", "b"},
+	} {
+		use, err := useOf(t, script("GetKeyPolicy", func(map[string]any) any { return m{"Policy": document} }))
+		if d := cmp.Diff(want, use.Policy); d != "" || err != nil {
+			t.Errorf("%s: %v (-want +got):\n%s", document, err, d)
+		}
+	}
+	for _, document := range []string{"", "no JSON", `{"Statement":["x"]}`} {
+		_, err := useOf(t, script("GetKeyPolicy", func(map[string]any) any { return m{"Policy": document} }))
+		if err == nil || !strings.Contains(err.Error(), "GetKeyPolicy") {
+			t.Errorf("policy %q: %v, want an error", document, err)
+		}
+	}
+}
+
+// TestUseErrors: a question that is not answered is an error that says which, and
+// never an answer that nobody uses the key. An endpoint without GetKeyLastUsage alone
+// leaves the last use unknown.
+func TestUseErrors(t *testing.T) {
+	for _, op := range []string{"DescribeKey", "ListGrants", "ListAliases", "GetKeyPolicy", "GetKeyLastUsage"} {
+		for code, want := range map[string]error{
+			"AccessDeniedException": rotation.ErrDenied, "NotFoundException": rotation.ErrNoKey, "KMSInternalException": nil,
+			"UnknownOperationException": nil, "UnknownOperation": nil, "UnsupportedOperationException": nil, "UnsupportedOperation": nil,
+		} {
+			use, err := useOf(t, answer(op, code, "no"), script("ListAliases", func(map[string]any) any { return m{"Aliases": []m{{"AliasName": "alias/a"}}} }))
+			if op == "GetKeyLastUsage" && strings.HasPrefix(code, "Un") {
+				if err != nil || use.LastUse != "" || !use.LastUseAt.IsZero() || len(use.Aliases) != 1 {
+					t.Errorf("%s in %s: %+v, %v", code, op, use, err)
+				}
+				continue
+			}
+			if err == nil || want != nil && !errors.Is(err, want) || !strings.Contains(err.Error(), op) || !cmp.Equal(use, rotation.KeyUse{}) {
+				t.Errorf("%s in %s: %+v, %v, want %v", code, op, use, err, want)
+			}
+		}
+	}
+}
+
+// TestReplicas: only a primary key has replicas to lose.
+func TestReplicas(t *testing.T) {
+	for kind, want := range map[string][]string{"PRIMARY": {"eu-west-1", "us-east-1"}, "REPLICA": nil} {
+		use, err := useOf(t, script("DescribeKey", func(map[string]any) any {
+			return m{"KeyMetadata": m{
+				"KeyId": "k", "Arn": "arn:aws:kms:eu-central-1:123456789012:key/k", "MultiRegion": true,
+				"MultiRegionConfiguration": m{"MultiRegionKeyType": kind, "ReplicaKeys": []m{{"Region": "us-east-1"}, {"Region": "eu-west-1"}}},
+			}}
+		}))
+		if d := cmp.Diff(rotation.KeyUse{MultiRegion: true, Replicas: want}, use); d != "" || err != nil {
+			t.Errorf("%s: %v (-want +got):\n%s", kind, err, d)
+		}
+	}
+}
+
+// TestIdentify: the request names no key, the answer must name one.
+func TestIdentify(t *testing.T) {
+	const arn = "arn:aws:kms:eu-central-1:123456789012:key/mrk-1234abcd12ab34cd56ef1234567890ab"
+	for name, ok := range map[string]bool{arn: true, "1234abcd-12ab-34cd-56ef-1234567890ab": false, "": false} {
+		var sent map[string]any
+		s := service(mototest.Config(t, script("Decrypt", func(in map[string]any) any {
+			sent = in
+			return m{"KeyId": name, "Plaintext": "c2VjcmV0"}
+		})))
+		id, got, err := s.KMS.Identify(t.Context(), []byte("blob"), map[string]string{"id": "a"})
+		if ok && (string(id) != "mrk-1234abcd12ab34cd56ef1234567890ab" || got != arn || err != nil) || !ok && (err == nil || id != "" || got != "") {
+			t.Errorf("answer %q: %q, %q, %v", name, id, got, err)
+		}
+		if d := cmp.Diff(map[string]any{"CiphertextBlob": "YmxvYg==", "EncryptionContext": m{"id": "a"}}, sent); d != "" {
+			t.Errorf("request (-want +got):\n%s", d)
+		}
+	}
+}
+
+// TestIdentifyRefuses: what is too short or too long to be a blob is a bad row, without
+// a request.
+func TestIdentifyRefuses(t *testing.T) {
+	w := awskms.NewWrapper(&cleared{}, rate.NewLimiter(rate.Inf, 1)) // it would be answered
+	for _, size := range []int{0, 6145} {
+		if _, _, err := w.Identify(t.Context(), make([]byte, size), nil); !errors.Is(err, rotation.ErrUnwrap) {
+			t.Errorf("%d bytes: %v, want ErrUnwrap", size, err)
+		}
+	}
+}
+
+// TestIdentifyGone: a blob whose key is not there is denied, as on AWS, and no bad
+// row.
+func TestIdentifyGone(t *testing.T) {
+	s := service(mototest.Config(t))
+	blob := append([]byte("00000000-0000-0000-0000-000000000000"), bytes.Repeat([]byte{7}, 60)...)
+	_, _, err := s.KMS.Identify(t.Context(), blob, nil)
+	if !errors.Is(err, rotation.ErrDenied) || errors.Is(err, rotation.ErrUnwrap) {
+		t.Errorf("%v, want ErrDenied", err)
+	}
+}
+
+// cleared is a client that keeps what it answered.
+type cleared struct {
+	*kms.Client
+	plaintext []byte
+}
+
+func (c *cleared) Decrypt(context.Context, *kms.DecryptInput, ...func(*kms.Options)) (*kms.DecryptOutput, error) {
+	c.plaintext = []byte("secret")
+	return &kms.DecryptOutput{KeyId: aws.String("arn:aws:kms:eu-central-1:123456789012:key/k"), Plaintext: c.plaintext}, nil
+}
+
+// TestIdentifyClears: what was unwrapped to find the key is not left in memory.
+func TestIdentifyClears(t *testing.T) {
+	c := &cleared{}
+	w := awskms.NewWrapper(c, rate.NewLimiter(rate.Inf, 1))
+	if _, _, err := w.Identify(t.Context(), []byte("blob"), nil); err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(c.plaintext, make([]byte, len("secret"))) {
+		t.Error("the plaintext is still there")
+	}
+}

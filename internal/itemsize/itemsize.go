@@ -1,0 +1,80 @@
+// Package itemsize computes how large DynamoDB takes an item to be.
+package itemsize
+
+import (
+	"strings"
+
+	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
+)
+
+// Max is the size in bytes that an item may have (DynamoDB developer guide, "Quotas":
+// 400 KB, with names and values).
+const Max = 400 << 10
+
+// Of returns the size of an item in bytes, as the DynamoDB developer guide has it under
+// "DynamoDB item sizes and formats": the UTF-8 bytes of each name and its value. The
+// guide gives numbers as approximate and says nothing of sets: here a number is at most
+// one byte too large, and a set is its elements, as DynamoDB Local has it.
+func Of(item map[string]types.AttributeValue) int {
+	n := 0
+	for name, v := range item {
+		n += len(name) + value(v)
+	}
+	return n
+}
+
+const (
+	nested  = 3 // of a list or map
+	element = 1 // of each of its elements
+)
+
+func value(v types.AttributeValue) int {
+	n := 0
+	switch v := v.(type) {
+	case *types.AttributeValueMemberS:
+		n = len(v.Value)
+	case *types.AttributeValueMemberN:
+		n = number(v.Value)
+	case *types.AttributeValueMemberB:
+		n = len(v.Value)
+	case *types.AttributeValueMemberBOOL, *types.AttributeValueMemberNULL:
+		n = 1
+	case *types.AttributeValueMemberL:
+		n = nested
+		for _, e := range v.Value {
+			n += element + value(e)
+		}
+	case *types.AttributeValueMemberM:
+		n = nested + element*len(v.Value) + Of(v.Value)
+	case *types.AttributeValueMemberSS:
+		for _, e := range v.Value {
+			n += len(e)
+		}
+	case *types.AttributeValueMemberNS:
+		for _, e := range v.Value {
+			n += number(e)
+		}
+	case *types.AttributeValueMemberBS:
+		for _, e := range v.Value {
+			n += len(e)
+		}
+	}
+	return n
+}
+
+// number is one byte for each two significant digits, as they are paired from the
+// decimal point, one more, and one for a minus sign. Where the pairs lie is not looked
+// at, so it may be one byte too many.
+func number(s string) int {
+	digits, minus := strings.CutPrefix(s, "-")
+	digits, _, _ = strings.Cut(strings.ToLower(digits), "e")
+	digits = strings.Trim(strings.Replace(digits, ".", "", 1), "0")
+	n := 1
+	if digits != "" {
+		n += len(digits)/2 + 1
+	}
+	if minus {
+		n++
+	}
+	return n
+}
