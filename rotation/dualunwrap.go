@@ -135,7 +135,7 @@ func (s *Steps) openCorpus(ctx context.Context, t roster) (int, error) {
 			}
 			for _, row := range page.Rows {
 				if row.PlainSHA == "" && row.Defect == "" {
-					continue // it does not say what it opens to
+					continue // no known cipher; an entry that lost its hash has a defect (internal/corpus)
 				}
 				if err := s.openKnown(ctx, t, row); err != nil {
 					return total, err
