@@ -248,7 +248,7 @@ type Checkpoint struct {
 	Cursor     string
 	Tally      Tally
 	Done       bool
-	SavedAt    time.Time // when the pass last came on; zero before it has
+	SavedAt    time.Time // when its last page was read; zero before one was
 }
 
 // Tally counts rows of one or many segments.
