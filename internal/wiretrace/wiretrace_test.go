@@ -171,9 +171,12 @@ func calls() []call {
 		return with(trace.Event{Effect: "Store.Apply", Event: event, Actor: "switch", Seq: 5}, edit)
 	}
 	none := func(*trace.Event) {}
+	begun := strings.Replace(switched, `"rev":{"N":"4"}`, `"rev":{"N":"1"},"segments":{"N":"4"},"sources":{"S":"`+
+		`[{\"name\":\"orders\",\"kind\":\"dynamodb\",\"generation\":2},{\"name\":\"corpus\",\"kind\":\"corpus\"}]"}`, 1)
 	began := func(e *trace.Event) {
 		*e = with(change, func(c *trace.Event) {
 			c.Event, c.Epoch, c.Moved, c.States, c.Opened, c.Lock = e.Event, 0, false, nil, nil, trace.LockTaken
+			c.Segments = map[string]int{"orders~2": 4, "corpus": 1}
 		})
 	}
 	sealedOld := func(e *trace.Event) { e.States = map[string]string{"old": "sealed"} }
@@ -185,8 +188,8 @@ func calls() []call {
 		dynamo("one without a record", "PutItem", "", `{"TableName":"it-control","Item":{"pk":{"S":"SOURCE"},"sk":{"S":"orders"}}}`, unrecorded(func(e *trace.Event) { e.Actor = "Put SOURCE" })),
 		dynamo("a KEK registered", "TransactWriteItems", "", transaction(free, stands, old("sealed"), registry, sealedShard, registered), of("kek_registered", sealedOld)),
 		dynamo("one whose fence is not shut", "TransactWriteItems", "", transaction(free, stands, old("sealed"), registry, registered), of(trace.Unconditional, sealedOld)),
-		dynamo("a start", "TransactWriteItems", "preflight", transaction(putIf(absent, switched), taken, stands, check("REGISTRY", counted), started), of("rotation_started", began)),
-		dynamo("one that does not ask for the sources", "TransactWriteItems", "preflight", transaction(putIf(absent, switched), taken, stands, started), of(trace.Unconditional, began)),
+		dynamo("a start", "TransactWriteItems", "preflight", transaction(putIf(absent, begun), taken, stands, check("REGISTRY", counted), started), of("rotation_started", began)),
+		dynamo("one that does not ask for the sources", "TransactWriteItems", "preflight", transaction(putIf(absent, begun), taken, stands, started), of(trace.Unconditional, began)),
 		dynamo("a mark left", "PutItem", "", `{"TableName":"it-control","Item":{"pk":{"S":"MARK"},"sk":{"S":"it-orders"}}}`),
 		dynamo("a mark left by a function", "PutItem", "mint", `{"TableName":"it-control","Item":{"pk":{"S":"MARK"},"sk":{"S":"it-orders"}}}`, unrecorded(func(e *trace.Event) { e.Actor = "Put MARK" })),
 		dynamo("a mark removed", "DeleteItem", "", `{"TableName":"it-control","Key":{"pk":{"S":"MARK"},"sk":{"S":"it-orders"}}}`, unrecorded(func(e *trace.Event) { e.Actor = "Delete MARK" })),
