@@ -110,6 +110,10 @@ type adopter struct {
 func (a adopter) adopt(ctx context.Context, row Row) error {
 	for range maxTries {
 		if row.Defect == "" && row.KeyARN == "" {
+			if k := a.view.KEKs[row.KEK]; !k.State.Resolves() {
+				a.leaveUnder(row, row.KEK, string(row.KEK))
+				return nil
+			}
 			a.out.Sound++
 			return nil
 		}
@@ -131,8 +135,7 @@ func (a adopter) adopt(ctx context.Context, row Row) error {
 		}
 		k, known := a.view.KEKs[id]
 		if !known || k.ARN != arn || !k.State.Resolves() {
-			a.unknown(id)
-			a.leave(row, fmt.Sprintf("KEK %s is not registered or not usable: matter ops kms-register-kek --kek-id %s --confirm", arn, id))
+			a.leaveUnder(row, id, arn)
 			return nil
 		}
 		kind := string(row.Kind)
@@ -163,6 +166,17 @@ func (a adopter) adopt(ctx context.Context, row Row) error {
 	}
 	a.out.Changed++
 	return nil
+}
+
+// leaveUnder leaves a row under a KEK that rows may not be under; name is how the row or
+// KMS names it.
+func (a adopter) leaveUnder(row Row, id kek.ID, name string) {
+	if a.view.KEKs[id].State == kek.Retired { // it is not registered again
+		a.leave(row, fmt.Sprintf("KEK %s is retired: matter ops restore-rows repairs such rows", name))
+		return
+	}
+	a.unknown(id)
+	a.leave(row, fmt.Sprintf("KEK %s is not registered or not usable: matter ops kms-register-kek --kek-id %s --confirm", name, id))
 }
 
 func (a adopter) leave(row Row, reason string) {
