@@ -28,6 +28,7 @@ import (
 )
 
 const (
+	stackName      = "it"
 	rows           = 160 // a rotation of them takes seconds
 	executionLimit = 2 * time.Minute
 	watchEvery     = 100 * time.Millisecond
@@ -62,7 +63,7 @@ func upWith(t *testing.T, o localaws.Options, tables ...string) *world {
 	if _, err := os.Stat(filepath.Join(root, "build", "local", "mint", "bootstrap")); err != nil && !required {
 		t.Skip("the functions are not built: make build")
 	}
-	o.StackName, o.Dir = "it", t.TempDir()
+	o.StackName, o.Dir = stackName, t.TempDir()
 	l, err := sample.Up(t.Context(), sample.Options{Rows: rows, Tables: tables, Options: o})
 	if errors.Is(err, backend.ErrNotInstalled) && !required {
 		t.Skip(err)
