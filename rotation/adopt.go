@@ -144,6 +144,10 @@ func (a adopter) adopt(ctx context.Context, row Row) error {
 			return nil
 		}
 		done, err := a.to.Label(ctx, row, id)
+		if errors.Is(err, ErrRejected) || errors.Is(err, ErrDenied) { // of this one row
+			a.leave(row, "AWS does not write its label: "+err.Error())
+			return nil
+		}
 		if err != nil {
 			return unavailable("source "+a.src.Name(), err)
 		}

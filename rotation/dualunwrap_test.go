@@ -83,6 +83,7 @@ func TestDualUnwrapFails(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			s := newSite(t)
 			s.advance(spring, rotation.ExecutionInput{}, kek.Minted)
+			s.must(s.rehearse(spring))
 			tc.setup(s)
 			before := s.snapshot()
 			_, err := s.DualUnwrap(t.Context(), input(spring))
@@ -115,14 +116,15 @@ func TestDualUnwrapCounts(t *testing.T) {
 		s.insert(s.corpus, fmt.Sprintf("more-%03d.json", i))
 	}
 	s.advance(spring, rotation.ExecutionInput{}, kek.Minted)
+	s.must(s.rehearse(spring))
 	out, err := s.DualUnwrap(t.Context(), input(spring))
 	if err != nil || out.Canaries != s.CanaryRounds || out.Corpus != 152 {
 		t.Errorf("%+v, %v", out, err)
 	}
-	s.Corpus = nil // a deployment without a corpus
-	s2 := newSite(t)
-	s2.Corpus = nil
+	s2 := newSite(t) // a deployment without a corpus
+	s2.must(s2.RemoveSource(t.Context(), "corpus", "there is none"))
 	s2.advance(spring, rotation.ExecutionInput{}, kek.Minted)
+	s2.must(s2.rehearse(spring))
 	if out, err := s2.DualUnwrap(t.Context(), input(spring)); err != nil || out.Corpus != 0 {
 		t.Errorf("without a corpus: %+v, %v", out, err)
 	}
@@ -151,8 +153,9 @@ func TestMintNeverSwitchesToDeadKey(t *testing.T) {
 func TestMintFindsDeadKey(t *testing.T) {
 	s := newSite(t)
 	s.advance(spring, rotation.ExecutionInput{}, kek.Started)
+	s.must(s.census(spring))
 	s.world.SetHook(func(op string, args ...any) (bool, error) {
-		if op == "KMS.Describe" {
+		if op == "KMS.Describe" && args[0] != s.first {
 			s.world.SetHook(nil)
 			s.must(s.kms.Disable(t.Context(), args[0].(kek.ID)))
 		}
@@ -173,7 +176,9 @@ func TestStepsOfNothing(t *testing.T) {
 		"drain":      func() error { _, err := s.Drain(t.Context(), input("x")); return err },
 		"rewrap":     func() error { _, err := s.Rewrap(t.Context(), rotation.RewrapInput{RotationID: "x"}); return err },
 		"retire":     func() error { _, err := s.Retire(t.Context(), rotation.RetireInput{RotationID: "x"}); return err },
-		"verify":     func() error { _, err := s.Verify(t.Context(), input("x")); return err },
+		"verify":     func() error { _, err := s.Verify(t.Context(), verifyInput("x")); return err },
+		"census":     func() error { return s.census("x") },
+		"rehearse":   func() error { return s.rehearse("x") },
 		"rollback": func() error {
 			_, err := s.Retire(t.Context(), rotation.RetireInput{RotationID: "x", Action: rotation.ActionPreSwitchFailure})
 			return err
@@ -197,22 +202,22 @@ func TestStepsOfNothing(t *testing.T) {
 func TestGenesisRefuses(t *testing.T) {
 	s := newSite(t)
 	before := s.snapshot()
-	if p, err := s.Genesis(t.Context(), s.first, "genesis"); err != nil || p != s.pointer() {
+	if p, err := s.Genesis(t.Context(), s.first, "genesis", nil); err != nil || p != s.pointer() {
 		t.Errorf("repeated: %+v, %v", p, err)
 	}
-	_, err := s.Genesis(t.Context(), s.first, "a\nb")
+	_, err := s.Genesis(t.Context(), s.first, "a\nb", nil)
 	wantKind(t, err, rotation.InvalidInput)
 	if diff := s.diff(before); diff != "" {
 		t.Errorf("the world changed (-was +is):\n%s", diff)
 	}
-	k, err := s.kms.Create(t.Context(), "", 0, "second")
+	k, err := s.kms.Create(t.Context(), "", 0, "second", false)
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = s.Genesis(t.Context(), k.ID, "second")
+	_, err = s.Genesis(t.Context(), k.ID, "second", nil)
 	wantKind(t, err, rotation.Refused)
 	s.must(s.kms.Disable(t.Context(), k.ID))
-	_, err = s.Genesis(t.Context(), k.ID, "second")
+	_, err = s.Genesis(t.Context(), k.ID, "second", nil)
 	wantKind(t, err, rotation.KeyUnusable)
 	if s.pointer().KEKID != s.first {
 		t.Error("genesis moved the pointer")

@@ -23,6 +23,9 @@ const (
 	pkCheckpoint = "CHECKPOINT#"
 	pkAudit      = "AUDIT"
 	pkAuditHead  = "AUDIT_HEAD"
+	pkRegistry   = "REGISTRY"
+	pkSource     = "SOURCE"
+	pkMark       = "MARK"
 )
 
 // neutral begin the items of which the model knows nothing.
@@ -200,6 +203,8 @@ func (r *Recorder) part(e *trace.Event, w write) error {
 	case pk == pkLock && w.kind == kindDelete:
 		e.Lock = trace.LockReleased
 		return nil
+	case pk == pkRegistry && w.kind == kindPut, pk == pkSource, pk == pkMark && w.kind == kindDelete:
+		return nil // which sources there are: all rows of a trace are in one
 	case w.kind != kindPut:
 		return fmt.Errorf("%s of %s: %w", w.kind, pk, errUnknown)
 	}
@@ -214,7 +219,10 @@ func (r *Recorder) part(e *trace.Event, w write) error {
 			e.KEK = i.str("new_kek_id")
 		}
 		if i.num("rev") == 1 {
-			e.Segments = r.segments(int(i.num("segments")))
+			var err error
+			if e.Segments, err = segments(i); err != nil {
+				return err
+			}
 		}
 	case strings.HasPrefix(pk, pkKEK):
 		if e.States == nil {
@@ -227,29 +235,34 @@ func (r *Recorder) part(e *trace.Event, w write) error {
 			return fmt.Errorf("fence shard: %w", err)
 		}
 		e.Opened = append(e.Opened, shard)
+	case strings.HasPrefix(pk, pkFence) && i.str("state") == "sealed": // of a KEK that is registered so
 	default:
 		return fmt.Errorf("%s of %s in a transaction: %w", w.kind, pk, errUnknown)
 	}
 	return nil
 }
 
-// segments is how many parts each source is worked on in.
-func (r *Recorder) segments(n int) map[string]int {
+// segments is how many parts each source is worked on in, by the record of a start.
+func segments(i item) (map[string]int, error) {
+	var sources []struct{ Name, Kind string }
+	if err := json.Unmarshal([]byte(i.str("sources")), &sources); err != nil {
+		return nil, fmt.Errorf("sources of %s: %w", i.str("pk"), err)
+	}
 	out := map[string]int{}
-	for _, t := range r.cfg.Tables {
-		out[t.Source] = max(n, 1)
+	for _, s := range sources {
+		out[s.Name] = max(int(i.num("segments")), 1)
+		if s.Kind == "corpus" {
+			out[s.Name] = 1
+		}
 	}
-	if r.cfg.Corpus != "" {
-		out[r.cfg.Corpus] = 1
-	}
-	return out
+	return out, nil
 }
 
 // control is what a write of one item of the control table did.
 func (r *Recorder) control(w write, caller string) ([]trace.Event, error) {
 	pk, i := w.pk(), w.Item
 	switch {
-	case isNeutral(pk):
+	case isNeutral(pk), pk == pkMark && w.kind == kindPut:
 		return nil, nil
 	case strings.HasPrefix(pk, pkLease):
 		return r.lease(w, caller)

@@ -22,8 +22,10 @@ func guarded(w write) bool {
 		return fresh || demands("kek_id", "epoch")
 	case pk == pkLock && w.kind == kindPut: // free, or ours already
 		return w.ConditionExpression == "attribute_not_exists(#pk) OR #rotation_id = :rotation_id"
-	case pk == pkLock:
-		return demands("rotation_id")
+	case pk == pkLock: // ours, or nobody's
+		return demands("rotation_id") || w.kind == kindCheck && fresh
+	case pk == pkRegistry:
+		return fresh || demands("rev")
 	case pk == pkAudit:
 		return fresh
 	case pk == pkAuditHead:
@@ -40,6 +42,10 @@ func guarded(w write) bool {
 	return true
 }
 
+// registers are the changes of which sources and KEKs there are, and the start that
+// depends on them: all condition on the registry's revision.
+var registers = []string{"source_added", "source_removed", "mark_removed", "kek_registered", "kek_genesis", "rotation_started"}
+
 // stands are the changes that require the pointer to stand where it was read.
 var stands = []string{"rotation_started", "old_kek_retired", "rolled_back", "reminted"}
 
@@ -47,23 +53,30 @@ var stands = []string{"rotation_started", "old_kek_retired", "rolled_back", "rem
 // that it writes, the lock, the pointer where it must stand still, and the shards
 // that must be shut.
 func conditional(e trace.Event, all []write) bool {
-	lock, pointer := e.Rotation == "", !slices.Contains(stands, e.Event)
+	lock, pointer := e.Event == "kek_genesis", !slices.Contains(stands, e.Event)
+	registry := !slices.Contains(registers, e.Event)
 	shut, shards := 0, 0
 	for _, w := range all {
 		if !guarded(w) {
 			return false
 		}
-		equal, _ := w.requires()
+		equal, absent := w.requires()
 		switch pk := w.pk(); {
+		case pk == pkLock && e.Rotation == "":
+			lock = slices.Contains(absent, "pk")
 		case pk == pkLock:
 			lock = lock || w.kind == kindPut || equal.str("rotation_id") == e.Rotation
+		case pk == pkRegistry:
+			registry = true
+		case pk == pkSource, pk == pkMark:
+			registry = registry && slices.Contains(registers, e.Event)
 		case pk == pkPointer:
 			pointer = true
-		case strings.HasPrefix(pk, pkFence) && w.kind == kindCheck:
+		case strings.HasPrefix(pk, pkFence) && (w.kind == kindCheck || w.Item.str("state") == "sealed"):
 			shut++
 		case strings.HasPrefix(pk, pkKEK) && w.Item.str("state") == "sealed":
 			shards = int(w.Item.num("fence_shards"))
 		}
 	}
-	return lock && pointer && shut >= shards
+	return lock && pointer && registry && shut >= shards
 }
