@@ -14,18 +14,29 @@ import (
 // PutSource registers a source, or replaces the definition of the one of its name
 // (spec: AddSource). While a rotation runs it is refused with [ErrLocked] before the
 // switch, for a census has counted without it. After the switch and before the
-// retirement it joins the rotation, which then moves its rows too.
+// retirement it joins the rotation, which then moves its rows too. A name stays with
+// its place, in the rotation that runs also after a removal.
 func (v View) PutSource(src Source, now time.Time) (Change, error) {
 	for _, s := range v.Sources {
 		if s.Name != src.Name && s.Place == src.Place {
 			return Change{}, fmt.Errorf("%s is source %s already", src.Place, s.Name)
 		}
-		if s.Name == src.Name && s.Kind == src.Kind && s.Definition == src.Definition {
+		if s.Name == src.Name && s.Kind == src.Kind && s.Place == src.Place && s.Definition == src.Definition {
 			return Change{}, ErrDone
 		}
-		if s.Name == src.Name {
-			src.Generation = s.Generation + 1
+	}
+	for _, s := range slices.Concat(v.Sources, v.frozen()) {
+		if s.Name != src.Name {
+			continue
 		}
+		if s.Kind != src.Kind || s.Place != src.Place { // it would drop a place without the checks of a removal
+			return Change{}, fmt.Errorf("source %s is %s: choose another name for %s", s.Name, s.Place, src.Place)
+		}
+		generation := s.Generation
+		if s.Definition != src.Definition {
+			generation++
+		}
+		src.Generation = max(src.Generation, generation)
 	}
 	src.AddedAt = now
 	return v.withRotation(RegistryMove{Before: v.Registry, Put: []Source{src}}, "source_added", now, func(r *Rotation) {
@@ -33,6 +44,15 @@ func (v View) PutSource(src Source, now time.Time) (Change, error) {
 		r.Sources = append(r.Sources, src)
 		slices.SortFunc(r.Sources, func(a, b Source) int { return strings.Compare(a.Name, b.Name) })
 	})
+}
+
+// frozen lists the sources of the rotation that holds the lock, which keeps those that
+// were removed meanwhile.
+func (v View) frozen() []Source {
+	if v.Rotation == nil || v.Rotation.ID != v.Lock {
+		return nil
+	}
+	return v.Rotation.Sources
 }
 
 // RemoveSource takes a source out of the registry, with its table's mark (spec:
@@ -62,8 +82,11 @@ func (v View) ForgetMark(table string, now time.Time) (Change, error) {
 // inserted under it (spec: Register). The next rotation moves its rows. It is refused
 // with [ErrLocked] while a rotation runs, which has counted without it.
 func (v View) RegisterKEK(k KEK, now time.Time) (Change, error) {
-	if _, ok := v.KEKs[k.ID]; ok {
-		return Change{}, ErrDone
+	if known, ok := v.KEKs[k.ID]; ok {
+		if known.State.Resolves() {
+			return Change{}, ErrDone
+		}
+		return Change{}, &IllegalTransition{What: "KEK " + string(k.ID), From: string(known.State), To: string(Sealed)}
 	}
 	if v.Pointer == nil {
 		return Change{}, ErrNoPointer
@@ -81,6 +104,9 @@ func (v View) RegisterKEK(k KEK, now time.Time) (Change, error) {
 // withRotation is a change of the registry beside the rotation that runs, which join
 // alters if it is past its switch and has not retired yet.
 func (v View) withRotation(m RegistryMove, event string, now time.Time, join func(*Rotation)) (Change, error) {
+	if v.Pointer == nil { // genesis registers the first sources, and is refused where there is a registry already
+		return Change{}, ErrNoPointer
+	}
 	if v.Lock == "" {
 		return Change{Lock: LockFree, Registry: &m, Event: event}, nil
 	}

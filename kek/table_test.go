@@ -3,6 +3,8 @@ package kek
 import (
 	"fmt"
 	"maps"
+	"slices"
+	"strings"
 )
 
 // table is the control table as a [Change] sees it: it honours every condition.
@@ -11,22 +13,38 @@ type table struct {
 	lock      string
 	rotations map[string]Rotation
 	keks      map[ID]KEK
-	opened    map[ID]bool
-	sealed    map[ID]bool
+	fences    map[ID]string // opened or sealed
+	registry  int64
+	sources   map[string]Source
+	marks     map[string]Mark
 }
 
 func newTable() *table {
-	return &table{rotations: map[string]Rotation{}, keks: map[ID]KEK{}, opened: map[ID]bool{}, sealed: map[ID]bool{}}
+	return &table{
+		rotations: map[string]Rotation{}, keks: map[ID]KEK{}, fences: map[ID]string{}, sources: map[string]Source{}, marks: map[string]Mark{},
+	}
 }
 
+// view reads everything, and the rotation id or, if that is "", the one that holds the
+// lock.
 func (t *table) view(id string) View {
-	v := View{Lock: t.lock, KEKs: maps.Clone(t.keks)}
+	if id == "" {
+		id = t.lock
+	}
+	v := View{Lock: t.lock, KEKs: maps.Clone(t.keks), Registry: t.registry}
 	if t.pointer != nil {
 		p := *t.pointer
 		v.Pointer = &p
 	}
 	if r, ok := t.rotations[id]; ok {
+		r.Sources, r.Olds, r.Probes = slices.Clone(r.Sources), slices.Clone(r.Olds), maps.Clone(r.Probes)
 		v.Rotation = &r
+	}
+	for _, name := range slices.Sorted(maps.Keys(t.sources)) {
+		v.Sources = append(v.Sources, t.sources[name])
+	}
+	for _, name := range slices.Sorted(maps.Keys(t.marks)) {
+		v.Marks = append(v.Marks, t.marks[name])
 	}
 	return v
 }
@@ -43,7 +61,7 @@ func (t *table) apply(c Change) error {
 			t.lock = c.Rotation.After.ID
 		case LockRelease:
 			t.lock = ""
-		case LockHold, LockIgnore:
+		case LockHold, LockIgnore, LockFree:
 		}
 	}
 	if c.Pointer != nil {
@@ -54,7 +72,18 @@ func (t *table) apply(c Change) error {
 		t.keks[m.After.ID] = m.After
 	}
 	if c.Opens != "" {
-		t.opened[c.Opens] = true
+		t.fences[c.Opens] = "open"
+	}
+	if c.Shuts != "" {
+		t.fences[c.Shuts] = "sealed"
+	}
+	if m := c.Registry; m != nil {
+		t.registry++
+		for _, src := range m.Put {
+			t.sources[src.Name] = src
+		}
+		delete(t.sources, m.Remove)
+		delete(t.marks, m.Forget)
 	}
 	return nil
 }
@@ -69,6 +98,9 @@ func (t *table) refuses(c Change) string {
 			return "lock"
 		}
 	}
+	if c.Lock == LockFree && t.lock != "" {
+		return "lock"
+	}
 	if c.Pointer != nil && !t.pointsAt(c.Pointer.Before) || c.Keeps != nil && !t.pointsAt(c.Keeps) {
 		return "pointer"
 	}
@@ -77,7 +109,10 @@ func (t *table) refuses(c Change) string {
 			return "KEK"
 		}
 	}
-	if c.Opens != "" && t.opened[c.Opens] || c.Sealed != "" && !t.sealed[c.Sealed] {
+	if c.Registry != nil && c.Registry.Before != t.registry || c.AtRegistry != nil && *c.AtRegistry != t.registry {
+		return "registry"
+	}
+	if c.Opens != "" && t.fences[c.Opens] != "" || c.Shuts != "" && t.fences[c.Shuts] != "" || c.Sealed != "" && t.fences[c.Sealed] != "sealed" {
 		return "fence"
 	}
 	return ""
@@ -88,4 +123,18 @@ func (t *table) pointsAt(p *Pointer) bool {
 		return p == nil && t.pointer == nil
 	}
 	return p.KEKID == t.pointer.KEKID && p.Epoch == t.pointer.Epoch
+}
+
+// src is a source of a table of the same name.
+func src(name, definition string) Source {
+	return Source{Name: name, Kind: KindDynamoDB, Definition: definition, Place: "table-" + name, AddedBy: "alice"}
+}
+
+// names lists sources with their generation.
+func names(sources []Source) string {
+	out := make([]string, len(sources))
+	for i, s := range sources {
+		out[i] = fmt.Sprintf("%s~%d %s", s.Name, s.Generation, s.Definition)
+	}
+	return strings.Join(out, ", ")
 }

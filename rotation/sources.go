@@ -2,6 +2,7 @@ package rotation
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/matter-ops/kms-rotation/audit"
@@ -14,13 +15,15 @@ type frozen struct {
 	def kek.Source
 }
 
-// progress is the name that checkpoints know the source by. What was seen under an
+func (f frozen) progress() string { return ProgressName(f.def) }
+
+// ProgressName is the name that checkpoints know a source by. What was seen under an
 // earlier definition does not count, so each definition has its own.
-func (f frozen) progress() string {
-	if f.def.Generation == 0 {
-		return f.def.Name
+func ProgressName(def kek.Source) string {
+	if def.Generation == 0 {
+		return def.Name
 	}
-	return fmt.Sprintf("%s~%d", f.def.Name, f.def.Generation)
+	return fmt.Sprintf("%s~%d", def.Name, def.Generation)
 }
 
 // openSources opens what a rotation has frozen, or what is registered.
@@ -64,7 +67,8 @@ func (s *Steps) loadAll(ctx context.Context, id string) (kek.View, error) {
 }
 
 // AddSource registers a source, or gives the one of its name another definition, after
-// the driver has checked it (spec: AddSource). While a rotation runs it is refused
+// the driver has checked it (spec: AddSource). Items that cannot be accounted for are a
+// note here: no rotation starts before they are. While a rotation runs it is refused
 // before the switch; after it the source joins the rotation. It returns what the
 // operator should know of the place.
 func (s *Steps) AddSource(ctx context.Context, def kek.Source) (notes []string, err error) {
@@ -75,7 +79,12 @@ func (s *Steps) AddSource(ctx context.Context, def kek.Source) (notes []string, 
 	if err != nil {
 		return nil, err
 	}
-	if notes, err = opened[0].Check(ctx); err != nil {
+	notes, err = opened[0].Check(ctx)
+	var typed *Error
+	if errors.As(err, &typed) && typed.Kind == RowsUnaccounted { // counting and adopting its items needs the source
+		notes, err = append(notes, typed.Error()), nil
+	}
+	if err != nil {
 		return notes, unavailable("source "+def.Name, err)
 	}
 	def.AddedBy = s.Actor

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"regexp"
 	"slices"
+	"strings"
 
 	"github.com/matter-ops/kms-rotation/internal/app"
 	"github.com/matter-ops/kms-rotation/kek"
@@ -50,7 +51,7 @@ func (o *operator) rotationOfOld(ctx context.Context, id kek.ID) (kek.Rotation, 
 	}
 	slices.Reverse(all)
 	for _, r := range all {
-		if r.OldKEK == id && r.Phase != kek.RolledBack {
+		if (r.OldKEK == id || slices.Contains(r.Olds, id)) && r.Phase != kek.RolledBack {
 			return r, nil
 		}
 	}
@@ -93,8 +94,8 @@ func (o *operator) nextCommand(r kek.Rotation) string {
 		return c
 	case kek.Minted:
 		c := fmt.Sprintf("matter ops kms-dual-unwrap --kek-id %s", r.NewKEK)
-		if o.Config.Corpus != "" {
-			c += " --corpus " + o.Config.Corpus
+		if known := corporaOf(r); len(known) > 0 {
+			c += " --corpus s3://" + known[0] + "/"
 		}
 		return c
 	case kek.Tested:
@@ -110,7 +111,7 @@ func (o *operator) nextCommand(r kek.Rotation) string {
 	case kek.Completed:
 		return "nothing; matter ops kms-status shows the pointer and the KEKs"
 	case kek.RolledBack:
-		return fmt.Sprintf("mend the cause, then: matter ops kms-mint-kek --label %q", r.Label)
+		return fmt.Sprintf("fix the cause, then: matter ops kms-mint-kek --label %q", r.Label)
 	}
 	return "matter ops kms-status"
 }
@@ -177,10 +178,14 @@ func (o *operator) advise(err error, r kek.Rotation) error {
 		if r.Phase.PreSwitch() {
 			e.Next = giveUpCommand(r, preSwitchFailure) + " --confirm"
 		}
+	case rotation.RehearsalFailed: // a definition is corrected when no rotation holds it
+		e.Next = strings.TrimPrefix(e.Next+"; first give the rotation up: ", "; ") + giveUpCommand(r, preSwitchFailure) + " --confirm"
 	case rotation.RowsQuarantined:
-		e.Next = "mend or delete these rows, then: " + o.nextCommand(r)
+		e.Next = "correct or delete these rows, then: " + o.nextCommand(r)
 	case rotation.OrphansFound:
-		e.Next = "enable the old KMS key, restore these rows under the current KEK, then: " + o.nextCommand(r)
+		e.Next = "enable the old KMS key, restore these rows under the current KEK (matter ops restore-rows), then: " + o.nextCommand(r)
+	case rotation.KeyInUse:
+		e.Next = "move its other users to the new KEK, revoke their grants (aws kms revoke-grant), then: " + o.nextCommand(r)
 	case rotation.Transient:
 		e.Next = "repeat the command; nothing is lost"
 	case rotation.Refused, rotation.Unverified:

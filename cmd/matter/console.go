@@ -14,6 +14,7 @@ import (
 
 	"github.com/matter-ops/kms-rotation/internal/app"
 	"github.com/matter-ops/kms-rotation/internal/lambdastep"
+	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
 )
 
@@ -53,6 +54,17 @@ func newOp(cmd *cobra.Command, act func(context.Context, *operator) error, requi
 		return act(cmd.Context(), &operator{d, console{cmd.OutOrStdout(), cmd.ErrOrStderr(), output == "json"}})
 	}
 	return cmd
+}
+
+// newStep is newOp for a command that changes the deployment: it is refused in a shell
+// whose settings are not those that the functions have.
+func newStep(cmd *cobra.Command, act func(context.Context, *operator) error, required ...string) *cobra.Command {
+	return newOp(cmd, func(ctx context.Context, o *operator) error {
+		if err := o.checkShell(ctx); err != nil {
+			return err
+		}
+		return act(ctx, o)
+	}, required...)
 }
 
 // noArgs refuses arguments as a mistake on the command line.
@@ -177,4 +189,19 @@ func short(d time.Duration) string {
 	default:
 		return fmt.Sprintf("%d h %d min", int(d.Hours()), int(d.Minutes())%60)
 	}
+}
+
+// open opens definitions by their drivers.
+func (o *operator) open(defs []kek.Source) ([]rotation.Source, error) {
+	out := make([]rotation.Source, 0, len(defs))
+	for _, def := range defs {
+		src, err := o.Steps.OpenSource(def)
+		if err != nil {
+			return nil, &rotation.Error{
+				Kind: rotation.SourceMisconfigured, Field: "sources[" + def.Name + "]", Msg: "its definition cannot be used", Err: err, Next: "matter ops source list",
+			}
+		}
+		out = append(out, src)
+	}
+	return out, nil
 }

@@ -33,10 +33,13 @@ func newLocalDemo() *cobra.Command {
 	var rows int
 	cmd := &cobra.Command{
 		Use:   "demo",
-		Short: "Rotate real rows twice on a local AWS of its own, and prove what happened",
-		Long: `Starts a local AWS of its own, seals real rows, and rotates their KEK twice
-through the shipped state machine and the built Lambda binaries: once to the end,
-and once with a corrupted known cipher, so that PreSwitchFailure rolls it back.
+		Short: "Adopt rows and rotate real rows twice on a local AWS of its own, and prove what happened",
+		Long: `Starts a local AWS of its own and seals real rows. A table of rows that boto3 wrote
+without this project (KMS ciphertexts that name no KEK) is registered: the census
+refuses it, a dry run says what the rows are, and they are adopted. Then the KEK of all
+rows is rotated twice through the shipped state machine and the built Lambda binaries:
+once to the end, and once with a corrupted known cipher, so that PreSwitchFailure rolls
+it back.
 All the while traffic as an application's inserts, updates, deletes and reads rows
 through package envelope, and checks every read.
 Then it proves what it says; the exit code is 1 if anything of it is false.`,
@@ -49,7 +52,7 @@ Then it proves what it says; the exit code is 1 if anything of it is false.`,
 			if err != nil {
 				return err
 			}
-			l, err := sample.Up(ctx, sample.Options{Rows: rows, Options: localaws.Options{
+			l, err := sample.Up(ctx, sample.Options{Rows: rows, Tables: []string{letters}, Options: localaws.Options{
 				StackName: "demo", Dir: filepath.Join(dir, "demo"),
 			}})
 			if err != nil {
@@ -94,6 +97,9 @@ func (d *demo) run(ctx context.Context) error {
 	}
 	d.say("%d rows sealed under KEK %s: two tables and the known-cipher corpus\n", d.Seeded, old.KEKID)
 	d.proof.claim("before", "every row opens under the first KEK", d.all(before, old.KEKID), describe(before))
+	if err := d.adopt(ctx, old); err != nil {
+		return err
+	}
 	if d.load, err = startDemoLoad(ctx, d.Deployment); err != nil {
 		return err
 	}
@@ -144,6 +150,9 @@ func (d *demo) green(ctx context.Context, old kek.Pointer, row rotation.Row) err
 		return err
 	}
 	p.claim(id, "every record decrypts to its original bytes, under the new KEK alone", d.all(after, now.KEKID), describe(after))
+	if err := d.readLetters(ctx, id, now.KEKID); err != nil {
+		return err
+	}
 	if err := d.dead(ctx, id, old.KEKID); err != nil {
 		return err
 	}
@@ -295,10 +304,7 @@ func (d *demo) rotate(ctx context.Context, id, input string) (watch.Outcome, err
 		return watch.Outcome{}, fmt.Errorf("start the execution: %w", err)
 	}
 	w := watch.Watcher{SFN: client, Table: d.Deployment.Table, Every: watchEvery, Rotation: id}
-	for _, s := range d.Deployment.Steps.Sources {
-		w.Sources = append(w.Sources, s.Name())
-	}
-	view := &liveView{out: d.out, live: d.live, rows: int64(d.Seeded + demoLoadRows), more: d.load.now}
+	view := &liveView{out: d.out, live: d.live, rows: int64(d.Seeded + lettersRows + demoLoadRows), more: d.load.now}
 	o, err := w.Run(ctx, aws.ToString(out.ExecutionArn), view.show)
 	view.end()
 	return o, err

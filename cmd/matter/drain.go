@@ -32,7 +32,7 @@ nor after Ctrl-C: run it again.`,
 	cmd.Flags().StringVar(&id, "old-kek-id", "", "the KEK that the pointer has left")
 	cmd.Flags().DurationVar(&wait, "max-wait", 30*time.Minute, "how long to wait, from now")
 	cmd.Flags().DurationVar(&every, "poll", 2*time.Second, "pause between two looks")
-	return newOp(cmd, func(ctx context.Context, o *operator) error {
+	return newStep(cmd, func(ctx context.Context, o *operator) error {
 		if wait < 0 || every <= 0 {
 			return usageError{errors.New("--max-wait and --poll must be durations such as 30m and 2s")}
 		}

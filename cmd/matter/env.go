@@ -1,17 +1,24 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"maps"
+	"os"
 	"slices"
 	"strings"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/aws/arn"
+	"github.com/aws/aws-sdk-go-v2/service/cloudformation"
 	"github.com/aws/aws-sdk-go-v2/service/lambda"
+	"github.com/aws/aws-sdk-go-v2/service/lambda/types"
 	"github.com/spf13/cobra"
 
 	"github.com/matter-ops/kms-rotation/internal/app"
+	"github.com/matter-ops/kms-rotation/internal/awserr"
+	"github.com/matter-ops/kms-rotation/rotation"
 )
 
 func newEnv() *cobra.Command {
@@ -20,7 +27,12 @@ func newEnv() *cobra.Command {
 		Use:   "env --stack STACK",
 		Short: "Print the variables of a deployment, for a shell to evaluate",
 		Long: `Reads the configuration of the stack's function preflight and prints it as export
-lines, with the ARN of the state machine. It needs AWS credentials alone.`,
+lines, with the ARN of the state machine and the seed that kms-genesis registers as
+the first sources (MATTER_SOURCES and MATTER_CORPUS, from the stack's outputs). It
+needs AWS credentials alone.
+
+Commands that change the deployment are refused in a shell whose MATTER_ variables
+differ from the function's: evaluate this again after a deployment.`,
 		Example: `  matter ops env --stack matter
   eval "$(matter ops env --stack matter)"`,
 		Args: noArgs,
@@ -44,20 +56,13 @@ lines, with the ARN of the state machine. It needs AWS credentials alone.`,
 	return cmd
 }
 
-func stackEnv(cmd *cobra.Command, stack string) (map[string]string, error) {
-	cfg, err := app.AWSConfig(cmd.Context())
-	if err != nil {
-		return nil, err
-	}
-	f, err := lambda.NewFromConfig(cfg).GetFunctionConfiguration(cmd.Context(), &lambda.GetFunctionConfigurationInput{
+// preflightConfig reads the configuration of the stack's function preflight.
+func preflightConfig(ctx context.Context, cfg aws.Config, stack string) (*lambda.GetFunctionConfigurationOutput, map[string]string, error) {
+	f, err := lambda.NewFromConfig(cfg).GetFunctionConfiguration(ctx, &lambda.GetFunctionConfigurationInput{
 		FunctionName: aws.String(stack + "-preflight"),
 	})
 	if err != nil {
-		return nil, fmt.Errorf("read the configuration of stack %s: %w", stack, err)
-	}
-	at, err := arn.Parse(aws.ToString(f.FunctionArn))
-	if err != nil {
-		return nil, fmt.Errorf("read the configuration of stack %s: %w", stack, err)
+		return nil, nil, awserr.Wrap("lambda GetFunctionConfiguration "+stack+"-preflight", err)
 	}
 	env := map[string]string{}
 	if f.Environment != nil {
@@ -67,6 +72,62 @@ func stackEnv(cmd *cobra.Command, stack string) (map[string]string, error) {
 			}
 		}
 	}
+	return f, env, nil
+}
+
+func stackEnv(cmd *cobra.Command, stack string) (map[string]string, error) {
+	cfg, err := app.AWSConfig(cmd.Context())
+	if err != nil {
+		return nil, err
+	}
+	f, env, err := preflightConfig(cmd.Context(), cfg, stack)
+	if err != nil {
+		return nil, fmt.Errorf("read the configuration of stack %s: %w", stack, err)
+	}
+	at, err := arn.Parse(aws.ToString(f.FunctionArn))
+	if err != nil {
+		return nil, fmt.Errorf("read the configuration of stack %s: %w", stack, err)
+	}
 	env["MATTER_STATE_MACHINE_ARN"] = fmt.Sprintf("arn:%s:states:%s:%s:stateMachine:%s-rotation", at.Partition, at.Region, at.AccountID, stack)
+	out, err := cloudformation.NewFromConfig(cfg).DescribeStacks(cmd.Context(), &cloudformation.DescribeStacksInput{StackName: &stack})
+	if err != nil { // only kms-genesis needs the seed
+		fmt.Fprintf(cmd.ErrOrStderr(), "warning: the seed of sources could not be read, give kms-genesis --sources: %v\n", err)
+		return env, nil
+	}
+	for _, o := range out.Stacks[0].Outputs {
+		if name := seedOutputs[aws.ToString(o.OutputKey)]; name != "" {
+			env[name] = aws.ToString(o.OutputValue)
+		}
+	}
 	return env, nil
+}
+
+// seedOutputs names the variable for each output of the stack that kms-genesis reads.
+var seedOutputs = map[string]string{"SeedSources": "MATTER_SOURCES", "SeedCorpus": "MATTER_CORPUS"}
+
+// checkShell refuses to change the deployment from a shell whose settings are not those
+// that its functions have. A deployment without functions has nothing to compare with.
+func (o *operator) checkShell(ctx context.Context) error {
+	_, deployed, err := preflightConfig(ctx, o.AWS, o.Config.Stack)
+	var none *types.ResourceNotFoundException
+	if errors.As(err, &none) {
+		return nil
+	}
+	if err != nil { // by hand is what is left when AWS does not answer
+		fmt.Fprintf(o.err, "warning: the shell could not be compared with the functions' settings: %v\n", err)
+		return nil
+	}
+	var differ []string // names alone: a webhook's address may hold a secret
+	for _, name := range slices.Sorted(maps.Keys(deployed)) {
+		if os.Getenv(name) != deployed[name] {
+			differ = append(differ, name)
+		}
+	}
+	if len(differ) == 0 {
+		return nil
+	}
+	return &rotation.Error{
+		Kind: rotation.Misconfigured, Field: strings.Join(differ, ", "), Msg: "the shell has other settings than the deployment's functions",
+		Next: fmt.Sprintf(`eval "$(matter ops env --stack %s)"`, o.Config.Stack),
+	}
 }

@@ -2,49 +2,228 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"os"
+	"strings"
 
 	"github.com/spf13/cobra"
 
+	"github.com/matter-ops/kms-rotation/internal/app"
 	"github.com/matter-ops/kms-rotation/kek"
+	"github.com/matter-ops/kms-rotation/rotation"
 )
 
-func newGenesis() *cobra.Command {
-	var id, label string
-	var confirm bool
-	cmd := &cobra.Command{
-		Use:   "kms-genesis --kek-id KEY --confirm",
-		Short: "Register the first KEK and point at it, once per deployment",
-		Long: `Registers the KMS key that the rows are wrapped under already as the first KEK,
-tags it with the stack (the roles of the functions are conditioned on that tag)
-and makes the pointer. Only a rotation moves the pointer from then on.`,
-		Example: "  matter ops kms-genesis --kek-id 1234abcd-12ab-34cd-56ef-1234567890ab --confirm",
-	}
-	cmd.Flags().StringVar(&id, "kek-id", "", "the id of the KMS key that the rows are wrapped under")
-	cmd.Flags().StringVar(&label, "label", "genesis", "the operator's name for it")
-	cmd.Flags().BoolVar(&confirm, "confirm", false, "do it")
-	return newOp(cmd, func(ctx context.Context, o *operator) error { return o.genesis(ctx, kek.ID(id), label, confirm) }, "kek-id")
+type keyFlags struct {
+	key, label, sources string
+	confirm             bool
 }
 
-func (o *operator) genesis(ctx context.Context, id kek.ID, label string, confirm bool) error {
-	if !confirm {
-		return o.would(fmt.Sprintf("tag KMS key %s with matter:stack=%s, register it as active and point at it", id, o.Config.Stack),
-			"matter ops kms-genesis --kek-id "+string(id))
+func newGenesis() *cobra.Command {
+	var f keyFlags
+	cmd := &cobra.Command{
+		Use:   "kms-genesis --kek-id KEY --confirm",
+		Short: "Register the first KEK and the first sources, and point at the KEK, once per deployment",
+		Long: `Registers the KMS key that the rows are wrapped under already as the first KEK,
+tags it with the stack (the roles of the functions are conditioned on that tag)
+and makes the pointer. Only a rotation moves the pointer from then on.
+
+The first sources are those of --sources, a file as source add takes it, or else the
+deployment's seed: MATTER_SOURCES and MATTER_CORPUS, which matter ops env takes from
+the stack's parameters. Later ones are registered with matter ops source add.`,
+		Example: `  matter ops kms-genesis --kek-id 1234abcd-12ab-34cd-56ef-1234567890ab --confirm
+  matter ops kms-genesis --kek-id alias/orders --sources sources.json --confirm`,
 	}
-	v, err := o.Table.Load(ctx, "")
+	cmd.Flags().StringVar(&f.key, "kek-id", "", "the KMS key that the rows are wrapped under: its id, ARN or alias")
+	cmd.Flags().StringVar(&f.label, "label", "genesis", "the operator's name for it")
+	cmd.Flags().StringVar(&f.sources, "sources", "", "the first sources; default: MATTER_SOURCES and MATTER_CORPUS")
+	cmd.Flags().BoolVar(&f.confirm, "confirm", false, "do it")
+	return newStep(cmd, func(ctx context.Context, o *operator) error { return o.genesis(ctx, f) }, "kek-id")
+}
+
+func (o *operator) genesis(ctx context.Context, f keyFlags) error {
+	k, err := o.usableKey(ctx, f.key)
 	if err != nil {
 		return err
 	}
-	if v.Pointer != nil && v.Pointer.KEKID != id { // before the key is tagged
+	sources, err := f.seed()
+	if err != nil {
+		return err
+	}
+	if err := o.mayBegin(ctx, k.ID); err != nil {
+		return err
+	}
+	if !f.confirm {
+		command := "matter ops kms-genesis --kek-id " + string(k.ID)
+		if f.sources != "" {
+			command += " --sources " + f.sources
+		}
+		return o.would(fmt.Sprintf("tag KMS key %s with matter:stack=%s, register it as active with %s, and point at it", k.ID, o.Config.Stack, describeSources(sources)), command)
+	}
+	if err := o.TagKey(ctx, k.ID); err != nil {
+		return err
+	}
+	p, err := o.Steps.Genesis(ctx, k.ID, f.label, sources)
+	if err != nil {
+		return err
+	}
+	registered, err := o.Table.Sources(ctx)
+	if err != nil {
+		return err
+	}
+	command := "matter ops census"
+	if len(registered) == 0 {
+		command = "matter ops source add --file DEFINITION.json --confirm"
+	}
+	return o.result(map[string]any{"kek_id": p.KEKID, "epoch": p.Epoch, "sources": sourceNames(registered), "next": command},
+		fmt.Sprintf("pointer: KEK %s, epoch %d", p.KEKID, p.Epoch), "registered: "+describeSources(registered), next(command))
+}
+
+// seed reads the sources to begin with.
+func (f keyFlags) seed() ([]kek.Source, error) {
+	if f.sources != "" {
+		return readDefinitions(f.sources)
+	}
+	return app.Seed(os.Getenv)
+}
+
+func sourceNames(sources []kek.Source) []string {
+	out := []string{}
+	for _, s := range sources {
+		out = append(out, s.Name)
+	}
+	return out
+}
+
+func describeSources(sources []kek.Source) string {
+	if len(sources) == 0 {
+		return "no source"
+	}
+	return fmt.Sprintf("%d sources: %s", len(sources), strings.Join(sourceNames(sources), ", "))
+}
+
+// usableKey looks a key up by its id, ARN or alias, and refuses one that cannot wrap
+// data keys, before anything is written.
+func (o *operator) usableKey(ctx context.Context, name string) (rotation.Key, error) {
+	k, err := o.Steps.Keys.Describe(ctx, kek.ID(name))
+	unusable := func(msg string) error {
+		return &rotation.Error{
+			Kind: rotation.KeyUnusable, Field: "--kek-id", Msg: msg, Next: "give an enabled symmetric KMS key of usage ENCRYPT_DECRYPT in this account and Region",
+		}
+	}
+	switch {
+	case errors.Is(err, rotation.ErrNoKey):
+		return k, unusable(fmt.Sprintf("KMS knows no key %q", name))
+	case err != nil:
+		return k, fmt.Errorf("describe KMS key %s: %w", name, err)
+	case !k.Enabled || !k.Usable:
+		return k, unusable(fmt.Sprintf("KMS key %s is in state %s and cannot wrap data keys", k.ID, k.State))
+	}
+	return k, nil
+}
+
+// mayBegin refuses a genesis that the registry would refuse, before the key is tagged.
+func (o *operator) mayBegin(ctx context.Context, id kek.ID) error {
+	v, err := o.Table.LoadAll(ctx, "")
+	switch {
+	case err != nil:
+		return err
+	case v.Pointer != nil && v.Pointer.KEKID != id:
 		return refused("--kek-id", fmt.Sprintf("the pointer names KEK %s already; only a rotation moves it", v.Pointer.KEKID), "matter ops kms-status")
+	case v.Pointer == nil && (v.Registry > 0 || len(v.KEKs) > 0):
+		return pointerLost()
 	}
-	if err := o.Adopt(ctx, id); err != nil {
-		return err
+	return nil
+}
+
+// pointerLost refuses to begin again where a deployment was: the control table is
+// damaged, and a genesis would set the epoch back to 1.
+func pointerLost() error {
+	return &rotation.Error{
+		Kind: rotation.PointerInvalid, Field: "POINTER", Msg: "the registry has KEKs but there is no pointer; another genesis would set the epoch back to 1 and orphan rows",
+		Next: restorePointer,
 	}
-	p, err := o.Steps.Genesis(ctx, id, label)
+}
+
+const restorePointer = "restore the item POINTER from a backup or point-in-time copy of the control table"
+
+func newRegisterKEK() *cobra.Command {
+	var f keyFlags
+	cmd := &cobra.Command{
+		Use:   "kms-register-kek --kek-id KEY --confirm",
+		Short: "Register a historic KEK: rows are under it that were written before this deployment",
+		Long: `Registers a KMS key under which rows were written before this deployment or without
+it, and tags it with the stack. Nothing new can be written under it: it is sealed. The
+next rotation moves its rows to the new KEK, and retires and disables it with the old
+one. It is refused while a rotation runs.`,
+		Example: `  matter ops kms-register-kek --kek-id 1234abcd-12ab-34cd-56ef-1234567890ab --label "before 2024" --confirm`,
+	}
+	cmd.Flags().StringVar(&f.key, "kek-id", "", "the KMS key: its id, ARN or alias")
+	cmd.Flags().StringVar(&f.label, "label", "historic", "the operator's name for it")
+	cmd.Flags().BoolVar(&f.confirm, "confirm", false, "do it")
+	return newStep(cmd, func(ctx context.Context, o *operator) error { return o.registerKEK(ctx, f) }, "kek-id")
+}
+
+func (o *operator) registerKEK(ctx context.Context, f keyFlags) error {
+	k, err := o.usableKey(ctx, f.key)
 	if err != nil {
 		return err
 	}
-	return o.result(map[string]any{"kek_id": p.KEKID, "epoch": p.Epoch, "next": "matter ops kms-preflight"},
-		fmt.Sprintf("pointer: KEK %s, epoch %d", p.KEKID, p.Epoch), next("matter ops kms-preflight"))
+	v, err := o.Table.LoadAll(ctx, "")
+	if err != nil {
+		return err
+	}
+	if err := o.mayRegister(ctx, v); err != nil {
+		return err
+	}
+	if known, ok := v.KEKs[k.ID]; ok {
+		return o.registeredAs(known)
+	}
+	if !f.confirm {
+		return o.would(fmt.Sprintf("tag KMS key %s with matter:stack=%s and register it as a sealed KEK; the next rotation moves its rows, retires it and disables its KMS key", k.ID, o.Config.Stack),
+			fmt.Sprintf("matter ops kms-register-kek --kek-id %s --label %q", k.ID, f.label))
+	}
+	if err := o.TagKey(ctx, k.ID); err != nil {
+		return err
+	}
+	if err := o.Steps.RegisterKEK(ctx, k.ID, f.label); err != nil {
+		return err
+	}
+	now, err := o.registered(ctx, k.ID)
+	if err != nil {
+		return err
+	}
+	return o.registeredAs(now)
+}
+
+// mayRegister refuses what the registry would refuse, before the key is tagged.
+func (o *operator) mayRegister(ctx context.Context, v kek.View) error {
+	if v.Pointer == nil {
+		return refused("POINTER", "there is no pointer", o.withoutPointer(v))
+	}
+	if v.Lock == "" {
+		return nil
+	}
+	r, err := o.reload(ctx, v.Lock)
+	if err != nil {
+		return err
+	}
+	return &rotation.Error{
+		Kind: rotation.RotationInProgress, Field: "LOCK", Msg: fmt.Sprintf("rotation %s is %s; it has counted rows without this KEK", r.ID, r.Phase), Next: o.goOn(ctx, r),
+	}
+}
+
+func (o *operator) registeredAs(k kek.KEK) error {
+	const command = "matter ops census"
+	return o.result(map[string]any{"kek_id": k.ID, "state": k.State, "label": k.Label, "next": command},
+		fmt.Sprintf("KEK %s is registered and %s (%s)", k.ID, k.State, k.Label), next(command))
+}
+
+// withoutPointer is what comes next where there is no pointer: a genesis only if
+// nothing was ever registered.
+func (o *operator) withoutPointer(v kek.View) string {
+	if v.Registry > 0 || len(v.KEKs) > 0 {
+		return restorePointer
+	}
+	return "matter ops kms-genesis --kek-id KEY --confirm"
 }

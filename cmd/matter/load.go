@@ -32,7 +32,7 @@ func newLoad() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "load --source NAME",
 		Short: "Write, update, delete and read rows through package envelope, and check every read",
-		Long: `Runs live traffic on rows of its own in a table of MATTER_SOURCES, as an application
+		Long: `Runs live traffic on rows of its own in a registered table, as an application
 would: through the envelope client, with a lease, behind the write fence. Start it,
 rotate, and see that nothing was noticed. Every read is checked against what was
 written: a lost update, a write taken back, a deleted row that is there again and a
@@ -47,7 +47,7 @@ error and no orphaned row; else 1.`,
   matter load --source symbols --source characters --rate 0 --duration 30s -o json`,
 	}
 	fl := cmd.Flags()
-	fl.StringArrayVar(&f.sources, "source", nil, "a table of MATTER_SOURCES by name; may be repeated")
+	fl.StringArrayVar(&f.sources, "source", nil, "a registered table by name; may be repeated")
 	fl.Float64Var(&f.Rate, "rate", 100, "operations per second of all workers together; 0 for as fast as they can")
 	fl.DurationVar(&f.duration, "duration", time.Minute, "how long; 0 until Ctrl-C")
 	fl.IntVar(&f.Writers, "writers", 2, "workers that insert rows")
@@ -66,7 +66,7 @@ error and no orphaned row; else 1.`,
 
 func (o *operator) load(ctx context.Context, f loadFlags) error {
 	if len(f.sources) == 0 {
-		return usageError{errors.New("--source is required: a table of MATTER_SOURCES; see matter load --help")}
+		return usageError{errors.New("--source is required: a registered table (matter ops source list); see matter load --help")}
 	}
 	low, high, ok := strings.Cut(f.size, "-")
 	if !ok {
@@ -118,8 +118,12 @@ type traffic struct {
 // startTraffic makes the client and the load; it does not run it yet.
 func startTraffic(ctx context.Context, d *app.Deployment, f loadFlags) (*traffic, error) {
 	f.Now = time.Now
+	sources, err := d.Sources(ctx)
+	if err != nil {
+		return nil, err
+	}
 	g, client, err := load.Start(ctx, load.Site{
-		AWS: d.AWS, ControlTable: d.Config.ControlTable, Sources: d.Config.Sources, PointerAge: f.pointerAge, LeaseTTL: f.leaseTTL,
+		AWS: d.AWS, ControlTable: d.Config.ControlTable, Sources: sources, PointerAge: f.pointerAge, LeaseTTL: f.leaseTTL,
 	}, f.Config, f.sources...)
 	if errors.Is(err, load.ErrConfig) || errors.Is(err, load.ErrNoTable) {
 		return nil, usageError{err}

@@ -21,15 +21,20 @@ func newMint() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "kms-mint-kek --label LABEL",
 		Short: "Step 1: start a rotation by hand and mint its KEK",
-		Long: `Runs preflight, takes the lock, mints a KEK in KMS and registers it as pending:
-nothing is wrapped under it yet. The rotation's id is derived from the label. The
-command may be repeated: there is one KEK per attempt, whatever is repeated.`,
+		Long: `Runs preflight, takes the lock, reads every item of every source (the census), mints
+a KEK in KMS and registers it as pending: nothing is wrapped under it yet. The
+rotation's id is derived from the label. The command may be repeated: there is one KEK
+per attempt, whatever is repeated.
+
+If the census finds an item that the rotation could not place, no KEK is minted, the
+rotation is rolled back and the lock is free. An emergency takes no census: it moves
+what it can, and what it cannot place blocks the retirement.`,
 		Example: `  matter ops kms-mint-kek --label "Q2-2026-rotation"
   matter ops kms-mint-kek --label "incident 4711" --emergency --reason "key material in a log"`,
 	}
 	f.register(cmd)
 	cmd.Flag("label").Usage = "the operator's name for the rotation, e.g. Q2-2026-rotation"
-	return newOp(cmd, func(ctx context.Context, o *operator) error { return o.mint(ctx, f) }, "label")
+	return newStep(cmd, func(ctx context.Context, o *operator) error { return o.mint(ctx, f) }, "label")
 }
 
 func (f mintFlags) check() error {
@@ -59,6 +64,10 @@ func (o *operator) mint(ctx context.Context, f mintFlags) error {
 	} else if err := o.start(ctx, id, f); err != nil {
 		return err
 	}
+	counted, err := o.countRows(ctx, id, fmt.Sprintf("matter ops kms-mint-kek --label %q", f.label))
+	if err != nil {
+		return err
+	}
 	out, err := o.Steps.Mint(ctx, rotation.StepInput{RotationID: id})
 	if err != nil {
 		r, rerr := o.reload(ctx, id)
@@ -71,9 +80,52 @@ func (o *operator) mint(ctx context.Context, f mintFlags) error {
 	if err != nil {
 		return err
 	}
-	return o.done(ctx, id, before, out,
+	return o.done(ctx, id, before, out, counted,
 		fmt.Sprintf("new KEK %s, pending: nothing is wrapped under it yet", r.NewKEK),
 		fmt.Sprintf("old KEK %s, which the pointer names", r.OldKEK))
+}
+
+// countRows takes the census of a rotation that has no KEK yet, and rolls it back if an
+// item cannot be accounted for: nothing is minted then, and what has to be corrected,
+// such as a source's definition, cannot be while a rotation holds it.
+func (o *operator) countRows(ctx context.Context, id, again string) (string, error) {
+	r, err := o.reload(ctx, id)
+	if err != nil {
+		return "", err
+	}
+	if r.Phase != kek.Started || r.Counted || r.Mode == kek.Emergency {
+		return "", nil
+	}
+	var out rotation.SweepOutput
+	err = o.pass(ctx, r, rotation.PassCensus, func(ctx context.Context) error {
+		for !out.Done {
+			var err error
+			if out, err = o.Steps.Verify(ctx, rotation.VerifyInput{RotationID: id, Census: true}); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	switch {
+	case ctx.Err() != nil:
+		return "", o.detached(&statusLine{out: o.err}, again)
+	case err == nil:
+		t := out.Tally
+		return fmt.Sprintf("census: every item of %d sources was read, %d envelopes and %d other items", len(r.Sources), t.Scanned, t.Other+t.Declared), nil
+	}
+	var typed *rotation.Error
+	if !errors.As(err, &typed) || typed.Kind != rotation.RowsUnaccounted && typed.Kind != rotation.SourceMisconfigured && typed.Kind != rotation.SourceForgotten {
+		return "", o.advise(err, r)
+	}
+	if _, gaveUp := o.Steps.Retire(ctx, rotation.RetireInput{
+		RotationID: id, Action: rotation.ActionPreSwitchFailure, Error: string(typed.Kind), Cause: typed.Msg,
+	}); gaveUp != nil {
+		return "", errors.Join(err, gaveUp)
+	}
+	e := *typed
+	e.Msg += fmt.Sprintf("; no KEK was minted, rotation %s is rolled back", id)
+	e.Next += "; then: " + again
+	return "", &e
 }
 
 // mayMint refuses to go on with a rotation that is not the one asked for.

@@ -14,8 +14,8 @@ import (
 // TestOutcome: how an execution ended, as an exit code and in words. The causes are
 // those that Lambda and the state machine really make.
 func TestOutcome(t *testing.T) {
-	const orphans = `{"errorMessage":"Halted: q: OrphansFound: {\"errorMessage\":\"OrphansFound: rows: 2 rows are not under the new KEK. First: [\\\"a: it is under KEK b\\\"] (next: enable the old KMS key)\",\"errorType\":\"OrphansFound\"} (next: mend the cause, then: aws stepfunctions redrive-execution)","errorType":"Halted"}`
-	const timeout = `{"errorMessage":"Halted: q: States.Timeout:  (next: mend the cause)","errorType":"Halted"}`
+	const orphans = `{"errorMessage":"Halted: q: OrphansFound: {\"errorMessage\":\"OrphansFound: rows: 2 rows are not under the new KEK. First: [\\\"a: it is under KEK b\\\"] (next: enable the old KMS key)\",\"errorType\":\"OrphansFound\"} (next: fix the cause, then: aws stepfunctions redrive-execution)","errorType":"Halted"}`
+	const timeout = `{"errorMessage":"Halted: q: States.Timeout:  (next: fix the cause)","errorType":"Halted"}`
 	for _, c := range []struct {
 		status      types.ExecutionStatus
 		err, cause  string
@@ -63,21 +63,23 @@ func TestOutcome(t *testing.T) {
 // TestSameCorpus: the runbook's path and the URL name the same corpus; a neighbour
 // is refused.
 func TestSameCorpus(t *testing.T) {
-	const configured = "s3://forensics/known-cipher-corpus/"
+	frozen := corporaOf(kek.Rotation{Sources: []kek.Source{
+		{Kind: kek.KindDynamoDB, Place: "orders"}, {Kind: kek.KindCorpus, Place: "s3://forensics/known-cipher-corpus/"},
+	}})
 	for given, ok := range map[string]bool{
-		"": true, configured: true, "s3://forensics/known-cipher-corpus": true, "/forensics/known-cipher-corpus": true,
+		"": true, "s3://forensics/known-cipher-corpus/": true, "s3://forensics/known-cipher-corpus": true, "/forensics/known-cipher-corpus": true,
 		"/forensics/known-cipher-corpus/": true, "/known-cipher-corpus": true, "known-cipher-corpus": true,
 		"s3://known-cipher-corpus": false, "/forensics": false, "/forensics/known-cipher": false, "/": false,
 		"/other/known-cipher-corpus": false, "s3://other/known-cipher-corpus/": false, "/forensics/known-cipher-corpus/sub": false,
 	} {
-		if err := sameCorpus(given, configured); (err == nil) != ok {
+		if err := sameCorpus(given, frozen); (err == nil) != ok {
 			t.Errorf("%q: %v", given, err)
 		}
 	}
-	if err := sameCorpus("/a", ""); err == nil || !strings.Contains(err.Error(), "has no corpus") {
+	if err := sameCorpus("/a", nil); err == nil || !strings.Contains(err.Error(), "no corpus is among the rotation's sources") {
 		t.Errorf("without a corpus: %v", err)
 	}
-	if err := sameCorpus("", ""); err != nil {
+	if err := sameCorpus("", nil); err != nil {
 		t.Errorf("without either: %v", err)
 	}
 }

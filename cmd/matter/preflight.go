@@ -16,9 +16,10 @@ func newPreflight() *cobra.Command {
 		Use:   "kms-preflight",
 		Short: "Check everything a rotation relies on, and start nothing",
 		Long: `Runs every check of the state machine's first step and reports all of them, so
-that they can be mended in one go. All that it writes is a canary record, which it
+that they can be fixed in one go. All that it writes is a canary record, which it
 anchors in the transparency log if everything else is in order. Exit code 0: a rotation may
-start now. 1: it would be refused.`,
+start now. 1: it would be refused, or a sampled row would stop it later: rows of each
+source and KEK are unwrapped, and with --emergency their payloads must open.`,
 		Example: `  matter ops kms-preflight
   matter ops kms-preflight --window any -o json`,
 	}
@@ -43,10 +44,26 @@ func (o *operator) checks(ctx context.Context, f mintFlags) (plan rotation.Plan,
 	plan, err = o.Steps.Preflight(ctx, rotation.PreflightInput{
 		ExecutionName: notInID.ReplaceAllString(f.label, "-"), Input: f.input(), CheckOnly: true,
 	})
-	if err != nil && len(plan.Checks) > 0 {
-		return plan, err, nil
+	if err != nil && len(plan.Checks) == 0 {
+		return plan, nil, err
 	}
-	return plan, nil, err
+	mode := kek.Normal
+	if f.emergency {
+		mode = kek.Emergency
+	}
+	rows, rerr := o.Steps.CheckRows(ctx, mode)
+	if rerr != nil && err == nil { // else preflight has named it
+		return plan, nil, rerr
+	}
+	plan.Checks = append(plan.Checks, rows...)
+	for _, c := range rows {
+		if !c.OK && err == nil {
+			err = &rotation.Error{
+				Kind: rotation.RehearsalFailed, Field: c.Name, Msg: c.Detail, Next: "matter ops census shows every item that cannot be accounted for",
+			}
+		}
+	}
+	return plan, err, nil
 }
 
 func (o *operator) preflight(ctx context.Context, f mintFlags) error {

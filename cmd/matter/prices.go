@@ -72,12 +72,13 @@ func (p prices) bill(w work) []cost {
 	}
 }
 
-// add adds the work on one source. Each row is read in three full scans and
-// written once; a data key that rows share is rewrapped once.
+// add adds the work on one source. Each row is read in four full scans (census, rewrap,
+// the second scan, the last) and written once; a data key that rows share is rewrapped
+// once.
 func (w *work) add(c sourcePlan) {
-	const scans = 3
+	const scans = 4
 	rows, size := float64(c.Rows), float64(max(c.RowBytes, 1))
-	w.kms += float64(c.KMSRequests)
+	w.kms += float64(c.KMSRequests + c.ProofRequests)
 	if !c.Table {
 		w.gets += scans * rows
 		w.puts += rows

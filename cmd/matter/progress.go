@@ -49,10 +49,6 @@ func (o *operator) pass(ctx context.Context, r kek.Rotation, name string, work f
 	if err != nil {
 		return err
 	}
-	var sources []string
-	for _, s := range o.Steps.Sources {
-		sources = append(sources, s.Name())
-	}
 	done := make(chan error, 1)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -69,11 +65,11 @@ func (o *operator) pass(ctx context.Context, r kek.Rotation, name string, work f
 			return err
 		case <-look.C:
 		}
-		t, err := watch.Tally(ctx, o.Table, r.ID, sources, name)
+		t, err := watch.Tally(ctx, o.Table, r, name)
 		if err != nil { // the work itself will say it if it matters
 			continue
 		}
-		if text := m.text(name, t.Scanned, time.Now()); line.live || time.Since(speak) >= quietFor {
+		if text := m.text(name, t.Scanned+t.Other+t.Declared, time.Now()); line.live || time.Since(speak) >= quietFor {
 			line.show(text, "")
 			speak = time.Now()
 		}
@@ -89,7 +85,7 @@ type meter struct {
 
 // text is how far a pass has come.
 func (m *meter) text(what string, n int64, now time.Time) string {
-	s := fmt.Sprintf("%s: %d of about %d rows", what, n, m.total)
+	s := fmt.Sprintf("%s: %d of about %d items", what, n, m.total)
 	if m.start.IsZero() {
 		if n > 0 {
 			m.start, m.from = now, n

@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/matter-ops/kms-rotation/audit"
+	"github.com/matter-ops/kms-rotation/internal/ddb"
 	"github.com/matter-ops/kms-rotation/internal/restore"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
@@ -26,11 +27,16 @@ func newRestore() *cobra.Command {
 	var f restoreFlags
 	cmd := &cobra.Command{
 		Use:   "restore-rows --source NAME --file ROWS.ndjson --confirm",
-		Short: "Bring back rows from a backup, rewrapped under the current KEK",
+		Short: "Bring back rows from a backup, rewrapped under the current KEK, and repair orphans in place",
 		Long: `Inserts the rows of a backup that are not in the table. A backup names the KEKs of
 its day, which may be retired by now; so every row is rewrapped under the pointer's
-KEK and inserted behind its write fence. What is in the table is never overwritten,
-so the command can be repeated; a rotation may go on meanwhile.
+KEK and inserted behind its write fence. What is in the table under a KEK in use is
+never overwritten, so the command can be repeated; a rotation may go on meanwhile.
+
+A row of the file that is in the table already, but is an orphan there because its KEK
+is retired, is repaired in place: it is rewrapped under the pointer's KEK as it is in
+the table, on condition that it still is what was read. The command says how many were.
+A row that is there and cannot be repaired is named, and the exit code is 1.
 
 The file has one item in DynamoDB JSON on each line, bare or as an export to S3 has
 it ({"Item": …}), unpacked or .gz. From a table restored with point-in-time recovery:
@@ -38,17 +44,19 @@ it ({"Item": …}), unpacked or .gz. From a table restored with point-in-time re
 
 Rows under a retired KEK need it enabled for the time of the restore; the command
 says which, and to disable it again. Rows whose data key may be exposed since an
-emergency rotation are encrypted under fresh data keys. Two records in the audit
-chain, rows_restore_started and rows_restored, say who restored how many rows of
+emergency rotation are encrypted under fresh data keys; where their payload is not of
+this project's format only the data key is rewrapped, and that is said. Two records in
+the audit chain, rows_restore_started and rows_restored, say who restored how many rows of
 which file.
 
-Exit code: 0 every row is there, 1 refused or rows that cannot be restored, 2 usage.`,
+Exit code: 0 every row is there under a KEK in use, 1 refused or rows that cannot be
+restored, 2 usage.`,
 		Example: "  matter ops restore-rows --source orders --file rows.ndjson --confirm",
 	}
-	cmd.Flags().StringVar(&f.source, "source", "", "the table, by its name in MATTER_SOURCES")
+	cmd.Flags().StringVar(&f.source, "source", "", "the table, by the name that it is registered under (matter ops source list)")
 	cmd.Flags().StringVar(&f.file, "file", "", "the backup")
 	cmd.Flags().BoolVar(&f.confirm, "confirm", false, "do it")
-	return newOp(cmd, func(ctx context.Context, o *operator) error { return o.restore(ctx, f) }, "source", "file")
+	return newStep(cmd, func(ctx context.Context, o *operator) error { return o.restore(ctx, f) }, "source", "file")
 }
 
 func (f restoreFlags) command() string {
@@ -65,7 +73,7 @@ type restored struct {
 }
 
 func (o *operator) restore(ctx context.Context, f restoreFlags) error {
-	r, err := o.restorer(f.source)
+	r, err := o.restorer(ctx, f.source)
 	if err != nil {
 		return err
 	}
@@ -90,11 +98,11 @@ func (o *operator) restore(ctx context.Context, f restoreFlags) error {
 		return err
 	}
 	if !f.confirm {
-		return o.would(fmt.Sprintf("insert %d of %d rows into table %s under KEK %s; %d are there and stay as they are, %d cannot be restored %s",
-			out.Plan.Absent, out.Plan.Rows, r.Source.Table, out.KEK, out.Plan.Present, out.Plan.Defects, strings.Join(out.Plan.First, "; ")), f.command())
+		return o.would(fmt.Sprintf("insert %d of %d rows into source %s under KEK %s, and repair %d orphans in place; %d are there and stay as they are, %d cannot be restored %s",
+			out.Plan.Absent, out.Plan.Rows, f.source, out.KEK, out.Plan.Orphans, out.Plan.Present, out.Plan.Defects, strings.Join(out.Plan.First, "; ")), f.command())
 	}
 	out.Result = restore.Result{Present: out.Plan.Present, Defects: out.Plan.Defects, First: out.Plan.First, ByKEK: map[kek.ID]int64{}}
-	if out.Plan.Absent > 0 {
+	if out.Plan.Absent+out.Plan.Orphans > 0 {
 		if out.Result, err = o.applyRestore(ctx, r, f, out.Plan); err != nil {
 			return err
 		}
@@ -102,18 +110,28 @@ func (o *operator) restore(ctx context.Context, f restoreFlags) error {
 	return o.restoredAll(out)
 }
 
-func (o *operator) restorer(source string) (*restore.Restorer, error) {
-	var names []string
-	for _, c := range o.Config.Sources {
-		if c.SourceName() == source {
-			return &restore.Restorer{
-				DynamoDB: dynamodb.NewFromConfig(o.AWS), ControlTable: o.Config.ControlTable, Source: c,
-				Registry: o.Table, Keys: o.Steps.Keys, KMS: o.Steps.KMS, Cipher: o.Steps.Cipher,
-			}, nil
-		}
-		names = append(names, c.SourceName())
+func (o *operator) restorer(ctx context.Context, source string) (*restore.Restorer, error) {
+	defs, err := o.Table.Sources(ctx)
+	if err != nil {
+		return nil, err
 	}
-	return nil, usageError{fmt.Errorf("--source %q is no table of MATTER_SOURCES: %s", source, strings.Join(names, ", "))}
+	var names []string
+	for _, def := range defs {
+		if def.Kind != kek.KindDynamoDB {
+			continue
+		}
+		if def.Name != source {
+			names = append(names, def.Name)
+			continue
+		}
+		client := dynamodb.NewFromConfig(o.AWS)
+		table, err := ddb.OpenTable(client, def)
+		return &restore.Restorer{
+			DynamoDB: client, ControlTable: o.Config.ControlTable, Table: table,
+			Registry: o.Table, Keys: o.Steps.Keys, KMS: o.Steps.KMS, Cipher: o.Steps.Cipher,
+		}, err
+	}
+	return nil, usageError{fmt.Errorf("--source %q is no registered table: %s", source, strings.Join(names, ", "))}
 }
 
 // locked refuses to begin while KMS does not let a KEK be used that rows are under,
@@ -143,7 +161,9 @@ func locked(p restore.Plan, f restoreFlags) error {
 func (o *operator) applyRestore(ctx context.Context, r *restore.Restorer, f restoreFlags, p restore.Plan) (restore.Result, error) {
 	id := fmt.Sprintf("restore/%s/%s", f.source, o.Steps.Now().UTC().Format("20060102T150405.000Z"))
 	event := func(kind string, more map[string]string) audit.Event {
-		body := map[string]string{"source": f.source, "table": r.Source.Table, "file_sha256": p.Digest, "rows": fmt.Sprint(p.Rows), "absent": fmt.Sprint(p.Absent)}
+		body := map[string]string{
+			"source": f.source, "file_sha256": p.Digest, "rows": fmt.Sprint(p.Rows), "absent": fmt.Sprint(p.Absent), "orphans": fmt.Sprint(p.Orphans),
+		}
 		for k, v := range more {
 			body[k] = v
 		}
@@ -154,7 +174,8 @@ func (o *operator) applyRestore(ctx context.Context, r *restore.Restorer, f rest
 	}
 	res, err := r.Apply(ctx, restore.File{Path: f.file})
 	body := map[string]string{
-		"restored": fmt.Sprint(res.Restored), "present": fmt.Sprint(res.Present), "defects": fmt.Sprint(res.Defects), "encrypted_anew": fmt.Sprint(res.Anew),
+		"restored": fmt.Sprint(res.Restored), "repaired": fmt.Sprint(res.Repaired), "present": fmt.Sprint(res.Present), "defects": fmt.Sprint(res.Defects),
+		"encrypted_anew": fmt.Sprint(res.Anew), "keep_data_key": fmt.Sprint(res.Opaque),
 	}
 	for k, n := range res.ByKEK {
 		body["restored.from."+string(k)] = fmt.Sprint(n)
@@ -175,8 +196,11 @@ func (o *operator) restoredAll(out restored) error {
 		again = append(again, "aws kms disable-key --key-id "+string(id))
 	}
 	out.Next = strings.Join(again, "; ")
-	lines := []string{fmt.Sprintf("%d rows restored under KEK %s, %d of them encrypted anew; %d were there already; %d cannot be restored",
-		out.Result.Restored, out.KEK, out.Result.Anew, out.Result.Present, out.Result.Defects)}
+	lines := []string{fmt.Sprintf("%d rows restored under KEK %s and %d orphans repaired in place, %d of them encrypted under fresh data keys; %d were there already; %d cannot be restored",
+		out.Result.Restored, out.KEK, out.Result.Repaired, out.Result.Anew, out.Result.Present, out.Result.Defects)}
+	if out.Result.Opaque > 0 {
+		lines = append(lines, fmt.Sprintf("%d of them keep a data key that may be exposed since an emergency: their payloads are not of this project's format", out.Result.Opaque))
+	}
 	for _, d := range out.Result.First {
 		lines = append(lines, "  "+d)
 	}

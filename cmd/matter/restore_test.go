@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"context"
-	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -19,6 +18,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/kms"
 
 	"github.com/matter-ops/kms-rotation/audit"
+	"github.com/matter-ops/kms-rotation/internal/ddb"
 	"github.com/matter-ops/kms-rotation/internal/restore"
 	"github.com/matter-ops/kms-rotation/kek"
 )
@@ -63,13 +63,14 @@ func TestRestoreRows(t *testing.T) {
 	r.lose(t, 20, 24)
 	r.enable(t, first)
 	exposed := r.dek(t, r.items[20])
-	r.must(t, exitDone, "4 rows restored under KEK "+string(r.pointer(t))+", 4 of them encrypted anew", "--file", r.file, "--confirm")
+	r.must(t, exitDone, "4 rows restored under KEK "+string(r.pointer(t))+" and 0 orphans repaired in place, 4 of them encrypted under fresh data keys", "--file", r.file, "--confirm")
 	r.disable(t, first)
 	r.whole(t, 0)
 	if fresh := r.dek(t, r.stored(t, r.items[20])); bytes.Equal(exposed, fresh) {
 		t.Error("a row is restored under a data key that may be exposed")
 	}
 	r.untouched(t, first)
+	r.repaired(t, first)
 	r.recorded(t)
 }
 
@@ -124,30 +125,11 @@ func (r *restorer) backUp(t *testing.T) {
 
 func (r *restorer) write(t *testing.T, path string, items []map[string]types.AttributeValue) {
 	t.Helper()
-	var b bytes.Buffer
-	for n, item := range items {
-		line := map[string]any{}
-		for k, v := range item {
-			switch v := v.(type) {
-			case *types.AttributeValueMemberS:
-				line[k] = map[string]string{"S": v.Value}
-			case *types.AttributeValueMemberN:
-				line[k] = map[string]string{"N": v.Value}
-			case *types.AttributeValueMemberB:
-				line[k] = map[string]string{"B": base64.StdEncoding.EncodeToString(v.Value)}
-			default:
-				t.Fatalf("attribute %s is %T", k, v)
-			}
-		}
-		var out any = line
-		if n%2 == 0 {
-			out = map[string]any{"Item": line}
-		}
-		if err := json.NewEncoder(&b).Encode(out); err != nil {
-			t.Fatal(err)
-		}
+	text, err := ndjson(items)
+	if err != nil {
+		t.Fatal(err)
 	}
-	if err := os.WriteFile(path, b.Bytes(), 0o600); err != nil {
+	if err := os.WriteFile(path, text, 0o600); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -207,7 +189,7 @@ func (r *restorer) disable(t *testing.T, id kek.ID) {
 func (r *restorer) dek(t *testing.T, i map[string]types.AttributeValue) []byte {
 	t.Helper()
 	dek, err := r.Set.KMS.Decrypt(t.Context(), kek.ID(i["key_ref"].(*types.AttributeValueMemberS).Value), i["edek"].(*types.AttributeValueMemberB).Value,
-		map[string]string{"table": "symbols", "block": i["block"].(*types.AttributeValueMemberS).Value})
+		map[string]string{"table": "symbols"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -238,8 +220,12 @@ func (r *restorer) fenced(t *testing.T, old kek.ID, n int) {
 	registry := &stale{Registry: d.Table, view: kek.View{
 		Pointer: &kek.Pointer{KEKID: old, Epoch: 1}, KEKs: map[kek.ID]kek.KEK{old: {ID: old, FenceShards: d.Config.FenceShards}},
 	}}
+	table, err := ddb.NewTableSource(r.dynamo, r.Set.Sources()[1])
+	if err != nil {
+		t.Fatal(err)
+	}
 	one := &restore.Restorer{
-		DynamoDB: r.dynamo, ControlTable: d.Config.ControlTable, Source: d.Config.Sources[1],
+		DynamoDB: r.dynamo, ControlTable: d.Config.ControlTable, Table: table,
 		Registry: registry, Keys: d.Steps.Keys, KMS: d.Steps.KMS, Cipher: d.Steps.Cipher,
 	}
 	if err := one.Prepare(t.Context()); err != nil {
@@ -273,7 +259,7 @@ func (r *restorer) usage(t *testing.T) {
 	odd[2]["edek"] = &types.AttributeValueMemberB{Value: []byte("nothing that KMS wrapped")}
 	r.write(t, bad, odd)
 	out := r.must(t, exitFailed, "0 rows restored", "--file", bad, "--confirm")
-	for _, says := range []string{"3 cannot be restored", "is not in the registry", `"edek" holds no wrapped data key`, "KMS refused to unwrap"} {
+	for _, says := range []string{"3 cannot be restored", "is not in the registry", `attribute edek is missing or empty`, "KMS refused to unwrap"} {
 		if !strings.Contains(out, says) {
 			t.Errorf("restore-rows does not say %q:\n%s", says, out)
 		}
@@ -299,6 +285,26 @@ func (r *restorer) untouched(t *testing.T, first kek.ID) {
 	note, ok := r.stored(t, newer)["note"].(*types.AttributeValueMemberS)
 	if !ok || note.Value != "newer" {
 		t.Error("a row that was there is overwritten")
+	}
+	r.whole(t, 0)
+}
+
+// repaired: a row that was written back as the backup has it is an orphan, which the
+// command repairs where it is (issue 12, item 8).
+func (r *restorer) repaired(t *testing.T, first kek.ID) {
+	t.Helper()
+	orphan := maps.Clone(r.items[50])
+	orphan["note"] = &types.AttributeValueMemberS{Value: "written back"}
+	if _, err := r.dynamo.PutItem(t.Context(), &dynamodb.PutItemInput{TableName: &r.table, Item: orphan}); err != nil {
+		t.Fatal(err)
+	}
+	r.must(t, exitFailed, "aws kms enable-key --key-id "+string(first), "--file", r.file, "--confirm")
+	r.enable(t, first)
+	r.must(t, exitUsage, "and repair 1 orphans in place", "--file", r.file)
+	r.must(t, exitDone, "0 rows restored under KEK "+string(r.pointer(t))+" and 1 orphans repaired in place", "--file", r.file, "--confirm")
+	r.disable(t, first)
+	if note, ok := r.stored(t, orphan)["note"].(*types.AttributeValueMemberS); !ok || note.Value != "written back" {
+		t.Error("the repaired row lost what was written to it")
 	}
 	r.whole(t, 0)
 }
@@ -329,10 +335,10 @@ func (r *restorer) recorded(t *testing.T) {
 		if rec.Actor == "" || rec.Body["source"] != "symbols" || len(rec.Body["file_sha256"]) != 64 {
 			t.Errorf("record %+v", rec)
 		}
-		counts = append(counts, rec.Body["restored"])
+		counts = append(counts, rec.Body["restored"]+"+"+rec.Body["repaired"])
 	}
 	// Of the odd rows one got as far as KMS; where nothing is to be restored there is no record.
-	if want := []string{"0", "3", "4", "4", "1"}; !slices.Equal(counts, want) {
+	if want := []string{"0+0", "3+0", "4+0", "4+0", "1+0", "0+1"}; !slices.Equal(counts, want) {
 		t.Errorf("rows restored by the records: %v, want %v", counts, want)
 	}
 }

@@ -21,7 +21,7 @@ func newResume() *cobra.Command {
 	var f resumeFlags
 	cmd := &cobra.Command{
 		Use:   "resume",
-		Short: "Go on with a halted rotation, once its cause is mended",
+		Short: "Go on with a halted rotation, once its cause is fixed",
 		Long: `Redrives the execution that halted, if AWS still can; else it starts a new one that
 finds every finished step done. Without --rotation it is the rotation that holds
 the lock. A rotation begun by hand is handed to the state machine.`,

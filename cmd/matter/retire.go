@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -21,8 +22,10 @@ func newRetire() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "kms-retire-kek --kek-id KEK --confirm",
 		Short: "Step 5: retire the old KEK; or with --reason the new one of a rotation that failed before the switch",
-		Long: `Of a rotation that has rewrapped every row it retires the old KEK: a second full
-scan, then the registry, then KMS DisableKey. The KMS key is not deleted.
+		Long: `Of a rotation that has rewrapped every row it retires the old KEK, and with it every
+historic KEK that the rotation left: a look who else uses them, a second full scan, then
+the registry, then KMS DisableKey. No KMS key is deleted. Grants on a KEK, or a use of
+it after its fence was sealed, stop a normal rotation here with their names.
 
 Before the switch it is PreSwitchFailure: given the new KEK and a --reason it
 retires that, leaves the pointer alone and frees the lock. An emergency does not go
@@ -35,7 +38,7 @@ A rotation that failed before it had a KEK is named with --rotation.`,
 	cmd.Flags().StringVar(&f.rotation, "rotation", "", "instead of --kek-id: a rotation that failed before it minted one")
 	cmd.Flags().StringVar(&f.reason, "reason", "", `why a rotation is given up before the switch, e.g. "pre-switch failure"`)
 	cmd.Flags().BoolVar(&f.confirm, "confirm", false, "do it")
-	return newOp(cmd, func(ctx context.Context, o *operator) error { return o.retire(ctx, f) })
+	return newStep(cmd, func(ctx context.Context, o *operator) error { return o.retire(ctx, f) })
 }
 
 func (o *operator) retire(ctx context.Context, f retireFlags) error {
@@ -78,7 +81,7 @@ func (o *operator) retireOld(ctx context.Context, k kek.KEK, f retireFlags) erro
 		return refused("--reason", fmt.Sprintf("it gives a rotation up before the switch, and rotation %s has switched: it is %s", r.ID, r.Phase), o.nextCommand(r))
 	}
 	if !f.confirm {
-		return o.would(fmt.Sprintf("scan every row once more, retire KEK %s and disable its KMS key; nothing is deleted", k.ID),
+		return o.would(fmt.Sprintf("scan every row once more, then retire, and disable in KMS: %s; nothing is deleted", describeKEKs(r.Olds)),
 			"matter ops kms-retire-kek --kek-id "+string(k.ID))
 	}
 	var out rotation.RetireOutput
@@ -101,7 +104,19 @@ func (o *operator) retireOld(ctx context.Context, k kek.KEK, f retireFlags) erro
 		return err
 	}
 	return o.done(ctx, r.ID, later(r.Phase, kek.Rewrapped), out,
-		fmt.Sprintf("KEK %s is retired and its KMS key disabled; nobody may delete it before %s", k.ID, stamp(k.NotBeforeDelete)))
+		fmt.Sprintf("retired, and disabled in KMS: %s; nobody may delete it before %s", describeKEKs(r.Olds), stamp(k.NotBeforeDelete)))
+}
+
+// describeKEKs names KEKs.
+func describeKEKs(ids []kek.ID) string {
+	names := make([]string, len(ids))
+	for i, id := range ids {
+		names[i] = string(id)
+	}
+	if len(names) == 1 {
+		return "KEK " + names[0]
+	}
+	return "KEKs " + strings.Join(names, ", ")
 }
 
 // giveUp is PreSwitchFailure, or in an emergency the next attempt.

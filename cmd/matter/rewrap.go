@@ -19,16 +19,17 @@ func newRewrap() *cobra.Command {
 	var id string
 	cmd := &cobra.Command{
 		Use:   "kms-rewrap --kek-id NEW",
-		Short: "Step 4b: move every row from the old KEK to the new one",
-		Long: `Rewraps the data key of every row of every source, and of the known-cipher
-corpus, which the runbook of old forgot: without it retiring the old KEK orphans
-every old row. It goes on from its checkpoints, so it may be interrupted and
-repeated, and it makes at most MATTER_KMS_RATE KMS requests per second. In an
-emergency every payload is encrypted anew under a fresh data key.`,
+		Short: "Step 4b: move every row from the old KEKs to the new one",
+		Long: `Rewraps the data key of every row of every source that the rotation has frozen, the
+known-cipher corpus among them: without it retiring the old KEK would orphan every old
+row. It goes on from its checkpoints, so it may be interrupted and repeated, and it
+makes at most MATTER_KMS_RATE KMS requests per second. In an emergency every payload is
+encrypted again under a fresh data key; where a payload is declared opaque, only its
+data key is rewrapped.`,
 		Example: "  matter ops kms-rewrap --kek-id 1234abcd-12ab-34cd-56ef-1234567890ab",
 	}
 	cmd.Flags().StringVar(&id, "kek-id", "", "the new KEK")
-	return newOp(cmd, func(ctx context.Context, o *operator) error { return o.rewrap(ctx, kek.ID(id)) }, "kek-id")
+	return newStep(cmd, func(ctx context.Context, o *operator) error { return o.rewrap(ctx, kek.ID(id)) }, "kek-id")
 }
 
 func (o *operator) rewrap(ctx context.Context, id kek.ID) error {
@@ -54,13 +55,17 @@ func (o *operator) rewrap(ctx context.Context, id kek.ID) error {
 		return o.advise(err, r)
 	}
 	return o.done(ctx, r.ID, later(r.Phase, kek.Drained), out,
-		fmt.Sprintf("%d rows looked at, none is under the old KEK any more", out.Tally.Scanned))
+		fmt.Sprintf("%d rows looked at in %d sources, none names an old KEK any more", out.Tally.Scanned, len(r.Sources)))
 }
 
 func (o *operator) rewrapAll(ctx context.Context, r kek.Rotation) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(rewrapsAtOnce)
-	for _, src := range o.Steps.Sources {
+	sources, err := o.open(r.Sources)
+	if err != nil {
+		return err
+	}
+	for _, src := range sources {
 		for segment := range src.Segments(r.Segments) {
 			g.Go(func() error {
 				for {

@@ -39,7 +39,7 @@ rotation; --watch --execution NAME attaches again.
 
 In an emergency the old KEK may be compromised. The rotation then waits for no
 window, never rolls back to the old KEK, revokes its writers at once, and encrypts
-every payload anew under fresh data keys.
+every payload again under fresh data keys.
 
 Exit code with --watch: 0 completed, 1 refused or halted, 3 rolled back before the
 switch, 4 halted on orphaned rows, 6 still running.`,
@@ -183,9 +183,6 @@ func (o *operator) follow(ctx context.Context, e app.Execution, every time.Durat
 		return err
 	}
 	w := watch.Watcher{SFN: sfn.NewFromConfig(o.AWS), Table: o.Table, Every: every, Rotation: e.RotationID}
-	for _, s := range o.Steps.Sources {
-		w.Sources = append(w.Sources, s.Name())
-	}
 	view := &liveView{out: o.progress(), live: isTerminal(o.progress()), rows: total, quiet: quietFor}
 	end, err := w.Run(ctx, e.ARN, view.show)
 	view.end()
@@ -229,7 +226,7 @@ func (out *outcome) judge() string {
 		return fmt.Sprintf("rotation %s is completed: the pointer is on KEK %s, KEK %s is retired", out.RotationID, out.NewKEK, out.OldKEK)
 	case slices.Contains(out.States, "RolledBack"):
 		out.ExitCode = exitRolledBack
-		out.Next = "mend the cause, then: matter ops kms-rotate"
+		out.Next = "fix the cause, then: matter ops kms-rotate"
 		return fmt.Sprintf("rotation %s is rolled back before the switch: the pointer never moved from KEK %s\n%s: %s", out.RotationID, out.OldKEK, kind, text)
 	case slices.Contains(out.States, "Refused"):
 		out.ExitCode = exitFailed
@@ -240,7 +237,7 @@ func (out *outcome) judge() string {
 	if kind == rotation.OrphansFound {
 		out.ExitCode = exitOrphans
 	}
-	out.Next = "mend the cause, then: matter ops resume --rotation " + out.RotationID
+	out.Next = "fix the cause, then: matter ops resume --rotation " + out.RotationID
 	if out.Phase == "" {
 		out.Next = "matter ops kms-rotate"
 	}

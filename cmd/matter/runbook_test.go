@@ -11,9 +11,13 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
+	"github.com/matter-ops/kms-rotation/internal/app"
 	"github.com/matter-ops/kms-rotation/internal/lambdastep"
+	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
 )
 
@@ -88,6 +92,9 @@ func TestRunbook(t *testing.T) {
 		t.Errorf("%d commands found: the runbook is not read", commands)
 	}
 	w.holds(t)
+	if err := w.openLetters(t.Context()); err != nil {
+		t.Error(err)
+	}
 }
 
 // TestInterrupted: Ctrl-C is exit code 6, whatever it meets.
@@ -110,15 +117,57 @@ func (w *world) prepare(t *testing.T, what string) {
 	case "restore-corpus":
 		err = w.undo(t.Context())
 	case "poison-row":
-		err = w.putRow(t.Context(), "00000000-0000-0000-0000-000000000000")
-	case "mend-row":
+		err = w.poisonAfterSwitch(t, "Q2-2027-rotation")
+	case "drop-row":
 		err = w.deleteRow(t.Context())
+	case "letters":
+		var v kek.View
+		if v, err = w.Deployment.Table.Load(t.Context(), ""); err == nil {
+			err = errors.Join(w.writeLetters(t.Context(), v.Pointer.KEKID), w.writeDefinition())
+		}
+	case "back-up-rows":
+		err = w.backUpRows(t.Context())
+	case "orphan-rows":
+		err = w.orphanRows(t.Context())
+	case "enable-old":
+		err = w.allowRetired(t.Context(), true)
+	case "disable-old":
+		err = w.allowRetired(t.Context(), false)
 	default:
 		t.Fatalf("the runbook asks for %q", what)
 	}
 	if err != nil {
 		t.Fatal(err)
 	}
+}
+
+// poisonAfterSwitch has a row appear, under a KEK that nobody knows, when a rotation that
+// is about to start has switched; a lease holds it there meanwhile.
+func (w *world) poisonAfterSwitch(t *testing.T, id string) error {
+	t.Helper()
+	v, err := w.Deployment.Table.Load(t.Context(), "")
+	if err != nil {
+		return err
+	}
+	l := rotation.Lease{KEK: v.Pointer.KEKID, Holder: "worker-1", Host: "app-7", PID: 4711, Refs: 1, Expires: time.Now().Add(time.Hour)}
+	if err := w.leases.PutLease(t.Context(), l); err != nil {
+		return err
+	}
+	var done sync.WaitGroup
+	t.Cleanup(done.Wait)
+	done.Go(func() {
+		for t.Context().Err() == nil {
+			v, err := w.Deployment.Table.Load(t.Context(), id)
+			if err == nil && v.Rotation != nil && v.Rotation.Phase == kek.Switched {
+				if err := errors.Join(w.putRow(t.Context(), "00000000-0000-0000-0000-000000000000"), w.leases.DropLease(t.Context(), l)); err != nil {
+					t.Error(err)
+				}
+				return
+			}
+			time.Sleep(50 * time.Millisecond)
+		}
+	})
+	return nil
 }
 
 var quoted = regexp.MustCompile(`"[^"]*"|\S+`)
@@ -135,6 +184,7 @@ func (w *world) command(t *testing.T, line string) int {
 		r := all[len(all)-1]
 		text = strings.NewReplacer("<new_kek_id>", string(r.NewKEK), "<old_kek_id>", string(r.OldKEK)).Replace(line)
 	}
+	text = strings.ReplaceAll(text, "<historic_kek_id>", string(w.historic))
 	inner, evaluated := strings.CutPrefix(text, `eval "$(`)
 	if evaluated {
 		text = strings.Replace(strings.TrimSuffix(inner, `)"`), "--stack matter", "--stack "+w.Name, 1)
@@ -181,9 +231,16 @@ func (w *world) evaluate(t *testing.T, text string) {
 	}
 }
 
-// consoleInput checks that preflight takes an input that a person pastes.
+// consoleInput checks that preflight takes an input that a person pastes, and the
+// registry a definition.
 func consoleInput(t *testing.T, text string) {
 	t.Helper()
+	if strings.Contains(text, "kek_id_attribute") {
+		if defs, err := app.ParseDefinitions([]byte(text)); err != nil || len(defs) != 1 {
+			t.Errorf("%s: %v", text, err)
+		}
+		return
+	}
 	in, err := lambdastep.Decode[rotation.ExecutionInput](json.RawMessage(text))
 	emergency := in.Mode == "emergency" && in.Reason != ""
 	if err != nil || !emergency && in.Drill != rotation.DrillFailure && in.RequestedBy == "" {

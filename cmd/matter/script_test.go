@@ -71,6 +71,10 @@ type world struct {
 	undo   func(context.Context) error // of what broke the corpus
 	more   map[string]string           // environment of the scripts
 	dir    string                      // where the runbook's commands run
+
+	pointer  map[string]types.AttributeValue // that was lost
+	historic kek.ID                          // a key of the days before, under which rows are
+	backup   []map[string]types.AttributeValue
 }
 
 const sampleRows = 160 // a rotation of them takes seconds
@@ -96,7 +100,7 @@ func deployedWith(t *testing.T, stack string, parameters map[string]string) *wor
 	if _, err := os.Stat(filepath.Join(root, "build", "local", "mint", "bootstrap")); err != nil && !required {
 		t.Skip("the functions are not built: make build")
 	}
-	l, err := sample.Up(t.Context(), sample.Options{Rows: sampleRows, Options: localaws.Options{
+	l, err := sample.Up(t.Context(), sample.Options{Rows: sampleRows, Tables: []string{letters}, Options: localaws.Options{
 		StackName: stack, Dir: t.TempDir(), Parameters: parameters,
 	}})
 	if errors.Is(err, backend.ErrNotInstalled) && !required {
@@ -142,7 +146,8 @@ func scripts(t *testing.T, folder string, w *world) {
 				Cmds: map[string]func(*testscript.TestScript, bool, []string){
 					"exits": exits, "shown": shown, "json": jsonField, "ids": w.ids, "lease": w.lease,
 					"corrupt-corpus": w.corruptCorpus, "restore-corpus": w.restoreCorpus, "row": w.row, "await": w.await, "closed-window": closedWindow, "dead-log": w.deadLog,
-					"plan": w.plan,
+					"plan": w.plan, "key": w.key, "tagged": w.tagged, "lose-pointer": w.losePointer, "letters": w.letters, "mark": w.mark,
+					"redeploy": w.redeploy, "denied": w.denied,
 				},
 			})
 		})
@@ -360,7 +365,7 @@ func closedWindow(ts *testscript.TestScript, _ bool, _ []string) {
 	ts.Setenv("CLOSED", now.Add(2*time.Hour).Format("15:04")+"-"+now.Add(3*time.Hour).Format("15:04"))
 }
 
-// deadLog points the command at a transparency log that nobody serves; negated, at
+// deadLog redeploys the stack with a transparency log that nobody serves; negated, with
 // the stack's own again.
 func (w *world) deadLog(ts *testscript.TestScript, neg bool, _ []string) {
 	trust := w.Env()["MATTER_TRUST"]
@@ -375,7 +380,7 @@ func (w *world) deadLog(ts *testscript.TestScript, neg bool, _ []string) {
 		ts.Check(err)
 		trust = string(b)
 	}
-	ts.Setenv("MATTER_TRUST", trust)
+	w.redeploy(ts, false, []string{"MATTER_TRUST", trust})
 }
 
 // holds checks from outside that every row opens to its original bytes.

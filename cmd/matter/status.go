@@ -100,7 +100,8 @@ func (s *status) unknown(what string, err error) {
 func (o *operator) afterStatus(ctx context.Context, s app.Status) (string, error) {
 	switch {
 	case s.Pointer == nil:
-		return "matter ops kms-genesis --kek-id KEY --confirm", nil
+		v, err := o.Table.LoadAll(ctx, "")
+		return o.withoutPointer(v), err
 	case s.Lock == "":
 		return "nothing; matter ops kms-plan looks ahead", nil
 	}
@@ -120,9 +121,12 @@ func (o *operator) afterStatus(ctx context.Context, s app.Status) (string, error
 
 func printStatus(w io.Writer, s status) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	if s.Pointer == nil {
+	switch {
+	case s.Pointer == nil && len(s.KEKs) > 0:
+		fmt.Fprintln(t, "pointer\tLOST: the registry has KEKs, but no item POINTER says which one is in use")
+	case s.Pointer == nil:
 		fmt.Fprintln(t, "pointer\tnone: matter ops kms-genesis makes it")
-	} else {
+	default:
 		fmt.Fprintf(t, "pointer\t%s\tepoch %d\tsince %s\n", s.Pointer.KEK, s.Pointer.Epoch, stamp(s.Pointer.SwitchedAt))
 	}
 	if s.Lock == "" {

@@ -23,7 +23,7 @@ longer possible: the rotation only goes forward.`,
 	}
 	cmd.Flags().StringVar(&id, "kek-id", "", "the new KEK")
 	cmd.Flags().BoolVar(&confirm, "confirm", false, "do it")
-	return newOp(cmd, func(ctx context.Context, o *operator) error { return o.switchPointer(ctx, kek.ID(id), confirm) }, "kek-id")
+	return newStep(cmd, func(ctx context.Context, o *operator) error { return o.switchPointer(ctx, kek.ID(id), confirm) }, "kek-id")
 }
 
 func (o *operator) switchPointer(ctx context.Context, id kek.ID, confirm bool) error {

@@ -21,19 +21,21 @@ func newVerify() *cobra.Command {
 	var id string
 	cmd := &cobra.Command{
 		Use:   "verify-kms-rotation --new-kek-id NEW",
-		Short: "Validate: every row, the dead old KEK, the audit chain and its anchor",
-		Long: `Closes a rotation that has retired its old KEK, and shows what the runbook expects:
-every cipher row of every source resolves to the new KEK (not only recent ones),
-the old KEK is retired, disabled and refuses to unwrap, the audit chain holds
-kms_rotation_completed, and a public log anchors it. It may be repeated at any
-time; all that it writes then is an anchor.
+		Short: "Validate: every item, the dead old KEKs, the audit chain and its anchor",
+		Long: `Closes a rotation that has retired its old KEKs, and shows what the runbook expects:
+every item of every registered source is classified, and every row among them (not only
+recent ones) names the new KEK; data keys unwrap under it, every distinct one or a
+sample as the deployment chooses (MATTER_VERIFY_DATA_KEYS), and the sentence says which;
+the old KEKs are retired, disabled and refuse to unwrap; the audit chain holds
+kms_rotation_completed, and a public log anchors it. It may be repeated at any time; all
+that it writes then is an anchor.
 
 Exit code 0: all of it is true. 4: rows are orphaned. 5: nothing is wrong, but the
 anchor is not there to prove the chain. 1: something else is not true.`,
 		Example: "  matter ops verify-kms-rotation --new-kek-id 1234abcd-12ab-34cd-56ef-1234567890ab",
 	}
 	cmd.Flags().StringVar(&id, "new-kek-id", "", "the KEK that the rotation minted")
-	return newOp(cmd, func(ctx context.Context, o *operator) error { return o.verify(ctx, kek.ID(id)) }, "new-kek-id")
+	return newStep(cmd, func(ctx context.Context, o *operator) error { return o.verify(ctx, kek.ID(id)) }, "new-kek-id")
 }
 
 // expectation is one thing that verify looks at.
@@ -98,7 +100,7 @@ func (o *operator) closeRotation(ctx context.Context, r kek.Rotation) (kek.Rotat
 	_, refusal := o.Steps.Anchor(ctx, rotation.AnchorInput{RotationID: r.ID}) // without a log it does nothing
 	err := o.pass(ctx, r, "verify", func(ctx context.Context) error {
 		for {
-			out, err := o.Steps.Verify(ctx, rotation.StepInput{RotationID: r.ID})
+			out, err := o.Steps.Verify(ctx, rotation.VerifyInput{RotationID: r.ID})
 			if err != nil || out.Done {
 				return err
 			}
@@ -141,104 +143,136 @@ func worse(a, b int) bool {
 	return slices.Index(rank, a) > slices.Index(rank, b)
 }
 
-// expectRows reads every row of every source.
+// expectRows reads every item of every registered source, and unwraps data keys.
 func (o *operator) expectRows(ctx context.Context, r kek.Rotation) (expectation, error) {
-	v, err := o.Table.Load(ctx, "")
-	if err != nil {
-		return expectation{}, err
-	}
-	if v.Pointer == nil {
-		return expect("every row's KEK id resolves", "there is no pointer", false), nil
-	}
-	byKEK, rows, defects, err := o.countAll(ctx)
+	v, err := o.Table.LoadAll(ctx, "")
 	if err != nil {
 		return expectation{}, err
 	}
 	text := "every row's KEK id resolves to the new KEK"
-	if v.Pointer.KEKID != r.NewKEK {
+	if v.Pointer == nil {
+		return expect(text, "there is no pointer", false), nil
+	}
+	last := v.Pointer.KEKID == r.NewKEK
+	if !last {
 		text = fmt.Sprintf("every row's KEK id resolves to an active KEK (a later rotation has moved the pointer to %s)", v.Pointer.KEKID)
 	}
-	orphans, elsewhere, err := o.orphans(ctx, byKEK, r, v)
+	rows, proof, err := o.countProven(ctx, v)
 	if err != nil {
 		return expectation{}, err
 	}
-	seen := fmt.Sprintf("%d rows in %d sources, %d of them under another KEK, %d orphaned, %d unreadable", rows, len(o.Steps.Sources), elsewhere, orphans, defects)
-	e := expect(text, seen, elsewhere == 0 && orphans == 0 && defects == 0)
-	if orphans > 0 {
+	orphans := rows.ByKind[string(rotation.UnknownKEK)] + rows.ByKind[string(rotation.RetiredKEK)]
+	unaccounted := rows.Quarantined - orphans
+	var elsewhere int64
+	for _, id := range slices.Sorted(maps.Keys(rows.ByKEK)) {
+		k, err := o.Steps.Keys.Describe(ctx, kek.ID(id))
+		if err != nil && !errors.Is(err, rotation.ErrNoKey) {
+			return expectation{}, fmt.Errorf("describe KEK %s: %w", id, err)
+		}
+		if !k.Enabled {
+			orphans += rows.ByKEK[id]
+		}
+		if last && kek.ID(id) != r.NewKEK {
+			elsewhere += rows.ByKEK[id]
+		}
+	}
+	seen := fmt.Sprintf("every item of %d sources was classified: %d rows, %d of them under another KEK, %d orphaned, %d unaccounted%s; %d other items; %s",
+		len(v.Sources), rows.Scanned, elsewhere, orphans, unaccounted, first(rows.Poison), rows.Other+rows.Declared, proof)
+	e := expect(text, seen, elsewhere == 0 && orphans == 0 && unaccounted == 0 && len(proof.wrong) == 0)
+	if orphans > 0 || len(proof.wrong) > 0 {
 		e.exit = exitOrphans
 	}
 	return e, nil
 }
 
-func (o *operator) countAll(ctx context.Context) (byKEK map[kek.ID]int64, rows, defects int64, err error) {
-	byKEK = map[kek.ID]int64{}
+// first names the first of a list, to end a phrase.
+func first(list []string) string {
+	if len(list) == 0 {
+		return ""
+	}
+	return " (first: " + list[0] + ")"
+}
+
+// countProven classifies every item of the registered sources, as a census does, and
+// unwraps the data keys of the rows that it comes by under the KEKs that they name.
+func (o *operator) countProven(ctx context.Context, v kek.View) (rotation.Tally, *dekProof, error) {
+	proof := &dekProof{kms: o.Steps.KMS, keks: v.KEKs, deep: o.Config.Deep, seen: map[string]bool{}}
+	steps := *o.Steps
+	steps.OpenSource = func(def kek.Source) (rotation.Source, error) {
+		src, err := o.Steps.OpenSource(def)
+		return provenSource{src, proof}, err
+	}
 	line := &statusLine{out: o.err, live: isTerminal(o.err)}
-	defer line.end()
-	for _, src := range o.Steps.Sources {
-		c, err := o.Count(ctx, src, 0, func(n int64) {
-			if line.live {
-				line.show(fmt.Sprintf("%s: %d rows read", src.Name(), n), "")
-			}
-		})
-		if err != nil {
-			return byKEK, rows, defects, err
+	c, err := steps.TakeCensus(ctx, "", func(n int64) {
+		if line.live {
+			line.show(fmt.Sprintf("%d items read", n), "")
 		}
-		rows, defects = rows+c.Rows, defects+c.Defects
-		for id, n := range c.ByKEK {
-			byKEK[id] += n
-		}
+	})
+	line.end()
+	total := rotation.Tally{ByKEK: map[string]int64{}, ByKind: map[string]int64{}}
+	for _, name := range slices.Sorted(maps.Keys(c.Sources)) {
+		t := c.Sources[name]
+		total.Scanned += t.Scanned
+		total.Other += t.Other
+		total.Declared += t.Declared
+		total.Quarantined += t.Quarantined
+		total.Poison = append(total.Poison, t.Poison...)
+		addCounts(total.ByKEK, t.ByKEK)
+		addCounts(total.ByKind, t.ByKind)
 	}
-	return byKEK, rows, defects, nil
+	return total, proof, err
 }
 
-// orphans counts the rows whose KEK does not resolve, and those under another KEK
-// than they should be, if this is still the last rotation.
-func (o *operator) orphans(ctx context.Context, byKEK map[kek.ID]int64, r kek.Rotation, v kek.View) (orphans, elsewhere int64, err error) {
-	states := map[kek.ID]kek.State{}
-	all, err := o.Table.KEKs(ctx)
-	if err != nil {
-		return 0, 0, err
+func addCounts(to, from map[string]int64) {
+	for k, n := range from {
+		to[k] += n
 	}
-	for _, k := range all {
-		states[k.ID] = k.State
-	}
-	for _, id := range slices.Sorted(maps.Keys(byKEK)) {
-		k, err := o.Steps.Keys.Describe(ctx, id)
-		if err != nil && !errors.Is(err, rotation.ErrNoKey) {
-			return 0, 0, fmt.Errorf("describe KEK %s: %w", id, err)
-		}
-		if !states[id].Resolves() || !k.Enabled {
-			orphans += byKEK[id]
-		}
-		if id != r.NewKEK && v.Pointer.KEKID == r.NewKEK {
-			elsewhere += byKEK[id]
-		}
-	}
-	return orphans, elsewhere, nil
 }
 
-// expectDead looks at the old KEK: in the registry, in KMS, and by trying it.
+// expectDead looks at the old KEKs: in the registry, in KMS, and by trying them.
 func (o *operator) expectDead(ctx context.Context, r kek.Rotation) (expectation, error) {
-	const text = "the old KEK is inactive"
-	old, err := o.registered(ctx, r.OldKEK)
+	olds := r.Olds
+	if len(olds) == 0 { // a rotation of an earlier release
+		olds = []kek.ID{r.OldKEK}
+	}
+	text, dead, seen := "the old KEK is inactive", true, []string{}
+	if len(olds) > 1 {
+		text = fmt.Sprintf("the %d old KEKs are inactive", len(olds))
+	}
+	for _, id := range olds {
+		said, ok, err := o.lookDead(ctx, r, id)
+		if err != nil {
+			return expectation{}, err
+		}
+		if len(olds) > 1 {
+			said = string(id) + ": " + said
+		}
+		seen, dead = append(seen, said), dead && ok
+	}
+	return expect(text, strings.Join(seen, "; "), dead), nil
+}
+
+// lookDead looks at one old KEK.
+func (o *operator) lookDead(ctx context.Context, r kek.Rotation, id kek.ID) (seen string, dead bool, err error) {
+	old, err := o.registered(ctx, id)
 	if err != nil {
-		return expectation{}, err
+		return "", false, err
 	}
-	k, err := o.Steps.Keys.Describe(ctx, r.OldKEK)
+	k, err := o.Steps.Keys.Describe(ctx, id)
 	if err != nil && !errors.Is(err, rotation.ErrNoKey) {
-		return expectation{}, fmt.Errorf("describe KEK %s: %w", r.OldKEK, err)
+		return "", false, fmt.Errorf("describe KEK %s: %w", id, err)
 	}
-	dek, err := o.Steps.KMS.Decrypt(ctx, r.OldKEK, r.Probe, map[string]string{"matter:purpose": "canary", "matter:rotation": r.ID})
+	dek, err := o.Steps.KMS.Decrypt(ctx, id, r.Probes[id], map[string]string{"matter:purpose": "canary", "matter:rotation": r.ID})
 	clear(dek)
-	dead := errors.Is(err, rotation.ErrKeyDisabled) || errors.Is(err, rotation.ErrNoKey)
+	refuses := errors.Is(err, rotation.ErrKeyDisabled) || errors.Is(err, rotation.ErrNoKey)
 	answer := "a data key wrapped under it does not unwrap any more"
 	switch {
 	case err == nil:
 		answer = "a data key wrapped under it still unwraps"
-	case !dead:
+	case !refuses:
 		answer = "its answer to Decrypt: " + err.Error()
 	}
-	return expect(text, fmt.Sprintf("registry %s; KMS %s; %s", old.State, k.State, answer), old.State == kek.Retired && !k.Enabled && dead), nil
+	return fmt.Sprintf("registry %s; KMS %s; %s", old.State, k.State, answer), old.State == kek.Retired && !k.Enabled && refuses, nil
 }
 
 // expectChain anchors the chain (by hand there is no cron), verifies it in the

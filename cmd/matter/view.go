@@ -33,7 +33,10 @@ func (v *liveView) show(p watch.Progress) {
 	if p.Phase == kek.Switched {
 		line += fmt.Sprintf("  %d in flight, %d leases", p.Refs, p.Leases)
 	}
-	if p.Scanned > 0 {
+	switch {
+	case p.Scanned > 0 && p.Phase == kek.Started:
+		line += fmt.Sprintf("  %d items counted", p.Scanned)
+	case p.Scanned > 0:
 		line += fmt.Sprintf("  %d of %d rows", p.Rewrapped, v.rows)
 		if p.Rewrapped > v.last.Rewrapped {
 			m := meter{total: v.rows, from: v.from}

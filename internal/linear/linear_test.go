@@ -237,7 +237,7 @@ func active(v kek.View) map[kek.ID]kek.KEK {
 // begin makes the first pointer of an empty store.
 func begin(t *testing.T, s store) {
 	t.Helper()
-	g, err := kek.View{}.Genesis(kek.KEK{ID: "kek-0", FenceShards: 1}, now)
+	g, err := kek.View{}.Genesis(kek.KEK{ID: "kek-0", FenceShards: 1}, nil, now)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -57,13 +57,14 @@ func Source(ctx context.Context, client *envelope.Client, dynamo DynamoDB, cfg e
 
 func (s *source) name(n int) string { return aws.ToString(s.key[n].AttributeName) }
 
-// item is a new row: its key and the attributes that its encryption context is
-// made of.
+// item is a new row: its key and the attributes that it is bound to.
 func (s *source) item(run string, n int) envelope.Item {
 	i := envelope.Item{}
-	for _, v := range s.cfg.Context {
-		if strings.HasPrefix(v, "$") && !strings.HasPrefix(v, "$$") {
-			i[v[1:]] = &types.AttributeValueMemberS{Value: "load"}
+	for _, bound := range []map[string]string{s.cfg.Context, s.cfg.Bind} {
+		for _, v := range bound {
+			if strings.HasPrefix(v, "$") && !strings.HasPrefix(v, "$$") {
+				i[v[1:]] = &types.AttributeValueMemberS{Value: "load"}
+			}
 		}
 	}
 	if len(s.key) == 1 {

@@ -2,7 +2,6 @@ package load
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
@@ -13,6 +12,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/kms"
 
 	"github.com/matter-ops/kms-rotation/envelope"
+	"github.com/matter-ops/kms-rotation/internal/strictjson"
 	"github.com/matter-ops/kms-rotation/kek"
 )
 
@@ -20,15 +20,16 @@ import (
 type Site struct {
 	AWS          aws.Config
 	ControlTable string
-	Sources      []kek.Source  // as registered
+	Sources      []kek.Source  // that are registered
 	PointerAge   time.Duration // of the client; 0: its default
 	LeaseTTL     time.Duration // likewise
 }
 
 // ErrNoTable reports a source that is no table of the deployment.
-var ErrNoTable = errors.New("no table among the sources")
+var ErrNoTable = errors.New("no registered table")
 
-// Table is the source of that name as an application is configured with it.
+// Table is the source of that name as an application is configured with it: by the same
+// text.
 func (s Site) Table(name string) (envelope.TableConfig, error) {
 	var names []string
 	for _, def := range s.Sources {
@@ -37,8 +38,11 @@ func (s Site) Table(name string) (envelope.TableConfig, error) {
 		}
 		if def.Name == name {
 			var c envelope.TableConfig
-			err := json.Unmarshal([]byte(def.Definition), &c)
-			return c, err
+			if err := strictjson.Unmarshal([]byte(def.Definition), &c); err != nil {
+				return c, fmt.Errorf("definition of source %s: %w", name, err)
+			}
+			c.Name = name
+			return c, nil
 		}
 		names = append(names, def.Name)
 	}

@@ -50,10 +50,45 @@ func (c *collection) audit(ctx context.Context) error {
 		r.Bucket = c.inBucket(ctx, chain, e)
 		a.Records = append(a.Records, r)
 	}
+	if c.report.Registry, err = c.registry(chain); err != nil {
+		return err
+	}
 	c.anchors(ctx, &a)
 	a.Verification = c.verification(ctx, chain, published(head, pending, c.entries))
 	c.report.Audit = a
 	return nil
+}
+
+// registryEvents are the records of what decides which rows a rotation moves.
+var registryEvents = []string{"kek_genesis", "source_added", "source_removed", "mark_removed", "kek_registered", rotation.EventAdopted}
+
+// registry lists the changes of sources and historic KEKs, and the rows that were
+// adopted, from the end of the rotation before to the last record of this one.
+func (c *collection) registry(chain string) ([]Change, error) {
+	out := []Change{}
+	var pending []Change
+	seen := false // a record of this rotation
+	for _, e := range c.entries {
+		rec := e.Record
+		switch {
+		case rec.Rotation == c.report.Rotation.ID:
+			seen = true
+		case !seen && (rec.Type == "kms_rotation_completed" || rec.Type == "rolled_back"):
+			pending = nil
+		}
+		if slices.Contains(registryEvents, rec.Type) {
+			at, err := time.Parse(time.RFC3339Nano, rec.Time)
+			if err != nil {
+				return out, fmt.Errorf("report: time of audit record %d: %w", rec.Seq, err)
+			}
+			pending = append(pending, Change{Seq: rec.Seq, Time: at, Type: rec.Type, Actor: rec.Actor, Body: rec.Body, Object: audit.ObjectKey(chain, rec.Seq)})
+		}
+		if rec.Rotation == c.report.Rotation.ID {
+			out = append(out, pending...)
+			pending = nil
+		}
+	}
+	return out, nil
 }
 
 // inBucket compares a record of the outbox with what the bucket holds.

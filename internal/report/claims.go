@@ -102,11 +102,14 @@ func (c *collection) encryptsData() Claim {
 		Framework: soc2, Ref: "CC6.1", Status: NotShown,
 		Asks:     "Data at rest is encrypted, under keys that are in use.",
 		Text:     "No scan of this rotation has read every row under the new KEK.",
-		Evidence: c.evidence("rows_rewrapped", "old_kek_retired", "kms_rotation_completed"),
+		Evidence: c.evidence("rows_counted", "rows_rehearsed", "rows_rewrapped", "old_kek_retired", "kms_rotation_completed"),
 	}
 	if t, ok := c.report.total(passVerify); ok && c.done() && t.Quarantined == 0 {
 		k.Status = Shown
-		k.Text = fmt.Sprintf("The last scan read %d rows in %d sources; each names the new KEK, and of each source a sampled data key unwrapped under it.", t.Scanned, len(c.report.Rows))
+		k.Text = fmt.Sprintf("The last scan read %d rows in %d sources, and each names the new KEK.", t.Scanned, len(c.report.Rows))
+		if rec, ok := c.report.record("kms_rotation_completed"); ok && rec.Body["unwrapped"] != "" {
+			k.Text += " Unwrapped under it: " + rec.Body["unwrapped"] + "."
+		}
 	}
 	return k
 }
@@ -139,7 +142,7 @@ func (c *collection) keyChange() Claim {
 	}
 	if c.done() {
 		k.Status = Shown
-		k.Text = fmt.Sprintf("The old KEK was changed on %s after %s in use, and every row was moved off it. The cryptoperiod that is to be kept is the entity's own.", day(p.WrapTo), human(p.WrapTo.Sub(p.WrapFrom)))
+		k.Text = fmt.Sprintf("The old KEK was changed on %s after %s in use, and every row of the registered sources was moved off it. The cryptoperiod that is to be kept is the entity's own.", day(p.WrapTo), human(p.WrapTo.Sub(p.WrapFrom)))
 	}
 	return k
 }

@@ -42,12 +42,6 @@ type History interface {
 	Executions(ctx context.Context, r kek.Rotation) ([]Execution, error)
 }
 
-// Source is a place that holds rows, as far as checkpoints of it are concerned.
-type Source interface {
-	Name() string
-	Segments(n int) int
-}
-
 // Reader is everything a report reads. Anchoring and History may be nil.
 type Reader struct {
 	Table     Table
@@ -58,7 +52,6 @@ type Reader struct {
 	Retention time.Duration // least Object Lock of a record
 	Anchoring *rotation.Anchoring
 	History   History
-	Sources   []Source
 	Stack     string
 	Actor     string
 	Now       func() time.Time
@@ -79,7 +72,7 @@ type collection struct {
 func Collect(ctx context.Context, from Reader, id string) (Report, error) {
 	c := &collection{Reader: from, report: &Report{
 		V: Version, GeneratedAt: from.Now().UTC(), GeneratedBy: from.Actor, Stack: from.Stack,
-		Timeline: []Span{}, KEKs: []KEK{}, Rows: []SourceRows{}, Drain: []DrainPoll{}, Rewrap: []Progress{},
+		Timeline: []Span{}, KEKs: []KEK{}, Rows: []SourceRows{}, Registry: []Change{}, Drain: []DrainPoll{}, Rewrap: []Progress{},
 		Checks: []Check{}, Executions: []Execution{}, Claims: []Claim{}, Notes: []string{},
 	}}
 	if err := c.load(ctx, id); err != nil {
@@ -168,6 +161,8 @@ func (c *collection) keys(ctx context.Context) {
 		switch {
 		case k.ID == r.OldKEK:
 			role = roleOld
+		case slices.Contains(c.view.Rotation.Olds, k.ID):
+			role = roleHistoric
 		case k.ID == r.NewKEK:
 			role = roleNew
 		case k.RotationID == r.ID:
@@ -188,10 +183,14 @@ func (c *collection) keys(ctx context.Context) {
 }
 
 func rank(k KEK) int {
-	if k.Role == roleOld {
+	switch k.Role {
+	case roleOld:
 		return 0
+	case roleHistoric:
+		return 1
+	default:
+		return 2
 	}
-	return 1
 }
 
 func (c *collection) kmsState(ctx context.Context, id kek.ID) (state string, enabled bool) {
@@ -210,12 +209,13 @@ func (c *collection) kmsState(ctx context.Context, id kek.ID) (state string, ena
 	return k.State, k.Enabled
 }
 
-// The roles of a KEK in a rotation, and of the rows that are under neither.
+// The roles of a KEK in a rotation, and of the rows that are under none of them.
 const (
-	roleOld     = "old"
-	roleNew     = "new"
-	roleFailed  = "failed attempt"
-	roleNeither = "neither"
+	roleOld      = "old"
+	roleHistoric = "historic" // rows were under it too, and it is retired with the old one
+	roleNew      = "new"
+	roleFailed   = "failed attempt"
+	roleNeither  = "neither"
 )
 
 // unknown is the KMS state of a key that KMS did not describe.

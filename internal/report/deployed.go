@@ -17,8 +17,5 @@ func Of(d *app.Deployment) Reader {
 	if b, ok := s.Vault.(audit.Bucket); ok {
 		r.Bucket = b
 	}
-	for _, src := range s.Sources {
-		r.Sources = append(r.Sources, src)
-	}
 	return r
 }

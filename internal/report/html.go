@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"html/template"
 	"io"
+	"maps"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -22,7 +24,7 @@ var (
 	page = template.Must(template.New("report").Funcs(template.FuncMap{
 		"css":   func() template.CSS { return template.CSS(styleText) }, //nolint:gosec // this package's own file
 		"stamp": stamp, "exact": exact, "millis": millis, "capital": capital, "took": took, "verified": verified,
-		"bars": bars, "rows": rowsOf, "neither": neither, "path": path,
+		"bars": bars, "said": said, "rows": rowsOf, "neither": neither, "path": path,
 		"bucket": inBucket, "nobodyHeld": nobodyHeld, "drainPlot": drainPlot, "rewrapPlot": rewrapPlot,
 		"tone": tone, "keyTone": keyTone, "statusTone": statusTone, "auditTone": auditTone, "claimTone": claimTone,
 	}).Parse(pageText))
@@ -107,14 +109,27 @@ func bars(r Report) []bar {
 
 func percent(f float64) string { return strconv.FormatFloat(max(0, f), 'f', 2, 64) }
 
-// rowsOf is how many rows are under the KEK of a role; a dash where nobody counted.
+// rowsOf is how many rows are under the KEKs of a role; a dash where nobody counted.
 func rowsOf(counts []KeyCount, role string) string {
+	rows, counted := int64(0), false
 	for _, c := range counts {
 		if c.Role == role {
-			return strconv.FormatInt(c.Rows, 10)
+			rows, counted = rows+c.Rows, true
 		}
 	}
-	return "–"
+	if !counted {
+		return "–"
+	}
+	return strconv.FormatInt(rows, 10)
+}
+
+// said is the body of a record in one line.
+func said(body map[string]string) string {
+	var parts []string
+	for _, name := range slices.Sorted(maps.Keys(body)) {
+		parts = append(parts, name+": "+body[name])
+	}
+	return strings.Join(parts, "; ")
 }
 
 // neither is how many rows the last count found under neither KEK.

@@ -34,8 +34,9 @@ type Report struct {
 	KEKs         []KEK        `json:"keks"` // the old one first, then one per mint attempt
 	Cryptoperiod Cryptoperiod `json:"old_kek_cryptoperiod"`
 	Rows         []SourceRows `json:"rows"`
-	Drain        []DrainPoll  `json:"drain"`  // empty: no execution history shows it
-	Rewrap       []Progress   `json:"rewrap"` // empty: no execution history shows it
+	Registry     []Change     `json:"registry"` // sources, historic KEKs and adopted rows since the rotation before
+	Drain        []DrainPoll  `json:"drain"`    // empty: no execution history shows it
+	Rewrap       []Progress   `json:"rewrap"`   // empty: no execution history shows it
 	Checks       []Check      `json:"checks"`
 	Executions   []Execution  `json:"executions"`
 	Audit        Audit        `json:"audit"`
@@ -101,7 +102,7 @@ type Span struct {
 // KEK is one key of the rotation, in the registry and in KMS.
 type KEK struct {
 	ID              kek.ID    `json:"kek_id"`
-	Role            string    `json:"role"` // old, new or failed attempt
+	Role            string    `json:"role"` // old, historic, new or failed attempt
 	ARN             string    `json:"key_arn"`
 	Label           string    `json:"label"`
 	State           kek.State `json:"state"`
@@ -131,30 +132,46 @@ type Cryptoperiod struct {
 
 // SourceRows are the rows of one source by the KEK they name.
 type SourceRows struct {
-	Source string     `json:"source"`
-	Before []KeyCount `json:"before"` // as the rewrap found them; empty: it is not done
-	After  []KeyCount `json:"after"`  // as the last finished scan found them; empty: none is
-	By     string     `json:"after_by,omitempty"`
-	Passes []Pass     `json:"passes"`
+	Source   string     `json:"source"`
+	Before   []KeyCount `json:"before"` // as the census found them, or the rewrap where none was taken; empty: neither is done
+	BeforeBy string     `json:"before_by,omitempty"`
+	After    []KeyCount `json:"after"` // as the last finished scan found them; empty: none is
+	By       string     `json:"after_by,omitempty"`
+	Passes   []Pass     `json:"passes"`
+}
+
+// Change is one record of what decides which rows a rotation moves.
+type Change struct {
+	Seq    int64             `json:"seq"`
+	Time   time.Time         `json:"time"`
+	Type   string            `json:"type"`
+	Actor  string            `json:"actor"`
+	Body   map[string]string `json:"body"`
+	Object string            `json:"object"` // key in the audit bucket
 }
 
 // KeyCount counts the rows under one KEK.
 type KeyCount struct {
-	KEK  kek.ID `json:"kek_id,omitempty"` // "" for rows under neither, or unreadable
-	Role string `json:"role"`             // old, new or neither
+	KEK  kek.ID `json:"kek_id,omitempty"` // "" for rows under none of them, or unreadable
+	Role string `json:"role"`             // old, historic, new or neither
 	Rows int64  `json:"rows"`
 }
 
 // Pass is one pass over a source, the sum of its segments' checkpoints.
 type Pass struct {
-	Pass        string   `json:"pass"` // rewrap, confirm or verify
+	Pass        string   `json:"pass"` // census, rewrap, confirm or verify
 	Segments    int      `json:"segments"`
 	Done        int      `json:"segments_done"`
 	Scanned     int64    `json:"scanned"`
 	Rewrapped   int64    `json:"rewrapped"`
-	Skipped     int64    `json:"skipped"`
+	Skipped     int64    `json:"skipped"`  // other and declared together
+	Other       int64    `json:"other"`    // items that have none of the envelope's attributes
+	Declared    int64    `json:"declared"` // items that the source's definition declares to be something else
 	Quarantined int64    `json:"quarantined"`
+	Unwrapped   int64    `json:"unwrapped"` // data keys that were unwrapped under the new KEK
 	Poison      []string `json:"quarantine,omitempty"`
+
+	byKEK map[kek.ID]int64 // of a census
 }
 
 // DrainPoll is one look at the leases on the old KEK.

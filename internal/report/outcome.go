@@ -3,6 +3,8 @@ package report
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 
 	"github.com/matter-ops/kms-rotation/audit"
@@ -69,7 +71,7 @@ func (c *collection) state() State {
 func (r Report) safe() string {
 	var b strings.Builder
 	if t, ok := r.total(passVerify); ok && r.Rotation.Phase == kek.Completed {
-		fmt.Fprintf(&b, "%d rows in %d sources were read at the end, each under the new KEK. ", t.Scanned, len(r.Rows))
+		fmt.Fprintf(&b, "%d rows in %d sources were read at the end, each names the new KEK. ", t.Scanned, len(r.Rows))
 	}
 	opens := 0
 	for _, k := range r.KEKs {
@@ -93,31 +95,60 @@ func (r Report) safe() string {
 func (c *collection) checks() {
 	r := c.report
 	c.preflightChecks()
+	c.recorded("rows_counted", "census of every item before the mint", bySource)
+	c.recorded("rows_rehearsed", "rehearsal with real rows before the switch", bySource)
 	c.recorded("dual_unwrap_passed", "dual unwrap", func(b map[string]string) string {
 		return fmt.Sprintf("%s known-plaintext roundtrips under the new KEK, %s known ciphers opened under both KEKs", b["canaries"], b["corpus_entries"])
 	})
 	c.recorded("old_kek_sealed", "write fence of the old KEK", func(map[string]string) string {
 		return "every shard sealed in the transaction that recorded it"
 	})
-	c.recorded("rows_rewrapped", "every segment rewrapped", func(b map[string]string) string {
-		var parts []string
-		for _, s := range r.Rows {
-			if t := b["source."+s.Source]; t != "" {
-				parts = append(parts, s.Source+": "+t)
-			}
-		}
-		return strings.Join(parts, "; ")
-	})
+	c.recorded("rows_rewrapped", "every segment rewrapped", bySource)
 	c.recorded("old_kek_retired", "second full scan", func(b map[string]string) string {
-		return b["confirmed_rows"] + " rows read, none left under the old KEK"
+		return b["confirmed_rows"] + " rows read, none names an old KEK" + unwrapped(b)
 	})
-	c.recorded("kms_rotation_completed", "verification of every row", func(b map[string]string) string {
-		return b["verified_rows"] + " rows read, all under the new KEK; the old KMS key refused to unwrap"
+	c.recorded("old_kek_retired", "other users of the KEKs that are disabled", usesOf)
+	c.recorded("kms_rotation_completed", "verification", func(b map[string]string) string {
+		return b["verified_rows"] + " rows read, each names the new KEK" + unwrapped(b) + "; the old KMS keys refused to unwrap"
 	})
 	for _, row := range r.quarantined() {
 		c.check("row", false, row, "checkpoint in the control table")
 	}
 	c.liveChecks()
+}
+
+// bySource is what a record says of each source.
+func bySource(body map[string]string) string {
+	var parts []string
+	for _, name := range slices.Sorted(maps.Keys(body)) {
+		if source, ok := strings.CutPrefix(name, "source."); ok {
+			parts = append(parts, source+": "+body[name])
+		}
+	}
+	return strings.Join(parts, "; ")
+}
+
+// unwrapped says which data keys a scan has unwrapped under the new KEK: that a row
+// names a KEK does not prove that it is under it.
+func unwrapped(body map[string]string) string {
+	if body["unwrapped"] == "" { // a record of an earlier release
+		return ""
+	}
+	return "; unwrapped under it: " + body["unwrapped"]
+}
+
+// usesOf is who else uses the old KEKs, as a record says it.
+func usesOf(body map[string]string) string {
+	var parts []string
+	for _, name := range slices.Sorted(maps.Keys(body)) {
+		if id, ok := strings.CutPrefix(name, "use."); ok {
+			parts = append(parts, id+": "+body[name])
+		}
+	}
+	if len(parts) == 0 {
+		return "not recorded"
+	}
+	return strings.Join(parts, "; ")
 }
 
 func (c *collection) check(name string, ok bool, detail, source string) {

@@ -81,6 +81,7 @@ func TestOutcomes(t *testing.T) {
 		"halted":     {Halted, audit.Green, true, 1, 6, "", 1, false},
 		"running":    {Running, audit.Green, true, 1, 1, "", 1, false},
 		"emergency":  {Completed, audit.Green, false, 0, 0, "244", 6, true},
+		"historic":   {Completed, audit.Green, false, 1, 9, "247", 6, true},
 	}
 	for _, name := range slices.Sorted(maps.Keys(fixtures)) {
 		r := fixtures[name](t).collect(spring)
@@ -199,7 +200,7 @@ func TestUnreadable(t *testing.T) {
 	s.states.execs = map[string]*sfn.DescribeExecutionOutput{}
 	r, err := Collect(t.Context(), from, spring)
 	must(t, err)
-	if r.Outcome.State != Completed || len(r.Timeline) != 8 {
+	if r.Outcome.State != Completed || len(r.Timeline) != 10 {
 		t.Errorf("outcome %+v, %d spans", r.Outcome, len(r.Timeline))
 	}
 	notes := strings.Join(r.Notes, "\n")
@@ -270,4 +271,70 @@ func TestSpans(t *testing.T) {
 			t.Errorf("%s: the timeline ends at %s, the rotation at %s", name, last, r.Rotation.EndedAt)
 		}
 	}
+}
+
+// TestHistoric: the report counts the rows under each KEK that the rotation left, and
+// lists what changed since the rotation before: who registered which KEK and source.
+func TestHistoric(t *testing.T) {
+	r := historic(t).collect(spring)
+	letters := r.Rows[slices.IndexFunc(r.Rows, func(s SourceRows) bool { return s.Source == "letters" })]
+	want := []KeyCount{{r.Rotation.OldKEK, roleOld, 0}, {r.Rotation.NewKEK, roleNew, 0}, {r.KEKs[1].ID, roleHistoric, 3}}
+	if diff := cmp.Diff(want, letters.Before); diff != "" || letters.BeforeBy != rotation.PassCensus {
+		t.Errorf("before, by %s (-want +got):\n%s", letters.BeforeBy, diff)
+	}
+	if k := r.KEKs[1]; k.Role != roleHistoric || k.State != kek.Retired || k.Enabled {
+		t.Errorf("the historic KEK is %+v", k)
+	}
+	var events []string
+	for _, c := range r.Registry {
+		events = append(events, c.Type)
+	}
+	if diff := cmp.Diff([]string{"kek_genesis", "kek_registered", "source_added"}, events); diff != "" {
+		t.Errorf("registry (-want +got):\n%s", diff)
+	}
+	var titles []string
+	for _, s := range r.Timeline {
+		titles = append(titles, s.Title)
+	}
+	if text := strings.Join(titles, ", "); !strings.HasPrefix(text, "Preflight, Census, Mint, Rehearsal, Dual unwrap, Switch") {
+		t.Errorf("timeline %s", text)
+	}
+	checks := map[string]string{}
+	for _, c := range r.Checks {
+		checks[c.Name] = c.Detail
+	}
+	for name, says := range map[string]string{
+		"census of every item before the mint":       "letters: 3 envelopes",
+		"rehearsal with real rows before the switch": "letters: 3 rows tried",
+		"verification": "unwrapped under it: a sample of",
+		"other users of the KEKs that are disabled": string(r.KEKs[1].ID) + ": 0 grants",
+	} {
+		if !strings.Contains(checks[name], says) {
+			t.Errorf("check %q says %q, not %q", name, checks[name], says)
+		}
+	}
+	// The next rotation's report begins after this one.
+	other := Report{Rotation: Rotation{ID: "later"}}
+	c := &collection{report: &other, entries: historicEntries(t)}
+	changes, err := c.registry("chain")
+	must(t, err)
+	if len(changes) != 1 || changes[0].Body["source"] != "mine" {
+		t.Errorf("changes of the later rotation: %+v", changes)
+	}
+}
+
+// historicEntries is a chain of two rotations, each after a source was added.
+func historicEntries(t *testing.T) []audit.Entry {
+	t.Helper()
+	var out []audit.Entry
+	for n, r := range []audit.Record{
+		{Type: "source_added", Body: map[string]string{"source": "another's"}}, {Type: "rotation_started", Rotation: "earlier"},
+		{Type: "kms_rotation_completed", Rotation: "earlier"}, {Type: "source_added", Body: map[string]string{"source": "mine"}},
+		{Type: "rotation_started", Rotation: "later"}, {Type: "kms_rotation_completed", Rotation: "later"},
+		{Type: "source_removed", Body: map[string]string{"source": "after"}},
+	} {
+		r.Seq, r.Time = int64(n+1), "2026-01-04T02:00:00.000Z"
+		out = append(out, audit.Entry{Record: r})
+	}
+	return out
 }

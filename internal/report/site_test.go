@@ -42,6 +42,8 @@ type site struct {
 	orders *memstore.Table
 	corpus *memstore.Table
 	states *states
+
+	tables []*memstore.Table // that are registered
 }
 
 func newSite(t *testing.T) *site {
@@ -63,8 +65,8 @@ func newSite(t *testing.T) *site {
 		},
 		Deps: rotation.Deps{
 			Registry: store, Outbox: store, Drainage: store, Checkpoints: store, Vault: vault, Keys: keys, KMS: keys, Cipher: aead.Cipher{},
-			Sources: []rotation.Source{s.orders, s.corpus}, Corpus: s.corpus,
-			Random: func(b []byte) { copy(b, "known plaintext") }, Now: now, Actor: "arn:aws:iam::000000000000:user/alice",
+			OpenSource: s.world.Open,
+			Random:     func(b []byte) { copy(b, "known plaintext") }, Now: now, Actor: "arn:aws:iam::000000000000:user/alice",
 			Anchoring: &rotation.Anchoring{
 				Store: store, Vault: vault, Signer: key, Log: rekor.New(log.Client(nil)), Ledger: store, Bucket: vault,
 				Trust:     audit.Trust{Logs: []audit.Log{log.Trust()}},
@@ -72,9 +74,12 @@ func newSite(t *testing.T) *site {
 			},
 		},
 	}
-	first, err := keys.Create(t.Context(), "", 0, "genesis")
+	first, err := keys.Create(t.Context(), "", 0, "genesis", false)
 	must(t, err)
-	_, err = s.Genesis(t.Context(), first.ID, "genesis")
+	known := s.corpus.Source()
+	known.Kind = kek.KindCorpus
+	s.tables = []*memstore.Table{s.orders, s.corpus}
+	_, err = s.Genesis(t.Context(), first.ID, "genesis", []kek.Source{known, s.orders.Source()})
 	must(t, err)
 	for i := range 240 {
 		s.insert(s.orders, fmt.Sprintf("order-%03d", i), first.ID)
@@ -163,6 +168,29 @@ func (s *site) start(in rotation.ExecutionInput) {
 
 func (s *site) input() rotation.StepInput { return rotation.StepInput{RotationID: spring} }
 
+func (s *site) verify() error {
+	_, err := step(s, "Verify", 38*time.Second, rotation.VerifyInput{RotationID: spring}, s.Verify)
+	return err
+}
+
+// test rehearses the rewrap and runs dual unwrap.
+func (s *site) test() error {
+	if _, err := step(s, "Rehearse", 900*time.Millisecond, rotation.RewrapInput{RotationID: spring, Rehearse: true}, s.Rewrap); err != nil {
+		return err
+	}
+	_, err := step(s, "DualUnwrap", 6400*time.Millisecond, s.input(), s.DualUnwrap)
+	return err
+}
+
+// mint takes the census and mints.
+func (s *site) mint() error {
+	if _, err := step(s, "Census", 4100*time.Millisecond, rotation.VerifyInput{RotationID: spring, Census: true}, s.Verify); err != nil {
+		return err
+	}
+	_, err := step(s, "Mint", 2300*time.Millisecond, s.input(), s.Mint)
+	return err
+}
+
 // upTo runs the steps after preflight until the rotation stands at a phase.
 func (s *site) upTo(phase kek.Phase) {
 	s.t.Helper()
@@ -170,11 +198,8 @@ func (s *site) upTo(phase kek.Phase) {
 		to  kek.Phase
 		run func() error
 	}{
-		{kek.Minted, func() error { _, err := step(s, "Mint", 2300*time.Millisecond, s.input(), s.Mint); return err }},
-		{kek.Tested, func() error {
-			_, err := step(s, "DualUnwrap", 6400*time.Millisecond, s.input(), s.DualUnwrap)
-			return err
-		}},
+		{kek.Minted, s.mint},
+		{kek.Tested, s.test},
 		{kek.Switched, func() error { _, err := step(s, "Switch", 400*time.Millisecond, s.input(), s.Switch); return err }},
 		{kek.Drained, s.drain},
 		{kek.Rewrapped, s.rewrap},
@@ -184,7 +209,7 @@ func (s *site) upTo(phase kek.Phase) {
 			return err
 		}},
 		{kek.Completed, func() error {
-			_, err := step(s, "Verify", 38*time.Second, s.input(), s.Verify)
+			err := s.verify()
 			s.anchor()
 			return err
 		}},
@@ -211,7 +236,7 @@ func (s *site) drain() error {
 func (s *site) rewrap() error {
 	var ins []rotation.RewrapInput
 	var visits []*visit
-	for _, src := range s.Sources {
+	for _, src := range s.tables {
 		for i := range src.Segments(s.Segments) {
 			in := rotation.RewrapInput{RotationID: spring, Source: src.Name(), Segment: i}
 			b, err := json.Marshal(in)
@@ -231,14 +256,10 @@ func (s *site) rewrap() error {
 // reader reads the site.
 func (s *site) reader() Reader {
 	store := s.world.Store()
-	r := Reader{
+	return Reader{
 		Table: store, Head: store, Keys: s.Keys, Vault: s.world.Vault(), Bucket: s.world.Vault(), Retention: 24 * time.Hour,
 		Anchoring: s.Anchoring, History: StepFunctions{Client: s.states}, Stack: stack, Actor: "arn:aws:iam::000000000000:user/auditor", Now: s.Now,
 	}
-	for _, src := range s.Sources {
-		r.Sources = append(r.Sources, src)
-	}
-	return r
 }
 
 func (s *site) collect(id string) Report {

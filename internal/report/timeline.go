@@ -1,6 +1,7 @@
 package report
 
 import (
+	"cmp"
 	"encoding/json"
 	"time"
 
@@ -11,7 +12,9 @@ import (
 // titles name the time that leads to each transition.
 var titles = map[string]string{
 	"rotation_started":       "Preflight",
+	"rows_counted":           "Census",
 	"kek_minted":             "Mint",
+	"rows_rehearsed":         "Rehearsal",
 	"dual_unwrap_passed":     "Dual unwrap",
 	"pointer_switched":       "Switch",
 	"old_kek_sealed":         "Drain and seal",
@@ -22,10 +25,24 @@ var titles = map[string]string{
 	"reminted":               "Give up this attempt",
 }
 
-// underWay names what a rotation works on in each phase.
-var underWay = map[kek.Phase]string{
-	kek.Started: "Mint", kek.Minted: "Dual unwrap", kek.Tested: "Switch", kek.Switched: "Drain and seal",
-	kek.Drained: "Rewrap", kek.Rewrapped: "Second scan and retire", kek.KEKRetired: "Verify",
+// instants name the records that end no phase.
+var instants = map[string]string{
+	"rotation_resumed": "A person resumes it",
+	"source_added":     "A source joins", "source_removed": "A source is removed from the registry", "mark_removed": "A writer's mark is removed",
+}
+
+// underWay names what a rotation works on.
+func underWay(r kek.Rotation) string {
+	switch {
+	case r.Phase == kek.Started && r.Mode == kek.Normal && !r.Counted:
+		return "Census"
+	case r.Phase == kek.Minted && r.Rehearsed != r.NewKEK:
+		return "Rehearsal"
+	}
+	return map[kek.Phase]string{
+		kek.Started: "Mint", kek.Minted: "Dual unwrap", kek.Tested: "Switch", kek.Switched: "Drain and seal",
+		kek.Drained: "Rewrap", kek.Rewrapped: "Second scan and retire", kek.KEKRetired: "Verify",
+	}[r.Phase]
 }
 
 // timeline lays the rotation's records out in time: each transition ends the span
@@ -41,14 +58,14 @@ func (c *collection) timeline() {
 	for _, rec := range r.Audit.Records {
 		s := Span{Title: titles[rec.Type], Event: rec.Type, Step: rec.Step, Actor: rec.Actor, Seq: rec.Seq, From: last, To: rec.Time}
 		if s.Title == "" {
-			s.Title, s.Instant, s.From = rec.Type, true, rec.Time
+			s.Title, s.Instant, s.From = cmp.Or(instants[rec.Type], rec.Type), true, rec.Time
 		} else {
 			last = rec.Time
 		}
 		s.Millis = max(0, s.To.Sub(s.From).Milliseconds())
 		r.Timeline = append(r.Timeline, s)
 	}
-	if title := underWay[r.Rotation.Phase]; title != "" {
+	if title := underWay(*c.view.Rotation); title != "" {
 		end := r.GeneratedAt
 		if stopped := r.ended(); stopped.After(last) { // halted: nothing has worked on it since
 			end = stopped

@@ -5,11 +5,17 @@
 // leaving. So every row is rewrapped under the pointer's KEK and inserted behind its
 // fence, as an application inserts (spec: Commit, InsertFence): a rotation that goes
 // on meanwhile either carries the row along or refuses it, and then it is rewrapped
-// again. A row that is there is left as it is, so that a restore can be repeated and
-// never undoes a newer write.
+// again.
+//
+// A row that is in the table is left as it is, so that a restore can be repeated and
+// never undoes a newer write; unless it is an orphan there, because the backup was
+// written back without this package: its KEK is retired, or the registry does not know
+// it. Then it is rewrapped in place, behind the same fence, on condition that it still
+// is what was read.
 package restore
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -31,10 +37,9 @@ import (
 	"github.com/matter-ops/kms-rotation/rotation"
 )
 
-// DynamoDB is what a restore uses of the DynamoDB client.
+// DynamoDB is what a restore uses of the DynamoDB client beside what the table's driver
+// uses of it.
 type DynamoDB interface {
-	DescribeTable(context.Context, *dynamodb.DescribeTableInput, ...func(*dynamodb.Options)) (*dynamodb.DescribeTableOutput, error)
-	GetItem(context.Context, *dynamodb.GetItemInput, ...func(*dynamodb.Options)) (*dynamodb.GetItemOutput, error)
 	TransactWriteItems(context.Context, *dynamodb.TransactWriteItemsInput, ...func(*dynamodb.Options)) (*dynamodb.TransactWriteItemsOutput, error)
 }
 
@@ -54,13 +59,12 @@ type Keys interface {
 type Restorer struct {
 	DynamoDB     DynamoDB
 	ControlTable string
-	Source       ddb.SourceConfig
+	Table        *ddb.TableSource
 	Registry     Registry
 	Keys         Keys
 	KMS          rotation.Wrapper
 	Cipher       rotation.Cipher
 
-	keys        []string // of the table's primary key
 	registered  map[kek.ID]kek.KEK
 	emergencies []kek.Rotation // that have switched
 }
@@ -77,10 +81,12 @@ const (
 type Plan struct {
 	Digest  string           `json:"file_sha256"`
 	Rows    int64            `json:"rows"`
-	Present int64            `json:"present"` // rows that are there, whatever they hold
+	Present int64            `json:"present"` // rows that are there under a KEK in use, whatever they hold
 	Absent  int64            `json:"absent"`
-	ByKEK   map[kek.ID]int64 `json:"absent_by_kek"`
-	Anew    int64            `json:"encrypted_anew"` // absent rows whose data key may be exposed
+	Orphans int64            `json:"orphans"`        // rows that are there under a KEK that is not in use: they are repaired
+	ByKEK   map[kek.ID]int64 `json:"by_kek"`         // absent rows and orphans
+	Anew    int64            `json:"encrypted_anew"` // of them, rows whose data key may be exposed
+	Opaque  int64            `json:"keep_data_key"`  // of them, rows whose data key may be exposed and whose payload cannot be encrypted again
 	Defects int64            `json:"defects"`        // items that cannot be restored
 	First   []string         `json:"first_defects"`
 	Locked  []Locked         `json:"locked"`  // KEKs that must be enabled first
@@ -90,8 +96,7 @@ type Plan struct {
 // Deleted is the state of a key that KMS does not know any more.
 const Deleted = "Deleted"
 
-// Locked is a KEK that rows of a backup are under and that KMS does not let be
-// used.
+// Locked is a KEK that rows are under and that KMS does not let be used.
 type Locked struct {
 	KEK   kek.ID    `json:"kek_id"`
 	State kek.State `json:"state"` // in the registry
@@ -101,19 +106,6 @@ type Locked struct {
 
 // Prepare reads what does not change while rows are restored.
 func (r *Restorer) Prepare(ctx context.Context) error {
-	if r.Source.Epoch == "" {
-		r.Source.Epoch = "kek_epoch"
-	}
-	if r.Source.Version == "" {
-		r.Source.Version = "version"
-	}
-	out, err := r.DynamoDB.DescribeTable(ctx, &dynamodb.DescribeTableInput{TableName: &r.Source.Table})
-	if err != nil {
-		return fmt.Errorf("dynamodb DescribeTable %s: %w", r.Source.Table, err)
-	}
-	for _, k := range out.Table.KeySchema {
-		r.keys = append(r.keys, aws.ToString(k.AttributeName))
-	}
 	keks, err := r.Registry.KEKs(ctx)
 	if err != nil {
 		return err
@@ -131,17 +123,70 @@ func (r *Restorer) Prepare(ctx context.Context) error {
 	return err
 }
 
+// errNoRow reports an item that cannot be restored, and why.
+var errNoRow = errors.New("it cannot be restored")
+
+// found is an item of the backup beside what the table holds in its place.
+type found struct {
+	backed ddb.Backed
+	there  bool         // the table has a row of its key
+	orphan bool         // under a KEK that is not in use
+	row    rotation.Row // to rewrap: the backup's, or the orphan
+}
+
+// look reads an item of the backup and the table's row of its key.
+func (r *Restorer) look(ctx context.Context, i envelope.Item) (found, error) {
+	b, err := r.Table.ReadBackup(ctx, i)
+	if errors.Is(err, ddb.ErrNoKey) {
+		return found{}, fmt.Errorf("%w: %w", errNoRow, err)
+	}
+	if err != nil {
+		return found{}, err
+	}
+	f := found{backed: b, row: b.Row}
+	now, there, err := r.Table.ReadStored(ctx, b)
+	if err != nil {
+		return f, err
+	}
+	if !there {
+		return f, r.sound(b.Row)
+	}
+	f.there = true
+	if now.Defect != "" {
+		return f, fmt.Errorf("%w: the row that is in the table is no sound envelope: %s", errNoRow, now.Defect)
+	}
+	k, known := r.registered[now.KEK]
+	if known && sameKey(now, k) && k.State.Resolves() {
+		return f, nil
+	}
+	if err := r.sound(now); err != nil {
+		return f, fmt.Errorf("the row that is in the table: %w", err)
+	}
+	f.orphan, f.row = true, now
+	return f, nil
+}
+
+// sound refuses a row that cannot be rewrapped.
+func (r *Restorer) sound(row rotation.Row) error {
+	if row.Defect != "" {
+		return fmt.Errorf("%w: %s", errNoRow, row.Defect)
+	}
+	if k, ok := r.registered[row.KEK]; !ok || !sameKey(row, k) {
+		return fmt.Errorf("%w: KEK %s is not in the registry", errNoRow, cmp.Or(row.KeyARN, string(row.KEK)))
+	}
+	return nil
+}
+
+// sameKey reports whether a row that names its KEK by ARN names the registered key.
+func sameKey(row rotation.Row, k kek.KEK) bool { return row.KeyARN == "" || row.KeyARN == k.ARN }
+
 // Plan reads the whole backup and looks which of its rows are there. It changes
 // nothing.
-func (r *Restorer) Plan(ctx context.Context, f File) (Plan, error) {
+func (r *Restorer) Plan(ctx context.Context, file File) (Plan, error) {
 	p := Plan{ByKEK: map[kek.ID]int64{}, First: []string{}, Locked: []Locked{}, Retired: []kek.ID{}}
 	var mu sync.Mutex
-	digest, err := r.each(ctx, f, func(ctx context.Context, line int, item envelope.Item) error {
-		row, err := r.decode(item)
-		there := false
-		if err == nil {
-			there, err = r.present(ctx, item)
-		}
+	digest, err := r.each(ctx, file, func(ctx context.Context, line int, item envelope.Item) error {
+		f, err := r.look(ctx, item)
 		mu.Lock()
 		defer mu.Unlock()
 		p.Rows++
@@ -149,16 +194,23 @@ func (r *Restorer) Plan(ctx context.Context, f File) (Plan, error) {
 		case errors.Is(err, errNoRow):
 			p.Defects++
 			p.First = first(p.First, line, err)
+			return nil
 		case err != nil:
 			return fmt.Errorf("line %d: %w", line, err)
-		case there:
+		case f.there && !f.orphan:
 			p.Present++
+			return nil
+		case f.orphan:
+			p.Orphans++
 		default:
 			p.Absent++
-			p.ByKEK[row.kek]++
-			if r.exposed(row) {
-				p.Anew++
-			}
+		}
+		p.ByKEK[f.row.KEK]++
+		switch {
+		case r.exposed(f.row) && f.row.Whole:
+			p.Opaque++
+		case r.exposed(f.row):
+			p.Anew++
 		}
 		return nil
 	})
@@ -176,7 +228,7 @@ func first(list []string, line int, err error) []string {
 	return list
 }
 
-// judgeKeys asks KMS for the KEKs that absent rows are under.
+// judgeKeys asks KMS for the KEKs that the rows to write are under.
 func (r *Restorer) judgeKeys(ctx context.Context, p *Plan) error {
 	for _, id := range slices.Sorted(maps.Keys(p.ByKEK)) {
 		k, err := r.Keys.Describe(ctx, id)
@@ -196,41 +248,46 @@ func (r *Restorer) judgeKeys(ctx context.Context, p *Plan) error {
 
 // Result is what a restore did.
 type Result struct {
-	Restored int64            `json:"restored"`
+	Restored int64            `json:"restored"` // rows that were not there
+	Repaired int64            `json:"repaired"` // orphans that were rewrapped where they are
 	Present  int64            `json:"present"`
-	ByKEK    map[kek.ID]int64 `json:"restored_by_kek"` // by the KEK that the backup names
+	ByKEK    map[kek.ID]int64 `json:"restored_by_kek"` // both, by the KEK that they were under
 	Anew     int64            `json:"encrypted_anew"`
+	Opaque   int64            `json:"keep_data_key"`
 	Defects  int64            `json:"defects"`
 	First    []string         `json:"first_defects"`
 }
 
-// Apply inserts every row of the backup that is not there. What it returns with an
-// error is what it had done by then.
-func (r *Restorer) Apply(ctx context.Context, f File) (Result, error) {
+// Apply inserts every row of the backup that is not there, and repairs those that are
+// orphans where they are. What it returns with an error is what it had done by then.
+func (r *Restorer) Apply(ctx context.Context, file File) (Result, error) {
 	out := Result{ByKEK: map[kek.ID]int64{}, First: []string{}}
 	var mu sync.Mutex
-	_, err := r.each(ctx, f, func(ctx context.Context, line int, item envelope.Item) error {
-		row, err := r.decode(item)
-		inserted := false
-		if err == nil {
-			inserted, err = r.restore(ctx, row)
-		}
+	_, err := r.each(ctx, file, func(ctx context.Context, line int, item envelope.Item) error {
+		f, wrote, err := r.restore(ctx, item)
 		mu.Lock()
 		defer mu.Unlock()
 		switch {
 		case errors.Is(err, errNoRow), errors.Is(err, rotation.ErrUnwrap):
 			out.Defects++
 			out.First = first(out.First, line, err)
+			return nil
 		case err != nil:
 			return fmt.Errorf("line %d: %w", line, err)
-		case !inserted:
+		case !wrote:
 			out.Present++
+			return nil
+		case f.orphan:
+			out.Repaired++
 		default:
 			out.Restored++
-			out.ByKEK[row.kek]++
-			if r.exposed(row) {
-				out.Anew++
-			}
+		}
+		out.ByKEK[f.row.KEK]++
+		switch {
+		case r.exposed(f.row) && f.row.Whole:
+			out.Opaque++
+		case r.exposed(f.row):
+			out.Anew++
 		}
 		return nil
 	})
@@ -238,10 +295,10 @@ func (r *Restorer) Apply(ctx context.Context, f File) (Result, error) {
 }
 
 // each works on several rows of the backup at once.
-func (r *Restorer) each(ctx context.Context, f File, do func(context.Context, int, envelope.Item) error) (string, error) {
+func (r *Restorer) each(ctx context.Context, file File, do func(context.Context, int, envelope.Item) error) (string, error) {
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(atOnce)
-	digest, err := f.Each(func(line int, item envelope.Item) error {
+	digest, err := file.Each(func(line int, item envelope.Item) error {
 		if err := gctx.Err(); err != nil {
 			return err
 		}
@@ -254,94 +311,129 @@ func (r *Restorer) each(ctx context.Context, f File, do func(context.Context, in
 	return digest, err
 }
 
-func (r *Restorer) key(i envelope.Item) envelope.Item {
-	k := envelope.Item{}
-	for _, name := range r.keys {
-		k[name] = i[name]
-	}
-	return k
-}
-
-// present reports whether there is a row with the item's key.
-func (r *Restorer) present(ctx context.Context, i envelope.Item) (bool, error) {
-	out, err := r.DynamoDB.GetItem(ctx, &dynamodb.GetItemInput{
-		TableName: &r.Source.Table, Key: r.key(i), ConsistentRead: aws.Bool(true),
-		ProjectionExpression: aws.String("#k"), ExpressionAttributeNames: map[string]string{"#k": r.keys[0]},
-	})
-	if err != nil {
-		return false, fmt.Errorf("dynamodb GetItem %s: %w", r.Source.Table, err)
-	}
-	return out.Item != nil, nil
-}
-
-// restore inserts one row; false if there is one with its key.
-func (r *Restorer) restore(ctx context.Context, row row) (bool, error) {
-	if there, err := r.present(ctx, row.item); there || err != nil {
-		return false, err
-	}
+// restore brings one row back, or repairs it; false if it is there under a KEK in use.
+// It looks at the row and the pointer again until a write of both meets them unchanged.
+func (r *Restorer) restore(ctx context.Context, item envelope.Item) (f found, wrote bool, err error) {
 	var last error
 	var disabled kek.ID // the pointer's KEK when one was found disabled
 	for n := range maxTries {
 		if err := backoff.Pause(ctx, n, firstWait, maxWait); err != nil {
-			return false, errors.Join(err, last)
+			return f, false, errors.Join(err, last)
+		}
+		if f, err = r.look(ctx, item); err != nil || f.there && !f.orphan {
+			return f, false, err
 		}
 		v, err := r.Registry.Load(ctx, "")
 		if err != nil {
-			return false, err
+			return f, false, err
 		}
 		if v.Pointer == nil {
-			return false, kek.ErrNoPointer
+			return f, false, kek.ErrNoPointer
 		}
-		item, err := r.rewrapped(ctx, row, *v.Pointer)
+		with, err := r.rewrapped(ctx, f.row, *v.Pointer)
 		if errors.Is(err, rotation.ErrKeyDisabled) && disabled != v.Pointer.KEKID { // retired since it was read?
 			disabled, last = v.Pointer.KEKID, err
 			continue
 		}
 		if err != nil {
-			return false, err
+			return f, false, err
 		}
-		inserted, again, err := r.insert(ctx, item, *v.Pointer, v.KEKs[v.Pointer.KEKID].FenceShards)
-		if !again {
-			return inserted, err
+		write, err := r.write(f, with)
+		if err != nil {
+			return f, false, err
+		}
+		if wrote, err = r.commit(ctx, write, *v.Pointer, v.KEKs[v.Pointer.KEKID].FenceShards); wrote || err != nil && !errors.Is(err, errAgain) {
+			return f, wrote, err
 		}
 		last = err
 	}
-	return false, fmt.Errorf("gave up after %d tries: %w", maxTries, last)
+	return f, false, fmt.Errorf("gave up after %d tries: %w", maxTries, last)
 }
 
-// insert writes the row behind the fence. again says that nothing was written and
-// that it may be with the pointer read again.
-func (r *Restorer) insert(ctx context.Context, item envelope.Item, p kek.Pointer, shards int) (inserted, again bool, err error) {
-	_, err = r.DynamoDB.TransactWriteItems(ctx, &dynamodb.TransactWriteItemsInput{TransactItems: []types.TransactWriteItem{
-		{Put: &types.Put{
-			TableName: &r.Source.Table, Item: item, ConditionExpression: aws.String("attribute_not_exists(#k)"),
-			ExpressionAttributeNames: map[string]string{"#k": r.keys[0]},
-		}},
-		r.fence(p.KEKID, rand.IntN(max(shards, 1))), //nolint:gosec // spreads load
-	}})
+// write makes the write of one row.
+func (r *Restorer) write(f found, with rotation.Rewrapped) (types.TransactWriteItem, error) {
+	if f.orphan {
+		update, err := r.Table.UpdateOf(f.row, with)
+		return types.TransactWriteItem{Update: update}, err
+	}
+	put, err := r.Table.InsertOf(f.backed, with)
+	return types.TransactWriteItem{Put: put}, err
+}
+
+// errAgain reports that nothing was written, because the row, the pointer or the fence
+// changed or the service was busy: it may be with both read again.
+var errAgain = errors.New("nothing was written")
+
+// commit writes the row behind the fence of the pointer's KEK.
+func (r *Restorer) commit(ctx context.Context, write types.TransactWriteItem, p kek.Pointer, shards int) (bool, error) {
+	fence := ddb.FenceOpen(r.ControlTable, p.KEKID, rand.IntN(max(shards, 1))) //nolint:gosec // spreads load
+	_, err := r.DynamoDB.TransactWriteItems(ctx, &dynamodb.TransactWriteItemsInput{
+		TransactItems: []types.TransactWriteItem{write, {ConditionCheck: fence}},
+	})
 	if err == nil {
-		return true, false, nil
+		return true, nil
 	}
 	var cancelled *types.TransactionCanceledException
 	var conflict *types.TransactionConflictException
 	var busy *types.TransactionInProgressException
-	err, cause := fmt.Errorf("dynamodb TransactWriteItems %s: %w", r.Source.Table, err), err
-	switch {
-	case errors.As(cause, &conflict), errors.As(cause, &busy):
-		return false, true, err
-	case !errors.As(cause, &cancelled) || len(cancelled.CancellationReasons) != 2:
-		return false, false, err
+	again := errors.As(err, &conflict) || errors.As(err, &busy)
+	if errors.As(err, &cancelled) {
+		again = !slices.ContainsFunc(cancelled.CancellationReasons, func(reason types.CancellationReason) bool {
+			switch aws.ToString(reason.Code) {
+			case "", "None", "ConditionalCheckFailed", "TransactionConflict", "ThrottlingError", "ProvisionedThroughputExceeded":
+				return false
+			default:
+				return true
+			}
+		})
 	}
-	row, fence := aws.ToString(cancelled.CancellationReasons[0].Code), aws.ToString(cancelled.CancellationReasons[1].Code)
-	if row == "ConditionalCheckFailed" {
-		return false, false, nil // somebody wrote it meanwhile
+	err = fmt.Errorf("dynamodb TransactWriteItems: %w", err)
+	if again {
+		err = fmt.Errorf("%w: %w", errAgain, err)
 	}
-	for _, code := range []string{row, fence} {
-		switch code {
-		case "", "None", "ConditionalCheckFailed", "TransactionConflict", "ThrottlingError", "ProvisionedThroughputExceeded":
-		default:
-			return false, false, err
+	return false, err
+}
+
+// exposed reports whether the row's data key may be known to others: an emergency
+// has left the KEK that it is wrapped under, or a later one that the same data key
+// was wrapped under.
+func (r *Restorer) exposed(row rotation.Row) bool {
+	for _, e := range r.emergencies {
+		if row.KEK == e.OldKEK || slices.Contains(e.Olds, row.KEK) || row.Epoch < e.Epoch {
+			return true
 		}
 	}
-	return false, true, err
+	return false
+}
+
+// rewrapped is the row's wrapping under the pointer's KEK. If its data key may be exposed
+// the payload is encrypted under a fresh one, where there is a payload of this project's.
+func (r *Restorer) rewrapped(ctx context.Context, row rotation.Row, p kek.Pointer) (rotation.Rewrapped, error) {
+	out := rotation.Rewrapped{KEK: p.KEKID, Epoch: p.Epoch}
+	if row.Whole || !r.exposed(row) {
+		var err error
+		out.WrappedDEK, err = r.KMS.ReEncrypt(ctx, row.KEK, p.KEKID, row.WrappedDEK, row.Context)
+		return out, err
+	}
+	if len(row.Ciphertext) == 0 {
+		return out, fmt.Errorf("%w: its data key may be exposed since an emergency, and it has no payload that can be encrypted under a fresh one", errNoRow)
+	}
+	old, err := r.KMS.Decrypt(ctx, row.KEK, row.WrappedDEK, row.Context)
+	if err != nil {
+		return out, err
+	}
+	defer clear(old)
+	plain, err := r.Cipher.Open(old, row.Ciphertext, row.Bound)
+	if err != nil {
+		return out, fmt.Errorf("%w: its payload does not open under its data key", errNoRow)
+	}
+	defer clear(plain)
+	fresh, wrapped, err := r.KMS.GenerateDataKey(ctx, p.KEKID, row.Context)
+	if err != nil {
+		return out, err
+	}
+	defer clear(fresh)
+	out.WrappedDEK = wrapped
+	out.Ciphertext, err = r.Cipher.Seal(fresh, plain, row.Bound)
+	return out, err
 }

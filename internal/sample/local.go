@@ -26,7 +26,8 @@ import (
 // Options are the choices for [Up].
 type Options struct {
 	localaws.Options
-	Rows int // rows to seed in the two tables; 0 for all there are
+	Rows   int      // rows to seed in the two tables; 0 for all there are
+	Tables []string // more tables, each STACK-name, that the functions may use
 }
 
 // Local is the shipped stack on the local AWS, with the data set sealed under its
@@ -56,7 +57,7 @@ func Up(ctx context.Context, o Options) (*Local, error) {
 		if err := l.Set.Create(ctx); err != nil {
 			return err
 		}
-		s.SetParameters(l.Set.parameters())
+		s.SetParameters(l.Set.parameters(o.Tables))
 		s.SetParameters(map[string]string{"TransparencyLogs": string(mustJSON(audit.Trust{
 			Logs: []audit.Log{l.Log.Trust()}, AnchorKeys: []audit.PinnedKey{},
 		}))})
@@ -91,14 +92,20 @@ func newLocalSet(s *localaws.Stack) *Set {
 	return New(s.Name, backend.Account, cfg, wrapper)
 }
 
-// parameters are the template's parameters that describe the data set, and such
-// as make a rotation on a laptop quick.
-func (s *Set) parameters() map[string]string {
+// parameters are the template's parameters that describe the data set and more tables
+// that the functions may use, and such as make a rotation on a laptop quick.
+func (s *Set) parameters(more []string) map[string]string {
 	var sources []json.RawMessage
-	var arns []string
+	var tables, arns []string
 	for _, src := range s.Sources() {
 		sources = append(sources, json.RawMessage(src.Source().Definition))
-		arns = append(arns, fmt.Sprintf("arn:aws:dynamodb:%s:%s:table/%s", s.S3.Options().Region, backend.Account, src.Table))
+		tables = append(tables, src.Table)
+	}
+	for _, name := range more {
+		tables = append(tables, s.Stack+"-"+name)
+	}
+	for _, table := range tables {
+		arns = append(arns, fmt.Sprintf("arn:aws:dynamodb:%s:%s:table/%s", s.S3.Options().Region, backend.Account, table))
 	}
 	return map[string]string{
 		"Sources": string(mustJSON(sources)), "SourceTableArns": strings.Join(arns, ","),

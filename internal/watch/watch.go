@@ -36,7 +36,7 @@ type Progress struct {
 	Phase     kek.Phase
 	Leases    int   // on the old KEK, while it drains
 	Refs      int64 // in-flight references, the sum over them
-	Scanned   int64 // rows, by the rewrap pass
+	Scanned   int64 // items by the census before the mint, then rows by the rewrap
 	Rewrapped int64
 	Elapsed   time.Duration
 }
@@ -53,7 +53,6 @@ type Outcome struct {
 type Watcher struct {
 	SFN      API
 	Table    Table
-	Sources  []string      // names, whose checkpoints are counted
 	Every    time.Duration // between looks
 	Rotation string        // its id, to find the record and the checkpoints
 }
@@ -114,21 +113,30 @@ func (w Watcher) look(ctx context.Context, arn string) (Progress, error) {
 			p.Refs += l.Refs
 		}
 	}
-	t, err := Tally(ctx, w.Table, w.Rotation, w.Sources, rotation.PassRewrap)
+	pass := rotation.PassRewrap
+	if p.Phase == kek.Started {
+		pass = rotation.PassCensus
+	}
+	t, err := Tally(ctx, w.Table, *v.Rotation, pass)
 	p.Scanned, p.Rewrapped = t.Scanned, t.Rewrapped
+	if pass == rotation.PassCensus {
+		p.Scanned += t.Other + t.Declared
+	}
 	return p, err
 }
 
-// Tally adds up how far a pass over some sources has come.
-func Tally(ctx context.Context, table Table, rotationID string, sources []string, pass string) (rotation.Tally, error) {
+// Tally adds up how far a pass over the sources of a rotation has come.
+func Tally(ctx context.Context, table Table, r kek.Rotation, pass string) (rotation.Tally, error) {
 	var t rotation.Tally
-	for _, name := range sources {
-		cps, err := table.ListCheckpoints(ctx, rotationID, name, pass)
+	for _, def := range r.Sources {
+		cps, err := table.ListCheckpoints(ctx, r.ID, rotation.ProgressName(def), pass)
 		if err != nil {
 			return t, fmt.Errorf("read checkpoints: %w", err)
 		}
 		for _, cp := range cps {
 			t.Scanned += cp.Tally.Scanned
+			t.Other += cp.Tally.Other
+			t.Declared += cp.Tally.Declared
 			t.Rewrapped += cp.Tally.Rewrapped
 			t.Quarantined += cp.Tally.Quarantined
 		}

@@ -1,0 +1,105 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/spf13/cobra"
+
+	"github.com/matter-ops/kms-rotation/rotation"
+)
+
+func newAdopt() *cobra.Command {
+	var source string
+	var confirm bool
+	cmd := &cobra.Command{
+		Use:   "adopt --source NAME",
+		Short: "Bring in rows that were written without this project: give each the id of its KEK",
+		Long: `Reads every item of a registered source. Where an item carries a data key or a whole
+payload that KMS has wrapped, but names no KEK or names it by ARN or alias, KMS is asked
+which key unwraps it with the context of the source's definition. Without --confirm
+that is all: it says what it found, by class, and which KEKs must be registered first.
+With --confirm each such row is given the id of its KEK and nothing else, on condition
+that it still is what was read: it may run beside live traffic, stop anywhere and be
+repeated.
+
+Exit code: 0 if every item is sound, other, or can be adopted (with --confirm: was
+adopted), 1 if some are left.`,
+		Example: `  matter ops adopt --source letters
+  matter ops adopt --source letters --confirm`,
+	}
+	cmd.Flags().StringVar(&source, "source", "", "a registered table")
+	cmd.Flags().BoolVar(&confirm, "confirm", false, "do it")
+	return newStep(cmd, func(ctx context.Context, o *operator) error { return o.adopt(ctx, source, confirm) }, "source")
+}
+
+func (o *operator) adopt(ctx context.Context, source string, confirm bool) error {
+	line := &statusLine{out: o.err, live: isTerminal(o.err)}
+	a, err := o.Steps.Adopt(ctx, o.Table, rotation.AdoptInput{Source: source, Write: confirm, Seen: func(n int64) {
+		if line.live {
+			line.show(fmt.Sprintf("%s: %d items read", source, n), "")
+		}
+	}})
+	line.end()
+	if err != nil {
+		return err
+	}
+	command := afterAdopt(a, confirm)
+	if err := o.result(struct {
+		rotation.Adoption
+		Confirmed bool   `json:"confirmed"`
+		Next      string `json:"next"`
+	}{a, confirm, command}, append(adoptionLines(a, confirm), next(command))...); err != nil {
+		return err
+	}
+	if len(a.Left) > 0 || a.Changed > 0 {
+		return exit(exitFailed)
+	}
+	return nil
+}
+
+// afterAdopt is the command that comes next.
+func afterAdopt(a rotation.Adoption, confirmed bool) string {
+	again := "matter ops adopt --source " + a.Source
+	switch {
+	case len(a.Unknown) > 0:
+		return fmt.Sprintf("matter ops kms-register-kek --kek-id %s --confirm; then again: %s", a.Unknown[0], again)
+	case !confirmed && len(a.Found) > 0:
+		return again + " --confirm"
+	case a.Changed > 0:
+		return again + " --confirm"
+	}
+	return "matter ops census --source " + a.Source
+}
+
+func adoptionLines(a rotation.Adoption, confirmed bool) []string {
+	lines := []string{
+		fmt.Sprintf("%10d  sound: they need nothing", a.Sound),
+		fmt.Sprintf("%10d  other items: no envelopes", a.Other),
+	}
+	done := "can be adopted: "
+	if confirmed {
+		done = "adopted: "
+	}
+	for _, class := range slices.Sorted(maps.Keys(a.Found)) {
+		lines = append(lines, fmt.Sprintf("%10d  %s%s", a.Found[class], done, class))
+	}
+	for _, reason := range slices.Sorted(maps.Keys(a.Left)) {
+		lines = append(lines, fmt.Sprintf("%10d  left: %s", a.Left[reason], reason))
+	}
+	for _, row := range a.First {
+		lines = append(lines, "              "+row)
+	}
+	if a.Changed > 0 {
+		lines = append(lines, fmt.Sprintf("%10d  changed by others meanwhile", a.Changed))
+	}
+	for _, id := range a.Unknown {
+		lines = append(lines, fmt.Sprintf("KEK %s is not registered: matter ops kms-register-kek --kek-id %s --confirm", id, id))
+	}
+	if !confirmed {
+		return append(lines, "nothing was written: this was a dry run")
+	}
+	return append(lines, fmt.Sprintf("%d rows were given the id of their KEK", a.Written))
+}
