@@ -96,6 +96,10 @@ func (p *property) write(t *rapid.T) string {
 		var last envelope.Row
 		meddle := rapid.IntRange(0, 3).Draw(t, "meddle") == 0
 		change := p.drawChange(t)
+		if rapid.IntRange(0, 3).Draw(t, "without an epoch") == 0 {
+			p.strip(t, key)
+			before = p.stored(t)
+		}
 		err = p.table.Update(t.Context(), key, func(r *envelope.Row) error {
 			if was := p.rows[p.key(key)]; !bytes.Equal(was.Plaintext, r.Plaintext) || !sameItem(was.Item, r.Item) {
 				t.Fatalf("the change is given %q with %v, there is %q with %v", r.Plaintext, show(r.Item), was.Plaintext, show(was.Item))
@@ -141,6 +145,17 @@ func (p *property) replace(t *rapid.T, key item) {
 		t.Fatalf("a row that was accepted is refused: %v", err)
 	}
 	p.rows[p.key(key)] = row
+}
+
+// strip takes a row's epoch away, as rows have none that were written without this
+// package.
+func (p *property) strip(t *rapid.T, key item) {
+	_, err := p.dynamo.UpdateItem(t.Context(), &dynamodb.UpdateItemInput{
+		TableName: &p.cfg.Table, Key: key, UpdateExpression: aws.String("REMOVE kek_epoch"),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
 }
 
 // check reads every row that must be there, and no other.
