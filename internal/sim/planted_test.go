@@ -131,12 +131,12 @@ var mutants = []plant.Bug{
 	{Name: "the fence is skipped on insert (envelope)", File: "envelope/table.go", With: []string{
 		"in.TransactItems = append(in.TransactItems, fenceCheck(", "_ = append(in.TransactItems, fenceCheck(",
 	}},
-	{Name: "an update ignores the row's epoch and version (envelope)", File: "envelope/table.go", With: []string{
-		"cond += fmt.Sprintf(\"%s = %s\", version, e.value(numeric(old.version)))", "cond += fmt.Sprintf(\"attribute_exists(%s)\", version)",
-		"cond += fmt.Sprintf(\" AND (attribute_not_exists(%s) OR %s <= %s)\", epoch, epoch, e.value(set[t.cfg.Epoch]))", "_ = epoch",
+	{Name: "an update ignores the row's epoch and ciphertext (envelope)", File: "envelope/table.go", With: []string{
+		"cond := fmt.Sprintf(\"%s = %s AND \", payload, e.value(old.item[t.cfg.Ciphertext]))", "cond := fmt.Sprintf(\"attribute_exists(%s) AND \", payload)",
+		"cond += fmt.Sprintf(\"%s <= %s\", epoch, e.value(set[t.cfg.Epoch]))", "cond += fmt.Sprintf(\"attribute_exists(%s)\", epoch)",
 	}},
-	{Name: "an update ignores the row's version (envelope)", File: "envelope/table.go", With: []string{
-		"cond += fmt.Sprintf(\"%s = %s\", version, e.value(numeric(old.version)))", "cond += fmt.Sprintf(\"attribute_exists(%s)\", version)",
+	{Name: "an update ignores the row's ciphertext (envelope)", File: "envelope/table.go", With: []string{
+		"cond := fmt.Sprintf(\"%s = %s AND \", payload, e.value(old.item[t.cfg.Ciphertext]))", "cond := fmt.Sprintf(\"attribute_exists(%s) AND \", payload)",
 	}},
 	{Name: "a refused writer gives up", File: "envelope/write.go", With: []string{
 		"(!v.again && !v.fenced && !disabled)", "!v.again",
