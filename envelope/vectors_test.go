@@ -18,7 +18,7 @@ import (
 	"github.com/matter-ops/kms-rotation/envelope/aead"
 )
 
-var update = flag.Bool("update", false, "write testdata/vectors anew")
+var update = flag.Bool("update", false, "write testdata/vectors again")
 
 type hexBytes []byte
 
