@@ -130,11 +130,11 @@ var mutants = []plant.Bug{
 	{Name: "the fence is skipped on insert (envelope)", File: "envelope/table.go", With: []string{
 		"in.TransactItems = append(in.TransactItems, fenceCheck(", "_ = append(in.TransactItems, fenceCheck(",
 	}},
-	{Name: "an update ignores the row's epoch and payload (envelope)", File: "envelope/table.go", With: []string{
+	{Name: "an update ignores the row's epoch and ciphertext (envelope)", File: "envelope/table.go", With: []string{
 		"cond := fmt.Sprintf(\"%s = %s AND \", payload, e.value(old.item[t.cfg.Ciphertext]))", "cond := fmt.Sprintf(\"attribute_exists(%s) AND \", payload)",
 		"cond += fmt.Sprintf(\"%s <= %s\", epoch, e.value(set[t.cfg.Epoch]))", "cond += fmt.Sprintf(\"attribute_exists(%s)\", epoch)",
 	}},
-	{Name: "an update ignores the payload that was read (envelope)", File: "envelope/table.go", With: []string{
+	{Name: "an update ignores the row's ciphertext (envelope)", File: "envelope/table.go", With: []string{
 		"cond := fmt.Sprintf(\"%s = %s AND \", payload, e.value(old.item[t.cfg.Ciphertext]))", "cond := fmt.Sprintf(\"attribute_exists(%s) AND \", payload)",
 	}},
 	{Name: "a refused writer gives up", File: "envelope/write.go", With: []string{
