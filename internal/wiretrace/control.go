@@ -23,6 +23,9 @@ const (
 	pkCheckpoint = "CHECKPOINT#"
 	pkAudit      = "AUDIT"
 	pkAuditHead  = "AUDIT_HEAD"
+	pkRegistry   = "REGISTRY"
+	pkSource     = "SOURCE"
+	pkMark       = "MARK"
 )
 
 // neutral begin the items of which the model knows nothing.
@@ -194,6 +197,8 @@ func (r *Recorder) change(all []write) (trace.Event, error) {
 func (r *Recorder) part(e *trace.Event, w write) error {
 	pk := w.pk()
 	switch {
+	case ofRegistry(w): // the record's type says what was done to the registry
+		return nil
 	case pk == pkLock && w.kind == kindPut:
 		e.Lock = trace.LockTaken
 		return nil
@@ -214,7 +219,10 @@ func (r *Recorder) part(e *trace.Event, w write) error {
 			e.KEK = i.str("new_kek_id")
 		}
 		if i.num("rev") == 1 {
-			e.Segments = r.segments(int(i.num("segments")))
+			var err error
+			if e.Segments, err = segments(i); err != nil {
+				return err
+			}
 		}
 	case strings.HasPrefix(pk, pkKEK):
 		if e.States == nil {
@@ -227,29 +235,41 @@ func (r *Recorder) part(e *trace.Event, w write) error {
 			return fmt.Errorf("fence shard: %w", err)
 		}
 		e.Opened = append(e.Opened, shard)
+	case strings.HasPrefix(pk, pkFence) && i.str("state") == "sealed": // of a KEK that is registered shut
 	default:
 		return fmt.Errorf("%s of %s in a transaction: %w", w.kind, pk, errUnknown)
 	}
 	return nil
 }
 
-// segments is how many parts each source is worked on in.
-func (r *Recorder) segments(n int) map[string]int {
+// segments is how many parts each source that a rotation has frozen is worked on in, by
+// the name that checkpoints know it by: each new definition begins from the start.
+func segments(rotation item) (map[string]int, error) {
+	var sources []struct {
+		Name, Kind string
+		Generation int
+	}
+	if err := unmarshal([]byte(rotation.str("sources")), &sources); err != nil {
+		return nil, fmt.Errorf("sources: %w", err)
+	}
 	out := map[string]int{}
-	for _, t := range r.cfg.Tables {
-		out[t.Source] = max(n, 1)
+	for _, s := range sources {
+		if s.Generation > 0 {
+			s.Name = fmt.Sprintf("%s~%d", s.Name, s.Generation)
+		}
+		out[s.Name] = 1
+		if s.Kind != "corpus" {
+			out[s.Name] = max(int(rotation.num("segments")), 1)
+		}
 	}
-	if r.cfg.Corpus != "" {
-		out[r.cfg.Corpus] = 1
-	}
-	return out
+	return out, nil
 }
 
 // control is what a write of one item of the control table did.
 func (r *Recorder) control(w write, caller string) ([]trace.Event, error) {
 	pk, i := w.pk(), w.Item
 	switch {
-	case isNeutral(pk):
+	case isNeutral(pk), pk == pkMark && w.kind == kindPut && caller == "": // an application says where it writes
 		return nil, nil
 	case strings.HasPrefix(pk, pkLease):
 		return r.lease(w, caller)

@@ -23,7 +23,9 @@ func guarded(w write) bool {
 	case pk == pkLock && w.kind == kindPut: // free, or ours already
 		return w.ConditionExpression == "attribute_not_exists(#pk) OR #rotation_id = :rotation_id"
 	case pk == pkLock:
-		return demands("rotation_id")
+		return demands("rotation_id") || w.kind == kindCheck && fresh
+	case pk == pkRegistry:
+		return fresh || demands("rev")
 	case pk == pkAudit:
 		return fresh
 	case pk == pkAuditHead:
@@ -41,29 +43,41 @@ func guarded(w write) bool {
 }
 
 // stands are the changes that require the pointer to stand where it was read.
-var stands = []string{"rotation_started", "old_kek_retired", "rolled_back", "reminted"}
+var stands = []string{"rotation_started", "old_kek_retired", "rolled_back", "reminted", "kek_registered"}
+
+// ofRegistry reports a write of what sources there are, or of the registry's revision,
+// which is what such a change conditions on.
+func ofRegistry(w write) bool {
+	pk := w.pk()
+	return pk == pkRegistry && w.kind == kindPut || pk == pkSource || pk == pkMark && w.kind == kindDelete
+}
 
 // conditional reports whether a change conditions on all that it rests on: each item
-// that it writes, the lock, the pointer where it must stand still, and the shards
-// that must be shut.
+// that it writes, the lock, the pointer where it must stand still, the registry, and the
+// shards that must be shut.
 func conditional(e trace.Event, all []write) bool {
-	lock, pointer := e.Rotation == "", !slices.Contains(stands, e.Event)
+	lock, pointer := e.Rotation == "" && e.Event == "kek_genesis", !slices.Contains(stands, e.Event)
+	registry := e.Event != "rotation_started" && !slices.ContainsFunc(all, ofRegistry)
 	shut, shards := 0, 0
 	for _, w := range all {
 		if !guarded(w) {
 			return false
 		}
-		equal, _ := w.requires()
+		equal, absent := w.requires()
 		switch pk := w.pk(); {
+		case pk == pkLock && e.Rotation == "":
+			lock = lock || slices.Contains(absent, "pk")
 		case pk == pkLock:
 			lock = lock || w.kind == kindPut || equal.str("rotation_id") == e.Rotation
+		case pk == pkRegistry:
+			registry = true
 		case pk == pkPointer:
 			pointer = true
-		case strings.HasPrefix(pk, pkFence) && w.kind == kindCheck:
+		case strings.HasPrefix(pk, pkFence) && (w.kind == kindCheck || w.Item.str("state") == "sealed"):
 			shut++
 		case strings.HasPrefix(pk, pkKEK) && w.Item.str("state") == "sealed":
 			shards = int(w.Item.num("fence_shards"))
 		}
 	}
-	return lock && pointer && shut >= shards
+	return lock && pointer && registry && shut >= shards
 }
