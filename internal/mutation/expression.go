@@ -182,6 +182,11 @@ func (g *generator) aroundWith(e ast.Expr, text string) string {
 		return "range " + text
 	case nil:
 		return text
+	case *ast.CompositeLit:
+		if p.Type == nil {
+			return "{" + text + "}"
+		}
+		return g.code(p.Type) + "{" + text + "}"
 	default:
 		return g.codeWith(p, e, text)
 	}
@@ -400,9 +405,10 @@ func (g *generator) composite(e *ast.CompositeLit, whole bool) {
 	}
 	for _, elt := range e.Elts {
 		if kv, ok := elt.(*ast.KeyValueExpr); ok {
-			elt = kv.Value
+			g.visitIn(kv, kv.Value)
+		} else {
+			g.visit(elt)
 		}
-		g.visit(elt)
 	}
 }
 
