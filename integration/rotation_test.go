@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/kms"
+	kmstypes "github.com/aws/aws-sdk-go-v2/service/kms/types"
 	"github.com/aws/aws-sdk-go-v2/service/resourcegroupstaggingapi"
 	tagtypes "github.com/aws/aws-sdk-go-v2/service/resourcegroupstaggingapi/types"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
@@ -17,6 +19,7 @@ import (
 	"github.com/matter-ops/kms-rotation/internal/awskms"
 	"github.com/matter-ops/kms-rotation/internal/watch"
 	"github.com/matter-ops/kms-rotation/kek"
+	"github.com/matter-ops/kms-rotation/rotation"
 )
 
 // enabledKEKs lists the KMS keys that carry the stack's tag and are enabled.
@@ -147,6 +150,42 @@ func TestPreSwitchFailure(t *testing.T) {
 	}
 	if got := w.enabledKEKs(t); !slices.Equal(got, []string{string(before.KEKID)}) {
 		t.Errorf("enabled KMS keys %v, want the old one alone", got)
+	}
+	w.mustHold(t)
+}
+
+// TestKeyInUse: a KEK that others have a grant on is not disabled under them. The
+// rotation halts with every row moved, and is resumed once the grant is gone.
+func TestKeyInUse(t *testing.T) {
+	w := up(t, nil)
+	w.traced(t)
+	keys, old := kms.NewFromConfig(w.AWSConfig()), string(w.view(t, "").Pointer.KEKID)
+	const grantee = "arn:aws:iam::123456789012:role/reports"
+	grant, err := keys.CreateGrant(t.Context(), &kms.CreateGrantInput{
+		KeyId: &old, GranteePrincipal: aws.String(grantee), Operations: []kmstypes.GrantOperation{kmstypes.GrantOperationDecrypt},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	arn := w.start(t, "shared", "{}")
+	o := w.finish(t, arn)
+	if o.Status != types.ExecutionStatusFailed || o.Error != "Halted" || !slices.Contains(o.States, "Retire") {
+		t.Fatal(describe(o))
+	}
+	if told := w.told(t, arn); told.Event != rotation.NotifyHalted || told.Error != string(rotation.KeyInUse) || !strings.Contains(told.Cause, grantee) {
+		t.Errorf("people were told %+v", told)
+	}
+	if got := w.enabledKEKs(t); len(got) != 2 || !slices.Contains(got, old) {
+		t.Errorf("enabled KMS keys %v, want the old one among them", got)
+	}
+	if _, err := keys.RevokeGrant(t.Context(), &kms.RevokeGrantInput{KeyId: &old, GrantId: grant.GrantId}); err != nil {
+		t.Fatal(err)
+	}
+	if o := w.rotate(t, "resumed", `{"resume":"shared"}`); o.Status != types.ExecutionStatusSucceeded {
+		t.Fatal(describe(o))
+	}
+	if v := w.view(t, "shared"); v.Rotation.Phase != kek.Completed || v.Lock != "" {
+		t.Errorf("rotation %+v, lock %q", v.Rotation, v.Lock)
 	}
 	w.mustHold(t)
 }

@@ -68,6 +68,14 @@ func TestSeedNamesEveryFault(t *testing.T) {
 	}
 }
 
+// TestSeedTakesNoNameTwice: the corpus has one too.
+func TestSeedTakesNoNameTwice(t *testing.T) {
+	_, err := Seed(env2(strings.Replace("["+people+"]", `"people"`, `"corpus"`, 1), "s3://forensics/known/"))
+	if err == nil || !strings.Contains(err.Error(), `MATTER_CORPUS: name "corpus" is there twice`) {
+		t.Errorf("%v", err)
+	}
+}
+
 // TestParseDefinitions takes one definition or a list, and refuses what would leave
 // rows behind in silence.
 func TestParseDefinitions(t *testing.T) {

@@ -88,7 +88,7 @@ func TestWhoMayWriteState(t *testing.T) {
 		{"PutItem", "FENCE#1"}:             {"Drain", "Switch"},
 		{"ConditionCheckItem", "FENCE#1"}:  {"", "Drain"},
 		{"ConditionCheckItem", "POINTER"}:  {"Preflight", "Retire"},
-		{"ConditionCheckItem", "LOCK"}:     {"Drain", "DualUnwrap", "Mint", "Retire", "Rewrap", "Switch", "Verify"},
+		{"ConditionCheckItem", "LOCK"}:     {"Drain", "DualUnwrap", "Mint", "Preflight", "Retire", "Rewrap", "Switch", "Verify"},
 		{"GetItem", "REGISTRY"}:            registry,
 		{"ConditionCheckItem", "REGISTRY"}: {"Preflight"},
 		{"PutItem", "REGISTRY"}:            {}, // a person changes it
