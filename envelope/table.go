@@ -215,13 +215,18 @@ func (t *Table) insert(ctx context.Context, h *hold, items []Item) (verdict, err
 	}
 	in.TransactItems = append(in.TransactItems, fenceCheck(t.c.cfg.ControlTable, h.pointer.KEKID, int(t.c.cfg.Random(int64(h.shards)))))
 	_, err := t.c.cfg.DynamoDB.TransactWriteItems(ctx, in)
+	return t.transacted(err, items)
+}
+
+// transacted judges the answer to a transaction of rows and, last, a fence check.
+func (t *Table) transacted(err error, items []Item) (verdict, error) {
 	var cancelled *types.TransactionCanceledException
 	var conflict *types.TransactionConflictException
 	var busy *types.TransactionInProgressException
 	switch {
 	case err == nil:
 		return verdict{}, nil
-	case errors.As(err, &cancelled) && len(cancelled.CancellationReasons) == len(in.TransactItems):
+	case errors.As(err, &cancelled) && len(cancelled.CancellationReasons) == len(items)+1:
 		return t.cancelled(items, cancelled)
 	case errors.As(err, &conflict), errors.As(err, &busy):
 		return verdict{again: true}, fmt.Errorf("dynamodb TransactWriteItems %s: %w", t.cfg.Table, err)
@@ -285,20 +290,33 @@ func (t *Table) Update(ctx context.Context, key Item, change func(*Row) error) e
 		}
 		set, remove := changes(before, row.Item)
 		maps.Copy(set, sealed)
-		return t.update(ctx, old, set, remove)
+		return t.update(ctx, h, old, set, remove)
 	})
 }
 
-// update writes a row if its payload is the one read and it was not wrapped in a
-// later epoch than set's (spec: Commit, UpdateFence = "row"). Every write makes another
-// payload, so another row of the same key is told apart, too. One write, no control
-// table: whatever this process missed while it slept, a rewrap has raised the epoch.
-func (t *Table) update(ctx context.Context, old stored, set Item, remove []string) (verdict, error) {
+// update writes a row if its ciphertext is the one that was read and it was not wrapped
+// in a later epoch than set's (spec: Commit, UpdateOK). One write, no control table:
+// whatever this process missed while it slept, a rewrap has raised the epoch. A row
+// without an epoch was written without this package, or was adopted: nothing of it says
+// that it was rewrapped since, so its update goes past the fence as an insert does.
+func (t *Table) update(ctx context.Context, h *hold, old stored, set Item, remove []string) (verdict, error) {
 	e := expression{names: map[string]string{}, values: Item{}}
 	payload, epoch := e.name(t.cfg.Ciphertext), e.name(t.cfg.Epoch)
-	cond := fmt.Sprintf("%s = %s AND (attribute_not_exists(%s) OR %s <= %s)",
-		payload, e.value(old.item[t.cfg.Ciphertext]), epoch, epoch, e.value(set[t.cfg.Epoch]))
+	cond := fmt.Sprintf("%s = %s AND ", payload, e.value(old.item[t.cfg.Ciphertext]))
+	unfenced := old.item[t.cfg.Epoch] != nil
+	if unfenced {
+		cond += fmt.Sprintf("%s <= %s", epoch, e.value(set[t.cfg.Epoch]))
+	} else {
+		cond += fmt.Sprintf("attribute_not_exists(%s)", epoch)
+	}
 	update := e.update(set, remove, t.cfg.Version)
+	if !unfenced {
+		return t.updateFenced(ctx, h, &types.Update{
+			TableName: &t.cfg.Table, Key: t.key(old.item), UpdateExpression: &update, ConditionExpression: &cond,
+			ExpressionAttributeNames: e.names, ExpressionAttributeValues: e.values,
+			ReturnValuesOnConditionCheckFailure: types.ReturnValuesOnConditionCheckFailureAllOld,
+		}, set)
+	}
 	_, err := t.c.cfg.DynamoDB.UpdateItem(ctx, &dynamodb.UpdateItemInput{
 		TableName: &t.cfg.Table, Key: t.key(old.item), UpdateExpression: &update, ConditionExpression: &cond,
 		ExpressionAttributeNames: e.names, ExpressionAttributeValues: e.values,
@@ -319,6 +337,18 @@ func (t *Table) update(ctx context.Context, old stored, set Item, remove []strin
 	epochs, nerr := number(failed.Item[t.cfg.Epoch])
 	mine, merr := number(set[t.cfg.Epoch])
 	return verdict{again: true, fenced: nerr == nil && merr == nil && epochs > mine}, fmt.Errorf("dynamodb UpdateItem %s: %w", t.cfg.Table, err)
+}
+
+// updateFenced is an update in one transaction with a check of the KEK's fence.
+func (t *Table) updateFenced(ctx context.Context, h *hold, u *types.Update, set Item) (verdict, error) {
+	_, err := t.c.cfg.DynamoDB.TransactWriteItems(ctx, &dynamodb.TransactWriteItemsInput{TransactItems: []types.TransactWriteItem{
+		{Update: u}, fenceCheck(t.c.cfg.ControlTable, h.pointer.KEKID, int(t.c.cfg.Random(int64(h.shards)))),
+	}})
+	v, err := t.transacted(err, []Item{set})
+	if errors.Is(err, ErrExists) { // it is another row by now: read it again
+		return verdict{again: true}, fmt.Errorf("dynamodb TransactWriteItems %s: %w", t.cfg.Table, ErrContended)
+	}
+	return v, err
 }
 
 // Put writes a row whether it is there or not. What was there is replaced, all

@@ -220,6 +220,40 @@ func TestZombieUpdate(t *testing.T) {
 	}
 }
 
+// TestZombieUpdateWithoutEpoch: a writer sleeps through a rotation over a row without an
+// epoch, which another program writes again without one. Nothing of the row says that
+// the writer's KEK is gone: its update must go past the fence (spec: cx_update_no_epoch).
+func TestZombieUpdateWithoutEpoch(t *testing.T) {
+	w := newSite(t)
+	table := w.open(w.client(slow))
+	w.must("insert", table.Insert(t.Context(), row("a"), []byte("x")))
+	strip := func() {
+		i := w.item("a")
+		delete(i, "kek_epoch")
+		w.put(i)
+	}
+	strip()
+	tries := 0
+	w.must("update", table.Update(t.Context(), rowKey("a"), func(r *envelope.Row) error {
+		if tries++; tries == 1 {
+			w.begin("r1", kek.Normal)
+			w.revoke("kek-0001")
+			w.drain("r1")
+			w.finish("r1")
+			strip()
+		}
+		r.Plaintext = append(r.Plaintext, 'y')
+		return nil
+	}))
+	got, err := table.Get(t.Context(), rowKey("a"))
+	if err != nil || string(got.Plaintext) != "xy" || tries != 2 {
+		t.Errorf("%q after %d tries, %v", got.Plaintext, tries, err)
+	}
+	if id := under(t, w.item("a")); id != "kek-0002" {
+		t.Errorf("the row is under %s", id)
+	}
+}
+
 // TestZombieInsertAfterRetire: the KEK that the writer holds is disabled when it
 // wakes, and no data key can be made under it any more.
 func TestZombieInsertAfterRetire(t *testing.T) {

@@ -20,6 +20,8 @@ EXTENDS Naturals, FiniteSets, TLC
 
 CONSTANTS
   Row, Writer, Reader, Shard,  \* the rows, the processes, the fence items of a KEK
+  Side,       \* the rows of a second table; the others are in the first, which is always a source
+  Historic,   \* how many KEKs have rows although the registry does not know them yet
   Modes,      \* subset of {"normal", "emergency"}: what rotations may be started as
   MaxRot,     \* how many rotations
   MaxMint,    \* mint attempts of an emergency (Config.MaxMints)
@@ -30,7 +32,11 @@ CONSTANTS
   Recheck,    \* a holder reads the pointer again after it has put its lease
   DekCache,   \* a writer may use one DEK for several rows
   Deletes,    \* rows may be deleted
-  Restore,    \* of a row from a backup: "off", "raw", "early" or "fenced"
+  Restore,    \* of a row from a backup: "off", "raw", "early", "halted", "late" or "fenced"
+  Foreign,    \* other programs write rows without a label: "off", "idle", "early" or "raw"
+  Lies,       \* other programs overwrite the label of a row
+  Unfit,      \* rewrap cannot move real rows to some new KEKs
+  Unmarked,   \* the second table may get rows while it is neither a source nor marked
   Off         \* names of mechanisms taken away; {} is the code as it is
 
 On(mechanism) == mechanism \notin Off
@@ -38,14 +44,19 @@ On(mechanism) == mechanism \notin Off
 -----------------------------------------------------------------------------
 (* What there is. *)
 
-KEK  == 1 .. 1 + MaxRot * MaxMint * (1 + Dup)  \* 1 is the genesis KEK
+Past == 2 .. 1 + Historic                      \* historic KEKs; 1 is the genesis KEK
+KEK  == 1 .. 1 + Historic + MaxRot * MaxMint * (1 + Dup)
 Rot  == 1 .. MaxRot
 
-NoRot   == [ph |-> "none", mode |-> "normal", old |-> 0, new |-> 0, att |-> 0, ep |-> 0]
-NoRow   == [kid |-> 0, ep |-> 0, dek |-> 0, ct |-> 0, body |-> 0]
+Table      == {"first"} \cup (IF Side = {} THEN {} ELSE {"second"})
+TableOf(r) == IF r \in Side THEN "second" ELSE "first"
+
+NoRot   == [ph |-> "none", mode |-> "normal", old |-> 0, olds |-> {}, srcs |-> {}, cnt |-> FALSE, new |-> 0,
+            reh |-> 0, att |-> 0, ep |-> 0, rev |-> 0]
+NoRow   == [kid |-> 0, real |-> 0, ep |-> 0, dek |-> 0, ct |-> 0, body |-> 0]
 NoLease == [k |-> 0, v |-> 0]
 NoTag   == [n |-> 0, a |-> 0]
-NoWork  == [n |-> 0, with |-> NoRow, dek |-> 0, body |-> 0]
+NoWork  == [n |-> 0, with |-> NoRow, from |-> 0, dek |-> 0, body |-> 0]
 Idle    == [pc |-> "idle", k |-> 0, e |-> 0, r |-> 0, ins |-> FALSE, d |-> 0]
 Resting == [pc |-> "idle", n |-> 0, set |-> {}]
 NotRead == [r |-> 0, k |-> 0]
@@ -58,28 +69,36 @@ VARIABLES
   owner,   \* KMS keys that own the alias of their attempt
   doomed,  \* KMS keys that somebody has decided to disable, and will
   reaper,  \* the sweep for stray keys: what it has read so far
+  unfit,   \* new KEKs to which rewrap cannot move real rows
   \* The rest of the control table.
   ptr,     \* the pointer: KEK and epoch
   fence,   \* which fence shards of each KEK are open
   lock,    \* the rotation that holds the lock; 0 is free
   rot,     \* the record of each rotation
+  src,     \* tables that are registered as sources
+  mark,    \* tables that a writer has left its mark of
   lease,   \* the lease of each writer: on which KEK, how often renewed
   \* Drain and rewrap, between a read and a write.
   seen,    \* leases that drain has read and found expired
   gone,    \* writers that drain has seen without a lease on the old KEK
   rw,      \* rewrap workers: a row's new wrapping, computed from what was read
-  clean,   \* rows that the pass under way has seen off the old KEK
+  clean,   \* rows that the pass under way has seen under the new KEK, or gone
+  halt,    \* the execution has halted between a pass and its conclusion
+  late,    \* what was read for a write whose condition is taken away
   \* The data plane.
-  row,     \* rows: KEK, epoch, DEK that is wrapped, DEK the payload is under, payload
+  row,     \* rows: KEK on the label (0: none), KEK that really wraps the DEK, epoch,
+           \* DEK that is wrapped, DEK that the payload is under, payload
   wr,      \* writers
   rd,      \* readers
   backup,  \* one backed-up row
   \* Counters and witnesses, which no code has.
   nDek, writes, harm
 
-keyV  == <<kek, on, tag, owner, doomed, reaper>>
-ctlV  == <<ptr, fence, lock, rot>>
-workV == <<lease, seen, gone, rw, clean>>
+tabV  == <<src, mark>>
+passV  == <<halt, late>>
+keyV  == <<kek, on, tag, owner, doomed, reaper, unfit>>
+ctlV  == <<ptr, fence, lock, rot, tabV>>
+workV == <<lease, seen, gone, rw, clean, passV>>
 dataV == <<row, wr, rd, backup>>
 cntV  == <<nDek, writes, harm>>
 vars  == <<keyV, ctlV, workV, dataV, cntV>>
@@ -96,13 +115,21 @@ Order(ph) == CASE ph = "started" -> 1 [] ph = "minted" -> 2 [] ph = "tested" -> 
                [] ph = "switched" -> 4 [] ph = "drained" -> 5 [] ph = "rewrapped" -> 6
                [] ph = "retired" -> 7 [] ph = "completed" -> 8 [] OTHER -> 0
 Reached(n, ph) == Order(rot[n].ph) >= Order(ph)      \* kek.Phase.Reached
-Resolves(k)    == kek[k] \in {"active", "draining", "sealed"} /\ k \in on
+Registered     == {k \in KEK : kek[k] \in {"active", "draining", "sealed"}}
+NotYet(k)      == k \in Past /\ kek[k] = "none"        \* historic, and nobody has registered it
+Resolves(k)    == k \in on /\ (k \in Registered \/ NotYet(k))
 
-Init ==          \* kek.View.Genesis; rows that are there already are under KEK 1
+Frozen(n)      == {r \in Row : TableOf(r) \in rot[n].srcs}  \* the rows that a rotation looks at
+Told(t)        == t \in src \cup mark \/ Unmarked           \* the assumption: only such a table gets rows
+
+Under(k) ==      \* a row from before genesis; under a historic KEK it has no epoch
+  [kid |-> k, real |-> k, ep |-> IF k = 1 THEN 1 ELSE 0, dek |-> Dek(k, 0), ct |-> Dek(k, 0), body |-> 0]
+
+Init ==          \* kek.View.Genesis
   /\ kek = [k \in KEK |-> IF k = 1 THEN "active" ELSE "none"]
-  /\ on = {1}
+  /\ on = {1} \cup Past
   /\ tag = [k \in KEK |-> NoTag]
-  /\ owner = {} /\ doomed = {} /\ reaper = Resting
+  /\ owner = {} /\ doomed = {} /\ reaper = Resting /\ unfit = {}
   /\ ptr = [kek |-> 1, ep |-> 1]
   /\ fence = [k \in KEK |-> IF k = 1 THEN Shard ELSE {}]
   /\ lock = 0
@@ -112,7 +139,10 @@ Init ==          \* kek.View.Genesis; rows that are there already are under KEK 
   /\ gone = {}
   /\ rw = [r \in Row |-> NoWork]
   /\ clean = {}
-  /\ row \in [Row -> {NoRow, [kid |-> 1, ep |-> 1, dek |-> Dek(1, 0), ct |-> Dek(1, 0), body |-> 0]}]
+  /\ halt = FALSE /\ late = {}
+  /\ row \in [Row -> {NoRow} \cup {Under(k) : k \in {1} \cup Past}]
+  /\ src \in {{"first"}, Table} /\ mark \in {{"first"}, Table}
+  /\ \A r \in Row : row[r] # NoRow => Told(TableOf(r))
   /\ wr = [w \in Writer |-> Idle]
   /\ rd = [q \in Reader |-> NotRead]
   /\ backup = NoRow
@@ -122,6 +152,11 @@ Init ==          \* kek.View.Genesis; rows that are there already are under KEK 
 (* Data plane: writers (package envelope).                                  *)
 
 Holds(w) == wr[w].k # 0 /\ lease[w].k = wr[w].k
+
+PutMark(w, t) ==        \* Client.Table: before the first write into a table
+  /\ wr[w].pc # "idle" /\ t \notin mark
+  /\ mark' = mark \cup {t}
+  /\ UNCHANGED <<keyV, ptr, fence, lock, rot, src, workV, dataV, cntV>>
 
 Load(w) ==              \* Client.read: reads the pointer, and may then pause
   /\ wr[w].pc = "idle" /\ nDek < MaxWrite /\ writes < MaxWrite
@@ -133,53 +168,59 @@ PutLease(w) ==          \* Client.hold: promises that it may write under the KEK
   /\ wr[w].pc = "loaded"
   /\ lease' = [lease EXCEPT ![w] = [k |-> wr[w].k, v |-> 1]]
   /\ wr' = [wr EXCEPT ![w].pc = IF Recheck THEN "leased" ELSE "ready"]
-  /\ UNCHANGED <<keyV, ctlV, seen, gone, rw, clean, row, rd, backup, cntV>>
+  /\ UNCHANGED <<keyV, ctlV, seen, gone, rw, clean, passV, row, rd, backup, cntV>>
 
 RecheckPtr(w) ==        \* Client.read again: if the pointer moved, the lease came too late to count
   /\ wr[w].pc = "leased"
   /\ IF ptr.ep = wr[w].e
        THEN wr' = [wr EXCEPT ![w].pc = "ready"] /\ UNCHANGED lease
        ELSE wr' = [wr EXCEPT ![w] = Idle] /\ lease' = [lease EXCEPT ![w] = NoLease]
-  /\ UNCHANGED <<keyV, ctlV, seen, gone, rw, clean, row, rd, backup, cntV>>
+  /\ UNCHANGED <<keyV, ctlV, seen, gone, rw, clean, passV, row, rd, backup, cntV>>
 
-Renew(w) ==             \* Client.renew: a holder that finds its lease revoked loads anew
+Renew(w) ==             \* Client.renew: a holder that finds its lease revoked loads again
   /\ wr[w].pc \in {"ready", "wrapped"} /\ Leases
   /\ IF Holds(w)
        THEN lease[w].v <= MaxRenew /\ lease' = [lease EXCEPT ![w].v = @ + 1] /\ UNCHANGED wr
        ELSE wr' = [wr EXCEPT ![w] = Idle] /\ UNCHANGED lease
-  /\ UNCHANGED <<keyV, ctlV, seen, gone, rw, clean, row, rd, backup, cntV>>
+  /\ UNCHANGED <<keyV, ctlV, seen, gone, rw, clean, passV, row, rd, backup, cntV>>
 
 DropLease(w) ==         \* Client.tend, Client.Close: no reference is left
   /\ wr[w].pc = "idle" /\ lease[w] # NoLease
   /\ lease' = [lease EXCEPT ![w] = NoLease]
-  /\ UNCHANGED <<keyV, ctlV, seen, gone, rw, clean, dataV, cntV>>
+  /\ UNCHANGED <<keyV, ctlV, seen, gone, rw, clean, passV, dataV, cntV>>
+
+May(r) == /\ On("mark-first") => TableOf(r) \in mark
+          /\ row[r] = NoRow \/ row[r].kid # 0        \* an update opens the row that it changes
 
 Wrap(w) ==              \* Client.generate, no KMS call if the DEK is cached; chooses a row
   /\ wr[w].pc = "ready"
   /\ \/ /\ wr[w].d = 0 /\ wr[w].k \in on /\ nDek < MaxWrite
         /\ nDek' = nDek + 1
-        /\ \E r \in Row : wr' = [wr EXCEPT ![w] =
+        /\ \E r \in Row : May(r) /\ wr' = [wr EXCEPT ![w] =
              [@ EXCEPT !.pc = "wrapped", !.r = r, !.ins = (row[r] = NoRow), !.d = Dek(wr[w].k, nDek + 1)]]
      \/ /\ wr[w].d # 0 /\ writes < MaxWrite
-        /\ \E r \in Row : wr' = [wr EXCEPT ![w] = [@ EXCEPT !.pc = "wrapped", !.r = r, !.ins = (row[r] = NoRow)]]
+        /\ \E r \in Row : May(r) /\ wr' = [wr EXCEPT ![w] =
+             [@ EXCEPT !.pc = "wrapped", !.r = r, !.ins = (row[r] = NoRow)]]
         /\ UNCHANGED nDek
-     \/ /\ wr[w].d = 0 /\ wr[w].k \notin on        \* DisabledException: loads the pointer anew
+     \/ /\ wr[w].d = 0 /\ wr[w].k \notin on        \* DisabledException: loads the pointer again
         /\ wr' = [wr EXCEPT ![w] = Idle]
         /\ UNCHANGED nDek
   /\ UNCHANGED <<keyV, ctlV, workV, row, rd, backup, writes, harm>>
 
 (* The two fenced writes, as conditions on what is stored at that moment.   *)
 InsertOK(r, k, s) == row[r] = NoRow /\ (On("insert-fence") => s \in fence[k])
-UpdateOK(r, e)    == row[r] # NoRow /\ (On("update-epoch") => row[r].ep <= e)
+UpdateOK(r, k, e, s) ==  \* by the row's epoch; if the row has none, past the fence as an insert
+  row[r] # NoRow /\ IF row[r].ep # 0 THEN On("update-epoch") => row[r].ep <= e
+                                     ELSE On("update-fence") => s \in fence[k]
 Written(r, k, e, d) ==  \* the whole envelope is replaced
-  row' = [row EXCEPT ![r] = [kid |-> k, ep |-> e, dek |-> d, ct |-> d,
+  row' = [row EXCEPT ![r] = [kid |-> k, real |-> k, ep |-> e, dek |-> d, ct |-> d,
                              body |-> IF "emergency" \in Modes THEN writes + 1 ELSE 0]]
 
 Commit(w) ==            \* envelope.Table.insert past one random shard, or Table.update by epoch
-  LET me == wr[w] IN    \* (update's condition on the version is left out: the model allows more)
+  LET me == wr[w] IN    \* (update's condition on the ciphertext is left out: the model allows more)
   /\ me.pc = "wrapped"
   /\ \E s \in Shard :
-       IF IF me.ins THEN InsertOK(me.r, me.k, s) ELSE UpdateOK(me.r, me.e)
+       IF IF me.ins THEN InsertOK(me.r, me.k, s) ELSE UpdateOK(me.r, me.k, me.e, s)
          THEN /\ writes < MaxWrite /\ Written(me.r, me.k, me.e, me.d)
               /\ writes' = writes + 1
               /\ wr' \in {[wr EXCEPT ![w] = Idle]} \cup
@@ -200,7 +241,7 @@ Crash(w) ==             \* between any two effects; the lease stays behind
 
 ReadRow(q) ==           \* a row's KEK id, which may be stale by the time it is used
   /\ rd[q] = NotRead
-  /\ \E r \in Row : row[r] # NoRow /\ rd' = [rd EXCEPT ![q] = [r |-> r, k |-> row[r].kid]]
+  /\ \E r \in Row : row[r].kid # 0 /\ rd' = [rd EXCEPT ![q] = [r |-> r, k |-> row[r].kid]]
   /\ UNCHANGED <<keyV, ctlV, workV, row, wr, backup, cntV>>
 
 Decrypt(q) ==           \* Client.open; on DisabledException reads the row again, consistently
@@ -223,13 +264,56 @@ TakeBackup(r) ==
   /\ backup' = row[r]
   /\ UNCHANGED <<keyV, ctlV, workV, row, wr, rd, cntV>>
 
+(* Until the second scan begins a row under k may come to be past the fence. *)
+Early(k) == \A n \in Rot : k \in rot[n].olds => ~Reached(n, "rewrapped")
+
 RestoreRow(r) ==        \* writes a backed-up row as it was
-  LET k == backup.kid IN
-  /\ Restore # "off" /\ backup # NoRow /\ row[r] = NoRow
-  /\ Restore = "fenced" => \E s \in Shard : s \in fence[k]      \* as an insert
-  /\ Restore = "early"  => \A n \in Rot : rot[n].old = k => ~Reached(n, "rewrapped")
+  LET k == backup.real IN
+  /\ Restore # "off" /\ backup # NoRow /\ row[r] = NoRow /\ Told(TableOf(r))
+  /\ Restore = "fenced" => backup.kid = k /\ \E s \in Shard : s \in fence[k]      \* as an insert
+  /\ Restore = "early"  => Early(k)
+  /\ Restore = "halted" => Early(k) \/ (halt /\ kek[k] # "retired")
+  /\ Restore = "late"   => Early(k) \/ halt
   /\ row' = [row EXCEPT ![r] = backup]
   /\ UNCHANGED <<keyV, ctlV, workV, wr, rd, backup, cntV>>
+
+(* Other programs: they use the KMS key and the table, but neither label nor *)
+(* fence nor mark.                                                           *)
+
+AppearUnlabelled(r, k) ==    \* a row whose data is under k, without a label that says so
+  /\ Foreign # "off" /\ Told(TableOf(r)) /\ k \in on /\ (k \in Registered \/ NotYet(k))
+  /\ Foreign = "idle"  => lock = 0
+  /\ Foreign = "early" => Early(k)
+  /\ nDek < MaxWrite /\ writes < MaxWrite
+  /\ row' = [row EXCEPT ![r] = [kid |-> 0, real |-> k, ep |-> 0, dek |-> Dek(k, nDek + 1), ct |-> Dek(k, nDek + 1),
+                                body |-> IF "emergency" \in Modes THEN writes + 1 ELSE 0]]
+  /\ nDek' = nDek + 1 /\ writes' = writes + 1
+  /\ UNCHANGED <<keyV, ctlV, workV, wr, rd, backup, harm>>
+
+Mislabel(r) ==          \* a script that writes the pointer's KEK over the label and rewraps nothing
+  /\ Lies /\ row[r].kid \notin {0, ptr.kek}
+  /\ row' = [row EXCEPT ![r].kid = ptr.kek]
+  /\ UNCHANGED <<keyV, ctlV, workV, wr, rd, backup, cntV>>
+
+(* Steps.Adopt: KMS says which KEK wraps the DEK. The label is written on     *)
+(* condition that there is none and that the wrapped DEK is what was read.    *)
+Adoptable(r) == row[r] # NoRow /\ row[r].kid = 0 /\ row[r].real \in Registered \cap on
+
+Adopt(r) ==
+  /\ On("adopt-condition") /\ Adoptable(r)
+  /\ row' = [row EXCEPT ![r].kid = row[r].real]
+  /\ UNCHANGED <<keyV, ctlV, workV, wr, rd, backup, cntV>>
+
+AdoptRead(r) ==         \* taken away: reads first,
+  /\ ~On("adopt-condition") /\ Adoptable(r)
+  /\ late' = late \cup {<<r, row[r].real>>}
+  /\ UNCHANGED <<keyV, ctlV, lease, seen, gone, rw, clean, halt, dataV, cntV>>
+
+AdoptWrite(r) ==        \* and writes at any later time, whatever the row has become
+  /\ ~On("adopt-condition") /\ row[r] # NoRow
+  /\ \E k \in KEK : /\ <<r, k>> \in late /\ late' = late \ {<<r, k>>}
+                    /\ row' = [row EXCEPT ![r].kid = k]
+  /\ UNCHANGED <<keyV, ctlV, lease, seen, gone, rw, clean, halt, wr, rd, backup, cntV>>
 
 -----------------------------------------------------------------------------
 (* Control plane. n is the rotation that a step was called for, maybe long  *)
@@ -238,14 +322,59 @@ RestoreRow(r) ==        \* writes a backed-up row as it was
 
 At(n, ph) == rot[n].ph = ph /\ (On("lock") => lock = n)
 
-Start(n, m) ==          \* Steps.Preflight, View.Start: the lock is free, no such record yet
+Start(n, m) ==          \* View.Start: the lock is free, no such record yet; freezes KEKs and sources
   /\ m \in Modes
   /\ \A i \in Rot : (i < n) <=> (rot[i].ph # "none")
   /\ On("lock") => lock = 0
   /\ kek[ptr.kek] = "active"
   /\ lock' = n
-  /\ rot' = [rot EXCEPT ![n] = [NoRot EXCEPT !.ph = "started", !.mode = m, !.old = ptr.kek, !.att = 1]]
-  /\ UNCHANGED <<keyV, ptr, fence, workV, dataV, cntV>>
+  /\ \E srcs \in IF On("at-registry") THEN {src} ELSE {src} \cup late :
+       /\ On("start-marks") /\ m = "normal" => mark \subseteq srcs
+       /\ rot' = [rot EXCEPT ![n] = [NoRot EXCEPT !.ph = "started", !.mode = m, !.att = 1, !.old = ptr.kek,
+                                !.olds = IF On("all-olds") THEN Registered ELSE {ptr.kek}, !.srcs = srcs]]
+  /\ UNCHANGED <<keyV, ptr, fence, tabV, workV, dataV, cntV>>
+
+StartRead ==            \* taken away: a start that froze what it had read before
+  /\ ~On("at-registry") /\ lock = 0 /\ late' = late \cup {src}
+  /\ UNCHANGED <<keyV, ctlV, lease, seen, gone, rw, clean, halt, dataV, cntV>>
+
+(* The registry of historic KEKs and sources (kek/registry.go).               *)
+
+Register(k) ==          \* View.RegisterKEK: its fence shut, and only while no rotation runs
+  /\ NotYet(k)
+  /\ On("register-idle") => lock = 0
+  /\ kek' = [kek EXCEPT ![k] = "sealed"]
+  /\ fence' = IF On("register-shut") THEN fence ELSE [fence EXCEPT ![k] = Shard]
+  /\ UNCHANGED <<on, tag, owner, doomed, reaper, unfit, ptr, lock, rot, tabV, workV, dataV, cntV>>
+
+Settled == lock # 0 => rot[lock].ph \notin PreSw       \* no rotation is between census and switch
+
+AddSource(t) ==         \* View.PutSource: after the switch and before the retirement it joins
+  /\ t \notin src
+  /\ On("add-settled") => Settled
+  /\ src' = src \cup {t}
+  /\ rot' = IF lock = 0 \/ Reached(lock, "retired") \/ t \in rot[lock].srcs THEN rot
+            ELSE [rot EXCEPT ![lock].srcs = @ \cup {t}, ![lock].rev = @ + 1]
+  /\ UNCHANGED <<keyV, ptr, fence, lock, mark, workV, dataV, cntV>>
+
+Unused(t) ==            \* no row is in it, and the processes that wrote into it have stopped
+  /\ On("remove-census")  => \A r \in Row : TableOf(r) = t => row[r] = NoRow
+  /\ On("remove-stopped") => \A w \in Writer : wr[w].pc = "wrapped" => TableOf(wr[w].r) # t
+
+RemoveSource(t) ==      \* View.RemoveSource, the mark too; View.ForgetMark if it is not a source
+  /\ t \in src \cup mark /\ Settled /\ Unused(t)
+  /\ src' = src \ {t} /\ mark' = mark \ {t}
+  /\ UNCHANGED <<keyV, ptr, fence, lock, rot, workV, dataV, cntV>>
+
+(* The census is one action although it takes hours: only the early refusal   *)
+(* rests on it.                                                               *)
+
+Accounted(r) == row[r] = NoRow \/ row[r].kid \in Registered
+
+Count(n) ==             \* Steps.census, View.Count; an emergency may count, but does not need to
+  /\ At(n, "started") /\ \A r \in Frozen(n) : Accounted(r)
+  /\ rot' = [rot EXCEPT ![n].cnt = (rot[n].mode = "normal")]
+  /\ UNCHANGED <<keyV, ptr, fence, lock, tabV, workV, dataV, cntV>>
 
 (* Mint: three effects. Between them anything may happen, a second mint too. *)
 
@@ -253,32 +382,33 @@ Tagged(n, a) == {k \in KEK : tag[k] = [n |-> n, a |-> a]}
 Made         == {k \in KEK : tag[k] # NoTag}
 
 CreateKey(n, a) ==      \* KeyAdmin.Create: no idempotency token, may be a late duplicate
-  LET k == 2 + Cardinality(Made) IN
+  LET k == 2 + Historic + Cardinality(Made) IN
   /\ a \in 1 .. rot[n].att
   /\ Dup = 0 => rot[n].ph = "started" /\ a = rot[n].att
   /\ Cardinality(Tagged(n, a)) <= Dup
   /\ tag' = [tag EXCEPT ![k] = [n |-> n, a |-> a]]
   /\ on' = on \cup {k}
+  /\ unfit' \in {unfit} \cup (IF Unfit THEN {unfit \cup {k}} ELSE {})
   /\ UNCHANGED <<kek, owner, doomed, reaper, ctlV, workV, dataV, cntV>>
 
 Claim(k) ==             \* KeyAdmin.Claim: the alias of an attempt has one owner, the first
   /\ k \in Made /\ \A j \in owner : tag[j] # tag[k]
   /\ owner' = owner \cup {k}
-  /\ UNCHANGED <<kek, on, tag, doomed, reaper, ctlV, workV, dataV, cntV>>
+  /\ UNCHANGED <<kek, on, tag, doomed, reaper, unfit, ctlV, workV, dataV, cntV>>
 
 Lose(k) ==              \* Steps.claimKey: another key owns the alias; this one must go
   /\ k \in on \cap Made /\ k \notin owner /\ \E j \in owner : tag[j] = tag[k]
   /\ doomed' = doomed \cup {k}
-  /\ UNCHANGED <<kek, on, tag, owner, reaper, ctlV, workV, dataV, cntV>>
+  /\ UNCHANGED <<kek, on, tag, owner, reaper, unfit, ctlV, workV, dataV, cntV>>
 
 Mint(n, k) ==           \* Steps.Mint, View.Mint: registers the owner of this attempt's alias
-  /\ At(n, "started")
+  /\ At(n, "started") /\ (On("count") /\ rot[n].mode = "normal" => rot[n].cnt)
   /\ IF On("arbiter") THEN k \in owner /\ tag[k] = [n |-> n, a |-> rot[n].att]
                       ELSE k \in Made /\ tag[k].n = n
   /\ kek[k] = "none"
   /\ kek' = [kek EXCEPT ![k] = "pending"]
   /\ rot' = [rot EXCEPT ![n].ph = "minted", ![n].new = k]
-  /\ UNCHANGED <<on, tag, owner, doomed, reaper, ptr, fence, lock, workV, dataV, cntV>>
+  /\ UNCHANGED <<on, tag, owner, doomed, reaper, unfit, ptr, fence, lock, tabV, workV, dataV, cntV>>
 
 (* The sweep for stray keys (Steps.reap): lists the keys tagged with the    *)
 (* rotation, then reads the record, then disables what it need not keep.    *)
@@ -291,7 +421,7 @@ ReapBegin(n) ==         \* KeyAdmin.Tagged
   /\ reaper' = [pc |-> "begun", n |-> n,
                 set |-> IF On("reap-order") THEN {k \in Made : tag[k].n = n} ELSE Keep(n)]
   /\ On("reap-order") \/ ~MintUnderWay(n)
-  /\ UNCHANGED <<kek, on, tag, owner, doomed, ctlV, workV, dataV, cntV>>
+  /\ UNCHANGED <<kek, on, tag, owner, doomed, unfit, ctlV, workV, dataV, cntV>>
 
 ReapDecide ==           \* reads the record after the listing, not before
   LET n == reaper.n IN
@@ -301,23 +431,30 @@ ReapDecide ==           \* reads the record after the listing, not before
        (IF On("reap-order")
           THEN (IF On("reap-waits") /\ MintUnderWay(n) THEN {} ELSE reaper.set \ Keep(n))
           ELSE {k \in Made : tag[k].n = n} \ reaper.set))
-  /\ UNCHANGED <<kek, on, tag, owner, ctlV, workV, dataV, cntV>>
+  /\ UNCHANGED <<kek, on, tag, owner, unfit, ctlV, workV, dataV, cntV>>
 
 DoomFailed(n, k) ==     \* Steps.remint: the alias owner of an attempt that is over
   /\ k \in owner \cap on /\ tag[k].n = n /\ tag[k].a < rot[n].att
   /\ k \notin {rot[n].new, rot[n].old, ptr.kek}
   /\ doomed' = doomed \cup {k}
-  /\ UNCHANGED <<kek, on, tag, owner, reaper, ctlV, workV, dataV, cntV>>
+  /\ UNCHANGED <<kek, on, tag, owner, reaper, unfit, ctlV, workV, dataV, cntV>>
 
 DisableDoomed(k) ==     \* KeyAdmin.Disable of a stray key, however late
   /\ k \in doomed
   /\ on' = on \ {k} /\ doomed' = doomed \ {k}
-  /\ UNCHANGED <<kek, tag, owner, reaper, ctlV, workV, dataV, cntV>>
+  /\ UNCHANGED <<kek, tag, owner, reaper, unfit, ctlV, workV, dataV, cntV>>
+
+Rehearse(n) ==          \* Steps.rehearse, View.Rehearse: real rows rewrapped to the new KEK for trial
+  LET k == rot[n].new IN
+  /\ At(n, "minted") /\ rot[n].reh # k /\ k \in on \ unfit
+  /\ rot' = [rot EXCEPT ![n].reh = k]
+  /\ UNCHANGED <<keyV, ptr, fence, lock, tabV, workV, dataV, cntV>>
 
 DualUnwrap(n) ==        \* Steps.DualUnwrap, View.Test: needs a key that wraps
   /\ At(n, "minted") /\ rot[n].new \in on
+  /\ On("rehearse") => IF On("rehearse-key") THEN rot[n].reh = rot[n].new ELSE rot[n].reh # 0
   /\ rot' = [rot EXCEPT ![n].ph = "tested"]
-  /\ UNCHANGED <<keyV, ptr, fence, lock, workV, dataV, cntV>>
+  /\ UNCHANGED <<keyV, ptr, fence, lock, tabV, workV, dataV, cntV>>
 
 PreSwitchFailure(n) ==  \* View.PreSwitchFailure: a Catch, an abandoned preflight, a person
   LET k == rot[n].new IN
@@ -325,9 +462,9 @@ PreSwitchFailure(n) ==  \* View.PreSwitchFailure: a Catch, an abandoned prefligh
   /\ IF On("psf-before-switch") THEN rot[n].ph \in PreSw ELSE rot[n].ph \notin Final \cup {"none"}
   /\ On("emergency-forward") => rot[n].mode = "normal"
   /\ kek' = IF k = 0 THEN kek ELSE [kek EXCEPT ![k] = "retired"]
-  /\ rot' = [rot EXCEPT ![n].ph = "rolledback"]
+  /\ rot' = [rot EXCEPT ![n].ph = "rolledback", ![n].cnt = FALSE, ![n].reh = 0]    \* nobody asks any more
   /\ lock' = 0
-  /\ UNCHANGED <<on, tag, owner, doomed, reaper, ptr, fence, workV, dataV, cntV>>
+  /\ UNCHANGED <<on, tag, owner, doomed, reaper, unfit, ptr, fence, tabV, workV, dataV, cntV>>
 
 Remint(n) ==            \* View.Remint: an emergency goes forward, a bounded number of times
   LET k == rot[n].new IN
@@ -335,7 +472,7 @@ Remint(n) ==            \* View.Remint: an emergency goes forward, a bounded num
   /\ rot[n].att < MaxMint
   /\ kek' = IF k = 0 THEN kek ELSE [kek EXCEPT ![k] = "retired"]
   /\ rot' = [rot EXCEPT ![n].ph = "started", ![n].new = 0, ![n].att = @ + 1]
-  /\ UNCHANGED <<on, tag, owner, doomed, reaper, ptr, fence, lock, workV, dataV, cntV>>
+  /\ UNCHANGED <<on, tag, owner, doomed, reaper, unfit, ptr, fence, lock, tabV, workV, dataV, cntV>>
 
 Switch(n) ==            \* View.Switch: pointer, both registry entries, fence, phase; one transaction
   LET k == rot[n].new o == rot[n].old IN
@@ -345,13 +482,13 @@ Switch(n) ==            \* View.Switch: pointer, both registry entries, fence, p
   /\ fence' = [fence EXCEPT ![k] = Shard]
   /\ rot' = [rot EXCEPT ![n].ph = "switched", ![n].ep = ptr.ep + 1]
   /\ gone' = {} /\ seen' = [w \in Writer |-> NoLease]
-  /\ UNCHANGED <<on, tag, owner, doomed, reaper, lock, lease, rw, clean, dataV, cntV>>
+  /\ UNCHANGED <<on, tag, owner, doomed, reaper, unfit, lock, tabV, lease, rw, clean, passV, dataV, cntV>>
 
 LateSwitch(n) ==        \* taken away: a blind pointer write of an old call, with its argument
   /\ ~On("switch-condition") /\ Reached(n, "switched") /\ rot[n].new # ptr.kek
   /\ ptr.ep <= MaxRot + 1
   /\ ptr' = [kek |-> rot[n].new, ep |-> ptr.ep + 1]
-  /\ UNCHANGED <<keyV, fence, lock, rot, workV, dataV, cntV>>
+  /\ UNCHANGED <<keyV, fence, lock, rot, tabV, workV, dataV, cntV>>
 
 (* Drain: looks at every lease, revokes the expired, then seals the fence    *)
 (* shard by shard, then makes the transition that needs all of them sealed. *)
@@ -359,12 +496,12 @@ LateSwitch(n) ==        \* taken away: a blind pointer write of an old call, wit
 DrainSee(n, w) ==       \* Drainage.Leases: this writer has no lease on the old KEK
   /\ Leases /\ rot[n].ph = "switched" /\ w \notin gone /\ lease[w].k # rot[n].old
   /\ gone' = gone \cup {w}
-  /\ UNCHANGED <<keyV, ctlV, lease, seen, rw, clean, dataV, cntV>>
+  /\ UNCHANGED <<keyV, ctlV, lease, seen, rw, clean, passV, dataV, cntV>>
 
 DrainJudge(n, w) ==     \* it has, and it expired as drain's clock sees it (emergency: any)
   /\ rot[n].ph = "switched" /\ lease[w].k = rot[n].old /\ lease[w] # NoLease
   /\ seen' = [seen EXCEPT ![w] = lease[w]]
-  /\ UNCHANGED <<keyV, ctlV, lease, gone, rw, clean, dataV, cntV>>
+  /\ UNCHANGED <<keyV, ctlV, lease, gone, rw, clean, passV, dataV, cntV>>
 
 Revoke(w) ==            \* Drainage.Revoke: deletes the lease if it is what was judged
   /\ seen[w] # NoLease
@@ -373,16 +510,16 @@ Revoke(w) ==            \* Drainage.Revoke: deletes the lease if it is what was 
        THEN /\ lease' = [lease EXCEPT ![w] = NoLease]
             /\ harm' = IF lease[w] = seen[w] THEN harm ELSE harm \cup {"renewed lease revoked"}
        ELSE UNCHANGED <<lease, harm>>
-  /\ UNCHANGED <<keyV, ctlV, gone, rw, clean, dataV, nDek, writes>>
+  /\ UNCHANGED <<keyV, ctlV, gone, rw, clean, passV, dataV, nDek, writes>>
 
 Drained == Leases /\ On("drain") => Writer \subseteq gone
 
-SealShard(n, s) ==      \* Steps.sealFence, Drainage.SealFence: one shard, for good, however late
+SealShard(n, s) ==      \* Steps.sealFence, Drainage.SealFence: one shard, forever, however late
   LET o == rot[n].old IN
   /\ rot[n].ph # "none" /\ s \in fence[o]
   /\ On("seal-after-switch") => Reached(n, "switched") /\ Drained
   /\ fence' = [fence EXCEPT ![o] = @ \ {s}]
-  /\ UNCHANGED <<keyV, ptr, lock, rot, workV, dataV, cntV>>
+  /\ UNCHANGED <<keyV, ptr, lock, rot, tabV, workV, dataV, cntV>>
 
 Seal(n) ==              \* View.Seal: on condition that every shard is sealed
   /\ At(n, "switched") /\ Drained
@@ -390,7 +527,8 @@ Seal(n) ==              \* View.Seal: on condition that every shard is sealed
   /\ kek' = [kek EXCEPT ![rot[n].old] = "sealed"]
   /\ rot' = [rot EXCEPT ![n].ph = "drained"]
   /\ clean' = IF On("rewrap-after-seal") THEN {} ELSE clean
-  /\ UNCHANGED <<on, tag, owner, doomed, reaper, ptr, fence, lock, lease, seen, gone, rw, dataV, cntV>>
+  /\ UNCHANGED <<on, tag, owner, doomed, reaper, unfit, ptr, fence, lock, tabV, lease, seen, gone, rw, passV,
+                 dataV, cntV>>
 
 (* Rewrap: workers move rows, each at its own pace, duplicates and all. The  *)
 (* second full scan before retiring (Steps.confirm) uses the same actions.  *)
@@ -401,79 +539,115 @@ Payload(n) == rot[n].mode = "emergency" /\ On("fresh-dek")
 
 Wrapping(n, r) ==       \* what a worker makes of the row that it has read
   LET d == IF Payload(n) THEN Rewritten(row[r].dek, rot[n].new) ELSE row[r].dek
-  IN [n |-> n, dek |-> row[r].dek, body |-> row[r].body,
-      with |-> [kid |-> rot[n].new, dek |-> d, ct |-> IF Payload(n) THEN d ELSE row[r].ct,
+  IN [n |-> n, from |-> row[r].kid, dek |-> row[r].dek, body |-> row[r].body,
+      with |-> [kid |-> rot[n].new, real |-> rot[n].new, dek |-> d, ct |-> IF Payload(n) THEN d ELSE row[r].ct,
                 ep |-> IF On("rewrap-epoch") THEN rot[n].ep ELSE row[r].ep, body |-> row[r].body]]
 
 RewrapRead(n, r) ==     \* Steps.mover, Steps.rewrapped: KMS.ReEncrypt, or a fresh DEK
-  /\ On("rewrap") /\ Rewrapping(n) /\ row[r].kid = rot[n].old /\ row[r] # NoRow
+  /\ On("rewrap") /\ Rewrapping(n) /\ r \in Frozen(n) /\ row[r].kid \in rot[n].olds
+  /\ row[r].real = row[r].kid /\ rot[n].new \notin unfit     \* else KMS refuses
   /\ rw' = [rw EXCEPT ![r] = Wrapping(n, r)]
-  /\ UNCHANGED <<keyV, ctlV, lease, seen, gone, clean, dataV, cntV>>
+  /\ UNCHANGED <<keyV, ctlV, lease, seen, gone, clean, passV, dataV, cntV>>
 
 RewrapOK(r) ==          \* Source.Replace: still what was read
   LET b == rw[r] IN
   /\ On("rewrap-no-upsert") => row[r] # NoRow
-  /\ On("rewrap-condition") => row[r].kid = rot[b.n].old /\ row[r].dek = b.dek
+  /\ On("rewrap-condition") => row[r].kid = b.from /\ row[r].real = b.from /\ row[r].dek = b.dek
   /\ On("rewrap-payload-condition") /\ Payload(b.n) => row[r].body = b.body
 
 RewrapRow(r, b) ==      \* the effect alone: the payload changes in an emergency only
   row' = [row EXCEPT ![r] = IF Payload(b.n) THEN b.with
-                            ELSE [@ EXCEPT !.kid = b.with.kid, !.ep = b.with.ep, !.dek = b.with.dek]]
+                            ELSE [@ EXCEPT !.kid = b.with.kid, !.real = b.with.real, !.ep = b.with.ep,
+                                          !.dek = b.with.dek]]
 
 RewrapWrite(r) ==       \* at any later time, repeatable; a failed condition means: read again
   /\ rw[r] # NoWork
   /\ IF RewrapOK(r) THEN RewrapRow(r, rw[r]) ELSE UNCHANGED row
   /\ rw' \in {rw, [rw EXCEPT ![r] = NoWork]}
-  /\ UNCHANGED <<keyV, ctlV, lease, seen, gone, clean, wr, rd, backup, cntV>>
+  /\ UNCHANGED <<keyV, ctlV, lease, seen, gone, clean, passV, wr, rd, backup, cntV>>
 
-LooksClean(n, r) ==     \* verify is stricter than the two scans before it
-  IF rot[n].ph = "retired" THEN row[r].kid \in {0, rot[n].new}
-                           ELSE On("rewrap") => row[r].kid # rot[n].old
+LooksClean(n, r) ==     \* gone, or under the NEW KEK; a deep second scan unwraps (rotation.prover)
+  LET x == row[r] IN
+  \/ x = NoRow
+  \/ x.kid = rot[n].new /\ (On("deep") /\ Reached(n, "rewrapped") => x.real = rot[n].new)
+  \/ ~On("strict-pass") /\ x.kid \notin {0, rot[n].old}      \* taken away: off the old one will do
+  \/ ~On("no-skip") /\ x.kid = 0                             \* taken away: what has no label is no envelope
+  \/ ~On("rewrap") /\ rot[n].ph # "retired"
 
 ScanRow(n, r) ==        \* Source.Scan, consistently: passes rewrap, confirm and verify
   /\ rot[n].ph \in {"drained", "rewrapped", "retired"} \cup
                    (IF On("rewrap-after-seal") THEN {} ELSE {"switched"})
-  /\ r \notin clean /\ LooksClean(n, r)
+  /\ ~halt /\ r \in Frozen(n) \ clean /\ LooksClean(n, r)
   /\ clean' = clean \cup {r}
-  /\ UNCHANGED <<keyV, ctlV, lease, seen, gone, rw, dataV, cntV>>
+  /\ UNCHANGED <<keyV, ctlV, lease, seen, gone, rw, passV, dataV, cntV>>
 
-AllClean == Row \subseteq clean
+(* A scan counts only if no halt lies between its beginning and the step that  *)
+(* concludes from it: Steps.forgetIdle, Steps.restartPasses.                   *)
+
+Halt ==
+  /\ Restore \in {"halted", "late"} /\ ~halt /\ lock # 0 /\ rot[lock].ph \in {"rewrapped", "retired"}
+  /\ halt' = TRUE
+  /\ UNCHANGED <<keyV, ctlV, lease, seen, gone, rw, clean, late, dataV, cntV>>
+
+Resume ==
+  /\ halt
+  /\ halt' = FALSE
+  /\ clean' = IF On("fresh-scan") THEN {} ELSE clean
+  /\ UNCHANGED <<keyV, ctlV, lease, seen, gone, rw, late, dataV, cntV>>
+
+(* Every row of every source in the record is clean. The step conditions on    *)
+(* the revision of that record (View.stepAt), so reading it, looking at the    *)
+(* checkpoints and writing are one action.                                     *)
+Seen(n)     == Frozen(n) \subseteq clean
+AllClean(n) == ~halt /\ IF On("rev") THEN Seen(n) ELSE <<n, rot[n].ph>> \in late
+
+Judge(n) ==             \* taken away: a step that concludes from the record that it read before
+  /\ ~On("rev") /\ rot[n].ph \in {"drained", "rewrapped", "retired"} /\ Seen(n)
+  /\ late' = {<<n, rot[n].ph>>}
+  /\ UNCHANGED <<keyV, ctlV, lease, seen, gone, rw, clean, halt, dataV, cntV>>
 
 Rewrapped(n) ==         \* Steps.completeRewrap, View.Rewrap: every segment's pass is done
-  /\ At(n, "drained") /\ AllClean
+  /\ At(n, "drained") /\ AllClean(n)
   /\ rot' = [rot EXCEPT ![n].ph = "rewrapped"]
   /\ clean' = IF On("confirm") THEN {} ELSE clean
-  /\ UNCHANGED <<keyV, ptr, fence, lock, lease, seen, gone, rw, dataV, cntV>>
+  /\ UNCHANGED <<keyV, ptr, fence, lock, tabV, lease, seen, gone, rw, passV, dataV, cntV>>
 
-Retire(n) ==            \* Steps.retireOld, View.Retire: the second scan was clean
-  LET o == rot[n].old IN
+Retire(n) ==            \* View.Retire: the second scan was clean, and no marked table is forgotten
+  LET olds == rot[n].olds IN
   /\ IF On("retire-last")
-       THEN At(n, "rewrapped") /\ AllClean /\ ptr.kek # o /\ kek[o] = "sealed"
+       THEN /\ At(n, "rewrapped") /\ AllClean(n) /\ ptr.kek \notin olds /\ \A k \in olds : kek[k] = "sealed"
+            /\ On("retire-marks") => mark \subseteq rot[n].srcs
        ELSE rot[n].ph \notin Final \cup {"none", "retired"}
-  /\ kek' = [kek EXCEPT ![o] = "retired"]
+  /\ kek' = [k \in KEK |-> IF k \in olds THEN "retired" ELSE kek[k]]
   /\ rot' = [rot EXCEPT ![n].ph = "retired"]
   /\ clean' = {}
-  /\ UNCHANGED <<on, tag, owner, doomed, reaper, ptr, fence, lock, lease, seen, gone, rw, dataV, cntV>>
+  /\ UNCHANGED <<on, tag, owner, doomed, reaper, unfit, ptr, fence, lock, tabV, lease, seen, gone, rw, passV,
+                 dataV, cntV>>
 
 DisableRetired(k) ==    \* Steps.disableRetired: what the registry calls retired, never an argument
   /\ k \in on
   /\ IF On("registry-first") THEN kek[k] = "retired"
-     ELSE \E n \in Rot : Reached(n, "switched") /\ rot[n].old = k
+     ELSE \E n \in Rot : Reached(n, "switched") /\ k \in rot[n].olds
   /\ on' = on \ {k}
-  /\ UNCHANGED <<kek, tag, owner, doomed, reaper, ctlV, workV, dataV, cntV>>
+  /\ UNCHANGED <<kek, tag, owner, doomed, reaper, unfit, ctlV, workV, dataV, cntV>>
 
 Complete(n) ==          \* Steps.Verify, View.Complete: closes the rotation, frees the lock
-  /\ At(n, "retired") /\ AllClean /\ rot[n].old \notin on
+  /\ At(n, "retired") /\ AllClean(n)
+  /\ (IF On("disable-all") THEN rot[n].olds ELSE {rot[n].old}) \cap on = {}
   /\ rot' = [rot EXCEPT ![n].ph = "completed"]
   /\ lock' = 0
   /\ clean' = {}
-  /\ UNCHANGED <<keyV, ptr, fence, lease, seen, gone, rw, dataV, cntV>>
+  /\ UNCHANGED <<keyV, ptr, fence, tabV, lease, seen, gone, rw, passV, dataV, cntV>>
 
 -----------------------------------------------------------------------------
 Writing == \E w \in Writer : Load(w) \/ PutLease(w) \/ RecheckPtr(w) \/ Renew(w) \/ DropLease(w)
-                             \/ Wrap(w) \/ Commit(w) \/ Crash(w)
+                             \/ Wrap(w) \/ Commit(w) \/ Crash(w) \/ \E t \in Table : PutMark(w, t)
 Reading == \E q \in Reader : ReadRow(q) \/ Decrypt(q)
 Backups == \E r \in Row : DeleteRow(r) \/ TakeBackup(r) \/ RestoreRow(r)
+Foreigners == \E r \in Row : (\E k \in KEK : AppearUnlabelled(r, k)) \/ Mislabel(r)
+People  == \/ \E r \in Row : Adopt(r) \/ AdoptRead(r) \/ AdoptWrite(r)
+           \/ StartRead \/ \E k \in KEK : Register(k)
+           \/ \E t \in Table \ {"first"} : AddSource(t) \/ RemoveSource(t)
 Keys    == \/ \E n \in Rot, a \in 1 .. MaxMint : CreateKey(n, a)
            \/ \E k \in KEK : Claim(k) \/ Lose(k) \/ DisableDoomed(k) \/ DisableRetired(k)
            \/ \E n \in Rot, k \in KEK : DoomFailed(n, k)
@@ -482,22 +656,25 @@ Keys    == \/ \E n \in Rot, a \in 1 .. MaxMint : CreateKey(n, a)
 Steps   == \E n \in Rot :
            \/ \E m \in Modes : Start(n, m)
            \/ \E k \in KEK : Mint(n, k)
+           \/ Count(n) \/ Rehearse(n) \/ Judge(n)
            \/ DualUnwrap(n) \/ PreSwitchFailure(n) \/ Remint(n) \/ Switch(n) \/ LateSwitch(n)
            \/ \E w \in Writer : DrainSee(n, w) \/ DrainJudge(n, w)
            \/ \E s \in Shard : SealShard(n, s)
            \/ Seal(n) \/ Rewrapped(n) \/ Retire(n) \/ Complete(n)
            \/ \E r \in Row : RewrapRead(n, r) \/ ScanRow(n, r)
-Others  == (\E w \in Writer : Revoke(w)) \/ (\E r \in Row : RewrapWrite(r))
+Others  == (\E w \in Writer : Revoke(w)) \/ (\E r \in Row : RewrapWrite(r)) \/ Halt \/ Resume
 
-Next == Writing \/ Reading \/ Backups \/ Keys \/ Steps \/ Others
+Next == Writing \/ Reading \/ Backups \/ Foreigners \/ People \/ Keys \/ Steps \/ Others
 Spec == Init /\ [][Next]_vars
 
 (* Liveness assumes that what can go on is eventually done: the state machine  *)
-(* retries and is redriven, a reader decrypts, expired leases are looked at.    *)
+(* retries and is redriven, a reader decrypts, expired leases are looked at,    *)
+(* people adopt what is unlabelled and register what is marked.                 *)
 StepsFair ==
   /\ \A n \in Rot :
        /\ \A a \in 1 .. MaxMint : WF_vars(CreateKey(n, a))
-       /\ WF_vars(\E k \in KEK : Mint(n, k)) /\ WF_vars(DualUnwrap(n)) /\ WF_vars(Switch(n))
+       /\ WF_vars(Count(n)) /\ WF_vars(\E k \in KEK : Mint(n, k)) /\ WF_vars(Rehearse(n))
+       /\ WF_vars(DualUnwrap(n)) /\ WF_vars(Switch(n))
        /\ \A w \in Writer : WF_vars(DrainSee(n, w))
        /\ \A s \in Shard : WF_vars(SealShard(n, s))
        /\ WF_vars(Seal(n)) /\ WF_vars(Rewrapped(n)) /\ WF_vars(Retire(n)) /\ WF_vars(Complete(n))
@@ -505,6 +682,8 @@ StepsFair ==
   /\ \A r \in Row : WF_vars(rw[r] # NoWork /\ RewrapWrite(r) /\ rw'[r] = NoWork)
   /\ \A k \in KEK : WF_vars(Claim(k)) /\ WF_vars(DisableRetired(k))
   /\ \A q \in Reader : WF_vars(Decrypt(q))
+  /\ \A r \in Row : WF_vars(Adopt(r))
+  /\ \A t \in Table \ {"first"} : WF_vars(AddSource(t))
 LeasesFair ==            \* an expired lease is judged and revoked, a heartbeat ends
   /\ \A n \in Rot, w \in Writer : WF_vars(seen[w] = NoLease /\ DrainJudge(n, w))
   /\ \A w \in Writer : WF_vars(Revoke(w))
@@ -515,12 +694,15 @@ HangSpec == Spec /\ StepsFair          \* leases that are never judged expired
 -----------------------------------------------------------------------------
 (* What must hold in every state.                                           *)
 
-NoKeyOrphans ==         \* every row's KEK resolves: the registry says so, KMS has it enabled
-  \A r \in Row : row[r] # NoRow => Resolves(row[r].kid)
+(* Every row that exists, labelled or not, in a source or not: the KEK that     *)
+(* its DEK is wrapped under and the KEK on its label resolve. The registry says *)
+(* so, or has never known the KEK, and KMS has it enabled.                      *)
+NoKeyOrphans ==
+  \A r \in Row : row[r] # NoRow => Resolves(row[r].real) /\ (row[r].kid # 0 => Resolves(row[r].kid))
 
-RetireAfterSwitch ==    \* the old KEK is retired only after the pointer moved off it
-  \A n \in Rot : rot[n].old # 0 /\ kek[rot[n].old] = "retired" =>
-    \E m \in Rot : rot[m].old = rot[n].old /\ rot[m].ep # 0
+RetireAfterSwitch ==    \* old KEKs are retired only after the pointer moved to the new one
+  \A n \in Rot : \A k \in rot[n].olds : kek[k] = "retired" =>
+    \E m \in Rot : k \in rot[m].olds /\ rot[m].ep # 0
 
 PointerUsable ==        \* new data can be wrapped and inserted: active, enabled, every shard open
   kek[ptr.kek] = "active" /\ ptr.kek \in on /\ fence[ptr.kek] = Shard
@@ -538,11 +720,11 @@ EmergencyForward ==     \* an emergency never goes back to the KEK that may be c
   \A n \in Rot : rot[n].ph = "rolledback" => rot[n].mode = "normal"
 
 RowIntegrity ==         \* the DEK that is wrapped is the one the payload is under
-  \A r \in Row : row[r].dek = row[r].ct /\ (row[r].kid = 0 <=> row[r].dek = 0)
+  \A r \in Row : row[r].dek = row[r].ct /\ (row[r].real = 0 <=> row[r].dek = 0)
 
-ExposedDeksGone ==      \* after an emergency no row is under a DEK that the old KEK ever wrapped
+ExposedDeksGone ==      \* after an emergency no row is under a DEK that an old KEK ever wrapped
   \A n \in Rot : rot[n].mode = "emergency" /\ Reached(n, "retired") =>
-    \A r \in Row : row[r] # NoRow => Born(row[r].ct) >= rot[n].new
+    \A r \in Row : row[r] # NoRow => Born(row[r].ct) \notin UNION {rot[i].olds : i \in 1 .. n}
 
 SealedIsShut ==         \* a sealed or retired KEK has no open shard
   \A k \in KEK : kek[k] = "sealed" => fence[k] = {}
@@ -551,7 +733,13 @@ ReadersServed        == "read failed" \notin harm
 NoRenewedLeaseLost   == "renewed lease revoked" \notin harm
 NoHolderRefused      == "holder refused" \notin harm   \* needs Recheck: a courtesy, not a promise
 
-NeverCompleted == \A n \in Rot : rot[n].ph # "completed"   \* must be violated: the model can finish
+OldsDisabled ==         \* a rotation that is completed has left none of its old KEKs enabled
+  \A n \in Rot : rot[n].ph = "completed" => rot[n].olds \cap on = {}
+
+(* Must be violated: the model can finish.                                      *)
+NeverCompleted     == \A n \in Rot : rot[n].ph # "completed"
+NeverLeftHistoric  == \A n \in Rot : rot[n].ph = "completed" => \A r \in Row : Born(row[r].dek) \notin Past
+NeverJoined        == \A n \in Rot : rot[n].ph = "completed" => rot[n].rev = 0
 
 (* What must hold of every step from one state to the next.                 *)
 
@@ -560,7 +748,27 @@ EpochMonotone == [][ptr'.ep >= ptr.ep /\ (ptr' # ptr => ptr'.ep > ptr.ep)]_ptr
 KekForward ==           \* retired is for ever; no KEK goes back a state
   [][\A k \in KEK : kek[k] # kek'[k] =>
       <<kek[k], kek'[k]>> \in {<<"none", "pending">>, <<"pending", "active">>, <<"pending", "retired">>,
-        <<"active", "draining">>, <<"draining", "sealed">>, <<"sealed", "retired">>}]_kek
+        <<"active", "draining">>, <<"draining", "sealed">>, <<"sealed", "retired">>}
+        \/ (k \in Past /\ <<kek[k], kek'[k]>> = <<"none", "sealed">>)]_kek
+
+Becomes(n, ph) == rot[n].ph # ph /\ rot'[n].ph = ph
+
+OneKekLeft ==           \* a rotation leaves no registered KEK but its own
+  [][\A n \in Rot : Becomes(n, "completed") => Registered = {rot[n].new}]_rot
+
+(* What the passes say when a step concludes from them is so at that moment.    *)
+AllMoved(n) == \A r \in Frozen(n) : row[r] # NoRow => row[r].kid = rot[n].new /\ row[r].real = rot[n].new
+RetiredIsMoved   == [][\A n \in Rot : Becomes(n, "retired") => AllMoved(n)]_rot
+CompletedIsMoved == [][\A n \in Rot : Becomes(n, "completed") => AllMoved(n)]_rot
+
+(* A courtesy, not a promise: it needs that nobody writes an unlabelled row or   *)
+(* leaves a mark while a rotation runs.                                         *)
+KnownBeforeSwitch ==    \* what would stop a rotation is known before its switch
+  [][\A n \in Rot : Becomes(n, "switched") =>
+       /\ rot[n].new \notin unfit
+       /\ rot[n].mode = "normal" =>
+            /\ mark \subseteq rot[n].srcs
+            /\ \A r \in Frozen(n) : row[r] # NoRow => row[r].kid \in rot[n].olds]_rot
 
 NoLostWrite ==          \* nothing but a write of the application changes a payload backwards
   [][\A r \in Row : row[r] # NoRow /\ row'[r] # NoRow => row'[r].body >= row[r].body]_row
@@ -576,5 +784,5 @@ Terminates ==
 EveryReadEnds ==
   \A q \in Reader : rd[q] # NotRead ~> rd[q] = NotRead
 
-Sym == Permutations(Writer) \cup Permutations(Row) \cup Permutations(Shard)
+Sym == Permutations(Writer) \cup Permutations(Row \ Side) \cup Permutations(Side) \cup Permutations(Shard)
 ===============================================================================

@@ -41,12 +41,14 @@ var models = map[string]model{
 			"Row": "{r1}", "Writer": "{w1}", "Reader": "{}", "Shard": "{s1, s2}", "Modes": `{"normal"}`,
 			"MaxRot": "1", "MaxMint": "1", "Dup": "0", "MaxWrite": "2", "MaxRenew": "1",
 			"Leases": "FALSE", "Recheck": "TRUE", "DekCache": "FALSE", "Deletes": "FALSE", "Restore": `"off"`,
+			"Side": "{}", "Historic": "0", "Foreign": `"off"`, "Lies": "FALSE", "Unfit": "FALSE", "Unmarked": "FALSE",
 		},
 		invariants: []string{
 			"NoKeyOrphans", "RetireAfterSwitch", "PointerUsable", "NewKekUsable", "AtMostOneRotation", "NoRollbackAfterSwitch",
 			"EmergencyForward", "RowIntegrity", "ExposedDeksGone", "SealedIsShut", "ReadersServed", "NoRenewedLeaseLost",
+			"OldsDisabled",
 		},
-		properties: []string{"EpochMonotone", "KekForward", "NoLostWrite", "NoRowComesBack"},
+		properties: []string{"EpochMonotone", "KekForward", "NoLostWrite", "NoRowComesBack", "OneKekLeft"},
 		liveness:   []string{"Terminates", "EveryReadEnds"},
 		symmetry:   "Sym",
 	},
@@ -66,6 +68,14 @@ var (
 	leases    = map[string]string{"Leases": "TRUE", "Writer": "{w1, w2}", "Shard": "{s1}"}
 	keys      = map[string]string{"Modes": both, "MaxMint": "2", "Dup": "1", "MaxWrite": "0", "Shard": "{s1}"}
 	silent    = map[string]string{"MaxWrite": "0", "Writer": "{}", "Row": "{}"}
+	historic  = map[string]string{"Historic": "1", "Shard": "{s1}"}
+	tables    = map[string]string{"Side": "{r1}", "MaxWrite": "1", "Shard": "{s1}"}
+	foreign   = map[string]string{"Foreign": `"early"`, "Shard": "{s1}"}
+	idle      = map[string]string{"Foreign": `"idle"`, "Writer": "{}", "Shard": "{s1}", "Historic": "1"}
+	halted    = map[string]string{"Restore": `"halted"`, "Deletes": "TRUE", "Shard": "{s1}", "MaxWrite": "1"}
+	late      = with(halted, set("Restore", `"late"`))
+	known     = []string{"KnownBeforeSwitch"}
+	moved     = []string{"RetiredIsMoved", "CompletedIsMoved"}
 )
 
 // with merges sets of constants, the later ones first in rank.
@@ -88,6 +98,9 @@ func set(pairs ...string) map[string]string {
 var variants = []variant{
 	{name: "reach_completed", set: set("MaxWrite", "1"), also: []string{"NeverCompleted"}, want: "NeverCompleted", says: "the model can finish a rotation"},
 
+	{name: "reach_two_olds", set: with(historic, set("MaxWrite", "0")), also: []string{"NeverLeftHistoric"}, want: "NeverLeftHistoric", says: "a rotation that leaves two KEKs can finish"},
+	{name: "reach_source_joined", set: with(tables, set("Modes", both)), also: []string{"NeverJoined"}, want: "NeverJoined", says: "a rotation that a source joined can finish"},
+
 	// The code as it is.
 	{name: "ok_plain", want: tlc.Holds, says: "one rotation beside one writer"},
 	{name: "ok_two_writers_two_rows", heavy: true, set: with(two, set("Deletes", "TRUE")), want: tlc.Holds, says: "two writers, two rows, deletes; no leases at all: safety does not rest on them"},
@@ -102,6 +115,16 @@ var variants = []variant{
 	{name: "ok_restore_early", set: set("Restore", `"early"`, "Deletes", "TRUE"), want: tlc.Holds, says: "raw restores that end before the second scan begins"},
 	{name: "ok_rewrap_before_seal", off: []string{"rewrap-after-seal"}, want: tlc.Holds, says: "the second scan alone would make up for a rewrap that began before the seal"},
 	{name: "ok_no_confirm", off: []string{"confirm"}, want: tlc.Holds, says: "without raw restores the seal alone would make up for a missing second scan"},
+	{name: "ok_two_olds", set: with(historic, set("Row", "{r1, r2}", "Modes", both)), want: tlc.Holds, says: "a historic KEK is registered and left together with the pointer's"},
+	{name: "ok_two_olds_two_rotations", set: with(historic, set("MaxRot", "2", "MaxWrite", "1", "Modes", both)), want: tlc.Holds, says: "before the first rotation or before the second"},
+	{name: "ok_sources_two_tables", set: with(tables, set("Row", "{r1, r2}")), want: tlc.Holds, says: "rows in both tables"},
+	{name: "ok_sources", set: with(tables, set("MaxWrite", "2", "Modes", both)), want: tlc.Holds, says: "a second table that is marked, registered, removed, that joins"},
+	{name: "ok_unlabelled", set: with(foreign, historic, set("Modes", both)), want: tlc.Holds, says: "rows without a label, until the second scan begins; adoption at any time"},
+	{name: "ok_known_rows", set: with(idle, set("Unfit", "TRUE")), steps: known, want: tlc.Holds, says: "unlabelled rows, rows under a historic KEK and an unfit KEK are known before the switch"},
+	{name: "ok_known_tables", set: with(tables, set("Writer", "{}", "Foreign", `"idle"`)), steps: known, want: tlc.Holds, says: "marked tables too"},
+	{name: "ok_labels_lie", set: with(historic, set("Lies", "TRUE")), want: tlc.Holds, says: "labels overwritten at any time: the deep pass opens what it vouches for"},
+	{name: "ok_restore_halted", set: halted, want: tlc.Holds, says: "raw restores while the execution has halted before the retirement: the second scan begins again"},
+	{name: "ok_restore_late", set: late, instead: []string{"RowIntegrity"}, steps: moved, want: tlc.Holds, says: "and after it: they are orphans, but neither retirement nor verify passes them over"},
 
 	// One mechanism taken away.
 	{name: "cx_insert_unfenced", off: []string{"insert-fence"}, want: "NoKeyOrphans", says: "inserts that skip the fence"},
@@ -131,6 +154,31 @@ var variants = []variant{
 	{name: "cx_mint_no_arbiter", set: with(keys, silent, set("Modes", emergency)), off: []string{"arbiter"}, want: "NewKekUsable", says: "registering any key of the rotation: a sweep of the attempt before disables it"},
 	{name: "cx_reap_reads_first", set: with(keys, silent, set("Modes", emergency)), off: []string{"reap-order"}, want: "NewKekUsable", says: "a sweep that reads the record before it lists the keys"},
 	{name: "cx_reap_during_mint", set: with(keys, silent), off: []string{"reap-waits"}, want: "NewKekUsable", says: "a sweep while a mint is under way"},
+	{name: "cx_pass_off_old", set: historic, off: []string{"strict-pass"}, want: "NoKeyOrphans", says: "passes that ask for \"not under the old KEK\" instead of \"under the new one\""},
+	{name: "cx_pointer_only", set: historic, off: []string{"all-olds"}, want: "OneKekLeft", says: "a rotation that leaves the pointer's KEK alone"},
+	{name: "cx_disable_one", set: historic, off: []string{"disable-all"}, want: "OldsDisabled", says: "a rotation that completes with one of its old KEKs enabled"},
+	{name: "cx_register_open", set: with(historic, set("Restore", `"fenced"`, "Deletes", "TRUE")), off: []string{"register-shut"}, instead: []string{"NoKeyOrphans"}, want: "NoKeyOrphans", says: "a historic KEK with an open fence"},
+	{name: "cx_register_late", set: idle, off: []string{"register-idle"}, steps: known, want: "KnownBeforeSwitch", says: "a historic KEK registered beside a rotation that does not leave it"},
+	{name: "cx_start_stale", set: with(tables, foreign), off: []string{"at-registry"}, want: "NoKeyOrphans", says: "a start that freezes the sources of before one was registered"},
+	{name: "cx_no_mark", set: tables, off: []string{"mark-first"}, want: "NoKeyOrphans", says: "a writer that leaves no mark of its table"},
+	{name: "cx_unmarked_table", set: with(tables, set("Unmarked", "TRUE")), want: "NoKeyOrphans", says: "rows of a table that nobody has marked or registered: out of reach"},
+	{name: "cx_start_forgotten", set: with(tables, set("Writer", "{}")), off: []string{"start-marks"}, steps: known, want: "KnownBeforeSwitch", says: "a start while a marked table is no source"},
+	{name: "cx_retire_forgotten", set: tables, off: []string{"retire-marks"}, want: "NoKeyOrphans", says: "a retirement while a marked table is no source"},
+	{name: "cx_join_unseen", set: with(tables, set("Modes", both)), off: []string{"rev"}, want: "NoKeyOrphans", says: "a conclusion from passes of before a source joined"},
+	{name: "cx_join_uncounted", set: with(tables, set("Unmarked", "TRUE", "Writer", "{}", "Foreign", `"idle"`)), off: []string{"add-settled"}, instead: []string{""}, steps: known, want: "KnownBeforeSwitch", says: "a source that joins between the census and the switch"},
+	{name: "cx_remove_full", set: tables, off: []string{"remove-census"}, want: "NoKeyOrphans", says: "a source removed with rows in it"},
+	{name: "cx_remove_in_use", set: tables, off: []string{"remove-stopped"}, want: "NoKeyOrphans", says: "a source removed while a process still writes into it"},
+	{name: "cx_unlabelled_skipped", set: foreign, off: []string{"no-skip"}, want: "NoKeyOrphans", says: "passes that take a row without a label for no envelope"},
+	{name: "cx_foreign_raw", set: with(foreign, set("Foreign", `"raw"`)), want: "NoKeyOrphans", says: "rows written past the fence after the second scan began: out of reach"},
+	{name: "cx_update_no_epoch", set: foreign, off: []string{"update-fence"}, want: "NoKeyOrphans", says: "updates of rows without an epoch that ask for no open fence"},
+	{name: "cx_adopt_blind", set: foreign, off: []string{"adopt-condition"}, want: "NoKeyOrphans", says: "an adoption that labels a row that changed"},
+	{name: "cx_no_census", set: idle, off: []string{"count"}, steps: known, want: "KnownBeforeSwitch", says: "a mint without a census"},
+	{name: "cx_no_rehearsal", set: with(silent, set("Unfit", "TRUE")), off: []string{"rehearse"}, steps: known, want: "KnownBeforeSwitch", says: "a switch to a KEK that no real row was rewrapped to for trial"},
+	{name: "cx_rehearsed_other_key", set: with(silent, set("Unfit", "TRUE", "Modes", emergency, "MaxMint", "2")), off: []string{"rehearse-key"}, steps: known, want: "KnownBeforeSwitch", says: "a rehearsal of the attempt before that counts for the next one's KEK"},
+	{name: "cx_label_as_proof", set: set("Lies", "TRUE"), off: []string{"deep"}, want: "NoKeyOrphans", says: "passes that believe a label"},
+	{name: "cx_scan_resumed", set: halted, off: []string{"fresh-scan"}, want: "NoKeyOrphans", says: "a retirement that counts a scan of before the halt"},
+	{name: "cx_verify_resumed", set: late, off: []string{"fresh-scan"}, instead: []string{""}, steps: []string{"CompletedIsMoved"}, want: "CompletedIsMoved", says: "a verify that counts a scan of before the halt"},
+	{name: "cx_restore_behind_verify", set: with(late, set("Restore", `"raw"`)), instead: []string{""}, steps: []string{"CompletedIsMoved"}, want: "CompletedIsMoved", says: "a raw restore between the last scan and its conclusion: out of reach"},
 	{name: "cx_reader_gives_up", set: set("Reader", "{q1}"), off: []string{"reread"}, want: "ReadersServed", says: "a reader that does not read the row again"},
 
 	// Liveness.
@@ -138,6 +186,9 @@ var variants = []variant{
 	{name: "live_emergency", set: set("MaxWrite", "1", "Modes", both, "MaxMint", "2"), live: "FairSpec", want: tlc.Holds, says: "an emergency too"},
 	{name: "live_leases", set: set("MaxWrite", "1", "Leases", "TRUE", "Shard", "{s1}"), live: "FairSpec", want: tlc.Holds, says: "drain ends if expired leases are revoked"},
 	{name: "live_hang", set: set("MaxWrite", "1", "Leases", "TRUE", "Shard", "{s1}"), live: "HangSpec", want: tlc.Temporal, says: "it may not end if leases never expire"},
+	{name: "live_unlabelled", set: with(foreign, set("Foreign", `"idle"`, "Modes", both)), live: "FairSpec", want: tlc.Holds, says: "a rotation of unlabelled rows ends when they are adopted"},
+	{name: "live_sources", set: with(tables, set("Modes", both)), live: "FairSpec", want: tlc.Holds, says: "one that a marked table stops ends when the table is registered"},
+	{name: "live_unregistered", set: with(historic, set("Modes", emergency, "MaxWrite", "0")), live: "FairSpec", want: tlc.Temporal, says: "an emergency does not end while rows are under a KEK that nobody registered before it"},
 
 	// The audit chain's outbox.
 	{name: "ok_outbox", module: "outbox", want: tlc.Holds, says: "publishers that crash, pause and repeat"},
@@ -158,7 +209,10 @@ var variants = []variant{
 	{name: "deep_leases_two_rows", deep: true, set: with(leases, set("Row", "{r1, r2}", "MaxWrite", "3", "MaxRenew", "2")), also: []string{"NoHolderRefused"}, want: tlc.Holds, says: "leases, two rows, two renewals"},
 	{name: "deep_keys_two_rotations", deep: true, set: with(keys, silent, set("MaxRot", "2")), want: tlc.Holds, says: "stray keys over two rotations with re-mints"},
 	{name: "deep_emergency", deep: true, set: with(two, set("Modes", both, "MaxMint", "2", "DekCache", "TRUE", "Deletes", "TRUE")), want: tlc.Holds, says: "emergencies beside two writers"},
-	{name: "deep_everything", deep: true, set: with(two, set("MaxRot", "2", "Modes", both, "MaxMint", "2", "Dup", "1", "Leases", "TRUE", "DekCache", "TRUE", "Deletes", "TRUE", "Restore", `"fenced"`, "Reader", "{q1}", "MaxWrite", "3")), want: tlc.Holds, says: "all of it at once, as far as the budget goes"},
+	{name: "deep_two_olds", deep: true, set: with(two, set("Historic", "2", "MaxRot", "2", "MaxWrite", "1", "Shard", "{s1}", "Modes", both)), want: tlc.Holds, says: "two historic KEKs beside two writers"},
+	{name: "deep_sources", deep: true, set: with(two, set("Side", "{r2}", "MaxRot", "2", "Shard", "{s1}")), want: tlc.Holds, says: "two tables over two rotations beside two writers"},
+	{name: "deep_foreign", deep: true, set: with(two, set("Foreign", `"early"`, "Lies", "TRUE", "Historic", "1", "DekCache", "TRUE", "MaxWrite", "3", "Shard", "{s1}")), want: tlc.Holds, says: "unlabelled rows, labels that lie and a historic KEK beside two writers"},
+	{name: "deep_everything", deep: true, set: with(two, set("MaxRot", "2", "Modes", both, "MaxMint", "2", "Dup", "1", "Leases", "TRUE", "DekCache", "TRUE", "Deletes", "TRUE", "Restore", `"fenced"`, "Reader", "{q1}", "MaxWrite", "3", "Side", "{r2}", "Historic", "1", "Foreign", `"early"`, "Lies", "TRUE", "Unfit", "TRUE")), want: tlc.Holds, says: "all of it at once, as far as the budget goes"},
 }
 
 // config is the variant as TLC reads it.

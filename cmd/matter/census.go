@@ -54,7 +54,7 @@ func (o *operator) census(ctx context.Context, source string) error {
 		rotation.Census
 		Forgotten []markEntry `json:"forgotten"`
 		Next      string      `json:"next"`
-	}{c, marksOf(c.Forgotten), command}, append(o.censusLines(c, states), next(command))...); err != nil {
+	}{c, marksOf(c.Forgotten), command}, append(o.censusLines(c, states), allRead(c), next(command))...); err != nil {
 		return err
 	}
 	if c.Problem == "" {
@@ -96,7 +96,12 @@ func (o *operator) censusLines(c rotation.Census, states map[kek.ID]kek.State) [
 	for _, m := range c.Forgotten {
 		lines = append(lines, fmt.Sprintf("%s  table %s is no source: %s wrote envelopes into it, last seen %s", paint(o.out, red, "FORGOTTEN"), m.Table, m.Holder, stamp(m.SeenAt)))
 	}
-	return append(lines, fmt.Sprintf("every item of %d sources was read", len(c.Sources)))
+	return lines
+}
+
+// allRead says what a census that has ended has read.
+func allRead(c rotation.Census) string {
+	return fmt.Sprintf("every item of %d sources was read", len(c.Sources))
 }
 
 // sum adds up counts.

@@ -47,7 +47,7 @@ func (d *demo) adopt(ctx context.Context, first kek.Pointer) error {
 	}
 	t, p := before.Sources[letters], &d.proof
 	p.claim(about, "the census refuses a table of rows that name no KEK, before anything depends on it",
-		strings.HasPrefix(before.Problem, string(rotation.RowsUnaccounted)) && t.ByKind[string(rotation.NoKEK)] == lettersRows, before.Problem)
+		strings.HasPrefix(before.Problem, string(rotation.RowsUnaccounted)) && t.ByKind[string(rotation.NoKEK)] == lettersRows, before.Problem[:min(len(before.Problem), 110)]+"…")
 	steps := d.Deployment.Steps
 	dry, err := steps.Adopt(ctx, d.Deployment.Table, rotation.AdoptInput{Source: letters})
 	if err != nil {
@@ -61,11 +61,12 @@ func (d *demo) adopt(ctx context.Context, first kek.Pointer) error {
 	class := string(rotation.NoKEK) + " under " + string(first.KEKID)
 	p.claim(about, "a dry run asks KMS for the key of each row, and writes nothing",
 		dry.Found[class] == lettersRows && dry.Written == 0 && after.Problem == before.Problem, fmt.Sprintf("found %v, wrote %d", dry.Found, dry.Written))
+	d.say("the dry run has written nothing; now in earnest\n")
 	done, err := steps.Adopt(ctx, d.Deployment.Table, rotation.AdoptInput{Source: letters, Write: true})
 	if err != nil {
 		return err
 	}
-	d.say("adopt, in earnest: %d rows were given the id of their KEK\n", done.Written)
+	d.say("adopt --confirm:\n  %s\n", strings.Join(adoptionLines(done, true), "\n  "))
 	if after, err = d.census(ctx); err != nil {
 		return err
 	}
@@ -74,7 +75,7 @@ func (d *demo) adopt(ctx context.Context, first kek.Pointer) error {
 	return nil
 }
 
-// census takes a census and shows it.
+// census takes a census and shows what it says of the letters.
 func (d *demo) census(ctx context.Context) (rotation.Census, error) {
 	c, err := d.Deployment.Steps.TakeCensus(ctx, "", nil)
 	if err != nil {
@@ -85,7 +86,8 @@ func (d *demo) census(ctx context.Context) (rotation.Census, error) {
 	if err != nil {
 		return c, err
 	}
-	d.say("census:\n  %s\n", strings.Join(o.censusLines(c, states), "\n  "))
+	shown := rotation.Census{Sources: map[string]rotation.Tally{letters: c.Sources[letters]}}
+	d.say("census:\n  %s\n  %s\n", strings.Join(o.censusLines(shown, states), "\n  "), allRead(c))
 	return c, nil
 }
 

@@ -81,7 +81,7 @@ func (o *operator) retireOld(ctx context.Context, k kek.KEK, f retireFlags) erro
 		return refused("--reason", fmt.Sprintf("it gives a rotation up before the switch, and rotation %s has switched: it is %s", r.ID, r.Phase), o.nextCommand(r))
 	}
 	if !f.confirm {
-		return o.would(fmt.Sprintf("scan every row once more, then retire %s and disable it in KMS; nothing is deleted", describeKEKs(r.Olds)),
+		return o.would(fmt.Sprintf("scan every row once more, then retire, and disable in KMS: %s; nothing is deleted", describeKEKs(r.Olds)),
 			"matter ops kms-retire-kek --kek-id "+string(k.ID))
 	}
 	var out rotation.RetireOutput

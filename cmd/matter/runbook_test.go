@@ -11,7 +11,9 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/matter-ops/kms-rotation/internal/app"
 	"github.com/matter-ops/kms-rotation/internal/lambdastep"
@@ -115,7 +117,7 @@ func (w *world) prepare(t *testing.T, what string) {
 	case "restore-corpus":
 		err = w.undo(t.Context())
 	case "poison-row":
-		err = w.putRow(t.Context(), "00000000-0000-0000-0000-000000000000")
+		err = w.poisonAfterSwitch(t, "Q2-2027-rotation")
 	case "drop-row":
 		err = w.deleteRow(t.Context())
 	case "letters":
@@ -137,6 +139,35 @@ func (w *world) prepare(t *testing.T, what string) {
 	if err != nil {
 		t.Fatal(err)
 	}
+}
+
+// poisonAfterSwitch has a row appear, under a KEK that nobody knows, when a rotation that
+// is about to start has switched; a lease holds it there meanwhile.
+func (w *world) poisonAfterSwitch(t *testing.T, id string) error {
+	t.Helper()
+	v, err := w.Deployment.Table.Load(t.Context(), "")
+	if err != nil {
+		return err
+	}
+	l := rotation.Lease{KEK: v.Pointer.KEKID, Holder: "worker-1", Host: "app-7", PID: 4711, Refs: 1, Expires: time.Now().Add(time.Hour)}
+	if err := w.leases.PutLease(t.Context(), l); err != nil {
+		return err
+	}
+	var done sync.WaitGroup
+	t.Cleanup(done.Wait)
+	done.Go(func() {
+		for t.Context().Err() == nil {
+			v, err := w.Deployment.Table.Load(t.Context(), id)
+			if err == nil && v.Rotation != nil && v.Rotation.Phase == kek.Switched {
+				if err := errors.Join(w.putRow(t.Context(), "00000000-0000-0000-0000-000000000000"), w.leases.DropLease(t.Context(), l)); err != nil {
+					t.Error(err)
+				}
+				return
+			}
+			time.Sleep(50 * time.Millisecond)
+		}
+	})
+	return nil
 }
 
 var quoted = regexp.MustCompile(`"[^"]*"|\S+`)

@@ -150,7 +150,7 @@ func readDefinitions(file string) ([]kek.Source, error) {
 	}
 	defs, err := app.ParseDefinitions(text)
 	if err != nil {
-		return nil, usageError{fmt.Errorf("--file: %s %w", file, err)}
+		return nil, usageError{fmt.Errorf("--file %s: %w", file, err)}
 	}
 	return defs, nil
 }

@@ -35,18 +35,21 @@ func script(op string, by func(request map[string]any) any) mototest.Wire {
 	}
 }
 
-// useOf is the use of a new key as answers have it.
-func useOf(t *testing.T, wires ...mototest.Wire) rotation.KeyUse {
-	t.Helper()
-	s := service(mototest.Config(t, wires...))
-	use, err := s.Keys.Use(t.Context(), create(t, s).ID)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return use
-}
-
 type m = map[string]any
+
+// useOf is the use of a key that nobody else uses, but for what the wires answer.
+func useOf(t *testing.T, wires ...mototest.Wire) (rotation.KeyUse, error) {
+	t.Helper()
+	say := func(answer m) func(map[string]any) any { return func(map[string]any) any { return answer } }
+	return service(mototest.Config(t, append(
+		wires,
+		script("DescribeKey", say(m{"KeyMetadata": m{"KeyId": "k", "Arn": "arn:aws:kms:eu-central-1:123456789012:key/k"}})),
+		script("ListGrants", say(m{"Grants": []m{}})),
+		script("ListAliases", say(m{"Aliases": []m{}})),
+		script("GetKeyPolicy", say(m{"Policy": "{}"})),
+		script("GetKeyLastUsage", say(m{"KeyLastUsage": m{}})),
+	)...)).Keys.Use(t.Context(), "k")
+}
 
 // TestUsePages: lists are read to their ends, over an empty page too.
 func TestUsePages(t *testing.T) {
@@ -54,7 +57,7 @@ func TestUsePages(t *testing.T) {
 		return m{"GranteePrincipal": "arn:aws:iam::1:role/" + n, "Operations": []string{"Decrypt", "Encrypt"}, "GrantId": n}
 	}
 	alias := func(n string) m { return m{"AliasName": "alias/" + n} }
-	use := useOf(
+	use, err := useOf(
 		t,
 		script("ListGrants", func(in map[string]any) any {
 			return map[any]any{
@@ -79,15 +82,15 @@ func TestUsePages(t *testing.T) {
 		},
 		Aliases: []string{"alias/matter/kek/another-stack/Q1/1", "alias/x", "alias/y"},
 	}
-	if d := cmp.Diff(want, use); d != "" {
-		t.Errorf("use (-want +got):\n%s", d)
+	if d := cmp.Diff(want, use); d != "" || err != nil {
+		t.Errorf("%v, use (-want +got):\n%s", err, d)
 	}
 }
 
 // TestGrants: a grant's line says all that tells whose it is, and none of an
 // application's own context.
 func TestGrants(t *testing.T) {
-	use := useOf(t, script("ListGrants", func(map[string]any) any {
+	use, err := useOf(t, script("ListGrants", func(map[string]any) any {
 		return m{"Grants": []m{
 			{
 				"GranteePrincipal": "dynamodb.eu-central-1.amazonaws.com", "Operations": []string{"CreateGrant"}, "GrantId": "1",
@@ -103,8 +106,8 @@ func TestGrants(t *testing.T) {
 		"dynamodb.eu-central-1.amazonaws.com may CreateGrant, only with context aws:dynamodb:tableName=orders tenant, may be retired by arn:aws:iam::1:root, id 1",
 		"s3.amazonaws.com may Decrypt, only with context card, only for arn:aws:s3:::b, may be retired by rds.amazonaws.com, id 2",
 	}
-	if d := cmp.Diff(want, use.Grants); d != "" {
-		t.Errorf("grants (-want +got):\n%s", d)
+	if d := cmp.Diff(want, use.Grants); d != "" || err != nil {
+		t.Errorf("%v, grants (-want +got):\n%s", err, d)
 	}
 }
 
@@ -136,14 +139,14 @@ func TestPolicies(t *testing.T) {
 		`{"Statement":{"Sid":"all","Effect":"Allow","NotPrincipal":{"AWS":` + root + `},"Action":"kms:*","Resource":"*"}}`:                 {"all"},
 		`{"Statement":[{"Sid":"a","Effect":"Deny"},` + statement(root, "") + `,{"Effect":"Deny"},{"Sid":"b","Effect":"Deny"}]}`:            {"a", "statement 3", "b"},
 	} {
-		use := useOf(t, script("GetKeyPolicy", func(map[string]any) any { return m{"Policy": document} }))
-		if d := cmp.Diff(want, use.Policy); d != "" {
-			t.Errorf("%s (-want +got):\n%s", document, d)
+		use, err := useOf(t, script("GetKeyPolicy", func(map[string]any) any { return m{"Policy": document} }))
+		if d := cmp.Diff(want, use.Policy); d != "" || err != nil {
+			t.Errorf("%s: %v (-want +got):\n%s", document, err, d)
 		}
 	}
 	for _, document := range []string{"", "no JSON", `{"Statement":["x"]}`} {
-		s := service(mototest.Config(t, script("GetKeyPolicy", func(map[string]any) any { return m{"Policy": document} })))
-		if _, err := s.Keys.Use(t.Context(), create(t, s).ID); err == nil || !strings.Contains(err.Error(), "GetKeyPolicy") {
+		_, err := useOf(t, script("GetKeyPolicy", func(map[string]any) any { return m{"Policy": document} }))
+		if err == nil || !strings.Contains(err.Error(), "GetKeyPolicy") {
 			t.Errorf("policy %q: %v, want an error", document, err)
 		}
 	}
@@ -158,12 +161,9 @@ func TestUseErrors(t *testing.T) {
 			"AccessDeniedException": rotation.ErrDenied, "NotFoundException": rotation.ErrNoKey, "KMSInternalException": nil,
 			"UnknownOperationException": nil, "UnknownOperation": nil, "UnsupportedOperationException": nil, "UnsupportedOperation": nil,
 		} {
-			s := service(mototest.Config(t, answer(op, code, "no")))
-			k := create(t, s)
-			s.Grant(t, k.ID, "somebody")
-			use, err := s.Keys.Use(t.Context(), k.ID)
+			use, err := useOf(t, answer(op, code, "no"), script("ListAliases", func(map[string]any) any { return m{"Aliases": []m{{"AliasName": "alias/a"}}} }))
 			if op == "GetKeyLastUsage" && strings.HasPrefix(code, "Un") {
-				if err != nil || use.LastUse != "" || !use.LastUseAt.IsZero() || len(use.Grants) != 1 {
+				if err != nil || use.LastUse != "" || !use.LastUseAt.IsZero() || len(use.Aliases) != 1 {
 					t.Errorf("%s in %s: %+v, %v", code, op, use, err)
 				}
 				continue
@@ -178,14 +178,14 @@ func TestUseErrors(t *testing.T) {
 // TestReplicas: only a primary key has replicas to lose.
 func TestReplicas(t *testing.T) {
 	for kind, want := range map[string][]string{"PRIMARY": {"eu-west-1", "us-east-1"}, "REPLICA": nil} {
-		use := useOf(t, script("DescribeKey", func(in map[string]any) any {
+		use, err := useOf(t, script("DescribeKey", func(map[string]any) any {
 			return m{"KeyMetadata": m{
-				"KeyId": in["KeyId"], "Arn": "arn:aws:kms:eu-central-1:123456789012:key/" + in["KeyId"].(string), "MultiRegion": true,
+				"KeyId": "k", "Arn": "arn:aws:kms:eu-central-1:123456789012:key/k", "MultiRegion": true,
 				"MultiRegionConfiguration": m{"MultiRegionKeyType": kind, "ReplicaKeys": []m{{"Region": "us-east-1"}, {"Region": "eu-west-1"}}},
 			}}
 		}))
-		if d := cmp.Diff(rotation.KeyUse{MultiRegion: true, Replicas: want}, use); d != "" {
-			t.Errorf("%s (-want +got):\n%s", kind, d)
+		if d := cmp.Diff(rotation.KeyUse{MultiRegion: true, Replicas: want}, use); d != "" || err != nil {
+			t.Errorf("%s: %v (-want +got):\n%s", kind, err, d)
 		}
 	}
 }

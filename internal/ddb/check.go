@@ -93,7 +93,7 @@ type sample struct {
 	rows      int            // items with any of the envelope's attributes
 	bound     int            // of them, those that are bound to a context: Tink's are not
 	have      map[string]int // how many of the rows have an attribute
-	first     *flaw          // of the first row that is no sound envelope
+	first     *flaw          // of the first row that is not a sound envelope
 	firstItem string
 }
 

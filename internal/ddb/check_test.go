@@ -70,6 +70,36 @@ func testCheck(t *testing.T, client dynamo) {
 	}
 }
 
+// onePaged is a DynamoDB whose pages have one item.
+type onePaged struct{ dynamo }
+
+func (p onePaged) Scan(ctx context.Context, in *dynamodb.ScanInput, o ...func(*dynamodb.Options)) (*dynamodb.ScanOutput, error) {
+	own := *in
+	own.Limit = aws.Int32(1)
+	return p.dynamo.Scan(ctx, &own, o...)
+}
+
+// TestCheckPages: an item that comes after an empty page is looked at too.
+func TestCheckPages(t *testing.T) {
+	client := ddbtest.Client(t)
+	table := idTable(t, client)
+	for _, id := range []string{"a", "b", "c", "d"} {
+		put(t, client, table, item{"id": &s{Value: id}})
+	}
+	all, err := client.Scan(t.Context(), &dynamodb.ScanInput{TableName: &table})
+	if err != nil {
+		t.Fatal(err)
+	}
+	last := all.Items[3]
+	last["kek_epoch"] = &n{Value: "1"}
+	put(t, client, table, last)
+	_, err = open(t, watch(t, onePaged{client}), sourceConfig(table)).Check(t.Context())
+	var typed *rotation.Error
+	if !errors.As(err, &typed) || typed.Field != "sources[orders].wrapped_dek_attribute" {
+		t.Errorf("%v", err)
+	}
+}
+
 // described is a DynamoDB that describes its tables otherwise.
 type described struct {
 	dynamo

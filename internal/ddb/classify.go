@@ -19,9 +19,9 @@ import (
 
 // Each item of a table is one of three. It has none of the envelope's attributes: other,
 // or declared if the definition names it. Or it has one of them: then it is a row, with
-// a flaw if it is no sound envelope. None is left out.
+// a flaw if it is not a sound envelope. None is left out.
 
-// flaw is why a row is no sound envelope.
+// flaw is why a row is not a sound envelope.
 type flaw struct {
 	kind  rotation.Defect
 	field string // of the definition that names the attribute
@@ -37,8 +37,8 @@ type handle struct {
 	tink   bool                 // it is Tink's: the wrapped DEK is inside held
 }
 
-// envelopeAttributes lists the attributes that make an item an envelope. The version counts for
-// none: it may be the application's own.
+// envelopeAttributes lists the attributes that make an item an envelope. The version is
+// not one of them: it may be the application's own.
 func (c SourceConfig) envelopeAttributes() []configured { return c.attributes()[:4] }
 
 // hasEnvelope reports an item with any of the envelope's attributes.
@@ -55,11 +55,13 @@ func (c SourceConfig) declares(i item) bool {
 	return ok && slices.Contains(c.Other.Values, s.Value)
 }
 
-// readRow reads an item; false if it has none of the envelope's attributes. A row with a
+// readRow reads an item; false if it has none of the envelope's attributes, or if the
+// definition declares it and it names neither a KEK nor a data key. A row with a
 // flaw is filled in as far as it can be: adopting one needs its wrapped DEK and context.
 // whole says that all attributes of the item are there.
 func (c SourceConfig) readRow(i item, keys []keyAttribute, payload, whole bool) (rotation.Row, *flaw, bool) {
-	if !c.hasEnvelope(i) {
+	bare := i[c.KEKID] == nil && i[c.WrappedDEK] == nil
+	if !c.hasEnvelope(i) || bare && c.declares(i) { // what names a KEK or holds a DEK is a row, whatever is declared
 		return rotation.Row{}, nil, false
 	}
 	h := handle{key: keyOf(i, keys), kek: i[c.KEKID], holder: c.WrappedDEK}
@@ -176,7 +178,7 @@ func (c SourceConfig) checkRoom(i item, whole bool) *flaw {
 	after[c.KEKID] = str(strings.Repeat("x", keyIDLength))
 	after[c.Epoch] = num(math.MaxInt64)
 	if c.Version != "" {
-		after[c.Version] = num(1)
+		after[c.Version] = num(integer(i[c.Version]) + 1)
 	}
 	if n := itemsize.Of(after) + wrappedGrowth; n > itemsize.Max {
 		return &flaw{

@@ -155,6 +155,23 @@ func testAdoptTinkRow(t *testing.T, client dynamo) {
 		t.Errorf("%v, %v", ok, err)
 	}
 	sameItem(t, "left alone", client, table, i)
+	for name, c := range map[string]struct {
+		kind rotation.Defect
+		item item
+	}{
+		"no payload":         {rotation.NoCiphertext, item{"key": &s{Value: "old"}}},
+		"an empty payload":   {rotation.NoCiphertext, item{"key": &s{Value: "old"}, "data": &b{Value: []byte{}}}},
+		"a payload of text":  {rotation.WrongType, item{"key": &s{Value: "old"}, "data": &s{Value: "x"}}},
+		"not Tink's payload": {rotation.Damaged, item{"data": &b{Value: []byte("plain")}}},
+		"an epoch alone":     {rotation.EpochAlone, item{"kek_epoch": &n{Value: "1"}}},
+		"a DEK of its own":   {rotation.NoContext, item{"key": &s{Value: "old"}, "wrapped.dek": &b{Value: []byte("dek")}, "data": &b{Value: whole}}},
+	} {
+		c.item["id"] = i["id"]
+		put(t, client, table, c.item)
+		if row := only(t, source, rotation.ScanRequest{}); row.Kind != c.kind {
+			t.Errorf("%s is reported as %q: %s", name, row.Kind, row.Defect)
+		}
+	}
 }
 
 // TestForeignVersion: an attribute that happens to be named version is the

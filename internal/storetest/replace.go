@@ -130,7 +130,7 @@ func testReplaceARN(t *testing.T, h SourceHarness) {
 	h.replace(t, "a row as it was read", row, rewrapped(), true, moved)
 }
 
-// testReplaceDefect: what is no sound envelope is not replaced, and one without room
+// testReplaceDefect: what is not a sound envelope is not replaced, and one without room
 // is refused by the place itself: its own failure, not that of the source.
 func testReplaceDefect(t *testing.T, h SourceHarness) {
 	for kind, reported := range h.Defects {

@@ -219,7 +219,7 @@ func testRows(t *testing.T, h SourceHarness) {
 	}
 }
 
-// testDefects: each item that is no sound envelope is reported with its kind, beside
+// testDefects: each item that is not a sound envelope is reported with its kind, beside
 // others. One without room is seen by who reads whole items.
 func testDefects(t *testing.T, h SourceHarness) {
 	h.Put(t, "good", sound("good"))
@@ -238,7 +238,7 @@ func testDefects(t *testing.T, h SourceHarness) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			same(t, "items that are no rows", p.Other+p.Declared, 0)
+			same(t, "items other than rows", p.Other+p.Declared, 0)
 			for _, r := range p.Rows {
 				got[r.Kind]++
 				if r.ID == "" || (r.Kind == "") != (r.Defect == "") {

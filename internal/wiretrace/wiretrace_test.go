@@ -157,6 +157,10 @@ func calls() []call {
 			"ConditionExpression":"` + cond + `","ExpressionAttributeNames":{"#k":"key_ref","#d":"edek","#e":"key_epoch","#v":"rev","#b":"body"},
 			"ExpressionAttributeValues":{":k":{"S":"new"},":d":{"B":"ZGVr"},":e":{"N":"2"},":b":{"B":"Ym9keQ=="},":ok":{"S":"old"},":od":{"B":"d2Fz"},":ob":{"B":"d2Fz"},":zero":{"N":"0"},":one":{"N":"1"}}}`
 	}
+	label := func(cond string) string {
+		return `{"TableName":"it-orders","Key":{` + rowKey + `},"UpdateExpression":"SET #k = :k","ConditionExpression":"` + cond + `",
+			"ExpressionAttributeNames":{"#k":"key_ref","#d":"edek"},"ExpressionAttributeValues":{":k":{"S":"new"},":od":{"B":"d2Fz"},":arn":{"S":"arn:aws:kms:r:1:key/new"}}}`
+	}
 	_, added := record(5, "source_added", "")
 	_, registered := record(5, "kek_registered", "")
 	_, started := record(5, "rotation_started", "q2")
@@ -253,7 +257,14 @@ func calls() []call {
 		dynamo("a row as it is, by a function", "PutItem", "rewrap", `{"TableName":"it-orders","Item":{`+rowItem+`}}`,
 			with(row, func(e *trace.Event) { e.Effect, e.Shard, e.Actor = "Table.Insert", -1, "rewrap" })),
 		dynamo("an update", "UpdateItem", "", update(", #b = :b", "attribute_exists(#k) AND (attribute_not_exists(#e) OR #e <= :e)"),
-			with(row, func(e *trace.Event) { e.Effect = "Table.Update" })),
+			with(row, func(e *trace.Event) { e.Effect, e.Shard = "Table.Update", trace.Unfenced })),
+		dynamo("an update past the fence", "TransactWriteItems", "", `{"TransactItems":[{"Update":`+update(", #b = :b", "#b = :ob AND attribute_not_exists(#e)")+`},`+fenced+`]}`,
+			with(row, func(e *trace.Event) { e.Effect, e.Shard = "Table.Update", 3 })),
+		dynamo("a row adopted", "UpdateItem", "", label("#d = :od AND attribute_not_exists(#k)"),
+			trace.Event{Effect: trace.Plant, Source: "orders", Row: "b/7", KEK: "new", Blob: was}),
+		dynamo("a KEK's ARN written as its id", "UpdateItem", "", label("#d = :od AND #k = :arn")),
+		dynamo("a row labelled blindly", "UpdateItem", "", label("attribute_exists(#k)"),
+			trace.Event{Effect: "Table.Update", Source: "orders", Row: "b/7", KEK: "new"}),
 		dynamo("a rewrap", "UpdateItem", "rewrap", update("", "#k = :ok AND #d = :od"),
 			with(row, func(e *trace.Event) {
 				e.Effect, e.Actor, e.Old, e.Was, e.Body = "Table.Replace", "rewrap", "old", was, ""

@@ -41,9 +41,14 @@ PassDone(n, pass) == \A x \in todo : <<x[1], x[2]>> # <<n, pass>>
 
 (* Changes of the control table, each with its audit record. *)
 
+Tables == {"source_added", "source_removed", "mark_removed"}
+
 Change ==
   CASE E.a = "rotation_started"       -> Start(E.n, E.m) /\ rot'[E.n].old = E.old
+    [] E.a = "rows_counted"           -> Count(E.n)
     [] E.a = "kek_minted"             -> Mint(E.n, E.k)
+    [] E.a = "rows_rehearsed"         -> Rehearse(E.n)
+    [] E.a = "rotation_resumed"       -> lock = E.n /\ UNCHANGED vars
     [] E.a = "dual_unwrap_passed"     -> DualUnwrap(E.n)
     [] E.a = "pointer_switched"       -> Switch(E.n)
     [] E.a = "old_kek_sealed"         -> Seal(E.n)
@@ -52,12 +57,14 @@ Change ==
     [] E.a = "kms_rotation_completed" -> PassDone(E.n, "verify") /\ Complete(E.n)
     [] E.a = "rolled_back"            -> PreSwitchFailure(E.n)
     [] E.a = "reminted"               -> Remint(E.n)
+    [] E.a = "kek_registered"         -> Register(E.k)
     [] E.a = "kek_genesis"            -> E.k = 1 /\ UNCHANGED vars
+    [] E.a \in Tables                 -> UNCHANGED vars       \* all rows are in the first table here
     [] E.a = "recorded"               -> UNCHANGED vars       \* a record of its own
     [] OTHER                          -> FALSE
 
 Wrote ==                      \* what the action changes is what was written, all of it
-  /\ rot'[E.n].ph = E.ph
+  /\ E.n # 0 => rot'[E.n].ph = E.ph
   /\ {<<k, kek'[k]>> : k \in {j \in KEK : kek'[j] # kek[j]}} = E.states
   /\ ptr' = IF E.moved THEN [kek |-> E.k, ep |-> E.e] ELSE ptr
   /\ fence' = IF E.opened = {} THEN fence ELSE [fence EXCEPT ![E.k] = @ \cup E.opened]
@@ -87,14 +94,14 @@ InKMS ==
     [] E.a = "claim"   -> IF E.k \in owner THEN UNCHANGED vars ELSE Claim(E.k)
     [] E.a = "disable" -> IF E.k \notin on THEN UNCHANGED vars
                           ELSE IF Stray(E.k)
-                            THEN on' = on \ {E.k} /\ UNCHANGED <<kek, tag, owner, doomed, reaper, ctlV, workV, dataV, cntV>>
+                            THEN on' = on \ {E.k} /\ UNCHANGED <<kek, tag, owner, doomed, reaper, unfit, ctlV, workV, dataV, cntV>>
                             ELSE DisableRetired(E.k)
-    [] E.a = "enable"  -> on' = on \cup {E.k} /\ UNCHANGED <<kek, tag, owner, doomed, reaper, ctlV, workV, dataV, cntV>>
+    [] E.a = "enable"  -> on' = on \cup {E.k} /\ UNCHANGED <<kek, tag, owner, doomed, reaper, unfit, ctlV, workV, dataV, cntV>>
 
 (* Leases and fences. A lease is named after its holder and KEK; its version *)
 (* is when it expires.                                                       *)
 
-Leased == UNCHANGED <<keyV, ctlV, seen, rw, clean, dataV, cntV>>
+Leased == UNCHANGED <<keyV, ctlV, seen, rw, clean, passV, dataV, cntV>>
 
 InDrain ==
   CASE E.a = "lease"  -> /\ kek[E.k] \notin {"none", "pending"}
@@ -119,8 +126,8 @@ Fresh    == Dek(E.k, writes + 1)
 
 Moved(r) ==                  \* RewrapRead, then RewrapWrite: the row still was what was read
   \E n \in Rot :
-    /\ rot[n].old = E.old /\ rot[n].new = E.k /\ rot[n].ep = E.e /\ Rewrapping(n)
-    /\ row[r] # NoRow /\ row[r].kid = E.old /\ blob[r][1] = E.was
+    /\ E.old \in rot[n].olds /\ rot[n].new = E.k /\ rot[n].ep = E.e /\ Rewrapping(n)
+    /\ r \in Frozen(n) /\ row[r] # NoRow /\ row[r].kid = E.old /\ blob[r][1] = E.was
     /\ Payload(n) <=> E.pay # 0
     /\ Payload(n) => blob[r][2] = E.waspay
     /\ RewrapRow(r, Wrapping(n, r))
@@ -132,7 +139,7 @@ InRows ==
   CASE E.a = "insert"  -> /\ <<E.k, E.e>> \in past /\ InsertOK(r, E.k, E.s)
                           /\ Written(r, E.k, E.e, Fresh) /\ writes' = writes + 1 /\ Blob(r) /\ Other(r)
     [] E.a = "refused" -> (row[r] # NoRow \/ E.s \notin fence[E.k]) /\ UNCHANGED <<vars, blob>>
-    [] E.a = "update"  -> /\ <<E.k, E.e>> \in past /\ UpdateOK(r, E.e)
+    [] E.a = "update"  -> /\ <<E.k, E.e>> \in past /\ UpdateOK(r, E.k, E.e, E.s)
                           /\ Written(r, E.k, E.e, Fresh) /\ writes' = writes + 1 /\ Blob(r) /\ Other(r)
     [] E.a = "plant"   -> Written(r, E.k, E.e, Fresh) /\ writes' = writes + 1 /\ Blob(r) /\ Other(r)
     [] E.a = "delete"  -> row' = [row EXCEPT ![r] = NoRow] /\ UNCHANGED <<writes, blob>> /\ Other(r)
@@ -155,9 +162,9 @@ Act ==
 
 (* ScanRow of every row that looks clean, at once. *)
 Seeable == IF lock = 0 \/ rot[lock].ph \notin {"drained", "rewrapped", "retired"} THEN {}
-           ELSE {r \in Row \ clean : LooksClean(lock, r)}
+           ELSE {r \in Frozen(lock) \ clean : LooksClean(lock, r)}
 See     == /\ clean' = clean \cup Seeable
-           /\ UNCHANGED <<keyV, ctlV, lease, seen, gone, rw, dataV, cntV, logV, seenV, t, i>>
+           /\ UNCHANGED <<keyV, ctlV, lease, seen, gone, rw, passV, dataV, cntV, logV, seenV, t, i>>
 
 Says(name, ok) == ok \/ (PrintT(<<"violates", t, i, name>>) /\ FALSE)
 Sound ==

@@ -45,14 +45,15 @@ const batch = 5000
 func Check(ctx context.Context, runs ...[]Event) ([]Verdict, error) {
 	verdicts := make([]Verdict, len(runs))
 	converted := make([]*run, len(runs))
-	groups := map[int][]int{} // by the number of shards, which a model fixes
+	groups := map[[2]int][]int{} // by the numbers of shards and historic KEKs, which a model fixes
 	for i, events := range runs {
 		r, err := convert(events)
 		if err != nil {
 			return nil, fmt.Errorf("trace %d: %w", i, err)
 		}
 		converted[i] = r
-		groups[r.shards] = append(groups[r.shards], i)
+		group := [2]int{r.shards, r.historic}
+		groups[group] = append(groups[group], i)
 	}
 	for _, group := range groups {
 		for len(group) > 0 {
@@ -142,7 +143,8 @@ func config(runs []*run) string {
 			dup = max(dup, n)
 		}
 	}
-	for 1+rots*mints*(1+dup) < keys+1 {
+	historic := runs[0].historic
+	for 1+historic+rots*mints*(1+dup) < keys+1 {
 		dup++
 	}
 	return fmt.Sprintf(`SPECIFICATION TSpec
@@ -162,8 +164,14 @@ CONSTANTS
   DekCache = TRUE
   Deletes = TRUE
   Restore = "raw"
+  Side = {}
+  Historic = %d
+  Foreign = "raw"
+  Lies = TRUE
+  Unfit = FALSE
+  Unmarked = FALSE
   Off = {}
-`, numbers(1, rows), numbers(1, writers), numbers(0, runs[0].shards-1), rots, mints, dup)
+`, numbers(1, rows), numbers(1, writers), numbers(0, runs[0].shards-1), rots, mints, dup, historic)
 }
 
 func numbers(from, to int) string {

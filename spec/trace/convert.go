@@ -10,21 +10,23 @@ import (
 // run is a trace in the model's terms: everything is a number, given in the order
 // of first appearance, as the model numbers rotations and keys itself.
 type run struct {
-	lines   []string // TLA+ records
-	at      []int    // the event that each line stands for
-	head    int64    // records in the chain when the recording began
-	stored  int64    // of them in the bucket
-	shards  int
-	base    int64 // the pointer's epoch then
-	keks    names
-	rots    names
-	rows    names
-	writers names
-	blobs   names
-	times   names
-	parts   names       // segments of sources
-	mints   int         // attempts at most
-	made    map[any]int // keys per rotation and attempt
+	lines  []string // TLA+ records
+	at     []int    // the event that each line stands for
+	head   int64    // records in the chain when the recording began
+	stored int64    // of them in the bucket
+	shards int
+	base   int64 // the pointer's epoch then
+
+	historic int // KEKs that are registered during the run: numbers 2 and up
+	keks     names
+	rots     names
+	rows     names
+	writers  names
+	blobs    names
+	times    names
+	parts    names       // segments of sources
+	mints    int         // attempts at most
+	made     map[any]int // keys per rotation and attempt
 }
 
 // names numbers what it is asked for, from 1.
@@ -56,6 +58,12 @@ func convert(events []Event) (*run, error) {
 	if len(r.keks) == 0 {
 		return nil, fmt.Errorf("a run of %d events has neither a snapshot nor a kek_genesis", len(events))
 	}
+	for _, e := range events {
+		if e.Event == "kek_registered" {
+			r.keks.of(registered(e))
+		}
+	}
+	r.historic = len(r.keks) - 1
 	for i, e := range events {
 		class, fields := r.event(e)
 		if class == "" {
@@ -130,10 +138,21 @@ var leaseWord = map[string]string{
 	"Store.PutLease": "lease", "Store.RenewLease": "renew", "Store.DropLease": "drop", "Store.Revoke": "revoke",
 }
 
+// registered is the KEK of a kek_registered.
+func registered(e Event) string {
+	for id := range e.States {
+		return id
+	}
+	return e.KEK
+}
+
 func (r *run) change(e Event) string {
+	if e.Event == "kek_registered" {
+		e.KEK = registered(e)
+	}
 	f := fmt.Sprintf(`a |-> %q, seq |-> %d, k |-> %s, old |-> %s, e |-> %d`, e.Event, e.Seq, r.kek(e.KEK), r.kek(e.Old), r.epoch(e.Epoch))
 	if e.Rotation == "" {
-		return f
+		return f + ", n |-> 0, " + r.wrote(e)
 	}
 	var segments []string
 	for _, source := range slices.Sorted(maps.Keys(e.Segments)) {
