@@ -19,7 +19,7 @@ GOARCH_x86_64 := amd64
 export MATTER_ROOT := $(CURDIR)
 export SAM_CLI_TELEMETRY := 0
 
-.PHONY: help demo test build package check-tools venv dynamodb-local rekor-server spec spec-deep fuzz sim sim-deep mutants chaos requirements lint fmt clean
+.PHONY: help demo test build package check-tools venv dynamodb-local rekor-server spec spec-deep fuzz sim sim-deep mutants mutation chaos requirements lint fmt clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -94,6 +94,9 @@ sim-deep: ## every pair of faults, then seeds, for MATTER_SIM_BUDGET (default 30
 mutants: build venv dynamodb-local rekor-server build/tla2tools.jar ## plant every bug and write the tables of docs/testing.md
 	@MATTER_MUTANTS=1 go test ./internal/sim -run TestPlantedBugs -v -count 1 -timeout 0 -args -update
 	MATTER_REQUIRE_LOCAL=1 MATTER_MUTANTS=1 go test ./integration -run TestPlantedBugs -v -count 1 -timeout 0 -args -update
+
+mutation: venv dynamodb-local rekor-server ## change every line of the main packages, for MATTER_MUTATION_BUDGET (default 10m), and see their tests fail
+	@MATTER_REQUIRE_LOCAL=1 MATTER_MUTATION=1 go test ./internal/mutation -run 'TestMutation$$' -v -count 1 -timeout 0 -args $(if $(UPDATE),-update)
 
 chaos: build venv dynamodb-local rekor-server ## rotations with killed processes, MATTER_CHAOS_RUNS of them (default 50)
 	@MATTER_REQUIRE_LOCAL=1 MATTER_CHAOS_RUNS=$${MATTER_CHAOS_RUNS:-50} go test ./integration -run 'TestChaos$$' -v -count 1 -timeout 0

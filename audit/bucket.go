@@ -50,6 +50,9 @@ type Bucket interface {
 // ManifestName is the file in which [Copy] keeps what plain files cannot say.
 const ManifestName = "versions.json"
 
+// otherVersions is the directory of what cannot be a file under its key.
+const otherVersions = "other-versions"
+
 // manifestEntry is a version and where its bytes are.
 type manifestEntry struct {
 	ObjectVersion
@@ -107,7 +110,7 @@ func (d *Dir) Versions(context.Context) ([]ObjectVersion, error) {
 func (d *Dir) Read(_ context.Context, v ObjectVersion) (Object, error) {
 	e, known := d.manifest[v]
 	if !known {
-		e = manifestEntry{ObjectVersion: v, File: v.Key}
+		e.File = v.Key
 	}
 	b, err := fs.ReadFile(d.files, e.File)
 	if err != nil {
@@ -142,13 +145,15 @@ func copyInto(ctx context.Context, from Bucket, root *os.Root) error {
 		return err
 	}
 	entries := []manifestEntry{}
+	taken := map[string]bool{".": true, ManifestName: true, otherVersions: true}
 	for i, v := range versions {
 		e := manifestEntry{ObjectVersion: v}
 		if !v.DeleteMarker {
 			e.File = v.Key
-			if i > 0 && versions[i-1].Key == v.Key || !fs.ValidPath(v.Key) {
-				e.File = fmt.Sprintf("other-versions/%06d", i)
+			if !fs.ValidPath(v.Key) || isTaken(taken, v.Key) {
+				e.File = fmt.Sprintf("%s/%06d", otherVersions, i)
 			}
+			taken[e.File] = true
 			if e.Lock, err = copyOne(ctx, from, v, root, e.File); err != nil {
 				return err
 			}
@@ -160,6 +165,18 @@ func copyInto(ctx context.Context, from Bucket, root *os.Root) error {
 		return err
 	}
 	return root.WriteFile(ManifestName, b, 0o600)
+}
+
+// isTaken says whether a key cannot be a file because there is one of its name, or
+// one where its directory would be: whoever can write the bucket can write such keys,
+// and must not be able to prevent a copy.
+func isTaken(taken map[string]bool, key string) bool {
+	for p := path.Dir(key); p != "."; p = path.Dir(p) {
+		if taken[p] {
+			return true
+		}
+	}
+	return taken[key]
 }
 
 func copyOne(ctx context.Context, from Bucket, v ObjectVersion, root *os.Root, file string) (*Lock, error) {

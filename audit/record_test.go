@@ -149,18 +149,19 @@ func TestFollow(t *testing.T) {
 		e     audit.Entry
 		chain string
 		head  audit.Head
+		want  string
 	}{
-		"another chain's first record": {foreign, "prod", audit.Genesis("prod")},
-		"under another name":           {first, "test", audit.Genesis("test")},
-		"another chain's genesis":      {first, "prod", audit.Genesis("test")},
-		"a gap":                        {fourth, "prod", second.Head()},
-		"the record itself":            {second, "prod", second.Head()},
-		"one record back":              {first, "prod", second.Head()},
-		"after a fork":                 {entries[2], "prod", fork.Head()},
+		"another chain's first record": {foreign, "prod", audit.Genesis("prod"), `record 1 belongs to chain "test", not "prod"`},
+		"under another name":           {first, "test", audit.Genesis("test"), `record 1 belongs to chain "prod", not "test"`},
+		"another chain's genesis":      {first, "prod", audit.Genesis("test"), "record 1 does not commit to record 0"},
+		"a gap":                        {fourth, "prod", second.Head(), "record 4 follows record 2"},
+		"the record itself":            {second, "prod", second.Head(), "record 2 follows record 2"},
+		"one record back":              {first, "prod", second.Head(), "record 1 follows record 2"},
+		"after a fork":                 {entries[2], "prod", fork.Head(), "record 3 does not commit to record 2"},
 	} {
 		got, err := tc.e.Follow(tc.chain, tc.head)
-		if !errors.Is(err, audit.ErrBroken) || got != tc.head {
-			t.Errorf("%s: %+v, %v", name, got, err)
+		if !errors.Is(err, audit.ErrBroken) || !strings.HasSuffix(err.Error(), tc.want) || got != tc.head {
+			t.Errorf("%s: %+v, %v, want %s", name, got, err, tc.want)
 		}
 	}
 }

@@ -6,14 +6,19 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/matter-ops/kms-rotation/audit"
 	"github.com/matter-ops/kms-rotation/internal/audittest"
+	"github.com/matter-ops/kms-rotation/internal/rekor/rekortest"
 )
 
-var update = flag.Bool("update", false, "write the table of docs/audit.md anew")
+var update = flag.Bool("update", false, "write the table of docs/audit.md and the findings of testdata again")
 
 // views are the ways to look at a bucket.
 var views = map[string]func(t *testing.T, b audit.Bucket) audit.Bucket{
@@ -62,6 +67,9 @@ func TestSound(t *testing.T) {
 			if r.Records != 10 || r.Anchors != 3 || r.Anchored != 9 || r.LogIndex != 3 || *r.Last != p.Known[2] {
 				t.Errorf("%+v", r)
 			}
+			if r.Chain != audittest.Chain || r.HeadHash != w.Head.Hash || r.AnchorAt.Format(time.TimeOnly) != "02:09:00" || r.Findings == nil {
+				t.Errorf("%+v", r)
+			}
 			if want := "audit: 10 records, 9 anchored at log index 3 of rekor.test, verified"; r.String() != want {
 				t.Errorf("got %q, want %q", r.String(), want)
 			}
@@ -78,6 +86,65 @@ func TestTampering(t *testing.T) {
 	for _, c := range audittest.Cases() {
 		for name, view := range views {
 			t.Run(c.Name+"/"+name, func(t *testing.T) { audittest.Run(t, c, view) })
+		}
+	}
+}
+
+// TestNothingAnchored: a report of no anchor has no entry in a log, and entry 0 is one.
+func TestNothingAnchored(t *testing.T) {
+	r := verify(t, &audittest.Bucket{}, audittest.New(t).Policy)
+	if r.LogIndex != -1 || r.Last != nil || r.Result != audit.Unproven {
+		t.Errorf("%+v", r)
+	}
+	log, w := rekortest.New(t), audittest.New(t)
+	w.Policy.Trust.Logs = []audit.Log{log.Trust()}
+	for n := range w.Anchors {
+		w.Anchors[n].Proof = log.Submit(t, w.Anchors[n].Signed)
+		b, err := w.Anchors[n].Encode()
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.Bucket.Replace(anchor(int64(n)+1), b)
+	}
+	if r := verify(t, w.Bucket, w.Policy); r.Result != audit.Green || w.Anchors[0].Proof.Index != 0 || r.LogIndex != 2 {
+		t.Errorf("%s: %v", r, r.Findings)
+	}
+}
+
+// changing are the parts of findings that differ from run to run.
+var changing = regexp.MustCompile(`[0-9a-f]{64}|\[[0-9 ]+\]|\+[0-9a-f]{8}`)
+
+// TestFindings holds every case to all of its findings, and to the verdict: one fault
+// is one finding, and what it does not touch is still verified.
+func TestFindings(t *testing.T) {
+	const golden = "testdata/findings.txt"
+	want, err := os.ReadFile(golden)
+	if err != nil && !*update {
+		t.Fatal(err)
+	}
+	for name, view := range views {
+		var got strings.Builder
+		for _, c := range audittest.Cases() {
+			w := audittest.New(t)
+			c.Tamper(w)
+			p := w.Policy
+			if c.Memory != nil {
+				c.Memory(w, &p)
+			}
+			r := verify(t, view(t, w.Bucket), p)
+			fmt.Fprintf(&got, "%s\n\t%s, tail %s\n", c.Name, r, r.TailAge)
+			for _, f := range r.Findings {
+				fmt.Fprintf(&got, "\t%s\n", strings.ReplaceAll(changing.ReplaceAllString(f.String(), "…"), "\n", " "))
+			}
+		}
+		if *update {
+			if err := os.WriteFile(golden, []byte(got.String()), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			return
+		}
+		if d := cmp.Diff(strings.Split(string(want), "\n"), strings.Split(got.String(), "\n")); d != "" {
+			t.Errorf("%s: the findings of %s (-want +got):\n%s", name, golden, d)
 		}
 	}
 }

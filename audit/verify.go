@@ -153,11 +153,8 @@ func (v *verifier) checkHead() {
 func (v *verifier) checkTail() {
 	covered := v.report.Anchored
 	key := ObjectKey(v.Chain, covered+1)
-	switch {
-	case v.report.Records == 0:
+	if v.report.Records == 0 {
 		v.find(NoRecords, key, "the bucket holds no record of chain %q", v.Chain)
-		return
-	case covered >= v.report.Records:
 		return
 	}
 	for _, l := range v.links {

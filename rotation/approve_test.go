@@ -78,7 +78,7 @@ func TestApproval(t *testing.T) {
 	}
 	_, err := d.verdict(bob, "too late", true)
 	wantKind(t, err, rotation.Refused)
-	wantEvents(t, d.site, "rotation_started", "kek_minted", "dual_unwrap_passed", "approval_wanted", "approval_given", "pointer_switched",
+	wantEvents(t, d.site, "rotation_started", "rows_counted", "kek_minted", "rows_rehearsed", "dual_unwrap_passed", "approval_wanted", "approval_given", "pointer_switched",
 		"old_kek_sealed", "rows_rewrapped", "old_kek_retired", "kms_rotation_completed")
 	if !slices.Contains(d.mail, "KEK rotation waits for a second person") {
 		t.Errorf("mail %q", d.mail)
@@ -145,7 +145,7 @@ func TestApprovalNotGiven(t *testing.T) {
 }
 
 // TestApprovalIsForOnePlan checks that an approval does not outlive what it was given
-// for: another set of sources is another plan.
+// for: other sources, another definition of one and other old KEKs are another plan.
 func TestApprovalIsForOnePlan(t *testing.T) {
 	d := twoPersons(t)
 	d.as(alice, func() { d.advance(spring, rotation.ExecutionInput{}, kek.Tested) }) // by hand: who runs it is who asks
@@ -155,16 +155,36 @@ func TestApprovalIsForOnePlan(t *testing.T) {
 	if _, err := d.verdict(bob, "", false); err != nil {
 		t.Fatal(err)
 	}
-	all := d.Sources
-	d.Sources = all[:1]
-	_, err := d.Switch(t.Context(), input(spring))
-	wantKind(t, err, rotation.ApprovalMissing)
-	if _, err := d.verdict(bob, "", false); err != nil { // it can be given anew
-		t.Fatal(err)
+	for name, edit := range map[string]func(r *kek.Rotation){
+		"a source less":      func(r *kek.Rotation) { r.Sources = r.Sources[:1] },
+		"another definition": func(r *kek.Rotation) { r.Sources[0].Definition = `{"a":1}` },
+		"another old KEK":    func(r *kek.Rotation) { r.Olds = append(r.Olds, "kek-9999") },
+	} {
+		other := altered{d.store, func(v *kek.View) {
+			if v.Rotation != nil {
+				edit(v.Rotation)
+			}
+		}}
+		d.Registry = other
+		_, err := d.Switch(t.Context(), input(spring))
+		if wantKind(t, err, rotation.ApprovalMissing); d.pointer().KEKID != d.first {
+			t.Errorf("%s: the pointer moved", name)
+		}
+		d.as(bob, func() { // it can be given again, for the plan that is
+			r := must(other.Load(t.Context(), spring)).Rotation
+			_, err = d.Judge(t.Context(), rotation.Verdict{RotationID: spring, Plan: d.PlanHash(*r)})
+		})
+		d.must(err)
+		d.Registry = d.store
+		_, err = d.Switch(t.Context(), input(spring))
+		wantKind(t, err, rotation.ApprovalMissing)
+		if _, err := d.verdict(bob, "", false); err != nil {
+			t.Fatal(err)
+		}
 	}
-	d.Sources = all
-	_, err = d.Switch(t.Context(), input(spring))
-	wantKind(t, err, rotation.ApprovalMissing)
+	if _, err := d.Switch(t.Context(), input(spring)); err != nil {
+		t.Errorf("under the approved plan: %v", err)
+	}
 }
 
 // TestApprovalGivenWhileNobodyWaited resumes a rotation whose execution ended between

@@ -15,7 +15,7 @@ func TestEmptyCorpus(t *testing.T) {
 	s.remove(s.corpus, "known-2.json")
 	_, err := s.Preflight(t.Context(), preflightInput(spring, rotation.ExecutionInput{}))
 	wantKind(t, err, rotation.SourceMisconfigured)
-	if e := typed(err); e.Field != "MATTER_CORPUS" {
+	if e := typed(err); e.Field != "sources[corpus]" {
 		t.Errorf("field %q", e.Field)
 	}
 

@@ -38,7 +38,7 @@ func TestDrill(t *testing.T) {
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("evidence (-want +got):\n%s", diff)
 	}
-	wantEvents(t, d.site, "rotation_started", "kek_minted", "rolled_back", "drill_passed")
+	wantEvents(t, d.site, "rotation_started", "rows_counted", "kek_minted", "rows_rehearsed", "rolled_back", "drill_passed")
 	if diff := cmp.Diff([]string{"KEK rotation started", "KEK rotation drill passed"}, d.mail); diff != "" {
 		t.Errorf("mail (-want +got):\n%s", diff)
 	}
@@ -71,15 +71,16 @@ func TestDrillFails(t *testing.T) {
 // stopped by the step and by the registry's rules.
 func TestDrillNeverPassesTheTest(t *testing.T) {
 	s := newSite(t)
-	s.advance(spring, drill, kek.Minted)
 	s.CanaryRounds = 0 // no deployment can have it
+	s.advance(spring, drill, kek.Minted)
+	s.must(s.rehearse(spring))
 	_, err := s.DualUnwrap(t.Context(), input(spring))
 	wantKind(t, err, rotation.Internal)
 	v, err := s.store.Load(t.Context(), spring)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if c, err := v.Test([]byte("probe"), s.clock.now()); err == nil {
+	if c, err := v.Test(map[kek.ID][]byte{s.first: []byte("probe")}, s.clock.now()); err == nil {
 		t.Errorf("a drill may go on: %+v", c)
 	}
 	_, err = s.Switch(t.Context(), input(spring))

@@ -152,6 +152,9 @@ var emergency = rotation.ExecutionInput{Mode: "emergency", Reason: "the key was 
 // input is a step's input for a rotation.
 func input(id string) rotation.StepInput { return rotation.StepInput{RotationID: id} }
 
+// verifyInput is that of verify.
+func verifyInput(id string) rotation.VerifyInput { return rotation.VerifyInput{RotationID: id} }
+
 // preflightInput is what the state machine sends to preflight.
 func preflightInput(id string, in rotation.ExecutionInput) rotation.PreflightInput {
 	return rotation.PreflightInput{ExecutionARN: "arn:aws:states:execution:" + id, ExecutionName: id, Input: in}
@@ -166,13 +169,13 @@ func (s *site) advance(id string, in rotation.ExecutionInput, to kek.Phase) {
 		run   func() error
 	}{
 		{kek.Started, func() error { _, err := s.Preflight(ctx, preflightInput(id, in)); return err }},
-		{kek.Minted, func() error { _, err := s.Mint(ctx, input(id)); return err }},
-		{kek.Tested, func() error { _, err := s.DualUnwrap(ctx, input(id)); return err }},
+		{kek.Minted, func() error { return errors.Join(s.census(id), s.mint(id)) }},
+		{kek.Tested, func() error { return errors.Join(s.rehearse(id), s.test(id)) }},
 		{kek.Switched, func() error { _, err := s.Switch(ctx, input(id)); return err }},
 		{kek.Drained, func() error { _, err := s.Drain(ctx, input(id)); return err }},
 		{kek.Rewrapped, func() error { return s.rewrapAll(id) }},
 		{kek.KEKRetired, func() error { _, err := s.Retire(ctx, rotation.RetireInput{RotationID: id}); return err }},
-		{kek.Completed, func() error { _, err := s.Verify(ctx, input(id)); return err }},
+		{kek.Completed, func() error { _, err := s.Verify(ctx, verifyInput(id)); return err }},
 	}
 	for _, step := range steps {
 		v, err := s.store.Load(ctx, id)
@@ -191,9 +194,46 @@ func (s *site) advance(id string, in rotation.ExecutionInput, to kek.Phase) {
 	}
 }
 
+func (s *site) census(id string) error {
+	out, err := s.Verify(s.t.Context(), rotation.VerifyInput{RotationID: id, Census: true})
+	if err == nil && !out.Done {
+		err = errors.New("the census is not done")
+	}
+	return err
+}
+
+func (s *site) mint(id string) error {
+	_, err := s.Mint(s.t.Context(), input(id))
+	return err
+}
+
+func (s *site) rehearse(id string) error {
+	_, err := s.Rewrap(s.t.Context(), rotation.RewrapInput{RotationID: id, Rehearse: true})
+	return err
+}
+
+func (s *site) test(id string) error {
+	_, err := s.DualUnwrap(s.t.Context(), input(id))
+	return err
+}
+
+func (s *site) retire(id string) error {
+	out, err := s.Retire(s.t.Context(), rotation.RetireInput{RotationID: id})
+	if err == nil && !out.Done {
+		err = errors.New("the retirement is not done")
+	}
+	return err
+}
+
+func (s *site) verify(id string) error {
+	_, err := s.Verify(s.t.Context(), verifyInput(id))
+	return err
+}
+
 // rewrapAll rewraps every segment and records that it is done.
 func (s *site) rewrapAll(id string) error {
-	for _, src := range s.Sources {
+	for _, def := range s.record(id).Sources {
+		src := must(s.OpenSource(def))
 		for i := range src.Segments(s.Segments) {
 			if _, err := s.Rewrap(s.t.Context(), rotation.RewrapInput{RotationID: id, Source: src.Name(), Segment: i}); err != nil {
 				return err

@@ -76,13 +76,14 @@ func TestDualUnwrapFails(t *testing.T) {
 		{"it is empty", entry(func(_ *site, r *memstore.Record) { r.Ciphertext = nil }), rotation.CorpusCorrupted, "known-2.json"},
 		{"it is of another context", entry(func(_ *site, r *memstore.Record) { r.Context = nil }), rotation.CorpusCorrupted, "known-2.json"},
 		{"it opens to something else", entry(func(_ *site, r *memstore.Record) { r.PlainSHA = "00" }), rotation.CorpusCorrupted, "known-2.json"},
-		{"its hash is missing", entry(func(_ *site, r *memstore.Record) { r.PlainSHA = "" }), rotation.CorpusCorrupted, "known-2.json"},
+		{"its hash is missing", entry(func(_ *site, r *memstore.Record) { r.PlainSHA, r.Defect = "", "no plaintext_sha256" }), rotation.CorpusCorrupted, "known-2.json"},
 		{"it is no envelope", entry(func(_ *site, r *memstore.Record) { r.Defect = "not JSON" }), rotation.CorpusCorrupted, "known-2.json"},
 		{"it is under another KEK", entry(func(_ *site, r *memstore.Record) { r.KEK = "kek-9999" }), rotation.CorpusCorrupted, "known-2.json"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			s := newSite(t)
 			s.advance(spring, rotation.ExecutionInput{}, kek.Minted)
+			s.must(s.rehearse(spring))
 			tc.setup(s)
 			before := s.snapshot()
 			_, err := s.DualUnwrap(t.Context(), input(spring))
@@ -115,14 +116,27 @@ func TestDualUnwrapCounts(t *testing.T) {
 		s.insert(s.corpus, fmt.Sprintf("more-%03d.json", i))
 	}
 	s.advance(spring, rotation.ExecutionInput{}, kek.Minted)
+	s.must(s.rehearse(spring))
 	out, err := s.DualUnwrap(t.Context(), input(spring))
 	if err != nil || out.Canaries != s.CanaryRounds || out.Corpus != 152 {
 		t.Errorf("%+v, %v", out, err)
 	}
-	s.Corpus = nil // a deployment without a corpus
-	s2 := newSite(t)
-	s2.Corpus = nil
+	s.advance(spring, rotation.ExecutionInput{}, kek.Completed)
+	for id := range s.rows() { // what is no known cipher does not count, and nothing but that proves nothing
+		if id.table == s.corpus {
+			r := s.rows()[id]
+			r.PlainSHA = ""
+			s.corpus.Plant(id.id, r)
+		}
+	}
+	s.advance("later", rotation.ExecutionInput{}, kek.Minted)
+	s.must(s.rehearse("later"))
+	_, err = s.DualUnwrap(t.Context(), input("later"))
+	wantKind(t, err, rotation.CorpusCorrupted)
+	s2 := newSite(t) // a deployment without a corpus
+	s2.must(s2.RemoveSource(t.Context(), "corpus", "there is none"))
 	s2.advance(spring, rotation.ExecutionInput{}, kek.Minted)
+	s2.must(s2.rehearse(spring))
 	if out, err := s2.DualUnwrap(t.Context(), input(spring)); err != nil || out.Corpus != 0 {
 		t.Errorf("without a corpus: %+v, %v", out, err)
 	}
@@ -151,8 +165,9 @@ func TestMintNeverSwitchesToDeadKey(t *testing.T) {
 func TestMintFindsDeadKey(t *testing.T) {
 	s := newSite(t)
 	s.advance(spring, rotation.ExecutionInput{}, kek.Started)
+	s.must(s.census(spring))
 	s.world.SetHook(func(op string, args ...any) (bool, error) {
-		if op == "KMS.Describe" {
+		if op == "KMS.Describe" && args[0] != s.first {
 			s.world.SetHook(nil)
 			s.must(s.kms.Disable(t.Context(), args[0].(kek.ID)))
 		}
@@ -173,7 +188,9 @@ func TestStepsOfNothing(t *testing.T) {
 		"drain":      func() error { _, err := s.Drain(t.Context(), input("x")); return err },
 		"rewrap":     func() error { _, err := s.Rewrap(t.Context(), rotation.RewrapInput{RotationID: "x"}); return err },
 		"retire":     func() error { _, err := s.Retire(t.Context(), rotation.RetireInput{RotationID: "x"}); return err },
-		"verify":     func() error { _, err := s.Verify(t.Context(), input("x")); return err },
+		"verify":     func() error { _, err := s.Verify(t.Context(), verifyInput("x")); return err },
+		"census":     func() error { return s.census("x") },
+		"rehearse":   func() error { return s.rehearse("x") },
 		"rollback": func() error {
 			_, err := s.Retire(t.Context(), rotation.RetireInput{RotationID: "x", Action: rotation.ActionPreSwitchFailure})
 			return err
@@ -197,22 +214,22 @@ func TestStepsOfNothing(t *testing.T) {
 func TestGenesisRefuses(t *testing.T) {
 	s := newSite(t)
 	before := s.snapshot()
-	if p, err := s.Genesis(t.Context(), s.first, "genesis"); err != nil || p != s.pointer() {
+	if p, err := s.Genesis(t.Context(), s.first, "genesis", nil); err != nil || p != s.pointer() {
 		t.Errorf("repeated: %+v, %v", p, err)
 	}
-	_, err := s.Genesis(t.Context(), s.first, "a\nb")
+	_, err := s.Genesis(t.Context(), s.first, "a\nb", nil)
 	wantKind(t, err, rotation.InvalidInput)
 	if diff := s.diff(before); diff != "" {
 		t.Errorf("the world changed (-was +is):\n%s", diff)
 	}
-	k, err := s.kms.Create(t.Context(), "", 0, "second")
+	k, err := s.kms.Create(t.Context(), "", 0, "second", false)
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = s.Genesis(t.Context(), k.ID, "second")
+	_, err = s.Genesis(t.Context(), k.ID, "second", nil)
 	wantKind(t, err, rotation.Refused)
 	s.must(s.kms.Disable(t.Context(), k.ID))
-	_, err = s.Genesis(t.Context(), k.ID, "second")
+	_, err = s.Genesis(t.Context(), k.ID, "second", nil)
 	wantKind(t, err, rotation.KeyUnusable)
 	if s.pointer().KEKID != s.first {
 		t.Error("genesis moved the pointer")

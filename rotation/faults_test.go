@@ -30,7 +30,7 @@ const (
 // it took effect.
 func faults(name string) []fault {
 	for _, read := range []string{
-		".Load", ".Check", ".Describe", ".Tagged", ".Unpublished", ".Get ", ".Leases", ".LoadCheckpoint", ".ListCheckpoints", ".Scan ", ".Decrypt ", ".Head",
+		".Load", ".Check", ".Describe", ".Tagged", ".Unpublished", ".Get ", ".Leases", ".LoadCheckpoint", ".ListCheckpoints", ".Scan ", ".Decrypt ", ".Head", ".Use ", ".EncryptedBy ", ".Rehearse ",
 	} {
 		if strings.Contains(name, read) {
 			return []fault{notApplied, diesBefore, denied}
@@ -125,9 +125,6 @@ func (e *effects) strike() (bool, error) {
 func subject(state, op string, args []any) string {
 	encctx := func(v any) string {
 		m, _ := v.(map[string]string)
-		if state == "Verify" { // whichever row comes first is the sample
-			return ""
-		}
 		return m["table"] + "/" + m["id"]
 	}
 	switch op {
@@ -166,7 +163,8 @@ func every(t *testing.T, in rotation.ExecutionInput) []string {
 	names := slices.Compact(e.names)
 	for _, must := range []string{
 		"Preflight Store.Apply rotation_started #1", "Mint KMS.Create  #1", "Mint KMS.Tagged  #1", "Switch Store.Apply pointer_switched #1",
-		"Drain Store.SealFence  #2", "RewrapSegment Table.Replace o1 #1", "Retire KMS.Disable  #1", "Verify Vault.Put 9 #1",
+		"Drain Store.SealFence  #2", "RewrapSegment Table.Replace o1 #1", "Retire KMS.Disable  #1", "Retire KMS.Use  #1",
+		map[string]string{"": "Verify Vault.Put 11 #1", emergency.Mode: "Verify Vault.Put 10 #1"}[in.Mode], "Rehearse Table.Rehearse  #1",
 	} {
 		if !slices.Contains(names, must) {
 			t.Fatalf("the rotation does not make the call %q:\n%q", must, names)

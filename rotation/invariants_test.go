@@ -3,11 +3,13 @@ package rotation_test
 import (
 	"bytes"
 	"fmt"
+	"maps"
 	"sync"
 
 	"github.com/matter-ops/kms-rotation/audit"
 	"github.com/matter-ops/kms-rotation/internal/memstore"
 	"github.com/matter-ops/kms-rotation/kek"
+	"github.com/matter-ops/kms-rotation/rotation"
 )
 
 // watch checks the invariants of the specification between any two effects. Its
@@ -33,6 +35,9 @@ func newWatch(s *site) *watch {
 	return w
 }
 
+// looking is the id under which a test reads the whole registry; no rotation has it.
+const looking = "-"
+
 // looks reports whether a call is one of the watch's own: no step makes it.
 func (w *watch) looks(op string, args []any) bool {
 	switch op {
@@ -40,6 +45,8 @@ func (w *watch) looks(op string, args []any) bool {
 		return true
 	case "Store.Load":
 		return args[0] == ""
+	case "Store.LoadAll":
+		return args[0] == looking
 	case "KMS.Decrypt":
 		if b, ok := args[1].([]byte); ok && len(b) > 0 {
 			_, own := w.mine.Load(&b[0])
@@ -110,7 +117,9 @@ func (w *watch) rotations(when string, v kek.View, all []kek.Rotation) {
 	running := ""
 	left := map[kek.ID]bool{} // KEKs that a rotation has moved off and may have retired
 	for _, r := range all {
-		left[r.OldKEK] = left[r.OldKEK] || !r.SwitchedAt.IsZero() && r.Phase.Reached(kek.KEKRetired)
+		for _, id := range r.Olds {
+			left[id] = left[id] || !r.SwitchedAt.IsZero() && r.Phase.Reached(kek.KEKRetired)
+		}
 	}
 	for _, r := range all {
 		if !r.Phase.Final() {
@@ -119,8 +128,10 @@ func (w *watch) rotations(when string, v kek.View, all []kek.Rotation) {
 			}
 			running = r.ID
 		}
-		if w.states[r.OldKEK] == kek.Retired && (!left[r.OldKEK] || v.Pointer.KEKID == r.OldKEK) {
-			w.violated(when, "RetireAfterSwitch: %s is retired, %s is at %s", r.OldKEK, r.ID, r.Phase)
+		for _, id := range r.Olds {
+			if w.states[id] == kek.Retired && (!left[id] || v.Pointer.KEKID == id) {
+				w.violated(when, "RetireAfterSwitch: %s is retired, %s is at %s", id, r.ID, r.Phase)
+			}
 		}
 		if r.Phase == kek.RolledBack && (!r.SwitchedAt.IsZero() || r.Mode == kek.Emergency) {
 			w.violated(when, "%s was rolled back after the switch or in an emergency", r.ID)
@@ -156,11 +167,11 @@ func (w *watch) rows(when string) {
 		want[p] = plain
 	}
 	w.site.mu.Unlock()
-	for _, table := range []*memstore.Table{w.orders, w.people, w.corpus} {
+	for _, table := range w.tables {
 		var rows []memstore.Record
 		var at []place
 		table.Each(func(id string, r memstore.Record) {
-			if !r.Stranger {
+			if !r.Other && !r.Declared {
 				rows, at = append(rows, r), append(at, place{table, id})
 			}
 		})
@@ -170,14 +181,24 @@ func (w *watch) rows(when string) {
 				w.violated(when, "row %s came back or out of nothing", at[i].id)
 			}
 			delete(want, at[i])
-			if r.Defect == "" {
+			switch {
+			case r.Defect == "" && r.Kind == "":
 				w.opens(when, at[i], r, plain)
+			case (r.Kind == rotation.NoKEK || r.Kind == rotation.UnknownForm) && !w.world.Resolves(r.KEK):
+				w.violated(when, "NoKeyOrphans: row %s, which names no KEK, is under %s (%q)", at[i].id, r.KEK, w.states[r.KEK])
 			}
 		}
 	}
 	for p := range want {
 		w.violated(when, "row %s is gone", p.id)
 	}
+}
+
+// bound is what a row's payload is bound to.
+func bound(r memstore.Record) map[string]string {
+	out := maps.Clone(r.Context)
+	maps.Copy(out, r.Bind)
+	return out
 }
 
 func (w *watch) opens(when string, at place, r memstore.Record, plain string) {
@@ -195,8 +216,11 @@ func (w *watch) opens(when string, at place, r memstore.Record, plain string) {
 	dek, err := w.kms.Decrypt(w.t.Context(), r.KEK, wrapped, r.Context)
 	w.mine.Delete(&wrapped[0])
 	if err == nil {
-		var got []byte
-		if got, err = w.Cipher.Open(dek, r.Ciphertext, r.Context); err == nil && string(got) != plain {
+		got := dek
+		if !r.Whole {
+			got, err = w.Cipher.Open(dek, r.Ciphertext, bound(r))
+		}
+		if err == nil && string(got) != plain {
 			err = fmt.Errorf("it opens to %q, not %q", got, plain)
 		}
 	}

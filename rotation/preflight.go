@@ -36,9 +36,12 @@ func (s *Steps) Preflight(ctx context.Context, in PreflightInput) (Plan, error) 
 		return Plan{Checks: checks}, err
 	}
 	if in.CheckOnly {
-		p, err := s.plan(kek.Rotation{
-			ID: r.ID, Mode: r.Mode, Label: r.Label, OldKEK: v.Pointer.KEKID, Drill: r.Drill, Segments: s.Segments, Sources: v.Sources,
-		})
+		look := kek.Rotation{ID: r.ID, Mode: r.Mode, Label: r.Label, OldKEK: v.Pointer.KEKID, Drill: r.Drill, Segments: s.Segments, Sources: v.Sources}
+		v.Rotation = nil // it may be a look under the name of a rotation that exists
+		if c, err := v.Start(r, s.Now()); err == nil {
+			look.Olds = c.Rotation.After.Olds
+		}
+		p, err := s.plan(look)
 		p.Checks = checks
 		return p, err
 	}
@@ -282,7 +285,11 @@ func (s *Steps) checkSources(ctx context.Context, v kek.View, r kek.Rotation, ru
 	}
 	for _, src := range sources {
 		notes, err := src.Check(ctx)
-		run("source "+src.Name(), strings.Join(append([]string{"readable"}, notes...), "; "), err)
+		notes = append([]string{"readable"}, notes...)
+		if r.Mode == kek.Emergency && ofSource(err) {
+			notes[0], err = overridden+" by the emergency, which moves what it can: "+err.Error(), nil
+		}
+		run("source "+src.Name(), strings.Join(notes, "; "), err)
 	}
 	for _, corpus := range known(sources) {
 		run("known-cipher corpus", "at least one entry", s.checkCorpus(ctx, corpus))
@@ -295,8 +302,24 @@ func (s *Steps) checkSources(ctx context.Context, v kek.View, r kek.Rotation, ru
 		notes, err = []string{overridden + " by the emergency: " + err.Error()}, nil
 	}
 	run("KEK's other users", orNone(notes), err)
-	run("encryption at rest", "by none of the KEKs", s.checkEncryptedBy(ctx, sources, v.Pointer.KEKID))
+	detail := "by none of the KEKs"
+	for _, old := range registryRoster(v).rotation.Olds {
+		if err = s.checkEncryptedBy(ctx, sources, old); err != nil {
+			break
+		}
+	}
+	if err != nil && r.Mode == kek.Emergency { // the pointer must leave the KEK; the retirement halts on it
+		detail, err = overridden+" by the emergency: "+err.Error(), nil
+	}
+	run("encryption at rest", detail, err)
 	return nil
+}
+
+// ofSource reports what is wrong with a source's items or definition. An emergency does
+// not wait for it: the pointer must leave the KEK.
+func ofSource(err error) bool {
+	var typed *Error
+	return errors.As(err, &typed) && (typed.Kind == RowsUnaccounted || typed.Kind == SourceMisconfigured)
 }
 
 // checkCorpus refuses a corpus without entries, as a wrong prefix makes one: dual

@@ -21,6 +21,10 @@ func (lost) Load(context.Context, string) (kek.View, error) {
 	return kek.View{}, fmt.Errorf("load: %w", rotation.ErrNoControlTable)
 }
 
+func (lost) LoadAll(context.Context, string) (kek.View, error) {
+	return kek.View{}, fmt.Errorf("load: %w", rotation.ErrNoControlTable)
+}
+
 // altered is a registry whose answers a test edits.
 type altered struct {
 	rotation.Registry
@@ -29,6 +33,12 @@ type altered struct {
 
 func (a altered) Load(ctx context.Context, id string) (kek.View, error) {
 	v, err := a.Registry.Load(ctx, id)
+	a.edit(&v)
+	return v, err
+}
+
+func (a altered) LoadAll(ctx context.Context, id string) (kek.View, error) {
+	v, err := a.Registry.LoadAll(ctx, id)
 	a.edit(&v)
 	return v, err
 }
@@ -76,7 +86,7 @@ func TestPreflightRefuses(t *testing.T) {
 		{"second rotation", rotation.ExecutionInput{}, "", func(s *site) { s.advance("other", rotation.ExecutionInput{}, kek.Minted) }, rotation.RotationInProgress, "LOCK"},
 		{"second emergency", emergency, "", func(s *site) { s.advance("other", rotation.ExecutionInput{}, kek.Minted) }, rotation.RotationInProgress, "LOCK"},
 		{"source misconfigured", rotation.ExecutionInput{}, "", func(s *site) { s.people.FailCheck(misconfigured) }, rotation.SourceMisconfigured, "wrapped_dek"},
-		{"no sources", rotation.ExecutionInput{}, "", func(s *site) { s.Sources = nil }, rotation.SourceMisconfigured, "MATTER_SOURCES"},
+		{"no sources", rotation.ExecutionInput{}, "", alter(func(v *kek.View) { v.Sources = nil }), rotation.SourceMisconfigured, "sources"},
 		{"audit bucket unlocked", rotation.ExecutionInput{}, "", func(s *site) { s.vault.Unlock() }, rotation.AuditUnlocked, "bucket"},
 		{"emergency, bucket unlocked", emergency, "", func(s *site) { s.vault.Unlock() }, rotation.AuditUnlocked, "bucket"},
 		{"outside the window", rotation.ExecutionInput{}, "", func(s *site) { s.clock.pass(8 * time.Hour) }, rotation.WindowClosed, "window"},
@@ -156,7 +166,7 @@ func TestPreflightNamesEveryFault(t *testing.T) {
 // TestPreflightDenied is the regression test of a check that AWS denied and that
 // was retried as if the service had not answered.
 func TestPreflightDenied(t *testing.T) {
-	for _, op := range []string{"Vault.Check", "Table.Check", "KMS.Describe", "Store.Load"} {
+	for _, op := range []string{"Vault.Check", "Table.Check", "KMS.Describe", "Table.EncryptedBy", "Store.LoadAll"} {
 		s := newSite(t)
 		s.world.SetHook(func(got string, _ ...any) (bool, error) {
 			if got == op {
@@ -190,8 +200,8 @@ func TestPreflightPlan(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := rotation.Plan{
-		RotationID: spring, Mode: "normal", Label: "Q2-2026-rotation", OldKEK: string(s.first), Checks: plan.Checks,
-		Segments: []rotation.Segment{{Source: "orders"}, {Source: "orders", Segment: 1}, {Source: "people"}, {Source: "people", Segment: 1}, {Source: "corpus"}, {Source: "corpus", Segment: 1}},
+		RotationID: spring, Mode: "normal", Label: "Q2-2026-rotation", OldKEK: string(s.first), Olds: []string{string(s.first)}, Checks: plan.Checks,
+		Segments: []rotation.Segment{{Source: "corpus"}, {Source: "corpus", Segment: 1}, {Source: "orders"}, {Source: "orders", Segment: 1}, {Source: "people"}, {Source: "people", Segment: 1}},
 		Current:  rotation.Attempt{Attempt: 1},
 	}
 	if diff := cmp.Diff(want, plan); diff != "" {

@@ -100,6 +100,7 @@ func TestAbandonLeavesAlone(t *testing.T) {
 // rotation just started, was overtaken by its mint, and rolled it back.
 func TestAbandonLosesToMint(t *testing.T) {
 	s, w := at(t, rotation.ExecutionInput{}, kek.Started)
+	s.must(s.census(spring))
 	overtaken := false
 	s.world.SetHook(func(op string, args ...any) (bool, error) {
 		if op == "Store.Apply" && !overtaken {

@@ -95,7 +95,7 @@ func TestNormalRotation(t *testing.T) {
 			t.Errorf("row %s: the payload changed or the wrapped DEK did not", p.id)
 		}
 	}
-	wantEvents(t, d.site, "rotation_started", "kek_minted", "dual_unwrap_passed", "pointer_switched", "old_kek_sealed",
+	wantEvents(t, d.site, "rotation_started", "rows_counted", "kek_minted", "rows_rehearsed", "dual_unwrap_passed", "pointer_switched", "old_kek_sealed",
 		"rows_rewrapped", "old_kek_retired", "kms_rotation_completed")
 	if diff := cmp.Diff([]string{"KEK rotation started", "KEK rotation completed"}, d.mail); diff != "" {
 		t.Errorf("mail (-want +got):\n%s", diff)
@@ -183,7 +183,7 @@ func TestPreSwitchFailure(t *testing.T) {
 	}
 	s.mend()
 	s.settled()
-	wantEvents(t, s, "rotation_started", "kek_minted", "rolled_back")
+	wantEvents(t, s, "rotation_started", "rows_counted", "kek_minted", "rows_rehearsed", "rolled_back")
 	d.complete(summer, rotation.ExecutionInput{})
 }
 
@@ -208,7 +208,7 @@ func TestEmergencyMintsAgain(t *testing.T) {
 	if slices.Contains(e.Trail, "PreSwitchFailure") {
 		t.Error("an emergency rolled back")
 	}
-	wantEvents(t, d.site, "rotation_started", "kek_minted", "reminted", "kek_minted", "dual_unwrap_passed", "pointer_switched",
+	wantEvents(t, d.site, "rotation_started", "kek_minted", "rows_rehearsed", "reminted", "kek_minted", "rows_rehearsed", "dual_unwrap_passed", "pointer_switched",
 		"old_kek_sealed", "rows_rewrapped", "old_kek_retired", "kms_rotation_completed")
 }
 

@@ -54,6 +54,7 @@ type site struct {
 	orders *memstore.Table
 	people *memstore.Table
 	corpus *memstore.Table
+	tables []*memstore.Table // these and others that a test makes, sources or not
 	clock  *clock
 	first  kek.ID // the genesis KEK
 
@@ -78,6 +79,7 @@ func newSite(t *testing.T) *site {
 		t: t, world: w, store: w.Store(), vault: w.Vault(), kms: w.KMS(), clock: c, plain: map[place]string{},
 		orders: w.NewTable("orders"), people: w.NewTable("people"), corpus: w.NewTable("corpus"),
 	}
+	s.tables = []*memstore.Table{s.orders, s.people, s.corpus}
 	window, err := rotation.ParseWindow("01:00-05:00", time.UTC)
 	if err != nil {
 		t.Fatal(err)
@@ -91,16 +93,16 @@ func newSite(t *testing.T) *site {
 			Registry: s.store, Outbox: s.store, Drainage: s.store, Checkpoints: s.store, Vault: s.vault,
 			Keys: s.kms, KMS: s.kms, Cipher: aead.Cipher{}, Notifier: s,
 			Announcements: s.store, Drills: s.store, Approvals: s.store, HealthLog: s.store,
-			Sources: []rotation.Source{s.orders, s.people, s.corpus}, Corpus: s.corpus,
+			OpenSource: w.Open,
 			Random: func(b []byte) { copy(b, "known plaintext") }, Now: c.now, Actor: "test",
 		},
 	}
-	k, err := s.kms.Create(t.Context(), "", 0, "genesis")
+	k, err := s.kms.Create(t.Context(), "", 0, "genesis", false)
 	if err != nil {
 		t.Fatal(err)
 	}
 	s.first = k.ID
-	if _, err := s.Genesis(t.Context(), k.ID, "genesis"); err != nil {
+	if _, err := s.Genesis(t.Context(), k.ID, "genesis", []kek.Source{s.orders.Source(), s.people.Source(), s.known()}); err != nil {
 		t.Fatal(err)
 	}
 	for i := range 4 {
@@ -109,8 +111,55 @@ func newSite(t *testing.T) *site {
 	}
 	s.insert(s.corpus, "known-1.json")
 	s.insert(s.corpus, "known-2.json")
-	s.orders.Plant("settings", memstore.Record{Stranger: true})
+	s.orders.Plant("settings", memstore.Record{Other: true})
 	return s
+}
+
+// known is the definition of the corpus.
+func (s *site) known() kek.Source {
+	def := s.corpus.Source()
+	def.Kind = kek.KindCorpus
+	return def
+}
+
+// newTable makes a table that is no source yet, with rows under a KEK.
+func (s *site) newTable(name string, under kek.ID, rows ...string) *memstore.Table {
+	s.t.Helper()
+	table := s.world.NewTable(name)
+	s.tables = append(s.tables, table)
+	for _, id := range rows {
+		s.plant(table, id, under)
+	}
+	return table
+}
+
+// add registers a table as a source.
+func (s *site) add(table *memstore.Table) {
+	s.t.Helper()
+	if _, err := s.AddSource(s.t.Context(), table.Source()); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// past registers a historic KEK, under which there is a row already.
+func (s *site) past(label string) kek.ID {
+	s.t.Helper()
+	k := must(s.kms.Create(s.t.Context(), "", 0, label, false))
+	s.plant(s.orders, "of "+label, k.ID)
+	s.must(s.RegisterKEK(s.t.Context(), k.ID, label))
+	return k.ID
+}
+
+// mark is what an application leaves that writes into a table.
+func (s *site) mark(table string) {
+	s.t.Helper()
+	s.must(s.store.Mark(s.t.Context(), kek.Mark{Table: table, Holder: "app", SeenAt: s.clock.now()}))
+}
+
+// view reads the whole registry.
+func (s *site) view(id string) kek.View {
+	s.t.Helper()
+	return must(s.store.LoadAll(s.t.Context(), id))
 }
 
 // Notify implements [rotation.Notifier].

@@ -20,6 +20,9 @@ import (
 type snapshot struct {
 	Pointer     kek.Pointer
 	Lock        string
+	Registry    int64
+	Sources     []kek.Source
+	Marks       []kek.Mark
 	KEKs        []kek.KEK
 	Rotations   []kek.Rotation
 	Chain       []audit.Entry
@@ -36,9 +39,9 @@ type snapshot struct {
 // rows returns every envelope of every table.
 func (s *site) rows() map[place]memstore.Record {
 	out := map[place]memstore.Record{}
-	for _, table := range []*memstore.Table{s.orders, s.people, s.corpus} {
+	for _, table := range s.tables {
 		table.Each(func(id string, r memstore.Record) {
-			if !r.Stranger {
+			if !r.Other && !r.Declared {
 				out[place{table, id}] = r
 			}
 		})
@@ -75,9 +78,9 @@ func must[T any](v T, err error) T {
 func (s *site) snapshot() snapshot {
 	s.t.Helper()
 	ctx := s.t.Context()
-	v := must(s.store.Load(ctx, ""))
+	v := must(s.store.LoadAll(ctx, looking))
 	out := snapshot{
-		Pointer: *v.Pointer, Lock: v.Lock, KEKs: must(s.store.KEKs(ctx)), Rotations: must(s.store.Rotations(ctx)),
+		Pointer: *v.Pointer, Lock: v.Lock, Registry: v.Registry, Sources: v.Sources, Marks: v.Marks, KEKs: must(s.store.KEKs(ctx)), Rotations: must(s.store.Rotations(ctx)),
 		Chain: must(s.store.AuditEntries(ctx, 1)), Unpublished: must(s.store.Unpublished(ctx)),
 		Bucket: map[int64]string{}, Keys: map[kek.ID]rotation.Key{}, Fences: map[kek.ID]map[int]string{},
 		Leases: map[kek.ID][]rotation.Lease{}, Rows: map[string]memstore.Record{}, Gates: s.store.Gates(),
@@ -94,9 +97,9 @@ func (s *site) snapshot() snapshot {
 		out.Leases[id] = must(s.store.Leases(ctx, id))
 	}
 	for _, r := range out.Rotations {
-		for _, src := range s.Sources {
-			for _, pass := range []string{"rewrap", "confirm", "verify"} {
-				out.Checkpoints = append(out.Checkpoints, must(s.store.ListCheckpoints(ctx, r.ID, src.Name(), pass))...)
+		for _, src := range r.Sources {
+			for _, pass := range []string{"census", "rewrap", "confirm", "verify"} {
+				out.Checkpoints = append(out.Checkpoints, must(s.store.ListCheckpoints(ctx, r.ID, rotation.ProgressName(src), pass))...)
 			}
 		}
 	}

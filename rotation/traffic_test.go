@@ -164,7 +164,7 @@ func (tr *traffic) age(id kek.ID) string {
 func (tr *traffic) pick(r *rand.Rand) (string, bool) {
 	var ids []string
 	tr.orders.Each(func(id string, rec memstore.Record) {
-		if !rec.Stranger {
+		if !rec.Other && !rec.Declared {
 			ids = append(ids, id)
 		}
 	})
@@ -182,6 +182,7 @@ func TestTraffic(t *testing.T) {
 		for seed := range uint64(40) {
 			t.Run(fmt.Sprintf("%s seed %d", mode, seed), func(t *testing.T) {
 				s := newSite(t)
+				s.orders.Plant("settings", memstore.Record{Declared: true}) // it may be the only item that is left
 				tr := &traffic{site: s, w: newWatch(s), seed: seed, calls: map[string]int{}, done: done}
 				s.world.SetHook(tr.hook)
 				d := newDriver(s)

@@ -13,7 +13,7 @@ import (
 // and keeps the lock.
 func (s *site) unverified(t *testing.T, want rotation.Kind) (field string) {
 	t.Helper()
-	_, err := s.Verify(t.Context(), input(spring))
+	_, err := s.Verify(t.Context(), verifyInput(spring))
 	wantKind(t, err, want)
 	s.phase(spring, kek.KEKRetired)
 	if lock := s.snapshot().Lock; lock != spring {
@@ -159,13 +159,13 @@ func TestBucketAway(t *testing.T) {
 				_, err := s.Preflight(t.Context(), preflightInput(spring, rotation.ExecutionInput{}))
 				return err
 			},
-			func() error { _, err := s.Mint(t.Context(), input(spring)); return err },
-			func() error { _, err := s.DualUnwrap(t.Context(), input(spring)); return err },
+			func() error { return errors.Join(s.census(spring), s.mint(spring)) },
+			func() error { return errors.Join(s.rehearse(spring), s.test(spring)) },
 			func() error { _, err := s.Switch(t.Context(), input(spring)); return err },
 			func() error { _, err := s.Drain(t.Context(), input(spring)); return err },
 			func() error { return s.rewrapAll(spring) },
 			func() error { _, err := s.Retire(t.Context(), rotation.RetireInput{RotationID: spring}); return err },
-			func() error { _, err := s.Verify(t.Context(), input(spring)); return err },
+			func() error { _, err := s.Verify(t.Context(), verifyInput(spring)); return err },
 		}[i]
 		for range 2 { // the effect is made at the first try; without its record it does not count
 			wantKind(t, run(), rotation.Transient)

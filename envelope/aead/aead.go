@@ -115,7 +115,6 @@ func (k *Key) Open(dst, payload, associated []byte) ([]byte, error) {
 	if len(payload) < Overhead || payload[0] != Version {
 		return nil, ErrFormat
 	}
-	dst = slices.Grow(dst, len(payload)-Overhead)
 	out, err := k.gcm.Open(dst, nil, payload[1:], associated)
 	if err != nil {
 		return nil, ErrOpen

@@ -2,6 +2,7 @@ package aead_test
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"maps"
 	"testing"
@@ -133,8 +134,53 @@ func TestAssociatedData(t *testing.T) {
 		{map[string]string{"b": "2", "a": ""}, "\x01\x00\x00\x00\x01a\x00\x00\x00\x00\x00\x00\x00\x01b\x00\x00\x00\x012"},
 		{map[string]string{"a": "", "B": "", "ä": "x"}, "\x01\x00\x00\x00\x01B\x00\x00\x00\x00\x00\x00\x00\x01a\x00\x00\x00\x00\x00\x00\x00\x02ä\x00\x00\x00\x01x"},
 	} {
-		if got := aead.AssociatedData(c.context); string(got) != c.want {
-			t.Errorf("%v: %q, want %q", c.context, got, c.want)
+		if got := aead.AssociatedData(c.context); string(got) != c.want || cap(got) != len(got) {
+			t.Errorf("%v: %q with room for %d, want %q", c.context, got, cap(got), c.want)
+		}
+	}
+}
+
+// TestManyPairs: a context of many keys, which a map yields in any order, has one
+// encoding.
+func TestManyPairs(t *testing.T) {
+	many, want := map[string]string{}, "\x01"
+	for i := range 12 {
+		key := string(rune('a' + i))
+		many[key] = "v"
+		want += "\x00\x00\x00\x01" + key + "\x00\x00\x00\x01v"
+	}
+	for range 20 {
+		if got := aead.AssociatedData(many); string(got) != want {
+			t.Fatalf("%q, want %q", got, want)
+		}
+	}
+}
+
+// TestTinkLengths pins what is split and joined: a length in four bytes, a wrapped
+// key of 1 to 4096 bytes, and a payload.
+func TestTinkLengths(t *testing.T) {
+	for _, c := range []struct {
+		wrapped, payload int
+		ok               bool
+	}{{1, 1, true}, {2, 7, true}, {4096, 1, true}, {0, 1, false}, {1, 0, false}, {0, 0, false}, {4097, 1, false}, {5000, 5000, false}} {
+		wrapped, payload := bytes.Repeat([]byte("w"), c.wrapped), bytes.Repeat([]byte("p"), c.payload)
+		envelope := binary.BigEndian.AppendUint32(nil, uint32(c.wrapped))
+		envelope = append(append(envelope, wrapped...), payload...)
+		joined, err := aead.JoinTink(wrapped, payload)
+		if c.ok != (err == nil) || c.ok && !bytes.Equal(joined, envelope) || !c.ok && !errors.Is(err, aead.ErrFormat) {
+			t.Errorf("%d and %d bytes are joined as %d bytes, %v", c.wrapped, c.payload, len(joined), err)
+		}
+		w, p, err := aead.ParseTink(envelope)
+		if c.ok != (err == nil) || c.ok && (!bytes.Equal(w, wrapped) || !bytes.Equal(p, payload)) || !c.ok && !errors.Is(err, aead.ErrFormat) {
+			t.Errorf("%d and %d bytes are split as %d and %d, %v", c.wrapped, c.payload, len(w), len(p), err)
+		}
+		if c.ok && cap(w) != len(w) {
+			t.Errorf("what is appended to the wrapped key would be written over the payload")
+		}
+	}
+	for n := range 6 {
+		if _, _, err := aead.ParseTink([]byte("\x00\x00\x00\x01w")[:min(n, 5)]); !errors.Is(err, aead.ErrFormat) {
+			t.Errorf("%d bytes: %v", n, err)
 		}
 	}
 }

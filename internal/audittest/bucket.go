@@ -82,7 +82,7 @@ func (b *Bucket) Versions(context.Context) ([]audit.ObjectVersion, error) {
 // Read implements [audit.Bucket].
 func (b *Bucket) Read(_ context.Context, v audit.ObjectVersion) (audit.Object, error) {
 	for _, s := range b.stored {
-		if s.ID == v.ID {
+		if s.ID == v.ID && !s.DeleteMarker { // a marker has no bytes
 			return s.Object, nil
 		}
 	}

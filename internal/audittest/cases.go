@@ -92,6 +92,10 @@ func recordCases() []Case {
 			Name: "a record claims a later format", Kind: audit.UnreadableRecord, Object: rec(5),
 			Tamper: edited(5, `"v":1}`, `"v":2}`),
 		},
+		{
+			Name: "a record has a time that there is not", Kind: audit.UnreadableRecord, Object: rec(10),
+			Tamper: edited(10, `02:10:00`, `02:10:61`),
+		},
 	}
 }
 
@@ -112,6 +116,10 @@ func linkCases() []Case {
 		{
 			Name: "a record of another chain is put in", Kind: audit.UnlinkedRecord, Object: rec(5),
 			Tamper: edited(5, `"chain":"matter"`, `"chain":"other"`),
+		},
+		{
+			Name: "the first record follows something else", Kind: audit.UnlinkedRecord, Object: rec(1),
+			Tamper: edited(1, audit.Genesis(Chain).Hash, audit.Genesis("other").Hash),
 		},
 		{
 			Name: "a record is gone", Kind: audit.MissingRecord, Object: rec(5),
@@ -162,6 +170,13 @@ func objectCases() []Case {
 			Tamper: func(w *World) { again(w, rec(5), w.Entries[4].Bytes) },
 		},
 		{
+			Name: "a record is overwritten twice", Kind: audit.ExtraVersion, Object: rec(1),
+			Tamper: func(w *World) {
+				again(w, rec(1), w.Entries[3].Bytes)
+				again(w, rec(1), w.Entries[4].Bytes)
+			},
+		},
+		{
 			Name: "a record is deleted by a marker", Kind: audit.DeleteMarker, Object: rec(5),
 			Tamper: func(w *World) { w.Bucket.Delete(rec(5)) },
 		},
@@ -210,6 +225,18 @@ func objectCases() []Case {
 			Name: "a record stands under a second name", Kind: audit.StrayObject, Object: "v1/matter/records/5.json",
 			Tamper: func(w *World) { again(w, "v1/matter/records/5.json", w.Entries[4].Bytes) },
 		},
+		{
+			Name: "a record before the first is put in", Kind: audit.StrayObject, Object: rec(0),
+			Tamper: func(w *World) { again(w, rec(0), w.Entries[0].Bytes) },
+		},
+		{
+			Name: "an object stands where a copy has a directory", Kind: audit.StrayObject, Object: "v1/matter",
+			Tamper: func(w *World) { again(w, "v1/matter", w.Entries[0].Bytes) },
+		},
+		{
+			Name: "an object has the name of a copy's manifest", Kind: audit.StrayObject, Object: audit.ManifestName,
+			Tamper: func(w *World) { again(w, audit.ManifestName, []byte("[]")) },
+		},
 	}
 }
 
@@ -256,13 +283,21 @@ func anchorCases() []Case {
 		},
 		{
 			Name: "an anchor does not follow the one before", Kind: audit.UnlinkedAnchor, Object: anc(3),
+			Tamper: func(w *World) { w.forge(3, 9, func(s *audit.Statement) { s.Prev = audit.AnchorGenesis(Chain) }) },
+		},
+		{
+			Name: "the first anchor follows something else", Kind: audit.UnlinkedAnchor, Object: anc(1),
 			Tamper: func(w *World) {
-				w.Anchors = w.Anchors[:2]
-				s := w.statement(w.Entries[8].Head())
-				s.Prev = audit.AnchorGenesis(Chain)
-				w.Bucket.Remove(anc(3))
-				w.anchor(s)
+				w.forge(1, 3, func(s *audit.Statement) { s.Prev = audit.AnchorGenesis("other") })
 			},
+		},
+		{
+			Name: "an anchor is that of another chain", Kind: audit.MisplacedAnchor, Object: anc(3),
+			Tamper: func(w *World) { w.forge(3, 9, func(s *audit.Statement) { s.Chain = "other" }) },
+		},
+		{
+			Name: "an anchor has a time that there is not", Kind: audit.UnreadableAnchor, Object: anc(3),
+			Tamper: func(w *World) { w.forge(3, 9, func(s *audit.Statement) { s.Time = "yesterday" }) },
 		},
 		{
 			Name: "an anchor goes back behind the one before", Kind: audit.UnlinkedAnchor, Object: anc(4),

@@ -29,6 +29,18 @@ func (w *World) resign(n int64, key *rekortest.Key) {
 	})
 }
 
+// forge puts another anchor n in the place of the one that is there, of a statement
+// about record seq that is changed, signed and logged.
+func (w *World) forge(n, seq int64, change func(*audit.Statement)) {
+	w.T.Helper()
+	w.Anchors = w.Anchors[:n-1]
+	s := w.statement(w.Entries[seq-1].Head())
+	change(&s)
+	w.Bucket.Remove(anc(n))
+	signed := w.Key.Statement(w.T, s)
+	w.Bucket.Put(anc(n), w.encode(audit.Anchor{V: audit.Version, Signed: signed, Proof: w.Log.Submit(w.T, signed)}), Lock(at(seq)))
+}
+
 // rewriteAll makes another history with anchors of its own in the real log.
 func (w *World) rewriteAll() {
 	w.T.Helper()

@@ -162,6 +162,9 @@ func (r *reader) bool(name string) bool {
 func (r *reader) strs(name string) []string {
 	v, ok := r.item[name].(*types.AttributeValueMemberL)
 	if !ok {
+		if got := r.item[name]; got != nil {
+			r.fail(name, "a list", got)
+		}
 		return nil
 	}
 	var out []string

@@ -55,11 +55,13 @@ func (c SourceConfig) declares(i item) bool {
 	return ok && slices.Contains(c.Other.Values, s.Value)
 }
 
-// readRow reads an item; false if it has none of the envelope's attributes. A row with a
+// readRow reads an item; false if it has none of the envelope's attributes, or if the
+// definition declares it and it names neither a KEK nor a data key. A row with a
 // flaw is filled in as far as it can be: adopting one needs its wrapped DEK and context.
 // whole says that all attributes of the item are there.
 func (c SourceConfig) readRow(i item, keys []keyAttribute, payload, whole bool) (rotation.Row, *flaw, bool) {
-	if !c.hasEnvelope(i) {
+	bare := i[c.KEKID] == nil && i[c.WrappedDEK] == nil
+	if !c.hasEnvelope(i) || bare && c.declares(i) { // what names a KEK or holds a DEK is a row, whatever is declared
 		return rotation.Row{}, nil, false
 	}
 	h := handle{key: keyOf(i, keys), kek: i[c.KEKID], holder: c.WrappedDEK}

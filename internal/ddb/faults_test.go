@@ -202,6 +202,9 @@ func TestNoControlTable(t *testing.T) {
 	lease := rotation.Lease{KEK: "k", Holder: "h"}
 	calls := map[string]func() error{
 		"Load":            func() error { _, err := s.Load(ctx, "r"); return err },
+		"LoadAll":         func() error { _, err := s.LoadAll(ctx, "r"); return err },
+		"Sources":         func() error { _, err := s.Sources(ctx); return err },
+		"Marks":           func() error { _, err := s.Marks(ctx); return err },
 		"Apply":           func() error { return s.Apply(ctx, kek.Change{Lock: kek.LockIgnore}, audit.Event{}) },
 		"Record":          func() error { return s.Record(ctx, audit.Event{}) },
 		"Unpublished":     func() error { _, err := s.Unpublished(ctx); return err },

@@ -12,23 +12,12 @@ import (
 	"github.com/matter-ops/kms-rotation/kek"
 )
 
-// LoadAll implements [rotation.Registry]. The registry's revision is read before what
-// it counts the changes of: a change that conditions on it and succeeds has seen the
-// sources and historic KEKs as they are.
+// LoadAll implements [rotation.Registry]. Two orders of its reads count. The registry's
+// revision comes before what it counts the changes of: a change that conditions on it
+// and succeeds has seen the sources and historic KEKs as they are. And the lock comes
+// before the KEKs: where it was free, no rotation retires one that is listed as sealed.
 func (s *Store) LoadAll(ctx context.Context, rotationID string) (kek.View, error) {
 	rev, err := s.registryRev(ctx)
-	if err != nil {
-		return kek.View{}, err
-	}
-	keks, err := s.KEKs(ctx)
-	if err != nil {
-		return kek.View{}, err
-	}
-	sources, err := s.Sources(ctx)
-	if err != nil {
-		return kek.View{}, err
-	}
-	marks, err := s.Marks(ctx)
 	if err != nil {
 		return kek.View{}, err
 	}
@@ -39,12 +28,22 @@ func (s *Store) LoadAll(ctx context.Context, rotationID string) (kek.View, error
 	if err != nil {
 		return kek.View{}, err
 	}
+	keks, err := s.KEKs(ctx)
+	if err != nil {
+		return kek.View{}, err
+	}
 	for _, k := range keks {
 		if _, ok := v.KEKs[k.ID]; !ok {
 			v.KEKs[k.ID] = k
 		}
 	}
-	v.Registry, v.Sources, v.Marks = rev, sources, marks
+	v.Registry = rev
+	if v.Sources, err = s.Sources(ctx); err != nil {
+		return kek.View{}, err
+	}
+	if v.Marks, err = s.Marks(ctx); err != nil {
+		return kek.View{}, err
+	}
 	return v, nil
 }
 

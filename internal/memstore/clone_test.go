@@ -19,6 +19,9 @@ import (
 type content struct {
 	Pointer     kek.Pointer
 	Lock        string
+	Registry    int64
+	Sources     []kek.Source
+	Marks       []kek.Mark
 	Rotations   []kek.Rotation
 	KEKs        []kek.KEK
 	Fences      map[int]string
@@ -43,8 +46,8 @@ func contentOf(t *testing.T, w *memstore.World, table *memstore.Table) (c conten
 	ctx, s := t.Context(), w.Store()
 	var errs [11]error
 	var v kek.View
-	v, errs[0] = s.Load(ctx, "r1")
-	c.Lock = v.Lock
+	v, errs[0] = s.LoadAll(ctx, "r1")
+	c.Lock, c.Registry, c.Sources, c.Marks = v.Lock, v.Registry, v.Sources, v.Marks
 	c.Pointer, errs[1] = s.Pointer(ctx)
 	c.Rotations, errs[2] = s.Rotations(ctx)
 	c.KEKs, errs[3] = s.KEKs(ctx)
@@ -123,8 +126,9 @@ func change(t *testing.T, w *memstore.World, table *memstore.Table, n int64) {
 	must(w.KMS().Disable(ctx, "kek-0001"))
 	_, _, err = w.KMS().GenerateDataKey(ctx, key.ID, map[string]string{"id": "x"})
 	must(err)
-	now, err := s.Load(ctx, "r1")
+	now, err := s.LoadAll(ctx, "r1")
 	must(err)
+	must(s.Mark(ctx, kek.Mark{Table: at.String(), SeenAt: at}))
 	must(s.Apply(ctx, next(now, key.ID, n, at), audit.Event{ID: at.String(), Type: "t"}))
 	must(s.SealFence(ctx, "kek-0001", int(n)))
 	must(s.PutLease(ctx, rotation.Lease{KEK: "kek-0001", Holder: "h", Refs: n, Expires: at}))
@@ -148,7 +152,7 @@ func change(t *testing.T, w *memstore.World, table *memstore.Table, n int64) {
 
 // next moves the pointer to a new KEK, beside a rotation that goes on.
 func next(v kek.View, id kek.ID, n int64, at time.Time) kek.Change {
-	r := kek.Rotation{ID: "r1", Phase: kek.Phase("p"), Probes: map[kek.ID][]byte{"k": {byte(n)}}, Rev: n, StartedAt: at, UpdatedAt: at}
+	r := kek.Rotation{ID: "r1", Phase: kek.Phase("p"), Olds: []kek.ID{id}, Sources: []kek.Source{{Name: string(id)}}, Probes: map[kek.ID][]byte{"k": {byte(n)}}, Rev: n, StartedAt: at, UpdatedAt: at}
 	lock := kek.LockTake
 	if n%2 == 0 {
 		lock = kek.LockRelease
@@ -157,6 +161,7 @@ func next(v kek.View, id kek.ID, n int64, at time.Time) kek.Change {
 		Event: "e", Rotation: &kek.RotationMove{Before: v.Rotation, After: r}, Lock: lock,
 		Pointer: &kek.PointerMove{Before: v.Pointer, After: kek.Pointer{KEKID: id, Epoch: n}},
 		KEKs:    []kek.KEKMove{{After: kek.KEK{ID: id, State: kek.Active, FenceShards: 2}}}, Opens: id, Shards: 2,
+		Registry: &kek.RegistryMove{Before: v.Registry, Put: []kek.Source{{Name: string(id), Generation: int(n), AddedAt: at}}},
 	}
 }
 
@@ -250,4 +255,32 @@ func unchanged(a, b content) (same []string) {
 		}
 	}
 	return same
+}
+
+// TestRecordsAreOwned: what a caller does to a record that it read or wrote does not
+// change the stored one.
+func TestRecordsAreOwned(t *testing.T) {
+	s := memstore.New("chain", storetest.Clock()).Store()
+	r := kek.Rotation{
+		ID: "r1", Phase: kek.Started, Olds: []kek.ID{"kek-0"}, Sources: []kek.Source{{Name: "orders"}}, Probes: map[kek.ID][]byte{"kek-0": []byte("probe")},
+	}
+	c := kek.Change{Event: "e", Rotation: &kek.RotationMove{After: r}, Lock: kek.LockTake}
+	if err := s.Apply(t.Context(), c, audit.Event{ID: "a", Type: "t"}); err != nil {
+		t.Fatal(err)
+	}
+	spoil := func(r kek.Rotation) {
+		r.Olds[0], r.Sources[0].Name, r.Probes["kek-0"][0] = "x", "x", 'x'
+		r.Probes["x"] = nil
+	}
+	spoil(r)
+	for range 2 {
+		v, err := s.Load(t.Context(), "r1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := *v.Rotation; len(got.Probes) != 1 || string(got.Probes["kek-0"]) != "probe" || got.Olds[0] != "kek-0" || got.Sources[0].Name != "orders" {
+			t.Fatalf("the stored record changed: %+v", got)
+		}
+		spoil(*v.Rotation)
+	}
 }

@@ -15,6 +15,12 @@ func newStore(*testing.T) storetest.RegistryHarness {
 	return storetest.RegistryHarness{
 		Store: s, Data: s, Chain: "test",
 		Fences: func(_ *testing.T, id kek.ID) map[int]string { return s.Fences(id) },
+		Mark: func(t *testing.T, m kek.Mark) {
+			t.Helper()
+			if err := s.Mark(t.Context(), m); err != nil {
+				t.Fatal(err)
+			}
+		},
 	}
 }
 

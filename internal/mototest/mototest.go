@@ -2,6 +2,7 @@
 // the first test asks for it. Clients reach it through one [strict.Transport], so
 // that what passes here holds on AWS.
 //
+// MATTER_MOTO_URL names a moto that runs already, and is empty, to be used instead.
 // Where moto is not installed tests are skipped, or fail if CI=true or
 // MATTER_REQUIRE_LOCAL=1.
 package mototest
@@ -29,7 +30,8 @@ const Region = "eu-central-1"
 var server struct {
 	once sync.Once
 	err  error
-	moto *backend.Server
+	moto *backend.Server // nil where it is not ours
+	url  string
 	wire *strict.Transport
 }
 
@@ -48,7 +50,12 @@ func Endpoint(t testing.TB) string {
 	t.Helper()
 	server.once.Do(func() {
 		server.wire = strict.New(http.DefaultTransport)
-		server.moto, server.err = backend.Moto(context.WithoutCancel(t.Context()), backend.MotoOptions{})
+		if server.url = os.Getenv("MATTER_MOTO_URL"); server.url != "" {
+			return
+		}
+		if server.moto, server.err = backend.Moto(context.WithoutCancel(t.Context()), backend.MotoOptions{}); server.err == nil {
+			server.url = server.moto.URL
+		}
 	})
 	switch {
 	case errors.Is(server.err, backend.ErrNotInstalled) && os.Getenv("CI") != "true" && os.Getenv("MATTER_REQUIRE_LOCAL") != "1":
@@ -56,7 +63,7 @@ func Endpoint(t testing.TB) string {
 	case server.err != nil:
 		t.Fatal(server.err)
 	}
-	return server.moto.URL
+	return server.url
 }
 
 // Transport returns the way to moto.

@@ -43,13 +43,22 @@ func (t Table) Keep(names []string, rows string) error {
 	return nil
 }
 
-// Names are the bugs in the table.
-func (t Table) Names() (names []string, err error) {
+// Lines are the lines of the table.
+func (t Table) Lines() ([]string, error) {
 	_, table, _, err := t.parts()
 	if err != nil {
 		return nil, err
 	}
-	for l := range strings.SplitSeq(strings.TrimSpace(table), "\n") {
+	return strings.Split(strings.TrimSpace(table), "\n"), nil
+}
+
+// Names are the bugs in the table.
+func (t Table) Names() (names []string, err error) {
+	lines, err := t.Lines()
+	if err != nil {
+		return nil, err
+	}
+	for _, l := range lines {
 		name, _, more := strings.Cut(strings.TrimPrefix(l, "| "), " | ")
 		if more && strings.HasPrefix(l, "| ") && name != heading {
 			names = append(names, name)

@@ -38,7 +38,14 @@ func testRevisions(t *testing.T, s rotation.Checkpoints) {
 	for rev := range int64(3) {
 		c.SavedAt = at()
 		c.Rev, c.Cursor, c.Done = rev, fmt.Sprintf("cursor-%d", rev), rev == 2
-		c.Tally = rotation.Tally{Scanned: 10 * rev, Rewrapped: 5 * rev, Other: rev, Quarantined: rev, Poison: []string{"a: b", "", "é"}[:rev]}
+		c.Tally = rotation.Tally{
+			Scanned: 10 * rev, Rewrapped: 5 * rev, Other: 2 * rev, Declared: 3 * rev, Quarantined: rev, Unwrapped: 4 * rev,
+			Poison: []string{"a: b", "", "é"}[:rev],
+			ByKEK:  map[string]int64{"kek-0": rev, "arn:aws:kms:eu-central-1:000000000000:key/é": 1}, ByKind: map[string]int64{"no_kek_id": 1 << 40},
+		}
+		if rev == 2 {
+			c.Tally.ByKEK = nil
+		}
 		if err := s.SaveCheckpoint(t.Context(), c); err != nil {
 			t.Fatal(err)
 		}

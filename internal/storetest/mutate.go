@@ -17,6 +17,7 @@ func mutants(c kek.Change) []mutant {
 	out := rotationMutants(c)
 	out = append(out, pointerMutants(c)...)
 	out = append(out, kekMutants(c)...)
+	out = append(out, registryMutants(c)...)
 	if c.Opens != "" {
 		out = append(out, mutant{"opens a fence that is there", with(c, func(c *kek.Change) { c.Opens = "kek-fenced" })})
 	}
@@ -85,6 +86,28 @@ func pointerMutants(c kek.Change) []mutant {
 		for name, p := range wrong(*c.Keeps) {
 			out = append(out, mutant{"keeps a pointer with " + name, with(c, func(c *kek.Change) { c.Keeps = p })})
 		}
+	}
+	return out
+}
+
+func registryMutants(c kek.Change) []mutant {
+	var out []mutant
+	for name, by := range map[string]int64{"a later": 1, "an earlier": -1} {
+		if m := c.Registry; m != nil {
+			moved := *m
+			moved.Before += by
+			out = append(out, mutant{name + " revision of the registry", with(c, func(c *kek.Change) { c.Registry = &moved })})
+		}
+		if c.AtRegistry != nil {
+			at := *c.AtRegistry + by
+			out = append(out, mutant{"at " + name + " revision of the registry", with(c, func(c *kek.Change) { c.AtRegistry = &at })})
+		}
+	}
+	if none := int64(0); c.AtRegistry != nil && *c.AtRegistry > 0 {
+		out = append(out, mutant{"at no registry", with(c, func(c *kek.Change) { c.AtRegistry = &none })})
+	}
+	if c.Shuts != "" {
+		out = append(out, mutant{"shuts a fence that is there", with(c, func(c *kek.Change) { c.Shuts = "kek-fenced" })})
 	}
 	return out
 }

@@ -24,7 +24,7 @@ func winners(t *testing.T, errs []error) (n int) {
 }
 
 func testRaceSwitch(t *testing.T, f *fixture) {
-	f.takeAll(t, genesis(), start(f.id, kek.Normal), mint("kek-1"), tested())
+	f.takeAll(t, append([]step{genesis()}, toTested(f.id)...)...)
 	before := f.dump(t)
 	errs := race(func(int) error {
 		v, err := f.Store.Load(t.Context(), f.id)
@@ -48,7 +48,7 @@ func testRaceSwitch(t *testing.T, f *fixture) {
 
 func testRaceStart(t *testing.T, f *fixture) {
 	f.take(t, genesis())
-	v, err := f.Store.Load(t.Context(), "")
+	v, err := f.Store.LoadAll(t.Context(), "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -65,6 +65,49 @@ func testRaceStart(t *testing.T, f *fixture) {
 		t.Errorf("lock %q, rotations %v", after.View.Lock, after.Rotations)
 	}
 	same(t, "records", len(f.chain(t)), 2)
+}
+
+// testRaceAddSource: of sources that are added at once from the same view one is, so
+// that a place cannot be registered twice.
+func testRaceAddSource(t *testing.T, f *fixture) {
+	f.take(t, genesis())
+	before := f.dump(t)
+	errs := race(func(n int) error {
+		c, err := before.All.PutSource(source(fmt.Sprintf("source-%d", n), "{}"), f.now())
+		if err != nil {
+			return err
+		}
+		return f.Store.Apply(t.Context(), c, f.event(c))
+	})
+	same(t, "winners", winners(t, errs), 1)
+	after := f.dump(t)
+	same(t, "revision", after.All.Registry, before.All.Registry+1)
+	same(t, "sources", len(after.All.Sources), len(before.All.Sources)+1)
+}
+
+// testRaceStartAddSource: a rotation that starts while sources are added has frozen
+// what is registered, or does not start.
+func testRaceStartAddSource(t *testing.T, f *fixture) {
+	f.take(t, genesis())
+	before := f.dump(t)
+	errs := race(func(n int) error {
+		c, err := start(f.id, kek.Normal).next(before.All, f.now())
+		if n%2 == 0 {
+			c, err = before.All.PutSource(source(fmt.Sprintf("source-%d", n), "{}"), f.now())
+		}
+		if err != nil {
+			return err
+		}
+		return f.Store.Apply(t.Context(), c, f.event(c))
+	})
+	same(t, "winners", winners(t, errs), 1)
+	after := f.dump(t)
+	if r := after.All.Rotation; r != nil {
+		same(t, "frozen", kek.Digest(r.Sources), kek.Digest(after.All.Sources))
+	}
+	if (after.All.Rotation != nil) == (len(after.All.Sources) > len(before.All.Sources)) {
+		t.Errorf("rotation %v beside sources %v", after.All.Rotation, after.All.Sources)
+	}
 }
 
 // testRaceRecord checks that losing the race for the head alone is no conflict:
@@ -103,7 +146,7 @@ func testRaceRecord(t *testing.T, f *fixture) {
 // testRaceSwitchAndRecord mixes the two: the switch is made once however busy the
 // chain is.
 func testRaceSwitchAndRecord(t *testing.T, f *fixture) {
-	f.takeAll(t, genesis(), start(f.id, kek.Normal), mint("kek-1"), tested())
+	f.takeAll(t, append([]step{genesis()}, toTested(f.id)...)...)
 	v, err := f.Store.Load(t.Context(), f.id)
 	if err != nil {
 		t.Fatal(err)
@@ -119,5 +162,5 @@ func testRaceSwitchAndRecord(t *testing.T, f *fixture) {
 		return f.Store.Record(t.Context(), audit.Event{ID: fmt.Sprintf("heartbeat/%d", n), Type: "heartbeat"})
 	})
 	same(t, "winners", winners(t, errs), racers/2+1)
-	same(t, "records", len(f.chain(t)), 4+1+racers/2)
+	same(t, "records", len(f.chain(t)), 6+1+racers/2)
 }

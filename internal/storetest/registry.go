@@ -1,14 +1,13 @@
 package storetest
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"testing"
 	"time"
-
-	"github.com/google/go-cmp/cmp/cmpopts"
-
-	"github.com/google/go-cmp/cmp"
 
 	"github.com/matter-ops/kms-rotation/audit"
 	"github.com/matter-ops/kms-rotation/kek"
@@ -20,10 +19,14 @@ func TestRegistry(t *testing.T, newStore func(t *testing.T) RegistryHarness) {
 	for name, steps := range walks() {
 		t.Run("Walk/"+name, func(t *testing.T) { testWalk(t, newFixture(newStore(t)), steps) })
 	}
+	t.Run("LoadAll", func(t *testing.T) { testLoadAll(t, newFixture(newStore(t))) })
+	t.Run("Shut", func(t *testing.T) { testShut(t, newFixture(newStore(t))) })
 	t.Run("Lock", func(t *testing.T) { testLock(t, newFixture(newStore(t))) })
 	t.Run("Fences", func(t *testing.T) { testFences(t, newFixture(newStore(t))) })
 	t.Run("RaceSwitch", func(t *testing.T) { testRaceSwitch(t, newFixture(newStore(t))) })
 	t.Run("RaceStart", func(t *testing.T) { testRaceStart(t, newFixture(newStore(t))) })
+	t.Run("RaceAddSource", func(t *testing.T) { testRaceAddSource(t, newFixture(newStore(t))) })
+	t.Run("RaceStartAddSource", func(t *testing.T) { testRaceStartAddSource(t, newFixture(newStore(t))) })
 	t.Run("RaceRecord", func(t *testing.T) { testRaceRecord(t, newFixture(newStore(t))) })
 	t.Run("RaceSwitchAndRecord", func(t *testing.T) { testRaceSwitchAndRecord(t, newFixture(newStore(t))) })
 	t.Run("Listings", func(t *testing.T) { testListings(t, newFixture(newStore(t))) })
@@ -36,6 +39,10 @@ func testEmpty(t *testing.T, f *fixture) {
 			t.Fatal(err)
 		}
 		same(t, "view of an empty table", v, kek.View{})
+		if v, err = f.Store.LoadAll(t.Context(), id); err != nil {
+			t.Fatal(err)
+		}
+		same(t, "whole view of an empty table", v, kek.View{})
 	}
 	same(t, "head", len(f.chain(t)), 0)
 	if _, err := f.Data.Pointer(t.Context()); !errors.Is(err, kek.ErrNoPointer) {
@@ -56,7 +63,7 @@ func testWalk(t *testing.T, f *fixture, steps []step) {
 			s.prepare(t, f)
 		}
 		before := f.dump(t)
-		c, err := s.next(before.View, f.now())
+		c, err := s.next(before.All, f.now())
 		if err != nil {
 			t.Fatalf("%s: %v", s.name, err)
 		}
@@ -69,7 +76,7 @@ func testWalk(t *testing.T, f *fixture, steps []step) {
 		after := f.dump(t)
 		f.written(t, s.name, c, before, after)
 		f.refused(t, s.name+" again", c, after)
-		if _, err := s.next(after.View, f.now()); !errors.Is(err, kek.ErrDone) {
+		if _, err := s.next(after.All, f.now()); !errors.Is(err, kek.ErrDone) {
 			t.Fatalf("%s from what is now stored: %v, want ErrDone", s.name, err)
 		}
 		same(t, "records", len(f.chain(t)), n+2)
@@ -98,13 +105,15 @@ func (f *fixture) refused(t *testing.T, what string, c kek.Change, before dump) 
 // written checks that a change was written whole.
 func (f *fixture) written(t *testing.T, what string, c kek.Change, before, after dump) {
 	t.Helper()
-	want := before.View
-	want.KEKs = map[kek.ID]kek.KEK{}
-	for _, k := range before.KEKs {
-		want.KEKs[k.ID] = k
-	}
+	want := before.All
+	want.KEKs = maps.Clone(want.KEKs)
 	if c.Rotation != nil {
-		want.Rotation = &c.Rotation.After
+		r := c.Rotation.After
+		r.Sources = slices.Clone(r.Sources)
+		for i := range r.Sources { // the registry has these, the record does not
+			r.Sources[i].AddedAt, r.Sources[i].AddedBy = time.Time{}, ""
+		}
+		want.Rotation = &r
 	}
 	if c.Pointer != nil {
 		want.Pointer = &c.Pointer.After
@@ -115,13 +124,16 @@ func (f *fixture) written(t *testing.T, what string, c kek.Change, before, after
 	switch c.Lock {
 	case kek.LockTake, kek.LockHold:
 		want.Lock = f.id
-	case kek.LockRelease:
+	case kek.LockRelease, kek.LockFree:
 		want.Lock = ""
 	case kek.LockIgnore:
 	}
+	registered(&want, c)
+	same(t, what+", the whole registry", after.All, want)
+	want.Registry, want.Sources, want.Marks = 0, nil, nil
 	for id := range want.KEKs { // a view has those alone that are named
 		named := want.Pointer != nil && want.Pointer.KEKID == id ||
-			want.Rotation != nil && (want.Rotation.OldKEK == id || want.Rotation.NewKEK == id)
+			want.Rotation != nil && (want.Rotation.OldKEK == id || want.Rotation.NewKEK == id || slices.Contains(want.Rotation.Olds, id))
 		if !named {
 			delete(want.KEKs, id)
 		}
@@ -134,7 +146,25 @@ func (f *fixture) written(t *testing.T, what string, c kek.Change, before, after
 	if c.Opens != "" {
 		same(t, what+": fence", after.Fences[c.Opens], fence("open"))
 	}
+	if c.Shuts != "" {
+		same(t, what+": fence", after.Fences[c.Shuts], fence("sealed"))
+	}
 	f.dataPlane(t, after.View)
+}
+
+// registered makes a change of the registry in a view.
+func registered(v *kek.View, c kek.Change) {
+	m := c.Registry
+	if m == nil {
+		return
+	}
+	v.Registry++
+	v.Sources = slices.DeleteFunc(slices.Clone(v.Sources), func(s kek.Source) bool {
+		return s.Name == m.Remove || slices.ContainsFunc(m.Put, func(p kek.Source) bool { return p.Name == s.Name })
+	})
+	v.Sources = append(v.Sources, m.Put...)
+	slices.SortFunc(v.Sources, func(a, b kek.Source) int { return cmp.Compare(a.Name, b.Name) })
+	v.Marks = slices.DeleteFunc(slices.Clone(v.Marks), func(mark kek.Mark) bool { return mark.Table == m.Forget })
 }
 
 // dataPlane checks that the data plane reads what the control plane does.
@@ -154,19 +184,79 @@ func (f *fixture) dataPlane(t *testing.T, v kek.View) {
 	}
 }
 
+// testLoadAll checks which rotation is read, and that marks are read and left.
+func testLoadAll(t *testing.T, f *fixture) {
+	all := func(id string) kek.View {
+		t.Helper()
+		v, err := f.Store.LoadAll(t.Context(), id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return v
+	}
+	f.takeAll(t, genesis(), registerKEK("kek-past"))
+	late := kek.Mark{Table: "table-orders", Holder: "b", SeenAt: f.now()}
+	f.Mark(t, kek.Mark{Table: "table-orders", Holder: "a", SeenAt: f.now()})
+	f.Mark(t, kek.Mark{Table: "table-a", Holder: "a"})
+	f.Mark(t, late) // over the first
+	v := all("")
+	same(t, "marks", v.Marks, []kek.Mark{{Table: "table-a", Holder: "a"}, late})
+	same(t, "revision after two changes", v.Registry, int64(2))
+	if v.Rotation != nil || v.Lock != "" || len(v.KEKs) != 2 {
+		t.Errorf("before a rotation: %+v", v)
+	}
+	f.takeAll(t, removeSource("orders"), forgetMark("table-a"), start(f.id, kek.Normal))
+	v = all("") // the rotation that holds the lock
+	if v.Rotation == nil || v.Rotation.ID != f.id || v.Lock != f.id || len(v.KEKs) != 2 {
+		t.Errorf("during a rotation: %+v", v)
+	}
+	same(t, "marks of what was removed", v.Marks, []kek.Mark(nil))
+	same(t, "with its id", all(f.id), v)
+	v.Rotation = nil
+	same(t, "with another id", all("other"), v)
+	f.take(t, rollback())
+	if v = all(""); v.Rotation != nil || v.Lock != "" {
+		t.Errorf("after a rotation: %+v", v)
+	}
+	if v = all(f.id); v.Rotation == nil || v.Rotation.Phase != kek.RolledBack {
+		t.Errorf("one that is over: %+v", v)
+	}
+}
+
+// testShut: the fence of a KEK that was registered sealed is final: it can be neither
+// opened nor shut again, nor can one that is open be shut by a registration.
+func testShut(t *testing.T, f *fixture) {
+	f.takeAll(t, genesis(), registerKEK("kek-past"))
+	if err := f.Store.SealFence(t.Context(), "kek-past", 1); err != nil {
+		t.Fatalf("sealing what is sealed: %v", err)
+	}
+	before := f.dump(t)
+	same(t, "fence", before.Fences["kek-past"], fence("sealed"))
+	for name, c := range map[string]kek.Change{
+		"opened":                {Lock: kek.LockFree, Opens: "kek-past", Shards: shards, Event: "forged"},
+		"registered again":      {Lock: kek.LockFree, Shuts: "kek-past", Shards: shards, Event: "forged"},
+		"the pointer's, sealed": {Lock: kek.LockFree, Shuts: "kek-0", Shards: shards, Event: "forged"},
+	} {
+		f.refused(t, name, c, before)
+	}
+}
+
 // testLock checks the lock alone, with every other condition true.
 func testLock(t *testing.T, f *fixture) {
 	f.takeAll(t, genesis(), start(f.id, kek.Normal))
 	mine := f.dump(t)
 
 	// Another rotation that read a free lock comes too late.
-	stale := mine.View
+	stale := mine.All
 	stale.Rotation, stale.Lock = nil, ""
 	other, err := start("other", kek.Normal).next(stale, f.now())
 	if err != nil {
 		t.Fatal(err)
 	}
 	f.refused(t, "start while another holds the lock", other, mine)
+
+	// Nor does anything come between that needs the lock to be free.
+	f.refused(t, "a change beside a rotation that it did not see", kek.Change{Lock: kek.LockFree, Event: "forged"}, mine)
 
 	// A rotation that has given the lock back holds nothing.
 	f.take(t, rollback())
@@ -200,7 +290,7 @@ func testLock(t *testing.T, f *fixture) {
 
 // testFences checks that a sealed shard is final.
 func testFences(t *testing.T, f *fixture) {
-	f.takeAll(t, genesis(), start(f.id, kek.Normal), mint("kek-1"), tested())
+	f.takeAll(t, append([]step{genesis()}, toTested(f.id)...)...)
 	if err := f.Store.SealFence(t.Context(), "kek-1", 2); err != nil {
 		t.Fatal(err)
 	}
@@ -259,7 +349,5 @@ func testListings(t *testing.T, f *fixture) {
 	if len(rotations) != 2 || rotations[0].ID != f.id || rotations[1].ID != "AAA-later" {
 		t.Errorf("rotations are not oldest first: %v", rotations)
 	}
-	if d := cmp.Diff(rotations[0].Probes, []byte("probe\x00"), cmpopts.EquateEmpty()); d != "" {
-		t.Error(d)
-	}
+	same(t, "probes", rotations[0].Probes, map[kek.ID][]byte{"kek-0": []byte("probe\x00 under kek-0")})
 }

@@ -60,6 +60,8 @@ type RegistryHarness struct {
 	Chain string // the name of its audit chain
 	// Fences returns the states of a KEK's shards, "open" or "sealed".
 	Fences func(t *testing.T, id kek.ID) map[int]string
+	// Mark leaves a writer's mark, as the data plane does.
+	Mark func(t *testing.T, m kek.Mark)
 }
 
 // Clock returns a clock that starts at a fixed moment and gains a second with
@@ -95,7 +97,8 @@ func fence(state string) map[int]string {
 
 // dump is everything that can be read of a control table.
 type dump struct {
-	View      kek.View
+	View      kek.View // of Load
+	All       kek.View // of LoadAll
 	KEKs      []kek.KEK
 	Rotations []kek.Rotation
 	Entries   []audit.Entry
@@ -110,6 +113,9 @@ func (f *fixture) dump(t *testing.T) dump {
 	var d dump
 	var err error
 	if d.View, err = f.Store.Load(ctx, f.id); err != nil {
+		t.Fatal(err)
+	}
+	if d.All, err = f.Store.LoadAll(ctx, f.id); err != nil {
 		t.Fatal(err)
 	}
 	if d.KEKs, err = f.Store.KEKs(ctx); err != nil {

@@ -219,7 +219,10 @@ func (r *Recorder) part(e *trace.Event, w write) error {
 			e.KEK = i.str("new_kek_id")
 		}
 		if i.num("rev") == 1 {
-			e.Segments = r.segments(int(i.num("segments")))
+			var err error
+			if e.Segments, err = segments(i); err != nil {
+				return err
+			}
 		}
 	case strings.HasPrefix(pk, pkKEK):
 		if e.States == nil {
@@ -239,16 +242,27 @@ func (r *Recorder) part(e *trace.Event, w write) error {
 	return nil
 }
 
-// segments is how many parts each source is worked on in.
-func (r *Recorder) segments(n int) map[string]int {
+// segments is how many parts each source that a rotation has frozen is worked on in, by
+// the name that checkpoints know it by: each new definition begins from the start.
+func segments(rotation item) (map[string]int, error) {
+	var sources []struct {
+		Name, Kind string
+		Generation int
+	}
+	if err := unmarshal([]byte(rotation.str("sources")), &sources); err != nil {
+		return nil, fmt.Errorf("sources: %w", err)
+	}
 	out := map[string]int{}
-	for _, t := range r.cfg.Tables {
-		out[t.Source] = max(n, 1)
+	for _, s := range sources {
+		if s.Generation > 0 {
+			s.Name = fmt.Sprintf("%s~%d", s.Name, s.Generation)
+		}
+		out[s.Name] = 1
+		if s.Kind != "corpus" {
+			out[s.Name] = max(int(rotation.num("segments")), 1)
+		}
 	}
-	if r.cfg.Corpus != "" {
-		out[r.cfg.Corpus] = 1
-	}
-	return out
+	return out, nil
 }
 
 // control is what a write of one item of the control table did.

@@ -19,7 +19,7 @@ func (t Table) id(key item) string {
 
 // written fills an event from the attributes of an envelope.
 func (t Table) written(e trace.Event, i item) trace.Event {
-	e.KEK, e.Epoch = i.str(t.KEKID), i.num(t.Epoch)
+	e.KEK, e.Epoch = keyID(i.str(t.KEKID)), i.num(t.Epoch) // a row may name its KEK by ARN
 	e.Blob, e.Body = trace.Digest(i[t.WrappedDEK].B), trace.Digest(i[t.Ciphertext].B)
 	return e
 }
@@ -33,13 +33,14 @@ func (r *Recorder) row(t Table, w write, caller string, beside []write) ([]trace
 		e.Effect = "Table.Delete"
 		return []trace.Event{e}, nil
 	case kindUpdate:
-		return t.update(e, w)
+		return r.update(t, e, w, beside)
 	case kindPut:
 	default:
 		return nil, nil // a check
 	}
-	if w.Item.str(t.KEKID) == "" {
-		return nil, nil // no cipher row, or none that a sweep lets pass
+	if w.Item.str(t.KEKID) == "" { // no cipher row, or one that says nothing of its KEK yet
+		r.bare[e.Source+"/"+e.Row] = trace.Digest(w.Item[t.Ciphertext].B)
+		return nil, nil
 	}
 	e = t.written(e, w.Item)
 	if _, absent := w.requires(); beside == nil && len(absent) == 0 && caller == "" {
@@ -52,7 +53,7 @@ func (r *Recorder) row(t Table, w write, caller string, beside []write) ([]trace
 
 // update is what an update of a row did. A rewrap knows what it replaces; what it
 // has not conditioned on it has not read.
-func (t Table) update(e trace.Event, w write) ([]trace.Event, error) {
+func (r *Recorder) update(t Table, e trace.Event, w write, beside []write) ([]trace.Event, error) {
 	set, err := w.updates()
 	if err != nil {
 		return nil, err
@@ -60,14 +61,33 @@ func (t Table) update(e trace.Event, w write) ([]trace.Event, error) {
 	if !slices.ContainsFunc([]string{t.KEKID, t.WrappedDEK, t.Ciphertext, t.Epoch}, func(name string) bool { _, ok := set[name]; return ok }) {
 		return nil, nil // the envelope stays
 	}
-	equal, _ := w.requires()
+	equal, absent := w.requires()
 	e = t.written(e, set)
+	if _, wrapped := set[t.WrappedDEK]; !wrapped && e.KEK != "" {
+		return r.label(t, e, equal, absent)
+	}
 	if _, read := equal[t.KEKID]; !read && e.Actor == "" {
-		e.Effect = "Table.Update"
+		e.Effect, e.Shard = "Table.Update", r.fence(e.KEK, beside)
 		return []trace.Event{e}, nil
 	}
-	e.Effect, e.Old = "Table.Replace", equal.str(t.KEKID)
+	e.Effect, e.Old = "Table.Replace", keyID(equal.str(t.KEKID))
 	e.Was, e.WasBody = trace.Digest(equal[t.WrappedDEK].B), trace.Digest(equal[t.Ciphertext].B)
+	return []trace.Event{e}, nil
+}
+
+// label is a row that is told which KEK it is under: from here on it is one that the
+// model knows. It must have been read as it is. Another form of the same KEK's name
+// changes nothing.
+func (r *Recorder) label(t Table, e trace.Event, equal item, absent []string) ([]trace.Event, error) {
+	was, named := equal[t.KEKID]
+	if named && was.S != nil && keyID(*was.S) == e.KEK {
+		return nil, nil
+	}
+	if !named && !slices.Contains(absent, t.KEKID) || equal[t.WrappedDEK].B == nil {
+		e.Effect = "Table.Update" // not on condition of what was read
+		return []trace.Event{e}, nil
+	}
+	e.Effect, e.Blob, e.Body = trace.Plant, trace.Digest(equal[t.WrappedDEK].B), r.bare[e.Source+"/"+e.Row]
 	return []trace.Event{e}, nil
 }
 

@@ -35,6 +35,8 @@ func (r *Recorder) Begin(ctx context.Context, cfg aws.Config) error {
 			for _, i := range items {
 				if i.str(t.KEKID) != "" {
 					r.add(t.written(trace.Event{Effect: trace.Plant, Source: t.Source, Row: t.id(i)}, i))
+				} else {
+					r.bare[t.Source+"/"+t.id(i)] = trace.Digest(i[t.Ciphertext].B)
 				}
 			}
 			return nil

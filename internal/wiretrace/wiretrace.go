@@ -56,6 +56,7 @@ type Recorder struct {
 	tokens  map[string]bool // of transactions that went through: a repeat changes nothing
 	records map[int64]audit.Entry
 	objects map[string]object // of the corpus, as last written
+	bare    map[string]string // payloads of rows that name no KEK, by source and row
 }
 
 // object is an object of the corpus.
@@ -63,7 +64,7 @@ type object struct{ etag, kek, blob, body string }
 
 // New returns a recorder that has recorded nothing.
 func New(cfg Config) *Recorder {
-	return &Recorder{cfg: cfg, tokens: map[string]bool{}, records: map[int64]audit.Entry{}, objects: map[string]object{}}
+	return &Recorder{cfg: cfg, tokens: map[string]bool{}, records: map[int64]audit.Entry{}, objects: map[string]object{}, bare: map[string]string{}}
 }
 
 // Events returns the run so far. The error says which calls are not understood: the

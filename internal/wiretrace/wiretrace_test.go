@@ -157,6 +157,10 @@ func calls() []call {
 			"ConditionExpression":"` + cond + `","ExpressionAttributeNames":{"#k":"key_ref","#d":"edek","#e":"key_epoch","#v":"rev","#b":"body"},
 			"ExpressionAttributeValues":{":k":{"S":"new"},":d":{"B":"ZGVr"},":e":{"N":"2"},":b":{"B":"Ym9keQ=="},":ok":{"S":"old"},":od":{"B":"d2Fz"},":ob":{"B":"d2Fz"},":zero":{"N":"0"},":one":{"N":"1"}}}`
 	}
+	label := func(cond string) string {
+		return `{"TableName":"it-orders","Key":{` + rowKey + `},"UpdateExpression":"SET #k = :k","ConditionExpression":"` + cond + `",
+			"ExpressionAttributeNames":{"#k":"key_ref","#d":"edek"},"ExpressionAttributeValues":{":k":{"S":"new"},":od":{"B":"d2Fz"},":arn":{"S":"arn:aws:kms:r:1:key/new"}}}`
+	}
 	_, added := record(5, "source_added", "")
 	_, registered := record(5, "kek_registered", "")
 	_, started := record(5, "rotation_started", "q2")
@@ -171,9 +175,12 @@ func calls() []call {
 		return with(trace.Event{Effect: "Store.Apply", Event: event, Actor: "switch", Seq: 5}, edit)
 	}
 	none := func(*trace.Event) {}
+	begun := strings.Replace(switched, `"rev":{"N":"4"}`, `"rev":{"N":"1"},"segments":{"N":"4"},"sources":{"S":"`+
+		`[{\"name\":\"orders\",\"kind\":\"dynamodb\",\"generation\":2},{\"name\":\"corpus\",\"kind\":\"corpus\"}]"}`, 1)
 	began := func(e *trace.Event) {
 		*e = with(change, func(c *trace.Event) {
 			c.Event, c.Epoch, c.Moved, c.States, c.Opened, c.Lock = e.Event, 0, false, nil, nil, trace.LockTaken
+			c.Segments = map[string]int{"orders~2": 4, "corpus": 1}
 		})
 	}
 	sealedOld := func(e *trace.Event) { e.States = map[string]string{"old": "sealed"} }
@@ -185,8 +192,8 @@ func calls() []call {
 		dynamo("one without a record", "PutItem", "", `{"TableName":"it-control","Item":{"pk":{"S":"SOURCE"},"sk":{"S":"orders"}}}`, unrecorded(func(e *trace.Event) { e.Actor = "Put SOURCE" })),
 		dynamo("a KEK registered", "TransactWriteItems", "", transaction(free, stands, old("sealed"), registry, sealedShard, registered), of("kek_registered", sealedOld)),
 		dynamo("one whose fence is not shut", "TransactWriteItems", "", transaction(free, stands, old("sealed"), registry, registered), of(trace.Unconditional, sealedOld)),
-		dynamo("a start", "TransactWriteItems", "preflight", transaction(putIf(absent, switched), taken, stands, check("REGISTRY", counted), started), of("rotation_started", began)),
-		dynamo("one that does not ask for the sources", "TransactWriteItems", "preflight", transaction(putIf(absent, switched), taken, stands, started), of(trace.Unconditional, began)),
+		dynamo("a start", "TransactWriteItems", "preflight", transaction(putIf(absent, begun), taken, stands, check("REGISTRY", counted), started), of("rotation_started", began)),
+		dynamo("one that does not ask for the sources", "TransactWriteItems", "preflight", transaction(putIf(absent, begun), taken, stands, started), of(trace.Unconditional, began)),
 		dynamo("a mark left", "PutItem", "", `{"TableName":"it-control","Item":{"pk":{"S":"MARK"},"sk":{"S":"it-orders"}}}`),
 		dynamo("a mark left by a function", "PutItem", "mint", `{"TableName":"it-control","Item":{"pk":{"S":"MARK"},"sk":{"S":"it-orders"}}}`, unrecorded(func(e *trace.Event) { e.Actor = "Put MARK" })),
 		dynamo("a mark removed", "DeleteItem", "", `{"TableName":"it-control","Key":{"pk":{"S":"MARK"},"sk":{"S":"it-orders"}}}`, unrecorded(func(e *trace.Event) { e.Actor = "Delete MARK" })),
@@ -250,7 +257,14 @@ func calls() []call {
 		dynamo("a row as it is, by a function", "PutItem", "rewrap", `{"TableName":"it-orders","Item":{`+rowItem+`}}`,
 			with(row, func(e *trace.Event) { e.Effect, e.Shard, e.Actor = "Table.Insert", -1, "rewrap" })),
 		dynamo("an update", "UpdateItem", "", update(", #b = :b", "attribute_exists(#k) AND (attribute_not_exists(#e) OR #e <= :e)"),
-			with(row, func(e *trace.Event) { e.Effect = "Table.Update" })),
+			with(row, func(e *trace.Event) { e.Effect, e.Shard = "Table.Update", trace.Unfenced })),
+		dynamo("an update past the fence", "TransactWriteItems", "", `{"TransactItems":[{"Update":`+update(", #b = :b", "#b = :ob AND attribute_not_exists(#e)")+`},`+fenced+`]}`,
+			with(row, func(e *trace.Event) { e.Effect, e.Shard = "Table.Update", 3 })),
+		dynamo("a row adopted", "UpdateItem", "", label("#d = :od AND attribute_not_exists(#k)"),
+			trace.Event{Effect: trace.Plant, Source: "orders", Row: "b/7", KEK: "new", Blob: was}),
+		dynamo("a KEK's ARN written as its id", "UpdateItem", "", label("#d = :od AND #k = :arn")),
+		dynamo("a row labelled blindly", "UpdateItem", "", label("attribute_exists(#k)"),
+			trace.Event{Effect: "Table.Update", Source: "orders", Row: "b/7", KEK: "new"}),
 		dynamo("a rewrap", "UpdateItem", "rewrap", update("", "#k = :ok AND #d = :od"),
 			with(row, func(e *trace.Event) {
 				e.Effect, e.Actor, e.Old, e.Was, e.Body = "Table.Replace", "rewrap", "old", was, ""

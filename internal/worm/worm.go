@@ -117,7 +117,7 @@ func (v *Vault) settle(ctx context.Context, key, made string, e audit.Entry) err
 	if oldest == "" {
 		return fmt.Errorf("s3 PutObject %s: it is refused because of a version that is not listed", key)
 	}
-	if made != "" && oldest == made {
+	if oldest == made {
 		return nil
 	}
 	stored, lock, err := v.read(ctx, key, oldest)

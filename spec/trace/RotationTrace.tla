@@ -48,6 +48,7 @@ Change ==
     [] E.a = "rows_counted"           -> Count(E.n)
     [] E.a = "kek_minted"             -> Mint(E.n, E.k)
     [] E.a = "rows_rehearsed"         -> Rehearse(E.n)
+    [] E.a = "rotation_resumed"       -> lock = E.n /\ UNCHANGED vars
     [] E.a = "dual_unwrap_passed"     -> DualUnwrap(E.n)
     [] E.a = "pointer_switched"       -> Switch(E.n)
     [] E.a = "old_kek_sealed"         -> Seal(E.n)

@@ -135,6 +135,15 @@ func (r *Recorder) rowEvent(op string, args []any) Event {
 		return written(op, args[0].(string), args[1].(string), args[2].(memstore.Record))
 	case "Table.Delete":
 		return Event{Effect: op, Source: args[0].(string), Row: args[1].(string)}
+	case "Table.Label":
+		old := args[1].(rotation.Row)
+		if old.KEK == args[2].(kek.ID) {
+			return Event{} // it named the same KEK in another form
+		}
+		return Event{
+			Effect: Plant, Source: args[0].(string), Row: old.ID, KEK: string(args[2].(kek.ID)), Epoch: old.Epoch,
+			Blob: Digest(old.WrappedDEK), Body: Digest(old.Ciphertext),
+		}
 	case "Table.Replace":
 		old, with := args[1].(rotation.Row), args[2].(rotation.Rewrapped)
 		return Event{
@@ -147,7 +156,7 @@ func (r *Recorder) rowEvent(op string, args []any) Event {
 
 // written is a row as it is stored. Nothing under no KEK is a cipher row.
 func written(op, source, id string, row memstore.Record) Event {
-	if row.Other || row.KEK == "" {
+	if row.Other || row.Declared || row.KEK == "" || row.Kind == rotation.NoKEK || row.Kind == rotation.UnknownForm {
 		return Event{}
 	}
 	return Event{

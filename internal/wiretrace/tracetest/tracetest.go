@@ -38,6 +38,9 @@ func config(t *testing.T, l *sample.Local) wiretrace.Config {
 			Source: src.SourceName(), Table: aws.ToString(out.Table.TableName),
 			KEKID: src.KEKID, WrappedDEK: src.WrappedDEK, Ciphertext: src.Ciphertext, Epoch: src.Epoch,
 		}
+		if src.Format == "kms" { // the payload itself is what KMS has wrapped
+			table.WrappedDEK, table.Ciphertext = src.Ciphertext, ""
+		}
 		for _, k := range out.Table.KeySchema {
 			table.Keys = append(table.Keys, aws.ToString(k.AttributeName))
 		}

@@ -1,0 +1,222 @@
+package audit_test
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/mod/sumdb/note"
+
+	"github.com/matter-ops/kms-rotation/audit"
+	"github.com/matter-ops/kms-rotation/internal/audittest"
+	"github.com/matter-ops/kms-rotation/internal/rekor/rekortest"
+)
+
+// TestParseTrust: a list that is not wholly usable is refused, and the error names
+// the entry.
+func TestParseTrust(t *testing.T) {
+	log, key := rekortest.New(t).Trust(), rekortest.NewKey(t).DER
+	other, err := ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
+	p384 := pkix(t, other.Public(), err)
+	list := func(change func(*audit.Trust)) string {
+		trust := audit.Trust{Logs: []audit.Log{log, log}, AnchorKeys: []audit.PinnedKey{{Key: key}, {Key: key}}}
+		if change != nil {
+			change(&trust)
+		}
+		b, err := json.Marshal(trust)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(b)
+	}
+	good := list(nil)
+	if got, err := audit.ParseTrust([]byte(good)); err != nil || len(got.Logs) != 2 || len(got.AnchorKeys) != 2 || !cmp.Equal(got.Logs[1], log) {
+		t.Fatalf("%+v, %v", got, err)
+	}
+	origin := func(s string) string { return list(func(t *audit.Trust) { t.Logs[1].Origin = s }) }
+	for name, c := range map[string]struct{ text, want string }{
+		"a field more":      {strings.Replace(good, `{"logs"`, `{"log":1,"logs"`, 1), `unknown field "log"`},
+		"two values":        {good + good, "more than one JSON value"},
+		"a bracket":         {good + "]", "more than one JSON value"},
+		"no URL":            {list(func(t *audit.Trust) { t.Logs[1].URL = "" }), "logs[1].url: is required"},
+		"no origin":         {origin(""), `logs[1]: origin ""`},
+		"a plus":            {origin("a+b"), `logs[1]: origin "a+b"`},
+		"a space":           {origin("a b"), `logs[1]: origin "a b"`},
+		"a line":            {origin("a\nb"), `logs[1]: origin "a\nb"`},
+		"a tab":             {origin("a\tb"), `logs[1]: origin "a\tb"`},
+		"no log key":        {list(func(t *audit.Trust) { t.Logs[1].Key = nil }), "logs[1]: log key: asn1"},
+		"an RSA log key":    {list(func(tr *audit.Trust) { tr.Logs[1].Key = rsaKey(t) }), "logs[1]: log key: *rsa.PublicKey is neither"},
+		"no anchor key":     {list(func(t *audit.Trust) { t.AnchorKeys[1].Key = nil }), "anchor_keys[1]: anchor key: asn1"},
+		"an Ed25519 anchor": {list(func(t *audit.Trust) { t.AnchorKeys[1].Key = log.Key }), "anchor_keys[1]: anchor key: it is not ECDSA"},
+		"a P-384 anchor":    {list(func(t *audit.Trust) { t.AnchorKeys[1].Key = p384 }), "anchor_keys[1]: anchor key: it is not ECDSA on P-256"},
+	} {
+		got, err := audit.ParseTrust([]byte(c.text))
+		if err == nil || !strings.Contains(err.Error(), c.want) || !cmp.Equal(got, audit.Trust{}) {
+			t.Errorf("%s: %+v, %v, want %s", name, got, err, c.want)
+		}
+	}
+}
+
+// TestCurrentLog: anchors go to the log that became valid last.
+func TestCurrentLog(t *testing.T) {
+	day := func(n int) time.Time { return time.Date(2026, 4, n, 0, 0, 0, 0, time.UTC) }
+	old, young, always := audit.Log{URL: "old", From: day(2), To: day(6)}, audit.Log{URL: "young", From: day(4)}, audit.Log{URL: "always"}
+	for name, c := range map[string]struct {
+		logs []audit.Log
+		at   time.Time
+		want string
+	}{
+		"none":               {nil, day(1), ""},
+		"before":             {[]audit.Log{old, young}, day(1), ""},
+		"from its beginning": {[]audit.Log{old, young}, day(2), "old"},
+		"the younger":        {[]audit.Log{old, young}, day(4), "young"},
+		"in any order":       {[]audit.Log{young, old}, day(4), "young"},
+		"until its end":      {[]audit.Log{old}, day(6).Add(-1), "old"},
+		"not at its end":     {[]audit.Log{old}, day(6), ""},
+		"the other again":    {[]audit.Log{old, young}, day(6), "young"},
+		"since ever":         {[]audit.Log{always}, day(1), "always"},
+		"since ever, after":  {[]audit.Log{always, old}, day(3), "old"},
+	} {
+		got, ok := audit.Trust{Logs: c.logs}.Current(c.at)
+		if got.URL != c.want || ok != (c.want != "") {
+			t.Errorf("%s: %q, %v, want %q", name, got.URL, ok, c.want)
+		}
+	}
+}
+
+// TestTrustInVerification: of the trust list whatever is valid at an anchor's time is
+// enough, wherever it stands in the list, and nothing else is.
+func TestTrustInVerification(t *testing.T) {
+	w := audittest.New(t)
+	key, log := w.Policy.Trust.AnchorKeys[0], w.Policy.Trust.Logs[0]
+	foreign, named := rekortest.New(t).Trust(), log
+	named.Origin = "another.test"
+	later, until := key, key
+	later.From = w.Policy.Now
+	until.To = w.Policy.Now
+	late, ended := log, log
+	late.From = w.Policy.Now
+	ended.To = w.Policy.Now
+	for name, c := range map[string]struct {
+		keys []audit.PinnedKey
+		logs []audit.Log
+		kind audit.Kind
+	}{
+		"the second key":              {keys: []audit.PinnedKey{{Key: rekortest.NewKey(t).DER}, key}},
+		"a key that is valid later":   {keys: []audit.PinnedKey{later}, kind: audit.AnchorKeyUnknown},
+		"a key whose time has ended":  {keys: []audit.PinnedKey{until}},
+		"no key":                      {keys: []audit.PinnedKey{}, kind: audit.AnchorKeyUnknown},
+		"the log's old key":           {logs: []audit.Log{foreign, log}},
+		"the log under another name":  {logs: []audit.Log{named}, kind: audit.LogUnknown},
+		"another log before":          {logs: []audit.Log{named, log}},
+		"a log that is valid later":   {logs: []audit.Log{late}, kind: audit.LogUnknown},
+		"a log whose time has ended":  {logs: []audit.Log{ended}},
+		"a log with another key only": {logs: []audit.Log{foreign}, kind: audit.WrongCheckpoint},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := w.Policy
+			if c.keys != nil {
+				p.Trust.AnchorKeys = c.keys
+			}
+			if c.logs != nil {
+				p.Trust.Logs = c.logs
+			}
+			r := verify(t, w.Bucket, p)
+			if c.kind != "" {
+				audittest.MustFind(t, r, c.kind, audit.AnchorKey(audittest.Chain, 1))
+			} else if r.Result != audit.Green {
+				t.Errorf("%s: %v", r, r.Findings)
+			}
+		})
+	}
+}
+
+// noteSigner signs notes under a name, with any key.
+type noteSigner struct {
+	name string
+	hash uint32
+	sign func(msg []byte) ([]byte, error)
+}
+
+// Name implements [note.Signer].
+func (s noteSigner) Name() string { return s.name }
+
+// KeyHash implements [note.Signer].
+func (s noteSigner) KeyHash() uint32 { return s.hash }
+
+// Sign implements [note.Signer].
+func (s noteSigner) Sign(msg []byte) ([]byte, error) { return s.sign(msg) }
+
+// ecdsaLog is a log with an ECDSA key, and what signs for it.
+func ecdsaLog(t *testing.T) (audit.Log, noteSigner) {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	l := audit.Log{URL: "https://log.test", Origin: "log.test", Key: pkix(t, key.Public(), err)}
+	sum := sha256.Sum256(l.Key) // https://c2sp.org/signed-note, type 0x02 as Rekor has it
+	return l, noteSigner{"log.test", binary.BigEndian.Uint32(sum[:]), func(msg []byte) ([]byte, error) {
+		sum := sha256.Sum256(msg)
+		return ecdsa.SignASN1(rand.Reader, key, sum[:])
+	}}
+}
+
+func sign(t *testing.T, text string, s note.Signer) string {
+	t.Helper()
+	b, err := note.Sign(&note.Note{Text: text}, s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+// TestOpenCheckpoint: a checkpoint opens if the log has signed it, with a key of
+// either kind, and if it is one.
+func TestOpenCheckpoint(t *testing.T) {
+	l, s := ecdsaLog(t)
+	root := strings.Repeat("r", 32)
+	body := func(size, root string) string {
+		return "log.test\n" + size + "\n" + base64.StdEncoding.EncodeToString([]byte(root)) + "\n"
+	}
+	for name, text := range map[string]string{"plain": body("7", root), "extended": body("7", root) + "extension\n"} {
+		got, err := l.OpenCheckpoint(sign(t, text, s))
+		if want := (audit.Checkpoint{Origin: "log.test", Size: 7, Root: []byte(root)}); err != nil || !cmp.Equal(got, want) {
+			t.Errorf("%s: %+v, %v", name, got, err)
+		}
+	}
+	forger := s
+	forger.sign = func([]byte) ([]byte, error) { return []byte("signed, honestly"), nil }
+	unnamed := l
+	unnamed.Origin = ""
+	for name, c := range map[string]struct {
+		log        audit.Log
+		text, want string
+	}{
+		"forged":           {l, sign(t, body("7", root), forger), "the log did not sign"},
+		"another origin":   {l, sign(t, "other.test\n7\n"+base64.StdEncoding.EncodeToString([]byte(root))+"\n", s), "it is not one of"},
+		"one line":         {l, sign(t, "log.test\n", s), "it is not one of"},
+		"no root":          {l, sign(t, "log.test\n7\n", s), "it is not one of"},
+		"a negative size":  {l, sign(t, body("-7", root), s), "tree size"},
+		"no size":          {l, sign(t, body("seven", root), s), "tree size"},
+		"a size too great": {l, sign(t, body("9223372036854775808", root), s), "tree size"},
+		"a short root":     {l, sign(t, body("7", root[1:]), s), "root hash"},
+		"a long root":      {l, sign(t, body("7", root+"r"), s), "root hash"},
+		"a root and more":  {l, sign(t, strings.TrimSuffix(body("7", root), "\n")+"!\n", s), "root hash"},
+		"no base64":        {l, sign(t, "log.test\n7\n"+strings.Repeat("r", 43)+"!\n", s), "root hash"},
+	} {
+		got, err := c.log.OpenCheckpoint(c.text)
+		if !errors.Is(err, audit.ErrCheckpoint) || !strings.Contains(err.Error(), c.want) || !cmp.Equal(got, audit.Checkpoint{}) {
+			t.Errorf("%s: %+v, %v, want %s", name, got, err, c.want)
+		}
+	}
+	if _, err := unnamed.OpenCheckpoint(sign(t, body("7", root), s)); err == nil || !strings.Contains(err.Error(), "is not a log's name") {
+		t.Errorf("a log without a name: %v", err)
+	}
+}
