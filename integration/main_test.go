@@ -28,6 +28,7 @@ import (
 )
 
 const (
+	stackName      = "it"
 	rows           = 160 // a rotation of them takes seconds
 	executionLimit = 2 * time.Minute
 	watchEvery     = 100 * time.Millisecond
@@ -47,8 +48,9 @@ func up(t *testing.T, parameters map[string]string) *world {
 	return upWith(t, localaws.Options{Parameters: parameters})
 }
 
-// upWith is up with other options of the local AWS.
-func upWith(t *testing.T, o localaws.Options) *world {
+// upWith is up with other options of the local AWS. The functions may use more tables
+// than the data set's, each STACK-name.
+func upWith(t *testing.T, o localaws.Options, tables ...string) *world {
 	t.Helper()
 	if testing.Short() {
 		t.Skip("it starts servers")
@@ -61,8 +63,8 @@ func upWith(t *testing.T, o localaws.Options) *world {
 	if _, err := os.Stat(filepath.Join(root, "build", "local", "mint", "bootstrap")); err != nil && !required {
 		t.Skip("the functions are not built: make build")
 	}
-	o.StackName, o.Dir = "it", t.TempDir()
-	l, err := sample.Up(t.Context(), sample.Options{Rows: rows, Options: o})
+	o.StackName, o.Dir = stackName, t.TempDir()
+	l, err := sample.Up(t.Context(), sample.Options{Rows: rows, Tables: tables, Options: o})
 	if errors.Is(err, backend.ErrNotInstalled) && !required {
 		t.Skip(err)
 	}
@@ -176,6 +178,17 @@ func (w *world) control(t *testing.T, method, path string, body []byte) []byte {
 // calls counts the calls of one operation, by any function.
 func (w *world) calls(t *testing.T, service, operation string) int {
 	t.Helper()
+	return w.countCalls(t, service, operation, func(function string) bool { return function != "" })
+}
+
+// allCalls counts the calls of one operation, by the operator too.
+func (w *world) allCalls(t *testing.T, service, operation string) int {
+	t.Helper()
+	return w.countCalls(t, service, operation, func(string) bool { return true })
+}
+
+func (w *world) countCalls(t *testing.T, service, operation string, by func(function string) bool) int {
+	t.Helper()
 	var all []struct {
 		Service, Operation, Function string
 		Count                        int
@@ -185,7 +198,7 @@ func (w *world) calls(t *testing.T, service, operation string) int {
 	}
 	n := 0
 	for _, c := range all {
-		if c.Service == service && c.Operation == operation && c.Function != "" {
+		if c.Service == service && c.Operation == operation && by(c.Function) {
 			n += c.Count
 		}
 	}

@@ -3,6 +3,7 @@ package integration
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -37,23 +38,39 @@ func (w *world) refused(t *testing.T, name, input, wantError, wantField string) 
 // snapshot is everything in the control table.
 func (w *world) snapshot(t *testing.T) string {
 	t.Helper()
-	out, err := dynamodb.NewFromConfig(w.AWSConfig()).Scan(t.Context(), &dynamodb.ScanInput{
-		TableName: aws.String(w.Env()["MATTER_CONTROL_TABLE"]), ConsistentRead: aws.Bool(true),
-	})
-	var gone *ddbtypes.ResourceNotFoundException
-	if errors.As(err, &gone) {
-		return "no table"
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
+	return w.dump(t, w.Env()["MATTER_CONTROL_TABLE"])
+}
+
+// dump is everything in a table, to the byte, with the type of each value: base64 text
+// is no binary.
+func (w *world) dump(t *testing.T, table string) string {
+	t.Helper()
+	pages := dynamodb.NewScanPaginator(w.Set.Dynamo, &dynamodb.ScanInput{TableName: &table, ConsistentRead: aws.Bool(true)})
 	var items []string
-	for _, i := range out.Items {
-		b, err := json.Marshal(i)
+	for pages.HasMorePages() {
+		page, err := pages.NextPage(t.Context())
+		var gone *ddbtypes.ResourceNotFoundException
+		if errors.As(err, &gone) {
+			return "no table"
+		}
 		if err != nil {
 			t.Fatal(err)
 		}
-		items = append(items, string(b))
+		for _, i := range page.Items {
+			typed := map[string]string{}
+			for name, v := range i {
+				b, err := json.Marshal(v)
+				if err != nil {
+					t.Fatal(err)
+				}
+				typed[name] = fmt.Sprintf("%T %s", v, b)
+			}
+			b, err := json.Marshal(typed)
+			if err != nil {
+				t.Fatal(err)
+			}
+			items = append(items, string(b))
+		}
 	}
 	slices.Sort(items)
 	return strings.Join(items, "\n")

@@ -4,12 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 
 	"github.com/matter-ops/kms-rotation/audit"
 	"github.com/matter-ops/kms-rotation/kek"
 )
 
-// EventAdopted is the type of the record of rows that were labelled.
+// EventAdopted is the type of the two records of rows that are labelled: one before the
+// first of them, and one with what was done.
 const EventAdopted = "rows_adopted"
 
 // AdoptInput asks to bring the rows of one source in that were written without this
@@ -40,8 +42,8 @@ type Adoption struct {
 // named. Nothing but the label is written, each row on condition that it still is what
 // was read, so that adopting may go on beside live traffic, be repeated, and stop
 // anywhere.
-func (s *Steps) Adopt(ctx context.Context, to Recorder, in AdoptInput) (Adoption, error) {
-	out := Adoption{Source: in.Source, Found: map[string]int64{}, Left: map[string]int64{}}
+func (s *Steps) Adopt(ctx context.Context, to Recorder, in AdoptInput) (out Adoption, err error) {
+	out = Adoption{Source: in.Source, Found: map[string]int64{}, Left: map[string]int64{}}
 	v, err := s.loadAll(ctx, "")
 	if err != nil {
 		return out, err
@@ -54,7 +56,21 @@ func (s *Steps) Adopt(ctx context.Context, to Recorder, in AdoptInput) (Adoption
 	if !ok {
 		return out, invalid("source", fmt.Sprintf("rows of source %s cannot be adopted", in.Source), "adopt a table")
 	}
-	a := adopter{steps: s, src: src, to: labeler, view: v, write: in.Write, out: &out}
+	record := func(done string) error {
+		return s.Record(ctx, to, audit.Event{
+			ID: fmt.Sprintf("%s/%s/%d/%s", EventAdopted, in.Source, s.Now().UnixNano(), done), Type: EventAdopted, Step: "adopt",
+			Body: map[string]string{"source": in.Source, "state": done, "rows": fmt.Sprint(out.Written), "found": cut(counted(out.Found))},
+		})
+	}
+	a := adopter{
+		steps: s, src: src, to: labeler, view: v, write: in.Write, out: &out,
+		begin: sync.OnceValue(func() error { return record("begun") }),
+	}
+	defer func() {
+		if out.Written > 0 { // also of a run that ended early
+			err = errors.Join(err, record("done"))
+		}
+	}()
 	cursor, items := "", int64(0)
 	for {
 		page, err := src.Scan(ctx, ScanRequest{Total: 1, Cursor: cursor})
@@ -74,13 +90,7 @@ func (s *Steps) Adopt(ctx context.Context, to Recorder, in AdoptInput) (Adoption
 			break
 		}
 	}
-	if out.Written == 0 {
-		return out, nil
-	}
-	return out, s.Record(ctx, to, audit.Event{
-		ID: fmt.Sprintf("%s/%s/%d", EventAdopted, in.Source, s.Now().UnixNano()), Type: EventAdopted, Step: "adopt",
-		Body: map[string]string{"source": in.Source, "rows": fmt.Sprint(out.Written), "found": cut(counted(out.Found))},
-	})
+	return out, nil
 }
 
 // registered opens a source of the registry by name.
@@ -104,13 +114,14 @@ type adopter struct {
 	to    Labeler
 	view  kek.View
 	write bool
+	begin func() error // records that rows will be labelled
 	out   *Adoption
 }
 
 func (a adopter) adopt(ctx context.Context, row Row) error {
 	for range maxTries {
 		if row.Defect == "" && row.KeyARN == "" {
-			a.out.Sound++
+			a.keep(row)
 			return nil
 		}
 		adoptable := row.Kind == NoKEK || row.Kind == UnknownForm || row.Defect == "" // a key ARN is sound, the plain id is better
@@ -130,9 +141,16 @@ func (a adopter) adopt(ctx context.Context, row Row) error {
 			return unavailable("KMS Decrypt", err)
 		}
 		k, known := a.view.KEKs[id]
-		if !known || k.ARN != arn || !k.State.Resolves() {
+		switch {
+		case !known:
 			a.unknown(id)
-			a.leave(row, fmt.Sprintf("KEK %s is not registered or not usable: matter ops kms-register-kek --kek-id %s --confirm", arn, id))
+			a.leave(row, fmt.Sprintf("KEK %s is not registered: matter ops kms-register-kek --kek-id %s --confirm", arn, id))
+			return nil
+		case k.ARN != arn:
+			a.leave(row, fmt.Sprintf("it is under key %s, but the registry's KEK of that id is %s", arn, k.ARN))
+			return nil
+		case !k.State.Resolves():
+			a.leave(row, fmt.Sprintf("it is under KEK %s, which is %s: restore it from a backup under the current one", id, k.State))
 			return nil
 		}
 		kind := string(row.Kind)
@@ -142,6 +160,9 @@ func (a adopter) adopt(ctx context.Context, row Row) error {
 		if !a.write {
 			a.out.Found[kind+" under "+string(id)]++
 			return nil
+		}
+		if err := a.begin(); err != nil {
+			return err
 		}
 		done, err := a.to.Label(ctx, row, id)
 		if errors.Is(err, ErrRejected) || errors.Is(err, ErrDenied) { // of this one row
@@ -167,6 +188,19 @@ func (a adopter) adopt(ctx context.Context, row Row) error {
 	}
 	a.out.Changed++
 	return nil
+}
+
+// keep counts a row that names its KEK by id.
+func (a adopter) keep(row Row) {
+	err := registryRoster(a.view).judge(row)
+	if err == nil {
+		a.out.Sound++
+		return
+	}
+	if _, known := a.view.KEKs[row.KEK]; !known {
+		a.unknown(row.KEK)
+	}
+	a.leave(row, err.Error())
 }
 
 func (a adopter) leave(row Row, reason string) {

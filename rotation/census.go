@@ -37,7 +37,13 @@ func (s *Steps) census(ctx context.Context, id string) (SweepOutput, error) {
 	if err := checkCensus(r.Sources, out); err != nil {
 		return out, err
 	}
-	_, err = s.transition(ctx, "census", r.ID, func(v kek.View) (kek.Change, error) { return v.Count(s.Now()) }, out.counts())
+	_, err = s.transition(ctx, "census", r.ID, func(v kek.View) (kek.Change, error) {
+		c, err := v.Count(s.Now())
+		if err == nil {
+			err = s.checkAge(out.read)
+		}
+		return c, err
+	}, out.counts())
 	return out, err
 }
 
@@ -67,13 +73,48 @@ func checkCensus(sources []kek.Source, out SweepOutput) error {
 		}
 	}
 	for _, src := range sources {
-		if t := out.Sources[src.Name]; src.Kind == kek.KindDynamoDB && t.Scanned == 0 && t.Other > 0 && t.Declared == 0 {
-			return &Error{
-				Kind: SourceMisconfigured, Field: "sources[" + src.Name + "]",
-				Msg: fmt.Sprintf("none of its %d items has any of the envelope's attributes", t.Other),
-				Next: `correct the attributes' names with matter ops source add --confirm; if the table holds no envelopes yet, ` +
-					`say what its items are with "other" in the definition`,
+		if t := out.Sources[src.Name]; noEnvelope(src, t) {
+			return unlikely(src, t)
+		}
+	}
+	return nil
+}
+
+// noEnvelope reports a table whose items are all something else and not said to be.
+func noEnvelope(src kek.Source, t Tally) bool {
+	return src.Kind == kek.KindDynamoDB && t.Scanned == 0 && t.Other > 0 && t.Declared == 0
+}
+
+func unlikely(src kek.Source, t Tally) error {
+	return &Error{
+		Kind: SourceMisconfigured, Field: "sources[" + src.Name + "]",
+		Msg: fmt.Sprintf("none of its %d items has any of the envelope's attributes", t.Other),
+		Next: `correct the attributes' names with matter ops source add --confirm; if the table holds no envelopes yet, ` +
+			`say what its items are with "other" in the definition`,
+	}
+}
+
+// checkSeen refuses to conclude from a source of which no pass has ever seen an
+// envelope: no census has looked at it in an emergency, or where it joined after the
+// switch.
+func (s *Steps) checkSeen(ctx context.Context, r kek.Rotation, out SweepOutput) error {
+	for _, src := range r.Sources {
+		t := out.Sources[src.Name]
+		if !noEnvelope(src, t) {
+			continue
+		}
+		seen := int64(0)
+		for _, name := range []string{PassCensus, PassRewrap} {
+			cps, err := s.Checkpoints.ListCheckpoints(ctx, r.ID, ProgressName(src), name)
+			if err != nil {
+				return unavailable("checkpoints", err)
 			}
+			for _, cp := range cps {
+				seen += cp.Tally.Scanned
+			}
+		}
+		if seen == 0 {
+			return unlikely(src, t)
 		}
 	}
 	return nil
@@ -162,6 +203,7 @@ func registryRoster(v kek.View) roster {
 			r.Olds = append(r.Olds, id)
 		}
 	}
+	slices.Sort(r.Olds)
 	return rosterOf(v, r)
 }
 

@@ -54,11 +54,16 @@ func (s *Steps) DualUnwrap(ctx context.Context, in StepInput) (out DualUnwrapOut
 	return out, err
 }
 
-// makeProbes wraps a data key under each old KEK, for verify to show that it is dead.
+// makeProbes wraps a data key under each old KEK, for verify to show that it is dead. An
+// emergency does without where a KEK does not wrap any more: whoever saw it compromised
+// may have denied that already, and the pointer must leave it.
 func (s *Steps) makeProbes(ctx context.Context, r kek.Rotation) (map[kek.ID][]byte, error) {
 	probes := map[kek.ID][]byte{}
 	for _, old := range r.Olds {
 		dek, probe, err := s.KMS.GenerateDataKey(ctx, old, probeContext(r.ID))
+		if r.Mode == kek.Emergency && (errors.Is(err, ErrDenied) || errors.Is(err, ErrKeyDisabled) || errors.Is(err, ErrNoKey)) {
+			continue
+		}
 		if err != nil {
 			return nil, s.keyError(old, err)
 		}
@@ -135,7 +140,7 @@ func (s *Steps) openCorpus(ctx context.Context, t roster) (int, error) {
 			}
 			for _, row := range page.Rows {
 				if row.PlainSHA == "" && row.Defect == "" {
-					continue // it does not say what it opens to
+					continue // no known cipher; an entry that lost its hash has a defect (internal/corpus)
 				}
 				if err := s.openKnown(ctx, t, row); err != nil {
 					return total, err

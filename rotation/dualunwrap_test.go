@@ -76,7 +76,7 @@ func TestDualUnwrapFails(t *testing.T) {
 		{"it is empty", entry(func(_ *site, r *memstore.Record) { r.Ciphertext = nil }), rotation.CorpusCorrupted, "known-2.json"},
 		{"it is of another context", entry(func(_ *site, r *memstore.Record) { r.Context = nil }), rotation.CorpusCorrupted, "known-2.json"},
 		{"it opens to something else", entry(func(_ *site, r *memstore.Record) { r.PlainSHA = "00" }), rotation.CorpusCorrupted, "known-2.json"},
-		{"its hash is missing", entry(func(_ *site, r *memstore.Record) { r.PlainSHA = "" }), rotation.CorpusCorrupted, "known-2.json"},
+		{"its hash is missing", entry(func(_ *site, r *memstore.Record) { r.PlainSHA, r.Defect = "", "no plaintext_sha256" }), rotation.CorpusCorrupted, "known-2.json"},
 		{"it is no envelope", entry(func(_ *site, r *memstore.Record) { r.Defect = "not JSON" }), rotation.CorpusCorrupted, "known-2.json"},
 		{"it is under another KEK", entry(func(_ *site, r *memstore.Record) { r.KEK = "kek-9999" }), rotation.CorpusCorrupted, "known-2.json"},
 	} {
@@ -121,6 +121,18 @@ func TestDualUnwrapCounts(t *testing.T) {
 	if err != nil || out.Canaries != s.CanaryRounds || out.Corpus != 152 {
 		t.Errorf("%+v, %v", out, err)
 	}
+	s.advance(spring, rotation.ExecutionInput{}, kek.Completed)
+	for id := range s.rows() { // what is no known cipher does not count, and nothing but that proves nothing
+		if id.table == s.corpus {
+			r := s.rows()[id]
+			r.PlainSHA = ""
+			s.corpus.Plant(id.id, r)
+		}
+	}
+	s.advance("later", rotation.ExecutionInput{}, kek.Minted)
+	s.must(s.rehearse("later"))
+	_, err = s.DualUnwrap(t.Context(), input("later"))
+	wantKind(t, err, rotation.CorpusCorrupted)
 	s2 := newSite(t) // a deployment without a corpus
 	s2.must(s2.RemoveSource(t.Context(), "corpus", "there is none"))
 	s2.advance(spring, rotation.ExecutionInput{}, kek.Minted)

@@ -1,6 +1,9 @@
 package rotation
 
-import "encoding/json"
+import (
+	"encoding/json"
+	"time"
+)
 
 // The inputs and outputs of the functions, as JSON payloads of the state machine
 // and of the CLI. They carry ids and counts, never key material, and are decoded
@@ -121,6 +124,8 @@ type SweepOutput struct {
 	Deep    bool             `json:"deep"` // every distinct data key under the new KEK was unwrapped, else a sample
 	Tally   Tally            `json:"tally"`
 	Sources map[string]Tally `json:"-"` // by name; of passes over all sources
+
+	read time.Time // when the last page was
 }
 
 // Actions of the retire function.

@@ -130,7 +130,7 @@ type Row struct {
 	Epoch      int64             // pointer epoch of its last wrap; 0 if unknown
 	WrappedDEK []byte            // KMS ciphertext blob; of format kms the data itself
 	Ciphertext []byte            // only when the scan asked for payloads
-	PlainSHA   string            // hex SHA-256 of the plaintext, corpus entries only
+	PlainSHA   string            // hex SHA-256 of the plaintext, corpus entries only; "" where it is no known cipher
 	Context    map[string]string // KMS encryption context
 	Bound      map[string]string // associated data of the payload: the context and what is bound beside it
 	Whole      bool              // no payload of ours stands behind the wrapped bytes: an emergency rewraps only them
@@ -248,7 +248,7 @@ type Checkpoint struct {
 	Cursor     string
 	Tally      Tally
 	Done       bool
-	SavedAt    time.Time // when the pass last came on; zero before it has
+	SavedAt    time.Time // when its last page was read; zero before one was
 }
 
 // Tally counts rows of one or many segments.

@@ -302,7 +302,16 @@ func (s *Steps) checkSources(ctx context.Context, v kek.View, r kek.Rotation, ru
 		notes, err = []string{overridden + " by the emergency: " + err.Error()}, nil
 	}
 	run("KEK's other users", orNone(notes), err)
-	run("encryption at rest", "by none of the KEKs", s.checkEncryptedBy(ctx, sources, v.Pointer.KEKID))
+	detail := "by none of the KEKs"
+	for _, old := range registryRoster(v).rotation.Olds {
+		if err = s.checkEncryptedBy(ctx, sources, old); err != nil {
+			break
+		}
+	}
+	if err != nil && r.Mode == kek.Emergency { // the pointer must leave the KEK; the retirement halts on it
+		detail, err = overridden+" by the emergency: "+err.Error(), nil
+	}
+	run("encryption at rest", detail, err)
 	return nil
 }
 

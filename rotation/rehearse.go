@@ -11,8 +11,9 @@ import (
 )
 
 const (
-	rehearsalRows = 3  // of a KEK and shape, in each segment
-	rehearsalPage = 50 // items read of each segment
+	rehearsalRows  = 3  // of a KEK and shape, in each segment
+	rehearsalPage  = 50 // items read of each segment at once,
+	rehearsalPages = 40 // so often while there is no row among them
 )
 
 // rehearse does to a sample of real rows what the rewrap will do, without changing
@@ -94,7 +95,7 @@ func (s *Steps) rehearseSource(ctx context.Context, t roster, src frozen) (rehea
 	out := rehearsal{byKEK: map[string]int64{}}
 	rows, err := s.sampleRows(ctx, src, t.rotation.Segments)
 	if err != nil {
-		return out, err
+		return out, deniedRehearsal(src, "read", err)
 	}
 	wrote := false
 	for _, row := range rows {
@@ -117,13 +118,7 @@ func (s *Steps) rehearseSource(ctx context.Context, t roster, src frozen) (rehea
 			continue
 		}
 		if err := src.Rehearse(ctx, row); err != nil {
-			if errors.Is(err, ErrDenied) || errors.Is(err, ErrRejected) {
-				return out, &Error{
-					Kind: RehearsalFailed, Field: "sources[" + src.Name() + "]", Msg: "rewrap may not write its rows; the pointer was left alone", Err: err,
-					Next: "compare the stack's parameter SourceTableArns and the policies of the table and the account, then start again",
-				}
-			}
-			return out, unavailable("source "+src.Name(), err)
+			return out, deniedRehearsal(src, "write", err)
 		}
 		wrote = true
 	}
@@ -138,30 +133,52 @@ func (s *Steps) rehearseSource(ctx context.Context, t roster, src frozen) (rehea
 	return out, nil
 }
 
-// sampleRows reads the beginning of each segment and keeps some rows of each KEK and
-// shape.
+// deniedRehearsal is what a source that rewrap may not read or write ends a rehearsal
+// with.
+func deniedRehearsal(src frozen, what string, err error) error {
+	if errors.Is(err, ErrDenied) || errors.Is(err, ErrRejected) {
+		return &Error{
+			Kind: RehearsalFailed, Field: "sources[" + src.Name() + "]", Msg: fmt.Sprintf("rewrap may not %s its rows; the pointer was left alone", what), Err: err,
+			Next: "compare the stack's parameter SourceTableArns and the policies of the table and the account, then start again",
+		}
+	}
+	return unavailable("source "+src.Name(), err)
+}
+
+// sampleRows reads the beginning of each segment, as far as there is a row, and keeps
+// some rows of each KEK and shape.
 func (s *Steps) sampleRows(ctx context.Context, src frozen, segments int) ([]Row, error) {
 	var out []Row
 	total := src.Segments(segments)
 	for segment := range total {
-		page, err := src.Scan(ctx, ScanRequest{Segment: segment, Total: total, Limit: rehearsalPage, Payload: true})
-		if err != nil {
-			return nil, unavailable("source "+src.Name(), err)
-		}
+		req := ScanRequest{Segment: segment, Total: total, Limit: rehearsalPage, Payload: true}
 		taken := map[string]int{}
-		for _, row := range page.Rows {
-			shape := fmt.Sprint(row.KEK, row.Whole, row.Kind)
-			if taken[shape]++; taken[shape] <= rehearsalRows {
-				out = append(out, row)
+		for range rehearsalPages {
+			page, err := src.Scan(ctx, req)
+			if err != nil {
+				return nil, err
+			}
+			for _, row := range page.Rows {
+				shape := fmt.Sprint(row.KEK, row.Whole, row.Kind)
+				if taken[shape]++; taken[shape] <= rehearsalRows {
+					out = append(out, row)
+				}
+			}
+			if req.Cursor = page.Next; req.Cursor == "" || len(taken) > 0 {
+				break
 			}
 		}
 	}
 	return out, nil
 }
 
-// rehearseRow rewraps one row for trial. It reports whether its payload opens.
+// rehearseRow rewraps one row for trial. It reports whether its payload opens. What is
+// wrong with an old KEK is wrong with its rows: another new one would not cure it.
 func (s *Steps) rehearseRow(ctx context.Context, r kek.Rotation, src frozen, row Row) (bool, error) {
 	before, err := s.KMS.Decrypt(ctx, row.KEK, row.WrappedDEK, row.Context)
+	if errors.Is(err, ErrDenied) || errors.Is(err, ErrKeyDisabled) || errors.Is(err, ErrNoKey) {
+		return false, failedRehearsal(src, row, s.keyError(row.KEK, err))
+	}
 	if err != nil {
 		return false, s.rehearsalError(src, row, row.KEK, err)
 	}
@@ -229,7 +246,7 @@ func (s *Steps) checkRows(ctx context.Context, t roster, src frozen, mode kek.Mo
 	out := Check{Name: "rows of " + src.Name()}
 	rows, err := s.sampleRows(ctx, src, s.Segments)
 	if err != nil {
-		out.Detail = err.Error()
+		out.Detail = unavailable("source "+src.Name(), err).Error()
 		return out
 	}
 	var tried, sealed, opened int64

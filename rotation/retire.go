@@ -53,7 +53,11 @@ func (s *Steps) retireOld(ctx context.Context, id string) (RetireOutput, error) 
 		put(body, "confirmed_rows", fmt.Sprint(confirmed.Tally.Scanned), "unwrapped", confirmed.proof())
 	}
 	v, err = s.transitionAll(ctx, "retire", id, func(v kek.View) (kek.Change, error) {
-		return v.Retire(r.Rev, s.Now(), s.Now().Add(r.Settings.DeleteHold))
+		c, err := v.Retire(r.Rev, s.Now(), s.Now().Add(r.Settings.DeleteHold))
+		if err == nil {
+			err = s.checkAge(confirmed.read)
+		}
+		return c, err
 	}, body)
 	if err != nil {
 		return RetireOutput{}, err
@@ -81,7 +85,10 @@ func (s *Steps) confirm(ctx context.Context, v kek.View, r kek.Rotation) (SweepO
 	if err != nil {
 		return out, err
 	}
-	return out, poison(out.Tally)
+	if err := poison(out.Tally); err != nil || !out.Done {
+		return out, err
+	}
+	return out, s.checkSeen(ctx, r, out)
 }
 
 // disableRetired disables a KMS key that the registry, just read, calls retired

@@ -22,7 +22,7 @@ func (s *Steps) Rewrap(ctx context.Context, in RewrapInput) (SweepOutput, error)
 		return SweepOutput{}, err
 	}
 	if in.Complete {
-		return s.completeRewrap(ctx, r)
+		return s.completeRewrap(ctx, v, r)
 	}
 	if r.Phase.Reached(kek.Rewrapped) {
 		return SweepOutput{Done: true}, nil
@@ -60,48 +60,33 @@ func (s *Steps) source(r kek.Rotation, name string) (frozen, error) {
 	return frozen{}, invalid("source", fmt.Sprintf("%q is no source of rotation %s", name, r.ID), "use a source of preflight's plan: matter ops source list")
 }
 
-// completeRewrap makes the transition once every segment's checkpoint says done
-// and nothing is quarantined.
-func (s *Steps) completeRewrap(ctx context.Context, r kek.Rotation) (SweepOutput, error) {
+// completeRewrap makes the transition once every segment's checkpoint says done and
+// nothing is quarantined. It works on what is not: a source that joined after the plan
+// was made has segments that the state machine's map does not.
+func (s *Steps) completeRewrap(ctx context.Context, v kek.View, r kek.Rotation) (SweepOutput, error) {
 	body := map[string]string{}
 	out := SweepOutput{Done: true, Deep: r.Settings.Deep}
-	sources, err := s.openSources(r.Sources)
-	if err != nil {
-		return SweepOutput{}, err
-	}
-	for _, src := range sources {
-		t, err := s.tally(ctx, r, src, PassRewrap)
+	if r.Phase == kek.Drained {
+		sources, err := s.openSources(r.Sources)
 		if err != nil {
 			return SweepOutput{}, err
 		}
-		body["source."+src.Name()] = fmt.Sprintf("scanned %d, rewrapped %d", t.Scanned, t.Rewrapped)
-		out.Tally.add(t)
-	}
-	if err := poison(out.Tally); err != nil {
-		return out, err
-	}
-	_, err = s.transition(ctx, "rewrap", r.ID, func(v kek.View) (kek.Change, error) { return v.Rewrap(r.Rev, s.Now()) }, body)
-	return out, err
-}
-
-// tally adds up a source's checkpoints of one pass, all of which must be done.
-func (s *Steps) tally(ctx context.Context, r kek.Rotation, src frozen, pass string) (Tally, error) {
-	cps, err := s.Checkpoints.ListCheckpoints(ctx, r.ID, src.progress(), pass)
-	if err != nil {
-		return Tally{}, unavailable("checkpoints", err)
-	}
-	done := map[int]bool{}
-	var t Tally
-	for _, cp := range cps {
-		done[cp.Segment] = cp.Done
-		t.add(cp.Tally)
-	}
-	for i := range src.Segments(r.Segments) {
-		if !done[i] {
-			return t, refusal(fmt.Errorf("segment %d of source %s is not done", i, src.Name()))
+		out, err = s.runSegments(ctx, r, sources, pass{name: PassRewrap, payload: r.Mode == kek.Emergency, visit: s.mover(rosterOf(v, r))})
+		if err == nil && !out.Done {
+			err = &Error{Kind: Transient, Field: "rows", Msg: "there are segments that are not done", Next: "they are worked on again"}
+		}
+		if err == nil {
+			err = poison(out.Tally)
+		}
+		if err != nil {
+			return out, err
+		}
+		for name, t := range out.Sources {
+			body["source."+name] = fmt.Sprintf("scanned %d, rewrapped %d", t.Scanned, t.Rewrapped)
 		}
 	}
-	return t, nil
+	_, err := s.transition(ctx, "rewrap", r.ID, func(v kek.View) (kek.Change, error) { return v.Rewrap(r.Rev, s.Now()) }, body)
+	return out, err
 }
 
 func poison(t Tally) error {
@@ -141,7 +126,7 @@ func (s *Steps) mover(t roster) visitor {
 					return kept, s.keyError(row.KEK, err)
 				}
 				done, err := src.Replace(ctx, row, with)
-				if errors.Is(err, ErrDenied) || errors.Is(err, ErrRejected) {
+				if hopeless(err) {
 					return quarantined, err
 				}
 				if err != nil {
@@ -168,7 +153,7 @@ func (s *Steps) mover(t roster) visitor {
 func (p *prover) keep(ctx context.Context, row Row) (outcome, error) {
 	did, err := p.prove(ctx, row)
 	switch {
-	case errors.Is(err, ErrUnwrap):
+	case hopeless(err):
 		return quarantined, err
 	case err != nil:
 		return kept, err
@@ -178,9 +163,10 @@ func (p *prover) keep(ctx context.Context, row Row) (outcome, error) {
 	return kept, nil
 }
 
-// hopeless reports an error that is of this one row.
+// hopeless reports an error that is of this one row. A denial may be: a key policy can
+// depend on the encryption context. One of every row is not, see [sweep.page].
 func hopeless(err error) bool {
-	return errors.Is(err, ErrUnwrap) || errors.Is(err, errNoPayload) || errors.Is(err, errOpen)
+	return errors.Is(err, ErrUnwrap) || errors.Is(err, ErrDenied) || errors.Is(err, ErrRejected) || errors.Is(err, errNoPayload) || errors.Is(err, errOpen)
 }
 
 // rewrapped computes a row's new wrapping. A normal rotation rewraps the DEK

@@ -133,11 +133,16 @@ func TestRewrapRefuses(t *testing.T) {
 	if _, err := s.Rewrap(t.Context(), rotation.RewrapInput{RotationID: spring, Source: "orders", Segment: 1}); err != nil {
 		t.Fatal(err)
 	}
-	_, err = s.Rewrap(t.Context(), rotation.RewrapInput{RotationID: spring, Complete: true})
-	wantKind(t, err, rotation.Refused)
-	if !strings.Contains(err.Error(), "segment 0 of source orders is not done") {
-		t.Error(err)
+	complete := rotation.RewrapInput{RotationID: spring, Complete: true} // it does what is left, if there is time
+	_, err = s.Rewrap(until{t.Context(), s.clock.now()}, complete)
+	wantKind(t, err, rotation.Transient)
+	s.phase(spring, kek.Drained)
+	out, err := s.Rewrap(t.Context(), complete)
+	if err != nil || !out.Done || out.Tally.Rewrapped != 10 {
+		t.Errorf("%+v, %v", out, err)
 	}
+	s.advance(spring, rotation.ExecutionInput{}, kek.Completed)
+	s.settled()
 }
 
 // many fills the orders with n more rows.

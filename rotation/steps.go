@@ -207,7 +207,10 @@ func early(r kek.Rotation, to kek.Phase) error {
 
 // refusal maps what package kek says to the error a person sees.
 func refusal(err error) error {
+	var typed *Error
 	switch {
+	case errors.As(err, &typed):
+		return err
 	case errors.Is(err, kek.ErrLocked):
 		return &Error{Kind: RotationInProgress, Field: "LOCK", Msg: err.Error(), Next: "matter ops kms-status"}
 	case errors.Is(err, kek.ErrNoPointer):

@@ -70,6 +70,7 @@ func (s *Steps) run(ctx context.Context, w sweep) (Checkpoint, error) {
 		cp.Cursor, cp.Done, cp.Tally = "", false, Tally{}
 	}
 	for !cp.Done && s.Now().Before(w.until) {
+		read := s.Now()
 		page, err := w.source.Scan(ctx, ScanRequest{
 			Segment: w.segment, Total: w.source.Segments(w.rotation.Segments), Cursor: cp.Cursor, Payload: w.payload, Whole: w.whole,
 		})
@@ -84,6 +85,10 @@ func (s *Steps) run(ctx context.Context, w sweep) (Checkpoint, error) {
 		if w.pass == passConfirm && next.Done && next.Tally.Rewrapped > 0 { // not clean: look at all of it again
 			next.Cursor, next.Done, next.Tally = "", false, Tally{}
 		}
+		next.SavedAt = read
+		if err := s.checkAge(read); err != nil && w.pass != PassRewrap { // this process slept over its page
+			return cp, err
+		}
 		if cp, err = s.save(ctx, w, next); err != nil {
 			return cp, err
 		}
@@ -91,8 +96,16 @@ func (s *Steps) run(ctx context.Context, w sweep) (Checkpoint, error) {
 	return cp, nil
 }
 
+// checkAge refuses a conclusion from rows that were last read too long ago. A process
+// may sleep between any two lines, as that of a laptop does.
+func (s *Steps) checkAge(read time.Time) error {
+	if age := s.Now().Sub(read); age >= passIdle {
+		return refusal(fmt.Errorf("%w: %s ago", kek.ErrChanged, age.Round(time.Second)))
+	}
+	return nil
+}
+
 func (s *Steps) save(ctx context.Context, w sweep, next Checkpoint) (Checkpoint, error) {
-	next.SavedAt = s.Now()
 	err := s.Checkpoints.SaveCheckpoint(ctx, next)
 	if err != nil && !errors.Is(err, kek.ErrConflict) {
 		return next, unavailable("checkpoint", err)
@@ -122,6 +135,9 @@ func (w sweep) page(ctx context.Context, page Page, t Tally) (Tally, error) {
 	if err := g.Wait(); err != nil {
 		return t, err
 	}
+	if err := allDenied(page.Rows, results, reasons); err != nil {
+		return t, err
+	}
 	t = t.clone() // the checkpoint that it came from must not change
 	t.Scanned += int64(len(page.Rows))
 	t.Other += int64(page.Other)
@@ -144,6 +160,23 @@ func (w sweep) page(ctx context.Context, page Page, t Tally) (Tally, error) {
 		}
 	}
 	return t, nil
+}
+
+// allDenied returns an error if AWS denied every row of a page that there was something
+// to do with: a permission is missing, and to quarantine them all would tell nobody.
+func allDenied(rows []Row, results []outcome, reasons []error) error {
+	denied, first := 0, 0
+	for i, r := range results {
+		if r == quarantined && errors.Is(reasons[i], ErrDenied) {
+			denied, first = denied+1, i
+		} else if r != kept {
+			return nil
+		}
+	}
+	if denied < 2 {
+		return nil
+	}
+	return unavailable(fmt.Sprintf("row %s and %d others", rows[first].ID, denied-1), reasons[first])
 }
 
 // classify counts a row by its KEK, or by what is wrong with it.
@@ -184,6 +217,11 @@ func (s *Steps) runAll(ctx context.Context, r kek.Rotation, p pass) (SweepOutput
 	if err := s.forgetIdle(ctx, r, sources, p.name); err != nil {
 		return SweepOutput{}, err
 	}
+	return s.runSegments(ctx, r, sources, p)
+}
+
+// runSegments is runAll with what is there of the pass.
+func (s *Steps) runSegments(ctx context.Context, r kek.Rotation, sources []frozen, p pass) (SweepOutput, error) {
 	var sweeps []sweep
 	until := s.deadline(ctx)
 	for _, src := range sources {
@@ -208,6 +246,9 @@ func (s *Steps) runAll(ctx context.Context, r kek.Rotation, p pass) (SweepOutput
 	out := SweepOutput{Done: true, Deep: r.Settings.Deep, Sources: map[string]Tally{}}
 	for i, cp := range done {
 		out.Done = out.Done && cp.Done
+		if cp.SavedAt.After(out.read) {
+			out.read = cp.SavedAt
+		}
 		out.Tally.add(cp.Tally)
 		name := sweeps[i].source.Name()
 		t := out.Sources[name]

@@ -32,7 +32,7 @@ CONSTANTS
   Recheck,    \* a holder reads the pointer again after it has put its lease
   DekCache,   \* a writer may use one DEK for several rows
   Deletes,    \* rows may be deleted
-  Restore,    \* of a row from a backup: "off", "raw", "early", "halted" or "fenced"
+  Restore,    \* of a row from a backup: "off", "raw", "early", "halted", "late" or "fenced"
   Foreign,    \* other programs write rows without a label: "off", "idle", "early" or "raw"
   Lies,       \* other programs overwrite the label of a row
   Unfit,      \* rewrap cannot move real rows to some new KEKs
@@ -272,7 +272,8 @@ RestoreRow(r) ==        \* writes a backed-up row as it was
   /\ Restore # "off" /\ backup # NoRow /\ row[r] = NoRow /\ Told(TableOf(r))
   /\ Restore = "fenced" => backup.kid = k /\ \E s \in Shard : s \in fence[k]      \* as an insert
   /\ Restore = "early"  => Early(k)
-  /\ Restore = "halted" => Early(k) \/ halt
+  /\ Restore = "halted" => Early(k) \/ (halt /\ kek[k] # "retired")
+  /\ Restore = "late"   => Early(k) \/ halt
   /\ row' = [row EXCEPT ![r] = backup]
   /\ UNCHANGED <<keyV, ctlV, workV, wr, rd, backup, cntV>>
 
@@ -294,8 +295,8 @@ Mislabel(r) ==          \* a script that writes the pointer's KEK over the label
   /\ row' = [row EXCEPT ![r].kid = ptr.kek]
   /\ UNCHANGED <<keyV, ctlV, workV, wr, rd, backup, cntV>>
 
-(* matter ops adopt: KMS says which KEK wraps the DEK. The label is written   *)
-(* on condition that there is none and that the wrapped DEK is what was read. *)
+(* Steps.Adopt: KMS says which KEK wraps the DEK. The label is written on     *)
+(* condition that there is none and that the wrapped DEK is what was read.    *)
 Adoptable(r) == row[r] # NoRow /\ row[r].kid = 0 /\ row[r].real \in Registered \cap on
 
 Adopt(r) ==
@@ -370,7 +371,7 @@ RemoveSource(t) ==      \* View.RemoveSource, the mark too; View.ForgetMark if i
 
 Accounted(r) == row[r] = NoRow \/ row[r].kid \in Registered
 
-Count(n) ==             \* View.Count; an emergency may count, but does not need to
+Count(n) ==             \* Steps.census, View.Count; an emergency may count, but does not need to
   /\ At(n, "started") /\ \A r \in Frozen(n) : Accounted(r)
   /\ rot' = [rot EXCEPT ![n].cnt = (rot[n].mode = "normal")]
   /\ UNCHANGED <<keyV, ptr, fence, lock, tabV, workV, dataV, cntV>>
@@ -443,7 +444,7 @@ DisableDoomed(k) ==     \* KeyAdmin.Disable of a stray key, however late
   /\ on' = on \ {k} /\ doomed' = doomed \ {k}
   /\ UNCHANGED <<kek, tag, owner, reaper, unfit, ctlV, workV, dataV, cntV>>
 
-Rehearse(n) ==          \* View.Rehearse: real rows rewrapped under the new KEK, for trial
+Rehearse(n) ==          \* Steps.rehearse, View.Rehearse: real rows rewrapped to the new KEK for trial
   LET k == rot[n].new IN
   /\ At(n, "minted") /\ rot[n].reh # k /\ k \in on \ unfit
   /\ rot' = [rot EXCEPT ![n].reh = k]
@@ -565,7 +566,7 @@ RewrapWrite(r) ==       \* at any later time, repeatable; a failed condition mea
   /\ rw' \in {rw, [rw EXCEPT ![r] = NoWork]}
   /\ UNCHANGED <<keyV, ctlV, lease, seen, gone, clean, passV, wr, rd, backup, cntV>>
 
-LooksClean(n, r) ==     \* gone, or under the NEW KEK; the deep passes open what they vouch for
+LooksClean(n, r) ==     \* gone, or under the NEW KEK; a deep second scan unwraps (rotation.prover)
   LET x == row[r] IN
   \/ x = NoRow
   \/ x.kid = rot[n].new /\ (On("deep") /\ Reached(n, "rewrapped") => x.real = rot[n].new)
@@ -581,10 +582,10 @@ ScanRow(n, r) ==        \* Source.Scan, consistently: passes rewrap, confirm and
   /\ UNCHANGED <<keyV, ctlV, lease, seen, gone, rw, passV, dataV, cntV>>
 
 (* A scan counts only if no halt lies between its beginning and the step that  *)
-(* concludes from it.                                                          *)
+(* concludes from it: Steps.forgetIdle, Steps.restartPasses.                   *)
 
 Halt ==
-  /\ Restore = "halted" /\ ~halt /\ lock # 0 /\ rot[lock].ph \in {"rewrapped", "retired"}
+  /\ Restore \in {"halted", "late"} /\ ~halt /\ lock # 0 /\ rot[lock].ph \in {"rewrapped", "retired"}
   /\ halt' = TRUE
   /\ UNCHANGED <<keyV, ctlV, lease, seen, gone, rw, clean, late, dataV, cntV>>
 
@@ -744,7 +745,7 @@ NeverJoined        == \A n \in Rot : rot[n].ph = "completed" => rot[n].rev = 0
 
 EpochMonotone == [][ptr'.ep >= ptr.ep /\ (ptr' # ptr => ptr'.ep > ptr.ep)]_ptr
 
-KekForward ==           \* retired is for ever; no KEK goes back a state
+KekForward ==           \* retired is forever; no KEK goes back a state
   [][\A k \in KEK : kek[k] # kek'[k] =>
       <<kek[k], kek'[k]>> \in {<<"none", "pending">>, <<"pending", "active">>, <<"pending", "retired">>,
         <<"active", "draining">>, <<"draining", "sealed">>, <<"sealed", "retired">>}

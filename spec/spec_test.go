@@ -75,7 +75,7 @@ func (s *verdicts) compare(t *testing.T) {
 			t.Fatal(err)
 		}
 	case have != want:
-		t.Errorf("README.md (-want +got), mend it with -update:\n%s", cmp.Diff(want, have))
+		t.Errorf("README.md (-want +got), fix it with -update:\n%s", cmp.Diff(want, have))
 	}
 }
 

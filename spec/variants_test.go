@@ -73,6 +73,7 @@ var (
 	foreign   = map[string]string{"Foreign": `"early"`, "Shard": "{s1}"}
 	idle      = map[string]string{"Foreign": `"idle"`, "Writer": "{}", "Shard": "{s1}", "Historic": "1"}
 	halted    = map[string]string{"Restore": `"halted"`, "Deletes": "TRUE", "Shard": "{s1}", "MaxWrite": "1"}
+	late      = with(halted, set("Restore", `"late"`))
 	known     = []string{"KnownBeforeSwitch"}
 	moved     = []string{"RetiredIsMoved", "CompletedIsMoved"}
 )
@@ -122,7 +123,8 @@ var variants = []variant{
 	{name: "ok_known_rows", set: with(idle, set("Unfit", "TRUE")), steps: known, want: tlc.Holds, says: "unlabelled rows, rows under a historic KEK and an unfit KEK are known before the switch"},
 	{name: "ok_known_tables", set: with(tables, set("Writer", "{}", "Foreign", `"idle"`)), steps: known, want: tlc.Holds, says: "marked tables too"},
 	{name: "ok_labels_lie", set: with(historic, set("Lies", "TRUE")), want: tlc.Holds, says: "labels overwritten at any time: the deep pass opens what it vouches for"},
-	{name: "ok_restore_halted", set: halted, instead: []string{"RowIntegrity"}, steps: moved, want: tlc.Holds, says: "raw restores while the execution has halted: a pass that lay idle begins again"},
+	{name: "ok_restore_halted", set: halted, want: tlc.Holds, says: "raw restores while the execution has halted before the retirement: the second scan begins again"},
+	{name: "ok_restore_late", set: late, instead: []string{"RowIntegrity"}, steps: moved, want: tlc.Holds, says: "and after it: they are orphans, but neither retirement nor verify passes them over"},
 
 	// One mechanism taken away.
 	{name: "cx_insert_unfenced", off: []string{"insert-fence"}, want: "NoKeyOrphans", says: "inserts that skip the fence"},
@@ -174,9 +176,9 @@ var variants = []variant{
 	{name: "cx_no_rehearsal", set: with(silent, set("Unfit", "TRUE")), off: []string{"rehearse"}, steps: known, want: "KnownBeforeSwitch", says: "a switch to a KEK that no real row was rewrapped to for trial"},
 	{name: "cx_rehearsed_other_key", set: with(silent, set("Unfit", "TRUE", "Modes", emergency, "MaxMint", "2")), off: []string{"rehearse-key"}, steps: known, want: "KnownBeforeSwitch", says: "a rehearsal of the attempt before that counts for the next one's KEK"},
 	{name: "cx_label_as_proof", set: set("Lies", "TRUE"), off: []string{"deep"}, want: "NoKeyOrphans", says: "passes that believe a label"},
-	{name: "cx_scan_resumed", set: halted, off: []string{"fresh-scan"}, instead: []string{""}, steps: []string{"RetiredIsMoved"}, want: "RetiredIsMoved", says: "a retirement that counts a scan of before the halt"},
-	{name: "cx_verify_resumed", set: halted, off: []string{"fresh-scan"}, instead: []string{""}, steps: []string{"CompletedIsMoved"}, want: "CompletedIsMoved", says: "verify likewise"},
-	{name: "cx_restore_behind_verify", set: with(halted, set("Restore", `"raw"`)), instead: []string{""}, steps: []string{"CompletedIsMoved"}, want: "CompletedIsMoved", says: "a raw restore between the last scan and its conclusion: out of reach"},
+	{name: "cx_scan_resumed", set: halted, off: []string{"fresh-scan"}, want: "NoKeyOrphans", says: "a retirement that counts a scan of before the halt"},
+	{name: "cx_verify_resumed", set: late, off: []string{"fresh-scan"}, instead: []string{""}, steps: []string{"CompletedIsMoved"}, want: "CompletedIsMoved", says: "a verify that counts a scan of before the halt"},
+	{name: "cx_restore_behind_verify", set: with(late, set("Restore", `"raw"`)), instead: []string{""}, steps: []string{"CompletedIsMoved"}, want: "CompletedIsMoved", says: "a raw restore between the last scan and its conclusion: out of reach"},
 	{name: "cx_reader_gives_up", set: set("Reader", "{q1}"), off: []string{"reread"}, want: "ReadersServed", says: "a reader that does not read the row again"},
 
 	// Liveness.
@@ -207,7 +209,10 @@ var variants = []variant{
 	{name: "deep_leases_two_rows", deep: true, set: with(leases, set("Row", "{r1, r2}", "MaxWrite", "3", "MaxRenew", "2")), also: []string{"NoHolderRefused"}, want: tlc.Holds, says: "leases, two rows, two renewals"},
 	{name: "deep_keys_two_rotations", deep: true, set: with(keys, silent, set("MaxRot", "2")), want: tlc.Holds, says: "stray keys over two rotations with re-mints"},
 	{name: "deep_emergency", deep: true, set: with(two, set("Modes", both, "MaxMint", "2", "DekCache", "TRUE", "Deletes", "TRUE")), want: tlc.Holds, says: "emergencies beside two writers"},
-	{name: "deep_everything", deep: true, set: with(two, set("MaxRot", "2", "Modes", both, "MaxMint", "2", "Dup", "1", "Leases", "TRUE", "DekCache", "TRUE", "Deletes", "TRUE", "Restore", `"fenced"`, "Reader", "{q1}", "MaxWrite", "3")), want: tlc.Holds, says: "all of it at once, as far as the budget goes"},
+	{name: "deep_two_olds", deep: true, set: with(two, set("Historic", "2", "MaxRot", "2", "MaxWrite", "1", "Shard", "{s1}", "Modes", both)), want: tlc.Holds, says: "two historic KEKs beside two writers"},
+	{name: "deep_sources", deep: true, set: with(two, set("Side", "{r2}", "MaxRot", "2", "Shard", "{s1}")), want: tlc.Holds, says: "two tables over two rotations beside two writers"},
+	{name: "deep_foreign", deep: true, set: with(two, set("Foreign", `"early"`, "Lies", "TRUE", "Historic", "1", "DekCache", "TRUE", "MaxWrite", "3", "Shard", "{s1}")), want: tlc.Holds, says: "unlabelled rows, labels that lie and a historic KEK beside two writers"},
+	{name: "deep_everything", deep: true, set: with(two, set("MaxRot", "2", "Modes", both, "MaxMint", "2", "Dup", "1", "Leases", "TRUE", "DekCache", "TRUE", "Deletes", "TRUE", "Restore", `"fenced"`, "Reader", "{q1}", "MaxWrite", "3", "Side", "{r2}", "Historic", "1", "Foreign", `"early"`, "Lies", "TRUE", "Unfit", "TRUE")), want: tlc.Holds, says: "all of it at once, as far as the budget goes"},
 }
 
 // config is the variant as TLC reads it.

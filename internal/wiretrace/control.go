@@ -197,14 +197,14 @@ func (r *Recorder) change(all []write) (trace.Event, error) {
 func (r *Recorder) part(e *trace.Event, w write) error {
 	pk := w.pk()
 	switch {
+	case ofRegistry(w): // the record's type says what was done to the registry
+		return nil
 	case pk == pkLock && w.kind == kindPut:
 		e.Lock = trace.LockTaken
 		return nil
 	case pk == pkLock && w.kind == kindDelete:
 		e.Lock = trace.LockReleased
 		return nil
-	case pk == pkRegistry && w.kind == kindPut, pk == pkSource, pk == pkMark && w.kind == kindDelete:
-		return nil // which sources there are: all rows of a trace are in one
 	case w.kind != kindPut:
 		return fmt.Errorf("%s of %s: %w", w.kind, pk, errUnknown)
 	}
@@ -235,24 +235,31 @@ func (r *Recorder) part(e *trace.Event, w write) error {
 			return fmt.Errorf("fence shard: %w", err)
 		}
 		e.Opened = append(e.Opened, shard)
-	case strings.HasPrefix(pk, pkFence) && i.str("state") == "sealed": // of a KEK that is registered so
+	case strings.HasPrefix(pk, pkFence) && i.str("state") == "sealed": // of a KEK that is registered shut
 	default:
 		return fmt.Errorf("%s of %s in a transaction: %w", w.kind, pk, errUnknown)
 	}
 	return nil
 }
 
-// segments is how many parts each source is worked on in, by the record of a start.
-func segments(i item) (map[string]int, error) {
-	var sources []struct{ Name, Kind string }
-	if err := json.Unmarshal([]byte(i.str("sources")), &sources); err != nil {
-		return nil, fmt.Errorf("sources of %s: %w", i.str("pk"), err)
+// segments is how many parts each source that a rotation has frozen is worked on in, by
+// the name that checkpoints know it by: each new definition begins from the start.
+func segments(rotation item) (map[string]int, error) {
+	var sources []struct {
+		Name, Kind string
+		Generation int
+	}
+	if err := unmarshal([]byte(rotation.str("sources")), &sources); err != nil {
+		return nil, fmt.Errorf("sources: %w", err)
 	}
 	out := map[string]int{}
 	for _, s := range sources {
-		out[s.Name] = max(int(i.num("segments")), 1)
-		if s.Kind == "corpus" {
-			out[s.Name] = 1
+		if s.Generation > 0 {
+			s.Name = fmt.Sprintf("%s~%d", s.Name, s.Generation)
+		}
+		out[s.Name] = 1
+		if s.Kind != "corpus" {
+			out[s.Name] = max(int(rotation.num("segments")), 1)
 		}
 	}
 	return out, nil
@@ -262,7 +269,7 @@ func segments(i item) (map[string]int, error) {
 func (r *Recorder) control(w write, caller string) ([]trace.Event, error) {
 	pk, i := w.pk(), w.Item
 	switch {
-	case isNeutral(pk), pk == pkMark && w.kind == kindPut:
+	case isNeutral(pk), pk == pkMark && w.kind == kindPut && caller == "": // an application says where it writes
 		return nil, nil
 	case strings.HasPrefix(pk, pkLease):
 		return r.lease(w, caller)

@@ -22,7 +22,7 @@ func guarded(w write) bool {
 		return fresh || demands("kek_id", "epoch")
 	case pk == pkLock && w.kind == kindPut: // free, or ours already
 		return w.ConditionExpression == "attribute_not_exists(#pk) OR #rotation_id = :rotation_id"
-	case pk == pkLock: // ours, or nobody's
+	case pk == pkLock:
 		return demands("rotation_id") || w.kind == kindCheck && fresh
 	case pk == pkRegistry:
 		return fresh || demands("rev")
@@ -42,19 +42,22 @@ func guarded(w write) bool {
 	return true
 }
 
-// registers are the changes of which sources and KEKs there are, and the start that
-// depends on them: all condition on the registry's revision.
-var registers = []string{"source_added", "source_removed", "mark_removed", "kek_registered", "kek_genesis", "rotation_started"}
-
 // stands are the changes that require the pointer to stand where it was read.
-var stands = []string{"rotation_started", "old_kek_retired", "rolled_back", "reminted"}
+var stands = []string{"rotation_started", "old_kek_retired", "rolled_back", "reminted", "kek_registered"}
+
+// ofRegistry reports a write of what sources there are, or of the registry's revision,
+// which is what such a change conditions on.
+func ofRegistry(w write) bool {
+	pk := w.pk()
+	return pk == pkRegistry && w.kind == kindPut || pk == pkSource || pk == pkMark && w.kind == kindDelete
+}
 
 // conditional reports whether a change conditions on all that it rests on: each item
-// that it writes, the lock, the pointer where it must stand still, and the shards
-// that must be shut.
+// that it writes, the lock, the pointer where it must stand still, the registry, and the
+// shards that must be shut.
 func conditional(e trace.Event, all []write) bool {
-	lock, pointer := e.Event == "kek_genesis", !slices.Contains(stands, e.Event)
-	registry := !slices.Contains(registers, e.Event)
+	lock, pointer := e.Rotation == "" && e.Event == "kek_genesis", !slices.Contains(stands, e.Event)
+	registry := e.Event != "rotation_started" && !slices.ContainsFunc(all, ofRegistry)
 	shut, shards := 0, 0
 	for _, w := range all {
 		if !guarded(w) {
@@ -63,13 +66,11 @@ func conditional(e trace.Event, all []write) bool {
 		equal, absent := w.requires()
 		switch pk := w.pk(); {
 		case pk == pkLock && e.Rotation == "":
-			lock = slices.Contains(absent, "pk")
+			lock = lock || slices.Contains(absent, "pk")
 		case pk == pkLock:
 			lock = lock || w.kind == kindPut || equal.str("rotation_id") == e.Rotation
 		case pk == pkRegistry:
 			registry = true
-		case pk == pkSource, pk == pkMark:
-			registry = registry && slices.Contains(registers, e.Event)
 		case pk == pkPointer:
 			pointer = true
 		case strings.HasPrefix(pk, pkFence) && (w.kind == kindCheck || w.Item.str("state") == "sealed"):

@@ -45,13 +45,11 @@ func (r *Recorder) key(e wire.Exchange) ([]trace.Event, error) {
 	case "EnableKey":
 		return []trace.Event{{Effect: "KMS.Enable", KEK: keyID(in.KeyID)}}, nil
 	case "CreateGrant", "RevokeGrant", "RetireGrant", "PutKeyPolicy", "ReplicateKey", "DeleteAlias", "UpdateAlias":
-		return nil, nil // who may use a key, which the model does not know
+		if e.Caller == "" {
+			return nil, nil // who may use a key, which the model does not know; no function changes it
+		}
 	case "TagResource":
 		return nil, nil // a key that is adopted; the tags of minted ones come with them
-	case "CreateGrant", "RevokeGrant":
-		if e.Caller == "" {
-			return nil, nil // to others, of which the model knows none
-		}
 	}
 	return nil, errUnknown
 }

@@ -56,12 +56,13 @@ func putIf(condition, item string) string {
 
 // Conditions.
 const (
-	absent = `"ConditionExpression":"attribute_not_exists(#pk)","ExpressionAttributeNames":{"#pk":"pk"}`
-	blind  = `"ConditionExpression":"attribute_exists(#pk)","ExpressionAttributeNames":{"#pk":"pk"}`
-	step   = `"ConditionExpression":"#phase = :phase AND #rev = :rev","ExpressionAttributeNames":{"#phase":"phase","#rev":"rev"},"ExpressionAttributeValues":{":phase":{"S":"tested"},":rev":{"N":"3"}}`
-	stood  = `"ConditionExpression":"#kek_id = :kek_id AND #epoch = :epoch","ExpressionAttributeNames":{"#kek_id":"kek_id","#epoch":"epoch"},"ExpressionAttributeValues":{":kek_id":{"S":"old"},":epoch":{"N":"1"}}`
-	ours   = `"ConditionExpression":"#rotation_id = :id","ExpressionAttributeNames":{"#rotation_id":"rotation_id"},"ExpressionAttributeValues":{":id":{"S":"q2"}}`
-	held   = `{"ConditionCheck":{"TableName":"it-control","Key":{"pk":{"S":"LOCK"},"sk":{"S":"-"}},` + ours + `}}`
+	absent  = `"ConditionExpression":"attribute_not_exists(#pk)","ExpressionAttributeNames":{"#pk":"pk"}`
+	blind   = `"ConditionExpression":"attribute_exists(#pk)","ExpressionAttributeNames":{"#pk":"pk"}`
+	step    = `"ConditionExpression":"#phase = :phase AND #rev = :rev","ExpressionAttributeNames":{"#phase":"phase","#rev":"rev"},"ExpressionAttributeValues":{":phase":{"S":"tested"},":rev":{"N":"3"}}`
+	stood   = `"ConditionExpression":"#kek_id = :kek_id AND #epoch = :epoch","ExpressionAttributeNames":{"#kek_id":"kek_id","#epoch":"epoch"},"ExpressionAttributeValues":{":kek_id":{"S":"old"},":epoch":{"N":"1"}}`
+	counted = `"ConditionExpression":"#rev = :rev","ExpressionAttributeNames":{"#rev":"rev"},"ExpressionAttributeValues":{":rev":{"N":"3"}}`
+	ours    = `"ConditionExpression":"#rotation_id = :id","ExpressionAttributeNames":{"#rotation_id":"rotation_id"},"ExpressionAttributeValues":{":id":{"S":"q2"}}`
+	held    = `{"ConditionCheck":{"TableName":"it-control","Key":{"pk":{"S":"LOCK"},"sk":{"S":"-"}},` + ours + `}}`
 )
 
 func transaction(parts ...string) string {
@@ -162,10 +163,40 @@ func calls() []call {
 	}
 	_, added := record(5, "source_added", "")
 	_, registered := record(5, "kek_registered", "")
-	registry := `"pk":{"S":"REGISTRY"},"sk":{"S":"-"},"rev":{"N":"3"}`
-	atRev := `"ConditionExpression":"#rev = :rev","ExpressionAttributeNames":{"#rev":"rev"},"ExpressionAttributeValues":{":rev":{"N":"2"}}`
-	free := `{"ConditionCheck":{"TableName":"it-control","Key":{"pk":{"S":"LOCK"},"sk":{"S":"-"}},` + absent + `}}`
+	_, started := record(5, "rotation_started", "q2")
+	check := func(pk, cond string) string {
+		return `{"ConditionCheck":{"TableName":"it-control","Key":{"pk":{"S":"` + pk + `"},"sk":{"S":"-"}},` + cond + `}}`
+	}
+	free, registry := check("LOCK", absent), putIf(counted, `"pk":{"S":"REGISTRY"},"rev":{"N":"4"}`)
+	source := `{"Put":{"TableName":"it-control","Item":{"pk":{"S":"SOURCE"},"sk":{"S":"orders"}}}}`
+	taken := `{"Put":{"TableName":"it-control","ConditionExpression":"attribute_not_exists(#pk) OR #rotation_id = :rotation_id","Item":{"pk":{"S":"LOCK"},"sk":{"S":"-"}}}}`
+	sealedShard := `{"Put":{"TableName":"it-control",` + absent + `,"Item":{"pk":{"S":"FENCE#old"},"sk":{"S":"00"},"state":{"S":"sealed"}}}}`
+	of := func(event string, edit func(*trace.Event)) trace.Event {
+		return with(trace.Event{Effect: "Store.Apply", Event: event, Actor: "switch", Seq: 5}, edit)
+	}
+	none := func(*trace.Event) {}
+	begun := strings.Replace(switched, `"rev":{"N":"4"}`, `"rev":{"N":"1"},"segments":{"N":"4"},"sources":{"S":"`+
+		`[{\"name\":\"orders\",\"kind\":\"dynamodb\",\"generation\":2},{\"name\":\"corpus\",\"kind\":\"corpus\"}]"}`, 1)
+	began := func(e *trace.Event) {
+		*e = with(change, func(c *trace.Event) {
+			c.Event, c.Epoch, c.Moved, c.States, c.Opened, c.Lock = e.Event, 0, false, nil, nil, trace.LockTaken
+			c.Segments = map[string]int{"orders~2": 4, "corpus": 1}
+		})
+	}
+	sealedOld := func(e *trace.Event) { e.States = map[string]string{"old": "sealed"} }
 	return []call{
+		dynamo("a source registered", "TransactWriteItems", "", transaction(free, registry, source, added), of("source_added", none)),
+		dynamo("one that does not ask for the registry", "TransactWriteItems", "", transaction(free, source, added), of(trace.Unconditional, none)),
+		dynamo("one that writes the registry blindly", "TransactWriteItems", "", transaction(free, putIf(blind, `"pk":{"S":"REGISTRY"}`), source, added), of(trace.Unconditional, none)),
+		dynamo("one beside a rotation", "TransactWriteItems", "", transaction(registry, source, added), of(trace.Unconditional, none)),
+		dynamo("one without a record", "PutItem", "", `{"TableName":"it-control","Item":{"pk":{"S":"SOURCE"},"sk":{"S":"orders"}}}`, unrecorded(func(e *trace.Event) { e.Actor = "Put SOURCE" })),
+		dynamo("a KEK registered", "TransactWriteItems", "", transaction(free, stands, old("sealed"), registry, sealedShard, registered), of("kek_registered", sealedOld)),
+		dynamo("one whose fence is not shut", "TransactWriteItems", "", transaction(free, stands, old("sealed"), registry, registered), of(trace.Unconditional, sealedOld)),
+		dynamo("a start", "TransactWriteItems", "preflight", transaction(putIf(absent, begun), taken, stands, check("REGISTRY", counted), started), of("rotation_started", began)),
+		dynamo("one that does not ask for the sources", "TransactWriteItems", "preflight", transaction(putIf(absent, begun), taken, stands, started), of(trace.Unconditional, began)),
+		dynamo("a mark left", "PutItem", "", `{"TableName":"it-control","Item":{"pk":{"S":"MARK"},"sk":{"S":"it-orders"}}}`),
+		dynamo("a mark left by a function", "PutItem", "mint", `{"TableName":"it-control","Item":{"pk":{"S":"MARK"},"sk":{"S":"it-orders"}}}`, unrecorded(func(e *trace.Event) { e.Actor = "Put MARK" })),
+		dynamo("a mark removed", "DeleteItem", "", `{"TableName":"it-control","Key":{"pk":{"S":"MARK"},"sk":{"S":"it-orders"}}}`, unrecorded(func(e *trace.Event) { e.Actor = "Delete MARK" })),
 		dynamo("the switch", "TransactWriteItems", "switch", whole(putIf(stood, pointer), held), change),
 		dynamo("its repeat under the same token", "TransactWriteItems", "switch", whole(putIf(stood, pointer), held)),
 		dynamo("a pointer that is written blindly", "TransactWriteItems", "switch", whole(putIf(blind, pointer), held), loose),
@@ -234,20 +265,6 @@ func calls() []call {
 		dynamo("a KEK's ARN written as its id", "UpdateItem", "", label("#d = :od AND #k = :arn")),
 		dynamo("a row labelled blindly", "UpdateItem", "", label("attribute_exists(#k)"),
 			trace.Event{Effect: "Table.Update", Source: "orders", Row: "b/7", KEK: "new"}),
-		dynamo("a source added", "TransactWriteItems", "", transaction(putIf(atRev, registry), put(`"pk":{"S":"SOURCE"},"sk":{"S":"orders"}`), free, added),
-			trace.Event{Effect: "Store.Apply", Event: "source_added", Actor: "switch", Seq: 5}),
-		dynamo("a source added while a rotation may run", "TransactWriteItems", "", transaction(putIf(atRev, registry), put(`"pk":{"S":"SOURCE"},"sk":{"S":"orders"}`), added),
-			trace.Event{Effect: "Store.Apply", Event: trace.Unconditional, Actor: "switch", Seq: 5}),
-		dynamo("a source added past the registry", "TransactWriteItems", "", transaction(put(`"pk":{"S":"SOURCE"},"sk":{"S":"orders"}`), free, added),
-			trace.Event{Effect: "Store.Apply", Event: trace.Unconditional, Actor: "switch", Seq: 5}),
-		dynamo("a historic KEK", "TransactWriteItems", "", transaction(putIf(atRev, registry), putIf(absent, `"pk":{"S":"KEK#h"},"state":{"S":"sealed"},"fence_shards":{"N":"1"}`),
-			putIf(absent, `"pk":{"S":"FENCE#h"},"sk":{"S":"00"},"state":{"S":"sealed"}`), free, registered),
-			trace.Event{Effect: "Store.Apply", Event: "kek_registered", Actor: "switch", Seq: 5, States: map[string]string{"h": "sealed"}}),
-		dynamo("one whose fence stays as it is", "TransactWriteItems", "", transaction(putIf(atRev, registry), putIf(absent, `"pk":{"S":"KEK#h"},"state":{"S":"sealed"},"fence_shards":{"N":"1"}`), free, registered),
-			trace.Event{Effect: "Store.Apply", Event: trace.Unconditional, Actor: "switch", Seq: 5, States: map[string]string{"h": "sealed"}}),
-		dynamo("a mark", "PutItem", "", `{"TableName":"it-control","Item":{"pk":{"S":"MARK"},"sk":{"S":"orders"},"holder":{"S":"h"}}}`),
-		dynamo("a source by itself", "PutItem", "", `{"TableName":"it-control","Item":{"pk":{"S":"SOURCE"},"sk":{"S":"orders"}}}`,
-			unrecorded(func(e *trace.Event) { e.Actor = "Put SOURCE" })),
 		dynamo("a rewrap", "UpdateItem", "rewrap", update("", "#k = :ok AND #d = :od"),
 			with(row, func(e *trace.Event) {
 				e.Effect, e.Actor, e.Old, e.Was, e.Body = "Table.Replace", "rewrap", "old", was, ""
@@ -276,6 +293,8 @@ func calls() []call {
 		{name: "an alias", service: "kms", op: "CreateAlias", body: `{"AliasName":"alias/matter/kek/it/q2/2","TargetKeyId":"k1"}`, want: []trace.Event{{Effect: "KMS.Claim", Rotation: "q2", Attempt: 2, KEK: "k1"}}},
 		{name: "an alias of others", service: "kms", op: "CreateAlias", body: `{"AliasName":"alias/other","TargetKeyId":"k1"}`},
 		{name: "a key disabled", service: "kms", op: "DisableKey", body: `{"KeyId":"arn:aws:kms:r:1:key/k1"}`, want: []trace.Event{{Effect: "KMS.Disable", KEK: "k1"}}},
+		{name: "a grant", service: "kms", op: "CreateGrant", body: `{"KeyId":"k1"}`},
+		{name: "a grant by a function", service: "kms", op: "CreateGrant", caller: "mint", body: `{"KeyId":"k1"}`, fails: true},
 		{name: "a key to be deleted", service: "kms", op: "ScheduleKeyDeletion", body: `{"KeyId":"k1"}`, fails: true},
 		{name: "a record stored", service: "s3", op: "PutObject", bucket: "it-audit", key: "v1/it/records/000000000007.json", caller: "mint", body: `{}`, want: []trace.Event{{Effect: "Vault.Put", Seq: 7, Actor: "mint"}}},
 		{name: "not the record that was appended", service: "s3", op: "PutObject", bucket: "it-audit", key: "v1/it/records/000000000005.json", body: `{}`, want: []trace.Event{{Effect: "Vault.Put"}}},
