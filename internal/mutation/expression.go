@@ -168,6 +168,7 @@ func (g *generator) constant(e ast.Expr, tv types.TypeAndValue) {
 		g.integer(e, tv)
 	case constant.String:
 		g.conjuncts(e, tv)
+	default:
 	}
 }
 
@@ -468,8 +469,9 @@ func (g *generator) isZeroOrBool(e ast.Expr) bool {
 		return true
 	case constant.String:
 		return constant.StringVal(tv.Value) == ""
+	default:
+		return constant.Sign(tv.Value) == 0
 	}
-	return constant.Sign(tv.Value) == 0
 }
 
 func (g *generator) elements(e *ast.CompositeLit) {

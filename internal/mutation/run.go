@@ -99,7 +99,7 @@ func (t *trial) pass(ctx context.Context, s *servers) error {
 
 // list returns the names of the tests, fuzz targets and examples.
 func (t *trial) list(ctx context.Context) ([]string, error) {
-	cmd := exec.CommandContext(ctx, t.binary, "-test.list", "^(Test|Fuzz|Example)")
+	cmd := exec.CommandContext(ctx, t.binary, "-test.list", "^(Test|Fuzz|Example)") //nolint:gosec // it was built here
 	cmd.Dir = t.pkg.dir
 	out, err := cmd.CombinedOutput()
 	if err != nil {
@@ -158,7 +158,8 @@ func (t *trial) run(ctx context.Context, s *servers, e execution) (out string, v
 	}
 	limited, cancel := context.WithTimeout(ctx, e.timeout+stopping)
 	defer cancel()
-	cmd := exec.CommandContext(context.WithoutCancel(ctx), t.binary, "-test.run", e.pattern, "-test.failfast", "-test.timeout", e.timeout.String())
+	args := []string{"-test.run", e.pattern, "-test.failfast", "-test.timeout", e.timeout.String()}
+	cmd := exec.CommandContext(context.WithoutCancel(ctx), t.binary, args...) //nolint:gosec // it was built here
 	cmd.Dir = t.pkg.dir
 	cmd.Env = append(os.Environ(), env...)
 	cmd.Env = append(cmd.Env, "MATTER_MUTATION=", "MATTER_MUTATION_ACTIVE="+strconv.Itoa(e.active), "MATTER_MUTATION_REACH="+e.reach)
@@ -262,7 +263,8 @@ func (t *trial) grouped(tests []test) (groups [][]test) {
 // tryAll tries mutants in a random order until the deadline, with some workers.
 func (t *trial) tryAll(ctx context.Context, mutants []*Mutant, workers []*servers, seed uint64, deadline time.Time) (map[*Mutant]Fate, error) {
 	order := slices.Clone(mutants)
-	rand.New(rand.NewPCG(seed, 0)).Shuffle(len(order), func(i, j int) { order[i], order[j] = order[j], order[i] })
+	shuffle := rand.New(rand.NewPCG(seed, 0)).Shuffle //nolint:gosec // a sample is no secret, and is to be made again
+	shuffle(len(order), func(i, j int) { order[i], order[j] = order[j], order[i] })
 	fates := map[*Mutant]Fate{}
 	var faults error
 	var mu sync.Mutex
