@@ -408,3 +408,64 @@ func TestLateCalls(t *testing.T) {
 		})
 	}
 }
+
+// TestSourceAddedAtEveryCall adds a table, whose writers have marked it, at each call of a
+// whole rotation: its rows are moved before the old KEKs are retired, or the retirement
+// waits until it is a source.
+func TestSourceAddedAtEveryCall(t *testing.T) {
+	for mode, in := range faulted {
+		t.Run(mode, func(t *testing.T) {
+			t.Parallel()
+			ends := map[string]int{}
+			for _, name := range every(t, in) {
+				t.Run(name, func(t *testing.T) { ends[newEffects(t).added(in, name)]++ })
+			}
+			if ends["at once"] < 20 || ends["halted first"] < 20 {
+				t.Errorf("the rotations ended: %v", ends)
+			}
+		})
+	}
+}
+
+// added runs one rotation beside which a source is added.
+func (e *effects) added(in rotation.ExecutionInput, name string) string {
+	t := e.d.t
+	t.Helper()
+	e.begin(in)
+	carts := e.d.newTable("carts", e.d.first, "c1", "c2")
+	e.at = name
+	add := func() error {
+		_, err := e.d.AddSource(t.Context(), carts.Source())
+		return err
+	}
+	e.onHit = func(call) {
+		if err := add(); err != nil && typed(err).Kind != rotation.RotationInProgress {
+			t.Errorf("add: %v", err)
+		}
+	}
+	e.d.before = func(c call) {
+		if c.state == "Mint" && !e.d.seen("carts") {
+			e.d.mark("carts")
+		}
+	}
+	run, end := e.d.machine.Start(spring, in), "at once"
+	if run.Final == "Halted" && strings.Contains(run.Failure.Cause, "SourceForgotten") {
+		end = "halted first"
+		e.d.must(add())
+		run.Redrive()
+	}
+	if run.Status != "SUCCEEDED" {
+		t.Fatalf("it ended in %s: %v", run.Final, run.Failure)
+	}
+	e.w.check("at the end")
+	if got := e.d.record(spring).Sources; len(got) != 4 {
+		t.Errorf("the rotation has %v", got)
+	}
+	e.d.settled()
+	return end
+}
+
+// seen reports whether a table is a source.
+func (s *site) seen(table string) bool {
+	return slices.ContainsFunc(s.view(looking).Sources, func(src kek.Source) bool { return src.Name == table })
+}
