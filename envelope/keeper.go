@@ -308,8 +308,8 @@ type marked struct {
 	epoch int64
 }
 
-// mark leaves the mark of a table in the control table. A rotation to which the table
-// is no source is refused while it is there.
+// mark leaves the mark of a table in the control table. While the mark is there and the
+// table is not a registered source, every rotation is refused.
 func (c *Client) mark(ctx context.Context, table string) error {
 	m := marked{at: c.elapsed(), epoch: c.current.Load().pointer.Epoch}
 	if err := c.control.putMark(ctx, table, c.me.holder, c.cfg.clock()); err != nil {
@@ -321,10 +321,11 @@ func (c *Client) mark(ctx context.Context, table string) error {
 	return nil
 }
 
-// renewMarks leaves the marks again that are an hour old, so that one which an operator
-// removed is found before the next switch, and those from before the pointer moved.
-// That comes before the lease on the old KEK is given back, which drain waits for: so
-// however short a rotation is, its retirement finds the table of whoever still writes.
+// renewMarks leaves each mark again when it is an hour old: if an operator removed it,
+// the next rotation is still refused before its switch. It also leaves each mark again
+// when the pointer has moved, before the lease on the old KEK is given back. Drain waits
+// for that lease, so even a rotation that is shorter than an hour finds the mark before
+// it retires the old KEK.
 func (c *Client) renewMarks(ctx context.Context) {
 	c.mu.Lock()
 	marks := maps.Clone(c.marks)

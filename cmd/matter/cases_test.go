@@ -44,8 +44,9 @@ func TestCases(t *testing.T) {
 			if err != nil && !errors.As(err, &failed) {
 				t.Fatal(err)
 			}
+			t.Logf("%s", out)
 			if err != nil {
-				t.Errorf("%v\n%s", err, out)
+				t.Error(err)
 			}
 		})
 	}

@@ -72,8 +72,7 @@ type world struct {
 	more   map[string]string           // environment of the scripts
 	dir    string                      // where the runbook's commands run
 
-	pointer  map[string]types.AttributeValue // that was lost
-	historic kek.ID                          // a key of the days before, under which rows are
+	historic kek.ID // a key of the days before, under which rows are
 	backup   []map[string]types.AttributeValue
 }
 
@@ -146,7 +145,7 @@ func scripts(t *testing.T, folder string, w *world) {
 				Cmds: map[string]func(*testscript.TestScript, bool, []string){
 					"exits": exits, "shown": shown, "json": jsonField, "ids": w.ids, "lease": w.lease,
 					"corrupt-corpus": w.corruptCorpus, "restore-corpus": w.restoreCorpus, "row": w.row, "await": w.await, "closed-window": closedWindow, "dead-log": w.deadLog,
-					"plan": w.plan, "key": w.key, "tagged": w.tagged, "lose-pointer": w.losePointer, "letters": w.letters, "mark": w.mark,
+					"plan": w.plan, "key": w.key, "tagged": w.tagged, "letters": w.letters, "mark": w.mark,
 					"redeploy": w.redeploy, "denied": w.denied,
 				},
 			})

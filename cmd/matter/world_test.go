@@ -88,22 +88,6 @@ func (w *world) tagged(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// losePointer deletes the item POINTER; negated, it puts it back.
-func (w *world) losePointer(ts *testscript.TestScript, neg bool, _ []string) {
-	ctx, table := context.Background(), aws.String(w.Env()["MATTER_CONTROL_TABLE"])
-	if neg {
-		_, err := w.Set.Dynamo.PutItem(ctx, &dynamodb.PutItemInput{TableName: table, Item: w.pointer})
-		ts.Check(err)
-		return
-	}
-	out, err := w.Set.Dynamo.DeleteItem(ctx, &dynamodb.DeleteItemInput{
-		TableName: table, ReturnValues: types.ReturnValueAllOld,
-		Key: map[string]types.AttributeValue{"pk": &types.AttributeValueMemberS{Value: "POINTER"}, "sk": &types.AttributeValueMemberS{Value: "-"}},
-	})
-	ts.Check(err)
-	w.pointer = out.Attributes
-}
-
 // mark leaves the mark of a table in the control table, as a writer does.
 func (w *world) mark(ts *testscript.TestScript, _ bool, args []string) {
 	_, err := w.Set.Dynamo.PutItem(context.Background(), &dynamodb.PutItemInput{
