@@ -19,7 +19,7 @@
 //   - A write returns an error or a read returns the plaintext and the attributes
 //     that were written: an item that DynamoDB would give back otherwise is refused.
 //   - KMS is asked for a KEK by what the pointer or the registry says of it, and for no
-//     other: whoever can write to a table cannot make a process use a key of theirs.
+//     other: a person who can write to a table cannot make a process use another key.
 //   - Every table that a process may write envelopes into is marked in the control
 //     table, so that no rotation forgets it.
 //   - A data key seals under the epoch in which it was made and under no other, and

@@ -30,8 +30,8 @@ var (
 	ErrExists = errors.New("the row exists already")
 	// ErrNotFound reports a row that is not there.
 	ErrNotFound = errors.New("no such row")
-	// ErrNoEnvelope reports an item that is no envelope, or a broken one.
-	ErrNoEnvelope = errors.New("the item is no envelope")
+	// ErrNoEnvelope reports an item that is not an envelope, or a broken one.
+	ErrNoEnvelope = errors.New("the item is not an envelope")
 	// ErrInvalidItem reports an item that was not written because it could not be
 	// read back as it was given: an attribute holds text that is not UTF-8, which the
 	// SDK would store otherwise, or lacks what the table's context or bind names, or is
@@ -45,7 +45,7 @@ var (
 	ErrOrphanedKey = errors.New("orphaned key reference: the KEK is retired or unknown")
 	// ErrUnknownKEK is the [ErrOrphanedKey] of a row whose KEK the registry does not
 	// know, knows under another ARN, or knows as one that nothing is wrapped under yet.
-	// KMS is not asked: whoever can write to the table can name a key of their own.
+	// KMS is not asked: a person who can write to the table can name any key.
 	ErrUnknownKEK = fmt.Errorf("%w: the registry knows no such KEK that rows may name", ErrOrphanedKey)
 	// ErrKeyUnusable reports a KEK that KMS does not let be used although the
 	// registry says that rows may name it.

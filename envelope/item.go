@@ -26,8 +26,8 @@ func (c TableConfig) checkWrite(i Item) error {
 			return fmt.Errorf("%w: attribute %q %s", ErrInvalidItem, name, fault)
 		}
 	}
-	if c.Other.declares(i) { // no rotation would start while it is there
-		return fmt.Errorf("%w: attribute %q has a value that declares the item to be no envelope", ErrInvalidItem, c.Other.Attribute)
+	if c.Other.declares(i) { // such an envelope would block every rotation
+		return fmt.Errorf("%w: attribute %q has a value that declares that the item is not an envelope", ErrInvalidItem, c.Other.Attribute)
 	}
 	return nil
 }

@@ -195,7 +195,7 @@ func TestInvalidText(t *testing.T) {
 		}
 		w.unchanged("put, "+name, envelope.ErrInvalidItem, names, func() error { return table.Put(t.Context(), i, nil) })
 		i["id"] = &s{Value: "b"}
-		w.unchanged("insert, "+name, envelope.ErrInvalidItem, names, func() error {
+		w.unchanged("insert, "+name, envelope.ErrInvalidItem, "row 2 of 2: table "+w.table+": the item cannot be stored as it is: attribute "+names, func() error {
 			return table.InsertAll(t.Context(), []envelope.Row{{Item: item{"id": &s{Value: "c"}, "tenant": valid["tenant"]}}, {Item: i}})
 		})
 		w.unchanged("update, "+name, envelope.ErrInvalidItem, names, func() error {
@@ -273,8 +273,8 @@ func TestOwnAttributes(t *testing.T) {
 	}
 }
 
-// TestDeclaredOther: an envelope that the definition declares to be none is
-// unaccounted, and no rotation starts while it is there.
+// TestDeclaredOther: an envelope in an item that the definition declares as other is
+// unaccounted, and blocks every rotation.
 func TestDeclaredOther(t *testing.T) {
 	w := newSite(t)
 	keys := []ddbtest.Key{{Name: "id", Type: "S"}}

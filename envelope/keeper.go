@@ -197,15 +197,19 @@ func (c *Client) lease(h *hold) lease {
 	return l
 }
 
-// tend renews the marks of tables, then the leases that say another number of references than there are or
-// that are a third of their life old, and gives back those of superseded KEKs that
-// nothing refers to.
+// tend renews the marks of tables, then the leases that say another number of references
+// than there are or that are a third of their life old, and gives back those of
+// superseded KEKs that nothing refers to. While a mark cannot be left they are kept: the
+// rotation that waits for them must find it.
 func (c *Client) tend(ctx context.Context) {
-	c.renewMarks(ctx)
+	marked := c.renewMarks(ctx)
 	c.mu.Lock()
 	holds := slices.Clone(c.holds)
 	c.mu.Unlock()
 	for _, h := range holds {
+		if !marked && h != c.current.Load() && h.refs.Load() == 0 {
+			continue
+		}
 		ctx, cancel := context.WithTimeout(ctx, c.cfg.PointerAge)
 		err := c.renew(ctx, h)
 		cancel()
@@ -308,8 +312,8 @@ type marked struct {
 	epoch int64
 }
 
-// mark leaves the mark of a table in the control table. A rotation to which the table
-// is no source is refused while it is there.
+// mark leaves the mark of a table in the control table. While the mark is there and the
+// table is not a registered source, every rotation is refused.
 func (c *Client) mark(ctx context.Context, table string) error {
 	m := marked{at: c.elapsed(), epoch: c.current.Load().pointer.Epoch}
 	if err := c.control.putMark(ctx, table, c.me.holder, c.cfg.clock()); err != nil {
@@ -321,11 +325,13 @@ func (c *Client) mark(ctx context.Context, table string) error {
 	return nil
 }
 
-// renewMarks leaves the marks again that are an hour old, so that one which an operator
-// removed is found before the next switch, and those from before the pointer moved.
-// That comes before the lease on the old KEK is given back, which drain waits for: so
-// however short a rotation is, its retirement finds the table of whoever still writes.
-func (c *Client) renewMarks(ctx context.Context) {
+// renewMarks leaves each mark again when it is an hour old: if an operator removed it,
+// the next rotation is still refused before its switch. It also leaves each mark again
+// when the pointer has moved, before the lease on the old KEK is given back. Drain waits
+// for that lease, so even a rotation that is shorter than an hour finds the mark before
+// it retires the old KEK. It reports whether every mark is there.
+func (c *Client) renewMarks(ctx context.Context) (all bool) {
+	all = true
 	c.mu.Lock()
 	marks := maps.Clone(c.marks)
 	c.mu.Unlock()
@@ -336,8 +342,10 @@ func (c *Client) renewMarks(ctx context.Context) {
 		ctx, cancel := context.WithTimeout(ctx, c.cfg.PointerAge)
 		err := c.mark(ctx, table)
 		cancel()
+		all = all && err == nil
 		if err != nil && ctx.Err() == nil {
 			c.count.pointerErrors.Add(1)
 		}
 	}
+	return all
 }

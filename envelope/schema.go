@@ -43,13 +43,14 @@ type TableConfig struct {
 	Bind       map[string]string `json:"bind"`                  // as Context, but bound to the payload alone and not told to KMS
 	Format     string            `json:"format"`                // "", "matter", "tink" or "kms"
 	Payloads   string            `json:"payloads"`              // "" or "opaque"
-	Other      *OtherItems       `json:"other"`                 // items that are declared to be no envelopes; may be nil
+	Other      *OtherItems       `json:"other"`                 // items that are not envelopes; may be nil
 
 	Keys           []string          `json:"-"` // partition key, and sort key if any; default: the table is asked
 	TinkAssociated func(Item) []byte `json:"-"` // associated data of a row that Tink wrote; default none
 }
 
-// OtherItems declares items to be no envelopes, by the value of an attribute of type S.
+// OtherItems declares that items are not envelopes, by the value of an attribute of type
+// S.
 type OtherItems struct {
 	Attribute string   `json:"attribute"`
 	Values    []string `json:"values"`

@@ -8,7 +8,7 @@ type Stats struct {
 	InFlight      int64 // references held now
 	CacheHits     int64 // data keys that needed no call to KMS
 	CacheMisses   int64 // data keys that needed one
-	RefusedWrites int64 // writes the fence or a version refused, sealed anew and tried again
+	RefusedWrites int64 // writes that the fence or another write refused, sealed and tried again
 	OrphanedKeys  int64 // rows read whose KEK is retired or unknown: always an alarm
 	RevokedLeases int64 // leases that a rotation took away
 	PointerErrors int64 // reads of the pointer or of leases that failed

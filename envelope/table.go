@@ -28,9 +28,9 @@ const MaxBatch = 99
 
 // Table is a table whose rows are envelopes. It is safe for concurrent use.
 //
-// Rows are deleted with the DynamoDB client itself: a delete needs no fence. Nothing
-// but a Table, a rotation and matter ops restore-rows may write the attributes that
-// make a row an envelope.
+// Rows are deleted with the DynamoDB client itself: a delete needs no fence. Only a
+// Table, a rotation, matter ops adopt and matter ops restore-rows may write the
+// attributes that make a row an envelope, and the attributes that the row is bound to.
 type Table struct {
 	c   *Client
 	cfg TableConfig
@@ -43,10 +43,10 @@ type Row struct {
 	Version   int64  // counts its writes, a rotation's among them; 0 if the table keeps none; only read
 }
 
-// Table returns the table that cfg describes. Without cfg.Keys it asks DynamoDB
-// for the table's key. It leaves a mark in the control table, so that no rotation
-// forgets the table: one to which it is no source is refused. The client renews the
-// mark until it is closed.
+// Table returns the table that cfg describes. Without cfg.Keys it asks DynamoDB for
+// the table's key. It leaves a mark of the table in the control table, which the client
+// renews until it is closed: while a marked table is not a registered source, every
+// rotation is refused, so that none can forget the table.
 func (c *Client) Table(ctx context.Context, cfg TableConfig) (*Table, error) {
 	cfg = cfg.withDefaults()
 	if err := cfg.check(); err != nil {
@@ -174,7 +174,7 @@ func (t *Table) InsertAll(ctx context.Context, rows []Row) error {
 		for n, row := range rows {
 			sealed, err := t.seal(ctx, h, at, row)
 			if err != nil {
-				return verdict{}, err
+				return verdict{}, fmt.Errorf("row %d of %d: %w", n+1, len(rows), err)
 			}
 			items[n] = maps.Clone(row.Item)
 			maps.Copy(items[n], sealed)
@@ -303,10 +303,13 @@ func (t *Table) update(ctx context.Context, h *hold, old stored, set Item, remov
 	e := expression{names: map[string]string{}, values: Item{}}
 	payload, epoch := e.name(t.cfg.Ciphertext), e.name(t.cfg.Epoch)
 	cond := fmt.Sprintf("%s = %s AND ", payload, e.value(old.item[t.cfg.Ciphertext]))
-	unfenced := old.item[t.cfg.Epoch] != nil
-	if unfenced {
+	unfenced := old.Epoch > 0
+	switch {
+	case unfenced:
 		cond += fmt.Sprintf("%s <= %s", epoch, e.value(set[t.cfg.Epoch]))
-	} else {
+	case old.item[t.cfg.Epoch] != nil: // 0 says as little as none
+		cond += fmt.Sprintf("%s = %s", epoch, e.value(old.item[t.cfg.Epoch]))
+	default:
 		cond += fmt.Sprintf("attribute_not_exists(%s)", epoch)
 	}
 	update := e.update(set, remove, t.cfg.Version)

@@ -29,6 +29,9 @@ func TestInMemory(t *testing.T) {
 	for name, test := range map[string]func(*testing.T){
 		"InsertGetUpdate": TestInsertGetUpdate, "Put": TestPut, "InsertAll": TestInsertAll, "FencedInsert": TestFencedInsert,
 		"ZombieUpdate": TestZombieUpdate, "LaterEpoch": TestLaterEpoch, "OldRows": TestOldRows, "Lost": TestLost,
+		"ReplacedBetween": TestReplacedBetween, "OwnVersion": TestOwnVersion, "VersionCounts": TestVersionCounts, "Bind": TestBind,
+		"BindUpdate": TestBindUpdate, "KeyChanged": TestKeyChanged, "InvalidText": TestInvalidText, "UnknownKEK": TestUnknownKEK,
+		"KEKByARN": TestKEKByARN, "Mark": TestMark, "MarkAgreement": TestMarkAgreement,
 	} {
 		t.Run(name, test)
 	}

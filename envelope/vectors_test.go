@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"flag"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -17,7 +18,7 @@ import (
 	"github.com/matter-ops/kms-rotation/envelope/aead"
 )
 
-var update = flag.Bool("update", false, "write testdata/vectors anew")
+var update = flag.Bool("update", false, "write testdata/vectors again")
 
 type hexBytes []byte
 
@@ -44,6 +45,19 @@ type (
 		Plaintext hexBytes          `json:"plaintext"`
 		Payload   hexBytes          `json:"payload"`
 		Result    string            `json:"result"`
+	}
+	// bindVector is a payload of a row with two contexts: Context is KMS's encryption
+	// context, Bind is bound to the payload alone.
+	bindVector struct {
+		Comment    string            `json:"comment"`
+		DEK        hexBytes          `json:"dek"`
+		Nonce      hexBytes          `json:"nonce"`
+		Context    map[string]string `json:"context"`
+		Bind       map[string]string `json:"bind"`
+		Associated hexBytes          `json:"associated_data"`
+		Plaintext  hexBytes          `json:"plaintext"`
+		Payload    hexBytes          `json:"payload"`
+		Result     string            `json:"result"`
 	}
 	// streamVector's plaintext is Size bytes, byte i of value i mod 251.
 	streamVector struct {
@@ -123,6 +137,45 @@ func payloadVectors() []payloadVector {
 	bad("version 2", "format", func(v *payloadVector) { v.Payload[0] = 2 })
 	bad("shorter than nonce and tag", "format", func(v *payloadVector) { v.Payload = v.Payload[:28] })
 	bad("empty", "format", func(v *payloadVector) { v.Payload = hexBytes{} })
+	return out
+}
+
+func bindVectors() []bindVector {
+	var out []bindVector
+	type pairs = map[string]string
+	for _, c := range []struct {
+		comment       string
+		context, bind pairs
+	}{
+		{"the row's key is bound, the encryption context is the table's", pairs{"table": "orders"}, pairs{"id": "o-1"}},
+		{"nothing but the context", pairs{"table": "orders", "id": "o-1"}, pairs{}},
+		{"no encryption context", pairs{}, pairs{"id": "o-1"}},
+		{"the pairs of both are sorted together", pairs{"b": "2", "d": "4"}, pairs{"a": "1", "c": "3", "e": "5"}},
+		{"a bound number, as DynamoDB returns it", pairs{"table": "orders"}, pairs{"id": "o-1", "at": "-0.5"}},
+		{"a bound value may be empty", pairs{"table": "orders"}, pairs{"id": ""}},
+	} {
+		label := string(rune('a' + len(out)))
+		whole := maps.Clone(c.context)
+		maps.Copy(whole, c.bind)
+		v := bindVector{
+			Comment: c.comment, DEK: drawn("dek "+label, 32), Nonce: drawn("nonce "+label, 12), Plaintext: pattern(20),
+			Context: c.context, Bind: c.bind, Associated: refContext(whole), Result: "valid",
+		}
+		v.Payload = refSeal(v.DEK, v.Nonce, v.Plaintext, whole)
+		out = append(out, v)
+	}
+	first := func(comment, result string, context, bind pairs) {
+		v := out[0]
+		whole := maps.Clone(context)
+		maps.Copy(whole, bind)
+		v.Comment, v.Result, v.Context, v.Bind, v.Associated = comment, result, context, bind, refContext(whole)
+		out = append(out, v)
+	}
+	first("the first one: a payload does not say which of its values KMS is told", "valid", pairs{"table": "orders", "id": "o-1"}, pairs{})
+	first("the first one in another row", "altered", pairs{"table": "orders"}, pairs{"id": "o-2"})
+	first("the first one, nothing bound", "altered", pairs{"table": "orders"}, pairs{})
+	first("the first one in another table", "altered", pairs{"table": "invoices"}, pairs{"id": "o-1"})
+	first("the first one, one more value bound", "altered", pairs{"table": "orders"}, pairs{"id": "o-1", "at": "1"})
 	return out
 }
 
@@ -212,6 +265,30 @@ func TestVectorsPayload(t *testing.T) {
 	}
 }
 
+func TestVectorsBind(t *testing.T) {
+	for _, v := range published(t, "bind.json", bindVectors()) {
+		whole := maps.Clone(v.Context)
+		maps.Copy(whole, v.Bind)
+		for how, got := range map[string][]byte{
+			"together": aead.AssociatedData(whole), "apart": aead.AppendAssociatedData(nil, v.Context, v.Bind),
+		} {
+			if !bytes.Equal(got, v.Associated) {
+				t.Errorf("%s, %s: %x, want %x", v.Comment, how, got, []byte(v.Associated))
+			}
+		}
+		// As the rotation opens it, and as the reference does.
+		got, err := aead.Cipher{}.Open(v.DEK, v.Payload, whole)
+		ref, referr := refOpen(v.DEK, v.Payload, whole)
+		if v.Result == "valid" {
+			if err != nil || referr != nil || !bytes.Equal(got, v.Plaintext) || !bytes.Equal(ref, v.Plaintext) {
+				t.Errorf("%s: %x, %v; the reference %x, %v", v.Comment, got, err, ref, referr)
+			}
+		} else if !errors.Is(err, envelope.ErrAltered) || referr == nil {
+			t.Errorf("%s: %v; the reference %v", v.Comment, err, referr)
+		}
+	}
+}
+
 func TestVectorsStream(t *testing.T) {
 	for _, v := range published(t, "stream.json", streamVectors()) {
 		stream := refStream(v.Key, v.Salt, v.Prefix, pattern(v.Size), v.Context)
@@ -274,12 +351,21 @@ for v in json.load(open("../testdata/vectors/payload.json")):
         continue
     assert v["result"] == "valid" and plain.hex() == v["plaintext"], v["comment"]
     opened += 1
+for v in json.load(open("../testdata/vectors/bind.json")):
+    try:
+        plain = open_payload(bytes.fromhex(v["dek"]), bytes.fromhex(v["payload"]), v["context"], v["bind"])
+    except Exception:
+        assert v["result"] != "valid", v["comment"]
+        refused += 1
+        continue
+    assert v["result"] == "valid" and plain.hex() == v["plaintext"], v["comment"]
+    opened += 1
 for v in json.load(open("../testdata/vectors/context.json")):
     assert associated(v["context"]).hex() == v["associated_data"], v["comment"]
 print(opened, refused)
 `
 	out, err := exec.CommandContext(t.Context(), python, "-c", code).CombinedOutput()
-	if got := strings.TrimSpace(string(out)); err != nil || got != "7 11" {
-		t.Errorf("%s, %v; want 7 opened and 11 refused", got, err)
+	if got := strings.TrimSpace(string(out)); err != nil || got != "14 15" {
+		t.Errorf("%s, %v; want 14 opened and 15 refused", got, err)
 	}
 }

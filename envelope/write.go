@@ -24,8 +24,9 @@ const (
 	maxWait   = time.Second
 )
 
-// write runs try with a reference to the current KEK until it succeeds, fails for
-// good or has been refused too often. try seals anew every time.
+// write runs try with a reference to the current KEK until it succeeds, fails with an
+// error that another try cannot change, or has been refused too often. try seals again
+// every time.
 func (c *Client) write(ctx context.Context, try func(*hold, time.Duration) (verdict, error)) error {
 	var last error
 	for n := range maxTries {

@@ -154,26 +154,17 @@ func (w *world) remove(t *testing.T, table, id string) {
 }
 
 // update changes one item by an update expression.
-func (w *world) update(t *testing.T, table, id, expression string, names map[string]string, values item) {
+func (w *world) update(t *testing.T, table, id, expression string, values item) {
 	t.Helper()
 	_, err := w.Set.Dynamo.UpdateItem(t.Context(), &dynamodb.UpdateItemInput{
-		TableName: &table, Key: item{"id": text(id)}, UpdateExpression: &expression, ExpressionAttributeNames: names, ExpressionAttributeValues: values,
+		TableName: &table, Key: item{"id": text(id)}, UpdateExpression: &expression, ExpressionAttributeValues: values,
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 }
 
-// definition writes the definition of a source to a file, as an operator does.
-func definition(t *testing.T, fields map[string]any) string {
-	t.Helper()
-	b, err := json.Marshal(fields)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return definitionFile(t, b)
-}
-
+// definitionFile writes the definition of a source to a file, as an operator does.
 func definitionFile(t *testing.T, b []byte) string {
 	t.Helper()
 	name := filepath.Join(t.TempDir(), "definition.json")

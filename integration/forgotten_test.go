@@ -25,11 +25,11 @@ type writtenTable struct {
 	source string
 	config envelope.TableConfig // as the application has it
 	file   string               // the definition that nobody has registered
-	write  func(t *testing.T, table *envelope.Table)
+	write  func(table *envelope.Table)
 }
 
 // tableOf is the table of a definition.
-func tableOf(t *testing.T, definition string, write func(*testing.T, *envelope.Table)) writtenTable {
+func tableOf(t *testing.T, definition string, write func(*envelope.Table)) writtenTable {
 	t.Helper()
 	f := writtenTable{file: definitionFile(t, []byte(definition)), write: write}
 	if err := strictjson.Unmarshal([]byte(definition), &f.config); err != nil {
@@ -43,7 +43,7 @@ func tableOf(t *testing.T, definition string, write func(*testing.T, *envelope.T
 // there.
 func (w *world) symbols(t *testing.T) writtenTable {
 	t.Helper()
-	return tableOf(t, w.Set.Sources()[1].Source().Definition, func(t *testing.T, table *envelope.Table) {
+	return tableOf(t, w.Set.Sources()[1].Source().Definition, func(table *envelope.Table) {
 		out, err := w.Set.Dynamo.Scan(t.Context(), &dynamodb.ScanInput{TableName: &w.Set.Sources()[1].Table, Limit: aws.Int32(1)})
 		if err != nil {
 			t.Fatal(err)
@@ -64,7 +64,7 @@ func (w *world) notes(t *testing.T) writtenTable {
 	name := w.Name + "-notes"
 	w.newTable(t, name)
 	return tableOf(t, fmt.Sprintf(`{"name": "notes", "table": %q, "kek_id_attribute": "k", "wrapped_dek_attribute": "d", "ciphertext_attribute": "c",
-		"context": {"table": "notes"}, "bind": {"id": "$id"}}`, name), func(t *testing.T, table *envelope.Table) {
+		"context": {"table": "notes"}, "bind": {"id": "$id"}}`, name), func(table *envelope.Table) {
 		for n := range 5 {
 			if err := table.Put(t.Context(), item{"id": text(fmt.Sprint(n))}, fmt.Appendf(nil, "note %d", n)); err != nil {
 				t.Fatal(err)
@@ -109,7 +109,7 @@ func (w *world) writeInto(t *testing.T, f writtenTable) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		f.write(t, table)
+		f.write(table)
 	})
 }
 
@@ -223,11 +223,11 @@ func TestForgottenTable(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		notes.write(t, table)
+		notes.write(table)
 		sh.must(t, 0, "source", "remove", "--name", "notes", "--force", "--reason", "nobody uses it", "--confirm")
 		w.haltedBeforeRetirement(t, "running", w.rotate(t, "running", "{}"), notes)
 		w.resumed(t, "running", notes, sh)
-		notes.write(t, table)
+		notes.write(table)
 	})
 }
 

@@ -93,22 +93,22 @@ var plantedBugs = []planted{
 		"TableName: &s.table, ConsistentRead: aws.Bool(true), KeyConditionExpression: &expr,", "TableName: &s.table, ConsistentRead: aws.Bool(false), KeyConditionExpression: &expr,",
 	}}, function: "drain", at: "Store.SealFence", during: returnedLease},
 	{Bug: plant.Bug{Name: "rewrap overwrites a row that has changed", File: "internal/ddb/source.go", With: []string{
-		"cond := \"#kek = :oldkek AND #dek = :olddek\"", "cond := \"attribute_exists(#kek) OR #kek = :oldkek AND #dek = :olddek\"",
+		"c.cond, c.values[\":oldkek\"] = \"#held = :oldheld AND #kek = :oldkek\", h.kek", "c.cond, c.values[\":oldkek\"] = \"attribute_exists(#kek) OR #held = :oldheld AND #kek = :oldkek\", h.kek",
 	}}, function: "rewrap", at: "Table.Replace"},
 	{Bug: plant.Bug{Name: "rewrap leaves the row's epoch", File: "internal/ddb/source.go", With: []string{
-		"update := \"SET #kek = :kek, #dek = :dek, #epoch = :epoch,", "update := \"SET #kek = :kek, #dek = :dek, #epoch = if_not_exists(#epoch, :epoch),",
+		"c.update = \"SET #kek = :kek, #held = :held, #epoch = :epoch\"", "c.update = \"SET #kek = :kek, #held = :held, #epoch = if_not_exists(#epoch, :epoch)\"",
 	}}, function: "rewrap", at: "Table.Replace"},
 	{Bug: plant.Bug{Name: "rewrap leaves rows out", File: "rotation/rewrap.go", With: []string{
-		"case row.KEK == r.NewKEK:", "case row.KEK == r.NewKEK || row.ID[len(row.ID)-1] == '1':",
+		"if row.KEK == r.NewKEK {", "if row.ID[len(row.ID)-1] == '1' {\n\t\t\t\t\treturn kept, nil\n\t\t\t\t}\n\t\t\t\tif row.KEK == r.NewKEK {",
 	}}, function: "rewrap", at: "Store.Apply rows_rewrapped"},
 	{Bug: plant.Bug{Name: "an emergency only rewraps", File: "rotation/rewrap.go", With: []string{
-		"if r.Mode != kek.Emergency {\n\t\tvar err error", "if true {\n\t\tvar err error",
+		"if r.Mode != kek.Emergency || row.Whole {", "if true {",
 	}}, function: "rewrap", at: "Table.Replace", input: `{"mode":"emergency","reason":"planted"}`},
 	{Bug: plant.Bug{Name: "retire without the second scan", File: "rotation/retire.go", With: []string{
-		"confirmed, err = s.confirm(ctx, r)", "confirmed.Done = true",
+		"confirmed, err = s.confirm(ctx, v, r)", "confirmed.Done = true",
 	}}, function: "retire", at: "Store.Apply old_kek_retired"},
 	{Bug: plant.Bug{Name: "disable before the registry", File: "rotation/retire.go", With: []string{
-		"v, err := s.transition(ctx, \"retire\", id, func", "if err := s.Keys.Disable(ctx, r.OldKEK); err != nil {\n\t\treturn RetireOutput{}, unavailable(\"KMS DisableKey\", err)\n\t}\n\tv, err := s.transition(ctx, \"retire\", id, func",
+		"v, err = s.transitionAll(ctx, \"retire\", id, func", "if err := s.Keys.Disable(ctx, r.OldKEK); err != nil {\n\t\treturn RetireOutput{}, unavailable(\"KMS DisableKey\", err)\n\t}\n\tv, err = s.transitionAll(ctx, \"retire\", id, func",
 	}}, function: "retire", at: "KMS.Disable"},
 	{Bug: plant.Bug{Name: "PreSwitchFailure after the switch", File: "kek/view.go", With: []string{
 		"case !r.Phase.PreSwitch():", "case r.Phase.Final():",

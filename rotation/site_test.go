@@ -94,7 +94,7 @@ func newSite(t *testing.T) *site {
 			Keys: s.kms, KMS: s.kms, Cipher: aead.Cipher{}, Notifier: s,
 			Announcements: s.store, Drills: s.store, Approvals: s.store, HealthLog: s.store,
 			OpenSource: w.Open,
-			Random: func(b []byte) { copy(b, "known plaintext") }, Now: c.now, Actor: "test",
+			Random:     func(b []byte) { copy(b, "known plaintext") }, Now: c.now, Actor: "test",
 		},
 	}
 	k, err := s.kms.Create(t.Context(), "", 0, "genesis", false)
@@ -141,12 +141,12 @@ func (s *site) add(table *memstore.Table) {
 	}
 }
 
-// past registers a historic KEK, under which there is a row already.
+// past registers a historic KEK, under which there is a row.
 func (s *site) past(label string) kek.ID {
 	s.t.Helper()
 	k := must(s.kms.Create(s.t.Context(), "", 0, label, false))
-	s.plant(s.orders, "of "+label, k.ID)
 	s.must(s.RegisterKEK(s.t.Context(), k.ID, label))
+	s.plant(s.orders, "of "+label, k.ID)
 	return k.ID
 }
 

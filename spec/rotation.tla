@@ -745,7 +745,7 @@ NeverJoined        == \A n \in Rot : rot[n].ph = "completed" => rot[n].rev = 0
 
 EpochMonotone == [][ptr'.ep >= ptr.ep /\ (ptr' # ptr => ptr'.ep > ptr.ep)]_ptr
 
-KekForward ==           \* retired is for ever; no KEK goes back a state
+KekForward ==           \* retired is forever; no KEK goes back a state
   [][\A k \in KEK : kek[k] # kek'[k] =>
       <<kek[k], kek'[k]>> \in {<<"none", "pending">>, <<"pending", "active">>, <<"pending", "retired">>,
         <<"active", "draining">>, <<"draining", "sealed">>, <<"sealed", "retired">>}

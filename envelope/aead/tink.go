@@ -22,7 +22,7 @@ func ParseTink(b []byte) (wrapped, payload []byte, err error) {
 }
 
 // JoinTink is the reverse of [ParseTink]: a rewrap puts the same payload behind a
-// DEK wrapped anew.
+// DEK wrapped again.
 func JoinTink(wrapped, payload []byte) ([]byte, error) {
 	if len(wrapped) == 0 || len(wrapped) > tinkMaxWrapped || len(payload) == 0 {
 		return nil, ErrFormat

@@ -47,7 +47,7 @@ func NewCollector(source Source, labels prometheus.Labels) prometheus.Collector 
 		func(s envelope.Stats) int64 { return s.CacheHits })
 	add(envelope.MetricCacheMisses, "Data keys that needed a call to KMS.", prometheus.CounterValue,
 		func(s envelope.Stats) int64 { return s.CacheMisses })
-	add(envelope.MetricRefusedWrites, "Writes refused by fence or version, sealed anew and tried again.", prometheus.CounterValue,
+	add(envelope.MetricRefusedWrites, "Writes refused by the fence or by another write, sealed and tried again.", prometheus.CounterValue,
 		func(s envelope.Stats) int64 { return s.RefusedWrites })
 	add(envelope.MetricOrphanedKey, "Rows read whose KEK is retired or unknown.", prometheus.CounterValue,
 		func(s envelope.Stats) int64 { return s.OrphanedKeys })

@@ -54,7 +54,7 @@ func buildMutants(ctx context.Context, root, dir, tmp string) (*build, error) {
 	if err != nil {
 		return nil, err
 	}
-	cmd := exec.CommandContext(ctx, "go", "test", "-c", "-overlay", list, "-o", b.binary, "./"+dir)
+	cmd := exec.CommandContext(ctx, "go", "test", "-c", "-overlay", list, "-o", b.binary, "./"+dir) //nolint:gosec // a package of this module
 	cmd.Dir = root
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("the tests of ./%s do not build with their mutants: %w\n%s", dir, err, out)

@@ -168,6 +168,7 @@ func (g *generator) constant(e ast.Expr, tv types.TypeAndValue) {
 		g.integer(e, tv)
 	case constant.String:
 		g.conjuncts(e, tv)
+	default:
 	}
 }
 
@@ -182,6 +183,11 @@ func (g *generator) aroundWith(e ast.Expr, text string) string {
 		return "range " + text
 	case nil:
 		return text
+	case *ast.CompositeLit:
+		if p.Type == nil {
+			return "{" + text + "}"
+		}
+		return g.code(p.Type) + "{" + text + "}"
 	default:
 		return g.codeWith(p, e, text)
 	}
@@ -400,9 +406,10 @@ func (g *generator) composite(e *ast.CompositeLit, whole bool) {
 	}
 	for _, elt := range e.Elts {
 		if kv, ok := elt.(*ast.KeyValueExpr); ok {
-			elt = kv.Value
+			g.visitIn(kv, kv.Value)
+		} else {
+			g.visit(elt)
 		}
-		g.visit(elt)
 	}
 }
 
@@ -462,8 +469,9 @@ func (g *generator) isZeroOrBool(e ast.Expr) bool {
 		return true
 	case constant.String:
 		return constant.StringVal(tv.Value) == ""
+	default:
+		return constant.Sign(tv.Value) == 0
 	}
-	return constant.Sign(tv.Value) == 0
 }
 
 func (g *generator) elements(e *ast.CompositeLit) {

@@ -181,8 +181,8 @@ func TestSample(t *testing.T) {
 	}
 }
 
-// measure measures one package of a module with the given files.
-func measure(t *testing.T, files map[string]string, change func(*Options)) ([]Result, error) {
+// makeModule makes a module of one package.
+func makeModule(t *testing.T, files map[string]string) Options {
 	t.Helper()
 	dir := t.TempDir()
 	files["go.mod"] = "module example.org/p\n\ngo 1.26\n"
@@ -193,7 +193,13 @@ func measure(t *testing.T, files map[string]string, change func(*Options)) ([]Re
 	}
 	t.Setenv("GOFLAGS", "")
 	t.Setenv("GOWORK", "off")
-	o := Options{Root: dir, Packages: []string{"."}, Budget: time.Hour, Workers: 1, Log: t.Logf}
+	return Options{Root: dir, Packages: []string{"."}, Budget: time.Hour, Workers: 1, Log: t.Logf}
+}
+
+// measure measures a module of one package.
+func measure(t *testing.T, files map[string]string, change func(*Options)) ([]Result, error) {
+	t.Helper()
+	o := makeModule(t, files)
 	if change != nil {
 		change(&o)
 	}
@@ -306,6 +312,37 @@ func TestRejected(t *testing.T) {
 	}
 	if r := results[0]; r.Rejected != 1 || r.Mutants != 3 || r.Killed != 2 {
 		t.Error(r)
+	}
+}
+
+// TestSlowMachine: tests that are late because everything has become slow do not kill
+// a mutant; those that hang do.
+func TestSlowMachine(t *testing.T) {
+	if testing.Short() {
+		t.Skip("it builds")
+	}
+	files := program()
+	files["slow_test.go"] = "package p\n\nimport (\n\t\"os\"\n\t\"testing\"\n\t\"time\"\n)\n\n" +
+		"func TestSlow(t *testing.T) {\n\td, _ := time.ParseDuration(os.Getenv(\"SLOW\"))\n\ttime.Sleep(d)\n" +
+		"\tif Above(1, 1) && os.Getenv(\"HANG\") != \"\" {\n\t\tselect {}\n\t}\n}\n"
+	o := makeModule(t, files)
+	b, err := buildMutants(t.Context(), o.Root, ".", t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &servers{}
+	tr, err := baseline(t.Context(), b, s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tr.grace = 100 * time.Millisecond
+	i := slices.IndexFunc(b.mutants, func(m *Mutant) bool { return m.Change == "n > limit → n >= limit" })
+	for hang, want := range map[string]Fate{"": Survived, "1": TimedOut} {
+		t.Setenv("HANG", hang)
+		t.Setenv("SLOW", (slower*tr.tests[len(tr.tests)-1].took + time.Second).String()) // later than it may be
+		if fate, err := tr.try(t.Context(), s, b.mutants[i]); err != nil || fate != want {
+			t.Errorf("hang %q: fate %d, %v, want %d", hang, fate, err, want)
+		}
 	}
 }
 

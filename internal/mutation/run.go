@@ -42,18 +42,20 @@ type trial struct {
 	*build
 	tests []test        // the fastest first
 	start time.Duration // of the binary, without a test
+	grace time.Duration
 }
 
 // A mutant is killed if its tests take longer than slower times what they take
 // without it, and the grace.
 const (
-	slower = 3
-	grace  = 2 * time.Second
+	slower   = 3
+	grace    = 2 * time.Second
+	stopping = 2 * time.Second // for a binary that is late to stop by itself
 )
 
 // baseline runs every test by itself on the program as it is.
 func baseline(ctx context.Context, b *build, s *servers) (*trial, error) {
-	t := &trial{build: b}
+	t := &trial{build: b, grace: grace}
 	began := time.Now()
 	if out, v, err := t.run(ctx, s, execution{pattern: "^$"}); err != nil {
 		return nil, err
@@ -97,7 +99,7 @@ func (t *trial) pass(ctx context.Context, s *servers) error {
 
 // list returns the names of the tests, fuzz targets and examples.
 func (t *trial) list(ctx context.Context) ([]string, error) {
-	cmd := exec.CommandContext(ctx, t.binary, "-test.list", "^(Test|Fuzz|Example)")
+	cmd := exec.CommandContext(ctx, t.binary, "-test.list", "^(Test|Fuzz|Example)") //nolint:gosec // it was built here
 	cmd.Dir = t.pkg.dir
 	out, err := cmd.CombinedOutput()
 	if err != nil {
@@ -154,14 +156,15 @@ func (t *trial) run(ctx context.Context, s *servers, e execution) (out string, v
 	if e.timeout == 0 {
 		e.timeout = maxBaseline
 	}
-	limited, cancel := context.WithTimeout(ctx, e.timeout+grace) // for a binary that does not stop itself
+	limited, cancel := context.WithTimeout(ctx, e.timeout+stopping)
 	defer cancel()
-	cmd := exec.CommandContext(context.WithoutCancel(ctx), t.binary, "-test.run", e.pattern, "-test.failfast", "-test.timeout", e.timeout.String())
+	args := []string{"-test.run", e.pattern, "-test.failfast", "-test.timeout", e.timeout.String()}
+	cmd := exec.CommandContext(context.WithoutCancel(ctx), t.binary, args...) //nolint:gosec // it was built here
 	cmd.Dir = t.pkg.dir
 	cmd.Env = append(os.Environ(), env...)
 	cmd.Env = append(cmd.Env, "MATTER_MUTATION=", "MATTER_MUTATION_ACTIVE="+strconv.Itoa(e.active), "MATTER_MUTATION_REACH="+e.reach)
 	var b bytes.Buffer
-	cmd.Stdout, cmd.Stderr, cmd.WaitDelay = &b, &b, grace
+	cmd.Stdout, cmd.Stderr, cmd.WaitDelay = &b, &b, stopping
 	process, err := proc.Start(cmd) // it, and servers that it started, die with this process
 	if err != nil {
 		return "", 0, fmt.Errorf("run the tests of %s: %w", t.pkg.path, err)
@@ -205,7 +208,7 @@ func (t *trial) try(ctx context.Context, s *servers, m *Mutant) (Fate, error) {
 			names = append(names, x.name)
 			took += x.took
 		}
-		e := execution{pattern: "^(" + strings.Join(names, "|") + ")$", active: m.ID, timeout: slower*took + grace}
+		e := execution{pattern: "^(" + strings.Join(names, "|") + ")$", active: m.ID, timeout: slower*took + t.grace}
 		v, err := t.outcome(ctx, s, e)
 		switch {
 		case err != nil:
@@ -232,7 +235,7 @@ func (t *trial) outcome(ctx context.Context, s *servers, e execution) (verdict, 
 	if err == nil && v != passed {
 		err = fmt.Errorf("%s of %s fails without a mutant:\n%s", e.pattern, t.pkg.path, out)
 	}
-	now := slower*time.Since(began) + grace
+	now := slower*time.Since(began) + t.grace
 	if err != nil || now <= e.timeout {
 		return late, err
 	}
@@ -260,7 +263,8 @@ func (t *trial) grouped(tests []test) (groups [][]test) {
 // tryAll tries mutants in a random order until the deadline, with some workers.
 func (t *trial) tryAll(ctx context.Context, mutants []*Mutant, workers []*servers, seed uint64, deadline time.Time) (map[*Mutant]Fate, error) {
 	order := slices.Clone(mutants)
-	rand.New(rand.NewPCG(seed, 0)).Shuffle(len(order), func(i, j int) { order[i], order[j] = order[j], order[i] })
+	shuffle := rand.New(rand.NewPCG(seed, 0)).Shuffle //nolint:gosec // a sample is no secret, and is to be made again
+	shuffle(len(order), func(i, j int) { order[i], order[j] = order[j], order[i] })
 	fates := map[*Mutant]Fate{}
 	var faults error
 	var mu sync.Mutex

@@ -18,25 +18,25 @@ var mutants = []plant.Bug{
 		"case c.Pointer != nil && !s.pointsAt(c.Pointer.Before):", "case c.Pointer != nil && c.Pointer.Before == nil && false:",
 	}},
 	{Name: "rewrap upserts", File: "internal/memstore/table.go", With: []string{
-		"if r == nil || r.KEK != old.KEK ||", "if r == nil {\n\t\t\tt.plant(h.id, Record{KEK: with.KEK, Epoch: with.Epoch, Version: 1, WrappedDEK: with.WrappedDEK, Context: old.Context})\n\t\t\treturn true, nil\n\t\t}\n\t\tif r.KEK != old.KEK ||",
+		"case r == nil || with.Ciphertext != nil &&", "case r == nil:\n\t\t\tt.plant(old.ID, Record{KEK: with.KEK, Epoch: with.Epoch, Version: 1, WrappedDEK: with.WrappedDEK, Context: old.Context})\n\t\t\tdone = true\n\t\t\treturn true, nil\n\t\tcase with.Ciphertext != nil &&",
 	}},
 	{Name: "rewrap overwrites a row that has changed", File: "internal/memstore/table.go", With: []string{
-		"if r == nil || r.KEK != old.KEK || !bytes.Equal(r.WrappedDEK, old.WrappedDEK) ||", "if r == nil ||",
+		"if r == nil || r.Other || r.Declared || r.naming() != h.named || !bytes.Equal(r.WrappedDEK, old.WrappedDEK) {", "if r == nil {",
 	}},
 	{Name: "rewrap leaves the row's epoch and version", File: "internal/memstore/table.go", With: []string{
-		"r.KEK, r.Epoch, r.WrappedDEK = with.KEK, with.Epoch, bytes.Clone(with.WrappedDEK)", "r.KEK, r.WrappedDEK = with.KEK, bytes.Clone(with.WrappedDEK)",
+		"r.KEK, r.KeyARN, r.Epoch, r.WrappedDEK = with.KEK, \"\", with.Epoch, bytes.Clone(with.WrappedDEK)", "r.KEK, r.WrappedDEK = with.KEK, bytes.Clone(with.WrappedDEK)",
 		"r.Version++", "",
 	}},
 	{Name: "disable before the registry", File: "rotation/retire.go", With: []string{
-		"v, err := s.transition(ctx, \"retire\", id, func", "if err := s.Keys.Disable(ctx, r.OldKEK); err != nil {\n\t\treturn RetireOutput{}, unavailable(\"KMS DisableKey\", err)\n\t}\n\tv, err := s.transition(ctx, \"retire\", id, func",
+		"v, err = s.transitionAll(ctx, \"retire\", id, func", "if err := s.Keys.Disable(ctx, r.OldKEK); err != nil {\n\t\treturn RetireOutput{}, unavailable(\"KMS DisableKey\", err)\n\t}\n\tv, err = s.transitionAll(ctx, \"retire\", id, func",
 	}},
 	{Name: "retire without the second scan", File: "rotation/retire.go", With: []string{
-		"confirmed, err = s.confirm(ctx, r)", "confirmed.Done = true",
+		"confirmed, err = s.confirm(ctx, v, r)", "confirmed.Done = true",
 	}},
 	{Name: "retire before its turn", File: "rotation/retire.go", With: []string{
 		"if !r.Phase.Reached(kek.Rewrapped) {", "if false {",
 		"kek/view.go", "",
-		"r, err := v.step(Rewrapped, KEKRetired)", "from := Rewrapped\n\tif v.Rotation != nil && v.Rotation.Phase == Drained {\n\t\tfrom = Drained\n\t}\n\tr, err := v.step(from, KEKRetired)",
+		"r, err := v.stepAt(Rewrapped, KEKRetired, rev)", "from := Rewrapped\n\tif v.Rotation != nil && v.Rotation.Phase == Drained {\n\t\tfrom = Drained\n\t}\n\tr, err := v.stepAt(from, KEKRetired, rev)",
 	}},
 	{Name: "drain trusts the clock", File: "rotation/drain.go", With: []string{
 		"if gone, err = s.Drainage.Revoke(ctx, l); err != nil {", "if gone = true; err != nil {",
@@ -81,7 +81,7 @@ var mutants = []plant.Bug{
 		"if s.lock != id && (c.Lock != kek.LockTake || s.lock != \"\") {", "if id == \"\" {",
 	}},
 	{Name: "an emergency only rewraps", File: "rotation/rewrap.go", With: []string{
-		"if r.Mode != kek.Emergency {\n\t\tvar err error", "if true {\n\t\tvar err error",
+		"if r.Mode != kek.Emergency || row.Whole {", "if true {",
 	}},
 	{Name: "unconditional writes of the registry", File: "internal/ddb/apply.go", With: []string{
 		"func (s *Store) put(what string, i item, c condition) action {\n", "func (s *Store) put(what string, i item, c condition) action {\n\tc = condition{expr: \"attribute_exists(#pk) OR attribute_not_exists(#pk)\"}\n",
@@ -98,20 +98,19 @@ var mutants = []plant.Bug{
 		"if v.Lock != \"\" && v.Lock != r.ID {", "if false {",
 	}},
 	{Name: "rewrap upserts (DynamoDB)", File: "internal/ddb/source.go", With: []string{
-		"cond := \"#kek = :oldkek AND #dek = :olddek\"", "cond := \"attribute_not_exists(#kek) OR #kek = :oldkek AND #dek = :olddek\"",
+		"c.cond, c.values[\":oldkek\"] = \"#held = :oldheld AND #kek = :oldkek\", h.kek", "c.cond, c.values[\":oldkek\"] = \"attribute_not_exists(#kek) OR #held = :oldheld AND #kek = :oldkek\", h.kek",
 	}},
 	{Name: "rewrap overwrites a row that has changed (DynamoDB)", File: "internal/ddb/source.go", With: []string{
-		"cond := \"#kek = :oldkek AND #dek = :olddek\"", "cond := \"attribute_exists(#kek) OR #kek = :oldkek AND #dek = :olddek\"",
+		"c.cond, c.values[\":oldkek\"] = \"#held = :oldheld AND #kek = :oldkek\", h.kek", "c.cond, c.values[\":oldkek\"] = \"attribute_exists(#kek) OR #held = :oldheld AND #kek = :oldkek\", h.kek",
 	}},
 	{Name: "rewrap leaves the row's epoch and version (DynamoDB)", File: "internal/ddb/source.go", With: []string{
-		"update := \"SET #kek = :kek, #dek = :dek, #epoch = :epoch, #version = if_not_exists(#version, :zero) + :one\"",
-		"update := \"SET #kek = :kek, #dek = :dek, #epoch = if_not_exists(#epoch, :epoch), #version = if_not_exists(#version, :one) + :zero\"",
+		"c.update = \"SET #kek = :kek, #held = :held, #epoch = :epoch\"", "c.update = \"SET #kek = :kek, #held = :held, #epoch = if_not_exists(#epoch, :epoch)\"",
 	}},
 	{Name: "rewrap looks, then writes", File: "internal/ddb/source.go", With: []string{
-		"\treturn t.write(ctx, h.key, update, cond, names, vals)\n", "\tout, err := t.client.GetItem(ctx, &dynamodb.GetItemInput{TableName: &t.cfg.Table, Key: h.key, ConsistentRead: aws.Bool(true)})\n\tif err != nil {\n\t\treturn false, err\n\t}\n\tr := reader{item: out.Item}\n\tif r.str(t.cfg.KEKID) != string(old.KEK) || string(r.bytes(t.cfg.WrappedDEK)) != string(old.WrappedDEK) {\n\t\treturn false, nil\n\t}\n\treturn t.write(ctx, h.key, update, \"attribute_exists(#kek) OR \"+cond, names, vals)\n",
+		"c, err := t.replaceRow(\"replace\", old, with)\n", "c, err := t.replaceRow(\"replace\", old, with)\n\tif err == nil {\n\t\tout, err := t.client.GetItem(ctx, &dynamodb.GetItemInput{TableName: &t.cfg.Table, Key: c.key, ConsistentRead: aws.Bool(true)})\n\t\tif err != nil {\n\t\t\treturn false, err\n\t\t}\n\t\tr := reader{item: out.Item}\n\t\tif r.str(t.cfg.KEKID) != string(old.KEK) || string(r.bytes(t.cfg.WrappedDEK)) != string(old.WrappedDEK) {\n\t\t\treturn false, nil\n\t\t}\n\t\tc.cond = \"attribute_exists(#kek) OR \" + c.cond\n\t}\n",
 	}},
 	{Name: "an emergency's rewrap overwrites another payload", File: "internal/ddb/source.go", With: []string{
-		"cond+\" AND #payload = :oldpayload\"", "cond+\" AND (#payload = :oldpayload OR attribute_exists(#payload))\"",
+		"c.cond+\" AND #payload = :oldpayload\"", "c.cond+\" AND (#payload = :oldpayload OR attribute_exists(#payload))\"",
 	}},
 	{Name: "a seal leaves the fence open", File: "internal/ddb/drainage.go", With: []string{
 		"fenceSK(shard)), \"state\", fenceSealed)", "fenceSK(shard)), \"state\", fenceOpen)",
@@ -131,12 +130,12 @@ var mutants = []plant.Bug{
 	{Name: "the fence is skipped on insert (envelope)", File: "envelope/table.go", With: []string{
 		"in.TransactItems = append(in.TransactItems, fenceCheck(", "_ = append(in.TransactItems, fenceCheck(",
 	}},
-	{Name: "an update ignores the row's epoch and version (envelope)", File: "envelope/table.go", With: []string{
-		"cond += fmt.Sprintf(\"%s = %s\", version, e.value(numeric(old.version)))", "cond += fmt.Sprintf(\"attribute_exists(%s)\", version)",
-		"cond += fmt.Sprintf(\" AND (attribute_not_exists(%s) OR %s <= %s)\", epoch, epoch, e.value(set[t.cfg.Epoch]))", "_ = epoch",
+	{Name: "an update ignores the row's epoch and ciphertext (envelope)", File: "envelope/table.go", With: []string{
+		"cond := fmt.Sprintf(\"%s = %s AND \", payload, e.value(old.item[t.cfg.Ciphertext]))", "cond := fmt.Sprintf(\"attribute_exists(%s) AND \", payload)",
+		"cond += fmt.Sprintf(\"%s <= %s\", epoch, e.value(set[t.cfg.Epoch]))", "cond += fmt.Sprintf(\"attribute_exists(%s)\", epoch)",
 	}},
-	{Name: "an update ignores the row's version (envelope)", File: "envelope/table.go", With: []string{
-		"cond += fmt.Sprintf(\"%s = %s\", version, e.value(numeric(old.version)))", "cond += fmt.Sprintf(\"attribute_exists(%s)\", version)",
+	{Name: "an update ignores the row's ciphertext (envelope)", File: "envelope/table.go", With: []string{
+		"cond := fmt.Sprintf(\"%s = %s AND \", payload, e.value(old.item[t.cfg.Ciphertext]))", "cond := fmt.Sprintf(\"attribute_exists(%s) AND \", payload)",
 	}},
 	{Name: "a refused writer gives up", File: "envelope/write.go", With: []string{
 		"(!v.again && !v.fenced && !disabled)", "!v.again",

@@ -378,7 +378,8 @@ func TestUnlockedSaysWhy(t *testing.T) {
 	}{
 		"none": {e, nil, "version v of this record is not locked, or s3:GetObjectRetention is missing"},
 		"governance": {
-			e, map[string]string{"X-Amz-Object-Lock-Mode": "GOVERNANCE", "X-Amz-Object-Lock-Retain-Until-Date": "2100-01-01T00:00:00Z"},
+			e,
+			map[string]string{"X-Amz-Object-Lock-Mode": "GOVERNANCE", "X-Amz-Object-Lock-Retain-Until-Date": "2100-01-01T00:00:00Z"},
 			"version v of this record is locked in mode GOVERNANCE until 2100-01-01T00:00:00Z only",
 		},
 		"a record without a time": {untimed, nil, "time of record 1"},

@@ -41,7 +41,7 @@ PassDone(n, pass) == \A x \in todo : <<x[1], x[2]>> # <<n, pass>>
 
 (* Changes of the control table, each with its audit record. *)
 
-Tables == {"source_added", "source_removed", "mark_removed"}
+Beside == {"source_added", "source_removed", "mark_removed", "rotation_resumed"}
 
 Change ==
   CASE E.a = "rotation_started"       -> Start(E.n, E.m) /\ rot'[E.n].old = E.old
@@ -59,7 +59,7 @@ Change ==
     [] E.a = "reminted"               -> Remint(E.n)
     [] E.a = "kek_registered"         -> Register(E.k)
     [] E.a = "kek_genesis"            -> E.k = 1 /\ UNCHANGED vars
-    [] E.a \in Tables                 -> UNCHANGED vars       \* all rows are in the first table here
+    [] E.a \in Beside                 -> UNCHANGED vars       \* all rows are in the first table here
     [] E.a = "recorded"               -> UNCHANGED vars       \* a record of its own
     [] OTHER                          -> FALSE
 
