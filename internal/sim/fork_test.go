@@ -216,7 +216,7 @@ func TestSnapshotsAreOnTheWay(t *testing.T) {
 			whole.mine, s.mine = false, false
 			whole.advance()
 		}
-		if !whole.main.over() || len(all) != 9 {
+		if !whole.main.over() || len(all) != 11 {
 			t.Errorf("after %d snapshots the run is at %s", len(all), whole.main.state)
 		}
 	}
