@@ -24,7 +24,7 @@ export SAM_CLI_TELEMETRY := 0
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
 
-demo: build venv dynamodb-local rekor-server ## rotate real rows on a local AWS, twice, and prove what happened
+demo: build venv dynamodb-local rekor-server ## adopt rows that boto3 wrote, rotate real rows on a local AWS, twice, and prove what happened
 	@bin/matter local demo
 
 test: build venv dynamodb-local rekor-server build/tla2tools.jar ## all tests, as CI runs them

@@ -197,15 +197,19 @@ func (c *Client) lease(h *hold) lease {
 	return l
 }
 
-// tend renews the marks of tables, then the leases that say another number of references than there are or
-// that are a third of their life old, and gives back those of superseded KEKs that
-// nothing refers to.
+// tend renews the marks of tables, then the leases that say another number of references
+// than there are or that are a third of their life old, and gives back those of
+// superseded KEKs that nothing refers to. While a mark cannot be left they are kept: the
+// rotation that waits for them must find it.
 func (c *Client) tend(ctx context.Context) {
-	c.renewMarks(ctx)
+	marked := c.renewMarks(ctx)
 	c.mu.Lock()
 	holds := slices.Clone(c.holds)
 	c.mu.Unlock()
 	for _, h := range holds {
+		if !marked && h != c.current.Load() && h.refs.Load() == 0 {
+			continue
+		}
 		ctx, cancel := context.WithTimeout(ctx, c.cfg.PointerAge)
 		err := c.renew(ctx, h)
 		cancel()
@@ -325,8 +329,9 @@ func (c *Client) mark(ctx context.Context, table string) error {
 // the next rotation is still refused before its switch. It also leaves each mark again
 // when the pointer has moved, before the lease on the old KEK is given back. Drain waits
 // for that lease, so even a rotation that is shorter than an hour finds the mark before
-// it retires the old KEK.
-func (c *Client) renewMarks(ctx context.Context) {
+// it retires the old KEK. It reports whether every mark is there.
+func (c *Client) renewMarks(ctx context.Context) (all bool) {
+	all = true
 	c.mu.Lock()
 	marks := maps.Clone(c.marks)
 	c.mu.Unlock()
@@ -337,8 +342,10 @@ func (c *Client) renewMarks(ctx context.Context) {
 		ctx, cancel := context.WithTimeout(ctx, c.cfg.PointerAge)
 		err := c.mark(ctx, table)
 		cancel()
+		all = all && err == nil
 		if err != nil && ctx.Err() == nil {
 			c.count.pointerErrors.Add(1)
 		}
 	}
+	return all
 }

@@ -303,10 +303,13 @@ func (t *Table) update(ctx context.Context, h *hold, old stored, set Item, remov
 	e := expression{names: map[string]string{}, values: Item{}}
 	payload, epoch := e.name(t.cfg.Ciphertext), e.name(t.cfg.Epoch)
 	cond := fmt.Sprintf("%s = %s AND ", payload, e.value(old.item[t.cfg.Ciphertext]))
-	unfenced := old.item[t.cfg.Epoch] != nil
-	if unfenced {
+	unfenced := old.Epoch > 0
+	switch {
+	case unfenced:
 		cond += fmt.Sprintf("%s <= %s", epoch, e.value(set[t.cfg.Epoch]))
-	} else {
+	case old.item[t.cfg.Epoch] != nil: // 0 says as little as none
+		cond += fmt.Sprintf("%s = %s", epoch, e.value(old.item[t.cfg.Epoch]))
+	default:
 		cond += fmt.Sprintf("attribute_not_exists(%s)", epoch)
 	}
 	update := e.update(set, remove, t.cfg.Version)

@@ -40,6 +40,9 @@ func TestPhases(t *testing.T) {
 		if p.Reached(RolledBack) || RolledBack.Reached(p) || Phase("").Reached(p) {
 			t.Errorf("%s and rolledback, or nothing, reach one another", p)
 		}
+		if Phase("").Reached("") || Phase("elsewhere").Reached("") {
+			t.Error("what is no phase has reached something")
+		}
 		if p.Final() != (p == Completed) || p.PreSwitch() != (i < 3) {
 			t.Errorf("%s: final %t, before the switch %t", p, p.Final(), p.PreSwitch())
 		}

@@ -21,7 +21,7 @@ func (v View) PutSource(src Source, now time.Time) (Change, error) {
 		if s.Name != src.Name && s.Place == src.Place {
 			return Change{}, fmt.Errorf("%s is source %s already", src.Place, s.Name)
 		}
-		if s.Name == src.Name && s.Kind == src.Kind && s.Place == src.Place && s.Definition == src.Definition {
+		if s.Place == src.Place && s.Kind == src.Kind && s.Definition == src.Definition {
 			return Change{}, ErrDone
 		}
 	}

@@ -114,8 +114,8 @@ func TestPlaces(t *testing.T) {
 	v := genesis(t).view("")
 	elsewhere, corpus := src("orders", "{}"), src("orders", "{}")
 	elsewhere.Place, corpus.Kind = "table-x", KindCorpus
-	twice := src("again", "{}")
-	twice.Place = "table-orders"
+	twice, twiceLater := src("again", "{}"), src("again", "{}")
+	twice.Place, twiceLater.Place = "table-orders", "table-users"
 	for name, tc := range map[string]struct {
 		src  Source
 		says string
@@ -123,6 +123,7 @@ func TestPlaces(t *testing.T) {
 		"another place for a name": {elsewhere, "source orders is table-orders"},
 		"another kind for a name":  {corpus, "source orders is table-orders"},
 		"another name for a place": {twice, "table-orders is source orders already"},
+		"of the last source":       {twiceLater, "table-users is source users already"},
 	} {
 		if c, err := v.PutSource(tc.src, now); err == nil || errors.Is(err, ErrDone) || !strings.Contains(err.Error(), tc.says) || cmp.Diff(Change{}, c) != "" {
 			t.Errorf("%s: %+v, %v", name, c, err)
@@ -173,10 +174,35 @@ func TestGenerations(t *testing.T) {
 	for _, name := range []string{"Rewrap", "Retire", "Complete"} {
 		take(t, tab, Normal, name)
 	}
-	c, err := tab.view("").PutSource(moved, now) // no rotation has it any more
+	c, err := tab.view(rid).PutSource(moved, now) // no rotation that runs has it any more
 	must(t, tab, c, err)
 	if got := names(tab.view("").Sources); got != "orders~0 {}, users~0 {}" {
 		t.Error(got)
+	}
+}
+
+// TestGenerationOfWhatDidNotJoin: a source that is registered after the retirement is
+// ahead of the rotation's, and its next definition is ahead of both.
+func TestGenerationOfWhatDidNotJoin(t *testing.T) {
+	tab := standing(t, Normal, string(KEKRetired))
+	for n, definition := range []string{"{1}", "{2}", "{3}"} {
+		c, err := tab.view("").PutSource(src("orders", definition), now)
+		must(t, tab, c, err)
+		if got := c.Registry.Put[0].Generation; got != n+1 {
+			t.Errorf("definition %s is generation %d", definition, got)
+		}
+	}
+	if got := names(tab.rotations[rid].Sources); got != "orders~0 {}, users~0 {}" {
+		t.Error(got)
+	}
+}
+
+// TestForgetsOneMark: a table that has no mark is nothing to forget, whatever others have.
+func TestForgetsOneMark(t *testing.T) {
+	v := genesis(t).view("")
+	marks("stray")(&v)
+	if c, err := v.ForgetMark("carts", now); !errors.Is(err, ErrDone) || cmp.Diff(Change{}, c) != "" {
+		t.Errorf("%+v, %v", c, err)
 	}
 }
 

@@ -40,7 +40,7 @@ var order = map[Phase]int{
 // Reached reports whether p is other or comes after it on the way to completed.
 // RolledBack reaches nothing but itself.
 func (p Phase) Reached(other Phase) bool {
-	if p == RolledBack || other == RolledBack {
+	if other == RolledBack {
 		return p == other
 	}
 	return order[p] >= order[other] && order[p] > 0

@@ -171,8 +171,8 @@ func (v View) current() (KEK, error) {
 	if v.Pointer == nil {
 		return KEK{}, ErrNoPointer
 	}
-	k, ok := v.KEKs[v.Pointer.KEKID]
-	if !ok || k.State != Active {
+	k := v.KEKs[v.Pointer.KEKID]
+	if k.State != Active {
 		return KEK{}, fmt.Errorf("%w: it names %q (registry state %q)", ErrNoPointer, v.Pointer.KEKID, k.State)
 	}
 	return k, nil
@@ -188,7 +188,7 @@ func (v View) Mint(k KEK, now time.Time) (Change, error) {
 	if !r.Counted && r.Mode == Normal {
 		return Change{}, &IllegalTransition{What: "rotation " + r.ID + " without a census", From: string(Started), To: string(Minted)}
 	}
-	if v.Pointer != nil && v.Pointer.KEKID == k.ID {
+	if v.pointed() == k.ID {
 		return Change{}, &IllegalTransition{What: "KEK " + string(k.ID), From: string(Active), To: string(Pending)}
 	}
 	k.State, k.RotationID = Pending, r.ID

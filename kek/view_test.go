@@ -231,6 +231,9 @@ func TestEveryTransition(t *testing.T) {
 					if illegal.What == "" || illegal.From == "" || illegal.To == "" {
 						t.Errorf("%s %s at %q: %+v does not say what cannot be done", mode, name, stands[i], illegal)
 					}
+					if back := name == "PreSwitchFailure" || name == "Remint"; back && i > 5 && illegal.What != "rotation "+rid {
+						t.Errorf("%s %s after the switch: %+v is not the rotation's way", mode, name, illegal)
+					}
 				case err != nil:
 					t.Fatalf("%s %s at %q: %v", mode, name, stands[i], err)
 				}
@@ -328,6 +331,9 @@ func TestChanges(t *testing.T) {
 		}
 		if diff := cmp.Diff(before.Rotation, c.Rotation.Before); diff != "" {
 			t.Errorf("%s at %q is not conditional on what was read:\n%s", tc.name, tc.at, diff)
+		}
+		if gaveUp := tc.name == "PreSwitchFailure" || tc.name == "Remint"; (r.Err == "why") != gaveUp {
+			t.Errorf("%s at %q says why: %q", tc.name, tc.at, r.Err)
 		}
 		if before.Rotation != nil && r.Rev != before.Rotation.Rev+1 {
 			t.Errorf("%s at %q: revision %d after %d", tc.name, tc.at, r.Rev, before.Rotation.Rev)
@@ -455,7 +461,8 @@ func TestRemintForgetsTheRehearsal(t *testing.T) {
 // attempt which had not been made, and retired the KEK of the one under way.
 func TestRemintOfFutureAttempt(t *testing.T) {
 	var illegal *IllegalTransition
-	if c, err := standing(t, Emergency, string(Tested)).view(rid).Remint(2, limit, "", now); !errors.As(err, &illegal) {
+	c, err := standing(t, Emergency, string(Tested)).view(rid).Remint(2, limit, "", now)
+	if !errors.As(err, &illegal) || illegal.Error() != `rotation Q2-2026-rotation cannot go from "attempt 1" to "attempt 3"` {
 		t.Errorf("got %+v, %v", c, err)
 	}
 }
@@ -596,9 +603,20 @@ func TestEmergencyStarts(t *testing.T) {
 		}
 	}
 	marks("stray")(&v)
+	marks("strayer")(&v)
 	if _, err := v.Start(Rotation{ID: rid, Mode: Emergency}, now); err != nil {
 		t.Errorf("with a forgotten table: %v", err)
 	}
+	if _, err := v.Start(Rotation{ID: rid, Mode: Normal}, now); !errors.Is(err, ErrForgotten) || !strings.HasSuffix(err.Error(), ": stray, strayer") {
+		t.Errorf("not every forgotten table is named: %v", err)
+	}
+}
+
+// TestStartUnderItsOwnLock: a lock that is the rotation's already is no other's.
+func TestStartUnderItsOwnLock(t *testing.T) {
+	tab := genesis(t)
+	tab.lock = rid
+	take(t, tab, Normal, "Start")
 }
 
 // TestLookedAtThen: what was concluded from rows counts only for the record as it was
@@ -671,11 +689,14 @@ func TestGenesis(t *testing.T) {
 // for another genesis, which would set the epoch back.
 func TestPointerLost(t *testing.T) {
 	for what, edit := range map[string]func(*View){
-		"a registry":        func(v *View) { v.KEKs = nil },
-		"KEKs":              func(v *View) { v.Registry = 0 },
-		"a registry of old": func(*View) {},
+		"a registry": func(v *View) { v.KEKs = nil },
+		"a KEK":      func(v *View) { v.Registry = 0 },
+		"both":       func(*View) {},
 	} {
-		v := genesis(t).view("")
+		tab := newTable()
+		c, err := tab.view("").Genesis(KEK{ID: old}, nil, now)
+		must(t, tab, c, err)
+		v := tab.view("")
 		v.Pointer = nil
 		edit(&v)
 		for _, id := range []ID{old, fresh} {

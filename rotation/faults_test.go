@@ -154,17 +154,29 @@ func subject(state, op string, args []any) string {
 	}
 }
 
+// faulted are the rotations that faults are planted in. One of them leaves a historic
+// KEK too.
+var faulted = map[string]rotation.ExecutionInput{"normal": {}, "emergency": emergency, "historic": {Label: "with a historic KEK"}}
+
+// begin prepares the site for a rotation of [faulted].
+func (e *effects) begin(in rotation.ExecutionInput) {
+	if in == faulted["historic"] {
+		e.d.past("before")
+	}
+}
+
 // every lists the calls of a whole fault-free rotation.
 func every(t *testing.T, in rotation.ExecutionInput) []string {
 	t.Helper()
 	e := newEffects(t)
+	e.begin(in)
 	e.d.complete(spring, in)
 	slices.Sort(e.names)
 	names := slices.Compact(e.names)
 	for _, must := range []string{
 		"Preflight Store.Apply rotation_started #1", "Mint KMS.Create  #1", "Mint KMS.Tagged  #1", "Switch Store.Apply pointer_switched #1",
 		"Drain Store.SealFence  #2", "RewrapSegment Table.Replace o1 #1", "Retire KMS.Disable  #1", "Retire KMS.Use  #1",
-		map[string]string{"": "Verify Vault.Put 11 #1", emergency.Mode: "Verify Vault.Put 10 #1"}[in.Mode], "Rehearse Table.Rehearse  #1",
+		map[rotation.ExecutionInput]string{{}: "Verify Vault.Put 11 #1", emergency: "Verify Vault.Put 10 #1", faulted["historic"]: "Retire KMS.Disable  #2"}[in], "Rehearse Table.Rehearse  #1",
 	} {
 		if !slices.Contains(names, must) {
 			t.Fatalf("the rotation does not make the call %q:\n%q", must, names)
@@ -178,7 +190,7 @@ func every(t *testing.T, in rotation.ExecutionInput) []string {
 // would. The invariants are checked before every call; at the end the rotation is
 // completed or rolled back, nothing is left behind, and the next one succeeds.
 func TestEverySingleFault(t *testing.T) {
-	for mode, in := range map[string]rotation.ExecutionInput{"normal": {}, "emergency": emergency} {
+	for mode, in := range faulted {
 		t.Run(mode, func(t *testing.T) {
 			t.Parallel()
 			names := every(t, in)
@@ -200,6 +212,7 @@ func TestEverySingleFault(t *testing.T) {
 func (e *effects) single(in rotation.ExecutionInput, name string, f fault) kek.Phase {
 	t := e.d.t
 	t.Helper()
+	e.begin(in)
 	e.at, e.kind = name, f
 	run := e.d.finish(spring, in)
 	if !e.hit {
@@ -244,7 +257,7 @@ func (e *effects) next() {
 // TestDuplicatesAtEveryCall runs, at each call of each step, a whole duplicate of
 // that step in between: both succeed, and the rotation completes.
 func TestDuplicatesAtEveryCall(t *testing.T) {
-	for mode, in := range map[string]rotation.ExecutionInput{"normal": {}, "emergency": emergency} {
+	for mode, in := range faulted {
 		t.Run(mode, func(t *testing.T) {
 			t.Parallel()
 			for _, name := range every(t, in) {
@@ -258,6 +271,7 @@ func TestDuplicatesAtEveryCall(t *testing.T) {
 func (e *effects) duplicated(in rotation.ExecutionInput, name string) {
 	t := e.d.t
 	t.Helper()
+	e.begin(in)
 	e.at = name
 	e.onHit = func(c call) {
 		if _, err := e.d.run(c); err != nil {
@@ -278,7 +292,7 @@ func (e *effects) duplicated(in rotation.ExecutionInput, name string) {
 // late: at each call of a whole rotation. Before the switch it wins or is
 // overtaken, after it it is refused; in between there is nothing.
 func TestRollbackAtEveryCall(t *testing.T) {
-	for mode, in := range map[string]rotation.ExecutionInput{"normal": {}, "emergency": emergency} {
+	for mode, in := range faulted {
 		t.Run(mode, func(t *testing.T) {
 			t.Parallel()
 			for _, name := range every(t, in) {
@@ -297,6 +311,7 @@ func (e *effects) rolledBack(in rotation.ExecutionInput, name string) {
 		action = rotation.ActionRemint
 	}
 	var retired bool
+	e.begin(in)
 	e.at = name
 	e.onHit = func(call) {
 		_, err := e.d.Retire(t.Context(), rotation.RetireInput{RotationID: spring, Action: action, FailedAttempt: 1, Error: "States.Timeout"})
@@ -392,4 +407,65 @@ func TestLateCalls(t *testing.T) {
 			d.settled()
 		})
 	}
+}
+
+// TestSourceAddedAtEveryCall adds a table, whose writers have marked it, at each call of a
+// whole rotation: its rows are moved before the old KEKs are retired, or the retirement
+// waits until it is a source.
+func TestSourceAddedAtEveryCall(t *testing.T) {
+	for mode, in := range faulted {
+		t.Run(mode, func(t *testing.T) {
+			t.Parallel()
+			ends := map[string]int{}
+			for _, name := range every(t, in) {
+				t.Run(name, func(t *testing.T) { ends[newEffects(t).added(in, name)]++ })
+			}
+			if ends["at once"] < 20 || ends["halted first"] < 20 {
+				t.Errorf("the rotations ended: %v", ends)
+			}
+		})
+	}
+}
+
+// added runs one rotation beside which a source is added.
+func (e *effects) added(in rotation.ExecutionInput, name string) string {
+	t := e.d.t
+	t.Helper()
+	e.begin(in)
+	carts := e.d.newTable("carts", e.d.first, "c1", "c2")
+	e.at = name
+	add := func() error {
+		_, err := e.d.AddSource(t.Context(), carts.Source())
+		return err
+	}
+	e.onHit = func(call) {
+		if err := add(); err != nil && typed(err).Kind != rotation.RotationInProgress {
+			t.Errorf("add: %v", err)
+		}
+	}
+	e.d.before = func(c call) {
+		if c.state == "Mint" && !e.d.seen("carts") {
+			e.d.mark("carts")
+		}
+	}
+	run, end := e.d.machine.Start(spring, in), "at once"
+	if run.Final == "Halted" && strings.Contains(run.Failure.Cause, "SourceForgotten") {
+		end = "halted first"
+		e.d.must(add())
+		run.Redrive()
+	}
+	if run.Status != "SUCCEEDED" {
+		t.Fatalf("it ended in %s: %v", run.Final, run.Failure)
+	}
+	e.w.check("at the end")
+	if got := e.d.record(spring).Sources; len(got) != 4 {
+		t.Errorf("the rotation has %v", got)
+	}
+	e.d.settled()
+	return end
+}
+
+// seen reports whether a table is a source.
+func (s *site) seen(table string) bool {
+	return slices.ContainsFunc(s.view(looking).Sources, func(src kek.Source) bool { return src.Name == table })
 }

@@ -54,14 +54,13 @@ func (d *demo) adopt(ctx context.Context, first kek.Pointer) error {
 		return err
 	}
 	d.say("adopt, a dry run:\n  %s\n", strings.Join(adoptionLines(dry, false), "\n  "))
-	after, err := d.census(ctx)
+	after, err := steps.TakeCensus(ctx, "", nil)
 	if err != nil {
 		return err
 	}
 	class := string(rotation.NoKEK) + " under " + string(first.KEKID)
 	p.claim(about, "a dry run asks KMS for the key of each row, and writes nothing",
 		dry.Found[class] == lettersRows && dry.Written == 0 && after.Problem == before.Problem, fmt.Sprintf("found %v, wrote %d", dry.Found, dry.Written))
-	d.say("the dry run has written nothing; now in earnest\n")
 	done, err := steps.Adopt(ctx, d.Deployment.Table, rotation.AdoptInput{Source: letters, Write: true})
 	if err != nil {
 		return err

@@ -55,7 +55,10 @@ func (o *operator) dualUnwrap(ctx context.Context, id kek.ID, known string) erro
 		return o.advise(err, r)
 	}
 	var rehearsed, seen string
-	if tried.Tally.Scanned > 0 {
+	switch {
+	case tried.Tally.Scanned > 0 && r.Mode == kek.Emergency: // which goes on whatever it finds
+		rehearsed = fmt.Sprintf("rehearsal: %d rows tried; what failed is in the record rows_rehearsed (matter ops audit show --rotation %s -o json)", tried.Tally.Scanned, r.ID)
+	case tried.Tally.Scanned > 0:
 		rehearsed = fmt.Sprintf("rehearsal: a sample of %d rows unwraps, rewraps and may be written", tried.Tally.Scanned)
 	}
 	if out.Canaries > 0 {

@@ -83,11 +83,10 @@ func (o *operator) plan(ctx context.Context, f planFlags) error {
 		return err
 	}
 	p := plan{
-		Mode: "normal", Prices: table, Drain: o.Config.DrainMaxWait, Sources: []sourcePlan{}, Deep: o.Config.Deep, Next: "matter ops kms-rotate --watch",
+		Mode: "normal", Prices: table, Drain: o.Config.DrainMaxWait, Sources: []sourcePlan{}, Deep: o.Config.Deep, Next: f.rotate(),
 	}
 	if f.emergency {
 		p.Mode, p.Drain = "emergency", 0
-		p.Next = fmt.Sprintf("matter ops kms-rotate --emergency --reason %q --watch", f.reason)
 	}
 	if err := o.planRows(ctx, &p, f); err != nil {
 		return err
@@ -180,7 +179,7 @@ func (p *plan) price() {
 }
 
 func (o *operator) planLines(p plan) []string {
-	lines := []string{fmt.Sprintf("a %s rotation of %d rows", p.Mode, p.Rows)}
+	lines := []string{fmt.Sprintf("%s rotation of %d rows", p.Mode, p.Rows)}
 	for _, s := range p.Sources {
 		how := "counted"
 		if !s.Exact {

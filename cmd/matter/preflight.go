@@ -6,6 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/matter-ops/kms-rotation/internal/lambdastep"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
 )
@@ -58,12 +59,33 @@ func (o *operator) checks(ctx context.Context, f mintFlags) (plan rotation.Plan,
 	plan.Checks = append(plan.Checks, rows...)
 	for _, c := range rows {
 		if !c.OK && err == nil {
-			err = &rotation.Error{
-				Kind: rotation.RehearsalFailed, Field: c.Name, Msg: c.Detail, Next: "matter ops census shows every item that cannot be accounted for",
-			}
+			err = &rotation.Error{Kind: rotation.RehearsalFailed, Field: c.Name, Msg: c.Detail, Next: f.afterRows()}
 		}
 	}
 	return plan, err, nil
+}
+
+// afterRows is what to do about a row that would not be moved.
+func (f mintFlags) afterRows() string {
+	if f.emergency {
+		return "correct it beforehand; if the KEK is compromised now, start all the same, for the pointer leaves it at once and what cannot be moved blocks the retirement: " + f.rotate()
+	}
+	return "matter ops census shows every item that cannot be accounted for"
+}
+
+// rotate is the command that starts the rotation which the flags mean.
+func (f mintFlags) rotate() string {
+	command := "matter ops kms-rotate"
+	if f.label != "" {
+		command += fmt.Sprintf(" --label %q", f.label)
+	}
+	if f.emergency {
+		command += fmt.Sprintf(" --emergency --reason %q", f.reason)
+	}
+	if f.window != "" {
+		command += " --window " + f.window
+	}
+	return command + " --watch"
 }
 
 func (o *operator) preflight(ctx context.Context, f mintFlags) error {
@@ -75,8 +97,8 @@ func (o *operator) preflight(ctx context.Context, f mintFlags) error {
 		return err
 	}
 	command := ""
-	if refusal == nil {
-		command = "matter ops kms-rotate --watch"
+	if refusal == nil || f.emergency && lambdastep.Kind(refusal) == rotation.RehearsalFailed { // an emergency starts all the same
+		command = f.rotate()
 	}
 	lines := append(o.checkLines(plan.Checks), next(command))
 	if err := o.result(map[string]any{"ready": refusal == nil, "checks": plan.Checks, "next": command}, lines...); err != nil {

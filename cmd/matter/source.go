@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -32,20 +33,14 @@ frozen ones. A source is a DynamoDB table or the corpus of known ciphers.`,
 
 // sourceEntry is a registered source as a program reads it.
 type sourceEntry struct {
-	Name       string    `json:"name"`
-	Kind       string    `json:"kind"`
-	Place      string    `json:"place"`
-	Generation int       `json:"generation"`
-	AddedAt    time.Time `json:"added_at"`
-	AddedBy    string    `json:"added_by"`
-	Definition rawJSON   `json:"definition"`
+	Name       string          `json:"name"`
+	Kind       string          `json:"kind"`
+	Place      string          `json:"place"`
+	Generation int             `json:"generation"`
+	AddedAt    time.Time       `json:"added_at"`
+	AddedBy    string          `json:"added_by"`
+	Definition json.RawMessage `json:"definition"`
 }
-
-// rawJSON is a text that holds JSON, shown as what it holds.
-type rawJSON string
-
-// MarshalJSON implements [json.Marshaler].
-func (r rawJSON) MarshalJSON() ([]byte, error) { return []byte(r), nil }
 
 // markEntry is a table that applications write envelopes into and that is no source.
 type markEntry struct {
@@ -83,7 +78,7 @@ func (o *operator) listSources(ctx context.Context) error {
 	entries := []sourceEntry{}
 	var lines []string
 	for _, s := range v.Sources {
-		entries = append(entries, sourceEntry{s.Name, s.Kind, s.Place, s.Generation, s.AddedAt, s.AddedBy, rawJSON(s.Definition)})
+		entries = append(entries, sourceEntry{s.Name, s.Kind, s.Place, s.Generation, s.AddedAt, s.AddedBy, json.RawMessage(s.Definition)})
 		lines = append(lines, fmt.Sprintf("%-16s  %-8s  %s, added %s by %s", s.Name, s.Kind, s.Place, stamp(s.AddedAt), s.AddedBy))
 	}
 	command := "nothing; matter ops census reads their items"
@@ -223,7 +218,7 @@ type checkedSource struct {
 	Source     string           `json:"source"`
 	Kind       string           `json:"kind"`
 	Place      string           `json:"place"`
-	Definition rawJSON          `json:"definition"` // as it would be registered
+	Definition json.RawMessage  `json:"definition"` // as it would be registered
 	Notes      []string         `json:"notes"`
 	Envelopes  int64            `json:"envelopes"` // among the first items
 	Other      int64            `json:"other"`
@@ -258,7 +253,7 @@ func (o *operator) checkSources(ctx context.Context, file string) error {
 }
 
 func (o *operator) checkSource(ctx context.Context, def kek.Source) (checkedSource, error) {
-	c := checkedSource{Source: def.Name, Kind: def.Kind, Place: def.Place, Definition: rawJSON(def.Definition), Notes: []string{}, Defects: map[string]int64{}}
+	c := checkedSource{Source: def.Name, Kind: def.Kind, Place: def.Place, Definition: json.RawMessage(def.Definition), Notes: []string{}, Defects: map[string]int64{}}
 	src, err := o.Steps.OpenSource(def)
 	var notes []string
 	if err == nil {

@@ -10,8 +10,9 @@ import (
 )
 
 // KEKs returns every registry entry, oldest first. It is a filtered scan: the
-// control table holds some dozens of items per rotation and people ask this
-// seldom, which is not worth an index that every transaction would have to write.
+// control table holds some dozens of items per rotation, and only people and three steps
+// of a rotation ask for all KEKs, which is not worth an index that transactions would
+// have to write.
 func (s *Store) KEKs(ctx context.Context) ([]kek.KEK, error) {
 	items, err := s.scanPrefix(ctx, pkKEK)
 	if err != nil {

@@ -328,9 +328,12 @@ func historicEntries(t *testing.T) []audit.Entry {
 	t.Helper()
 	var out []audit.Entry
 	for n, r := range []audit.Record{
-		{Type: "source_added", Body: map[string]string{"source": "another's"}}, {Type: "rotation_started", Rotation: "earlier"},
-		{Type: "kms_rotation_completed", Rotation: "earlier"}, {Type: "source_added", Body: map[string]string{"source": "mine"}},
-		{Type: "rotation_started", Rotation: "later"}, {Type: "kms_rotation_completed", Rotation: "later"},
+		{Type: "source_added", Body: map[string]string{"source": "another's"}},
+		{Type: "rotation_started", Rotation: "earlier"},
+		{Type: "kms_rotation_completed", Rotation: "earlier"},
+		{Type: "source_added", Body: map[string]string{"source": "mine"}},
+		{Type: "rotation_started", Rotation: "later"},
+		{Type: "kms_rotation_completed", Rotation: "later"},
 		{Type: "source_removed", Body: map[string]string{"source": "after"}},
 	} {
 		r.Seq, r.Time = int64(n+1), "2026-01-04T02:00:00.000Z"

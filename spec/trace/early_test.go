@@ -18,7 +18,7 @@ func TestStepsCalledEarly(t *testing.T) {
 		meant func(*site) error // the step whose turn it is
 	}{
 		{
-			"switch", func(s *site) { s.start(id, "normal"); _, err := s.Mint(s.t.Context(), s.in()); s.must(err) },
+			"switch", func(s *site) { s.start(id, "normal"); s.rehearsed(id) },
 			func(s *site) error { _, err := s.Switch(s.t.Context(), s.in()); return err },
 			func(s *site) error { _, err := s.DualUnwrap(s.t.Context(), s.in()); return err },
 		},
@@ -37,7 +37,10 @@ func TestStepsCalledEarly(t *testing.T) {
 		},
 		{
 			"verify", func(s *site) { s.toTested("normal"); s.switched(); s.drained(); s.rewrapped() },
-			func(s *site) error { _, err := s.Verify(s.t.Context(), s.in()); return err },
+			func(s *site) error {
+				_, err := s.Verify(s.t.Context(), rotation.VerifyInput{RotationID: id})
+				return err
+			},
 			func(s *site) error { s.retired(); return nil },
 		},
 	}

@@ -34,12 +34,17 @@ func (selfishKeys) Claim(_ context.Context, _ string, _ int, id kek.ID) (kek.ID,
 	return id, nil
 }
 
-// confirmed says that the second scan is done already.
-type confirmed struct{ rotation.Checkpoints }
+// confirmed says that the second scan is done already, a moment ago.
+type confirmed struct {
+	rotation.Checkpoints
+	s *site
+}
 
 func (c confirmed) LoadCheckpoint(ctx context.Context, id, source, pass string, segment int) (rotation.Checkpoint, error) {
 	cp, err := c.Checkpoints.LoadCheckpoint(ctx, id, source, pass, segment)
-	cp.Done = cp.Done || pass == "confirm"
+	if pass == "confirm" {
+		cp.Done, cp.SavedAt = true, c.s.at
+	}
 	return cp, err
 }
 
@@ -68,7 +73,7 @@ func TestPlantedBugsAreRejected(t *testing.T) {
 	}{
 		{"drain trusts the clock", func(s *site) { s.Drainage = clockDrainage{s.Drainage, s} }, "Store.SealFence"},
 		{"mint without arbiter", func(s *site) { s.Keys = selfishKeys{s.Keys} }, "Store.Apply"},
-		{"retire without second scan", func(s *site) { s.Checkpoints = confirmed{s.Checkpoints} }, "Store.Apply"},
+		{"retire without second scan", func(s *site) { s.Checkpoints = confirmed{s.Checkpoints, s} }, "Store.Apply"},
 		{"disable before registry", func(s *site) { s.Registry = eager{s.Registry, s.Keys} }, "KMS.Disable"},
 		{"none", func(*site) {}, ""},
 	}

@@ -47,13 +47,13 @@ func newSite(t *testing.T) *site {
 		},
 		Deps: rotation.Deps{
 			Registry: store, Outbox: store, Drainage: store, Checkpoints: store, Vault: s.world.Vault(),
-			Keys: kms, KMS: kms, Cipher: aead.Cipher{}, Sources: []rotation.Source{s.orders},
+			Keys: kms, KMS: kms, Cipher: aead.Cipher{}, OpenSource: s.world.Open,
 			Random: func(b []byte) { copy(b, "known plaintext") }, Now: now, Actor: "test",
 		},
 	}
-	k, err := kms.Create(t.Context(), "", 0, "genesis")
+	k, err := kms.Create(t.Context(), "", 0, "genesis", false)
 	s.must(err)
-	_, err = s.Genesis(t.Context(), k.ID, "genesis")
+	_, err = s.Genesis(t.Context(), k.ID, "genesis", []kek.Source{s.orders.Source()})
 	s.must(err)
 	for i := range 3 {
 		s.must(s.insert(fmt.Sprintf("o%d", i), s.pointer(), 0))
@@ -120,9 +120,19 @@ func (s *site) in() rotation.StepInput { return rotation.StepInput{RotationID: i
 func (s *site) toTested(mode string) {
 	s.t.Helper()
 	s.start(id, mode)
-	_, err := s.Mint(s.t.Context(), s.in())
+	s.rehearsed(id)
+	_, err := s.DualUnwrap(s.t.Context(), s.in())
 	s.must(err)
-	_, err = s.DualUnwrap(s.t.Context(), s.in())
+}
+
+// rehearsed takes a rotation that has started through census, mint and rehearsal.
+func (s *site) rehearsed(rotationID string) {
+	s.t.Helper()
+	_, err := s.Verify(s.t.Context(), rotation.VerifyInput{RotationID: rotationID, Census: true})
+	s.must(err)
+	_, err = s.Mint(s.t.Context(), rotation.StepInput{RotationID: rotationID})
+	s.must(err)
+	_, err = s.Rewrap(s.t.Context(), rotation.RewrapInput{RotationID: rotationID, Rehearse: true})
 	s.must(err)
 }
 
@@ -169,7 +179,7 @@ func (s *site) retired() {
 
 func (s *site) verified() {
 	s.t.Helper()
-	_, err := s.Verify(s.t.Context(), s.in())
+	_, err := s.Verify(s.t.Context(), rotation.VerifyInput{RotationID: id})
 	s.must(err)
 }
 

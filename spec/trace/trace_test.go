@@ -76,14 +76,13 @@ func urgent(t *testing.T) []trace.Event {
 	t.Helper()
 	s := newSite(t)
 	s.start(id, "emergency")
-	_, err := s.Keys.Create(t.Context(), id, 1, "answer lost")
+	_, err := s.Keys.Create(t.Context(), id, 1, "answer lost", false)
 	s.must(err)
 	_, err = s.Mint(t.Context(), s.in())
 	s.must(err)
 	_, err = s.Retire(t.Context(), rotation.RetireInput{RotationID: id, Action: rotation.ActionRemint, FailedAttempt: 1, Error: "CanaryFailed"})
 	s.must(err)
-	_, err = s.Mint(t.Context(), s.in())
-	s.must(err)
+	s.rehearsed(id)
 	_, err = s.DualUnwrap(t.Context(), s.in())
 	s.must(err)
 	s.lease("live", s.pointer())
@@ -123,7 +122,15 @@ func crashed(t *testing.T) []trace.Event {
 		_, err := s.Preflight(ctx, rotation.PreflightInput{ExecutionName: id, Input: rotation.ExecutionInput{Window: "any"}})
 		return true, err
 	})
+	run(func() (bool, error) {
+		out, err := s.Verify(ctx, rotation.VerifyInput{RotationID: id, Census: true})
+		return out.Done, err
+	})
 	run(func() (bool, error) { _, err := s.Mint(ctx, s.in()); return true, err })
+	run(func() (bool, error) {
+		_, err := s.Rewrap(ctx, rotation.RewrapInput{RotationID: id, Rehearse: true})
+		return true, err
+	})
 	run(func() (bool, error) { _, err := s.DualUnwrap(ctx, s.in()); return true, err })
 	run(func() (bool, error) { _, err := s.Switch(ctx, s.in()); return true, err })
 	run(func() (bool, error) { out, err := s.Drain(ctx, s.in()); return out.Done, err })
@@ -141,7 +148,10 @@ func crashed(t *testing.T) []trace.Event {
 		out, err := s.Retire(ctx, rotation.RetireInput{RotationID: id})
 		return out.Done, err
 	})
-	run(func() (bool, error) { out, err := s.Verify(ctx, s.in()); return out.Done, err })
+	run(func() (bool, error) {
+		out, err := s.Verify(ctx, rotation.VerifyInput{RotationID: id})
+		return out.Done, err
+	})
 	return s.recorder.Events()
 }
 
