@@ -56,7 +56,7 @@ func (s *Steps) Adopt(ctx context.Context, to Recorder, in AdoptInput) (out Adop
 	if !ok {
 		return out, invalid("source", fmt.Sprintf("rows of source %s cannot be adopted", in.Source), "adopt a table")
 	}
-	record := func(done string) error {
+	record := func(ctx context.Context, done string) error {
 		return s.Record(ctx, to, audit.Event{
 			ID: fmt.Sprintf("%s/%s/%d/%s", EventAdopted, in.Source, s.Now().UnixNano(), done), Type: EventAdopted, Step: "adopt",
 			Body: map[string]string{"source": in.Source, "state": done, "rows": fmt.Sprint(out.Written), "found": cut(counted(out.Found))},
@@ -64,11 +64,11 @@ func (s *Steps) Adopt(ctx context.Context, to Recorder, in AdoptInput) (out Adop
 	}
 	a := adopter{
 		steps: s, src: src, to: labeler, view: v, write: in.Write, out: &out,
-		begin: sync.OnceValue(func() error { return record("begun") }),
+		begin: sync.OnceValue(func() error { return record(ctx, "begun") }),
 	}
 	defer func() {
-		if out.Written > 0 { // also of a run that ended early
-			err = errors.Join(err, record("done"))
+		if out.Written > 0 { // also of a run that ended early, because it was interrupted
+			err = errors.Join(err, record(context.WithoutCancel(ctx), "done"))
 		}
 	}()
 	cursor, items := "", int64(0)

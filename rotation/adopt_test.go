@@ -251,6 +251,33 @@ func TestAdoptRecordsFirst(t *testing.T) {
 	}
 }
 
+// attentive is a recorder that, as AWS, writes nothing for who was interrupted.
+type attentive struct{ rotation.Recorder }
+
+func (r attentive) Record(ctx context.Context, ev audit.Event) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	return r.Recorder.Record(ctx, ev)
+}
+
+// TestAdoptInterrupted: what was labelled before an interruption is recorded.
+func TestAdoptInterrupted(t *testing.T) {
+	s, _ := legacy(t)
+	ctx, interrupt := context.WithCancel(t.Context())
+	s.world.SetHook(func(op string, _ ...any) (bool, error) {
+		if op == "Table.Label" {
+			interrupt()
+		}
+		return true, nil
+	})
+	out, _ := s.Adopt(ctx, attentive{s.store}, rotation.AdoptInput{Source: "legacy", Write: true})
+	s.world.SetHook(nil)
+	if body := s.body(rotation.EventAdopted); out.Written == 0 || body["state"] != "done" || body["rows"] != fmt.Sprint(out.Written) {
+		t.Errorf("%d written, the record says %v", out.Written, body)
+	}
+}
+
 // TestAdoptPages: a page without a row and with a cursor is not the end, and one row that
 // AWS refuses to write is left by name.
 func TestAdoptPages(t *testing.T) {

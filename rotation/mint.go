@@ -16,18 +16,21 @@ import (
 // attempt's alias, of which KMS gives out one. Whoever loses disables its own
 // key; a key whose maker died between the two calls is found by its tag.
 func (s *Steps) Mint(ctx context.Context, in StepInput) (out MintOutput, err error) {
-	_, r, err := s.rotation(ctx, in.RotationID)
+	v, r, err := s.rotation(ctx, in.RotationID)
 	if err != nil {
 		return MintOutput{}, err
 	}
 	defer func() { err = s.young(r, err) }()
 	var minted Key
 	if r.Phase == kek.Started {
+		if _, err := v.Mint(kek.KEK{}, s.Now()); err != nil { // before a key is made, not after
+			return MintOutput{}, refusal(err)
+		}
 		if minted, err = s.claimKey(ctx, r); err != nil {
 			return MintOutput{}, err
 		}
 	}
-	v, err := s.transition(ctx, "mint", r.ID, func(v kek.View) (kek.Change, error) {
+	v, err = s.transition(ctx, "mint", r.ID, func(v kek.View) (kek.Change, error) {
 		if v.Rotation != nil && v.Rotation.Attempt != r.Attempt {
 			return kek.Change{}, fmt.Errorf("attempt %d is over, the rotation is at %d", r.Attempt, v.Rotation.Attempt)
 		}

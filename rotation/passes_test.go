@@ -174,6 +174,53 @@ func TestPauseOverARestoredRow(t *testing.T) {
 	s.settled()
 }
 
+// TestTwoPauses: what was read before two pauses is as old as both.
+func TestTwoPauses(t *testing.T) {
+	s := newSite(t)
+	s.Segments = 1
+	s.advance(spring, rotation.ExecutionInput{}, kek.Rewrapped)
+	var mu sync.Mutex
+	scans, slept := 0, map[string]bool{}
+	s.world.SetHook(func(op string, _ ...any) (bool, error) {
+		mu.Lock()
+		defer mu.Unlock()
+		if op == "Table.Scan" {
+			scans++
+		}
+		if scans == 3 && (op == "KMS.Decrypt" || op == "Store.LoadAll") && !slept[op] { // the last page is read
+			slept[op] = true
+			s.clock.pass(6 * time.Minute)
+		}
+		return true, nil
+	})
+	if wantKind(t, s.retire(spring), rotation.Transient); len(slept) != 2 {
+		t.Errorf("it slept in %v", slept)
+	}
+	s.must(s.retire(spring))
+	s.world.SetHook(nil)
+	s.advance(spring, rotation.ExecutionInput{}, kek.Completed)
+	s.settled()
+}
+
+// TestResumeRestartsVerify: a verify whose execution died after its scan, with nobody to
+// note that it halted, begins from the start when it is resumed a minute later.
+func TestResumeRestartsVerify(t *testing.T) {
+	s := newSite(t)
+	old := s.rows()[place{s.people, "p1"}]
+	s.advance(spring, rotation.ExecutionInput{}, kek.KEKRetired)
+	s.world.SetHook(func(op string, _ ...any) (bool, error) { return op != "Vault.Get", nil })
+	wantKind(t, s.verify(spring), rotation.Transient) // it has looked at every row
+	s.world.SetHook(nil)
+	sound := s.rows()[place{s.people, "p1"}]
+	s.people.Plant("p1", old)
+	s.clock.pass(time.Minute)
+	s.resume()
+	s.unverified(t, rotation.OrphansFound)
+	s.people.Plant("p1", sound)
+	s.advance(spring, rotation.ExecutionInput{}, kek.Completed)
+	s.settled()
+}
+
 // TestEmptyPages: a page without a row but with a cursor ends no pass.
 func TestEmptyPages(t *testing.T) {
 	for name, in := range map[string]rotation.ExecutionInput{"normal": {}, "emergency": emergency} {

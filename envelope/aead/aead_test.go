@@ -154,6 +154,11 @@ func TestManyPairs(t *testing.T) {
 			t.Fatalf("%q, want %q", got, want)
 		}
 	}
+	one, two, three := map[string]string{"b": "2", "d": "4"}, map[string]string{"a": "1"}, map[string]string{"c": "3"}
+	together := aead.AssociatedData(map[string]string{"a": "1", "b": "2", "c": "3", "d": "4"})
+	if got := aead.AppendAssociatedData(nil, one, nil, two, three); !bytes.Equal(got, together) {
+		t.Errorf("of several maps: %q, want %q", got, together)
+	}
 }
 
 // TestTinkLengths pins what is split and joined: a length in four bytes, a wrapped

@@ -216,7 +216,6 @@ func TestClassify(t *testing.T) {
 		{"context missing", rotation.NoContext, "name", item{"name": nil}},
 		{"bound missing", rotation.NoContext, "user", item{"user": nil}},
 		{"declared, with a DEK", rotation.NoKEK, "key", item{"type": text("session"), "key": nil, "data": &b{Value: []byte("c")}}},
-		{"declared, with a payload", rotation.CipherAlone, "data", item{"type": text("session"), "key": nil, "wrapped.dek": nil, "kek_epoch": nil}},
 		{"declared, sound", "", "", item{"type": text("session")}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -242,6 +241,7 @@ func TestClassify(t *testing.T) {
 		other, declared int
 	}{
 		"declared":              {item{"type": text("lock")}, 0, 1},
+		"declared, a payload":   {item{"type": text("lock"), "data": &b{Value: []byte("plain")}}, 0, 1}, // nothing of it names a key
 		"declared of no type S": {item{"type": &b{Value: []byte("lock")}}, 1, 0},
 		"of another value":      {item{"type": text("locks")}, 1, 0},
 		"with a version":        {item{"version": &n{Value: "2"}}, 1, 0}, // the application's own

@@ -217,7 +217,7 @@ func (c *client) round(i int) {
 			Pointer: &kek.PointerMove{Before: v.Pointer, After: kek.Pointer{KEKID: to.pointer, Epoch: to.epoch, SwitchedAt: now}},
 		})
 	default:
-		change, err := kek.View{Pointer: v.Pointer, KEKs: active(v)}.Start(kek.Rotation{ID: id, Mode: kek.Normal, Label: "linear"}, now)
+		change, err := kek.View{Pointer: v.Pointer, KEKs: active(v), Registry: 1}.Start(kek.Rotation{ID: id, Mode: kek.Normal, Label: "linear"}, now)
 		if err != nil {
 			c.t.Error(err)
 			return
