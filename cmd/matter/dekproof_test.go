@@ -65,7 +65,9 @@ func TestDEKProof(t *testing.T) {
 		{false, nil, dekSample, "a sample of 20 data keys was unwrapped"},
 		{true, []rotation.Row{{ID: "defect", KEK: k.ID, Defect: "x"}, {ID: "foreign", KEK: other.ID}}, 2 * dekSample, "every distinct data key, 40, was unwrapped"},
 		{
-			true, []rotation.Row{{ID: "label", KEK: k.ID, WrappedDEK: []byte("wrapped elsewhere")}}, 2*dekSample + 1,
+			true,
+			[]rotation.Row{{ID: "label", KEK: k.ID, WrappedDEK: []byte("wrapped elsewhere")}},
+			2*dekSample + 1,
 			"every distinct data key, 40, was unwrapped, but 1 rows are not under the KEK that they name (first: label)",
 		},
 	} {
