@@ -283,15 +283,18 @@ func TestTakeCensus(t *testing.T) {
 	row := s.rows()[place{s.orders, "o2"}]
 	row.Kind = rotation.NoKEK
 	s.orders.Plant("o2", row)
+	row = s.rows()[place{s.orders, "o3"}]
+	row.Kind = rotation.NoRoom
+	s.orders.Plant("o3", row)
 	s.mark("forgotten")
 	before := s.snapshot()
 	seen := int64(0)
 	c := must(s.TakeCensus(t.Context(), "", func(n int64) { seen = n }))
-	if o := c.Sources["orders"]; o.Scanned != 4 || o.Quarantined != 1 || o.ByKind["no_kek_id"] != 1 || o.ByKEK[string(s.first)] != 3 || o.Other != 1 {
+	if o := c.Sources["orders"]; o.Scanned != 4 || o.Quarantined != 2 || o.ByKind["no_kek_id"] != 1 || o.ByKind["no_room"] != 1 || o.ByKEK[string(s.first)] != 2 || o.Other != 1 {
 		t.Errorf("orders: %+v", o)
 	}
 	if len(c.Sources) != 3 || seen != 11 || len(c.Forgotten) != 1 || c.Forgotten[0].Table != "forgotten" ||
-		!strings.Contains(c.Problem, "1 items cannot be accounted for") || !strings.Contains(c.Problem, "forgotten") {
+		!strings.Contains(c.Problem, "2 items cannot be accounted for") || !strings.Contains(c.Problem, "forgotten") {
 		t.Errorf("seen %d: %+v", seen, c)
 	}
 	only := must(s.TakeCensus(t.Context(), "people", nil))
