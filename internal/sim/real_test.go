@@ -105,7 +105,9 @@ func (r *run) toAdapters(requests bool) *processes {
 		_, err := db.CreateTable(ctx, in)
 		r.must(err)
 	}
-	world := memstore.New(chain, r.clock) // without a hook: the calls of steps are hooked here
+	// Without a hook: the calls of steps are hooked here. KMS notes when a key was used,
+	// by applications too: its clock is the bubble's own.
+	world := memstore.New(chain, func() time.Time { return time.Now().UTC() })
 	h := &hooked{r: r}
 	p := &processes{actors: r.actors, db: db}
 	under := &stepsDB{DB: db, hooked: h, procs: p, requests: requests, plain: ddb.New(db, controlTable, chain, r.clock)}
