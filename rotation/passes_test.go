@@ -174,6 +174,37 @@ func TestPauseOverARestoredRow(t *testing.T) {
 	s.settled()
 }
 
+// TestPauseWithinAPass: a process sleeps over one segment's page, and other segments are
+// read only after it. The pass counts in no call, also not in the one that comes next.
+func TestPauseWithinAPass(t *testing.T) {
+	s := newSite(t)
+	s.Segments = 16
+	s.advance(spring, rotation.ExecutionInput{}, kek.Rewrapped)
+	var mu sync.Mutex
+	asleep, scans := false, 0
+	s.world.SetHook(func(op string, _ ...any) (bool, error) {
+		mu.Lock()
+		defer mu.Unlock()
+		if op == "Table.Scan" {
+			scans++
+		}
+		if op == "Store.SaveCheckpoint" && !asleep {
+			asleep = true
+			s.clock.pass(10 * time.Minute)
+		}
+		return true, nil
+	})
+	wantKind(t, s.retire(spring), rotation.Transient)
+	scans = 0
+	s.must(s.retire(spring))
+	if want := 16 * len(s.record(spring).Sources); scans < want {
+		t.Errorf("%d scans after the pause, want %d: segments from before it counted", scans, want)
+	}
+	s.world.SetHook(nil)
+	s.advance(spring, rotation.ExecutionInput{}, kek.Completed)
+	s.settled()
+}
+
 // TestTwoPauses: what was read before two pauses is as old as both.
 func TestTwoPauses(t *testing.T) {
 	s := newSite(t)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -54,6 +55,7 @@ type sweep struct {
 	payload  bool // scan ciphertexts too
 	whole    bool // scan whole items
 	until    time.Time
+	pulse    *pulse // of the pass; nil if no conclusion is drawn from it
 	visit    visit
 }
 
@@ -71,6 +73,9 @@ func (s *Steps) run(ctx context.Context, w sweep) (Checkpoint, error) {
 	}
 	for !cp.Done && s.Now().Before(w.until) {
 		read := s.Now()
+		if err := w.pulse.beat(read); err != nil {
+			return cp, err
+		}
 		page, err := w.source.Scan(ctx, ScanRequest{
 			Segment: w.segment, Total: w.source.Segments(w.rotation.Segments), Cursor: cp.Cursor, Payload: w.payload, Whole: w.whole,
 		})
@@ -86,7 +91,7 @@ func (s *Steps) run(ctx context.Context, w sweep) (Checkpoint, error) {
 			next.Cursor, next.Done, next.Tally = "", false, Tally{}
 		}
 		next.SavedAt = read
-		if err := s.checkAge(read); err != nil && w.pass != PassRewrap { // this process slept over its page
+		if err := w.pulse.beat(s.Now()); err != nil {
 			return cp, err
 		}
 		if cp, err = s.save(ctx, w, next); err != nil {
@@ -98,11 +103,37 @@ func (s *Steps) run(ctx context.Context, w sweep) (Checkpoint, error) {
 
 // checkAge refuses a conclusion from rows that were last read too long ago. A process
 // may sleep between any two lines, as that of a laptop does.
-func (s *Steps) checkAge(read time.Time) error {
-	if age := s.Now().Sub(read); age >= passIdle {
-		return refusal(fmt.Errorf("%w: %s ago", kek.ErrChanged, age.Round(time.Second)))
+func (s *Steps) checkAge(read time.Time) error { return checkPause(read, s.Now()) }
+
+func checkPause(last, now time.Time) error {
+	if pause := now.Sub(last); pause >= passIdle {
+		return refusal(fmt.Errorf("%w: %s ago", kek.ErrChanged, pause.Round(time.Second)))
 	}
 	return nil
+}
+
+// pulse finds a pause of the whole process within a pass. After one, no segment saves
+// a checkpoint: what is saved is as old as the pause, and the next call begins the pass
+// from the start.
+type pulse struct {
+	mu   sync.Mutex
+	last time.Time
+	err  error
+}
+
+func (p *pulse) beat(now time.Time) error {
+	if p == nil {
+		return nil
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.err == nil {
+		p.err = checkPause(p.last, now)
+	}
+	if now.After(p.last) {
+		p.last = now
+	}
+	return p.err
 }
 
 func (s *Steps) save(ctx context.Context, w sweep, next Checkpoint) (Checkpoint, error) {
@@ -224,10 +255,11 @@ func (s *Steps) runAll(ctx context.Context, r kek.Rotation, p pass) (SweepOutput
 func (s *Steps) runSegments(ctx context.Context, r kek.Rotation, sources []frozen, p pass) (SweepOutput, error) {
 	var sweeps []sweep
 	until := s.deadline(ctx)
+	beats := &pulse{last: s.Now()}
 	for _, src := range sources {
 		for i := range src.Segments(r.Segments) {
 			sweeps = append(sweeps, sweep{
-				rotation: r, source: src, pass: p.name, segment: i, payload: p.payload, whole: p.whole, until: until, visit: p.visit(src),
+				rotation: r, source: src, pass: p.name, segment: i, payload: p.payload, whole: p.whole, until: until, pulse: beats, visit: p.visit(src),
 			})
 		}
 	}
