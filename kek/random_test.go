@@ -15,7 +15,7 @@ import (
 // its seed.
 func TestRandomSchedules(t *testing.T) {
 	events, conflicts, changed := map[string]int{}, 0, 0
-	for seed := range uint64(400) {
+	for seed := range uint64(500) {
 		s := newSchedule(t, seed)
 		for i := range 500 {
 			event, err := s.step()
@@ -253,7 +253,7 @@ func (s *schedule) choose(v View) int {
 			return n
 		}
 	}
-	if v.Rotation == nil && v.Lock != "" && s.rand.IntN(8) > 0 {
+	if v.Rotation == nil && v.Lock != "" && (!s.rotations[v.Lock].Phase.PreSwitch() || s.rand.IntN(3) > 0) {
 		return 17
 	}
 	return s.rand.IntN(18)

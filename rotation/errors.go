@@ -34,6 +34,7 @@ const (
 	CorpusCorrupted  Kind = "CorpusCorrupted"  // a known cipher does not open
 	MintsExhausted   Kind = "MintsExhausted"   // emergency: no attempt left
 	Refused          Kind = "Refused"          // an illegal transition
+	Superseded       Kind = "Superseded"       // an emergency has ended this rotation; nobody is paged for it
 	Approved         Kind = "Approved"         // no failure: the wait for approval need not begin
 	ApprovalMissing  Kind = "ApprovalMissing"  // nobody but the requester has agreed to the switch
 	ApprovalRejected Kind = "ApprovalRejected" // a person said no

@@ -91,10 +91,11 @@ func (s *Steps) reap(ctx context.Context, id string) error {
 	if err != nil {
 		return unavailable("tagged keys", err)
 	}
-	v, r, err := s.rotation(ctx, id)
-	if err != nil {
+	v, err := s.load(ctx, id)
+	if err != nil || v.Rotation == nil {
 		return err
 	}
+	r := *v.Rotation
 	if r.NewKEK == "" && !r.Phase.Final() {
 		return nil
 	}

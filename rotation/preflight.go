@@ -31,21 +31,23 @@ func (s *Steps) Preflight(ctx context.Context, in PreflightInput) (Plan, error) 
 	if v.Rotation != nil && !in.CheckOnly { // a retry after the start was written
 		return s.restarted(ctx, r)
 	}
-	checks, err := s.check(ctx, v, r, s.gates(in, r, window))
+	checks, err := s.check(ctx, v, r, in.Input.Again, s.gates(in, r, window))
 	if err != nil {
 		return Plan{Checks: checks}, err
 	}
 	if in.CheckOnly {
 		look := kek.Rotation{ID: r.ID, Mode: r.Mode, Label: r.Label, OldKEK: v.Pointer.KEKID, Drill: r.Drill, Segments: s.Segments, Sources: v.Sources}
 		v.Rotation = nil // it may be a look under the name of a rotation that exists
-		if c, err := v.Start(r, s.Now()); err == nil {
+		if c, err := s.start(v, r, in.Input.Again); err == nil {
 			look.Olds = c.Rotation.After.Olds
 		}
 		p, err := s.plan(look)
 		p.Checks = checks
 		return p, err
 	}
-	v, err = s.transitionAll(ctx, "preflight", r.ID, func(v kek.View) (kek.Change, error) { return v.Start(r, s.Now()) }, overrides(checks))
+	v, err = s.transitionAll(ctx, "preflight", r.ID, func(v kek.View) (kek.Change, error) {
+		return s.start(v, r, in.Input.Again)
+	}, overrides(checks))
 	if err != nil {
 		return Plan{}, err
 	}
@@ -55,6 +57,15 @@ func (s *Steps) Preflight(ctx context.Context, in PreflightInput) (Plan, error) 
 	p, err := s.plan(*v.Rotation)
 	p.Checks = checks
 	return p, err
+}
+
+// start is the change that begins r. An emergency ends the rotation that runs, whatever it
+// has come to.
+func (s *Steps) start(v kek.View, r kek.Rotation, again bool) (kek.Change, error) {
+	if r.Mode == kek.Emergency {
+		return v.TakeOver(r, again, s.Now())
+	}
+	return v.Start(r, s.Now())
 }
 
 // request turns the input of the execution into the rotation asked for and the
@@ -80,7 +91,7 @@ func (s *Steps) request(in PreflightInput) (kek.Rotation, Window, error) {
 	default:
 		r.Label = kek.QuarterLabel(s.Now())
 	}
-	if err := s.checkRequest(&r); err != nil {
+	if err := s.checkRequest(&r, in.Input.Again); err != nil {
 		return r, s.Window, err
 	}
 	if in.Input.Window == "" {
@@ -107,7 +118,7 @@ func invalid(field, msg, next string) error {
 
 // checkRequest refuses what no deployment would start, and settles whether the
 // rotation waits for a second person. Who runs a step by hand is who asks.
-func (s *Steps) checkRequest(r *kek.Rotation) error {
+func (s *Steps) checkRequest(r *kek.Rotation, again bool) error {
 	if r.Requester == "" && !strings.HasPrefix(s.Actor, LambdaActor) {
 		r.Requester = strings.ToValidUTF8(s.Actor, "?")
 	}
@@ -115,6 +126,8 @@ func (s *Steps) checkRequest(r *kek.Rotation) error {
 	switch {
 	case r.Drill != "" && r.Drill != DrillFailure:
 		return invalid("drill", fmt.Sprintf("%q is no drill", r.Drill), `use "`+DrillFailure+`"`)
+	case again && r.Mode != kek.Emergency:
+		return invalid("again", "only an emergency ends another rotation", `leave it out, or add "mode": "emergency" and a reason`)
 	case r.Drill != "" && r.Mode == kek.Emergency:
 		return invalid("drill", "an emergency is no drill", "leave drill out to rotate in earnest, or mode to drill")
 	case r.Approval && r.Requester == "":
@@ -142,7 +155,7 @@ func (s *Steps) checkRequest(r *kek.Rotation) error {
 }
 
 func checkResume(in ExecutionInput) error {
-	if in.Mode != "" || in.Label != "" || in.Window != "" || in.Drill != "" {
+	if in.Mode != "" || in.Label != "" || in.Window != "" || in.Drill != "" || in.Again {
 		return invalid("resume", "a resumed rotation keeps its mode, label, window and drill", `send {"resume": "<rotation id>"} alone`)
 	}
 	if err := kek.CheckRotationID(in.Resume); err != nil {
@@ -219,7 +232,7 @@ func (s *Steps) plan(r kek.Rotation) (Plan, error) {
 
 // check runs every check and reports them all, so that a tired person fixes
 // everything in one go. The error is the first failure, with the others' names.
-func (s *Steps) check(ctx context.Context, v kek.View, r kek.Rotation, gates []gate) ([]Check, error) {
+func (s *Steps) check(ctx context.Context, v kek.View, r kek.Rotation, again bool, gates []gate) ([]Check, error) {
 	var checks []Check
 	var first *Error
 	run := func(name, detail string, err error) {
@@ -236,7 +249,11 @@ func (s *Steps) check(ctx context.Context, v kek.View, r kek.Rotation, gates []g
 		}
 		checks = append(checks, c)
 	}
-	_, err := v.Start(r, s.Now()) // it computes every condition on the control table
+	c, err := s.start(v, r, again) // it computes every condition on the control table
+	free := "one active KEK, no other rotation"
+	if c.From != "" {
+		free = "one active KEK; it ends rotation " + c.From
+	}
 	switch {
 	case errors.Is(err, kek.ErrLocked):
 		err = lockedBy(v.Lock)
@@ -245,7 +262,7 @@ func (s *Steps) check(ctx context.Context, v kek.View, r kek.Rotation, gates []g
 	case err != nil:
 		err = refusal(err)
 	}
-	run("pointer and lock", "one active KEK, no other rotation", err)
+	run("pointer and lock", free, err)
 	run("pointer's KMS key", "enabled", s.checkPointerKey(ctx, v))
 	for _, g := range gates {
 		switch {
@@ -344,7 +361,7 @@ func (s *Steps) checkCorpus(ctx context.Context, corpus frozen) error {
 func lockedBy(id string) error {
 	return &Error{
 		Kind: RotationInProgress, Field: "LOCK", Msg: fmt.Sprintf("rotation %s is running or halted", id),
-		Next: fmt.Sprintf(`matter ops kms-status; if it halted, redrive it or start an execution with {"resume": %q}`, id),
+		Next: fmt.Sprintf(`matter ops kms-status; if it halted, redrive it or start an execution with {"resume": %q}; an emergency need not wait for it`, id),
 	}
 }
 

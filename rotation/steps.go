@@ -132,6 +132,9 @@ func (s *Steps) rotation(ctx context.Context, id string) (kek.View, kek.Rotation
 	if v.Rotation == nil {
 		return v, kek.Rotation{}, refusal(kek.ErrNoRotation)
 	}
+	if v.Rotation.Phase == kek.Superseded {
+		return v, *v.Rotation, superseded(*v.Rotation)
+	}
 	return v, *v.Rotation, nil
 }
 
@@ -202,7 +205,14 @@ func (s *Steps) publish(ctx context.Context) error {
 // early refuses a step that is called before its turn. What such a call did not
 // look at it must not conclude from, though its turn may come before it writes.
 func early(r kek.Rotation, to kek.Phase) error {
+	if r.Phase == kek.Superseded {
+		return superseded(r)
+	}
 	return refusal(&kek.IllegalTransition{What: "rotation " + r.ID, From: string(r.Phase), To: string(to)})
+}
+
+func superseded(r kek.Rotation) error {
+	return refusal(fmt.Errorf("%w: %s, by %s", kek.ErrSuperseded, r.ID, r.EndedBy))
 }
 
 // refusal maps what package kek says to the error a person sees.
@@ -213,6 +223,13 @@ func refusal(err error) error {
 		return err
 	case errors.Is(err, kek.ErrLocked):
 		return &Error{Kind: RotationInProgress, Field: "LOCK", Msg: err.Error(), Next: "matter ops kms-status"}
+	case errors.Is(err, kek.ErrEmergencyRuns):
+		return &Error{
+			Kind: RotationInProgress, Field: "LOCK", Msg: err.Error(),
+			Next: `matter ops kms-status; to end that emergency too, start this one with "again": true (matter ops kms-rotate --emergency --again)`,
+		}
+	case errors.Is(err, kek.ErrSuperseded):
+		return &Error{Kind: Superseded, Field: "rotation_id", Msg: err.Error(), Next: "nothing: the emergency moves its rows; matter ops kms-status"}
 	case errors.Is(err, kek.ErrNoPointer):
 		return &Error{
 			Kind: PointerInvalid, Field: "POINTER", Msg: err.Error(),

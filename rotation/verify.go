@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/matter-ops/kms-rotation/audit"
@@ -46,8 +47,10 @@ func (s *Steps) Verify(ctx context.Context, in VerifyInput) (SweepOutput, error)
 	if err != nil {
 		return SweepOutput{}, err
 	}
-	if err := s.reap(ctx, r.ID); err != nil {
-		return SweepOutput{}, err
+	for _, id := range append([]string{r.ID}, r.TookOver...) {
+		if err := s.reap(ctx, id); err != nil {
+			return SweepOutput{}, err
+		}
 	}
 	out.Done = true
 	return out, nil
@@ -113,7 +116,7 @@ func (s *Steps) inspector(t roster) visitor {
 // verifyDead shows that each old KMS key is disabled by what KMS says and by a
 // Decrypt that it refuses.
 func (s *Steps) verifyDead(ctx context.Context, r kek.Rotation) error {
-	for _, old := range r.Olds {
+	for _, old := range slices.Concat(r.Olds, r.Leftover) {
 		if err := s.verifyKeyDead(ctx, r, old); err != nil {
 			return err
 		}

@@ -2,6 +2,7 @@ package sim
 
 import (
 	"bytes"
+	"slices"
 
 	"github.com/matter-ops/kms-rotation/audit"
 	"github.com/matter-ops/kms-rotation/internal/memstore"
@@ -184,7 +185,8 @@ func (c *checker) rotations(v kek.View) {
 // leftBehind reports whether a rotation has moved off a KEK and retired it.
 func (c *checker) leftBehind(all []kek.Rotation, id kek.ID) bool {
 	for _, rot := range all {
-		if rot.OldKEK == id && !rot.SwitchedAt.IsZero() && rot.Phase.Reached(kek.KEKRetired) {
+		over := rot.Phase.Reached(kek.KEKRetired) || rot.Phase == kek.Superseded
+		if slices.Contains(rot.Olds, id) && !rot.SwitchedAt.IsZero() && over {
 			return true
 		}
 	}
@@ -306,10 +308,12 @@ func (r *run) end() {
 	if r.failed != nil {
 		return
 	}
-	v, err := r.store.Load(ctx, mainID)
-	r.must(err)
-	if v.Rotation != nil {
-		r.check.over(v)
+	for _, id := range []string{mainID, rivalID} {
+		v, err := r.store.Load(ctx, id)
+		r.must(err)
+		if v.Rotation != nil {
+			r.check.over(v)
+		}
 	}
 	if r.main.state == completed && r.rival == nil { // its last step has just read the chain in the bucket
 		return
@@ -329,16 +333,25 @@ func (c *checker) over(v kek.View) {
 	if rot.Phase != kek.Completed {
 		return
 	}
-	if key, err := r.kms.Describe(ctx, rot.OldKEK); err != nil || key.Enabled {
-		r.violated("RetireAfterSwitch", "%s is completed and its old KEK %s is still enabled", rot.ID, rot.OldKEK)
+	for _, id := range slices.Concat(rot.Olds, rot.Leftover) {
+		if key, err := r.kms.Describe(ctx, id); err != nil || key.Enabled {
+			r.violated("RetireAfterSwitch", "%s is completed and the KEK %s that it leaves is still enabled", rot.ID, id)
+		}
 	}
 	c.strays(rot)
 	if rot.Mode != kek.Emergency {
 		return
 	}
-	for id, dek := range c.dek {
-		if _, there := r.want[id]; there && c.first[dek] == rot.OldKEK {
-			r.violated("ExposedDeksGone", "row %s still has a DEK that was wrapped under %s", id, rot.OldKEK)
+	all, err := r.store.Rotations(ctx)
+	r.must(err)
+	for _, earlier := range all {
+		if earlier.Epoch == 0 || earlier.Epoch > rot.Epoch {
+			continue
+		}
+		for id, dek := range c.dek {
+			if _, there := r.want[id]; there && slices.Contains(earlier.Olds, c.first[dek]) {
+				r.violated("ExposedDeksGone", "after %s row %s still has a DEK that was wrapped under %s", rot.ID, id, c.first[dek])
+			}
 		}
 	}
 }

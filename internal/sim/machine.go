@@ -31,6 +31,7 @@ const (
 	rolledBack = "RolledBack"
 	completed  = "Completed"
 	halted     = "Halted"
+	superseded = "Superseded"
 )
 
 const maxHalts = 4
@@ -41,7 +42,7 @@ func newMachine(r *run, id string, in rotation.ExecutionInput) *machine {
 
 func (m *machine) over() bool {
 	switch m.state {
-	case refused, rolledBack, completed, halted:
+	case refused, rolledBack, completed, halted, superseded:
 		return true
 	}
 	return false
@@ -233,6 +234,10 @@ func (m *machine) result(err error) {
 		return
 	}
 	m.tries, m.failure = 0, kind
+	if kind == rotation.Superseded && (m.mode == "emergency" && m.state == "Remint" || m.state == "PreSwitchFailure" || afterTest(m.state)) {
+		m.state = superseded
+		return
+	}
 	switch m.state {
 	case "Preflight":
 		switch kind {
@@ -254,6 +259,15 @@ func (m *machine) result(err error) {
 	default:
 		m.halt("Switch")
 	}
+}
+
+// afterTest reports a state whose failure halts.
+func afterTest(state string) bool {
+	switch state {
+	case "Preflight", "Abandon", "Census", "Mint", "Rehearse", "DualUnwrap", "Remint":
+		return false
+	}
+	return true
 }
 
 // halt pages; the operator redrives an hour later, a bounded number of times.

@@ -37,7 +37,7 @@ const (
 	Skew                    // the steps' clock is wrong by Arg minutes from now on
 	Duplicate               // the same invocation runs a second time, inside of this one
 	Pause                   // the process stands still while the rotation goes on by Arg invocations
-	Rival                   // another execution starts; Arg 1: an emergency
+	Rival                   // another execution starts; Arg 1: an emergency; 2: one that ends another emergency too
 	Operator                // a person calls step Arg
 	Begin                   // an application seals a row; Arg: which, and an insert or an update
 	Finish                  // and writes it; Arg: which application
@@ -71,8 +71,10 @@ func (k Kind) variants() []int {
 		return []int{-90, 90}
 	case Pause:
 		return []int{1, 2, 4, 7, 12, 40}
-	case Rival, Finish:
+	case Finish:
 		return []int{0, 1}
+	case Rival:
+		return []int{0, 1, 2}
 	case Operator:
 		return upTo(len(operatorCalls))
 	case Begin:

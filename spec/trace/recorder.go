@@ -179,7 +179,7 @@ func (r *Recorder) change(seq int64, c kek.Change, ev audit.Event) Event {
 			e.Opened = append(e.Opened, i)
 		}
 	}
-	e.Lock = map[kek.LockOp]string{kek.LockTake: LockTaken, kek.LockRelease: LockReleased}[c.Lock]
+	e.Lock = map[kek.LockOp]string{kek.LockTake: LockTaken, kek.LockTakeOver: LockTaken, kek.LockRelease: LockReleased}[c.Lock]
 	if m := c.Rotation; m != nil {
 		e.Rotation, e.Mode, e.Attempt = m.After.ID, string(m.After.Mode), m.After.Attempt
 		e.Old, e.KEK, e.Phase = string(m.After.OldKEK), string(m.After.NewKEK), string(m.After.Phase)
@@ -189,6 +189,9 @@ func (r *Recorder) change(seq int64, c kek.Change, ev audit.Event) Event {
 				e.Segments[t.Name()] = t.Segments(m.After.Segments)
 			}
 		}
+	}
+	if c.Ends != nil {
+		e.Ended, e.EndedPhase = c.Ends.After.ID, string(c.Ends.After.Phase)
 	}
 	if c.Pointer != nil {
 		e.KEK, e.Epoch, e.Moved = string(c.Pointer.After.KEKID), c.Pointer.After.Epoch, true
