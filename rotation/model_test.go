@@ -39,7 +39,7 @@ func TestFaultSchedulesAreOfTheModel(t *testing.T) {
 	}
 	for _, in := range []rotation.ExecutionInput{{}, emergency} { // in this order: the sample is the same all day
 		mode := cmp.Or(in.Mode, "normal")
-		for _, name := range every(t, in) {
+		for _, name := range everyCall(t, in) {
 			for _, f := range faults(name) {
 				record(mode+"/"+name+"/"+string(f), func(e *effects) { e.single(in, name, f) })
 			}
