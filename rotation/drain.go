@@ -18,7 +18,8 @@ import (
 // but the fence: after the seal no row can be inserted under the old KEK, and
 // rewrap raises the epoch that updates are conditional on. Clock skew endangers
 // how long drain takes, not what it promises.
-func (s *Steps) Drain(ctx context.Context, in StepInput) (DrainOutput, error) {
+func (s *Steps) Drain(ctx context.Context, in StepInput) (_ DrainOutput, err error) {
+	defer func() { err = s.ended(ctx, in.RotationID, err) }()
 	v, r, err := s.rotation(ctx, in.RotationID)
 	if err != nil {
 		return DrainOutput{}, err

@@ -206,6 +206,9 @@ func sameStart(r, want kek.Rotation) error {
 	if r.Execution == want.Execution && !r.Phase.Final() {
 		return nil
 	}
+	if r.Execution == want.Execution && r.EndedBy != "" {
+		return superseded(r)
+	}
 	return &Error{
 		Kind: InvalidInput, Field: "execution_name", Msg: fmt.Sprintf("rotation %s exists and is %s", r.ID, r.Phase),
 		Next: "start the execution under another name",

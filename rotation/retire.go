@@ -14,7 +14,8 @@ import (
 // action the new one of a rotation that failed before the switch. In each case
 // the registry is written first and KMS DisableKey follows what the registry
 // says, never an argument.
-func (s *Steps) Retire(ctx context.Context, in RetireInput) (RetireOutput, error) {
+func (s *Steps) Retire(ctx context.Context, in RetireInput) (_ RetireOutput, err error) {
+	defer func() { err = s.ended(ctx, in.RotationID, err) }()
 	switch in.Action {
 	case "", ActionRetire:
 		return s.retireOld(ctx, in.RotationID)

@@ -215,6 +215,19 @@ func superseded(r kek.Rotation) error {
 	return refusal(fmt.Errorf("%w: %s, by %s", kek.ErrSuperseded, r.ID, r.EndedBy))
 }
 
+// ended says of a step that failed because an emergency has ended its rotation meanwhile
+// that this is why: what it met, such as a key that is disabled, is nobody's business.
+func (s *Steps) ended(ctx context.Context, id string, err error) error {
+	var typed *Error
+	if !errors.As(err, &typed) || typed.Kind == Transient || typed.Kind == Superseded {
+		return err
+	}
+	if v, lerr := s.load(ctx, id); lerr == nil && v.Rotation != nil && v.Rotation.EndedBy != "" {
+		return superseded(*v.Rotation)
+	}
+	return err
+}
+
 // refusal maps what package kek says to the error a person sees.
 func refusal(err error) error {
 	var typed *Error

@@ -16,7 +16,8 @@ import (
 // sample, unwraps under it; the old KMS keys refuse to unwrap; the audit chain in the
 // bucket is whole and ends where the control table says. Its record is
 // kms_rotation_completed. With Census it is the first look at the rows instead.
-func (s *Steps) Verify(ctx context.Context, in VerifyInput) (SweepOutput, error) {
+func (s *Steps) Verify(ctx context.Context, in VerifyInput) (_ SweepOutput, err error) {
+	defer func() { err = s.ended(ctx, in.RotationID, err) }()
 	if in.Census {
 		return s.census(ctx, in.RotationID)
 	}

@@ -324,6 +324,15 @@ func (s *Store) writeRotation(r kek.Rotation) {
 	s.rotations[r.ID] = r
 }
 
+// LoseRotation leaves the lock to a rotation that has no record, as a table that was
+// restored or damaged has it.
+func (s *Store) LoseRotation(id string) {
+	s.w.mu.Lock()
+	defer s.w.mu.Unlock()
+	delete(s.rotations, id)
+	s.lock = id
+}
+
 // KEKs returns every registry entry, oldest first.
 func (s *Store) KEKs(context.Context) (out []kek.KEK, err error) {
 	err = s.w.call("Store.KEKs", func() error {
