@@ -43,6 +43,8 @@ const (
 	Finish                  // and writes it; Arg: which application
 	Delete                  // an application deletes a row
 	Restore                 // a backup puts a row under the old KEK back
+	Foreign                 // somebody writes a row past the client, which names no KEK; Arg 1: under the old KEK, 2: by an alias
+	NewTable                // an application begins to write into a table that is no source; Arg 1: a foreign row too
 	Look                    // a reader reads a row
 	Open                    // and opens it
 	ShortPage               // a scan returns a page without rows that is not the last
@@ -54,7 +56,7 @@ const (
 
 var kindNames = [kinds]string{
 	"crash-before", "crash-after", "not-applied", "lost", "throttle", "deny", "timeout", "conflict", "outage", "slow", "skew",
-	"duplicate", "pause", "rival", "operator", "begin", "finish", "delete", "restore", "look", "open", "short-page",
+	"duplicate", "pause", "rival", "operator", "begin", "finish", "delete", "restore", "foreign", "new-table", "look", "open", "short-page",
 	"lag-new", "lag-disable", "lag-tags",
 }
 
@@ -71,8 +73,10 @@ func (k Kind) variants() []int {
 		return []int{-90, 90}
 	case Pause:
 		return []int{1, 2, 4, 7, 12, 40}
-	case Rival, Finish:
+	case Rival, Finish, NewTable:
 		return []int{0, 1}
+	case Foreign:
+		return []int{0, 1, 2}
 	case Operator:
 		return upTo(len(operatorCalls))
 	case Begin:
@@ -176,6 +180,11 @@ func random(seed uint64, undisturbed func(emergency bool) int) Schedule {
 		who, what := r.IntN(2), r.IntN(2)
 		s.Faults = append(s.Faults, Fault{min(early, late), Begin, who*2 + what}, Fault{max(early, late), Finish, who})
 	}
+	if r.IntN(4) == 0 { // rows that no census has counted, and a person who cares for them, or thinks so
+		at := r.IntN(calls)
+		s.add(r, at, []Kind{Foreign, NewTable}[r.IntN(2)])
+		s.Faults = append(s.Faults, Fault{at + r.IntN(calls-at), Operator, sourceCalls[r.IntN(len(sourceCalls))]})
+	}
 	return s.sorted()
 }
 
@@ -232,8 +241,12 @@ func Cores(emergency bool) []Fault {
 			if f.Arg > 1 {
 				continue
 			}
-		case Finish:
+		case Finish, NewTable:
 			if f.Arg > 0 {
+				continue
+			}
+		case Foreign:
+			if f.Arg != 1 {
 				continue
 			}
 		default:
