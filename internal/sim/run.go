@@ -77,6 +77,7 @@ type run struct {
 	rounds      int  // invocations that were not inside of another
 	blocked     bool // a rotation has met rows or a table that a person must care for
 	again       bool // and another was started when that was done
+	removing    int  // how many persons are removing the late source
 	main, rival *machine
 
 	throttled         string

@@ -183,7 +183,11 @@ func random(seed uint64, undisturbed func(emergency bool) int) Schedule {
 	if r.IntN(4) == 0 { // rows that no census has counted, and a person who cares for them, or thinks so
 		at := r.IntN(calls)
 		s.add(r, at, []Kind{Foreign, NewTable}[r.IntN(2)])
-		s.Faults = append(s.Faults, Fault{at + r.IntN(calls-at), Operator, sourceCalls[r.IntN(len(sourceCalls))]})
+		at += r.IntN(calls - at)
+		s.Faults = append(s.Faults, Fault{at, Operator, sourceCalls[r.IntN(len(sourceCalls))]})
+		if disturb := []Kind{Pause, Duplicate, Operator, Foreign, NewTable, CrashAfter}; r.IntN(2) == 0 {
+			s.add(r, at+1+r.IntN(12), disturb[r.IntN(len(disturb))])
+		}
 	}
 	return s.sorted()
 }

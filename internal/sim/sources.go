@@ -21,8 +21,14 @@ const (
 	againID   = "r3" // starts when rows are accounted for that another rotation was refused for
 )
 
-func lateSource() kek.Source {
-	return kek.Source{Name: lateTable, Kind: kek.KindDynamoDB, Definition: "{}", Place: lateTable}
+// The definitions of the late table: with one comes a row of long before.
+const (
+	withHistory = "{}"
+	nothingYet  = `{"payloads":"opaque"}`
+)
+
+func lateSource(definition string) kek.Source {
+	return kek.Source{Name: lateTable, Kind: kek.KindDynamoDB, Definition: definition, Place: lateTable}
 }
 
 func isLate(s kek.Source) bool { return s.Name == lateTable }
@@ -89,6 +95,9 @@ func (a *actors) plant(in rows, id string, under kek.ID, kind rotation.Defect) {
 // newTable lets an application begin to write into the late table, which may be no
 // source. It leaves its mark first.
 func (a *actors) newTable(foreign bool) {
+	if a.run.removing > 0 {
+		return // whoever removes a source has stopped its writers first (spec: Unused)
+	}
 	a.made++
 	id := fmt.Sprintf("%s-%d", lateTable, a.made)
 	a.run.check.marked()
@@ -119,9 +128,10 @@ func sourceCallList() []operatorCall {
 		return operatorCall{name, do, true}
 	}
 	out := []operatorCall{
-		call("source add "+lateTable, addLate),
+		call("source add "+lateTable, addLate(withHistory)),
+		call("source add "+lateTable+" (nothing in it yet)", addLate(nothingYet)),
 		call("source remove rows", func(c context.Context, s *rotation.Steps) error { return s.RemoveSource(c, "rows", "") }),
-		call("source remove "+lateTable, func(c context.Context, s *rotation.Steps) error { return s.RemoveSource(c, lateTable, "") }),
+		call(removeLate, func(c context.Context, s *rotation.Steps) error { return s.RemoveSource(c, lateTable, "") }),
 		call("source remove by force "+lateTable, func(c context.Context, s *rotation.Steps) error {
 			return s.RemoveSource(c, lateTable, "nobody needs it")
 		}),
@@ -137,12 +147,17 @@ func sourceCallList() []operatorCall {
 	return out
 }
 
-func addLate(c context.Context, s *rotation.Steps) error {
-	_, err := s.AddSource(c, lateSource())
-	return err
+func addLate(definition string) func(context.Context, *rotation.Steps) error {
+	return func(c context.Context, s *rotation.Steps) error {
+		_, err := s.AddSource(c, lateSource(definition))
+		return err
+	}
 }
 
-const dryRun = " (dry run)"
+const (
+	dryRun     = " (dry run)"
+	removeLate = "source remove " + lateTable
+)
 
 func adoption(name string, write bool) func(context.Context, *rotation.Steps) error {
 	return func(c context.Context, s *rotation.Steps) error {
@@ -188,8 +203,8 @@ func (r *run) accountForRows() {
 		missing = missing || slices.ContainsFunc(v.Rotation.Sources, isLate)
 	}
 	if missing {
-		do("source add "+lateTable, addLate)
-		v.Sources = append(v.Sources, lateSource())
+		do("source add "+lateTable, addLate(withHistory))
+		v.Sources = append(v.Sources, lateSource(withHistory))
 	}
 	for _, def := range v.Sources {
 		do("adopt "+def.Name+dryRun, adoption(def.Name, false))
@@ -207,6 +222,10 @@ func (r *run) command(name string, do func(context.Context, *rotation.Steps) err
 		}
 		moment()
 		defer moment()
+		if name == removeLate {
+			r.removing++
+			defer func() { r.removing-- }()
+		}
 		return answer{}, do(c, r.steps)
 	})
 	return err
@@ -221,6 +240,7 @@ func (r *run) restarted() bool {
 	r.again = true
 	r.outage, r.skew = 0, 0
 	r.accountForRows()
+	r.tell("another rotation starts")
 	r.main = newMachine(r, againID, r.main.in)
 	if r.main.in.Resume != "" {
 		r.main.in = rotation.ExecutionInput{}
@@ -233,7 +253,7 @@ func (r *run) restarted() bool {
 func (c *checker) registered(event string, body map[string]string) {
 	switch event {
 	case "source_added":
-		c.isSource, c.forgotten, c.joined = true, false, true
+		c.isSource, c.forgotten, c.joined = true, false, body["definition"] == withHistory
 	case "source_removed":
 		if body["source"] == "rows" {
 			c.r.violated("SourceKept", "source rows, which is in use, was removed")
