@@ -31,10 +31,11 @@ var mutants = []plant.Bug{
 		"v, err = s.transitionAll(ctx, \"retire\", id, func", "if err := s.Keys.Disable(ctx, r.OldKEK); err != nil {\n\t\treturn RetireOutput{}, unavailable(\"KMS DisableKey\", err)\n\t}\n\tv, err = s.transitionAll(ctx, \"retire\", id, func",
 	}},
 	{Name: "retire without the second scan", File: "rotation/retire.go", With: []string{
-		"confirmed, err = s.confirm(ctx, v, r)", "confirmed.Done = true",
+		"confirmed, err = s.confirm(ctx, v, r)", "confirmed = SweepOutput{Done: true, read: s.Now()}",
 	}},
 	{Name: "retire before its turn", File: "rotation/retire.go", With: []string{
 		"if !r.Phase.Reached(kek.Rewrapped) {", "if false {",
+		"err = s.checkAge(confirmed.read)", "err = nil",
 		"kek/view.go", "",
 		"r, err := v.stepAt(Rewrapped, KEKRetired, rev)", "from := Rewrapped\n\tif v.Rotation != nil && v.Rotation.Phase == Drained {\n\t\tfrom = Drained\n\t}\n\tr, err := v.stepAt(from, KEKRetired, rev)",
 	}},
