@@ -210,6 +210,24 @@ func holder(seed uint64, undisturbed func(emergency bool) int) Schedule {
 	return s.sorted()
 }
 
+// adopter is the schedule of a seed in which a person adopts rows and stands still
+// meanwhile.
+func adopter(seed uint64, undisturbed func(emergency bool) int) Schedule {
+	r := rand.New(rand.NewPCG(seed, 0x61646f707465720a)) //nolint:gosec // a schedule must replay
+	s := Schedule{Emergency: r.IntN(3) == 0}
+	calls := undisturbed(s.Emergency)
+	at := r.IntN(calls * 2 / 3)
+	s.add(r, at, Foreign)
+	at += 1 + r.IntN(calls/3)
+	adopt := slices.IndexFunc(operatorCalls, func(c operatorCall) bool { return c.name == "adopt rows" })
+	s.Faults = append(s.Faults, Fault{at, Operator, adopt})
+	for range 1 + r.IntN(2) {
+		disturb := []Kind{Pause, Pause, Pause, Duplicate, CrashBefore, CrashAfter, Lost, Delete}
+		s.add(r, at+1+r.IntN(20), disturb[r.IntN(len(disturb))])
+	}
+	return s.sorted()
+}
+
 func (s *Schedule) add(r *rand.Rand, at int, k Kind) {
 	v := k.variants()
 	s.Faults = append(s.Faults, Fault{at, k, v[r.IntN(len(v))]})

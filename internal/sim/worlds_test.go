@@ -65,9 +65,12 @@ func (w world) random(seed uint64) Schedule {
 	return Random(seed)
 }
 
-// random are seeds, and holders of leases that drain meets.
+// seeds are random schedules, holders of leases that drain meets, and adoptions.
 func (w world) seeds(from uint64) iter.Seq[Schedule] {
-	return turns(seeds(from, w.random), seeds(from, func(seed uint64) Schedule { return holder(seed, w.calls) }))
+	of := func(draw func(uint64, func(bool) int) Schedule) iter.Seq[Schedule] {
+		return seeds(from, func(seed uint64) Schedule { return draw(seed, w.calls) })
+	}
+	return turns(seeds(from, w.random), of(holder), of(adopter))
 }
 
 // chosen is the world that MATTER_SIM_WORLD names.
