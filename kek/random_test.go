@@ -15,7 +15,7 @@ import (
 // its seed.
 func TestRandomSchedules(t *testing.T) {
 	events, conflicts, changed := map[string]int{}, 0, 0
-	for seed := range uint64(500) {
+	for seed := range uint64(600) {
 		s := newSchedule(t, seed)
 		for i := range 500 {
 			event, err := s.step()

@@ -364,6 +364,15 @@ func (c *checker) over(rot kek.Rotation) {
 			r.violated("RetireAfterSwitch", "%s is completed and the KEK %s that it leaves is still enabled", rot.ID, id)
 		}
 	}
+	for _, ended := range rot.TookOver {
+		v, err := r.store.Load(ctx, ended)
+		r.must(err)
+		for _, id := range append([]kek.ID{v.Rotation.NewKEK}, v.Rotation.Olds...) {
+			if key, err := r.kms.Describe(ctx, id); id != "" && (err != nil || key.Enabled) {
+				r.violated("SupersededOff", "%s has ended %s and is completed, and the KEK %s is still enabled", rot.ID, ended, id)
+			}
+		}
+	}
 	c.strays(rot)
 	if rot.Mode != kek.Emergency {
 		return

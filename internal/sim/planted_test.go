@@ -4,14 +4,14 @@ import "github.com/matter-ops/kms-rotation/internal/plant"
 
 var mutants = []plant.Bug{
 	{Name: "skip the seal", File: "rotation/drain.go", With: []string{
-		"for i := range v.KEKs[r.OldKEK].FenceShards {", "for i := range v.KEKs[r.OldKEK].FenceShards * 0 {",
+		"for i := range v.KEKs[id].FenceShards {", "for i := range v.KEKs[id].FenceShards * 0 {",
 		"kek/view.go", "",
-		"c.Sealed, c.Shards = r.OldKEK, m.After.FenceShards", "_ = m",
+		"c.Sealed, c.Shards = draining[0], m.After.FenceShards", "_ = m",
 	}},
 	{Name: "seal all fence shards but one", File: "rotation/drain.go", With: []string{
-		"for i := range v.KEKs[r.OldKEK].FenceShards {", "for i := range v.KEKs[r.OldKEK].FenceShards - 1 {",
+		"for i := range v.KEKs[id].FenceShards {", "for i := range v.KEKs[id].FenceShards - 1 {",
 		"kek/view.go", "",
-		"c.Sealed, c.Shards = r.OldKEK, m.After.FenceShards", "c.Sealed, c.Shards = r.OldKEK, m.After.FenceShards-1",
+		"c.Sealed, c.Shards = draining[0], m.After.FenceShards", "c.Sealed, c.Shards = draining[0], m.After.FenceShards-1",
 	}},
 	{Name: "unconditional pointer write", File: "internal/memstore/store.go", With: []string{
 		"if err := s.conditions(c); err != nil {", "if c.Pointer != nil {\n\t\t\tp := c.Pointer.After\n\t\t\ts.pointer = &p\n\t\t}\n\t\tif err := s.conditions(c); err != nil {",
@@ -80,6 +80,15 @@ var mutants = []plant.Bug{
 		"if v.Lock != \"\" && v.Lock != r.ID {", "if false {",
 		"internal/memstore/store.go", "",
 		"if s.lock != id && (c.Lock != kek.LockTake || s.lock != \"\") {", "if id == \"\" {",
+	}},
+	{Name: "an emergency leaves the pointer's KEK alone", File: "kek/view.go", With: []string{
+		"if id != current && k.State.Resolves() {", "if id != current && k.State == Sealed && k.RotationID == \"\" {",
+	}},
+	{Name: "an emergency forgets what the other had retired", File: "kek/view.go", With: []string{
+		"r.Leftover = append(r.Leftover, other.Olds...)", "_ = r",
+	}},
+	{Name: "an emergency seals one KEK and goes on", File: "kek/view.go", With: []string{
+		"if len(draining) == 1 {", "if len(draining) > 0 {",
 	}},
 	{Name: "an emergency only rewraps", File: "rotation/rewrap.go", With: []string{
 		"if r.Mode != kek.Emergency || row.Whole {", "if true {",

@@ -305,7 +305,7 @@ func (c *checker) orphaned(id string, under kek.ID) {
 	all, err := r.store.Rotations(ctx)
 	r.must(err)
 	for _, rot := range all {
-		if rot.OldKEK == under && rot.Phase.Reached(kek.KEKRetired) && !slices.ContainsFunc(rot.Sources, isLate) && c.givenUp[id] {
+		if slices.Contains(rot.Olds, under) && rot.Phase.Reached(kek.KEKRetired) && !slices.ContainsFunc(rot.Sources, isLate) && c.givenUp[id] {
 			r.must(r.late.Delete(ctx, id))
 			delete(r.want, id)
 			r.tell("row %s is gone with its KEK %s: a person gave it up", id, under)
