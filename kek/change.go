@@ -44,6 +44,7 @@ type RegistryMove struct {
 	Put    []Source // written over what has the same name
 	Remove string   // name of a source that goes; ""
 	Forget string   // table whose mark goes; ""
+	Absent string   // not "": condition that this table has no mark
 }
 
 // RotationMove writes a rotation's record. Before nil: the record must not exist.

@@ -124,6 +124,11 @@ func (t *table) refuses(c Change) string {
 	if c.Registry != nil && c.Registry.Before != t.registry || c.AtRegistry != nil && *c.AtRegistry != t.registry {
 		return "registry"
 	}
+	if c.Registry != nil && c.Registry.Absent != "" {
+		if _, ok := t.marks[c.Registry.Absent]; ok {
+			return "mark"
+		}
+	}
 	if c.Opens != "" && t.fences[c.Opens] != "" || c.Shuts != "" && t.fences[c.Shuts] != "" || c.Sealed != "" && t.fences[c.Sealed] != "sealed" {
 		return "fence"
 	}

@@ -120,6 +120,9 @@ func (s *Store) registry(c kek.Change) []action {
 		if m.Remove != "" {
 			out = append(out, s.remove(pkSource+"/"+m.Remove, key(pkSource, m.Remove), condition{}))
 		}
+		if m.Absent != "" {
+			out = append(out, s.check(pkMark+"/"+m.Absent, key(pkMark, m.Absent), unless()))
+		}
 		if m.Forget != "" {
 			out = append(out, s.remove(pkMark+"/"+m.Forget, key(pkMark, m.Forget), condition{}))
 		}

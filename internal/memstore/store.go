@@ -153,6 +153,11 @@ func (s *Store) registryCondition(c kek.Change) error {
 	if c.Registry != nil && c.Registry.Before != s.registry || c.AtRegistry != nil && *c.AtRegistry != s.registry {
 		return conflict("REGISTRY")
 	}
+	if m := c.Registry; m != nil && m.Absent != "" {
+		if _, marked := s.marks[m.Absent]; marked {
+			return conflict("MARK/%s", m.Absent)
+		}
+	}
 	for i := range c.Shards {
 		if _, exists := s.fences[shard{c.Shuts, i}]; c.Shuts != "" && exists {
 			return conflict("FENCE#%s/%02d", c.Shuts, i)

@@ -95,8 +95,8 @@ func (a *actors) plant(in rows, id string, under kek.ID, kind rotation.Defect) {
 // newTable lets an application begin to write into the late table, which may be no
 // source. It leaves its mark first.
 func (a *actors) newTable(foreign bool) {
-	if a.run.removing > 0 {
-		return // whoever removes a source has stopped its writers first (spec: Unused)
+	if a.run.removing > 0 && a.run.marked() {
+		return // whoever removes a source has stopped those who write into it first (spec: Unused)
 	}
 	a.made++
 	id := fmt.Sprintf("%s-%d", lateTable, a.made)
@@ -108,6 +108,16 @@ func (a *actors) newTable(foreign bool) {
 		a.made++
 		a.plant(a.run.late, fmt.Sprintf("%s-foreign-%d", lateTable, a.made), a.current(), rotation.NoKEK)
 	}
+}
+
+// marked reports whether the late table has a mark.
+func (r *run) marked() bool {
+	was := r.mine
+	r.mine = true
+	v, err := r.store.LoadAll(ctx, "")
+	r.must(err)
+	r.mine = was
+	return slices.ContainsFunc(v.Marks, func(m kek.Mark) bool { return m.Table == lateTable })
 }
 
 // added puts a row into the late table as soon as that is a source, as if it had been
