@@ -57,7 +57,7 @@ func (s *Steps) claimKey(ctx context.Context, r kek.Rotation) (Key, error) {
 		}
 		made, err := s.Keys.Create(ctx, r.ID, r.Attempt, r.Label, old.Multi)
 		if err != nil {
-			return Key{}, unavailable("KMS CreateKey", err)
+			return Key{}, unavailable(fieldCreate, err)
 		}
 		if owner, err = s.Keys.Claim(ctx, r.ID, r.Attempt, made.ID); err != nil {
 			return Key{}, unavailable("KMS alias", err)

@@ -219,7 +219,7 @@ func (s *Steps) plan(r kek.Rotation) (Plan, error) {
 	p := Plan{
 		RotationID: r.ID, Mode: string(r.Mode), Label: r.Label, OldKEK: string(r.OldKEK), Olds: []string{},
 		Segments: []Segment{}, Checks: []Check{}, Current: Attempt{Attempt: r.Attempt},
-		Drill: r.Drill, Approval: r.Approval && r.Phase.PreSwitch(),
+		Drill: r.Drill, Approval: s.needsApproval(r) && r.Phase.PreSwitch(),
 	}
 	for _, id := range r.Olds {
 		p.Olds = append(p.Olds, string(id))

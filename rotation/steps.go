@@ -289,6 +289,8 @@ func unavailable(what string, err error) error {
 	return &Error{Kind: Transient, Field: what, Msg: "no usable answer", Err: err, Next: "it is retried; nothing is lost"}
 }
 
+const fieldCreate = "KMS CreateKey"
+
 // tagDelay is twice the five minutes that AWS documents until a tag of a KMS key
 // affects authorization (KMS developer guide, "Authorization for tag changes").
 const tagDelay = 10 * time.Minute
@@ -298,8 +300,8 @@ const tagDelay = 10 * time.Minute
 // not be known everywhere. r is the record before or since the mint.
 func (s *Steps) young(r kek.Rotation, err error) error {
 	var typed *Error
-	if !errors.As(err, &typed) || typed.Kind != AccessDenied || s.Now().Sub(r.UpdatedAt) >= tagDelay {
-		return err
+	if !errors.As(err, &typed) || typed.Kind != AccessDenied || typed.Field == fieldCreate || s.Now().Sub(r.UpdatedAt) >= tagDelay {
+		return err // CreateKey needs no tag of a key
 	}
 	return &Error{
 		Kind: Transient, Field: typed.Field, Msg: "denied, perhaps because the tag of so young a key is not known everywhere yet", Err: typed.Err,
