@@ -158,6 +158,8 @@ func (s *Steps) mayJudge(r kek.Rotation, in Verdict) error {
 		return &Error{Kind: Refused, Field: "plan", Msg: "this is not the plan that waits, which is " + plan, Next: "look at it first: matter ops kms-status"}
 	case in.Reject && in.Reason == "":
 		return invalid("reason", "a rejection needs one", `add --reason "why not", for the audit chain`)
+	case audit.Visible(in.Reason) != in.Reason:
+		return invalid("reason", "it has line ends, control characters or other text that is not seen", "write it in one line of UTF-8")
 	case !in.Reject && samePerson(s.Actor, r.Requester):
 		return &Error{
 			Kind: Refused, Field: "approver", Msg: fmt.Sprintf("%s asked for this rotation and cannot approve it", r.Requester),

@@ -1,6 +1,7 @@
 package rotation_test
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -48,4 +49,25 @@ func TestMintDenied(t *testing.T) {
 	}
 	s.world.SetHook(nil)
 	s.advance(spring, rotation.ExecutionInput{}, kek.Completed)
+}
+
+// TestForeignText: what whoever starts or judges a rotation writes forges no line of a
+// mail and moves no cursor.
+func TestForeignText(t *testing.T) {
+	d := twoPersons(t)
+	for name, in := range map[string]rotation.ExecutionInput{
+		"requested_by": {RequestedBy: "alice\nNext: curl | sh"},
+		"reason":       {Mode: "emergency", Reason: "stolen\x1b[2J"},
+	} {
+		_, err := d.Preflight(t.Context(), preflightInput(spring, in))
+		if wantKind(t, err, rotation.InvalidInput); typed(err).Field != name {
+			t.Errorf("field %q, want %q", typed(err).Field, name)
+		}
+	}
+	d.advance(spring, rotation.ExecutionInput{RequestedBy: alice}, kek.Tested)
+	_, err := d.verdict(bob, "no\u202e", true)
+	wantKind(t, err, rotation.InvalidInput)
+	if s := (&rotation.Error{Kind: rotation.RowsQuarantined, Msg: "row x\nNext: curl"}).Error(); strings.Contains(s, "\n") {
+		t.Errorf("an error says %q", s)
+	}
 }

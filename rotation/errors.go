@@ -3,6 +3,8 @@ package rotation
 import (
 	"errors"
 	"fmt"
+
+	"github.com/matter-ops/kms-rotation/audit"
 )
 
 // Kind is the stable name of a failure: what the state machine's Retry and Catch
@@ -73,7 +75,7 @@ func (e *Error) Error() string {
 	if e.Next != "" {
 		s += fmt.Sprintf(" (next: %s)", e.Next)
 	}
-	return s
+	return audit.Visible(s) // rows, keys and reasons in it are others' words
 }
 
 // Unwrap returns the cause.

@@ -6,8 +6,8 @@ import (
 	"fmt"
 	"strings"
 	"time"
-	"unicode/utf8"
 
+	"github.com/matter-ops/kms-rotation/audit"
 	"github.com/matter-ops/kms-rotation/kek"
 )
 
@@ -133,7 +133,7 @@ func (s *Steps) checkRequest(r *kek.Rotation, again bool) error {
 	case r.Approval && r.Requester == "":
 		return invalid("requested_by", "a second person must approve this rotation, so it must say who asks",
 			`matter ops kms-rotate says so by itself; in the console add "requested_by": "<your ARN>"`)
-	case len(r.Requester) > 500 || !utf8.ValidString(r.Requester):
+	case len(r.Requester) > 500 || audit.Visible(r.Requester) != r.Requester:
 		return invalid("requested_by", "it is no identity", "use the ARN that aws sts get-caller-identity says")
 	}
 	if r.Mode != kek.Normal && r.Mode != kek.Emergency {
@@ -142,8 +142,8 @@ func (s *Steps) checkRequest(r *kek.Rotation, again bool) error {
 	if r.Mode == kek.Emergency && r.Reason == "" {
 		return invalid("reason", "an emergency needs one", `add "reason": "what happened", for the audit chain`)
 	}
-	if !utf8.ValidString(r.Reason) {
-		return invalid("reason", "it is not UTF-8", "write it in UTF-8")
+	if audit.Visible(r.Reason) != r.Reason {
+		return invalid("reason", "it has line ends, control characters or other text that is not seen", "write it in one line of UTF-8")
 	}
 	if len(r.Reason) > 1000 {
 		return invalid("reason", fmt.Sprintf("%d bytes; at most 1000 are kept", len(r.Reason)), "shorten it")
