@@ -126,7 +126,8 @@ type SweepOutput struct {
 	Tally   Tally            `json:"tally"`
 	Sources map[string]Tally `json:"-"` // by name; of passes over all sources
 
-	read time.Time // when the last page was
+	read   time.Time // when the last page was
+	litter string    // what is in the audit bucket that is no part of the chain
 }
 
 // Actions of the retire function.

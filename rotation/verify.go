@@ -37,14 +37,15 @@ func (s *Steps) Verify(ctx context.Context, in VerifyInput) (_ SweepOutput, err 
 			return out, nil
 		}
 	}
+	body := map[string]string{"verified_rows": fmt.Sprint(out.Tally.Scanned), "unwrapped": out.proof()}
+	put(body, "audit_litter", out.litter)
 	_, err = s.transition(ctx, "verify", r.ID, func(v kek.View) (kek.Change, error) {
 		c, err := v.Complete(r.Rev, s.Now())
 		if err == nil {
 			err = s.checkAge(out.read)
 		}
 		return c, err
-	},
-		map[string]string{"verified_rows": fmt.Sprint(out.Tally.Scanned), "unwrapped": out.proof()})
+	}, body)
 	if err != nil {
 		return SweepOutput{}, err
 	}
@@ -76,10 +77,10 @@ func (s *Steps) inspect(ctx context.Context, v kek.View, r kek.Rotation) (SweepO
 		return out, err
 	}
 	if s.Anchoring == nil {
-		err = s.VerifyChain(ctx)
-	} else {
-		_, err = s.VerifyAnchored(ctx)
+		return out, s.VerifyChain(ctx)
 	}
+	report, err := s.VerifyAnchored(ctx)
+	out.litter = litter(report)
 	return out, err
 }
 
