@@ -11,7 +11,10 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
@@ -287,6 +290,9 @@ func TestPages(t *testing.T) {
 			t.Errorf("limit %d: %d rows, next %q, %v", limit, len(page.Rows), page.Next, err)
 		}
 	}
+	if d.lists[0].StartAfter != nil {
+		t.Error("the first page begins after something")
+	}
 	seen, others, cursor := map[string]bool{}, 0, ""
 	for pages := 0; ; pages++ {
 		page, err := s.Scan(t.Context(), rotation.ScanRequest{Total: 1, Limit: 7, Cursor: cursor})
@@ -432,6 +438,10 @@ func TestForeignRows(t *testing.T) {
 			t.Errorf("Rehearse of a row %s passes", name)
 		}
 	}
+	whole := corpus.New(d, "b", "") // every object is in it
+	if ok, err := whole.Replace(t.Context(), rotation.Row{ID: "a.json", Handle: "a.json"}, rewrapped()); err == nil || ok {
+		t.Errorf("Replace of a row of another kind in a whole bucket: %t, %v", ok, err)
+	}
 	if len(d.gets)+len(d.puts) > 0 {
 		t.Errorf("objects were read %v, written %d", d.gets, len(d.puts))
 	}
@@ -481,6 +491,7 @@ func TestReplaceCompares(t *testing.T) {
 		"another payload":    {strings.Replace(good, "Y3Q=", "Y3U=", 1), false, true, false},
 		"another context":    {strings.Replace(good, `{"id":"a"}`, `{"id":"b"}`, 1), false, true, true},
 		"no longer an entry": {good + "x", false, false, false},
+		"no longer sound":    {strings.Replace(good, `"version":2`, `"version":-1`, 1), false, false, false},
 	} {
 		for _, with := range []rotation.Rewrapped{rewrapped(), whole} {
 			d, s := doubled("a.json")
@@ -559,6 +570,11 @@ func TestRehearseWrites(t *testing.T) {
 		in.IfNoneMatch != nil || *in.Key != prefix+"a.json" || in.Metadata["made-by"] != "test" {
 		t.Errorf("%v %v: %+v", err, derr, in)
 	}
+	delete(d.fail, "put "+prefix+"a.json")
+	if err := s.Rehearse(t.Context(), row); err == nil || !strings.Contains(err.Error(), "a write whose condition cannot hold was made") {
+		t.Errorf("a bucket that takes no notice of conditions: %v", err)
+	}
+	d.puts = d.puts[:1]
 	d.gone[prefix+"a.json"] = true
 	if err := s.Rehearse(t.Context(), row); err != nil || len(d.puts) != 1 {
 		t.Errorf("deleted: %v, %d writes", err, len(d.puts))
@@ -607,6 +623,62 @@ func TestEncryptedByLooks(t *testing.T) {
 	}
 }
 
+// TestEncryptedByFirstPage: a page of objects is enough to ask.
+func TestEncryptedByFirstPage(t *testing.T) {
+	for others, looks := range map[int]int{99: 1, 100: 0} {
+		names := []string{"z.json"}
+		for i := range others {
+			names = append(names, fmt.Sprintf("%03d.txt", i))
+		}
+		d, s := doubled(names...)
+		if key, err := s.EncryptedBy(t.Context()); err != nil || key != "" || len(d.gets) != looks || len(d.lists) != 1 {
+			t.Errorf("%d other objects: %q, %v after %v", others, key, err, d.gets)
+		}
+	}
+}
+
+// crowd is a double whose reads wait for each other.
+type crowd struct {
+	*double
+	in, most atomic.Int64
+}
+
+func (c *crowd) GetObject(ctx context.Context, in *s3.GetObjectInput, o ...func(*s3.Options)) (*s3.GetObjectOutput, error) {
+	n := c.in.Add(1)
+	defer c.in.Add(-1)
+	c.most.Store(max(c.most.Load(), n))
+	time.Sleep(time.Second)
+	return c.double.GetObject(ctx, in, o...)
+}
+
+// TestReadsInFlight: objects are read eight at a time.
+func TestReadsInFlight(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var names []string
+		for i := range 40 {
+			names = append(names, fmt.Sprintf("%d.json", i))
+		}
+		d, _ := doubled(names...)
+		c := &crowd{double: d}
+		page, err := corpus.New(c, "b", prefix).Scan(t.Context(), rotation.ScanRequest{Total: 1})
+		if err != nil || len(page.Rows) != 40 || c.most.Load() != 8 {
+			t.Errorf("%d rows, %v, %d reads at a time", len(page.Rows), err, c.most.Load())
+		}
+	})
+}
+
+// TestURLsSay: what is wrong with an address.
+func TestURLsSay(t *testing.T) {
+	for in, why := range map[string]string{
+		"b/p/": "begin with s3://", "s3:///p/": "the bucket is missing", "s3://b": "the prefix is missing", "s3://b/": "the prefix is missing",
+		"s3://b/p": "end in a slash", "s3://b/*/": "no pattern",
+	} {
+		if _, _, err := corpus.ParseURL(in); err == nil || !strings.Contains(err.Error(), why) {
+			t.Errorf("%s: %v, want %q", in, err, why)
+		}
+	}
+}
+
 // TestNames: New gives the corpus its usual name, and a definition its own.
 func TestNames(t *testing.T) {
 	if _, s := doubled(); s.Name() != "corpus" {
@@ -618,8 +690,8 @@ func TestNames(t *testing.T) {
 		t.Fatal(err)
 	}
 	page, err := s.Scan(t.Context(), rotation.ScanRequest{Total: 1})
-	if err != nil || len(page.Rows) != 1 || *d.lists[0].Bucket != "b" {
-		t.Errorf("%v, %v", page, err)
+	if err != nil || len(page.Rows) != 1 || *d.lists[0].Bucket != "b" || *d.lists[0].Prefix != prefix {
+		t.Errorf("%v, %v, %+v", page, err, d.lists)
 	}
 	d.fail["list"] = denied
 	var typed *rotation.Error
