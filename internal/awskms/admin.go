@@ -171,7 +171,7 @@ func (a *Admin) Disable(ctx context.Context, id kek.ID) error {
 	}
 	var state *types.KMSInvalidStateException
 	if errors.As(err, &state) {
-		if k, derr := a.Describe(ctx, id); derr == nil && k.State == string(types.KeyStatePendingDeletion) {
+		if k, _ := a.Describe(ctx, id); k.State == string(types.KeyStatePendingDeletion) {
 			return nil
 		}
 	}
