@@ -238,6 +238,9 @@ func TestTaggedPages(t *testing.T) {
 	}
 	const arn = "arn:aws:kms:eu-central-1:123456789012:key/"
 	d, admin := doubled()
+	for _, id := range []string{"a", "b", "c"} {
+		d.keys[id] = &types.KeyMetadata{KeyId: &id, Description: aws.String("KEK of stack, Q2 2026 (rotation r, attempt 1)")}
+	}
 	d.pages = []*resourcegroupstaggingapi.GetResourcesOutput{page("1", arn+"a", arn+"b"), page("2"), page("", arn+"c")}
 	if ids, err := admin.Tagged(t.Context(), "r"); err != nil || !slices.Equal(ids, []kek.ID{"a", "b", "c"}) {
 		t.Errorf("%v, %v", ids, err)
