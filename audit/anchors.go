@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"strings"
 	"time"
 )
 
@@ -76,7 +77,7 @@ func (v *verifier) checkAnchor(key string, a Anchor, at time.Time) {
 	case errors.Is(err, ErrCheckpoint):
 		v.find(WrongCheckpoint, key, "%v", err)
 	case errors.Is(err, ErrInclusion):
-		v.find(WrongInclusion, key, "%v", err)
+		v.find(WrongInclusion, key, "%s", strings.Join(strings.Fields(err.Error()), " "))
 	case err != nil:
 		v.find(WrongEntry, key, "%v", err)
 	default:

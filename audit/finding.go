@@ -56,7 +56,9 @@ type Finding struct {
 }
 
 // String is the finding on one line.
-func (f Finding) String() string { return fmt.Sprintf("%s: %s: %s", f.Object, f.Kind, f.Detail) }
+func (f Finding) String() string {
+	return Visible(fmt.Sprintf("%s: %s: %s", f.Object, f.Kind, f.Detail))
+}
 
 // Result is the verdict of a verification.
 type Result string

@@ -134,7 +134,7 @@ func TestFindings(t *testing.T) {
 			r := verify(t, view(t, w.Bucket), p)
 			fmt.Fprintf(&got, "%s\n\t%s, tail %s\n", c.Name, r, r.TailAge)
 			for _, f := range r.Findings {
-				fmt.Fprintf(&got, "\t%s\n", strings.ReplaceAll(changing.ReplaceAllString(f.String(), "…"), "\n", " "))
+				fmt.Fprintf(&got, "\t%s\n", changing.ReplaceAllString(f.String(), "…"))
 			}
 		}
 		if *update {

@@ -88,10 +88,15 @@ const inMemory = "TestInMemory"
 
 func newSite(tb testing.TB) *site {
 	tb.Helper()
-	w := &site{t: tb, dynamo: ddbtest.Client(tb)}
 	if strings.HasPrefix(tb.Name(), inMemory) {
-		w.dynamo = ddbtest.NewTwin(tb)
+		return newSiteOn(tb, ddbtest.NewTwin(tb))
 	}
+	return newSiteOn(tb, ddbtest.Client(tb))
+}
+
+func newSiteOn(tb testing.TB, dynamo dynamoDB) *site {
+	tb.Helper()
+	w := &site{t: tb, dynamo: dynamo}
 	w.control = ddbtest.ControlTable(tb, w.dynamo)
 	w.table = ddbtest.Table(tb, w.dynamo, ddbtest.Key{Name: "id", Type: ddbtypes.ScalarAttributeTypeS})
 	world := memstore.New("test", time.Now)
@@ -293,8 +298,10 @@ func eventually(tb testing.TB, what string, cond func() bool) {
 	}
 }
 
+const slowAge = time.Hour
+
 // slow is a client that learns nothing by itself while a test runs.
-func slow(c *envelope.Config) { c.PointerAge, c.LeaseTTL = time.Hour, 3*time.Hour }
+func slow(c *envelope.Config) { c.PointerAge, c.LeaseTTL = slowAge, 3*slowAge }
 
 // quick is one that follows the pointer in a fraction of a second.
 func quick(c *envelope.Config) { c.PointerAge, c.LeaseTTL = 200*time.Millisecond, 2*time.Second }

@@ -109,8 +109,8 @@ var decimalText = regexp.MustCompile(`^([+-]?)([0-9]*)\.?([0-9]*)(?:[eE]([+-]?[0
 // sameNumber reports whether two texts are one number: 1, 1.0 and 10e-1 are.
 func sameNumber(a, b string) bool {
 	x, ok := normalizeNumber(a)
-	y, ok2 := normalizeNumber(b)
-	return ok && ok2 && x == y
+	y, _ := normalizeNumber(b) // "", which no number is
+	return ok && x == y
 }
 
 // normalizeNumber writes a number in one way: sign, digits without needless zeros, and

@@ -210,8 +210,8 @@ func (c *Client) tend(ctx context.Context) {
 		if !marked && h != c.current.Load() && h.refs.Load() == 0 {
 			continue
 		}
-		ctx, cancel := context.WithTimeout(ctx, c.cfg.PointerAge)
-		err := c.renew(ctx, h)
+		limited, cancel := context.WithTimeout(ctx, c.cfg.PointerAge)
+		err := c.renew(limited, h)
 		cancel()
 		if err != nil && ctx.Err() == nil {
 			c.count.pointerErrors.Add(1)
@@ -339,8 +339,8 @@ func (c *Client) renewMarks(ctx context.Context) (all bool) {
 		if m.epoch == c.current.Load().pointer.Epoch && c.elapsed()-m.at < markAge {
 			continue
 		}
-		ctx, cancel := context.WithTimeout(ctx, c.cfg.PointerAge)
-		err := c.mark(ctx, table)
+		limited, cancel := context.WithTimeout(ctx, c.cfg.PointerAge)
+		err := c.mark(limited, table)
 		cancel()
 		all = all && err == nil
 		if err != nil && ctx.Err() == nil {

@@ -62,13 +62,13 @@ func NewDecryptingReader(r io.Reader, key []byte, encctx map[string]string) (io.
 		return nil, err
 	}
 	var version [1]byte
-	if _, err := io.ReadFull(r, version[:]); err != nil {
-		return nil, streamError(err)
+	src := &source{r: r}
+	if _, err := io.ReadFull(src, version[:]); err != nil {
+		return nil, src.judge(err)
 	}
 	if version[0] != streamVersion {
 		return nil, ErrFormat
 	}
-	src := &source{r: r}
 	d, err := s.NewDecryptingReader(src, aead.AssociatedData(encctx))
 	if err != nil {
 		return nil, src.judge(err)

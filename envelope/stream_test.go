@@ -81,12 +81,57 @@ func TestStreamRefused(t *testing.T) {
 	lost := errors.New("connection lost")
 	for _, n := range []int{0, 1, 20, 50} {
 		in := io.MultiReader(bytes.NewReader(sealed[:n]), iotest.ErrReader(lost))
-		if _, err := decrypt(in, key, streamContext); n > 0 && !errors.Is(err, lost) {
+		if _, err := decrypt(in, key, streamContext); !errors.Is(err, lost) || errors.Is(err, envelope.ErrAltered) {
 			t.Errorf("connection lost after %d bytes: %v", n, err)
 		}
 	}
 	if _, err := envelope.NewEncryptingWriter(io.Discard, key[:16], nil); err == nil {
 		t.Error("a short key is taken")
+	}
+	if _, err := envelope.NewDecryptingReader(bytes.NewReader(sealed), key[:16], nil); err == nil {
+		t.Error("a short key opens")
+	}
+	if _, err := envelope.NewEncryptingWriter(io.Discard, key, map[string]string{"k": "\xff"}); err == nil {
+		t.Error("a context that is not UTF-8 is taken")
+	}
+	if w, err := envelope.NewEncryptingWriter(full{}, key, nil); !errors.Is(err, errFull) || w != nil {
+		t.Errorf("a stream that cannot be begun: %v, %v", w, err)
+	}
+}
+
+var errFull = errors.New("no space left")
+
+type full struct{}
+
+func (full) Write([]byte) (int, error) { return 0, errFull }
+
+// TestStreamEnds: a stream that has ended, or failed, stays so.
+func TestStreamEnds(t *testing.T) {
+	key := envelope.NewStreamKey()
+	sealed := encrypt(t, key, []byte("plain"))
+	lost := errors.New("connection lost")
+	altered := bytes.Clone(sealed)
+	altered[len(altered)-1] ^= 1
+	for name, c := range map[string]struct {
+		in   io.Reader
+		want error
+	}{
+		"whole":   {bytes.NewReader(sealed), io.EOF},
+		"altered": {bytes.NewReader(altered), envelope.ErrAltered},
+		"lost":    {io.MultiReader(bytes.NewReader(sealed[:50]), iotest.ErrReader(lost)), lost},
+	} {
+		r, err := envelope.NewDecryptingReader(c.in, key, streamContext)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var end error
+		for end == nil {
+			_, end = r.Read(make([]byte, 100))
+		}
+		n, again := r.Read(make([]byte, 100))
+		if !errors.Is(end, c.want) || !errors.Is(again, c.want) || n != 0 {
+			t.Errorf("%s: it ends with %v, then %d bytes and %v, want %v", name, end, n, again, c.want)
+		}
 	}
 }
 

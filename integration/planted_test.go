@@ -73,14 +73,14 @@ var plantedBugs = []planted{
 		"keep = append(keep, r.NewKEK)", "_ = keep",
 	}}, function: "mint", at: "KMS.Disable"},
 	{Bug: plant.Bug{Name: "skip the seal", File: "rotation/drain.go", With: []string{
-		"for i := range v.KEKs[r.OldKEK].FenceShards {", "for i := range v.KEKs[r.OldKEK].FenceShards * 0 {",
+		"for i := range v.KEKs[id].FenceShards {", "for i := range v.KEKs[id].FenceShards * 0 {",
 		"kek/view.go", "",
-		"c.Sealed, c.Shards = r.OldKEK, m.After.FenceShards", "_ = m",
+		"c.Sealed, c.Shards = draining[0], m.After.FenceShards", "_ = m",
 	}}, function: "drain", at: "Store.Apply old_kek_sealed"},
 	{Bug: plant.Bug{Name: "seal all fence shards but one", File: "rotation/drain.go", With: []string{
-		"for i := range v.KEKs[r.OldKEK].FenceShards {", "for i := range v.KEKs[r.OldKEK].FenceShards - 1 {",
+		"for i := range v.KEKs[id].FenceShards {", "for i := range v.KEKs[id].FenceShards - 1 {",
 		"kek/view.go", "",
-		"c.Sealed, c.Shards = r.OldKEK, m.After.FenceShards", "c.Sealed, c.Shards = r.OldKEK, m.After.FenceShards-1",
+		"c.Sealed, c.Shards = draining[0], m.After.FenceShards", "c.Sealed, c.Shards = draining[0], m.After.FenceShards-1",
 	}}, function: "drain", at: "Store.Apply old_kek_sealed"},
 	{Bug: plant.Bug{Name: "drain trusts the clock", File: "internal/ddb/drainage.go", With: []string{
 		"\t\tout = append(out, l)", "\t\tif time.Now().Before(l.Expires) {\n\t\t\tout = append(out, l)\n\t\t}",

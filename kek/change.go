@@ -5,11 +5,12 @@ type LockOp int
 
 // What a change does to the lock.
 const (
-	LockHold    LockOp = iota // condition: the lock is this rotation's
-	LockTake                  // take it; condition: free or already this rotation's
-	LockRelease               // delete it; condition: this rotation's
-	LockIgnore                // no rotation is involved (genesis)
-	LockFree                  // condition: no rotation holds it
+	LockHold     LockOp = iota // condition: the lock is this rotation's
+	LockTake                   // take it; condition: free or already this rotation's
+	LockRelease                // delete it; condition: this rotation's
+	LockIgnore                 // no rotation is involved (genesis)
+	LockFree                   // condition: no rotation holds it
+	LockTakeOver               // take it; condition: it is that of the rotation From
 )
 
 // Change is one step's whole effect. An adapter applies it as one transaction
@@ -19,8 +20,10 @@ const (
 type Change struct {
 	Rotation *RotationMove // nil only at genesis
 	Lock     LockOp
-	Pointer  *PointerMove // nil: the pointer is not touched
-	Keeps    *Pointer     // not nil: condition that the pointer still equals this
+	From     string        // LockTakeOver: id of the rotation that holds the lock
+	Ends     *RotationMove // LockTakeOver: that rotation's record; nil: condition that it has none
+	Pointer  *PointerMove  // nil: the pointer is not touched
+	Keeps    *Pointer      // not nil: condition that the pointer still equals this
 	KEKs     []KEKMove
 	Opens    ID     // not "": open this KEK's fence shards, all of them
 	Sealed   ID     // not "": condition that all of this KEK's fence shards are sealed
@@ -41,6 +44,7 @@ type RegistryMove struct {
 	Put    []Source // written over what has the same name
 	Remove string   // name of a source that goes; ""
 	Forget string   // table whose mark goes; ""
+	Absent string   // not "": condition that this table has no mark
 }
 
 // RotationMove writes a rotation's record. Before nil: the record must not exist.

@@ -15,7 +15,7 @@ import (
 // its seed.
 func TestRandomSchedules(t *testing.T) {
 	events, conflicts, changed := map[string]int{}, 0, 0
-	for seed := range uint64(400) {
+	for seed := range uint64(600) {
 		s := newSchedule(t, seed)
 		for i := range 500 {
 			event, err := s.step()
@@ -33,11 +33,23 @@ func TestRandomSchedules(t *testing.T) {
 		}
 		events["joined"] += s.joined
 		events["several olds retired"] += s.several
+		for _, r := range s.rotations {
+			switch {
+			case r.Phase == Superseded && r.Mode == Emergency:
+				events["an emergency superseded"]++
+			case r.Phase == Superseded:
+				events["superseded"]++
+			case r.EndedBy != "":
+				events["rolled back by an emergency"]++
+			}
+		}
+		events["several olds sealed"] += s.sealed
 	}
 	for _, event := range []string{
 		"rotation_started", "rows_counted", "kek_minted", "rows_rehearsed", "dual_unwrap_passed", "pointer_switched", "old_kek_sealed",
 		"rows_rewrapped", "old_kek_retired", "kms_rotation_completed", "rolled_back", "reminted", "rotation_resumed",
 		"source_added", "source_removed", "mark_removed", "kek_registered", "joined", "several olds retired",
+		"emergency_took_over", "superseded", "rolled back by an emergency", "an emergency superseded", "several olds sealed",
 	} {
 		if events[event] < 30 {
 			t.Errorf("%s happened %d times: the schedules prove little", event, events[event])
@@ -58,8 +70,10 @@ type schedule struct {
 	at      time.Time
 	joined  int // sources that joined a rotation
 	several int // retirements of more than one KEK
+	sealed  int // seals that were not the last of their rotation
 
 	retired map[ID]bool
+	final   map[string]Phase // of rotations that are over
 	epoch   int64
 	rev     int64                        // of the registry
 	frozen  map[string]string            // by rotation, at its start
@@ -72,7 +86,7 @@ type schedule struct {
 
 func newSchedule(t *testing.T, seed uint64) *schedule {
 	return &schedule{
-		table: genesis(t), rand: rand.New(rand.NewPCG(seed, 1)), at: now, retired: map[ID]bool{}, frozen: map[string]string{}, places: map[string]map[string]bool{},
+		table: genesis(t), rand: rand.New(rand.NewPCG(seed, 1)), at: now, retired: map[ID]bool{}, final: map[string]Phase{}, frozen: map[string]string{}, places: map[string]map[string]bool{},
 		looked: map[string]map[string]string{}, lookRev: map[string]int64{},
 	}
 }
@@ -124,13 +138,17 @@ func (s *schedule) note(c Change) {
 	}
 	s.by = c.Rotation.After.ID
 	switch c.Event {
-	case "rotation_started":
+	case "rotation_started", "emergency_took_over":
 		if s.frozen[s.by] = names(c.Rotation.After.Sources); s.frozen[s.by] != names(s.view("").Sources) {
 			s.applied = "froze other sources than are registered"
 		}
 	case "source_added":
 		if c.Rotation.After.Phase != KEKRetired {
 			s.joined++
+		}
+	case "old_kek_sealed":
+		if c.Rotation.After.Phase == Switched {
+			s.sealed++
 		}
 	case "old_kek_retired":
 		if len(c.KEKs) > 1 {
@@ -166,7 +184,10 @@ func (s *schedule) transition(v View) (Change, error) {
 	switch s.choose(v) {
 	case 0:
 		mode := []Mode{Normal, Emergency}[s.rand.IntN(2)]
-		return v.Start(Rotation{ID: s.ids[len(s.ids)-1], Mode: mode}, s.at)
+		r := Rotation{ID: s.ids[len(s.ids)-1], Mode: mode}
+		return v.Start(r, s.at)
+	case 17:
+		return v.TakeOver(Rotation{ID: s.ids[len(s.ids)-1], Mode: Emergency}, s.rand.IntN(2) == 0, s.at)
 	case 1:
 		s.minted++
 		return v.Mint(KEK{ID: ID(fmt.Sprintf("kek-%d", s.minted)), FenceShards: 1}, s.at)
@@ -175,8 +196,12 @@ func (s *schedule) transition(v View) (Change, error) {
 	case 3:
 		return v.Switch(s.at)
 	case 4:
-		if v.Rotation != nil && s.keks[v.Rotation.OldKEK].State == Draining {
-			s.fences[v.Rotation.OldKEK] = "sealed"
+		if v.Rotation != nil {
+			for _, id := range v.Draining() {
+				if s.keks[id].State == Draining && s.rand.IntN(4) > 0 {
+					s.fences[id] = "sealed"
+				}
+			}
 		}
 		return v.Seal(s.at)
 	case 5:
@@ -228,7 +253,10 @@ func (s *schedule) choose(v View) int {
 			return n
 		}
 	}
-	return s.rand.IntN(17)
+	if v.Rotation == nil && v.Lock != "" && (!s.rotations[v.Lock].Phase.PreSwitch() || s.rand.IntN(3) > 0) {
+		return 17
+	}
+	return s.rand.IntN(18)
 }
 
 // broken names the invariant that does not hold, if any.
@@ -263,7 +291,7 @@ func (s *schedule) brokenKeys() string {
 	moved := map[ID]bool{}
 	for _, r := range s.rotations {
 		for _, id := range r.Olds {
-			moved[id] = moved[id] || r.Epoch > 0 && r.Phase.Reached(KEKRetired)
+			moved[id] = moved[id] || r.Epoch > 0 && (r.Phase.Reached(KEKRetired) || r.Phase == Superseded)
 		}
 	}
 	for id, k := range s.keks {
@@ -291,6 +319,10 @@ func (s *schedule) brokenRotations() string {
 			return "PsfNeverAfterSwitch, EmergencyForward: " + id
 		case r.Attempt > limit:
 			return fmt.Sprintf("%s is at attempt %d", id, r.Attempt)
+		case s.final[id] != "" && r.Phase != s.final[id]:
+			return fmt.Sprintf("%s was %s and is %s", id, s.final[id], r.Phase)
+		case r.EndedBy != "" && !r.Phase.Final():
+			return fmt.Sprintf("%s was ended by %s and is %s", id, r.EndedBy, r.Phase)
 		case r.Epoch > 0 && !r.Phase.Final() && s.keks[r.NewKEK].State != Active:
 			return fmt.Sprintf("%s has switched to %s, which is %s", id, r.NewKEK, s.keks[r.NewKEK].State)
 		case r.NewKEK != "" && r.Mode == Normal && !r.Counted:
@@ -298,8 +330,14 @@ func (s *schedule) brokenRotations() string {
 		case r.Phase.Reached(Tested) && r.Rehearsed != r.NewKEK:
 			return fmt.Sprintf("%s has tested %s and rehearsed with %q", id, r.NewKEK, r.Rehearsed)
 		}
+		if r.Phase.Final() {
+			s.final[id] = r.Phase
+		}
 		if !r.Phase.Reached(KEKRetired) {
 			continue
+		}
+		if why := s.leftBehind(r); why != "" {
+			return why
 		}
 		for _, old := range r.Olds {
 			if s.keks[old].State != Retired {
@@ -313,6 +351,23 @@ func (s *schedule) brokenRotations() string {
 	for id, k := range s.keks { // the next rotation leaves every KEK that a row may be under
 		if r, ok := s.rotations[s.lock]; ok && k.State.Resolves() && id != r.NewKEK && !slices.Contains(r.Olds, id) {
 			return fmt.Sprintf("%s does not leave %s, which is %s", s.lock, id, k.State)
+		}
+	}
+	return ""
+}
+
+// leftBehind names a KEK that a rotation which r has ended would leave enabled in KMS:
+// every one that it left or made is either left by r or among its leftovers.
+func (s *schedule) leftBehind(r Rotation) string {
+	for _, ended := range r.TookOver {
+		other, ok := s.rotations[ended]
+		if !ok {
+			continue
+		}
+		for _, id := range append(slices.Clone(other.Olds), other.NewKEK) {
+			if id != "" && !slices.Contains(r.Olds, id) && !slices.Contains(r.Leftover, id) {
+				return fmt.Sprintf("%s ended %s and forgets KEK %s", r.ID, ended, id)
+			}
 		}
 	}
 	return ""

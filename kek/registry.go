@@ -56,15 +56,23 @@ func (v View) frozen() []Source {
 }
 
 // RemoveSource takes a source out of the registry, with its table's mark (spec:
-// RemoveSource). A rotation that runs keeps it frozen; before its switch the removal
+// RemoveSource); on condition that there still is none, if there was none. A rotation that runs keeps it frozen; before its switch the removal
 // is refused with [ErrLocked].
 func (v View) RemoveSource(name string, now time.Time) (Change, error) {
 	for _, s := range v.Sources {
 		if s.Name == name {
-			return v.withRotation(RegistryMove{Before: v.Registry, Remove: name, Forget: s.Place}, "source_removed", now, nil)
+			m := RegistryMove{Before: v.Registry, Remove: name, Absent: s.Place}
+			if v.marked(s.Place) {
+				m.Forget, m.Absent = s.Place, ""
+			}
+			return v.withRotation(m, "source_removed", now, nil)
 		}
 	}
 	return Change{}, ErrDone
+}
+
+func (v View) marked(table string) bool {
+	return slices.ContainsFunc(v.Marks, func(m Mark) bool { return m.Table == table })
 }
 
 // ForgetMark removes the mark of a table that is no source.

@@ -16,7 +16,8 @@ const (
 )
 
 // Phase is how far a rotation has come: started → minted → tested → switched →
-// drained → rewrapped → retired → completed, or started|minted|tested → rolledback.
+// drained → rewrapped → retired → completed, or started|minted|tested → rolledback. An
+// emergency that starts meanwhile ends it: rolledback before the switch, superseded after.
 type Phase string
 
 // The phases of a rotation.
@@ -30,6 +31,7 @@ const (
 	KEKRetired Phase = "retired"
 	Completed  Phase = "completed"
 	RolledBack Phase = "rolledback"
+	Superseded Phase = "superseded" // an emergency has taken over, see [View.TakeOver]
 )
 
 var order = map[Phase]int{
@@ -38,16 +40,16 @@ var order = map[Phase]int{
 }
 
 // Reached reports whether p is other or comes after it on the way to completed.
-// RolledBack reaches nothing but itself.
+// RolledBack and Superseded reach nothing but themselves.
 func (p Phase) Reached(other Phase) bool {
-	if other == RolledBack {
+	if other == RolledBack || other == Superseded {
 		return p == other
 	}
 	return order[p] >= order[other] && order[p] > 0
 }
 
 // Final reports whether the rotation is over.
-func (p Phase) Final() bool { return p == Completed || p == RolledBack }
+func (p Phase) Final() bool { return p == Completed || p == RolledBack || p == Superseded }
 
 // PreSwitch reports whether the pointer has not moved yet: only then may
 // PreSwitchFailure run.
@@ -61,7 +63,7 @@ type Rotation struct {
 	Label      string
 	Reason     string        // required in emergency mode
 	OldKEK     ID            // the pointer's KEK when the rotation started
-	Olds       []ID          // every KEK whose rows it moves and that it retires: OldKEK first, then those sealed before
+	Olds       []ID          // every KEK whose rows it moves and that it retires: OldKEK first, then the others that resolved at the start
 	NewKEK     ID            // "" until minted
 	Attempt    int           // 1, then one more for every emergency re-mint
 	Epoch      int64         // the pointer's epoch since this rotation switched it; 0 before
@@ -83,6 +85,11 @@ type Rotation struct {
 	SealedAt   time.Time // when no row could be inserted under OldKEK any more; zero before
 	ResumedAt  time.Time // when a person last resumed it; zero if nobody has
 	Err        string    // why it was rolled back, last re-minted
+
+	// An emergency that took over from another rotation, and that rotation.
+	TookOver []string // the rotations that it ended, and those that they had ended
+	Leftover []ID     // KEKs that these have retired: their KMS keys may still be enabled
+	EndedBy  string   // the emergency that ended it; ""
 }
 
 var (

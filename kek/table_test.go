@@ -40,6 +40,9 @@ func (t *table) view(id string) View {
 		r.Sources, r.Olds, r.Probes = slices.Clone(r.Sources), slices.Clone(r.Olds), maps.Clone(r.Probes)
 		v.Rotation = &r
 	}
+	if r, ok := t.rotations[t.lock]; ok && t.lock != id {
+		v.Holder = &r
+	}
 	for _, name := range slices.Sorted(maps.Keys(t.sources)) {
 		v.Sources = append(v.Sources, t.sources[name])
 	}
@@ -57,12 +60,15 @@ func (t *table) apply(c Change) error {
 	if c.Rotation != nil {
 		t.rotations[c.Rotation.After.ID] = c.Rotation.After
 		switch c.Lock {
-		case LockTake:
+		case LockTake, LockTakeOver:
 			t.lock = c.Rotation.After.ID
 		case LockRelease:
 			t.lock = ""
 		case LockHold, LockIgnore, LockFree:
 		}
+	}
+	if c.Ends != nil {
+		t.rotations[c.Ends.After.ID] = c.Ends.After
 	}
 	if c.Pointer != nil {
 		p := c.Pointer.After
@@ -94,12 +100,18 @@ func (t *table) refuses(c Change) string {
 		if ok != (m.Before != nil) || ok && (r.Phase != m.Before.Phase || r.Rev != m.Before.Rev) {
 			return "rotation"
 		}
-		if free := c.Lock == LockTake && t.lock == ""; c.Lock != LockIgnore && t.lock != m.After.ID && !free {
+		if free := c.Lock == LockTake && t.lock == "" || c.Lock == LockTakeOver && t.lock == c.From; c.Lock != LockIgnore && t.lock != m.After.ID && !free {
 			return "lock"
 		}
 	}
 	if c.Lock == LockFree && t.lock != "" {
 		return "lock"
+	}
+	if c.Lock == LockTakeOver {
+		r, ok := t.rotations[c.From]
+		if ok != (c.Ends != nil) || ok && (r.Phase != c.Ends.Before.Phase || r.Rev != c.Ends.Before.Rev) {
+			return "the other rotation"
+		}
 	}
 	if c.Pointer != nil && !t.pointsAt(c.Pointer.Before) || c.Keeps != nil && !t.pointsAt(c.Keeps) {
 		return "pointer"
@@ -111,6 +123,11 @@ func (t *table) refuses(c Change) string {
 	}
 	if c.Registry != nil && c.Registry.Before != t.registry || c.AtRegistry != nil && *c.AtRegistry != t.registry {
 		return "registry"
+	}
+	if c.Registry != nil && c.Registry.Absent != "" {
+		if _, ok := t.marks[c.Registry.Absent]; ok {
+			return "mark"
+		}
 	}
 	if c.Opens != "" && t.fences[c.Opens] != "" || c.Shuts != "" && t.fences[c.Shuts] != "" || c.Sealed != "" && t.fences[c.Sealed] != "sealed" {
 		return "fence"

@@ -29,6 +29,11 @@ var (
 	// ErrChanged reports that a source or the record changed since the caller looked
 	// at the rows, so that what it saw does not count.
 	ErrChanged = errors.New("the rotation changed since its rows were looked at")
+	// ErrEmergencyRuns reports an emergency that would end another one: a person has to
+	// ask for that by name.
+	ErrEmergencyRuns = errors.New("another emergency holds the lock")
+	// ErrSuperseded reports a rotation that an emergency has ended.
+	ErrSuperseded = errors.New("an emergency has taken over from this rotation")
 	// ErrMintsExhausted reports that an emergency rotation has failed as often as
 	// it may: it stops and pages rather than minting for ever.
 	ErrMintsExhausted = errors.New("no mint attempt is left")
@@ -44,9 +49,10 @@ type View struct {
 	KEKs     map[ID]KEK
 
 	// What only a read of the whole registry fills in: then KEKs has every KEK.
-	Registry int64    // revision of the registry; 0: there is none yet
-	Sources  []Source // by name
-	Marks    []Mark   // by table
+	Holder   *Rotation // record of the rotation that holds the lock, if that is another one; nil: it has none
+	Registry int64     // revision of the registry; 0: there is none yet
+	Sources  []Source  // by name
+	Marks    []Mark    // by table
 }
 
 func (v View) kek(id ID) (KEK, error) {
@@ -110,10 +116,71 @@ func (v View) Start(r Rotation, now time.Time) (Change, error) {
 	}
 	r.Phase, r.OldKEK, r.NewKEK, r.Attempt, r.Rev = Started, old.ID, "", 1, 1
 	r.Olds, r.Sources, r.Counted, r.Rehearsed = v.olds(old.ID), v.Sources, false, ""
+	r.TookOver, r.Leftover, r.EndedBy = nil, nil, ""
 	r.StartedAt, r.UpdatedAt = now, now
 	return Change{
 		Rotation: &RotationMove{After: r}, Lock: LockTake, Keeps: v.Pointer, AtRegistry: &v.Registry, Event: "rotation_started",
 	}, nil
+}
+
+// TakeOver starts an emergency while another rotation holds the lock, whatever that one
+// has come to, and ends it (spec: TakeOver). Before its switch the other is rolled back
+// and its new KEK retired, after it the other is superseded. The emergency is a rotation
+// of its own: it leaves every KEK that resolves, among them the one that the other has
+// switched to. r is as for [View.Start]. Another emergency is ended with again alone,
+// else [ErrEmergencyRuns]. It needs the whole registry.
+func (v View) TakeOver(r Rotation, again bool, now time.Time) (Change, error) {
+	if v.Rotation == nil && r.Mode == Emergency && v.Lock != "" && v.Lock != r.ID {
+		from := v.Lock
+		v.Lock = ""
+		c, err := v.Start(r, now)
+		if err != nil {
+			return Change{}, err
+		}
+		c.Lock, c.From = LockTakeOver, from
+		return v.end(c, again, now)
+	}
+	return v.Start(r, now)
+}
+
+// end adds to the start of an emergency what ends the rotation that holds the lock.
+func (v View) end(c Change, again bool, now time.Time) (Change, error) {
+	other := v.Holder
+	r := &c.Rotation.After
+	r.TookOver = []string{c.From}
+	c.Event = "emergency_took_over"
+	if other == nil || other.ID != c.From { // the lock of a rotation whose record is lost
+		return c, nil
+	}
+	if other.Mode == Emergency && !again {
+		return Change{}, fmt.Errorf("%w: %s", ErrEmergencyRuns, other.ID)
+	}
+	ended := bump(*other, now)
+	r.TookOver = append(r.TookOver, other.TookOver...)
+	r.Leftover = slices.Clone(other.Leftover)
+	switch {
+	case other.Phase.PreSwitch():
+		moves, err := v.retireNew(*other, "an emergency took over", now)
+		if err != nil {
+			return Change{}, err
+		}
+		c.KEKs = moves
+		if other.NewKEK != "" {
+			r.Leftover = append(r.Leftover, other.NewKEK)
+		}
+		ended.Phase = RolledBack
+		if other.Mode == Emergency {
+			ended.Phase = Superseded
+		}
+	case !other.Phase.Final():
+		if other.Phase == KEKRetired {
+			r.Leftover = append(r.Leftover, other.Olds...)
+		}
+		ended.Phase = Superseded
+	}
+	ended.EndedBy, ended.Err = r.ID, "emergency "+r.ID+" took over: "+r.Reason
+	c.Ends = &RotationMove{Before: other, After: ended}
+	return c, nil
 }
 
 // olds lists the KEKs that rows may still be under: the pointer's first, then every
@@ -242,21 +309,41 @@ func (v View) Switch(now time.Time) (Change, error) {
 	return c, nil
 }
 
-// Seal ends the drain: every fence shard of the old KEK is sealed, so no row can
-// be inserted under it any more (spec: DrainDone, Seal).
+// Seal seals the next old KEK that is draining: every fence shard of it is sealed, so no
+// row can be inserted under it any more (spec: Seal). With the last of them the drain
+// ends; until then the rotation stays switched. Most rotations have one, an emergency
+// that took over has more.
 func (v View) Seal(now time.Time) (Change, error) {
 	r, err := v.step(Switched, Drained)
 	if err != nil {
 		return Change{}, err
 	}
-	m, err := v.move(r.OldKEK, Sealed)
+	draining := v.Draining()
+	if len(draining) == 0 {
+		return Change{}, &IllegalTransition{What: "KEK " + string(r.OldKEK), From: string(v.KEKs[r.OldKEK].State), To: string(Sealed)}
+	}
+	m, err := v.move(draining[0], Sealed)
 	if err != nil {
 		return Change{}, err
 	}
-	r.SealedAt = now
-	c := v.change(r, Drained, now, "old_kek_sealed", m)
-	c.Sealed, c.Shards = r.OldKEK, m.After.FenceShards
+	to := Switched
+	if len(draining) == 1 {
+		to, r.SealedAt = Drained, now
+	}
+	c := v.change(r, to, now, "old_kek_sealed", m)
+	c.Sealed, c.Shards = draining[0], m.After.FenceShards
 	return c, nil
+}
+
+// Draining lists the rotation's old KEKs whose fences are not known to be sealed yet.
+func (v View) Draining() []ID {
+	var ids []ID
+	for _, id := range v.Rotation.Olds {
+		if v.KEKs[id].State == Draining {
+			ids = append(ids, id)
+		}
+	}
+	return ids
 }
 
 // Rewrap records that every row of every source is under the new KEK (spec:
@@ -393,6 +480,8 @@ func (v View) preSwitch(to Phase) (Rotation, error) {
 	switch {
 	case r.Phase == RolledBack && to == RolledBack:
 		return Rotation{}, ErrDone
+	case r.EndedBy != "":
+		return Rotation{}, fmt.Errorf("%w: %s, by %s", ErrSuperseded, r.ID, r.EndedBy)
 	case !r.Phase.PreSwitch():
 		return Rotation{}, &IllegalTransition{What: "rotation " + r.ID, From: string(r.Phase), To: string(to)}
 	}
@@ -432,6 +521,8 @@ func (v View) step(from, to Phase) (Rotation, error) {
 		return *r, nil
 	case r.Phase.Reached(to):
 		return Rotation{}, ErrDone
+	case r.EndedBy != "":
+		return Rotation{}, fmt.Errorf("%w: %s, by %s", ErrSuperseded, r.ID, r.EndedBy)
 	default:
 		return Rotation{}, &IllegalTransition{What: "rotation " + r.ID, From: string(r.Phase), To: string(to)}
 	}

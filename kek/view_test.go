@@ -387,13 +387,13 @@ func TestRecord(t *testing.T) {
 func TestStartForgetsWhatItIsGiven(t *testing.T) {
 	c, err := genesis(t).view(rid).Start(Rotation{
 		ID: rid, Mode: Normal, Phase: Tested, OldKEK: "x", Olds: []ID{"x"}, NewKEK: "x", Attempt: 9, Rev: 9, Sources: []Source{src("x", "")},
-		Counted: true, Rehearsed: "x",
+		Counted: true, Rehearsed: "x", TookOver: []string{"x"}, Leftover: []ID{"x"}, EndedBy: "x",
 	}, now)
 	if err != nil {
 		t.Fatal(err)
 	}
 	r := c.Rotation.After
-	if r.Phase != Started || r.OldKEK != old || r.NewKEK != "" || r.Attempt != 1 || r.Rev != 1 || r.Counted || r.Rehearsed != "" ||
+	if r.Phase != Started || r.OldKEK != old || r.NewKEK != "" || r.Attempt != 1 || r.Rev != 1 || r.Counted || r.Rehearsed != "" || r.TookOver != nil || r.Leftover != nil || r.EndedBy != "" ||
 		names(r.Sources) != "orders~0 {}, users~0 {}" || !cmp.Equal(r.Olds, []ID{old, past1, past2}) {
 		t.Errorf("%+v", r)
 	}

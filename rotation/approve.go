@@ -78,7 +78,7 @@ func (s *Steps) AskApproval(ctx context.Context, in ApprovalInput) (ApprovalOutp
 	if err != nil {
 		return ApprovalOutput{}, err
 	}
-	if !r.Approval || !r.Phase.PreSwitch() {
+	if !s.needsApproval(r) || !r.Phase.PreSwitch() {
 		return ApprovalOutput{}, &Error{Kind: Approved, Field: r.ID, Msg: "it needs no approval"}
 	}
 	a, err := s.settleApproval(ctx, r, func(was Approval) (Approval, error) {
@@ -152,12 +152,14 @@ var errAnswered = errors.New("answered already")
 func (s *Steps) mayJudge(r kek.Rotation, in Verdict) error {
 	plan := s.PlanHash(r)
 	switch {
-	case !r.Approval:
+	case !s.needsApproval(r):
 		return &Error{Kind: Refused, Field: r.ID, Msg: "it waits for no approval", Next: "matter ops kms-status"}
 	case in.Plan != plan:
 		return &Error{Kind: Refused, Field: "plan", Msg: "this is not the plan that waits, which is " + plan, Next: "look at it first: matter ops kms-status"}
 	case in.Reject && in.Reason == "":
 		return invalid("reason", "a rejection needs one", `add --reason "why not", for the audit chain`)
+	case audit.Visible(in.Reason) != in.Reason:
+		return invalid("reason", "it has line ends, control characters or other text that is not seen", "write it in one line of UTF-8")
 	case !in.Reject && samePerson(s.Actor, r.Requester):
 		return &Error{
 			Kind: Refused, Field: "approver", Msg: fmt.Sprintf("%s asked for this rotation and cannot approve it", r.Requester),
@@ -215,7 +217,7 @@ func (a Approval) event(actor string) audit.Event {
 // Waiting returns the hash of the plan of r that waits for a second person, "" if none
 // does.
 func (s *Steps) Waiting(ctx context.Context, r kek.Rotation) (string, error) {
-	if !r.Approval || r.Phase != kek.Tested {
+	if !s.needsApproval(r) || r.Phase != kek.Tested {
 		return "", nil
 	}
 	a, err := s.Approvals.LoadApproval(ctx, r.ID)
@@ -232,7 +234,7 @@ func (s *Steps) Waiting(ctx context.Context, r kek.Rotation) (string, error) {
 // checkApproval refuses the switch of a rotation that a second person must agree to
 // and has not. The state machine waits before it; this holds for whoever calls.
 func (s *Steps) checkApproval(ctx context.Context, r kek.Rotation) error {
-	if !r.Approval {
+	if !s.needsApproval(r) {
 		return nil
 	}
 	a, err := s.Approvals.LoadApproval(ctx, r.ID)
@@ -249,21 +251,31 @@ func (s *Steps) checkApproval(ctx context.Context, r kek.Rotation) error {
 	}
 }
 
-// samePerson reports whether two ARNs may be of one person. A role's session says
-// who, wherever single sign-on names it; a session that a tool has named says nothing,
-// and then the role is the person. In doubt it is one.
+// needsApproval reports whether a second person must agree before the switch. It is the
+// deployment's rule, whatever the record says: who starts a rotation, or can write its
+// record, does not choose.
+func (s *Steps) needsApproval(r kek.Rotation) bool {
+	return r.Approval || s.ApprovalRequired && r.Mode == kek.Normal && r.Drill == ""
+}
+
+// samePerson reports whether two ARNs may be of one person. In doubt it is one.
 func samePerson(a, b string) bool { return a == b || person(a) == person(b) }
 
+// ssoRole begins the names of the roles that IAM Identity Center makes. Their sessions
+// are named after the user (IAM Identity Center user guide, "Referencing permission sets
+// in resource policies").
+const ssoRole = "AWSReservedSSO_"
+
+// person is the principal that an ARN stands for, without its session's name, which who
+// assumes a role chooses. Only Identity Center says by it who somebody is.
 func person(arn string) string {
-	_, rest, ok := strings.Cut(arn, ":assumed-role/")
+	before, rest, ok := strings.Cut(arn, ":assumed-role/")
 	if !ok {
 		return arn
 	}
 	role, session, _ := strings.Cut(rest, "/")
-	for _, tool := range []string{"botocore-session-", "aws-go-sdk-", "aws-sdk-", "AWSCLI-Session"} {
-		if strings.HasPrefix(session, tool) {
-			return "role " + role
-		}
+	if strings.HasPrefix(role, ssoRole) {
+		return before + " user " + session
 	}
-	return "session " + session
+	return before + " role " + role
 }

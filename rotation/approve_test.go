@@ -15,8 +15,8 @@ import (
 )
 
 const (
-	alice = "arn:aws:sts::123456789012:assumed-role/ops/alice"
-	bob   = "arn:aws:sts::123456789012:assumed-role/ops/bob"
+	alice = "arn:aws:sts::123456789012:assumed-role/AWSReservedSSO_ops_0123456789abcdef/alice"
+	bob   = "arn:aws:sts::123456789012:assumed-role/AWSReservedSSO_ops_0123456789abcdef/bob"
 )
 
 var asked = rotation.ExecutionInput{RequestedBy: alice}
@@ -234,7 +234,10 @@ func TestSamePerson(t *testing.T) {
 	}{
 		{alice, alice, true},
 		{alice, bob, false},
-		{alice, role + "admin/alice", true}, // single sign-on under another role
+		{alice, role + "AWSReservedSSO_admin_89abcdef01234567/alice", true}, // Identity Center names the user, under whatever role
+		{role + "ops/alice", role + "ops/bob", true},                        // who assumes a role chooses the session's name
+		{role + "ops/alice", alice, false},
+		{"arn:aws:sts::123456789012:assumed-role/ops/alice", "arn:aws:sts::999999999999:assumed-role/ops/alice", false},
 		{role + "ops/botocore-session-1", role + "ops/botocore-session-2", true},
 		{role + "ops/botocore-session-1", role + "admin/botocore-session-2", false},
 		{"arn:aws:iam::123456789012:user/alice", "arn:aws:iam::123456789012:user/bob", false},

@@ -9,8 +9,8 @@ import (
 	"github.com/matter-ops/kms-rotation/kek"
 )
 
-// Drain looks once whether any process may still write under the old KEK, and
-// seals it when none may (spec: DrainSee, DrainDone, Seal). It never waits: the
+// Drain looks once whether any process may still write under an old KEK, and
+// seals those when none may (spec: DrainSee, SealShard, Seal). It never waits: the
 // state machine does.
 //
 // A lease that has run out is revoked by a conditional delete, never assumed
@@ -18,17 +18,18 @@ import (
 // but the fence: after the seal no row can be inserted under the old KEK, and
 // rewrap raises the epoch that updates are conditional on. Clock skew endangers
 // how long drain takes, not what it promises.
-func (s *Steps) Drain(ctx context.Context, in StepInput) (DrainOutput, error) {
-	_, r, err := s.rotation(ctx, in.RotationID)
+func (s *Steps) Drain(ctx context.Context, in StepInput) (_ DrainOutput, err error) {
+	defer func() { err = s.ended(ctx, in.RotationID, err) }()
+	v, r, err := s.rotation(ctx, in.RotationID)
 	if err != nil {
 		return DrainOutput{}, err
 	}
 	if r.Phase == kek.Switched {
-		out, err := s.awaitLeases(ctx, r)
+		out, err := s.awaitLeases(ctx, r, v.Draining())
 		if err != nil || out.Leases > 0 {
 			return out, err
 		}
-		if err := s.sealFence(ctx, r); err != nil {
+		if err := s.sealFences(ctx, r); err != nil {
 			return DrainOutput{}, err
 		}
 	}
@@ -36,14 +37,19 @@ func (s *Steps) Drain(ctx context.Context, in StepInput) (DrainOutput, error) {
 	return DrainOutput{Done: err == nil, Waited: s.sinceSwitch(r)}, err
 }
 
-// awaitLeases revokes the leases that have run out (in an emergency all of them)
-// and counts the others.
-func (s *Steps) awaitLeases(ctx context.Context, r kek.Rotation) (DrainOutput, error) {
-	leases, err := s.Drainage.Leases(ctx, r.OldKEK)
-	if err != nil {
-		return DrainOutput{}, unavailable("leases", err)
+// awaitLeases revokes the leases on the KEKs that have run out (in an emergency all of
+// them) and counts the others.
+func (s *Steps) awaitLeases(ctx context.Context, r kek.Rotation, keks []kek.ID) (DrainOutput, error) {
+	var leases []Lease
+	for _, id := range keks {
+		held, err := s.Drainage.Leases(ctx, id)
+		if err != nil {
+			return DrainOutput{}, unavailable("leases", err)
+		}
+		leases = append(leases, held...)
 	}
 	out := DrainOutput{Waited: s.sinceSwitch(r)}
+	var err error
 	var holder string
 	for _, l := range leases {
 		gone := false
@@ -75,10 +81,10 @@ func (s *Steps) sinceSwitch(r kek.Rotation) int64 {
 	return int64(s.Now().Sub(r.SwitchedAt) / time.Second)
 }
 
-// sealFence shuts the shards one by one, each for good: a call that dies leaves
-// some sealed, and inserts that meet those move to the new KEK early. The
-// transaction that follows conditions on all of them.
-func (s *Steps) sealFence(ctx context.Context, r kek.Rotation) error {
+// sealFences shuts the shards of each draining KEK one by one, each for good: a call that
+// dies leaves some sealed, and inserts that meet those move to the new KEK early. The
+// transactions that follow condition on all of them.
+func (s *Steps) sealFences(ctx context.Context, r kek.Rotation) error {
 	v, err := s.load(ctx, r.ID)
 	if err != nil {
 		return err
@@ -89,9 +95,11 @@ func (s *Steps) sealFence(ctx context.Context, r kek.Rotation) error {
 	case v.Rotation == nil || v.Rotation.Phase != kek.Switched || v.Pointer == nil || v.Pointer.KEKID == r.OldKEK:
 		return refusal(errors.New("the fence may be sealed only after the switch"))
 	}
-	for i := range v.KEKs[r.OldKEK].FenceShards {
-		if err := s.Drainage.SealFence(ctx, r.OldKEK, i); err != nil {
-			return unavailable("fence", err)
+	for _, id := range v.Draining() {
+		for i := range v.KEKs[id].FenceShards {
+			if err := s.Drainage.SealFence(ctx, id, i); err != nil {
+				return unavailable("fence", err)
+			}
 		}
 	}
 	return nil

@@ -3,6 +3,8 @@ package rotation
 import (
 	"errors"
 	"fmt"
+
+	"github.com/matter-ops/kms-rotation/audit"
 )
 
 // Kind is the stable name of a failure: what the state machine's Retry and Catch
@@ -34,6 +36,7 @@ const (
 	CorpusCorrupted  Kind = "CorpusCorrupted"  // a known cipher does not open
 	MintsExhausted   Kind = "MintsExhausted"   // emergency: no attempt left
 	Refused          Kind = "Refused"          // an illegal transition
+	Superseded       Kind = "Superseded"       // an emergency has ended this rotation; nobody is paged for it
 	Approved         Kind = "Approved"         // no failure: the wait for approval need not begin
 	ApprovalMissing  Kind = "ApprovalMissing"  // nobody but the requester has agreed to the switch
 	ApprovalRejected Kind = "ApprovalRejected" // a person said no
@@ -72,7 +75,7 @@ func (e *Error) Error() string {
 	if e.Next != "" {
 		s += fmt.Sprintf(" (next: %s)", e.Next)
 	}
-	return s
+	return audit.Visible(s) // rows, keys and reasons in it are others' words
 }
 
 // Unwrap returns the cause.

@@ -118,7 +118,7 @@ func (w *watch) rotations(when string, v kek.View, all []kek.Rotation) {
 	left := map[kek.ID]bool{} // KEKs that a rotation has moved off and may have retired
 	for _, r := range all {
 		for _, id := range r.Olds {
-			left[id] = left[id] || !r.SwitchedAt.IsZero() && r.Phase.Reached(kek.KEKRetired)
+			left[id] = left[id] || !r.SwitchedAt.IsZero() && (r.Phase.Reached(kek.KEKRetired) || r.Phase == kek.Superseded)
 		}
 	}
 	for _, r := range all {

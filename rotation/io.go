@@ -17,6 +17,7 @@ type ExecutionInput struct {
 	Reason string `json:"reason,omitempty"` // required in emergency mode
 	Window string `json:"window,omitempty"` // HH:MM-HH:MM or any; default: the deployment's
 	Resume string `json:"resume,omitempty"` // id of a halted rotation to go on with
+	Again  bool   `json:"again,omitempty"`  // an emergency ends the emergency that runs, too
 	Drill  string `json:"drill,omitempty"`  // name of a drill: a rotation that is made to fail before the switch
 
 	// RequestedBy is who asks: an identity's ARN, or what the schedule calls itself.
@@ -125,7 +126,8 @@ type SweepOutput struct {
 	Tally   Tally            `json:"tally"`
 	Sources map[string]Tally `json:"-"` // by name; of passes over all sources
 
-	read time.Time // when the last page was
+	read   time.Time // when the last page was
+	litter string    // what is in the audit bucket that is no part of the chain
 }
 
 // Actions of the retire function.

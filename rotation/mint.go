@@ -57,7 +57,7 @@ func (s *Steps) claimKey(ctx context.Context, r kek.Rotation) (Key, error) {
 		}
 		made, err := s.Keys.Create(ctx, r.ID, r.Attempt, r.Label, old.Multi)
 		if err != nil {
-			return Key{}, unavailable("KMS CreateKey", err)
+			return Key{}, unavailable(fieldCreate, err)
 		}
 		if owner, err = s.Keys.Claim(ctx, r.ID, r.Attempt, made.ID); err != nil {
 			return Key{}, unavailable("KMS alias", err)
@@ -91,10 +91,11 @@ func (s *Steps) reap(ctx context.Context, id string) error {
 	if err != nil {
 		return unavailable("tagged keys", err)
 	}
-	v, r, err := s.rotation(ctx, id)
-	if err != nil {
+	v, err := s.load(ctx, id)
+	if err != nil || v.Rotation == nil {
 		return err
 	}
+	r := *v.Rotation
 	if r.NewKEK == "" && !r.Phase.Final() {
 		return nil
 	}

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/matter-ops/kms-rotation/audit"
 	"github.com/matter-ops/kms-rotation/kek"
 )
 
@@ -124,9 +125,9 @@ func (in NotifyInput) message() (subject, body string, err error) {
 		switch {
 		case line.text == "":
 		case line.name == "":
-			fmt.Fprintf(&b, "           %s\n", line.text)
+			fmt.Fprintf(&b, "           %s\n", audit.Visible(line.text))
 		default:
-			fmt.Fprintf(&b, "%-10s %s\n", line.name+":", line.text)
+			fmt.Fprintf(&b, "%-10s %s\n", line.name+":", audit.Visible(line.text))
 		}
 	}
 	fmt.Fprintf(&b, "\nWhat is safe: %s\nNext: %s\n", in.safe(), in.next())

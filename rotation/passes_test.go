@@ -6,6 +6,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/matter-ops/kms-rotation/internal/memstore"
@@ -203,6 +204,38 @@ func TestPauseWithinAPass(t *testing.T) {
 	s.world.SetHook(nil)
 	s.advance(spring, rotation.ExecutionInput{}, kek.Completed)
 	s.settled()
+}
+
+// TestSegmentsAtOnce: a pass reads as many segments at once as it may, of all sources;
+// who asks for one segment has one thing read at a time.
+func TestSegmentsAtOnce(t *testing.T) {
+	for segments, want := range map[int]int{1: 1, 2: 2, 3: 3, 4: 4, 8: 4} {
+		synctest.Test(t, func(t *testing.T) {
+			s := newSite(t)
+			s.Segments = segments
+			s.advance(spring, rotation.ExecutionInput{}, kek.Rewrapped)
+			var mu sync.Mutex
+			now, most := 0, 0
+			count := func(n int) {
+				mu.Lock()
+				defer mu.Unlock()
+				now += n
+				most = max(most, now)
+			}
+			s.world.SetHook(func(op string, _ ...any) (bool, error) {
+				if op == "Table.Scan" {
+					count(1)
+					time.Sleep(time.Minute) // until every segment that may run is here
+					count(-1)
+				}
+				return true, nil
+			})
+			s.must(s.retire(spring))
+			if most != want {
+				t.Errorf("%d segments a table: %d scans at once, want %d", segments, most, want)
+			}
+		})
+	}
 }
 
 // TestTwoPauses: what was read before two pauses is as old as both.

@@ -6,8 +6,8 @@ import (
 	"fmt"
 	"strings"
 	"time"
-	"unicode/utf8"
 
+	"github.com/matter-ops/kms-rotation/audit"
 	"github.com/matter-ops/kms-rotation/kek"
 )
 
@@ -31,21 +31,23 @@ func (s *Steps) Preflight(ctx context.Context, in PreflightInput) (Plan, error) 
 	if v.Rotation != nil && !in.CheckOnly { // a retry after the start was written
 		return s.restarted(ctx, r)
 	}
-	checks, err := s.check(ctx, v, r, s.gates(in, r, window))
+	checks, err := s.check(ctx, v, r, in.Input.Again, s.gates(in, r, window))
 	if err != nil {
 		return Plan{Checks: checks}, err
 	}
 	if in.CheckOnly {
 		look := kek.Rotation{ID: r.ID, Mode: r.Mode, Label: r.Label, OldKEK: v.Pointer.KEKID, Drill: r.Drill, Segments: s.Segments, Sources: v.Sources}
 		v.Rotation = nil // it may be a look under the name of a rotation that exists
-		if c, err := v.Start(r, s.Now()); err == nil {
+		if c, err := s.start(v, r, in.Input.Again); err == nil {
 			look.Olds = c.Rotation.After.Olds
 		}
 		p, err := s.plan(look)
 		p.Checks = checks
 		return p, err
 	}
-	v, err = s.transitionAll(ctx, "preflight", r.ID, func(v kek.View) (kek.Change, error) { return v.Start(r, s.Now()) }, overrides(checks))
+	v, err = s.transitionAll(ctx, "preflight", r.ID, func(v kek.View) (kek.Change, error) {
+		return s.start(v, r, in.Input.Again)
+	}, overrides(checks))
 	if err != nil {
 		return Plan{}, err
 	}
@@ -55,6 +57,15 @@ func (s *Steps) Preflight(ctx context.Context, in PreflightInput) (Plan, error) 
 	p, err := s.plan(*v.Rotation)
 	p.Checks = checks
 	return p, err
+}
+
+// start is the change that begins r. An emergency ends the rotation that runs, whatever it
+// has come to.
+func (s *Steps) start(v kek.View, r kek.Rotation, again bool) (kek.Change, error) {
+	if r.Mode == kek.Emergency {
+		return v.TakeOver(r, again, s.Now())
+	}
+	return v.Start(r, s.Now())
 }
 
 // request turns the input of the execution into the rotation asked for and the
@@ -80,7 +91,7 @@ func (s *Steps) request(in PreflightInput) (kek.Rotation, Window, error) {
 	default:
 		r.Label = kek.QuarterLabel(s.Now())
 	}
-	if err := s.checkRequest(&r); err != nil {
+	if err := s.checkRequest(&r, in.Input.Again); err != nil {
 		return r, s.Window, err
 	}
 	if in.Input.Window == "" {
@@ -107,7 +118,7 @@ func invalid(field, msg, next string) error {
 
 // checkRequest refuses what no deployment would start, and settles whether the
 // rotation waits for a second person. Who runs a step by hand is who asks.
-func (s *Steps) checkRequest(r *kek.Rotation) error {
+func (s *Steps) checkRequest(r *kek.Rotation, again bool) error {
 	if r.Requester == "" && !strings.HasPrefix(s.Actor, LambdaActor) {
 		r.Requester = strings.ToValidUTF8(s.Actor, "?")
 	}
@@ -115,12 +126,14 @@ func (s *Steps) checkRequest(r *kek.Rotation) error {
 	switch {
 	case r.Drill != "" && r.Drill != DrillFailure:
 		return invalid("drill", fmt.Sprintf("%q is no drill", r.Drill), `use "`+DrillFailure+`"`)
+	case again && r.Mode != kek.Emergency:
+		return invalid("again", "only an emergency ends another rotation", `leave it out, or add "mode": "emergency" and a reason`)
 	case r.Drill != "" && r.Mode == kek.Emergency:
 		return invalid("drill", "an emergency is no drill", "leave drill out to rotate in earnest, or mode to drill")
 	case r.Approval && r.Requester == "":
 		return invalid("requested_by", "a second person must approve this rotation, so it must say who asks",
 			`matter ops kms-rotate says so by itself; in the console add "requested_by": "<your ARN>"`)
-	case len(r.Requester) > 500 || !utf8.ValidString(r.Requester):
+	case len(r.Requester) > 500 || audit.Visible(r.Requester) != r.Requester:
 		return invalid("requested_by", "it is no identity", "use the ARN that aws sts get-caller-identity says")
 	}
 	if r.Mode != kek.Normal && r.Mode != kek.Emergency {
@@ -129,8 +142,8 @@ func (s *Steps) checkRequest(r *kek.Rotation) error {
 	if r.Mode == kek.Emergency && r.Reason == "" {
 		return invalid("reason", "an emergency needs one", `add "reason": "what happened", for the audit chain`)
 	}
-	if !utf8.ValidString(r.Reason) {
-		return invalid("reason", "it is not UTF-8", "write it in UTF-8")
+	if audit.Visible(r.Reason) != r.Reason {
+		return invalid("reason", "it has line ends, control characters or other text that is not seen", "write it in one line of UTF-8")
 	}
 	if len(r.Reason) > 1000 {
 		return invalid("reason", fmt.Sprintf("%d bytes; at most 1000 are kept", len(r.Reason)), "shorten it")
@@ -142,7 +155,7 @@ func (s *Steps) checkRequest(r *kek.Rotation) error {
 }
 
 func checkResume(in ExecutionInput) error {
-	if in.Mode != "" || in.Label != "" || in.Window != "" || in.Drill != "" {
+	if in.Mode != "" || in.Label != "" || in.Window != "" || in.Drill != "" || in.Again {
 		return invalid("resume", "a resumed rotation keeps its mode, label, window and drill", `send {"resume": "<rotation id>"} alone`)
 	}
 	if err := kek.CheckRotationID(in.Resume); err != nil {
@@ -193,6 +206,9 @@ func sameStart(r, want kek.Rotation) error {
 	if r.Execution == want.Execution && !r.Phase.Final() {
 		return nil
 	}
+	if r.Execution == want.Execution && r.EndedBy != "" {
+		return superseded(r)
+	}
 	return &Error{
 		Kind: InvalidInput, Field: "execution_name", Msg: fmt.Sprintf("rotation %s exists and is %s", r.ID, r.Phase),
 		Next: "start the execution under another name",
@@ -203,7 +219,7 @@ func (s *Steps) plan(r kek.Rotation) (Plan, error) {
 	p := Plan{
 		RotationID: r.ID, Mode: string(r.Mode), Label: r.Label, OldKEK: string(r.OldKEK), Olds: []string{},
 		Segments: []Segment{}, Checks: []Check{}, Current: Attempt{Attempt: r.Attempt},
-		Drill: r.Drill, Approval: r.Approval && r.Phase.PreSwitch(),
+		Drill: r.Drill, Approval: s.needsApproval(r) && r.Phase.PreSwitch(),
 	}
 	for _, id := range r.Olds {
 		p.Olds = append(p.Olds, string(id))
@@ -219,7 +235,7 @@ func (s *Steps) plan(r kek.Rotation) (Plan, error) {
 
 // check runs every check and reports them all, so that a tired person fixes
 // everything in one go. The error is the first failure, with the others' names.
-func (s *Steps) check(ctx context.Context, v kek.View, r kek.Rotation, gates []gate) ([]Check, error) {
+func (s *Steps) check(ctx context.Context, v kek.View, r kek.Rotation, again bool, gates []gate) ([]Check, error) {
 	var checks []Check
 	var first *Error
 	run := func(name, detail string, err error) {
@@ -236,7 +252,11 @@ func (s *Steps) check(ctx context.Context, v kek.View, r kek.Rotation, gates []g
 		}
 		checks = append(checks, c)
 	}
-	_, err := v.Start(r, s.Now()) // it computes every condition on the control table
+	c, err := s.start(v, r, again) // it computes every condition on the control table
+	free := "one active KEK, no other rotation"
+	if c.From != "" {
+		free = "one active KEK; it ends rotation " + c.From
+	}
 	switch {
 	case errors.Is(err, kek.ErrLocked):
 		err = lockedBy(v.Lock)
@@ -245,7 +265,7 @@ func (s *Steps) check(ctx context.Context, v kek.View, r kek.Rotation, gates []g
 	case err != nil:
 		err = refusal(err)
 	}
-	run("pointer and lock", "one active KEK, no other rotation", err)
+	run("pointer and lock", free, err)
 	run("pointer's KMS key", "enabled", s.checkPointerKey(ctx, v))
 	for _, g := range gates {
 		switch {
@@ -344,7 +364,7 @@ func (s *Steps) checkCorpus(ctx context.Context, corpus frozen) error {
 func lockedBy(id string) error {
 	return &Error{
 		Kind: RotationInProgress, Field: "LOCK", Msg: fmt.Sprintf("rotation %s is running or halted", id),
-		Next: fmt.Sprintf(`matter ops kms-status; if it halted, redrive it or start an execution with {"resume": %q}`, id),
+		Next: fmt.Sprintf(`matter ops kms-status; if it halted, redrive it or start an execution with {"resume": %q}; an emergency need not wait for it`, id),
 	}
 }
 

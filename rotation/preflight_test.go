@@ -84,7 +84,7 @@ func TestPreflightRefuses(t *testing.T) {
 		{"pointer's key is disabled", rotation.ExecutionInput{}, "", func(s *site) { s.must(s.kms.Disable(s.t.Context(), s.first)) }, rotation.PointerInvalid, "POINTER.kek_id"},
 		{"emergency, and the key is disabled", emergency, "", func(s *site) { s.must(s.kms.Disable(s.t.Context(), s.first)) }, rotation.PointerInvalid, "POINTER.kek_id"},
 		{"second rotation", rotation.ExecutionInput{}, "", func(s *site) { s.advance("other", rotation.ExecutionInput{}, kek.Minted) }, rotation.RotationInProgress, "LOCK"},
-		{"second emergency", emergency, "", func(s *site) { s.advance("other", rotation.ExecutionInput{}, kek.Minted) }, rotation.RotationInProgress, "LOCK"},
+		{"second emergency", emergency, "", func(s *site) { s.advance("other", emergency, kek.Minted) }, rotation.RotationInProgress, "LOCK"},
 		{"source misconfigured", rotation.ExecutionInput{}, "", func(s *site) { s.people.FailCheck(misconfigured) }, rotation.SourceMisconfigured, "wrapped_dek"},
 		{"no sources", rotation.ExecutionInput{}, "", alter(func(v *kek.View) { v.Sources = nil }), rotation.SourceMisconfigured, "sources"},
 		{"audit bucket unlocked", rotation.ExecutionInput{}, "", func(s *site) { s.vault.Unlock() }, rotation.AuditUnlocked, "bucket"},
@@ -251,7 +251,7 @@ func TestTwoStarts(t *testing.T) {
 				}
 				w.check("before " + op)
 				if n++; n == i+1 {
-					in := preflightInput(second, emergency)
+					in := preflightInput(second, rotation.ExecutionInput{})
 					in.ExecutionARN = "arn:aws:states:another"
 					_, inner = s.Preflight(t.Context(), in)
 				}

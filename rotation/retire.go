@@ -2,6 +2,7 @@ package rotation
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -13,7 +14,8 @@ import (
 // action the new one of a rotation that failed before the switch. In each case
 // the registry is written first and KMS DisableKey follows what the registry
 // says, never an argument.
-func (s *Steps) Retire(ctx context.Context, in RetireInput) (RetireOutput, error) {
+func (s *Steps) Retire(ctx context.Context, in RetireInput) (_ RetireOutput, err error) {
+	defer func() { err = s.ended(ctx, in.RotationID, err) }()
 	switch in.Action {
 	case "", ActionRetire:
 		return s.retireOld(ctx, in.RotationID)
@@ -62,7 +64,7 @@ func (s *Steps) retireOld(ctx context.Context, id string) (RetireOutput, error) 
 	if err != nil {
 		return RetireOutput{}, err
 	}
-	for _, old := range v.Rotation.Olds {
+	for _, old := range slices.Concat(v.Rotation.Olds, v.Rotation.Leftover) {
 		if err := s.disableRetired(ctx, v, old); err != nil {
 			return RetireOutput{}, err
 		}
@@ -97,7 +99,7 @@ func (s *Steps) disableRetired(ctx context.Context, v kek.View, id kek.ID) error
 	if v.Pointer == nil || v.Pointer.KEKID == id || v.KEKs[id].State != kek.Retired {
 		return refusal(fmt.Errorf("KEK %s is %q in the registry: its KMS key stays enabled", id, v.KEKs[id].State))
 	}
-	if err := s.Keys.Disable(ctx, id); err != nil {
+	if err := s.Keys.Disable(ctx, id); err != nil && !errors.Is(err, ErrNoKey) {
 		return unavailable("KMS DisableKey", err)
 	}
 	return nil

@@ -13,7 +13,8 @@ import (
 // segment is done (spec: RewrapDone). It runs only after the seal: no row can
 // come to be under the old KEK behind its back. With Rehearse it shows before the
 // switch, under the very role that rewraps later, that it can.
-func (s *Steps) Rewrap(ctx context.Context, in RewrapInput) (SweepOutput, error) {
+func (s *Steps) Rewrap(ctx context.Context, in RewrapInput) (_ SweepOutput, err error) {
+	defer func() { err = s.ended(ctx, in.RotationID, err) }()
 	if in.Rehearse {
 		return s.rehearse(ctx, in.RotationID)
 	}

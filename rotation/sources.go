@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/matter-ops/kms-rotation/audit"
 	"github.com/matter-ops/kms-rotation/kek"
@@ -103,9 +104,14 @@ func (s *Steps) RemoveSource(ctx context.Context, name, force string) error {
 		return err
 	}
 	body := map[string]string{"source": name}
+	fresh := func(kek.View) bool { return false } // a mark that was not there before the items were read
 	for _, def := range v.Sources {
 		if def.Name != name {
 			continue
+		}
+		marked := func(m kek.Mark) bool { return m.Table == def.Place }
+		if force == "" && !slices.ContainsFunc(v.Marks, marked) {
+			fresh = func(v kek.View) bool { return slices.ContainsFunc(v.Marks, marked) }
 		}
 		if force != "" {
 			body["forced"] = force
@@ -115,7 +121,12 @@ func (s *Steps) RemoveSource(ctx context.Context, name, force string) error {
 			return err
 		}
 	}
-	_, err = s.register(ctx, func(v kek.View) (kek.Change, error) { return v.RemoveSource(name, s.Now()) }, body)
+	_, err = s.register(ctx, func(v kek.View) (kek.Change, error) {
+		if fresh(v) {
+			return kek.Change{}, fmt.Errorf("%w: a process has begun to write into the table", kek.ErrChanged)
+		}
+		return v.RemoveSource(name, s.Now())
+	}, body)
 	return err
 }
 
@@ -185,6 +196,8 @@ func repeatable(ev *audit.Event, c kek.Change) {
 	switch {
 	case c.Registry != nil && c.Event != "kek_genesis":
 		ev.ID = fmt.Sprintf("%s/%d", c.Event, c.Registry.Before+1)
+	case c.Event == "old_kek_sealed" && c.Rotation.After.Phase == kek.Switched: // not the last one
+		ev.ID = fmt.Sprintf("%s/%s", ev.ID, c.Sealed)
 	case c.Event == "rotation_resumed":
 		ev.ID = fmt.Sprintf("%s/%d", ev.ID, c.Rotation.After.Rev)
 	}

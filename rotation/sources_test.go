@@ -241,6 +241,34 @@ func TestAddSource(t *testing.T) {
 	}
 }
 
+// TestRemoveSourceBesideAWriter: a process that begins to write into a table while it is
+// being removed is not forgotten: neither its mark nor its row.
+func TestRemoveSourceBesideAWriter(t *testing.T) {
+	for op, want := range map[string]rotation.Kind{"Table.Scan": rotation.Refused, "Store.Apply": rotation.Transient} { // before its items are read, and after
+		s := newSite(t)
+		s.advance(spring, rotation.ExecutionInput{}, kek.Completed)
+		carts := s.newTable("carts", "")
+		s.add(carts)
+		begun := false
+		s.world.SetHook(func(now string, args ...any) (bool, error) {
+			if now == op && !begun {
+				begun = true
+				s.mark("carts")
+				s.insert(carts, "first")
+			}
+			return true, nil
+		})
+		err := s.RemoveSource(t.Context(), "carts", "")
+		if wantKind(t, err, want); !begun {
+			t.Errorf("%s is not called", op)
+		}
+		s.world.SetHook(nil)
+		wantKind(t, s.RemoveSource(t.Context(), "carts", ""), rotation.Refused)
+		s.advance(summer, rotation.ExecutionInput{}, kek.Completed)
+		s.settled()
+	}
+}
+
 // TestRemoveSource: a source is not removed while it holds a row under a KEK that is not
 // retired, or an item that cannot be accounted for, or while it cannot be read, unless
 // somebody forces it and says why, which the chain keeps.

@@ -132,6 +132,9 @@ func (s *Steps) rotation(ctx context.Context, id string) (kek.View, kek.Rotation
 	if v.Rotation == nil {
 		return v, kek.Rotation{}, refusal(kek.ErrNoRotation)
 	}
+	if v.Rotation.Phase == kek.Superseded {
+		return v, *v.Rotation, superseded(*v.Rotation)
+	}
 	return v, *v.Rotation, nil
 }
 
@@ -202,7 +205,27 @@ func (s *Steps) publish(ctx context.Context) error {
 // early refuses a step that is called before its turn. What such a call did not
 // look at it must not conclude from, though its turn may come before it writes.
 func early(r kek.Rotation, to kek.Phase) error {
+	if r.Phase == kek.Superseded {
+		return superseded(r)
+	}
 	return refusal(&kek.IllegalTransition{What: "rotation " + r.ID, From: string(r.Phase), To: string(to)})
+}
+
+func superseded(r kek.Rotation) error {
+	return refusal(fmt.Errorf("%w: %s, by %s", kek.ErrSuperseded, r.ID, r.EndedBy))
+}
+
+// ended says of a step that failed because an emergency has ended its rotation meanwhile
+// that this is why: what it met, such as a key that is disabled, is nobody's business.
+func (s *Steps) ended(ctx context.Context, id string, err error) error {
+	var typed *Error
+	if !errors.As(err, &typed) || typed.Kind == Transient || typed.Kind == Superseded {
+		return err
+	}
+	if v, lerr := s.load(ctx, id); lerr == nil && v.Rotation != nil && v.Rotation.EndedBy != "" {
+		return superseded(*v.Rotation)
+	}
+	return err
 }
 
 // refusal maps what package kek says to the error a person sees.
@@ -213,6 +236,13 @@ func refusal(err error) error {
 		return err
 	case errors.Is(err, kek.ErrLocked):
 		return &Error{Kind: RotationInProgress, Field: "LOCK", Msg: err.Error(), Next: "matter ops kms-status"}
+	case errors.Is(err, kek.ErrEmergencyRuns):
+		return &Error{
+			Kind: RotationInProgress, Field: "LOCK", Msg: err.Error(),
+			Next: `matter ops kms-status; to end that emergency too, start this one with "again": true (matter ops kms-rotate --emergency --again)`,
+		}
+	case errors.Is(err, kek.ErrSuperseded):
+		return &Error{Kind: Superseded, Field: "rotation_id", Msg: err.Error(), Next: "nothing: the emergency moves its rows; matter ops kms-status"}
 	case errors.Is(err, kek.ErrNoPointer):
 		return &Error{
 			Kind: PointerInvalid, Field: "POINTER", Msg: err.Error(),
@@ -259,6 +289,8 @@ func unavailable(what string, err error) error {
 	return &Error{Kind: Transient, Field: what, Msg: "no usable answer", Err: err, Next: "it is retried; nothing is lost"}
 }
 
+const fieldCreate = "KMS CreateKey"
+
 // tagDelay is twice the five minutes that AWS documents until a tag of a KMS key
 // affects authorization (KMS developer guide, "Authorization for tag changes").
 const tagDelay = 10 * time.Minute
@@ -268,8 +300,8 @@ const tagDelay = 10 * time.Minute
 // not be known everywhere. r is the record before or since the mint.
 func (s *Steps) young(r kek.Rotation, err error) error {
 	var typed *Error
-	if !errors.As(err, &typed) || typed.Kind != AccessDenied || s.Now().Sub(r.UpdatedAt) >= tagDelay {
-		return err
+	if !errors.As(err, &typed) || typed.Kind != AccessDenied || typed.Field == fieldCreate || s.Now().Sub(r.UpdatedAt) >= tagDelay {
+		return err // CreateKey needs no tag of a key
 	}
 	return &Error{
 		Kind: Transient, Field: typed.Field, Msg: "denied, perhaps because the tag of so young a key is not known everywhere yet", Err: typed.Err,

@@ -24,7 +24,7 @@ const (
 
 const (
 	rowsInFlight     = 16 // rows of one page worked on at once
-	segmentsInFlight = 4  // segments that confirm and verify work on at once
+	segmentsInFlight = 4  // segments of all sources that a pass works on at once, if a table has so many
 	maxPoison        = 10 // quarantined row ids kept in a checkpoint
 	reserve          = time.Minute
 )
@@ -265,7 +265,7 @@ func (s *Steps) runSegments(ctx context.Context, r kek.Rotation, sources []froze
 	}
 	done := make([]Checkpoint, len(sweeps))
 	g, gctx := errgroup.WithContext(ctx)
-	g.SetLimit(segmentsInFlight)
+	g.SetLimit(max(1, min(segmentsInFlight, r.Segments))) // who asks for one segment has one thing read at a time
 	for i, w := range sweeps {
 		g.Go(func() (err error) {
 			done[i], err = s.run(gctx, w)

@@ -10,7 +10,8 @@ import (
 // Switch moves the pointer to the new KEK, the one atomic step after which there
 // is no way back (spec: Switch). Pointer, both registry entries, the new KEK's
 // fence, the phase and the audit record are one transaction.
-func (s *Steps) Switch(ctx context.Context, in StepInput) (SwitchOutput, error) {
+func (s *Steps) Switch(ctx context.Context, in StepInput) (_ SwitchOutput, err error) {
+	defer func() { err = s.ended(ctx, in.RotationID, err) }()
 	_, r, err := s.rotation(ctx, in.RotationID)
 	if err != nil {
 		return SwitchOutput{}, err

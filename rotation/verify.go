@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/matter-ops/kms-rotation/audit"
@@ -15,7 +16,8 @@ import (
 // sample, unwraps under it; the old KMS keys refuse to unwrap; the audit chain in the
 // bucket is whole and ends where the control table says. Its record is
 // kms_rotation_completed. With Census it is the first look at the rows instead.
-func (s *Steps) Verify(ctx context.Context, in VerifyInput) (SweepOutput, error) {
+func (s *Steps) Verify(ctx context.Context, in VerifyInput) (_ SweepOutput, err error) {
+	defer func() { err = s.ended(ctx, in.RotationID, err) }()
 	if in.Census {
 		return s.census(ctx, in.RotationID)
 	}
@@ -35,19 +37,22 @@ func (s *Steps) Verify(ctx context.Context, in VerifyInput) (SweepOutput, error)
 			return out, nil
 		}
 	}
+	body := map[string]string{"verified_rows": fmt.Sprint(out.Tally.Scanned), "unwrapped": out.proof()}
+	put(body, "audit_litter", out.litter)
 	_, err = s.transition(ctx, "verify", r.ID, func(v kek.View) (kek.Change, error) {
 		c, err := v.Complete(r.Rev, s.Now())
 		if err == nil {
 			err = s.checkAge(out.read)
 		}
 		return c, err
-	},
-		map[string]string{"verified_rows": fmt.Sprint(out.Tally.Scanned), "unwrapped": out.proof()})
+	}, body)
 	if err != nil {
 		return SweepOutput{}, err
 	}
-	if err := s.reap(ctx, r.ID); err != nil {
-		return SweepOutput{}, err
+	for _, id := range append([]string{r.ID}, r.TookOver...) {
+		if err := s.reap(ctx, id); err != nil {
+			return SweepOutput{}, err
+		}
 	}
 	out.Done = true
 	return out, nil
@@ -72,10 +77,10 @@ func (s *Steps) inspect(ctx context.Context, v kek.View, r kek.Rotation) (SweepO
 		return out, err
 	}
 	if s.Anchoring == nil {
-		err = s.VerifyChain(ctx)
-	} else {
-		_, err = s.VerifyAnchored(ctx)
+		return out, s.VerifyChain(ctx)
 	}
+	report, err := s.VerifyAnchored(ctx)
+	out.litter = litter(report)
 	return out, err
 }
 
@@ -113,7 +118,7 @@ func (s *Steps) inspector(t roster) visitor {
 // verifyDead shows that each old KMS key is disabled by what KMS says and by a
 // Decrypt that it refuses.
 func (s *Steps) verifyDead(ctx context.Context, r kek.Rotation) error {
-	for _, old := range r.Olds {
+	for _, old := range slices.Concat(r.Olds, r.Leftover) {
 		if err := s.verifyKeyDead(ctx, r, old); err != nil {
 			return err
 		}

@@ -23,6 +23,7 @@ CONSTANTS
   Side,       \* the rows of a second table; the others are in the first, which is always a source
   Historic,   \* how many KEKs have rows although the registry does not know them yet
   Modes,      \* subset of {"normal", "emergency"}: what rotations may be started as
+  Takeover,   \* an emergency may end a rotation that runs: "off", "normal", "any" (an emergency too)
   MaxRot,     \* how many rotations
   MaxMint,    \* mint attempts of an emergency (Config.MaxMints)
   Dup,        \* keys that a repeated or late CreateKey may make beside each attempt's
@@ -52,7 +53,7 @@ Table      == {"first"} \cup (IF Side = {} THEN {} ELSE {"second"})
 TableOf(r) == IF r \in Side THEN "second" ELSE "first"
 
 NoRot   == [ph |-> "none", mode |-> "normal", old |-> 0, olds |-> {}, srcs |-> {}, cnt |-> FALSE, new |-> 0,
-            reh |-> 0, att |-> 0, ep |-> 0, rev |-> 0]
+            reh |-> 0, att |-> 0, ep |-> 0, rev |-> 0, was |-> "none", by |-> 0, left |-> {}]
 NoRow   == [kid |-> 0, real |-> 0, ep |-> 0, dek |-> 0, ct |-> 0, body |-> 0]
 NoLease == [k |-> 0, v |-> 0]
 NoTag   == [n |-> 0, a |-> 0]
@@ -109,12 +110,13 @@ Dek(k, serial)  == Serials * k + serial
 Born(d)         == d \div Serials
 Rewritten(d, k) == Dek(k, d % Serials)    \* the fresh DEK that an emergency gives a row
 
-Final   == {"completed", "rolledback"}
+Final   == {"completed", "rolledback", "superseded"}
 PreSw   == {"started", "minted", "tested"}
 Order(ph) == CASE ph = "started" -> 1 [] ph = "minted" -> 2 [] ph = "tested" -> 3
                [] ph = "switched" -> 4 [] ph = "drained" -> 5 [] ph = "rewrapped" -> 6
                [] ph = "retired" -> 7 [] ph = "completed" -> 8 [] OTHER -> 0
 Reached(n, ph) == Order(rot[n].ph) >= Order(ph)      \* kek.Phase.Reached
+Once(n, ph)    == Order(rot[n].was) >= Order(ph) \/ Reached(n, ph)   \* what a stale worker may have read
 Registered     == {k \in KEK : kek[k] \in {"active", "draining", "sealed"}}
 NotYet(k)      == k \in Past /\ kek[k] = "none"        \* historic, and nobody has registered it
 Resolves(k)    == k \in on /\ (k \in Registered \/ NotYet(k))
@@ -265,7 +267,7 @@ TakeBackup(r) ==
   /\ UNCHANGED <<keyV, ctlV, workV, row, wr, rd, cntV>>
 
 (* Until the second scan begins a row under k may come to be past the fence. *)
-Early(k) == \A n \in Rot : k \in rot[n].olds => ~Reached(n, "rewrapped")
+Early(k) == \A n \in Rot : k \in rot[n].olds => ~Once(n, "rewrapped")
 
 RestoreRow(r) ==        \* writes a backed-up row as it was
   LET k == backup.real IN
@@ -322,9 +324,10 @@ AdoptWrite(r) ==        \* and writes at any later time, whatever the row has be
 
 At(n, ph) == rot[n].ph = ph /\ (On("lock") => lock = n)
 
+Unstarted(n) == \A i \in Rot : (i < n) <=> (rot[i].ph # "none")
+
 Start(n, m) ==          \* View.Start: the lock is free, no such record yet; freezes KEKs and sources
-  /\ m \in Modes
-  /\ \A i \in Rot : (i < n) <=> (rot[i].ph # "none")
+  /\ m \in Modes /\ Unstarted(n)
   /\ On("lock") => lock = 0
   /\ kek[ptr.kek] = "active"
   /\ lock' = n
@@ -333,6 +336,30 @@ Start(n, m) ==          \* View.Start: the lock is free, no such record yet; fre
        /\ rot' = [rot EXCEPT ![n] = [NoRot EXCEPT !.ph = "started", !.mode = m, !.att = 1, !.old = ptr.kek,
                                 !.olds = IF On("all-olds") THEN Registered ELSE {ptr.kek}, !.srcs = srcs]]
   /\ UNCHANGED <<keyV, ptr, fence, tabV, workV, dataV, cntV>>
+
+(* An emergency that starts while a rotation runs, at any phase of it: a rotation of   *)
+(* its own, which ends the other and takes its lock in one transaction. It leaves    *)
+(* every KEK that resolves, also the one that the other has switched to, and sees to *)
+(* the keys that the other has retired and perhaps not disabled.                     *)
+TakeOver(m) ==          \* View.TakeOver
+  LET n == lock
+      pre == rot[n].ph \in PreSw
+      ended == IF pre /\ rot[n].mode = "normal" THEN "rolledback" ELSE "superseded"
+      left == rot[n].left \cup (IF pre THEN {rot[n].new} \ {0} ELSE {})
+                          \cup (IF rot[n].ph = "retired" THEN rot[n].olds ELSE {})
+  IN
+  /\ Takeover # "off" /\ n # 0 /\ Unstarted(m)
+  /\ rot[n].mode = "normal" \/ Takeover = "any"
+  /\ kek[ptr.kek] = "active"
+  /\ lock' = m
+  /\ kek' = [k \in KEK |-> IF pre /\ k = rot[n].new THEN "retired" ELSE kek[k]]
+  /\ rot' = [rot EXCEPT ![n].ph = IF On("supersede") THEN ended ELSE @, ![n].was = rot[n].ph, ![n].by = m,
+                        ![n].cnt = FALSE, ![n].reh = 0,
+                        ![m] = [NoRot EXCEPT !.ph = "started", !.mode = "emergency", !.att = 1, !.old = ptr.kek,
+                                !.olds = IF On("all-olds") THEN Registered ELSE {ptr.kek}, !.srcs = src,
+                                !.left = IF On("left") THEN left ELSE {}]]
+  /\ clean' = {} /\ halt' = FALSE                       \* checkpoints are keyed by the rotation
+  /\ UNCHANGED <<on, tag, owner, doomed, reaper, unfit, ptr, fence, tabV, lease, seen, gone, rw, late, dataV, cntV>>
 
 StartRead ==            \* taken away: a start that froze what it had read before
   /\ ~On("at-registry") /\ lock = 0 /\ late' = late \cup {src}
@@ -413,7 +440,8 @@ Mint(n, k) ==           \* Steps.Mint, View.Mint: registers the owner of this at
 (* The sweep for stray keys (Steps.reap): lists the keys tagged with the    *)
 (* rotation, then reads the record, then disables what it need not keep.    *)
 
-Keep(n) == {rot[n].old, ptr.kek} \cup (IF rot[n].ph = "rolledback" THEN {} ELSE {rot[n].new})
+Ended   == IF On("keep-superseded") THEN {"rolledback"} ELSE {"rolledback", "superseded"}
+Keep(n) == {rot[n].old, ptr.kek} \cup (IF rot[n].ph \in Ended THEN {} ELSE {rot[n].new})
 MintUnderWay(n) == rot[n].new = 0 /\ rot[n].ph \notin Final
 
 ReapBegin(n) ==         \* KeyAdmin.Tagged
@@ -493,13 +521,13 @@ LateSwitch(n) ==        \* taken away: a blind pointer write of an old call, wit
 (* Drain: looks at every lease, revokes the expired, then seals the fence    *)
 (* shard by shard, then makes the transition that needs all of them sealed. *)
 
-DrainSee(n, w) ==       \* Drainage.Leases: this writer has no lease on the old KEK
-  /\ Leases /\ rot[n].ph = "switched" /\ w \notin gone /\ lease[w].k # rot[n].old
+DrainSee(n, w) ==       \* Drainage.Leases: this writer has no lease on an old KEK
+  /\ Leases /\ rot[n].ph = "switched" /\ w \notin gone /\ lease[w].k \notin rot[n].olds
   /\ gone' = gone \cup {w}
   /\ UNCHANGED <<keyV, ctlV, lease, seen, rw, clean, passV, dataV, cntV>>
 
 DrainJudge(n, w) ==     \* it has, and it expired as drain's clock sees it (emergency: any)
-  /\ rot[n].ph = "switched" /\ lease[w].k = rot[n].old /\ lease[w] # NoLease
+  /\ rot[n].ph = "switched" /\ lease[w].k \in rot[n].olds /\ lease[w] # NoLease
   /\ seen' = [seen EXCEPT ![w] = lease[w]]
   /\ UNCHANGED <<keyV, ctlV, lease, gone, rw, clean, passV, dataV, cntV>>
 
@@ -514,26 +542,28 @@ Revoke(w) ==            \* Drainage.Revoke: deletes the lease if it is what was 
 
 Drained == Leases /\ On("drain") => Writer \subseteq gone
 
-SealShard(n, s) ==      \* Steps.sealFence, Drainage.SealFence: one shard, forever, however late
-  LET o == rot[n].old IN
-  /\ rot[n].ph # "none" /\ s \in fence[o]
-  /\ On("seal-after-switch") => Reached(n, "switched") /\ Drained
-  /\ fence' = [fence EXCEPT ![o] = @ \ {s}]
+Leaves(n) == IF On("seal-every-old") THEN rot[n].olds ELSE {rot[n].old}
+
+SealShard(n, k, s) ==   \* Steps.sealFence, Drainage.SealFence: one shard, forever, however late
+  /\ rot[n].ph # "none" /\ k \in Leaves(n) /\ s \in fence[k]
+  /\ On("seal-after-switch") => Once(n, "switched") /\ (Drained \/ rot[n].ph = "superseded")
+  /\ fence' = [fence EXCEPT ![k] = @ \ {s}]
   /\ UNCHANGED <<keyV, ptr, lock, rot, tabV, workV, dataV, cntV>>
 
-Seal(n) ==              \* View.Seal: on condition that every shard is sealed
-  /\ At(n, "switched") /\ Drained
-  /\ On("seal-all") => fence[rot[n].old] = {}
-  /\ kek' = [kek EXCEPT ![rot[n].old] = "sealed"]
-  /\ rot' = [rot EXCEPT ![n].ph = "drained"]
-  /\ clean' = IF On("rewrap-after-seal") THEN {} ELSE clean
+Seal(n, k) ==           \* View.Seal: one old KEK, on condition that every shard of it is sealed
+  /\ At(n, "switched") /\ Drained /\ k \in Leaves(n) /\ kek[k] = "draining"
+  /\ On("seal-all") => fence[k] = {}
+  /\ kek' = [kek EXCEPT ![k] = "sealed"]
+  /\ LET last == \A j \in Leaves(n) : kek'[j] # "draining" IN
+     /\ rot' = [rot EXCEPT ![n].ph = IF last THEN "drained" ELSE @]
+     /\ clean' = IF last /\ On("rewrap-after-seal") THEN {} ELSE clean
   /\ UNCHANGED <<on, tag, owner, doomed, reaper, unfit, ptr, fence, lock, tabV, lease, seen, gone, rw, passV,
                  dataV, cntV>>
 
 (* Rewrap: workers move rows, each at its own pace, duplicates and all. The  *)
 (* second full scan before retiring (Steps.confirm) uses the same actions.  *)
 
-Rewrapping(n) == Reached(n, IF On("rewrap-after-seal") THEN "drained" ELSE "switched")
+Rewrapping(n) == Once(n, IF On("rewrap-after-seal") THEN "drained" ELSE "switched")
 
 Payload(n) == rot[n].mode = "emergency" /\ On("fresh-dek")
 
@@ -615,7 +645,7 @@ Rewrapped(n) ==         \* Steps.completeRewrap, View.Rewrap: every segment's pa
 Retire(n) ==            \* View.Retire: the second scan was clean, and no marked table is forgotten
   LET olds == rot[n].olds IN
   /\ IF On("retire-last")
-       THEN /\ At(n, "rewrapped") /\ AllClean(n) /\ ptr.kek \notin olds /\ \A k \in olds : kek[k] = "sealed"
+       THEN /\ At(n, "rewrapped") /\ AllClean(n) /\ ptr.kek \notin olds /\ \A k \in Leaves(n) : kek[k] = "sealed"
             /\ On("retire-marks") => mark \subseteq rot[n].srcs
        ELSE rot[n].ph \notin Final \cup {"none", "retired"}
   /\ kek' = [k \in KEK |-> IF k \in olds THEN "retired" ELSE kek[k]]
@@ -627,13 +657,13 @@ Retire(n) ==            \* View.Retire: the second scan was clean, and no marked
 DisableRetired(k) ==    \* Steps.disableRetired: what the registry calls retired, never an argument
   /\ k \in on
   /\ IF On("registry-first") THEN kek[k] = "retired"
-     ELSE \E n \in Rot : Reached(n, "switched") /\ k \in rot[n].olds
+     ELSE \E n \in Rot : Once(n, "switched") /\ k \in rot[n].olds
   /\ on' = on \ {k}
   /\ UNCHANGED <<kek, tag, owner, doomed, reaper, unfit, ctlV, workV, dataV, cntV>>
 
 Complete(n) ==          \* Steps.Verify, View.Complete: closes the rotation, frees the lock
   /\ At(n, "retired") /\ AllClean(n)
-  /\ (IF On("disable-all") THEN rot[n].olds ELSE {rot[n].old}) \cap on = {}
+  /\ (rot[n].left \cup IF On("disable-all") THEN rot[n].olds ELSE {rot[n].old}) \cap on = {}
   /\ rot' = [rot EXCEPT ![n].ph = "completed"]
   /\ lock' = 0
   /\ clean' = {}
@@ -654,13 +684,13 @@ Keys    == \/ \E n \in Rot, a \in 1 .. MaxMint : CreateKey(n, a)
            \/ \E n \in Rot : ReapBegin(n)
            \/ ReapDecide
 Steps   == \E n \in Rot :
-           \/ \E m \in Modes : Start(n, m)
+           \/ (\E m \in Modes : Start(n, m)) \/ TakeOver(n)
            \/ \E k \in KEK : Mint(n, k)
            \/ Count(n) \/ Rehearse(n) \/ Judge(n)
            \/ DualUnwrap(n) \/ PreSwitchFailure(n) \/ Remint(n) \/ Switch(n) \/ LateSwitch(n)
            \/ \E w \in Writer : DrainSee(n, w) \/ DrainJudge(n, w)
-           \/ \E s \in Shard : SealShard(n, s)
-           \/ Seal(n) \/ Rewrapped(n) \/ Retire(n) \/ Complete(n)
+           \/ \E k \in KEK : Seal(n, k) \/ \E s \in Shard : SealShard(n, k, s)
+           \/ Rewrapped(n) \/ Retire(n) \/ Complete(n)
            \/ \E r \in Row : RewrapRead(n, r) \/ ScanRow(n, r)
 Others  == (\E w \in Writer : Revoke(w)) \/ (\E r \in Row : RewrapWrite(r)) \/ Halt \/ Resume
 
@@ -676,8 +706,8 @@ StepsFair ==
        /\ WF_vars(Count(n)) /\ WF_vars(\E k \in KEK : Mint(n, k)) /\ WF_vars(Rehearse(n))
        /\ WF_vars(DualUnwrap(n)) /\ WF_vars(Switch(n))
        /\ \A w \in Writer : WF_vars(DrainSee(n, w))
-       /\ \A s \in Shard : WF_vars(SealShard(n, s))
-       /\ WF_vars(Seal(n)) /\ WF_vars(Rewrapped(n)) /\ WF_vars(Retire(n)) /\ WF_vars(Complete(n))
+       /\ \A k \in KEK : WF_vars(Seal(n, k)) /\ \A s \in Shard : WF_vars(SealShard(n, k, s))
+       /\ WF_vars(Rewrapped(n)) /\ WF_vars(Retire(n)) /\ WF_vars(Complete(n))
        /\ \A r \in Row : WF_vars(RewrapRead(n, r) /\ rw[r] = NoWork) /\ WF_vars(ScanRow(n, r))
   /\ \A r \in Row : WF_vars(rw[r] # NoWork /\ RewrapWrite(r) /\ rw'[r] = NoWork)
   /\ \A k \in KEK : WF_vars(Claim(k)) /\ WF_vars(DisableRetired(k))
@@ -733,12 +763,24 @@ ReadersServed        == "read failed" \notin harm
 NoRenewedLeaseLost   == "renewed lease revoked" \notin harm
 NoHolderRefused      == "holder refused" \notin harm   \* needs Recheck: a courtesy, not a promise
 
+SupersededOff ==        \* nor one of a rotation that an emergency has ended
+  \A i, n \in Rot : rot[i].by # 0 /\ n >= rot[i].by /\ rot[n].ph = "completed" =>
+    (rot[i].olds \cup {rot[i].new}) \cap on = {}
+
+RegisteredOn ==         \* no KEK that the registry calls usable is disabled in KMS, rows or not
+  Registered \subseteq on
+
+EmergencyStarts ==      \* whatever a rotation that is not an emergency has come to
+  (\E m \in Rot : Unstarted(m)) /\ (lock # 0 => rot[lock].mode = "normal") =>
+    ENABLED (\E m \in Rot : Start(m, "emergency") \/ TakeOver(m))
+
 OldsDisabled ==         \* a rotation that is completed has left none of its old KEKs enabled
   \A n \in Rot : rot[n].ph = "completed" => rot[n].olds \cap on = {}
 
 (* Must be violated: the model can finish.                                      *)
 NeverCompleted     == \A n \in Rot : rot[n].ph # "completed"
 NeverLeftHistoric  == \A n \in Rot : rot[n].ph = "completed" => \A r \in Row : Born(row[r].dek) \notin Past
+NeverTaken         == \A n \in Rot : rot[n].ph = "completed" => \A i \in Rot : rot[i].ph # "superseded"
 NeverJoined        == \A n \in Rot : rot[n].ph = "completed" => rot[n].rev = 0
 
 (* What must hold of every step from one state to the next.                 *)
@@ -752,6 +794,9 @@ KekForward ==           \* retired is forever; no KEK goes back a state
         \/ (k \in Past /\ <<kek[k], kek'[k]>> = <<"none", "sealed">>)]_kek
 
 Becomes(n, ph) == rot[n].ph # ph /\ rot'[n].ph = ph
+
+EndedIsEnded == [][\A n \in Rot : rot[n].ph \in Final => rot'[n].ph = rot[n].ph]_rot
+ModeFixed    == [][\A n \in Rot : rot[n].ph # "none" => rot'[n].mode = rot[n].mode]_rot
 
 OneKekLeft ==           \* a rotation leaves no registered KEK but its own
   [][\A n \in Rot : Becomes(n, "completed") => Registered = {rot[n].new}]_rot

@@ -42,13 +42,14 @@ var models = map[string]model{
 			"MaxRot": "1", "MaxMint": "1", "Dup": "0", "MaxWrite": "2", "MaxRenew": "1",
 			"Leases": "FALSE", "Recheck": "TRUE", "DekCache": "FALSE", "Deletes": "FALSE", "Restore": `"off"`,
 			"Side": "{}", "Historic": "0", "Foreign": `"off"`, "Lies": "FALSE", "Unfit": "FALSE", "Unmarked": "FALSE",
+			"Takeover": `"off"`,
 		},
 		invariants: []string{
 			"NoKeyOrphans", "RetireAfterSwitch", "PointerUsable", "NewKekUsable", "AtMostOneRotation", "NoRollbackAfterSwitch",
 			"EmergencyForward", "RowIntegrity", "ExposedDeksGone", "SealedIsShut", "ReadersServed", "NoRenewedLeaseLost",
-			"OldsDisabled",
+			"OldsDisabled", "SupersededOff",
 		},
-		properties: []string{"EpochMonotone", "KekForward", "NoLostWrite", "NoRowComesBack", "OneKekLeft"},
+		properties: []string{"EpochMonotone", "KekForward", "NoLostWrite", "NoRowComesBack", "OneKekLeft", "EndedIsEnded", "ModeFixed"},
 		liveness:   []string{"Terminates", "EveryReadEnds"},
 		symmetry:   "Sym",
 	},
@@ -74,6 +75,7 @@ var (
 	idle      = map[string]string{"Foreign": `"idle"`, "Writer": "{}", "Shard": "{s1}", "Historic": "1"}
 	halted    = map[string]string{"Restore": `"halted"`, "Deletes": "TRUE", "Shard": "{s1}", "MaxWrite": "1"}
 	late      = with(halted, set("Restore", `"late"`))
+	takeover  = map[string]string{"MaxRot": "2", "Modes": both, "Takeover": `"normal"`, "MaxWrite": "1", "Shard": "{s1}"}
 	known     = []string{"KnownBeforeSwitch"}
 	moved     = []string{"RetiredIsMoved", "CompletedIsMoved"}
 )
@@ -101,6 +103,8 @@ var variants = []variant{
 	{name: "reach_two_olds", set: with(historic, set("MaxWrite", "0")), also: []string{"NeverLeftHistoric"}, want: "NeverLeftHistoric", says: "a rotation that leaves two KEKs can finish"},
 	{name: "reach_source_joined", set: with(tables, set("Modes", both)), also: []string{"NeverJoined"}, want: "NeverJoined", says: "a rotation that a source joined can finish"},
 
+	{name: "reach_taken_over", set: with(takeover, set("MaxWrite", "0")), also: []string{"NeverTaken"}, want: "NeverTaken", says: "an emergency that has superseded a rotation can finish"},
+
 	// The code as it is.
 	{name: "ok_plain", want: tlc.Holds, says: "one rotation beside one writer"},
 	{name: "ok_two_writers_two_rows", heavy: true, set: with(two, set("Deletes", "TRUE")), want: tlc.Holds, says: "two writers, two rows, deletes; no leases at all: safety does not rest on them"},
@@ -125,6 +129,13 @@ var variants = []variant{
 	{name: "ok_labels_lie", set: with(historic, set("Lies", "TRUE")), want: tlc.Holds, says: "labels overwritten at any time: the deep pass opens what it vouches for"},
 	{name: "ok_restore_halted", set: halted, want: tlc.Holds, says: "raw restores while the execution has halted before the retirement: the second scan begins again"},
 	{name: "ok_restore_late", set: late, instead: []string{"RowIntegrity"}, steps: moved, want: tlc.Holds, says: "and after it: they are orphans, but neither retirement nor verify passes them over"},
+	{name: "ok_takeover", heavy: true, set: takeover, also: []string{"EmergencyStarts"}, want: tlc.Holds, says: "an emergency ends a rotation at any phase of it; stale workers and steps of that one go on"},
+	{name: "ok_takeover_two_rows", heavy: true, set: with(takeover, set("Row", "{r1, r2}", "Deletes", "TRUE")), want: tlc.Holds, says: "two rows, of which the other rotation may have moved one"},
+	{name: "ok_takeover_nested", heavy: true, set: with(takeover, set("MaxRot", "3", "MaxWrite", "0", "Takeover", `"any"`)), also: []string{"EmergencyStarts"}, want: tlc.Holds, says: "an emergency ends an emergency"},
+	{name: "deep_takeover_keys", deep: true, set: with(keys, silent, set("MaxRot", "2", "MaxMint", "1", "Modes", `{"normal"}`, "Takeover", `"normal"`)), also: []string{"RegisteredOn"}, want: tlc.Holds, says: "late CreateKeys and sweeps of the rotation that was ended"},
+	{name: "ok_takeover_leases", heavy: true, set: with(takeover, set("Leases", "TRUE")), want: tlc.Holds, says: "leases on several old KEKs"},
+	{name: "ok_takeover_historic", heavy: true, set: with(takeover, historic), want: tlc.Holds, says: "beside a historic KEK"},
+	{name: "ok_takeover_halted", heavy: true, set: with(takeover, halted), want: tlc.Holds, says: "a rotation that has halted, raw restores meanwhile"},
 
 	// One mechanism taken away.
 	{name: "cx_insert_unfenced", off: []string{"insert-fence"}, want: "NoKeyOrphans", says: "inserts that skip the fence"},
@@ -157,6 +168,11 @@ var variants = []variant{
 	{name: "cx_pass_off_old", set: historic, off: []string{"strict-pass"}, want: "NoKeyOrphans", says: "passes that ask for \"not under the old KEK\" instead of \"under the new one\""},
 	{name: "cx_pointer_only", set: historic, off: []string{"all-olds"}, want: "OneKekLeft", says: "a rotation that leaves the pointer's KEK alone"},
 	{name: "cx_disable_one", set: historic, off: []string{"disable-all"}, want: "OldsDisabled", says: "a rotation that completes with one of its old KEKs enabled"},
+	{name: "cx_takeover_pointer_only", set: takeover, off: []string{"all-olds"}, want: "ExposedDeksGone", says: "an emergency that leaves the KEK of the other rotation alone"},
+	{name: "cx_takeover_seal_one", set: takeover, off: []string{"seal-every-old"}, instead: []string{"NoKeyOrphans"}, steps: []string{"EpochMonotone"}, want: "NoKeyOrphans", says: "an emergency that seals the pointer's KEK alone"},
+	{name: "cx_takeover_left", set: with(takeover, set("MaxWrite", "0")), off: []string{"left"}, want: "SupersededOff", says: "an emergency that completes with a key enabled that the other rotation had retired"},
+	{name: "cx_takeover_sweep", set: with(keys, silent, set("MaxRot", "2", "MaxMint", "1", "Modes", `{"normal"}`, "Takeover", `"normal"`)), off: []string{"keep-superseded"}, instead: []string{"RegisteredOn"}, want: "RegisteredOn", says: "a sweep for an older rotation's strays that disables a KEK the registry names"},
+	{name: "cx_takeover_two_drivers", set: with(takeover, set("MaxWrite", "0")), off: []string{"supersede"}, want: "AtMostOneRotation", says: "an emergency that takes the lock and leaves the other's record open"},
 	{name: "cx_register_open", set: with(historic, set("Restore", `"fenced"`, "Deletes", "TRUE")), off: []string{"register-shut"}, instead: []string{"NoKeyOrphans"}, want: "NoKeyOrphans", says: "a historic KEK with an open fence"},
 	{name: "cx_register_late", set: idle, off: []string{"register-idle"}, steps: known, want: "KnownBeforeSwitch", says: "a historic KEK registered beside a rotation that does not leave it"},
 	{name: "cx_start_stale", set: with(tables, foreign), off: []string{"at-registry"}, want: "NoKeyOrphans", says: "a start that freezes the sources of before one was registered"},
@@ -189,6 +205,7 @@ var variants = []variant{
 	{name: "live_unlabelled", set: with(foreign, set("Foreign", `"idle"`, "Modes", both)), live: "FairSpec", want: tlc.Holds, says: "a rotation of unlabelled rows ends when they are adopted"},
 	{name: "live_sources", set: with(tables, set("Modes", both)), live: "FairSpec", want: tlc.Holds, says: "one that a marked table stops ends when the table is registered"},
 	{name: "live_unregistered", set: with(historic, set("Modes", emergency, "MaxWrite", "0")), live: "FairSpec", want: tlc.Temporal, says: "an emergency does not end while rows are under a KEK that nobody registered before it"},
+	{name: "live_takeover", heavy: true, set: with(takeover, set("Row", "{r1}", "MaxWrite", "0")), live: "FairSpec", want: tlc.Holds, says: "an emergency that ends a rotation ends itself"},
 
 	// The audit chain's outbox.
 	{name: "ok_outbox", module: "outbox", want: tlc.Holds, says: "publishers that crash, pause and repeat"},
@@ -212,6 +229,7 @@ var variants = []variant{
 	{name: "deep_two_olds", deep: true, set: with(two, set("Historic", "2", "MaxRot", "2", "MaxWrite", "1", "Shard", "{s1}", "Modes", both)), want: tlc.Holds, says: "two historic KEKs beside two writers"},
 	{name: "deep_sources", deep: true, set: with(two, set("Side", "{r2}", "MaxRot", "2", "Shard", "{s1}")), want: tlc.Holds, says: "two tables over two rotations beside two writers"},
 	{name: "deep_foreign", deep: true, set: with(two, set("Foreign", `"early"`, "Lies", "TRUE", "Historic", "1", "DekCache", "TRUE", "MaxWrite", "3", "Shard", "{s1}")), want: tlc.Holds, says: "unlabelled rows, labels that lie and a historic KEK beside two writers"},
+	{name: "deep_takeover", deep: true, set: with(two, takeover, set("MaxRot", "3", "MaxWrite", "2", "Takeover", `"any"`, "DekCache", "TRUE", "Deletes", "TRUE")), want: tlc.Holds, says: "takeovers beside two writers"},
 	{name: "deep_everything", deep: true, set: with(two, set("MaxRot", "2", "Modes", both, "MaxMint", "2", "Dup", "1", "Leases", "TRUE", "DekCache", "TRUE", "Deletes", "TRUE", "Restore", `"fenced"`, "Reader", "{q1}", "MaxWrite", "3", "Side", "{r2}", "Historic", "1", "Foreign", `"early"`, "Lies", "TRUE", "Unfit", "TRUE")), want: tlc.Holds, says: "all of it at once, as far as the budget goes"},
 }
 

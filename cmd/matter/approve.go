@@ -60,6 +60,11 @@ func (o *operator) verdict(ctx context.Context, v rotation.Verdict) error {
 	if err != nil {
 		return fmt.Errorf("%s is recorded, but the execution was not told; repeat the command: %w", a.State, err)
 	}
+	if v.Reject && !waits {
+		if err := o.rollBackRejected(ctx, a); err != nil {
+			return err
+		}
+	}
 	command := "matter ops kms-status"
 	switch {
 	case waits:
@@ -76,6 +81,21 @@ func (o *operator) verdict(ctx context.Context, v rotation.Verdict) error {
 	return o.result(map[string]any{
 		"rotation_id": a.Rotation, "plan": a.Plan, "state": a.State, "by": a.By, "requested_by": a.Requester, "execution_told": waits, "next": command,
 	}, fmt.Sprintf("rotation %s is %s by %s; it was asked for by %s", a.Rotation, a.State, a.By, a.Requester), next(command))
+}
+
+// rollBackRejected rolls a rotation back that no execution does: one that is done by hand.
+func (o *operator) rollBackRejected(ctx context.Context, a rotation.Approval) error {
+	r, err := o.reload(ctx, a.Rotation)
+	if err != nil || r.Phase.Final() {
+		return err
+	}
+	if err := o.idle(ctx, r); err != nil {
+		return err
+	}
+	_, err = o.Steps.Retire(ctx, rotation.RetireInput{
+		RotationID: r.ID, Action: rotation.ActionPreSwitchFailure, Error: string(rotation.ApprovalRejected), Cause: fmt.Sprintf("rejected by %s: %s", a.By, a.Reason),
+	})
+	return err
 }
 
 // wake ends the task that waits for the answer; false if none does, as with a rotation

@@ -51,7 +51,7 @@ func (o *operator) rotationOfOld(ctx context.Context, id kek.ID) (kek.Rotation, 
 	}
 	slices.Reverse(all)
 	for _, r := range all {
-		if (r.OldKEK == id || slices.Contains(r.Olds, id)) && r.Phase != kek.RolledBack {
+		if (r.OldKEK == id || slices.Contains(r.Olds, id)) && r.Phase != kek.RolledBack && r.Phase != kek.Superseded {
 			return r, nil
 		}
 	}
@@ -110,6 +110,8 @@ func (o *operator) nextCommand(r kek.Rotation) string {
 		return fmt.Sprintf("matter ops verify-kms-rotation --new-kek-id %s", r.NewKEK)
 	case kek.Completed:
 		return "nothing; matter ops kms-status shows the pointer and the KEKs"
+	case kek.Superseded:
+		return "nothing: emergency " + r.EndedBy + " has ended it; matter ops kms-status"
 	case kek.RolledBack:
 		return fmt.Sprintf("fix the cause, then: matter ops kms-mint-kek --label %q", r.Label)
 	}
@@ -119,7 +121,7 @@ func (o *operator) nextCommand(r kek.Rotation) string {
 // ready refuses a step that must not run at the rotation's phase, and one that an
 // execution of the state machine is at work on.
 func (o *operator) ready(ctx context.Context, r kek.Rotation, from kek.Phase) error {
-	if r.Phase == kek.RolledBack || !r.Phase.Reached(from) {
+	if !r.Phase.Reached(from) {
 		return refused("phase", fmt.Sprintf("rotation %s is %s; this step needs it %s", r.ID, r.Phase, from), o.nextCommand(r))
 	}
 	return o.idle(ctx, r)
@@ -282,9 +284,9 @@ func (o *operator) name(ctx context.Context, label string) (string, *kek.Rotatio
 			return id, nil, nil
 		case v.Rotation.Phase == kek.Completed:
 			return "", nil, refused("--label", fmt.Sprintf("rotation %s was completed at %s", id, stamp(v.Rotation.UpdatedAt)), "choose another --label")
-		case v.Rotation.Phase != kek.RolledBack:
+		case !v.Rotation.Phase.Final():
 			return id, v.Rotation, nil
 		}
 	}
-	return "", nil, refused("--label", fmt.Sprintf("99 rotations labelled %q were rolled back", label), "choose another --label")
+	return "", nil, refused("--label", fmt.Sprintf("99 rotations labelled %q were rolled back or superseded", label), "choose another --label")
 }

@@ -13,7 +13,7 @@ import (
 
 type mintFlags struct {
 	label, reason, window string
-	emergency             bool
+	emergency, again      bool
 }
 
 func newMint() *cobra.Command {
@@ -28,7 +28,8 @@ per attempt, whatever is repeated.
 
 If the census finds an item that the rotation could not place, no KEK is minted, the
 rotation is rolled back and the lock is free. An emergency takes no census: it moves
-what it can, and what it cannot place blocks the retirement.`,
+what it can, and what it cannot place blocks the retirement. It ends the rotation that
+runs, if one does, and moves every row from that one's KEKs too.`,
 		Example: `  matter ops kms-mint-kek --label "Q2-2026-rotation"
   matter ops kms-mint-kek --label "incident 4711" --emergency --reason "key material in a log"`,
 	}
@@ -43,6 +44,8 @@ func (f mintFlags) check() error {
 		return usageError{errors.New(`an emergency needs --reason "what happened", for the audit chain`)}
 	case f.emergency && f.window != "":
 		return usageError{errors.New("an emergency waits for no window: leave --window out")}
+	case f.again && !f.emergency:
+		return usageError{errors.New("--again ends another emergency: add --emergency and --reason")}
 	}
 	return nil
 }
@@ -136,7 +139,7 @@ func (o *operator) mayMint(ctx context.Context, r kek.Rotation, f mintFlags) err
 	switch {
 	case f.emergency && r.Mode != kek.Emergency:
 		return refused("--label", fmt.Sprintf("rotation %s is under way and no emergency; it is %s", r.ID, r.Phase),
-			"give it up first, or go on with it: "+o.nextCommand(r))
+			`choose another --label: the emergency then ends this rotation and moves every row`)
 	case !r.Phase.PreSwitch():
 		return refused("--label", fmt.Sprintf("rotation %s has switched already: it is %s", r.ID, r.Phase), o.nextCommand(r))
 	}
@@ -150,7 +153,7 @@ func (o *operator) start(ctx context.Context, id string, f mintFlags) error {
 }
 
 func (f mintFlags) input() rotation.ExecutionInput {
-	in := rotation.ExecutionInput{Label: f.label, Reason: f.reason, Window: f.window}
+	in := rotation.ExecutionInput{Label: f.label, Reason: f.reason, Window: f.window, Again: f.again}
 	if f.emergency {
 		in.Mode = string(kek.Emergency)
 	}
@@ -177,10 +180,18 @@ func (o *operator) startError(ctx context.Context, err error, anytime string) er
 		if lerr != nil {
 			return err
 		}
-		e.Next = o.goOn(ctx, r)
+		e.Next = o.goOn(ctx, r) + "; if a key is compromised, do not wait: " + emergencyCommand(r)
 	default: // it speaks for itself
 	}
 	return &e
+}
+
+// emergencyCommand starts an emergency that ends r.
+func emergencyCommand(r kek.Rotation) string {
+	if r.Mode == kek.Emergency {
+		return `matter ops kms-rotate --emergency --again --reason "what happened" --watch`
+	}
+	return `matter ops kms-rotate --emergency --reason "what happened" --watch`
 }
 
 // goOn is the command for a rotation that holds the lock, whoever runs it.

@@ -32,6 +32,7 @@ source and KEK are unwrapped, and with --emergency their payloads must open.`,
 func (f *mintFlags) register(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&f.label, "label", "", "the operator's name for the rotation; default: the quarter's, in an emergency the time's")
 	cmd.Flags().BoolVar(&f.emergency, "emergency", false, "the old KEK may be compromised: no window, never roll back to it")
+	cmd.Flags().BoolVar(&f.again, "again", false, "with --emergency: end the emergency that runs, too; any other rotation is ended without it")
 	cmd.Flags().StringVar(&f.reason, "reason", "", "why, for the audit chain; required in an emergency")
 	cmd.Flags().StringVar(&f.window, "window", "", "HH:MM-HH:MM or any, instead of the deployment's off-peak window")
 }
@@ -81,6 +82,9 @@ func (f mintFlags) rotate() string {
 	}
 	if f.emergency {
 		command += fmt.Sprintf(" --emergency --reason %q", f.reason)
+		if f.again {
+			command += " --again"
+		}
 	}
 	if f.window != "" {
 		command += " --window " + f.window

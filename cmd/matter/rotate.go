@@ -39,7 +39,8 @@ rotation; --watch --execution NAME attaches again.
 
 In an emergency the old KEK may be compromised. The rotation then waits for no
 window, never rolls back to the old KEK, revokes its writers at once, and encrypts
-every payload again under fresh data keys.
+every payload again under fresh data keys. If another rotation runs, has halted or waits
+for its approval, the emergency ends it and leaves its new KEK too.
 
 Exit code with --watch: 0 completed, 1 refused or halted, 3 rolled back before the
 switch, 4 halted on orphaned rows, 6 still running.`,
@@ -109,7 +110,7 @@ func (o *operator) attach(ctx context.Context, m *app.Machine, f rotateFlags) er
 }
 
 // startExecution starts an execution under a name that is free, unless one is at
-// work already or another rotation holds the lock.
+// work already or another rotation holds the lock. An emergency ends that one.
 func (o *operator) startExecution(ctx context.Context, m *app.Machine, f mintFlags) (app.Execution, error) {
 	now := o.Steps.Now()
 	if f.label == "" {
@@ -122,21 +123,33 @@ func (o *operator) startExecution(ctx context.Context, m *app.Machine, f mintFla
 	if err != nil {
 		return app.Execution{}, err
 	}
-	if v.Lock != "" {
-		r, err := o.reload(ctx, v.Lock)
-		if err != nil {
-			return app.Execution{}, err
-		}
-		return app.Execution{}, &rotation.Error{
-			Kind: rotation.RotationInProgress, Field: "LOCK",
-			Msg: fmt.Sprintf("rotation %s is %s", r.ID, r.Phase), Next: o.goOn(ctx, r),
-		}
+	if err := o.mayStart(ctx, v.Lock, f); err != nil {
+		return app.Execution{}, err
 	}
 	id, _, err := o.name(ctx, f.label)
 	if err != nil {
 		return app.Execution{}, err
 	}
 	return o.startNamed(ctx, m, id, f)
+}
+
+// mayStart refuses a start beside the rotation that holds the lock. An emergency is refused
+// beside another emergency alone, and not if it is to end that too.
+func (o *operator) mayStart(ctx context.Context, lock string, f mintFlags) error {
+	if lock == "" || f.emergency && f.again {
+		return nil
+	}
+	r, err := o.reload(ctx, lock)
+	switch {
+	case f.emergency && (err != nil || r.Mode != kek.Emergency): // preflight judges
+		return nil
+	case err != nil:
+		return err
+	}
+	return &rotation.Error{
+		Kind: rotation.RotationInProgress, Field: "LOCK", Msg: fmt.Sprintf("rotation %s is %s", r.ID, r.Phase),
+		Next: o.goOn(ctx, r) + "; if a key is compromised, do not wait: " + emergencyCommand(r),
+	}
 }
 
 // startNamed starts an execution of that name, or of the name with a number: AWS
@@ -224,6 +237,10 @@ func (out *outcome) judge() string {
 	case out.Status == types.ExecutionStatusSucceeded:
 		out.Next = "matter ops verify-kms-rotation --new-kek-id " + string(out.NewKEK)
 		return fmt.Sprintf("rotation %s is completed: the pointer is on KEK %s, KEK %s is retired", out.RotationID, out.NewKEK, out.OldKEK)
+	case out.Phase == kek.Superseded || slices.Contains(out.States, "Superseded"):
+		out.ExitCode = exitFailed
+		out.Next = "matter ops kms-status shows the emergency"
+		return fmt.Sprintf("an emergency has ended rotation %s and moves its rows\n%s: %s", out.RotationID, kind, text)
 	case slices.Contains(out.States, "RolledBack"):
 		out.ExitCode = exitRolledBack
 		out.Next = "fix the cause, then: matter ops kms-rotate"

@@ -2,7 +2,6 @@ package app
 
 import (
 	"context"
-	"net/http"
 	"os"
 	"time"
 
@@ -52,7 +51,7 @@ func anchoring(c Config, cfg aws.Config, store *ddb.Store, vault *worm.Vault) *r
 	return &rotation.Anchoring{
 		Store: store, Vault: vault, Ledger: store, Bucket: vault,
 		Signer: awskms.NewSigner(kms.NewFromConfig(cfg), c.AnchorKey),
-		Log:    rekor.New(&http.Client{Timeout: rekor.Timeout}),
+		Log:    rekor.New(httpClient(rekor.Timeout)),
 		Trust:  c.Trust, Retention: c.Retention,
 		Heartbeat: heartbeatEvery, MaxTail: maxTail, Deadline: canaryDeadline,
 	}

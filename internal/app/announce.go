@@ -68,7 +68,7 @@ func announcers(a Announce, cfg aws.Config) []rotation.Announcer {
 	if a.Topic != "" {
 		out = append(out, announce.NewTopic(snsnotify.New(sns.NewFromConfig(cfg), a.Topic)))
 	}
-	client := &http.Client{Timeout: announce.Timeout}
+	client := httpClient(announce.Timeout)
 	keys := secrets(cfg, a.Secret)
 	if a.Webhook != "" {
 		out = append(out, announce.NewWebhook(client, a.Webhook, keys, time.Now))
@@ -77,6 +77,12 @@ func announcers(a Announce, cfg aws.Config) []rotation.Announcer {
 		out = append(out, announce.NewStatuspage(client, a.StatuspageAPI, a.Statuspage, keys))
 	}
 	return out
+}
+
+// httpClient follows no redirect: where a request, and the key in it, goes is configured,
+// and no server may send it on, be it to http or into the function's own network.
+func httpClient(timeout time.Duration) *http.Client {
+	return &http.Client{Timeout: timeout, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 }
 
 // secrets fetches the announcers' keys when they are first needed.

@@ -124,13 +124,13 @@ func TestMutations(t *testing.T) {
 		to       any    // nil deletes
 		want     string
 	}{
-		{"back from the switch", "States.Switch.Catch.0.Next", "PreSwitchFailure", "Switch: a path leads back to PreSwitchFailure"},
+		{"back from the switch", "States.Switch.Catch.1.Next", "PreSwitchFailure", "Switch: a path leads back to PreSwitchFailure"},
 		{"back to the approval", "States.Halted.Next", "Approval?", "Switch: a path leads back to Approval?"},
 		{"an answer that is asked for for ever", "States.AwaitApproval.Retry.0.ErrorEquals.0", "States.Timeout", `AwaitApproval: retries "States.Timeout"`},
 		{"a rejection in an emergency", "States.AwaitApproval.Catch.2.Next", "PreSwitchFailure", "AwaitApproval: goes to PreSwitchFailure without a choice"},
 		{"back from drain by next", "States.DrainWait.Next", "Mint", "Switch: a path leads back to Mint"},
 		{"back from a choice", "States.RetireDone?.Default", "Remint", "Switch: a path leads back to Remint"},
-		{"back from the map", "States.Rewrap.Catch.0.Next", "RollBackOrRemint", "Switch: a path leads back to RollBackOrRemint"},
+		{"back from the map", "States.Rewrap.Catch.1.Next", "RollBackOrRemint", "Switch: a path leads back to RollBackOrRemint"},
 		{"back from the halt", "States.Halted.Next", "DualUnwrap", "Switch: a path leads back to DualUnwrap"},
 		{"a mint without a census", "States.NotifyStarted.Next", "Mint", "Mint: a path leads past Census"},
 		{"a test without a rehearsal", "States.Mint.Next", "DualUnwrap", "DualUnwrap: a path leads past Rehearse"},
@@ -141,6 +141,8 @@ func TestMutations(t *testing.T) {
 		{"emergency rolls back", "States.Mint.Catch.0.Next", "PreSwitchFailure", "Mint: goes to PreSwitchFailure without a choice"},
 		{"the choice is inverted", "States.RollBackOrRemint.Choices.0.StringEquals", "normal", "without a choice on the mode"},
 		{"the choice sees another field", "States.RollBackOrRemint.Choices.0.Variable", "$.label", "without a choice on the mode"},
+		{"a superseded rotation that halts", "States.Rewrap.Catch.0.Next", "HaltedRecord", "Rewrap: halts when an emergency has taken over"},
+		{"a superseded emergency that halts", "States.Remint.Catch.0.ErrorEquals.0", "MintsExhausted", "Remint: halts when an emergency has taken over"},
 		{"no target", "States.Verify.Next", "Done", `goes to "Done", which does not exist`},
 		{"no start", "StartAt", "Begin", "names no state"},
 		{"unreachable", "States.Verify.Next", "NotifyCompleted", "VerifyDone?: is not reachable"},
@@ -148,7 +150,7 @@ func TestMutations(t *testing.T) {
 		{"a final state goes on", "States.Completed.Next", "Mint", "Completed: a Succeed with Next"},
 		{"no timeout", "States.Drain.TimeoutSeconds", nil, "Drain: has no TimeoutSeconds"},
 		{"no catch", "States.Drain.Catch", nil, "Drain: does not catch States.ALL"},
-		{"catch of one name", "States.Drain.Catch.0.ErrorEquals", []any{"DrainTimeout"}, "Drain: does not catch States.ALL"},
+		{"catch of one name", "States.Drain.Catch.1.ErrorEquals", []any{"DrainTimeout"}, "Drain: does not catch States.ALL"},
 		{"the map does not catch", "States.Rewrap.Catch", nil, "RewrapSegment: does not catch States.ALL"},
 		{"a halt that is caught", "States.Halted.Catch", []any{map[string]any{"ErrorEquals": []any{"States.ALL"}, "Next": "Completed"}}, "Halted: has a Catch"},
 		{"a refusal is retried", "States.Preflight.Retry.0.ErrorEquals.0", "InvalidInput", `Preflight: retries "InvalidInput"`},
@@ -167,7 +169,7 @@ func TestMutations(t *testing.T) {
 		{"an optional result field", "States.RewrapComplete.ResultSelector.scanned~", "$.Payload.tally.quarantine", "which is not always in"},
 		{"unknown function", "States.Mint.Parameters.FunctionName", "${MintingFunctionArn}", `invokes an unknown function "Minting"`},
 		{"a path that is not set", "States.Remint.Parameters.Payload.failed_attempt~", "$.mint.attempt", "Remint: reads $.mint.attempt"},
-		{"a failure that is dropped", "States.Drain.Catch.0.ResultPath", "$.error", "Halted: reads $.failure.Error"},
+		{"a failure that is dropped", "States.Drain.Catch.1.ResultPath", "$.error", "Halted: reads $.failure.Error"},
 		{"an item without a source", "States.Rewrap.ItemSelector.source~", nil, "RewrapSegment: reads $.source"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

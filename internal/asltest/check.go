@@ -18,6 +18,9 @@ var Retryable = []string{
 // them and a redrive enters them again.
 var HaltTasks = []string{"HaltedBeforeSwitch", "Halted"}
 
+// haltRecords lead to them.
+var haltRecords = []string{"HaltedBeforeSwitchRecord", "HaltedRecord"}
+
 // point of no return, and what must never come after it.
 const pointOfNoReturn = "Switch"
 
@@ -48,6 +51,7 @@ func Check(d *Definition, kinds []string) []error {
 	c.direction(d)
 	c.precedence(d)
 	c.emergency(d)
+	c.superseded(d)
 	c.fields(d)
 	c.flow(d)
 	return c.errs
@@ -210,6 +214,18 @@ func (c *checker) emergency(d *Definition) {
 			if slices.Contains(s.exits(), target) && !s.choosesByMode() {
 				c.add(name, "goes to %s without a choice on the mode", target)
 			}
+		}
+	}
+}
+
+// superseded checks that what would halt ends in silence when an emergency has taken over:
+// nobody must be paged for a rotation that needs nobody any more.
+func (c *checker) superseded(d *Definition) {
+	for name, s := range d.All() {
+		halts := func(k Catcher) bool { return slices.Contains(haltRecords, k.Next) }
+		if i := slices.IndexFunc(s.Catch, halts); i >= 0 && (i == 0 || s.Catch[0].Next != "Superseded" ||
+			!slices.Equal(s.Catch[0].ErrorEquals, []string{"Superseded"})) {
+			c.add(name, "halts when an emergency has taken over")
 		}
 	}
 }

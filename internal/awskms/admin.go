@@ -75,7 +75,7 @@ func NewAdmin(client AdminAPI, tags TagAPI, stack string) *Admin {
 // multi-Region primary keys").
 func (a *Admin) Create(ctx context.Context, rotationID string, attempt int, label string, multiRegion bool) (rotation.Key, error) {
 	out, err := a.client.CreateKey(ctx, &kms.CreateKeyInput{
-		Description: aws.String(fmt.Sprintf("KEK of %s, %s (rotation %s, attempt %d)", a.stack, label, rotationID, attempt)),
+		Description: aws.String(a.made() + label + fmt.Sprintf(" (rotation %s, attempt %d)", rotationID, attempt)),
 		KeySpec:     types.KeySpecSymmetricDefault, KeyUsage: types.KeyUsageTypeEncryptDecrypt,
 		MultiRegion: &multiRegion,
 		Tags: []types.Tag{
@@ -86,6 +86,14 @@ func (a *Admin) Create(ctx context.Context, rotationID string, attempt int, labe
 		return rotation.Key{}, wrap("CreateKey", err)
 	}
 	return keyOf(out.KeyMetadata)
+}
+
+// made begins the description of each key of this stack.
+func (a *Admin) made() string { return "KEK of " + a.stack + ", " }
+
+// madeFor reports whether a description is the one that Create gave a key of a rotation.
+func (a *Admin) madeFor(rotationID, description string) bool {
+	return strings.HasPrefix(description, a.made()) && strings.Contains(description, " (rotation "+rotationID+", attempt ")
 }
 
 func tag(name, value string) types.Tag { return types.Tag{TagKey: &name, TagValue: &value} }
@@ -171,7 +179,7 @@ func (a *Admin) Disable(ctx context.Context, id kek.ID) error {
 	}
 	var state *types.KMSInvalidStateException
 	if errors.As(err, &state) {
-		if k, derr := a.Describe(ctx, id); derr == nil && k.State == string(types.KeyStatePendingDeletion) {
+		if k, _ := a.Describe(ctx, id); k.State == string(types.KeyStatePendingDeletion) {
 			return nil
 		}
 	}
@@ -199,8 +207,30 @@ func (a *Admin) Tagged(ctx context.Context, rotationID string) ([]kek.ID, error)
 			if !ok {
 				return nil, fmt.Errorf("tagging GetResources: %q is no KMS key", arn)
 			}
-			ids = append(ids, kek.ID(id))
+			ours, err := a.ours(ctx, rotationID, id)
+			if err != nil {
+				return nil, err
+			}
+			if ours {
+				ids = append(ids, kek.ID(id))
+			}
 		}
 	}
 	return ids, nil
+}
+
+// ours reports whether a key that carries a rotation's tags was made for it. Tags are
+// copied, by a template or a person, onto keys that have nothing to do with it, and what
+// Tagged returns may be disabled. A description is given at CreateKey, and whoever may
+// only tag keys cannot change it.
+func (a *Admin) ours(ctx context.Context, rotationID, id string) (bool, error) {
+	out, err := a.client.DescribeKey(ctx, &kms.DescribeKeyInput{KeyId: &id})
+	var gone *types.NotFoundException
+	switch {
+	case errors.As(err, &gone): // the listing lags
+		return false, nil
+	case err != nil:
+		return false, wrap("DescribeKey "+id, err)
+	}
+	return out.KeyMetadata != nil && a.madeFor(rotationID, aws.ToString(out.KeyMetadata.Description)), nil
 }

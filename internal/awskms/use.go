@@ -177,7 +177,7 @@ func isDefault(statement map[string]any, account, root string) bool {
 			got[name] = unlist(value)
 		}
 	}
-	if principal, ok := got["Principal"].(map[string]any); ok && len(principal) == 1 {
+	if principal, _ := got["Principal"].(map[string]any); len(principal) == 1 {
 		if got["Principal"] = unlist(principal["AWS"]); got["Principal"] == account { // short for its root
 			got["Principal"] = root
 		}
@@ -187,7 +187,7 @@ func isDefault(statement map[string]any, account, root string) bool {
 
 // unlist takes a value out of a list of one, which says the same in a policy.
 func unlist(value any) any {
-	if list, ok := value.([]any); ok && len(list) == 1 {
+	if list, _ := value.([]any); len(list) == 1 {
 		return list[0]
 	}
 	return value

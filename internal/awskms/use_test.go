@@ -97,14 +97,26 @@ func TestGrants(t *testing.T) {
 				"Constraints": m{"EncryptionContextSubset": m{"aws:dynamodb:tableName": "orders", "tenant": "4111-1111"}}, "RetiringPrincipal": "arn:aws:iam::1:root",
 			},
 			{
+				"GranteePrincipal": "arn:aws:iam::1:role/r", "Operations": []string{"Decrypt"}, "GrantId": "3",
+				"Constraints": m{"EncryptionContextSubset": m{"f": "1", "b": "2", "a": "3", "e": "4", "d": "5", "c": "6"}},
+			},
+			{
+				"GranteePrincipal": "arn:aws:iam::1:role/s", "Operations": []string{"Decrypt"}, "GrantId": "4",
+				"Constraints": m{"SourceArn": "arn:aws:s3:::b"},
+			},
+			{"Operations": []string{"Decrypt"}, "GrantId": "5", "Constraints": m{}},
+			{
 				"GranteeServicePrincipal": "s3.amazonaws.com", "Operations": []string{"Decrypt"}, "GrantId": "2",
 				"Constraints": m{"EncryptionContextEquals": m{"card": "4111-1111"}, "SourceArn": "arn:aws:s3:::b"}, "RetiringServicePrincipal": "rds.amazonaws.com",
 			},
 		}}
 	}))
 	want := []string{
+		"arn:aws:iam::1:role/r may Decrypt, only with context a b c d e f, id 3",
+		"arn:aws:iam::1:role/s may Decrypt, only for arn:aws:s3:::b, id 4",
 		"dynamodb.eu-central-1.amazonaws.com may CreateGrant, only with context aws:dynamodb:tableName=orders tenant, may be retired by arn:aws:iam::1:root, id 1",
 		"s3.amazonaws.com may Decrypt, only with context card, only for arn:aws:s3:::b, may be retired by rds.amazonaws.com, id 2",
+		"that names no grantee may Decrypt, id 5",
 	}
 	if d := cmp.Diff(want, use.Grants); d != "" || err != nil {
 		t.Errorf("%v, grants (-want +got):\n%s", err, d)
@@ -144,6 +156,10 @@ func TestPolicies(t *testing.T) {
 			t.Errorf("%s: %v (-want +got):\n%s", document, err, d)
 		}
 	}
+	noARN := script("DescribeKey", func(map[string]any) any { return m{"KeyMetadata": m{"KeyId": "k"}} })
+	if use, err := useOf(t, noARN); err == nil || !strings.Contains(err.Error(), "GetKeyPolicy") || !cmp.Equal(use, rotation.KeyUse{}) {
+		t.Errorf("a key without an ARN, whose account is not known: %+v, %v", use, err)
+	}
 	for _, document := range []string{"", "no JSON", `{"Statement":["x"]}`} {
 		_, err := useOf(t, script("GetKeyPolicy", func(map[string]any) any { return m{"Policy": document} }))
 		if err == nil || !strings.Contains(err.Error(), "GetKeyPolicy") {
@@ -171,6 +187,16 @@ func TestUseErrors(t *testing.T) {
 			if err == nil || want != nil && !errors.Is(err, want) || !strings.Contains(err.Error(), op) || !cmp.Equal(use, rotation.KeyUse{}) {
 				t.Errorf("%s in %s: %+v, %v, want %v", code, op, use, err, want)
 			}
+		}
+	}
+}
+
+// TestNeverUsed: a key that KMS has not seen used has no last use, however KMS says so.
+func TestNeverUsed(t *testing.T) {
+	for _, says := range []m{{}, {"KeyLastUsage": nil}, {"KeyLastUsage": m{}}} {
+		use, err := useOf(t, script("GetKeyLastUsage", func(map[string]any) any { return says }))
+		if err != nil || use.LastUse != "" || !use.LastUseAt.IsZero() || use.LastUseBy != "" {
+			t.Errorf("%v: %+v, %v", says, use, err)
 		}
 	}
 }

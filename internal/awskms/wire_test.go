@@ -14,7 +14,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/kms"
+	"github.com/aws/aws-sdk-go-v2/service/kms/types"
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/time/rate"
 
@@ -253,6 +255,30 @@ func TestCreateOnABrokenWire(t *testing.T) {
 	create(t, s)
 	if ids, err := s.Keys.Tagged(t.Context(), id); err != nil || len(ids) != 2 {
 		t.Errorf("%v, %v, want the key and the stray", ids, err)
+	}
+}
+
+// TestTagsAreNoProof: a key of somebody else that carries the tags of a rotation, copied by
+// a template or put there by whoever may tag keys, is none of its keys: a sweep would
+// disable it.
+func TestTagsAreNoProof(t *testing.T) {
+	cfg := mototest.Config(t)
+	client := kms.NewFromConfig(cfg)
+	s := service(cfg)
+	k := create(t, s)
+	tags, err := client.ListResourceTags(t.Context(), &kms.ListResourceTagsInput{KeyId: aws.String(string(k.ID))})
+	if err != nil || len(tags.Tags) < 3 {
+		t.Fatalf("%v, %v", tags, err)
+	}
+	for _, description := range []string{"payroll master key", "", "KEK of " + string(k.ID) + ", l (rotation " + id + ", attempt 1)"} {
+		if _, err := client.CreateKey(t.Context(), &kms.CreateKeyInput{
+			Description: &description, KeyUsage: types.KeyUsageTypeEncryptDecrypt, Tags: tags.Tags,
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if ids, err := s.Keys.Tagged(t.Context(), id); err != nil || len(ids) != 1 || ids[0] != k.ID {
+		t.Errorf("%v, %v, want %s alone", ids, err, k.ID)
 	}
 }
 

@@ -102,8 +102,8 @@ func (w *Wrapper) Identify(ctx context.Context, wrapped []byte, encctx map[strin
 		return "", "", unwrapError(op, err)
 	}
 	clear(out.Plaintext)
-	id, keyARN, ok := kek.ParseKeyRef(aws.ToString(out.KeyId))
-	if !ok || keyARN == "" {
+	id, keyARN, _ = kek.ParseKeyRef(aws.ToString(out.KeyId))
+	if keyARN == "" {
 		return "", "", fmt.Errorf("kms %s: the answer names the key %q, which is no key ARN", op, aws.ToString(out.KeyId))
 	}
 	return id, keyARN, nil

@@ -119,13 +119,13 @@ func ParseURL(s string) (bucket, prefix string, err error) {
 	if !ok {
 		return refuse("it does not begin with s3://")
 	}
-	bucket, prefix, ok = strings.Cut(rest, "/")
+	bucket, prefix, _ = strings.Cut(rest, "/")
 	switch {
 	case bucket == "":
 		return refuse("the bucket is missing")
 	case strings.ContainsAny(s, "?#*%\\ \t\n"):
 		return refuse("it is no pattern and has no query")
-	case !ok || prefix == "":
+	case prefix == "":
 		return refuse("the prefix is missing")
 	case !strings.HasSuffix(prefix, "/"):
 		return refuse("the prefix must end in a slash, or it would match its neighbours too")
@@ -149,7 +149,7 @@ type stored struct {
 	encryptedBy string // ARN of the KMS key that S3 encrypts it with; "" for none
 }
 
-// get reads one object; false if there is none.
+// get reads one object; false if there is none, or an error.
 func (s *Source) get(ctx context.Context, key string) (stored, bool, error) {
 	out, err := s.client.GetObject(ctx, &s3.GetObjectInput{Bucket: &s.bucket, Key: &key})
 	switch awserr.Code(err) {

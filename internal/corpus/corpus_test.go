@@ -379,7 +379,7 @@ func TestSegments(t *testing.T) {
 	if n := b.Segments(8); n != 1 {
 		t.Errorf("%d segments", n)
 	}
-	for _, req := range []rotation.ScanRequest{{Segment: 1, Total: 2}, {Segment: 0, Total: 2}, {}} {
+	for _, req := range []rotation.ScanRequest{{Segment: 1, Total: 2}, {Segment: 0, Total: 2}, {Segment: 1, Total: 1}, {}} {
 		if _, err := b.Scan(t.Context(), req); err == nil {
 			t.Errorf("%+v was scanned", req)
 		}

@@ -95,7 +95,7 @@ func (s *Source) rows(ctx context.Context, keys []string, payload bool) ([]rotat
 	for i, k := range keys {
 		g.Go(func() error {
 			o, ok, err := s.get(ctx, k)
-			if err == nil && ok {
+			if ok {
 				r := o.row(k, payload)
 				read[i] = &r
 			}
@@ -189,7 +189,7 @@ func (s *Source) Rehearse(ctx context.Context, old rotation.Row) error {
 		return err
 	}
 	o, ok, err := s.get(ctx, h.key)
-	if err != nil || !ok {
+	if !ok {
 		return err
 	}
 	if o.defect != "" {
@@ -228,7 +228,7 @@ func (s *Source) Reread(ctx context.Context, old rotation.Row, payload bool) (ro
 		return rotation.Row{}, false, err
 	}
 	o, ok, err := s.get(ctx, h.key)
-	if err != nil || !ok {
+	if !ok {
 		return rotation.Row{}, false, err
 	}
 	return o.row(h.key, payload), true, nil

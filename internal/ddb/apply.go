@@ -157,9 +157,7 @@ func (s *Store) changes(c kek.Change) ([]action, error) {
 	if m := c.Rotation; m != nil {
 		a := s.put("ROTATION#"+m.After.ID, encodeRotation(m.After), unless())
 		if m.Before != nil {
-			a = s.put("ROTATION#"+m.After.ID, encodeRotation(m.After), condition{
-				"#phase = :phase AND #rev = :rev", values{"phase": str(string(m.Before.Phase)), "rev": num(m.Before.Rev)},
-			})
+			a = s.put("ROTATION#"+m.After.ID, encodeRotation(m.After), standsAt(*m.Before))
 		}
 		out = append(out, a)
 	}
@@ -193,7 +191,7 @@ func (s *Store) lock(c kek.Change) ([]action, error) {
 		return nil, nil
 	case kek.LockFree:
 		return []action{s.check(pkLock, key(pkLock, noSK), unless())}, nil
-	case kek.LockHold, kek.LockTake, kek.LockRelease:
+	case kek.LockHold, kek.LockTake, kek.LockRelease, kek.LockTakeOver:
 	}
 	if c.Rotation == nil {
 		return nil, errors.New("a change to the lock names no rotation")
@@ -208,9 +206,27 @@ func (s *Store) lock(c kek.Change) ([]action, error) {
 		return []action{s.put(pkLock, set(key(pkLock, noSK), "rotation_id", id), free)}, nil
 	case kek.LockRelease:
 		return []action{s.remove(pkLock, key(pkLock, noSK), ours)}, nil
+	case kek.LockTakeOver:
+		held := condition{ours.expr, values{"rotation_id": str(c.From)}}
+		return []action{s.put(pkLock, set(key(pkLock, noSK), "rotation_id", id), held), s.ended(c)}, nil
 	case kek.LockIgnore, kek.LockFree:
 	}
 	return nil, fmt.Errorf("unknown lock operation %d", c.Lock)
+}
+
+// ended writes the record of the rotation that an emergency takes over from, or checks
+// that it has none.
+func (s *Store) ended(c kek.Change) action {
+	what := rotationPK(c.From)
+	if c.Ends == nil {
+		return s.check(what, key(what, noSK), unless())
+	}
+	return s.put(what, encodeRotation(c.Ends.After), standsAt(*c.Ends.Before))
+}
+
+// standsAt holds if a rotation's record is what was read.
+func standsAt(r kek.Rotation) condition {
+	return condition{"#phase = :phase AND #rev = :rev", values{"phase": str(string(r.Phase)), "rev": num(r.Rev)}}
 }
 
 // fences opens a new KEK's shards, none of which may exist, so that a sealed one

@@ -28,6 +28,13 @@ func (s *Store) LoadAll(ctx context.Context, rotationID string) (kek.View, error
 	if err != nil {
 		return kek.View{}, err
 	}
+	if v.Lock != "" && (v.Rotation == nil || v.Rotation.ID != v.Lock) {
+		holder, err := s.Load(ctx, v.Lock)
+		if err != nil {
+			return kek.View{}, err
+		}
+		v.Holder = holder.Rotation
+	}
 	keks, err := s.KEKs(ctx)
 	if err != nil {
 		return kek.View{}, err
@@ -113,6 +120,9 @@ func (s *Store) registry(c kek.Change) []action {
 		if m.Remove != "" {
 			out = append(out, s.remove(pkSource+"/"+m.Remove, key(pkSource, m.Remove), condition{}))
 		}
+		if m.Absent != "" {
+			out = append(out, s.check(pkMark+"/"+m.Absent, key(pkMark, m.Absent), unless()))
+		}
 		if m.Forget != "" {
 			out = append(out, s.remove(pkMark+"/"+m.Forget, key(pkMark, m.Forget), condition{}))
 		}
@@ -155,11 +165,7 @@ func encodeFrozen(i item, r kek.Rotation) {
 		i["settings"] = str(encodeJSON(r.Settings))
 	}
 	if len(r.Olds) > 0 {
-		list := make([]types.AttributeValue, len(r.Olds))
-		for n, id := range r.Olds {
-			list[n] = str(string(id))
-		}
-		i["old_kek_ids"] = &types.AttributeValueMemberL{Value: list}
+		i["old_kek_ids"] = strs(r.Olds)
 	}
 	if len(r.Probes) > 0 {
 		probes := item{}
@@ -171,7 +177,13 @@ func encodeFrozen(i item, r kek.Rotation) {
 	if r.Counted {
 		i["counted"] = boolean(true)
 	}
-	set(i, "rehearsed", string(r.Rehearsed), "sealed_at", r.SealedAt, "resumed_at", r.ResumedAt)
+	if len(r.TookOver) > 0 {
+		i["took_over"] = strs(r.TookOver)
+	}
+	if len(r.Leftover) > 0 {
+		i["leftover_kek_ids"] = strs(r.Leftover)
+	}
+	set(i, "rehearsed", string(r.Rehearsed), "sealed_at", r.SealedAt, "resumed_at", r.ResumedAt, "ended_by", r.EndedBy)
 }
 
 // decodeFrozen fills in what encodeFrozen has written.
@@ -196,7 +208,19 @@ func decodeFrozen(rd *reader, r *kek.Rotation) {
 		}
 	}
 	r.Counted, r.Rehearsed, r.SealedAt = rd.bool("counted"), kek.ID(rd.str("rehearsed")), rd.time("sealed_at")
-	r.ResumedAt = rd.time("resumed_at")
+	r.ResumedAt, r.TookOver, r.EndedBy = rd.time("resumed_at"), rd.strs("took_over"), rd.str("ended_by")
+	for _, id := range rd.strs("leftover_kek_ids") {
+		r.Leftover = append(r.Leftover, kek.ID(id))
+	}
+}
+
+// strs is a list of strings.
+func strs[S ~string](all []S) types.AttributeValue {
+	list := make([]types.AttributeValue, len(all))
+	for n, s := range all {
+		list[n] = str(string(s))
+	}
+	return &types.AttributeValueMemberL{Value: list}
 }
 
 func encodeJSON(v any) string {

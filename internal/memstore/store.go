@@ -108,6 +108,7 @@ func (s *Store) view(rotationID string) kek.View {
 // owned is a copy of a record that shares nothing with it that a caller may change.
 func owned(r kek.Rotation) kek.Rotation {
 	r.Olds, r.Sources = slices.Clone(r.Olds), slices.Clone(r.Sources)
+	r.TookOver, r.Leftover = slices.Clone(r.TookOver), slices.Clone(r.Leftover)
 	r.Probes = maps.Clone(r.Probes)
 	for id, probe := range r.Probes {
 		r.Probes[id] = bytes.Clone(probe)
@@ -123,6 +124,10 @@ func (s *Store) LoadAll(_ context.Context, rotationID string) (v kek.View, err e
 		}
 		v = s.view(rotationID)
 		maps.Copy(v.KEKs, s.keks)
+		if r, ok := s.rotations[s.lock]; ok && s.lock != rotationID {
+			r = owned(r)
+			v.Holder = &r
+		}
 		v.Registry = s.registry
 		v.Sources = sorted(s.sources, func(a, b kek.Source) int { return cmp.Compare(a.Name, b.Name) })
 		v.Marks = sorted(s.marks, func(a, b kek.Mark) int { return cmp.Compare(a.Table, b.Table) })
@@ -147,6 +152,11 @@ func (s *Store) Mark(_ context.Context, m kek.Mark) error {
 func (s *Store) registryCondition(c kek.Change) error {
 	if c.Registry != nil && c.Registry.Before != s.registry || c.AtRegistry != nil && *c.AtRegistry != s.registry {
 		return conflict("REGISTRY")
+	}
+	if m := c.Registry; m != nil && m.Absent != "" {
+		if _, marked := s.marks[m.Absent]; marked {
+			return conflict("MARK/%s", m.Absent)
+		}
 	}
 	for i := range c.Shards {
 		if _, exists := s.fences[shard{c.Shuts, i}]; c.Shuts != "" && exists {
@@ -255,6 +265,13 @@ func (s *Store) lockCondition(c kek.Change) error {
 		return errors.New("a change to the lock names no rotation")
 	}
 	id := c.Rotation.After.ID
+	if c.Lock == kek.LockTakeOver {
+		r, ok := s.rotations[c.From]
+		if ok != (c.Ends != nil) || ok && (r.Phase != c.Ends.Before.Phase || r.Rev != c.Ends.Before.Rev) {
+			return conflict("ROTATION#%s", c.From)
+		}
+		id = c.From
+	}
 	if s.lock != id && (c.Lock != kek.LockTake || s.lock != "") {
 		return conflict("LOCK")
 	}
@@ -270,17 +287,14 @@ func (s *Store) pointsAt(p *kek.Pointer) bool {
 
 // write makes every After of a change.
 func (s *Store) write(c kek.Change) {
+	if c.Ends != nil {
+		s.writeRotation(c.Ends.After)
+	}
 	if m := c.Rotation; m != nil {
-		r := owned(m.After)
-		r.StartedAt, r.UpdatedAt, r.SwitchedAt, r.SealedAt = ms(r.StartedAt), ms(r.UpdatedAt), ms(r.SwitchedAt), ms(r.SealedAt)
-		r.ResumedAt = ms(r.ResumedAt)
-		for i := range r.Sources { // the registry has these, the record does not
-			r.Sources[i].AddedAt, r.Sources[i].AddedBy = time.Time{}, ""
-		}
-		s.rotations[r.ID] = r
+		s.writeRotation(m.After)
 		switch c.Lock {
-		case kek.LockTake:
-			s.lock = r.ID
+		case kek.LockTake, kek.LockTakeOver:
+			s.lock = m.After.ID
 		case kek.LockRelease:
 			s.lock = ""
 		case kek.LockHold, kek.LockIgnore, kek.LockFree:
@@ -303,6 +317,25 @@ func (s *Store) write(c kek.Change) {
 			s.fences[shard{c.Opens, i}] = false
 		}
 	}
+}
+
+func (s *Store) writeRotation(r kek.Rotation) {
+	r = owned(r)
+	r.StartedAt, r.UpdatedAt, r.SwitchedAt, r.SealedAt = ms(r.StartedAt), ms(r.UpdatedAt), ms(r.SwitchedAt), ms(r.SealedAt)
+	r.ResumedAt = ms(r.ResumedAt)
+	for i := range r.Sources { // the registry has these, the record does not
+		r.Sources[i].AddedAt, r.Sources[i].AddedBy = time.Time{}, ""
+	}
+	s.rotations[r.ID] = r
+}
+
+// LoseRotation leaves the lock to a rotation that has no record, as a table that was
+// restored or damaged has it.
+func (s *Store) LoseRotation(id string) {
+	s.w.mu.Lock()
+	defer s.w.mu.Unlock()
+	delete(s.rotations, id)
+	s.lock = id
 }
 
 // KEKs returns every registry entry, oldest first.

@@ -48,7 +48,7 @@ func (t *tiles) ReadTiles(want []tlog.Tile) ([][]byte, error) {
 	out := make([][]byte, len(want))
 	for i, tile := range want {
 		b, status, err := t.read(tile)
-		if err == nil && status == http.StatusNotFound && tile.W < 1<<tileHeight {
+		if status == http.StatusNotFound && tile.W < 1<<tileHeight {
 			full := tile
 			full.W = 1 << tileHeight
 			b, status, err = t.read(full)

@@ -187,7 +187,7 @@ func tone(s State) string {
 		return "good"
 	case Halted:
 		return "bad"
-	case RolledBack:
+	case RolledBack, Superseded:
 		return "warn"
 	case Running, Open:
 		return "info"

@@ -71,6 +71,7 @@ type State string
 const (
 	Completed  State = "completed"
 	RolledBack State = "rolledback"
+	Superseded State = "superseded" // an emergency has ended it
 	Halted     State = "halted"
 	Running    State = "running"
 	Open       State = "open"

@@ -24,6 +24,9 @@ func (c *collection) outcome() {
 	case RolledBack:
 		o.Title = "Rolled back before the switch"
 		o.Next = "mend what failed, then start a new rotation"
+	case Superseded:
+		o.Title = "Ended by emergency " + c.view.Rotation.EndedBy
+		o.Next = "matter ops report --rotation " + c.view.Rotation.EndedBy
 	case Halted:
 		o.Title = "Halted " + r.where()
 		o.Error = strings.TrimPrefix(last.Error+": "+last.Cause, ": ")
@@ -52,6 +55,8 @@ func (c *collection) state() State {
 		return Completed
 	case kek.RolledBack:
 		return RolledBack
+	case kek.Superseded:
+		return Superseded
 	default:
 	}
 	switch last, ok := c.report.latest(); {

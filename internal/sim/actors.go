@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"strings"
 
 	"github.com/matter-ops/kms-rotation/internal/memstore"
 	"github.com/matter-ops/kms-rotation/kek"
@@ -33,6 +34,10 @@ func (a *actors) act(f Fault) {
 		delete(a.want, aRow)
 	case Restore:
 		a.restore()
+	case Foreign:
+		a.foreign(f.Arg)
+	case NewTable:
+		a.newTable(f.Arg == 1)
 	case Look:
 		a.apps.look()
 	case Open:
@@ -62,7 +67,13 @@ type task struct {
 	id, plain string
 }
 
-func encctx(id string) map[string]string { return map[string]string{"table": "rows", "id": id} }
+// encctx is the encryption context of a row. Rows of the late table have ids of their own.
+func encctx(id string) map[string]string {
+	if strings.HasPrefix(id, lateTable) {
+		return map[string]string{"table": lateTable, "id": id}
+	}
+	return map[string]string{"table": "rows", "id": id}
+}
 
 // seal makes a record under a KEK; false if that is not usable.
 func (a *actors) seal(id, plain string, under kek.ID, epoch int64) (memstore.Record, error) {

@@ -2,6 +2,8 @@ package sim
 
 import (
 	"bytes"
+	"slices"
+	"strings"
 
 	"github.com/matter-ops/kms-rotation/audit"
 	"github.com/matter-ops/kms-rotation/internal/memstore"
@@ -22,7 +24,7 @@ type checker struct {
 	head     audit.Head
 	recorded map[string]bool
 	seq      int64
-	opened   map[string][]byte       // row → wrapped DEK and payload that were seen to open
+	opened   map[string][]byte       // row → KEK, wrapped DEK and payload that were seen to open
 	first    map[string]kek.ID       // DEK → the KEK it was first seen under
 	dek      map[string]string       // row → its DEK
 	leases   map[rotation.Lease]bool // those that stand
@@ -30,6 +32,15 @@ type checker struct {
 	applied  map[*invocation]int64 // the record of the last change that it made
 	rows     []memstore.Record     // scratch
 	ids      []string
+
+	applier    *invocation // that made the last change
+	isSource   bool        // the late table is one
+	forgotten  bool        // it is marked, and is no source,
+	since      int         // since this call
+	joined     bool        // it has just become one
+	givenUp    map[string]bool
+	unlabelled map[string]bool // rows that do not name their KEK,
+	uncounted  map[string]bool // and have not since before the start of the rotation
 }
 
 func newChecker(r *run) *checker {
@@ -37,6 +48,7 @@ func newChecker(r *run) *checker {
 		r: r, states: map[kek.ID]kek.State{}, head: audit.Genesis(chain), seq: 1, recorded: map[string]bool{},
 		opened: map[string][]byte{}, first: map[string]kek.ID{}, dek: map[string]string{},
 		leases: map[rotation.Lease]bool{}, listed: map[*invocation][]rotation.Lease{}, applied: map[*invocation]int64{},
+		givenUp: map[string]bool{}, unlabelled: map[string]bool{}, uncounted: map[string]bool{},
 	}
 }
 
@@ -46,7 +58,7 @@ func (c *checker) observe(op string, result any, err error, args ...any) {
 	case "Store.Apply":
 		c.dirty, c.shifted, c.fenced = true, true, true
 		if seq, ok := result.(int64); ok && err == nil {
-			c.applied[c.r.inv] = seq
+			c.applied[c.r.inv], c.applier = seq, c.r.inv
 			if c.seq++; seq != c.seq {
 				c.r.violated("EveryEffectRecorded", "%s took effect and the chain's head is %d, not %d", args[0].(kek.Change).Event, seq, c.seq)
 			}
@@ -59,6 +71,11 @@ func (c *checker) observe(op string, result any, err error, args ...any) {
 		c.dirty, c.shifted = true, true
 	case "Table.Insert", "Table.Update", "Table.Delete", "Table.Plant", "Table.Replace":
 		c.dirty = true
+	case "Table.Label":
+		c.dirty = true
+		if c.r.inv != nil && strings.HasSuffix(c.r.inv.name, dryRun) {
+			c.r.violated("DryRun", "%s writes a label", c.r.inv.name)
+		}
 	case "Store.PutLease":
 		c.leases[args[0].(rotation.Lease)] = true
 	case "Store.DropLease":
@@ -95,6 +112,10 @@ func (c *checker) look() {
 		c.shifted, c.fenced = false, false
 	}
 	c.table()
+	if c.joined {
+		c.joined = false
+		c.r.alone(c.r.added)
+	}
 	c.r.mine = was
 }
 
@@ -184,7 +205,8 @@ func (c *checker) rotations(v kek.View) {
 // leftBehind reports whether a rotation has moved off a KEK and retired it.
 func (c *checker) leftBehind(all []kek.Rotation, id kek.ID) bool {
 	for _, rot := range all {
-		if rot.OldKEK == id && !rot.SwitchedAt.IsZero() && rot.Phase.Reached(kek.KEKRetired) {
+		over := rot.Phase.Reached(kek.KEKRetired) || rot.Phase == kek.Superseded
+		if slices.Contains(rot.Olds, id) && !rot.SwitchedAt.IsZero() && over {
 			return true
 		}
 	}
@@ -206,6 +228,7 @@ func (c *checker) chained() {
 			c.r.violated("AuditOnceInOrder", "%s is recorded twice", e.Record.ID)
 		}
 		c.recorded[e.Record.ID] = true
+		c.registered(e.Record.Type, e.Record.Body)
 	}
 }
 
@@ -247,17 +270,23 @@ func (c *checker) stored(inv *invocation, concluded bool) {
 func (c *checker) table() {
 	r := c.r
 	c.rows, c.ids = c.rows[:0], c.ids[:0]
-	r.table.Each(func(id string, rec memstore.Record) {
-		c.rows, c.ids = append(c.rows, rec), append(c.ids, id)
-	})
+	for _, t := range r.tables() {
+		t.Each(func(id string, rec memstore.Record) {
+			c.rows, c.ids = append(c.rows, rec), append(c.ids, id)
+		})
+	}
+	clear(c.unlabelled)
 	for i, rec := range c.rows {
 		id := c.ids[i]
 		plain, ok := r.want[id]
+		if rec.Kind != "" {
+			c.unlabelled[id] = true
+		}
 		switch {
 		case !ok:
 			r.violated("NoRowComesBack", "row %s came back, or out of nothing", id)
 		case !r.resolves(rec.KEK):
-			r.violated("NoKeyOrphans", "row %s is under %s, which is %q in the registry", id, rec.KEK, c.states[rec.KEK])
+			c.orphaned(id, rec.KEK)
 		default:
 			c.opens(id, rec, plain)
 		}
@@ -269,10 +298,11 @@ func (c *checker) table() {
 
 func (c *checker) opens(id string, rec memstore.Record, plain string) {
 	was := c.opened[id]
-	if n := len(rec.WrappedDEK); len(was) == n+len(rec.Ciphertext) && bytes.Equal(was[:n], rec.WrappedDEK) && bytes.Equal(was[n:], rec.Ciphertext) {
+	if n, m := len(rec.KEK), len(rec.KEK)+len(rec.WrappedDEK); len(was) == m+len(rec.Ciphertext) &&
+		string(was[:n]) == string(rec.KEK) && bytes.Equal(was[n:m], rec.WrappedDEK) && bytes.Equal(was[m:], rec.Ciphertext) {
 		return
 	}
-	c.opened[id] = append(bytes.Clone(rec.WrappedDEK), rec.Ciphertext...)
+	c.opened[id] = slices.Concat([]byte(rec.KEK), rec.WrappedDEK, rec.Ciphertext)
 	dek, err := c.r.kms.Decrypt(ctx, rec.KEK, rec.WrappedDEK, rec.Context)
 	if err != nil {
 		c.r.violated("RowIntegrity", "row %s under %s: %v", id, rec.KEK, err)
@@ -306,10 +336,10 @@ func (r *run) end() {
 	if r.failed != nil {
 		return
 	}
-	v, err := r.store.Load(ctx, mainID)
+	all, err := r.store.Rotations(ctx)
 	r.must(err)
-	if v.Rotation != nil {
-		r.check.over(v)
+	for _, rot := range all {
+		r.check.over(rot)
 	}
 	if r.main.state == completed && r.rival == nil { // its last step has just read the chain in the bucket
 		return
@@ -320,8 +350,8 @@ func (r *run) end() {
 }
 
 // over checks a rotation that is.
-func (c *checker) over(v kek.View) {
-	r, rot := c.r, *v.Rotation
+func (c *checker) over(rot kek.Rotation) {
+	r := c.r
 	if !rot.Phase.Final() {
 		r.violated("Terminates", "%s is at %s", rot.ID, rot.Phase)
 		return
@@ -329,16 +359,34 @@ func (c *checker) over(v kek.View) {
 	if rot.Phase != kek.Completed {
 		return
 	}
-	if key, err := r.kms.Describe(ctx, rot.OldKEK); err != nil || key.Enabled {
-		r.violated("RetireAfterSwitch", "%s is completed and its old KEK %s is still enabled", rot.ID, rot.OldKEK)
+	for _, id := range slices.Concat(rot.Olds, rot.Leftover) {
+		if key, err := r.kms.Describe(ctx, id); err != nil || key.Enabled {
+			r.violated("RetireAfterSwitch", "%s is completed and the KEK %s that it leaves is still enabled", rot.ID, id)
+		}
+	}
+	for _, ended := range rot.TookOver {
+		v, err := r.store.Load(ctx, ended)
+		r.must(err)
+		for _, id := range append([]kek.ID{v.Rotation.NewKEK}, v.Rotation.Olds...) {
+			if key, err := r.kms.Describe(ctx, id); id != "" && (err != nil || key.Enabled) {
+				r.violated("SupersededOff", "%s has ended %s and is completed, and the KEK %s is still enabled", rot.ID, ended, id)
+			}
+		}
 	}
 	c.strays(rot)
 	if rot.Mode != kek.Emergency {
 		return
 	}
-	for id, dek := range c.dek {
-		if _, there := r.want[id]; there && c.first[dek] == rot.OldKEK {
-			r.violated("ExposedDeksGone", "row %s still has a DEK that was wrapped under %s", id, rot.OldKEK)
+	all, err := r.store.Rotations(ctx)
+	r.must(err)
+	for _, earlier := range all {
+		if earlier.Epoch == 0 || earlier.Epoch > rot.Epoch {
+			continue
+		}
+		for id, dek := range c.dek {
+			if _, there := r.want[id]; there && slices.Contains(earlier.Olds, c.first[dek]) {
+				r.violated("ExposedDeksGone", "after %s row %s still has a DEK that was wrapped under %s", rot.ID, id, c.first[dek])
+			}
 		}
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/matter-ops/kms-rotation/internal/memstore"
+	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
 )
 
@@ -35,6 +36,19 @@ func (c *copies) clone(of *actors) apps {
 func (c *copies) start() {}
 
 func (c *copies) paged() {}
+
+func (c *copies) join(id string) {
+	r := c.run
+	r.must(c.store().Mark(ctx, kek.Mark{Table: lateTable, Holder: "newcomer", SeenAt: r.now}))
+	p, err := c.store().Pointer(ctx)
+	r.must(err)
+	rec, err := c.seal(id, id, p.KEKID, p.Epoch)
+	if err != nil {
+		r.violated("PointerUsable", "an application cannot seal under the pointer's KEK %s: %v", p.KEKID, err)
+		return
+	}
+	r.must(r.late.(*memstore.Table).Insert(ctx, id, rec, c.made%shards)) //nolint:forcetypeassert // copies live nowhere else
+}
 
 func (c *copies) busy(n int) bool { return c.writers[n].sealed }
 

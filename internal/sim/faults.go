@@ -101,7 +101,7 @@ func (r *run) fault(f Fault, op string, inv *invocation) (apply bool, err error)
 	case Pause:
 		r.inside(func() { r.goOn(inv, f.Arg) })
 	case Rival:
-		r.inside(func() { r.startRival(f.Arg == 1) })
+		r.inside(func() { r.startRival(f.Arg) })
 	case Operator:
 		r.inside(func() { r.operator(f.Arg) })
 	default:
@@ -170,7 +170,7 @@ func (r *run) goOn(inv *invocation, n int) {
 		case !r.main.over():
 			r.main.step()
 		case r.rival == nil:
-			r.startRival(false)
+			r.startRival(0)
 		case !r.rival.over():
 			r.rival.step()
 		default:
@@ -179,13 +179,13 @@ func (r *run) goOn(inv *invocation, n int) {
 	}
 }
 
-func (r *run) startRival(emergency bool) {
+func (r *run) startRival(variant int) {
 	if r.rival != nil && !r.rival.over() {
 		return
 	}
 	in := rotation.ExecutionInput{}
-	if emergency {
-		in = rotation.ExecutionInput{Mode: "emergency", Reason: "another one"}
+	if variant > 0 {
+		in = rotation.ExecutionInput{Mode: "emergency", Reason: "another one", Again: variant == 2}
 	}
 	r.rival = newMachine(r, rivalID, in)
 	r.rival.step()

@@ -96,7 +96,8 @@ func siblings(s, o Schedule) bool {
 func (r *run) clone() *run {
 	c := *r
 	world := r.world.Clone(c.clock)
-	c.wire(c.inMemory(world, r.table.(*memstore.Table).CloneTo(world))) //nolint:forcetypeassert // only runs in memory are cloned
+	clone := func(t rows) *memstore.Table { return t.(*memstore.Table).CloneTo(world) } //nolint:forcetypeassert // only runs in memory are cloned
+	c.wire(c.inMemory(world, clone(r.table), clone(r.late)))
 	c.made, c.dying = maps.Clone(r.made), maps.Clone(r.dying)
 	c.actors = &actors{run: &c, want: maps.Clone(r.want), made: r.actors.made}
 	c.apps = r.apps.clone(c.actors)
@@ -122,6 +123,7 @@ func (c *checker) clone(r *run) *checker {
 	own.states, own.recorded, own.leases = maps.Clone(c.states), maps.Clone(c.recorded), maps.Clone(c.leases)
 	own.opened, own.first, own.dek = maps.Clone(c.opened), maps.Clone(c.first), maps.Clone(c.dek)
 	own.listed, own.applied = map[*invocation][]rotation.Lease{}, map[*invocation]int64{}
-	own.rows, own.ids = nil, nil
+	own.givenUp, own.unlabelled, own.uncounted = maps.Clone(c.givenUp), maps.Clone(c.unlabelled), maps.Clone(c.uncounted)
+	own.rows, own.ids, own.applier = nil, nil, nil
 	return &own
 }

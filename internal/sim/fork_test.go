@@ -58,7 +58,7 @@ func (r *run) ending(t *testing.T) (e ending) {
 	var err error
 	e.Chain, err = r.store.AuditEntries(ctx, 1)
 	get(err)
-	e.View, err = r.store.Load(ctx, mainID)
+	e.View, err = r.store.LoadAll(ctx, mainID)
 	get(err)
 	e.Rotations, err = r.store.Rotations(ctx)
 	get(err)
@@ -72,10 +72,12 @@ func (r *run) ending(t *testing.T) (e ending) {
 		e.Keys, e.Leases, e.Fences = append(e.Keys, key), append(e.Leases, leases...), append(e.Fences, r.store.Fences(k.ID))
 	}
 	e.Rows = map[string]memstore.Record{}
-	r.table.Each(func(id string, rec memstore.Record) {
-		rec.Ciphertext = make([]byte, len(rec.Ciphertext)) // its nonce is drawn at random
-		e.Rows[id] = rec
-	})
+	for _, t := range r.tables() {
+		t.Each(func(id string, rec memstore.Record) {
+			rec.Ciphertext = make([]byte, len(rec.Ciphertext)) // its nonce is drawn at random
+			e.Rows[id] = rec
+		})
+	}
 	c := r.check
 	e.Want, e.First, e.Dek, e.Epoch, e.Opened = r.want, c.first, c.dek, c.epoch, map[string]int{}
 	for id, b := range c.opened {

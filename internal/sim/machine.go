@@ -22,6 +22,8 @@ type machine struct {
 	halts     int
 	mode      string
 	failure   rotation.Kind
+	segments  []rotation.Segment // of the plan
+	segment   int                // of them, that RewrapSegment works on
 	trail     []string
 }
 
@@ -31,6 +33,7 @@ const (
 	rolledBack = "RolledBack"
 	completed  = "Completed"
 	halted     = "Halted"
+	superseded = "Superseded"
 )
 
 const maxHalts = 4
@@ -41,7 +44,7 @@ func newMachine(r *run, id string, in rotation.ExecutionInput) *machine {
 
 func (m *machine) over() bool {
 	switch m.state {
-	case refused, rolledBack, completed, halted:
+	case refused, rolledBack, completed, halted, superseded:
 		return true
 	}
 	return false
@@ -75,13 +78,15 @@ type answer struct {
 	attempt   int
 	mode      string
 	id        string
+	segments  []rotation.Segment
 }
 
 // step makes one invocation and goes to the next state.
 func (m *machine) step() {
 	state := m.state
 	m.trail = append(m.trail, state)
-	a, err, orphan := m.r.invoke(m, state, func(ctx context.Context) (answer, error) { return m.call(ctx, state) })
+	input := *m // a duplicate has the same
+	a, err, orphan := m.r.invoke(m, state, func(ctx context.Context) (answer, error) { return input.call(ctx, state) })
 	if orphan || m.r.failed != nil {
 		return
 	}
@@ -95,7 +100,7 @@ func (m *machine) step() {
 
 // invoke runs a step in a process of its own.
 func (r *run) invoke(owner *machine, name string, f func(context.Context) (answer, error)) (a answer, err error, orphan bool) {
-	inv := &invocation{name: name, owner: owner}
+	inv := &invocation{name: name, owner: owner, from: r.call}
 	inv.again = func() { _, _, _ = r.invoke(nil, name+" (duplicate)", f) }
 	outer := r.inv
 	r.inv = inv
@@ -121,7 +126,7 @@ func (m *machine) call(ctx context.Context, state string) (answer, error) {
 	switch state {
 	case "Preflight":
 		p, err := s.Preflight(ctx, rotation.PreflightInput{ExecutionARN: "arn:" + m.execution, ExecutionName: m.execution, Input: m.in})
-		return answer{attempt: p.Current.Attempt, mode: p.Mode, id: p.RotationID}, err
+		return answer{attempt: p.Current.Attempt, mode: p.Mode, id: p.RotationID, segments: p.Segments}, err
 	case "Abandon":
 		return m.retire(ctx, rotation.RetireInput{RotationID: m.execution, Action: rotation.ActionAbandon, ExecutionARN: "arn:" + m.execution, Error: string(m.failure)})
 	case "Mint":
@@ -147,7 +152,7 @@ func (m *machine) call(ctx context.Context, state string) (answer, error) {
 		d, err := s.Drain(ctx, in)
 		return answer{done: d.Done}, err
 	case "RewrapSegment":
-		o, err := s.Rewrap(ctx, rotation.RewrapInput{RotationID: m.id, Source: "rows"})
+		o, err := s.Rewrap(ctx, rotation.RewrapInput{RotationID: m.id, Source: m.segments[m.segment].Source, Segment: m.segments[m.segment].Segment})
 		return answer{rewrapped: o.Done}, err
 	case "RewrapComplete":
 		_, err := s.Rewrap(ctx, rotation.RewrapInput{RotationID: m.id, Complete: true})
@@ -180,7 +185,7 @@ func (m *machine) concludes() bool {
 func (m *machine) advance(a answer) {
 	switch m.state {
 	case "Preflight":
-		m.attempt, m.mode, m.id, m.state = a.attempt, a.mode, a.id, "Census"
+		m.attempt, m.mode, m.id, m.segments, m.state = a.attempt, a.mode, a.id, a.segments, "Census"
 	case "Abandon":
 		m.state = refused
 	case "Census":
@@ -201,12 +206,15 @@ func (m *machine) advance(a answer) {
 		m.state = "Drain"
 	case "Drain":
 		if a.done {
-			m.state = "RewrapSegment"
+			m.state, m.segment = "RewrapSegment", 0
 			return
 		}
 		m.r.pass(30 * time.Second)
 	case "RewrapSegment":
 		if a.rewrapped {
+			m.segment++
+		}
+		if m.segment == len(m.segments) {
 			m.state = "RewrapComplete"
 		}
 	case "RewrapComplete":
@@ -233,6 +241,11 @@ func (m *machine) result(err error) {
 		return
 	}
 	m.tries, m.failure = 0, kind
+	if kind == rotation.Superseded && (m.mode == "emergency" && m.state == "Remint" || m.state == "PreSwitchFailure" || afterTest(m.state)) {
+		m.state = superseded
+		return
+	}
+	m.r.blocked = m.r.blocked || unaccounted(kind)
 	switch m.state {
 	case "Preflight":
 		switch kind {
@@ -256,6 +269,15 @@ func (m *machine) result(err error) {
 	}
 }
 
+// afterTest reports a state whose failure halts.
+func afterTest(state string) bool {
+	switch state {
+	case "Preflight", "Abandon", "Census", "Mint", "Rehearse", "DualUnwrap", "Remint":
+		return false
+	}
+	return true
+}
+
 // halt pages; the operator redrives an hour later, a bounded number of times.
 func (m *machine) halt(next string) {
 	m.r.tell("%s halts at %s: %s", m.id, m.state, m.failure)
@@ -263,8 +285,9 @@ func (m *machine) halt(next string) {
 		m.state = halted
 		return
 	}
+	m.state = next // as soon as anybody redrives it
 	m.r.alone(m.r.apps.paged)
+	m.r.accountForRows()
 	m.r.pass(time.Hour)
 	m.r.outage = 0
-	m.state = next
 }

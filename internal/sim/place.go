@@ -16,7 +16,8 @@ import (
 type place struct {
 	world    *memstore.World
 	store    store
-	table    rows
+	table    rows // the source that there always is
+	late     rows // a table that is a source when a person makes it one
 	vault    rotation.Vault
 	keys     keyService
 	start    string                // the cursor of a page before the first row
@@ -31,6 +32,7 @@ type store interface {
 	rotation.Outbox
 	rotation.Drainage
 	rotation.Checkpoints
+	rotation.Recorder
 	KEKs(ctx context.Context) ([]kek.KEK, error)
 	Rotations(ctx context.Context) ([]kek.Rotation, error)
 	AuditEntries(ctx context.Context, fromSeq int64) ([]audit.Entry, error)
@@ -41,6 +43,7 @@ type store interface {
 // sealing.
 type rows interface {
 	rotation.Source
+	rotation.Labeler
 	Delete(ctx context.Context, id string) error
 	Plant(id string, r memstore.Record)
 	Each(f func(id string, r memstore.Record))
@@ -62,14 +65,16 @@ type apps interface {
 	finish(n int)
 	look()
 	open()
+	// join lets a new application write its first row into the late table.
+	join(id string)
 	paged() // an operator is looking at why the rotation has halted
 	clone(of *actors) apps
 }
 
 // inMemory is the place that is memstore alone.
-func (r *run) inMemory(world *memstore.World, table *memstore.Table) place {
+func (r *run) inMemory(world *memstore.World, table, late *memstore.Table) place {
 	return place{
-		world: world, store: world.Store(), table: table, vault: world.Vault(), keys: world.KMS(),
+		world: world, store: world.Store(), table: table, late: late, vault: world.Vault(), keys: world.KMS(),
 		start: "after:!", resolves: world.Resolves, sleep: func(d time.Duration) { r.now = r.now.Add(d) },
 		watch: func() {
 			world.SetHook(r.hook)

@@ -4,14 +4,14 @@ import "github.com/matter-ops/kms-rotation/internal/plant"
 
 var mutants = []plant.Bug{
 	{Name: "skip the seal", File: "rotation/drain.go", With: []string{
-		"for i := range v.KEKs[r.OldKEK].FenceShards {", "for i := range v.KEKs[r.OldKEK].FenceShards * 0 {",
+		"for i := range v.KEKs[id].FenceShards {", "for i := range v.KEKs[id].FenceShards * 0 {",
 		"kek/view.go", "",
-		"c.Sealed, c.Shards = r.OldKEK, m.After.FenceShards", "_ = m",
+		"c.Sealed, c.Shards = draining[0], m.After.FenceShards", "_ = m",
 	}},
 	{Name: "seal all fence shards but one", File: "rotation/drain.go", With: []string{
-		"for i := range v.KEKs[r.OldKEK].FenceShards {", "for i := range v.KEKs[r.OldKEK].FenceShards - 1 {",
+		"for i := range v.KEKs[id].FenceShards {", "for i := range v.KEKs[id].FenceShards - 1 {",
 		"kek/view.go", "",
-		"c.Sealed, c.Shards = r.OldKEK, m.After.FenceShards", "c.Sealed, c.Shards = r.OldKEK, m.After.FenceShards-1",
+		"c.Sealed, c.Shards = draining[0], m.After.FenceShards", "c.Sealed, c.Shards = draining[0], m.After.FenceShards-1",
 	}},
 	{Name: "unconditional pointer write", File: "internal/memstore/store.go", With: []string{
 		"if err := s.conditions(c); err != nil {", "if c.Pointer != nil {\n\t\t\tp := c.Pointer.After\n\t\t\ts.pointer = &p\n\t\t}\n\t\tif err := s.conditions(c); err != nil {",
@@ -31,10 +31,11 @@ var mutants = []plant.Bug{
 		"v, err = s.transitionAll(ctx, \"retire\", id, func", "if err := s.Keys.Disable(ctx, r.OldKEK); err != nil {\n\t\treturn RetireOutput{}, unavailable(\"KMS DisableKey\", err)\n\t}\n\tv, err = s.transitionAll(ctx, \"retire\", id, func",
 	}},
 	{Name: "retire without the second scan", File: "rotation/retire.go", With: []string{
-		"confirmed, err = s.confirm(ctx, v, r)", "confirmed.Done = true",
+		"confirmed, err = s.confirm(ctx, v, r)", "confirmed = SweepOutput{Done: true, read: s.Now()}",
 	}},
 	{Name: "retire before its turn", File: "rotation/retire.go", With: []string{
 		"if !r.Phase.Reached(kek.Rewrapped) {", "if false {",
+		"err = s.checkAge(confirmed.read)", "err = nil",
 		"kek/view.go", "",
 		"r, err := v.stepAt(Rewrapped, KEKRetired, rev)", "from := Rewrapped\n\tif v.Rotation != nil && v.Rotation.Phase == Drained {\n\t\tfrom = Drained\n\t}\n\tr, err := v.stepAt(from, KEKRetired, rev)",
 	}},
@@ -79,6 +80,15 @@ var mutants = []plant.Bug{
 		"if v.Lock != \"\" && v.Lock != r.ID {", "if false {",
 		"internal/memstore/store.go", "",
 		"if s.lock != id && (c.Lock != kek.LockTake || s.lock != \"\") {", "if id == \"\" {",
+	}},
+	{Name: "an emergency leaves the pointer's KEK alone", File: "kek/view.go", With: []string{
+		"if id != current && k.State.Resolves() {", "if id != current && k.State == Sealed && k.RotationID == \"\" {",
+	}},
+	{Name: "an emergency forgets what the other had retired", File: "kek/view.go", With: []string{
+		"r.Leftover = append(r.Leftover, other.Olds...)", "_ = r",
+	}},
+	{Name: "an emergency seals one KEK and goes on", File: "kek/view.go", With: []string{
+		"if len(draining) == 1 {", "if len(draining) > 0 {",
 	}},
 	{Name: "an emergency only rewraps", File: "rotation/rewrap.go", With: []string{
 		"if r.Mode != kek.Emergency || row.Whole {", "if true {",
@@ -159,5 +169,38 @@ var mutants = []plant.Bug{
 	{Name: "drain before the switch", File: "rotation/drain.go", With: []string{
 		"if r.Phase == kek.Switched {", "if !r.Phase.Reached(kek.Drained) {",
 		"case v.Rotation == nil || v.Rotation.Phase != kek.Switched || v.Pointer == nil || v.Pointer.KEKID == r.OldKEK:", "case v.Rotation == nil:",
+	}},
+	{Name: "retire does not look at unaccounted rows", File: "rotation/retire.go", With: []string{
+		"if err := poison(out.Tally); err != nil || !out.Done {", "if !out.Done {",
+	}},
+	{Name: "a source that is added after the switch does not join", File: "kek/registry.go", With: []string{
+		"join(&after)", "_ = join",
+	}},
+	{Name: "retire does not ask whether a source has joined", File: "kek/view.go", With: []string{
+		"if err == nil && r.Rev != rev {", "if err == nil && r.Rev != rev && to != KEKRetired {",
+	}},
+	{Name: "retire ignores the marks of writers", File: "kek/view.go", With: []string{
+		"if forgotten := Forgotten(v.Marks, r.Sources); len(forgotten) > 0 {", "if forgotten := Forgotten(v.Marks, r.Sources); len(forgotten) > 0 && r.ID == \"\" {",
+	}},
+	{Name: "a start ignores the marks of writers", File: "kek/view.go", With: []string{
+		"len(forgotten) > 0 && r.Mode == Normal {", "len(forgotten) > 0 && r.Mode == Emergency {",
+	}},
+	{Name: "a start does not ask whether a source was added", File: "kek/view.go", With: []string{
+		"AtRegistry: &v.Registry, ", "",
+	}},
+	{Name: "a census does not look at unaccounted rows", File: "rotation/census.go", With: []string{
+		"if n := out.Tally.Quarantined; n > 0 {", "if n := out.Tally.Quarantined; n > 0 && sources == nil {",
+	}},
+	{Name: "a source is removed whatever it holds", File: "rotation/sources.go", With: []string{
+		"if err := s.checkUnused(ctx, v, def); err != nil {", "if err := s.checkUnused(ctx, v, def); err != nil && v.Registry == 0 {",
+	}},
+	{Name: "a dry run of adopt labels rows", File: "rotation/adopt.go", With: []string{
+		"if !a.write {", "if a.out == nil {",
+	}},
+	{Name: "adopt labels a row that has changed", File: "internal/memstore/table.go", With: []string{
+		"r, err := t.find(\"label\", old)", "r, err := t.rows[old.Handle.(handle).id], error(nil)",
+	}},
+	{Name: "adopt labels a row that has changed (DynamoDB)", File: "internal/ddb/source.go", With: []string{
+		"c.update = \"SET #kek = :kek\"\n", "c.update = \"SET #kek = :kek\"\n\tc.cond = \"attribute_exists(#held) OR \" + c.cond\n",
 	}},
 }

@@ -137,12 +137,33 @@ func (p *processes) launch(name string) (*process, error) {
 	if err != nil {
 		return nil, err
 	}
-	out.table, err = out.client.Table(ctx, envelope.TableConfig{
-		Table: rowTable, KEKID: "kek_id", WrappedDEK: "dek", Ciphertext: "data", Context: sourceConfig.Context,
-	})
+	out.table, err = out.client.Table(ctx, clientConfig(rowTable))
 	p.run.must(err)
 	synctest.Wait() // for the keeper's first look
 	return out, nil
+}
+
+func clientConfig(table string) envelope.TableConfig {
+	c := tableConfig(table)
+	return envelope.TableConfig{Table: c.Table, KEKID: c.KEKID, WrappedDEK: c.WrappedDEK, Ciphertext: c.Ciphertext, Context: c.Context}
+}
+
+// join is a process that lives for one row.
+func (p *processes) join(id string) {
+	r := p.run
+	p.jobs++
+	q, err := p.launch(fmt.Sprint("newcomer-", p.jobs))
+	if err != nil {
+		r.violated("PointerUsable", "an application cannot begin: %v", err)
+		return
+	}
+	table, err := q.client.Table(ctx, clientConfig(lateTable))
+	r.must(err)
+	if err := table.Insert(ctx, rowKey(id), []byte(id)); err != nil {
+		r.violated("WritersServed", "write %s: %v", id, err)
+	}
+	r.check.dirty = true
+	p.close(q)
 }
 
 func (p *processes) start() {

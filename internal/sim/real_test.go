@@ -30,9 +30,12 @@ const (
 	rowTable     = "rows"
 )
 
-var sourceConfig = ddb.SourceConfig{
-	Name: "rows", Table: rowTable, KEKID: "kek_id", WrappedDEK: "dek", Ciphertext: "data",
-	Context: map[string]string{"table": "rows", "id": "$id"}, Format: "matter",
+// tableConfig is the definition of either table, which have the same attributes.
+func tableConfig(name string) ddb.SourceConfig {
+	return ddb.SourceConfig{
+		Name: name, Table: name, KEKID: "kek_id", WrappedDEK: "dek", Ciphertext: "data",
+		Context: map[string]string{"table": name, "id": "$id"}, Format: "matter",
+	}
 }
 
 // ended is what a run in the second place has come to.
@@ -89,7 +92,7 @@ func amid(t *testing.T, s Schedule, tell, requests bool) (e ended) {
 // toAdapters wires a run to the real adapters, and starts applications.
 func (r *run) toAdapters(requests bool) *processes {
 	db := memddb.New()
-	for _, name := range []string{controlTable, rowTable} {
+	for _, name := range []string{controlTable, rowTable, lateTable} {
 		in := &dynamodb.CreateTableInput{TableName: aws.String(name)}
 		keys := []string{"id"}
 		if name == controlTable {
@@ -111,16 +114,18 @@ func (r *run) toAdapters(requests bool) *processes {
 	h := &hooked{r: r}
 	p := &processes{actors: r.actors, db: db}
 	under := &stepsDB{DB: db, hooked: h, procs: p, requests: requests, plain: ddb.New(db, controlTable, chain, r.clock)}
-	source, err := ddb.NewTableSource(under, sourceConfig)
-	r.must(err)
 	upper := h
 	if requests {
 		upper = &hooked{r: r, lower: h}
 	}
 	store := &realStore{hooked: upper, Store: ddb.New(under, controlTable, chain, r.clock), plain: under.plain, under: under, db: db}
-	table := &realRows{hooked: upper, source: source, db: db}
+	table := func(name string) *realRows {
+		source, err := ddb.NewTableSource(under, tableConfig(name))
+		r.must(err)
+		return &realRows{hooked: upper, source: source, db: db}
+	}
 	r.wire(place{
-		world: world, store: store, table: table, vault: &realVault{h, world.Vault()}, keys: &realKeys{h, world.KMS()},
+		world: world, store: store, table: table(rowTable), late: table(lateTable), vault: &realVault{h, world.Vault()}, keys: &realKeys{h, world.KMS()},
 		start: "eyJpZCI6eyJTIjoiISJ9fQ", // {"id":{"S":"!"}}
 		resolves: func(id kek.ID) bool {
 			k, err := world.KMS().Describe(ctx, id)
@@ -207,6 +212,10 @@ func (s *realStore) Apply(c context.Context, change kek.Change, ev audit.Event) 
 		s.r.must(herr)
 		return head.Seq, err
 	}, change, ev)
+}
+
+func (s *realStore) Record(c context.Context, ev audit.Event) error {
+	return s.call("Store.Record", func() (any, error) { return nil, s.Store.Record(c, ev) }, ev)
 }
 
 func (s *realStore) Unpublished(c context.Context) ([]audit.Entry, error) {

@@ -71,24 +71,38 @@ func (t *realRows) Reread(c context.Context, old rotation.Row, payload bool) (ro
 	return row, ok && err == nil, err
 }
 
+func (t *realRows) Label(c context.Context, old rotation.Row, id kek.ID) (bool, error) {
+	return asked(t.hooked, "Table.Label", func() (bool, error) { return t.source.Label(c, old, id) })
+}
+
 // Delete is an application's: nothing is in its way.
 func (t *realRows) Delete(c context.Context, id string) error {
-	_, err := t.db.DeleteItem(c, &dynamodb.DeleteItemInput{TableName: aws.String(rowTable), Key: rowKey(id)})
+	_, err := t.db.DeleteItem(c, &dynamodb.DeleteItemInput{TableName: aws.String(t.Name()), Key: rowKey(id)})
 	t.r.check.dirty = true
 	return err
 }
 
+// foreignAlias is how a foreign row may name its KEK.
+const foreignAlias = "alias/current"
+
 func (t *realRows) Plant(id string, rec memstore.Record) {
 	i := rowKey(id)
-	i["kek_id"], i["dek"] = &types.AttributeValueMemberS{Value: string(rec.KEK)}, &types.AttributeValueMemberB{Value: rec.WrappedDEK}
-	i["data"], i["kek_epoch"], i["version"] = &types.AttributeValueMemberB{Value: rec.Ciphertext}, number(rec.Epoch), number(rec.Version)
-	_, err := t.db.PutItem(ctx, &dynamodb.PutItemInput{TableName: aws.String(rowTable), Item: i})
+	i["dek"], i["data"] = &types.AttributeValueMemberB{Value: rec.WrappedDEK}, &types.AttributeValueMemberB{Value: rec.Ciphertext}
+	switch rec.Kind {
+	case "":
+		i["kek_id"] = &types.AttributeValueMemberS{Value: string(rec.KEK)}
+		i["kek_epoch"], i["version"] = number(rec.Epoch), number(rec.Version)
+	case rotation.UnknownForm:
+		i["kek_id"] = &types.AttributeValueMemberS{Value: foreignAlias}
+	}
+	_, err := t.db.PutItem(ctx, &dynamodb.PutItemInput{TableName: aws.String(t.Name()), Item: i})
 	t.r.must(err)
 	t.r.check.dirty = true
 }
 
+// Each finds out with KMS which KEK a row is under that does not name it.
 func (t *realRows) Each(f func(id string, rec memstore.Record)) {
-	t.db.Each(rowTable, func(i memddb.Item) {
+	t.db.Each(t.Name(), func(i memddb.Item) {
 		id := text(i["id"])
 		rec := memstore.Record{KEK: kek.ID(text(i["kek_id"])), Context: encctx(id)}
 		if dek, ok := i["dek"].(*types.AttributeValueMemberB); ok {
@@ -96,6 +110,10 @@ func (t *realRows) Each(f func(id string, rec memstore.Record)) {
 		}
 		if data, ok := i["data"].(*types.AttributeValueMemberB); ok {
 			rec.Ciphertext = data.Value
+		}
+		if rec.KEK == "" || rec.KEK == foreignAlias {
+			rec.Kind = rotation.NoKEK
+			rec.KEK, _, _ = t.r.kms.Identify(ctx, rec.WrappedDEK, rec.Context)
 		}
 		f(id, rec)
 	})

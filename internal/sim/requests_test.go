@@ -83,7 +83,7 @@ func (d *stepsDB) PutItem(c context.Context, in *dynamodb.PutItemInput, _ ...fun
 func (d *stepsDB) UpdateItem(c context.Context, in *dynamodb.UpdateItemInput, _ ...func(*dynamodb.Options)) (*dynamodb.UpdateItemOutput, error) {
 	return requested(c, d, "UpdateItem", in, d.DB.UpdateItem, func(err error) {
 		d.alone(err, registry(in.TableName, in.Key), in.Key)
-		if *in.TableName == rowTable {
+		if *in.TableName != controlTable {
 			d.tell("Table.Replace", err)
 		}
 	})
@@ -162,7 +162,7 @@ func (d *stepsDB) alone(err error, touched bool, i memddb.Item) {
 func registry(table *string, i memddb.Item) bool {
 	pk := text(i["pk"])
 	return aws.ToString(table) == controlTable &&
-		(pk == "POINTER" || pk == "LOCK" || strings.HasPrefix(pk, "KEK#") || strings.HasPrefix(pk, "ROTATION#"))
+		(pk == "POINTER" || pk == "LOCK" || pk == "REGISTRY" || pk == "SOURCE" || strings.HasPrefix(pk, "KEK#") || strings.HasPrefix(pk, "ROTATION#"))
 }
 
 // standing are the leases on a KEK by holder.

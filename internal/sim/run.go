@@ -51,6 +51,7 @@ type invocation struct {
 	owner  *machine
 	err    error // its process is dead, or its deadline has passed
 	orphan bool  // nobody waits for its result any more
+	from   int   // call that it began with
 }
 
 // run is one schedule under way.
@@ -73,7 +74,10 @@ type run struct {
 	depth   int
 	inner   int // how often something ran inside of an invocation
 
-	rounds      int // invocations that were not inside of another
+	rounds      int  // invocations that were not inside of another
+	blocked     bool // a rotation has met rows or a table that a person must care for
+	again       bool // and another was started when that was done
+	removing    int  // how many persons are removing the late source
 	main, rival *machine
 
 	throttled         string
@@ -114,7 +118,7 @@ func Tell(s Schedule) (string, *Violation) {
 func newRun(s Schedule) *run {
 	r := emptyRun(s)
 	world := memstore.New(chain, r.clock)
-	r.wire(r.inMemory(world, world.NewTable("rows")))
+	r.wire(r.inMemory(world, world.NewTable("rows"), world.NewTable(lateTable)))
 	r.apps = &copies{actors: r.actors}
 	r.settle()
 	return r
@@ -171,7 +175,7 @@ func (r *run) wire(p place) {
 		},
 		Deps: rotation.Deps{
 			Registry: r.store, Outbox: r.store, Drainage: r.store, Checkpoints: r.store, Vault: r.vault,
-			Keys: k, KMS: k, Cipher: aead.Cipher{}, OpenSource: func(kek.Source) (rotation.Source, error) { return &source{r.table, r}, nil },
+			Keys: k, KMS: k, Cipher: aead.Cipher{}, OpenSource: r.open,
 			Random: func(b []byte) { copy(b, "known plaintext") }, Now: func() time.Time { return r.clock().Add(r.skew) }, Actor: "sim",
 		},
 	}
@@ -229,7 +233,8 @@ func (r *run) advance() bool {
 		r.main.step()
 	case r.rival != nil && !r.rival.over():
 		r.rival.step()
-	case !r.resumed():
+	case r.resumed() || r.restarted():
+	default:
 		r.end()
 		return false
 	}
@@ -256,6 +261,7 @@ func (r *run) resumed() bool {
 	}
 	r.outage = 0 // whoever resumes has mended it
 	r.skew = 0
+	r.accountForRows()
 	return true
 }
 

@@ -37,12 +37,14 @@ const (
 	Skew                    // the steps' clock is wrong by Arg minutes from now on
 	Duplicate               // the same invocation runs a second time, inside of this one
 	Pause                   // the process stands still while the rotation goes on by Arg invocations
-	Rival                   // another execution starts; Arg 1: an emergency
+	Rival                   // another execution starts; Arg 1: an emergency; 2: one that ends another emergency too
 	Operator                // a person calls step Arg
 	Begin                   // an application seals a row; Arg: which, and an insert or an update
 	Finish                  // and writes it; Arg: which application
 	Delete                  // an application deletes a row
 	Restore                 // a backup puts a row under the old KEK back
+	Foreign                 // somebody writes a row past the client, which names no KEK; Arg 1: under the old KEK, 2: by an alias
+	NewTable                // an application begins to write into a table that is no source; Arg 1: a foreign row too
 	Look                    // a reader reads a row
 	Open                    // and opens it
 	ShortPage               // a scan returns a page without rows that is not the last
@@ -54,7 +56,7 @@ const (
 
 var kindNames = [kinds]string{
 	"crash-before", "crash-after", "not-applied", "lost", "throttle", "deny", "timeout", "conflict", "outage", "slow", "skew",
-	"duplicate", "pause", "rival", "operator", "begin", "finish", "delete", "restore", "look", "open", "short-page",
+	"duplicate", "pause", "rival", "operator", "begin", "finish", "delete", "restore", "foreign", "new-table", "look", "open", "short-page",
 	"lag-new", "lag-disable", "lag-tags",
 }
 
@@ -71,8 +73,10 @@ func (k Kind) variants() []int {
 		return []int{-90, 90}
 	case Pause:
 		return []int{1, 2, 4, 7, 12, 40}
-	case Rival, Finish:
+	case Finish, NewTable:
 		return []int{0, 1}
+	case Rival, Foreign:
+		return []int{0, 1, 2}
 	case Operator:
 		return upTo(len(operatorCalls))
 	case Begin:
@@ -176,6 +180,15 @@ func random(seed uint64, undisturbed func(emergency bool) int) Schedule {
 		who, what := r.IntN(2), r.IntN(2)
 		s.Faults = append(s.Faults, Fault{min(early, late), Begin, who*2 + what}, Fault{max(early, late), Finish, who})
 	}
+	if r.IntN(4) == 0 { // rows that no census has counted, and a person who cares for them, or thinks so
+		at := r.IntN(calls)
+		s.add(r, at, []Kind{Foreign, NewTable}[r.IntN(2)])
+		at += r.IntN(calls - at)
+		s.Faults = append(s.Faults, Fault{at, Operator, sourceCalls[r.IntN(len(sourceCalls))]})
+		if disturb := []Kind{Pause, Duplicate, Operator, Foreign, NewTable, CrashAfter}; r.IntN(2) == 0 {
+			s.add(r, at+1+r.IntN(12), disturb[r.IntN(len(disturb))])
+		}
+	}
 	return s.sorted()
 }
 
@@ -188,11 +201,29 @@ func holder(seed uint64, undisturbed func(emergency bool) int) Schedule {
 	who := r.IntN(4)
 	s.Faults = append(s.Faults, Fault{r.IntN(calls / 2), Begin, who})
 	disturb := []Kind{Slow, Slow, Slow, Pause, Pause, Skew, Duplicate, CrashBefore, CrashAfter, Lost, Begin, Finish}
-	for i := range 1 + r.IntN(3) { // an undisturbed drain begins about there
-		s.add(r, calls*3/7-3+r.IntN(6+6*i), disturb[r.IntN(len(disturb))])
+	for range 1 + r.IntN(3) { // an undisturbed drain begins about there
+		s.add(r, calls*9/20-5+r.IntN(calls/8), disturb[r.IntN(len(disturb))])
 	}
 	if r.IntN(2) == 0 {
 		s.Faults = append(s.Faults, Fault{calls/4 + r.IntN(calls*3/4), Finish, who / 2})
+	}
+	return s.sorted()
+}
+
+// adopter is the schedule of a seed in which a person adopts rows and stands still
+// meanwhile.
+func adopter(seed uint64, undisturbed func(emergency bool) int) Schedule {
+	r := rand.New(rand.NewPCG(seed, 0x61646f707465720a)) //nolint:gosec // a schedule must replay
+	s := Schedule{Emergency: r.IntN(3) == 0}
+	calls := undisturbed(s.Emergency)
+	at := r.IntN(calls * 2 / 3)
+	s.add(r, at, Foreign)
+	at += 1 + r.IntN(calls/3)
+	adopt := slices.IndexFunc(operatorCalls, func(c operatorCall) bool { return c.name == "adopt rows" })
+	s.Faults = append(s.Faults, Fault{at, Operator, adopt})
+	for range 1 + r.IntN(2) {
+		disturb := []Kind{Pause, Pause, Pause, Duplicate, CrashBefore, CrashAfter, Lost, Delete}
+		s.add(r, at+1+r.IntN(20), disturb[r.IntN(len(disturb))])
 	}
 	return s.sorted()
 }
@@ -232,8 +263,12 @@ func Cores(emergency bool) []Fault {
 			if f.Arg > 1 {
 				continue
 			}
-		case Finish:
+		case Finish, NewTable:
 			if f.Arg > 0 {
+				continue
+			}
+		case Foreign:
+			if f.Arg != 1 {
 				continue
 			}
 		default:

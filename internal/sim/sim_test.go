@@ -167,6 +167,8 @@ func TestRandomSchedulesReach(t *testing.T) {
 		"is refused: insert", "is refused: update", "writes row new-", "writes row row-1", "a backup brings", "halts at", "PreSwitchFailure",
 		"Remint", "Abandon", "RotationInProgress", "(duplicate)", "r2", "the process died", "no usable answer", "a permission is missing",
 		"is not known here yet", "still enabled", "deadline exceeded", "rate exceeded", "operator calls",
+		"which it does not name", "operator: adopt rows (dry run)", "operator: source add late", "another rotation starts",
+		"RowsUnaccounted", "RehearsalFailed", "RowsQuarantined", "SourceForgotten", "OrphansFound",
 	}
 	for k, name := range kindNames {
 		if Kind(k) != Operator {

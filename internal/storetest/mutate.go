@@ -106,6 +106,11 @@ func registryMutants(c kek.Change) []mutant {
 	if none := int64(0); c.AtRegistry != nil && *c.AtRegistry > 0 {
 		out = append(out, mutant{"at no registry", with(c, func(c *kek.Change) { c.AtRegistry = &none })})
 	}
+	if m := c.Registry; m != nil && m.Forget != "" {
+		moved := *m
+		moved.Forget, moved.Absent = "", m.Forget
+		out = append(out, mutant{"no mark where there is one", with(c, func(c *kek.Change) { c.Registry = &moved })})
+	}
 	if c.Shuts != "" {
 		out = append(out, mutant{"shuts a fence that is there", with(c, func(c *kek.Change) { c.Shuts = "kek-fenced" })})
 	}

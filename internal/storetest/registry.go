@@ -20,6 +20,9 @@ func TestRegistry(t *testing.T, newStore func(t *testing.T) RegistryHarness) {
 		t.Run("Walk/"+name, func(t *testing.T) { testWalk(t, newFixture(newStore(t)), steps) })
 	}
 	t.Run("LoadAll", func(t *testing.T) { testLoadAll(t, newFixture(newStore(t))) })
+	for name, steps := range takenOver() {
+		t.Run("TakeOver/"+name, func(t *testing.T) { testTakeOver(t, newFixture(newStore(t)), steps) })
+	}
 	t.Run("Shut", func(t *testing.T) { testShut(t, newFixture(newStore(t))) })
 	t.Run("Lock", func(t *testing.T) { testLock(t, newFixture(newStore(t))) })
 	t.Run("Fences", func(t *testing.T) { testFences(t, newFixture(newStore(t))) })
@@ -124,13 +127,15 @@ func (f *fixture) written(t *testing.T, what string, c kek.Change, before, after
 	switch c.Lock {
 	case kek.LockTake, kek.LockHold:
 		want.Lock = f.id
+	case kek.LockTakeOver:
+		want.Lock, want.Holder = f.id, nil
 	case kek.LockRelease, kek.LockFree:
 		want.Lock = ""
 	case kek.LockIgnore:
 	}
 	registered(&want, c)
 	same(t, what+", the whole registry", after.All, want)
-	want.Registry, want.Sources, want.Marks = 0, nil, nil
+	want.Registry, want.Sources, want.Marks, want.Holder = 0, nil, nil, nil
 	for id := range want.KEKs { // a view has those alone that are named
 		named := want.Pointer != nil && want.Pointer.KEKID == id ||
 			want.Rotation != nil && (want.Rotation.OldKEK == id || want.Rotation.NewKEK == id || slices.Contains(want.Rotation.Olds, id))
@@ -212,7 +217,7 @@ func testLoadAll(t *testing.T, f *fixture) {
 	}
 	same(t, "marks of what was removed", v.Marks, []kek.Mark(nil))
 	same(t, "with its id", all(f.id), v)
-	v.Rotation = nil
+	v.Holder, v.Rotation = v.Rotation, nil
 	same(t, "with another id", all("other"), v)
 	f.take(t, rollback())
 	if v = all(""); v.Rotation != nil || v.Lock != "" {

@@ -84,7 +84,7 @@ func TestWhoMayWriteState(t *testing.T) {
 		{"PutItem", "POINTER"}:             {"Switch"},
 		{"PutItem", "LOCK"}:                {"Preflight"},
 		{"DeleteItem", "LOCK"}:             {"Retire", "Verify"},
-		{"PutItem", "KEK#1"}:               {"Drain", "Mint", "Retire", "Switch"},
+		{"PutItem", "KEK#1"}:               {"Drain", "Mint", "Preflight", "Retire", "Switch"}, // preflight: of the rotation that an emergency ends
 		{"PutItem", "FENCE#1"}:             {"Drain", "Switch"},
 		{"ConditionCheckItem", "FENCE#1"}:  {"", "Drain"},
 		{"ConditionCheckItem", "POINTER"}:  {"Preflight", "Retire"},

@@ -212,6 +212,8 @@ func (r *Recorder) part(e *trace.Event, w write) error {
 	switch {
 	case pk == pkPointer:
 		e.Moved, e.KEK, e.Epoch = true, i.str("kek_id"), i.num("epoch")
+	case strings.HasPrefix(pk, pkRotation) && i.str("ended_by") != "":
+		e.Ended, e.EndedPhase = pk[len(pkRotation):], i.str("phase")
 	case strings.HasPrefix(pk, pkRotation):
 		e.Rotation, e.Mode, e.Phase, e.Attempt = pk[len(pkRotation):], i.str("mode"), i.str("phase"), int(i.num("attempt"))
 		e.Old = i.str("old_kek_id")

@@ -20,8 +20,8 @@ func guarded(w write) bool {
 	switch pk := w.pk(); {
 	case pk == pkPointer:
 		return fresh || demands("kek_id", "epoch")
-	case pk == pkLock && w.kind == kindPut: // free, or ours already
-		return w.ConditionExpression == "attribute_not_exists(#pk) OR #rotation_id = :rotation_id"
+	case pk == pkLock && w.kind == kindPut: // free, or ours already, or that of the rotation taken over from
+		return w.ConditionExpression == "attribute_not_exists(#pk) OR #rotation_id = :rotation_id" || demands("rotation_id")
 	case pk == pkLock:
 		return demands("rotation_id") || w.kind == kindCheck && fresh
 	case pk == pkRegistry:
@@ -43,7 +43,7 @@ func guarded(w write) bool {
 }
 
 // stands are the changes that require the pointer to stand where it was read.
-var stands = []string{"rotation_started", "old_kek_retired", "rolled_back", "reminted", "kek_registered"}
+var stands = []string{"rotation_started", "emergency_took_over", "old_kek_retired", "rolled_back", "reminted", "kek_registered"}
 
 // ofRegistry reports a write of what sources there are, or of the registry's revision,
 // which is what such a change conditions on.
@@ -57,7 +57,7 @@ func ofRegistry(w write) bool {
 // shards that must be shut.
 func conditional(e trace.Event, all []write) bool {
 	lock, pointer := e.Rotation == "" && e.Event == "kek_genesis", !slices.Contains(stands, e.Event)
-	registry := e.Event != "rotation_started" && !slices.ContainsFunc(all, ofRegistry)
+	registry := e.Event != "rotation_started" && e.Event != "emergency_took_over" && !slices.ContainsFunc(all, ofRegistry)
 	shut, shards := 0, 0
 	for _, w := range all {
 		if !guarded(w) {

@@ -19,11 +19,12 @@ VARIABLES
   out,     \* records in the outbox
   stored,  \* records in the bucket
   past,    \* what the pointer has ever been: <<KEK, epoch>>
+  looked,  \* KEKs whose leases were listed for a rotation: <<n, KEK>>
   blob,    \* of each row: which wrapped DEK and which payload are stored
   todo     \* passes over segments that are not done: <<n, pass, segment>>
 
 logV  == <<out, stored>>
-seenV == <<past, blob, todo>>
+seenV == <<past, blob, todo, looked>>
 all   == <<vars, t, i, logV, seenV>>
 
 T == Traces[t]
@@ -35,7 +36,7 @@ TInit ==
   /\ out = Heads[t] /\ stored = 1 .. Puts[t]
   /\ past = {<<1, 1>>}
   /\ blob = [r \in Row |-> <<0, 0>>]
-  /\ todo = {}
+  /\ todo = {} /\ looked = {}
 
 PassDone(n, pass) == \A x \in todo : <<x[1], x[2]>> # <<n, pass>>
 
@@ -51,7 +52,8 @@ Change ==
     [] E.a = "rotation_resumed"       -> lock = E.n /\ UNCHANGED vars
     [] E.a = "dual_unwrap_passed"     -> DualUnwrap(E.n)
     [] E.a = "pointer_switched"       -> Switch(E.n)
-    [] E.a = "old_kek_sealed"         -> Seal(E.n)
+    [] E.a = "old_kek_sealed"         -> \E k \in KEK : <<k, "sealed">> \in E.states /\ Seal(E.n, k)
+    [] E.a = "emergency_took_over"    -> lock = E.other /\ TakeOver(E.n) /\ rot'[E.n].old = E.old
     [] E.a = "rows_rewrapped"         -> PassDone(E.n, "rewrap") /\ Rewrapped(E.n)
     [] E.a = "old_kek_retired"        -> PassDone(E.n, "confirm") /\ Retire(E.n)
     [] E.a = "kms_rotation_completed" -> PassDone(E.n, "verify") /\ Complete(E.n)
@@ -64,7 +66,7 @@ Change ==
     [] OTHER                          -> FALSE
 
 Wrote ==                      \* what the action changes is what was written, all of it
-  /\ E.n # 0 => rot'[E.n].ph = E.ph
+  /\ E.n # 0 => rot'[E.n].ph = E.ph /\ (E.other # 0 => E.a = "emergency_took_over" /\ rot'[E.other].ph = E.oph)
   /\ {<<k, kek'[k]>> : k \in {j \in KEK : kek'[j] # kek[j]}} = E.states
   /\ ptr' = IF E.moved THEN [kek |-> E.k, ep |-> E.e] ELSE ptr
   /\ fence' = IF E.opened = {} THEN fence ELSE [fence EXCEPT ![E.k] = @ \cup E.opened]
@@ -75,10 +77,10 @@ Changed ==
   /\ IF E.a \in {"kek_genesis", "recorded"} THEN TRUE ELSE Wrote
   /\ E.seq = out + 1 /\ out' = E.seq                          \* with its record
   /\ past' = past \cup {<<ptr'.kek, ptr'.ep>>}
-  /\ todo' = IF E.a = "rotation_started"
+  /\ todo' = IF E.a \in {"rotation_started", "emergency_took_over"}
                THEN todo \cup {<<E.n, p, s>> : p \in {"rewrap", "confirm", "verify"}, s \in E.segs}
                ELSE todo
-  /\ UNCHANGED <<blob, stored>>
+  /\ UNCHANGED <<blob, stored, looked>>
 
 (* Effects on KMS. *)
 
@@ -101,6 +103,8 @@ InKMS ==
 (* Leases and fences. A lease is named after its holder and KEK; its version *)
 (* is when it expires.                                                       *)
 
+Olds(n) == IF n = 0 THEN {} ELSE rot[n].olds
+
 Leased == UNCHANGED <<keyV, ctlV, seen, rw, clean, passV, dataV, cntV>>
 
 InDrain ==
@@ -109,13 +113,13 @@ InDrain ==
     [] E.a = "renew"  -> /\ lease[E.w].k = E.k
                          /\ lease' = [lease EXCEPT ![E.w].v = E.v] /\ UNCHANGED gone /\ Leased
     [] E.a = "drop"   -> lease' = [lease EXCEPT ![E.w] = NoLease] /\ UNCHANGED gone /\ Leased
-    [] E.a = "look"   -> /\ gone' = gone \cup {w \in Writer : lease[w].k # E.k}          \* DrainSee
+    [] E.a = "look"   -> /\ gone' = gone \cup {w \in Writer : lease[w].k \notin Olds(lock)}     \* DrainSee
                          /\ UNCHANGED lease /\ Leased
-    [] E.a = "revoke" -> /\ \E n \in Rot : rot[n].old = E.k /\ Reached(n, "switched")    \* DrainJudge,
+    [] E.a = "revoke" -> /\ \E n \in Rot : E.k \in rot[n].olds /\ Once(n, "switched")   \* DrainJudge,
                          /\ lease[E.w] = [k |-> E.k, v |-> E.v]                          \* Revoke,
                          /\ lease' = [lease EXCEPT ![E.w] = NoLease]
                          /\ gone' = gone \cup {E.w} /\ Leased                            \* DrainSee
-    [] E.a = "fence"  -> IF E.s \in fence[E.k] THEN \E n \in Rot : rot[n].old = E.k /\ SealShard(n, E.s)
+    [] E.a = "fence"  -> IF E.s \in fence[E.k] THEN \E n \in Rot : <<n, E.k>> \in looked /\ SealShard(n, E.k, E.s)
                          ELSE kek[E.k] # "pending" /\ UNCHANGED vars
 
 (* Rows. *)
@@ -156,9 +160,10 @@ Noted ==
 Act ==
   CASE E.c = "change" -> Changed
     [] E.c = "kms"    -> InKMS /\ UNCHANGED <<logV, seenV>>
-    [] E.c = "drain"  -> InDrain /\ UNCHANGED <<logV, seenV>>
-    [] E.c = "rows"   -> InRows /\ UNCHANGED <<logV, past, todo>>
-    [] E.c = "note"   -> Noted /\ UNCHANGED <<vars, out, past, blob>>
+    [] E.c = "drain"  -> /\ InDrain /\ UNCHANGED <<logV, past, blob, todo>>
+                         /\ looked' = IF E.a = "look" THEN looked \cup {<<lock, E.k>>} ELSE looked
+    [] E.c = "rows"   -> InRows /\ UNCHANGED <<logV, past, todo, looked>>
+    [] E.c = "note"   -> Noted /\ UNCHANGED <<vars, out, past, blob, looked>>
 
 (* ScanRow of every row that looks clean, at once. *)
 Seeable == IF lock = 0 \/ rot[lock].ph \notin {"drained", "rewrapped", "retired"} THEN {}

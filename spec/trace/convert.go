@@ -161,8 +161,12 @@ func (r *run) change(e Event) string {
 		}
 	}
 	r.mints = max(r.mints, e.Attempt)
-	return f + fmt.Sprintf(`, n |-> %d, m |-> %q, segs |-> {%s}, %s`,
-		r.rots.of(e.Rotation), e.Mode, strings.Join(segments, ", "), r.wrote(e))
+	other := 0
+	if e.Ended != "" {
+		other = r.rots.of(e.Ended)
+	}
+	return f + fmt.Sprintf(`, n |-> %d, m |-> %q, segs |-> {%s}, other |-> %d, oph |-> %q, %s`,
+		r.rots.of(e.Rotation), e.Mode, strings.Join(segments, ", "), other, e.EndedPhase, r.wrote(e))
 }
 
 // wrote is what a transaction wrote beside the pointer.

@@ -54,6 +54,10 @@ type Event struct {
 	Moved  bool              `json:"moved,omitempty"`  // the pointer, to KEK and Epoch
 	Opened []int             `json:"opened,omitempty"` // fence shards of KEK
 	Lock   string            `json:"lock,omitempty"`   // [LockTaken] or [LockReleased]
+
+	// emergency_took_over: the rotation that it ended.
+	Ended      string `json:"ended,omitempty"`
+	EndedPhase string `json:"ended_phase,omitempty"`
 }
 
 // What a transaction does to the lock.

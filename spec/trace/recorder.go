@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 
 	"github.com/matter-ops/kms-rotation/audit"
@@ -21,13 +22,15 @@ type Recorder struct {
 	tables []*memstore.Table
 	mu     sync.Mutex
 	events []Event
+	bodies map[[2]string]string // table and id of a row that names no KEK: its payload, which whoever labels it does not read
 }
 
 // Record begins to record a world and its tables, those that the rotation sweeps.
 // What is there already is noted first: the pointer, no rotation being under way,
-// and the rows. It reads the world as any caller does, so no hook should be set yet.
+// and the rows. Effects on other tables are left out. It reads the world as any caller
+// does, so no hook should be set yet.
 func Record(ctx context.Context, w *memstore.World, tables ...*memstore.Table) (*Recorder, error) {
-	r := &Recorder{tables: tables}
+	r := &Recorder{tables: tables, bodies: map[[2]string]string{}}
 	if err := r.snapshot(ctx, w); err != nil {
 		return nil, fmt.Errorf("begin to record: %w", err)
 	}
@@ -61,16 +64,25 @@ func (r *Recorder) snapshot(ctx context.Context, w *memstore.World) error {
 		})
 	}
 	for _, t := range r.tables {
-		t.Each(func(id string, row memstore.Record) { r.add(written(Plant, t.Name(), id, row)) })
+		t.Each(func(id string, row memstore.Record) { r.add(r.written(Plant, t.Name(), id, row)) })
 	}
 	return nil
 }
 
 func (r *Recorder) add(e Event) {
+	if e.Effect == "" || e.Source != "" && !r.records(e.Source) {
+		return
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	e.N = int64(len(r.events)) + 1
 	r.events = append(r.events, e)
+}
+
+// records reports whether effects on a source are recorded, under whatever definition.
+func (r *Recorder) records(source string) bool {
+	name, _, _ := strings.Cut(source, "~")
+	return slices.ContainsFunc(r.tables, func(t *memstore.Table) bool { return t.Name() == name })
 }
 
 // observe is the world's [memstore.Observer]. What was refused by a condition left
@@ -85,9 +97,7 @@ func (r *Recorder) observe(op string, result any, err error, args ...any) {
 	if err != nil || result == false {
 		return
 	}
-	if e := r.event(op, result, args); e.Effect != "" {
-		r.add(e)
-	}
+	r.add(r.event(op, result, args))
 }
 
 // event is what a call did; without an effect if it only read.
@@ -126,13 +136,13 @@ func (r *Recorder) event(op string, result any, args []any) Event {
 func (r *Recorder) rowEvent(op string, args []any) Event {
 	switch op {
 	case "Table.Insert":
-		e := written(op, args[0].(string), args[1].(string), args[2].(memstore.Record))
+		e := r.written(op, args[0].(string), args[1].(string), args[2].(memstore.Record))
 		e.Shard = args[3].(int)
 		return e
 	case "Table.Update":
-		return written(op, args[0].(string), args[1].(string), args[3].(memstore.Record))
+		return r.written(op, args[0].(string), args[1].(string), args[3].(memstore.Record))
 	case Plant:
-		return written(op, args[0].(string), args[1].(string), args[2].(memstore.Record))
+		return r.written(op, args[0].(string), args[1].(string), args[2].(memstore.Record))
 	case "Table.Delete":
 		return Event{Effect: op, Source: args[0].(string), Row: args[1].(string)}
 	case "Table.Label":
@@ -142,7 +152,7 @@ func (r *Recorder) rowEvent(op string, args []any) Event {
 		}
 		return Event{
 			Effect: Plant, Source: args[0].(string), Row: old.ID, KEK: string(args[2].(kek.ID)), Epoch: old.Epoch,
-			Blob: Digest(old.WrappedDEK), Body: Digest(old.Ciphertext),
+			Blob: Digest(old.WrappedDEK), Body: r.bodies[[2]string{args[0].(string), old.ID}],
 		}
 	case "Table.Replace":
 		old, with := args[1].(rotation.Row), args[2].(rotation.Rewrapped)
@@ -155,8 +165,9 @@ func (r *Recorder) rowEvent(op string, args []any) Event {
 }
 
 // written is a row as it is stored. Nothing under no KEK is a cipher row.
-func written(op, source, id string, row memstore.Record) Event {
+func (r *Recorder) written(op, source, id string, row memstore.Record) Event {
 	if row.Other || row.Declared || row.KEK == "" || row.Kind == rotation.NoKEK || row.Kind == rotation.UnknownForm {
+		r.bodies[[2]string{source, id}] = Digest(row.Ciphertext)
 		return Event{}
 	}
 	return Event{
@@ -179,7 +190,7 @@ func (r *Recorder) change(seq int64, c kek.Change, ev audit.Event) Event {
 			e.Opened = append(e.Opened, i)
 		}
 	}
-	e.Lock = map[kek.LockOp]string{kek.LockTake: LockTaken, kek.LockRelease: LockReleased}[c.Lock]
+	e.Lock = map[kek.LockOp]string{kek.LockTake: LockTaken, kek.LockTakeOver: LockTaken, kek.LockRelease: LockReleased}[c.Lock]
 	if m := c.Rotation; m != nil {
 		e.Rotation, e.Mode, e.Attempt = m.After.ID, string(m.After.Mode), m.After.Attempt
 		e.Old, e.KEK, e.Phase = string(m.After.OldKEK), string(m.After.NewKEK), string(m.After.Phase)
@@ -189,6 +200,9 @@ func (r *Recorder) change(seq int64, c kek.Change, ev audit.Event) Event {
 				e.Segments[t.Name()] = t.Segments(m.After.Segments)
 			}
 		}
+	}
+	if c.Ends != nil {
+		e.Ended, e.EndedPhase = c.Ends.After.ID, string(c.Ends.After.Phase)
 	}
 	if c.Pointer != nil {
 		e.KEK, e.Epoch, e.Moved = string(c.Pointer.After.KEKID), c.Pointer.After.Epoch, true

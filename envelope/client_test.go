@@ -1,0 +1,988 @@
+package envelope
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"regexp"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/service/kms"
+	"github.com/aws/aws-sdk-go-v2/service/kms/types"
+	"github.com/google/go-cmp/cmp"
+	aesgcm "github.com/tink-crypto/tink-go/v2/proto/aes_gcm_go_proto"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/matter-ops/kms-rotation/kek"
+)
+
+// hookedControl is a fakeControl whose operations fail where they are told to, and are
+// counted.
+type hookedControl struct {
+	*fakeControl
+	fail   map[string]error
+	calls  map[string]int
+	shards int
+}
+
+func (h *hookedControl) called(op string) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.calls[op]++
+	return h.fail[op]
+}
+
+func (h *hookedControl) set(op string, err error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.fail[op] = err
+}
+
+func (h *hookedControl) count(op string) int {
+	synctest.Wait()
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.calls[op]
+}
+
+func (h *hookedControl) pointer(ctx context.Context) (kek.Pointer, error) {
+	if err := h.called("pointer"); err != nil {
+		return kek.Pointer{}, err
+	}
+	return h.fakeControl.pointer(ctx)
+}
+
+func (h *hookedControl) kek(ctx context.Context, id kek.ID) (kek.KEK, error) {
+	if err := h.called("kek"); err != nil {
+		return kek.KEK{}, err
+	}
+	k, err := h.fakeControl.kek(ctx, id)
+	k.FenceShards = h.shards
+	return k, err
+}
+
+func (h *hookedControl) mode(ctx context.Context, rotation string) (kek.Mode, error) {
+	if err := h.called("mode"); err != nil {
+		return kek.Normal, err
+	}
+	return h.fakeControl.mode(ctx, rotation)
+}
+
+func (h *hookedControl) putLease(ctx context.Context, l lease) error {
+	if err := h.called("putLease"); err != nil {
+		return err
+	}
+	return h.fakeControl.putLease(ctx, l)
+}
+
+func (h *hookedControl) renewLease(ctx context.Context, l lease) (bool, error) {
+	if err := h.called("renewLease"); err != nil {
+		return false, err
+	}
+	return h.fakeControl.renewLease(ctx, l)
+}
+
+func (h *hookedControl) dropLease(ctx context.Context, l lease) error {
+	if err := h.called("dropLease"); err != nil {
+		return err
+	}
+	return h.fakeControl.dropLease(ctx, l)
+}
+
+func (h *hookedControl) putMark(ctx context.Context, table, holder string, at time.Time) error {
+	if err := h.called("putMark"); err != nil {
+		return err
+	}
+	return h.fakeControl.putMark(ctx, table, holder, at)
+}
+
+// hooked is a test in fake time on a hookedControl.
+type hooked struct {
+	*testing.T
+	c     *Client
+	table *hookedControl
+	keys  *constantKMS
+}
+
+var errHook = errors.New("hooked")
+
+func newHooked(t *testing.T, change func(*Config), f func(*hooked)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		table := &hookedControl{fakeControl: newFakeControl(), fail: map[string]error{}, calls: map[string]int{}, shards: 1}
+		keys := &constantKMS{}
+		cfg := Config{ControlTable: "x", DynamoDB: noDynamoDB{}, KMS: keys}
+		if change != nil {
+			change(&cfg)
+		}
+		cfg, err := cfg.withDefaults()
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, err := newClient(t.Context(), cfg, table)
+		if err != nil {
+			t.Fatal(err)
+		}
+		f(&hooked{t, c, table, keys})
+		table.mu.Lock()
+		clear(table.fail)
+		table.mu.Unlock()
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// still stops the keeper: nothing happens but what the test does.
+func (h *hooked) still() {
+	h.c.cancel()
+	<-h.c.done
+}
+
+// TestConfigDefaults: what is left out has its documented value, what is given stays,
+// and every fault is named.
+func TestConfigDefaults(t *testing.T) {
+	whole := Config{ControlTable: "x", DynamoDB: noDynamoDB{}, KMS: &constantKMS{}}
+	for _, given := range []Config{
+		{}, {PointerAge: -1, LeaseTTL: -1, Cache: Cache{MaxAge: -1, MaxUses: -1, MaxBytes: -1, MaxKeys: -1}},
+	} {
+		given.ControlTable, given.DynamoDB, given.KMS = whole.ControlTable, whole.DynamoDB, whole.KMS
+		c, err := given.withDefaults()
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := Cache{MaxAge: 5 * time.Minute, MaxUses: 65536, MaxBytes: 4 << 30, MaxKeys: 1000}
+		if c.PointerAge != 10*time.Second || c.LeaseTTL != time.Minute || c.Cache != want || c.Random == nil {
+			t.Errorf("%+v", c)
+		}
+	}
+	given := whole
+	given.PointerAge, given.LeaseTTL, given.Random = time.Second, 2*time.Second, func(int64) int64 { return 42 }
+	given.Cache = Cache{Off: true, MaxAge: 1, MaxUses: 1, MaxBytes: 1, MaxKeys: 1}
+	c, err := given.withDefaults()
+	if err != nil || c.PointerAge != time.Second || c.LeaseTTL != 2*time.Second || c.Random(1) != 42 || c.Cache != given.Cache {
+		t.Errorf("%+v, %v", c, err)
+	}
+	for uses, want := range map[int64]int64{1<<32 - 1: 1<<32 - 1, 1 << 32: 1 << 32, 1<<32 + 1: 1 << 32} {
+		if got := (Cache{MaxUses: uses}).withDefaults().MaxUses; got != want {
+			t.Errorf("%d uses become %d, want %d", uses, got, want)
+		}
+	}
+	for want, change := range map[string]func(*Config){
+		"ControlTable is required":                   func(c *Config) { c.ControlTable = "" },
+		"DynamoDB is required":                       func(c *Config) { c.DynamoDB = nil },
+		"KMS is required":                            func(c *Config) { c.KMS = nil },
+		"LeaseTTL must be at least twice PointerAge": func(c *Config) { c.PointerAge, c.LeaseTTL = time.Second, 2*time.Second-1 },
+	} {
+		bad := whole
+		change(&bad)
+		if _, err := bad.withDefaults(); err == nil || err.Error() != want && !strings.HasPrefix(err.Error(), want) || strings.Contains(err.Error(), "\n") {
+			t.Errorf("%v, want %s alone", err, want)
+		}
+		if _, err := New(t.Context(), bad); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("New: %v, want %s", err, want)
+		}
+	}
+}
+
+// TestHolder: a process has the name that it is given, or one of its own that no other
+// client has.
+func TestHolder(t *testing.T) {
+	if l := holder("me"); l.holder != "me" || l.pid == 0 {
+		t.Errorf("%+v", l)
+	}
+	own, other := holder(""), holder("")
+	form := regexp.MustCompile(fmt.Sprintf(`^%s-%d-[A-Z2-7]{8}$`, regexp.QuoteMeta(own.host), own.pid))
+	if !form.MatchString(own.holder) || own.holder == other.holder {
+		t.Errorf("%q, %q", own.holder, other.holder)
+	}
+}
+
+// TestCloseTwice: a second Close has nothing left to do; what is not given back is
+// told.
+func TestCloseTwice(t *testing.T) {
+	newHooked(t, nil, func(t *hooked) {
+		t.table.set("dropLease", errHook)
+		t.c.holds[0].refs.Add(1) // somebody has not ended his reference
+		if err := t.c.Close(); !errors.Is(err, errHook) {
+			t.Errorf("%v", err)
+		}
+		if n := t.c.Stats().InFlight; n != 0 {
+			t.Errorf("%d in flight under leases that are gone", n)
+		}
+		if err := t.c.Close(); err != nil || t.table.count("dropLease") != 1 {
+			t.Errorf("%v after %d tries", err, t.table.count("dropLease"))
+		}
+		if err := t.c.refresh(t.Context(), nil); !errors.Is(err, ErrClosed) {
+			t.Errorf("the pointer is read after Close: %v", err)
+		}
+		if t.c.opening.put("a", &dataKey{}, charge{}); len(t.c.opening.keys) > 0 || len(t.c.current.Load().sealing.keys) > 0 {
+			t.Error("keys are kept after Close")
+		}
+	})
+}
+
+// TestCatchUp: a pointer that is too old is read by Begin; while it cannot be, the client
+// goes on for the life of a lease, asks once a second, and counts what failed.
+func TestCatchUp(t *testing.T) {
+	newHooked(t, nil, func(t *hooked) {
+		t.still()
+		time.Sleep(10 * time.Second)
+		begin(t, t.c).End()
+		if n := t.table.count("pointer"); n != 2 { // New reads it twice: before and behind its lease
+			t.Fatalf("a pointer of just the age was read: %d reads", n)
+		}
+		time.Sleep(1)
+		begin(t, t.c).End()
+		if n := t.table.count("pointer"); n != 3 {
+			t.Fatalf("%d reads", n)
+		}
+		read := time.Now()
+		t.table.set("pointer", errHook)
+		time.Sleep(11 * time.Second)
+		for range 3 {
+			begin(t, t.c).End()
+		}
+		if n, errs := t.table.count("pointer"), t.c.Stats().PointerErrors; n != 4 || errs != 1 {
+			t.Errorf("%d reads and %d errors within a second", n, errs)
+		}
+		time.Sleep(time.Second - 1)
+		begin(t, t.c).End()
+		if n := t.table.count("pointer"); n != 4 {
+			t.Error("it was read again within a second")
+		}
+		time.Sleep(1)
+		begin(t, t.c).End()
+		if n, errs := t.table.count("pointer"), t.c.Stats().PointerErrors; n != 5 || errs != 2 {
+			t.Errorf("%d reads and %d errors after a second", n, errs)
+		}
+		time.Sleep(time.Until(read.Add(time.Minute)))
+		begin(t, t.c).End()
+		time.Sleep(1)
+		if _, err := t.c.Begin(t.Context()); !errors.Is(err, ErrStalePointer) || !errors.Is(err, errBackoff) && !errors.Is(err, errHook) {
+			t.Errorf("after a lease's life: %v", err)
+		}
+		time.Sleep(time.Second)
+		if _, err := t.c.Begin(t.Context()); !errors.Is(err, ErrStalePointer) || !errors.Is(err, errHook) {
+			t.Errorf("after a lease's life: %v", err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		if _, err := t.c.Begin(ctx); err == nil || errors.Is(err, ErrStalePointer) {
+			t.Errorf("its context has ended: %v", err)
+		}
+		t.table.set("pointer", nil)
+		time.Sleep(time.Second)
+		begin(t, t.c).End()
+	})
+}
+
+// TestSharedRead: those who wait while the pointer is read share what the next read
+// finds. What a read finds that has begun before they came, or at that moment, may be of
+// before.
+func TestSharedRead(t *testing.T) {
+	newHooked(t, nil, func(t *hooked) {
+		t.still()
+		time.Sleep(11 * time.Second)
+		t.table.mu.Lock()
+		t.table.onRead = func() { time.Sleep(2 * time.Second) }
+		t.table.mu.Unlock()
+		before := t.table.count("pointer")
+		errs := make(chan error, 10)
+		refresh := func() { errs <- t.c.refresh(t.Context(), nil) }
+		go refresh()
+		synctest.Wait()
+		go refresh() // at the moment at which the first read begins
+		time.Sleep(time.Second)
+		for range 8 {
+			go refresh()
+		}
+		for range 10 {
+			if err := <-errs; err != nil {
+				t.Error(err)
+			}
+		}
+		if n := t.table.count("pointer") - before; n != 2 {
+			t.Errorf("%d reads for ten callers, want 2", n)
+		}
+		t.table.mu.Lock()
+		t.table.onRead = nil
+		t.table.mu.Unlock()
+		before = t.table.count("pointer")
+		for range 2 { // at one moment, one behind the other: nothing is known of after
+			if err := t.c.refresh(t.Context(), nil); err != nil {
+				t.Error(err)
+			}
+		}
+		if n := t.table.count("pointer") - before; n != 2 {
+			t.Errorf("%d reads for two callers at one moment, want 2", n)
+		}
+	})
+}
+
+// TestRefreshGone: a writer that was refused under a KEK which the client has left
+// already reads nothing.
+func TestRefreshGone(t *testing.T) {
+	newHooked(t, nil, func(t *hooked) {
+		t.still()
+		old := t.c.current.Load()
+		reads := t.table.count("pointer")
+		time.Sleep(time.Millisecond)
+		t.table.move(2, kek.Normal)
+		if err := t.c.refresh(t.Context(), old); err != nil || t.c.current.Load() == old {
+			t.Fatalf("%v, at %s", err, t.c.current.Load().pointer.KEKID)
+		}
+		after := t.table.count("pointer")
+		time.Sleep(time.Millisecond)
+		if err := t.c.refresh(t.Context(), old); err != nil || after == reads || t.table.count("pointer") != after {
+			t.Errorf("%v after %d reads more", err, t.table.count("pointer")-after)
+		}
+		if err := t.c.refresh(t.Context(), t.c.current.Load()); err != nil || t.table.count("pointer") != after+1 {
+			t.Errorf("of the current KEK: %v after %d reads more", err, t.table.count("pointer")-after)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		t.c.reading <- struct{}{}
+		cancel()
+		if err := t.c.refresh(ctx, nil); !errors.Is(err, context.Canceled) {
+			t.Errorf("while another reads: %v", err)
+		}
+		<-t.c.reading
+	})
+}
+
+// TestPointerKeepsMoving: a pointer that moves at every look ends in an error.
+func TestPointerKeepsMoving(t *testing.T) {
+	newHooked(t, nil, func(t *hooked) {
+		t.still()
+		time.Sleep(time.Second)
+		epoch := int64(1)
+		t.table.mu.Lock()
+		t.table.onRead = func() {
+			epoch++
+			t.table.move(epoch, kek.Normal)
+		}
+		t.table.mu.Unlock()
+		if err := t.c.refresh(t.Context(), nil); !errors.Is(err, ErrStalePointer) || !strings.Contains(err.Error(), "moved 10 times") || epoch != 11 {
+			t.Errorf("%v after %d reads", err, epoch-1)
+		}
+		t.table.mu.Lock()
+		t.table.onRead = nil
+		t.table.mu.Unlock()
+	})
+}
+
+// TestNoLease: the client does not move to a KEK that it has no lease on, or does not
+// know, and puts one lease however often it tries.
+func TestNoLease(t *testing.T) {
+	for _, op := range []string{"kek", "putLease"} {
+		newHooked(t, nil, func(t *hooked) {
+			t.still()
+			t.table.set(op, errHook)
+			t.table.move(2, kek.Normal)
+			time.Sleep(2 * time.Second)
+			if err := t.c.refresh(t.Context(), nil); !errors.Is(err, errHook) || t.c.current.Load().pointer.Epoch != 1 {
+				t.Errorf("%s fails: %v, at epoch %d", op, err, t.c.current.Load().pointer.Epoch)
+			}
+			if len(t.c.holds) != 1 {
+				t.Errorf("%s fails: %d holds", op, len(t.c.holds))
+			}
+			t.table.set(op, nil)
+			puts := t.table.count("putLease")
+			t.table.mu.Lock()
+			t.table.onPut = func() { t.table.fail["pointer"] = errHook } // the lease is put, the look behind it fails
+			t.table.mu.Unlock()
+			time.Sleep(2 * time.Second)
+			if err := t.c.refresh(t.Context(), nil); !errors.Is(err, errHook) || t.c.current.Load().pointer.Epoch != 1 {
+				t.Errorf("the pointer fails: %v", err)
+			}
+			t.table.onPut = nil
+			t.table.set("pointer", nil)
+			time.Sleep(2 * time.Second)
+			if err := t.c.refresh(t.Context(), nil); err != nil || t.c.current.Load().pointer.Epoch != 2 || t.table.count("putLease") != puts+1 {
+				t.Errorf("%v, at epoch %d, %d leases put", err, t.c.current.Load().pointer.Epoch, t.table.count("putLease")-puts)
+			}
+		})
+	}
+}
+
+// TestEmergencyUnknown: where it cannot be told whether a switch was an emergency, keys
+// are dropped; they are not at a look at the pointer that has not moved.
+func TestEmergencyUnknown(t *testing.T) {
+	for _, fails := range []bool{false, true} {
+		newHooked(t, nil, func(t *hooked) {
+			t.still()
+			r := begin(t, t.c)
+			s, err := r.Seal(t.Context(), []byte("x"), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			open := func() {
+				t.Helper()
+				if _, err := t.c.Open(t.Context(), s, nil, nil); err != nil {
+					t.Fatal(err)
+				}
+			}
+			open()
+			time.Sleep(time.Second)
+			if err := t.c.refresh(t.Context(), nil); err != nil || t.table.count("mode") != 0 {
+				t.Fatalf("%v, mode read %d times", err, t.table.count("mode"))
+			}
+			open()
+			if _, err := r.Seal(t.Context(), []byte("x"), nil); err != nil || t.keys.made != 1 || t.keys.unwrapped != 1 {
+				t.Fatalf("%v, %d keys made, %d unwrapped: a look at the pointer drops keys", err, t.keys.made, t.keys.unwrapped)
+			}
+			r.End()
+			if fails {
+				t.table.set("mode", errHook)
+			}
+			t.table.move(2, kek.Normal)
+			time.Sleep(time.Second)
+			if err := t.c.refresh(t.Context(), nil); err != nil {
+				t.Fatal(err)
+			}
+			open()
+			if (t.keys.unwrapped == 2) != fails {
+				t.Errorf("mode fails %t: %d unwrapped", fails, t.keys.unwrapped)
+			}
+			if len(t.c.holds[0].sealing.keys) > 0 {
+				t.Error("keys that seal under the old KEK are kept")
+			}
+			t.c.tend(t.Context())
+		})
+	}
+}
+
+// TestShards: a fence has the shards that the registry says, one where it says none.
+func TestShards(t *testing.T) {
+	for says, want := range map[int]int{0: 1, 1: 1, 2: 2, 16: 16} {
+		newHooked(t, nil, func(t *hooked) {
+			t.still()
+			t.table.shards = says
+			t.table.move(2, kek.Normal)
+			time.Sleep(time.Second)
+			if err := t.c.refresh(t.Context(), nil); err != nil || t.c.current.Load().shards != want {
+				t.Errorf("%d shards: %d, %v", says, t.c.current.Load().shards, err)
+			}
+			t.c.tend(t.Context())
+		})
+	}
+}
+
+// TestRenewal: a lease is written again when it says another number of references, or
+// is a third of its life old; what fails is counted and tried again.
+func TestRenewal(t *testing.T) {
+	newHooked(t, nil, func(t *hooked) {
+		t.still()
+		renewals := func() int { return t.table.count("renewLease") }
+		tend := func(want int, when string) {
+			t.Helper()
+			before := renewals()
+			t.c.tend(t.Context())
+			if n := renewals() - before; n != want {
+				t.Errorf("%s: %d renewals, want %d", when, n, want)
+			}
+		}
+		tend(0, "at once")
+		time.Sleep(20*time.Second - 1)
+		tend(0, "just before a third")
+		time.Sleep(1)
+		tend(1, "after a third")
+		l, _ := t.table.lease("kek-1")
+		if left := time.Until(l.expires); left != time.Minute {
+			t.Errorf("it runs out in %s", left)
+		}
+		tend(0, "just renewed")
+		r := begin(t, t.c)
+		tend(1, "another reference")
+		if l, _ := t.table.lease("kek-1"); l.refs != 1 || l.holder != t.c.me.holder || l.pid != t.c.me.pid || l.host != t.c.me.host {
+			t.Errorf("%+v", l)
+		}
+		tend(0, "the same references")
+		r.End()
+		t.table.set("renewLease", errHook)
+		tend(1, "it fails")
+		if n := t.c.Stats().PointerErrors; n != 1 {
+			t.Errorf("%d errors are counted", n)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		t.c.tend(ctx)
+		if n := t.c.Stats().PointerErrors; n != 1 {
+			t.Errorf("%d errors are counted when the client stops", n)
+		}
+		t.table.set("renewLease", nil)
+		tend(1, "it is tried again")
+		if l, _ := t.table.lease("kek-1"); l.refs != 0 {
+			t.Errorf("%+v", l)
+		}
+	})
+}
+
+// TestRevokedLease: one that is revoked while its KEK is current is taken anew, and the
+// pointer read; if that fails it is tried again at the next look. One on a superseded
+// KEK is not, and not asked for any more while something is in flight.
+func TestRevokedLease(t *testing.T) {
+	newHooked(t, nil, func(t *hooked) {
+		t.still()
+		revoke := func() {
+			t.table.mu.Lock()
+			clear(t.table.leases)
+			t.table.mu.Unlock()
+		}
+		r := begin(t, t.c)
+		revoke()
+		t.table.set("putLease", errHook)
+		time.Sleep(time.Second)
+		t.c.tend(t.Context())
+		if _, ok := t.table.lease("kek-1"); ok || t.c.Stats().PointerErrors != 1 || t.c.Stats().RevokedLeases != 1 {
+			t.Errorf("a lease %v, %+v", ok, t.c.Stats())
+		}
+		t.table.set("putLease", nil)
+		reads := t.table.count("pointer")
+		t.c.tend(t.Context()) // at once
+		if l, ok := t.table.lease("kek-1"); !ok || l.refs != 1 || t.table.count("pointer") != reads+1 {
+			t.Errorf("lease %+v, %v, %d reads of the pointer", l, ok, t.table.count("pointer")-reads)
+		}
+		t.table.move(2, kek.Normal)
+		time.Sleep(time.Minute)
+		if err := t.c.refresh(t.Context(), nil); err != nil {
+			t.Fatal(err)
+		}
+		revoke()
+		if err := t.table.fakeControl.putLease(t.Context(), t.c.lease(t.c.current.Load())); err != nil {
+			t.Fatal(err)
+		}
+		revoked, puts := t.c.Stats().RevokedLeases, t.table.count("putLease")
+		t.c.tend(t.Context())
+		if _, ok := t.table.lease("kek-1"); ok || t.c.Stats().RevokedLeases != revoked+1 || t.table.count("putLease") != puts {
+			t.Errorf("a superseded lease is back %v, %+v", ok, t.c.Stats())
+		}
+		time.Sleep(time.Minute)
+		renewals := t.table.count("renewLease")
+		t.c.tend(t.Context())
+		if n := t.table.count("renewLease") - renewals; n != 1 { // of the current one
+			t.Errorf("%d renewals", n)
+		}
+		r.End()
+		t.c.tend(t.Context())
+		if len(t.c.holds) != 1 {
+			t.Errorf("%d holds when nothing is in flight", len(t.c.holds))
+		}
+	})
+}
+
+// TestGivenBack: the lease on a superseded KEK is given back when nothing is in flight
+// and every mark is left, and kept until both hold.
+func TestGivenBack(t *testing.T) {
+	newHooked(t, nil, func(t *hooked) {
+		t.still()
+		if err := t.c.mark(t.Context(), "orders"); err != nil {
+			t.Fatal(err)
+		}
+		r := begin(t, t.c)
+		t.table.move(2, kek.Normal)
+		time.Sleep(time.Second)
+		if err := t.c.refresh(t.Context(), nil); err != nil {
+			t.Fatal(err)
+		}
+		held := func(want bool, when string) {
+			t.Helper()
+			t.c.tend(t.Context())
+			if _, ok := t.table.lease("kek-1"); ok != want || len(t.c.holds) == 2 != want {
+				t.Errorf("%s: lease %t, %d holds", when, ok, len(t.c.holds))
+			}
+		}
+		t.table.set("putMark", errHook)
+		held(true, "in flight, mark not left")
+		if n := t.c.Stats().PointerErrors; n != 1 {
+			t.Errorf("%d errors are counted", n)
+		}
+		r.End()
+		held(true, "mark not left")
+		t.table.set("putMark", nil)
+		t.table.set("dropLease", errHook)
+		held(true, "it cannot be given back")
+		t.table.set("dropLease", nil)
+		held(false, "all done")
+		marks := t.table.count("putMark")
+		t.c.tend(t.Context())
+		time.Sleep(time.Hour - time.Second - 1)
+		t.c.tend(t.Context())
+		if n := t.table.count("putMark") - marks; n != 0 {
+			t.Errorf("the mark was left %d times within an hour", n)
+		}
+		time.Sleep(2 * time.Second)
+		t.c.tend(t.Context())
+		if n := t.table.count("putMark") - marks; n != 1 {
+			t.Errorf("the mark was left %d times after an hour", n)
+		}
+	})
+}
+
+// TestRegistryReads: the pointer says enough of its own KEK; of another the registry is
+// asked as often as the pointer is read; retired ones are kept too, unknown and pending
+// ones are not.
+func TestRegistryReads(t *testing.T) {
+	newHooked(t, nil, func(t *hooked) {
+		t.still()
+		ask := func(id kek.ID, again bool, reads int, when string) {
+			t.Helper()
+			before := t.table.count("kek")
+			k, err := t.c.registered(t.Context(), id, again)
+			if err != nil || k.ID != id || k.State != kek.Active || t.table.count("kek")-before != reads {
+				t.Errorf("%s: %+v, %v, %d reads", when, k, err, t.table.count("kek")-before)
+			}
+		}
+		ask("kek-1", false, 0, "the pointer's")
+		ask("kek-1", true, 1, "the pointer's again")
+		ask("kek-7", false, 1, "another")
+		time.Sleep(10*time.Second - 1)
+		ask("kek-7", false, 0, "another, known")
+		ask("kek-7", true, 1, "another, again")
+		time.Sleep(10 * time.Second)
+		ask("kek-7", false, 1, "another, long known")
+		t.table.set("kek", errHook)
+		ask("kek-7", true, 1, "another, registry away")
+		if k, err := t.c.registered(t.Context(), "kek-8", false); !errors.Is(err, errHook) || k.State != "" {
+			t.Errorf("%+v, %v", k, err)
+		}
+	})
+	c := &Client{known: map[kek.ID]entry{}}
+	for state, kept := range map[kek.State]bool{kek.Active: true, kek.Retired: true, kek.Pending: false, "": false} {
+		c.learn(kek.KEK{ID: kek.ID(state), State: state}, 1)
+		if e, ok := c.known[kek.ID(state)]; ok != kept || kept && (e.at != 1 || e.kek.State != state) {
+			t.Errorf("state %q: kept %t", state, ok)
+		}
+	}
+}
+
+// refusingKMS fails.
+type refusingKMS struct {
+	constantKMS
+	err error
+	dek []byte // nil: a good one
+}
+
+func (k *refusingKMS) GenerateDataKey(ctx context.Context, in *kms.GenerateDataKeyInput, o ...func(*kms.Options)) (*kms.GenerateDataKeyOutput, error) {
+	out, _ := k.constantKMS.GenerateDataKey(ctx, in, o...)
+	if k.dek != nil {
+		out.Plaintext = k.dek
+	}
+	if k.err != nil {
+		return nil, k.err
+	}
+	return out, nil
+}
+
+func (k *refusingKMS) Decrypt(ctx context.Context, in *kms.DecryptInput, o ...func(*kms.Options)) (*kms.DecryptOutput, error) {
+	out, _ := k.constantKMS.Decrypt(ctx, in, o...)
+	if k.dek != nil {
+		out.Plaintext = k.dek
+	}
+	if k.err != nil {
+		return nil, k.err
+	}
+	return out, nil
+}
+
+// TestKMSErrors: what KMS refuses means what the docs say, names the operation and the
+// KEK, and seals and opens nothing.
+func TestKMSErrors(t *testing.T) {
+	other := errors.New("other")
+	for name, c := range map[string]struct {
+		err  error
+		want error
+		kept bool // the cause is
+	}{
+		"disabled":  {&types.DisabledException{}, ErrKeyUnusable, true},
+		"state":     {&types.KMSInvalidStateException{}, ErrKeyUnusable, true},
+		"not found": {&types.NotFoundException{}, ErrKeyUnusable, true},
+		"invalid":   {&types.InvalidCiphertextException{}, ErrContextMismatch, false},
+		"incorrect": {&types.IncorrectKeyException{}, ErrContextMismatch, false},
+		"other":     {other, other, true},
+	} {
+		err := kmsError("Decrypt", "k", c.err)
+		if !errors.Is(err, c.want) || errors.Is(err, c.err) != c.kept || !strings.Contains(err.Error(), "kms Decrypt, KEK k") {
+			t.Errorf("%s: %v", name, err)
+		}
+		for _, v := range []error{ErrKeyUnusable, ErrContextMismatch} {
+			if errors.Is(err, v) != (v == c.want) { //nolint:errorlint // both are the verdicts themselves
+				t.Errorf("%s: %v", name, err)
+			}
+		}
+		keys := &refusingKMS{err: c.err}
+		newHooked(t, func(cfg *Config) { cfg.KMS = keys }, func(t *hooked) {
+			r := begin(t, t.c)
+			defer r.End()
+			s, err := r.Seal(t.Context(), []byte("x"), nil)
+			if !errors.Is(err, c.want) || errors.Is(err, errSealKey) != (c.want == ErrKeyUnusable) || s.Ciphertext != nil || !strings.Contains(err.Error(), "GenerateDataKey") { //nolint:errorlint // itself
+				t.Errorf("seal, %s: %+v, %v", name, s, err)
+			}
+			plain, err := t.c.Open(t.Context(), Sealed{KEKID: "kek-1", WrappedDEK: []byte("w"), Ciphertext: t.keys.seal(t)}, nil, nil)
+			if !errors.Is(err, c.want) || plain != nil || !strings.Contains(err.Error(), "Decrypt") {
+				t.Errorf("open, %s: %q, %v", name, plain, err)
+			}
+			if n := t.c.Stats().OrphanedKeys; n != 0 {
+				t.Errorf("%s: %d orphans", name, n)
+			}
+		})
+	}
+	newHooked(t, func(cfg *Config) { cfg.KMS = &refusingKMS{dek: []byte("short")} }, func(t *hooked) {
+		r := begin(t, t.c)
+		defer r.End()
+		if s, err := r.Seal(t.Context(), []byte("x"), nil); err == nil || s.Ciphertext != nil || !strings.Contains(err.Error(), "kms GenerateDataKey, KEK kek-1") {
+			t.Errorf("seal under a short key: %+v, %v", s, err)
+		}
+		if plain, err := t.c.Open(t.Context(), Sealed{KEKID: "kek-1", WrappedDEK: []byte("w"), Ciphertext: t.keys.seal(t)}, nil, nil); err == nil || plain != nil ||
+			!strings.Contains(err.Error(), "kms Decrypt, KEK kek-1") {
+			t.Errorf("open under a short key: %q, %v", plain, err)
+		}
+		if _, err := r.Seal(t.Context(), nil, map[string]string{"\xff": "v"}); err == nil || !strings.Contains(err.Error(), "not UTF-8") {
+			t.Errorf("a context that is not UTF-8: %v", err)
+		}
+	})
+}
+
+// TestCounts: hits, misses and what is in flight.
+func TestCounts(t *testing.T) {
+	newHooked(t, func(c *Config) { c.Cache.MaxBytes = 10 }, func(t *hooked) {
+		r := begin(t, t.c)
+		s, err := r.Seal(t.Context(), []byte("x"), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := r.Seal(t.Context(), []byte("x"), nil); err != nil {
+			t.Fatal(err)
+		}
+		for range 20 { // what is opened does not count against the bytes that may be sealed
+			if _, err := t.c.Open(t.Context(), s, nil, nil); err != nil {
+				t.Fatal(err)
+			}
+		}
+		want := Stats{InFlight: 1, CacheHits: 1 + 19, CacheMisses: 1 + 1}
+		if d := cmp.Diff(want, t.c.Stats()); d != "" {
+			t.Errorf("counts (-want +got):\n%s", d)
+		}
+		r.End()
+		r.End()
+		if n := t.c.Stats().InFlight; n != 0 {
+			t.Errorf("%d in flight", n)
+		}
+	})
+}
+
+// TestOpenGivesUp: a record that is another one at every look is contended, in the end.
+func TestOpenGivesUp(t *testing.T) {
+	newHooked(t, nil, func(t *hooked) {
+		t.table.unknown = map[kek.ID]bool{}
+		reads := 0
+		name := func() Sealed {
+			id := kek.ID(fmt.Sprintf("other-%d", reads))
+			t.table.unknown[id] = true
+			return Sealed{KEKID: id, WrappedDEK: []byte("w")}
+		}
+		_, err := t.c.Open(t.Context(), name(), nil, func(context.Context) (Sealed, bool, error) {
+			reads++
+			return name(), true, nil
+		})
+		if !errors.Is(err, ErrContended) || reads != 10 || !strings.Contains(err.Error(), "rewrapped 10 times") {
+			t.Errorf("%v after %d reads", err, reads)
+		}
+	})
+}
+
+// TestSameRecord: a record that was read again is the same one if its KEK, as it names
+// it, and its wrapped key are.
+func TestSameRecord(t *testing.T) {
+	r := record{Sealed: Sealed{KEKID: "k", WrappedDEK: []byte("w")}, arn: "arn"}
+	for name, c := range map[string]struct {
+		change func(*record)
+		want   bool
+	}{
+		"itself":         {func(*record) {}, true},
+		"its payload":    {func(r *record) { r.Ciphertext = []byte("x") }, true},
+		"its epoch":      {func(r *record) { r.Epoch = 9 }, true},
+		"its KEK":        {func(r *record) { r.KEKID = "l" }, false},
+		"its KEK's ARN":  {func(r *record) { r.arn = "" }, false},
+		"its data key":   {func(r *record) { r.WrappedDEK = []byte("v") }, false},
+		"its KEK's name": {func(r *record) { r.KEKID, r.arn = "l", "x" }, false},
+	} {
+		o := r
+		c.change(&o)
+		if r.same(o) != c.want {
+			t.Errorf("%s: same %t", name, !c.want)
+		}
+	}
+	if !r.names(kek.KEK{ARN: "arn"}) || r.names(kek.KEK{ARN: "other"}) || !(record{}).names(kek.KEK{ARN: "any"}) {
+		t.Error("names")
+	}
+}
+
+// TestKeyNames: data keys that were unwrapped in another way have other names in the
+// cache, however the parts of the names meet.
+func TestKeyNames(t *testing.T) {
+	seen := map[string]string{}
+	for name, r := range map[string]record{
+		"plain":           {Sealed: Sealed{KEKID: "k", WrappedDEK: []byte("w")}},
+		"Tink's":          {Sealed: Sealed{KEKID: "k", WrappedDEK: []byte("w")}, tink: &tinkFormat{}},
+		"by ARN":          {Sealed: Sealed{KEKID: "k", WrappedDEK: []byte("w")}, arn: "a"},
+		"by another ARN":  {Sealed: Sealed{KEKID: "k", WrappedDEK: []byte("w")}, arn: "b"},
+		"another KEK":     {Sealed: Sealed{KEKID: "l", WrappedDEK: []byte("w")}},
+		"a longer KEK":    {Sealed: Sealed{KEKID: "kw", WrappedDEK: []byte("")}},
+		"a longer key":    {Sealed: Sealed{KEKID: "", WrappedDEK: []byte("kw")}},
+		"ARN in the key":  {Sealed: Sealed{KEKID: "k", WrappedDEK: []byte("aw")}},
+		"another key":     {Sealed: Sealed{KEKID: "k", WrappedDEK: []byte("v")}},
+		"a context":       {Sealed: Sealed{KEKID: "k", WrappedDEK: []byte("w")}, encctx: map[string]string{"c": "1"}},
+		"another context": {Sealed: Sealed{KEKID: "k", WrappedDEK: []byte("w")}, encctx: map[string]string{"c": "2"}},
+	} {
+		got := string(r.appendName(nil))
+		if other, ok := seen[got]; ok {
+			t.Errorf("%s has the name of %s", name, other)
+		}
+		seen[got] = name
+		if string(r.appendName([]byte("x"))) != "x"+got {
+			t.Errorf("%s: it does not append", name)
+		}
+	}
+}
+
+// consistent says what is wrong with a cache's books.
+func (c *cache) consistent() string {
+	if c.order.Len() != len(c.keys) {
+		return fmt.Sprintf("%d keys, %d in order", len(c.keys), c.order.Len())
+	}
+	for e := c.order.Front(); e != nil; e = e.Next() {
+		if k := e.Value.(*cached); c.keys[k.name] != e {
+			return k.name + " is not where its name says"
+		}
+	}
+	return ""
+}
+
+// TestCacheForgets: a key that may be used no more is not held any longer, and the
+// cache's books agree.
+func TestCacheForgets(t *testing.T) {
+	key := func(born time.Duration) *dataKey { return &dataKey{born: born} }
+	held := func(c *cache, want ...string) {
+		t.Helper()
+		if what := c.consistent(); what != "" {
+			t.Error(what)
+		}
+		for _, name := range want {
+			if c.keys[name] == nil {
+				t.Errorf("%s is gone", name)
+			}
+		}
+		if len(c.keys) != len(want) {
+			t.Errorf("%d keys are held, want %q", len(c.keys), want)
+		}
+	}
+	limits := Cache{MaxAge: time.Minute, MaxUses: 2, MaxBytes: 100, MaxKeys: 3}
+	c := newCache(limits)
+	for i, name := range []string{"a", "b", "c", "d"} {
+		c.put(name, key(time.Duration(i)*time.Second), charge{})
+	}
+	held(c, "b", "c", "d")
+	other := key(4 * time.Second)
+	c.put("b", other, charge{1, 99})
+	held(c, "b", "c", "d")
+	if c.take([]byte("b"), 2, 5*time.Second) != nil {
+		t.Error("it seals more bytes than it may")
+	}
+	held(c, "c", "d")
+	c.put("b", other, charge{1, 99})
+	if c.take([]byte("b"), 1, 5*time.Second) != other || c.take([]byte("b"), 0, 5*time.Second) != nil {
+		t.Error("it is not used twice")
+	}
+	held(c, "c", "d")
+	c.put("young", key(time.Hour), charge{})
+	c.sweep(time.Minute + 2*time.Second - 1)
+	held(c, "c", "d", "young")
+	c.sweep(time.Minute + 3*time.Second)
+	held(c, "young")
+	c.put("old", key(0), charge{})
+	c.sweep(time.Hour)
+	held(c, "young")
+	c.calls["x"] = &call{}
+	c.drop(false)
+	held(c)
+	if len(c.calls) > 0 {
+		t.Error("a call is still that of its name")
+	}
+	c.put("a", key(0), charge{})
+	held(c, "a")
+	c.drop(true)
+	c.drop(false)
+	c.put("a", key(0), charge{})
+	held(c)
+}
+
+// TestCacheAsks: a call that fails is not kept; it has ten seconds; who looks a moment
+// after it has ended has its key.
+func TestCacheAsks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCache(Cache{MaxBytes: 10}.withDefaults())
+		asked := 0
+		ask := func(err error) func(context.Context) (*dataKey, error) {
+			return func(ctx context.Context) (*dataKey, error) {
+				asked++
+				if end, ok := ctx.Deadline(); !ok || time.Until(end) != 10*time.Second {
+					t.Errorf("it has until %v, %v", end, ok)
+				}
+				return &dataKey{}, err
+			}
+		}
+		if _, err := c.obtain(t.Context(), "a", 1, 0, ask(errHook)); !errors.Is(err, errHook) || len(c.keys)+len(c.calls) > 0 {
+			t.Errorf("%v, %d keys", err, len(c.keys))
+		}
+		for range 2 {
+			if k, err := c.obtain(t.Context(), "a", 5, 0, ask(nil)); err != nil || k == nil || asked != 2 {
+				t.Errorf("%v, %v, asked %d times", k, err, asked)
+			}
+		}
+		if k, err := c.obtain(t.Context(), "a", 1, 0, ask(nil)); err != nil || k == nil || asked != 3 {
+			t.Errorf("%v, %v, asked %d times: it sealed more bytes than it may", k, err, asked)
+		}
+		if k, err := c.obtain(t.Context(), "a", 1, 5*time.Minute, ask(nil)); err != nil || k == nil || asked != 4 {
+			t.Errorf("%v, %v, asked %d times: the key is too old", k, err, asked)
+		}
+	})
+}
+
+// TestExpandTink: a data key of Tink's is an AES-GCM key, with nothing that is not
+// understood.
+func TestExpandTink(t *testing.T) {
+	marshal := func(k *aesgcm.AesGcmKey, more ...byte) []byte {
+		b, err := proto.Marshal(k)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return append(b, more...)
+	}
+	key := make([]byte, 32)
+	for name, c := range map[string]struct {
+		dek []byte
+		ok  bool
+	}{
+		"AES-256":          {marshal(&aesgcm.AesGcmKey{KeyValue: key}), true},
+		"AES-128":          {marshal(&aesgcm.AesGcmKey{KeyValue: key[:16]}), true},
+		"a later version":  {marshal(&aesgcm.AesGcmKey{Version: 1, KeyValue: key}), false},
+		"an unknown field": {marshal(&aesgcm.AesGcmKey{KeyValue: key}, 0x22, 1, 'x'), false},
+		"another length":   {marshal(&aesgcm.AesGcmKey{KeyValue: key[:31]}), false},
+		"no key":           {nil, false},
+		"no message":       {[]byte{0xff}, false},
+		"half a message":   {marshal(&aesgcm.AesGcmKey{KeyValue: key}, 0x22), false},
+	} {
+		a, err := expandTink(c.dek)
+		if c.ok != (err == nil) || c.ok != (a != nil) || !c.ok && !errors.Is(err, errTinkDEK) {
+			t.Errorf("%s: %v, %v", name, a, err)
+		}
+	}
+	r := record{tink: &tinkFormat{}}
+	if _, err := r.expand([]byte{0xff}); !errors.Is(err, errTinkDEK) {
+		t.Errorf("expand: %v", err)
+	}
+}

@@ -1,0 +1,501 @@
+package envelope
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
+	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/matter-ops/kms-rotation/kek"
+)
+
+// answering is a DynamoDB that answers writes with errors.
+type answering struct {
+	DynamoDB
+	err    error
+	update *dynamodb.UpdateItemInput
+	write  *dynamodb.TransactWriteItemsInput
+}
+
+func (a *answering) UpdateItem(_ context.Context, in *dynamodb.UpdateItemInput, _ ...func(*dynamodb.Options)) (*dynamodb.UpdateItemOutput, error) {
+	a.update = in
+	return nil, a.err
+}
+
+func (a *answering) TransactWriteItems(_ context.Context, in *dynamodb.TransactWriteItemsInput, _ ...func(*dynamodb.Options)) (*dynamodb.TransactWriteItemsOutput, error) {
+	a.write = in
+	return nil, a.err
+}
+
+func (a *answering) table() *Table {
+	cfg := TableConfig{Table: "orders", KEKID: "key", WrappedDEK: "dek", Ciphertext: "data", Version: "version", Keys: []string{"id"}}.withDefaults()
+	return &Table{cfg: cfg, c: &Client{cfg: Config{ControlTable: "control", DynamoDB: a, Random: func(n int64) int64 { return n - 1 }}}}
+}
+
+func epochs(n int64, payload string) Item {
+	return Item{"kek_epoch": numeric(n), "data": blob([]byte(payload))}
+}
+
+// TestInsertVerdicts: what the answer to an insert says: made, by this insert or by
+// another, refused by the fence, or worth another try.
+func TestInsertVerdicts(t *testing.T) {
+	items := []Item{{"id": str("a"), "data": blob([]byte("mine a"))}, {"id": str("b"), "data": blob([]byte("mine b"))}}
+	cancelled := func(codes ...string) error {
+		e := &types.TransactionCanceledException{}
+		for _, c := range codes {
+			r := types.CancellationReason{Code: aws.String(c)}
+			switch c {
+			case "mine":
+				r.Code, r.Item = aws.String("ConditionalCheckFailed"), Item{"data": blob([]byte("mine a"))}
+			case "theirs":
+				r.Code, r.Item = aws.String("ConditionalCheckFailed"), Item{"data": blob([]byte("theirs"))}
+			case "nil":
+				r.Code = nil
+			}
+			e.CancellationReasons = append(e.CancellationReasons, r)
+		}
+		return e
+	}
+	other := errors.New("other")
+	for name, c := range map[string]struct {
+		answer error
+		want   verdict
+		err    error // nil: none
+	}{
+		"made":                    {nil, verdict{}, nil},
+		"made before":             {cancelled("mine", "None", "None"), verdict{}, nil},
+		"made before, fence shut": {cancelled("mine", "None", "ConditionalCheckFailed"), verdict{}, nil},
+		"exists":                  {cancelled("theirs", "None", "None"), verdict{}, ErrExists},
+		"the second exists":       {cancelled("None", "theirs", "None"), verdict{}, ErrExists},
+		"another's ciphertext":    {cancelled("None", "mine", "None"), verdict{}, ErrExists},
+		"fenced":                  {cancelled("None", "None", "ConditionalCheckFailed"), verdict{fenced: true}, errAnswer},
+		"fenced, in the way":      {cancelled("TransactionConflict", "nil", "ConditionalCheckFailed"), verdict{fenced: true, again: true}, errAnswer},
+		"in the way":              {cancelled("TransactionConflict", "None", "None"), verdict{again: true}, errAnswer},
+		"throttled":               {cancelled("None", "ThrottlingError", "None"), verdict{again: true}, errAnswer},
+		"too much":                {cancelled("None", "None", "ProvisionedThroughputExceeded"), verdict{again: true}, errAnswer},
+		"invalid":                 {cancelled("None", "ValidationError", "None"), verdict{}, errAnswer},
+		"invalid, in the way":     {cancelled("TransactionConflict", "ValidationError", "None"), verdict{}, errAnswer},
+		"no reason":               {cancelled("None", "nil", ""), verdict{}, errAnswer},
+		"another transaction's":   {cancelled("ConditionalCheckFailed"), verdict{}, errAnswer},
+		"one too many":            {cancelled("None", "None", "ConditionalCheckFailed", "None"), verdict{}, errAnswer},
+		"conflict":                {&types.TransactionConflictException{}, verdict{again: true}, errAnswer},
+		"in progress":             {&types.TransactionInProgressException{}, verdict{again: true}, errAnswer},
+		"other":                   {other, verdict{}, other},
+	} {
+		a := &answering{err: c.answer}
+		h := &hold{pointer: kek.Pointer{KEKID: "k"}, shards: 3}
+		got, err := a.table().insert(t.Context(), h, items)
+		want := c.err
+		if errors.Is(want, errAnswer) {
+			want = c.answer
+		}
+		if got != c.want || !errors.Is(err, want) || (err == nil) != (want == nil) || err != nil && !strings.Contains(err.Error(), "orders") {
+			t.Errorf("%s: %+v, %v, want %+v, %v", name, got, err, c.want, want)
+		}
+		if errors.Is(err, ErrExists) != errors.Is(c.err, ErrExists) {
+			t.Errorf("%s: %v", name, err)
+		}
+		if n := len(a.write.TransactItems); n != 3 || *a.write.TransactItems[2].ConditionCheck.TableName != "control" ||
+			!cmp.Equal(text(a.write.TransactItems[2].ConditionCheck.Key["sk"]), "02") || text(a.write.TransactItems[2].ConditionCheck.Key["pk"]) != "FENCE#k" {
+			t.Errorf("%s: %d writes, fence %+v", name, n, a.write.TransactItems[2].ConditionCheck)
+		}
+		for i, w := range a.write.TransactItems[:2] {
+			if *w.Put.TableName != "orders" || *w.Put.ConditionExpression != "attribute_not_exists(#key)" || w.Put.ExpressionAttributeNames["#key"] != "id" ||
+				text(w.Put.Item["id"]) != text(items[i]["id"]) || w.Put.ReturnValuesOnConditionCheckFailure != "ALL_OLD" {
+				t.Errorf("%s: put %+v", name, w.Put)
+			}
+		}
+	}
+}
+
+var errAnswer = errors.New("the answer")
+
+// TestUpdateVerdicts: what the answer to an update says.
+func TestUpdateVerdicts(t *testing.T) {
+	failed := func(i Item) error { return &types.ConditionalCheckFailedException{Item: i} }
+	other := errors.New("other")
+	for name, c := range map[string]struct {
+		answer error
+		want   verdict
+		fails  bool
+	}{
+		"made":                {nil, verdict{}, false},
+		"made before":         {failed(epochs(5, "mine")), verdict{}, false},
+		"made, epoch raised":  {failed(epochs(6, "mine")), verdict{}, false},
+		"another payload":     {failed(epochs(5, "theirs")), verdict{again: true}, true},
+		"of an earlier epoch": {failed(epochs(4, "theirs")), verdict{again: true}, true},
+		"of a later epoch":    {failed(epochs(6, "theirs")), verdict{again: true, fenced: true}, true},
+		"without an epoch":    {failed(Item{"data": blob([]byte("theirs"))}), verdict{again: true}, true},
+		"epoch not a number":  {failed(Item{"data": blob([]byte("theirs")), "kek_epoch": str("6")}), verdict{again: true}, true},
+		"epoch too large":     {failed(Item{"kek_epoch": &types.AttributeValueMemberN{Value: "9223372036854775808"}}), verdict{again: true}, true},
+		"gone":                {failed(nil), verdict{again: true}, true},
+		"conflict":            {&types.TransactionConflictException{}, verdict{again: true}, true},
+		"other":               {other, verdict{}, true},
+	} {
+		a := &answering{err: c.answer}
+		old := stored{item: Item{"id": str("a"), "data": blob([]byte("old")), "kek_epoch": numeric(3)}}
+		old.Epoch = 3
+		set := epochs(5, "mine")
+		got, err := a.table().update(t.Context(), &hold{}, old, set, []string{"note"})
+		if got != c.want || (err != nil) != c.fails || c.fails && (!errors.Is(err, c.answer) || !strings.Contains(err.Error(), "dynamodb UpdateItem orders")) {
+			t.Errorf("%s: %+v, %v, want %+v", name, got, err, c.want)
+		}
+		in := a.update
+		expressions := []string{resolve(*in.ConditionExpression, in.ExpressionAttributeNames, in.ExpressionAttributeValues), resolve(*in.UpdateExpression, in.ExpressionAttributeNames, in.ExpressionAttributeValues)}
+		want := []string{"data = old AND kek_epoch <= 5", "SET data = mine, kek_epoch = 5, version = if_not_exists(version, 0) + 1 REMOVE note"}
+		if d := cmp.Diff(want, expressions); d != "" || *in.TableName != "orders" || !cmp.Equal(text(in.Key["id"]), "a") || in.ReturnValuesOnConditionCheckFailure != "ALL_OLD" {
+			t.Errorf("%s: the request %+v (-want +got):\n%s", name, in, d)
+		}
+	}
+}
+
+// resolve puts names and values into an expression.
+func resolve(expr string, names map[string]string, values Item) string {
+	for _, n := range slices.Backward(slices.Sorted(maps.Keys(names))) {
+		expr = strings.ReplaceAll(expr, n, names[n])
+	}
+	for _, n := range slices.Backward(slices.Sorted(maps.Keys(values))) {
+		v := text(values[n])
+		switch a := values[n].(type) {
+		case *types.AttributeValueMemberN:
+			v = a.Value
+		case *types.AttributeValueMemberB:
+			v = string(a.Value)
+		}
+		expr = strings.ReplaceAll(expr, n, v)
+	}
+	return expr
+}
+
+// TestFencedUpdates: the update of a row that no epoch protects goes past the fence, on
+// condition that it still has none; if the row is another one by now it is read again.
+func TestFencedUpdates(t *testing.T) {
+	for name, c := range map[string]struct {
+		epoch types.AttributeValue
+		cond  string
+	}{
+		"none": {nil, "data = old AND attribute_not_exists(kek_epoch)"},
+		"zero": {numeric(0), "data = old AND kek_epoch = 0"},
+	} {
+		for code, want := range map[string]verdict{"theirs": {again: true}, "mine": {}, "fence": {fenced: true}, "": {}} {
+			e := &types.TransactionCanceledException{CancellationReasons: make([]types.CancellationReason, 2)}
+			failed := aws.String("ConditionalCheckFailed")
+			a := &answering{err: e}
+			switch code {
+			case "fence":
+				e.CancellationReasons[1].Code = failed
+			case "":
+				a.err = nil
+			default:
+				e.CancellationReasons[0] = types.CancellationReason{Code: failed, Item: epochs(1, code)}
+			}
+			old := stored{item: Item{"id": str("a"), "data": blob([]byte("old"))}}
+			if c.epoch != nil {
+				old.item["kek_epoch"] = c.epoch
+			}
+			got, err := a.table().update(t.Context(), &hold{pointer: kek.Pointer{KEKID: "k"}, shards: 1}, old, epochs(5, "mine"), nil)
+			if got != want || (err == nil) != (want == verdict{}) || errors.Is(err, ErrExists) || errors.Is(err, ErrContended) != (code == "theirs") {
+				t.Errorf("%s, %q: %+v, %v, want %+v", name, code, got, err, want)
+			}
+			u := a.write.TransactItems[0].Update
+			if got := resolve(*u.ConditionExpression, u.ExpressionAttributeNames, u.ExpressionAttributeValues); got != c.cond || *u.TableName != "orders" ||
+				text(u.Key["id"]) != "a" || u.ReturnValuesOnConditionCheckFailure != "ALL_OLD" {
+				t.Errorf("%s: condition %s, %+v", name, got, u)
+			}
+			if got := resolve(*u.UpdateExpression, u.ExpressionAttributeNames, u.ExpressionAttributeValues); got != "SET data = mine, kek_epoch = 5, version = if_not_exists(version, 0) + 1" {
+				t.Errorf("%s: %s", name, got)
+			}
+			if f := a.write.TransactItems[1].ConditionCheck; text(f.Key["pk"]) != "FENCE#k" || text(f.Key["sk"]) != "00" || *f.ConditionExpression != "#state = :open" ||
+				f.ExpressionAttributeNames["#state"] != "state" || text(f.ExpressionAttributeValues[":open"]) != "open" {
+				t.Errorf("%s: fence %+v", name, f)
+			}
+		}
+	}
+}
+
+// TestExpression: an attribute has one name in an expression, a value one each time.
+func TestExpression(t *testing.T) {
+	e := expression{names: map[string]string{}, values: Item{}}
+	if a, b, again := e.name("a"), e.name("b"), e.name("a"); a == b || a != again || len(e.names) != 2 {
+		t.Errorf("%s, %s, %s of %v", a, b, again, e.names)
+	}
+	if v, w := e.value(str("v")), e.value(str("v")); v == w || len(e.values) != 2 {
+		t.Errorf("%s, %s of %v", v, w, e.values)
+	}
+	for _, c := range []struct {
+		set    Item
+		remove []string
+		count  string
+		want   string
+	}{
+		{Item{"b": str("2"), "a": str("1")}, nil, "", "SET a = 1, b = 2"},
+		{Item{"a": str("1")}, []string{"x", "y"}, "", "SET a = 1 REMOVE x, y"},
+		{Item{"a": str("1")}, nil, "n", "SET a = 1, n = if_not_exists(n, 0) + 1"},
+	} {
+		e := expression{names: map[string]string{}, values: Item{}}
+		if got := resolve(e.update(c.set, c.remove, c.count), e.names, e.values); got != c.want {
+			t.Errorf("%s, want %s", got, c.want)
+		}
+	}
+}
+
+// TestWaits: the first try waits for nothing, the others twice as long as the one before,
+// up to a second, of which the second half is chance; a context that ends is heeded.
+func TestWaits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for n, longest := range []time.Duration{
+			0, 10 * time.Millisecond, 20 * time.Millisecond, 40 * time.Millisecond, 80 * time.Millisecond, 160 * time.Millisecond,
+			320 * time.Millisecond, 640 * time.Millisecond, time.Second, time.Second,
+		} {
+			for chance, want := range map[int64]time.Duration{0: longest / 2, 1: longest} {
+				c := Config{Random: func(n int64) int64 { return chance * (n - 1) }}
+				began := time.Now()
+				if err := c.wait(t.Context(), n); err != nil || time.Since(began) != want {
+					t.Errorf("try %d: %s, %v, want %s", n, time.Since(began), err, want)
+				}
+			}
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+		defer cancel()
+		c := Config{Random: func(int64) int64 { return 0 }}
+		if err := c.wait(ctx, 5); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("%v", err)
+		}
+		if err := c.wait(ctx, 0); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("the first try of a context that has ended: %v", err)
+		}
+	})
+}
+
+// TestTries: a write is tried ten times while another try may help, at most, and what
+// stopped the last one is told.
+func TestTries(t *testing.T) {
+	for name, c := range map[string]struct {
+		v       verdict
+		err     error
+		tries   int
+		want    error
+		without error
+	}{
+		"made":        {verdict{}, nil, 1, nil, nil},
+		"an error":    {verdict{}, errHook, 1, errHook, ErrContended},
+		"contended":   {verdict{again: true}, errHook, 10, ErrContended, ErrFenced},
+		"fenced":      {verdict{fenced: true}, errHook, 10, ErrFenced, ErrContended},
+		"both":        {verdict{again: true, fenced: true}, errHook, 10, ErrFenced, ErrContended},
+		"no data key": {verdict{}, errSealKey, 1, errSealKey, ErrFenced},
+	} {
+		newHooked(t, nil, func(t *hooked) {
+			t.still()
+			tries, reads := 0, t.table.count("pointer")
+			err := t.c.write(t.Context(), func(h *hold, at time.Duration) (verdict, error) {
+				tries++
+				if h.refs.Load() != 1 || at != t.c.elapsed() {
+					t.Errorf("%s: %d references, at %s", name, h.refs.Load(), at)
+				}
+				time.Sleep(time.Millisecond)
+				return c.v, c.err
+			})
+			if !errors.Is(err, c.want) || (err == nil) != (c.want == nil) || tries != c.tries || c.without != nil && errors.Is(err, c.without) {
+				t.Errorf("%s: %v after %d tries, want %v after %d", name, err, tries, c.want, c.tries)
+			}
+			if c.tries == 10 && (!errors.Is(err, errHook) || !strings.Contains(err.Error(), "gave up after 10 tries")) {
+				t.Errorf("%s: %v", name, err)
+			}
+			refused := int64(0)
+			if c.tries > 1 {
+				refused = int64(c.tries)
+			}
+			if s := t.c.Stats(); s.RefusedWrites != refused || s.InFlight != 0 {
+				t.Errorf("%s: %+v", name, s)
+			}
+			if n := t.table.count("pointer") - reads; n > 0 != (c.v.fenced || errors.Is(c.err, errSealKey)) {
+				t.Errorf("%s: the pointer was read %d times", name, n)
+			}
+		})
+	}
+	newHooked(t, nil, func(t *hooked) {
+		t.still()
+		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Millisecond)
+		defer cancel()
+		err := t.c.write(ctx, func(*hold, time.Duration) (verdict, error) { return verdict{again: true}, errHook })
+		if !errors.Is(err, context.DeadlineExceeded) || !errors.Is(err, errHook) {
+			t.Errorf("%v, want the deadline and what went before", err)
+		}
+	})
+	newHooked(t, nil, func(t *hooked) { // the KEK was disabled while the process slept: there is another by now
+		t.still()
+		t.table.move(2, kek.Normal)
+		time.Sleep(time.Second)
+		var under []kek.ID
+		err := t.c.write(t.Context(), func(h *hold, _ time.Duration) (verdict, error) {
+			under = append(under, h.pointer.KEKID)
+			if h.pointer.Epoch == 1 {
+				return verdict{}, errSealKey
+			}
+			return verdict{}, nil
+		})
+		if err != nil || !slices.Equal(under, []kek.ID{"kek-1", "kek-2"}) {
+			t.Errorf("%v under %v", err, under)
+		}
+		t.c.tend(t.Context())
+	})
+}
+
+// everyType is an item with every type of attribute.
+func everyType() Item {
+	return Item{
+		"S": str("s"), "N": &types.AttributeValueMemberN{Value: "1.50"}, "B": blob([]byte("b")),
+		"BOOL": &types.AttributeValueMemberBOOL{Value: true}, "NULL": &types.AttributeValueMemberNULL{Value: true},
+		"SS": &types.AttributeValueMemberSS{Value: []string{"a", "b"}}, "NS": &types.AttributeValueMemberNS{Value: []string{"1", "2"}},
+		"BS": &types.AttributeValueMemberBS{Value: [][]byte{{1}, {2}}},
+		"L":  &types.AttributeValueMemberL{Value: []types.AttributeValue{str("l"), &types.AttributeValueMemberM{Value: Item{"x": blob([]byte{3})}}}},
+		"M":  &types.AttributeValueMemberM{Value: Item{"m": &types.AttributeValueMemberL{Value: []types.AttributeValue{numeric(4)}}}},
+	}
+}
+
+// TestCloneItem: a copy is equal, and shares nothing that can be changed.
+func TestCloneItem(t *testing.T) {
+	i := everyType()
+	c := cloneItem(i)
+	if set, remove := changes(i, c); len(set)+len(remove) > 0 {
+		t.Fatalf("a copy differs in %v and lacks %v", set, remove)
+	}
+	i["S"].(*types.AttributeValueMemberS).Value = "x"
+	i["N"].(*types.AttributeValueMemberN).Value = "x"
+	i["B"].(*types.AttributeValueMemberB).Value[0] = 'x'
+	i["BOOL"].(*types.AttributeValueMemberBOOL).Value = false
+	i["SS"].(*types.AttributeValueMemberSS).Value[1] = "x"
+	i["NS"].(*types.AttributeValueMemberNS).Value[1] = "x"
+	i["BS"].(*types.AttributeValueMemberBS).Value[1][0] = 'x'
+	i["L"].(*types.AttributeValueMemberL).Value[1].(*types.AttributeValueMemberM).Value["x"].(*types.AttributeValueMemberB).Value[0] = 'x'
+	i["M"].(*types.AttributeValueMemberM).Value["m"].(*types.AttributeValueMemberL).Value[0] = str("x")
+	set, remove := changes(c, everyType())
+	if len(set)+len(remove) > 0 {
+		t.Errorf("the copy changed with the item: %v, %v", slices.Sorted(maps.Keys(set)), remove)
+	}
+	set, remove = changes(c, i)
+	if got := slices.Sorted(maps.Keys(set)); len(remove) > 0 || !slices.Equal(got, []string{"B", "BOOL", "BS", "L", "M", "N", "NS", "S", "SS"}) {
+		t.Errorf("changed %v, removed %v", got, remove)
+	}
+	delete(i, "S")
+	delete(i, "NULL")
+	i["new"] = str("n")
+	if set, remove := changes(c, i); !slices.Equal(remove, []string{"NULL", "S"}) || set["new"] == nil {
+		t.Errorf("%v, %v", set, remove)
+	}
+}
+
+// TestFaults: everything that is wrong with a table's description is named by its field,
+// and nothing else; the table's own name may be that of an attribute.
+func TestFaults(t *testing.T) {
+	good := TableConfig{Table: "orders", KEKID: "key", WrappedDEK: "dek", Ciphertext: "data", Epoch: "epoch", Version: "version", Payloads: "opaque", Format: "matter"}
+	same := good
+	same.Table, same.Version = "key", ""
+	tink := good
+	tink.Format, tink.Payloads = "tink", ""
+	plain := good
+	plain.Format = ""
+	for _, c := range []TableConfig{good, same, tink, plain} {
+		if err := c.check(); err != nil {
+			t.Errorf("%+v: %v", c, err)
+		}
+	}
+	other := func(attribute string, values ...string) func(*TableConfig) {
+		return func(c *TableConfig) { c.Other = &OtherItems{Attribute: attribute, Values: values} }
+	}
+	for want, change := range map[string]func(*TableConfig){
+		"table: is required":                                                 func(c *TableConfig) { c.Table = "" },
+		"kek_id_attribute: is required":                                      func(c *TableConfig) { c.KEKID = "" },
+		"wrapped_dek_attribute: is required":                                 func(c *TableConfig) { c.WrappedDEK = "" },
+		"ciphertext_attribute: is required":                                  func(c *TableConfig) { c.Ciphertext = "" },
+		"epoch_attribute: is required":                                       func(c *TableConfig) { c.Epoch = "" },
+		`table: "\xff" is not UTF-8`:                                         func(c *TableConfig) { c.Table = "\xff" },
+		`epoch_attribute: "\xff" is not UTF-8`:                               func(c *TableConfig) { c.Epoch = "\xff" },
+		`version_attribute: "\xff" is not UTF-8`:                             func(c *TableConfig) { c.Version = "\xff" },
+		`wrapped_dek_attribute: "key" is already the kek_id_attribute`:       func(c *TableConfig) { c.WrappedDEK = "key" },
+		`epoch_attribute: "dek" is already the wrapped_dek_attribute`:        func(c *TableConfig) { c.Epoch = "dek" },
+		`version_attribute: "data" is already the ciphertext_attribute`:      func(c *TableConfig) { c.Version = "data" },
+		`version_attribute: "epoch" is already the epoch_attribute`:          func(c *TableConfig) { c.Version = "epoch" },
+		`context: key "k": attribute "version" cannot be bound`:              func(c *TableConfig) { c.Context = map[string]string{"k": "$version"} },
+		`context: key "k": attribute "" cannot be bound`:                     func(c *TableConfig) { c.Context = map[string]string{"k": "$"} },
+		`bind: key "k" is in context already, which is bound to the payload`: func(c *TableConfig) { c.Context = map[string]string{"k": "x"}; c.Bind = map[string]string{"k": "$id"} },
+		`format: "x" is not known`:                                           func(c *TableConfig) { c.Format = "x" },
+		`payloads: "x" is not known`:                                         func(c *TableConfig) { c.Payloads = "x" },
+		"other: an attribute that is none of the envelope's, and":            other("", "x"),
+		"other: an attribute that is none of the envelope's, and values":     other("kind"),
+		"other: an attribute that is none of the envelope's":                 other("version", "x"),
+	} {
+		c := good
+		change(&c)
+		err := c.check()
+		if err == nil || !strings.HasPrefix(err.Error(), want) || strings.Contains(err.Error(), "\n") {
+			t.Errorf("%v, want %s alone", err, want)
+		}
+	}
+	for _, values := range []map[string]string{{"k": "$$x"}, {"k": "x"}, {"k": "$other"}, {"k": "$kind"}} {
+		c := good
+		c.Context, c.Other = values, &OtherItems{Attribute: "kind", Values: []string{"x"}}
+		if err := c.check(); err != nil {
+			t.Errorf("%v: %v", values, err)
+		}
+	}
+	if c := (TableConfig{}).withDefaults(); c.Epoch != "kek_epoch" || c.Version != "" {
+		t.Errorf("%+v", c)
+	}
+	if c := (TableConfig{Epoch: "e"}).withDefaults(); c.Epoch != "e" {
+		t.Errorf("%+v", c)
+	}
+}
+
+// TestDecode: an item that lacks an attribute of the envelope, or has it in another type,
+// says which; one that is whole has all of it.
+func TestDecode(t *testing.T) {
+	cfg := TableConfig{KEKID: "key", WrappedDEK: "dek", Ciphertext: "data", Version: "version"}.withDefaults()
+	good := Item{"key": str("k"), "dek": blob([]byte("w")), "data": blob([]byte("c")), "kek_epoch": numeric(3), "version": numeric(7)}
+	s, err := cfg.decode(good)
+	if err != nil || s.KEKID != "k" || string(s.WrappedDEK) != "w" || string(s.Ciphertext) != "c" || s.Epoch != 3 || s.version != 7 || s.tink != nil {
+		t.Errorf("%+v, %v", s, err)
+	}
+	for _, attribute := range []string{"kek_epoch", "version"} {
+		i := maps.Clone(good)
+		delete(i, attribute)
+		if _, err := cfg.decode(i); err != nil {
+			t.Errorf("without %s: %v", attribute, err)
+		}
+		for _, v := range []types.AttributeValue{str("1"), &types.AttributeValueMemberN{Value: "1.5"}} {
+			i[attribute] = v
+			if _, err := cfg.decode(i); !errors.Is(err, ErrNoEnvelope) || !strings.Contains(err.Error(), "attribute "+attribute) {
+				t.Errorf("%s is %T: %v", attribute, v, err)
+			}
+		}
+	}
+	for _, attribute := range []string{"key", "dek", "data"} {
+		for name, v := range map[string]types.AttributeValue{"missing": nil, "another type": numeric(1), "empty": str(""), "no bytes": blob(nil)} {
+			i := maps.Clone(good)
+			if i[attribute] = v; v == nil {
+				delete(i, attribute)
+			}
+			if _, err := cfg.decode(i); !errors.Is(err, ErrNoEnvelope) || !strings.Contains(err.Error(), "attribute "+attribute+" is missing") {
+				t.Errorf("%s is %s: %v", attribute, name, err)
+			}
+		}
+	}
+	cfg.Format = FormatTink
+	if s, err := cfg.decode(good); err != nil || s.tink != nil {
+		t.Errorf("a row of this package in a table of Tink's: %+v, %v", s, err)
+	}
+	i := maps.Clone(good)
+	delete(i, "dek")
+	if _, err := cfg.decode(i); !errors.Is(err, ErrNoEnvelope) || !strings.Contains(err.Error(), "attribute data") {
+		t.Errorf("no payload of Tink's: %v", err)
+	}
+}

@@ -1,0 +1,48 @@
+package integration
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/s3"
+	s3types "github.com/aws/aws-sdk-go-v2/service/s3/types"
+	"github.com/aws/aws-sdk-go-v2/service/sfn/types"
+
+	"github.com/matter-ops/kms-rotation/audit"
+	"github.com/matter-ops/kms-rotation/rotation"
+)
+
+// TestLitterInTheBucket: an object that is no part of the chain lies in the audit bucket
+// for as long as its lock lasts, which nobody can shorten. It keeps no rotation from its
+// end; the completion's record and every verification name it.
+func TestLitterInTheBucket(t *testing.T) {
+	w := up(t, nil)
+	_, err := s3.NewFromConfig(w.AWSConfig(), func(o *s3.Options) { o.UsePathStyle = true }).PutObject(t.Context(), &s3.PutObjectInput{
+		Bucket: aws.String(w.Env()["MATTER_AUDIT_BUCKET"]), Key: aws.String("notes.txt"), Body: strings.NewReader("x"),
+		IfNoneMatch: aws.String("*"), ChecksumAlgorithm: s3types.ChecksumAlgorithmSha256,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if o := w.rotate(t, "littered", "{}"); o.Status != types.ExecutionStatusSucceeded {
+		t.Fatal(describe(o))
+	}
+	entries, err := w.Deployment.Table.AuditEntries(t.Context(), 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	said := ""
+	for _, e := range entries {
+		if e.Record.Type == "kms_rotation_completed" {
+			said = e.Record.Body["audit_litter"]
+		}
+	}
+	if !strings.Contains(said, "notes.txt") {
+		t.Errorf("the completion says %q", said)
+	}
+	r, err := w.Deployment.Steps.VerifyAudit(t.Context(), rotation.AuditOptions{})
+	if err != nil || r.Result != audit.Tampered || len(r.Findings) != 1 || r.Findings[0].Kind != audit.StrayObject {
+		t.Errorf("verification: %+v, %v", r, err)
+	}
+}
