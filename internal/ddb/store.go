@@ -193,7 +193,8 @@ func named(v kek.View) []kek.ID {
 	return ids
 }
 
-// getItem reads one item consistently; nil if it is absent.
+// getItem reads one item consistently; nil if it is absent, of which every attribute is
+// its zero value.
 func getItem(ctx context.Context, client LeaseAPI, table, pk, sk string) (item, error) {
 	out, err := client.GetItem(ctx, &dynamodb.GetItemInput{
 		TableName: &table, Key: key(pk, sk), ConsistentRead: aws.Bool(true),

@@ -1,0 +1,664 @@
+package ddb
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"math"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
+	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/matter-ops/kms-rotation/audit"
+	"github.com/matter-ops/kms-rotation/envelope/aead"
+	"github.com/matter-ops/kms-rotation/kek"
+	"github.com/matter-ops/kms-rotation/rotation"
+)
+
+// oneItem is a table of one item.
+type oneItem struct {
+	TableAPI
+	item  item
+	get   *dynamodb.GetItemInput
+	scans []*dynamodb.ScanInput
+}
+
+func (o *oneItem) DescribeTable(context.Context, *dynamodb.DescribeTableInput, ...func(*dynamodb.Options)) (*dynamodb.DescribeTableOutput, error) {
+	return &dynamodb.DescribeTableOutput{Table: &types.TableDescription{
+		TableStatus:          types.TableStatusActive,
+		KeySchema:            []types.KeySchemaElement{{AttributeName: aws.String("sk"), KeyType: "RANGE"}, {AttributeName: aws.String("id"), KeyType: "HASH"}},
+		AttributeDefinitions: []types.AttributeDefinition{{AttributeName: aws.String("id"), AttributeType: "S"}, {AttributeName: aws.String("sk"), AttributeType: "N"}},
+	}}, nil
+}
+
+func (o *oneItem) GetItem(_ context.Context, in *dynamodb.GetItemInput, _ ...func(*dynamodb.Options)) (*dynamodb.GetItemOutput, error) {
+	o.get = in
+	return &dynamodb.GetItemOutput{Item: o.item}, nil
+}
+
+func (o *oneItem) Scan(_ context.Context, in *dynamodb.ScanInput, _ ...func(*dynamodb.Options)) (*dynamodb.ScanOutput, error) {
+	c := *in
+	o.scans = append(o.scans, &c)
+	return &dynamodb.ScanOutput{Items: []item{o.item}}, nil
+}
+
+// backupSource is a source of a format, and a sound item of it.
+func backupSource(t *testing.T, format string) (*TableSource, *oneItem, item) {
+	t.Helper()
+	cfg := SourceConfig{Table: "orders", KEKID: "key", WrappedDEK: "dek", Ciphertext: "data", Version: "version", Format: format, Context: map[string]string{"id": "$id"}}
+	i := item{
+		"id": str("a"), "sk": num(7), "key": str("k"), "dek": blob([]byte("old dek")), "data": blob([]byte("old data")),
+		"kek_epoch": num(1), "version": num(3), "note": str("stays"),
+	}
+	switch format {
+	case formatKMS:
+		cfg.WrappedDEK = ""
+		delete(i, "dek")
+	case formatTink:
+		held, err := aead.JoinTink([]byte("old dek"), []byte("payload"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		delete(i, "dek")
+		i["data"] = blob(held)
+	}
+	api := &oneItem{item: i}
+	s, err := NewTableSource(api, cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s, api, i
+}
+
+// TestReadBackup: an item of a backup is read as the row that it is, with its payload;
+// one that is not an envelope, or cannot be written again, says why.
+func TestReadBackup(t *testing.T) {
+	for name, c := range map[string]struct {
+		change item // nil values are removed
+		err    error
+		kind   rotation.Defect
+		defect string
+	}{
+		"sound":                   {nil, nil, "", ""},
+		"without a version":       {item{"version": nil}, nil, "", ""},
+		"no partition key":        {item{"id": nil}, ErrNoKey, "", ""},
+		"no sort key":             {item{"sk": nil}, ErrNoKey, "", ""},
+		"no envelope":             {item{"key": nil, "dek": nil, "data": nil, "kek_epoch": nil}, nil, "", "it has none of the envelope's attributes"},
+		"no data key":             {item{"dek": nil}, nil, rotation.NoWrappedDEK, "attribute dek is missing or empty"},
+		"the last version":        {item{"version": num(math.MaxInt64)}, nil, rotation.ForeignNumber, "attribute version cannot be counted up"},
+		"the last version but 1":  {item{"version": num(math.MaxInt64 - 1)}, nil, "", ""},
+		"no data key, no version": {item{"dek": nil, "version": num(math.MaxInt64)}, nil, rotation.NoWrappedDEK, "attribute dek is missing or empty"},
+		"too large":               {item{"note": str(strings.Repeat("x", 400<<10))}, nil, rotation.NoRoom, "it has"},
+	} {
+		s, _, i := backupSource(t, "")
+		for n, v := range c.change {
+			if i[n] = v; v == nil {
+				delete(i, n)
+			}
+		}
+		got, err := s.ReadBackup(t.Context(), i)
+		if !errors.Is(err, c.err) || (err == nil) != (c.err == nil) {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		if err != nil {
+			if got.Row.ID != "" || !strings.Contains(err.Error(), "is missing") {
+				t.Errorf("%s: %+v, %v", name, got, err)
+			}
+			continue
+		}
+		r := got.Row
+		if r.ID != "id=a,sk=7" || r.Kind != c.kind || !strings.HasPrefix(r.Defect, c.defect) || (r.Defect == "") != (c.defect == "") {
+			t.Errorf("%s: %+v", name, r)
+		}
+		h, err := s.handleOf("test", r)
+		if err != nil || !cmp.Equal(textOf(h.key["id"]), "a") || integer(h.key["sk"]) != 7 || len(h.key) != 2 {
+			t.Errorf("%s: %+v, %v", name, h, err)
+		}
+		if c.defect == "" && (r.KEK != "k" || string(r.WrappedDEK) != "old dek" || string(r.Ciphertext) != "old data" || r.Epoch != 1) {
+			t.Errorf("%s: %+v", name, r)
+		}
+	}
+	bare, _, i := backupSource(t, "")
+	bare.cfg.Version = ""
+	i["version"] = num(math.MaxInt64) // the application's own
+	if got, err := bare.ReadBackup(t.Context(), i); err != nil || got.Row.Defect != "" {
+		t.Errorf("a table without versions: %+v, %v", got, err)
+	}
+}
+
+// TestReadStored: what the table has in the place of a backup's item, read consistently
+// and whole.
+func TestReadStored(t *testing.T) {
+	s, api, i := backupSource(t, "")
+	b, err := s.ReadBackup(t.Context(), i)
+	if err != nil {
+		t.Fatal(err)
+	}
+	row, ok, err := s.ReadStored(t.Context(), b)
+	if err != nil || !ok || row.Defect != "" || string(row.Ciphertext) != "old data" {
+		t.Errorf("%+v, %t, %v", row, ok, err)
+	}
+	if in := api.get; *in.TableName != "orders" || !aws.ToBool(in.ConsistentRead) || in.ProjectionExpression != nil || textOf(in.Key["id"]) != "a" || integer(in.Key["sk"]) != 7 {
+		t.Errorf("%+v", in)
+	}
+	api.item = item{"id": str("a"), "sk": num(7), "other": str("x")}
+	if row, ok, err := s.ReadStored(t.Context(), b); err != nil || !ok || row.Defect != "it has none of the envelope's attributes" || row.ID != "id=a,sk=7" {
+		t.Errorf("%+v, %t, %v", row, ok, err)
+	}
+	api.item = nil
+	if row, ok, err := s.ReadStored(t.Context(), b); err != nil || ok || row.ID != "" {
+		t.Errorf("%+v, %t, %v", row, ok, err)
+	}
+	if _, ok, err := s.ReadStored(t.Context(), Backed{Row: rotation.Row{ID: "x"}}); err == nil || ok {
+		t.Errorf("a row of another source: %t, %v", ok, err)
+	}
+}
+
+// TestBackupWrites: what brings a row back is the item with another wrapping and the
+// next version, where there is none of its key; what moves a stored row is what Replace
+// writes.
+func TestBackupWrites(t *testing.T) {
+	joined, err := aead.JoinTink([]byte("new dek"), []byte("payload"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for format, want := range map[string]item{
+		"":         {"dek": blob([]byte("new dek")), "data": blob([]byte("new data"))},
+		formatKMS:  {"data": blob([]byte("new dek"))},
+		formatTink: {"data": blob(joined)},
+	} {
+		for _, payload := range []bool{false, true} {
+			s, _, i := backupSource(t, format)
+			before := maps.Clone(i)
+			b, err := s.ReadBackup(t.Context(), i)
+			if err != nil || b.Row.Defect != "" {
+				t.Fatalf("%s: %+v, %v", format, b, err)
+			}
+			with := rotation.Rewrapped{KEK: "k2", Epoch: 9, WrappedDEK: []byte("new dek")}
+			whole := maps.Clone(before)
+			maps.Copy(whole, want)
+			switch {
+			case format != "":
+				if payload {
+					continue
+				}
+			case payload:
+				with.Ciphertext = []byte("new data")
+			default:
+				whole["data"] = blob([]byte("old data"))
+			}
+			whole["key"], whole["kek_epoch"], whole["version"] = str("k2"), num(9), num(4)
+			p, err := s.InsertOf(b, with)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if d := cmp.Diff(texts(whole), texts(p.Item)); d != "" || *p.TableName != "orders" || *p.ConditionExpression != "attribute_not_exists(#pk)" || p.ExpressionAttributeNames["#pk"] != "id" {
+				t.Errorf("%q, payload %t: %+v (-want +got):\n%s", format, payload, p, d)
+			}
+			if d := cmp.Diff(texts(before), texts(i)); d != "" {
+				t.Errorf("%q: the backup's item changed:\n%s", format, d)
+			}
+			u, err := s.UpdateOf(b.Row, with)
+			if err != nil {
+				t.Fatal(err)
+			}
+			c, err := s.replaceRow("test", b.Row, with)
+			if err != nil || *u.TableName != "orders" || *u.UpdateExpression != c.update || *u.ConditionExpression != c.cond ||
+				!maps.Equal(u.ExpressionAttributeNames, c.names) || !cmp.Equal(texts(u.ExpressionAttributeValues), texts(c.values)) || !cmp.Equal(texts(u.Key), texts(item{"id": str("a"), "sk": num(7)})) {
+				t.Errorf("%q: %+v, %v", format, u, err)
+			}
+		}
+	}
+	s, _, i := backupSource(t, "")
+	s.cfg.Version = ""
+	delete(i, "version")
+	b, err := s.ReadBackup(t.Context(), i)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if p, err := s.InsertOf(b, rotation.Rewrapped{KEK: "k2"}); err != nil || p.Item["version"] != nil || p.Item[""] != nil {
+		t.Errorf("a table without versions: %+v, %v", p, err)
+	}
+	if p, err := s.InsertOf(Backed{Row: rotation.Row{ID: "x"}}, rotation.Rewrapped{}); err == nil || p != nil {
+		t.Errorf("a row of another source: %+v, %v", p, err)
+	}
+	if u, err := s.UpdateOf(rotation.Row{ID: "x"}, rotation.Rewrapped{}); err == nil || u != nil {
+		t.Errorf("a row of another source: %+v, %v", u, err)
+	}
+	b.Row.Handle = handle{tink: true, held: []byte("not Tink's")}
+	if p, err := s.InsertOf(b, rotation.Rewrapped{}); err == nil || p != nil || !strings.Contains(err.Error(), b.Row.ID) {
+		t.Errorf("a payload that is not Tink's: %+v, %v", p, err)
+	}
+	f := FenceOpen("control", "k", 3)
+	if *f.TableName != "control" || *f.ConditionExpression != "#state = :open" || !cmp.Equal(texts(f.Key), texts(item{"pk": str("FENCE#k"), "sk": str("03")})) ||
+		f.ExpressionAttributeNames["#state"] != "state" || textOf(f.ExpressionAttributeValues[":open"]) != "open" {
+		t.Errorf("%+v", f)
+	}
+}
+
+// texts is an item for a comparison.
+func texts(i item) map[string]string {
+	out := map[string]string{}
+	for name, v := range i {
+		switch v := v.(type) {
+		case *types.AttributeValueMemberB:
+			out[name] = fmt.Sprintf("B %q", v.Value)
+		case *types.AttributeValueMemberN:
+			out[name] = "N " + v.Value
+		default:
+			out[name] = typeOf(v) + " " + textOf(v)
+		}
+	}
+	return out
+}
+
+// TestCursorValues: a key attribute of a cursor is of the table's type, and of no other.
+func TestCursorValues(t *testing.T) {
+	for name, c := range map[string]struct {
+		v    cursorValue
+		kind types.ScalarAttributeType
+		ok   bool
+	}{
+		"S":               {cursorValue{S: "a"}, "S", true},
+		"N":               {cursorValue{N: "-1.5E+3"}, "N", true},
+		"B":               {cursorValue{B: []byte{0}}, "B", true},
+		"no S":            {cursorValue{}, "S", false},
+		"no N":            {cursorValue{}, "N", false},
+		"no B":            {cursorValue{}, "B", false},
+		"N that is none":  {cursorValue{N: "1e"}, "N", false},
+		"S and N":         {cursorValue{S: "a", N: "1"}, "S", false},
+		"S and B":         {cursorValue{S: "a", B: []byte{1}}, "S", false},
+		"N and S":         {cursorValue{N: "1", S: "a"}, "N", false},
+		"N and B":         {cursorValue{N: "1", B: []byte{1}}, "N", false},
+		"B and S":         {cursorValue{B: []byte{1}, S: "a"}, "B", false},
+		"B and N":         {cursorValue{B: []byte{1}, N: "1"}, "B", false},
+		"an unknown type": {cursorValue{S: "a"}, "X", false},
+	} {
+		if v, ok := c.v.attribute(c.kind); ok != c.ok || ok && typeOf(v) != string(c.kind) {
+			t.Errorf("%s: %v, %t", name, v, ok)
+		}
+	}
+}
+
+// TestContended: a snapshot is taken again when others were in the way, and for no other
+// reason; not for ever, and not past the end of its context.
+func TestContended(t *testing.T) {
+	for name, c := range map[string]struct {
+		codes []string
+		want  bool
+	}{
+		"none":              {nil, true},
+		"without reasons":   {[]string{"", "None"}, true},
+		"conflict":          {[]string{"None", "TransactionConflict"}, true},
+		"throttled":         {[]string{"ThrottlingError"}, true},
+		"too much":          {[]string{"ProvisionedThroughputExceeded"}, true},
+		"condition":         {[]string{"ConditionalCheckFailed"}, false},
+		"invalid":           {[]string{"TransactionConflict", "ValidationError"}, false},
+		"invalid, conflict": {[]string{"ValidationError", "TransactionConflict"}, false},
+	} {
+		e := &types.TransactionCanceledException{}
+		for _, code := range c.codes {
+			e.CancellationReasons = append(e.CancellationReasons, types.CancellationReason{Code: aws.String(code)})
+		}
+		if contended(e) != c.want {
+			t.Errorf("%s: contended %t", name, !c.want)
+		}
+		synctest.Test(t, func(t *testing.T) {
+			api := &refusing{err: e}
+			_, err := New(api, "t", "c", time.Now).Load(t.Context(), "")
+			tries := 1
+			if c.want {
+				tries = 10
+			}
+			if !errors.Is(err, e) || api.gets != tries || strings.Contains(err.Error(), "gave up after 10 tries") != c.want {
+				t.Errorf("%s: %v after %d tries, want %d", name, err, api.gets, tries)
+			}
+			if !c.want {
+				return
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), 15*time.Millisecond)
+			defer cancel()
+			if _, err := New(api, "t", "c", time.Now).Load(ctx, ""); !errors.Is(err, context.DeadlineExceeded) || !errors.Is(err, e) {
+				t.Errorf("%s: %v, want the deadline and what went before", name, err)
+			}
+		})
+	}
+}
+
+// refusing answers every transaction with one error.
+type refusing struct {
+	API
+	err    error
+	gets   int
+	writes []*dynamodb.TransactWriteItemsInput
+}
+
+func (r *refusing) GetItem(context.Context, *dynamodb.GetItemInput, ...func(*dynamodb.Options)) (*dynamodb.GetItemOutput, error) {
+	return &dynamodb.GetItemOutput{}, nil
+}
+
+func (r *refusing) TransactGetItems(context.Context, *dynamodb.TransactGetItemsInput, ...func(*dynamodb.Options)) (*dynamodb.TransactGetItemsOutput, error) {
+	r.gets++
+	return nil, r.err
+}
+
+func (r *refusing) TransactWriteItems(_ context.Context, in *dynamodb.TransactWriteItemsInput, _ ...func(*dynamodb.Options)) (*dynamodb.TransactWriteItemsOutput, error) {
+	r.writes = append(r.writes, in)
+	return nil, r.err
+}
+
+// TestTransactionRefused: a transaction that is in another's way is sent again, another
+// refusal is not, and neither is a conflict.
+func TestTransactionRefused(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		other := errors.New("other")
+		for name, c := range map[string]struct {
+			err   error
+			tries int
+		}{
+			"busy": {&types.TransactionConflictException{}, 10}, "other": {other, 1}, "made": {nil, 1},
+		} {
+			api := &refusing{err: c.err}
+			err := New(api, "t", "c", time.Now).Record(t.Context(), audit.Event{ID: "e", Type: "e"})
+			if !errors.Is(err, c.err) || len(api.writes) != c.tries || err != nil && !strings.Contains(err.Error(), "dynamodb TransactWriteItems") {
+				t.Errorf("%s: %v after %d tries", name, err, len(api.writes))
+			}
+		}
+	})
+	more := &types.TransactionCanceledException{CancellationReasons: []types.CancellationReason{
+		{}, {Code: aws.String("ConditionalCheckFailed")},
+	}}
+	if again, err := cancellation([]action{{what: "A"}}, more); again || !errors.Is(err, kek.ErrConflict) || !strings.Contains(err.Error(), "item") {
+		t.Errorf("more reasons than items: %t, %v", again, err)
+	}
+	for _, code := range []string{"TransactionConflict", "ThrottlingError", "ProvisionedThroughputExceeded"} {
+		e := &types.TransactionCanceledException{CancellationReasons: []types.CancellationReason{{Code: aws.String(code)}}}
+		if again, err := cancellation([]action{{what: "A"}}, e); !again || errors.Is(err, kek.ErrConflict) {
+			t.Errorf("%s: %t, %v", code, again, err)
+		}
+	}
+}
+
+// TestLocks: what each operation on the lock asks and writes.
+func TestLocks(t *testing.T) {
+	s := New(nil, "t", "c", time.Now)
+	r := &kek.RotationMove{After: kek.Rotation{ID: "r"}}
+	show := func(actions []action) string {
+		if len(actions) == 0 {
+			return ""
+		}
+		a := actions[0]
+		switch w := a.write; {
+		case w.Put != nil:
+			return a.what + " put " + *w.Put.ConditionExpression + " " + textOf(w.Put.Item["rotation_id"]) + textOf(w.Put.Item["pk"])
+		case w.Delete != nil:
+			return a.what + " delete " + *w.Delete.ConditionExpression + " " + textOf(w.Delete.ExpressionAttributeValues[":rotation_id"]) + textOf(w.Delete.Key["pk"])
+		default:
+			return a.what + " check " + *w.ConditionCheck.ConditionExpression + " " + textOf(w.ConditionCheck.ExpressionAttributeValues[":rotation_id"]) + textOf(w.ConditionCheck.Key["pk"])
+		}
+	}
+	for op, c := range map[kek.LockOp]struct {
+		want string
+		bare bool // needs no rotation
+	}{
+		kek.LockIgnore:  {"", true},
+		kek.LockFree:    {"LOCK check attribute_not_exists(#pk) LOCK", true},
+		kek.LockHold:    {"LOCK check #rotation_id = :rotation_id rLOCK", false},
+		kek.LockTake:    {"LOCK put attribute_not_exists(#pk) OR #rotation_id = :rotation_id rLOCK", false},
+		kek.LockRelease: {"LOCK delete #rotation_id = :rotation_id rLOCK", false},
+	} {
+		got, err := s.lock(kek.Change{Lock: op, Rotation: r})
+		if err != nil || show(got) != c.want || len(got) > 1 {
+			t.Errorf("%v: %q, %v, want %q", op, show(got), err, c.want)
+		}
+		got, err = s.lock(kek.Change{Lock: op})
+		if (err == nil) != c.bare || !c.bare && (got != nil || !strings.Contains(err.Error(), "names no rotation")) {
+			t.Errorf("%v without a rotation: %q, %v", op, show(got), err)
+		}
+		if _, err := s.changes(kek.Change{Lock: op}); (err == nil) != c.bare {
+			t.Errorf("%v without a rotation: %v", op, err)
+		}
+		if c.bare {
+			continue
+		}
+		if err := s.Apply(t.Context(), kek.Change{Lock: op, Event: "x"}, audit.Event{}); err == nil || !strings.Contains(err.Error(), "apply x") {
+			t.Errorf("%v without a rotation: %v", op, err)
+		}
+	}
+	if got, err := s.lock(kek.Change{Lock: 99, Rotation: r}); err == nil || got != nil || !strings.Contains(err.Error(), "unknown lock operation 99") {
+		t.Errorf("%q, %v", show(got), err)
+	}
+}
+
+// TestAttributes: what is empty is not stored, and what is read of a damaged item is the
+// first fault.
+func TestAttributes(t *testing.T) {
+	at := time.Date(2026, 4, 1, 2, 0, 0, 0, time.FixedZone("", 3600))
+	i := set(item{}, "empty", "", "text", "t", "never", time.Time{}, "at", at, "zero", int64(0), "none", []byte(nil), "bytes", []byte("b"))
+	want := map[string]string{"text": "S t", "at": "S 2026-04-01T01:00:00.000Z", "zero": "N 0", "bytes": `B "b"`}
+	if d := cmp.Diff(want, texts(i)); d != "" {
+		t.Errorf("item (-want +got):\n%s", d)
+	}
+	r := reader{item: item{"a": num(1), "b": num(2), "c": str("x"), "d": &types.AttributeValueMemberN{Value: "x"}}}
+	_, _, _ = r.str("a"), r.str("b"), r.num("c")
+	if _ = r.num("d"); r.err == nil || !strings.HasPrefix(r.err.Error(), "attribute a ") {
+		t.Errorf("%v, want the first fault", r.err)
+	}
+	r = reader{item: item{"d": &types.AttributeValueMemberN{Value: "x"}, "t": str("yesterday"), "j": str("{")}}
+	var into any
+	_ = r.num("d")
+	_ = r.time("t")
+	r.json("j", &into)
+	if r.err == nil || !strings.HasPrefix(r.err.Error(), "attribute d:") {
+		t.Errorf("%v, want the first fault", r.err)
+	}
+	early, late := time.Unix(1, 0), time.Unix(2, 0)
+	if later(early, late, "b", "a") >= 0 || later(late, early, "a", "b") <= 0 || later(early, early, "a", "b") >= 0 || later(early, early, "b", "a") <= 0 || later(early, early, "a", "a") != 0 {
+		t.Error("later")
+	}
+	for name, v := range map[string]types.AttributeValue{"nil": nil, "text": str("7"), "fraction": &types.AttributeValueMemberN{Value: "7.5"}, "too large": &types.AttributeValueMemberN{Value: "9223372036854775808"}} {
+		if integer(v) != 0 || isInteger(v) {
+			t.Errorf("%s: %d, %t", name, integer(v), isInteger(v))
+		}
+	}
+	minimal := map[string][]string{
+		"rotation":   {"pk", "sk", "attempt", "epoch", "segments", "rev"},
+		"checkpoint": {"pk", "sk", "rev", "scanned", "rewrapped", "other", "declared", "unwrapped", "quarantined", "done"},
+	}
+	for name, i := range map[string]item{"rotation": encodeRotation(kek.Rotation{ID: "r"}), "checkpoint": encodeCheckpoint(rotation.Checkpoint{})} {
+		for _, a := range minimal[name] {
+			if i[a] == nil {
+				t.Errorf("%s lacks %s", name, a)
+			}
+		}
+		if len(i) != len(minimal[name]) {
+			t.Errorf("an empty %s has %v", name, texts(i))
+		}
+	}
+}
+
+// TestNamed: the KEKs that a view names, each once, in order.
+func TestNamed(t *testing.T) {
+	for _, c := range []struct {
+		v    kek.View
+		want []kek.ID
+	}{
+		{kek.View{}, nil},
+		{kek.View{Pointer: &kek.Pointer{KEKID: "p"}}, []kek.ID{"p"}},
+		{kek.View{Rotation: &kek.Rotation{OldKEK: "o", NewKEK: "n", Olds: []kek.ID{"o", "x"}}}, []kek.ID{"o", "n", "x"}},
+		{kek.View{Pointer: &kek.Pointer{KEKID: "n"}, Rotation: &kek.Rotation{OldKEK: "o", NewKEK: "n"}}, []kek.ID{"n", "o"}},
+		{kek.View{Pointer: &kek.Pointer{}, Rotation: &kek.Rotation{OldKEK: "o"}}, []kek.ID{"o"}},
+	} {
+		if d := cmp.Diff(c.want, named(c.v)); d != "" {
+			t.Errorf("%+v (-want +got):\n%s", c.v, d)
+		}
+	}
+	damaged := &types.AttributeValueMemberNULL{Value: true}
+	for pk, attribute := range map[string]string{pkPointer: "epoch", pkLock: "rotation_id", pkRotation + "r": "rev", pkKEK + "k": "state"} {
+		if _, err := decodeView([]item{{"pk": str(pk), attribute: damaged}}); err == nil || !strings.Contains(err.Error(), attribute) {
+			t.Errorf("%s with a damaged %s: %v", pk, attribute, err)
+		}
+	}
+	if v, err := decodeView([]item{{"pk": str("MARK"), "state": damaged}}); err != nil || len(v.KEKs) > 0 {
+		t.Errorf("another item: %+v, %v", v, err)
+	}
+}
+
+// TestSegmentsOfTable: a table scans in as many parts as are asked for, at least one.
+func TestSegmentsOfTable(t *testing.T) {
+	s, api, _ := backupSource(t, "")
+	for n, want := range map[int]int{-1: 1, 0: 1, 1: 1, 2: 2, 40: 40} {
+		if got := s.Segments(n); got != want {
+			t.Errorf("%d: %d", n, got)
+		}
+	}
+	for limit, want := range map[int]int32{-1: 500, 0: 500, 1: 1, 7: 7} {
+		api.scans = nil
+		page, err := s.Scan(t.Context(), rotation.ScanRequest{Segment: 2, Total: 5, Limit: limit})
+		if err != nil || len(page.Rows) != 1 || page.Rows[0].Ciphertext != nil {
+			t.Fatalf("%+v, %v", page, err)
+		}
+		in := api.scans[0]
+		if *in.Limit != want || *in.Segment != 2 || *in.TotalSegments != 5 || !*in.ConsistentRead || *in.TableName != "orders" || in.ExclusiveStartKey != nil {
+			t.Errorf("limit %d: %+v", limit, in)
+		}
+	}
+}
+
+// TestProjection: a scan reads each attribute that it needs once, and no others.
+func TestProjection(t *testing.T) {
+	s, _, _ := backupSource(t, "")
+	s.cfg.Bind = map[string]string{"owner": "$user", "literal": "x", "again": "$id"}
+	s.cfg.Other = &OtherItems{Attribute: "kind", Values: []string{"x"}}
+	keys, err := s.schema(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	expr, names := s.projection(keys)
+	got := map[string]bool{}
+	for n := range strings.SplitSeq(*expr, ", ") {
+		if names[n] == "" || got[names[n]] {
+			t.Errorf("%s is %q", n, names[n])
+		}
+		got[names[n]] = true
+	}
+	want := map[string]bool{"id": true, "sk": true, "key": true, "dek": true, "data": true, "kek_epoch": true, "version": true, "user": true, "kind": true}
+	if d := cmp.Diff(want, got); d != "" || len(names) != len(want) {
+		t.Errorf("attributes (-want +got):\n%s", d)
+	}
+}
+
+// TestRereadLarge: what is read of an item is not all of it, so its size is not judged.
+func TestRereadLarge(t *testing.T) {
+	s, api, i := backupSource(t, "")
+	b, err := s.ReadBackup(t.Context(), i)
+	if err != nil {
+		t.Fatal(err)
+	}
+	api.item = maps.Clone(i)
+	api.item["data"] = blob(bytes.Repeat([]byte("x"), 400<<10))
+	for _, payload := range []bool{false, true} {
+		row, ok, err := s.Reread(t.Context(), b.Row, payload)
+		if err != nil || !ok || row.Defect != "" || (row.Ciphertext != nil) != payload {
+			t.Errorf("%q, %t, %v", row.Defect, ok, err)
+		}
+	}
+	if in := api.get; !aws.ToBool(in.ConsistentRead) || aws.ToString(in.ProjectionExpression) == "" || *in.TableName != "orders" {
+		t.Errorf("%+v", in)
+	}
+}
+
+// TestRoomBoundary: an item has room if a rewrap, whatever KEK id, epoch, version and
+// wrapped bytes it writes, fits.
+func TestRoomBoundary(t *testing.T) {
+	s, _, i := backupSource(t, "")
+	i["version"] = num(99) // 100 has two digits more in one byte
+	largest := 0
+	for lo, hi := 0, 400<<10; lo <= hi; {
+		n := (lo + hi) / 2
+		i["note"] = str(strings.Repeat("x", n))
+		if s.cfg.checkRoom(i, true) == nil {
+			largest, lo = n, n+1
+		} else {
+			hi = n - 1
+		}
+	}
+	i["note"] = str(strings.Repeat("x", largest))
+	after := maps.Clone(i)
+	after["key"], after["kek_epoch"], after["version"] = str(strings.Repeat("x", 36)), num(math.MaxInt64), num(100)
+	size := 0
+	for name, v := range after {
+		size += len(name)
+		switch v := v.(type) {
+		case *types.AttributeValueMemberS:
+			size += len(v.Value)
+		case *types.AttributeValueMemberB:
+			size += len(v.Value)
+		}
+	}
+	// Numbers: DynamoDB developer guide, "Item sizes": a byte for two digits, and one.
+	size += 1 + 2 /* version 100: one digit, and its exponent */ - 1 + 11 /* epoch */ + 2 /* sk */
+	if want := 400<<10 - 128; size > want || size < want-4 {
+		t.Errorf("the largest item has %d bytes after a rewrap, want %d at most and hardly less", size, want)
+	}
+	i["note"] = str(strings.Repeat("x", largest+1))
+	if f := s.cfg.checkRoom(i, true); f == nil || f.kind != rotation.NoRoom || f.field != "table" || !strings.Contains(f.text, "make it smaller") {
+		t.Errorf("%+v", f)
+	}
+	if f := s.cfg.checkRoom(i, false); f != nil {
+		t.Errorf("an item that was not read whole: %+v", f)
+	}
+}
+
+// TestAnchorIntent: an intent that cannot be read is told, and names its item.
+func TestAnchorIntent(t *testing.T) {
+	i := set(key(pkAnchor, noSK), "rev", int64(1), "intent", "{")
+	if st, err := decodeAnchor(i); err == nil || !strings.Contains(err.Error(), "ANCHOR: intent") || st.Intent != nil {
+		t.Errorf("%+v, %v", st, err)
+	}
+}
+
+// TestDamagedRecords: a record of the outbox that is not what was appended is an
+// incident that says which and why.
+func TestDamagedRecords(t *testing.T) {
+	e, err := audit.Next("c", audit.Genesis("c"), time.Unix(0, 0), audit.Event{ID: "e", Type: "e"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	good := set(key(pkAudit, auditSK(1)), "record", e.Bytes, "hash", e.Hash)
+	if got, err := decodeEntry(good); err != nil || got.Hash != e.Hash {
+		t.Fatalf("%+v, %v", got, err)
+	}
+	for name, c := range map[string]struct {
+		attribute string
+		v         types.AttributeValue
+		why       string
+	}{
+		"another hash":  {"hash", str("x"), "not the record that was appended"},
+		"another place": {"sk", str(auditSK(2)), "not the record that was appended"},
+		"no record":     {"record", nil, ""},
+		"a text":        {"record", str("x"), "attribute record is"},
+		"a number":      {"hash", num(1), "attribute hash is"},
+		"no JSON":       {"record", blob([]byte("{")), ""},
+	} {
+		i := maps.Clone(good)
+		if i[c.attribute] = c.v; c.v == nil {
+			delete(i, c.attribute)
+		}
+		got, err := decodeEntry(i)
+		var typed *rotation.Error
+		if !errors.As(err, &typed) || typed.Kind != rotation.AuditTampered || !strings.HasPrefix(typed.Field, "AUDIT/0000") || typed.Err == nil || typed.Next == "" ||
+			!strings.Contains(typed.Err.Error(), c.why) || got.Hash != "" {
+			t.Errorf("%s: %+v, %v", name, got, err)
+		}
+	}
+}
