@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"math"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -19,6 +20,7 @@ import (
 
 	"github.com/matter-ops/kms-rotation/audit"
 	"github.com/matter-ops/kms-rotation/envelope/aead"
+	"github.com/matter-ops/kms-rotation/internal/itemsize"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
 )
@@ -580,42 +582,28 @@ func TestRereadLarge(t *testing.T) {
 // TestRoomBoundary: an item has room if a rewrap, whatever KEK id, epoch, version and
 // wrapped bytes it writes, fits.
 func TestRoomBoundary(t *testing.T) {
-	s, _, i := backupSource(t, "")
-	i["version"] = num(99) // 100 has two digits more in one byte
-	largest := 0
-	for lo, hi := 0, 400<<10; lo <= hi; {
-		n := (lo + hi) / 2
-		i["note"] = str(strings.Repeat("x", n))
-		if s.cfg.checkRoom(i, true) == nil {
-			largest, lo = n, n+1
+	for _, version := range []int64{-1, 199, 9999998} { // -1: the table has none; the next of the others have other sizes
+		s, _, i := backupSource(t, "")
+		delete(i, "version")
+		after := maps.Clone(i)
+		after["key"], after["kek_epoch"] = str(strings.Repeat("x", 36)), num(math.MaxInt64)
+		if version < 0 {
+			s.cfg.Version = ""
 		} else {
-			hi = n - 1
+			i["version"], after["version"] = num(version), num(version+1)
 		}
-	}
-	i["note"] = str(strings.Repeat("x", largest))
-	after := maps.Clone(i)
-	after["key"], after["kek_epoch"], after["version"] = str(strings.Repeat("x", 36)), num(math.MaxInt64), num(100)
-	size := 0
-	for name, v := range after {
-		size += len(name)
-		switch v := v.(type) {
-		case *types.AttributeValueMemberS:
-			size += len(v.Value)
-		case *types.AttributeValueMemberB:
-			size += len(v.Value)
+		note := len("stays") + itemsize.Max - 128 - itemsize.Of(after) // the longest that fits
+		i["note"] = str(strings.Repeat("x", note))
+		if f := s.cfg.checkRoom(i, true); f != nil {
+			t.Errorf("version %d, %d bytes: %+v", version, note, f)
 		}
-	}
-	// Numbers: DynamoDB developer guide, "Item sizes": a byte for two digits, and one.
-	size += 1 + 2 /* version 100: one digit, and its exponent */ - 1 + 11 /* epoch */ + 2 /* sk */
-	if want := 400<<10 - 128; size > want || size < want-4 {
-		t.Errorf("the largest item has %d bytes after a rewrap, want %d at most and hardly less", size, want)
-	}
-	i["note"] = str(strings.Repeat("x", largest+1))
-	if f := s.cfg.checkRoom(i, true); f == nil || f.kind != rotation.NoRoom || f.field != "table" || !strings.Contains(f.text, "make it smaller") {
-		t.Errorf("%+v", f)
-	}
-	if f := s.cfg.checkRoom(i, false); f != nil {
-		t.Errorf("an item that was not read whole: %+v", f)
+		i["note"] = str(strings.Repeat("x", note+1))
+		if f := s.cfg.checkRoom(i, true); f == nil || f.kind != rotation.NoRoom || f.field != "table" || !strings.Contains(f.text, "can have 409601 after a rewrap") {
+			t.Errorf("version %d, a byte more: %+v", version, f)
+		}
+		if f := s.cfg.checkRoom(i, false); f != nil {
+			t.Errorf("version %d, an item that was not read whole: %+v", version, f)
+		}
 	}
 }
 
@@ -660,5 +648,208 @@ func TestDamagedRecords(t *testing.T) {
 			!strings.Contains(typed.Err.Error(), c.why) || got.Hash != "" {
 			t.Errorf("%s: %+v, %v", name, got, err)
 		}
+	}
+}
+
+// endless is a table whose every page has another behind it, and may fail.
+type endless struct {
+	oneItem
+	page    int // items
+	failsAt int // which scan; 0: none
+}
+
+func (e *endless) Scan(ctx context.Context, in *dynamodb.ScanInput, o ...func(*dynamodb.Options)) (*dynamodb.ScanOutput, error) {
+	out, err := e.oneItem.Scan(ctx, in, o...)
+	if len(e.scans) == e.failsAt {
+		return nil, errEndless
+	}
+	out.Items = slices.Repeat(out.Items, e.page)
+	out.LastEvaluatedKey = key("a", "b")
+	return out, err
+}
+
+var errEndless = errors.New("no answer")
+
+// TestSampleSize: Check looks at a thousand items and no more, page by page.
+func TestSampleSize(t *testing.T) {
+	for page, scans := range map[int]int{1000: 1, 999: 2, 500: 2, 400: 3} {
+		s, api, _ := backupSource(t, "")
+		e := &endless{oneItem: *api, page: page}
+		s.client = e
+		if _, err := s.Check(t.Context()); err != nil || len(e.scans) != scans {
+			t.Errorf("pages of %d: %v after %d scans, want %d", page, err, len(e.scans), scans)
+		}
+		for n, in := range e.scans {
+			if *in.Limit != 1000 || *in.TotalSegments != 1 || *in.Segment != 0 || (in.ExclusiveStartKey != nil) != (n > 0) {
+				t.Errorf("scan %d: %+v", n, in)
+			}
+		}
+	}
+	s, api, _ := backupSource(t, "")
+	s.client = &endless{oneItem: *api, page: 10, failsAt: 2}
+	if _, err := s.Check(t.Context()); !errors.Is(err, errEndless) {
+		t.Errorf("the second page fails: %v", err)
+	}
+}
+
+// TestSampleBound: each attribute that rows are bound to is looked for, whichever it is.
+func TestSampleBound(t *testing.T) {
+	for _, missing := range []string{"a", "b", "c", "z"} {
+		s, api, i := backupSource(t, "")
+		s.cfg.Context = map[string]string{"a": "$a", "b": "$b", "lit": "x"}
+		s.cfg.Bind = map[string]string{"c": "$c", "z": "$z"}
+		for _, name := range []string{"a", "b", "c", "z"} {
+			if name != missing {
+				i[name] = str("x")
+			}
+		}
+		api.item = i
+		field := "context"
+		if missing > "b" {
+			field = "bind"
+		}
+		_, err := s.Check(t.Context())
+		var typed *rotation.Error
+		if !errors.As(err, &typed) || typed.Kind != rotation.SourceMisconfigured || typed.Field != "sources[orders]."+field || !strings.Contains(typed.Msg, `"`+missing+`"`) {
+			t.Errorf("no row has %s: %v", missing, err)
+		}
+	}
+}
+
+// TestLabels: a row that names its KEK in another type, or has no wrapped bytes, is not
+// labelled.
+func TestLabels(t *testing.T) {
+	s, _, _ := backupSource(t, "")
+	for name, h := range map[string]handle{
+		"a KEK of another type": {kek: num(1), held: []byte("x")}, "no wrapped bytes": {kek: str("k")}, "neither": {},
+	} {
+		if ok, err := s.Label(t.Context(), rotation.Row{ID: "a", Handle: h}, "k"); ok || !errors.Is(err, errDefect) || !strings.Contains(err.Error(), "label a") {
+			t.Errorf("%s: %t, %v", name, ok, err)
+		}
+	}
+}
+
+// TestDefinitions: a field that is not known spoils a definition that is whole without
+// it, every key that is bound twice is named, and a name has up to 65,535 bytes.
+func TestDefinitions(t *testing.T) {
+	good := SourceConfig{Table: "orders", KEKID: "key", WrappedDEK: "dek"}
+	def := good.Source()
+	if _, err := OpenTable(nil, def); err != nil {
+		t.Fatal(err)
+	}
+	def.Definition = strings.Replace(def.Definition, "{", `{"tabel":"x",`, 1)
+	if _, err := OpenTable(nil, def); err == nil {
+		t.Error("an unknown field is passed over")
+	}
+	for length, ok := range map[int]bool{65535: true, 65536: false} {
+		c := good
+		c.KEKID = strings.Repeat("x", length)
+		if err := c.Validate(); (err == nil) != ok {
+			t.Errorf("%d bytes: %v", length, err)
+		}
+	}
+	c := good
+	c.Context, c.Bind = map[string]string{"a": "1", "b": "2", "c": "3"}, map[string]string{"a": "1", "b": "2", "c": "3"}
+	err := c.Validate()
+	for k := range c.Bind {
+		if err == nil || !strings.Contains(err.Error(), fmt.Sprintf("key %q is in the context already", k)) {
+			t.Errorf("%v does not name %q", err, k)
+		}
+	}
+}
+
+// fixed answers every read of an item with one, and counts queries.
+type fixed struct {
+	API
+	item    item
+	items   []item
+	queries int
+}
+
+func (f *fixed) GetItem(context.Context, *dynamodb.GetItemInput, ...func(*dynamodb.Options)) (*dynamodb.GetItemOutput, error) {
+	return &dynamodb.GetItemOutput{Item: f.item}, nil
+}
+
+func (f *fixed) Query(context.Context, *dynamodb.QueryInput, ...func(*dynamodb.Options)) (*dynamodb.QueryOutput, error) {
+	f.queries++
+	return &dynamodb.QueryOutput{Items: f.items}, nil
+}
+
+// TestOutboxHead: a chain of another name is an error of the configuration; where all is
+// published nothing is asked for.
+func TestOutboxHead(t *testing.T) {
+	api := &fixed{item: item{"chain": str("theirs"), "seq": num(3), "hash": str("h"), "published_seq": num(3)}}
+	_, _, err := New(api, "t", "ours", time.Now).Head(t.Context())
+	var typed *rotation.Error
+	if !errors.As(err, &typed) || typed.Kind != rotation.Misconfigured || typed.Field != "AUDIT_HEAD.chain" || !strings.Contains(typed.Msg, `"theirs"`) || typed.Next == "" {
+		t.Errorf("%v", err)
+	}
+	s := New(api, "t", "theirs", time.Now)
+	for published, queries := range map[int64]int{2: 1, 3: 0, 4: 0} {
+		api.queries, api.item["published_seq"] = 0, num(published)
+		if entries, err := s.Unpublished(t.Context()); err != nil || len(entries) > 0 || api.queries != queries {
+			t.Errorf("%d of 3 are published: %v, %v after %d queries", published, entries, err, api.queries)
+		}
+	}
+	api.item = nil
+	if chain, h, err := s.Head(t.Context()); err != nil || chain != "theirs" || h != audit.Genesis("theirs") {
+		t.Errorf("nothing recorded: %s, %+v, %v", chain, h, err)
+	}
+}
+
+// TestAbsent: what is not there is what was never saved.
+func TestAbsent(t *testing.T) {
+	s := New(&fixed{}, "t", "c", time.Now)
+	for name, load := range map[string]func() (got, want any, err error){
+		"announcement": func() (any, any, error) {
+			v, err := s.LoadAnnouncement(t.Context(), "l")
+			return v, rotation.Announcement{Label: "l"}, err
+		},
+		"drill": func() (any, any, error) {
+			v, err := s.LoadDrill(t.Context(), "d")
+			return v, rotation.Drill{Name: "d"}, err
+		},
+		"approval": func() (any, any, error) {
+			v, err := s.LoadApproval(t.Context(), "r")
+			return v, rotation.Approval{Rotation: "r"}, err
+		},
+		"anchor":   func() (any, any, error) { v, err := s.LoadAnchor(t.Context()); return v, rotation.AnchorState{}, err },
+		"registry": func() (any, any, error) { v, err := s.registryRev(t.Context()); return v, int64(0), err },
+		"health": func() (any, any, error) {
+			v, err := s.ListHealth(t.Context(), []string{"d"})
+			return v, []rotation.HealthDay(nil), err
+		},
+		"KEK": func() (any, any, error) {
+			v, err := NewLeases(&fixed{}, "t").KEKState(t.Context(), "k")
+			return v, kek.State(""), err
+		},
+		"checkpoint": func() (any, any, error) {
+			v, err := s.LoadCheckpoint(t.Context(), "r", "s", "p", 3)
+			return v, rotation.Checkpoint{RotationID: "r", Source: "s", Pass: "p", Segment: 3}, err
+		},
+	} {
+		got, want, err := load()
+		if d := cmp.Diff(want, got); d != "" || err != nil {
+			t.Errorf("%s: %v (-want +got):\n%s", name, err, d)
+		}
+	}
+	if p, err := NewLeases(&fixed{}, "t").Pointer(t.Context()); !errors.Is(err, kek.ErrNoPointer) || p != (kek.Pointer{}) {
+		t.Errorf("pointer: %+v, %v", p, err)
+	}
+	damaged := NewLeases(&fixed{item: item{"pk": str("KEK#k"), "state": num(1)}}, "t")
+	if state, err := damaged.KEKState(t.Context(), "k"); err == nil || state != "" {
+		t.Errorf("a damaged KEK: %q, %v", state, err)
+	}
+	if p, err := NewLeases(&fixed{item: item{"epoch": str("x")}}, "t").Pointer(t.Context()); err == nil || errors.Is(err, kek.ErrNoPointer) {
+		t.Errorf("a damaged pointer: %+v, %v", p, err)
+	}
+	for sk, want := range map[string]int{"p#007": 1, "q#007": 0, "p": 0} {
+		got, err := New(&fixed{items: []item{{"sk": str(sk)}}}, "t", "c", time.Now).ListCheckpoints(t.Context(), "r", "s", "p")
+		if err != nil || len(got) != want || want > 0 && (got[0].Segment != 7 || got[0].Pass != "p") {
+			t.Errorf("%s: %+v, %v", sk, got, err)
+		}
+	}
+	if got, err := New(&fixed{items: []item{{"sk": str("p#x")}}}, "t", "c", time.Now).ListCheckpoints(t.Context(), "r", "s", "p"); err == nil || got != nil || !strings.Contains(err.Error(), "checkpoint p#x") {
+		t.Errorf("a checkpoint of no segment: %+v, %v", got, err)
 	}
 }

@@ -123,9 +123,7 @@ func (s *Store) snapshot(ctx context.Context, keys []item) ([]item, error) {
 		if err == nil {
 			var items []item
 			for _, r := range out.Responses {
-				if r.Item != nil {
-					items = append(items, r.Item)
-				}
+				items = append(items, r.Item) // nil where there is none, which is no item of a view
 			}
 			return items, nil
 		}
@@ -211,7 +209,7 @@ func readPointer(ctx context.Context, client LeaseAPI, table string) (kek.Pointe
 		return kek.Pointer{}, false, err
 	}
 	p, err := decodePointer(item)
-	return p, err == nil, err
+	return p, true, err
 }
 
 // wrap names the operation that failed. A table that is not there becomes
