@@ -499,3 +499,112 @@ func TestDecode(t *testing.T) {
 		t.Errorf("no payload of Tink's: %v", err)
 	}
 }
+
+// fleeting is a DynamoDB in which a row is there when it is inserted and gone when it is
+// read, or whose reads fail.
+type fleeting struct {
+	noDynamoDB
+	inserts, reads int
+	err            error
+	item           Item
+}
+
+func (f *fleeting) TransactWriteItems(context.Context, *dynamodb.TransactWriteItemsInput, ...func(*dynamodb.Options)) (*dynamodb.TransactWriteItemsOutput, error) {
+	f.inserts++
+	return nil, &types.TransactionCanceledException{CancellationReasons: []types.CancellationReason{
+		{Code: aws.String("ConditionalCheckFailed"), Item: epochs(1, "theirs")}, {Code: aws.String("None")},
+	}}
+}
+
+func (f *fleeting) GetItem(context.Context, *dynamodb.GetItemInput, ...func(*dynamodb.Options)) (*dynamodb.GetItemOutput, error) {
+	f.reads++
+	return &dynamodb.GetItemOutput{Item: f.item}, f.err
+}
+
+// TestPutGivesUp: a row that comes and goes is contended, in the end.
+func TestPutGivesUp(t *testing.T) {
+	f := &fleeting{}
+	newHooked(t, func(c *Config) { c.DynamoDB = f }, func(t *hooked) {
+		table := (&answering{}).table()
+		table.c = t.c
+		err := table.Put(t.Context(), Item{"id": str("a")}, []byte("x"))
+		if !errors.Is(err, ErrContended) || f.inserts != 10 || f.reads != 10 || !strings.Contains(err.Error(), "came and went 10 times") {
+			t.Errorf("%v after %d inserts and %d reads", err, f.inserts, f.reads)
+		}
+		if err := table.Update(t.Context(), Item{"id": str("a")}, nil); !errors.Is(err, ErrNotFound) {
+			t.Errorf("update: %v", err)
+		}
+	})
+}
+
+// TestRereadFails: a row whose KEK does not resolve is read again; what that says is
+// told, and the row opened as it is then.
+func TestRereadFails(t *testing.T) {
+	f := &fleeting{}
+	newHooked(t, func(c *Config) { c.DynamoDB = f }, func(t *hooked) {
+		table := (&answering{}).table()
+		table.c = t.c
+		t.table.unknown = map[kek.ID]bool{"gone": true}
+		stale := Item{"id": str("a"), "key": str("gone"), "dek": blob([]byte("w")), "data": blob(t.keys.seal(t)), "version": numeric(1), "note": str("old")}
+		f.err = errHook
+		if r, err := table.Open(t.Context(), stale); !errors.Is(err, errHook) || r.Item != nil || r.Plaintext != nil {
+			t.Errorf("%+v, %v", r, err)
+		}
+		f.err = nil
+		if r, err := table.Open(t.Context(), stale); !errors.Is(err, ErrNotFound) || r.Item != nil {
+			t.Errorf("%+v, %v", r, err)
+		}
+		f.item = maps.Clone(stale)
+		f.item["key"], f.item["version"], f.item["note"] = str("kek-1"), numeric(2), str("new")
+		r, err := table.Open(t.Context(), stale)
+		if err != nil || string(r.Plaintext) != "x" || r.Version != 2 || text(r.Item["note"]) != "new" || len(r.Item) != 2 {
+			t.Errorf("%+v, %v", r, err)
+		}
+		f.item = Item{"id": str("a")}
+		if r, err := table.Open(t.Context(), stale); !errors.Is(err, ErrNoEnvelope) || r.Item != nil {
+			t.Errorf("it is no envelope any more: %+v, %v", r, err)
+		}
+		if r, err := table.Get(t.Context(), Item{"id": str("a")}); !errors.Is(err, ErrNoEnvelope) || r.Item != nil || !strings.Contains(err.Error(), "table orders") {
+			t.Errorf("%+v, %v", r, err)
+		}
+		table.cfg.Context = map[string]string{"id": "$missing"}
+		if r, err := table.Open(t.Context(), stale); err == nil || !strings.Contains(err.Error(), `the row has no attribute "missing"`) || r.Item != nil {
+			t.Errorf("without what it is bound to: %+v, %v", r, err)
+		}
+	})
+}
+
+// TestBatches: a transaction takes 99 rows, and says which of them cannot be written.
+func TestBatches(t *testing.T) {
+	a := &answering{}
+	newHooked(t, nil, func(t *hooked) {
+		table := a.table()
+		table.c = t.c
+		t.c.cfg.DynamoDB = a
+		for n, ok := range map[int]bool{0: false, 1: true, 99: true, 100: false} {
+			rows := make([]Row, n)
+			for i := range rows {
+				rows[i].Item = Item{"id": numeric(int64(i))}
+			}
+			a.write = nil
+			err := table.InsertAll(t.Context(), rows)
+			if (err == nil) != ok || ok != (a.write != nil) || ok && len(a.write.TransactItems) != n+1 {
+				t.Errorf("%d rows: %v, written %t", n, err, a.write != nil)
+			}
+			if ok {
+				i := a.write.TransactItems[0].Put.Item
+				if text(i["key"]) != "kek-1" || i["version"].(*types.AttributeValueMemberN).Value != "1" || i["kek_epoch"].(*types.AttributeValueMemberN).Value != "1" {
+					t.Errorf("%d rows: %v", n, i)
+				}
+			}
+		}
+		a.write = nil
+		rows := []Row{{Item: Item{"id": str("a")}}, {Item: Item{"id": str("b"), "note": str("\xff")}}}
+		if err := table.InsertAll(t.Context(), rows); !errors.Is(err, ErrInvalidItem) || !strings.Contains(err.Error(), "row 2 of 2") || a.write != nil {
+			t.Errorf("%v, written %t", err, a.write != nil)
+		}
+		if len(rows[0].Item) != 1 {
+			t.Errorf("the caller's item is changed: %v", rows[0].Item)
+		}
+	})
+}
