@@ -3,6 +3,7 @@ package ddb
 import (
 	"bytes"
 	"context"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"maps"
@@ -406,7 +407,7 @@ func TestDamagedRecords(t *testing.T) {
 		got, err := decodeEntry(i)
 		var typed *rotation.Error
 		if !errors.As(err, &typed) || typed.Kind != rotation.AuditTampered || !strings.HasPrefix(typed.Field, "AUDIT/0000") || typed.Err == nil || typed.Next == "" ||
-			!strings.Contains(typed.Err.Error(), c.why) || got.Hash != "" {
+			typed.Msg != "the outbox holds a damaged record" || !strings.Contains(typed.Err.Error(), c.why) || got.Hash != "" {
 			t.Errorf("%s: %+v, %v", name, got, err)
 		}
 	}
@@ -501,6 +502,14 @@ func TestDefinitions(t *testing.T) {
 	def.Definition = strings.Replace(def.Definition, "{", `{"tabel":"x",`, 1)
 	if _, err := OpenTable(nil, def); err == nil {
 		t.Error("an unknown field is passed over")
+	}
+	named := good
+	named.Name = "sales"
+	if s, err := OpenTable(nil, named.Source()); err != nil || s.Name() != "sales" {
+		t.Errorf("under the name that it says itself: %v", err)
+	}
+	if err := (SourceConfig{KEKID: "key", WrappedDEK: "dek"}).Validate(); err == nil || err.Error() != "table: is required" {
+		t.Errorf("%v", err)
 	}
 	for length, ok := range map[int]bool{65535: true, 65536: false} {
 		c := good
@@ -612,5 +621,167 @@ func TestAbsent(t *testing.T) {
 	}
 	if got, err := New(&fixed{items: []item{{"sk": str("p#x")}}}, "t", "c", time.Now).ListCheckpoints(t.Context(), "r", "s", "p"); err == nil || got != nil || !strings.Contains(err.Error(), "checkpoint p#x") {
 		t.Errorf("a checkpoint of no segment: %+v, %v", got, err)
+	}
+}
+
+// TestActionsNamed: every write of a change says what it is of.
+func TestActionsNamed(t *testing.T) {
+	rev := int64(3)
+	for _, c := range []kek.Change{
+		{
+			Lock: kek.LockTake, Rotation: &kek.RotationMove{After: kek.Rotation{ID: "r"}}, Pointer: &kek.PointerMove{After: kek.Pointer{KEKID: "k"}},
+			KEKs:     []kek.KEKMove{{After: kek.KEK{ID: "k"}}},
+			Registry: &kek.RegistryMove{Put: []kek.Source{{Name: "s"}}, Remove: "t", Forget: "m"}, Shards: 2, Opens: "k", Shuts: "o", Sealed: "p",
+		},
+		{Lock: kek.LockRelease, Rotation: &kek.RotationMove{After: kek.Rotation{ID: "r"}}, Keeps: &kek.Pointer{KEKID: "k"}, AtRegistry: &rev},
+	} {
+		actions, err := New(nil, "t", "c", time.Now).changes(c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for n, a := range actions {
+			if a.what == "" {
+				t.Errorf("write %d, %+v, has no name", n, a.write)
+			}
+		}
+	}
+}
+
+// TestCursorsRefused: a cursor with anything beside the key is none.
+func TestCursorsRefused(t *testing.T) {
+	for text, ok := range map[string]bool{
+		`{"id":{"S":"a"}}`: true, `{"id":{"S":"a","X":1}}`: false, `{"id":{"S":"a"}}{}`: false, `{"id":{"S":"a"}} x`: false,
+		`{"id":{"S":"a"},"n":{"N":"1"}}`: false, `{"id":{"S":1}}`: false, `{}`: false, ``: false,
+	} {
+		got, err := decodeCursor(base64.RawURLEncoding.EncodeToString([]byte(text)), cursorKeys[0])
+		if text == "" {
+			continue // the beginning
+		}
+		if (err == nil) != ok || !ok && (!errors.Is(err, errCursor) || got != nil) {
+			t.Errorf("%s: %v, %v", text, got, err)
+		}
+	}
+}
+
+// TestRowsOfTable: what is a row, what is another item and what is declared, where only
+// one attribute tells.
+func TestRowsOfTable(t *testing.T) {
+	s, api, _ := backupSource(t, "")
+	api.item = item{"id": str("a"), "sk": num(1), "kind": str("session")}
+	if page, err := s.Scan(t.Context(), rotation.ScanRequest{Total: 1}); err != nil || page.Other != 1 || page.Declared != 0 || len(page.Rows) != 0 {
+		t.Errorf("nothing is declared: %+v, %v", page, err)
+	}
+	s.cfg.Other = &OtherItems{Attribute: "kind", Values: []string{"session"}}
+	for name, c := range map[string]struct {
+		more item
+		row  bool
+	}{
+		"nothing": {item{}, false}, "a payload": {item{"data": blob([]byte("x"))}, false}, "a KEK": {item{"key": str("k")}, true}, "a data key": {item{"dek": blob([]byte("x"))}, true},
+	} {
+		api.item = item{"id": str("a"), "sk": num(1), "kind": str("session")}
+		maps.Copy(api.item, c.more)
+		page, err := s.Scan(t.Context(), rotation.ScanRequest{Total: 1})
+		if err != nil || page.Other != 0 || page.Declared+len(page.Rows) != 1 || (len(page.Rows) == 1) != c.row || c.row && page.Rows[0].Defect == "" {
+			t.Errorf("declared, with %s: %+v, %v", name, page, err)
+		}
+	}
+	tink, api, _ := backupSource(t, formatTink)
+	for size, kind := range map[int]rotation.Defect{0: rotation.NoCiphertext, 1: rotation.Damaged, 3: rotation.Damaged} {
+		api.item["data"] = blob(make([]byte, size))
+		page, err := tink.Scan(t.Context(), rotation.ScanRequest{Total: 1})
+		if err != nil || len(page.Rows) != 1 || page.Rows[0].Kind != kind {
+			t.Errorf("%d bytes of Tink's: %+v, %v, want %s", size, page, err, kind)
+		}
+		h := handle{tink: true, held: make([]byte, size), key: item{}}
+		if ok, err := tink.Replace(t.Context(), rotation.Row{ID: "a", Handle: h}, rotation.Rewrapped{KEK: "k", WrappedDEK: []byte("w")}); err == nil || ok || !strings.Contains(err.Error(), "replace a") {
+			t.Errorf("%d bytes of Tink's: %t, %v", size, ok, err)
+		}
+	}
+	delete(api.item, "data")
+	api.item["dek"] = blob([]byte("x"))
+	var typed *rotation.Error
+	if _, err := tink.Check(t.Context()); !errors.As(err, &typed) || typed.Field != "sources[orders].ciphertext_attribute" || typed.Kind != rotation.SourceMisconfigured {
+		t.Errorf("a table of Tink's in which no row has a payload: %v", err)
+	}
+}
+
+// keyless is a table whose key is not understood.
+type keyless struct{ oneItem }
+
+func (keyless) DescribeTable(context.Context, *dynamodb.DescribeTableInput, ...func(*dynamodb.Options)) (*dynamodb.DescribeTableOutput, error) {
+	return &dynamodb.DescribeTableOutput{Table: &types.TableDescription{}}, nil
+}
+
+// TestKeyless: a table whose key is not understood is not scanned.
+func TestKeyless(t *testing.T) {
+	s, _, _ := backupSource(t, "")
+	api := &keyless{}
+	s.client = api
+	if page, err := s.Scan(t.Context(), rotation.ScanRequest{Total: 1}); err == nil || len(api.scans) > 0 || page.Rows != nil {
+		t.Errorf("%+v, %v", page, err)
+	}
+}
+
+// moving is a control table whose pointer names another KEK at every look.
+type moving struct {
+	API
+	looks int
+}
+
+func (m *moving) TransactGetItems(context.Context, *dynamodb.TransactGetItemsInput, ...func(*dynamodb.Options)) (*dynamodb.TransactGetItemsOutput, error) {
+	m.looks++
+	return &dynamodb.TransactGetItemsOutput{Responses: []types.ItemResponse{{}, {Item: encodePointer(kek.Pointer{KEKID: kek.ID(fmt.Sprint(m.looks)), Epoch: 1})}}}, nil
+}
+
+// TestLoadMoving: a pointer that moves at every look ends in an error, and no view.
+func TestLoadMoving(t *testing.T) {
+	m := &moving{}
+	v, err := New(m, "t", "c", time.Now).Load(t.Context(), "")
+	if err == nil || !strings.Contains(err.Error(), "changed 10 times") || m.looks != 10 || v.Pointer != nil {
+		t.Errorf("%+v, %v after %d looks", v, err, m.looks)
+	}
+}
+
+// counting answers an update with attributes.
+type counting struct {
+	API
+	item item
+	put  *dynamodb.TransactWriteItemsInput
+}
+
+func (c *counting) UpdateItem(context.Context, *dynamodb.UpdateItemInput, ...func(*dynamodb.Options)) (*dynamodb.UpdateItemOutput, error) {
+	return &dynamodb.UpdateItemOutput{Attributes: c.item}, nil
+}
+
+func (c *counting) GetItem(context.Context, *dynamodb.GetItemInput, ...func(*dynamodb.Options)) (*dynamodb.GetItemOutput, error) {
+	return &dynamodb.GetItemOutput{}, nil
+}
+
+func (c *counting) TransactWriteItems(_ context.Context, in *dynamodb.TransactWriteItemsInput, _ ...func(*dynamodb.Options)) (*dynamodb.TransactWriteItemsOutput, error) {
+	c.put = in
+	return &dynamodb.TransactWriteItemsOutput{}, nil
+}
+
+// TestGateItems: a day's counts that cannot be read are told; nobody told is stored as
+// nothing.
+func TestGateItems(t *testing.T) {
+	c := &counting{item: item{"green": str("x")}}
+	s := New(c, "t", "c", time.Now)
+	if d, err := s.CountHealth(t.Context(), "2026-04-01", true); err == nil || !strings.Contains(err.Error(), "HEALTH#2026-04-01") {
+		t.Errorf("%+v, %v", d, err)
+	}
+	for _, told := range [][]string{nil, {"a"}} {
+		if err := s.SaveAnnouncement(t.Context(), rotation.Announcement{Label: "l", Told: told}, audit.Event{ID: "e"}); err != nil {
+			t.Fatal(err)
+		}
+		if i := c.put.TransactItems[0].Put.Item; (i["told"] != nil) != (told != nil) {
+			t.Errorf("told %v: %v", told, i)
+		}
+	}
+	r := encodeRotation(kek.Rotation{ID: "r", Probes: map[kek.ID][]byte{"k": []byte("p")}})
+	r["rev"] = str("x")
+	r["probes"] = &types.AttributeValueMemberM{Value: item{"k": num(1)}}
+	if _, err := decodeRotation(r); err == nil || !strings.Contains(err.Error(), "attribute rev") {
+		t.Errorf("%v, want the first fault", err)
 	}
 }

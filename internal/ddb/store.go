@@ -205,7 +205,7 @@ func getItem(ctx context.Context, client LeaseAPI, table, pk, sk string) (item, 
 
 func readPointer(ctx context.Context, client LeaseAPI, table string) (kek.Pointer, bool, error) {
 	item, err := getItem(ctx, client, table, pkPointer, noSK)
-	if err != nil || item == nil {
+	if item == nil {
 		return kek.Pointer{}, false, err
 	}
 	p, err := decodePointer(item)
