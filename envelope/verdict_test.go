@@ -599,10 +599,9 @@ func TestRereadFails(t *testing.T) {
 // TestBatches: a transaction takes 99 rows, and says which of them cannot be written.
 func TestBatches(t *testing.T) {
 	a := &answering{}
-	newHooked(t, nil, func(t *hooked) {
+	newHooked(t, func(c *Config) { c.DynamoDB = a }, func(t *hooked) {
 		table := a.table()
 		table.c = t.c
-		t.c.cfg.DynamoDB = a
 		for n, ok := range map[int]bool{0: false, 1: true, 99: true, 100: false} {
 			rows := make([]Row, n)
 			for i := range rows {
