@@ -155,10 +155,7 @@ func holder(name string) lease {
 // Close stops the background work, gives the leases back and forgets every key.
 // References must have ended. It may be called more than once.
 func (c *Client) Close() error {
-	if c.closed.Swap(true) {
-		<-c.done
-		return nil
-	}
+	c.closed.Store(true)
 	c.cancel()
 	<-c.done
 	c.opening.drop(true)

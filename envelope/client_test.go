@@ -604,9 +604,21 @@ func TestGivenBack(t *testing.T) {
 		held(true, "mark not left")
 		t.table.set("putMark", nil)
 		t.table.set("dropLease", errHook)
+		failures := t.c.Stats().PointerErrors
 		held(true, "it cannot be given back")
+		if n := t.c.Stats().PointerErrors - failures; n != 1 {
+			t.Errorf("%d errors are counted of a lease that cannot be given back", n)
+		}
 		t.table.set("dropLease", nil)
 		held(false, "all done")
+		t.table.move(3, kek.Normal)
+		if err := t.c.refresh(t.Context(), nil); err != nil {
+			t.Fatal(err)
+		}
+		t.c.tend(t.Context()) // leaves the mark and gives the lease back
+		if _, ok := t.table.lease("kek-2"); ok {
+			t.Error("a lease is kept although every mark was left")
+		}
 		marks := t.table.count("putMark")
 		t.c.tend(t.Context())
 		time.Sleep(time.Hour - time.Second - 1)
@@ -618,6 +630,15 @@ func TestGivenBack(t *testing.T) {
 		t.c.tend(t.Context())
 		if n := t.table.count("putMark") - marks; n != 1 {
 			t.Errorf("the mark was left %d times after an hour", n)
+		}
+		time.Sleep(2 * time.Hour)
+		t.table.set("putMark", errHook)
+		failures = t.c.Stats().PointerErrors
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		t.c.renewMarks(ctx)
+		if n := t.c.Stats().PointerErrors - failures; n != 0 {
+			t.Errorf("%d errors are counted when the client stops", n)
 		}
 	})
 }
@@ -770,6 +791,55 @@ func TestCounts(t *testing.T) {
 		r.End()
 		if n := t.c.Stats().InFlight; n != 0 {
 			t.Errorf("%d in flight", n)
+		}
+	})
+}
+
+// TestReferenceAges: a data key is too old as of the moment at which the reference was
+// taken that seals with it.
+func TestReferenceAges(t *testing.T) {
+	newHooked(t, nil, func(t *hooked) {
+		t.still()
+		for n, wait := range []time.Duration{0, 5*time.Minute - 1, 1, time.Minute} {
+			time.Sleep(wait)
+			r := begin(t, t.c)
+			time.Sleep(time.Second) // does not count
+			if _, err := r.Seal(t.Context(), []byte("x"), nil); err != nil {
+				t.Fatal(err)
+			}
+			r.End()
+			if want := []int{1, 1, 2, 2}[n]; t.keys.made != want {
+				t.Errorf("reference %d: %d keys made, want %d", n, t.keys.made, want)
+			}
+		}
+	})
+}
+
+// TestClock: the client's clock is the application's, if it has one.
+func TestClock(t *testing.T) {
+	now := time.Date(2026, 4, 1, 2, 0, 0, 0, time.UTC)
+	c := &Client{cfg: Config{Now: func() time.Time { return now }}, started: now}
+	now = now.Add(time.Hour)
+	if c.elapsed() != time.Hour || !c.cfg.clock().Equal(now) {
+		t.Errorf("%s, %s", c.elapsed(), c.cfg.clock())
+	}
+	if got := (Config{}).clock(); time.Since(got) > time.Minute {
+		t.Errorf("%s", got)
+	}
+}
+
+// TestSuspectUnknown: a record whose KEK does not resolve, and of which the registry says
+// nothing when it is asked again, is no orphan.
+func TestSuspectUnknown(t *testing.T) {
+	newHooked(t, nil, func(t *hooked) {
+		t.table.unknown = map[kek.ID]bool{"gone": true}
+		s := Sealed{KEKID: "gone", WrappedDEK: []byte("w")}
+		plain, err := t.c.Open(t.Context(), s, nil, func(context.Context) (Sealed, bool, error) {
+			t.table.set("kek", errHook)
+			return s, true, nil
+		})
+		if !errors.Is(err, errHook) || errors.Is(err, ErrOrphanedKey) || plain != nil || t.c.Stats().OrphanedKeys != 0 {
+			t.Errorf("%q, %v, %+v", plain, err, t.c.Stats())
 		}
 	})
 }

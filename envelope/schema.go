@@ -197,10 +197,7 @@ var plainNumber = regexp.MustCompile(`^(0|-?[1-9][0-9]{0,36}|-?(0|[1-9][0-9]{0,1
 func (c TableConfig) sealBound(row Item) (encctx, bind map[string]string, err error) {
 	for _, m := range []map[string]string{c.Context, c.Bind} {
 		for k, v := range m {
-			attr, ok := contextAttribute(v)
-			if !ok {
-				continue
-			}
+			attr, _ := contextAttribute(v) // "" of a literal, which no attribute is called
 			if n, ok := row[attr].(*types.AttributeValueMemberN); ok && !plainNumber.MatchString(n.Value) {
 				return nil, nil, fmt.Errorf("%w: attribute %q, which is bound as %q, must be written as a plain decimal without needless zeros", ErrInvalidItem, attr, k)
 			}
@@ -282,7 +279,7 @@ func bytesOf(v types.AttributeValue) []byte {
 func changes(old, with Item) (set Item, remove []string) {
 	set = Item{}
 	for name, v := range with {
-		if was, ok := old[name]; !ok || !reflect.DeepEqual(was, v) {
+		if !reflect.DeepEqual(old[name], v) {
 			set[name] = v
 		}
 	}

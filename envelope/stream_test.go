@@ -78,6 +78,9 @@ func TestStreamRefused(t *testing.T) {
 	if _, err := decrypt(bytes.NewReader(append([]byte{1}, sealed[1:]...)), key, streamContext); !errors.Is(err, envelope.ErrFormat) {
 		t.Errorf("another version: %v", err)
 	}
+	if _, err := decrypt(bytes.NewReader(nil), key, streamContext); !errors.Is(err, envelope.ErrFormat) {
+		t.Errorf("an empty stream: %v", err)
+	}
 	lost := errors.New("connection lost")
 	for _, n := range []int{0, 1, 20, 50} {
 		in := io.MultiReader(bytes.NewReader(sealed[:n]), iotest.ErrReader(lost))

@@ -2,6 +2,7 @@ package envelope
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"maps"
 	"slices"
@@ -441,6 +442,14 @@ func TestFaults(t *testing.T) {
 			t.Errorf("%v, want %s alone", err, want)
 		}
 	}
+	twice := good
+	twice.Context = map[string]string{"a": "1", "b": "2", "c": "3"}
+	twice.Bind = twice.Context
+	for k := range twice.Bind {
+		if err := twice.check(); err == nil || !strings.Contains(err.Error(), `bind: key "`+k+`" is in context already`) {
+			t.Errorf("%v does not name %q", err, k)
+		}
+	}
 	for _, values := range []map[string]string{{"k": "$$x"}, {"k": "x"}, {"k": "$other"}, {"k": "$kind"}} {
 		c := good
 		c.Context, c.Other = values, &OtherItems{Attribute: "kind", Values: []string{"x"}}
@@ -497,5 +506,196 @@ func TestDecode(t *testing.T) {
 	delete(i, "dek")
 	if _, err := cfg.decode(i); !errors.Is(err, ErrNoEnvelope) || !strings.Contains(err.Error(), "attribute data") {
 		t.Errorf("no payload of Tink's: %v", err)
+	}
+}
+
+// fleeting is a DynamoDB in which a row is there when it is inserted and gone when it is
+// read, or whose reads fail.
+type fleeting struct {
+	noDynamoDB
+	inserts, reads int
+	err            error
+	item           Item
+}
+
+func (f *fleeting) TransactWriteItems(context.Context, *dynamodb.TransactWriteItemsInput, ...func(*dynamodb.Options)) (*dynamodb.TransactWriteItemsOutput, error) {
+	f.inserts++
+	return nil, &types.TransactionCanceledException{CancellationReasons: []types.CancellationReason{
+		{Code: aws.String("ConditionalCheckFailed"), Item: epochs(1, "theirs")}, {Code: aws.String("None")},
+	}}
+}
+
+func (f *fleeting) GetItem(context.Context, *dynamodb.GetItemInput, ...func(*dynamodb.Options)) (*dynamodb.GetItemOutput, error) {
+	f.reads++
+	return &dynamodb.GetItemOutput{Item: f.item}, f.err
+}
+
+// TestPutGivesUp: a row that comes and goes is contended, in the end.
+func TestPutGivesUp(t *testing.T) {
+	f := &fleeting{}
+	newHooked(t, func(c *Config) { c.DynamoDB = f }, func(t *hooked) {
+		table := (&answering{}).table()
+		table.c = t.c
+		err := table.Put(t.Context(), Item{"id": str("a")}, []byte("x"))
+		if !errors.Is(err, ErrContended) || f.inserts != 10 || f.reads != 10 || !strings.Contains(err.Error(), "came and went 10 times") {
+			t.Errorf("%v after %d inserts and %d reads", err, f.inserts, f.reads)
+		}
+		if err := table.Update(t.Context(), Item{"id": str("a")}, nil); !errors.Is(err, ErrNotFound) {
+			t.Errorf("update: %v", err)
+		}
+		f.item = Item{"id": str("a"), "key": str("kek-1"), "dek": blob([]byte("w")), "data": blob(t.keys.seal(t))}
+		if r, err := table.Get(t.Context(), Item{"id": str("a")}); err != nil || string(r.Plaintext) != "x" {
+			t.Errorf("%+v, %v", r, err)
+		}
+		if err := t.c.Close(); err != nil {
+			t.Error(err)
+		}
+		if r, err := table.Get(t.Context(), Item{"id": str("a")}); !errors.Is(err, ErrClosed) || r.Item != nil {
+			t.Errorf("of a closed client: %+v, %v", r, err)
+		}
+		if r, err := table.Open(t.Context(), f.item); !errors.Is(err, ErrClosed) || r.Item != nil {
+			t.Errorf("of a closed client: %+v, %v", r, err)
+		}
+	})
+}
+
+// TestRereadFails: a row whose KEK does not resolve is read again; what that says is
+// told, and the row opened as it is then.
+func TestRereadFails(t *testing.T) {
+	f := &fleeting{}
+	newHooked(t, func(c *Config) { c.DynamoDB = f }, func(t *hooked) {
+		table := (&answering{}).table()
+		table.c = t.c
+		t.table.unknown = map[kek.ID]bool{"gone": true}
+		stale := Item{"id": str("a"), "key": str("gone"), "dek": blob([]byte("w")), "data": blob(t.keys.seal(t)), "version": numeric(1), "note": str("old")}
+		f.err = errHook
+		if r, err := table.Open(t.Context(), stale); !errors.Is(err, errHook) || r.Item != nil || r.Plaintext != nil {
+			t.Errorf("%+v, %v", r, err)
+		}
+		f.err = nil
+		if r, err := table.Open(t.Context(), stale); !errors.Is(err, ErrNotFound) || r.Item != nil {
+			t.Errorf("%+v, %v", r, err)
+		}
+		f.item = maps.Clone(stale)
+		f.item["key"], f.item["version"], f.item["note"] = str("kek-1"), numeric(2), str("new")
+		r, err := table.Open(t.Context(), stale)
+		if err != nil || string(r.Plaintext) != "x" || r.Version != 2 || text(r.Item["note"]) != "new" || len(r.Item) != 2 {
+			t.Errorf("%+v, %v", r, err)
+		}
+		f.item = Item{"id": str("a")}
+		if r, err := table.Open(t.Context(), stale); !errors.Is(err, ErrNoEnvelope) || r.Item != nil {
+			t.Errorf("it is no envelope any more: %+v, %v", r, err)
+		}
+		if r, err := table.Get(t.Context(), Item{"id": str("a")}); !errors.Is(err, ErrNoEnvelope) || r.Item != nil || !strings.Contains(err.Error(), "table orders") {
+			t.Errorf("%+v, %v", r, err)
+		}
+		table.cfg.Context = map[string]string{"id": "$missing"}
+		if r, err := table.Open(t.Context(), stale); err == nil || !strings.Contains(err.Error(), `the row has no attribute "missing"`) || r.Item != nil {
+			t.Errorf("without what it is bound to: %+v, %v", r, err)
+		}
+	})
+}
+
+// TestBatches: a transaction takes 99 rows, and says which of them cannot be written.
+func TestBatches(t *testing.T) {
+	a := &answering{}
+	newHooked(t, func(c *Config) { c.DynamoDB = a }, func(t *hooked) {
+		table := a.table()
+		table.c = t.c
+		for n, ok := range map[int]bool{0: false, 1: true, 99: true, 100: false} {
+			rows := make([]Row, n)
+			for i := range rows {
+				rows[i].Item = Item{"id": numeric(int64(i))}
+			}
+			a.write = nil
+			err := table.InsertAll(t.Context(), rows)
+			if (err == nil) != ok || ok != (a.write != nil) || ok && len(a.write.TransactItems) != n+1 {
+				t.Errorf("%d rows: %v, written %t", n, err, a.write != nil)
+			}
+			if ok {
+				i := a.write.TransactItems[0].Put.Item
+				if text(i["key"]) != "kek-1" || i["version"].(*types.AttributeValueMemberN).Value != "1" || i["kek_epoch"].(*types.AttributeValueMemberN).Value != "1" {
+					t.Errorf("%d rows: %v", n, i)
+				}
+			}
+		}
+		a.write = nil
+		rows := []Row{{Item: Item{"id": str("a")}}, {Item: Item{"id": str("b"), "note": str("\xff")}}}
+		if err := table.InsertAll(t.Context(), rows); !errors.Is(err, ErrInvalidItem) || !strings.Contains(err.Error(), "row 2 of 2") || a.write != nil {
+			t.Errorf("%v, written %t", err, a.write != nil)
+		}
+		if len(rows[0].Item) != 1 {
+			t.Errorf("the caller's item is changed: %v", rows[0].Item)
+		}
+	})
+}
+
+// TestRenewLease: a lease that is not there was revoked, and an answer that does not come
+// says nothing.
+func TestRenewLease(t *testing.T) {
+	for name, c := range map[string]struct {
+		err   error
+		alive bool
+		fails bool
+	}{
+		"renewed": {nil, true, false}, "revoked": {&types.ConditionalCheckFailedException{}, false, false}, "lost": {errHook, false, true},
+	} {
+		a := &answering{err: c.err}
+		at := time.UnixMilli(1234)
+		alive, err := (&controlTable{client: a, table: "control"}).renewLease(t.Context(), lease{kek: "k", holder: "me", refs: 7, expires: at})
+		if alive != c.alive || (err != nil) != c.fails || c.fails && (!errors.Is(err, errHook) || !strings.Contains(err.Error(), "dynamodb UpdateItem LEASE#k")) {
+			t.Errorf("%s: %t, %v", name, alive, err)
+		}
+		in := a.update
+		if got := resolve(*in.UpdateExpression, nil, in.ExpressionAttributeValues); got != "SET refs = 7, expires_at = 1234" || *in.ConditionExpression != "attribute_exists(pk)" ||
+			*in.TableName != "control" || text(in.Key["pk"]) != "LEASE#k" || text(in.Key["sk"]) != "me" {
+			t.Errorf("%s: %s, %+v", name, got, in)
+		}
+	}
+}
+
+// TestSameKey: key attributes are the same by type and value; what is no key attribute
+// is never the same.
+func TestSameKey(t *testing.T) {
+	n := func(v string) types.AttributeValue { return &types.AttributeValueMemberN{Value: v} }
+	yes := &types.AttributeValueMemberBOOL{Value: true}
+	for _, c := range []struct {
+		a, b types.AttributeValue
+		same bool
+	}{
+		{str("a"), str("a"), true}, {str("a"), str("b"), false}, {str("1"), n("1"), false}, {n("1"), str("1"), false},
+		{n("1"), n("1.0"), true}, {n("1"), n("2"), false}, {n("x"), n("x"), false}, {n("x"), n("1"), false}, {n("1"), n("x"), false},
+		{blob([]byte("a")), blob([]byte("a")), true}, {blob([]byte("a")), blob([]byte("b")), false}, {blob([]byte("a")), str("a"), false},
+		{str("a"), nil, false}, {nil, str("a"), false}, {nil, nil, false}, {yes, yes, false},
+	} {
+		if sameScalar(c.a, c.b) != c.same {
+			t.Errorf("%T %v, %T %v: same %t", c.a, c.a, c.b, c.b, !c.same)
+		}
+	}
+}
+
+// TestFlushCounts: every metric but the level is what was counted since the last flush.
+func TestFlushCounts(t *testing.T) {
+	var out strings.Builder
+	e := NewEMF(&out, "s", func() time.Time { return time.UnixMilli(1) })
+	first := Stats{InFlight: 1, CacheHits: 2, CacheMisses: 3, RefusedWrites: 4, OrphanedKeys: 5, RevokedLeases: 6, PointerErrors: 7}
+	second := Stats{InFlight: 10, CacheHits: 22, CacheMisses: 33, RefusedWrites: 44, OrphanedKeys: 55, RevokedLeases: 66, PointerErrors: 77}
+	if err := errors.Join(e.Flush(first), e.Flush(second)); err != nil {
+		t.Fatal(err)
+	}
+	lines := strings.Split(out.String(), "\n")
+	for n, want := range []map[string]float64{
+		{MetricInFlight: 1, MetricCacheHits: 2, MetricCacheMisses: 3, MetricRefusedWrites: 4, MetricOrphanedKey: 5, MetricRevokedLeases: 6, MetricPointerErrors: 7},
+		{MetricInFlight: 10, MetricCacheHits: 20, MetricCacheMisses: 30, MetricRefusedWrites: 40, MetricOrphanedKey: 50, MetricRevokedLeases: 60, MetricPointerErrors: 70},
+	} {
+		var got map[string]any
+		if err := json.Unmarshal([]byte(lines[n]), &got); err != nil {
+			t.Fatal(err)
+		}
+		for name, v := range want {
+			if got[name] != v {
+				t.Errorf("flush %d: %s is %v, want %v", n+1, name, got[name], v)
+			}
+		}
 	}
 }

@@ -59,7 +59,7 @@ var plantedBugs = []planted{
 	}}, function: "switch", at: "Store.Apply pointer_switched"},
 	{Bug: plant.Bug{Name: "the lock is not released", File: "internal/ddb/apply.go", With: []string{
 		"return []action{s.remove(pkLock, key(pkLock, noSK), ours)}, nil", "return nil, nil",
-	}}, function: "verify", at: "Store.Apply kms_rotation_completed"},
+	}}, function: "verify", at: "Store.Apply unconditional"},
 	{Bug: plant.Bug{Name: "records are marked published before they are put", File: "rotation/steps.go", With: []string{
 		"for _, e := range entries {\n", "if len(entries) > 0 {\n\t\t_ = s.Outbox.MarkPublished(ctx, entries[len(entries)-1].Record.Seq)\n\t}\n\tfor _, e := range entries {\n",
 	}}, function: "switch", at: "Store.MarkPublished"},
@@ -76,12 +76,12 @@ var plantedBugs = []planted{
 		"for i := range v.KEKs[id].FenceShards {", "for i := range v.KEKs[id].FenceShards * 0 {",
 		"kek/view.go", "",
 		"c.Sealed, c.Shards = draining[0], m.After.FenceShards", "_ = m",
-	}}, function: "drain", at: "Store.Apply old_kek_sealed"},
+	}}, function: "drain", at: "Store.Apply unconditional"},
 	{Bug: plant.Bug{Name: "seal all fence shards but one", File: "rotation/drain.go", With: []string{
 		"for i := range v.KEKs[id].FenceShards {", "for i := range v.KEKs[id].FenceShards - 1 {",
 		"kek/view.go", "",
 		"c.Sealed, c.Shards = draining[0], m.After.FenceShards", "c.Sealed, c.Shards = draining[0], m.After.FenceShards-1",
-	}}, function: "drain", at: "Store.Apply old_kek_sealed"},
+	}}, function: "drain", at: "Store.Apply unconditional"},
 	{Bug: plant.Bug{Name: "drain trusts the clock", File: "internal/ddb/drainage.go", With: []string{
 		"\t\tout = append(out, l)", "\t\tif time.Now().Before(l.Expires) {\n\t\t\tout = append(out, l)\n\t\t}",
 	}}, function: "drain", at: "Store.SealFence", during: expiredLease},

@@ -181,12 +181,22 @@ func (cut) Read([]byte) (int, error) { return 0, errWire }
 // TestBodyBreaksOff: what has arrived of an object is not taken for all of it, nor
 // its entry for a bad one.
 func TestBodyBreaksOff(t *testing.T) {
-	for name, body := range map[string]io.ReadCloser{
-		"read":  broken{io.MultiReader(strings.NewReader(good), cut{}), nil},
-		"close": broken{strings.NewReader(good), errWire},
+	_, sound := doubled("a.json")
+	page, err := sound.Scan(t.Context(), rotation.ScanRequest{Total: 1})
+	if err != nil || len(page.Rows) != 1 {
+		t.Fatal(page, err)
+	}
+	row := page.Rows[0]
+	for name, body := range map[string]func() io.ReadCloser{
+		"read":  func() io.ReadCloser { return broken{io.MultiReader(strings.NewReader(good), cut{}), nil} },
+		"close": func() io.ReadCloser { return broken{strings.NewReader(good), errWire} },
 	} {
 		d, s := doubled("a.json")
-		d.body = body
+		d.body = body()
+		if r, ok, err := s.Reread(t.Context(), row, true); !errors.Is(err, errWire) || ok || r.ID != "" {
+			t.Errorf("%s: %v, %t, %v", name, r, ok, err)
+		}
+		d.body = body()
 		page, err := s.Scan(t.Context(), rotation.ScanRequest{Total: 1})
 		if !errors.Is(err, errWire) || !strings.Contains(err.Error(), "s3 GetObject "+prefix+"a.json") || len(page.Rows) != 0 {
 			t.Errorf("%s: %v, %v", name, page, err)

@@ -24,7 +24,7 @@ var (
 // LoadAnchor implements [rotation.AnchorStore].
 func (s *Store) LoadAnchor(ctx context.Context) (rotation.AnchorState, error) {
 	i, err := getItem(ctx, s.client, s.table, pkAnchor, noSK)
-	if err != nil || i == nil {
+	if err != nil {
 		return rotation.AnchorState{}, err
 	}
 	return decodeAnchor(i)

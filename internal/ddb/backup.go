@@ -43,7 +43,7 @@ func (t *TableSource) ReadBackup(ctx context.Context, i map[string]types.Attribu
 		}
 	}
 	row := t.rowOf(i, keys, true)
-	if row.Defect == "" && t.cfg.Version != "" && integer(i[t.cfg.Version]) == math.MaxInt64 {
+	if row.Defect == "" && integer(i[t.cfg.Version]) == math.MaxInt64 {
 		row.Kind, row.Defect = rotation.ForeignNumber, fmt.Sprintf("attribute %s cannot be counted up", t.cfg.Version)
 	}
 	return Backed{Row: row, item: i}, nil

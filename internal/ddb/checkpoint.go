@@ -20,7 +20,7 @@ func checkpointPK(rotationID, source string) string { return pkCheckpoint + rota
 func (s *Store) LoadCheckpoint(ctx context.Context, rotationID, source, pass string, segment int) (rotation.Checkpoint, error) {
 	c := rotation.Checkpoint{RotationID: rotationID, Source: source, Pass: pass, Segment: segment}
 	i, err := getItem(ctx, s.client, s.table, checkpointPK(rotationID, source), pass+"#"+checkpointSK(segment))
-	if err != nil || i == nil {
+	if err != nil {
 		return c, err
 	}
 	return decodeCheckpoint(i, c)

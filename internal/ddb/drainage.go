@@ -122,7 +122,7 @@ func (s *Leases) Pointer(ctx context.Context) (kek.Pointer, error) {
 // registry does not know it.
 func (s *Leases) KEKState(ctx context.Context, id kek.ID) (kek.State, error) {
 	i, err := getItem(ctx, s.client, s.table, kekPK(id), noSK)
-	if err != nil || i == nil {
+	if err != nil {
 		return "", err
 	}
 	k, err := decodeKEK(i)

@@ -32,7 +32,7 @@ var (
 func (s *Store) LoadAnnouncement(ctx context.Context, label string) (rotation.Announcement, error) {
 	i, err := getItem(ctx, s.client, s.table, pkAnnouncement+label, noSK)
 	a := rotation.Announcement{Label: label}
-	if err != nil || i == nil {
+	if err != nil {
 		return a, err
 	}
 	r := reader{item: i}
@@ -58,7 +58,7 @@ func (s *Store) SaveAnnouncement(ctx context.Context, a rotation.Announcement, e
 func (s *Store) LoadDrill(ctx context.Context, name string) (rotation.Drill, error) {
 	i, err := getItem(ctx, s.client, s.table, pkDrill+name, noSK)
 	d := rotation.Drill{Name: name}
-	if err != nil || i == nil {
+	if err != nil {
 		return d, err
 	}
 	r := reader{item: i}
@@ -78,7 +78,7 @@ func (s *Store) SaveDrill(ctx context.Context, d rotation.Drill, ev audit.Event)
 func (s *Store) LoadApproval(ctx context.Context, rotationID string) (rotation.Approval, error) {
 	i, err := getItem(ctx, s.client, s.table, pkApproval+rotationID, noSK)
 	a := rotation.Approval{Rotation: rotationID}
-	if err != nil || i == nil {
+	if err != nil {
 		return a, err
 	}
 	r := reader{item: i}

@@ -56,7 +56,7 @@ func (s *Store) Unpublished(ctx context.Context) ([]audit.Entry, error) {
 // AuditEntries returns the records of the outbox from fromSeq on, in order. Each
 // is checked to be canonical and to have the hash that is stored with it.
 func (s *Store) AuditEntries(ctx context.Context, fromSeq int64) ([]audit.Entry, error) {
-	items, err := s.query(ctx, pkAudit, auditSK(max(fromSeq, 1)))
+	items, err := s.query(ctx, pkAudit, auditSK(fromSeq))
 	if err != nil {
 		return nil, err
 	}

@@ -132,9 +132,8 @@ func (t *TableSource) projection(keys []keyAttribute) (*string, map[string]strin
 	}
 	for _, m := range t.cfg.bound() {
 		for _, v := range m.values {
-			if a, ok := contextAttribute(v); ok {
-				attrs = append(attrs, a)
-			}
+			a, _ := contextAttribute(v) // "" of a literal
+			attrs = append(attrs, a)
 		}
 	}
 	if t.cfg.Other != nil {

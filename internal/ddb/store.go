@@ -123,9 +123,7 @@ func (s *Store) snapshot(ctx context.Context, keys []item) ([]item, error) {
 		if err == nil {
 			var items []item
 			for _, r := range out.Responses {
-				if r.Item != nil {
-					items = append(items, r.Item)
-				}
+				items = append(items, r.Item) // nil where there is none, which is no item of a view
 			}
 			return items, nil
 		}
@@ -193,7 +191,8 @@ func named(v kek.View) []kek.ID {
 	return ids
 }
 
-// getItem reads one item consistently; nil if it is absent.
+// getItem reads one item consistently; nil if it is absent, of which every attribute is
+// its zero value.
 func getItem(ctx context.Context, client LeaseAPI, table, pk, sk string) (item, error) {
 	out, err := client.GetItem(ctx, &dynamodb.GetItemInput{
 		TableName: &table, Key: key(pk, sk), ConsistentRead: aws.Bool(true),
@@ -206,11 +205,11 @@ func getItem(ctx context.Context, client LeaseAPI, table, pk, sk string) (item, 
 
 func readPointer(ctx context.Context, client LeaseAPI, table string) (kek.Pointer, bool, error) {
 	item, err := getItem(ctx, client, table, pkPointer, noSK)
-	if err != nil || item == nil {
+	if item == nil {
 		return kek.Pointer{}, false, err
 	}
 	p, err := decodePointer(item)
-	return p, err == nil, err
+	return p, true, err
 }
 
 // wrap names the operation that failed. A table that is not there becomes

@@ -92,6 +92,22 @@ func TestStored(t *testing.T) {
 				Rev: 1, Last: rotation.Anchored{N: 2, Digest: "d", Head: audit.Head{Seq: 7, Hash: "h"}, Log: "l", Index: 9, At: at}, Intent: signed,
 			},
 		},
+		"checkpoint": {
+			"CHECKPOINT#r#s", "p#003",
+			func(ctx context.Context, s *ddb.Store, _ *ddb.Leases) error {
+				return s.SaveCheckpoint(ctx, rotation.Checkpoint{RotationID: "r", Source: "s", Pass: "p", Segment: 3, Cursor: "c", Done: true})
+			},
+			func(ctx context.Context, s *ddb.Store) (any, error) { return s.LoadCheckpoint(ctx, "r", "s", "p", 3) },
+			rotation.Checkpoint{RotationID: "r", Source: "s", Pass: "p", Segment: 3, Rev: 1, Cursor: "c", Done: true},
+		},
+		"checkpoints": {
+			"CHECKPOINT#r#s", "p#003",
+			func(ctx context.Context, s *ddb.Store, _ *ddb.Leases) error {
+				return s.SaveCheckpoint(ctx, rotation.Checkpoint{RotationID: "r", Source: "s", Pass: "p", Segment: 3})
+			},
+			func(ctx context.Context, s *ddb.Store) (any, error) { return s.ListCheckpoints(ctx, "r", "s", "p") },
+			[]rotation.Checkpoint{{RotationID: "r", Source: "s", Pass: "p", Segment: 3, Rev: 1}},
+		},
 		"lease": {
 			"LEASE#k", "a",
 			func(ctx context.Context, _ *ddb.Store, l *ddb.Leases) error {
