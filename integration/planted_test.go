@@ -105,7 +105,7 @@ var plantedBugs = []planted{
 		"if r.Mode != kek.Emergency || row.Whole {", "if true {",
 	}}, function: "rewrap", at: "Table.Replace", input: `{"mode":"emergency","reason":"planted"}`},
 	{Bug: plant.Bug{Name: "retire without the second scan", File: "rotation/retire.go", With: []string{
-		"confirmed, err = s.confirm(ctx, v, r)", "confirmed.Done = true",
+		"confirmed, err = s.confirm(ctx, v, r)", "confirmed = SweepOutput{Done: true, read: s.Now()}",
 	}}, function: "retire", at: "Store.Apply old_kek_retired"},
 	{Bug: plant.Bug{Name: "disable before the registry", File: "rotation/retire.go", With: []string{
 		"v, err = s.transitionAll(ctx, \"retire\", id, func", "if err := s.Keys.Disable(ctx, r.OldKEK); err != nil {\n\t\treturn RetireOutput{}, unavailable(\"KMS DisableKey\", err)\n\t}\n\tv, err = s.transitionAll(ctx, \"retire\", id, func",
