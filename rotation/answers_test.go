@@ -2,6 +2,7 @@ package rotation_test
 
 import (
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/matter-ops/kms-rotation/internal/memstore"
@@ -98,16 +99,18 @@ func TestGenesisIsRecorded(t *testing.T) {
 func TestCheckpointUnread(t *testing.T) {
 	s := newSite(t)
 	s.advance(spring, rotation.ExecutionInput{}, kek.Drained)
-	saved := false
+	var saved atomic.Bool
 	s.world.SetHook(func(op string, _ ...any) (bool, error) {
-		saved = saved || op == "Store.SaveCheckpoint"
-		if saved && op == "Store.LoadCheckpoint" {
+		if op == "Store.SaveCheckpoint" {
+			saved.Store(true)
+		}
+		if saved.Load() && op == "Store.LoadCheckpoint" {
 			return false, errPlanted
 		}
 		return true, nil
 	})
 	_, err := s.Rewrap(t.Context(), rotation.RewrapInput{RotationID: spring, Source: "orders"})
-	if wantKind(t, err, rotation.Transient); !saved {
+	if wantKind(t, err, rotation.Transient); !saved.Load() {
 		t.Error("no checkpoint was saved")
 	}
 	s.world.SetHook(nil)
