@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -66,16 +67,16 @@ func TestResumeRestartsTheConfirmation(t *testing.T) {
 		if s.clock.pass(time.Minute); resumed {
 			s.resume()
 		}
-		scans := 0
+		var scans atomic.Int64
 		s.world.SetHook(func(op string, args ...any) (bool, error) {
 			if op == "Table.Scan" {
-				scans++
+				scans.Add(1)
 			}
 			return w.hook(op, args...)
 		})
 		s.must(s.retire(spring))
-		if s.world.SetHook(nil); (scans == 6) != resumed || (scans == 0) == resumed {
-			t.Errorf("resumed %t: %d pages were read", resumed, scans)
+		if s.world.SetHook(nil); (scans.Load() == 6) != resumed || (scans.Load() == 0) == resumed {
+			t.Errorf("resumed %t: %d pages were read", resumed, scans.Load())
 		}
 	}
 }

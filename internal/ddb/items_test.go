@@ -651,7 +651,7 @@ func TestActionsNamed(t *testing.T) {
 func TestCursorsRefused(t *testing.T) {
 	for text, ok := range map[string]bool{
 		`{"id":{"S":"a"}}`: true, `{"id":{"S":"a","X":1}}`: false, `{"id":{"S":"a"}}{}`: false, `{"id":{"S":"a"}} x`: false,
-		`{"id":{"S":"a"},"n":{"N":"1"}}`: false, `{"id":{"S":1}}`: false, `{}`: false, ``: false,
+		`{"id":{"S":"a"},"n":{"N":"1"}}`: false, `{"id":{"S":1}}`: false, `{"id":{"S":"a","N":1}}`: false, `{}`: false, ``: false,
 	} {
 		got, err := decodeCursor(base64.RawURLEncoding.EncodeToString([]byte(text)), cursorKeys[0])
 		if text == "" {
