@@ -2,6 +2,7 @@ package sim
 
 import (
 	"context"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -194,7 +195,7 @@ func (d *stepsDB) sealing(id kek.ID) {
 	all, err := d.plain.Rotations(ctx)
 	d.r.must(err)
 	for _, rot := range all {
-		if rot.OldKEK == id && rot.Mode == kek.Emergency {
+		if slices.Contains(rot.Olds, id) && rot.Mode == kek.Emergency {
 			return
 		}
 	}
