@@ -60,6 +60,7 @@ type Report struct {
 	TailAge   time.Duration `json:"tail_age_ns"`           // of the oldest record not anchored
 	Findings  []Finding     `json:"findings"`
 	More      int           `json:"more_findings,omitempty"` // beyond those listed
+	Strays    int           `json:"stray_objects,omitempty"` // how many of all these are StrayObject
 	Unchecked []string      `json:"unchecked,omitempty"`     // what the copy cannot show
 }
 
@@ -122,6 +123,9 @@ type verifier struct {
 
 func (v *verifier) find(k Kind, object, format string, args ...any) {
 	v.changed = v.changed || k.Tampering()
+	if k == StrayObject {
+		v.report.Strays++
+	}
 	if len(v.report.Findings) >= maxFindings {
 		v.report.More++
 		return

@@ -56,13 +56,14 @@ func (v View) frozen() []Source {
 }
 
 // RemoveSource takes a source out of the registry, with its table's mark (spec:
-// RemoveSource); on condition that there still is none, if there was none. A rotation that runs keeps it frozen; before its switch the removal
-// is refused with [ErrLocked].
+// RemoveSource). Where there is no mark, it is a condition that there still is none. A
+// rotation that runs keeps the source frozen; before its switch the removal is refused
+// with [ErrLocked].
 func (v View) RemoveSource(name string, now time.Time) (Change, error) {
 	for _, s := range v.Sources {
 		if s.Name == name {
 			m := RegistryMove{Before: v.Registry, Remove: name, Absent: s.Place}
-			if v.marked(s.Place) {
+			if v.Marked(s.Place) {
 				m.Forget, m.Absent = s.Place, ""
 			}
 			return v.withRotation(m, "source_removed", now, nil)
@@ -71,7 +72,8 @@ func (v View) RemoveSource(name string, now time.Time) (Change, error) {
 	return Change{}, ErrDone
 }
 
-func (v View) marked(table string) bool {
+// Marked reports whether a writer has left its mark of a table.
+func (v View) Marked(table string) bool {
 	return slices.ContainsFunc(v.Marks, func(m Mark) bool { return m.Table == table })
 }
 

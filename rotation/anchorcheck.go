@@ -140,16 +140,18 @@ func (s *Steps) VerifyAnchored(ctx context.Context) (audit.Report, error) {
 }
 
 // withoutLitter is the report as it would be without the objects in the bucket that are
-// neither records nor anchors. Every other object was looked at all the same.
+// neither records nor anchors. Every other object was looked at all the same. If findings
+// of other kinds are not listed, the report is left as it is.
 func withoutLitter(r audit.Report) audit.Report {
-	if r.Result != audit.Tampered || r.More > 0 { // what more there is nobody has seen
+	kept := slices.DeleteFunc(slices.Clone(r.Findings), func(f audit.Finding) bool { return f.Kind == audit.StrayObject })
+	if r.Result != audit.Tampered || len(r.Findings)+r.More-r.Strays > len(kept) {
 		return r
 	}
-	r.Findings = slices.DeleteFunc(slices.Clone(r.Findings), func(f audit.Finding) bool { return f.Kind == audit.StrayObject })
+	r.Findings, r.More, r.Strays = kept, 0, 0
 	switch {
-	case len(r.Findings) == 0:
+	case len(kept) == 0:
 		r.Result = audit.Green
-	case !slices.ContainsFunc(r.Findings, func(f audit.Finding) bool { return f.Kind.Tampering() }):
+	case !slices.ContainsFunc(kept, func(f audit.Finding) bool { return f.Kind.Tampering() }):
 		r.Result = audit.Unproven
 	}
 	return r
@@ -157,12 +159,11 @@ func withoutLitter(r audit.Report) audit.Report {
 
 // litter names what withoutLitter leaves out; "" for nothing.
 func litter(r audit.Report) string {
-	n := len(r.Findings) - len(withoutLitter(r).Findings)
-	if n == 0 {
+	i := slices.IndexFunc(r.Findings, func(f audit.Finding) bool { return f.Kind == audit.StrayObject })
+	if i < 0 {
 		return ""
 	}
-	i := slices.IndexFunc(r.Findings, func(f audit.Finding) bool { return f.Kind == audit.StrayObject })
-	return audit.Visible(fmt.Sprintf("%d objects are no part of the chain, the first %s", n, r.Findings[i].Object))
+	return audit.Visible(fmt.Sprintf("%d objects are not of the chain, the first %s", r.Strays, r.Findings[i].Object))
 }
 
 // AuditVerdict is nil for a green report, else the error that names the first

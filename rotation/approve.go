@@ -275,7 +275,7 @@ func person(arn string) string {
 	}
 	role, session, _ := strings.Cut(rest, "/")
 	if strings.HasPrefix(role, ssoRole) {
-		return before + " user " + session
+		return "user " + session
 	}
 	return before + " role " + role
 }

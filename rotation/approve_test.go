@@ -237,6 +237,7 @@ func TestSamePerson(t *testing.T) {
 		{alice, role + "AWSReservedSSO_admin_89abcdef01234567/alice", true}, // Identity Center names the user, under whatever role
 		{role + "ops/alice", role + "ops/bob", true},                        // who assumes a role chooses the session's name
 		{role + "ops/alice", alice, false},
+		{alice, "arn:aws:sts::999999999999:assumed-role/AWSReservedSSO_admin_89abcdef01234567/alice", true}, // and in whatever account
 		{"arn:aws:sts::123456789012:assumed-role/ops/alice", "arn:aws:sts::999999999999:assumed-role/ops/alice", false},
 		{role + "ops/botocore-session-1", role + "ops/botocore-session-2", true},
 		{role + "ops/botocore-session-1", role + "admin/botocore-session-2", false},

@@ -3,6 +3,7 @@ package rotation
 import (
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/matter-ops/kms-rotation/audit"
 )
@@ -75,7 +76,7 @@ func (e *Error) Error() string {
 	if e.Next != "" {
 		s += fmt.Sprintf(" (next: %s)", e.Next)
 	}
-	return audit.Visible(s) // rows, keys and reasons in it are others' words
+	return audit.Visible(strings.ReplaceAll(s, "\n", "; ")) // rows, keys and reasons in it are others' words
 }
 
 // Unwrap returns the cause.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 
 	"github.com/matter-ops/kms-rotation/audit"
 	"github.com/matter-ops/kms-rotation/kek"
@@ -104,25 +103,24 @@ func (s *Steps) RemoveSource(ctx context.Context, name, force string) error {
 		return err
 	}
 	body := map[string]string{"source": name}
-	fresh := func(kek.View) bool { return false } // a mark that was not there before the items were read
+	unmarked := "" // the table, if its items are read and nobody had left a mark of it before
 	for _, def := range v.Sources {
 		if def.Name != name {
 			continue
 		}
-		marked := func(m kek.Mark) bool { return m.Table == def.Place }
-		if force == "" && !slices.ContainsFunc(v.Marks, marked) {
-			fresh = func(v kek.View) bool { return slices.ContainsFunc(v.Marks, marked) }
-		}
 		if force != "" {
 			body["forced"] = force
 			continue
+		}
+		if !v.Marked(def.Place) {
+			unmarked = def.Place
 		}
 		if err := s.checkUnused(ctx, v, def); err != nil {
 			return err
 		}
 	}
 	_, err = s.register(ctx, func(v kek.View) (kek.Change, error) {
-		if fresh(v) {
+		if unmarked != "" && v.Marked(unmarked) {
 			return kek.Change{}, fmt.Errorf("%w: a process has begun to write into the table", kek.ErrChanged)
 		}
 		return v.RemoveSource(name, s.Now())

@@ -152,6 +152,12 @@ func (s *Steps) event(step string, c kek.Change, extra map[string]string) audit.
 			"old_kek_id", string(r.OldKEK), "new_kek_id", string(r.NewKEK), "execution", r.Execution, "error", r.Err,
 			"requested_by", r.Requester, "drill", r.Drill)
 	}
+	if c.Lock == kek.LockTakeOver {
+		put(ev.Body, "ended", c.From)
+		if c.Ends != nil { // else its record is lost
+			put(ev.Body, "ended_at", string(c.Ends.Before.Phase), "ended_as", string(c.Ends.After.Phase))
+		}
+	}
 	if c.Pointer != nil {
 		put(ev.Body, "pointer", string(c.Pointer.After.KEKID), "epoch", fmt.Sprint(c.Pointer.After.Epoch))
 	}
@@ -205,9 +211,6 @@ func (s *Steps) publish(ctx context.Context) error {
 // early refuses a step that is called before its turn. What such a call did not
 // look at it must not conclude from, though its turn may come before it writes.
 func early(r kek.Rotation, to kek.Phase) error {
-	if r.Phase == kek.Superseded {
-		return superseded(r)
-	}
 	return refusal(&kek.IllegalTransition{What: "rotation " + r.ID, From: string(r.Phase), To: string(to)})
 }
 
@@ -216,7 +219,7 @@ func superseded(r kek.Rotation) error {
 }
 
 // ended says of a step that failed because an emergency has ended its rotation meanwhile
-// that this is why: what it met, such as a key that is disabled, is nobody's business.
+// that this is why: what it met, such as a key that is disabled, needs nobody's work.
 func (s *Steps) ended(ctx context.Context, id string, err error) error {
 	var typed *Error
 	if !errors.As(err, &typed) || typed.Kind == Transient || typed.Kind == Superseded {

@@ -94,6 +94,9 @@ func TestTakeOverOfWhatHalted(t *testing.T) {
 	if o := d.record(spring); o.Phase != kek.Superseded || o.EndedBy != stolen {
 		t.Errorf("the other is %+v", o)
 	}
+	if b := d.body("emergency_took_over"); b["ended"] != spring || b["ended_at"] != "drained" || b["ended_as"] != "superseded" {
+		t.Errorf("the record says %v", b)
+	}
 	run.Redrive() // a person who has not heard of the emergency
 	if run.Final != "Superseded" {
 		t.Errorf("redriven it ended in %s: %v", run.Final, run.Failure)

@@ -117,7 +117,7 @@ func (r *run) marked() bool {
 	v, err := r.store.LoadAll(ctx, "")
 	r.must(err)
 	r.mine = was
-	return slices.ContainsFunc(v.Marks, func(m kek.Mark) bool { return m.Table == lateTable })
+	return v.Marked(lateTable)
 }
 
 // added puts a row into the late table as soon as that is a source, as if it had been
