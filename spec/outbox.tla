@@ -4,15 +4,21 @@
 (* object in the bucket (rotation.Registry.Apply, Steps.publish,           *)
 (* rotation.Outbox, rotation.Vault; package audit).                        *)
 (*                                                                         *)
-(* An event is a number: the i-th change that was made. A record is        *)
-(* [seq, ev]: the place in the chain and the event that it tells of. The   *)
-(* bucket maps an object key, which is the seq, to a record.               *)
+(* An event is a number: the i-th change that was made; 0 is the beginning *)
+(* of a generation. An object is [gen, seq, ev]: its key, which is the     *)
+(* generation and the place in the chain, and the event that it tells of.  *)
+(* Others may write into the bucket too, at any key that they know of: a   *)
+(* person, a compromised function, or these steps themselves before the    *)
+(* control table was set back to an earlier time. Their objects are        *)
+(* Foreign. Where one is in the way, the chain goes on in a new            *)
+(* generation, whose keys nobody knew before.                              *)
 (***************************************************************************)
 EXTENDS Naturals, Sequences, FiniteSets, TLC
 
 CONSTANTS
   MaxEvent,   \* how many changes are made
   Publisher,  \* steps that publish, at once and again
+  MaxForeign, \* how many objects others put
   Off         \* names of mechanisms taken away; {} is the code as it is
 
 On(mechanism) == mechanism \notin Off
@@ -20,97 +26,118 @@ On(mechanism) == mechanism \notin Off
 VARIABLES
   made,     \* changes made in the control table
   outbox,   \* the outbox: a sequence of events; the place is the seq
+  from,     \* where each generation begins (AUDIT_HEAD.generations): a sequence of seqs
   marked,   \* published up to here (AUDIT_HEAD.published_seq)
-  bucket,   \* what is stored: a set of [seq, ev]
+  bucket,   \* what is stored: a set of [gen, seq, ev]
   pub,      \* publishers: the records in hand, and how far each has put them
   done      \* events whose step has returned success
 
-vars == <<made, outbox, marked, bucket, pub, done>>
+vars == <<made, outbox, from, marked, bucket, pub, done>>
 
-Resting == [pc |-> "idle", todo |-> {}, mark |-> 0]
+Foreign == MaxEvent + 1
+Resting == [pc |-> "idle", todo |-> {}, mark |-> 0, gens |-> 0]
 
 Init ==
-  /\ made = 0 /\ outbox = <<>> /\ marked = 0 /\ bucket = {} /\ done = {}
+  /\ made = 0 /\ outbox = <<>> /\ from = <<1>> /\ marked = 0 /\ bucket = {} /\ done = {}
   /\ pub = [p \in Publisher |-> Resting]
 
 Recorded(ev) == \E i \in 1 .. Len(outbox) : outbox[i] = ev
-Stored(seq)  == \E b \in bucket : b.seq = seq
+Gen(seq)     == Cardinality({g \in DOMAIN from : from[g] <= seq})
+Taken(r)     == \E b \in bucket : b.gen = r.gen /\ b.seq = r.seq
+Line         == {b \in bucket : b.gen = Gen(b.seq) /\ b.ev # Foreign}     \* the chain, as far as it is stored
 Last == IF bucket = {} THEN 0 ELSE CHOOSE m \in {b.seq : b \in bucket} : \A b \in bucket : b.seq <= m
 
 Apply ==                \* Registry.Apply: the change and its record, seq and prev, in one transaction
   /\ made < MaxEvent
   /\ made' = made + 1
   /\ outbox' = IF On("in-transaction") THEN Append(outbox, made + 1) ELSE outbox
-  /\ UNCHANGED <<marked, bucket, pub, done>>
+  /\ UNCHANGED <<from, marked, bucket, pub, done>>
 
 RecordLater(ev) ==      \* taken away: the record is a write of its own, which may never come
   /\ ~On("in-transaction") /\ ev <= made /\ ~Recorded(ev)
   /\ outbox' = Append(outbox, ev)
-  /\ UNCHANGED <<made, marked, bucket, pub, done>>
+  /\ UNCHANGED <<made, from, marked, bucket, pub, done>>
+
+Plant(r) ==             \* somebody else writes an object, at a key that is free
+  /\ Cardinality({b \in bucket : b.ev = Foreign}) < MaxForeign /\ ~Taken(r)
+  /\ bucket' = bucket \cup {r}
+  /\ UNCHANGED <<made, outbox, from, marked, pub, done>>
 
 Read(p) ==              \* Outbox.Unpublished: every record past the mark
   /\ pub[p].pc = "idle" /\ marked < Len(outbox)
-  /\ pub' = [pub EXCEPT ![p] = [pc |-> "putting", mark |-> Len(outbox),
-       todo |-> {[seq |-> IF On("seq-in-transaction") THEN i ELSE Last + i - marked, ev |-> outbox[i]] :
+  /\ pub' = [pub EXCEPT ![p] = [pc |-> "putting", mark |-> Len(outbox), gens |-> Len(from),
+       todo |-> {[gen |-> Gen(i), seq |-> IF On("seq-in-transaction") THEN i ELSE Last + i - marked, ev |-> outbox[i]] :
                  i \in marked + 1 .. Len(outbox)}]]
-  /\ UNCHANGED <<made, outbox, marked, bucket, done>>
+  /\ UNCHANGED <<made, outbox, from, marked, bucket, done>>
 
 Put(p, r) ==            \* Vault.Put with If-None-Match: the same bytes again are no error, others halt
   /\ pub[p].pc = "putting" /\ r \in pub[p].todo
   /\ \A o \in pub[p].todo : r.seq <= o.seq          \* oldest first
-  /\ IF On("write-once") /\ Stored(r.seq) /\ r \notin bucket
-       THEN /\ pub' = [pub EXCEPT ![p] = IF On("seq-in-transaction") THEN [@ EXCEPT !.pc = "halted"] ELSE Resting]
+  /\ IF On("write-once") /\ Taken(r) /\ r \notin bucket
+       THEN /\ pub' = [pub EXCEPT ![p] = IF On("seq-in-transaction") THEN [@ EXCEPT !.pc = "halted", !.todo = {r}] ELSE Resting]
             /\ UNCHANGED bucket
        ELSE /\ bucket' = bucket \cup {r}            \* without the condition the older one is shadowed
             /\ pub' = [pub EXCEPT ![p].todo = @ \ {r}]
-  /\ UNCHANGED <<made, outbox, marked, done>>
+  /\ UNCHANGED <<made, outbox, from, marked, done>>
+
+Begin(p, r) ==          \* Outbox.Begin: a generation begins with the record that met another object, if none has meanwhile
+  /\ On("generations") /\ pub[p].pc = "halted" /\ r \in pub[p].todo
+  /\ IF On("begin-on-condition") => Len(from) = pub[p].gens
+       THEN from' = Append(from, r.seq) /\ outbox' = Append(outbox, 0)
+       ELSE UNCHANGED <<from, outbox>>
+  /\ pub' = [pub EXCEPT ![p] = Resting]
+  /\ UNCHANGED <<made, marked, bucket, done>>
 
 Mark(p) ==              \* Outbox.MarkPublished: never back, and not before everything is put
   /\ pub[p].pc = "putting" /\ (On("put-before-mark") => pub[p].todo = {})
   /\ marked' = IF pub[p].mark > marked THEN pub[p].mark ELSE marked
   /\ pub' = [pub EXCEPT ![p] = Resting]
-  /\ UNCHANGED <<made, outbox, bucket, done>>
+  /\ UNCHANGED <<made, outbox, from, bucket, done>>
 
 Crash(p) ==             \* between any two effects
   /\ pub[p].pc # "idle"
   /\ pub' = [pub EXCEPT ![p] = Resting]
-  /\ UNCHANGED <<made, outbox, marked, bucket, done>>
+  /\ UNCHANGED <<made, outbox, from, marked, bucket, done>>
 
 Return(ev) ==           \* Steps.transition: finds its change made, and nothing left to publish
   /\ ev <= made /\ ev \notin done
-  /\ On("publish-before-done") => marked >= ev
+  /\ On("publish-before-done") => \E i \in 1 .. marked : outbox[i] = ev
   /\ done' = done \cup {ev}
-  /\ UNCHANGED <<made, outbox, marked, bucket, pub>>
+  /\ UNCHANGED <<made, outbox, from, marked, bucket, pub>>
 
 Next == \/ Apply
         \/ \E ev \in 1 .. MaxEvent : RecordLater(ev) \/ Return(ev)
-        \/ \E p \in Publisher : Read(p) \/ Mark(p) \/ Crash(p) \/ \E r \in pub[p].todo : Put(p, r)
+        \/ \E g \in DOMAIN from, i \in 1 .. Len(outbox) + 1 : Plant([gen |-> g, seq |-> i, ev |-> Foreign])
+        \/ \E p \in Publisher : Read(p) \/ Mark(p) \/ Crash(p) \/ \E r \in pub[p].todo : Put(p, r) \/ Begin(p, r)
 
 Spec == Init /\ [][Next]_vars
 FairSpec ==             \* a publisher that is retried does not crash for ever
   /\ Spec /\ \A p \in Publisher : WF_vars(Read(p)) /\ SF_vars(Mark(p))
-              /\ \A i \in 1 .. MaxEvent : SF_vars(\E r \in pub[p].todo : r.seq = i /\ Put(p, r))
+              /\ SF_vars(\E r \in pub[p].todo : Begin(p, r))
+              /\ \A i \in 1 .. MaxEvent + MaxForeign : SF_vars(\E r \in pub[p].todo : r.seq = i /\ Put(p, r))
 
-AuditLinear ==          \* one record per sequence number
-  \A a, b \in bucket : a.seq = b.seq => a = b
+AuditLinear ==          \* one object per key
+  \A a, b \in bucket : a.gen = b.gen /\ a.seq = b.seq => a = b
 
 AuditOnceInOrder ==     \* every change once, in the order in which they were made
-  \A a, b \in bucket : /\ a.ev = b.ev => a = b
+  LET own == {b \in Line : b.ev > 0}
+  IN \A a, b \in own : /\ a.ev = b.ev => a = b
                        /\ a.seq < b.seq => a.ev < b.ev
 
-EveryEffectRecorded ==  \* no change without its record
-  \A ev \in 1 .. made : Recorded(ev)
+EveryEffectRecorded ==  \* no change without its record, no generation either
+  /\ \A ev \in 1 .. made : Recorded(ev)
+  /\ Len(from) = 1 + Cardinality({i \in DOMAIN outbox : outbox[i] = 0})
 
-MarkedIsStored ==       \* what is marked published is in the bucket
-  \A i \in 1 .. marked : \E b \in bucket : b.ev = outbox[i]
+MarkedIsStored ==       \* what is marked published is in the bucket, where the chain has its place
+  \A i \in 1 .. marked : [gen |-> Gen(i), seq |-> i, ev |-> outbox[i]] \in bucket
 
 DoneIsStored ==         \* a step that returned has its record in the bucket
-  \A ev \in done : \E b \in bucket : b.ev = ev
+  \A ev \in done : \E b \in Line : b.ev = ev
 
 WrittenOnce  == [][bucket \subseteq bucket']_bucket
 MarkMonotone == [][marked' >= marked]_marked
 
-AllStored == \A ev \in 1 .. MaxEvent : made >= ev ~> \E b \in bucket : b.ev = ev
+AllStored == \A ev \in 1 .. MaxEvent : made >= ev ~> \E b \in Line : b.ev = ev
 
 Sym == Permutations(Publisher)
 ===============================================================================

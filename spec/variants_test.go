@@ -54,7 +54,7 @@ var models = map[string]model{
 		symmetry:   "Sym",
 	},
 	"outbox": {
-		base:       map[string]string{"MaxEvent": "3", "Publisher": "{p1, p2}"},
+		base:       map[string]string{"MaxEvent": "3", "Publisher": "{p1, p2}", "MaxForeign": "0"},
 		invariants: []string{"AuditLinear", "AuditOnceInOrder", "EveryEffectRecorded", "MarkedIsStored", "DoneIsStored"},
 		properties: []string{"WrittenOnce", "MarkMonotone"},
 		liveness:   []string{"AllStored"},
@@ -209,6 +209,10 @@ var variants = []variant{
 
 	// The audit chain's outbox.
 	{name: "ok_outbox", module: "outbox", want: tlc.Holds, says: "publishers that crash, pause and repeat"},
+	{name: "ok_outbox_foreign", module: "outbox", set: set("MaxEvent", "2", "MaxForeign", "2"), want: tlc.Holds, says: "others write into the bucket: the chain goes on in a new generation"},
+	{name: "live_outbox_foreign", module: "outbox", set: set("MaxEvent", "2", "Publisher", "{p1}", "MaxForeign", "2"), live: "FairSpec", want: tlc.Holds, says: "nothing that others write keeps a record out of it"},
+	{name: "live_outbox_blocked", module: "outbox", set: set("MaxEvent", "2", "Publisher", "{p1}", "MaxForeign", "1"), off: []string{"generations"}, live: "FairSpec", want: tlc.Temporal, says: "without generations one object stops the chain for ever"},
+	{name: "cx_outbox_begun_twice", module: "outbox", set: set("MaxEvent", "2", "MaxForeign", "1"), off: []string{"begin-on-condition"}, want: "MarkedIsStored", says: "two publishers that met one object both begin a generation"},
 	{name: "live_outbox", module: "outbox", set: set("Publisher", "{p1}"), live: "FairSpec", want: tlc.Holds, says: "every record gets into the bucket"},
 	{name: "cx_outbox_after_commit", module: "outbox", off: []string{"in-transaction"}, want: "EveryEffectRecorded", says: "a record written after the effect, not with it"},
 	{name: "cx_outbox_overwrite", module: "outbox", off: []string{"write-once", "seq-in-transaction"}, instead: []string{"AuditLinear"}, want: "AuditLinear", says: "plain puts numbered by listing the bucket"},

@@ -105,12 +105,12 @@ func (r *Recorder) event(op string, result any, args []any) Event {
 	switch op {
 	case "Store.Apply":
 		return r.change(result.(int64), args[0].(kek.Change), args[1].(audit.Event))
-	case "Store.Record":
-		return Event{Effect: op, Event: args[0].(audit.Event).Type, Seq: result.(int64)}
+	case "Store.Record", "Store.Begin":
+		return Event{Effect: "Store.Record", Event: args[0].(audit.Event).Type, Seq: result.(int64)}
 	case "Store.MarkPublished":
 		return Event{Effect: op, Seq: args[0].(int64)}
 	case "Vault.Put":
-		return Event{Effect: op, Seq: args[0].(audit.Entry).Record.Seq}
+		return Event{Effect: op, Seq: args[1].(audit.Entry).Record.Seq}
 	case "KMS.Create":
 		return Event{Effect: op, Rotation: args[0].(string), Attempt: args[1].(int), KEK: string(result.(kek.ID))}
 	case "KMS.Claim":
