@@ -20,8 +20,8 @@ func (v *verifier) anchors(ctx context.Context, objects map[int64]ObjectVersion)
 	v.digests, v.logs = map[int64]string{}, map[string]*logSeen{}
 	prev := AnchorGenesis(v.Chain)
 	linked := true // prev is the anchor right before
-	return v.walk(ctx, objects, MissingAnchor, AnchorKey, func(n int64, o Object, afterGap bool) {
-		key := AnchorKey(v.Chain, n)
+	return v.walk(ctx, objects, MissingAnchor, v.anchorAt, func(n int64, o Object, afterGap bool) {
+		key := v.anchorAt(n)
 		linked = linked && !afterGap
 		a, at, err := readAnchor(o.Bytes)
 		if err != nil {
@@ -84,8 +84,9 @@ func (v *verifier) checkAnchor(key string, a Anchor, at time.Time) {
 		v.checkLog(key, checkpoint, a.Proof.Index)
 	}
 	switch l, ok := v.record(s.Seq); {
+	case v.forgotten[Head{s.Seq, s.Head}]: // of what the control table has forgotten
 	case s.Seq > v.report.Records:
-		v.find(MissingRecord, ObjectKey(v.Chain, s.Seq), "anchor %d covers record %d, the bucket ends at record %d", s.N, s.Seq, v.report.Records)
+		v.find(MissingRecord, v.recordAt(s.Seq), "anchor %d covers record %d, the bucket ends at record %d", s.N, s.Seq, v.report.Records)
 	case s.Seq < v.report.Anchored:
 		v.find(UnlinkedAnchor, key, "it covers record %d, an earlier one covers record %d", s.Seq, v.report.Anchored)
 	case ok && l.hash != s.Head:
@@ -113,7 +114,9 @@ func (v *verifier) checkLog(key string, c Checkpoint, index int64) {
 func (v *verifier) accept(a Anchor, digest string, at time.Time) {
 	s := a.Signed.Statement
 	v.report.Anchors++
-	v.report.Anchored, v.report.AnchorAt = s.Seq, at
+	if !v.forgotten[Head{s.Seq, s.Head}] {
+		v.report.Anchored, v.report.AnchorAt = s.Seq, at
+	}
 	v.report.Last = &Known{N: s.N, Digest: digest}
 	v.report.LogIndex = a.Proof.Index
 	v.report.Log = a.Proof.Origin()

@@ -30,18 +30,22 @@ const (
 	SplitLog         Kind = "split_log"           // the log signed two trees of one size
 	AnchoredOther    Kind = "anchored_other"      // the public log holds another chain
 	Rollback         Kind = "rollback"            // an anchor that is known from before is not there
+	SplitChain       Kind = "split_chain"         // two generations follow one
+	NamedOther       Kind = "named_other"         // what a record says of a generation is not so
 
 	LogUnknown  Kind = "log_not_trusted" // the trust list does not name the log
 	NoRecords   Kind = "no_records"      // nothing is there
 	NotAnchored Kind = "not_anchored"    // no anchor proves anything
 	TailTooOld  Kind = "tail_too_old"    // records have waited too long for an anchor
+
+	GenerationUnproven Kind = "generation_not_anchored" // only an unanchored record says where the chain goes on
 )
 
 // Tampering reports whether a finding shows tampering; else it only leaves the chain
 // unproven.
 func (k Kind) Tampering() bool {
 	switch k {
-	case LogUnknown, NoRecords, NotAnchored, TailTooOld:
+	case LogUnknown, NoRecords, NotAnchored, TailTooOld, GenerationUnproven:
 		return false
 	default:
 		return true

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
+	"path"
 	"slices"
 	"strconv"
 	"strings"
@@ -14,14 +15,14 @@ import (
 )
 
 // inventory is what the bucket holds: of each record and each anchor the oldest
-// version, by number.
+// version, by generation and number.
 type inventory struct {
-	records, anchors map[int64]ObjectVersion
+	records, anchors map[string]map[int64]ObjectVersion
 }
 
 // takeInventory lists the bucket and finds whatever is there that should not be.
 func (v *verifier) takeInventory(ctx context.Context) (inventory, error) {
-	inv := inventory{map[int64]ObjectVersion{}, map[int64]ObjectVersion{}}
+	inv := inventory{map[string]map[int64]ObjectVersion{}, map[string]map[int64]ObjectVersion{}}
 	versions, err := v.bucket.Versions(ctx)
 	if err != nil {
 		return inv, err
@@ -73,18 +74,27 @@ func on(t time.Time) string {
 
 // place is where an object belongs and its number there.
 func (v *verifier) place(inv inventory, key string) (map[int64]ObjectVersion, int64, bool) {
-	digits := strings.TrimSuffix(key[strings.LastIndexByte(key, '/')+1:], ".json")
-	n, err := strconv.ParseInt(digits, 10, 64)
-	switch {
-	case err != nil || n < 1:
+	dir, name := path.Split(key)
+	n, err := strconv.ParseInt(strings.TrimSuffix(name, ".json"), 10, 64)
+	if err != nil || n < 1 {
 		return nil, 0, false
-	case key == ObjectKey(v.Chain, n):
-		return inv.records, n, true
-	case key == AnchorKey(v.Chain, n):
-		return inv.anchors, n, true
+	}
+	id := path.Base(dir)
+	if !generationID.MatchString(id) {
+		id = ""
+	}
+	all := inv.records
+	switch key {
+	case recordKey(v.Chain, id, n):
+	case anchorKey(v.Chain, id, n):
+		all = inv.anchors
 	default:
 		return nil, 0, false
 	}
+	if all[id] == nil {
+		all[id] = map[int64]ObjectVersion{}
+	}
+	return all[id], n, true
 }
 
 // link is a record as the anchors and the head see it.
@@ -108,10 +118,10 @@ func (v *verifier) record(seq int64) (link, bool) {
 func (v *verifier) records(ctx context.Context, objects map[int64]ObjectVersion) error {
 	head := Genesis(v.Chain)
 	linked := true // head is the record right before
-	return v.walk(ctx, objects, MissingRecord, ObjectKey, func(seq int64, o Object, afterGap bool) {
+	return v.walk(ctx, objects, MissingRecord, v.recordAt, func(seq int64, o Object, afterGap bool) {
 		v.report.Records, v.report.HeadHash = seq, ""
 		linked = linked && !afterGap
-		key := ObjectKey(v.Chain, seq)
+		key := v.recordAt(seq)
 		e, at, err := readRecord(o.Bytes)
 		if err != nil {
 			v.find(UnreadableRecord, key, "%v", err)
@@ -126,6 +136,9 @@ func (v *verifier) records(ctx context.Context, objects map[int64]ObjectVersion)
 			v.find(UnlinkedRecord, key, "%v", err)
 		}
 		v.links = append(v.links, link{seq, e.Hash, at})
+		if b, ok := ParseBegun(e.Record); ok && !slices.ContainsFunc(v.begins[b.Of], func(o Begun) bool { return o.ID == b.ID }) {
+			v.begins[b.Of] = append(v.begins[b.Of], b)
+		}
 		v.report.HeadHash = e.Hash
 		head, linked = Head{Seq: seq, Hash: e.Hash}, true
 	})
@@ -156,18 +169,18 @@ func (v *verifier) checkLock(key string, o Object, at time.Time) {
 // walk visits the objects in order. A gap before one, from number 1 on, is one
 // finding.
 func (v *verifier) walk(ctx context.Context, objects map[int64]ObjectVersion, missing Kind,
-	key func(chain string, n int64) string, visit func(n int64, o Object, afterGap bool),
+	key func(n int64) string, visit func(n int64, o Object, afterGap bool),
 ) error {
 	next := int64(1)
 	gone := false
 	return v.readAll(ctx, objects, func(n int64, o Object, err error) error {
 		if n > next {
-			v.find(missing, key(v.Chain, next), "%s", gap(next, n-1))
+			v.find(missing, key(next), "%s", gap(next, n-1))
 			gone = true
 		}
 		next = n + 1
 		if errors.Is(err, fs.ErrNotExist) {
-			v.find(missing, key(v.Chain, n), "it is listed and not there")
+			v.find(missing, key(n), "it is listed and not there")
 			gone = true
 			return nil
 		}

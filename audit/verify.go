@@ -17,13 +17,14 @@ const maxFindings = 200
 
 // Policy is what a verifier demands of a chain.
 type Policy struct {
-	Chain     string
-	Trust     Trust
-	Retention time.Duration // least Object Lock of an object, from its own time on; 0: any
-	MaxTail   time.Duration // how long a record may wait for its anchor
-	Head      *Head         // the control table's head, read before the bucket; nil: not compared
-	Known     []Known       // anchors seen before, against a rollback
-	Now       time.Time
+	Chain       string
+	Trust       Trust
+	Retention   time.Duration // least Object Lock of an object, from its own time on; 0: any
+	MaxTail     time.Duration // how long a record may wait for its anchor
+	Head        *Head         // the control table's head, read before the bucket; nil: not compared
+	Generations Generations   // with Head: those of records, as the control table has them
+	Known       []Known       // anchors seen before, against a rollback
+	Now         time.Time
 }
 
 // Known is an anchor that a verifier remembers from before.
@@ -47,21 +48,22 @@ func (k Known) String() string { return fmt.Sprintf("%d:%s", k.N, k.Digest) }
 
 // Report is the outcome of a verification.
 type Report struct {
-	Result    Result        `json:"result"`
-	Chain     string        `json:"chain"`
-	Records   int64         `json:"records"` // sequence number of the last one
-	HeadHash  string        `json:"head_hash"`
-	Anchors   int64         `json:"anchors"`               // anchors that verify
-	Anchored  int64         `json:"anchored_seq"`          // last record that one covers
-	Last      *Known        `json:"last_anchor,omitempty"` // the last that verifies
-	Log       string        `json:"log,omitempty"`         // its log's origin
-	LogIndex  int64         `json:"log_index"`             // its entry there; -1: none
-	AnchorAt  time.Time     `json:"anchored_at,omitzero"`  // the signer's claim
-	TailAge   time.Duration `json:"tail_age_ns"`           // of the oldest record not anchored
-	Findings  []Finding     `json:"findings"`
-	More      int           `json:"more_findings,omitempty"` // beyond those listed
-	Strays    int           `json:"stray_objects,omitempty"` // how many of all these are StrayObject
-	Unchecked []string      `json:"unchecked,omitempty"`     // what the copy cannot show
+	Result      Result             `json:"result"`
+	Chain       string             `json:"chain"`
+	Records     int64              `json:"records"` // sequence number of the last one
+	HeadHash    string             `json:"head_hash"`
+	Anchors     int64              `json:"anchors"`               // anchors that verify
+	Anchored    int64              `json:"anchored_seq"`          // last record that one covers
+	Last        *Known             `json:"last_anchor,omitempty"` // the last that verifies
+	Log         string             `json:"log,omitempty"`         // its log's origin
+	LogIndex    int64              `json:"log_index"`             // its entry there; -1: none
+	AnchorAt    time.Time          `json:"anchored_at,omitzero"`  // the signer's claim
+	TailAge     time.Duration      `json:"tail_age_ns"`           // of the oldest record not anchored
+	Generations []GenerationReport `json:"generations,omitempty"` // the chain went on past objects in its way
+	Findings    []Finding          `json:"findings"`
+	More        int                `json:"more_findings,omitempty"` // beyond those listed
+	Strays      int                `json:"stray_objects,omitempty"` // how many of all these are StrayObject
+	Unchecked   []string           `json:"unchecked,omitempty"`     // what the copy cannot show
 }
 
 // String is the report in one line.
@@ -71,6 +73,9 @@ func (r Report) String() string {
 		s += fmt.Sprintf("%d anchored at log index %d of %s, ", r.Anchored, r.LogIndex, r.Log)
 	} else {
 		s += "not anchored, "
+	}
+	if n := len(r.Generations); n > 0 {
+		s += fmt.Sprintf("went on %d times past an object in its way, ", n)
 	}
 	switch r.Result {
 	case Green:
@@ -87,7 +92,7 @@ func (r Report) String() string {
 // and known anchors. Its error says that it could not look; what it saw is in the
 // report.
 func Verify(ctx context.Context, b Bucket, p Policy) (Report, error) {
-	v := &verifier{Policy: p, bucket: b}
+	v := &verifier{Policy: p, bucket: b, begins: map[string][]Begun{}, forgotten: map[Head]bool{}, forgottenAnchors: map[Known]bool{}}
 	v.report = Report{Chain: p.Chain, LogIndex: -1, Findings: []Finding{}}
 	if p.Chain == "" || p.Now.IsZero() {
 		return v.report, errors.New("verify the audit chain: the policy names no chain or no time")
@@ -96,10 +101,7 @@ func Verify(ctx context.Context, b Bucket, p Policy) (Report, error) {
 	if err != nil {
 		return v.report, fmt.Errorf("verify the audit chain: %w", err)
 	}
-	if err := v.records(ctx, inv.records); err != nil {
-		return v.report, fmt.Errorf("verify the audit chain: %w", err)
-	}
-	if err := v.anchors(ctx, inv.anchors); err != nil {
+	if err := v.chain(ctx, inv); err != nil {
 		return v.report, fmt.Errorf("verify the audit chain: %w", err)
 	}
 	v.checkHead()
@@ -109,12 +111,57 @@ func Verify(ctx context.Context, b Bucket, p Policy) (Report, error) {
 	return v.report, nil
 }
 
+// chain reads records and anchors along their generations.
+func (v *verifier) chain(ctx context.Context, inv inventory) error {
+	path, err := v.pathOf(ctx, inv.records)
+	if err != nil {
+		return err
+	}
+	records := v.lineOf(path, inv.records)
+	v.generations = pathText(path)
+	if err := v.records(ctx, records.objects); err != nil {
+		return err
+	}
+	if err := v.explain(ctx, OfRecords, records, v.forgottenRecords()); err != nil {
+		return err
+	}
+	anchors := v.lineOf(v.begins[OfAnchors], inv.anchors)
+	v.anchorGenerations = pathText(anchors.path)
+	if err := v.anchors(ctx, anchors.objects); err != nil {
+		return err
+	}
+	if err := v.explain(ctx, OfAnchors, anchors, v.forgottenAnchor); err != nil {
+		return err
+	}
+	v.checkGenerations(path)
+	return nil
+}
+
+func pathText(path []Begun) (g Generations) {
+	for _, b := range path {
+		g = g.With(b.Generation)
+	}
+	return g
+}
+
+// recordAt and anchorAt are the keys of the chain's own objects.
+func (v *verifier) recordAt(seq int64) string { return recordKey(v.Chain, v.generations.Of(seq), seq) }
+func (v *verifier) anchorAt(n int64) string {
+	return anchorKey(v.Chain, v.anchorGenerations.Of(n), n)
+}
+
 // verifier is one verification under way.
 type verifier struct {
 	Policy
-	bucket  Bucket
-	report  Report
-	links   []link              // the records that can be read, in order
+	bucket Bucket
+	report Report
+	links  []link             // the records that can be read, in order
+	begins map[string][]Begun // beginnings of generations that records name, by what they are of
+
+	generations, anchorGenerations Generations
+	forgotten                      map[Head]bool  // records that the control table has forgotten
+	forgottenAnchors               map[Known]bool // and anchors
+
 	digests map[int64]string    // of the statements of anchors that can be read
 	logs    map[string]*logSeen // by origin
 	changed bool                // a finding shows tampering
@@ -141,7 +188,7 @@ func (v *verifier) checkHead() {
 		v.report.Unchecked = append(v.report.Unchecked, "the head in the control table: it was not given")
 		return
 	}
-	key := ObjectKey(v.Chain, h.Seq)
+	key := v.recordAt(h.Seq)
 	l, ok := v.record(h.Seq)
 	switch {
 	case h.Seq == 0 && *h != Genesis(v.Chain):
@@ -156,7 +203,7 @@ func (v *verifier) checkHead() {
 // checkTail looks at the records that no anchor covers yet.
 func (v *verifier) checkTail() {
 	covered := v.report.Anchored
-	key := ObjectKey(v.Chain, covered+1)
+	key := v.recordAt(covered + 1)
 	if v.report.Records == 0 {
 		v.find(NoRecords, key, "the bucket holds no record of chain %q", v.Chain)
 		return
@@ -183,10 +230,11 @@ func (v *verifier) checkKnown() {
 	}
 	for _, k := range v.Known {
 		switch got, ok := v.digests[k.N]; {
+		case v.forgottenAnchors[k]:
 		case !ok:
-			v.find(Rollback, AnchorKey(v.Chain, k.N), "anchor %d was seen before and is not there", k.N)
+			v.find(Rollback, v.anchorAt(k.N), "anchor %d was seen before and is not there", k.N)
 		case got != k.Digest:
-			v.find(Rollback, AnchorKey(v.Chain, k.N), "anchor %d was seen before with digest %s, now it has %s", k.N, k.Digest, got)
+			v.find(Rollback, v.anchorAt(k.N), "anchor %d was seen before with digest %s, now it has %s", k.N, k.Digest, got)
 		}
 	}
 }

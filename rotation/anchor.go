@@ -31,9 +31,10 @@ type Anchoring struct {
 
 // AnchorState is how far the chain is anchored, and the anchor under way.
 type AnchorState struct {
-	Rev    int64         // grows with every save; a save conditions on it
-	Last   Anchored      // zero before the first anchor
-	Intent *audit.Signed // signed and about to be logged; nil: none
+	Rev    int64             // grows with every save; a save conditions on it
+	Last   Anchored          // zero before the first anchor
+	Places audit.Generations // where anchors are
+	Intent *audit.Signed     // signed and about to be logged; nil: none
 }
 
 // Anchored is an anchor that is in the bucket.
@@ -59,9 +60,9 @@ type AnchorStore interface {
 type AnchorVault interface {
 	// PutAnchor stores an anchor under its key with compliance retention, if nothing
 	// is there, and returns what is there then: the bytes of whoever came first.
-	PutAnchor(ctx context.Context, chain string, n int64, b []byte) ([]byte, error)
+	PutAnchor(ctx context.Context, key string, b []byte) ([]byte, error)
 	// GetAnchor returns the stored bytes; [ErrNoRecord] if there are none.
-	GetAnchor(ctx context.Context, chain string, n int64) ([]byte, error)
+	GetAnchor(ctx context.Context, key string) ([]byte, error)
 }
 
 // AnchorSigner is the anchor key: ECDSA on P-256.
@@ -123,7 +124,7 @@ func (s *Steps) Anchor(ctx context.Context, in AnchorInput) (AnchorOutput, error
 	if a == nil {
 		return AnchorOutput{}, nil // a deployment without a log
 	}
-	chain, goal, err := s.anchorGoal(ctx, in)
+	at, goal, err := s.anchorGoal(ctx, in)
 	if err != nil {
 		return AnchorOutput{}, err
 	}
@@ -134,11 +135,11 @@ func (s *Steps) Anchor(ctx context.Context, in AnchorInput) (AnchorOutput, error
 		}
 		switch {
 		case st.Intent != nil:
-			err = s.fulfil(ctx, chain, st)
+			err = s.fulfil(ctx, at.Chain, st)
 		case st.Last.Head.Seq >= goal.Seq:
 			return st.Last.output(), nil
 		default:
-			err = s.intend(ctx, chain, goal, st)
+			err = s.intend(ctx, at, goal, st)
 		}
 		if err != nil && !errors.Is(err, kek.ErrConflict) {
 			return AnchorOutput{}, err
@@ -160,15 +161,11 @@ func notConfigured() error {
 
 // anchorGoal returns the head to anchor, which the bucket holds when it returns.
 // Heartbeat and canary append a record first.
-func (s *Steps) anchorGoal(ctx context.Context, in AnchorInput) (chain string, goal audit.Head, err error) {
+func (s *Steps) anchorGoal(ctx context.Context, in AnchorInput) (at audit.Line, goal audit.Head, err error) {
 	if err := s.beat(ctx, in); err != nil {
-		return "", goal, err
+		return at, goal, err
 	}
-	chain, goal, err = s.Outbox.Head(ctx) // before publish, so that the bucket holds all of it
-	if err != nil {
-		return "", goal, unavailable("audit head", err)
-	}
-	return chain, goal, s.publish(ctx)
+	return s.published(ctx)
 }
 
 // beat records a heartbeat or a canary if it is time.
@@ -204,15 +201,15 @@ func (s *Steps) beat(ctx context.Context, in AnchorInput) error {
 
 // intend signs the statement of a head and stores it as the intent. What is not
 // in the bucket, or does not follow what the last anchor covers, is not signed.
-func (s *Steps) intend(ctx context.Context, chain string, goal audit.Head, st AnchorState) error {
-	if err := s.checkTail(ctx, chain, goal, st.Last); err != nil {
+func (s *Steps) intend(ctx context.Context, at audit.Line, goal audit.Head, st AnchorState) error {
+	if err := s.checkTail(ctx, at, goal, st.Last); err != nil {
 		return err
 	}
 	prev := st.Last.Digest
 	if st.Last.N == 0 {
-		prev = audit.AnchorGenesis(chain)
+		prev = audit.AnchorGenesis(at.Chain)
 	}
-	statement := audit.NewStatement(chain, st.Last.N+1, prev, goal, s.Now())
+	statement := audit.NewStatement(at.Chain, st.Last.N+1, prev, goal, s.Now())
 	msg, err := statement.Message()
 	if err != nil {
 		return err
@@ -240,12 +237,12 @@ func (s *Steps) saveAnchor(ctx context.Context, st AnchorState) error {
 }
 
 // checkTail reads the records after the last anchor from the bucket, to the goal.
-func (s *Steps) checkTail(ctx context.Context, chain string, goal audit.Head, last Anchored) error {
+func (s *Steps) checkTail(ctx context.Context, at audit.Line, goal audit.Head, last Anchored) error {
 	head := last.Head
 	if last.N == 0 {
-		head = audit.Genesis(chain)
+		head = audit.Genesis(at.Chain)
 	}
-	return s.follow(ctx, chain, head, goal)
+	return s.follow(ctx, at, head, goal)
 }
 
 // fulfil brings the intent into the log, verifies the proof, stores the anchor and
@@ -272,7 +269,7 @@ func (s *Steps) fulfil(ctx context.Context, chain string, st AnchorState) error 
 			Next: "compare its key and origin with the stack's parameter TransparencyLogs; the anchor stays open",
 		}
 	}
-	stored, err := s.storeAnchor(ctx, chain, audit.Anchor{V: audit.Version, Signed: signed, Proof: proof})
+	stored, err := s.storeAnchor(ctx, chain, st, audit.Anchor{V: audit.Version, Signed: signed, Proof: proof})
 	if err != nil {
 		return err
 	}
@@ -284,15 +281,17 @@ func (s *Steps) fulfil(ctx context.Context, chain string, st AnchorState) error 
 }
 
 // storeAnchor puts an anchor into the bucket. One that is there already is of a
-// call that raced or crashed: it must hold the same statement, with a proof of its
-// own.
-func (s *Steps) storeAnchor(ctx context.Context, chain string, made audit.Anchor) (audit.Anchor, error) {
+// call that raced or crashed: it holds the same statement, with a proof of its
+// own. Where another object is in the way, anchors go on in a new generation, which a
+// record of the chain names first.
+func (s *Steps) storeAnchor(ctx context.Context, chain string, st AnchorState, made audit.Anchor) (audit.Anchor, error) {
 	b, err := made.Encode()
 	if err != nil {
 		return made, err
 	}
 	n := made.Signed.Statement.N
-	there, err := s.Anchoring.Vault.PutAnchor(ctx, chain, n, b)
+	key := st.Places.AnchorKeyIn(chain, n)
+	there, err := s.Anchoring.Vault.PutAnchor(ctx, key, b)
 	if err != nil {
 		return made, unavailable("audit bucket", err)
 	}
@@ -300,19 +299,26 @@ func (s *Steps) storeAnchor(ctx context.Context, chain string, made audit.Anchor
 		return made, nil
 	}
 	stored, err := audit.ParseAnchor(there)
-	if err == nil && !sameSigned(stored.Signed, made.Signed) {
-		err = ErrTampered
-	}
-	if err == nil {
-		_, err = stored.Proof.Verify(stored.Signed, s.Anchoring.Trust)
-	}
-	if err != nil {
-		return made, &Error{
-			Kind: AuditTampered, Field: audit.AnchorKey(chain, n), Msg: "the bucket holds another anchor in this place", Err: err,
-			Next: "treat it as an incident: matter ops audit verify",
+	if err == nil && sameSigned(stored.Signed, made.Signed) {
+		if _, err = stored.Proof.Verify(stored.Signed, s.Anchoring.Trust); err == nil {
+			return stored, nil
 		}
 	}
-	return stored, nil
+	taken := audit.TakenBy(key, "", there)
+	g := st.Places.Next(n, *taken, string(made.Signed.Signature))
+	ev := g.Event(audit.OfAnchors, st.Places, *taken)
+	ev.Actor = s.Actor
+	if err := s.Anchoring.Ledger.Record(ctx, ev); err != nil {
+		return made, unavailable("audit outbox", err)
+	}
+	if err := s.publish(ctx); err != nil {
+		return made, err
+	}
+	st.Places = st.Places.With(g)
+	if err := s.saveAnchor(ctx, st); err != nil {
+		return made, err
+	}
+	return made, kek.ErrConflict // what is stored has changed: read it, and store the anchor in its new place
 }
 
 func sameSigned(a, b audit.Signed) bool {

@@ -42,11 +42,16 @@ func (s *Steps) CheckAnchoring(ctx context.Context) (string, error) {
 
 // checkAnchor verifies one anchor from the bucket.
 func (s *Steps) checkAnchor(ctx context.Context, out AnchorOutput) error {
-	chain, _, err := s.Outbox.Head(ctx)
+	at, _, err := s.Outbox.Head(ctx)
 	if err != nil {
 		return unavailable("audit head", err)
 	}
-	b, err := s.Anchoring.Vault.GetAnchor(ctx, chain, out.Anchor)
+	st, err := s.Anchoring.Store.LoadAnchor(ctx)
+	if err != nil {
+		return unavailable("anchor state", err)
+	}
+	key := st.Places.AnchorKeyIn(at.Chain, out.Anchor)
+	b, err := s.Anchoring.Vault.GetAnchor(ctx, key)
 	if err != nil {
 		return unavailable("audit bucket", err)
 	}
@@ -59,7 +64,7 @@ func (s *Steps) checkAnchor(ctx context.Context, out AnchorOutput) error {
 	}
 	if err != nil {
 		return &Error{
-			Kind: AuditTampered, Field: audit.AnchorKey(chain, out.Anchor), Msg: "the last anchor does not verify", Err: err,
+			Kind: AuditTampered, Field: key, Msg: "the last anchor does not verify", Err: err,
 			Next: "treat it as an incident: matter ops audit verify",
 		}
 	}
@@ -80,11 +85,8 @@ func (s *Steps) VerifyAudit(ctx context.Context, o AuditOptions) (audit.Report, 
 	if a == nil {
 		return audit.Report{}, notConfigured()
 	}
-	chain, head, err := s.Outbox.Head(ctx) // before publish, so that the bucket holds all of it
+	at, head, err := s.published(ctx)
 	if err != nil {
-		return audit.Report{}, unavailable("audit head", err)
-	}
-	if err := s.publish(ctx); err != nil {
 		return audit.Report{}, err
 	}
 	own, err := a.Signer.PublicKey(ctx)
@@ -96,7 +98,7 @@ func (s *Steps) VerifyAudit(ctx context.Context, o AuditOptions) (audit.Report, 
 		return audit.Report{}, unavailable("anchor state", err)
 	}
 	p := audit.Policy{
-		Chain: chain, Trust: a.Trust, Retention: a.Retention, MaxTail: a.MaxTail, Head: &head, Known: o.Known, Now: s.Now(),
+		Chain: at.Chain, Trust: a.Trust, Retention: a.Retention, MaxTail: a.MaxTail, Head: &head, Generations: at.Generations, Known: o.Known, Now: s.Now(),
 	}
 	p.Trust.AnchorKeys = append(slices.Clone(p.Trust.AnchorKeys), audit.PinnedKey{Key: own})
 	if o.MaxTail != nil {

@@ -87,7 +87,6 @@ var (
 	ErrDenied         = errors.New("AWS denied the call")
 	ErrRejected       = errors.New("AWS rejected the request")
 	ErrNoControlTable = errors.New("the control table does not exist")
-	ErrTampered       = errors.New("the stored audit record differs from the outbox")
 	ErrNoRecord       = errors.New("no such audit record")
 	ErrNoKey          = errors.New("no such KMS key")
 	ErrKeyDisabled    = errors.New("the KMS key is disabled")

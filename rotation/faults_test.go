@@ -147,9 +147,9 @@ func subject(state, op string, args []any) string {
 	case "KMS.ReEncrypt":
 		return encctx(args[3])
 	case "Vault.Put":
-		return fmt.Sprint(args[0].(audit.Entry).Record.Seq)
+		return fmt.Sprint(args[1].(audit.Entry).Record.Seq)
 	case "Vault.Get":
-		return fmt.Sprint(args[1])
+		return fmt.Sprint(args[0])
 	default:
 		return ""
 	}

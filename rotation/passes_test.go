@@ -10,6 +10,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/matter-ops/kms-rotation/audit"
 	"github.com/matter-ops/kms-rotation/internal/memstore"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
@@ -30,10 +31,10 @@ func TestVerifyForgetsWhatItSaw(t *testing.T) {
 		old := s.rows()[place{s.people, "p1"}]
 		s.advance(spring, rotation.ExecutionInput{}, kek.KEKRetired)
 		sound := s.rows()[place{s.people, "p1"}]
-		record := must(s.vault.Get(t.Context(), chain, 2))
-		s.vault.Tamper(chain, 2, []byte("foreign"))
+		record := must(s.vault.Get(t.Context(), audit.ObjectKey(chain, 2)))
+		s.vault.Tamper(audit.ObjectKey(chain, 2), []byte("foreign"))
 		wantKind(t, s.verify(spring), rotation.AuditTampered) // it has looked at every row
-		s.vault.Tamper(chain, 2, record)
+		s.vault.Tamper(audit.ObjectKey(chain, 2), record)
 		s.people.Plant("p1", old)
 		goOn(s)
 		if s.unverified(t, rotation.OrphansFound); t.Failed() {

@@ -37,23 +37,28 @@ type Registry interface {
 
 // Outbox holds the audit records until they are in the bucket.
 type Outbox interface {
-	// Unpublished returns the records not yet marked published, oldest first.
-	Unpublished(ctx context.Context) ([]audit.Entry, error)
+	// Unpublished returns the records not yet marked published, oldest first, and where
+	// they go.
+	Unpublished(ctx context.Context) ([]audit.Entry, audit.Line, error)
 	// MarkPublished notes that every record up to seq is in the bucket. It never
 	// goes back.
 	MarkPublished(ctx context.Context, seq int64) error
-	// Head returns the chain's name and its head in the control table.
-	Head(ctx context.Context) (chain string, head audit.Head, err error)
+	// Head returns the chain and its head in the control table.
+	Head(ctx context.Context) (audit.Line, audit.Head, error)
+	// Begin appends ev and lets a generation of records begin after those of at, in one
+	// transaction; [kek.ErrConflict] if there are others now (spec: Begin in outbox.tla).
+	Begin(ctx context.Context, at audit.Line, g audit.Generation, ev audit.Event) error
 }
 
 // Vault is the write-once bucket of the audit chain.
 type Vault interface {
-	// Put stores a record under its key with compliance retention, if nothing is
+	// Put stores a record under a key with compliance retention, if nothing is
 	// there. The same bytes already there is success; other bytes are
-	// [ErrTampered].
-	Put(ctx context.Context, e audit.Entry) error
-	// Get returns the stored bytes of one record; [ErrNoRecord] if there is none.
-	Get(ctx context.Context, chain string, seq int64) ([]byte, error)
+	// [*audit.Taken].
+	Put(ctx context.Context, key string, e audit.Entry) error
+	// Get returns the bytes stored under the key of a record; [ErrNoRecord] if there
+	// are none.
+	Get(ctx context.Context, key string) ([]byte, error)
 	// Check fails unless the bucket is versioned and has Object Lock enabled.
 	Check(ctx context.Context) error
 }

@@ -276,11 +276,16 @@ func (s *Steps) check(ctx context.Context, v kek.View, r kek.Rotation, again boo
 		}
 	}
 	run("audit bucket", "versioned, Object Lock", s.Vault.Check(ctx))
+	detail, err := "the chain ends where the control table says", s.checkSetBack(ctx)
+	if err != nil && r.Mode == kek.Emergency { // it moves what it knows of, and disables nothing else
+		detail, err = overridden+" by the emergency: "+err.Error(), nil
+	}
+	run("audit head", detail, err)
 	run("sources", fmt.Sprintf("%d registered", len(v.Sources)), s.checkSources(ctx, v, r, run))
 	if first != nil {
 		return checks, first // before the canary, which is a record: a refusal changes nothing
 	}
-	detail := "no transparency log is configured"
+	detail = "no transparency log is configured"
 	if s.Anchoring != nil {
 		detail, err = s.CheckAnchoring(ctx)
 	}
@@ -291,6 +296,41 @@ func (s *Steps) check(ctx context.Context, v kek.View, r kek.Rotation, again boo
 		return checks, first
 	}
 	return checks, nil
+}
+
+// checkSetBack fails if the bucket holds a record that follows the control table's last
+// one: the table has been set back to an earlier time, as a restore does, and what it says
+// of KEKs is no longer so.
+func (s *Steps) checkSetBack(ctx context.Context) error {
+	for range maxTries {
+		at, head, err := s.Outbox.Head(ctx)
+		if err != nil {
+			return unavailable("audit head", err)
+		}
+		key := at.RecordKey(head.Seq + 1)
+		b, err := s.Vault.Get(ctx, key)
+		if errors.Is(err, ErrNoRecord) {
+			return nil
+		}
+		if err != nil {
+			return unavailable("audit bucket", err)
+		}
+		e, err := audit.Parse(b)
+		if err == nil {
+			_, err = e.Follow(at.Chain, head)
+		}
+		if err != nil {
+			return nil // not of the chain, which goes on past it
+		}
+		if _, now, err := s.Outbox.Head(ctx); err != nil || now == head {
+			return errors.Join(err, &Error{
+				Kind: AuditTampered, Field: "AUDIT_HEAD",
+				Msg:  fmt.Sprintf("%s follows the control table's last record, %d: the table was set back to an earlier time", key, head.Seq),
+				Next: "matter ops doctor",
+			})
+		}
+	}
+	return unavailable("audit head", fmt.Errorf("it has moved %d times", maxTries))
 }
 
 // checkSources checks each registered source under its own name, and who else depends

@@ -59,9 +59,13 @@ func (s *site) events() []string {
 	if err != nil {
 		s.t.Fatal(err)
 	}
+	at, _, err := s.store.Head(s.t.Context())
+	if err != nil {
+		s.t.Fatal(err)
+	}
 	var out []string
 	for _, e := range entries {
-		b, err := s.vault.Get(s.t.Context(), chain, e.Record.Seq)
+		b, err := s.vault.Get(s.t.Context(), at.RecordKey(e.Record.Seq))
 		if err != nil {
 			s.t.Fatal(err)
 		}

@@ -81,12 +81,17 @@ func (s *site) snapshot() snapshot {
 	v := must(s.store.LoadAll(ctx, looking))
 	out := snapshot{
 		Pointer: *v.Pointer, Lock: v.Lock, Registry: v.Registry, Sources: v.Sources, Marks: v.Marks, KEKs: must(s.store.KEKs(ctx)), Rotations: must(s.store.Rotations(ctx)),
-		Chain: must(s.store.AuditEntries(ctx, 1)), Unpublished: must(s.store.Unpublished(ctx)),
+		Chain:  must(s.store.AuditEntries(ctx, 1)),
 		Bucket: map[int64]string{}, Keys: map[kek.ID]rotation.Key{}, Fences: map[kek.ID]map[int]string{},
 		Leases: map[kek.ID][]rotation.Lease{}, Rows: map[string]memstore.Record{}, Gates: s.store.Gates(),
 	}
+	waiting, at, err := s.store.Unpublished(ctx)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	out.Unpublished = waiting
 	for _, e := range out.Chain {
-		b, err := s.vault.Get(ctx, chain, e.Record.Seq)
+		b, err := s.vault.Get(ctx, at.RecordKey(e.Record.Seq))
 		if err == nil {
 			out.Bucket[e.Record.Seq] = string(b)
 		}

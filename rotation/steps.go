@@ -180,32 +180,70 @@ func put(body map[string]string, pairs ...string) {
 
 // publish moves the outbox into the locked bucket. Every step calls it last, and
 // again when it finds its effect already made: a step that succeeded has its
-// record under Object Lock.
+// record under Object Lock. An object in the place of a record does not stop it: the
+// chain goes on in a new generation, whose beginning is recorded, for verification to
+// tell.
 func (s *Steps) publish(ctx context.Context) error {
-	entries, err := s.Outbox.Unpublished(ctx)
-	if err != nil {
-		return unavailable("audit outbox", err)
+	for range maxTries {
+		entries, at, err := s.Outbox.Unpublished(ctx)
+		if err != nil {
+			return unavailable("audit outbox", err)
+		}
+		met, err := s.store(ctx, entries, at)
+		if met == nil {
+			return err
+		}
+		g := at.Generations.Next(met.seq, *met.taken, fmt.Sprint(s.Now().UnixNano()))
+		ev := g.Event(audit.OfRecords, at.Generations, *met.taken)
+		ev.Actor = s.Actor
+		if err := s.Outbox.Begin(ctx, at, g, ev); err != nil && !errors.Is(err, kek.ErrConflict) {
+			return unavailable("audit outbox", err)
+		}
 	}
+	return unavailable("audit bucket", fmt.Errorf("in %d generations another object was in the way", maxTries))
+}
+
+// met is an object in the place of the record seq.
+type met struct {
+	seq   int64
+	taken *audit.Taken
+}
+
+// store puts records into the bucket and marks them, up to an object that is in the way.
+func (s *Steps) store(ctx context.Context, entries []audit.Entry, at audit.Line) (*met, error) {
 	for _, e := range entries {
-		err := s.Vault.Put(ctx, e)
-		if errors.Is(err, ErrTampered) {
-			return &Error{
-				Kind: AuditTampered, Field: audit.ObjectKey(e.Record.Chain, e.Record.Seq), Err: err,
-				Msg:  "the bucket holds another record in this place",
-				Next: "treat it as an incident: matter ops audit verify",
-			}
+		err := s.Vault.Put(ctx, at.RecordKey(e.Record.Seq), e)
+		if taken := (*audit.Taken)(nil); errors.As(err, &taken) {
+			return &met{e.Record.Seq, taken}, nil
 		}
 		if err != nil {
-			return unavailable("audit bucket", err)
+			return nil, unavailable("audit bucket", err)
 		}
 	}
 	if len(entries) == 0 {
-		return nil
+		return nil, nil
 	}
 	if err := s.Outbox.MarkPublished(ctx, entries[len(entries)-1].Record.Seq); err != nil {
-		return unavailable("audit outbox", err)
+		return nil, unavailable("audit outbox", err)
 	}
-	return nil
+	return nil, nil
+}
+
+// published publishes and returns the chain's head as it was before, so that the bucket
+// holds all of it, and where its records are now.
+func (s *Steps) published(ctx context.Context) (audit.Line, audit.Head, error) {
+	_, head, err := s.Outbox.Head(ctx)
+	if err != nil {
+		return audit.Line{}, head, unavailable("audit head", err)
+	}
+	if err := s.publish(ctx); err != nil {
+		return audit.Line{}, head, err
+	}
+	at, _, err := s.Outbox.Head(ctx) // a generation may have begun
+	if err != nil {
+		return at, head, unavailable("audit head", err)
+	}
+	return at, head, nil
 }
 
 // early refuses a step that is called before its turn. What such a call did not

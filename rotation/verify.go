@@ -161,46 +161,44 @@ func (s *Steps) VerifyChain(ctx context.Context) error {
 		}
 		return AuditVerdict(r)
 	}
-	chain, want, err := s.Outbox.Head(ctx) // before publish, so that the bucket holds all of it
+	at, want, err := s.published(ctx)
 	if err != nil {
-		return unavailable("audit head", err)
-	}
-	if err := s.publish(ctx); err != nil {
 		return err
 	}
-	return s.follow(ctx, chain, audit.Genesis(chain), want)
+	return s.follow(ctx, at, audit.Genesis(at.Chain), want)
 }
 
 // follow reads the records after from out of the bucket, each of which must follow the
 // one before, up to the head that the control table names.
-func (s *Steps) follow(ctx context.Context, chain string, from, to audit.Head) error {
+func (s *Steps) follow(ctx context.Context, at audit.Line, from, to audit.Head) error {
 	head := from
 	for head.Seq < to.Seq {
 		seq := head.Seq + 1
-		b, err := s.Vault.Get(ctx, chain, seq)
+		key := at.RecordKey(seq)
+		b, err := s.Vault.Get(ctx, key)
 		if errors.Is(err, ErrNoRecord) {
-			return tampered(chain, seq, err)
+			return tampered(key, err)
 		}
 		if err != nil {
 			return unavailable("audit bucket", err)
 		}
 		e, err := audit.Parse(b)
 		if err != nil {
-			return tampered(chain, seq, err)
+			return tampered(key, err)
 		}
-		if head, err = e.Follow(chain, head); err != nil {
-			return tampered(chain, seq, err)
+		if head, err = e.Follow(at.Chain, head); err != nil {
+			return tampered(key, err)
 		}
 	}
 	if head != to {
-		return tampered(chain, to.Seq, errors.New("the bucket's last record is not the control table's head"))
+		return tampered(at.RecordKey(to.Seq), errors.New("the bucket's last record is not the control table's head"))
 	}
 	return nil
 }
 
-func tampered(chain string, seq int64, err error) error {
+func tampered(key string, err error) error {
 	return &Error{
-		Kind: AuditTampered, Field: audit.ObjectKey(chain, seq), Msg: "the audit chain does not verify", Err: err,
+		Kind: AuditTampered, Field: key, Msg: "the audit chain does not verify", Err: err,
 		Next: "treat it as an incident: matter ops audit verify",
 	}
 }

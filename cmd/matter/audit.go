@@ -100,13 +100,13 @@ func newAuditShow() *cobra.Command {
 // records reads the chain from the bucket. One that is not there is left out: audit
 // verify says why.
 func (o *operator) records(ctx context.Context, rotationID string) ([]audit.Record, error) {
-	chain, head, err := o.Steps.Outbox.Head(ctx)
+	at, head, err := o.Steps.Outbox.Head(ctx)
 	if err != nil {
 		return nil, err
 	}
 	out := []audit.Record{}
 	for seq := int64(1); seq <= head.Seq; seq++ {
-		b, err := o.Steps.Vault.Get(ctx, chain, seq)
+		b, err := o.Steps.Vault.Get(ctx, at.RecordKey(seq))
 		if errors.Is(err, rotation.ErrNoRecord) {
 			continue
 		}
@@ -115,7 +115,7 @@ func (o *operator) records(ctx context.Context, rotationID string) ([]audit.Reco
 		}
 		e, err := audit.Parse(b)
 		if err != nil {
-			return nil, fmt.Errorf("%s: %w; matter ops audit verify says more", audit.ObjectKey(chain, seq), err)
+			return nil, fmt.Errorf("%s: %w; matter ops audit verify says more", at.RecordKey(seq), err)
 		}
 		if rotationID == "" || e.Record.Rotation == rotationID {
 			out = append(out, e.Record)

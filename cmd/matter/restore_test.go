@@ -321,7 +321,7 @@ func (r *restorer) recorded(t *testing.T) {
 	}
 	var counts []string
 	for seq := int64(1); seq <= head.Seq; seq++ {
-		b, err := r.Deployment.Steps.Vault.Get(t.Context(), chain, seq)
+		b, err := r.Deployment.Steps.Vault.Get(t.Context(), chain.RecordKey(seq))
 		if err != nil {
 			t.Fatal(err)
 		}

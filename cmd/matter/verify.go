@@ -289,26 +289,26 @@ func (o *operator) expectChain(ctx context.Context, r kek.Rotation) ([]expectati
 	default:
 		return nil, err
 	}
-	chain, head, err := o.Table.Head(ctx)
+	line, head, err := o.Table.Head(ctx)
 	if err != nil {
 		return nil, err
 	}
-	seq, at, err := o.completedRecord(ctx, chain, head.Seq, r.ID)
+	seq, at, err := o.completedRecord(ctx, line, head.Seq, r.ID)
 	if err != nil {
 		return nil, err
 	}
 	if seq == 0 {
-		return []expectation{expect(text, fmt.Sprintf("chain %s verifies, but none of its %d records is that of rotation %s", chain, head.Seq, r.ID), false)}, nil
+		return []expectation{expect(text, fmt.Sprintf("chain %s verifies, but none of its %d records is that of rotation %s", line.Chain, head.Seq, r.ID), false)}, nil
 	}
-	done := expect(text, fmt.Sprintf("record %d of %d of chain %s, at %s; the chain in the locked bucket verifies", seq, head.Seq, chain, at), true)
+	done := expect(text, fmt.Sprintf("record %d of %d of chain %s, at %s; the chain in the locked bucket verifies", seq, head.Seq, line.Chain, at), true)
 	anchor, err := o.expectAnchor(ctx, seq, refusal)
 	return []expectation{done, anchor}, err
 }
 
 // completedRecord finds the record in the bucket, the youngest first.
-func (o *operator) completedRecord(ctx context.Context, chain string, last int64, id string) (seq int64, at string, err error) {
+func (o *operator) completedRecord(ctx context.Context, line audit.Line, last int64, id string) (seq int64, at string, err error) {
 	for seq := last; seq > 0; seq-- {
-		b, err := o.Steps.Vault.Get(ctx, chain, seq)
+		b, err := o.Steps.Vault.Get(ctx, line.RecordKey(seq))
 		if err != nil {
 			return 0, "", fmt.Errorf("audit record %d: %w", seq, err)
 		}

@@ -150,11 +150,11 @@ func (d *Deployment) Status(ctx context.Context) (Status, error) {
 			StartedAt: r.StartedAt, UpdatedAt: r.UpdatedAt, Error: r.Err,
 		})
 	}
-	pending, err := d.Table.Unpublished(ctx)
+	pending, _, err := d.Table.Unpublished(ctx)
 	if err != nil {
 		return s, err
 	}
-	chain, head, err := d.Table.Head(ctx)
-	s.Audit = AuditStatus{Chain: chain, Records: head.Seq, Unpublished: len(pending)}
+	at, head, err := d.Table.Head(ctx)
+	s.Audit = AuditStatus{Chain: at.Chain, Records: head.Seq, Unpublished: len(pending)}
 	return s, err
 }

@@ -61,6 +61,7 @@ func encodeAnchor(st rotation.AnchorState) (item, error) {
 	l := st.Last
 	i := set(key(pkAnchor, noSK), "rev", st.Rev+1, "n", l.N, "digest", l.Digest, "seq", l.Head.Seq, "hash", l.Head.Hash,
 		"log", l.Log, "log_index", l.Index, "anchored_at", l.At)
+	i = set(i, "generations", string(st.Places))
 	if st.Intent != nil {
 		b, err := json.Marshal(st.Intent)
 		if err != nil {
@@ -77,6 +78,11 @@ func decodeAnchor(i item) (rotation.AnchorState, error) {
 		N: r.num("n"), Digest: r.str("digest"), Head: audit.Head{Seq: r.num("seq"), Hash: r.str("hash")},
 		Log: r.str("log"), Index: r.num("log_index"), At: r.time("anchored_at"),
 	}}
+	places, err := audit.ParseGenerations(r.str("generations"))
+	if err != nil {
+		return rotation.AnchorState{}, fmt.Errorf("control table item %s: %w", pkAnchor, err)
+	}
+	st.Places = places
 	if intent := r.str("intent"); intent != "" {
 		st.Intent = new(audit.Signed)
 		if err := json.Unmarshal([]byte(intent), st.Intent); err != nil {

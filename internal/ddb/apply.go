@@ -45,7 +45,7 @@ func (s *Store) Apply(ctx context.Context, c kek.Change, ev audit.Event) error {
 	if err != nil {
 		return fmt.Errorf("apply %s: %w", c.Event, err)
 	}
-	if err := s.commit(ctx, actions, ev); err != nil {
+	if err := s.commit(ctx, actions, ev, nil); err != nil {
 		return fmt.Errorf("apply %s: %w", c.Event, err)
 	}
 	return nil
@@ -54,14 +54,15 @@ func (s *Store) Apply(ctx context.Context, c kek.Change, ev audit.Event) error {
 // Record appends ev to the outbox and changes nothing else. It appends once per
 // call that succeeds; a call that failed may have appended.
 func (s *Store) Record(ctx context.Context, ev audit.Event) error {
-	if err := s.commit(ctx, nil, ev); err != nil {
+	if err := s.commit(ctx, nil, ev, nil); err != nil {
 		return fmt.Errorf("record %s: %w", ev.Type, err)
 	}
 	return nil
 }
 
-// commit writes the actions and the audit record in one transaction.
-func (s *Store) commit(ctx context.Context, actions []action, ev audit.Event) error {
+// commit writes the actions and the audit record in one transaction, with what begins
+// there, if anything does.
+func (s *Store) commit(ctx context.Context, actions []action, ev audit.Event, b *beginning) error {
 	var last error
 	for try := range maxTries {
 		if err := backoff.Pause(ctx, try, firstWait, maxWait); err != nil {
@@ -71,11 +72,14 @@ func (s *Store) commit(ctx context.Context, actions []action, ev audit.Event) er
 		if err != nil {
 			return err
 		}
+		if b != nil && b.at != h.Line {
+			return fmt.Errorf("%s.generations: %w", pkAuditHead, kek.ErrConflict)
+		}
 		entry, err := audit.Next(s.chain, h.Head, s.now(), ev)
 		if err != nil {
 			return err
 		}
-		again, err := s.transact(ctx, append(actions[:len(actions):len(actions)], s.appends(h.Head, entry)...))
+		again, err := s.transact(ctx, append(actions[:len(actions):len(actions)], s.appends(h.Head, entry, b)...))
 		if err == nil || !again {
 			return err
 		}
@@ -248,7 +252,7 @@ func (s *Store) fences(c kek.Change) []action {
 
 // appends puts the record after head and moves the head on, if head still is the
 // chain's.
-func (s *Store) appends(head audit.Head, e audit.Entry) []action {
+func (s *Store) appends(head audit.Head, e audit.Entry, b *beginning) []action {
 	record := set(key(pkAudit, auditSK(e.Record.Seq)), "record", e.Bytes, "hash", e.Hash)
 	put := s.put(pkAudit+"/"+auditSK(e.Record.Seq), record, unless())
 	cond, vals := "attribute_not_exists(#pk)", values{}
@@ -257,6 +261,10 @@ func (s *Store) appends(head audit.Head, e audit.Entry) []action {
 	}
 	vals["chain"], vals["seq"], vals["hash"] = str(s.chain), num(e.Record.Seq), str(e.Hash)
 	update := "SET #chain = :chain, #seq = :seq, #hash = :hash"
+	if b != nil {
+		update += ", #generations = :generations"
+		vals["generations"] = str(string(b.at.Generations.With(b.g)))
+	}
 	names, params := expression(update+cond, vals)
 	move := action{what: pkAuditHead, write: types.TransactWriteItem{Update: &types.Update{
 		TableName: &s.table, Key: key(pkAuditHead, noSK), UpdateExpression: &update, ConditionExpression: &cond,

@@ -237,8 +237,8 @@ func TestFailures(t *testing.T) {
 			return results(err, v)
 		},
 		"Unpublished": func(ctx context.Context, f *failed) ([]any, error) {
-			v, err := f.store.Unpublished(ctx)
-			return results(err, v)
+			v, at, err := f.store.Unpublished(ctx)
+			return results(err, v, at)
 		},
 		"AuditEntries": func(ctx context.Context, f *failed) ([]any, error) {
 			v, err := f.store.AuditEntries(ctx, 1)

@@ -207,8 +207,9 @@ func TestNoControlTable(t *testing.T) {
 		"Marks":           func() error { _, err := s.Marks(ctx); return err },
 		"Apply":           func() error { return s.Apply(ctx, kek.Change{Lock: kek.LockIgnore}, audit.Event{}) },
 		"Record":          func() error { return s.Record(ctx, audit.Event{}) },
-		"Unpublished":     func() error { _, err := s.Unpublished(ctx); return err },
+		"Unpublished":     func() error { _, _, err := s.Unpublished(ctx); return err },
 		"AuditEntries":    func() error { _, err := s.AuditEntries(ctx, 1); return err },
+		"Begin":           func() error { return s.Begin(ctx, audit.Line{Chain: "c"}, audit.Generation{From: 1}, audit.Event{}) },
 		"MarkPublished":   func() error { return s.MarkPublished(ctx, 1) },
 		"Head":            func() error { _, _, err := s.Head(ctx); return err },
 		"KEKs":            func() error { _, err := s.KEKs(ctx); return err },
@@ -268,7 +269,7 @@ func TestDamagedOutbox(t *testing.T) {
 	} {
 		whole["record"] = &b{Value: []byte(bytes)}
 		put(t, client, table, whole)
-		_, err := store.Unpublished(t.Context())
+		_, _, err := store.Unpublished(t.Context())
 		var typed *rotation.Error
 		if !errors.As(err, &typed) || typed.Kind != rotation.AuditTampered || typed.Field != "AUDIT/000000000001" {
 			t.Errorf("%s: %v, want AuditTampered", name, err)
@@ -281,7 +282,7 @@ func TestDamagedOutbox(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := store.Unpublished(t.Context()); err == nil {
+	if _, _, err := store.Unpublished(t.Context()); err == nil {
 		t.Error("a record of another type was accepted")
 	}
 }

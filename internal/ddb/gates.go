@@ -103,7 +103,7 @@ func (s *Store) saveRev(ctx context.Context, pk string, i item, rev int64, ev au
 	if rev != 0 {
 		cond = condition{"#rev = :rev", values{"rev": num(rev)}}
 	}
-	if err := s.commit(ctx, []action{s.put(pk, i, cond)}, ev); err != nil {
+	if err := s.commit(ctx, []action{s.put(pk, i, cond)}, ev, nil); err != nil {
 		return fmt.Errorf("save %s at revision %d: %w", pk, rev, err)
 	}
 	return nil

@@ -557,13 +557,13 @@ func TestOutboxHead(t *testing.T) {
 	s := New(api, "t", "theirs", time.Now)
 	for published, queries := range map[int64]int{2: 1, 3: 0, 4: 0} {
 		api.queries, api.item["published_seq"] = 0, num(published)
-		if entries, err := s.Unpublished(t.Context()); err != nil || len(entries) > 0 || api.queries != queries {
+		if entries, _, err := s.Unpublished(t.Context()); err != nil || len(entries) > 0 || api.queries != queries {
 			t.Errorf("%d of 3 are published: %v, %v after %d queries", published, entries, err, api.queries)
 		}
 	}
 	api.item = nil
-	if chain, h, err := s.Head(t.Context()); err != nil || chain != "theirs" || h != audit.Genesis("theirs") {
-		t.Errorf("nothing recorded: %s, %+v, %v", chain, h, err)
+	if chain, h, err := s.Head(t.Context()); err != nil || chain.Chain != "theirs" || h != audit.Genesis("theirs") {
+		t.Errorf("nothing recorded: %v, %+v, %v", chain, h, err)
 	}
 }
 

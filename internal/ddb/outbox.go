@@ -16,6 +16,7 @@ import (
 // chainHead is the item AUDIT_HEAD.
 type chainHead struct {
 	audit.Head
+	audit.Line
 	published int64
 }
 
@@ -26,14 +27,19 @@ func (s *Store) head(ctx context.Context) (chainHead, error) {
 		return chainHead{}, err
 	}
 	if i == nil {
-		return chainHead{Head: audit.Genesis(s.chain)}, nil
+		return chainHead{Head: audit.Genesis(s.chain), Line: audit.Line{Chain: s.chain}}, nil
 	}
 	r := reader{item: i}
-	h := chainHead{audit.Head{Seq: r.num("seq"), Hash: r.str("hash")}, r.num("published_seq")}
-	chain := r.str("chain")
+	h := chainHead{Head: audit.Head{Seq: r.num("seq"), Hash: r.str("hash")}, published: r.num("published_seq")}
+	chain, text := r.str("chain"), r.str("generations")
 	if err := r.decoded(pkAuditHead); err != nil {
 		return h, err
 	}
+	generations, err := audit.ParseGenerations(text)
+	if err != nil {
+		return h, fmt.Errorf("control table item %s: %w", pkAuditHead, err)
+	}
+	h.Line = audit.Line{Chain: chain, Generations: generations}
 	if chain != s.chain {
 		return h, &rotation.Error{
 			Kind: rotation.Misconfigured, Field: pkAuditHead + ".chain",
@@ -45,12 +51,34 @@ func (s *Store) head(ctx context.Context) (chainHead, error) {
 }
 
 // Unpublished implements [rotation.Outbox].
-func (s *Store) Unpublished(ctx context.Context) ([]audit.Entry, error) {
+func (s *Store) Unpublished(ctx context.Context) ([]audit.Entry, audit.Line, error) {
 	h, err := s.head(ctx)
-	if err != nil || h.published >= h.Seq {
-		return nil, err
+	if err != nil {
+		return nil, audit.Line{}, err
 	}
-	return s.AuditEntries(ctx, h.published+1)
+	if h.published >= h.Seq {
+		return nil, h.Line, nil
+	}
+	entries, err := s.AuditEntries(ctx, h.published+1)
+	if err != nil {
+		return nil, audit.Line{}, err
+	}
+	return entries, h.Line, nil
+}
+
+// Begin implements [rotation.Outbox]. Every beginning moves the chain's head, which the
+// append conditions on.
+func (s *Store) Begin(ctx context.Context, at audit.Line, g audit.Generation, ev audit.Event) error {
+	if err := s.commit(ctx, nil, ev, &beginning{at, g}); err != nil {
+		return fmt.Errorf("record %s: %w", ev.Type, err)
+	}
+	return nil
+}
+
+// beginning is a generation that begins where those of at end.
+type beginning struct {
+	at audit.Line
+	g  audit.Generation
 }
 
 // AuditEntries returns the records of the outbox from fromSeq on, in order. Each

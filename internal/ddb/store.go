@@ -230,7 +230,7 @@ func failedCondition(err error) bool {
 }
 
 // Head implements [rotation.Outbox].
-func (s *Store) Head(ctx context.Context) (string, audit.Head, error) {
+func (s *Store) Head(ctx context.Context) (audit.Line, audit.Head, error) {
 	h, err := s.head(ctx)
-	return s.chain, h.Head, err
+	return h.Line, h.Head, err
 }

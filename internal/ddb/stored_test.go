@@ -128,7 +128,7 @@ func TestStored(t *testing.T) {
 				chain, h, err := s.Head(ctx)
 				return []any{chain, h.Seq}, err
 			},
-			[]any{"test", int64(1)},
+			[]any{audit.Line{Chain: "test"}, int64(1)},
 		},
 		"registry": {
 			"REGISTRY", "-",
@@ -302,13 +302,13 @@ func TestLists(t *testing.T) {
 		t.Errorf("lists (-want +got):\n%s", d)
 	}
 	must(store.MarkPublished(t.Context(), 2))
-	entries, err := store.Unpublished(t.Context())
+	entries, _, err := store.Unpublished(t.Context())
 	if names(anyOf(entries, err)) != "3 4" {
 		t.Errorf("unpublished: %v, %v", entries, err)
 	}
 	must(store.MarkPublished(t.Context(), 4))
 	must(store.MarkPublished(t.Context(), 3)) // marked already
-	if entries, err := store.Unpublished(t.Context()); err != nil || len(entries) > 0 {
+	if entries, _, err := store.Unpublished(t.Context()); err != nil || len(entries) > 0 {
 		t.Errorf("unpublished: %v, %v", entries, err)
 	}
 	if err := store.MarkPublished(t.Context(), 5); err == nil || !strings.Contains(err.Error(), "the chain ends at 4") {

@@ -52,15 +52,14 @@ func cloneSigned(s audit.Signed) audit.Signed {
 }
 
 // PutAnchor implements [rotation.AnchorVault].
-func (v *Vault) PutAnchor(_ context.Context, chain string, n int64, b []byte) (there []byte, err error) {
+func (v *Vault) PutAnchor(_ context.Context, key string, b []byte) (there []byte, err error) {
 	err = v.w.call("Vault.PutAnchor", func() error {
-		k := object{chain, n}
-		if _, ok := v.anchors[k]; !ok {
-			v.anchors[k] = bytes.Clone(b)
+		if _, ok := v.objects[key]; !ok {
+			v.objects[key] = bytes.Clone(b)
 		}
-		there = bytes.Clone(v.anchors[k])
+		there = bytes.Clone(v.objects[key])
 		return nil
-	}, chain, n, b)
+	}, key, b)
 	if err != nil {
 		return nil, err
 	}
@@ -68,34 +67,14 @@ func (v *Vault) PutAnchor(_ context.Context, chain string, n int64, b []byte) (t
 }
 
 // GetAnchor implements [rotation.AnchorVault].
-func (v *Vault) GetAnchor(_ context.Context, chain string, n int64) (b []byte, err error) {
-	err = v.w.call("Vault.GetAnchor", func() error {
-		var ok bool
-		if b, ok = v.anchors[object{chain, n}]; !ok {
-			return fmt.Errorf("%s: %w", audit.AnchorKey(chain, n), rotation.ErrNoRecord)
-		}
-		b = bytes.Clone(b)
-		return nil
-	}, chain, n)
-	return b, err
-}
-
-// TamperAnchor replaces or, with nil, deletes a stored anchor, as an attacker
-// would.
-func (v *Vault) TamperAnchor(chain string, n int64, b []byte) {
-	v.w.mu.Lock()
-	defer v.w.mu.Unlock()
-	if b == nil {
-		delete(v.anchors, object{chain, n})
-		return
-	}
-	v.anchors[object{chain, n}] = bytes.Clone(b)
+func (v *Vault) GetAnchor(_ context.Context, key string) ([]byte, error) {
+	return v.get("Vault.GetAnchor", key)
 }
 
 // Versions implements [audit.Bucket].
 func (v *Vault) Versions(context.Context) (out []audit.ObjectVersion, err error) {
 	err = v.w.call("Vault.Versions", func() error {
-		for k := range v.everything() {
+		for k := range v.objects {
 			out = append(out, audit.ObjectVersion{Key: k, ID: "only"})
 		}
 		slices.SortFunc(out, func(a, b audit.ObjectVersion) int { return strings.Compare(a.Key, b.Key) })
@@ -107,7 +86,7 @@ func (v *Vault) Versions(context.Context) (out []audit.ObjectVersion, err error)
 // Read implements [audit.Bucket]. Everything is locked for ever.
 func (v *Vault) Read(_ context.Context, o audit.ObjectVersion) (out audit.Object, err error) {
 	err = v.w.call("Vault.Read", func() error {
-		b, ok := v.everything()[o.Key]
+		b, ok := v.objects[o.Key]
 		if !ok {
 			return fmt.Errorf("%s: %w", o.Key, fs.ErrNotExist)
 		}
@@ -116,17 +95,6 @@ func (v *Vault) Read(_ context.Context, o audit.ObjectVersion) (out audit.Object
 		return nil
 	}, o)
 	return out, err
-}
-
-func (v *Vault) everything() map[string][]byte {
-	all := make(map[string][]byte, len(v.objects)+len(v.anchors))
-	for k, b := range v.objects {
-		all[audit.ObjectKey(k.chain, k.seq)] = b
-	}
-	for k, b := range v.anchors {
-		all[audit.AnchorKey(k.chain, k.seq)] = b
-	}
-	return all
 }
 
 var (

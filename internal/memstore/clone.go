@@ -20,7 +20,7 @@ func (w *World) Clone(now func() time.Time) *World {
 	defer w.mu.Unlock()
 	c := &World{now: now, tables: map[string]*Table{}}
 	c.store = w.store.clone(c)
-	c.vault = &Vault{w: c, objects: maps.Clone(w.vault.objects), anchors: maps.Clone(w.vault.anchors), unlocked: w.vault.unlocked}
+	c.vault = &Vault{w: c, objects: maps.Clone(w.vault.objects), unlocked: w.vault.unlocked}
 	c.kms = w.kms.clone(c)
 	return c
 }

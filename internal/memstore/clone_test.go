@@ -54,7 +54,7 @@ func contentOf(t *testing.T, w *memstore.World, table *memstore.Table) (c conten
 	c.Fences = s.Fences("kek-0001")
 	c.Leases, errs[4] = s.Leases(ctx, "kek-0001")
 	c.Checkpoints, errs[5] = s.ListCheckpoints(ctx, "r1", "rows", "rewrap")
-	c.Unpublished, errs[6] = s.Unpublished(ctx)
+	c.Unpublished, _, errs[6] = s.Unpublished(ctx)
 	_, c.Head, errs[7] = s.Head(ctx)
 	c.Anchor, errs[8] = s.LoadAnchor(ctx)
 	c.Gates = s.Gates()
@@ -141,11 +141,11 @@ func change(t *testing.T, w *memstore.World, table *memstore.Table, n int64) {
 	anchor.Last.N = n
 	must(s.SaveAnchor(ctx, anchor))
 	changeGates(t, s, at)
-	out, err := s.Unpublished(ctx)
+	out, line, err := s.Unpublished(ctx)
 	must(err)
-	must(w.Vault().Put(ctx, out[0]))
+	must(w.Vault().Put(ctx, line.RecordKey(out[0].Record.Seq), out[0]))
 	must(s.MarkPublished(ctx, out[0].Record.Seq))
-	_, err = w.Vault().PutAnchor(ctx, "chain", n, []byte(at.String()))
+	_, err = w.Vault().PutAnchor(ctx, audit.AnchorKey("chain", n), []byte(at.String()))
 	must(err)
 	changeRows(t, table, key.ID, n)
 }

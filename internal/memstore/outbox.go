@@ -11,12 +11,26 @@ import (
 )
 
 // Unpublished implements [rotation.Outbox].
-func (s *Store) Unpublished(context.Context) (out []audit.Entry, err error) {
+func (s *Store) Unpublished(context.Context) (out []audit.Entry, at audit.Line, err error) {
 	err = s.w.call("Store.Unpublished", func() error {
-		out = slices.Clone(s.outbox[s.published:])
+		out, at = slices.Clone(s.outbox[s.published:]), audit.Line{Chain: s.chain, Generations: s.generations}
 		return nil
 	})
-	return out, err
+	return out, at, err
+}
+
+// Begin implements [rotation.Outbox].
+func (s *Store) Begin(_ context.Context, at audit.Line, g audit.Generation, ev audit.Event) error {
+	return s.w.answer("Store.Begin", func() (any, error) {
+		if at.Generations != s.generations {
+			return nil, conflict("AUDIT_HEAD")
+		}
+		if err := s.append(ev); err != nil {
+			return nil, err
+		}
+		s.generations = s.generations.With(g)
+		return s.head.Seq, nil
+	}, ev, at, g)
 }
 
 // AuditEntries returns the records of the outbox from fromSeq on, in order.
@@ -41,49 +55,44 @@ func (s *Store) MarkPublished(_ context.Context, seq int64) error {
 }
 
 // Head implements [rotation.Outbox].
-func (s *Store) Head(context.Context) (chain string, head audit.Head, err error) {
+func (s *Store) Head(context.Context) (at audit.Line, head audit.Head, err error) {
 	err = s.w.call("Store.Head", func() error {
-		head = s.head
+		at, head = audit.Line{Chain: s.chain, Generations: s.generations}, s.head
 		return nil
 	})
-	return s.chain, head, err
+	return at, head, err
 }
 
 // Vault is the write-once bucket: a [rotation.Vault].
 type Vault struct {
 	w        *World
-	objects  map[object][]byte
-	anchors  map[object][]byte
+	objects  map[string][]byte // by key
 	unlocked bool
 }
 
-type object struct {
-	chain string
-	seq   int64
-}
-
 // Put implements [rotation.Vault].
-func (v *Vault) Put(_ context.Context, e audit.Entry) error {
+func (v *Vault) Put(_ context.Context, key string, e audit.Entry) error {
 	return v.w.call("Vault.Put", func() error {
-		k := object{e.Record.Chain, e.Record.Seq}
-		if was, ok := v.objects[k]; ok && !bytes.Equal(was, e.Bytes) {
-			return fmt.Errorf("%s: %w", audit.ObjectKey(k.chain, k.seq), rotation.ErrTampered)
+		if was, ok := v.objects[key]; ok && !bytes.Equal(was, e.Bytes) {
+			return audit.TakenBy(key, "only", was)
 		}
-		v.objects[k] = e.Bytes
+		v.objects[key] = e.Bytes
 		return nil
-	}, e)
+	}, key, e)
 }
 
 // Get implements [rotation.Vault].
-func (v *Vault) Get(_ context.Context, chain string, seq int64) (b []byte, err error) {
-	err = v.w.call("Vault.Get", func() error {
+func (v *Vault) Get(_ context.Context, key string) ([]byte, error) { return v.get("Vault.Get", key) }
+
+func (v *Vault) get(op, key string) (b []byte, err error) {
+	err = v.w.call(op, func() error {
 		var ok bool
-		if b, ok = v.objects[object{chain, seq}]; !ok {
-			return fmt.Errorf("%s: %w", audit.ObjectKey(chain, seq), rotation.ErrNoRecord)
+		if b, ok = v.objects[key]; !ok {
+			return fmt.Errorf("%s: %w", key, rotation.ErrNoRecord)
 		}
 		b = bytes.Clone(b)
 		return nil
-	}, chain, seq)
+	}, key)
 	return b, err
 }
 
@@ -104,13 +113,13 @@ func (v *Vault) Unlock() {
 	v.unlocked = true
 }
 
-// Tamper replaces or, with nil, deletes a stored record, as an attacker would.
-func (v *Vault) Tamper(chain string, seq int64, b []byte) {
+// Tamper replaces or, with nil, deletes the object of a key, as an attacker would.
+func (v *Vault) Tamper(key string, b []byte) {
 	v.w.mu.Lock()
 	defer v.w.mu.Unlock()
 	if b == nil {
-		delete(v.objects, object{chain, seq})
+		delete(v.objects, key)
 		return
 	}
-	v.objects[object{chain, seq}] = bytes.Clone(b)
+	v.objects[key] = bytes.Clone(b)
 }

@@ -34,6 +34,7 @@ type Store struct {
 	outbox      []audit.Entry
 	head        audit.Head
 	published   int64
+	generations audit.Generations // of records
 	anchor      rotation.AnchorState
 	gates       gates
 }

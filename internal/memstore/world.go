@@ -58,7 +58,7 @@ type World struct {
 func New(chain string, now func() time.Time) *World {
 	w := &World{now: now, tables: map[string]*Table{}}
 	w.store = newStore(w, chain)
-	w.vault = &Vault{w: w, objects: map[object][]byte{}, anchors: map[object][]byte{}}
+	w.vault = &Vault{w: w, objects: map[string][]byte{}}
 	w.kms = newKMS(w)
 	return w
 }

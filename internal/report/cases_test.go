@@ -7,6 +7,7 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/service/sfn/types"
 
+	"github.com/matter-ops/kms-rotation/audit"
 	"github.com/matter-ops/kms-rotation/internal/memstore"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
@@ -152,7 +153,7 @@ func unproven(t *testing.T) *site {
 	s := completed(t)
 	s.Anchoring = nil
 	for n := int64(1); n < 9; n++ {
-		s.world.Vault().TamperAnchor(stack, n, nil)
+		s.world.Vault().Tamper(audit.AnchorKey(stack, n), nil)
 	}
 	return s
 }

@@ -24,37 +24,37 @@ const (
 // audit fills in the rotation's records, their anchors, and what the verification
 // of the whole chain says.
 func (c *collection) audit(ctx context.Context) error {
-	chain, head, err := c.Head.Head(ctx) // before the bucket, which may have grown since
+	at, head, err := c.Head.Head(ctx) // before the bucket, which may have grown since
 	if err != nil {
 		return fmt.Errorf("report: read the head of the audit chain: %w", err)
 	}
-	pending, err := c.Table.Unpublished(ctx)
+	pending, _, err := c.Table.Unpublished(ctx)
 	if err != nil {
 		return fmt.Errorf("report: read the audit outbox: %w", err)
 	}
 	if c.entries, err = c.Table.AuditEntries(ctx, 1); err != nil {
 		return fmt.Errorf("report: read the audit outbox: %w", err)
 	}
-	a := Audit{Chain: chain, Records: []Record{}, Anchors: []Anchor{}}
+	a := Audit{Chain: at.Chain, Records: []Record{}, Anchors: []Anchor{}}
 	for _, e := range c.entries {
 		if e.Record.Rotation != c.report.Rotation.ID {
 			continue
 		}
 		r := Record{
 			Seq: e.Record.Seq, Hash: e.Hash, Type: e.Record.Type, Step: e.Record.Step, Actor: e.Record.Actor,
-			Body: e.Record.Body, Object: audit.ObjectKey(chain, e.Record.Seq), Canonical: string(e.Bytes),
+			Body: e.Record.Body, Object: at.RecordKey(e.Record.Seq), Canonical: string(e.Bytes),
 		}
 		if r.Time, err = time.Parse(time.RFC3339Nano, e.Record.Time); err != nil {
 			return fmt.Errorf("report: time of audit record %d: %w", r.Seq, err)
 		}
-		r.Bucket = c.inBucket(ctx, chain, e)
+		r.Bucket = c.inBucket(ctx, at, e)
 		a.Records = append(a.Records, r)
 	}
-	if c.report.Registry, err = c.registry(chain); err != nil {
+	if c.report.Registry, err = c.registry(at); err != nil {
 		return err
 	}
 	c.anchors(ctx, &a)
-	a.Verification = c.verification(ctx, chain, published(head, pending, c.entries))
+	a.Verification = c.verification(ctx, at, published(head, pending, c.entries))
 	c.report.Audit = a
 	return nil
 }
@@ -64,7 +64,7 @@ var registryEvents = []string{"kek_genesis", "source_added", "source_removed", "
 
 // registry lists the changes of sources and historic KEKs, and the rows that were
 // adopted, from the end of the rotation before to the last record of this one.
-func (c *collection) registry(chain string) ([]Change, error) {
+func (c *collection) registry(at audit.Line) ([]Change, error) {
 	out := []Change{}
 	var pending []Change
 	seen := false // a record of this rotation
@@ -77,11 +77,11 @@ func (c *collection) registry(chain string) ([]Change, error) {
 			pending = nil
 		}
 		if slices.Contains(registryEvents, rec.Type) {
-			at, err := time.Parse(time.RFC3339Nano, rec.Time)
+			when, err := time.Parse(time.RFC3339Nano, rec.Time)
 			if err != nil {
 				return out, fmt.Errorf("report: time of audit record %d: %w", rec.Seq, err)
 			}
-			pending = append(pending, Change{Seq: rec.Seq, Time: at, Type: rec.Type, Actor: rec.Actor, Body: rec.Body, Object: audit.ObjectKey(chain, rec.Seq)})
+			pending = append(pending, Change{Seq: rec.Seq, Time: when, Type: rec.Type, Actor: rec.Actor, Body: rec.Body, Object: at.RecordKey(rec.Seq)})
 		}
 		if rec.Rotation == c.report.Rotation.ID {
 			out = append(out, pending...)
@@ -92,8 +92,8 @@ func (c *collection) registry(chain string) ([]Change, error) {
 }
 
 // inBucket compares a record of the outbox with what the bucket holds.
-func (c *collection) inBucket(ctx context.Context, chain string, e audit.Entry) string {
-	b, err := c.Vault.Get(ctx, chain, e.Record.Seq)
+func (c *collection) inBucket(ctx context.Context, at audit.Line, e audit.Entry) string {
+	b, err := c.Vault.Get(ctx, at.RecordKey(e.Record.Seq))
 	switch {
 	case errors.Is(err, rotation.ErrNoRecord):
 		return bucketMissing
@@ -123,7 +123,7 @@ func (c *collection) anchors(ctx context.Context, a *Audit) {
 		if known, ok := read[n]; ok || err != nil {
 			return known
 		}
-		read[n], err = c.anchor(ctx, a.Chain, n)
+		read[n], err = c.anchor(ctx, st.Places.AnchorKeyIn(a.Chain, n))
 		return read[n]
 	}
 	for i := range a.Records {
@@ -143,8 +143,8 @@ func (c *collection) anchors(ctx context.Context, a *Audit) {
 	}
 }
 
-func (c *collection) anchor(ctx context.Context, chain string, n int64) (Anchor, error) {
-	b, err := c.Anchoring.Vault.GetAnchor(ctx, chain, n)
+func (c *collection) anchor(ctx context.Context, key string) (Anchor, error) {
+	b, err := c.Anchoring.Vault.GetAnchor(ctx, key)
 	if err != nil {
 		return Anchor{}, err
 	}
@@ -160,7 +160,7 @@ func (c *collection) anchor(ctx context.Context, chain string, n int64) (Anchor,
 	at, err := time.Parse(time.RFC3339Nano, s.Time)
 	return Anchor{
 		N: s.N, Seq: s.Seq, Head: s.Head, Digest: digest, Log: stored.Proof.Origin(), Index: stored.Proof.Index,
-		Time: at, Object: audit.AnchorKey(chain, n),
+		Time: at, Object: key,
 	}, err
 }
 
@@ -180,8 +180,8 @@ func published(head audit.Head, pending, entries []audit.Entry) *audit.Head {
 }
 
 // verification verifies the whole chain in the bucket, offline.
-func (c *collection) verification(ctx context.Context, chain string, head *audit.Head) Verification {
-	p := audit.Policy{Chain: chain, Retention: c.Retention, Head: head, Now: c.report.GeneratedAt}
+func (c *collection) verification(ctx context.Context, at audit.Line, head *audit.Head) Verification {
+	p := audit.Policy{Chain: at.Chain, Retention: c.Retention, Head: head, Generations: at.Generations, Now: c.report.GeneratedAt}
 	bucket := c.Bucket
 	if a := c.Anchoring; a != nil {
 		bucket, p.Retention, p.MaxTail, p.Trust = a.Bucket, a.Retention, a.MaxTail, a.Trust

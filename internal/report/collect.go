@@ -18,13 +18,13 @@ type Table interface {
 	Load(ctx context.Context, rotationID string) (kek.View, error)
 	KEKs(ctx context.Context) ([]kek.KEK, error)
 	ListCheckpoints(ctx context.Context, rotationID, source, pass string) ([]rotation.Checkpoint, error)
-	Unpublished(ctx context.Context) ([]audit.Entry, error)
+	Unpublished(ctx context.Context) ([]audit.Entry, audit.Line, error)
 	AuditEntries(ctx context.Context, fromSeq int64) ([]audit.Entry, error)
 }
 
 // Head reads the head of the audit chain.
 type Head interface {
-	Head(ctx context.Context) (chain string, head audit.Head, err error)
+	Head(ctx context.Context) (audit.Line, audit.Head, error)
 }
 
 // Keys asks KMS for the state of a key.
@@ -34,7 +34,7 @@ type Keys interface {
 
 // Vault reads one record of the audit bucket.
 type Vault interface {
-	Get(ctx context.Context, chain string, seq int64) ([]byte, error)
+	Get(ctx context.Context, key string) ([]byte, error)
 }
 
 // History finds the executions that worked on a rotation, oldest first.

@@ -160,9 +160,9 @@ func TestTampered(t *testing.T) {
 	if !ok {
 		t.Fatal("no record of the switch")
 	}
-	s.world.Vault().Tamper(stack, rec.Seq, []byte(strings.Replace(rec.Canonical, "alice", "mallory", 1)))
+	s.world.Vault().Tamper(audit.ObjectKey(stack, rec.Seq), []byte(strings.Replace(rec.Canonical, "alice", "mallory", 1)))
 	gone, _ := r.record("kek_minted")
-	s.world.Vault().Tamper(stack, gone.Seq, nil)
+	s.world.Vault().Tamper(audit.ObjectKey(stack, gone.Seq), nil)
 	r = s.collect(spring)
 	if got, _ := r.record("pointer_switched"); got.Bucket != bucketDifferent {
 		t.Errorf("the changed record: %s", got.Bucket)
@@ -316,7 +316,7 @@ func TestHistoric(t *testing.T) {
 	// The next rotation's report begins after this one.
 	other := Report{Rotation: Rotation{ID: "later"}}
 	c := &collection{report: &other, entries: historicEntries(t)}
-	changes, err := c.registry("chain")
+	changes, err := c.registry(audit.Line{Chain: "chain"})
 	must(t, err)
 	if len(changes) != 1 || changes[0].Body["source"] != "mine" {
 		t.Errorf("changes of the later rotation: %+v", changes)

@@ -63,7 +63,7 @@ func (c *checker) observe(op string, result any, err error, args ...any) {
 				c.r.violated("EveryEffectRecorded", "%s took effect and the chain's head is %d, not %d", args[0].(kek.Change).Event, seq, c.seq)
 			}
 		}
-	case "Store.Record":
+	case "Store.Record", "Store.Begin":
 		if err == nil {
 			c.seq++
 		}
@@ -260,7 +260,9 @@ func (c *checker) stored(inv *invocation, concluded bool) {
 	}
 	was := c.r.mine
 	c.r.mine = true
-	if _, err := c.r.world.Vault().Get(ctx, chain, seq); err != nil {
+	at, _, err := c.r.store.Head(ctx)
+	c.r.must(err)
+	if _, err := c.r.world.Vault().Get(ctx, at.RecordKey(seq)); err != nil {
 		c.r.violated("DoneIsStored", "%s has returned and record %d is not in the bucket", inv.name, seq)
 	}
 	c.r.mine = was

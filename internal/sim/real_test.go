@@ -218,21 +218,36 @@ func (s *realStore) Record(c context.Context, ev audit.Event) error {
 	return s.call("Store.Record", func() (any, error) { return nil, s.Store.Record(c, ev) }, ev)
 }
 
-func (s *realStore) Unpublished(c context.Context) ([]audit.Entry, error) {
-	return asked(s.hooked, "Store.Unpublished", func() ([]audit.Entry, error) { return s.Store.Unpublished(c) })
+func (s *realStore) Unpublished(c context.Context) (out []audit.Entry, at audit.Line, err error) {
+	out, err = asked(s.hooked, "Store.Unpublished", func() ([]audit.Entry, error) {
+		var out []audit.Entry
+		var err error
+		out, at, err = s.Store.Unpublished(c)
+		return out, err
+	})
+	return out, at, err
+}
+
+func (s *realStore) Begin(c context.Context, at audit.Line, g audit.Generation, ev audit.Event) error {
+	return s.call("Store.Begin", func() (any, error) {
+		err := s.Store.Begin(c, at, g, ev)
+		_, head, herr := s.plain.Head(ctx)
+		s.r.must(herr)
+		return head.Seq, err
+	}, ev, at, g)
 }
 
 func (s *realStore) MarkPublished(c context.Context, seq int64) error {
 	return s.call("Store.MarkPublished", func() (any, error) { return nil, s.Store.MarkPublished(c, seq) }, seq)
 }
 
-func (s *realStore) Head(c context.Context) (name string, head audit.Head, err error) {
+func (s *realStore) Head(c context.Context) (at audit.Line, head audit.Head, err error) {
 	err = s.call("Store.Head", func() (any, error) {
 		var err error
-		name, head, err = s.Store.Head(c)
+		at, head, err = s.Store.Head(c)
 		return nil, err
 	})
-	return name, head, err
+	return at, head, err
 }
 
 func (s *realStore) Leases(c context.Context, id kek.ID) ([]rotation.Lease, error) {

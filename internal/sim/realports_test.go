@@ -125,12 +125,12 @@ type realVault struct {
 	vault *memstore.Vault
 }
 
-func (v *realVault) Put(c context.Context, e audit.Entry) error {
-	return v.call("Vault.Put", func() (any, error) { return nil, v.vault.Put(c, e) }, e)
+func (v *realVault) Put(c context.Context, key string, e audit.Entry) error {
+	return v.call("Vault.Put", func() (any, error) { return nil, v.vault.Put(c, key, e) }, key, e)
 }
 
-func (v *realVault) Get(c context.Context, name string, seq int64) ([]byte, error) {
-	return asked(v.hooked, "Vault.Get", func() ([]byte, error) { return v.vault.Get(c, name, seq) })
+func (v *realVault) Get(c context.Context, key string) ([]byte, error) {
+	return asked(v.hooked, "Vault.Get", func() ([]byte, error) { return v.vault.Get(c, key) })
 }
 
 func (v *realVault) Check(c context.Context) error {

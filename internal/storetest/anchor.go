@@ -82,23 +82,23 @@ func testRaceAnchor(t *testing.T, s rotation.AnchorStore) {
 // returns is empty.
 func TestAnchorVault(t *testing.T, newVault func(t *testing.T) rotation.AnchorVault) {
 	v := newVault(t)
-	if _, err := v.GetAnchor(t.Context(), "c", 1); !errors.Is(err, rotation.ErrNoRecord) {
+	if _, err := v.GetAnchor(t.Context(), audit.AnchorKey("c", 1)); !errors.Is(err, rotation.ErrNoRecord) {
 		t.Fatalf("get from an empty vault: %v, want ErrNoRecord", err)
 	}
 	for _, b := range []string{"first", "first", "second"} {
-		there, err := v.PutAnchor(t.Context(), "c", 1, []byte(b))
+		there, err := v.PutAnchor(t.Context(), audit.AnchorKey("c", 1), []byte(b))
 		if err != nil {
 			t.Fatal(err)
 		}
 		same(t, "what is there after the put of "+b, string(there), "first")
 	}
-	got, err := v.GetAnchor(t.Context(), "c", 1)
+	got, err := v.GetAnchor(t.Context(), audit.AnchorKey("c", 1))
 	if err != nil {
 		t.Fatal(err)
 	}
 	same(t, "stored bytes", string(got), "first")
 	for _, chain := range []string{"c", "d"} {
-		if _, err := v.GetAnchor(t.Context(), chain, 2); !errors.Is(err, rotation.ErrNoRecord) {
+		if _, err := v.GetAnchor(t.Context(), audit.AnchorKey(chain, 2)); !errors.Is(err, rotation.ErrNoRecord) {
 			t.Fatalf("get of what was never put: %v, want ErrNoRecord", err)
 		}
 	}
@@ -109,7 +109,7 @@ func testRaceAnchors(ctx context.Context, t *testing.T, v rotation.AnchorVault) 
 	t.Helper()
 	answers := make([]string, racers)
 	for _, err := range race(func(n int) error {
-		b, err := v.PutAnchor(ctx, "race", 1, fmt.Appendf(nil, "racer %d", n))
+		b, err := v.PutAnchor(ctx, audit.AnchorKey("race", 1), fmt.Appendf(nil, "racer %d", n))
 		answers[n] = string(b)
 		return err
 	}) {
@@ -117,7 +117,7 @@ func testRaceAnchors(ctx context.Context, t *testing.T, v rotation.AnchorVault) 
 			t.Error(err)
 		}
 	}
-	stored, err := v.GetAnchor(ctx, "race", 1)
+	stored, err := v.GetAnchor(ctx, audit.AnchorKey("race", 1))
 	if err != nil {
 		t.Fatal(err)
 	}

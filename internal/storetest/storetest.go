@@ -127,7 +127,7 @@ func (f *fixture) dump(t *testing.T) dump {
 	if d.Entries, err = f.Store.AuditEntries(ctx, 1); err != nil {
 		t.Fatal(err)
 	}
-	if d.Pending, err = f.Store.Unpublished(ctx); err != nil {
+	if d.Pending, _, err = f.Store.Unpublished(ctx); err != nil {
 		t.Fatal(err)
 	}
 	if _, d.Head, err = f.Store.Head(ctx); err != nil {
@@ -162,7 +162,7 @@ func (f *fixture) chain(t *testing.T) []audit.Entry {
 	if err != nil {
 		t.Fatal(err)
 	}
-	same(t, "chain name", name, f.Chain)
+	same(t, "chain name", name.Chain, f.Chain)
 	same(t, "chain head", got, head)
 	return entries
 }

@@ -15,7 +15,7 @@ func TestVault(t *testing.T, newVault func(t *testing.T) rotation.Vault) {
 	if err := v.Check(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := v.Get(t.Context(), "c", 1); !errors.Is(err, rotation.ErrNoRecord) {
+	if _, err := v.Get(t.Context(), audit.ObjectKey("c", 1)); !errors.Is(err, rotation.ErrNoRecord) {
 		t.Fatalf("get from an empty vault: %v, want ErrNoRecord", err)
 	}
 	now := Clock()
@@ -28,20 +28,22 @@ func TestVault(t *testing.T, newVault func(t *testing.T) rotation.Vault) {
 		t.Fatal(err)
 	}
 	for range 2 {
-		if err := v.Put(t.Context(), first); err != nil {
+		if err := v.Put(t.Context(), audit.ObjectKey("c", 1), first); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := v.Put(t.Context(), other); !errors.Is(err, rotation.ErrTampered) {
-		t.Fatalf("put of other bytes: %v, want ErrTampered", err)
+	var taken *audit.Taken
+	want := audit.TakenBy(audit.ObjectKey("c", 1), "", first.Bytes)
+	if err := v.Put(t.Context(), audit.ObjectKey("c", 1), other); !errors.As(err, &taken) || taken.Key != want.Key || taken.SHA256 != want.SHA256 || taken.Version == "" {
+		t.Fatalf("put of other bytes: %v, want %v", err, want)
 	}
-	got, err := v.Get(t.Context(), "c", 1)
+	got, err := v.Get(t.Context(), audit.ObjectKey("c", 1))
 	if err != nil {
 		t.Fatal(err)
 	}
 	same(t, "stored bytes", string(got), string(first.Bytes))
 	for _, chain := range []string{"c", "d"} {
-		if _, err := v.Get(t.Context(), chain, 2); !errors.Is(err, rotation.ErrNoRecord) {
+		if _, err := v.Get(t.Context(), audit.ObjectKey(chain, 2)); !errors.Is(err, rotation.ErrNoRecord) {
 			t.Fatalf("get of what was never put: %v, want ErrNoRecord", err)
 		}
 	}
@@ -51,14 +53,14 @@ func TestVault(t *testing.T, newVault func(t *testing.T) rotation.Vault) {
 		if err != nil {
 			return err
 		}
-		return v.Put(t.Context(), e)
+		return v.Put(t.Context(), audit.ObjectKey("race", 1), e)
 	})
 	won := 0
 	for _, err := range errs {
 		switch {
 		case err == nil:
 			won++
-		case !errors.Is(err, rotation.ErrTampered):
+		case !errors.As(err, new(*audit.Taken)):
 			t.Error(err)
 		}
 	}

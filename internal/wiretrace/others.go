@@ -3,6 +3,7 @@ package wiretrace
 import (
 	"errors"
 	"fmt"
+	"path"
 	"strconv"
 	"strings"
 
@@ -99,7 +100,7 @@ func (r *Recorder) stored(e wire.Exchange) ([]trace.Event, error) {
 		}
 		return nil, errUnknown
 	}
-	seq, err := strconv.ParseInt(strings.TrimSuffix(name, ".json"), 10, 64)
+	seq, err := strconv.ParseInt(strings.TrimSuffix(path.Base(name), ".json"), 10, 64) // of whichever generation
 	if err != nil || e.Operation != "PutObject" {
 		return nil, fmt.Errorf("object %s: %w", e.Key, errUnknown)
 	}

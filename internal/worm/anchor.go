@@ -23,8 +23,7 @@ var (
 )
 
 // PutAnchor implements [rotation.AnchorVault].
-func (v *Vault) PutAnchor(ctx context.Context, chain string, n int64, b []byte) ([]byte, error) {
-	key := audit.AnchorKey(chain, n)
+func (v *Vault) PutAnchor(ctx context.Context, key string, b []byte) ([]byte, error) {
 	var last error
 	for try := range maxTries {
 		if err := backoff.Pause(ctx, try, firstWait, maxWait); err != nil {
@@ -41,15 +40,13 @@ func (v *Vault) PutAnchor(ctx context.Context, chain string, n int64, b []byte) 
 		if err != nil {
 			return nil, awserr.Wrap("s3 PutObject "+key, err)
 		}
-		return v.GetAnchor(ctx, chain, n) // the oldest version, whoever put it
+		return v.GetAnchor(ctx, key) // the oldest version, whoever put it
 	}
 	return nil, fmt.Errorf("s3 PutObject %s: gave up after %d tries: %w", key, maxTries, last)
 }
 
 // GetAnchor implements [rotation.AnchorVault].
-func (v *Vault) GetAnchor(ctx context.Context, chain string, n int64) ([]byte, error) {
-	return v.first(ctx, audit.AnchorKey(chain, n))
-}
+func (v *Vault) GetAnchor(ctx context.Context, key string) ([]byte, error) { return v.first(ctx, key) }
 
 // Versions implements [audit.Bucket]: everything that the bucket holds.
 func (v *Vault) Versions(ctx context.Context) ([]audit.ObjectVersion, error) {

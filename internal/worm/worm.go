@@ -64,8 +64,7 @@ func New(client API, bucket string, retention time.Duration, now func() time.Tim
 
 // Put implements [rotation.Vault]. S3 answers 409 when two conditional PUTs meet;
 // then neither may have been made, and it is repeated.
-func (v *Vault) Put(ctx context.Context, e audit.Entry) error {
-	key := audit.ObjectKey(e.Record.Chain, e.Record.Seq)
+func (v *Vault) Put(ctx context.Context, key string, e audit.Entry) error {
 	var last error
 	for try := range maxTries {
 		if err := backoff.Pause(ctx, try, firstWait, maxWait); err != nil {
@@ -125,7 +124,7 @@ func (v *Vault) settle(ctx context.Context, key, made string, e audit.Entry) err
 		return err
 	}
 	if !bytes.Equal(stored, e.Bytes) {
-		return fmt.Errorf("s3 object %s, version %s: %w", key, oldest, rotation.ErrTampered)
+		return fmt.Errorf("s3: %w", audit.TakenBy(key, oldest, stored))
 	}
 	return v.checkLock(key, oldest, lock, e)
 }
@@ -156,7 +155,8 @@ type lock struct {
 }
 
 // read returns the bytes of one version and its lock, which S3 shows only to who
-// has s3:GetObjectRetention.
+// has s3:GetObjectRetention. Of an object longer than any record it returns the
+// beginning, which is no record.
 func (v *Vault) read(ctx context.Context, key, version string) ([]byte, lock, error) {
 	out, err := v.client.GetObject(ctx, &s3.GetObjectInput{
 		Bucket: &v.bucket, Key: &key, VersionId: &version, ChecksumMode: types.ChecksumModeEnabled,
@@ -168,16 +168,11 @@ func (v *Vault) read(ctx context.Context, key, version string) ([]byte, lock, er
 	if err = errors.Join(err, out.Body.Close()); err != nil {
 		return nil, lock{}, awserr.Wrap("s3 GetObject "+key, err)
 	}
-	if len(b) > maxRecord {
-		return nil, lock{}, fmt.Errorf("s3 object %s, version %s has more than %d bytes: %w", key, version, maxRecord, rotation.ErrTampered)
-	}
 	return b, lock{out.ObjectLockMode, aws.ToTime(out.ObjectLockRetainUntilDate)}, nil
 }
 
 // Get implements [rotation.Vault].
-func (v *Vault) Get(ctx context.Context, chain string, seq int64) ([]byte, error) {
-	return v.first(ctx, audit.ObjectKey(chain, seq))
-}
+func (v *Vault) Get(ctx context.Context, key string) ([]byte, error) { return v.first(ctx, key) }
 
 // first returns the bytes of the oldest version of a key, whatever came over it.
 func (v *Vault) first(ctx context.Context, key string) ([]byte, error) {

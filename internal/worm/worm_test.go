@@ -125,7 +125,7 @@ func TestHeaders(t *testing.T) {
 		return next(r)
 	})
 	e := entry(t, "alice")
-	if err := v.Put(t.Context(), e); err != nil {
+	if err := v.Put(t.Context(), key, e); err != nil {
 		t.Fatal(err)
 	}
 	sum := sha256.Sum256(e.Bytes)
@@ -149,14 +149,14 @@ func TestBrokenWire(t *testing.T) {
 		v, b := vault(t, mototest.Break(puts, sent))
 		e := entry(t, "alice")
 		for range 2 {
-			if err := v.Put(t.Context(), e); err != nil {
+			if err := v.Put(t.Context(), key, e); err != nil {
 				t.Fatalf("sent %v: %v", sent, err)
 			}
 		}
 		if n := versions(t, b); n != 1 {
 			t.Errorf("sent %v: %d versions", sent, n)
 		}
-		if got, err := v.Get(t.Context(), "c", 1); err != nil || !bytes.Equal(got, e.Bytes) {
+		if got, err := v.Get(t.Context(), key); err != nil || !bytes.Equal(got, e.Bytes) {
 			t.Errorf("sent %v: %q, %v", sent, got, err)
 		}
 	}
@@ -176,8 +176,8 @@ func TestConflict(t *testing.T) {
 			body := `<Error><Code>ConditionalRequestConflict</Code><Message>no</Message></Error>`
 			return &http.Response{StatusCode: http.StatusConflict, Header: http.Header{}, Body: io.NopCloser(strings.NewReader(body)), Request: r}, nil
 		})
-		err := v.Put(t.Context(), entry(t, "alice"))
-		if (err == nil) != c.done || errors.Is(err, rotation.ErrTampered) {
+		err := v.Put(t.Context(), key, entry(t, "alice"))
+		if (err == nil) != c.done || errors.Is(err, audit.ErrTaken) {
 			t.Errorf("%d conflicts: %v", c.conflicts, err)
 		}
 		if want := map[bool]int{true: 1, false: 0}[c.done]; versions(t, b) != want {
@@ -200,24 +200,24 @@ func TestOldest(t *testing.T) {
 	}{
 		"nothing":                       {func(*testing.T, string) {}, nil, ours.Bytes},
 		"a delete marker alone":         {mark, nil, ours.Bytes},
-		"others":                        {func(t *testing.T, b string) { plant(t, b, others.Bytes) }, rotation.ErrTampered, others.Bytes},
-		"others under a delete marker":  {func(t *testing.T, b string) { plant(t, b, others.Bytes); mark(t, b) }, rotation.ErrTampered, others.Bytes},
+		"others":                        {func(t *testing.T, b string) { plant(t, b, others.Bytes) }, audit.ErrTaken, others.Bytes},
+		"others under a delete marker":  {func(t *testing.T, b string) { plant(t, b, others.Bytes); mark(t, b) }, audit.ErrTaken, others.Bytes},
 		"ours under others":             {func(t *testing.T, b string) { plantLocked(t, b, ours.Bytes); plant(t, b, others.Bytes) }, nil, ours.Bytes},
 		"ours under a delete marker":    {func(t *testing.T, b string) { plantLocked(t, b, ours.Bytes); mark(t, b) }, nil, ours.Bytes},
-		"others under ours":             {func(t *testing.T, b string) { plant(t, b, others.Bytes); plantLocked(t, b, ours.Bytes) }, rotation.ErrTampered, others.Bytes},
-		"something else, very long":     {func(t *testing.T, b string) { plant(t, b, make([]byte, 2<<20)) }, rotation.ErrTampered, nil},
+		"others under ours":             {func(t *testing.T, b string) { plant(t, b, others.Bytes); plantLocked(t, b, ours.Bytes) }, audit.ErrTaken, others.Bytes},
+		"something else, very long":     {func(t *testing.T, b string) { plant(t, b, make([]byte, 2<<20)) }, audit.ErrTaken, make([]byte, 1<<20+1)},
 		"a longer key with another end": {func(t *testing.T, b string) { plantKey(t, b, key+"x") }, nil, ours.Bytes},
 	} {
 		t.Run(name, func(t *testing.T) {
 			v, b := vault(t)
 			c.before(t, b)
 			for range 2 {
-				if err := v.Put(t.Context(), ours); !errors.Is(err, c.put) {
+				if err := v.Put(t.Context(), key, ours); !errors.Is(err, c.put) {
 					t.Fatalf("Put: %v, want %v", err, c.put)
 				}
 			}
-			got, err := v.Get(t.Context(), "c", 1)
-			if c.get == nil && !errors.Is(err, rotation.ErrTampered) || c.get != nil && (err != nil || !bytes.Equal(got, c.get)) {
+			got, err := v.Get(t.Context(), key)
+			if err != nil || !bytes.Equal(got, c.get) {
 				t.Errorf("Get: %.200q, %v", got, err)
 			}
 		})
@@ -251,17 +251,17 @@ func TestManyVersions(t *testing.T) {
 		return next(r)
 	})
 	e := entry(t, "alice")
-	if err := v.Put(t.Context(), e); err != nil {
+	if err := v.Put(t.Context(), key, e); err != nil {
 		t.Fatal(err)
 	}
 	time.Sleep(5 * time.Millisecond)
 	for i := range 6 {
 		plant(t, b, []byte{byte(i)})
 	}
-	if got, err := v.Get(t.Context(), "c", 1); err != nil || !bytes.Equal(got, e.Bytes) {
+	if got, err := v.Get(t.Context(), key); err != nil || !bytes.Equal(got, e.Bytes) {
 		t.Errorf("%q, %v", got, err)
 	}
-	if err := v.Put(t.Context(), e); err != nil {
+	if err := v.Put(t.Context(), key, e); err != nil {
 		t.Error(err)
 	}
 }
@@ -284,7 +284,7 @@ func TestRetention(t *testing.T) {
 	} {
 		v, b := vault(t)
 		plant(t, b, e.Bytes, c.lock)
-		err := v.Put(t.Context(), e)
+		err := v.Put(t.Context(), key, e)
 		if c.ok {
 			if err != nil {
 				t.Errorf("%s: %v", name, err)
@@ -340,8 +340,8 @@ func TestDenied(t *testing.T) {
 		body := `<Error><Code>AccessDenied</Code><Message>no</Message></Error>`
 		return &http.Response{StatusCode: http.StatusForbidden, Header: http.Header{}, Body: io.NopCloser(strings.NewReader(body)), Request: r}, nil
 	}), b, retention, storetest.Clock())
-	_, get := v.Get(t.Context(), "c", 1)
-	for op, err := range map[string]error{"Put": v.Put(t.Context(), entry(t, "alice")), "Get": get, "Check": v.Check(t.Context())} {
+	_, get := v.Get(t.Context(), key)
+	for op, err := range map[string]error{"Put": v.Put(t.Context(), key, entry(t, "alice")), "Get": get, "Check": v.Check(t.Context())} {
 		if !errors.Is(err, rotation.ErrDenied) {
 			t.Errorf("%s: %v, want ErrDenied", op, err)
 		}

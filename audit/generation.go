@@ -1,0 +1,209 @@
+package audit
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"regexp"
+	"strconv"
+	"strings"
+)
+
+// A key of the bucket may be taken before the chain comes to it: a person or a
+// compromised function has put an object there, or the steps themselves have, before
+// the control table was set back to an earlier time. Object Lock keeps it. Then the
+// chain goes on in a new generation: the same numbers and the same links under keys
+// that nobody knew before, beginning with the record that met the object. A record of
+// type [EventGeneration] names the object, so that verification can tell what it is.
+
+// EventGeneration is the type of the record of a generation's beginning.
+const EventGeneration = "audit_generation_begun"
+
+// The bodies' names in a record of type [EventGeneration].
+const (
+	bodyOf         = "of"         // what the generation is of: records or anchors
+	bodyGeneration = "generation" // its id
+	bodyBefore     = "before"     // id of the one before; absent for the first
+	bodyFrom       = "from"       // first number under its keys
+	bodyObject     = "object"     // key of the object in the way
+	bodyVersion    = "object_version"
+	bodySHA256     = "object_sha256"
+)
+
+// Kinds of what has generations.
+const (
+	OfRecords = "records"
+	OfAnchors = "anchors"
+)
+
+// Generation is where the chain's records, or its anchors, are from a number on.
+type Generation struct {
+	ID   string // directory of its keys; "" for the first
+	From int64  // first number under its keys
+}
+
+// Generations are the generations after the first, in order, as "13=g1-0123456789abcdef,
+// 27=g2-…" without the space; "" is none. The text is what the control table stores.
+type Generations string
+
+var generationID = regexp.MustCompile(`^g[1-9][0-9]{0,5}-[0-9a-f]{16}$`)
+
+// ParseGenerations checks the text of generations: numbers that never fall and ids that
+// can be part of a key.
+func ParseGenerations(s string) (Generations, error) {
+	var last int64
+	for _, g := range Generations(s).all() {
+		if !generationID.MatchString(g.ID) || g.From < max(last, 1) {
+			return "", fmt.Errorf("generations %q: want number=id, in order", s)
+		}
+		last = g.From
+	}
+	return Generations(s), nil
+}
+
+func (g Generations) all() []Generation {
+	if g == "" {
+		return nil
+	}
+	var out []Generation
+	for part := range strings.SplitSeq(string(g), ",") {
+		from, id, _ := strings.Cut(part, "=")
+		n, _ := strconv.ParseInt(from, 10, 64) // 0 is refused by ParseGenerations
+		out = append(out, Generation{ID: id, From: n})
+	}
+	return out
+}
+
+// Of is the id of the generation that holds a number; "" for the first.
+func (g Generations) Of(n int64) string {
+	id := ""
+	for _, one := range g.all() {
+		if one.From <= n {
+			id = one.ID
+		}
+	}
+	return id
+}
+
+// Last is the generation that new numbers come into.
+func (g Generations) Last() Generation {
+	if all := g.all(); len(all) > 0 {
+		return all[len(all)-1]
+	}
+	return Generation{From: 1}
+}
+
+// Has reports whether a generation is among them.
+func (g Generations) Has(id string) bool {
+	for _, one := range g.all() {
+		if one.ID == id {
+			return true
+		}
+	}
+	return false
+}
+
+// With is g with one more, which begins at a number.
+func (g Generations) With(one Generation) Generations {
+	s := fmt.Sprintf("%d=%s", one.From, one.ID)
+	if g != "" {
+		s = string(g) + "," + s
+	}
+	return Generations(s)
+}
+
+// Next is the generation after these, which begins at a number because of an object. Its
+// id is a digest of salt too, so that nobody can have taken its keys before who does not
+// know the salt.
+func (g Generations) Next(from int64, o Taken, salt string) Generation {
+	h := sha256.New()
+	fmt.Fprintf(h, "%s\x00%d\x00%s\x00%s\x00%s", g, from, o.Key, o.SHA256, salt)
+	return Generation{ID: fmt.Sprintf("g%d-%s", len(g.all())+1, hex.EncodeToString(h.Sum(nil)[:8])), From: from}
+}
+
+// Line is a chain and where its records are.
+type Line struct {
+	Chain       string
+	Generations Generations
+}
+
+// RecordKey is the key of a record in the bucket.
+func (l Line) RecordKey(seq int64) string { return recordKey(l.Chain, l.Generations.Of(seq), seq) }
+
+func recordKey(chain, generation string, seq int64) string {
+	return inGeneration(ObjectKey(chain, seq), generation)
+}
+
+func anchorKey(chain, generation string, n int64) string {
+	return inGeneration(AnchorKey(chain, n), generation)
+}
+
+// AnchorKeyIn is the key of an anchor, of which g are the generations of anchors.
+func (g Generations) AnchorKeyIn(chain string, n int64) string { return anchorKey(chain, g.Of(n), n) }
+
+// inGeneration puts the last part of a key into a directory: v1/c/records/1.json becomes
+// v1/c/records/g1-…/1.json.
+func inGeneration(key, generation string) string {
+	if generation == "" {
+		return key
+	}
+	i := strings.LastIndexByte(key, '/') + 1
+	return key[:i] + generation + "/" + key[i:]
+}
+
+// Taken is an object in the place of a record or an anchor: its key, the id of its
+// oldest version and the hex SHA-256 of its bytes.
+type Taken struct{ Key, Version, SHA256 string }
+
+// ErrTaken is what a [*Taken] is as an error.
+var ErrTaken = errors.New("another object is in its place")
+
+// Error names the object.
+func (t *Taken) Error() string {
+	return Visible(fmt.Sprintf("%s, version %s: %v (SHA-256 %s)", t.Key, t.Version, ErrTaken, t.SHA256))
+}
+
+// Unwrap returns [ErrTaken].
+func (t *Taken) Unwrap() error { return ErrTaken }
+
+// TakenBy describes the bytes of an object that is in the way.
+func TakenBy(key, version string, b []byte) *Taken {
+	sum := sha256.Sum256(b)
+	return &Taken{Key: key, Version: version, SHA256: hex.EncodeToString(sum[:])}
+}
+
+// Event is the record of a generation's beginning: of says what it is a generation of, g
+// are those before it.
+func (one Generation) Event(of string, g Generations, o Taken) Event {
+	body := map[string]string{
+		bodyOf: of, bodyGeneration: one.ID, bodyFrom: strconv.FormatInt(one.From, 10), bodyObject: o.Key, bodySHA256: o.SHA256,
+	}
+	for k, v := range map[string]string{bodyBefore: g.Last().ID, bodyVersion: o.Version} {
+		if v != "" {
+			body[k] = v
+		}
+	}
+	return Event{ID: EventGeneration + "/" + one.ID, Type: EventGeneration, Step: "publish", Body: body}
+}
+
+// Begun is what a record of type [EventGeneration] says.
+type Begun struct {
+	Generation
+	Of     string // records or anchors
+	Before string // id of the generation before
+	Seq    int64  // of the record
+	Taken  Taken
+}
+
+// ParseBegun reads it; false for any other record, and for one that says nothing usable.
+func ParseBegun(r Record) (Begun, bool) {
+	from, err := strconv.ParseInt(r.Body[bodyFrom], 10, 64)
+	b := Begun{
+		Generation: Generation{ID: r.Body[bodyGeneration], From: from}, Of: r.Body[bodyOf], Before: r.Body[bodyBefore], Seq: r.Seq,
+		Taken: Taken{Key: r.Body[bodyObject], Version: r.Body[bodyVersion], SHA256: r.Body[bodySHA256]},
+	}
+	ok := r.Type == EventGeneration && err == nil && from >= 1 && generationID.MatchString(b.ID) &&
+		(b.Before == "" || generationID.MatchString(b.Before)) && (b.Of == OfRecords || b.Of == OfAnchors)
+	return b, ok
+}

@@ -1,0 +1,171 @@
+package rotation_test
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/matter-ops/kms-rotation/audit"
+	"github.com/matter-ops/kms-rotation/kek"
+	"github.com/matter-ops/kms-rotation/rotation"
+)
+
+// TestForeignObjectAtEveryPlace puts an object in the place of each record of a rotation,
+// normal or an emergency: it ends all the same, the object stays, and the chain names it.
+func TestForeignObjectAtEveryPlace(t *testing.T) {
+	for _, in := range []rotation.ExecutionInput{{}, {Mode: "emergency", Reason: "leaked"}} {
+		undisturbed := newSite(t)
+		undisturbed.advance(spring, in, kek.Completed)
+		want := undisturbed.events()
+		for seq := 2; seq <= len(want); seq++ {
+			t.Run(fmt.Sprintf("%s %d", in.Mode, seq), func(t *testing.T) {
+				s := newSite(t)
+				key := audit.ObjectKey(chain, int64(seq))
+				s.vault.Tamper(key, []byte("foreign"))
+				s.advance(spring, in, kek.Completed)
+				s.settled()
+				events := s.events()
+				begun := slices.Index(events, audit.EventGeneration)
+				if begun < seq {
+					t.Fatalf("no record after %d names the object: %q", seq, events)
+				}
+				if diff := cmp.Diff(want, slices.Delete(slices.Clone(events), begun, begun+1)); diff != "" {
+					t.Errorf("records (-undisturbed +got):\n%s", diff)
+				}
+				entries := must(s.store.AuditEntries(t.Context(), int64(begun+1)))
+				b, ok := audit.ParseBegun(entries[0].Record)
+				taken := *audit.TakenBy(key, "only", []byte("foreign"))
+				if !ok || b.Of != audit.OfRecords || b.From != int64(seq) || b.Before != "" || b.Taken != taken || entries[0].Record.Actor != s.Actor {
+					t.Errorf("%+v, %+v", b, entries[0].Record)
+				}
+				if left := must(s.vault.Get(t.Context(), key)); string(left) != "foreign" {
+					t.Errorf("the object is %q now", left)
+				}
+			})
+		}
+	}
+}
+
+// TestForeignObjectsAhead: whoever puts objects at places far ahead, and in the places of
+// each generation that begins, does not stop the chain.
+func TestForeignObjectsAhead(t *testing.T) {
+	s := newSite(t)
+	for _, seq := range []int64{3, 4, 9} {
+		s.vault.Tamper(audit.ObjectKey(chain, seq), []byte("ahead"))
+	}
+	planted := 0
+	s.world.SetHook(func(op string, args ...any) (bool, error) {
+		if op == "Vault.Put" && planted < 5 && strings.Contains(args[0].(string), "/g") {
+			planted++
+			return false, audit.TakenBy(args[0].(string), "only", nil)
+		}
+		return true, nil
+	})
+	s.advance(spring, rotation.ExecutionInput{}, kek.Completed)
+	s.settled()
+}
+
+// TestBeginsOnce: of two steps that meet one object, one begins a generation.
+func TestBeginsOnce(t *testing.T) {
+	s := newSite(t)
+	s.vault.Tamper(audit.ObjectKey(chain, 2), []byte("foreign"))
+	s.world.SetHook(func(op string, _ ...any) (bool, error) { return op != "Vault.Put", nil }) // the bucket is away
+	_, err := s.Preflight(t.Context(), preflightInput(spring, rotation.ExecutionInput{}))
+	wantKind(t, err, rotation.Transient)
+	again := false
+	s.world.SetHook(func(op string, _ ...any) (bool, error) {
+		if op == "Store.Begin" && !again {
+			again = true
+			must(s.Preflight(t.Context(), preflightInput(spring, rotation.ExecutionInput{})))
+		}
+		return true, nil
+	})
+	must(s.Preflight(t.Context(), preflightInput(spring, rotation.ExecutionInput{})))
+	s.world.SetHook(nil)
+	if n := len(slices.DeleteFunc(s.events(), func(e string) bool { return e != audit.EventGeneration })); !again || n != 1 {
+		t.Errorf("%d generations", n)
+	}
+}
+
+// TestTooManyForeignObjects: a step gives up, to be repeated, where one object after the
+// other is in its way.
+func TestTooManyForeignObjects(t *testing.T) {
+	s := newSite(t)
+	s.world.SetHook(func(op string, args ...any) (bool, error) {
+		if op == "Vault.Put" {
+			return false, audit.TakenBy(args[0].(string), "only", nil)
+		}
+		return true, nil
+	})
+	_, err := s.Preflight(t.Context(), preflightInput(spring, rotation.ExecutionInput{}))
+	wantKind(t, err, rotation.Transient)
+	s.world.SetHook(nil)
+	s.advance(spring, rotation.ExecutionInput{}, kek.Completed)
+	s.settled()
+}
+
+// TestSetBack: a bucket that holds a record after the control table's last one stops a
+// normal rotation before it starts; an emergency notes it and goes on.
+func TestSetBack(t *testing.T) {
+	s := newSite(t)
+	at, head, err := s.store.Head(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	forgotten := must(audit.Next(chain, head, s.Now(), audit.Event{ID: "x", Type: "pointer_switched"}))
+	s.vault.Tamper(at.RecordKey(forgotten.Record.Seq), forgotten.Bytes)
+	_, err = s.Preflight(t.Context(), preflightInput(spring, rotation.ExecutionInput{}))
+	wantKind(t, err, rotation.AuditTampered)
+	var typed *rotation.Error
+	if errors.As(err, &typed); typed.Field != "AUDIT_HEAD" || typed.Next != "matter ops doctor" {
+		t.Errorf("%v", err)
+	}
+	p := must(s.Preflight(t.Context(), preflightInput(summer, rotation.ExecutionInput{Mode: "emergency", Reason: "leaked"})))
+	if i := slices.IndexFunc(p.Checks, func(c rotation.Check) bool { return c.Name == "audit head" }); i < 0 || !strings.Contains(p.Checks[i].Detail, "set back") {
+		t.Errorf("%+v", p.Checks)
+	}
+	s.advance(summer, rotation.ExecutionInput{Mode: "emergency", Reason: "leaked"}, kek.Completed)
+	s.settled()
+}
+
+// TestForeignAnchor: an object in the place of an anchor does not keep the chain from being
+// anchored, and verification names it. A process that dies at any call of it leaves
+// nothing behind that the next one does not mend.
+func TestForeignAnchor(t *testing.T) {
+	calls := 0
+	for kill := 0; kill <= calls; kill++ {
+		for _, lost := range []bool{false, true} {
+			a := newAnchorage(t)
+			foreign := []byte("{}")
+			a.world.Vault().Tamper(audit.AnchorKey("matter", 1), foreign)
+			if err := errors.Join(a.record(t.Context(), "one"), a.record(t.Context(), "two")); err != nil {
+				t.Fatal(err)
+			}
+			a.calls, a.kill, a.lost = 0, kill, lost
+			_, err := a.Anchor(t.Context(), rotation.AnchorInput{})
+			if kill == 0 {
+				calls = a.calls
+			}
+			a.dead, a.kill = false, 0
+			if kill > 0 || err == nil {
+				_, err = a.Anchor(t.Context(), rotation.AnchorInput{})
+			}
+			if err != nil {
+				t.Fatalf("killed at call %d: %v", kill, err)
+			}
+			must(a.Anchor(t.Context(), rotation.AnchorInput{Canary: true}))
+			r, err := a.VerifyAudit(t.Context(), rotation.AuditOptions{})
+			if err != nil || r.Result != audit.Green || r.Anchored != r.Records || len(r.Generations) != 1 {
+				t.Fatalf("killed at call %d: %v, %v %+v", kill, err, r, r)
+			}
+			if g := r.Generations[0]; g.Of != audit.OfAnchors || g.From != 1 || g.Object != audit.AnchorKey("matter", 1) || g.SHA256 != audit.TakenBy("", "", foreign).SHA256 {
+				t.Errorf("%+v", g)
+			}
+			must(a.CheckAnchoring(t.Context()))
+		}
+	}
+}
