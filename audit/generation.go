@@ -94,16 +94,6 @@ func (g Generations) Last() Generation {
 	return Generation{From: 1}
 }
 
-// Has reports whether a generation is among them.
-func (g Generations) Has(id string) bool {
-	for _, one := range g.all() {
-		if one.ID == id {
-			return true
-		}
-	}
-	return false
-}
-
 // With is g with one more, which begins at a number.
 func (g Generations) With(one Generation) Generations {
 	s := fmt.Sprintf("%d=%s", one.From, one.ID)

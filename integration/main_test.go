@@ -49,8 +49,16 @@ func up(t *testing.T, parameters map[string]string) *world {
 }
 
 // upWith is up with other options of the local AWS. The functions may use more tables
-// than the data set's, each STACK-name.
+// than the data set's, each STACK-name. The test runs beside others: it waits more than
+// it works.
 func upWith(t *testing.T, o localaws.Options, tables ...string) *world {
+	t.Helper()
+	t.Parallel()
+	return alone(t, o, tables...)
+}
+
+// alone is upWith of a test that nothing else runs beside.
+func alone(t *testing.T, o localaws.Options, tables ...string) *world {
 	t.Helper()
 	if testing.Short() {
 		t.Skip("it starts servers")

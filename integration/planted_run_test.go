@@ -23,7 +23,7 @@ var update = flag.Bool("update", false, "rewrite the table of bugs planted in re
 func (p planted) reject(t *testing.T, root string) trace.Verdict {
 	t.Helper()
 	start := time.Now()
-	w := upWith(t, localaws.Options{Programs: map[string]string{p.function: p.build(t, root)}})
+	w := alone(t, localaws.Options{Programs: map[string]string{p.function: p.build(t, root)}})
 	end := w.record(t)
 	if p.during != nil {
 		p.during(t, w)

@@ -34,6 +34,8 @@ type World struct {
 	Anchors []audit.Anchor // anchor i+1
 	Policy  audit.Policy   // of a verifier with nothing but the trust list
 	Head    audit.Head     // of the control table
+
+	line audit.Generations // after the first
 }
 
 // New builds a sound world.
@@ -163,3 +165,71 @@ func (w *World) relink(seq int64) {
 
 func rec(seq int64) string { return audit.ObjectKey(Chain, seq) }
 func anc(n int64) string   { return audit.AnchorKey(Chain, n) }
+
+// Generation lets the chain go on in a new generation from record from on, because of an
+// object: carried records of the old head, then the one that begins it, then one more. The
+// records after from-1 are forgotten. An anchor covers all, if anchored.
+func (w *World) Generation(from int64, o audit.Taken, carried int, anchored bool) audit.Generation {
+	w.T.Helper()
+	before := w.line
+	g := before.Next(from, o, "salt")
+	w.line = before.With(g)
+	w.Entries = w.Entries[:from-1]
+	w.Head = audit.Genesis(Chain)
+	if from > 1 {
+		w.Head = w.Entries[from-2].Head()
+	}
+	for i := range carried {
+		w.goOn(w.next(w.Head, fmt.Sprintf("carried %d", i+1)))
+	}
+	e, err := audit.Next(Chain, w.Head, at(w.Head.Seq+1), g.Event(audit.OfRecords, before, o))
+	if err != nil {
+		w.T.Fatal(err)
+	}
+	w.goOn(e)
+	w.goOn(w.next(w.Head, "after"))
+	if anchored {
+		w.anchor(w.statement(w.Head))
+	}
+	w.Policy.Now = at(records + 10)
+	return g
+}
+
+// goOn puts a record into the last generation.
+func (w *World) goOn(e audit.Entry) {
+	w.T.Helper()
+	w.Entries, w.Head = append(w.Entries, e), e.Head()
+	w.Bucket.Put(w.Line().RecordKey(e.Record.Seq), e.Bytes, Lock(at(e.Record.Seq)))
+}
+
+// Line is the chain and its generations, as the control table has them.
+func (w *World) Line() audit.Line { return audit.Line{Chain: Chain, Generations: w.line} }
+
+// Plant puts an object of somebody else at a key.
+func (w *World) Plant(key, content string) audit.Taken {
+	w.Bucket.Put(key, []byte(content), Lock(at(records+1)))
+	return *audit.TakenBy(key, "", []byte(content))
+}
+
+// GenerationTwice is two generations that begin at one record, the second because of an
+// object in the place of the first's first record, which it carries.
+func (w *World) GenerationTwice(from int64, o, again audit.Taken) {
+	w.T.Helper()
+	var none audit.Generations
+	first := none.Next(from, o, "salt")
+	second := none.With(first).Next(from, again, "salt")
+	w.line = none.With(first).With(second)
+	for _, ev := range []audit.Event{first.Event(audit.OfRecords, none, o), second.Event(audit.OfRecords, none.With(first), again)} {
+		e, err := audit.Next(Chain, w.Head, at(w.Head.Seq+1), ev)
+		if err != nil {
+			w.T.Fatal(err)
+		}
+		w.goOn(e)
+	}
+	w.goOn(w.next(w.Head, "after"))
+	w.anchor(w.statement(w.Head))
+	w.Policy.Now = at(records + 10)
+}
+
+// Forget makes the control table forget its generations.
+func (w *World) Forget() { w.line = "" }
