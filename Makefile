@@ -6,51 +6,62 @@ SHELL       := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .ONESHELL:
 .DEFAULT_GOAL := help
-MAKEFLAGS   += --no-builtin-rules
+MAKEFLAGS   += --no-builtin-rules -j4
 
 ARCH      ?= arm64
 FUNCTIONS := $(notdir $(patsubst %/main.go,%,$(wildcard functions/*/main.go)))
-GOFLAGS_  := -trimpath
 LDFLAGS   := -s -w
 TAGS      := lambda.norpc
 GOARCH_arm64  := arm64
 GOARCH_x86_64 := amd64
 
 export MATTER_ROOT := $(CURDIR)
+
+# What is built is what is tested: one set of flags, so that packages are compiled once.
+export GOFLAGS     := -trimpath
+export CGO_ENABLED := 0
 export SAM_CLI_TELEMETRY := 0
 
-.PHONY: help demo test build package check-tools venv dynamodb-local rekor-server spec spec-deep fuzz sim sim-deep mutants mutation chaos requirements lint fmt clean
+.PHONY: help demo test build package check-tools check-java venv dynoxide dynamodb-local rekor-server spec spec-deep fuzz sim sim-deep mutants mutation chaos requirements lint fmt clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
 
-demo: build venv dynamodb-local rekor-server ## adopt rows that boto3 wrote, rotate real rows on a local AWS, twice, and prove what happened
+demo: build venv dynoxide rekor-server ## adopt rows that boto3 wrote, rotate real rows on a local AWS, twice, and prove what happened
 	@bin/matter local demo
 
-test: build venv dynamodb-local rekor-server build/tla2tools.jar ## all tests, as CI runs them
-	@MATTER_REQUIRE_LOCAL=1 go test -race -timeout 40m $$(go list ./... | grep -vE '/(integration|cmd/matter)$$')
-	# these two drive other processes, in which the race detector sees nothing; and rotation's fault schedules whole
-	MATTER_REQUIRE_LOCAL=1 go test -timeout 40m ./integration ./cmd/matter ./rotation
-	# the race detector makes schedules slow: all single faults once more without it
+# Packages in which goroutines meet. The others drive processes, in which the race
+# detector sees nothing, or do one thing after the other.
+CONCURRENT := audit envelope/... kek rotation $(addprefix internal/,announce app corpus ddb/... lambdastep linear load memddb/... memstore/... rekor restore sim)
+
+test: build venv dynoxide dynamodb-local rekor-server build/tla2tools.jar ## all tests, as CI runs them
+	@export MATTER_REQUIRE_LOCAL=1
+	go test -timeout 40m -parallel 4 ./integration ./cmd/matter
+	CGO_ENABLED=1 go test -race -timeout 40m $(addprefix ./,$(CONCURRENT))
+	go test -timeout 40m $$(go list ./... | grep -vxFf <(go list $(addprefix ./,$(CONCURRENT)) ./integration ./cmd/matter))
+	# the race detector makes schedules slow: they run once more without it, as many as there are
+	go test -timeout 40m ./rotation
 	MATTER_SIM_SECONDS=$${MATTER_SIM_SECONDS:-20} go test ./internal/sim -run 'TestOneFault|TestTwoFaults|TestRandomSchedules$$|TestRandomAmid'
 
 build: ## the CLI at bin/matter and the functions for this machine
 	@mkdir -p bin
-	go build $(GOFLAGS_) -o bin/ ./cmd/...
+	go build -o bin/ ./cmd/...
 	for f in $(FUNCTIONS); do
-	  CGO_ENABLED=0 go build $(GOFLAGS_) -tags $(TAGS) -ldflags '$(LDFLAGS)' -o build/local/$$f/bootstrap ./functions/$$f
+	  go build -tags $(TAGS) -ldflags '$(LDFLAGS)' -o build/local/$$f/bootstrap ./functions/$$f
 	done
 
 package: ## the functions as template.yaml deploys them (ARCH=arm64 or x86_64)
 	@test -n '$(GOARCH_$(ARCH))' || { echo "ARCH=$(ARCH): use arm64 or x86_64" >&2; exit 2; }
 	for f in $(FUNCTIONS); do
-	  GOOS=linux GOARCH=$(GOARCH_$(ARCH)) CGO_ENABLED=0 go build $(GOFLAGS_) -tags $(TAGS) -ldflags '$(LDFLAGS)' -o build/functions/$$f/bootstrap ./functions/$$f
+	  GOOS=linux GOARCH=$(GOARCH_$(ARCH)) go build -tags $(TAGS) -ldflags '$(LDFLAGS)' -o build/functions/$$f/bootstrap ./functions/$$f
 	done
 
 # The prerequisites are checked before anything is fetched, with what installs them.
-check-tools:
+check-tools: need := go:golang python3:python3
+check-java: need := java:openjdk-17-jre-headless mvn:maven
+check-tools check-java:
 	@missing=()
-	for t in go:golang python3:python3 java:openjdk-17-jre-headless mvn:maven; do
+	for t in $(need); do
 	  command -v "$${t%%:*}" >/dev/null || missing+=("$${t##*:}")
 	done
 	python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
@@ -64,15 +75,20 @@ venv: .venv/.done ## the Python tools: moto, the SAM translator, cfn-lint
 	.venv/bin/pip install --quiet --disable-pip-version-check -r requirements.txt
 	touch $@
 
-dynamodb-local: build/dynamodb-local/.done ## the official DynamoDB Local
-build/dynamodb-local/.done: tools/dynamodb-local/pom.xml | check-tools
+dynoxide: build/dynoxide ## the local AWS's DynamoDB
+build/dynoxide: tools/dynoxide/fetch.sh
+	@$<
+	touch $@
+
+dynamodb-local: build/dynamodb-local/.done ## the official DynamoDB Local, for tests of the adapters
+build/dynamodb-local/.done: tools/dynamodb-local/pom.xml | check-tools check-java
 	@mvn -q -B -ntp -f $< dependency:copy-dependencies
 	touch $@
 
 rekor-server: build/rekor/rekor-server ## the transparency log's server (rekor-tiles)
 build/rekor/rekor-server: tools/rekor/go.mod tools/rekor/go.sum
 	@mkdir -p build/rekor
-	cd tools/rekor && go build -trimpath -o ../../build/rekor/rekor-server github.com/sigstore/rekor-tiles/v2/cmd/rekor-server/posix
+	cd tools/rekor && go build -o ../../build/rekor/rekor-server github.com/sigstore/rekor-tiles/v2/cmd/rekor-server/posix
 
 build/tla2tools.jar: tools/tlc/fetch.sh | venv
 	@tools/tlc/fetch.sh
@@ -93,14 +109,14 @@ sim: ## fault schedules for MATTER_SIM_SECONDS; SEED=… or SCHEDULE='…' tells
 sim-deep: ## every pair of faults, then seeds, for MATTER_SIM_BUDGET (default 30m)
 	@MATTER_SIM_WORLD='$(WORLD)' MATTER_SIM_BUDGET=$${MATTER_SIM_BUDGET:-30m} go test ./internal/sim -run TestDeep -v -count 1 -timeout 0
 
-mutants: build venv dynamodb-local rekor-server build/tla2tools.jar ## plant every bug and write the tables of docs/testing.md
+mutants: build venv dynoxide rekor-server build/tla2tools.jar ## plant every bug and write the tables of docs/testing.md
 	@MATTER_MUTANTS=1 go test ./internal/sim -run TestPlantedBugs -v -count 1 -timeout 0 -args -update
 	MATTER_REQUIRE_LOCAL=1 MATTER_MUTANTS=1 go test ./integration -run TestPlantedBugs -v -count 1 -timeout 0 -args -update
 
 mutation: venv dynamodb-local rekor-server ## change every line of the main packages, for MATTER_MUTATION_BUDGET (default 10m), and see their tests fail
 	@MATTER_REQUIRE_LOCAL=1 MATTER_MUTATION=1 go test ./internal/mutation -run 'TestMutation$$' -v -count 1 -timeout 0 -args $(if $(UPDATE),-update)
 
-chaos: build venv dynamodb-local rekor-server ## rotations with killed processes, MATTER_CHAOS_RUNS of them (default 50)
+chaos: build venv dynoxide rekor-server ## rotations with killed processes, MATTER_CHAOS_RUNS of them (default 50)
 	@MATTER_REQUIRE_LOCAL=1 MATTER_CHAOS_RUNS=$${MATTER_CHAOS_RUNS:-50} go test ./integration -run 'TestChaos$$' -v -count 1 -timeout 0
 
 fuzz: ## every fuzz target for FUZZ_SECONDS (default 30)

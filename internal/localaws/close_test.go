@@ -81,8 +81,8 @@ func TestBreaksAndCloses(t *testing.T) {
 			continue
 		}
 		switch {
-		case strings.Contains(line, "DynamoDBLocal") || strings.Contains(line, "dynamodb"):
-			kinds["DynamoDB Local"] = true
+		case strings.Contains(line, "dynoxide"):
+			kinds["dynoxide"] = true
 			if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
 				t.Fatal(err)
 			}
@@ -92,10 +92,10 @@ func TestBreaksAndCloses(t *testing.T) {
 			kinds["function"] = true
 		}
 	}
-	diff(t, "processes", kinds, map[string]bool{"DynamoDB Local": true, "moto": true, "function": true})
+	diff(t, "processes", kinds, map[string]bool{"dynoxide": true, "moto": true, "function": true})
 	select {
 	case err := <-s.Failed():
-		if !strings.Contains(err.Error(), "DynamoDB Local") {
+		if !strings.Contains(err.Error(), "dynoxide") {
 			t.Errorf("failed: %v", err)
 		}
 	case <-time.After(10 * time.Second):

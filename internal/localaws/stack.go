@@ -158,7 +158,7 @@ func (s *Stack) serve(listener net.Listener) {
 			s.fail(fmt.Errorf("serve the local AWS: %w", err))
 		}
 	}()
-	for name, b := range map[string]*backend.Server{"DynamoDB Local": s.dynamo, "moto": s.moto} {
+	for name, b := range map[string]*backend.Server{"dynoxide": s.dynamo, "moto": s.moto} {
 		go func() {
 			<-b.Done()
 			s.fail(fmt.Errorf("%s has ended", name))

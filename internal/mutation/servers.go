@@ -54,7 +54,7 @@ func (s *servers) environment(ctx context.Context, needed []string) (env []strin
 			}
 			env = append(env, motoURL+"="+s.moto.URL)
 		case dynamoTest:
-			if err := restart(&s.dynamo, func() (*backend.Server, error) { return backend.DynamoDB(ctx) }); err != nil {
+			if err := restart(&s.dynamo, func() (*backend.Server, error) { return backend.DynamoDBLocal(ctx) }); err != nil {
 				return nil, err
 			}
 			env = append(env, dynamoDBURL+"="+s.dynamo.URL)

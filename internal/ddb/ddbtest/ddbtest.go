@@ -48,7 +48,7 @@ func Endpoint(tb testing.TB) string {
 		if server.url = os.Getenv("MATTER_DYNAMODB_URL"); server.url != "" {
 			return
 		}
-		if server.running, server.err = backend.DynamoDB(tb.Context()); server.err == nil {
+		if server.running, server.err = backend.DynamoDBLocal(tb.Context()); server.err == nil {
 			server.url = server.running.URL
 		}
 	})

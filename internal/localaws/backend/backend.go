@@ -1,9 +1,10 @@
-// Package backend runs the two servers that the local AWS is made of: the
-// official DynamoDB Local and moto, each on a free port of the loopback interface,
-// in memory.
+// Package backend runs the two servers that the local AWS is made of: dynoxide, a
+// DynamoDB, and moto, each on a free port of the loopback interface, in memory.
 //
-// DynamoDB Local needs Java and its jars, in the directory that
-// MATTER_DYNAMODB_LOCAL names, else in build/dynamodb-local/lib of the module.
+// dynoxide is the program that MATTER_DYNOXIDE names, else build/dynoxide of the module,
+// else the one in PATH. For tests of adapters there is the official DynamoDB Local too: its
+// jars are in the directory that MATTER_DYNAMODB_LOCAL names, else in
+// build/dynamodb-local/lib of the module.
 // moto is the program that MATTER_MOTO_SERVER names, else .venv/bin/moto_server of
 // the module. The module is the directory that MATTER_ROOT names, else the nearest
 // one with a go.mod from the working directory upwards.
@@ -57,8 +58,21 @@ func (s *Server) Stop() { s.process.Kill() }
 // Done is closed when the server has exited.
 func (s *Server) Done() <-chan struct{} { return s.process.Done() }
 
-// DynamoDB starts DynamoDB Local; ctx bounds only the start.
+// DynamoDB starts dynoxide; ctx bounds only the start.
 func DynamoDB(ctx context.Context) (*Server, error) {
+	program, err := dynoxide()
+	if err != nil {
+		return nil, err
+	}
+	return start(ctx, "dynoxide", probe{path: "/", server: "Dynoxide"}, func(port int) *exec.Cmd {
+		return exec.CommandContext(context.WithoutCancel(ctx), program, "--host", "127.0.0.1", "--port", strconv.Itoa(port))
+	})
+}
+
+// DynamoDBLocal starts the official DynamoDB Local, which counts the bytes of an item and
+// of a page as AWS documents; ctx bounds only the start. It listens on all interfaces and
+// has no option for one: it serves tests of adapters, of data that they make up.
+func DynamoDBLocal(ctx context.Context) (*Server, error) {
 	lib, err := jars()
 	if err != nil {
 		return nil, err
@@ -86,6 +100,21 @@ func jars() (string, error) {
 		return "", fmt.Errorf("DynamoDB Local is %w in %s: run make dynamodb-local, or set MATTER_DYNAMODB_LOCAL to the directory of its jars", ErrNotInstalled, dir)
 	}
 	return dir, nil
+}
+
+// dynoxide returns the absolute path of the program.
+func dynoxide() (string, error) {
+	program, err := fromEnvOrRoot("MATTER_DYNOXIDE", "build", "dynoxide")
+	if err != nil {
+		return "", err
+	}
+	if _, err := os.Stat(program); err == nil {
+		return program, nil
+	}
+	if found, err := exec.LookPath("dynoxide"); err == nil {
+		return filepath.Abs(found)
+	}
+	return "", fmt.Errorf("dynoxide, the local DynamoDB, is %w as %s: run make dynoxide, or set MATTER_DYNOXIDE to the program", ErrNotInstalled, program)
 }
 
 func fromEnvOrRoot(variable string, path ...string) (string, error) {
