@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/matter-ops/kms-rotation/internal/localaws/backend"
 )
@@ -69,6 +70,15 @@ func transform(ctx context.Context, root, path, bucket, region string, parameter
 	if err != nil {
 		return nil, err
 	}
+	source, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("transform: %w", err)
+	}
+	var t template
+	key := strings.Join([]string{string(source), bucket, region, string(given)}, "\x00")
+	if known, ok := transformed.Load(key); ok {
+		return &t, json.Unmarshal(known.([]byte), &t) //nolint:forcetypeassert // nothing else is stored
+	}
 	cmd := exec.CommandContext(ctx, python, "-c", transformProgram, path, bucket, string(given))
 	cmd.Env = []string{"AWS_DEFAULT_REGION=" + region, "PATH=" + os.Getenv("PATH"), "HOME=" + os.Getenv("HOME")}
 	var stdout, stderr bytes.Buffer
@@ -76,12 +86,16 @@ func transform(ctx context.Context, root, path, bucket, region string, parameter
 	if err := cmd.Run(); err != nil {
 		return nil, fmt.Errorf("transform %s: %w: %s", path, err, strings.TrimSpace(stderr.String()))
 	}
-	var t template
 	if err := json.Unmarshal(stdout.Bytes(), &t); err != nil {
 		return nil, fmt.Errorf("transform %s: %w", path, err)
 	}
+	transformed.Store(key, stdout.Bytes())
 	return &t, nil
 }
+
+// transformed is what the translator has said in this process: tests deploy one template
+// again and again.
+var transformed sync.Map
 
 // outputPrefix begins the names of the outputs that byOutput adds.
 const outputPrefix = "LocalAWSValueOf"
