@@ -37,7 +37,7 @@ type Config struct {
 	Cache        Cache
 	Holder       string           // name of this process in its leases, unique; default made from host and pid
 	PointerAge   time.Duration    // how old the pointer may be; default 10 s
-	LeaseTTL     time.Duration    // how long a rotation waits for this process if it dies; default 60 s
+	LeaseTTL     time.Duration    // how long a rotation waits for this process if it dies; default 60 s, at most 10 min
 	Now          func() time.Time // default time.Now
 
 	// Random draws a number from [0, n), for what spreads load and is no secret:
@@ -70,6 +70,9 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if c.LeaseTTL <= 0 {
 		c.LeaseTTL = defaultLeaseTTL
+	}
+	if c.LeaseTTL > kek.MaxLease {
+		faults = append(faults, fmt.Errorf("LeaseTTL must be at most %s: a rotation waits that long for a process that died", kek.MaxLease))
 	}
 	if c.LeaseTTL < 2*c.PointerAge {
 		faults = append(faults, errors.New("LeaseTTL must be at least twice PointerAge: a lease is renewed when the pointer is read"))

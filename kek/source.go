@@ -44,7 +44,12 @@ type Settings struct {
 	MaxMints     int           // mint attempts of an emergency
 	CanaryRounds int           // known-plaintext roundtrips
 	Deep         bool          // confirm and verify unwrap every distinct DEK, not a sample
+	Window       string        // HH:MM-HH:MM of the deployment's time zone in which it may start and switch; "" is any time
 }
+
+// MaxLease is how long a lease may be at most. One that says it lasts longer has been
+// written by a clock that is ahead.
+const MaxLease = 10 * time.Minute
 
 var sourceName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]{0,254}$`)
 

@@ -166,7 +166,10 @@ func (s *Steps) mayJudge(r kek.Rotation, in Verdict) error {
 			Next: fmt.Sprintf("have another person run: matter ops approve --rotation %s --plan %s", r.ID, plan),
 		}
 	}
-	return nil
+	if in.Reject || r.Phase != kek.Tested {
+		return nil
+	}
+	return s.checkAwake(r)
 }
 
 // settleApproval changes what is recorded of the rotation's present plan. What was

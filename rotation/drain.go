@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
+	"github.com/matter-ops/kms-rotation/audit"
 	"github.com/matter-ops/kms-rotation/kek"
 )
 
@@ -53,7 +55,7 @@ func (s *Steps) awaitLeases(ctx context.Context, r kek.Rotation, keks []kek.ID) 
 	var holder string
 	for _, l := range leases {
 		gone := false
-		if r.Mode == kek.Emergency || s.Now().After(l.Expires) {
+		if r.Mode == kek.Emergency || s.ranOut(r, l) {
 			if gone, err = s.Drainage.Revoke(ctx, l); err != nil {
 				return out, unavailable("leases", err)
 			}
@@ -67,11 +69,20 @@ func (s *Steps) awaitLeases(ctx context.Context, r kek.Rotation, keks []kek.ID) 
 	if out.Leases > 0 && r.Mode == kek.Normal && out.Waited >= int64(r.Settings.DrainMaxWait/time.Second) {
 		return out, &Error{
 			Kind: DrainTimeout, Field: "LEASE#" + string(r.OldKEK),
-			Msg:  fmt.Sprintf("%d leases outlive max-wait %s, the last %s", out.Leases, r.Settings.DrainMaxWait, holder),
-			Next: "stop or restart that process; its lease then runs out, and the redriven execution goes on",
+			Msg: fmt.Sprintf("%d leases outlive max-wait %s, the last %s", out.Leases, r.Settings.DrainMaxWait, holder),
+			Next: "stop or restart that process; its lease then runs out, and the redriven execution goes on. If it is gone for good: " +
+				"matter ops lease revoke",
 		}
 	}
 	return out, nil
+}
+
+// ranOut reports whether a lease has ended. Its end is by the holder's clock: one that is
+// further away than a lease can last is not believed once the switch, of which every live
+// holder learns within seconds, is as long ago.
+func (s *Steps) ranOut(r kek.Rotation, l Lease) bool {
+	now := s.Now()
+	return now.After(l.Expires) || l.Expires.Sub(now) > kek.MaxLease && now.Sub(r.SwitchedAt) > kek.MaxLease
 }
 
 func (s *Steps) sinceSwitch(r kek.Rotation) int64 {
@@ -79,6 +90,49 @@ func (s *Steps) sinceSwitch(r kek.Rotation) int64 {
 		return 0
 	}
 	return int64(s.Now().Sub(r.SwitchedAt) / time.Second)
+}
+
+// RevokeLease takes back the lease of a holder that is gone, at a person's word (spec:
+// Revoke). A holder that lives after all is refused its next write under that KEK and goes
+// on under the pointer's. It refuses the pointer's own KEK: a lease on that holds up nothing.
+func (s *Steps) RevokeLease(ctx context.Context, to Recorder, id kek.ID, holder, reason string) (Lease, error) {
+	v, err := s.load(ctx, "")
+	if err != nil {
+		return Lease{}, err
+	}
+	switch {
+	case v.Pointer != nil && v.Pointer.KEKID == id:
+		return Lease{}, &Error{
+			Kind: Refused, Field: "kek-id", Msg: "the pointer names this KEK: a lease on it holds up nothing", Next: "matter ops lease list",
+		}
+	case reason == "" || audit.Visible(reason) != reason:
+		return Lease{}, invalid("reason", "a person who takes a lease back says why, in one line of UTF-8", `add --reason "why"`)
+	}
+	for range maxTries {
+		held, err := s.Drainage.Leases(ctx, id)
+		if err != nil {
+			return Lease{}, unavailable("leases", err)
+		}
+		i := slices.IndexFunc(held, func(l Lease) bool { return l.Holder == holder })
+		if i < 0 {
+			return Lease{}, &Error{Kind: Refused, Field: "holder", Msg: fmt.Sprintf("it has no lease on KEK %s", id), Next: "matter ops lease list"}
+		}
+		l := held[i]
+		gone, err := s.Drainage.Revoke(ctx, l)
+		if err != nil {
+			return l, unavailable("leases", err)
+		}
+		if gone {
+			return l, s.Record(ctx, to, audit.Event{
+				ID: "lease_revoked/" + string(id) + "/" + holder, Type: "lease_revoked", Step: "lease revoke",
+				Body: map[string]string{
+					"kek_id": string(id), "holder": holder, "host": l.Host, "pid": fmt.Sprint(l.PID), "refs": fmt.Sprint(l.Refs),
+					"expires_at": l.Expires.UTC().Format(time.RFC3339), "reason": reason,
+				},
+			})
+		}
+	}
+	return Lease{}, &Error{Kind: Refused, Field: "holder", Msg: "it renews its lease again and again: it is alive", Next: "stop that process"}
 }
 
 // sealFences shuts the shards of each draining KEK one by one, each for good: a call that

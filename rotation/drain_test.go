@@ -133,8 +133,9 @@ func TestDrainLosesToRenewal(t *testing.T) {
 
 func TestDrainTimeout(t *testing.T) {
 	s, _ := at(t, rotation.ExecutionInput{}, kek.Switched)
-	s.lease("stuck", 10*time.Hour)
+	l := s.lease("stuck", time.Minute)
 	s.clock.pass(maxWait - time.Second)
+	s.renew(l, time.Minute)
 	if out := s.drain(t); out.Done {
 		t.Errorf("a second before max-wait: %+v", out)
 	}
@@ -154,8 +155,11 @@ func TestDrainTimeoutHalts(t *testing.T) {
 	d, w := watched(t)
 	var l rotation.Lease
 	d.before = func(c call) {
-		if c.state == "Switch" && l.Holder == "" {
-			l = d.lease("stuck", 10*time.Hour)
+		switch {
+		case c.state == "Switch" && l.Holder == "":
+			l = d.lease("stuck", time.Minute)
+		case c.state == "Drain":
+			d.renew(l, time.Minute)
 		}
 	}
 	e := d.machine.Start(spring, rotation.ExecutionInput{})

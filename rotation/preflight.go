@@ -94,13 +94,14 @@ func (s *Steps) request(in PreflightInput) (kek.Rotation, Window, error) {
 	if err := s.checkRequest(&r, in.Input.Again); err != nil {
 		return r, s.Window, err
 	}
-	if in.Input.Window == "" {
-		return r, s.Window, nil
+	w := s.Window
+	if in.Input.Window != "" {
+		var err error
+		if w, err = ParseWindow(in.Input.Window, s.Window.Zone); err != nil {
+			return r, w, invalid("window", err.Error(), `use "HH:MM-HH:MM" in the deployment's time zone, or "any"`)
+		}
 	}
-	w, err := ParseWindow(in.Input.Window, s.Window.Zone)
-	if err != nil {
-		return r, w, invalid("window", err.Error(), `use "HH:MM-HH:MM" in the deployment's time zone, or "any"`)
-	}
+	r.Settings.Window = w.Text()
 	return r, w, nil
 }
 
@@ -424,6 +425,25 @@ func (s *Steps) checkPointerKey(ctx context.Context, v kek.View) error {
 		}
 	}
 	return nil
+}
+
+// checkAwake refuses to switch outside the window that the rotation was started in: one
+// that waited for its approval may have come out of it.
+func (s *Steps) checkAwake(r kek.Rotation) error {
+	if r.Mode == kek.Emergency || !s.needsApproval(r) {
+		return nil
+	}
+	w, err := ParseWindow(r.Settings.Window, s.Window.Zone)
+	if err != nil {
+		return &Error{Kind: Misconfigured, Field: "ROTATION#" + r.ID + ".window", Msg: "the rotation's record has no window that can be read", Err: err, Next: "matter ops doctor"}
+	}
+	if w.Open(s.Now()) {
+		return nil
+	}
+	return &Error{
+		Kind: WindowClosed, Field: "window", Msg: fmt.Sprintf("it is %s, outside %s, in which this rotation may switch", s.Now().In(w.Zone).Format("15:04 MST"), w),
+		Next: "approve within the window; or reject it, and start it again with another window",
+	}
 }
 
 func (s *Steps) checkWindow(w Window) error {

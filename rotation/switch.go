@@ -23,6 +23,9 @@ func (s *Steps) Switch(ctx context.Context, in StepInput) (_ SwitchOutput, err e
 		if err := s.checkApproval(ctx, r); err != nil {
 			return SwitchOutput{}, err
 		}
+		if err := s.checkAwake(r); err != nil {
+			return SwitchOutput{}, err
+		}
 		k, err := s.Keys.Describe(ctx, r.NewKEK)
 		if err != nil {
 			return SwitchOutput{}, unavailable("KMS DescribeKey", err)

@@ -61,10 +61,21 @@ func (w Window) Open(t time.Time) bool {
 	return at >= w.From || at < w.To
 }
 
+// Text is the window as [ParseWindow] reads it; "" if it is always open.
+func (w Window) Text() string {
+	if w.From == w.To {
+		return ""
+	}
+	return hoursMinutes(w.From) + "-" + hoursMinutes(w.To)
+}
+
+func hoursMinutes(d time.Duration) string {
+	return fmt.Sprintf("%02d:%02d", int(d.Hours()), int(d.Minutes())%60)
+}
+
 func (w Window) String() string {
 	if w.From == w.To {
 		return "any time"
 	}
-	hm := func(d time.Duration) string { return fmt.Sprintf("%02d:%02d", int(d.Hours()), int(d.Minutes())%60) }
-	return fmt.Sprintf("%s-%s %s", hm(w.From), hm(w.To), w.Zone)
+	return fmt.Sprintf("%s %s", w.Text(), w.Zone)
 }

@@ -3,7 +3,9 @@ package localaws
 import (
 	"encoding/json"
 	"errors"
+	"net"
 	"net/http"
+	"strings"
 
 	"github.com/matter-ops/kms-rotation/internal/localaws/fault"
 	"github.com/matter-ops/kms-rotation/internal/localaws/wire"
@@ -18,6 +20,9 @@ const maxFaultBytes = 64 << 10
 //	GET    /_local/faults   faults in force, with how often each has fired
 //	POST   /_local/faults   adds a fault and answers it with its id
 //	DELETE /_local/faults   lifts all faults
+//
+// Web pages are kept out: a request that a browser sends for one says so (Origin,
+// Sec-Fetch-Site), and a name that was made to point here (DNS rebinding) is another Host.
 func (p *proxy) controlAPI() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /_local/health", func(w http.ResponseWriter, _ *http.Request) {
@@ -38,7 +43,30 @@ func (p *proxy) controlAPI() http.Handler {
 		p.faults.Clear()
 		w.WriteHeader(http.StatusNoContent)
 	})
-	return mux
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if why := foreign(r); why != "" {
+			writeJSON(w, http.StatusForbidden, &fault.FieldError{Field: why, Msg: "the control API serves programs of this machine alone"})
+			return
+		}
+		mux.ServeHTTP(w, r)
+	})
+}
+
+// foreign names what shows that a request is not of a program of this machine.
+func foreign(r *http.Request) string {
+	host, _, err := net.SplitHostPort(r.Host)
+	if err != nil {
+		host = r.Host
+	}
+	if ip := net.ParseIP(strings.Trim(host, "[]")); host != "localhost" && (ip == nil || !ip.IsLoopback()) {
+		return "Host"
+	}
+	for _, h := range []string{"Origin", "Sec-Fetch-Site"} {
+		if r.Header.Get(h) != "" {
+			return h
+		}
+	}
+	return ""
 }
 
 func (p *proxy) addFault(w http.ResponseWriter, r *http.Request) {
