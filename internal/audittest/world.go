@@ -45,12 +45,14 @@ func New(tb testing.TB) *World {
 	w.Log.Append([]byte("the entry of somebody else"))
 	head := audit.Genesis(Chain)
 	for seq := int64(1); seq <= records; seq++ {
+		w.Bucket.Clock = at(seq)
 		head = w.record(head, fmt.Sprintf("event %d", seq))
 		if seq%perAnchor == 0 {
 			w.anchor(w.statement(head))
 		}
 	}
 	w.Head = head
+	w.Bucket.Clock = at(records + 1)
 	w.Policy = audit.Policy{
 		Chain: Chain, Retention: retention, MaxTail: day, Now: at(records + 1),
 		Trust: audit.Trust{
