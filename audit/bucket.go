@@ -101,6 +101,10 @@ func OpenDir(files fs.FS) (*Dir, error) {
 	return d, nil
 }
 
+// claims reports whether the copy says of itself what versions, locks and times the
+// bucket has.
+func (d *Dir) claims() bool { return len(d.manifest) > 0 }
+
 // Versions implements [Bucket].
 func (d *Dir) Versions(context.Context) ([]ObjectVersion, error) {
 	return slices.Clone(d.versions), nil

@@ -24,8 +24,7 @@ func replaceOnce(w *World, b []byte, old, replacement string) []byte {
 func (w *World) resign(n int64, key *rekortest.Key) {
 	w.T.Helper()
 	w.edit(n, func(a *audit.Anchor) {
-		a.Signed = key.Statement(w.T, a.Signed.Statement)
-		a.Proof = w.Log.Submit(w.T, a.Signed)
+		*a = w.make(key.Statement(w.T, a.Signed.Statement))
 	})
 }
 
@@ -38,7 +37,7 @@ func (w *World) forge(n, seq int64, change func(*audit.Statement)) {
 	change(&s)
 	w.Bucket.Remove(anc(n))
 	signed := w.Key.Statement(w.T, s)
-	w.Bucket.Put(anc(n), w.encode(audit.Anchor{V: audit.Version, Signed: signed, Proof: w.Log.Submit(w.T, signed)}), Lock(at(seq)))
+	w.Bucket.Put(anc(n), w.encode(w.make(signed)), Lock(w.Bucket.Clock))
 }
 
 // rewriteAll makes another history with anchors of its own in the real log.
@@ -51,7 +50,7 @@ func (w *World) rewriteAll() {
 	for n := range old {
 		s := w.statement(w.Entries[(n+1)*perAnchor-1].Head())
 		signed := w.Key.Statement(w.T, s)
-		a := audit.Anchor{V: audit.Version, Signed: signed, Proof: w.Log.Submit(w.T, signed)}
+		a := w.make(signed)
 		w.Anchors = append(w.Anchors, a)
 		w.Bucket.Replace(anc(s.N), w.encode(a))
 	}

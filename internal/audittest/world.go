@@ -120,14 +120,40 @@ func (w *World) known(n int64) []audit.Known {
 func (w *World) anchor(s audit.Statement) {
 	w.T.Helper()
 	signed := w.Key.Statement(w.T, s)
-	w.store(audit.Anchor{V: audit.Version, Signed: signed, Proof: w.Log.Submit(w.T, signed)})
+	w.store(w.make(signed))
+}
+
+// make logs a signed statement and makes the anchor that comes after the last one.
+func (w *World) make(signed audit.Signed) audit.Anchor {
+	w.T.Helper()
+	return w.Prove(signed, w.Log.Submit(w.T, signed))
+}
+
+// Prove makes the anchor of a proof, with the proof that the log has grown from the
+// checkpoint of the anchor before.
+func (w *World) Prove(signed audit.Signed, p audit.Proof) audit.Anchor {
+	w.T.Helper()
+	p.Consistency = [][]byte{}
+	if n := signed.Statement.N; n > 1 {
+		p.Consistency = w.Log.Consistency(w.size(w.Anchors[n-2].Proof), w.size(p))
+	}
+	return audit.Anchor{V: signed.Statement.V, Signed: signed, Proof: p}
+}
+
+// size is that of the tree of a proof's checkpoint.
+func (w *World) size(p audit.Proof) (n int64) {
+	w.T.Helper()
+	if _, err := fmt.Sscanf(p.Checkpoint, rekortest.Origin+"\n%d\n", &n); err != nil {
+		w.T.Fatal(err)
+	}
+	return n
 }
 
 func (w *World) store(a audit.Anchor) {
 	w.T.Helper()
 	w.Anchors = append(w.Anchors, a)
 	s := a.Signed.Statement
-	w.Bucket.Put(audit.AnchorKey(Chain, s.N), w.encode(a), Lock(at(s.Seq)))
+	w.Bucket.Put(audit.AnchorKey(Chain, s.N), w.encode(a), Lock(w.Bucket.Clock))
 }
 
 func (w *World) encode(a audit.Anchor) []byte {

@@ -224,6 +224,21 @@ func (l *Log) prove(index int64) audit.Proof {
 	return p
 }
 
+// Consistency returns the proof that the tree of a size holds that of an earlier size.
+func (l *Log) Consistency(earlier, size int64) [][]byte {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	proof, err := tlog.ProveTree(size, earlier, l.reader())
+	if err != nil {
+		panic(err)
+	}
+	out := [][]byte{}
+	for _, h := range proof {
+		out = append(out, h[:])
+	}
+	return out
+}
+
 func (l *Log) answer(index int64) any {
 	type object = map[string]any
 	p := l.prove(index)
