@@ -33,7 +33,7 @@ func (c Case) Result() audit.Result {
 // Cases returns all cases.
 func Cases() []Case {
 	var out []Case
-	for _, group := range [][]Case{recordCases(), linkCases(), objectCases(), anchorCases(), logCases(), hiddenCases()} {
+	for _, group := range [][]Case{recordCases(), linkCases(), objectCases(), anchorCases(), logCases(), timeCases(), endCases(), treeCases(), hiddenCases()} {
 		out = append(out, group...)
 	}
 	return out

@@ -73,7 +73,12 @@ func Lock(written time.Time) audit.Lock {
 
 func (w *World) next(head audit.Head, what string) audit.Entry {
 	w.T.Helper()
-	e, err := audit.Next(Chain, head, at(head.Seq+1), audit.Event{
+	return w.nextAt(head, what, at(head.Seq+1))
+}
+
+func (w *World) nextAt(head audit.Head, what string, made time.Time) audit.Entry {
+	w.T.Helper()
+	e, err := audit.Next(Chain, head, made, audit.Event{
 		ID: "Q2/" + what, Type: what, Rotation: "Q2", Step: "step", Actor: "somebody", Body: map[string]string{"key": "value"},
 	})
 	if err != nil {
@@ -134,7 +139,7 @@ func (w *World) make(signed audit.Signed) audit.Anchor {
 func (w *World) Prove(signed audit.Signed, p audit.Proof) audit.Anchor {
 	w.T.Helper()
 	p.Consistency = [][]byte{}
-	if n := signed.Statement.N; n > 1 {
+	if n := signed.Statement.N; n > 1 && w.Anchors[n-2].Proof.Origin() == p.Origin() {
 		p.Consistency = w.Log.Consistency(w.size(w.Anchors[n-2].Proof), w.size(p))
 	}
 	return audit.Anchor{V: signed.Statement.V, Signed: signed, Proof: p}
@@ -143,7 +148,7 @@ func (w *World) Prove(signed audit.Signed, p audit.Proof) audit.Anchor {
 // size is that of the tree of a proof's checkpoint.
 func (w *World) size(p audit.Proof) (n int64) {
 	w.T.Helper()
-	if _, err := fmt.Sscanf(p.Checkpoint, rekortest.Origin+"\n%d\n", &n); err != nil {
+	if _, err := fmt.Sscanf(p.Checkpoint, p.Origin()+"\n%d\n", &n); err != nil {
 		w.T.Fatal(err)
 	}
 	return n
