@@ -18,6 +18,7 @@ type logSeen struct {
 // right in everything covers records.
 func (v *verifier) anchors(ctx context.Context, objects map[int64]ObjectVersion) error {
 	v.digests, v.logs = map[int64]string{}, map[string]*logSeen{}
+	v.keysUsed, v.logsUsed = used{}, used{}
 	prev := AnchorGenesis(v.Chain)
 	linked := true // prev is the anchor right before
 	return v.walk(ctx, objects, MissingAnchor, v.anchorAt, func(n int64, o Object, afterGap bool) {
@@ -81,7 +82,7 @@ func (v *verifier) checkAnchor(key string, a Anchor, at, stored time.Time) (p pi
 	if p.key, pinned = v.Trust.pinned(a.Signed.Key, at); !pinned {
 		v.find(AnchorKeyUnknown, key, "the key that signed it was no anchor key on %s", s.Time)
 	}
-	v.checkEnd(key, "key", SupersededKey, p.key.To, stored, v.keyEnd)
+	v.checkEnd(key, "key", validity{p.key.From, p.key.To}, stored)
 	log, checkpoint, err := a.Proof.verify(a.Signed, v.Trust)
 	switch {
 	case errors.Is(err, ErrLogUnknown):
@@ -96,7 +97,7 @@ func (v *verifier) checkAnchor(key string, a Anchor, at, stored time.Time) (p pi
 		v.find(LogUnknown, key, "log %q is trusted from %s on", log.Origin, stamp(log.From))
 	default:
 		p.log = log
-		v.checkEnd(key, "log", SupersededLog, log.To, stored, v.logEnd)
+		v.checkEnd(key, "log", validity{log.From, log.To}, stored)
 		if v.checkLog(key, checkpoint, a.Proof.Index) {
 			v.checkConsistency(key, a, checkpoint)
 		}
@@ -148,7 +149,8 @@ func (v *verifier) checkLog(key string, c Checkpoint, index int64) bool {
 // accept takes what a valid anchor proves.
 func (v *verifier) accept(a Anchor, digest string, at time.Time, p pins) {
 	s := a.Signed.Statement
-	v.keyEnd, v.logEnd = v.keyEnd.extend(s.N, p.key.To), v.logEnd.extend(s.N, p.log.To)
+	v.keysUsed.add(s.N, validity{p.key.From, p.key.To})
+	v.logsUsed.add(s.N, validity{p.log.From, p.log.To})
 	v.report.Anchors++
 	if !v.forgotten[Head{s.Seq, s.Head}] {
 		v.report.Anchored, v.report.AnchorAt = s.Seq, at

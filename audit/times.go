@@ -101,34 +101,51 @@ func (v *verifier) oldestWaiting() time.Time {
 	return oldest
 }
 
-// validity is until when the key or the log of an anchor is valid; zero: still.
+// validity is when the key or the log of an anchor is valid.
 type validity struct {
-	n  int64 // of the anchor
-	to time.Time
+	from, to time.Time // to: zero if it still is
 }
 
-// outlasts reports whether v is valid for longer than until the given time.
-func (v validity) outlasts(to time.Time) bool {
-	return v.n > 0 && !to.IsZero() && (v.to.IsZero() || v.to.After(to))
+// succeeds reports whether v took over from old: it began no earlier, and goes on when
+// old has ended.
+func (v validity) succeeds(old validity) bool {
+	return !old.to.IsZero() && (v.to.IsZero() || v.to.After(old.to)) && !v.from.Before(old.from)
 }
 
-// extend is the validity of anchor n, if it lasts as long as v.
-func (v validity) extend(n int64, to time.Time) validity {
-	if v.outlasts(to) {
-		return v
+// used are the validities of the keys or logs of earlier anchors, each with the first
+// anchor that has it.
+type used map[validity]int64
+
+// successor is the first anchor with a successor of old; 0: none.
+func (u used) successor(old validity) (first int64) {
+	for v, n := range u {
+		if v.succeeds(old) && (first == 0 || n < first) {
+			first = n
+		}
 	}
-	return validity{n, to}
+	return first
+}
+
+func (u used) add(n int64, v validity) {
+	if u[v] == 0 {
+		u[v] = n
+	}
 }
 
 // checkEnd finds an anchor that was made with a key or in a log (what) after its end and
 // dated back before it: S3 stored the anchor later, or an earlier anchor was made with
-// one that is valid for longer, the successor.
-func (v *verifier) checkEnd(key, what string, superseded Kind, to, stored time.Time, successor validity) {
+// the successor.
+func (v *verifier) checkEnd(key, what string, is validity, stored time.Time) {
+	kind, earlier := SupersededKey, v.keysUsed
+	if what == "log" {
+		kind, earlier = SupersededLog, v.logsUsed
+	}
+	n := earlier.successor(is)
 	switch {
-	case to.IsZero():
-	case !stored.IsZero() && !stored.Before(to.Add(clockSkew)):
-		v.find(Backdated, key, "S3 stored it at %s, its %s was valid until %s", stamp(stored), what, stamp(to))
-	case successor.outlasts(to):
-		v.find(superseded, key, "its %s is valid until %s, anchor %d before it has the successor", what, stamp(to), successor.n)
+	case is.to.IsZero():
+	case !stored.IsZero() && !stored.Before(is.to.Add(clockSkew)):
+		v.find(Backdated, key, "S3 stored it at %s, its %s was valid until %s", stamp(stored), what, stamp(is.to))
+	case n > 0:
+		v.find(kind, key, "its %s is valid until %s, anchor %d before it has the successor", what, stamp(is.to), n)
 	}
 }

@@ -166,7 +166,7 @@ type verifier struct {
 	noLocks bool
 
 	recordTime, anchorTime moment     // the latest, see times.go
-	keyEnd, logEnd         validity   // of the anchor whose key, whose log, is valid for longest
+	keysUsed, logsUsed     used       // by anchors
 	shown                  shown      // by the last anchor, see consistency.go
 	mustProve              bool       // anchors from here on hold a consistency proof
 	unproven               []unproven // consistency that was not checked
