@@ -41,11 +41,11 @@ func copied(t *testing.T, b audit.Bucket) audit.Bucket {
 	return d
 }
 
-func verify(t *testing.T, b audit.Bucket, p audit.Policy) audit.Report {
-	t.Helper()
-	r, err := audit.Verify(t.Context(), b, p)
+func verify(tb testing.TB, b audit.Bucket, p audit.Policy) audit.Report {
+	tb.Helper()
+	r, err := audit.Verify(tb.Context(), b, p)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return r
 }

@@ -26,6 +26,11 @@ type moment struct {
 	at time.Time
 }
 
+// DefaultMaxTail is how long a record may wait for its anchor before verification says
+// unproven: the schedule runs every hour, up to a quarter of an hour late, and may fail
+// once.
+const DefaultMaxTail = 3 * time.Hour
+
 // checkTime holds the time of a record or an anchor against the verifier's clock,
 // against S3's (stored; zero: unknown), and against the latest one before, which it
 // moves on. It reports whether the time can be believed. A time that jumps ahead and
