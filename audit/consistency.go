@@ -42,7 +42,7 @@ func (v *verifier) checkConsistency(key string, a Anchor, c Checkpoint) {
 	n, before, hashes := a.Signed.Statement.N, v.shown, a.Proof.Consistency
 	v.mustProve = v.mustProve || a.V >= AnchorVersion
 	v.shown = shown{n, c}
-	alone := n == 1 || before.n == n-1 && before.checkpoint.Origin != c.Origin
+	alone := before.n == n-1 && before.checkpoint.Origin != c.Origin // also for anchor 1
 	switch {
 	case hashes == nil && v.mustProve:
 		v.find(MissingConsistency, key, "it holds no consistency proof")

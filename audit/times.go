@@ -63,9 +63,10 @@ func (m moment) before() string {
 }
 
 // checkRecordTime checks the time of record seq and returns when it was made, as far as
-// that can be believed: the age of the tail and the anchors are held against it.
+// that can be believed: the age of the tail and the anchors are held against it. Zero:
+// nobody knows.
 func (v *verifier) checkRecordTime(key string, seq int64, at, stored time.Time) time.Time {
-	if !stored.IsZero() && at.Before(stored.Add(-maxLate)) {
+	if at.Before(stored.Add(-maxLate)) {
 		v.find(Backdated, key, "record %d is dated %s%s, S3 stored it at %s, more than %s later",
 			seq, stamp(at), v.recordTime.before(), stamp(stored), maxLate)
 		return stored
@@ -76,7 +77,7 @@ func (v *verifier) checkRecordTime(key string, seq int64, at, stored time.Time) 
 		return at
 	case !stored.IsZero():
 		return stored
-	case believed.IsZero() || believed.After(at):
+	case believed.After(at):
 		return at
 	default:
 		return believed
@@ -99,7 +100,7 @@ func (v *verifier) checkAnchorTime(key string, s Statement, at, stored time.Time
 func (v *verifier) oldestWaiting() time.Time {
 	var oldest time.Time
 	for _, l := range v.links {
-		if l.seq > v.report.Anchored && (oldest.IsZero() || l.at.Before(oldest)) {
+		if l.seq > v.report.Anchored && !l.at.IsZero() && (oldest.IsZero() || l.at.Before(oldest)) {
 			oldest = l.at
 		}
 	}
@@ -111,10 +112,10 @@ type validity struct {
 	from, to time.Time // to: zero if it still is
 }
 
-// succeeds reports whether v took over from old: it began no earlier, and goes on when
-// old has ended.
+// succeeds reports whether v took over from old, which ends: it began no earlier, and
+// goes on then.
 func (v validity) succeeds(old validity) bool {
-	return !old.to.IsZero() && (v.to.IsZero() || v.to.After(old.to)) && !v.from.Before(old.from)
+	return (v.to.IsZero() || v.to.After(old.to)) && !v.from.Before(old.from)
 }
 
 // used are the validities of the keys or logs of earlier anchors, each with the first
@@ -148,7 +149,7 @@ func (v *verifier) checkEnd(key, what string, is validity, stored time.Time) {
 	n := earlier.successor(is)
 	switch {
 	case is.to.IsZero():
-	case !stored.IsZero() && !stored.Before(is.to.Add(clockSkew)):
+	case !stored.Before(is.to.Add(clockSkew)):
 		v.find(Backdated, key, "S3 stored it at %s, its %s was valid until %s", stamp(stored), what, stamp(is.to))
 	case n > 0:
 		v.find(kind, key, "its %s is valid until %s, anchor %d before it has the successor", what, stamp(is.to), n)

@@ -65,6 +65,7 @@ func TestParseTrust(t *testing.T) {
 		"a list":            {"[" + good + "]", "cannot unmarshal array"},
 		"a log for a list":  {`{"logs":{"url":"u"}}`, "cannot unmarshal object"},
 		"half":              {good[:len(good)/2], "unexpected EOF"},
+		"a great number":    {`{"logs":[{"url":1e999}]}`, "cannot unmarshal number"},
 		"half a name":       {`{"lo`, "unexpected EOF"},
 		"open":              {`{"logs":[`, "EOF"},
 		"a number":          {strings.Replace(good, `"url":"http://rekor.test"`, `"url":7`, 1), "cannot unmarshal number into Go struct field Log.logs.url"},

@@ -389,7 +389,7 @@ func TestCheckAnchoringStale(t *testing.T) {
 // storedAnchor is anchor n as the bucket holds it.
 func storedAnchor(t *testing.T, a *anchorage, n int64) audit.Anchor {
 	t.Helper()
-	b, err := a.world.Vault().GetAnchor(t.Context(), "matter", n)
+	b, err := a.world.Vault().GetAnchor(t.Context(), audit.AnchorKey("matter", n))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -503,11 +503,11 @@ func TestAnchorOfBefore(t *testing.T) {
 		t.Fatal(err)
 	}
 	publish(t, a)
-	chain, head, err := a.world.Store().Head(t.Context())
+	at, head, err := a.world.Store().Head(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := audit.NewStatement(chain, 1, audit.AnchorGenesis(chain), head, storetest.Clock()())
+	s := audit.NewStatement(at.Chain, 1, audit.AnchorGenesis(at.Chain), head, storetest.Clock()())
 	s.V = 1
 	signed := a.key.Statement(t, s)
 	if err := a.world.Store().SaveAnchor(t.Context(), rotation.AnchorState{Intent: &signed}); err != nil {
@@ -557,7 +557,7 @@ func TestAnchorThatIsThere(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if _, err := a.world.Vault().PutAnchor(t.Context(), "matter", 2, b); err != nil {
+			if _, err := a.world.Vault().PutAnchor(t.Context(), audit.AnchorKey("matter", 2), b); err != nil {
 				t.Fatal(err)
 			}
 			_, err = a.Anchor(t.Context(), rotation.AnchorInput{})
