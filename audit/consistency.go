@@ -66,9 +66,9 @@ func (v *verifier) checkConsistency(key string, a Anchor, c Checkpoint) {
 }
 
 // noteUnproven notes that nothing was checked between the checkpoints of anchors n-1
-// and n.
+// and n. Pairs with one reason follow one another.
 func (v *verifier) noteUnproven(n int64, why string) {
-	if last := len(v.unproven) - 1; last >= 0 && v.unproven[last].to == n-1 && v.unproven[last].why == why {
+	if last := len(v.unproven) - 1; last >= 0 && v.unproven[last].why == why {
 		v.unproven[last].to = n
 		return
 	}

@@ -95,10 +95,20 @@ func TestUnproven(t *testing.T) {
 		want   []string
 		result audit.Result
 	}{
-		"none":                         {func(t *testing.T) *audittest.World { t.Helper(); return world1(t, 0) }, nil, audit.Green},
-		"the first alone":              {func(t *testing.T) *audittest.World { t.Helper(); return world1(t, 1) }, nil, audit.Green},
-		"two of version 1":             {func(t *testing.T) *audittest.World { t.Helper(); return world1(t, 2) }, []string{"1 and 2" + noProof}, audit.Green},
-		"all of version 1":             {func(t *testing.T) *audittest.World { t.Helper(); return world1(t, 3) }, []string{"1 to 3" + noProof}, audit.Green},
+		"none":             {func(t *testing.T) *audittest.World { t.Helper(); return world1(t, 0) }, nil, audit.Green},
+		"the first alone":  {func(t *testing.T) *audittest.World { t.Helper(); return world1(t, 1) }, nil, audit.Green},
+		"two of version 1": {func(t *testing.T) *audittest.World { t.Helper(); return world1(t, 2) }, []string{"1 and 2" + noProof}, audit.Green},
+		"all of version 1": {func(t *testing.T) *audittest.World { t.Helper(); return world1(t, 3) }, []string{"1 to 3" + noProof}, audit.Green},
+		"two reasons": {func(t *testing.T) *audittest.World {
+			t.Helper()
+			w := world1(t, 3)
+			successor := rekortest.Named(t, "successor.test")
+			w.Policy.Trust.Logs = append(w.Policy.Trust.Logs, successor.Trust())
+			a := w.Anchors[2]
+			a.Proof = successor.Submit(t, a.Signed)
+			replaceAnchor(t, w, 3, a)
+			return w
+		}, []string{"1 and 2" + noProof, "2 and 3" + logs}, audit.Green},
 		"one that does not verify":     {withBroken(2), []string{"2 and 3: the checkpoint of anchor 2 does not verify"}, audit.Tampered},
 		"the first does not verify":    {withBroken(1), []string{"1 and 2: the checkpoint of anchor 1 does not verify"}, audit.Tampered},
 		"a wrong proof":                {withoutProof(2, [][]byte{make([]byte, 32)}), []string{"2 and 3: the checkpoint of anchor 2 does not verify"}, audit.Tampered},
@@ -160,6 +170,26 @@ func inSuccessor(n int64, consistency [][]byte) func(t *testing.T) *audittest.Wo
 		a.Proof.Consistency = consistency
 		replaceAnchor(t, w, n, a)
 		return w
+	}
+}
+
+// TestSplitAtLaterSize: two trees of one size are one finding, whatever their proofs say.
+func TestSplitAtLaterSize(t *testing.T) {
+	w := audittest.New(t)
+	w.Log.Append([]byte("the entry of somebody else"))
+	second := w.Anchors[1]
+	replaceAnchor(t, w, 2, w.Prove(second.Signed, w.Log.Prove(second.Proof.Index))) // in a tree of five
+	fork := w.Log.Fork()
+	for range 4 {
+		fork.Append([]byte("the entry of somebody else"))
+	}
+	third := w.Anchors[2]
+	third.Proof = fork.Submit(t, third.Signed)
+	third.Proof.Consistency = [][]byte{}
+	replaceAnchor(t, w, 3, third)
+	r := verify(t, w.Bucket, w.Policy)
+	if len(r.Findings) != 1 || r.Findings[0].Kind != audit.SplitLog || r.Findings[0].Object != anchor(3) {
+		t.Errorf("%v", r.Findings)
 	}
 }
 

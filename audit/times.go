@@ -1,6 +1,7 @@
 package audit
 
 import (
+	"cmp"
 	"fmt"
 	"time"
 )
@@ -86,8 +87,8 @@ func (v *verifier) checkRecordTime(key string, seq int64, at, stored time.Time) 
 
 // checkAnchorTime checks the time of an anchor, also against the record that it covers.
 func (v *verifier) checkAnchorTime(key string, s Statement, at, stored time.Time) {
-	l, ok := v.record(s.Seq)
-	if ok && at.Before(l.at.Add(-clockSkew)) {
+	l, _ := v.record(s.Seq) // zero: it cannot be read
+	if at.Before(l.at.Add(-clockSkew)) {
 		v.find(TimeBackward, key, "anchor %d is dated %s, record %d that it covers %s", s.N, stamp(at), s.Seq, stamp(l.at))
 		return
 	}
@@ -100,7 +101,7 @@ func (v *verifier) checkAnchorTime(key string, s Statement, at, stored time.Time
 func (v *verifier) oldestWaiting() time.Time {
 	var oldest time.Time
 	for _, l := range v.links {
-		if l.seq > v.report.Anchored && !l.at.IsZero() && (oldest.IsZero() || l.at.Before(oldest)) {
+		if l.seq > v.report.Anchored && (oldest.IsZero() || l.at.Before(oldest)) {
 			oldest = l.at
 		}
 	}
@@ -125,8 +126,8 @@ type used map[validity]int64
 // successor is the first anchor with a successor of old; 0: none.
 func (u used) successor(old validity) (first int64) {
 	for v, n := range u {
-		if v.succeeds(old) && (first == 0 || n < first) {
-			first = n
+		if v.succeeds(old) {
+			first = min(n, cmp.Or(first, n))
 		}
 	}
 	return first

@@ -218,6 +218,9 @@ func TestAnchorTimes(t *testing.T) {
 		"more": {
 			minute(4).Add(-ms), minute(9), "anchor 3 is dated 2026-04-01T02:03:59.999Z, record 9 that it covers 2026-04-01T02:09:00.000Z",
 		},
+		"before the record and the anchor before": {
+			minute(0), minute(9), "anchor 3 is dated 2026-04-01T02:00:00.000Z, record 9 that it covers 2026-04-01T02:09:00.000Z",
+		},
 		"five minutes after stored": {minute(15), minute(10), ""},
 		"more after stored": {
 			minute(15).Add(ms), minute(10), "anchor 3 is dated 2026-04-01T02:15:00.001Z, number 2 before it 2026-04-01T02:06:00.000Z, S3 stored it at 2026-04-01T02:10:00.000Z",
@@ -394,6 +397,24 @@ func TestSuccessors(t *testing.T) {
 				t.Errorf("%s, %s: %v", what, name, r.Findings)
 			}
 		}
+	}
+}
+
+// TestSuccessorSignsFirst: the first anchor of a chain can be under the successor.
+func TestSuccessorSignsFirst(t *testing.T) {
+	w := audittest.New(t)
+	w.Bucket.Remove(anchor(1), anchor(2), anchor(3))
+	w.Anchors = nil
+	old, successor := w.Key, rekortest.NewKey(t)
+	w.Policy.Trust.AnchorKeys[0].To = minute(500)
+	w.Policy.Trust.AnchorKeys = append(w.Policy.Trust.AnchorKeys, audit.PinnedKey{Key: successor.DER, From: minute(0)})
+	w.Key = successor
+	put(w, w.Entries[7].Head(), nil)
+	w.Key = old
+	put(w, w.Entries[8].Head(), nil)
+	r := verify(t, w.Bucket, w.Policy)
+	if len(r.Findings) != 1 || r.Findings[0].Kind != audit.SupersededKey || r.Findings[0].Object != anchor(2) {
+		t.Errorf("%v", r.Findings)
 	}
 }
 
