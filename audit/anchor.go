@@ -9,9 +9,14 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"time"
 )
+
+// AnchorVersion is the version of anchors and their statements that this package
+// writes. Since version 2 an anchor proves that its log's tree has grown from that of
+// the anchor before; the statement has the version too, so that who does not hold the
+// anchor key cannot make an anchor an older one.
+const AnchorVersion = 2
 
 const (
 	anchorDomain     = "matter-ops/kms-rotation audit anchor v1"
@@ -39,7 +44,7 @@ func AnchorGenesis(chain string) string { return digest(anchorGenesis, []byte(ch
 // digest and covers the records up to head.
 func NewStatement(chain string, n int64, prev string, head Head, at time.Time) Statement {
 	return Statement{
-		V: Version, Chain: chain, N: n, Prev: prev, Seq: head.Seq, Head: head.Hash,
+		V: AnchorVersion, Chain: chain, N: n, Prev: prev, Seq: head.Seq, Head: head.Hash,
 		Time: at.UTC().Format(timeFormat),
 	}
 }
@@ -131,11 +136,16 @@ func ParseAnchor(b []byte) (Anchor, error) {
 	if err != nil {
 		return Anchor{}, err
 	}
-	if !bytes.Equal(again, b) {
+	s := a.Signed.Statement
+	switch {
+	case !bytes.Equal(again, b):
 		return Anchor{}, fmt.Errorf("audit anchor: %w", ErrNotCanonical)
-	}
-	if a.V != Version || a.Signed.Statement.V != Version {
-		return Anchor{}, fmt.Errorf("audit anchor %d has version %d, this program knows %d", a.Signed.Statement.N, a.V, Version)
+	case a.V < 1 || a.V > AnchorVersion:
+		return Anchor{}, fmt.Errorf("audit anchor %d has version %d, this program knows 1 to %d", s.N, a.V, AnchorVersion)
+	case s.V != a.V:
+		return Anchor{}, fmt.Errorf("audit anchor %d has version %d, its statement %d", s.N, a.V, s.V)
+	case a.V == 1 && a.Proof.Consistency != nil:
+		return Anchor{}, fmt.Errorf("audit anchor %d has version 1 and a consistency proof", s.N)
 	}
 	return a, nil
 }
@@ -156,17 +166,4 @@ func canonical(v any) ([]byte, error) {
 		return nil, fmt.Errorf("encode %T: %w", v, err)
 	}
 	return bytes.TrimSuffix(b.Bytes(), []byte("\n")), nil
-}
-
-// strict decodes one JSON value without unknown fields and with nothing after it.
-func strict(b []byte, v any) error {
-	d := json.NewDecoder(bytes.NewReader(b))
-	d.DisallowUnknownFields()
-	if err := d.Decode(v); err != nil {
-		return err
-	}
-	if _, err := d.Token(); !errors.Is(err, io.EOF) { // More would overlook a bracket
-		return errors.New("more than one JSON value")
-	}
-	return nil
 }

@@ -33,7 +33,7 @@ func TestAnchorFormat(t *testing.T) {
 	}
 	s := audit.NewStatement("prod", 1, first, audit.Head{Seq: 9, Hash: "ab<cd"}, at)
 	text := "matter-ops/kms-rotation audit anchor v1\x00" +
-		`{"chain":"prod","head":"ab<cd","n":1,"prev":"` + first + `","seq":9,"time":"2026-04-01T00:00:00.123Z","v":1}`
+		`{"chain":"prod","head":"ab<cd","n":1,"prev":"` + first + `","seq":9,"time":"2026-04-01T00:00:00.123Z","v":2}`
 	msg, err := s.Message()
 	if err != nil || string(msg) != text {
 		t.Errorf("message %q, %v\nwant %q", msg, err, text)
@@ -41,11 +41,14 @@ func TestAnchorFormat(t *testing.T) {
 	if d, err := s.Digest(); err != nil || d != hexSum(text) {
 		t.Errorf("digest %s, %v, want %s", d, err, hexSum(text))
 	}
-	a := audit.Anchor{V: 1, Signed: audit.Signed{Key: []byte("k"), Signature: []byte("s"), Statement: s}, Proof: audit.Proof{Body: []byte("b"), Checkpoint: "c\n", Index: 3}}
-	want := `{"proof":{"body":"Yg==","checkpoint":"c\n","hashes":[],"index":3},"signed":{"key":"aw==","signature":"cw==","statement":` +
-		strings.SplitN(text, "\x00", 2)[1] + `},"v":1}`
-	if b, err := a.Encode(); err != nil || string(b) != want {
-		t.Errorf("anchor %s, %v\nwant %s", b, err, want)
+	a := audit.Anchor{V: 2, Signed: audit.Signed{Key: []byte("k"), Signature: []byte("s"), Statement: s}, Proof: audit.Proof{Body: []byte("b"), Checkpoint: "c\n", Index: 3}}
+	for consistency, hashes := range map[string][][]byte{"": nil, `"consistency":[],`: {}, `"consistency":["aA=="],`: {[]byte("h")}} {
+		a.Proof.Consistency = hashes
+		want := `{"proof":{"body":"Yg==","checkpoint":"c\n",` + consistency + `"hashes":[],"index":3},"signed":{"key":"aw==","signature":"cw==","statement":` +
+			strings.SplitN(text, "\x00", 2)[1] + `},"v":2}`
+		if b, err := a.Encode(); err != nil || string(b) != want {
+			t.Errorf("anchor %s, %v\nwant %s", b, err, want)
+		}
 	}
 	if got := audit.AnchorKey("prod", 42); got != "v1/prod/anchors/000000000042.json" {
 		t.Errorf("object key %s", got)
@@ -152,17 +155,30 @@ func TestParseAnchorRefuses(t *testing.T) {
 		}
 		return strings.Replace(good, old, with, 1)
 	}
+	old := a
+	old.V, old.Signed.Statement.V, old.Proof.Consistency = 1, 1, nil
+	first, err := old.Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := audit.ParseAnchor(first); err != nil || got.V != 1 || got.Proof.Consistency != nil {
+		t.Fatalf("version 1: %+v, %v", got, err)
+	}
 	for name, c := range map[string]struct{ text, want string }{
 		"a space":              {replaced(`{"proof":`, `{ "proof":`), "not in canonical form"},
 		"a line":               {good + "\n", "not in canonical form"},
 		"a field more":         {replaced(`{"proof":`, `{"a":1,"proof":`), "unknown field"},
-		"a field less":         {replaced(`},"v":1}`, `}}`), "not in canonical form"},
-		"null for a path":      {strings.Replace(string(alone), "[]", "null", 1), "not in canonical form"},
+		"a field less":         {replaced(`},"v":2}`, `}}`), "not in canonical form"},
+		"null for a path":      {strings.Replace(string(alone), `"hashes":[]`, `"hashes":null`, 1), "not in canonical form"},
 		"another value":        {good + "{}", "more than one JSON value"},
 		"a bracket":            {good + "}", "more than one JSON value"},
 		"half":                 {good[:len(good)/2], "unexpected EOF"},
-		"a later version":      {replaced(`},"v":1}`, `},"v":2}`), "has version 2, this program knows 1"},
-		"a later statement":    {replaced(`"v":1}},"v":1}`, `"v":2}},"v":1}`), "has version 1, this program knows 1"},
+		"a later version":      {replaced(`},"v":2}`, `},"v":3}`), "has version 3, this program knows 1 to 2"},
+		"no version":           {replaced(`},"v":2}`, `},"v":0}`), "has version 0, this program knows 1 to 2"},
+		"a later statement":    {replaced(`"v":2}},"v":2}`, `"v":3}},"v":2}`), "has version 2, its statement 3"},
+		"an earlier statement": {replaced(`"v":2}},"v":2}`, `"v":1}},"v":2}`), "has version 2, its statement 1"},
+		"proof in version 1":   {replaced(`"v":2}},"v":2}`, `"v":1}},"v":1}`), "has version 1 and a consistency proof"},
+		"null for a proof":     {replaced(`"consistency":[]`, `"consistency":null`), "not in canonical form"},
 		"nothing":              {"", "EOF"},
 		"a number for a chain": {replaced(`"chain":"matter"`, `"chain":1`), "cannot unmarshal"},
 	} {

@@ -71,7 +71,7 @@ type Dir struct {
 
 // OpenDir opens a directory copy.
 func OpenDir(files fs.FS) (*Dir, error) {
-	d := &Dir{files: files, manifest: map[ObjectVersion]manifestEntry{}}
+	d := &Dir{files: files}
 	named := map[string]bool{ManifestName: true}
 	b, err := fs.ReadFile(files, ManifestName)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -82,6 +82,7 @@ func OpenDir(files fs.FS) (*Dir, error) {
 		if err := strict(b, &entries); err != nil {
 			return nil, fmt.Errorf("directory copy: %s: %w", ManifestName, err)
 		}
+		d.manifest = map[ObjectVersion]manifestEntry{}
 		for _, e := range entries {
 			d.manifest[e.ObjectVersion] = e
 			d.versions = append(d.versions, e.ObjectVersion)
@@ -100,6 +101,10 @@ func OpenDir(files fs.FS) (*Dir, error) {
 	slices.SortStableFunc(d.versions, func(a, b ObjectVersion) int { return strings.Compare(a.Key, b.Key) })
 	return d, nil
 }
+
+// claims reports whether the copy says of itself what versions, locks and times the
+// bucket has.
+func (d *Dir) claims() bool { return d.manifest != nil }
 
 // Versions implements [Bucket].
 func (d *Dir) Versions(context.Context) ([]ObjectVersion, error) {

@@ -153,7 +153,7 @@ func TestDirIsSorted(t *testing.T) {
 		t.Errorf("%+v, %v", o, err)
 	}
 	r := verify(t, d, w.Policy)
-	if !slices.Contains(r.Unchecked, "versions and delete markers: the copy does not record them") {
+	if !slices.Contains(r.Unchecked, "versions, delete markers and S3's times: the copy does not record them") {
 		t.Errorf("unchecked: %q", r.Unchecked)
 	}
 	audittest.MustFind(t, r, audit.StrayObject, "0")

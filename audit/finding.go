@@ -33,6 +33,14 @@ const (
 	SplitChain       Kind = "split_chain"         // two generations follow one
 	NamedOther       Kind = "named_other"         // what a record says of a generation is not so
 
+	FutureTime         Kind = "future_time"           // dated after it was stored, or after the verifier's now
+	TimeBackward       Kind = "time_backward"         // dated before what came before it
+	Backdated          Kind = "backdated"             // S3 stored it too late for its date, its key or its log
+	SupersededKey      Kind = "superseded_anchor_key" // signed after an anchor under the key's successor
+	SupersededLog      Kind = "superseded_log"        // logged after an anchor in the log's successor
+	MissingConsistency Kind = "missing_consistency"   // no proof that the log's tree has grown from the one before
+	WrongConsistency   Kind = "wrong_consistency"     // the proof does not verify: a fork of the log, or an edited proof
+
 	LogUnknown  Kind = "log_not_trusted" // the trust list does not name the log
 	NoRecords   Kind = "no_records"      // nothing is there
 	NotAnchored Kind = "not_anchored"    // no anchor proves anything

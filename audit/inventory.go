@@ -38,7 +38,7 @@ func (v *verifier) takeInventory(ctx context.Context) (inventory, error) {
 		versions = versions[n:]
 	}
 	if unversioned {
-		v.report.Unchecked = append(v.report.Unchecked, "versions and delete markers: the copy does not record them")
+		v.report.Unchecked = append(v.report.Unchecked, "versions, delete markers and S3's times: the copy does not record them")
 	}
 	return inv, nil
 }
@@ -69,8 +69,11 @@ func on(t time.Time) string {
 	if t.IsZero() {
 		return ""
 	}
-	return " of " + t.UTC().Format(timeFormat)
+	return " of " + stamp(t)
 }
+
+// stamp is a time in a finding.
+func stamp(t time.Time) string { return t.UTC().Format(timeFormat) }
 
 // place is where an object belongs and its number there.
 func (v *verifier) place(inv inventory, key string) (map[int64]ObjectVersion, int64, bool) {
@@ -101,7 +104,7 @@ func (v *verifier) place(inv inventory, key string) (map[int64]ObjectVersion, in
 type link struct {
 	seq  int64
 	hash string
-	at   time.Time
+	at   time.Time // as far as it can be believed
 }
 
 // record returns the link of a record that is there and can be read.
@@ -128,14 +131,15 @@ func (v *verifier) records(ctx context.Context, objects map[int64]ObjectVersion)
 			linked = false
 			return
 		}
-		v.checkLock(key, o, at)
+		stored := objects[seq].Modified
+		v.checkLock(key, o, at, stored)
 		switch _, err := e.Follow(v.Chain, head); {
 		case e.Record.Seq != seq:
 			v.find(MisplacedRecord, key, "it is record %d", e.Record.Seq)
 		case linked && err != nil:
 			v.find(UnlinkedRecord, key, "%v", err)
 		}
-		v.links = append(v.links, link{seq, e.Hash, at})
+		v.links = append(v.links, link{seq, e.Hash, v.checkRecordTime(key, seq, at, stored)})
 		if b, ok := ParseBegun(e.Record); ok && !slices.ContainsFunc(v.begins[b.Of], func(o Begun) bool { return o.ID == b.ID }) {
 			v.begins[b.Of] = append(v.begins[b.Of], b)
 		}
@@ -153,8 +157,12 @@ func readRecord(b []byte) (Entry, time.Time, error) {
 	return e, at, err
 }
 
-// checkLock demands a compliance lock that lasts for the policy's retention.
-func (v *verifier) checkLock(key string, o Object, at time.Time) {
+// checkLock demands a compliance lock that lasts for the policy's retention: from when
+// S3 stored the object, or else from the object's own time.
+func (v *verifier) checkLock(key string, o Object, at, stored time.Time) {
+	if !stored.IsZero() {
+		at = stored
+	}
 	switch {
 	case o.Lock == nil:
 		v.noLocks = true
@@ -162,7 +170,7 @@ func (v *verifier) checkLock(key string, o Object, at time.Time) {
 		v.find(ShortRetention, key, "its Object Lock has mode %q, not %s", o.Lock.Mode, Compliance)
 	case o.Lock.Until.Before(at.Add(v.Retention - clockSkew)):
 		v.find(ShortRetention, key, "it is locked until %s, less than %s after %s",
-			o.Lock.Until.UTC().Format(timeFormat), v.Retention, at.Format(timeFormat))
+			stamp(o.Lock.Until), v.Retention, stamp(at))
 	}
 }
 

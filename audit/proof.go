@@ -18,10 +18,14 @@ import (
 // Proof shows that a Rekor v2 log holds an entry: the entry, a checkpoint that the
 // log signed, and the path from the one to the other.
 type Proof struct {
-	Body       []byte   `json:"body"`       // the entry: canonical JSON of a hashedrekord
-	Checkpoint string   `json:"checkpoint"` // signed note
-	Hashes     [][]byte `json:"hashes"`     // inclusion path, leaf to root
-	Index      int64    `json:"index"`      // of the entry in the log
+	Body       []byte `json:"body"`       // the entry: canonical JSON of a hashedrekord
+	Checkpoint string `json:"checkpoint"` // signed note
+	// Consistency leads from the checkpoint of the anchor before to this one (RFC 6962).
+	// It is empty if they are in two logs or the trees are equal, and nil in anchors of
+	// version 1.
+	Consistency [][]byte `json:"consistency,omitzero"`
+	Hashes      [][]byte `json:"hashes"` // inclusion path, leaf to root
+	Index       int64    `json:"index"`  // of the entry in the log
 }
 
 // The ways in which a proof fails.
@@ -46,28 +50,35 @@ type Checkpoint struct {
 
 // Verify checks offline that a trusted log holds s: the entry is exactly that of
 // its digest, signature and key, the checkpoint is signed under the pinned key of
-// the log, and the entry is in its tree. The time is the statement's own claim,
-// against which the log's validity is held.
+// the log, and the entry is in its tree. The log must not have ended at the time of the
+// statement, which is the signer's claim. It may have begun later: a statement that
+// waits for its log goes to the log's successor. Consistency is not looked at, see
+// [Checkpoint.VerifyConsistency].
 func (p Proof) Verify(s Signed, trust Trust) (Checkpoint, error) {
+	_, c, err := p.verify(s, trust)
+	return c, err
+}
+
+func (p Proof) verify(s Signed, trust Trust) (Log, Checkpoint, error) {
 	at, err := time.Parse(timeFormat, s.Statement.Time)
 	if err != nil {
-		return Checkpoint{}, fmt.Errorf("statement time: %w", err)
+		return Log{}, Checkpoint{}, fmt.Errorf("statement time: %w", err)
 	}
 	if err := p.checkBody(s); err != nil {
-		return Checkpoint{}, err
+		return Log{}, Checkpoint{}, err
 	}
-	c, err := openCheckpoint(p.Checkpoint, trust, at)
+	l, c, err := openCheckpoint(p.Checkpoint, trust, at)
 	if err != nil {
-		return Checkpoint{}, err
+		return Log{}, Checkpoint{}, err
 	}
 	leaf := rfc6962.DefaultHasher.HashLeaf(p.Body)
 	if p.Index < 0 {
-		return c, fmt.Errorf("%w: index %d", ErrInclusion, p.Index)
+		return l, c, fmt.Errorf("%w: index %d", ErrInclusion, p.Index)
 	}
 	if err := proof.VerifyInclusion(rfc6962.DefaultHasher, uint64(p.Index), c.Size, leaf, p.Hashes, c.Root); err != nil {
-		return c, fmt.Errorf("%w: index %d, tree size %d: %w", ErrInclusion, p.Index, c.Size, err)
+		return l, c, fmt.Errorf("%w: index %d, tree size %d: %w", ErrInclusion, p.Index, c.Size, err)
 	}
-	return c, nil
+	return l, c, nil
 }
 
 // Origin is the name of the log, as the checkpoint claims it.
@@ -87,20 +98,20 @@ func (l Log) OpenCheckpoint(text string) (Checkpoint, error) {
 }
 
 // openCheckpoint finds the trusted log of a checkpoint and verifies it.
-func openCheckpoint(text string, trust Trust, at time.Time) (Checkpoint, error) {
+func openCheckpoint(text string, trust Trust, at time.Time) (Log, Checkpoint, error) {
 	logs := trust.logs(origin(text), at)
 	if len(logs) == 0 {
-		return Checkpoint{}, fmt.Errorf("%w: %q at %s", ErrLogUnknown, origin(text), at.Format(timeFormat))
+		return Log{}, Checkpoint{}, fmt.Errorf("%w: %q at %s", ErrLogUnknown, origin(text), at.Format(timeFormat))
 	}
 	var last error
 	for _, l := range logs { // more than one while a log changes its key
 		c, err := l.OpenCheckpoint(text)
 		if err == nil {
-			return c, nil
+			return l, c, nil
 		}
 		last = err
 	}
-	return Checkpoint{}, last
+	return Log{}, Checkpoint{}, last
 }
 
 // origin is the name that a checkpoint gives its log.

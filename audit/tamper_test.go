@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -40,11 +41,11 @@ func copied(t *testing.T, b audit.Bucket) audit.Bucket {
 	return d
 }
 
-func verify(t *testing.T, b audit.Bucket, p audit.Policy) audit.Report {
-	t.Helper()
-	r, err := audit.Verify(t.Context(), b, p)
+func verify(tb testing.TB, b audit.Bucket, p audit.Policy) audit.Report {
+	tb.Helper()
+	r, err := audit.Verify(tb.Context(), b, p)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return r
 }
@@ -61,7 +62,11 @@ func TestSound(t *testing.T) {
 				p.Known = append(p.Known, audittest.Known(t, w.Anchors[n]))
 			}
 			r := verify(t, view(t, w.Bucket), p)
-			if r.Result != audit.Green || len(r.Findings) != 0 || len(r.Unchecked) != 0 {
+			var unchecked []string
+			if name == "copy" {
+				unchecked = []string{"versions and locks are the copy's claim: who made the copy wrote its versions.json"}
+			}
+			if r.Result != audit.Green || len(r.Findings) != 0 || !slices.Equal(r.Unchecked, unchecked) {
 				t.Fatalf("%s\nfindings %v\nunchecked %v", r, r.Findings, r.Unchecked)
 			}
 			if r.Records != 10 || r.Anchors != 3 || r.Anchored != 9 || r.LogIndex != 3 || *r.Last != p.Known[2] {
@@ -97,9 +102,9 @@ func TestNothingAnchored(t *testing.T) {
 		t.Errorf("%+v", r)
 	}
 	log, w := rekortest.New(t), audittest.New(t)
-	w.Policy.Trust.Logs = []audit.Log{log.Trust()}
+	w.Log, w.Policy.Trust.Logs = log, []audit.Log{log.Trust()}
 	for n := range w.Anchors {
-		w.Anchors[n].Proof = log.Submit(t, w.Anchors[n].Signed)
+		w.Anchors[n] = w.Prove(w.Anchors[n].Signed, log.Submit(t, w.Anchors[n].Signed))
 		b, err := w.Anchors[n].Encode()
 		if err != nil {
 			t.Fatal(err)

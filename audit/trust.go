@@ -20,7 +20,7 @@ import (
 // bucket cannot change it.
 type Trust struct {
 	Logs       []Log       `json:"logs"`
-	AnchorKeys []PinnedKey `json:"anchor_keys"`
+	AnchorKeys []PinnedKey `json:"anchor_keys,omitempty"`
 }
 
 // Log is a transparency log: a Rekor v2 instance, or one of its shards.
@@ -39,14 +39,28 @@ type PinnedKey struct {
 	To   time.Time `json:"valid_to,omitzero"` // zero: still valid
 }
 
-// ParseTrust decodes a trust list strictly: an unknown field, an unusable key or
-// a log without a name is an error.
+// trustFields are the fields of a trust list.
+var trustFields = fields{
+	"logs":        {"url": nil, "origin": nil, "key": nil, "valid_from": nil, "valid_to": nil},
+	"anchor_keys": {"key": nil, "valid_from": nil, "valid_to": nil},
+}
+
+// ParseTrust decodes a trust list strictly: an unknown, misspelt, doubled or null field,
+// anything after the list, an unusable key, a log without a name, a time that ends before
+// it begins, or no log at all is an error, which names the field. A list without anchor
+// keys is one for writing: the deployment has its key from KMS.
 func ParseTrust(b []byte) (Trust, error) {
 	var t Trust
+	if err := checkFields(b, trustFields); err != nil {
+		return Trust{}, fmt.Errorf("trust list: %w", err)
+	}
 	if err := strict(b, &t); err != nil {
 		return Trust{}, fmt.Errorf("trust list: %w", err)
 	}
 	var faults []error
+	if len(t.Logs) == 0 {
+		faults = append(faults, errors.New("logs: at least one is required"))
+	}
 	for i, l := range t.Logs {
 		if l.URL == "" {
 			faults = append(faults, fmt.Errorf("logs[%d].url: is required", i))
@@ -54,10 +68,16 @@ func ParseTrust(b []byte) (Trust, error) {
 		if _, err := l.verifier(); err != nil {
 			faults = append(faults, fmt.Errorf("logs[%d]: %w", i, err))
 		}
+		if !ordered(l.From, l.To) {
+			faults = append(faults, fmt.Errorf("logs[%d].valid_to: it is not after valid_from", i))
+		}
 	}
 	for i, k := range t.AnchorKeys {
 		if _, err := p256(k.Key); err != nil {
 			faults = append(faults, fmt.Errorf("anchor_keys[%d]: %w", i, err))
+		}
+		if !ordered(k.From, k.To) {
+			faults = append(faults, fmt.Errorf("anchor_keys[%d].valid_to: it is not after valid_from", i))
 		}
 	}
 	if err := errors.Join(faults...); err != nil {
@@ -78,26 +98,28 @@ func (t Trust) Current(at time.Time) (Log, bool) {
 	return best, found
 }
 
-// pins reports whether key was an anchor key at a moment.
-func (t Trust) pins(key []byte, at time.Time) bool {
+// pinned returns the entry of a key that was an anchor key at a moment.
+func (t Trust) pinned(key []byte, at time.Time) (PinnedKey, bool) {
 	for _, k := range t.AnchorKeys {
 		if bytes.Equal(k.Key, key) && within(at, k.From, k.To) {
-			return true
+			return k, true
 		}
 	}
-	return false
+	return PinnedKey{}, false
 }
 
-// logs returns the logs of an origin that were valid at a moment.
+// logs returns the logs of an origin that had not ended at a moment.
 func (t Trust) logs(origin string, at time.Time) []Log {
 	var out []Log
 	for _, l := range t.Logs {
-		if l.Origin == origin && within(at, l.From, l.To) {
+		if l.Origin == origin && within(at, time.Time{}, l.To) {
 			out = append(out, l)
 		}
 	}
 	return out
 }
+
+func ordered(from, to time.Time) bool { return to.IsZero() || to.After(from) }
 
 func within(at, from, to time.Time) bool {
 	return !at.Before(from) && (to.IsZero() || at.Before(to))

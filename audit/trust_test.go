@@ -39,12 +39,13 @@ func TestParseTrust(t *testing.T) {
 		return string(b)
 	}
 	good := list(nil)
+	day := time.Date(2026, 4, 1, 0, 0, 0, 0, time.UTC)
 	if got, err := audit.ParseTrust([]byte(good)); err != nil || len(got.Logs) != 2 || len(got.AnchorKeys) != 2 || !cmp.Equal(got.Logs[1], log) {
 		t.Fatalf("%+v, %v", got, err)
 	}
 	origin := func(s string) string { return list(func(t *audit.Trust) { t.Logs[1].Origin = s }) }
 	for name, c := range map[string]struct{ text, want string }{
-		"a field more":      {strings.Replace(good, `{"logs"`, `{"log":1,"logs"`, 1), `unknown field "log"`},
+		"a field more":      {strings.Replace(good, `{"logs"`, `{"log":1,"logs"`, 1), "trust list: log: unknown field"},
 		"two values":        {good + good, "more than one JSON value"},
 		"a bracket":         {good + "]", "more than one JSON value"},
 		"no URL":            {list(func(t *audit.Trust) { t.Logs[1].URL = "" }), "logs[1].url: is required"},
@@ -53,9 +54,31 @@ func TestParseTrust(t *testing.T) {
 		"a space":           {origin("a b"), `logs[1]: origin "a b"`},
 		"a line":            {origin("a\nb"), `logs[1]: origin "a\nb"`},
 		"a tab":             {origin("a\tb"), `logs[1]: origin "a\tb"`},
-		"no log key":        {list(func(t *audit.Trust) { t.Logs[1].Key = nil }), "logs[1]: log key: asn1"},
+		"no log key":        {list(func(t *audit.Trust) { t.Logs[1].Key = []byte{} }), "logs[1]: log key: asn1"},
+		"a null key":        {list(func(t *audit.Trust) { t.Logs[1].Key = nil }), "logs[1].key: null is no value"},
+		"null":              {"null", "the whole value: null is no value"},
+		"nothing":           {"", "EOF"},
+		"an empty object":   {"{}", "logs: at least one is required"},
+		"an empty list":     {`{"logs":[]}`, "logs: at least one is required"},
+		"null for logs":     {`{"logs":null}`, "trust list: logs: null is no value"},
+		"null for a log":    {`{"logs":[null]}`, "trust list: logs[0]: null is no value"},
+		"a list":            {"[" + good + "]", "cannot unmarshal array"},
+		"a log for a list":  {`{"logs":{"url":"u"}}`, "cannot unmarshal object"},
+		"half":              {good[:len(good)/2], "unexpected EOF"},
+		"a great number":    {`{"logs":[{"url":1e999}]}`, "cannot unmarshal number"},
+		"half a name":       {`{"lo`, "unexpected EOF"},
+		"open":              {`{"logs":[`, "EOF"},
+		"a number":          {strings.Replace(good, `"url":"http://rekor.test"`, `"url":7`, 1), "cannot unmarshal number into Go struct field Log.logs.url"},
+		"an object":         {strings.Replace(good, `"url":"http://rekor.test"`, `"url":{"a":1}`, 1), "logs[0].url.a: unknown field"},
+		"a field twice":     {strings.Replace(good, `{"logs"`, `{"logs":[],"logs"`, 1), "trust list: logs: the field is there twice"},
+		"an origin twice":   {strings.Replace(good, `"origin"`, `"origin":"o","origin"`, 1), "trust list: logs[0].origin: the field is there twice"},
+		"another case":      {strings.Replace(good, `"origin"`, `"Origin"`, 1), "trust list: logs[0].Origin: unknown field"},
+		"another case, top": {strings.Replace(good, `"anchor_keys"`, `"Anchor_keys"`, 1), "trust list: Anchor_keys: unknown field"},
+		"a key's field":     {strings.Replace(good, `"anchor_keys":[{`, `"anchor_keys":[{"url":"u",`, 1), "trust list: anchor_keys[0].url: unknown field"},
+		"a log's end":       {list(func(t *audit.Trust) { t.Logs[1].From, t.Logs[1].To = day, day }), "logs[1].valid_to: it is not after valid_from"},
+		"a key's end":       {list(func(t *audit.Trust) { t.AnchorKeys[1].From, t.AnchorKeys[1].To = day, day }), "anchor_keys[1].valid_to: it is not after valid_from"},
 		"an RSA log key":    {list(func(tr *audit.Trust) { tr.Logs[1].Key = rsaKey(t) }), "logs[1]: log key: *rsa.PublicKey is neither"},
-		"no anchor key":     {list(func(t *audit.Trust) { t.AnchorKeys[1].Key = nil }), "anchor_keys[1]: anchor key: asn1"},
+		"no anchor key":     {list(func(t *audit.Trust) { t.AnchorKeys[1].Key = []byte{} }), "anchor_keys[1]: anchor key: asn1"},
 		"an Ed25519 anchor": {list(func(t *audit.Trust) { t.AnchorKeys[1].Key = log.Key }), "anchor_keys[1]: anchor key: it is not ECDSA"},
 		"a P-384 anchor":    {list(func(t *audit.Trust) { t.AnchorKeys[1].Key = p384 }), "anchor_keys[1]: anchor key: it is not ECDSA on P-256"},
 	} {

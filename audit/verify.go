@@ -9,9 +9,6 @@ import (
 	"time"
 )
 
-// clockSkew is how far the clocks of those who write may disagree.
-const clockSkew = 5 * time.Minute
-
 // maxFindings bounds a report; what is beyond is counted.
 const maxFindings = 200
 
@@ -107,6 +104,7 @@ func Verify(ctx context.Context, b Bucket, p Policy) (Report, error) {
 	v.checkHead()
 	v.checkTail()
 	v.checkKnown()
+	v.reportUnproven()
 	v.conclude()
 	return v.report, nil
 }
@@ -166,6 +164,12 @@ type verifier struct {
 	logs    map[string]*logSeen // by origin
 	changed bool                // a finding shows tampering
 	noLocks bool
+
+	recordTime, anchorTime moment     // the latest, see times.go
+	keysUsed, logsUsed     used       // by anchors
+	shown                  shown      // by the last anchor, see consistency.go
+	mustProve              bool       // anchors from here on hold a consistency proof
+	unproven               []unproven // consistency that was not checked
 }
 
 func (v *verifier) find(k Kind, object, format string, args ...any) {
@@ -208,11 +212,8 @@ func (v *verifier) checkTail() {
 		v.find(NoRecords, key, "the bucket holds no record of chain %q", v.Chain)
 		return
 	}
-	for _, l := range v.links {
-		if l.seq > covered {
-			v.report.TailAge = max(0, v.Now.Sub(l.at))
-			break
-		}
+	if oldest := v.oldestWaiting(); !oldest.IsZero() {
+		v.report.TailAge = max(0, v.Now.Sub(oldest))
 	}
 	switch {
 	case covered == 0:
@@ -247,6 +248,9 @@ func (v *verifier) conclude() {
 		v.report.Result = Unproven
 	default:
 		v.report.Result = Green
+	}
+	if d, ok := v.bucket.(*Dir); ok && d.claims() {
+		v.report.Unchecked = append(v.report.Unchecked, "versions and locks are the copy's claim: who made the copy wrote its "+ManifestName)
 	}
 	if v.noLocks {
 		v.report.Unchecked = append(v.report.Unchecked, "Object Lock: the copy does not record it")

@@ -269,7 +269,7 @@ func put(w *audittest.World, head audit.Head, proof func(audit.Signed) audit.Pro
 	if proof == nil {
 		proof = func(s audit.Signed) audit.Proof { return w.Log.Submit(w.T, s) }
 	}
-	a := audit.Anchor{V: audit.Version, Signed: signed, Proof: proof(signed)}
+	a := w.Prove(signed, proof(signed))
 	b, err := a.Encode()
 	if err != nil {
 		w.T.Fatal(err)
@@ -296,13 +296,16 @@ func TestSameTree(t *testing.T) {
 		return w.Log.Prove(fourth)
 	})
 	put(w, w.Entries[9].Head(), nil)
-	a := w.Anchors[3]
-	a.Proof = w.Log.Prove(fourth) // in the tree of the fifth
-	b, err := a.Encode()
-	if err != nil {
-		t.Fatal(err)
+	w.Anchors[3] = w.Prove(w.Anchors[3].Signed, w.Log.Prove(fourth)) // in the tree of the fifth
+	w.Anchors[4] = w.Prove(w.Anchors[4].Signed, w.Anchors[4].Proof)
+	for n, a := range w.Anchors[3:] {
+		b, err := a.Encode()
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.Bucket.Replace(anchor(int64(n)+4), b)
 	}
-	w.Bucket.Replace(anchor(4), b)
+	a := w.Anchors[3]
 	if r := verify(t, w.Bucket, w.Policy); r.Result != audit.Green || r.Anchors != 5 || a.Proof.Checkpoint != w.Anchors[4].Proof.Checkpoint {
 		t.Errorf("%s: %v", r, r.Findings)
 	}
@@ -320,7 +323,7 @@ func TestLogOrder(t *testing.T) {
 		early = append(early, a.Proof.Index)
 	}
 	signed := w.Key.Statement(t, w.Anchors[3].Signed.Statement)
-	a := audit.Anchor{V: audit.Version, Signed: signed, Proof: w.Log.Submit(t, signed)}
+	a := w.Prove(signed, w.Log.Submit(t, signed))
 	b, err := a.Encode()
 	if err != nil {
 		t.Fatal(err)

@@ -79,6 +79,9 @@ type TransparencyLog interface {
 	// proof is the log's word, to be verified. No error means that s is not in the log.
 	// [ErrLogRefused] says that repeating it will not help.
 	Submit(ctx context.Context, l audit.Log, s audit.Signed) (audit.Proof, error)
+	// Consistency returns the proof that the tree of a checkpoint of l holds that of an
+	// earlier one, to be verified. [audit.ErrConsistency] says that l cannot prove it.
+	Consistency(ctx context.Context, l audit.Log, earlier, c audit.Checkpoint) ([][]byte, error)
 }
 
 // Ledger appends records that are no transition.
@@ -263,13 +266,19 @@ func (s *Steps) fulfil(ctx context.Context, chain string, st AnchorState) error 
 	if err != nil {
 		return unavailable("transparency log "+log.URL, err)
 	}
-	if _, err := proof.Verify(signed, a.Trust); err != nil {
+	checkpoint, err := proof.Verify(signed, a.Trust)
+	if err != nil {
 		return &Error{
 			Kind: Unverified, Field: log.URL, Msg: "the transparency log's answer does not verify", Err: err,
 			Next: "compare its key and origin with the stack's parameter TransparencyLogs; the anchor stays open",
 		}
 	}
-	stored, err := s.storeAnchor(ctx, chain, st, audit.Anchor{V: audit.Version, Signed: signed, Proof: proof})
+	if signed.Statement.V > 1 { // a release before made the intent
+		if proof.Consistency, err = s.proveConsistency(ctx, log, st, checkpoint); err != nil {
+			return err
+		}
+	}
+	stored, err := s.storeAnchor(ctx, chain, st, audit.Anchor{V: signed.Statement.V, Signed: signed, Proof: proof})
 	if err != nil {
 		return err
 	}
@@ -300,7 +309,11 @@ func (s *Steps) storeAnchor(ctx context.Context, chain string, st AnchorState, m
 	}
 	stored, err := audit.ParseAnchor(there)
 	if err == nil && sameSigned(stored.Signed, made.Signed) {
-		if _, err = stored.Proof.Verify(stored.Signed, s.Anchoring.Trust); err == nil {
+		sound, err := s.isSound(ctx, stored, st)
+		if err != nil {
+			return made, err
+		}
+		if sound {
 			return stored, nil
 		}
 	}

@@ -385,3 +385,230 @@ func TestCheckAnchoringStale(t *testing.T) {
 		t.Fatalf("%v, want Unverified", err)
 	}
 }
+
+// storedAnchor is anchor n as the bucket holds it.
+func storedAnchor(t *testing.T, a *anchorage, n int64) audit.Anchor {
+	t.Helper()
+	b, err := a.world.Vault().GetAnchor(t.Context(), audit.AnchorKey("matter", n))
+	if err != nil {
+		t.Fatal(err)
+	}
+	stored, err := audit.ParseAnchor(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return stored
+}
+
+// asError is err as the typed error that it must be.
+func asError(t *testing.T, err error) *rotation.Error {
+	t.Helper()
+	var typed *rotation.Error
+	if !errors.As(err, &typed) {
+		t.Fatalf("%v is no typed error", err)
+	}
+	return typed
+}
+
+// TestAnchorFork: a log that shows another tree than the one that holds the last anchor
+// gets no anchor, however often it is asked, and each call says why. The anchor stays open
+// until another log is named, which begins without a proof.
+func TestAnchorFork(t *testing.T) {
+	for name, others := range map[string]int{"a smaller tree": 0, "a tree of the same size": 2, "a larger tree": 20} {
+		t.Run(name, func(t *testing.T) {
+			a := newAnchorage(t)
+			for range 3 {
+				a.mustAnchor(t, rotation.AnchorInput{Canary: true})
+			}
+			fork := a.log.Fork()
+			for range others {
+				fork.Append([]byte("the entry of somebody else"))
+			}
+			a.Anchoring.Log = rekor.New(fork.Client(nil))
+			for try := range 3 {
+				_, err := a.Anchor(t.Context(), rotation.AnchorInput{Canary: try == 0})
+				if typed := asError(t, err); typed.Kind != rotation.Unverified || typed.Field != a.log.Trust().URL || !errors.Is(err, audit.ErrConsistency) || !strings.Contains(typed.Msg, "a fork") {
+					t.Fatalf("try %d: %v", try, err)
+				}
+			}
+			st, err := a.world.Store().LoadAnchor(t.Context())
+			if err != nil || st.Intent == nil || st.Last.N != 3 {
+				t.Fatalf("state %+v, %v", st, err)
+			}
+			successor := rekortest.Named(t, "successor.test")
+			a.Anchoring.Log = rekor.New(successor.Client(nil))
+			trust := successor.Trust()
+			trust.From = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+			a.Anchoring.Trust.Logs = append(a.Anchoring.Trust.Logs, trust)
+			if out := a.mustAnchor(t, rotation.AnchorInput{}); out.Anchor != 4 || out.Log != "successor.test" {
+				t.Errorf("%+v", out)
+			}
+			r := a.mustBeSound(t)
+			if want := `consistency between the checkpoints of anchors 3 and 4: they are in two logs, "rekor.test" and "successor.test"`; len(r.Unchecked) != 1 || r.Unchecked[0] != want {
+				t.Errorf("not checked %q, want %q", r.Unchecked, want)
+			}
+		})
+	}
+}
+
+// TestAnchorTreeGrows: every anchor after the first holds the proof that the tree has
+// grown from the one before, also where others use the log.
+func TestAnchorTreeGrows(t *testing.T) {
+	a := newAnchorage(t)
+	for n := range 4 {
+		for range n {
+			a.log.Append([]byte("the entry of somebody else"))
+		}
+		a.mustAnchor(t, rotation.AnchorInput{Canary: true})
+	}
+	for n := int64(1); n <= 4; n++ {
+		stored := storedAnchor(t, a, n)
+		if stored.V != 2 || stored.Proof.Consistency == nil || (n == 1) != (len(stored.Proof.Consistency) == 0) {
+			t.Errorf("anchor %d: version %d, proof %x", n, stored.V, stored.Proof.Consistency)
+		}
+	}
+	if r := a.mustBeSound(t); len(r.Unchecked) != 0 {
+		t.Errorf("not checked: %q", r.Unchecked)
+	}
+}
+
+// TestAnchorTreeUnread: an answer of the log about its tree that does not come is an
+// outage, and the next call goes on.
+func TestAnchorTreeUnread(t *testing.T) {
+	a := newAnchorage(t)
+	a.mustAnchor(t, rotation.AnchorInput{Canary: true})
+	up := a.Anchoring.Log
+	a.Anchoring.Log = rekor.New(a.log.Client(func(r *http.Request, next func() *http.Response) (*http.Response, error) {
+		if strings.Contains(r.URL.Path, "/tile/") {
+			return nil, errors.New("connection refused")
+		}
+		return next(), nil
+	}))
+	_, err := a.Anchor(t.Context(), rotation.AnchorInput{Canary: true})
+	if typed := asError(t, err); typed.Kind != rotation.Transient {
+		t.Fatalf("%v, want Transient", err)
+	}
+	a.Anchoring.Log = up
+	if out := a.mustAnchor(t, rotation.AnchorInput{}); out.Anchor != 2 {
+		t.Errorf("%+v", out)
+	}
+	a.mustBeSound(t)
+}
+
+// TestAnchorOfBefore: an intent that a release before consistency proofs has signed becomes
+// an anchor of its version.
+func TestAnchorOfBefore(t *testing.T) {
+	a := newAnchorage(t)
+	if err := a.record(t.Context(), "one"); err != nil {
+		t.Fatal(err)
+	}
+	publish(t, a)
+	at, head, err := a.world.Store().Head(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := audit.NewStatement(at.Chain, 1, audit.AnchorGenesis(at.Chain), head, storetest.Clock()())
+	s.V = 1
+	signed := a.key.Statement(t, s)
+	if err := a.world.Store().SaveAnchor(t.Context(), rotation.AnchorState{Intent: &signed}); err != nil {
+		t.Fatal(err)
+	}
+	a.mustAnchor(t, rotation.AnchorInput{})
+	a.mustAnchor(t, rotation.AnchorInput{Canary: true})
+	first, second := storedAnchor(t, a, 1), storedAnchor(t, a, 2)
+	if first.V != 1 || first.Proof.Consistency != nil || second.V != 2 || len(second.Proof.Consistency) == 0 {
+		t.Errorf("versions %d and %d, proofs %x and %x", first.V, second.V, first.Proof.Consistency, second.Proof.Consistency)
+	}
+	if r := a.mustBeSound(t); len(r.Unchecked) != 0 {
+		t.Errorf("not checked: %q", r.Unchecked)
+	}
+}
+
+// TestAnchorThatIsThere: the anchor of a call that was faster counts if all of it
+// verifies, its consistency proof too. Past any other the anchors go on.
+func TestAnchorThatIsThere(t *testing.T) {
+	for name, c := range map[string]struct {
+		change func(p *audit.Proof)
+		ok     bool
+	}{
+		"sound":         {func(*audit.Proof) {}, true},
+		"without proof": {func(p *audit.Proof) { p.Consistency = nil }, false},
+		"wrong proof":   {func(p *audit.Proof) { p.Consistency = [][]byte{make([]byte, 32)} }, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			a := newAnchorage(t)
+			a.mustAnchor(t, rotation.AnchorInput{Canary: true})
+			a.arm(0, false)
+			up := a.Anchoring.Log
+			a.Anchoring.Log = refusing{}
+			if _, err := a.Anchor(t.Context(), rotation.AnchorInput{Canary: true}); err == nil {
+				t.Fatal("a log that answers nothing")
+			}
+			a.Anchoring.Log = up
+			st, err := a.world.Store().LoadAnchor(t.Context())
+			if err != nil || st.Intent == nil {
+				t.Fatal(st, err)
+			}
+			p := a.log.Submit(t, *st.Intent)
+			p.Consistency = a.log.Consistency(1, 2)
+			a.log.Append([]byte("the entry of somebody else")) // so that this call's proof is another
+			c.change(&p)
+			b, err := audit.Anchor{V: 2, Signed: *st.Intent, Proof: p}.Encode()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := a.world.Vault().PutAnchor(t.Context(), audit.AnchorKey("matter", 2), b); err != nil {
+				t.Fatal(err)
+			}
+			out := a.mustAnchor(t, rotation.AnchorInput{})
+			st, err = a.world.Store().LoadAnchor(t.Context())
+			if err != nil || out.Anchor < 2 || (st.Places == "") != c.ok {
+				t.Errorf("%+v, anchors are in %q, %v", out, st.Places, err)
+			}
+			a.mustAnchor(t, rotation.AnchorInput{Canary: true})
+			a.mustBeSound(t)
+		})
+	}
+}
+
+// refusing is a log that answers nothing.
+type refusing struct{ rotation.TransparencyLog }
+
+// Submit implements [rotation.TransparencyLog].
+func (refusing) Submit(context.Context, audit.Log, audit.Signed) (audit.Proof, error) {
+	return audit.Proof{}, errors.New("connection refused")
+}
+
+// TestLastAnchorChanged: what a consistency proof begins at is the last anchor that the
+// control table remembers, and nothing else.
+func TestLastAnchorChanged(t *testing.T) {
+	for name, change := range map[string]func(t *testing.T, a *anchorage){
+		"another statement": func(t *testing.T, a *anchorage) {
+			t.Helper()
+			st, err := a.world.Store().LoadAnchor(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			st.Last.Digest = audit.AnchorGenesis("matter")
+			if err := a.world.Store().SaveAnchor(t.Context(), st); err != nil {
+				t.Fatal(err)
+			}
+		},
+		"an unknown log key": func(t *testing.T, a *anchorage) {
+			t.Helper()
+			other := rekortest.New(t)
+			a.Anchoring.Log = rekor.New(other.Client(nil))
+			a.Anchoring.Trust.Logs = []audit.Log{other.Trust()}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			a := newAnchorage(t)
+			a.mustAnchor(t, rotation.AnchorInput{Canary: true})
+			change(t, a)
+			_, err := a.Anchor(t.Context(), rotation.AnchorInput{Canary: true})
+			if typed := asError(t, err); typed.Kind != rotation.AuditTampered || typed.Field != audit.AnchorKey("matter", 1) {
+				t.Errorf("%v, want AuditTampered", err)
+			}
+		})
+	}
+}

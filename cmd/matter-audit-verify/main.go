@@ -85,7 +85,7 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	f.StringVar(&o.trust, "trust", "", "`file` with the trust list: logs and anchor keys, see docs/audit.md")
 	f.StringVar(&o.policy.Chain, "chain", "", "`name` of the chain: the stack's")
 	f.IntVar(&days, "retention-days", 0, "least Object Lock that every object must have had, in `days` from its own time")
-	f.DurationVar(&o.policy.MaxTail, "max-tail", time.Hour, "how long a record may wait for its anchor")
+	f.DurationVar(&o.policy.MaxTail, "max-tail", audit.DefaultMaxTail, "how long a record may wait for its anchor")
 	f.StringVar(&o.output, "o", "text", "output `format`: text or json")
 	f.Func("known-anchor", "anchor seen before, `n:digest`; may be repeated", func(s string) error {
 		k, err := audit.ParseKnown(s)
@@ -131,6 +131,9 @@ func verify(o options) (audit.Report, error) {
 	}
 	if o.policy.Trust, err = audit.ParseTrust(b); err != nil {
 		return audit.Report{}, err
+	}
+	if len(o.policy.Trust.AnchorKeys) == 0 {
+		return audit.Report{}, fmt.Errorf("%s: anchor_keys: at least one is required", o.trust)
 	}
 	if info, err := os.Stat(o.dir); err != nil || !info.IsDir() {
 		return audit.Report{}, errors.Join(err, fmt.Errorf("%s is no directory", o.dir))

@@ -3,10 +3,12 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/matter-ops/kms-rotation/audit"
 	"github.com/matter-ops/kms-rotation/internal/audittest"
@@ -49,7 +51,8 @@ func TestGreen(t *testing.T) {
 	s := newSite(t)
 	last := audittest.Known(t, s.Anchors[2])
 	code, out, errs := s.verify(t, "--known-anchor", last.String(), "--known-head", "10:"+s.Head.Hash)
-	want := "remember: --known-anchor " + last.String() + "\n" +
+	want := "not checked: versions and locks are the copy's claim: who made the copy wrote its versions.json\n" +
+		"remember: --known-anchor " + last.String() + "\n" +
 		"audit: 10 records, 9 anchored at log index 3 of rekor.test, verified\n"
 	if code != exitGreen || out != want || errs != "" {
 		t.Errorf("exit code %d\n%s%s\nwant\n%s", code, out, errs, want)
@@ -59,8 +62,28 @@ func TestGreen(t *testing.T) {
 func TestJSON(t *testing.T) {
 	code, out, _ := newSite(t).verify(t, "-o", "json")
 	var r audit.Report
-	if err := json.Unmarshal([]byte(out), &r); err != nil || code != exitGreen || r.Result != audit.Green || len(r.Unchecked) != 2 {
+	if err := json.Unmarshal([]byte(out), &r); err != nil || code != exitGreen || r.Result != audit.Green || len(r.Unchecked) != 3 {
 		t.Errorf("exit code %d, %v\n%s", code, err, out)
+	}
+}
+
+// TestDefaultTail: a record may wait for the three hours that docs/audit.md names, which
+// the schedule keeps.
+func TestDefaultTail(t *testing.T) {
+	o, err := parse([]string{"--trust", "t", "--chain", "c", "dir"}, io.Discard)
+	if err != nil || o.policy.MaxTail != 3*time.Hour {
+		t.Errorf("%s, %v", o.policy.MaxTail, err)
+	}
+	s := newSite(t)
+	made, err := time.Parse(time.RFC3339, s.Entries[9].Record.Time)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for age, want := range map[time.Duration]int{time.Hour + 15*time.Minute: exitGreen, 3 * time.Hour: exitGreen, 3*time.Hour + 1: exitUnproven} {
+		s.Policy.Now = made.Add(age)
+		if code, out, _ := s.verify(t); code != want {
+			t.Errorf("%s: exit code %d, want %d\n%s", age, code, want, out)
+		}
 	}
 }
 
@@ -105,6 +128,14 @@ func TestUsage(t *testing.T) {
 	if err := os.WriteFile(bad, []byte(`{"logs":[{"url":"","origin":"a b","key":"AA==","valid_from":"2026-01-01T00:00:00Z"}],"anchor_keys":[]}`), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	keyless := filepath.Join(dir, "keyless.json")
+	logs, err := json.Marshal(audit.Trust{Logs: s.Policy.Trust.Logs})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(keyless, logs, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	for name, c := range map[string]struct {
 		args []string
 		code int
@@ -119,6 +150,7 @@ func TestUsage(t *testing.T) {
 		"help":             {[]string{"--help"}, exitGreen, "usage: matter-audit-verify"},
 		"no directory":     {[]string{"--trust", s.trust, "--chain", "m", bad}, exitTampered, "is no directory"},
 		"bad trust":        {[]string{"--trust", bad, "--chain", "m", dir}, exitTampered, "logs[0].url"},
+		"no anchor key":    {[]string{"--trust", keyless, "--chain", "m", dir}, exitTampered, "anchor_keys: at least one is required"},
 		"empty":            {[]string{"--trust", s.trust, "--chain", "m", dir}, exitUnproven, ""},
 	} {
 		t.Run(name, func(t *testing.T) {

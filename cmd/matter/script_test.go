@@ -371,7 +371,7 @@ func (w *world) deadLog(ts *testscript.TestScript, neg bool, _ []string) {
 	if !neg {
 		var list struct {
 			Logs []map[string]any `json:"logs"`
-			Keys json.RawMessage  `json:"anchor_keys"`
+			Keys json.RawMessage  `json:"anchor_keys,omitempty"`
 		}
 		ts.Check(json.Unmarshal([]byte(trust), &list))
 		list.Logs[0]["url"] = "http://127.0.0.1:9"

@@ -21,7 +21,6 @@ import (
 // How the chain is anchored. The schedule runs every hour.
 const (
 	heartbeatEvery = 24 * time.Hour   // of a quiet chain
-	maxTail        = 3 * time.Hour    // the schedule may fail twice
 	canaryDeadline = 45 * time.Second // public logs publish a checkpoint every few seconds
 )
 
@@ -53,7 +52,7 @@ func anchoring(c Config, cfg aws.Config, store *ddb.Store, vault *worm.Vault) *r
 		Signer: awskms.NewSigner(kms.NewFromConfig(cfg), c.AnchorKey),
 		Log:    rekor.New(httpClient(rekor.Timeout)),
 		Trust:  c.Trust, Retention: c.Retention,
-		Heartbeat: heartbeatEvery, MaxTail: maxTail, Deadline: canaryDeadline,
+		Heartbeat: heartbeatEvery, MaxTail: audit.DefaultMaxTail, Deadline: canaryDeadline,
 	}
 }
 

@@ -85,6 +85,7 @@ func AWSConfig(ctx context.Context) (aws.Config, error) {
 	if err != nil {
 		return cfg, fmt.Errorf("load the AWS configuration: %w", err)
 	}
+	cfg.APIOptions = append(cfg.APIOptions, refuseWrongClock)
 	return cfg, nil
 }
 

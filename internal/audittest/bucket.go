@@ -23,7 +23,8 @@ type Stored struct {
 
 // Bucket is a versioned bucket in memory, for a forger who is above its rules.
 type Bucket struct {
-	stored []Stored // in the order of writing
+	Clock  time.Time // of S3, which dates what is written
+	stored []Stored  // in the order of writing
 	writes int
 }
 
@@ -42,7 +43,7 @@ func (b *Bucket) Delete(key string) {
 
 func (b *Bucket) add(s Stored) {
 	b.writes++
-	s.ID, s.Modified = fmt.Sprintf("version-%d", b.writes), start.Add(time.Duration(b.writes)*time.Second)
+	s.ID, s.Modified = fmt.Sprintf("version-%d", b.writes), b.Clock.Truncate(time.Second)
 	b.stored = append(b.stored, s)
 }
 
@@ -56,6 +57,9 @@ func (b *Bucket) Replace(key string, content []byte) { b.find(key).Bytes = conte
 
 // Relock changes the lock of a key.
 func (b *Bucket) Relock(key string, lock audit.Lock) { b.find(key).Lock = &lock }
+
+// Redate changes when S3 says that a key was written.
+func (b *Bucket) Redate(key string, at time.Time) { b.find(key).Modified = at }
 
 // Bytes returns what is stored under a key.
 func (b *Bucket) Bytes(key string) []byte { return bytes.Clone(b.find(key).Bytes) }

@@ -33,7 +33,7 @@ func (c Case) Result() audit.Result {
 // Cases returns all cases.
 func Cases() []Case {
 	var out []Case
-	for _, group := range [][]Case{recordCases(), linkCases(), objectCases(), anchorCases(), logCases(), hiddenCases()} {
+	for _, group := range [][]Case{recordCases(), linkCases(), objectCases(), anchorCases(), logCases(), timeCases(), endCases(), treeCases(), hiddenCases()} {
 		out = append(out, group...)
 	}
 	return out
@@ -328,7 +328,7 @@ func logCases() []Case {
 				p := w.Log.Prove(3)
 				p.Body = body
 				w.Bucket.Remove(anc(3))
-				w.store(audit.Anchor{V: audit.Version, Signed: signed, Proof: p})
+				w.store(w.Prove(signed, p))
 			},
 		},
 		{
@@ -388,7 +388,7 @@ func logCases() []Case {
 			Name: "an anchor was logged before the one it follows", Kind: audit.ReusedEntry, Object: anc(3),
 			Tamper: func(w *World) { // backdated: 3 is in the log, then 2 again under a new signature
 				second := w.Key.Statement(w.T, w.Anchors[1].Signed.Statement)
-				w.edit(2, func(a *audit.Anchor) { a.Signed, a.Proof = second, w.Log.Submit(w.T, second) })
+				w.edit(2, func(a *audit.Anchor) { *a = w.make(second) })
 			},
 		},
 		{

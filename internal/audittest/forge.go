@@ -2,6 +2,7 @@ package audittest
 
 import (
 	"bytes"
+	"time"
 
 	"github.com/matter-ops/kms-rotation/audit"
 	"github.com/matter-ops/kms-rotation/internal/rekor/rekortest"
@@ -24,8 +25,7 @@ func replaceOnce(w *World, b []byte, old, replacement string) []byte {
 func (w *World) resign(n int64, key *rekortest.Key) {
 	w.T.Helper()
 	w.edit(n, func(a *audit.Anchor) {
-		a.Signed = key.Statement(w.T, a.Signed.Statement)
-		a.Proof = w.Log.Submit(w.T, a.Signed)
+		*a = w.make(key.Statement(w.T, a.Signed.Statement))
 	})
 }
 
@@ -38,7 +38,45 @@ func (w *World) forge(n, seq int64, change func(*audit.Statement)) {
 	change(&s)
 	w.Bucket.Remove(anc(n))
 	signed := w.Key.Statement(w.T, s)
-	w.Bucket.Put(anc(n), w.encode(audit.Anchor{V: audit.Version, Signed: signed, Proof: w.Log.Submit(w.T, signed)}), Lock(at(seq)))
+	w.Bucket.Put(anc(n), w.encode(w.make(signed)), Lock(w.Bucket.Clock))
+}
+
+// redate puts a record with another date in the place of the last one.
+func (w *World) redate(made time.Time) {
+	w.T.Helper()
+	e := w.nextAt(w.Entries[records-2].Head(), w.Entries[records-1].Record.Type, made)
+	w.Bucket.Replace(rec(records), e.Bytes)
+}
+
+// backdate puts an anchor 3 in the place of the one that is there which was made when
+// the clock of S3 shows stored, and dated before.
+func (w *World) backdate(claimed, stored time.Time) {
+	w.T.Helper()
+	w.Bucket.Clock = stored
+	w.forge(3, 9, func(s *audit.Statement) { s.Time = claimed.Format("2006-01-02T15:04:05.000Z") })
+}
+
+// anchorWith adds an anchor of a record that is signed by a key and in a log.
+func (w *World) anchorWith(seq int64, key *rekortest.Key, log *rekortest.Log) {
+	w.T.Helper()
+	was := w.Log
+	w.Log = log
+	w.store(w.make(key.Statement(w.T, w.statement(w.Entries[seq-1].Head()))))
+	w.Log = was
+}
+
+// fork makes the log's owner show anchor 3 another tree, which has grown from other
+// entries than those that anchor 2 saw.
+func (w *World) fork() {
+	w.T.Helper()
+	fork := w.Log.Fork()
+	for range 5 {
+		fork.Append([]byte("the entry of somebody else"))
+	}
+	w.edit(3, func(a *audit.Anchor) {
+		w.Log = fork
+		*a = w.make(a.Signed)
+	})
 }
 
 // rewriteAll makes another history with anchors of its own in the real log.
@@ -51,7 +89,7 @@ func (w *World) rewriteAll() {
 	for n := range old {
 		s := w.statement(w.Entries[(n+1)*perAnchor-1].Head())
 		signed := w.Key.Statement(w.T, s)
-		a := audit.Anchor{V: audit.Version, Signed: signed, Proof: w.Log.Submit(w.T, signed)}
+		a := w.make(signed)
 		w.Anchors = append(w.Anchors, a)
 		w.Bucket.Replace(anc(s.N), w.encode(a))
 	}

@@ -45,12 +45,14 @@ func New(tb testing.TB) *World {
 	w.Log.Append([]byte("the entry of somebody else"))
 	head := audit.Genesis(Chain)
 	for seq := int64(1); seq <= records; seq++ {
+		w.Bucket.Clock = at(seq)
 		head = w.record(head, fmt.Sprintf("event %d", seq))
 		if seq%perAnchor == 0 {
 			w.anchor(w.statement(head))
 		}
 	}
 	w.Head = head
+	w.Bucket.Clock = at(records + 1)
 	w.Policy = audit.Policy{
 		Chain: Chain, Retention: retention, MaxTail: day, Now: at(records + 1),
 		Trust: audit.Trust{
@@ -71,7 +73,12 @@ func Lock(written time.Time) audit.Lock {
 
 func (w *World) next(head audit.Head, what string) audit.Entry {
 	w.T.Helper()
-	e, err := audit.Next(Chain, head, at(head.Seq+1), audit.Event{
+	return w.nextAt(head, what, at(head.Seq+1))
+}
+
+func (w *World) nextAt(head audit.Head, what string, made time.Time) audit.Entry {
+	w.T.Helper()
+	e, err := audit.Next(Chain, head, made, audit.Event{
 		ID: "Q2/" + what, Type: what, Rotation: "Q2", Step: "step", Actor: "somebody", Body: map[string]string{"key": "value"},
 	})
 	if err != nil {
@@ -118,14 +125,40 @@ func (w *World) known(n int64) []audit.Known {
 func (w *World) anchor(s audit.Statement) {
 	w.T.Helper()
 	signed := w.Key.Statement(w.T, s)
-	w.store(audit.Anchor{V: audit.Version, Signed: signed, Proof: w.Log.Submit(w.T, signed)})
+	w.store(w.make(signed))
+}
+
+// make logs a signed statement and makes the anchor that comes after the last one.
+func (w *World) make(signed audit.Signed) audit.Anchor {
+	w.T.Helper()
+	return w.Prove(signed, w.Log.Submit(w.T, signed))
+}
+
+// Prove makes the anchor of a proof, with the proof that the log has grown from the
+// checkpoint of the anchor before.
+func (w *World) Prove(signed audit.Signed, p audit.Proof) audit.Anchor {
+	w.T.Helper()
+	p.Consistency = [][]byte{}
+	if n := signed.Statement.N; n > 1 && w.Anchors[n-2].Proof.Origin() == p.Origin() {
+		p.Consistency = w.Log.Consistency(w.size(w.Anchors[n-2].Proof), w.size(p))
+	}
+	return audit.Anchor{V: signed.Statement.V, Signed: signed, Proof: p}
+}
+
+// size is that of the tree of a proof's checkpoint.
+func (w *World) size(p audit.Proof) (n int64) {
+	w.T.Helper()
+	if _, err := fmt.Sscanf(p.Checkpoint, p.Origin()+"\n%d\n", &n); err != nil {
+		w.T.Fatal(err)
+	}
+	return n
 }
 
 func (w *World) store(a audit.Anchor) {
 	w.T.Helper()
 	w.Anchors = append(w.Anchors, a)
 	s := a.Signed.Statement
-	w.Bucket.Put(audit.AnchorKey(Chain, s.N), w.encode(a), Lock(at(s.Seq)))
+	w.Bucket.Put(audit.AnchorKey(Chain, s.N), w.encode(a), Lock(w.Bucket.Clock))
 }
 
 func (w *World) encode(a audit.Anchor) []byte {

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -113,6 +114,85 @@ func TestSubmitAgain(t *testing.T) {
 				t.Errorf("the next entry has index %d, want %d", next.Index, others+1)
 			}
 		})
+	}
+}
+
+// opened is the checkpoint of a proof, verified.
+func opened(t *testing.T, l log, p audit.Proof) audit.Checkpoint {
+	t.Helper()
+	c, err := l.OpenCheckpoint(p.Checkpoint)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// TestConsistency proves by the tiles that a log has grown, over more than a tile, and
+// finds a checkpoint of before that is of another tree.
+func TestConsistency(t *testing.T) {
+	for name, open := range logs {
+		t.Run(name, func(t *testing.T) {
+			l := open(t)
+			key := rekortest.NewKey(t)
+			at := []audit.Checkpoint{opened(t, l, mustProve(t, l, statement(t, key, 1)))}
+			for n := int64(2); len(at) < 4; n += 150 {
+				var wg sync.WaitGroup
+				for i := range int64(149) {
+					wg.Go(func() {
+						if _, err := rekor.New(l.http).Submit(t.Context(), l.Log, statement(t, key, n+1+i)); err != nil {
+							t.Error(err)
+						}
+					})
+				}
+				wg.Wait()
+				at = append(at, opened(t, l, mustProve(t, l, statement(t, key, n))))
+			}
+			for i, c := range at {
+				for _, earlier := range at[:i+1] {
+					proof, err := rekor.New(l.http).Consistency(t.Context(), l.Log, earlier, c)
+					if err != nil {
+						t.Fatal(err)
+					}
+					if err := c.VerifyConsistency(earlier, proof); err != nil {
+						t.Error(err)
+					}
+					fork := earlier
+					fork.Root = bytes.Repeat([]byte{1}, 32)
+					if err := c.VerifyConsistency(fork, proof); !errors.Is(err, audit.ErrConsistency) {
+						t.Errorf("sizes %d and %d: a fork is taken: %v", earlier.Size, c.Size, err)
+					}
+				}
+			}
+		})
+	}
+}
+
+// TestForkHasNoProof: tiles that are not of the checkpoint's tree show a fork, an answer
+// that does not come does not.
+func TestForkHasNoProof(t *testing.T) {
+	l, fork := rekortest.New(t), rekortest.New(t)
+	var at []audit.Checkpoint
+	for n := range 5 {
+		l.Append([]byte{byte(n)})
+		fork.Append([]byte{1, byte(n)})
+		c, err := l.Trust().OpenCheckpoint(l.Prove(0).Checkpoint)
+		if err != nil {
+			t.Fatal(err)
+		}
+		at = append(at, c)
+	}
+	if _, err := rekor.New(fork.Client(nil)).Consistency(t.Context(), l.Trust(), at[2], at[4]); !errors.Is(err, audit.ErrConsistency) || !strings.Contains(err.Error(), "tree sizes 3 and 5") {
+		t.Errorf("tiles of a fork: %v", err)
+	}
+	for name, answers := range map[string]func() (*http.Response, error){
+		"no answer": func() (*http.Response, error) { return nil, errWire },
+		"an error":  func() (*http.Response, error) { return answer(503, ""), nil },
+		"too short": func() (*http.Response, error) { return answer(200, "tile"), nil },
+	} {
+		client := l.Client(func(*http.Request, func() *http.Response) (*http.Response, error) { return answers() })
+		if p, err := rekor.New(client).Consistency(t.Context(), l.Trust(), at[2], at[4]); err == nil || errors.Is(err, audit.ErrConsistency) || p != nil {
+			t.Errorf("%s: %v, %v", name, p, err)
+		}
 	}
 }
 

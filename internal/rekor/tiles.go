@@ -18,15 +18,35 @@ const tileHeight = 8 // of every log under https://c2sp.org/tlog-tiles
 func (c *Client) inclusion(ctx context.Context, l audit.Log, at audit.Checkpoint, i int64) ([][]byte, error) {
 	tree := tlog.Tree{N: int64(at.Size)} //nolint:gosec // 63 bits, see audit
 	copy(tree.Hash[:], at.Root)
-	proof, err := tlog.ProveRecord(tree.N, i, tlog.TileHashReader(tree, &tiles{ctx, c, l}))
+	proof, err := tlog.ProveRecord(tree.N, i, tlog.TileHashReader(tree, &tiles{ctx: ctx, c: c, log: l}))
 	if err != nil {
 		return nil, fmt.Errorf("prove from tiles: %w", err)
 	}
-	hashes := make([][]byte, len(proof))
-	for n, h := range proof {
-		hashes[n] = h[:]
+	return hashes(proof), nil
+}
+
+// Consistency implements [rotation.TransparencyLog]. The proof is made from the tiles of
+// the tree of c. Tiles that are there and are not of that tree are no fault of the wire.
+func (c *Client) Consistency(ctx context.Context, l audit.Log, earlier, at audit.Checkpoint) ([][]byte, error) {
+	tree := tlog.Tree{N: int64(at.Size)} //nolint:gosec // 63 bits, see audit
+	copy(tree.Hash[:], at.Root)
+	reader := &tiles{ctx: ctx, c: c, log: l}
+	proof, err := tlog.ProveTree(tree.N, int64(earlier.Size), tlog.TileHashReader(tree, reader)) //nolint:gosec // 63 bits
+	switch {
+	case reader.err != nil:
+		return nil, fmt.Errorf("prove consistency from tiles: %w", reader.err)
+	case err != nil:
+		return nil, fmt.Errorf("%w: tree sizes %d and %d: %w", audit.ErrConsistency, earlier.Size, at.Size, err)
 	}
-	return hashes, nil
+	return hashes(proof), nil
+}
+
+func hashes(proof []tlog.Hash) [][]byte {
+	out := make([][]byte, len(proof))
+	for n, h := range proof {
+		out[n] = h[:]
+	}
+	return out
 }
 
 // tiles is a [tlog.TileReader] of a log, for one call.
@@ -34,6 +54,7 @@ type tiles struct {
 	ctx context.Context
 	c   *Client
 	log audit.Log
+	err error // of the last reading
 }
 
 // Height implements [tlog.TileReader].
@@ -44,7 +65,8 @@ func (t *tiles) SaveTiles([]tlog.Tile, [][]byte) {}
 
 // ReadTiles implements [tlog.TileReader]. A partial tile may be gone once the full
 // one is there.
-func (t *tiles) ReadTiles(want []tlog.Tile) ([][]byte, error) {
+func (t *tiles) ReadTiles(want []tlog.Tile) (_ [][]byte, err error) {
+	defer func() { t.err = err }()
 	out := make([][]byte, len(want))
 	for i, tile := range want {
 		b, status, err := t.read(tile)

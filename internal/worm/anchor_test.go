@@ -2,6 +2,8 @@ package worm_test
 
 import (
 	"bytes"
+	"context"
+	"fmt"
 	"testing"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -48,7 +50,31 @@ func uploaded(t *testing.T, b audit.Bucket) audit.Bucket {
 			t.Fatal(err)
 		}
 	}
-	return worm.New(c, name, retention, storetest.Clock())
+	return dated{worm.New(c, name, retention, storetest.Clock()), forged.Stored()}
+}
+
+// dated is a bucket that S3 has dated as it would have when the chain was made.
+type dated struct {
+	audit.Bucket
+	made []audittest.Stored
+}
+
+// Versions implements [audit.Bucket].
+func (b dated) Versions(ctx context.Context) ([]audit.ObjectVersion, error) {
+	listed, err := b.Bucket.Versions(ctx)
+	nth := map[string]int{}
+	for i, v := range listed {
+		var same []audittest.Stored // of this key, oldest first, as they are listed
+		for _, s := range b.made {
+			if s.Key == v.Key && s.DeleteMarker == v.DeleteMarker {
+				same = append(same, s)
+			}
+		}
+		kind := fmt.Sprint(v.DeleteMarker, v.Key)
+		listed[i].Modified = same[nth[kind]].Modified
+		nth[kind]++
+	}
+	return listed, err
 }
 
 // TestTampering runs the tampering suite on S3.

@@ -38,7 +38,8 @@ const URL = "http://" + Origin
 
 // Log is one log.
 type Log struct {
-	key ed25519.PrivateKey
+	origin string
+	key    ed25519.PrivateKey
 
 	mu     sync.Mutex
 	hashes []tlog.Hash // as tlog stores them
@@ -48,16 +49,22 @@ type Log struct {
 // New returns an empty log with a key of its own.
 func New(tb testing.TB) *Log {
 	tb.Helper()
+	return Named(tb, Origin)
+}
+
+// Named is New for a log of another name.
+func Named(tb testing.TB, origin string) *Log {
+	tb.Helper()
 	_, key, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
 		tb.Fatal(err)
 	}
-	return &Log{key: key}
+	return &Log{origin: origin, key: key}
 }
 
 // Fork returns an empty log with the key of this one: what a log could show to
 // somebody else.
-func (l *Log) Fork() *Log { return &Log{key: l.key} }
+func (l *Log) Fork() *Log { return &Log{origin: l.origin, key: l.key} }
 
 // Trust is the log as a trust list names it.
 func (l *Log) Trust() audit.Log {
@@ -65,7 +72,7 @@ func (l *Log) Trust() audit.Log {
 	if err != nil {
 		panic(err) // an Ed25519 key can always be encoded
 	}
-	return audit.Log{URL: URL, Origin: Origin, Key: der}
+	return audit.Log{URL: "http://" + l.origin, Origin: l.origin, Key: der}
 }
 
 // Entries returns the entries of the log.
@@ -224,6 +231,21 @@ func (l *Log) prove(index int64) audit.Proof {
 	return p
 }
 
+// Consistency returns the proof that the tree of a size holds that of an earlier size.
+func (l *Log) Consistency(earlier, size int64) [][]byte {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	proof, err := tlog.ProveTree(size, earlier, l.reader())
+	if err != nil {
+		panic(err)
+	}
+	out := [][]byte{}
+	for _, h := range proof {
+		out = append(out, h[:])
+	}
+	return out
+}
+
 func (l *Log) answer(index int64) any {
 	type object = map[string]any
 	p := l.prove(index)
@@ -247,8 +269,8 @@ func (l *Log) checkpoint(size int64) string {
 
 // Sign signs a checkpoint of any tree, as one who owns the log could.
 func (l *Log) Sign(size int64, root []byte) string {
-	text := fmt.Sprintf("%s\n%d\n%s\n", Origin, size, base64.StdEncoding.EncodeToString(root))
-	b, err := note.Sign(&note.Note{Text: text}, signer{l.key})
+	text := fmt.Sprintf("%s\n%d\n%s\n", l.origin, size, base64.StdEncoding.EncodeToString(root))
+	b, err := note.Sign(&note.Note{Text: text}, signer{l.origin, l.key})
 	if err != nil {
 		panic(err)
 	}
@@ -272,15 +294,18 @@ func (l *Log) tile(w http.ResponseWriter, path string) {
 }
 
 // signer is a [note.Signer] of the log.
-type signer struct{ key ed25519.PrivateKey }
+type signer struct {
+	origin string
+	key    ed25519.PrivateKey
+}
 
 // Name implements [note.Signer].
-func (s signer) Name() string { return Origin }
+func (s signer) Name() string { return s.origin }
 
 // KeyHash implements [note.Signer].
 func (s signer) KeyHash() uint32 {
 	pub, _ := s.key.Public().(ed25519.PublicKey)
-	sum := sha256.Sum256(append([]byte(Origin+"\n\x01"), pub...))
+	sum := sha256.Sum256(append([]byte(s.origin+"\n\x01"), pub...))
 	return binary.BigEndian.Uint32(sum[:])
 }
 
