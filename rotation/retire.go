@@ -69,6 +69,11 @@ func (s *Steps) retireOld(ctx context.Context, id string) (RetireOutput, error) 
 			return RetireOutput{}, err
 		}
 	}
+	for _, id := range append([]string{r.ID}, r.TookOver...) {
+		if err := s.reap(ctx, id); err != nil {
+			return RetireOutput{}, err
+		}
+	}
 	return RetireOutput{Done: true, Phase: string(v.Rotation.Phase), Attempt: r.Attempt, Tally: confirmed.Tally}, nil
 }
 

@@ -50,7 +50,7 @@ func (s *Steps) Verify(ctx context.Context, in VerifyInput) (_ SweepOutput, err 
 		return SweepOutput{}, err
 	}
 	for _, id := range append([]string{r.ID}, r.TookOver...) {
-		if err := s.reap(ctx, id); err != nil {
+		if err := s.reapLosers(ctx, id); err != nil {
 			return SweepOutput{}, err
 		}
 	}
