@@ -118,7 +118,7 @@ func TestPauses(t *testing.T) {
 		{kek.Started, func(s *site) error { return s.census(spring) }, "Store.SaveCheckpoint"},
 		{kek.Started, func(s *site) error { return s.census(spring) }, "Store.Load"},
 		{kek.Rewrapped, func(s *site) error { return s.retire(spring) }, "Table.Scan"},
-		{kek.Rewrapped, func(s *site) error { return s.retire(spring) }, "KMS.Decrypt"},
+		{kek.Rewrapped, func(s *site) error { return s.retire(spring) }, "KMS.ReEncrypt"},
 		{kek.Rewrapped, func(s *site) error { return s.retire(spring) }, "Store.LoadAll"},
 		{kek.KEKRetired, func(s *site) error { return s.verify(spring) }, "Table.Scan"},
 		{kek.KEKRetired, func(s *site) error { return s.verify(spring) }, "KMS.Describe"},
@@ -253,7 +253,7 @@ func TestTwoPauses(t *testing.T) {
 		if op == "Table.Scan" {
 			scans++
 		}
-		if scans == 3 && (op == "KMS.Decrypt" || op == "Store.LoadAll") && !slept[op] { // the last page is read
+		if scans == 3 && (op == "KMS.ReEncrypt" || op == "Store.LoadAll") && !slept[op] { // the last page is read
 			slept[op] = true
 			s.clock.pass(6 * time.Minute)
 		}
@@ -513,10 +513,13 @@ func TestProofs(t *testing.T) {
 			s.expect(s.people, id, "shared")
 		}
 		s.advance(spring, rotation.ExecutionInput{}, kek.KEKRetired)
-		fresh := 0
+		fresh, to := 0, any(s.pointer().KEKID)
 		s.world.SetHook(func(op string, args ...any) (bool, error) {
-			if op == "KMS.Decrypt" && args[0] == s.pointer().KEKID {
+			switch {
+			case op == "KMS.ReEncrypt" && args[0] == to && args[1] == to:
 				fresh++
+			case op == "KMS.Decrypt" && args[0] == to:
+				t.Error("a data key was decrypted, which verify's role does not allow")
 			}
 			return true, nil
 		})

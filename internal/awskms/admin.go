@@ -80,7 +80,7 @@ func NewAdmin(client AdminAPI, tags TagAPI, stack string) *Admin {
 // role of AWS KMS that synchronises such keys (KMS developer guide, "Create
 // multi-Region primary keys").
 func (a *Admin) Create(ctx context.Context, rotationID string, attempt int, label string, old rotation.Key) (rotation.Key, error) {
-	policy, err := newKeyPolicy(old)
+	policy, err := KeyPolicy(old)
 	if err != nil {
 		return rotation.Key{}, err
 	}

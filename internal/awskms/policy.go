@@ -59,11 +59,11 @@ var (
 
 type object = map[string]any
 
-// newKeyPolicy is the key policy of a KEK that follows old: the account's IAM policies
+// KeyPolicy is the key policy of a KEK that follows old: the account's IAM policies
 // say who administers it and who uses it, each within the lists above. The principal is
 // the account, in old's partition: a role that is named in a key policy is lost to it
 // when the role is made anew, and applications' roles are not known here.
-func newKeyPolicy(old rotation.Key) (string, error) {
+func KeyPolicy(old rotation.Key) (string, error) {
 	root, err := rootOf(old.ARN)
 	if err != nil {
 		return "", err
