@@ -92,7 +92,7 @@ func (s *Steps) confirm(ctx context.Context, v kek.View, r kek.Rotation) (SweepO
 	if err != nil {
 		return out, err
 	}
-	if err := poison(out.Tally); err != nil || !out.Done {
+	if err := poison(out, r.ID); err != nil || !out.Done {
 		return out, err
 	}
 	return out, s.checkSeen(ctx, r, out)

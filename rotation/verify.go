@@ -69,8 +69,9 @@ func (s *Steps) inspect(ctx context.Context, v kek.View, r kek.Rotation) (SweepO
 	}
 	if out.Tally.Quarantined > 0 {
 		return out, &Error{
-			Kind: OrphansFound, Field: "rows", Msg: fmt.Sprintf("%d rows are not under the new KEK. First: %q", out.Tally.Quarantined, out.Tally.Poison),
-			Next: "enable the old KMS key, restore these rows under the current KEK (matter ops restore-rows), then resume: matter ops resume --rotation ID",
+			Kind: OrphansFound, Field: "rows", Msg: fmt.Sprintf("%d rows are not under the new KEK: %s", out.Tally.Quarantined, out.quarantine()),
+			Rows: out.Tally.Poison,
+			Next: fmt.Sprintf("matter ops report --rotation %s names them; enable the old KMS key, restore these rows under the current KEK (matter ops restore-rows), then resume: matter ops resume --rotation %[1]s", r.ID),
 		}
 	}
 	if err := s.verifyDead(ctx, r); err != nil {
