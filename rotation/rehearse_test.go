@@ -224,7 +224,7 @@ func TestRehearsalOfPayloads(t *testing.T) {
 	foreignPayload(s)
 	d := newDriver(s)
 	e := d.machine.Start(spring, emergency)
-	if e.Final != "Halted" || !strings.Contains(e.Failure.Cause, "p1: its payload does not open") {
+	if e.Final != "Halted" || !strings.Contains(e.Failure.Cause, "1 of people (not_opened 1)") {
 		t.Fatalf("ended in %s: %v", e.Final, e.Failure)
 	}
 	if got := s.body("rows_rehearsed")["source.people"]; !strings.Contains(got, "overridden: RehearsalFailed") || !strings.Contains(got, "cannot re-encrypt 1 of 4") {

@@ -167,7 +167,7 @@ func (w sweep) page(ctx context.Context, page Page, t Tally) (Tally, error) {
 	if err := g.Wait(); err != nil {
 		return t, err
 	}
-	if err := allDenied(page.Rows, results, reasons); err != nil {
+	if err := allDenied(w.source, page.Rows, results, reasons); err != nil {
 		return t, err
 	}
 	t = t.clone() // the checkpoint that it came from must not change
@@ -197,7 +197,7 @@ func (w sweep) page(ctx context.Context, page Page, t Tally) (Tally, error) {
 
 // allDenied returns an error if AWS denied every row of a page that there was something
 // to do with: a permission is missing, and to quarantine them all would tell nobody.
-func allDenied(rows []Row, results []outcome, reasons []error) error {
+func allDenied(src frozen, rows []Row, results []outcome, reasons []error) error {
 	denied, first := 0, 0
 	for i, r := range results {
 		if r == quarantined && errors.Is(reasons[i], ErrDenied) {
@@ -209,7 +209,7 @@ func allDenied(rows []Row, results []outcome, reasons []error) error {
 	if denied < 2 {
 		return nil
 	}
-	return blame(unavailable(fmt.Sprintf("%d rows", denied), reasons[first]), rows[first].ID)
+	return blame(unavailable(fmt.Sprintf("%d rows of %s", denied, src.Name()), reasons[first]), rows[first].ID)
 }
 
 // blame names the row that an error is of.
