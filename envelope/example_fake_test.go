@@ -16,6 +16,7 @@ import (
 	ddbtypes "github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
 
 	"github.com/matter-ops/kms-rotation/internal/memstore"
+	"github.com/matter-ops/kms-rotation/rotation"
 )
 
 // memory is a DynamoDB just large enough for the examples, which have no testing.T
@@ -28,7 +29,7 @@ type memory struct {
 // deployment returns a control table that points at kek-0001, and KMS.
 func deployment() (*memory, *keys) {
 	world := memstore.New("example", time.Now)
-	if _, err := world.KMS().Create(context.Background(), "genesis", 1, "first", false); err != nil {
+	if _, err := world.KMS().Create(context.Background(), "genesis", 1, "first", rotation.Key{}); err != nil {
 		panic(err)
 	}
 	m := &memory{items: map[string]item{}}

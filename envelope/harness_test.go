@@ -113,7 +113,7 @@ func newSiteOn(tb testing.TB, dynamo dynamoDB) *site {
 			Random:     func([]byte) {}, Now: time.Now, Actor: "test",
 		},
 	}
-	first, err := world.KMS().Create(tb.Context(), "genesis", 1, "first", false)
+	first, err := world.KMS().Create(tb.Context(), "genesis", 1, "first", rotation.Key{})
 	if err != nil {
 		tb.Fatal(err)
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/matter-ops/kms-rotation/envelope"
 	"github.com/matter-ops/kms-rotation/envelope/aead"
 	"github.com/matter-ops/kms-rotation/kek"
+	"github.com/matter-ops/kms-rotation/rotation"
 )
 
 // TestOrphan plants a row under a retired KEK, as a careless restore from a backup
@@ -55,10 +56,10 @@ func TestUnknownKEK(t *testing.T) {
 	good := w.item("a")
 
 	// An attacker's key, which KMS would let the client use, and a new one of ours.
-	theirs, err := w.keys.Create(t.Context(), "attacker", 1, "", false)
+	theirs, err := w.keys.Create(t.Context(), "attacker", 1, "", rotation.Key{})
 	w.must("create", err)
 	wrapped, payload := w.forge(theirs.ID)
-	pending, err := w.keys.Create(t.Context(), "r1", 1, "", false)
+	pending, err := w.keys.Create(t.Context(), "r1", 1, "", rotation.Key{})
 	w.must("create", err)
 	w.register(pending.ID, pending.ARN, kek.Pending)
 
@@ -152,7 +153,7 @@ func TestPendingBecomesActive(t *testing.T) {
 	w := newSite(t)
 	c := w.client(slow)
 	table := w.open(c)
-	k, err := w.keys.Create(t.Context(), "r1", 1, "", false)
+	k, err := w.keys.Create(t.Context(), "r1", 1, "", rotation.Key{})
 	w.must("create", err)
 	wrapped, payload := w.forge(k.ID)
 	i := row("a")

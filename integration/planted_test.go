@@ -69,9 +69,6 @@ var plantedBugs = []planted{
 	{Bug: plant.Bug{Name: "mint without the arbiter", File: "internal/awskms/admin.go", With: []string{
 		"\tif id != \"\" {\n\t\t_, err := a.client.CreateAlias(", "\tif id != \"\" {\n\t\treturn id, nil\n\t}\n\tif id != \"\" {\n\t\t_, err := a.client.CreateAlias(",
 	}}, function: "mint", at: "Store.Apply kek_minted"},
-	{Bug: plant.Bug{Name: "the sweep disables the new KEK", File: "rotation/mint.go", With: []string{
-		"keep = append(keep, r.NewKEK)", "_ = keep",
-	}}, function: "mint", at: "KMS.Disable"},
 	{Bug: plant.Bug{Name: "skip the seal", File: "rotation/drain.go", With: []string{
 		"for i := range v.KEKs[id].FenceShards {", "for i := range v.KEKs[id].FenceShards * 0 {",
 		"kek/view.go", "",

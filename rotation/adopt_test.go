@@ -21,8 +21,8 @@ func legacy(t *testing.T) (s *site, table *memstore.Table) {
 	t.Helper()
 	s = newSite(t)
 	past := s.past("before")
-	dead := must(s.kms.Create(t.Context(), "", 0, "dead", false))
-	stranger := must(s.kms.Create(t.Context(), "", 0, "stranger", false))
+	dead := must(s.kms.Create(t.Context(), "", 0, "dead", rotation.Key{}))
+	stranger := must(s.kms.Create(t.Context(), "", 0, "stranger", rotation.Key{}))
 	table = s.newTable("legacy", "")
 	plant := func(id string, under kek.ID, edit func(r *memstore.Record)) {
 		r := s.seal(table, id, under, 0, "secret of "+id)
@@ -163,7 +163,7 @@ func TestAdoptLeavesRetiredKEKs(t *testing.T) {
 func TestAdoptLosesToWriters(t *testing.T) {
 	s := newSite(t)
 	table := s.newTable("legacy", "")
-	other := must(s.kms.Create(t.Context(), "", 0, "other", false))
+	other := must(s.kms.Create(t.Context(), "", 0, "other", rotation.Key{}))
 	unlabelled := func(id string, under kek.ID) memstore.Record {
 		r := s.seal(table, id, under, 0, "secret of "+id)
 		r.Kind = rotation.NoKEK

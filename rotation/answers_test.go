@@ -117,8 +117,8 @@ func TestCheckpointUnread(t *testing.T) {
 	s.advance(spring, rotation.ExecutionInput{}, kek.Completed)
 }
 
-// TestAllDeniedCounts: when AWS denies every row of a page, the error names the first and
-// how many others.
+// TestAllDeniedCounts: when AWS denies every row of a page, the error says how many of
+// which source, and names the first to a person's terminal alone.
 func TestAllDeniedCounts(t *testing.T) {
 	s := newSite(t)
 	s.Segments = 1
@@ -128,8 +128,8 @@ func TestAllDeniedCounts(t *testing.T) {
 	s.advance(spring, rotation.ExecutionInput{}, kek.Drained)
 	s.fail("Table.Replace", "carts", rotation.ErrDenied)
 	_, err := s.Rewrap(t.Context(), rotation.RewrapInput{RotationID: spring, Source: "carts"})
-	if wantKind(t, err, rotation.AccessDenied); !strings.Contains(err.Error(), "and 2 others") {
-		t.Errorf("it says %v", err)
+	if wantKind(t, err, rotation.AccessDenied); !strings.Contains(err.Error(), "3 rows of carts") || strings.Contains(err.Error(), "c1") || len(typed(err).Rows) != 1 {
+		t.Errorf("it says %v, rows %q", err, typed(err).Rows)
 	}
 }
 

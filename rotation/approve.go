@@ -49,8 +49,8 @@ type Approvals interface {
 }
 
 // PlanHash is the hash of what a second person agrees to: which rotation moves which
-// sources, by their definitions, from which KEKs to which. It changes with any of them, so that an approval is
-// good for one new KEK alone.
+// sources, by their whole definitions, from which KEKs to which, under which settings. It
+// changes with any of them, so that an approval is good for one new KEK alone.
 func (s *Steps) PlanHash(r kek.Rotation) string {
 	olds := make([]string, len(r.Olds))
 	for i, id := range r.Olds {
@@ -61,7 +61,9 @@ func (s *Steps) PlanHash(r kek.Rotation) string {
 		Attempt                                       int
 		Sources                                       string
 		Olds                                          []string
-	}{r.ID, string(r.Mode), r.Label, r.Reason, string(r.OldKEK), string(r.NewKEK), r.Attempt, kek.Digest(r.Sources), olds})
+		Settings                                      kek.Settings
+		Segments                                      int
+	}{r.ID, string(r.Mode), r.Label, r.Reason, string(r.OldKEK), string(r.NewKEK), r.Attempt, kek.Digest(r.Sources), olds, r.Settings, r.Segments})
 	if err != nil {
 		panic(err) // strings and numbers
 	}

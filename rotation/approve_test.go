@@ -145,7 +145,8 @@ func TestApprovalNotGiven(t *testing.T) {
 }
 
 // TestApprovalIsForOnePlan checks that an approval does not outlive what it was given
-// for: other sources, another definition of one and other old KEKs are another plan.
+// for: other sources, another definition of one, other old KEKs and other settings are
+// another plan.
 func TestApprovalIsForOnePlan(t *testing.T) {
 	d := twoPersons(t)
 	d.as(alice, func() { d.advance(spring, rotation.ExecutionInput{}, kek.Tested) }) // by hand: who runs it is who asks
@@ -159,6 +160,12 @@ func TestApprovalIsForOnePlan(t *testing.T) {
 		"a source less":      func(r *kek.Rotation) { r.Sources = r.Sources[:1] },
 		"another definition": func(r *kek.Rotation) { r.Sources[0].Definition = `{"a":1}` },
 		"another old KEK":    func(r *kek.Rotation) { r.Olds = append(r.Olds, "kek-9999") },
+		"a sample":           func(r *kek.Rotation) { r.Settings.Deep = !r.Settings.Deep },
+		"a shorter hold":     func(r *kek.Rotation) { r.Settings.DeleteHold /= 2 },
+		"a longer drain":     func(r *kek.Rotation) { r.Settings.DrainMaxWait *= 2 },
+		"fewer canaries":     func(r *kek.Rotation) { r.Settings.CanaryRounds++ },
+		"other shards":       func(r *kek.Rotation) { r.Settings.FenceShards++ },
+		"other segments":     func(r *kek.Rotation) { r.Segments++ },
 	} {
 		other := altered{d.store, func(v *kek.View) {
 			if v.Rotation != nil {

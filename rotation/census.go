@@ -67,8 +67,9 @@ func checkCensus(sources []kek.Source, out SweepOutput) error {
 	if n := out.Tally.Quarantined; n > 0 {
 		return &Error{
 			Kind: RowsUnaccounted, Field: "rows",
-			Msg: fmt.Sprintf("%d items cannot be accounted for (%s); the pointer was left alone. First: %q",
-				n, counted(out.Tally.ByKind), out.Tally.Poison),
+			Msg: fmt.Sprintf("%d items cannot be accounted for (%s): %s; the pointer was left alone",
+				n, counted(out.Tally.ByKind), out.quarantine()),
+			Rows: out.Tally.Poison,
 			Next: "matter ops census shows them; matter ops adopt brings rows in that were written without this project",
 		}
 	}

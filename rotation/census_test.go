@@ -71,7 +71,7 @@ func TestCensusRefuses(t *testing.T) {
 			before, keys := d.pointer(), len(d.keys())
 			e := d.machine.Start(summer, rotation.ExecutionInput{})
 			if e.Final != "RolledBack" || e.Failure.Name != string(rotation.RowsUnaccounted) ||
-				!strings.Contains(e.Failure.Cause, "("+says[name]+")") || !strings.Contains(e.Failure.Cause, "o2: ") {
+				!strings.Contains(e.Failure.Cause, "("+says[name]+"): 1 of orders (") || strings.Contains(e.Failure.Cause, "o2") {
 				t.Fatalf("ended in %s: %v", e.Final, e.Failure)
 			}
 			if r := d.record(summer); r.Phase != kek.RolledBack || r.NewKEK != "" || r.Counted || d.pointer() != before || len(d.keys()) != keys {
@@ -116,7 +116,7 @@ func TestEmergencyLeavesUnaccounted(t *testing.T) {
 			spoil(&bad)
 			s.orders.Plant("o2", bad)
 			e := d.machine.Start(spring, emergency)
-			if e.Final != "Halted" || !strings.Contains(e.Failure.Cause, "RowsQuarantined") || !strings.Contains(e.Failure.Cause, "o2: ") {
+			if e.Final != "Halted" || !strings.Contains(e.Failure.Cause, "RowsQuarantined") || !strings.Contains(e.Failure.Cause, "1 of orders (") || strings.Contains(e.Failure.Cause, "o2") {
 				t.Fatalf("ended in %s: %v", e.Final, e.Failure)
 			}
 			r := s.record(spring)

@@ -222,7 +222,7 @@ func TestGenesisRefuses(t *testing.T) {
 	if diff := s.diff(before); diff != "" {
 		t.Errorf("the world changed (-was +is):\n%s", diff)
 	}
-	k, err := s.kms.Create(t.Context(), "", 0, "second", false)
+	k, err := s.kms.Create(t.Context(), "", 0, "second", rotation.Key{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -62,6 +62,12 @@ type Error struct {
 	Msg   string
 	Next  string // the next step or command; "" if there is none
 	Err   error  // cause; may be nil
+
+	// Rows are the first few rows to blame, as their place names them, with the reason.
+	// They are no part of the text: a row's key may be personal data, and the text goes
+	// to logs, notifications, the execution's history and the audit chain. A person's
+	// terminal shows them.
+	Rows []string
 }
 
 func (e *Error) Error() string {

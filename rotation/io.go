@@ -130,6 +130,20 @@ type SweepOutput struct {
 	litter string    // what is in the audit bucket that is no part of the chain
 }
 
+// WithoutRows is the output without the rows that it names, for logs and the execution's
+// history.
+func (o SweepOutput) WithoutRows() SweepOutput {
+	o.Tally.Poison, o.Sources = nil, nil
+	return o
+}
+
+// WithoutRows is the output without the rows that it names, for logs and the execution's
+// history.
+func (o RetireOutput) WithoutRows() RetireOutput {
+	o.Tally.Poison = nil
+	return o
+}
+
 // Actions of the retire function.
 const (
 	ActionRetire           = "retire"             // the old KEK, after the rewrap

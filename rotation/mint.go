@@ -39,9 +39,9 @@ func (s *Steps) Mint(ctx context.Context, in StepInput) (out MintOutput, err err
 		}, s.Now())
 	}, nil)
 	if err != nil {
-		return MintOutput{}, errors.Join(err, s.reap(ctx, r.ID))
+		return MintOutput{}, errors.Join(err, s.reapLosers(ctx, r.ID))
 	}
-	return MintOutput{NewKEK: string(v.Rotation.NewKEK), Attempt: v.Rotation.Attempt}, s.reap(ctx, r.ID)
+	return MintOutput{NewKEK: string(v.Rotation.NewKEK), Attempt: v.Rotation.Attempt}, s.reapLosers(ctx, r.ID)
 }
 
 // claimKey returns the one key of this attempt, making it if need be.
@@ -55,7 +55,7 @@ func (s *Steps) claimKey(ctx context.Context, r kek.Rotation) (Key, error) {
 		if err != nil {
 			return Key{}, unavailable("KMS DescribeKey", err)
 		}
-		made, err := s.Keys.Create(ctx, r.ID, r.Attempt, r.Label, old.Multi)
+		made, err := s.Keys.Create(ctx, r.ID, r.Attempt, r.Label, old)
 		if err != nil {
 			return Key{}, unavailable(fieldCreate, err)
 		}
@@ -81,12 +81,18 @@ func (s *Steps) claimKey(ctx context.Context, r kek.Rotation) (Key, error) {
 	return k, nil
 }
 
-// reap disables the keys that carry the rotation's tag but are not its new KEK:
+// reapLosers is reap in the functions that may disable no key with an alias, as the live
+// KEK has one: a stray that owns its attempt's alias is left to the function retire.
+func (s *Steps) reapLosers(ctx context.Context, id string) error { return s.reapAll(ctx, id, true) }
+
+func (s *Steps) reap(ctx context.Context, id string) error { return s.reapAll(ctx, id, false) }
+
+// reapAll disables the keys that carry the rotation's tag but are not its new KEK:
 // losers whose maker died, and claims that were never registered. The listing
 // comes before the read, so a key of a later attempt cannot be mistaken for a
 // stray of this one; while a mint is under way (no new KEK yet, not final)
 // nothing is touched.
-func (s *Steps) reap(ctx context.Context, id string) error {
+func (s *Steps) reapAll(ctx context.Context, id string, losersOnly bool) error {
 	tagged, err := s.Keys.Tagged(ctx, id)
 	if err != nil {
 		return unavailable("tagged keys", err)
@@ -111,7 +117,11 @@ func (s *Steps) reap(ctx context.Context, id string) error {
 			continue
 		}
 		// The listing lags: a stray that a person has deleted meanwhile is gone.
-		if err := s.Keys.Disable(ctx, k); err != nil && !errors.Is(err, ErrNoKey) {
+		err := s.Keys.Disable(ctx, k)
+		if losersOnly && errors.Is(err, ErrDenied) {
+			continue
+		}
+		if err != nil && !errors.Is(err, ErrNoKey) {
 			return unavailable("KMS DisableKey", err)
 		}
 	}

@@ -1,6 +1,7 @@
 package rotation_test
 
 import (
+	"fmt"
 	"testing"
 
 	"github.com/matter-ops/kms-rotation/kek"
@@ -50,4 +51,32 @@ func TestStaleMintSparesNextAttempt(t *testing.T) {
 	s.world.SetHook(nil)
 	s.advance(spring, emergency, kek.Completed)
 	s.settled()
+}
+
+// TestStrayWithAlias: mint and verify may disable no key with an alias, for the KEK in use
+// has one. A stray that has one holds neither up, and retire disables it.
+func TestStrayWithAlias(t *testing.T) {
+	s, w := at(t, rotation.ExecutionInput{}, kek.Started)
+	stray := must(s.kms.Create(t.Context(), spring, 7, "stray", rotation.Key{}))
+	denied := true
+	s.world.SetHook(func(op string, args ...any) (bool, error) {
+		if op == "KMS.Disable" && args[0] == stray.ID && denied {
+			return false, fmt.Errorf("disable key: %w", rotation.ErrDenied)
+		}
+		return w.hook(op, args...)
+	})
+	s.advance(spring, rotation.ExecutionInput{}, kek.Rewrapped)
+	if !s.enabled(stray.ID) {
+		t.Error("the stray is disabled though that was denied")
+	}
+	wantKind(t, s.retire(spring), rotation.AccessDenied) // a permission of retire's that is missing is no stray's
+	denied = false
+	s.must(s.retire(spring))
+	if s.enabled(stray.ID) {
+		t.Error("retire left the stray enabled")
+	}
+	denied = true
+	s.kms.Enable(stray.ID)
+	s.must(s.verify(spring))
+	s.phase(spring, kek.Completed)
 }

@@ -88,9 +88,10 @@ type KeyUse struct {
 // KeyAdmin creates and disables KEKs. Nothing here schedules a deletion.
 type KeyAdmin interface {
 	// Create makes a symmetric KMS key tagged with the rotation, the attempt and
-	// the stack, of the Region kind that is asked for. It has no idempotency token: the
-	// caller claims the alias next.
-	Create(ctx context.Context, rotationID string, attempt int, label string, multiRegion bool) (Key, error)
+	// the stack: in the account of old, which it follows, multi-Region if old is, and
+	// with a key policy of its own. It has no idempotency token: the caller claims the
+	// alias next.
+	Create(ctx context.Context, rotationID string, attempt int, label string, old Key) (Key, error)
 	// Use reads who else uses a key. An operation that this AWS does not have
 	// (GetKeyLastUsage) leaves its fields empty; one that is denied is [ErrDenied].
 	Use(ctx context.Context, id kek.ID) (KeyUse, error)

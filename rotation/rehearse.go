@@ -217,7 +217,8 @@ func (s *Steps) rehearsalError(src frozen, row Row, id kek.ID, err error) error 
 
 func failedRehearsal(src frozen, row Row, err error) error {
 	return &Error{
-		Kind: RehearsalFailed, Field: "sources[" + src.Name() + "]", Msg: fmt.Sprintf("row %s cannot be rewrapped; the pointer was left alone", row.ID), Err: err,
+		Kind: RehearsalFailed, Field: "sources[" + src.Name() + "]", Msg: "a row cannot be rewrapped; the pointer was left alone", Err: err,
+		Rows: []string{row.ID},
 		Next: `compare "context" in the source's definition with what the rows were sealed with; matter ops census shows the items that cannot be accounted for`,
 	}
 }

@@ -32,12 +32,12 @@ var rehearsals = map[string]struct {
 		r := s.rows()[place{s.people, "p1"}]
 		r.Context = map[string]string{"table": "people", "id": "other"}
 		s.people.Plant("p1", r)
-	}, "people", "row p1 cannot be rewrapped"},
+	}, "people", "a row cannot be rewrapped"},
 	"garbage": {func(s *site) {
 		r := s.rows()[place{s.people, "p1"}]
 		r.WrappedDEK = []byte("garbage, but long enough to be one")
 		s.people.Plant("p1", r)
-	}, "people", "row p1 cannot be rewrapped"},
+	}, "people", "a row cannot be rewrapped"},
 	"writes are denied":   {func(s *site) { s.fail("Table.Rehearse", "people", rotation.ErrDenied) }, "people", "rewrap may not write its rows"},
 	"writes are rejected": {func(s *site) { s.fail("Table.Rehearse", "people", rotation.ErrRejected) }, "people", "rewrap may not write its rows"},
 	"reads are denied":    {func(s *site) { s.fail("Table.Scan", "people", rotation.ErrDenied) }, "people", "rewrap may not read its rows"},
@@ -224,7 +224,7 @@ func TestRehearsalOfPayloads(t *testing.T) {
 	foreignPayload(s)
 	d := newDriver(s)
 	e := d.machine.Start(spring, emergency)
-	if e.Final != "Halted" || !strings.Contains(e.Failure.Cause, "p1: its payload does not open") {
+	if e.Final != "Halted" || !strings.Contains(e.Failure.Cause, "1 of people (not_opened 1)") {
 		t.Fatalf("ended in %s: %v", e.Final, e.Failure)
 	}
 	if got := s.body("rows_rehearsed")["source.people"]; !strings.Contains(got, "overridden: RehearsalFailed") || !strings.Contains(got, "cannot re-encrypt 1 of 4") {
@@ -304,7 +304,7 @@ func TestCheckRows(t *testing.T) {
 	}{
 		"sound":             {func(*site) {}, kek.Normal, true, "a sample of 4 rows unwraps, 4 of 4 payloads open"},
 		"sound, emergency":  {func(*site) {}, kek.Emergency, true, "a sample of 4 rows unwraps, 4 of 4 payloads open"},
-		"wrong context":     {rehearsals["a wrong context"].setup, kek.Normal, false, "row p1 cannot be rewrapped"},
+		"wrong context":     {rehearsals["a wrong context"].setup, kek.Normal, false, "a row cannot be rewrapped"},
 		"reads are denied":  {rehearsals["reads are denied"].setup, kek.Normal, false, "AccessDenied"},
 		"unaccounted":       {func(s *site) { s.people.Plant("p1", memstore.Record{KEK: "kek-9999", WrappedDEK: []byte{1}}) }, kek.Normal, false, "item p1: it is under KEK"},
 		"foreign":           {foreignPayload, kek.Normal, true, "3 of 4 payloads open: an emergency cannot"},

@@ -69,6 +69,11 @@ func (s *Steps) retireOld(ctx context.Context, id string) (RetireOutput, error) 
 			return RetireOutput{}, err
 		}
 	}
+	for _, id := range append([]string{r.ID}, r.TookOver...) {
+		if err := s.reap(ctx, id); err != nil {
+			return RetireOutput{}, err
+		}
+	}
 	return RetireOutput{Done: true, Phase: string(v.Rotation.Phase), Attempt: r.Attempt, Tally: confirmed.Tally}, nil
 }
 
@@ -87,7 +92,7 @@ func (s *Steps) confirm(ctx context.Context, v kek.View, r kek.Rotation) (SweepO
 	if err != nil {
 		return out, err
 	}
-	if err := poison(out.Tally); err != nil || !out.Done {
+	if err := poison(out, r.ID); err != nil || !out.Done {
 		return out, err
 	}
 	return out, s.checkSeen(ctx, r, out)

@@ -77,7 +77,7 @@ func (s *Steps) completeRewrap(ctx context.Context, v kek.View, r kek.Rotation) 
 			err = &Error{Kind: Transient, Field: "rows", Msg: "there are segments that are not done", Next: "they are worked on again"}
 		}
 		if err == nil {
-			err = poison(out.Tally)
+			err = poison(out, r.ID)
 		}
 		if err != nil {
 			return out, err
@@ -90,14 +90,14 @@ func (s *Steps) completeRewrap(ctx context.Context, v kek.View, r kek.Rotation) 
 	return out, err
 }
 
-func poison(t Tally) error {
-	if t.Quarantined == 0 {
+func poison(out SweepOutput, id string) error {
+	if out.Tally.Quarantined == 0 {
 		return nil
 	}
 	return &Error{
-		Kind: RowsQuarantined, Field: "rows",
-		Msg:  fmt.Sprintf("%d rows cannot be rewrapped; the old KEK stays usable. First: %q", t.Quarantined, t.Poison),
-		Next: "correct or delete these rows, then resume: matter ops resume --rotation ID",
+		Kind: RowsQuarantined, Field: "rows", Rows: out.Tally.Poison,
+		Msg:  fmt.Sprintf("%d rows cannot be rewrapped: %s; the old KEK stays usable", out.Tally.Quarantined, out.quarantine()),
+		Next: fmt.Sprintf("matter ops report --rotation %s names them; correct or delete these rows, then resume: matter ops resume --rotation %[1]s", id),
 	}
 }
 
@@ -145,7 +145,7 @@ func (s *Steps) mover(t roster) visitor {
 				}
 				row = again
 			}
-			return kept, unavailable("row "+row.ID, fmt.Errorf("it changed %d times while it was rewrapped", maxTries))
+			return kept, blame(unavailable("row of "+src.Name(), fmt.Errorf("it changed %d times while it was rewrapped", maxTries)), row.ID)
 		}
 	}
 }

@@ -250,7 +250,7 @@ func TestPoisonRows(t *testing.T) {
 				}
 				e := d.machine.Start(spring, in)
 				d.before = nil
-				if e.Final != "Halted" || !strings.Contains(e.Failure.Cause, "RowsQuarantined") || !strings.Contains(e.Failure.Cause, "o2: ") {
+				if e.Final != "Halted" || !strings.Contains(e.Failure.Cause, "RowsQuarantined") || !strings.Contains(e.Failure.Cause, "1 of orders (") || strings.Contains(e.Failure.Cause, "o2") {
 					t.Fatalf("ended in %s: %v", e.Final, e.Failure)
 				}
 				s.phase(spring, kek.Drained)

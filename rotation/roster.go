@@ -80,6 +80,10 @@ const maxProofs = 1 << 18
 
 // prove unwraps the row's data key under the new KEK unless that was done. It reports
 // whether it did. [ErrUnwrap]: the row is not under the KEK that it names.
+//
+// It has KMS rewrap the data key under the same KEK and throws the answer away: KMS must
+// unwrap it for that, and the data key never leaves KMS. So a function that only proves
+// needs no permission to decrypt rows.
 func (p *prover) prove(ctx context.Context, row Row) (bool, error) {
 	key := dedupeKey(row)
 	p.mu.Lock()
@@ -94,8 +98,7 @@ func (p *prover) prove(ctx context.Context, row Row) (bool, error) {
 	if done {
 		return false, nil
 	}
-	dek, err := p.steps.KMS.Decrypt(ctx, p.to, row.WrappedDEK, row.Context)
-	clear(dek)
+	_, err := p.steps.KMS.ReEncrypt(ctx, p.to, p.to, row.WrappedDEK, row.Context)
 	if err != nil { // the next row with this data key tries again
 		p.mu.Lock()
 		delete(p.seen, key)

@@ -97,7 +97,7 @@ func newSite(t *testing.T) *site {
 			Random:     func(b []byte) { copy(b, "known plaintext") }, Now: c.now, Actor: "test",
 		},
 	}
-	k, err := s.kms.Create(t.Context(), "", 0, "genesis", false)
+	k, err := s.kms.Create(t.Context(), "", 0, "genesis", rotation.Key{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -144,7 +144,7 @@ func (s *site) add(table *memstore.Table) {
 // past registers a historic KEK, under which there is a row.
 func (s *site) past(label string) kek.ID {
 	s.t.Helper()
-	k := must(s.kms.Create(s.t.Context(), "", 0, label, false))
+	k := must(s.kms.Create(s.t.Context(), "", 0, label, rotation.Key{}))
 	s.must(s.RegisterKEK(s.t.Context(), k.ID, label))
 	s.plant(s.orders, "of "+label, k.ID)
 	return k.ID

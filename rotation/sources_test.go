@@ -178,7 +178,7 @@ func TestRegistryIsFrozenBeforeTheSwitch(t *testing.T) {
 		carts := s.newTable("carts", s.first)
 		other := s.people.Source()
 		other.Definition = `{"a":1}`
-		k := must(s.kms.Create(t.Context(), "", 0, "before", false))
+		k := must(s.kms.Create(t.Context(), "", 0, "before", rotation.Key{}))
 		s.mark("gone")
 		before := s.snapshot()
 		for name, run := range map[string]func() error{
@@ -357,8 +357,8 @@ func TestRemovedSourceIsStillMoved(t *testing.T) {
 // what is no usable key is not.
 func TestRegisterKEK(t *testing.T) {
 	s := newSite(t)
-	k := must(s.kms.Create(t.Context(), "", 0, "before", false))
-	dead := must(s.kms.Create(t.Context(), "", 0, "dead", false))
+	k := must(s.kms.Create(t.Context(), "", 0, "before", rotation.Key{}))
+	dead := must(s.kms.Create(t.Context(), "", 0, "dead", rotation.Key{}))
 	s.must(s.kms.Disable(t.Context(), dead.ID))
 	before := s.snapshot()
 	for _, tc := range []struct {
@@ -455,7 +455,7 @@ func TestPointerLost(t *testing.T) {
 	s.advance(spring, rotation.ExecutionInput{}, kek.Completed)
 	s.Registry = altered{s.store, func(v *kek.View) { v.Pointer = nil }}
 	before := s.snapshot()
-	other := must(s.kms.Create(t.Context(), "", 0, "other", false))
+	other := must(s.kms.Create(t.Context(), "", 0, "other", rotation.Key{}))
 	for _, id := range []kek.ID{s.record(spring).NewKEK, other.ID} {
 		_, err := s.Genesis(t.Context(), id, "again", nil)
 		wantKind(t, err, rotation.PointerInvalid)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -166,7 +167,7 @@ func (w sweep) page(ctx context.Context, page Page, t Tally) (Tally, error) {
 	if err := g.Wait(); err != nil {
 		return t, err
 	}
-	if err := allDenied(page.Rows, results, reasons); err != nil {
+	if err := allDenied(w.source, page.Rows, results, reasons); err != nil {
 		return t, err
 	}
 	t = t.clone() // the checkpoint that it came from must not change
@@ -182,12 +183,13 @@ func (w sweep) page(ctx context.Context, page Page, t Tally) (Tally, error) {
 			t.Rewrapped++
 		case quarantined:
 			t.Quarantined++
+			t.ByKind[kindOf(reasons[i])]++
 			if len(t.Poison) < maxPoison {
 				t.Poison = append(t.Poison, fmt.Sprintf("%s: %v", page.Rows[i].ID, reasons[i]))
 			}
 		}
-		if w.pass == PassCensus {
-			t.classify(page.Rows[i], reasons[i])
+		if w.pass == PassCensus && r != quarantined {
+			t.ByKEK[string(page.Rows[i].KEK)]++
 		}
 	}
 	return t, nil
@@ -195,7 +197,7 @@ func (w sweep) page(ctx context.Context, page Page, t Tally) (Tally, error) {
 
 // allDenied returns an error if AWS denied every row of a page that there was something
 // to do with: a permission is missing, and to quarantine them all would tell nobody.
-func allDenied(rows []Row, results []outcome, reasons []error) error {
+func allDenied(src frozen, rows []Row, results []outcome, reasons []error) error {
 	denied, first := 0, 0
 	for i, r := range results {
 		if r == quarantined && errors.Is(reasons[i], ErrDenied) {
@@ -207,17 +209,46 @@ func allDenied(rows []Row, results []outcome, reasons []error) error {
 	if denied < 2 {
 		return nil
 	}
-	return unavailable(fmt.Sprintf("row %s and %d others", rows[first].ID, denied-1), reasons[first])
+	return blame(unavailable(fmt.Sprintf("%d rows of %s", denied, src.Name()), reasons[first]), rows[first].ID)
 }
 
-// classify counts a row by its KEK, or by what is wrong with it.
-func (t *Tally) classify(row Row, reason error) {
+// blame names the row that an error is of.
+func blame(err error, row string) error {
+	var typed *Error
+	if errors.As(err, &typed) && len(typed.Rows) == 0 {
+		named := *typed
+		named.Rows = []string{row}
+		return &named
+	}
+	return err
+}
+
+// kindOf is what a quarantined row is counted by: the kind of its defect, or what became
+// of the try to move it. It tells nothing of the row.
+func kindOf(reason error) string {
 	var u *unaccounted
 	if errors.As(reason, &u) {
-		t.ByKind[string(u.kind)]++
-		return
+		return string(u.kind)
 	}
-	t.ByKEK[string(row.KEK)]++
+	for kind, err := range map[string]error{
+		"not_unwrapped": ErrUnwrap, "denied": ErrDenied, "rejected": ErrRejected, "no_payload": errNoPayload, "not_opened": errOpen,
+	} {
+		if errors.Is(reason, err) {
+			return kind
+		}
+	}
+	return "another_kek"
+}
+
+// quarantine says how many rows of which source are quarantined, and by what.
+func (o SweepOutput) quarantine() string {
+	var parts []string
+	for _, name := range slices.Sorted(maps.Keys(o.Sources)) {
+		if t := o.Sources[name]; t.Quarantined > 0 {
+			parts = append(parts, fmt.Sprintf("%d of %s (%s)", t.Quarantined, name, counted(t.ByKind)))
+		}
+	}
+	return strings.Join(parts, ", ")
 }
 
 func (t Tally) clone() Tally {

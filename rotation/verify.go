@@ -50,7 +50,7 @@ func (s *Steps) Verify(ctx context.Context, in VerifyInput) (_ SweepOutput, err 
 		return SweepOutput{}, err
 	}
 	for _, id := range append([]string{r.ID}, r.TookOver...) {
-		if err := s.reap(ctx, id); err != nil {
+		if err := s.reapLosers(ctx, id); err != nil {
 			return SweepOutput{}, err
 		}
 	}
@@ -69,8 +69,9 @@ func (s *Steps) inspect(ctx context.Context, v kek.View, r kek.Rotation) (SweepO
 	}
 	if out.Tally.Quarantined > 0 {
 		return out, &Error{
-			Kind: OrphansFound, Field: "rows", Msg: fmt.Sprintf("%d rows are not under the new KEK. First: %q", out.Tally.Quarantined, out.Tally.Poison),
-			Next: "enable the old KMS key, restore these rows under the current KEK (matter ops restore-rows), then resume: matter ops resume --rotation ID",
+			Kind: OrphansFound, Field: "rows", Msg: fmt.Sprintf("%d rows are not under the new KEK: %s", out.Tally.Quarantined, out.quarantine()),
+			Rows: out.Tally.Poison,
+			Next: fmt.Sprintf("matter ops report --rotation %s names them; enable the old KMS key, restore these rows under the current KEK (matter ops restore-rows), then resume: matter ops resume --rotation %[1]s", r.ID),
 		}
 	}
 	if err := s.verifyDead(ctx, r); err != nil {

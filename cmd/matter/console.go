@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/matter-ops/kms-rotation/audit"
 	"github.com/matter-ops/kms-rotation/internal/app"
 	"github.com/matter-ops/kms-rotation/internal/lambdastep"
 	"github.com/matter-ops/kms-rotation/kek"
@@ -159,6 +160,11 @@ func next(command string) string {
 func sayError(w io.Writer, asJSON bool, err error, code int) {
 	if !asJSON {
 		fmt.Fprintln(w, "matter:", err)
+		if typed := (*rotation.Error)(nil); errors.As(err, &typed) {
+			for _, row := range typed.Rows {
+				fmt.Fprintln(w, "  row", audit.Visible(row))
+			}
+		}
 		return
 	}
 	out := map[string]any{"kind": lambdastep.Kind(err), "message": err.Error(), "exit_code": code}
@@ -169,6 +175,9 @@ func sayError(w io.Writer, asJSON bool, err error, code int) {
 		out["kind"] = rotation.InvalidInput
 	case errors.As(err, &typed):
 		out["field"], out["next"] = typed.Field, typed.Next
+		if len(typed.Rows) > 0 {
+			out["rows"] = typed.Rows
+		}
 	}
 	e := json.NewEncoder(w)
 	e.SetEscapeHTML(false)

@@ -37,11 +37,11 @@ func (p page) Scan(context.Context, rotation.ScanRequest) (rotation.Page, error)
 // row that cannot be accounted for is none of its business.
 func TestDEKProof(t *testing.T) {
 	kms := memstore.New("chain", time.Now).KMS()
-	k, err := kms.Create(t.Context(), "r", 1, "", false)
+	k, err := kms.Create(t.Context(), "r", 1, "", rotation.Key{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	other, err := kms.Create(t.Context(), "r", 2, "", false)
+	other, err := kms.Create(t.Context(), "r", 2, "", rotation.Key{})
 	if err != nil {
 		t.Fatal(err)
 	}

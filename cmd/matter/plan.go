@@ -135,7 +135,7 @@ func (o *operator) planRows(ctx context.Context, p *plan, f planFlags) error {
 		if f.emergency {     // Decrypt and GenerateDataKey, each row, which has a data key of its own then
 			s.KMSRequests, deks = 2*c.Rows, c.Rows
 		}
-		if p.Deep { // Decrypt, in the second scan and in the last
+		if p.Deep { // ReEncrypt under the same KEK, in the second scan and in the last
 			s.ProofRequests = 2 * deks
 		}
 		p.Sources = append(p.Sources, s)

@@ -69,15 +69,25 @@ func NewAdmin(client AdminAPI, tags TagAPI, stack string) *Admin {
 }
 
 // Create implements [rotation.KeyAdmin]. A request whose answer is lost may leave a
-// key behind, tagged, which the sweep over [Admin.Tagged] finds. A multi-Region key
+// key behind, tagged, which the sweep over [Admin.Tagged] finds.
+//
+// KMS refuses a key policy under which the caller could not change it again, unless it
+// is told to bypass that check; whether the caller's IAM policies count, its
+// documentation does not say, but users report it. Whoever mints must not change key
+// policies, so the check is bypassed: the account's administrators can change this one
+// (KMS API reference, CreateKey, BypassPolicyLockoutSafetyCheck). A multi-Region key
 // also takes the permission iam:CreateServiceLinkedRole, until the account has the
 // role of AWS KMS that synchronises such keys (KMS developer guide, "Create
 // multi-Region primary keys").
-func (a *Admin) Create(ctx context.Context, rotationID string, attempt int, label string, multiRegion bool) (rotation.Key, error) {
+func (a *Admin) Create(ctx context.Context, rotationID string, attempt int, label string, old rotation.Key) (rotation.Key, error) {
+	policy, err := KeyPolicy(old)
+	if err != nil {
+		return rotation.Key{}, err
+	}
 	out, err := a.client.CreateKey(ctx, &kms.CreateKeyInput{
 		Description: aws.String(a.made() + label + fmt.Sprintf(" (rotation %s, attempt %d)", rotationID, attempt)),
 		KeySpec:     types.KeySpecSymmetricDefault, KeyUsage: types.KeyUsageTypeEncryptDecrypt,
-		MultiRegion: &multiRegion,
+		MultiRegion: &old.Multi, Policy: &policy, BypassPolicyLockoutSafetyCheck: true,
 		Tags: []types.Tag{
 			tag(TagStack, a.stack), tag(TagRotation, rotationID), tag(TagAttempt, strconv.Itoa(attempt)), tag(TagLabel, label),
 		},

@@ -31,6 +31,7 @@ type double struct {
 	keys     map[string]*types.KeyMetadata
 	pages    []*resourcegroupstaggingapi.GetResourcesOutput
 	sign     *kms.SignInput
+	create   *kms.CreateKeyInput
 	requests []string
 }
 
@@ -39,7 +40,8 @@ func (d *double) called(op string) error {
 	return d.fail[op]
 }
 
-func (d *double) CreateKey(context.Context, *kms.CreateKeyInput, ...func(*kms.Options)) (*kms.CreateKeyOutput, error) {
+func (d *double) CreateKey(_ context.Context, in *kms.CreateKeyInput, _ ...func(*kms.Options)) (*kms.CreateKeyOutput, error) {
+	d.create = in
 	return &kms.CreateKeyOutput{KeyMetadata: d.keys["new"]}, d.called("CreateKey")
 }
 
@@ -133,7 +135,7 @@ func TestKeys(t *testing.T) {
 		if diff := cmp.Diff(c.want, got); diff != "" || err != nil {
 			t.Errorf("%s: %v (-want +got):\n%s", name, err, diff)
 		}
-		if got, err := admin.Create(t.Context(), "r", 1, "l", false); err != nil || got != c.want {
+		if got, err := admin.Create(t.Context(), "r", 1, "l", old); err != nil || got != c.want {
 			t.Errorf("%s, created: %v, %v", name, got, err)
 		}
 	}
@@ -143,7 +145,7 @@ func TestKeys(t *testing.T) {
 		if k, err := admin.Describe(t.Context(), "k"); err == nil || k != (rotation.Key{}) {
 			t.Errorf("%s: %v, %v", name, k, err)
 		}
-		if k, err := admin.Create(t.Context(), "r", 1, "l", false); err == nil || k != (rotation.Key{}) {
+		if k, err := admin.Create(t.Context(), "r", 1, "l", old); err == nil || k != (rotation.Key{}) {
 			t.Errorf("%s, created: %v, %v", name, k, err)
 		}
 	}
@@ -260,7 +262,7 @@ func TestCreateFails(t *testing.T) {
 	d, admin := doubled()
 	d.fail["CreateKey"] = refused("AccessDeniedException")
 	d.keys["new"] = &types.KeyMetadata{KeyId: aws.String("k")}
-	if k, err := admin.Create(t.Context(), "r", 1, "l", false); !errors.Is(err, rotation.ErrDenied) || k != (rotation.Key{}) || !strings.Contains(err.Error(), "CreateKey") {
+	if k, err := admin.Create(t.Context(), "r", 1, "l", old); !errors.Is(err, rotation.ErrDenied) || k != (rotation.Key{}) || !strings.Contains(err.Error(), "CreateKey") {
 		t.Errorf("%v, %v", k, err)
 	}
 }

@@ -3,14 +3,10 @@ package awskms
 import (
 	"cmp"
 	"context"
-	"encoding/json"
-	"fmt"
-	"reflect"
 	"slices"
 	"strings"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
-	"github.com/aws/aws-sdk-go-v2/aws/arn"
 	"github.com/aws/aws-sdk-go-v2/service/kms"
 	"github.com/aws/aws-sdk-go-v2/service/kms/types"
 
@@ -119,78 +115,6 @@ func (a *Admin) listForeignAliases(ctx context.Context, id kek.ID) ([]string, er
 	}
 	slices.Sort(names)
 	return names, nil
-}
-
-// listOwnStatements lists the statements of a key's policy that a key made by
-// [Admin.Create] does not have.
-func (a *Admin) listOwnStatements(ctx context.Context, key rotation.Key) ([]string, error) {
-	op := "GetKeyPolicy " + string(key.ID)
-	out, err := a.client.GetKeyPolicy(ctx, &kms.GetKeyPolicyInput{KeyId: aws.String(string(key.ID)), PolicyName: aws.String("default")})
-	if err != nil {
-		return nil, wrap(op, err)
-	}
-	names, err := nameStatements(aws.ToString(out.Policy), key.ARN)
-	if err != nil {
-		return nil, fmt.Errorf("kms %s: read the policy: %w", op, err)
-	}
-	return names, nil
-}
-
-// nameStatements lists the statements of a key policy by Sid, or by number where
-// there is none, without the one statement of a key that CreateKey gets no policy
-// for: the account may do everything (KMS developer guide, "Default key policy").
-func nameStatements(document, keyARN string) ([]string, error) {
-	key, err := arn.Parse(keyARN)
-	if err != nil {
-		return nil, err
-	}
-	var policy struct{ Statement any }
-	if err := json.Unmarshal([]byte(document), &policy); err != nil {
-		return nil, err
-	}
-	statements, ok := policy.Statement.([]any)
-	if !ok && policy.Statement != nil {
-		statements = []any{policy.Statement} // one statement need not be in a list
-	}
-	root := "arn:" + key.Partition + ":iam::" + key.AccountID + ":root"
-	var names []string
-	for i, s := range statements {
-		statement, ok := s.(map[string]any)
-		if !ok {
-			return nil, fmt.Errorf("statement %d is no object", i+1)
-		}
-		if isDefault(statement, key.AccountID, root) {
-			continue
-		}
-		sid, _ := statement["Sid"].(string)
-		names = append(names, cmp.Or(sid, fmt.Sprintf("statement %d", i+1)))
-	}
-	return names, nil
-}
-
-// isDefault reports whether a statement, whatever its Sid, is that of the default key
-// policy. An element more, such as a condition, makes it another one.
-func isDefault(statement map[string]any, account, root string) bool {
-	got := map[string]any{}
-	for name, value := range statement {
-		if name != "Sid" {
-			got[name] = unlist(value)
-		}
-	}
-	if principal, _ := got["Principal"].(map[string]any); len(principal) == 1 {
-		if got["Principal"] = unlist(principal["AWS"]); got["Principal"] == account { // short for its root
-			got["Principal"] = root
-		}
-	}
-	return reflect.DeepEqual(got, map[string]any{"Effect": "Allow", "Principal": root, "Action": "kms:*", "Resource": "*"})
-}
-
-// unlist takes a value out of a list of one, which says the same in a policy.
-func unlist(value any) any {
-	if list, _ := value.([]any); len(list) == 1 {
-		return list[0]
-	}
-	return value
 }
 
 // unknownOperations are the codes with which an endpoint says that it has no such

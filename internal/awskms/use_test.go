@@ -127,33 +127,46 @@ func TestGrants(t *testing.T) {
 	}
 }
 
-// TestPolicies: everything in a key policy that a key without one does not have is
-// named, however it is written, and nothing else.
+// TestPolicies: what a key policy lets anybody do that the policy of a new key does not
+// is named, however it is written, and nothing else.
 func TestPolicies(t *testing.T) {
 	const root = `"arn:aws:iam::123456789012:root"`
 	statement := func(principal, more string) string {
 		return `{"Effect":"Allow","Principal":{"AWS":` + principal + `},"Action":"kms:*","Resource":"*"` + more + `}`
 	}
+	some := func(actions string) string {
+		return `{"Statement":[{"Sid":"ours","Effect":"Allow","Principal":{"AWS":` + root + `},"Action":` + actions + `,"Resource":"*"}]}`
+	}
+	const rest = " (of kms:* kms:ScheduleKeyDeletion, kms:CreateGrant and whatever else a KEK is not used for)"
 	for document, want := range map[string][]string{
-		`{"Statement":[` + statement(root, `,"Sid":"Enable IAM User Permissions"`) + `]}`:                         nil,
-		`{"Statement":[` + statement(root, "") + `]}`:                                                             nil,
-		`{"Statement":` + statement(root, "") + `}`:                                                               nil,
-		`{"Statement":[` + statement("["+root+"]", "") + `]}`:                                                     nil,
-		`{"Statement":[` + statement(`"123456789012"`, "") + `]}`:                                                 nil,
-		`{"Statement":[{"Effect":"Allow","Principal":{"AWS":` + root + `},"Action":["kms:*"],"Resource":["*"]}]}`: nil,
-		`{}`: nil,
+		// What CreateKey gives a key without a policy, in every way to write it.
+		`{"Statement":[` + statement(root, `,"Sid":"Enable IAM User Permissions"`) + `]}`:                         {"Enable IAM User Permissions" + rest},
+		`{"Statement":[` + statement(root, "") + `]}`:                                                             {"statement 1" + rest},
+		`{"Statement":` + statement(root, "") + `}`:                                                               {"statement 1" + rest},
+		`{"Statement":[` + statement("["+root+"]", "") + `]}`:                                                     {"statement 1" + rest},
+		`{"Statement":[` + statement(`"123456789012"`, "") + `]}`:                                                 {"statement 1" + rest},
+		`{"Statement":[{"Effect":"Allow","Principal":{"AWS":` + root + `},"Action":["kms:*"],"Resource":["*"]}]}`: {"statement 1" + rest},
+		// What a new key has too.
+		some(`"kms:Decrypt"`):                             nil,
+		some(`["kms:decrypt","kms:PutKeyPolicy"]`):        nil,
+		some(`["kms:Decrypt","kms:ScheduleKeyDeletion"]`): {"ours (kms:ScheduleKeyDeletion)"},
+		some(`["kms:CreateGrant","kms:Verify"]`):          {"ours (kms:CreateGrant, kms:Verify)"},
+		some(`["kms:ReplicateKey"]`):                      {"ours (kms:ReplicateKey)"}, // of a multi-Region key alone
+		some(`"kms:Re*"`):                                 {"ours (kms:Re*)"},
+		some(`[7]`):                                       {"ours"},
+		`{}`:                                              nil,
 
-		`{"Statement":[` + statement(root, `,"Condition":{"Bool":{"aws:MultiFactorAuthPresent":"true"}}`) + `]}`:                           {"statement 1"},
-		`{"Statement":[` + statement(`"arn:aws:iam::123456789012:role/admin"`, "") + `]}`:                                                  {"statement 1"},
-		`{"Statement":[` + statement(`"arn:aws:iam::210987654321:root"`, `,"Sid":"partner"`) + `]}`:                                        {"partner"},
-		`{"Statement":[` + statement(`"*"`, "") + `]}`:                                                                                     {"statement 1"},
-		`{"Statement":[` + statement("["+root+`,"arn:aws:iam::210987654321:root"]`, "") + `]}`:                                             {"statement 1"},
-		`{"Statement":[{"Effect":"Deny","Principal":{"AWS":` + root + `},"Action":"kms:*","Resource":"*"}]}`:                               {"statement 1"},
-		`{"Statement":[{"Effect":"Allow","Principal":{"AWS":` + root + `},"Action":["kms:*","kms:Decrypt"],"Resource":"*"}]}`:              {"statement 1"},
-		`{"Statement":[{"Effect":"Allow","Principal":{"AWS":` + root + `,"Service":"s3.amazonaws.com"},"Action":"kms:*","Resource":"*"}]}`: {"statement 1"},
-		`{"Statement":[{"Effect":"Allow","Principal":"*","Action":"kms:*","Resource":"*"}]}`:                                               {"statement 1"},
-		`{"Statement":{"Sid":"all","Effect":"Allow","NotPrincipal":{"AWS":` + root + `},"Action":"kms:*","Resource":"*"}}`:                 {"all"},
-		`{"Statement":[{"Sid":"a","Effect":"Deny"},` + statement(root, "") + `,{"Effect":"Deny"},{"Sid":"b","Effect":"Deny"}]}`:            {"a", "statement 3", "b"},
+		`{"Statement":[` + statement(root, `,"Condition":{"Bool":{"aws:MultiFactorAuthPresent":"true"}}`) + `]}`:                                                                              {"statement 1"},
+		`{"Statement":[` + statement(`"arn:aws:iam::123456789012:role/admin"`, "") + `]}`:                                                                                                     {"statement 1"},
+		`{"Statement":[` + statement(`"arn:aws:iam::210987654321:root"`, `,"Sid":"partner"`) + `]}`:                                                                                           {"partner"},
+		`{"Statement":[` + statement(`"*"`, "") + `]}`:                                                                                                                                        {"statement 1"},
+		`{"Statement":[` + statement("["+root+`,"arn:aws:iam::210987654321:root"]`, "") + `]}`:                                                                                                {"statement 1"},
+		`{"Statement":[{"Effect":"Deny","Principal":{"AWS":` + root + `},"Action":"kms:*","Resource":"*"}]}`:                                                                                  {"statement 1"},
+		`{"Statement":[{"Effect":"Allow","Principal":{"AWS":` + root + `},"Action":["kms:*","kms:Decrypt"],"Resource":"*"}]}`:                                                                 {"statement 1" + rest},
+		`{"Statement":[{"Effect":"Allow","Principal":{"AWS":` + root + `,"Service":"s3.amazonaws.com"},"Action":"kms:*","Resource":"*"}]}`:                                                    {"statement 1"},
+		`{"Statement":[{"Effect":"Allow","Principal":"*","Action":"kms:*","Resource":"*"}]}`:                                                                                                  {"statement 1"},
+		`{"Statement":{"Sid":"all","Effect":"Allow","NotPrincipal":{"AWS":` + root + `},"Action":"kms:*","Resource":"*"}}`:                                                                    {"all"},
+		`{"Statement":[{"Sid":"a","Effect":"Deny"},{"Effect":"Allow","Principal":{"AWS":` + root + `},"Action":"kms:Decrypt","Resource":"*"},{"Effect":"Deny"},{"Sid":"b","Effect":"Deny"}]}`: {"a", "statement 3", "b"},
 	} {
 		use, err := useOf(t, script("GetKeyPolicy", func(map[string]any) any { return m{"Policy": document} }))
 		if d := cmp.Diff(want, use.Policy); d != "" || err != nil {

@@ -29,6 +29,9 @@ import (
 
 const id = "Q2-2026-rotation"
 
+// old is the KEK that each new one follows.
+var old = rotation.Key{ID: "old", ARN: "arn:aws:kms:eu-central-1:123456789012:key/old"}
+
 // is selects the requests of one KMS operation.
 func is(op string) func(*http.Request) bool {
 	return func(r *http.Request) bool { return strings.HasSuffix(r.Header.Get("X-Amz-Target"), "."+op) }
@@ -50,7 +53,7 @@ func answer(op, code, message string) mototest.Wire {
 
 func create(t *testing.T, s keystest.Service) rotation.Key {
 	t.Helper()
-	k, err := s.Keys.Create(t.Context(), id, 1, "Q2 2026", false)
+	k, err := s.Keys.Create(t.Context(), id, 1, "Q2 2026", old)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -103,6 +106,7 @@ func TestRequests(t *testing.T) {
 		"CreateKey": {
 			"Description": "KEK of " + stack + ", Q2 2026 (rotation Q2-2026-rotation, attempt 1)",
 			"KeySpec":     "SYMMETRIC_DEFAULT", "KeyUsage": "ENCRYPT_DECRYPT", "MultiRegion": false,
+			"Policy": sent["CreateKey"]["Policy"], "BypassPolicyLockoutSafetyCheck": true, // TestNewKeyPolicy has the policy
 			"Tags": []any{
 				m{"TagKey": "matter:stack", "TagValue": stack},
 				m{"TagKey": "matter:rotation", "TagValue": id},

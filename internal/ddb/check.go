@@ -125,7 +125,8 @@ func (t *TableSource) checkSample(ctx context.Context, keys []keyAttribute) erro
 		return nil
 	}
 	return &rotation.Error{
-		Kind: rotation.RowsUnaccounted, Field: t.field(s.first.field), Msg: fmt.Sprintf("item %s: %s", s.firstItem, s.first.text),
+		Kind: rotation.RowsUnaccounted, Field: t.field(s.first.field), Msg: "an item: " + s.first.text,
+		Rows: []string{s.firstItem},
 		Next: "matter ops census shows every such item; matter ops adopt brings in rows that were written without this project; or " + correct,
 	}
 }

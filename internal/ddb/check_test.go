@@ -64,8 +64,8 @@ func testCheck(t *testing.T, client dynamo) {
 			!strings.Contains(typed.Msg, c.mention) || typed.Next == "" {
 			t.Errorf("%s: %v", c.field, err)
 		}
-		if named := typed != nil && strings.Contains(typed.Msg, "item id="); named != (c.kind == unaccounted) {
-			t.Errorf("%s: %v: an unaccounted item is named by its key", c.field, err)
+		if named := typed != nil && len(typed.Rows) == 1 && strings.HasPrefix(typed.Rows[0], "id="); named != (c.kind == unaccounted) || strings.Contains(err.Error(), "id=") {
+			t.Errorf("%s: %v: an unaccounted item is named by its key, to a person's terminal alone", c.field, err)
 		}
 	}
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"strconv"
-	"strings"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
@@ -14,12 +13,15 @@ import (
 	"github.com/matter-ops/kms-rotation/rotation"
 )
 
-func checkpointPK(rotationID, source string) string { return pkCheckpoint + rotationID + "#" + source }
+// checkpointPK ends in the pass, so that a role can be held to the passes of its step.
+func checkpointPK(rotationID, source, pass string) string {
+	return pkCheckpoint + rotationID + "#" + source + "#" + pass
+}
 
 // LoadCheckpoint implements [rotation.Checkpoints].
 func (s *Store) LoadCheckpoint(ctx context.Context, rotationID, source, pass string, segment int) (rotation.Checkpoint, error) {
 	c := rotation.Checkpoint{RotationID: rotationID, Source: source, Pass: pass, Segment: segment}
-	i, err := getItem(ctx, s.client, s.table, checkpointPK(rotationID, source), pass+"#"+checkpointSK(segment))
+	i, err := getItem(ctx, s.client, s.table, checkpointPK(rotationID, source, pass), checkpointSK(segment))
 	if err != nil {
 		return c, err
 	}
@@ -43,25 +45,21 @@ func (s *Store) SaveCheckpoint(ctx context.Context, c rotation.Checkpoint) error
 		return fmt.Errorf("save checkpoint %s %s %d at revision %d: %w", c.Source, c.Pass, c.Segment, c.Rev, kek.ErrConflict)
 	}
 	if err != nil {
-		return wrap("PutItem "+checkpointPK(c.RotationID, c.Source), err)
+		return wrap("PutItem "+checkpointPK(c.RotationID, c.Source, c.Pass), err)
 	}
 	return nil
 }
 
 // ListCheckpoints implements [rotation.Checkpoints], in order of segment.
 func (s *Store) ListCheckpoints(ctx context.Context, rotationID, source, pass string) ([]rotation.Checkpoint, error) {
-	items, err := s.query(ctx, checkpointPK(rotationID, source), pass+"#")
+	items, err := s.query(ctx, checkpointPK(rotationID, source, pass), "")
 	if err != nil {
 		return nil, err
 	}
 	var out []rotation.Checkpoint
 	for _, i := range items {
 		r := reader{item: i}
-		segment, ok := strings.CutPrefix(r.str("sk"), pass+"#")
-		if !ok {
-			break // the next pass
-		}
-		n, err := strconv.Atoi(segment)
+		n, err := strconv.Atoi(r.str("sk"))
 		if err != nil {
 			return nil, fmt.Errorf("checkpoint %s: %w", r.str("sk"), err)
 		}
@@ -76,7 +74,7 @@ func (s *Store) ListCheckpoints(ctx context.Context, rotationID, source, pass st
 
 // encodeCheckpoint is the item of c's next revision.
 func encodeCheckpoint(c rotation.Checkpoint) item {
-	i := set(key(checkpointPK(c.RotationID, c.Source), c.Pass+"#"+checkpointSK(c.Segment)),
+	i := set(key(checkpointPK(c.RotationID, c.Source, c.Pass), checkpointSK(c.Segment)),
 		"rev", c.Rev+1, "cursor", c.Cursor, "scanned", c.Tally.Scanned, "rewrapped", c.Tally.Rewrapped,
 		"other", c.Tally.Other, "declared", c.Tally.Declared, "unwrapped", c.Tally.Unwrapped, "quarantined", c.Tally.Quarantined, "saved_at", c.SavedAt)
 	i["done"] = boolean(c.Done)
@@ -105,5 +103,5 @@ func decodeCheckpoint(i item, c rotation.Checkpoint) (rotation.Checkpoint, error
 		Quarantined: r.num("quarantined"), Unwrapped: r.num("unwrapped"), Poison: r.strs("poison"),
 		ByKEK: r.counts("by_kek"), ByKind: r.counts("by_kind"),
 	}
-	return c, r.decoded(checkpointPK(c.RotationID, c.Source))
+	return c, r.decoded(checkpointPK(c.RotationID, c.Source, c.Pass))
 }

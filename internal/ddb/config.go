@@ -206,6 +206,8 @@ func checkContext(k, v string, c SourceConfig) error {
 		return errors.New("a key is empty")
 	case strings.HasPrefix(k, "aws:"):
 		return fmt.Errorf("key %q: the prefix aws: is reserved", k)
+	case strings.HasPrefix(k, "matter:"): // of canaries and probes; roles tell them from rows by it
+		return fmt.Errorf("key %q: the prefix matter: is reserved", k)
 	case v == "":
 		return fmt.Errorf("key %q has no value", k)
 	}

@@ -49,6 +49,7 @@ func TestSourceConfig(t *testing.T) {
 		{"format", func(c *ddb.SourceConfig) { c.Format = "jwe" }, []string{"format"}},
 		{"context key", func(c *ddb.SourceConfig) { c.Context = map[string]string{"": "x"} }, []string{"context"}},
 		{"reserved key", func(c *ddb.SourceConfig) { c.Context = map[string]string{"aws:x": "x"} }, []string{"context"}},
+		{"a canary's key", func(c *ddb.SourceConfig) { c.Context = map[string]string{"matter:purpose": "x"} }, []string{"context"}},
 		{"context value", func(c *ddb.SourceConfig) { c.Context = map[string]string{"x": ""} }, []string{"context"}},
 		{"no attribute", func(c *ddb.SourceConfig) { c.Context = map[string]string{"x": "$"} }, []string{"context"}},
 		{"what rewrap writes", func(c *ddb.SourceConfig) { c.Context = map[string]string{"x": "$kek_epoch", "y": "$dek"} }, []string{"context", "context"}},

@@ -51,7 +51,7 @@ func TestDamagedItems(t *testing.T) {
 		{"SOURCE/orders", encodeSource(src), src, func(i item) (any, error) { return decodeSource(i) }},
 		{"KEK#kek-0", encodeKEK(k), k, func(i item) (any, error) { return decodeKEK(i) }},
 		{"POINTER", encodePointer(p), p, func(i item) (any, error) { return decodePointer(i) }},
-		{"CHECKPOINT#r1#orders~2", encodeCheckpoint(cp), saved, func(i item) (any, error) {
+		{"CHECKPOINT#r1#orders~2#census", encodeCheckpoint(cp), saved, func(i item) (any, error) {
 			return decodeCheckpoint(i, rotation.Checkpoint{RotationID: "r1", Source: "orders~2", Pass: "census", Segment: 3})
 		}},
 	} {

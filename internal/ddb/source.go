@@ -169,7 +169,7 @@ var (
 func (t *TableSource) handleOf(what string, row rotation.Row) (handle, error) {
 	h, ok := row.Handle.(handle)
 	if !ok {
-		return h, fmt.Errorf("%s %s: the row is not of source %s", what, row.ID, t.cfg.Name)
+		return h, fmt.Errorf("%s a row: it is not of source %s", what, t.cfg.Name)
 	}
 	return h, nil
 }
@@ -241,11 +241,11 @@ func (t *TableSource) replaceRow(what string, old rotation.Row, with rotation.Re
 		return change{}, err
 	}
 	if old.Defect != "" {
-		return change{}, fmt.Errorf("%s %s: %w: %s", what, old.ID, errDefect, old.Defect)
+		return change{}, fmt.Errorf("%s a row: %w: %s", what, errDefect, old.Defect)
 	}
 	c, err := t.rewrapRow(h, old, with)
 	if err != nil {
-		return c, fmt.Errorf("%s %s: %w", what, old.ID, err)
+		return c, fmt.Errorf("%s a row: %w", what, err)
 	}
 	return c, nil
 }
@@ -270,7 +270,7 @@ func (t *TableSource) Rehearse(ctx context.Context, old rotation.Row) error {
 	c.names["#pk"] = keys[0].name
 	done, err := t.updateItem(ctx, c)
 	if done {
-		return fmt.Errorf("rehearse %s: a write whose condition cannot hold was made", old.ID)
+		return errors.New("rehearse a row: a write whose condition cannot hold was made")
 	}
 	return err
 }
@@ -282,7 +282,7 @@ func (t *TableSource) Label(ctx context.Context, old rotation.Row, id kek.ID) (b
 		return false, err
 	}
 	if _, ok := h.kek.(*types.AttributeValueMemberS); !ok && h.kek != nil || len(h.held) == 0 {
-		return false, fmt.Errorf("label %s: %w: %s", old.ID, errDefect, old.Defect)
+		return false, fmt.Errorf("label a row: %w: %s", errDefect, old.Defect)
 	}
 	c := t.changeIfUnchanged(h)
 	c.update = "SET #kek = :kek"

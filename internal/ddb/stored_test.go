@@ -93,7 +93,7 @@ func TestStored(t *testing.T) {
 			},
 		},
 		"checkpoint": {
-			"CHECKPOINT#r#s", "p#003",
+			"CHECKPOINT#r#s#p", "003",
 			func(ctx context.Context, s *ddb.Store, _ *ddb.Leases) error {
 				return s.SaveCheckpoint(ctx, rotation.Checkpoint{RotationID: "r", Source: "s", Pass: "p", Segment: 3, Cursor: "c", Done: true})
 			},
@@ -101,7 +101,7 @@ func TestStored(t *testing.T) {
 			rotation.Checkpoint{RotationID: "r", Source: "s", Pass: "p", Segment: 3, Rev: 1, Cursor: "c", Done: true},
 		},
 		"checkpoints": {
-			"CHECKPOINT#r#s", "p#003",
+			"CHECKPOINT#r#s#p", "003",
 			func(ctx context.Context, s *ddb.Store, _ *ddb.Leases) error {
 				return s.SaveCheckpoint(ctx, rotation.Checkpoint{RotationID: "r", Source: "s", Pass: "p", Segment: 3})
 			},

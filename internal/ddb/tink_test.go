@@ -35,7 +35,7 @@ func testTinkRows(t *testing.T, client dynamo) {
 	bad := item{"id": &s{Value: "bad"}, "name": &s{Value: "a"}, "key": &s{Value: "old"}, "data": &b{Value: whole[:3]}}
 	put(t, client, table, bad)
 	var typed *rotation.Error
-	if _, err := source.Check(t.Context()); !errors.As(err, &typed) || typed.Kind != rotation.RowsUnaccounted || !strings.Contains(typed.Msg, "id=bad") {
+	if _, err := source.Check(t.Context()); !errors.As(err, &typed) || typed.Kind != rotation.RowsUnaccounted || len(typed.Rows) != 1 || typed.Rows[0] != "id=bad" {
 		t.Errorf("check: %v", err)
 	}
 	for _, payload := range []bool{false, true} { // a normal rotation, an emergency

@@ -25,6 +25,9 @@ const (
 // unknown is a well-formed id that no key service gives out.
 const unknown kek.ID = "00000000-0000-0000-0000-000000000000"
 
+// oldARN is of the key that each new one follows.
+const oldARN = "arn:aws:kms:eu-central-1:123456789012:key/old"
+
 // Service is a key service without any key of the suite's rotations.
 type Service struct {
 	Keys rotation.KeyAdmin
@@ -45,7 +48,7 @@ func (s Service) create(t *testing.T, rotationID string, attempt int) rotation.K
 
 func (s Service) createOf(t *testing.T, rotationID string, attempt int, multiRegion bool) rotation.Key {
 	t.Helper()
-	k, err := s.Keys.Create(t.Context(), rotationID, attempt, "Q2 2026", multiRegion)
+	k, err := s.Keys.Create(t.Context(), rotationID, attempt, "Q2 2026", rotation.Key{ARN: oldARN, Multi: multiRegion})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -13,6 +13,8 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/aws/aws-lambda-go/lambda"
@@ -48,6 +50,9 @@ func Handler[In, Out any](step Step[In, Out], setup error, log *slog.Logger) fun
 			defer cancel()
 		}
 		out, err := run(ctx, step, setup, payload)
+		if o, ok := any(out).(interface{ WithoutRows() Out }); ok {
+			out = o.WithoutRows()
+		}
 		report(ctx, log, payload, out, err)
 		if err != nil {
 			return nil, named(err)
@@ -85,9 +90,31 @@ func Decode[In any](payload []byte) (In, error) {
 	return in, nil
 }
 
-// report logs the outcome. Payloads carry ids and counts only.
+// secretFields are the fields of an input that are not logged: with a task's token
+// whoever may call Step Functions ends the task.
+var secretFields = []string{"task_token"}
+
+// visible is a payload as it is logged: its first kilobyte, without secrets.
+func visible(payload []byte) string {
+	var fields map[string]json.RawMessage
+	if err := json.Unmarshal(payload, &fields); err != nil {
+		return fmt.Sprintf("%d bytes that are no JSON object", len(payload))
+	}
+	for name := range fields {
+		if slices.ContainsFunc(secretFields, func(s string) bool { return strings.EqualFold(s, name) }) {
+			fields[name] = json.RawMessage(`"not logged"`)
+		}
+	}
+	b, err := json.Marshal(fields)
+	if err != nil {
+		return err.Error()
+	}
+	return string(b[:min(len(b), 1024)])
+}
+
+// report logs the outcome. Payloads carry ids and counts, and what visible leaves out.
 func report(ctx context.Context, log *slog.Logger, payload []byte, out any, err error) {
-	attrs := []any{"input", string(payload[:min(len(payload), 1024)])}
+	attrs := []any{"input", visible(payload)}
 	if lc, ok := lambdacontext.FromContext(ctx); ok {
 		attrs = append(attrs, "request_id", lc.AwsRequestID)
 	}

@@ -86,3 +86,57 @@ func TestHandlerLeavesTimeToAnswer(t *testing.T) {
 		t.Errorf("the step's deadline is %v, want %v", got, want)
 	}
 }
+
+// TestTokenIsNotLogged: the token of the task that waits for a second person is in no log,
+// however its field is written, and nothing of an input that cannot be read.
+func TestTokenIsNotLogged(t *testing.T) {
+	for _, payload := range []string{
+		`{"rotation_id":"q2","task_token":"AQC8secret"}`, `{"rotation_id":"q2","Task_Token":"AQC8secret"}`,
+		`{"rotation_id":"q2","task_token":"AQC8secret"`, `["AQC8secret"]`,
+	} {
+		var log bytes.Buffer
+		ask := func(context.Context, rotation.ApprovalInput) (rotation.ApprovalOutput, error) {
+			return rotation.ApprovalOutput{Plan: "plan"}, nil
+		}
+		_, err := Handler(ask, nil, slog.New(slog.NewTextHandler(&log, nil)))(t.Context(), json.RawMessage(payload))
+		if strings.Contains(log.String(), "secret") {
+			t.Errorf("%s: %s", payload, log.String())
+		}
+		if err == nil && !strings.Contains(log.String(), "q2") {
+			t.Errorf("%s: the log has nothing of the input: %s", payload, log.String())
+		}
+	}
+}
+
+// TestRowsStayInside: the keys of rows get neither into the log nor into the answer, which
+// the execution's history keeps.
+func TestRowsStayInside(t *testing.T) {
+	rows := []string{"customer=jane@example.com: denied"}
+	tally := rotation.Tally{Scanned: 7, Quarantined: 1, Poison: rows}
+	fails := func(context.Context, rotation.RewrapInput) (rotation.SweepOutput, error) {
+		return rotation.SweepOutput{}, &rotation.Error{Kind: rotation.RowsQuarantined, Msg: "1 of orders", Rows: rows}
+	}
+	rewraps := func(context.Context, rotation.RewrapInput) (rotation.SweepOutput, error) {
+		return rotation.SweepOutput{Done: true, Tally: tally, Sources: map[string]rotation.Tally{"orders": tally}}, nil
+	}
+	retires := func(context.Context, rotation.RewrapInput) (rotation.RetireOutput, error) {
+		return rotation.RetireOutput{Done: true, Tally: tally}, nil
+	}
+	for name, said := range map[string]string{"fails": saidBy(t, fails), "rewraps": saidBy(t, rewraps), "retires": saidBy(t, retires)} {
+		if strings.Contains(said, "jane") || name != "fails" && !strings.Contains(said, `"quarantined":1`) || name == "fails" && !strings.Contains(said, "1 of orders") {
+			t.Errorf("%s: %s", name, said)
+		}
+	}
+}
+
+// saidBy is the answer and the log of a step, as one text.
+func saidBy[Out any](t *testing.T, step Step[rotation.RewrapInput, Out]) string {
+	t.Helper()
+	var log bytes.Buffer
+	out, err := Handler(step, nil, slog.New(slog.NewTextHandler(&log, nil)))(t.Context(), json.RawMessage(`{"rotation_id":"q2"}`))
+	b, e := json.Marshal(out)
+	if e != nil {
+		t.Fatal(e)
+	}
+	return fmt.Sprint(string(b), err, log.String())
+}

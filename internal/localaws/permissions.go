@@ -37,9 +37,10 @@ type role struct {
 }
 
 // permissions hold functions and state machine to their roles' policies, and
-// everybody to the denials of bucket policies.
+// everybody to the denials of bucket policies and to the policies of KMS keys.
 type permissions struct {
 	reader  access.Reader
+	keys    *resolver
 	roles   map[string]role // by name of the function
 	states  role            // of the state machine
 	buckets map[string][]iam.Policy
@@ -58,14 +59,27 @@ func (p *permissions) principal(c wire.Call, function lambdahost.Function) (role
 // check returns the refusal of a call, or nil.
 func (p *permissions) check(r *http.Request, c wire.Call, function lambdahost.Function) *wire.Error {
 	who, restricted := p.principal(c, function)
-	if !restricted && c.Service != "s3" {
+	if !restricted && c.Service != "s3" && c.Service != "kms" {
 		return nil
 	}
 	accesses, err := p.reader.Of(r, c)
 	if err != nil {
 		return &wire.Error{Status: http.StatusBadRequest, Code: "ValidationException", Message: "authorise the call: " + err.Error()}
 	}
+	if c.Service == "kms" && c.Operation == "CreateKey" {
+		if e := p.checkNewPolicy(r, who, restricted); e != nil {
+			return e
+		}
+	}
 	for _, a := range accesses {
+		if c.Service == "kms" {
+			if why, err := p.refusalByKey(r.Context(), a); err != nil {
+				return &wire.Error{Status: http.StatusBadRequest, Code: "ValidationException", Message: "authorise the call: " + err.Error()}
+			} else if why != "" {
+				return c.Denied(fmt.Sprintf("User: %s is not authorized to perform: %s on resource: %s %s",
+					cmp.Or(who.session, "the operator"), a.Action, a.Resource, why))
+			}
+		}
 		if why := p.refusal(who, restricted, c.Bucket, a); why != "" {
 			// AWS does not tell the condition keys; here they spare a search.
 			return c.Denied(fmt.Sprintf("User: %s is not authorized to perform: %s on resource: %s %s %v",
@@ -93,19 +107,83 @@ func (p *permissions) refusal(who role, restricted bool, bucket string, a iam.Ac
 	}
 }
 
-// changesKeys reports whether a call may change which key an id names, or its tags.
+// refusalByKey says why the policy of a key refuses an access, "" if it does not. Every
+// key has one, and what it does not let the account's IAM policies grant, nobody may do.
+func (p *permissions) refusalByKey(ctx context.Context, a iam.Access) (string, error) {
+	if !strings.Contains(a.Resource, ":key/") {
+		return "", nil
+	}
+	policy, ok, err := p.keys.policy(ctx, a.Resource)
+	if err != nil || !ok {
+		return "", err
+	}
+	switch d, by := iam.Decide([]iam.Policy{policy}, a); d {
+	case iam.Denied:
+		return "with an explicit deny in a resource-based policy: " + by, nil
+	case iam.Silent:
+		return "because no resource-based policy allows the " + a.Action + " action", nil
+	default:
+		return "", nil
+	}
+}
+
+// checkNewPolicy is the lockout safety check of CreateKey: the caller must be able to
+// change the policy that it gives the key. That the caller's IAM policies count is what
+// users report; AWS's documentation does not say.
+func (p *permissions) checkNewPolicy(r *http.Request, who role, restricted bool) *wire.Error {
+	body, err := wire.Body(r, maxPolicy)
+	if err != nil {
+		return &wire.Error{Status: http.StatusBadRequest, Code: "ValidationException", Message: err.Error()}
+	}
+	var in struct {
+		Policy                         string
+		BypassPolicyLockoutSafetyCheck bool
+	}
+	if err := json.Unmarshal(body, &in); err != nil || in.Policy == "" || in.BypassPolicyLockoutSafetyCheck {
+		return nil
+	}
+	change := iam.Access{
+		Action: "kms:PutKeyPolicy", Resource: "arn:aws:kms:" + p.reader.Region + ":" + backend.Account + ":key/new", Context: map[string][]string{},
+	}
+	policy, err := keyPolicy("new", in.Policy)
+	if err == nil {
+		d, _ := iam.Decide([]iam.Policy{policy}, change)
+		mine := iam.Allowed
+		if restricted {
+			mine, _ = iam.Decide(who.policies, change)
+		}
+		if d == iam.Allowed && mine == iam.Allowed {
+			return nil
+		}
+	}
+	return &wire.Error{
+		Status: http.StatusBadRequest, Code: "MalformedPolicyDocumentException",
+		Message: "The new key policy will not allow you to update the key policy in the future.",
+	}
+}
+
+const maxPolicy = 1 << 20 // of a CreateKey request
+
+// keyPolicy reads what a key's policy says to the account.
+func keyPolicy(name, document string) (iam.Policy, error) {
+	parsed, err := iam.Parse("policy of key "+name, []byte(document))
+	if err != nil {
+		return parsed, err
+	}
+	return iam.OfAccount(parsed, backend.Account)
+}
+
+// changesKeys reports whether a call may change which key an id names, its tags or its
+// policy.
 func changesKeys(c wire.Call) bool {
-	return c.Service == "kms" && (strings.HasSuffix(c.Operation, "Resource") || strings.HasSuffix(c.Operation, "Alias"))
+	return c.Service == "kms" && (strings.HasSuffix(c.Operation, "Resource") || strings.HasSuffix(c.Operation, "Alias") || c.Operation == "PutKeyPolicy")
 }
 
 // forgetKeys forgets what is known of keys, now and when the function it returns is
 // called.
 func (p *permissions) forgetKeys() func() {
-	if r, ok := p.reader.Resolver.(*resolver); ok {
-		r.forget()
-		return r.forget
-	}
-	return func() {}
+	p.keys.forget()
+	return p.keys.forget
 }
 
 // may reports whether a caller may do something else with the object of its call.
@@ -120,12 +198,11 @@ func (p *permissions) may(r *http.Request, c wire.Call, function lambdahost.Func
 // loadPermissions reads what the stack's roles and buckets have, as CloudFormation
 // has put it together.
 func (d *deployment) loadPermissions(ctx context.Context) (*permissions, error) {
+	keys := &resolver{dynamo: dynamodb.NewFromConfig(d.dynamo), kms: kms.NewFromConfig(d.moto)}
 	p := &permissions{
-		reader: access.Reader{
-			Region: d.region, Account: backend.Account, Now: time.Now,
-			Resolver: &resolver{dynamo: dynamodb.NewFromConfig(d.dynamo), kms: kms.NewFromConfig(d.moto)},
-		},
-		roles: map[string]role{}, buckets: d.bucketPolicies,
+		keys:   keys,
+		reader: access.Reader{Region: d.region, Account: backend.Account, Now: time.Now, Resolver: keys},
+		roles:  map[string]role{}, buckets: d.bucketPolicies,
 	}
 	for _, f := range d.host.Functions() {
 		r, err := d.role(ctx, f.Role, f.Name)
@@ -245,10 +322,11 @@ type resolver struct {
 	dynamo *dynamodb.Client
 	kms    *kms.Client
 
-	mu     sync.Mutex
-	hashes map[string]string
-	keys   map[string]access.Key
-	age    int // how often keys were forgotten
+	mu       sync.Mutex
+	hashes   map[string]string
+	keys     map[string]access.Key
+	policies map[string]iam.Policy // by ARN of the key
+	age      int                   // how often keys were forgotten
 }
 
 // HashKey implements [access.Resolver].
@@ -309,6 +387,16 @@ func (r *resolver) Key(ctx context.Context, id string) (access.Key, error) {
 			key.Tags[aws.ToString(t.TagKey)] = aws.ToString(t.TagValue)
 		}
 	}
+	aliases := kms.NewListAliasesPaginator(r.kms, &kms.ListAliasesInput{KeyId: out.KeyMetadata.KeyId})
+	for aliases.HasMorePages() {
+		page, err := aliases.NextPage(ctx)
+		if err != nil {
+			return key, err
+		}
+		for _, a := range page.Aliases {
+			key.Aliases = append(key.Aliases, aws.ToString(a.AliasName))
+		}
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if age == r.age {
@@ -320,10 +408,44 @@ func (r *resolver) Key(ctx context.Context, id string) (access.Key, error) {
 	return key, nil
 }
 
+// policy returns what the policy of a key says to the account, and whether there is
+// such a key.
+func (r *resolver) policy(ctx context.Context, arn string) (iam.Policy, bool, error) {
+	r.mu.Lock()
+	policy, ok := r.policies[arn]
+	age := r.age
+	r.mu.Unlock()
+	if ok {
+		return policy, true, nil
+	}
+	name := arn[strings.LastIndex(arn, "/")+1:]
+	out, err := r.kms.GetKeyPolicy(ctx, &kms.GetKeyPolicyInput{KeyId: &name, PolicyName: aws.String("default")})
+	var gone *kmstypes.NotFoundException
+	if errors.As(err, &gone) {
+		return policy, false, nil
+	}
+	if err != nil {
+		return policy, false, err
+	}
+	if policy, err = keyPolicy(name, aws.ToString(out.Policy)); err != nil {
+		return policy, false, err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if age == r.age {
+		if r.policies == nil {
+			r.policies = map[string]iam.Policy{}
+		}
+		r.policies[arn] = policy
+	}
+	return policy, true, nil
+}
+
 // forget forgets keys, before and after a call that may change one.
 func (r *resolver) forget() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	clear(r.keys)
+	clear(r.policies)
 	r.age++
 }

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/kms"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
 )
@@ -68,4 +69,49 @@ func TestBucketPolicyDenies(t *testing.T) {
 	diff(t, "without If-None-Match", put(func(*s3.PutObjectInput) {}), "AccessDenied")
 	diff(t, "locked for two days", put(lock(49*time.Hour)), "AccessDenied")
 	diff(t, "locked for three days", put(lock(73*time.Hour)), "")
+}
+
+// keyPolicy is a policy that lets the account's IAM policies grant some actions.
+func keyPolicy(actions ...string) *string {
+	return aws.String(`{"Version":"2012-10-17","Statement":[{"Sid":"some","Effect":"Allow","Principal":{"AWS":"arn:aws:iam::123456789012:root"},` +
+		`"Action":["kms:` + strings.Join(actions, `","kms:`) + `"],"Resource":"*"}]}`)
+}
+
+// TestKeyPolicyHolds: what a key's policy leaves out the operator may not do either,
+// until the policy is changed.
+func TestKeyPolicyHolds(t *testing.T) {
+	s := stack(t)
+	keys := kms.NewFromConfig(s.AWSConfig())
+	made, err := keys.CreateKey(t.Context(), &kms.CreateKeyInput{Policy: keyPolicy("DescribeKey", "PutKeyPolicy")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	id := made.KeyMetadata.KeyId
+	if _, err := keys.DescribeKey(t.Context(), &kms.DescribeKeyInput{KeyId: id}); err != nil {
+		t.Error(err)
+	}
+	destroy := func() error {
+		_, err := keys.ScheduleKeyDeletion(t.Context(), &kms.ScheduleKeyDeletionInput{KeyId: id})
+		return err
+	}
+	if err := destroy(); code(err) != "AccessDeniedException" || !strings.Contains(err.Error(), "no resource-based policy allows the kms:ScheduleKeyDeletion action") {
+		t.Errorf("to destroy it: %v", err)
+	}
+	_, err = keys.PutKeyPolicy(t.Context(), &kms.PutKeyPolicyInput{KeyId: id, PolicyName: aws.String("default"), Policy: keyPolicy("PutKeyPolicy", "ScheduleKeyDeletion")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := destroy(); err != nil {
+		t.Errorf("under the new policy: %v", err)
+	}
+}
+
+// TestLockoutSafetyCheck: a key whose policy the caller could not change is made only if
+// the check is bypassed.
+func TestLockoutSafetyCheck(t *testing.T) {
+	keys := kms.NewFromConfig(stack(t).AWSConfig())
+	for _, bypass := range []bool{false, true} {
+		_, err := keys.CreateKey(t.Context(), &kms.CreateKeyInput{Policy: keyPolicy("DescribeKey"), BypassPolicyLockoutSafetyCheck: bypass})
+		diff(t, "code", code(err), map[bool]string{false: "MalformedPolicyDocumentException"}[bypass])
+	}
 }

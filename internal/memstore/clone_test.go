@@ -119,7 +119,7 @@ func change(t *testing.T, w *memstore.World, table *memstore.Table, n int64) {
 			t.Fatal(err)
 		}
 	}
-	key, err := w.KMS().Create(ctx, "r1", 1, "q", false)
+	key, err := w.KMS().Create(ctx, "r1", 1, "q", rotation.Key{})
 	must(err)
 	_, err = w.KMS().Claim(ctx, "r1", int(n), key.ID)
 	must(err)
@@ -213,7 +213,7 @@ func changeRows(t *testing.T, table *memstore.Table, id kek.ID, n int64) {
 func TestClone(t *testing.T) {
 	w := memstore.New("chain", storetest.Clock())
 	table := w.NewTable("rows")
-	genesis, err := w.KMS().Create(t.Context(), "", 0, "", false)
+	genesis, err := w.KMS().Create(t.Context(), "", 0, "", rotation.Key{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -63,7 +63,7 @@ func newKMS(w *World) *KMS {
 }
 
 // Create implements [rotation.KeyAdmin]. Key ids count up: kek-0001, kek-0002, …
-func (m *KMS) Create(_ context.Context, rotationID string, attempt int, label string, multiRegion bool) (k rotation.Key, err error) {
+func (m *KMS) Create(_ context.Context, rotationID string, attempt int, label string, old rotation.Key) (k rotation.Key, err error) {
 	err = m.w.answer("KMS.Create", func() (any, error) {
 		m.made++
 		id := keyID(m.made)
@@ -73,11 +73,11 @@ func (m *KMS) Create(_ context.Context, rotationID string, attempt int, label st
 		}
 		k = rotation.Key{
 			ID: id, ARN: "arn:aws:kms:eu-central-1:000000000000:key/" + string(id),
-			Enabled: true, Usable: true, State: "Enabled", Multi: multiRegion,
+			Enabled: true, Usable: true, State: "Enabled", Multi: old.Multi,
 		}
 		m.keys[k.ID] = &material{key: k, number: m.made, rotation: rotationID, aead: aead}
 		return k.ID, nil
-	}, rotationID, attempt, label, multiRegion)
+	}, rotationID, attempt, label, old.Multi)
 	if err != nil {
 		return rotation.Key{}, err
 	}

@@ -16,7 +16,7 @@ import (
 func TestCloneKeyUse(t *testing.T) {
 	ctx := t.Context()
 	w := memstore.New("chain", storetest.Clock())
-	key, err := w.KMS().Create(ctx, "r1", 1, "q", true)
+	key, err := w.KMS().Create(ctx, "r1", 1, "q", rotation.Key{Multi: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -64,7 +64,7 @@ func TestKeyUseIsAnnounced(t *testing.T) {
 	ctx := t.Context()
 	w := memstore.New("chain", storetest.Clock())
 	kms := w.KMS()
-	key, err := kms.Create(ctx, "r1", 1, "q", false)
+	key, err := kms.Create(ctx, "r1", 1, "q", rotation.Key{})
 	if err != nil {
 		t.Fatal(err)
 	}

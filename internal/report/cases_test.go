@@ -163,7 +163,7 @@ func unproven(t *testing.T) *site {
 func historic(t *testing.T) *site {
 	t.Helper()
 	s := newSite(t)
-	k, err := s.Keys.Create(t.Context(), "", 1, "before", false)
+	k, err := s.Keys.Create(t.Context(), "", 1, "before", rotation.Key{})
 	must(t, err)
 	must(t, s.RegisterKEK(t.Context(), k.ID, "before"))
 	letters := s.world.NewTable("letters")

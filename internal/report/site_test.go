@@ -74,7 +74,7 @@ func newSite(t *testing.T) *site {
 			},
 		},
 	}
-	first, err := keys.Create(t.Context(), "", 0, "genesis", false)
+	first, err := keys.Create(t.Context(), "", 0, "genesis", rotation.Key{})
 	must(t, err)
 	known := s.corpus.Source()
 	known.Kind = kek.KindCorpus

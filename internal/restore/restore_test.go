@@ -54,7 +54,7 @@ func newSite(t *testing.T, format string) *site {
 		must(t, err)
 	}
 	for n, id := range []*kek.ID{&s.old, &s.current} {
-		k, err := s.kms.Create(t.Context(), "r", n+1, "", false)
+		k, err := s.kms.Create(t.Context(), "r", n+1, "", rotation.Key{})
 		must(t, err)
 		*id = k.ID
 	}

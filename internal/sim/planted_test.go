@@ -171,7 +171,7 @@ var mutants = []plant.Bug{
 		"case v.Rotation == nil || v.Rotation.Phase != kek.Switched || v.Pointer == nil || v.Pointer.KEKID == r.OldKEK:", "case v.Rotation == nil:",
 	}},
 	{Name: "retire does not look at unaccounted rows", File: "rotation/retire.go", With: []string{
-		"if err := poison(out.Tally); err != nil || !out.Done {", "if !out.Done {",
+		"if err := poison(out, r.ID); err != nil || !out.Done {", "if !out.Done {",
 	}},
 	{Name: "a source that is added after the switch does not join", File: "kek/registry.go", With: []string{
 		"join(&after)", "_ = join",

@@ -53,8 +53,8 @@ func (k *keys) young(id kek.ID) error {
 
 // Create implements [rotation.KeyAdmin]. It notes when the key was made, also if the
 // answer is lost.
-func (k *keys) Create(ctx context.Context, rotationID string, attempt int, label string, multi bool) (rotation.Key, error) {
-	key, err := k.keyService.Create(ctx, rotationID, attempt, label, multi)
+func (k *keys) Create(ctx context.Context, rotationID string, attempt int, label string, old rotation.Key) (rotation.Key, error) {
+	key, err := k.keyService.Create(ctx, rotationID, attempt, label, old)
 	k.r.age(rotationID)
 	return key, err
 }

@@ -143,8 +143,8 @@ type realKeys struct {
 	kms *memstore.KMS
 }
 
-func (k *realKeys) Create(c context.Context, id string, attempt int, label string, multi bool) (rotation.Key, error) {
-	return asked(k.hooked, "KMS.Create", func() (rotation.Key, error) { return k.kms.Create(c, id, attempt, label, multi) })
+func (k *realKeys) Create(c context.Context, id string, attempt int, label string, old rotation.Key) (rotation.Key, error) {
+	return asked(k.hooked, "KMS.Create", func() (rotation.Key, error) { return k.kms.Create(c, id, attempt, label, old) })
 }
 
 func (k *realKeys) Use(c context.Context, id kek.ID) (rotation.KeyUse, error) {

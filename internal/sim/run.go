@@ -137,7 +137,7 @@ func emptyRun(s Schedule) *run {
 // settle makes the deployment, before anything can fail.
 func (r *run) settle() {
 	r.mine = true
-	k, err := r.kms.Create(context.Background(), "", 0, "genesis", false)
+	k, err := r.kms.Create(context.Background(), "", 0, "genesis", rotation.Key{})
 	r.must(err)
 	_, err = r.steps.Genesis(context.Background(), k.ID, "genesis", []kek.Source{rowSource()})
 	r.must(err)

@@ -322,16 +322,16 @@ func (r *Recorder) lease(w write, caller string) ([]trace.Event, error) {
 	return []trace.Event{e}, nil
 }
 
-// checkpoint is CHECKPOINT#<rotation>#<source>, <pass>#<segment>.
+// checkpoint is CHECKPOINT#<rotation>#<source>#<pass>, <segment>.
 func checkpoint(pk string, i item) ([]trace.Event, error) {
-	rotation, source, ok := strings.Cut(pk[len(pkCheckpoint):], "#")
-	pass, part, ok2 := strings.Cut(i.str("sk"), "#")
-	segment, err := strconv.Atoi(part)
-	if !ok || !ok2 || err != nil {
+	rotation, rest, ok := strings.Cut(pk[len(pkCheckpoint):], "#")
+	last := strings.LastIndex(rest, "#")
+	segment, err := strconv.Atoi(i.str("sk"))
+	if !ok || last < 0 || err != nil {
 		return nil, fmt.Errorf("checkpoint %s/%s: %w", pk, i.str("sk"), errUnknown)
 	}
 	done := i["done"].BOOL != nil && *i["done"].BOOL
-	return []trace.Event{{Effect: "Store.SaveCheckpoint", Rotation: rotation, Source: source, Sweep: pass, Segment: segment, Done: done}}, nil
+	return []trace.Event{{Effect: "Store.SaveCheckpoint", Rotation: rotation, Source: rest[:last], Sweep: rest[last+1:], Segment: segment, Done: done}}, nil
 }
 
 // query is a look at all the leases on a KEK, if it is a consistent one and sees

@@ -228,7 +228,7 @@ func calls() []call {
 			trace.Event{Effect: "Store.SealFence", KEK: "old", Shard: 3}),
 		dynamo("a shard opened by itself", "PutItem", "drain", `{"TableName":"it-control","Item":{"pk":{"S":"FENCE#old"},"sk":{"S":"03"},"state":{"S":"open"}}}`,
 			unrecorded(func(e *trace.Event) { e.Actor = "Put FENCE#old" })),
-		dynamo("a checkpoint", "PutItem", "rewrap", `{"TableName":"it-control","Item":{"pk":{"S":"CHECKPOINT#q2#orders"},"sk":{"S":"rewrap#001"},"done":{"BOOL":true}}}`,
+		dynamo("a checkpoint", "PutItem", "rewrap", `{"TableName":"it-control","Item":{"pk":{"S":"CHECKPOINT#q2#orders#rewrap"},"sk":{"S":"001"},"done":{"BOOL":true}}}`,
 			trace.Event{Effect: "Store.SaveCheckpoint", Rotation: "q2", Source: "orders", Sweep: "rewrap", Segment: 1, Done: true}),
 		dynamo("marked", "UpdateItem", "switch", `{"TableName":"it-control","Key":{"pk":{"S":"AUDIT_HEAD"},"sk":{"S":"-"}},"UpdateExpression":"SET #p = :s","ExpressionAttributeNames":{"#p":"published_seq"},"ExpressionAttributeValues":{":s":{"N":"5"}}}`,
 			trace.Event{Effect: "Store.MarkPublished", Seq: 5}),

@@ -51,7 +51,7 @@ func newSite(t *testing.T) *site {
 			Random: func(b []byte) { copy(b, "known plaintext") }, Now: now, Actor: "test",
 		},
 	}
-	k, err := kms.Create(t.Context(), "", 0, "genesis", false)
+	k, err := kms.Create(t.Context(), "", 0, "genesis", rotation.Key{})
 	s.must(err)
 	_, err = s.Genesis(t.Context(), k.ID, "genesis", []kek.Source{s.orders.Source()})
 	s.must(err)

@@ -76,7 +76,7 @@ func urgent(t *testing.T) []trace.Event {
 	t.Helper()
 	s := newSite(t)
 	s.start(id, "emergency")
-	_, err := s.Keys.Create(t.Context(), id, 1, "answer lost", false)
+	_, err := s.Keys.Create(t.Context(), id, 1, "answer lost", rotation.Key{})
 	s.must(err)
 	_, err = s.Mint(t.Context(), s.in())
 	s.must(err)

@@ -21,8 +21,9 @@ const maxBody = 20 << 20 // DynamoDB takes 16 MiB
 
 // Key is a KMS key as conditions see it.
 type Key struct {
-	ARN  string
-	Tags map[string]string
+	ARN     string
+	Tags    map[string]string
+	Aliases []string
 }
 
 // Resolver tells what a request does not say itself.

@@ -34,7 +34,7 @@ type fixed struct{}
 func (fixed) HashKey(context.Context, string) (string, error) { return "pk", nil }
 
 func (fixed) Key(_ context.Context, id string) (access.Key, error) {
-	return access.Key{ARN: "arn:aws:kms:r:1:key/" + strings.TrimPrefix(id, "alias/"), Tags: map[string]string{"matter:stack": "s"}}, nil
+	return access.Key{ARN: "arn:aws:kms:r:1:key/" + strings.TrimPrefix(id, "alias/"), Tags: map[string]string{"matter:stack": "s"}, Aliases: []string{"alias/a"}}, nil
 }
 
 // recorded has an SDK client make a call and returns the accesses it takes, with the
@@ -140,7 +140,7 @@ func TestDynamoDB(t *testing.T) {
 
 func TestKMS(t *testing.T) {
 	tagged := func(more map[string][]string) map[string][]string {
-		out := map[string][]string{"aws:resourcetag/matter:stack": {"s"}}
+		out := map[string][]string{"aws:resourcetag/matter:stack": {"s"}, "kms:resourcealiases": {"alias/a"}}
 		for k, v := range more {
 			out[k] = v
 		}

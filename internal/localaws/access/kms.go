@@ -96,6 +96,9 @@ func (d Reader) key(ctx context.Context, operation, id string, encryption map[st
 	for name, value := range k.Tags {
 		a.Context["aws:resourcetag/"+strings.ToLower(name)] = []string{value}
 	}
+	if len(k.Aliases) > 0 {
+		a.Context["kms:resourcealiases"] = k.Aliases
+	}
 	for name, value := range encryption {
 		a.Context["kms:encryptioncontext:"+strings.ToLower(name)] = []string{value}
 		a.Context["kms:encryptioncontextkeys"] = append(a.Context["kms:encryptioncontextkeys"], name)

@@ -116,3 +116,30 @@ func TestDenialsOnly(t *testing.T) {
 		t.Error("a denial to one principal is not refused")
 	}
 }
+
+// TestOfAccount: what a key's policy says to an account is what IAM policies can grant.
+func TestOfAccount(t *testing.T) {
+	const decrypt = `"Action":"kms:Decrypt","Resource":"*"}`
+	for principal, want := range map[string]iam.Decision{
+		`"*"`:                    iam.Allowed,
+		`{"AWS":"*"}`:            iam.Allowed,
+		`{"AWS":"123456789012"}`: iam.Allowed,
+		`{"AWS":"arn:aws-cn:iam::123456789012:root"}`:    iam.Allowed,
+		`{"AWS":["x","arn:aws:iam::123456789012:root"]}`: iam.Allowed,
+		`{"AWS":"arn:aws:iam::210987654321:root"}`:       iam.Silent,
+		`{"AWS":"arn:aws:iam::123456789012:role/r"}`:     iam.Silent,
+		`{"Service":"s3.amazonaws.com"}`:                 iam.Silent,
+	} {
+		p, err := iam.OfAccount(parse(t, `[{"Effect":"Allow","Principal":`+principal+`,`+decrypt+`]`)[0], "123456789012")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, _ := iam.Decide([]iam.Policy{p}, iam.Access{Action: "kms:Decrypt", Resource: "k"}); got != want {
+			t.Errorf("%s: %v, want %v", principal, got, want)
+		}
+	}
+	some := parse(t, `[{"Effect":"Deny","Principal":{"AWS":"arn:aws:iam::123456789012:role/r"},`+decrypt+`]`)[0]
+	if _, err := iam.OfAccount(some, "123456789012"); err == nil {
+		t.Error("a denial of one role is taken for none")
+	}
+}

@@ -26,7 +26,8 @@ type Statement struct {
 	Resources             []string
 	NotResources          []string
 	Conditions            []condition
-	principal, everywhere bool // has a Principal; it is "*"
+	principals            []string // AWS principals that it is for, of a resource's policy
+	principal, everywhere bool     // has a Principal; it is "*"
 }
 
 // Access is one action on one resource, with what conditions may ask about it.
@@ -118,6 +119,16 @@ func (s statement) parse() (Statement, error) {
 		Resources: s.Resource, NotResources: s.NotResource,
 		principal: s.Principal != nil, everywhere: s.Principal == "*",
 	}
+	if who, ok := s.Principal.(map[string]any); ok {
+		switch aws := who["AWS"].(type) {
+		case string:
+			out.principals = []string{aws}
+		case []any:
+			for _, one := range aws {
+				out.principals = append(out.principals, fmt.Sprint(one))
+			}
+		}
+	}
 	switch {
 	case s.Effect != "Allow" && s.Effect != "Deny":
 		return out, fmt.Errorf("effect %q", s.Effect)
@@ -199,6 +210,26 @@ func DenialsOnly(p Policy) (Policy, error) {
 			return out, fmt.Errorf("policy %s, statement %q: only Principal \"*\" is supported in a denial here", p.Name, s.SID)
 		default:
 			out.Statements = append(out.Statements, s)
+		}
+	}
+	return out, nil
+}
+
+// OfAccount returns the statements of a KMS key's policy that are for every principal of
+// an account. What they allow, the account's IAM policies may grant, and nothing else
+// (KMS developer guide, "Default key policy"). Statements for single principals grant
+// more on AWS: none is needed here.
+func OfAccount(p Policy, account string) (Policy, error) {
+	out := Policy{Name: p.Name}
+	for _, s := range p.Statements {
+		all := s.everywhere || slices.ContainsFunc(s.principals, func(who string) bool {
+			return who == "*" || who == account || strings.HasPrefix(who, "arn:") && strings.HasSuffix(who, ":iam::"+account+":root")
+		})
+		switch {
+		case all:
+			out.Statements = append(out.Statements, s)
+		case s.Deny && len(s.principals) > 0:
+			return out, fmt.Errorf("policy %s, statement %q: a denial of some principals is not supported here", p.Name, s.SID)
 		}
 	}
 	return out, nil

@@ -1,0 +1,104 @@
+package awskms_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/kms/types"
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/matter-ops/kms-rotation/internal/localaws/iam"
+	"github.com/matter-ops/kms-rotation/rotation"
+)
+
+// minted returns the key policy that CreateKey is sent for a key that follows old.
+func minted(t *testing.T, old rotation.Key) (document string) {
+	t.Helper()
+	d, admin := doubled()
+	d.keys["new"] = &types.KeyMetadata{KeyId: aws.String("k")}
+	if _, err := admin.Create(t.Context(), "r", 1, "l", old); err != nil {
+		t.Fatal(err)
+	}
+	if !d.create.BypassPolicyLockoutSafetyCheck {
+		t.Error("KMS checks whether the caller may change the policy, and mint may not")
+	}
+	return aws.ToString(d.create.Policy)
+}
+
+// TestNewKeyPolicy: a new KEK is administered and used as the account's IAM policies
+// say. Nobody, whatever IAM allows, schedules its deletion or grants it before the
+// policy is changed, and the policy can be changed.
+func TestNewKeyPolicy(t *testing.T) {
+	for partition, region := range map[string]string{"aws": "eu-central-1", "aws-us-gov": "us-gov-west-1", "aws-cn": "cn-north-1"} {
+		for _, multi := range []bool{false, true} {
+			document := minted(t, rotation.Key{ARN: fmt.Sprintf("arn:%s:kms:%s:123456789012:key/old", partition, region), Multi: multi})
+			var parsed struct {
+				Version   string
+				Statement []struct {
+					Sid, Effect, Resource string
+					Principal             map[string]string
+					Action                []string
+				}
+			}
+			if err := json.Unmarshal([]byte(document), &parsed); err != nil {
+				t.Fatal(err)
+			}
+			root := map[string]string{"AWS": "arn:" + partition + ":iam::123456789012:root"}
+			for _, s := range parsed.Statement {
+				if d := cmp.Diff(root, s.Principal); d != "" || s.Effect != "Allow" || s.Resource != "*" || s.Sid == "" {
+					t.Errorf("%+v (-want +got):\n%s", s, d)
+				}
+				for _, a := range s.Action {
+					if strings.Contains(a, "*") {
+						t.Errorf("%s has %s: write the actions out", s.Sid, a)
+					}
+				}
+			}
+			p, err := iam.Parse("key", []byte(document))
+			if err != nil {
+				t.Fatal(err)
+			}
+			for action, want := range map[string]bool{
+				"Decrypt": true, "Encrypt": true, "GenerateDataKey": true, "GenerateDataKeyWithoutPlaintext": true, "ReEncryptFrom": true, "ReEncryptTo": true,
+				"DescribeKey": true, "GetKeyPolicy": true, "GetKeyLastUsage": true, "ListGrants": true, "DisableKey": true, "EnableKey": true, "CreateAlias": true,
+				"TagResource": true, "PutKeyPolicy": true, "CancelKeyDeletion": true, "RevokeGrant": true, "ReplicateKey": multi, "UpdatePrimaryRegion": multi,
+				"ScheduleKeyDeletion": false, "CreateGrant": false, "Sign": false, "GenerateMac": false, "GenerateDataKeyPair": false,
+				"DeleteImportedKeyMaterial": false, "ImportKeyMaterial": false, "DeriveSharedSecret": false,
+			} {
+				got, _ := iam.Decide([]iam.Policy{p}, iam.Access{Action: "kms:" + action, Resource: "arn:aws:kms:eu-central-1:123456789012:key/new"})
+				if (got == iam.Allowed) != want {
+					t.Errorf("%s, multi-Region %t: %s is allowed: %t", partition, multi, action, !want)
+				}
+			}
+		}
+	}
+}
+
+// TestNewKeyLacksNothingOfANewKey: the key that follows a key of ours has all that it
+// has, so that no rotation warns of its own policy.
+func TestNewKeyLacksNothingOfANewKey(t *testing.T) {
+	for _, multi := range []bool{false, true} {
+		document := minted(t, rotation.Key{ARN: old.ARN, Multi: multi})
+		use, err := useOf(
+			t, script("GetKeyPolicy", func(map[string]any) any { return m{"Policy": document} }),
+			script("DescribeKey", func(map[string]any) any {
+				return m{"KeyMetadata": m{"KeyId": "k", "Arn": old.ARN, "MultiRegion": multi}}
+			}),
+		)
+		if err != nil || len(use.Policy) != 0 {
+			t.Errorf("multi-Region %t: %v, %v", multi, use.Policy, err)
+		}
+	}
+}
+
+// TestNoAccountNoKey: without an account to name in its policy no key is made.
+func TestNoAccountNoKey(t *testing.T) {
+	d, admin := doubled()
+	d.keys["new"] = &types.KeyMetadata{KeyId: aws.String("k")}
+	if k, err := admin.Create(t.Context(), "r", 1, "l", rotation.Key{}); err == nil || k != (rotation.Key{}) || d.create != nil {
+		t.Errorf("%v, %v", k, err)
+	}
+}
