@@ -33,6 +33,7 @@ type Config struct {
 // Deps are the adapters that the steps drive.
 type Deps struct {
 	Registry      Registry
+	Items         ControlItems // nil: the control table is not examined item by item
 	Outbox        Outbox
 	Vault         Vault
 	Keys          KeyAdmin

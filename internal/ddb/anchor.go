@@ -86,7 +86,8 @@ func decodeAnchor(i item) (rotation.AnchorState, error) {
 	if intent := r.str("intent"); intent != "" {
 		st.Intent = new(audit.Signed)
 		if err := json.Unmarshal([]byte(intent), st.Intent); err != nil {
-			return rotation.AnchorState{}, fmt.Errorf("control table item %s: intent: %w", pkAnchor, err)
+			st.Intent = nil
+			return st, damaged(pkAnchor, fmt.Errorf("intent: %w", err))
 		}
 	}
 	return st, r.decoded(pkAnchor)

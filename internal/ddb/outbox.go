@@ -29,6 +29,10 @@ func (s *Store) head(ctx context.Context) (chainHead, error) {
 	if i == nil {
 		return chainHead{Head: audit.Genesis(s.chain), Line: audit.Line{Chain: s.chain}}, nil
 	}
+	return s.decodeHead(i)
+}
+
+func (s *Store) decodeHead(i item) (chainHead, error) {
 	r := reader{item: i}
 	h := chainHead{Head: audit.Head{Seq: r.num("seq"), Hash: r.str("hash")}, published: r.num("published_seq")}
 	chain, text := r.str("chain"), r.str("generations")
@@ -114,7 +118,7 @@ func decodeEntry(i item) (audit.Entry, error) {
 	}
 	return audit.Entry{}, &rotation.Error{
 		Kind: rotation.AuditTampered, Field: pkAudit + "/" + sk, Msg: "the outbox holds a damaged record", Err: err,
-		Next: "treat it as an incident: matter ops audit verify",
+		Next: "treat it as an incident: matter ops doctor says what can be rebuilt",
 	}
 }
 
