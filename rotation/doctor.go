@@ -126,7 +126,7 @@ const (
 
 // Diagnosis is what doctor found.
 type Diagnosis struct {
-	Findings []Finding `json:"findings"`
+	Findings []Finding `json:"findings"`           // that are there now
 	SetBack  string    `json:"set_back,omitempty"` // how the control table was set back to an earlier time; "" if it was not
 	Chain    string    `json:"chain"`              // which records the findings rest on
 	Notes    []string  `json:"notes,omitempty"`    // what doctor does not judge, such as items that are not this project's
@@ -147,7 +147,7 @@ func (d Diagnosis) Open() []Finding {
 const noSortKey = "-"
 
 // cmdRepair is the command that makes the repairs.
-const cmdRepair = "matter ops doctor --repair --confirm"
+const cmdRepair = cmdDoctor + " --repair --confirm"
 
 // Doctor examines the whole control table against the audit chain in the bucket and
 // against KMS, and changes nothing.

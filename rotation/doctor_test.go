@@ -408,3 +408,30 @@ func replaced(item string) bool {
 	}
 	return false
 }
+
+// TestDoctorSetBack: the control table is restored to each moment of a finished rotation,
+// by point-in-time recovery; KMS, rows and the audit bucket stay as they are. Doctor says
+// so, sets pointer and KEKs to what the chain says, ends the rotation that the table
+// believes in, and an emergency runs to its end.
+func TestDoctorSetBack(t *testing.T) {
+	for _, in := range []rotation.ExecutionInput{{}, emergency} {
+		c := newClinic(t)
+		c.run("before", rotation.ExecutionInput{}, kek.Completed)
+		c.db.on = true
+		c.run(spring, in, kek.Completed)
+		c.db.on = false
+		moments := c.db.all
+		for n, items := range moments[:len(moments)-1] {
+			t.Run(fmt.Sprintf("%s/%02d", in.Mode, n), func(t *testing.T) {
+				c := c.clone(t)
+				c.set(items)
+				before := must(c.Doctor(t.Context()))
+				if before.SetBack == "" {
+					t.Errorf("doctor does not say that the table was set back: %s", told(before))
+				}
+				c.cured()
+				c.sound()
+			})
+		}
+	}
+}
