@@ -114,6 +114,7 @@ func (v *verifier) checkLog(key string, c Checkpoint, index int64) {
 func (v *verifier) accept(a Anchor, digest string, at time.Time) {
 	s := a.Signed.Statement
 	v.report.Anchors++
+	v.covered = append(v.covered, s.Seq)
 	if !v.forgotten[Head{s.Seq, s.Head}] {
 		v.report.Anchored, v.report.AnchorAt = s.Seq, at
 	}

@@ -65,7 +65,7 @@ func (v *verifier) pathOf(ctx context.Context, all map[string]map[int64]ObjectVe
 	}
 	var path []Begun
 	if v.Head != nil {
-		for _, g := range v.Generations.all() {
+		for _, g := range v.Generations.All() {
 			b := begun[g.ID]
 			b.Generation = g
 			path = append(path, b)

@@ -1,6 +1,7 @@
 package audit
 
 import (
+	"slices"
 	"strconv"
 )
 
@@ -62,4 +63,50 @@ func (g *Gaps) Explain() (lost []Lost, others []int64) {
 		lost = append(lost, l)
 	}
 	return lost, others
+}
+
+// missedRecords is a gap and the finding of it.
+type missedRecords struct {
+	from, to int64
+	finding  int // index; beyond those that are listed if the report is full
+}
+
+// miss notes a gap that is about to be found.
+func (v *verifier) miss(from, to int64) {
+	for seq := from; seq <= to && seq-from < maxLost; seq++ {
+		v.gaps.Miss(seq)
+	}
+	v.missed = append(v.missed, missedRecords{from, to, len(v.report.Findings)})
+}
+
+// maxLost is how many records of one gap are looked up.
+const maxLost = 1000
+
+// explainLost takes back the finding of each gap that the chain explains whole. An anchor
+// that covers a record and not the one that says it is lost contradicts that: whoever made
+// it has read the record from the bucket.
+func (v *verifier) explainLost() {
+	lost, _ := v.gaps.Explain()
+	said := map[int64]Lost{}
+	for _, l := range lost {
+		if !slices.ContainsFunc(v.covered, func(seq int64) bool { return l.Seq <= seq && seq < l.By }) {
+			said[l.Seq] = l
+		}
+	}
+	for i := len(v.missed) - 1; i >= 0; i-- {
+		m := v.missed[i]
+		var explained []Lost
+		for seq := m.from; seq <= m.to && len(said) > 0; seq++ {
+			if l, ok := said[seq]; ok {
+				explained = append(explained, l)
+			}
+		}
+		if int64(len(explained)) == m.to-m.from+1 && m.finding < len(v.report.Findings) {
+			v.report.Findings = slices.Delete(v.report.Findings, m.finding, m.finding+1)
+			v.report.Lost = append(explained, v.report.Lost...)
+		}
+	}
+	if v.report.More == 0 {
+		v.changed = slices.ContainsFunc(v.report.Findings, func(f Finding) bool { return f.Kind.Tampering() })
+	}
 }

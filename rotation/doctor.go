@@ -80,8 +80,9 @@ type (
 	RegistryItem struct{ Rev int64 }
 	// HeadItem is the head of the audit chain and how far it is in the bucket.
 	HeadItem struct {
-		Head      audit.Head
-		Published int64
+		Head        audit.Head
+		Published   int64
+		Generations audit.Generations // of records
 	}
 )
 
@@ -121,7 +122,7 @@ const (
 // Types of the records that doctor makes.
 const (
 	EventRepaired   = "control_repaired"
-	EventRecordLost = "audit_record_lost"
+	EventRecordLost = audit.EventRecordLost
 )
 
 // Diagnosis is what doctor found.

@@ -16,14 +16,14 @@ import (
 
 // exam is one look at the control table: what was read, and what it should be.
 type exam struct {
-	now    time.Time
-	config Config
-	items  []Item
-	by     map[ItemKey]*Item
-	chain  *chainRead
-	told   *told
-	keys   keys
-	anchor *Anchored // the last in the bucket; nil: none
+	now     time.Time
+	config  Config
+	items   []Item
+	by      map[ItemKey]*Item
+	chain   *chainRead
+	told    *told
+	keys    keys
+	anchors anchors
 
 	setBack  bool
 	findings []Finding
@@ -43,35 +43,43 @@ func (s *Steps) diagnose(ctx context.Context) (d Diagnosis, seq int64, err error
 	if e.chain, err = s.readChain(ctx, chain, e.items); err != nil {
 		return d, 0, err
 	}
-	if e.anchor, err = s.lastAnchor(ctx, chain); err != nil {
+	if e.anchors, err = s.readAnchors(ctx, e.chain, e.items); err != nil {
 		return d, 0, err
 	}
+	e.chain.forget()
 	if e.keys, e.notes, err = s.describeKeys(ctx, e.items, e.chain); err != nil {
 		return d, 0, err
 	}
-	proven := int64(0)
-	if e.anchor != nil {
-		proven = e.anchor.Head.Seq
-	}
-	n := e.chain.believed(proven, e.keys)
-	e.setBack, e.told = len(e.chain.other) > 0, e.chain.tell(n)
+	e.chain.believe(e.anchors.proven, e.keys)
+	e.setBack, e.told = len(e.chain.branches) > 0, e.chain.tell(e.chain.last)
 	e.examine()
-	d = Diagnosis{Findings: e.findings, Notes: e.notes, Chain: e.rests(proven, n)}
+	d = Diagnosis{Findings: e.findings, Notes: e.notes, Chain: e.rests()}
 	if e.setBack {
-		other := e.chain.other
-		d.SetBack = fmt.Sprintf("the bucket holds records %d to %d after the control table's record %d: the table was set back to %s",
-			other[0].Record.Seq, other[len(other)-1].Record.Seq, e.chain.fork, e.timeOf(e.chain.fork))
+		d.SetBack = e.describeSetBack()
 	}
 	return d, e.chain.last, nil
+}
+
+// describeSetBack says from when to when the control table was set back.
+func (e *exam) describeSetBack() string {
+	var all []string
+	for _, b := range e.chain.branches {
+		last := b.records[len(b.records)-1].Record
+		all = append(all, fmt.Sprintf("the bucket holds records %d to %d, of %s to %s, which the control table does not know: it was set back to record %d, of %s",
+			b.records[0].Record.Seq, last.Seq, b.records[0].Record.Time, last.Time, b.fork, e.timeOf(b.fork)))
+	}
+	return strings.Join(all, "; ")
 }
 
 // readItems examines the table between two equal heads of the chain: every transition
 // appends to it, so that what was read is of one moment.
 func (s *Steps) readItems(ctx context.Context, e *exam) (chain string, err error) {
 	for range maxTries {
-		var before, after audit.Head
-		var unread error
-		chain, before, unread = s.Outbox.Head(ctx)
+		at, before, unread := s.Outbox.Head(ctx)
+		if at.Chain == "" {
+			return "", unavailable("audit head", unread)
+		}
+		var after audit.Head
 		if e.items, err = s.Items.Examine(ctx); err != nil {
 			return "", loadError(err)
 		}
@@ -82,31 +90,30 @@ func (s *Steps) readItems(ctx context.Context, e *exam) (chain string, err error
 			for i := range e.items {
 				e.by[e.items[i].Key] = &e.items[i]
 			}
-			return chain, nil
+			return at.Chain, nil
 		}
 	}
 	return "", unavailable("control table", errors.New("it changed each time it was read"))
 }
 
 // rests says which records of the chain the findings rest on.
-func (e *exam) rests(proven int64, n int) string {
-	c := e.chain
-	s := fmt.Sprintf("%d records, which the control table and the bucket hold", len(c.line))
-	if len(c.other) == 0 {
-		return s
-	}
-	anchored := 0
-	for _, o := range c.other {
-		if o.Record.Seq <= proven {
-			anchored++
+func (e *exam) rests() string {
+	s := fmt.Sprintf("%d records, which the control table and the bucket hold", len(e.chain.line))
+	for _, b := range e.chain.branches {
+		proven := 0
+		for i := range b.records[:b.believed] {
+			if e.anchors.proven[b.records[i].Head()] {
+				proven = i + 1
+			}
 		}
+		s += fmt.Sprintf("; %d that the bucket alone holds: %d covered by an anchor, %d believed because KMS agrees, %d not believed",
+			len(b.records), proven, b.believed-proven, len(b.records)-b.believed)
 	}
-	return s + fmt.Sprintf("; %d that the bucket alone holds: %d covered by an anchor, %d believed because KMS agrees, %d not believed",
-		len(c.other), min(anchored, n), n-min(anchored, n), len(c.other)-n)
+	return s
 }
 
 func (e *exam) timeOf(seq int64) string {
-	if i, ok := e.chain.at(seq); ok {
+	if i, ok := e.chain.find(seq); ok {
 		return e.chain.line[i].Record.Time
 	}
 	return "its beginning"
@@ -127,6 +134,7 @@ func (e *exam) examine() {
 	e.examinePointer()
 	e.examineRegistry()
 	e.examineLock(kept)
+	e.account()
 	e.examineAnchor()
 	e.examineOthers()
 }
@@ -203,7 +211,7 @@ func (e *exam) examineRecords() {
 	c := e.chain
 	for seq := int64(1); seq <= c.last; seq++ {
 		k, i := e.item("AUDIT", fmt.Sprintf("%012d", seq))
-		n, inLine := c.at(seq)
+		n, inLine := c.find(seq)
 		fault := faultOf(i)
 		switch {
 		case fault == "" && (!inLine || c.line[n].Hash == c.table[seq].Hash), i == nil && e.told.lost[seq]:
@@ -228,15 +236,11 @@ func (e *exam) examineRecords() {
 // examineHead compares the head with the records.
 func (e *exam) examineHead() {
 	c := e.chain
-	if c.last == 0 && len(c.other) == 0 {
-		return // nothing was ever recorded
+	if c.last == 0 {
+		return // nothing was ever recorded, or the whole table is gone: its chain begins again
 	}
 	k, i := e.item("AUDIT_HEAD", noSortKey)
-	want := HeadItem{c.head(), c.published(e.told.lost)}
-	if c.last == 0 { // the whole table is gone: the chain is the bucket's
-		end := c.other[len(c.other)-1].Head()
-		want = HeadItem{end, end.Seq}
-	}
+	want := HeadItem{c.headAt(c.last), c.published(e.told.lost), c.at.Generations}
 	fault := faultOf(i)
 	if fault == "" {
 		h := i.Value.(HeadItem) //nolint:forcetypeassert // by its kind
@@ -725,15 +729,32 @@ func (e *exam) examineLock(running string) {
 	e.find(f)
 }
 
+// account records of a table that was set back that this was seen. Then the branches that
+// it has forgotten are history: the record says what the table should be.
+func (e *exam) account() {
+	if !e.setBack {
+		return
+	}
+	var tips []string
+	for _, b := range e.chain.branches {
+		tips = append(tips, b.tip())
+	}
+	key, i := e.item("POINTER", noSortKey)
+	e.find(Finding{
+		Item: "control table", Fault: e.describeSetBack(), From: fromChain, Repair: "record it; the audit chain goes on in a new generation", stage: stageRegistry,
+		changes: []ItemChange{{Key: key, Was: i, Keep: true}}, body: map[string]string{"forgotten": strings.Join(tips, ",")},
+	})
+}
+
 // examineAnchor compares the state of anchoring with the anchors in the bucket.
 func (e *exam) examineAnchor() {
-	if e.anchor == nil {
+	if e.anchors.last == nil {
 		return
 	}
 	key, i := e.item("ANCHOR", noSortKey)
 	fault := faultOf(i)
 	st, _ := valueOf[AnchorState](i)
-	last := *e.anchor
+	last := *e.anchors.last
 	switch {
 	case fault == "" && st.Last.N >= last.N:
 		return
@@ -744,7 +765,7 @@ func (e *exam) examineAnchor() {
 	}
 	e.find(Finding{
 		Item: key.String(), Fault: fault, From: "the anchors in the bucket, the last of which verifies", Repair: fmt.Sprintf("set it to anchor %d", last.N), stage: stageAnchor,
-		changes: []ItemChange{{Key: key, Was: i, Put: AnchorState{Rev: max(st.Rev, last.N), Last: last}}}, body: map[string]string{"anchor": fmt.Sprint(last.N)},
+		changes: []ItemChange{{Key: key, Was: i, Put: AnchorState{Rev: max(st.Rev, last.N), Last: last, Places: e.anchors.places}}}, body: map[string]string{"anchor": fmt.Sprint(last.N)},
 	})
 }
 

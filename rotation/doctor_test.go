@@ -409,29 +409,132 @@ func replaced(item string) bool {
 	return false
 }
 
-// TestDoctorSetBack: the control table is restored to each moment of a finished rotation,
-// by point-in-time recovery; KMS, rows and the audit bucket stay as they are. Doctor says
-// so, sets pointer and KEKs to what the chain says, ends the rotation that the table
-// believes in, and an emergency runs to its end.
+// TestDoctorSetBack: the control table is restored to each moment of a rotation, by
+// point-in-time recovery, when the rotation has come to each phase; KMS, rows and the audit
+// bucket stay as they are. Doctor says so, sets pointer and KEKs to what the chain says,
+// ends the rotation that the table believes in, and an emergency runs to its end. The
+// verification of the chain says that it went on in a new generation.
 func TestDoctorSetBack(t *testing.T) {
 	for _, in := range []rotation.ExecutionInput{{}, emergency} {
 		c := newClinic(t)
 		c.run("before", rotation.ExecutionInput{}, kek.Completed)
 		c.db.on = true
-		c.run(spring, in, kek.Completed)
-		c.db.on = false
-		moments := c.db.all
-		for n, items := range moments[:len(moments)-1] {
-			t.Run(fmt.Sprintf("%s/%02d", in.Mode, n), func(t *testing.T) {
-				c := c.clone(t)
-				c.set(items)
-				before := must(c.Doctor(t.Context()))
-				if before.SetBack == "" {
-					t.Errorf("doctor does not say that the table was set back: %s", told(before))
-				}
-				c.cured()
-				c.sound()
-			})
+		for n, p := range phases {
+			if err := p.run(c, spring, in); err != nil {
+				t.Fatal(err)
+			}
+			moments := c.db.all
+			if n+1 < len(phases) && n%3 != 0 {
+				moments = moments[len(moments)-2:] // the one before alone
+			}
+			for m, items := range moments[:len(moments)-1] {
+				t.Run(fmt.Sprintf("%s/%s to %02d", in.Mode, p.to, m), func(t *testing.T) {
+					c := c.clone(t)
+					pointer := must(c.table.Load(t.Context(), "")).Pointer
+					c.set(items)
+					if d := must(c.Doctor(t.Context())); d.SetBack == "" {
+						t.Errorf("doctor does not say that the table was set back: %s", told(d))
+					}
+					if m%2 == 1 { // the hourly anchor comes first
+						c.clock.pass(2 * time.Hour)
+						must(c.Anchor(t.Context(), rotation.AnchorInput{Heartbeat: true}))
+					}
+					d := must(c.RepairControl(t.Context()))
+					if v := must(c.table.Load(t.Context(), "")); *v.Pointer != *pointer || v.Lock != "" {
+						t.Errorf("the pointer was %+v, now %+v; the lock is %q\n%s", pointer, v.Pointer, v.Lock, told(d))
+					}
+					c.cured()
+					if r := c.sound(); len(r.Generations) == 0 || !strings.Contains(r.String(), "went on") {
+						t.Errorf("verification does not say what happened: %s", r)
+					}
+				})
+			}
 		}
+	}
+}
+
+// TestDoctorSetBackTwice: a table that was restored, repaired and rotated is restored
+// again, to before the first restore. What the second life of the table did is in the
+// bucket alone, in a generation that the table does not know.
+func TestDoctorSetBackTwice(t *testing.T) {
+	c := newClinic(t)
+	c.run("before", rotation.ExecutionInput{}, kek.Completed)
+	old := c.db.items()
+	c.run(spring, rotation.ExecutionInput{}, kek.Switched)
+	late := c.db.items()
+	c.run(summer+"-not-reached", emergency, kek.Completed) // it ends spring
+	for i, items := range [][]memddb.Item{late, old, late, old} {
+		c.set(items)
+		must(c.RepairControl(t.Context()))
+		if d := must(c.Doctor(t.Context())); len(d.Findings) > 0 || d.SetBack != "" {
+			t.Fatalf("restore %d: %s", i, told(d))
+		}
+		c.clock.pass(time.Hour)
+		c.run(fmt.Sprint("emergency-", i), emergency, kek.Completed)
+		c.opens()
+		c.sound()
+	}
+}
+
+// TestDoctorForged: a record that somebody has put into the bucket after the chain's last
+// one, linked as it should be, moves the pointer to no KEK that was left, nor to a key that
+// is not the stack's.
+func TestDoctorForged(t *testing.T) {
+	for name, forge := range map[string]func(c *clinic, old, now kek.ID) map[string]string{
+		"back to a KEK that was left": func(_ *clinic, old, now kek.ID) map[string]string {
+			return map[string]string{"pointer": string(old), "epoch": "9", "kek." + string(old): "active", "kek." + string(now): "draining"}
+		},
+		"to a key of others": func(c *clinic, _, now kek.ID) map[string]string {
+			k := must(c.world.KMS().Create(c.t.Context(), "other", 1, "other", false))
+			return map[string]string{"pointer": string(k.ID), "epoch": "9", "kek." + string(k.ID): "active", "kek." + string(now): "draining"}
+		},
+		"retires the KEK in use": func(_ *clinic, _, now kek.ID) map[string]string {
+			return map[string]string{"kek." + string(now): "retired"}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := newClinic(t)
+			c.run("before", rotation.ExecutionInput{}, kek.Switched) // both KEKs are enabled
+			at, head, err := c.table.Head(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			v := must(c.table.Load(t.Context(), "before"))
+			forged := must(audit.Next(at.Chain, head, c.clock.now(), audit.Event{ID: "x", Type: "pointer_switched", Body: forge(c, v.Rotation.OldKEK, v.Pointer.KEKID)}))
+			if err := c.Vault.Put(t.Context(), at.RecordKey(forged.Record.Seq), forged); err != nil {
+				t.Fatal(err)
+			}
+			must(c.RepairControl(t.Context()))
+			after := must(c.table.Load(t.Context(), "before"))
+			if *after.Pointer != *v.Pointer || after.KEKs[v.Pointer.KEKID].State != kek.Active {
+				t.Errorf("the pointer was %+v, now %+v, its KEK %+v", v.Pointer, after.Pointer, after.KEKs[v.Pointer.KEKID])
+			}
+			c.cured()
+		})
+	}
+}
+
+// TestDoctorDamagedBeforePublished: a record that is damaged or deleted before it was in the
+// bucket is lost. The chain says so, goes on, and verifies; without that record the gap is
+// tampering.
+func TestDoctorDamagedBeforePublished(t *testing.T) {
+	for _, how := range []string{"deleted", "emptied", "retyped"} {
+		t.Run(how, func(t *testing.T) {
+			c := newClinic(t)
+			if err := errors.Join(
+				c.table.Record(t.Context(), audit.Event{ID: "one", Type: "one"}), c.table.Record(t.Context(), audit.Event{ID: "two", Type: "two"}),
+			); err != nil {
+				t.Fatal(err)
+			}
+			for _, i := range c.db.items() {
+				if itemName(i) == "AUDIT/000000000002" {
+					c.hurt(i, how)
+				}
+			}
+			c.cured("AUDIT/000000000002")
+			if r := c.sound(); len(r.Lost) != 1 || r.Lost[0].Seq != 2 {
+				t.Errorf("the report says %+v", r)
+			}
+		})
 	}
 }

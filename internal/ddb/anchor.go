@@ -80,7 +80,7 @@ func decodeAnchor(i item) (rotation.AnchorState, error) {
 	}}
 	places, err := audit.ParseGenerations(r.str("generations"))
 	if err != nil {
-		return rotation.AnchorState{}, fmt.Errorf("control table item %s: %w", pkAnchor, err)
+		return st, damaged(pkAnchor, err)
 	}
 	st.Places = places
 	if intent := r.str("intent"); intent != "" {

@@ -85,7 +85,7 @@ var kinds = []kind{
 	{kind: rotation.ItemLease, pk: pkLease, prefix: true, decode: of(decodeLease)},
 	{kind: rotation.ItemHead, pk: pkAuditHead, decode: func(s *Store, i item, _ rotation.ItemKey, _ string) (any, error) {
 		h, err := s.decodeHead(i)
-		return rotation.HeadItem{Head: h.Head, Published: h.published}, err
+		return rotation.HeadItem{Head: h.Head, Published: h.published, Generations: h.Generations}, err
 	}},
 	{kind: rotation.ItemRecord, pk: pkAudit, bySK: true, decode: func(_ *Store, i item, _ rotation.ItemKey, _ string) (any, error) {
 		e, err := decodeEntry(i)
@@ -171,7 +171,7 @@ func (s *Store) Repair(ctx context.Context, changes []rotation.ItemChange, ev au
 	}
 	var err error
 	if head == nil {
-		err = s.commit(ctx, actions, ev)
+		err = s.commit(ctx, actions, ev, nil)
 	} else {
 		err = s.rebuildHead(ctx, actions, *head, ev)
 	}
@@ -269,7 +269,7 @@ func asRead(was *rotation.Item) (cond string, names map[string]string, vals item
 
 // encodeHead is the item AUDIT_HEAD.
 func (s *Store) encodeHead(h rotation.HeadItem) item {
-	i := set(key(pkAuditHead, noSK), "chain", s.chain, "seq", h.Head.Seq, "hash", h.Head.Hash)
+	i := set(key(pkAuditHead, noSK), "chain", s.chain, "seq", h.Head.Seq, "hash", h.Head.Hash, "generations", string(h.Generations))
 	if h.Published > 0 {
 		i["published_seq"] = num(h.Published)
 	}

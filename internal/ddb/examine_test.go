@@ -173,7 +173,7 @@ func TestRepair(t *testing.T) {
 				t.Error(err)
 			}
 		}
-		pending, err := store.Unpublished(t.Context())
+		pending, _, err := store.Unpublished(t.Context())
 		if _, now, _ := store.Head(t.Context()); now != follow || now.Seq != head.Seq+1 || err != nil || len(pending) != int(now.Seq)-1 {
 			t.Errorf("the head is %+v, the records end at %+v, %d are pending: %v", now, follow, len(pending), err)
 		}

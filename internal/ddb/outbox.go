@@ -34,14 +34,14 @@ func (s *Store) head(ctx context.Context) (chainHead, error) {
 
 func (s *Store) decodeHead(i item) (chainHead, error) {
 	r := reader{item: i}
-	h := chainHead{Head: audit.Head{Seq: r.num("seq"), Hash: r.str("hash")}, published: r.num("published_seq")}
+	h := chainHead{Head: audit.Head{Seq: r.num("seq"), Hash: r.str("hash")}, Line: audit.Line{Chain: s.chain}, published: r.num("published_seq")}
 	chain, text := r.str("chain"), r.str("generations")
 	if err := r.decoded(pkAuditHead); err != nil {
 		return h, err
 	}
 	generations, err := audit.ParseGenerations(text)
 	if err != nil {
-		return h, fmt.Errorf("control table item %s: %w", pkAuditHead, err)
+		return h, damaged(pkAuditHead, err)
 	}
 	h.Line = audit.Line{Chain: chain, Generations: generations}
 	if chain != s.chain {
