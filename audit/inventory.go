@@ -137,6 +137,7 @@ func (v *verifier) records(ctx context.Context, objects map[int64]ObjectVersion)
 		}
 		v.links = append(v.links, link{seq, e.Hash, at})
 		v.gaps.Meet(e.Record)
+		v.hearForgotten(e.Record)
 		if b, ok := ParseBegun(e.Record); ok && !slices.ContainsFunc(v.begins[b.Of], func(o Begun) bool { return o.ID == b.ID }) {
 			v.begins[b.Of] = append(v.begins[b.Of], b)
 		}

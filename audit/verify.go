@@ -126,12 +126,18 @@ func (v *verifier) chain(ctx context.Context, inv inventory) error {
 	if err := v.records(ctx, records.objects); err != nil {
 		return err
 	}
+	if err := v.explainUnknown(ctx, OfRecords, records, v.forgottenGeneration); err != nil {
+		return err
+	}
 	if err := v.explain(ctx, OfRecords, records, v.forgottenRecords()); err != nil {
 		return err
 	}
 	anchors := v.lineOf(v.begins[OfAnchors], inv.anchors)
 	v.anchorGenerations = pathText(anchors.path)
 	if err := v.anchors(ctx, anchors.objects); err != nil {
+		return err
+	}
+	if err := v.explainUnknown(ctx, OfAnchors, anchors, v.anchorsOfGeneration); err != nil {
 		return err
 	}
 	if err := v.explain(ctx, OfAnchors, anchors, v.forgottenAnchor); err != nil {
@@ -166,6 +172,8 @@ type verifier struct {
 	generations, anchorGenerations Generations
 	forgotten                      map[Head]bool  // records that the control table has forgotten
 	forgottenAnchors               map[Known]bool // and anchors
+
+	tips map[string]int64 // hashes of the last records of forgotten generations, and the record that names each
 
 	gaps    Gaps
 	missed  []missedRecords

@@ -121,7 +121,7 @@ const (
 
 // Types of the records that doctor makes.
 const (
-	EventRepaired   = "control_repaired"
+	EventRepaired   = audit.EventRepaired
 	EventRecordLost = audit.EventRecordLost
 )
 

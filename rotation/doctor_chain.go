@@ -334,7 +334,7 @@ func (c *chainRead) forget() {
 	known := map[string]bool{}
 	for _, e := range c.line {
 		if e.Record.Type == EventRepaired {
-			for _, tip := range strings.Split(e.Record.Body["forgotten"], ",") {
+			for _, tip := range strings.Split(e.Record.Body[audit.BodyForgotten], ",") {
 				known[tip] = true
 			}
 		}

@@ -742,7 +742,7 @@ func (e *exam) account() {
 	key, i := e.item("POINTER", noSortKey)
 	e.find(Finding{
 		Item: "control table", Fault: e.describeSetBack(), From: fromChain, Repair: "record it; the audit chain goes on in a new generation", stage: stageRegistry,
-		changes: []ItemChange{{Key: key, Was: i, Keep: true}}, body: map[string]string{"forgotten": strings.Join(tips, ",")},
+		changes: []ItemChange{{Key: key, Was: i, Keep: true}}, body: map[string]string{audit.BodyForgotten: strings.Join(tips, ",")},
 	})
 }
 
