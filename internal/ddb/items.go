@@ -80,10 +80,10 @@ func (r *reader) decoded(pk string) error {
 	return nil
 }
 
-// damaged reports an item that cannot be read.
+// damaged reports an item that cannot be read or used.
 func damaged(pk string, err error) error {
 	return &rotation.Error{
-		Kind: rotation.ControlTableDamaged, Field: "control table item " + pk, Msg: "it cannot be read", Err: err,
+		Kind: rotation.ControlTableDamaged, Field: "control table item " + pk, Msg: "it is damaged", Err: err,
 		Next: "matter ops doctor",
 	}
 }
