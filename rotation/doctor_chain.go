@@ -46,6 +46,12 @@ func (s *Steps) readChain(ctx context.Context, chain string, items []Item) (*cha
 		switch v := i.Value.(type) {
 		case audit.Entry:
 			seq := recordSeq(i.Key)
+			if i.Err == nil && v.Record.Chain != chain { // of another deployment: nothing is lost
+				return nil, &Error{
+					Kind: Misconfigured, Field: i.Key.String(), Msg: fmt.Sprintf("the control table holds records of chain %q, the configuration says %q", v.Record.Chain, chain),
+					Next: "correct the configured chain name; a chain is never renamed",
+				}
+			}
 			c.table[seq], c.sound[seq] = v, i.Err == nil
 			c.last = max(c.last, seq)
 		case HeadItem:

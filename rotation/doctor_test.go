@@ -357,9 +357,9 @@ func TestDoctorWell(t *testing.T) {
 func TestDoctorEachItem(t *testing.T) {
 	for _, in := range []rotation.ExecutionInput{{}, emergency} {
 		for n, p := range phases {
-			hurts := []string{"deleted", "emptied", "retyped"}
+			hurts := []string{"deleted", []string{"emptied", "retyped"}[n%2]}
 			if in.Mode != "" {
-				hurts = hurts[n%3 : n%3+1]
+				hurts = hurts[n%2 : n%2+1]
 			}
 			c := newClinic(t)
 			c.run("before", rotation.ExecutionInput{}, kek.Completed)
@@ -536,5 +536,24 @@ func TestDoctorDamagedBeforePublished(t *testing.T) {
 				t.Errorf("the report says %+v", r)
 			}
 		})
+	}
+}
+
+// TestDoctorOfAnotherChain: a shell that is configured for another deployment is refused;
+// nothing of this one is taken for lost.
+func TestDoctorOfAnotherChain(t *testing.T) {
+	for _, how := range []string{"kept", "deleted"} {
+		c := newClinic(t)
+		if how == "deleted" {
+			for _, i := range c.db.items() {
+				if itemName(i) == "AUDIT_HEAD" {
+					c.hurt(i, how)
+				}
+			}
+		}
+		other := ddb.New(c.db, control, "other", c.clock.now)
+		c.Items, c.Outbox = other, other
+		_, err := c.RepairControl(t.Context())
+		wantKind(t, err, rotation.Misconfigured)
 	}
 }

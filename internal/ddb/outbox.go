@@ -43,7 +43,10 @@ func (s *Store) decodeHead(i item) (chainHead, error) {
 	if err != nil {
 		return h, damaged(pkAuditHead, err)
 	}
-	h.Line = audit.Line{Chain: chain, Generations: generations}
+	h.Generations = generations
+	if chain == "" {
+		return h, damaged(pkAuditHead, errors.New("it names no chain"))
+	}
 	if chain != s.chain {
 		return h, &rotation.Error{
 			Kind: rotation.Misconfigured, Field: pkAuditHead + ".chain",
