@@ -557,3 +557,27 @@ func TestDoctorOfAnotherChain(t *testing.T) {
 		wantKind(t, err, rotation.Misconfigured)
 	}
 }
+
+// TestDoctorWhatWasAnchored: a record that an anchor covers was in the bucket. If it is gone
+// from there and from the table, doctor's word that it is lost explains nothing.
+func TestDoctorWhatWasAnchored(t *testing.T) {
+	c := newClinic(t)
+	for _, id := range []string{"one", "two"} {
+		if err := c.table.Record(t.Context(), audit.Event{ID: id, Type: id}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	must(c.Anchor(t.Context(), rotation.AnchorInput{}))
+	for _, i := range c.db.items() {
+		if itemName(i) == "AUDIT/000000000002" {
+			c.hurt(i, "deleted")
+		}
+	}
+	c.world.Vault().Tamper(audit.ObjectKey(chain, 2), nil)
+	must(c.RepairControl(t.Context()))
+	must(c.Anchor(t.Context(), rotation.AnchorInput{}))
+	r := must(c.VerifyAudit(t.Context(), rotation.AuditOptions{}))
+	if r.Result != audit.Tampered || len(r.Lost) > 0 || !slices.ContainsFunc(r.Findings, func(f audit.Finding) bool { return f.Kind == audit.MissingRecord && f.Object == audit.ObjectKey(chain, 2) }) {
+		t.Errorf("%s: %v", r, r.Findings)
+	}
+}
