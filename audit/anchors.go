@@ -152,6 +152,7 @@ func (v *verifier) accept(a Anchor, digest string, at time.Time, p pins) {
 	v.keysUsed.add(s.N, validity{p.key.From, p.key.To})
 	v.logsUsed.add(s.N, validity{p.log.From, p.log.To})
 	v.report.Anchors++
+	v.covered = append(v.covered, s.Seq)
 	if !v.forgotten[Head{s.Seq, s.Head}] {
 		v.report.Anchored, v.report.AnchorAt = s.Seq, at
 	}

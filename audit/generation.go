@@ -53,7 +53,7 @@ var generationID = regexp.MustCompile(`^g[1-9][0-9]{0,5}-[0-9a-f]{16}$`)
 // can be part of a key.
 func ParseGenerations(s string) (Generations, error) {
 	var last int64
-	for _, g := range Generations(s).all() {
+	for _, g := range Generations(s).All() {
 		if !generationID.MatchString(g.ID) || g.From < max(last, 1) {
 			return "", fmt.Errorf("generations %q: want number=id, in order", s)
 		}
@@ -62,7 +62,8 @@ func ParseGenerations(s string) (Generations, error) {
 	return Generations(s), nil
 }
 
-func (g Generations) all() []Generation {
+// All are the generations in order.
+func (g Generations) All() []Generation {
 	if g == "" {
 		return nil
 	}
@@ -78,7 +79,7 @@ func (g Generations) all() []Generation {
 // Of is the id of the generation that holds a number; "" for the first.
 func (g Generations) Of(n int64) string {
 	id := ""
-	for _, one := range g.all() {
+	for _, one := range g.All() {
 		if one.From <= n {
 			id = one.ID
 		}
@@ -88,7 +89,7 @@ func (g Generations) Of(n int64) string {
 
 // Last is the generation that new numbers come into.
 func (g Generations) Last() Generation {
-	if all := g.all(); len(all) > 0 {
+	if all := g.All(); len(all) > 0 {
 		return all[len(all)-1]
 	}
 	return Generation{From: 1}
@@ -109,7 +110,7 @@ func (g Generations) With(one Generation) Generations {
 func (g Generations) Next(from int64, o Taken, salt string) Generation {
 	h := sha256.New()
 	fmt.Fprintf(h, "%s\x00%d\x00%s\x00%s\x00%s", g, from, o.Key, o.SHA256, salt)
-	return Generation{ID: fmt.Sprintf("g%d-%s", len(g.all())+1, hex.EncodeToString(h.Sum(nil)[:8])), From: from}
+	return Generation{ID: fmt.Sprintf("g%d-%s", len(g.All())+1, hex.EncodeToString(h.Sum(nil)[:8])), From: from}
 }
 
 // Line is a chain and where its records are.
@@ -131,6 +132,17 @@ func anchorKey(chain, generation string, n int64) string {
 
 // AnchorKeyIn is the key of an anchor, of which g are the generations of anchors.
 func (g Generations) AnchorKeyIn(chain string, n int64) string { return anchorKey(chain, g.Of(n), n) }
+
+// PlaceOf is the generation and the number of a record by its key; false for any other
+// object.
+func PlaceOf(chain, key string) (generation string, seq int64, ok bool) {
+	parts := strings.Split(key, "/")
+	if n := len(parts); n > 1 && generationID.MatchString(parts[n-2]) {
+		generation = parts[n-2]
+	}
+	seq, err := strconv.ParseInt(strings.TrimSuffix(parts[len(parts)-1], ".json"), 10, 64)
+	return generation, seq, err == nil && seq > 0 && key == recordKey(chain, generation, seq)
+}
 
 // inGeneration puts the last part of a key into a directory: v1/c/records/1.json becomes
 // v1/c/records/g1-…/1.json.

@@ -140,6 +140,8 @@ func (v *verifier) records(ctx context.Context, objects map[int64]ObjectVersion)
 			v.find(UnlinkedRecord, key, "%v", err)
 		}
 		v.links = append(v.links, link{seq, e.Hash, v.checkRecordTime(key, seq, at, stored)})
+		v.gaps.Meet(e.Record)
+		v.hearForgotten(e.Record)
 		if b, ok := ParseBegun(e.Record); ok && !slices.ContainsFunc(v.begins[b.Of], func(o Begun) bool { return o.ID == b.ID }) {
 			v.begins[b.Of] = append(v.begins[b.Of], b)
 		}
@@ -183,6 +185,9 @@ func (v *verifier) walk(ctx context.Context, objects map[int64]ObjectVersion, mi
 	gone := false
 	return v.readAll(ctx, objects, func(n int64, o Object, err error) error {
 		if n > next {
+			if missing == MissingRecord {
+				v.miss(next, n-1)
+			}
 			v.find(missing, key(next), "%s", gap(next, n-1))
 			gone = true
 		}

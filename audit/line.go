@@ -29,19 +29,18 @@ type line struct {
 	path    []Begun
 	objects map[int64]ObjectVersion
 	behind  map[string]map[int64]ObjectVersion
+	unknown map[string]map[int64]ObjectVersion // of generations that are not on the path
 }
 
 // lineOf splits the objects of all generations along a path. Those of a generation that
 // is not on it are no part of the chain.
 func (v *verifier) lineOf(path []Begun, all map[string]map[int64]ObjectVersion) line {
-	l := line{path: path, objects: map[int64]ObjectVersion{}, behind: map[string]map[int64]ObjectVersion{}}
+	l := line{path: path, objects: map[int64]ObjectVersion{}, behind: map[string]map[int64]ObjectVersion{}, unknown: map[string]map[int64]ObjectVersion{}}
 	steps := append([]Begun{{Generation: Generation{From: 1}}}, path...)
 	for id, objects := range all {
 		i := slices.IndexFunc(steps, func(b Begun) bool { return b.ID == id })
 		if i < 0 {
-			for _, o := range objects {
-				v.find(StrayObject, o.Key, "no record of the chain begins its generation")
-			}
+			l.unknown[id] = objects
 			continue
 		}
 		l.behind[id] = map[int64]ObjectVersion{}
@@ -65,7 +64,7 @@ func (v *verifier) pathOf(ctx context.Context, all map[string]map[int64]ObjectVe
 	}
 	var path []Begun
 	if v.Head != nil {
-		for _, g := range v.Generations.all() {
+		for _, g := range v.Generations.All() {
 			b := begun[g.ID]
 			b.Generation = g
 			path = append(path, b)

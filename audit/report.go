@@ -16,6 +16,9 @@ func (r Report) Print(w io.Writer) error {
 	if r.More > 0 {
 		fmt.Fprintf(b, "and %d more\n", r.More)
 	}
+	for _, l := range r.Lost {
+		fmt.Fprintf(b, "record %d was lost before it was in the bucket, as record %d says; its hash is %s\n", l.Seq, l.By, l.Hash)
+	}
 	for _, u := range r.Unchecked {
 		fmt.Fprintln(b, "not checked:", u)
 	}

@@ -49,14 +49,15 @@ type Report struct {
 	Chain       string             `json:"chain"`
 	Records     int64              `json:"records"` // sequence number of the last one
 	HeadHash    string             `json:"head_hash"`
-	Anchors     int64              `json:"anchors"`               // anchors that verify
-	Anchored    int64              `json:"anchored_seq"`          // last record that one covers
-	Last        *Known             `json:"last_anchor,omitempty"` // the last that verifies
-	Log         string             `json:"log,omitempty"`         // its log's origin
-	LogIndex    int64              `json:"log_index"`             // its entry there; -1: none
-	AnchorAt    time.Time          `json:"anchored_at,omitzero"`  // the signer's claim
-	TailAge     time.Duration      `json:"tail_age_ns"`           // of the oldest record not anchored
-	Generations []GenerationReport `json:"generations,omitempty"` // the chain went on past objects in its way
+	Anchors     int64              `json:"anchors"`                // anchors that verify
+	Anchored    int64              `json:"anchored_seq"`           // last record that one covers
+	Last        *Known             `json:"last_anchor,omitempty"`  // the last that verifies
+	Log         string             `json:"log,omitempty"`          // its log's origin
+	LogIndex    int64              `json:"log_index"`              // its entry there; -1: none
+	AnchorAt    time.Time          `json:"anchored_at,omitzero"`   // the signer's claim
+	TailAge     time.Duration      `json:"tail_age_ns"`            // of the oldest record not anchored
+	Generations []GenerationReport `json:"generations,omitempty"`  // the chain went on past objects in its way
+	Lost        []Lost             `json:"lost_records,omitempty"` // that were never in the bucket, and the chain says so
 	Findings    []Finding          `json:"findings"`
 	More        int                `json:"more_findings,omitempty"` // beyond those listed
 	Strays      int                `json:"stray_objects,omitempty"` // how many of all these are StrayObject
@@ -73,6 +74,9 @@ func (r Report) String() string {
 	}
 	if n := len(r.Generations); n > 0 {
 		s += fmt.Sprintf("went on %d times past an object in its way, ", n)
+	}
+	if n := len(r.Lost); n > 0 {
+		s += fmt.Sprintf("%d lost before they were in the bucket, ", n)
 	}
 	switch r.Result {
 	case Green:
@@ -120,6 +124,9 @@ func (v *verifier) chain(ctx context.Context, inv inventory) error {
 	if err := v.records(ctx, records.objects); err != nil {
 		return err
 	}
+	if err := v.explainUnknown(ctx, OfRecords, records, v.forgottenGeneration); err != nil {
+		return err
+	}
 	if err := v.explain(ctx, OfRecords, records, v.forgottenRecords()); err != nil {
 		return err
 	}
@@ -128,10 +135,14 @@ func (v *verifier) chain(ctx context.Context, inv inventory) error {
 	if err := v.anchors(ctx, anchors.objects); err != nil {
 		return err
 	}
+	if err := v.explainUnknown(ctx, OfAnchors, anchors, v.anchorsOfGeneration); err != nil {
+		return err
+	}
 	if err := v.explain(ctx, OfAnchors, anchors, v.forgottenAnchor); err != nil {
 		return err
 	}
 	v.checkGenerations(path)
+	v.explainLost()
 	return nil
 }
 
@@ -159,6 +170,12 @@ type verifier struct {
 	generations, anchorGenerations Generations
 	forgotten                      map[Head]bool  // records that the control table has forgotten
 	forgottenAnchors               map[Known]bool // and anchors
+
+	tips map[string]int64 // hashes of the last records of forgotten generations, and the record that names each
+
+	gaps    Gaps
+	missed  []missedRecords
+	covered []int64 // last records of the anchors that are valid
 
 	digests map[int64]string    // of the statements of anchors that can be read
 	logs    map[string]*logSeen // by origin

@@ -18,6 +18,7 @@ const (
 	InvalidInput        Kind = "InvalidInput"
 	Misconfigured       Kind = "Misconfigured"       // environment of the function
 	ControlTableMissing Kind = "ControlTableMissing" // the control table is not there
+	ControlTableDamaged Kind = "ControlTableDamaged" // an item of it cannot be read
 	PointerInvalid      Kind = "PointerInvalid"      // the pointer names no usable KEK
 	RotationInProgress  Kind = "RotationInProgress"  // another rotation holds the lock
 	SourceMisconfigured Kind = "SourceMisconfigured" // a cipher source or the corpus

@@ -22,12 +22,13 @@ func (s *Steps) Genesis(ctx context.Context, id kek.ID, label string, sources []
 	if err != nil {
 		return kek.Pointer{}, err
 	}
-	body := map[string]string{}
+	body := map[string]string{"label": label}
 	for i := range sources {
 		if sources[i].AddedBy == "" {
 			sources[i].AddedAt, sources[i].AddedBy = s.Now(), s.Actor
 		}
-		body["source."+sources[i].Name] = sources[i].Definition
+		name := sources[i].Name
+		body["source."+name], body["kind."+name], body["place."+name] = sources[i].Definition, sources[i].Kind, sources[i].Place
 	}
 	v, err := s.transitionAll(ctx, "genesis", "", func(v kek.View) (kek.Change, error) {
 		return v.Genesis(kek.KEK{ID: k.ID, ARN: k.ARN, Label: label, FenceShards: s.FenceShards}, sources, s.Now())

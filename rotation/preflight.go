@@ -421,7 +421,7 @@ func (s *Steps) checkPointerKey(ctx context.Context, v kek.View) error {
 		return &Error{
 			Kind: PointerInvalid, Field: "POINTER.kek_id", Err: err,
 			Msg:  fmt.Sprintf("KMS key %s is not usable (state %q)", v.Pointer.KEKID, k.State),
-			Next: "aws kms describe-key; enable the key before anything else",
+			Next: cmdDoctor + ": it says whether the control table was set back to a KEK that was left since, which must stay disabled",
 		}
 	}
 	return nil

@@ -459,7 +459,7 @@ func TestPointerLost(t *testing.T) {
 	for _, id := range []kek.ID{s.record(spring).NewKEK, other.ID} {
 		_, err := s.Genesis(t.Context(), id, "again", nil)
 		wantKind(t, err, rotation.PointerInvalid)
-		if e := typed(err); e.Field != "POINTER" || !strings.Contains(e.Next, "restore the item POINTER") {
+		if e := typed(err); e.Field != "POINTER" || !strings.Contains(e.Next, "matter ops doctor") {
 			t.Errorf("%v", e)
 		}
 	}

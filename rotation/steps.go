@@ -33,6 +33,7 @@ type Config struct {
 // Deps are the adapters that the steps drive.
 type Deps struct {
 	Registry      Registry
+	Items         ControlItems // nil: the control table is not examined item by item
 	Outbox        Outbox
 	Vault         Vault
 	Keys          KeyAdmin
@@ -253,6 +254,9 @@ func early(r kek.Rotation, to kek.Phase) error {
 }
 
 func superseded(r kek.Rotation) error {
+	if r.EndedBy == "" { // by doctor
+		return &Error{Kind: Superseded, Field: "rotation_id", Msg: fmt.Sprintf("rotation %s: %s", r.ID, r.Err), Next: "matter ops kms-status, then start another rotation"}
+	}
 	return refusal(fmt.Errorf("%w: %s, by %s", kek.ErrSuperseded, r.ID, r.EndedBy))
 }
 
@@ -287,7 +291,7 @@ func refusal(err error) error {
 	case errors.Is(err, kek.ErrNoPointer):
 		return &Error{
 			Kind: PointerInvalid, Field: "POINTER", Msg: err.Error(),
-			Next: "matter ops kms-status; a new deployment needs matter ops kms-genesis once",
+			Next: "matter ops doctor; a new deployment needs matter ops kms-genesis once",
 		}
 	case errors.Is(err, kek.ErrForgotten):
 		return &Error{
@@ -298,7 +302,7 @@ func refusal(err error) error {
 	case errors.Is(err, kek.ErrPointerLost):
 		return &Error{
 			Kind: PointerInvalid, Field: "POINTER", Msg: err.Error() + "; another genesis would set the epoch back to 1 and orphan rows",
-			Next: "restore the item POINTER from a backup or point-in-time copy of the control table",
+			Next: cmdDoctor,
 		}
 	case errors.Is(err, kek.ErrChanged):
 		return &Error{Kind: Transient, Field: "rotation", Msg: err.Error(), Next: "the rows are looked at again"}
@@ -327,7 +331,11 @@ func unavailable(what string, err error) error {
 	case errors.Is(err, ErrRejected):
 		return &Error{Kind: Rejected, Field: what, Msg: "repeating it would not help", Err: err, Next: "mend what AWS names, then go on"}
 	}
-	return &Error{Kind: Transient, Field: what, Msg: "no usable answer", Err: err, Next: "it is retried; nothing is lost"}
+	next := "it is retried; nothing is lost"
+	if errors.Is(err, kek.ErrConflict) {
+		next += "; if it stays so: " + cmdDoctor
+	}
+	return &Error{Kind: Transient, Field: what, Msg: "no usable answer", Err: err, Next: next}
 }
 
 const fieldCreate = "KMS CreateKey"

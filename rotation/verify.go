@@ -170,15 +170,19 @@ func (s *Steps) VerifyChain(ctx context.Context) error {
 }
 
 // follow reads the records after from out of the bucket, each of which must follow the
-// one before, up to the head that the control table names.
+// one before, up to the head that the control table names. A record that is not there must
+// be one that a later record says is lost.
 func (s *Steps) follow(ctx context.Context, at audit.Line, from, to audit.Head) error {
 	head := from
+	var gaps audit.Gaps
 	for head.Seq < to.Seq {
 		seq := head.Seq + 1
 		key := at.RecordKey(seq)
 		b, err := s.Vault.Get(ctx, key)
 		if errors.Is(err, ErrNoRecord) {
-			return tampered(key, err)
+			gaps.Miss(seq)
+			head = audit.Head{Seq: seq}
+			continue
 		}
 		if err != nil {
 			return unavailable("audit bucket", err)
@@ -187,9 +191,16 @@ func (s *Steps) follow(ctx context.Context, at audit.Line, from, to audit.Head) 
 		if err != nil {
 			return tampered(key, err)
 		}
+		if head.Hash == "" { // after a gap
+			head.Hash = e.Record.Prev
+		}
 		if head, err = e.Follow(at.Chain, head); err != nil {
 			return tampered(key, err)
 		}
+		gaps.Meet(e.Record)
+	}
+	if _, others := gaps.Explain(); len(others) > 0 {
+		return tampered(at.RecordKey(others[0]), ErrNoRecord)
 	}
 	if head != to {
 		return tampered(at.RecordKey(to.Seq), errors.New("the bucket's last record is not the control table's head"))

@@ -145,7 +145,7 @@ func pointerLost() error {
 	}
 }
 
-const restorePointer = "restore the item POINTER from a backup or point-in-time copy of the control table"
+const restorePointer = "matter ops doctor"
 
 func newRegisterKEK() *cobra.Command {
 	var f keyFlags

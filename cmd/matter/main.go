@@ -110,7 +110,7 @@ Exit codes: 0 done or green, 1 failed or tampered with, 2 usage, 3 rolled back,
 	})
 	ops.AddCommand(newEnv(), newGenesis(), newSource(), newCensus(), newAdopt(), newRegisterKEK(), newStatus(), newPlan(), newPreflight(), newMint(), newDualUnwrap(), newSwitch(),
 		newDrain(), newRewrap(), newRetire(), newVerify(), newRotate(), newResume(), newRestore(), newReport(), newAudit(),
-		newDrill(), newApprove(), newReject(), newAnnounce(), newLease())
+		newDrill(), newApprove(), newReject(), newAnnounce(), newDoctor(), newLease())
 	local := group(&cobra.Command{
 		Use: "local", Short: "The local AWS: no account, no container",
 		Example: "  matter local up --detach && . .local/env && matter ops kms-status",

@@ -133,6 +133,12 @@ func (w *world) prepare(t *testing.T, what string) {
 		err = w.allowRetired(t.Context(), true)
 	case "disable-old":
 		err = w.allowRetired(t.Context(), false)
+	case "lose-pointer":
+		err = w.deleteControl(t.Context(), "POINTER", "-")
+	case "keep-control":
+		w.control, err = w.scanControl(t.Context())
+	case "restore-control":
+		err = w.putBackControl(t.Context())
 	default:
 		t.Fatalf("the runbook asks for %q", what)
 	}

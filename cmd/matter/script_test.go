@@ -74,6 +74,9 @@ type world struct {
 
 	historic kek.ID // a key of the days before, under which rows are
 	backup   []map[string]types.AttributeValue
+
+	repaired bool // the control table is damaged and rebuilt, which the model does not have
+	control  []map[string]types.AttributeValue
 }
 
 const sampleRows = 160 // a rotation of them takes seconds
@@ -125,7 +128,7 @@ func scripts(t *testing.T, folder string, w *world) {
 			return // the scripts of a stack build on one another
 		}
 		end := func() []trace.Event { return nil }
-		if w.Local != nil {
+		if w.Local != nil && !w.repaired {
 			end = tracetest.Record(t, w.Local)
 		}
 		t.Run(folder, func(t *testing.T) { // Run below starts a parallel test, and returns when it has ended
@@ -146,7 +149,7 @@ func scripts(t *testing.T, folder string, w *world) {
 					"exits": exits, "shown": shown, "json": jsonField, "ids": w.ids, "lease": w.lease,
 					"corrupt-corpus": w.corruptCorpus, "restore-corpus": w.restoreCorpus, "row": w.row, "await": w.await, "closed-window": closedWindow, "dead-log": w.deadLog,
 					"plan": w.plan, "key": w.key, "tagged": w.tagged, "letters": w.letters, "mark": w.mark,
-					"redeploy": w.redeploy, "denied": w.denied,
+					"redeploy": w.redeploy, "denied": w.denied, "lose": w.lose, "damage": w.damage, "keep-control": w.keepControl, "restore-control": w.restoreControl,
 				},
 			})
 		})

@@ -17,8 +17,9 @@ func newStatus() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "kms-status",
 		Short: "Show the pointer, the KEKs, their leases, the rotations, the schedule and the audit chain",
-		Long: `Reads only, and works whether or not a rotation runs. The last line is the command
-that comes next.`,
+		Long: `Reads only, and works whether or not a rotation runs. An item of the control table that
+is lost or damaged is named, and the rest is shown. The last line is the command that
+comes next.`,
 		Example: `  matter ops kms-status
   matter ops kms-status -o json | jq -r .pointer.kek_id`,
 	}
@@ -99,9 +100,10 @@ func (s *status) unknown(what string, err error) {
 
 func (o *operator) afterStatus(ctx context.Context, s app.Status) (string, error) {
 	switch {
+	case len(s.Faults) > 0:
+		return s.Faults[0].Next, nil
 	case s.Pointer == nil:
-		v, err := o.Table.LoadAll(ctx, "")
-		return o.withoutPointer(v), err
+		return "matter ops kms-genesis --kek-id KEY --confirm", nil
 	case s.Lock == "":
 		return "nothing; matter ops kms-plan looks ahead", nil
 	}
@@ -122,8 +124,8 @@ func (o *operator) afterStatus(ctx context.Context, s app.Status) (string, error
 func printStatus(w io.Writer, s status) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	switch {
-	case s.Pointer == nil && len(s.KEKs) > 0:
-		fmt.Fprintln(t, "pointer\tLOST: the registry has KEKs, but no item POINTER says which one is in use")
+	case s.Pointer == nil && len(s.Faults) > 0:
+		fmt.Fprintln(t, "pointer\tLOST")
 	case s.Pointer == nil:
 		fmt.Fprintln(t, "pointer\tnone: matter ops kms-genesis makes it")
 	default:
@@ -146,6 +148,9 @@ func printStatus(w io.Writer, s status) error {
 	fmt.Fprintf(t, "schedule\t%s\n", describeSchedule(s.Schedule))
 	fmt.Fprintf(t, "audit chain\t%s\t%d records\t%d not in the bucket yet\n", s.Audit.Chain, s.Audit.Records, s.Audit.Unpublished)
 	fmt.Fprintf(t, "anchor\t%s\n", describeAnchor(s.Anchor))
+	for _, f := range s.Faults {
+		fmt.Fprintf(t, "DAMAGED\t%s\t%s\n", f.Item, f.Fault)
+	}
 	for _, u := range s.Unknown {
 		fmt.Fprintf(t, "unknown\t%s\n", u)
 	}

@@ -99,7 +99,7 @@ func Wire(c Config, cfg aws.Config, actor string) (*rotation.Steps, error) {
 	s := &rotation.Steps{
 		Config: c.Config,
 		Deps: rotation.Deps{
-			Registry: store, Outbox: store, Drainage: store, Checkpoints: store,
+			Registry: store, Items: store, Outbox: store, Drainage: store, Checkpoints: store,
 			Announcements: store, Announcers: announcers(c.Announce, cfg), Drills: store, HealthLog: store, Approvals: store,
 			Vault: vault, Anchoring: anchoring(c, cfg, store, vault),
 			Keys:   awskms.NewAdmin(keys, resourcegroupstaggingapi.NewFromConfig(cfg), c.Stack),

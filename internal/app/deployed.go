@@ -1,9 +1,12 @@
 package app
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -77,6 +80,8 @@ type Status struct {
 	KEKs      []KEKStatus      `json:"keks"`
 	Rotations []RotationStatus `json:"rotations"`
 	Audit     AuditStatus      `json:"audit"`
+
+	Faults []rotation.Finding `json:"faults,omitempty"` // items that are lost or damaged, as far as the table alone shows it
 }
 
 // PointerStatus is the pointer of truth.
@@ -115,46 +120,49 @@ type AuditStatus struct {
 	Unpublished int    `json:"unpublished"`
 }
 
-// Status reads the control table.
+// Status reads the control table. An item that is lost or damaged is among the faults, and
+// the rest is shown.
 func (d *Deployment) Status(ctx context.Context) (Status, error) {
-	v, err := d.Table.Load(ctx, "")
+	items, err := d.Table.Examine(ctx)
 	if err != nil {
 		return Status{}, err
 	}
-	s := Status{Lock: v.Lock, KEKs: []KEKStatus{}, Rotations: []RotationStatus{}}
-	if p := v.Pointer; p != nil {
-		s.Pointer = &PointerStatus{KEK: p.KEKID, Epoch: p.Epoch, SwitchedAt: p.SwitchedAt}
-	}
-	keks, err := d.Table.KEKs(ctx)
-	if err != nil {
-		return s, err
-	}
-	for _, k := range keks {
-		leases, err := d.Table.Leases(ctx, k.ID)
-		if err != nil {
-			return s, err
+	s := Status{KEKs: []KEKStatus{}, Rotations: []RotationStatus{}, Audit: AuditStatus{Chain: d.Config.Stack}, Faults: rotation.Inspect(items)}
+	keks, rotations := map[kek.ID]*kek.KEK{}, []kek.Rotation{}
+	leases, refs := map[kek.ID]int{}, map[kek.ID]int64{}
+	for _, i := range items {
+		if i.Err != nil {
+			continue
 		}
-		st := KEKStatus{ID: k.ID, State: k.State, Label: k.Label, Leases: len(leases)}
-		for _, l := range leases {
-			st.Refs += l.Refs
+		switch v := i.Value.(type) {
+		case kek.Pointer:
+			s.Pointer = &PointerStatus{KEK: v.KEKID, Epoch: v.Epoch, SwitchedAt: v.SwitchedAt}
+		case rotation.LockItem:
+			s.Lock = v.RotationID
+		case kek.KEK:
+			keks[v.ID] = &v
+		case kek.Rotation:
+			rotations = append(rotations, v)
+		case rotation.Lease:
+			leases[v.KEK]++
+			refs[v.KEK] += v.Refs
+		case rotation.HeadItem:
+			s.Audit.Records, s.Audit.Unpublished = v.Head.Seq, int(v.Head.Seq-v.Published)
 		}
-		s.KEKs = append(s.KEKs, st)
 	}
-	rotations, err := d.Table.Rotations(ctx)
-	if err != nil {
-		return s, err
+	for _, k := range slices.SortedFunc(maps.Values(keks), func(a, b *kek.KEK) int {
+		return cmp.Or(a.CreatedAt.Compare(b.CreatedAt), cmp.Compare(a.ID, b.ID))
+	}) {
+		s.KEKs = append(s.KEKs, KEKStatus{ID: k.ID, State: k.State, Label: k.Label, Leases: leases[k.ID], Refs: refs[k.ID]})
 	}
+	slices.SortFunc(rotations, func(a, b kek.Rotation) int {
+		return cmp.Or(a.StartedAt.Compare(b.StartedAt), cmp.Compare(a.ID, b.ID))
+	})
 	for _, r := range rotations {
 		s.Rotations = append(s.Rotations, RotationStatus{
 			ID: r.ID, Mode: r.Mode, Phase: r.Phase, Label: r.Label, OldKEK: r.OldKEK, NewKEK: r.NewKEK,
 			StartedAt: r.StartedAt, UpdatedAt: r.UpdatedAt, Error: r.Err,
 		})
 	}
-	pending, _, err := d.Table.Unpublished(ctx)
-	if err != nil {
-		return s, err
-	}
-	at, head, err := d.Table.Head(ctx)
-	s.Audit = AuditStatus{Chain: at.Chain, Records: head.Seq, Unpublished: len(pending)}
-	return s, err
+	return s, nil
 }

@@ -80,13 +80,14 @@ func decodeAnchor(i item) (rotation.AnchorState, error) {
 	}}
 	places, err := audit.ParseGenerations(r.str("generations"))
 	if err != nil {
-		return rotation.AnchorState{}, fmt.Errorf("control table item %s: %w", pkAnchor, err)
+		return st, damaged(pkAnchor, err)
 	}
 	st.Places = places
 	if intent := r.str("intent"); intent != "" {
 		st.Intent = new(audit.Signed)
 		if err := json.Unmarshal([]byte(intent), st.Intent); err != nil {
-			return rotation.AnchorState{}, fmt.Errorf("control table item %s: intent: %w", pkAnchor, err)
+			st.Intent = nil
+			return st, damaged(pkAnchor, fmt.Errorf("intent: %w", err))
 		}
 	}
 	return st, r.decoded(pkAnchor)

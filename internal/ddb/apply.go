@@ -64,6 +64,8 @@ func (s *Store) Record(ctx context.Context, ev audit.Event) error {
 // there, if anything does.
 func (s *Store) commit(ctx context.Context, actions []action, ev audit.Event, b *beginning) error {
 	var last error
+	var head audit.Head
+	moved := false // somebody else has appended
 	for try := range maxTries {
 		if err := backoff.Pause(ctx, try, firstWait, maxWait); err != nil {
 			return errors.Join(err, last)
@@ -72,6 +74,7 @@ func (s *Store) commit(ctx context.Context, actions []action, ev audit.Event, b 
 		if err != nil {
 			return err
 		}
+		moved, head = moved || try > 0 && h.Head != head, h.Head
 		if b != nil && b.at != h.Line {
 			return fmt.Errorf("%s.generations: %w", pkAuditHead, kek.ErrConflict)
 		}
@@ -84,6 +87,10 @@ func (s *Store) commit(ctx context.Context, actions []action, ev audit.Event, b 
 			return err
 		}
 		last = err
+	}
+	var cancelled *types.TransactionCanceledException
+	if !moved && errors.As(last, &cancelled) && !contended(cancelled) { // no race: there is a record after the head
+		return damaged(pkAuditHead, fmt.Errorf("it says record %d, and there is another after that: %w", head.Seq, last))
 	}
 	return fmt.Errorf("gave up after %d tries: %w", maxTries, last)
 }

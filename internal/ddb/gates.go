@@ -31,11 +31,14 @@ var (
 // LoadAnnouncement implements [rotation.Announcements].
 func (s *Store) LoadAnnouncement(ctx context.Context, label string) (rotation.Announcement, error) {
 	i, err := getItem(ctx, s.client, s.table, pkAnnouncement+label, noSK)
-	a := rotation.Announcement{Label: label}
 	if err != nil {
-		return a, err
+		return rotation.Announcement{Label: label}, err
 	}
-	r := reader{item: i}
+	return decodeAnnouncement(i, label)
+}
+
+func decodeAnnouncement(i item, label string) (rotation.Announcement, error) {
+	r, a := reader{item: i}, rotation.Announcement{Label: label}
 	a.Rev, a.From, a.To, a.At = r.num("rev"), r.time("from"), r.time("to"), r.time("announced_at")
 	a.Actor, a.Told = r.str("actor"), r.strs("told")
 	return a, r.decoded(pkAnnouncement + label)
@@ -57,11 +60,14 @@ func (s *Store) SaveAnnouncement(ctx context.Context, a rotation.Announcement, e
 // LoadDrill implements [rotation.Drills].
 func (s *Store) LoadDrill(ctx context.Context, name string) (rotation.Drill, error) {
 	i, err := getItem(ctx, s.client, s.table, pkDrill+name, noSK)
-	d := rotation.Drill{Name: name}
 	if err != nil {
-		return d, err
+		return rotation.Drill{Name: name}, err
 	}
-	r := reader{item: i}
+	return decodeDrill(i, name)
+}
+
+func decodeDrill(i item, name string) (rotation.Drill, error) {
+	r, d := reader{item: i}, rotation.Drill{Name: name}
 	d.Rev, d.PassedAt, d.Rotation = r.num("rev"), r.time("passed_at"), r.str("rotation_id")
 	d.Pointer, d.Retired = kek.ID(r.str("pointer_kek_id")), kek.ID(r.str("retired_kek_id"))
 	d.Error, d.Actor = r.str("error"), r.str("actor")
@@ -77,11 +83,14 @@ func (s *Store) SaveDrill(ctx context.Context, d rotation.Drill, ev audit.Event)
 // LoadApproval implements [rotation.Approvals].
 func (s *Store) LoadApproval(ctx context.Context, rotationID string) (rotation.Approval, error) {
 	i, err := getItem(ctx, s.client, s.table, pkApproval+rotationID, noSK)
-	a := rotation.Approval{Rotation: rotationID}
 	if err != nil {
-		return a, err
+		return rotation.Approval{Rotation: rotationID}, err
 	}
-	r := reader{item: i}
+	return decodeApproval(i, rotationID)
+}
+
+func decodeApproval(i item, rotationID string) (rotation.Approval, error) {
+	r, a := reader{item: i}, rotation.Approval{Rotation: rotationID}
 	a.Rev, a.Plan, a.State, a.Token = r.num("rev"), r.str("plan"), rotation.ApprovalState(r.str("state")), r.str("task_token")
 	a.Requester, a.Asked, a.Expires = r.str("requested_by"), r.time("asked_at"), r.time("expires_at")
 	a.By, a.At, a.Reason = r.str("answered_by"), r.time("answered_at"), r.str("reason")

@@ -1,10 +1,10 @@
 package ddb
 
 import (
-	"fmt"
 	"strings"
 
 	"github.com/matter-ops/kms-rotation/kek"
+	"github.com/matter-ops/kms-rotation/rotation"
 )
 
 func encodePointer(p kek.Pointer) item {
@@ -75,7 +75,15 @@ func decodeRotation(i item) (kek.Rotation, error) {
 // decoded returns the reader's error, naming the item.
 func (r *reader) decoded(pk string) error {
 	if r.err != nil {
-		return fmt.Errorf("control table item %s: %w", pk, r.err)
+		return damaged(pk, r.err)
 	}
 	return nil
+}
+
+// damaged reports an item that cannot be read or used.
+func damaged(pk string, err error) error {
+	return &rotation.Error{
+		Kind: rotation.ControlTableDamaged, Field: "control table item " + pk, Msg: "it is damaged", Err: err,
+		Next: "matter ops doctor",
+	}
 }

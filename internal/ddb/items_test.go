@@ -372,7 +372,7 @@ func TestRoomBoundary(t *testing.T) {
 // TestAnchorIntent: an intent that cannot be read is told, and names its item.
 func TestAnchorIntent(t *testing.T) {
 	i := set(key(pkAnchor, noSK), "rev", int64(1), "intent", "{")
-	if st, err := decodeAnchor(i); err == nil || !strings.Contains(err.Error(), "ANCHOR: intent") || st.Intent != nil {
+	if st, err := decodeAnchor(i); err == nil || !strings.Contains(err.Error(), "ANCHOR: it is damaged: intent") || st.Intent != nil {
 		t.Errorf("%+v, %v", st, err)
 	}
 }

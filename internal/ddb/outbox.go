@@ -29,17 +29,24 @@ func (s *Store) head(ctx context.Context) (chainHead, error) {
 	if i == nil {
 		return chainHead{Head: audit.Genesis(s.chain), Line: audit.Line{Chain: s.chain}}, nil
 	}
+	return s.decodeHead(i)
+}
+
+func (s *Store) decodeHead(i item) (chainHead, error) {
 	r := reader{item: i}
-	h := chainHead{Head: audit.Head{Seq: r.num("seq"), Hash: r.str("hash")}, published: r.num("published_seq")}
+	h := chainHead{Head: audit.Head{Seq: r.num("seq"), Hash: r.str("hash")}, Line: audit.Line{Chain: s.chain}, published: r.num("published_seq")}
 	chain, text := r.str("chain"), r.str("generations")
 	if err := r.decoded(pkAuditHead); err != nil {
 		return h, err
 	}
 	generations, err := audit.ParseGenerations(text)
 	if err != nil {
-		return h, fmt.Errorf("control table item %s: %w", pkAuditHead, err)
+		return h, damaged(pkAuditHead, err)
 	}
-	h.Line = audit.Line{Chain: chain, Generations: generations}
+	h.Generations = generations
+	if chain == "" {
+		return h, damaged(pkAuditHead, errors.New("it names no chain"))
+	}
 	if chain != s.chain {
 		return h, &rotation.Error{
 			Kind: rotation.Misconfigured, Field: pkAuditHead + ".chain",
@@ -114,7 +121,7 @@ func decodeEntry(i item) (audit.Entry, error) {
 	}
 	return audit.Entry{}, &rotation.Error{
 		Kind: rotation.AuditTampered, Field: pkAudit + "/" + sk, Msg: "the outbox holds a damaged record", Err: err,
-		Next: "treat it as an incident: matter ops audit verify",
+		Next: "treat it as an incident: matter ops doctor says what can be rebuilt",
 	}
 }
 
