@@ -20,6 +20,7 @@ type Options struct {
 	Packages    []string
 	Equivalents []Equivalent
 	Budget      time.Duration // for all packages, builds included
+	Slowest     time.Duration // tests that take longer are left out; 0: none
 	Workers     int           // test processes at a time
 	Seed        uint64        // of the order in which mutants are tried
 	Only        func(Mutant) bool
@@ -105,9 +106,12 @@ func measurePackage(ctx context.Context, o Options, dir string, workers []*serve
 	if o.Only != nil {
 		mutants = slices.DeleteFunc(mutants, func(m *Mutant) bool { return !o.Only(*m) })
 	}
-	t, err := baseline(ctx, b, workers[0])
+	t, err := baseline(ctx, b, workers[0], o.Slowest)
 	if err != nil {
 		return Result{}, err
+	}
+	if len(t.slow) > 0 {
+		o.Log("%s: without %d tests that take longer than %s: %s", dir, len(t.slow), o.Slowest, strings.Join(t.slow, ", "))
 	}
 	fates, err := t.tryAll(ctx, mutants, workers, o.Seed, deadline)
 	if err != nil {
