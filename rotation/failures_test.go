@@ -41,6 +41,7 @@ var errAway = errors.New("away")
 var names = map[error]string{
 	errAway: "away", rotation.ErrDenied: "denied", rotation.ErrRejected: "rejected", rotation.ErrNoKey: "no key", rotation.ErrKeyDisabled: "key disabled",
 	rotation.ErrUnwrap: "unwrap", rotation.ErrNoControlTable: "no table", kek.ErrConflict: "conflict", rotation.ErrTampered: "tampered", rotation.ErrNoRecord: "no record",
+	rotation.ErrLogRefused: "refused",
 }
 
 // failures are how a call of an adapter may fail.
@@ -55,11 +56,13 @@ func failures(op string) []error {
 		out = append(out, rotation.ErrNoKey, rotation.ErrKeyDisabled, rotation.ErrUnwrap)
 	case "Store.Load", "Store.LoadAll":
 		out = append(out, rotation.ErrNoControlTable)
-	case "Store.Apply", "Store.SaveAnnouncement", "Store.SaveApproval", "Store.SaveDrill":
+	case "Store.Apply", "Store.SaveAnnouncement", "Store.SaveApproval", "Store.SaveDrill", "Store.SaveAnchor":
 		out = append(out, kek.ErrConflict)
 	case "Vault.Put":
 		out = append(out, rotation.ErrTampered)
-	case "Vault.Get":
+	case "Log.Submit":
+		out = append(out, rotation.ErrLogRefused)
+	case "Vault.Get", "Vault.GetAnchor":
 		out = append(out, rotation.ErrNoRecord)
 	}
 	return out
@@ -96,7 +99,7 @@ func TestEveryFailureIsTold(t *testing.T) {
 				step.prepare(s)
 			}
 			fmt.Fprintf(&text, "%s, %s\n", mode.name, step.name)
-			for _, line := range s.failing(t, step.run) {
+			for _, line := range failing(t, func() *site { return s.fork(t) }, (*site).hook, step.run) {
 				fmt.Fprintf(&text, "  %s\n", line)
 			}
 		}
@@ -111,19 +114,22 @@ func rowsOf(table *memstore.Table) map[string]memstore.Record {
 	return rows
 }
 
+// hook makes the world's calls subject to h.
+func (s *site) hook(h memstore.Hook) { s.world.SetHook(h) }
+
 // failing runs a step once for each kind of call that it makes and each way that fails,
-// on a copy of the site. It returns the answers, each with what led to it.
-func (s *site) failing(t *testing.T, run func(*site) (any, error)) []string {
+// on a site of its own. It returns the answers, each with what led to it.
+func failing(t *testing.T, fresh func() *site, hook func(*site, memstore.Hook), run func(*site) (any, error)) []string {
 	t.Helper()
 	var ops []string // each call of the undisturbed run
-	f := s.fork(t)
-	f.world.SetHook(func(op string, _ ...any) (bool, error) {
+	f := fresh()
+	hook(f, func(op string, _ ...any) (bool, error) {
 		f.mu.Lock()
 		defer f.mu.Unlock()
 		ops = append(ops, op)
 		return true, nil
 	})
-	_, err := run(f)
+	out, err := run(f)
 	var answers []string
 	causes := map[string][]string{}
 	note := func(cause string, out any, err error) {
@@ -136,7 +142,6 @@ func (s *site) failing(t *testing.T, run func(*site) (any, error)) []string {
 		}
 		causes[answer] = append(causes[answer], cause)
 	}
-	out, err := run(s.fork(t))
 	note("nothing fails", out, err)
 	count := map[string]int{}
 	for _, op := range ops {
@@ -146,9 +151,9 @@ func (s *site) failing(t *testing.T, run func(*site) (any, error)) []string {
 	for _, op := range slices.Compact(ops) {
 		for from := range min(count[op], 3) {
 			for _, failure := range failures(op) {
-				f := s.fork(t)
+				f := fresh()
 				seen := 0
-				f.world.SetHook(func(now string, _ ...any) (bool, error) {
+				hook(f, func(now string, _ ...any) (bool, error) {
 					f.mu.Lock()
 					defer f.mu.Unlock()
 					if now != op {

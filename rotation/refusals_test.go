@@ -247,7 +247,7 @@ func gateRefusals() []refusal {
 		}},
 		{name: "it moves on without the announcement", call: func(s *site) (any, error) {
 			s.Announcers = []rotation.Announcer{&teller{}}
-			s.world.SetHook(failing("Store.LoadAnnouncement"))
+			s.world.SetHook(away("Store.LoadAnnouncement"))
 			return s.Steps.Notify(s.t.Context(), rotation.NotifyInput{Event: rotation.NotifyCompleted, Label: "Q2"})
 		}},
 	}
@@ -619,15 +619,15 @@ func rowRefusals() []refusal {
 			return nil, errors.Join(err, errors.New(string(b)))
 		}},
 		{name: "who else uses the KEK cannot be read", call: func(s *site) (any, error) {
-			s.world.SetHook(failing("KMS.Use"))
+			s.world.SetHook(away("KMS.Use"))
 			plan, err := s.Preflight(ctx, preflightInput(spring, emergency))
 			return plan.Checks, err
 		}},
 	}...)
 }
 
-// failing is a hook under which one kind of call gets no answer.
-func failing(op string) memstore.Hook {
+// away is a hook under which one kind of call gets no answer.
+func away(op string) memstore.Hook {
 	return func(got string, _ ...any) (bool, error) {
 		if got == op {
 			return false, errAway
