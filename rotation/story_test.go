@@ -21,25 +21,42 @@ import (
 // table holds at the end.
 type story struct {
 	*driver
-	text strings.Builder
-	told int // audit records that are written down
+	text  strings.Builder
+	told  int            // audit records that are written down
+	calls map[string]int // of the invocation
 }
 
 func newStory(t *testing.T) *story {
 	t.Helper()
 	d := newDriver(newSite(t))
-	s := &story{driver: d}
+	s := &story{driver: d, calls: map[string]int{}}
 	s.Notifier, s.Announcers = s, []rotation.Announcer{s}
 	s.catchUp()
-	d.before = func(call) { s.clock.pass(7 * time.Second) }
+	s.world.SetHook(s.count)
+	d.before = func(call) { s.clock.pass(7 * time.Second); clear(s.calls) }
 	d.after = func(c call, out []byte, err error) {
 		if err != nil {
 			out = []byte(err.Error())
 		}
 		fmt.Fprintf(&s.text, "%s: %s\n", c.state, out)
+		for _, op := range slices.Sorted(maps.Keys(s.calls)) {
+			fmt.Fprintf(&s.text, "  %d %s\n", s.calls[op], op)
+		}
 		s.catchUp()
 	}
 	return s
+}
+
+// count is a hook that counts calls, those of scans by what they ask for.
+func (s *story) count(op string, args ...any) (bool, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if op == "Table.Scan" {
+		req := args[1].(rotation.ScanRequest)
+		op = fmt.Sprintf("%s of %d, limit %d, payload %t, whole %t", op, req.Total, req.Limit, req.Payload, req.Whole)
+	}
+	s.calls[op]++
+	return true, nil
 }
 
 // catchUp writes down the audit records since the last time.
@@ -227,12 +244,12 @@ func TestStories(t *testing.T) {
 		},
 		"minted again": func(s *story) {
 			failed := 0
-			s.world.SetHook(func(op string, _ ...any) (bool, error) {
+			s.world.SetHook(func(op string, args ...any) (bool, error) {
 				if op == "KMS.GenerateDataKey" && s.at == "DualUnwrap" && failed < 2 {
 					failed++
 					return false, rotation.ErrRejected
 				}
-				return true, nil
+				return s.count(op, args...)
 			})
 			s.start(spring, emergency)
 		},
@@ -242,6 +259,10 @@ func TestStories(t *testing.T) {
 			s.must(s.kms.Disable(s.t.Context(), s.pointer().KEKID))
 			out, err := s.Health(s.t.Context(), rotation.HealthInput{})
 			s.say("the canary", out, err)
+		},
+		"anchored": func(s *story) {
+			s.anchor(s.t)
+			s.start(spring, rotation.ExecutionInput{})
 		},
 		"sources": func(s *story) {
 			ctx := s.t.Context()
