@@ -225,7 +225,10 @@ func failingSteps(in rotation.ExecutionInput) []failingStep {
 		{name: "abandon", in: normal, phase: kek.Started, run: func(s *site) (any, error) {
 			return s.Retire(ctx, rotation.RetireInput{RotationID: spring, Action: rotation.ActionAbandon, ExecutionARN: preflightInput(spring, in).ExecutionARN})
 		}},
-		{name: "mint", in: normal, phase: kek.Started, prepare: func(s *site) { s.must(s.census(spring)) }, run: func(s *site) (any, error) {
+		{name: "mint", in: normal, phase: kek.Started, prepare: func(s *site) {
+			s.must(s.census(spring))
+			must(s.kms.Create(ctx, spring, 1, "a stray", false))
+		}, run: func(s *site) (any, error) {
 			return s.Mint(ctx, input(spring))
 		}},
 		{name: "mint, a minute later", phase: kek.Started, in: normal, prepare: func(s *site) { s.clock.pass(11 * time.Minute) }, run: func(s *site) (any, error) {

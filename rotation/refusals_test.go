@@ -28,7 +28,10 @@ type refusal struct {
 func TestRefusals(t *testing.T) {
 	var text strings.Builder
 	bases := map[string]*site{}
-	for _, group := range [][]refusal{inputRefusals(), gateRefusals(), stepRefusals(), rowRefusals(), registryRefusals(), approvalRefusals()} {
+	for _, group := range [][]refusal{
+		inputRefusals(), gateRefusals(), stepRefusals(), rowRefusals(), registryRefusals(), approvalRefusals(),
+		keyRefusals(), raceRefusals(), manyRefusals(),
+	} {
 		for _, r := range group {
 			key := fmt.Sprint(r.phase, r.in)
 			base := bases[key]

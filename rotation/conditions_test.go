@@ -1,0 +1,701 @@
+package rotation_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/matter-ops/kms-rotation/internal/memstore"
+	"github.com/matter-ops/kms-rotation/kek"
+	"github.com/matter-ops/kms-rotation/rotation"
+)
+
+// unusable is KMS of which one key is enabled and cannot be used, as one that waits for
+// its material. "" is each.
+type unusable struct {
+	rotation.KeyAdmin
+	id kek.ID
+}
+
+func (k unusable) Describe(ctx context.Context, id kek.ID) (rotation.Key, error) {
+	out, err := k.KeyAdmin.Describe(ctx, id)
+	if id == k.id || k.id == "" {
+		out.Usable, out.State = false, "PendingImport"
+	}
+	return out, err
+}
+
+// later is a registry whose answers a test edits from a call on; the first is 0.
+type later struct {
+	rotation.Registry
+	from int
+	edit func(*kek.View)
+	n    *int
+}
+
+func (l later) look(v kek.View, err error) (kek.View, error) {
+	if *l.n >= l.from {
+		l.edit(&v)
+	}
+	*l.n++
+	return v, err
+}
+
+func (l later) Load(ctx context.Context, id string) (kek.View, error) {
+	return l.look(l.Registry.Load(ctx, id))
+}
+
+func (l later) LoadAll(ctx context.Context, id string) (kek.View, error) {
+	return l.look(l.Registry.LoadAll(ctx, id))
+}
+
+// alterFrom edits what the registry answers from a call on.
+func alterFrom(s *site, from int, edit func(*kek.View)) {
+	s.Registry = later{s.store, from, edit, new(int)}
+}
+
+// keyRefusals are those of a key that cannot be used.
+func keyRefusals() []refusal {
+	ctx := context.Background()
+	return []refusal{
+		{name: "the pointer's key waits for its material", call: func(s *site) (any, error) {
+			s.Keys = unusable{s.kms, s.first}
+			return s.start(spring, rotation.ExecutionInput{})
+		}},
+		{name: "a historic KEK waits for its material", call: func(s *site) (any, error) {
+			s.Keys = unusable{s.kms, ""}
+			return nil, s.RegisterKEK(ctx, s.first, "l")
+		}},
+		{name: "a minted key waits for its material", phase: kek.Started, call: func(s *site) (any, error) {
+			s.must(s.census(spring))
+			s.Keys = unusable{s.kms, ""}
+			return s.Mint(ctx, input(spring))
+		}},
+		{name: "the new KEK waits for its material", phase: kek.Tested, call: func(s *site) (any, error) {
+			s.Keys = unusable{s.kms, ""}
+			return s.Switch(ctx, input(spring))
+		}},
+		{name: "a multi-Region KEK without replicas", call: func(s *site) (any, error) {
+			s.kms.SetMultiRegion(s.first)
+			in := preflightInput(spring, rotation.ExecutionInput{})
+			in.CheckOnly = true
+			plan, err := s.Preflight(ctx, in)
+			return plan.Checks, err
+		}},
+		{name: "a KEK that KMS knows no use of", call: func(s *site) (any, error) {
+			k := must(s.kms.Create(ctx, "", 0, "unused", false))
+			s.must(s.RegisterKEK(ctx, k.ID, "unused"))
+			s.advance(spring, rotation.ExecutionInput{}, kek.KEKRetired)
+			return s.body("old_kek_retired"), nil
+		}},
+		{name: "the use of a KEK cannot be read in an emergency", phase: kek.Rewrapped, in: emergency, call: func(s *site) (any, error) {
+			s.world.SetHook(away("KMS.Use"))
+			s.must(s.retire(spring))
+			return s.body("old_kek_retired"), nil
+		}},
+		{name: "a look under the name of a rotation that is over", phase: kek.Completed, call: func(s *site) (any, error) {
+			s.people.SetEncryptedBy(must(s.kms.Describe(ctx, s.pointer().KEKID)).ARN)
+			in := preflightInput(spring, rotation.ExecutionInput{})
+			in.CheckOnly = true
+			return s.Preflight(ctx, in)
+		}},
+		{name: "an emergency whose source does not answer", call: func(s *site) (any, error) {
+			s.orders.FailCheck(errAway)
+			return s.start(spring, emergency)
+		}},
+		{name: "any window", call: func(s *site) (any, error) {
+			in := preflightInput(spring, rotation.ExecutionInput{Window: "any"})
+			in.CheckOnly = true
+			plan, err := s.Preflight(ctx, in)
+			return plan.Checks, err
+		}},
+		{name: "a corpus of empty pages", call: func(s *site) (any, error) {
+			s.corpus.Plant("a", memstore.Record{Other: true})
+			s.corpus.SetEmptyPages(true)
+			c := count(s, nil)
+			_, err := s.start(spring, rotation.ExecutionInput{})
+			return c.n, err
+		}},
+		{name: "a corpus that does not answer on its second page", call: func(s *site) (any, error) {
+			s.corpus.Plant("a", memstore.Record{Other: true})
+			scans := 0
+			s.world.SetHook(func(op string, args ...any) (bool, error) {
+				if op == "Table.Scan" && args[0] == "corpus" {
+					if scans++; scans == 2 {
+						return false, errAway
+					}
+				}
+				return true, nil
+			})
+			return s.start(spring, rotation.ExecutionInput{})
+		}},
+		{name: "a corpus of many other items", call: func(s *site) (any, error) {
+			for i := range 300 {
+				s.corpus.Plant(fmt.Sprintf("a%d", i), memstore.Record{Other: true})
+			}
+			var limits []int
+			s.world.SetHook(func(op string, args ...any) (bool, error) {
+				if op == "Table.Scan" && args[0] == "corpus" {
+					req := args[1].(rotation.ScanRequest)
+					limits = append(limits, req.Limit)
+				}
+				return true, nil
+			})
+			_, err := s.start(spring, rotation.ExecutionInput{})
+			return limits, err
+		}},
+	}
+}
+
+// raceRefusals are those of a step beside which something else happens.
+func raceRefusals() []refusal {
+	ctx := context.Background()
+	var out []refusal
+	gone := func(v *kek.View) { v.Rotation = nil }
+	another := func(v *kek.View) {
+		r := *v.Rotation
+		r.NewKEK, r.Attempt, r.Rehearsed = "kek-0009", 2, "kek-0009"
+		v.Rotation = &r
+	}
+	early := func(v *kek.View) {
+		r := *v.Rotation
+		r.Phase = kek.Tested
+		v.Rotation = &r
+	}
+	drained := func(v *kek.View) {
+		r := *v.Rotation
+		r.Phase = kek.Drained
+		v.Rotation = &r
+	}
+	back := func(v *kek.View) { p := *v.Pointer; p.KEKID = v.Rotation.OldKEK; v.Pointer = &p }
+	lost := func(v *kek.View) { v.Pointer = nil }
+	steps := map[string]struct {
+		phase kek.Phase
+		in    rotation.ExecutionInput
+		run   func(s *site) (any, error)
+	}{
+		"mint":        {kek.Started, rotation.ExecutionInput{}, func(s *site) (any, error) { return s.Mint(ctx, input(spring)) }},
+		"rehearsal":   {kek.Minted, rotation.ExecutionInput{}, func(s *site) (any, error) { return nil, s.rehearse(spring) }},
+		"dual unwrap": {kek.Minted, rotation.ExecutionInput{}, func(s *site) (any, error) { return s.DualUnwrap(ctx, input(spring)) }},
+		"drain":       {kek.Switched, rotation.ExecutionInput{}, func(s *site) (any, error) { return s.Drain(ctx, input(spring)) }},
+		"retirement":  {kek.Rewrapped, rotation.ExecutionInput{}, func(s *site) (any, error) { return nil, s.retire(spring) }},
+		"roll back": {kek.Minted, rotation.ExecutionInput{}, func(s *site) (any, error) {
+			return s.Retire(ctx, rotation.RetireInput{RotationID: spring, Action: rotation.ActionPreSwitchFailure, Error: "E"})
+		}},
+		"drill's roll back": {kek.Minted, drill, func(s *site) (any, error) {
+			return s.Retire(ctx, rotation.RetireInput{RotationID: spring, Action: rotation.ActionPreSwitchFailure, Error: string(rotation.CanaryFailed)})
+		}},
+		"next mint": {kek.Minted, emergency, func(s *site) (any, error) {
+			return s.Retire(ctx, rotation.RetireInput{RotationID: spring, Action: rotation.ActionRemint, FailedAttempt: 1, Error: "E"})
+		}},
+	}
+	edits := map[string]func(*kek.View){"the record is gone": gone, "another attempt runs": another, "it is drained": drained, "the pointer is lost": lost}
+	for _, name := range slices.Sorted(maps.Keys(steps)) {
+		step := steps[name]
+		for _, what := range slices.Sorted(maps.Keys(edits)) {
+			for from := 1; from <= 3; from++ {
+				out = append(out, refusal{
+					name: fmt.Sprintf("%s, and %s from look %d on", name, what, from), phase: step.phase, in: step.in, call: func(s *site) (any, error) {
+						switch name {
+						case "mint":
+							s.must(s.census(spring))
+						case "dual unwrap":
+							s.must(s.rehearse(spring))
+						}
+						alterFrom(s, from, edits[what])
+						return step.run(s)
+					},
+				})
+			}
+		}
+	}
+	for what, edit := range map[string]func(*kek.View){"it is tested": early, "the pointer is back": back} {
+		out = append(out, refusal{name: "drain, and " + what, phase: kek.Switched, call: func(s *site) (any, error) {
+			alterFrom(s, 1, edit)
+			out, err := s.Drain(ctx, input(spring))
+			return []any{out, s.store.Fences(s.first)}, err
+		}})
+	}
+	sortRefusals(out[len(out)-2:])
+	takeover := func(call func(s *site) (any, error), op string, fault error) func(s *site) (any, error) {
+		return func(s *site) (any, error) {
+			done := false
+			s.world.SetHook(func(got string, _ ...any) (bool, error) {
+				if got != op || done {
+					return true, nil
+				}
+				done = true
+				s.world.SetHook(nil)
+				must(s.Preflight(ctx, preflightInput(summer, emergency)))
+				return false, fault
+			})
+			return call(s)
+		}
+	}
+	for _, at := range []struct {
+		name, op string
+		phase    kek.Phase
+		call     func(s *site) (any, error)
+	}{
+		{"switch", "KMS.Describe", kek.Tested, func(s *site) (any, error) { return s.Switch(ctx, input(spring)) }},
+		{"drain", "Store.Leases", kek.Switched, func(s *site) (any, error) { return s.Drain(ctx, input(spring)) }},
+		{"rewrap", "Table.Scan", kek.Drained, func(s *site) (any, error) {
+			return s.Rewrap(ctx, rotation.RewrapInput{RotationID: spring, Complete: true})
+		}},
+		{"retirement", "KMS.Use", kek.Rewrapped, func(s *site) (any, error) { return nil, s.retire(spring) }},
+		{"verify", "KMS.Describe", kek.KEKRetired, func(s *site) (any, error) { return s.Verify(ctx, verifyInput(spring)) }},
+	} {
+		for _, fault := range []error{errAway, rotation.ErrDenied} {
+			out = append(out, refusal{name: fmt.Sprintf("an emergency takes over, and the %s fails: %v", at.name, fault), phase: at.phase, call: takeover(at.call, at.op, fault)})
+		}
+		out = append(out, refusal{name: "the " + at.name + " fails without one", phase: at.phase, call: func(s *site) (any, error) {
+			s.world.SetHook(func(got string, _ ...any) (bool, error) {
+				if got == at.op {
+					return false, rotation.ErrDenied
+				}
+				return true, nil
+			})
+			return at.call(s)
+		}})
+	}
+	return append(out, []refusal{
+		{name: "a superseded start is abandoned", phase: kek.Started, call: func(s *site) (any, error) {
+			must(s.Preflight(ctx, preflightInput(summer, emergency)))
+			return s.abandon(s.t), nil
+		}},
+		{name: "a drill fails for another reason", phase: kek.Minted, in: drill, call: func(s *site) (any, error) {
+			return s.Retire(ctx, rotation.RetireInput{RotationID: spring, Action: rotation.ActionPreSwitchFailure, Error: "Rejected"})
+		}},
+		{name: "a drill fails before its mint", phase: kek.Started, in: drill, call: func(s *site) (any, error) {
+			return s.Retire(ctx, rotation.RetireInput{RotationID: spring, Action: rotation.ActionPreSwitchFailure, Error: string(rotation.CanaryFailed)})
+		}},
+		{name: "a drill's key is still enabled", phase: kek.Minted, in: drill, call: func(s *site) (any, error) {
+			s.Keys = stuck{s.kms}
+			return s.Retire(ctx, rotation.RetireInput{RotationID: spring, Action: rotation.ActionPreSwitchFailure, Error: string(rotation.CanaryFailed)})
+		}},
+		{name: "a second drill", phase: kek.Minted, in: drill, call: func(s *site) (any, error) {
+			fail := func(id string) (rotation.RetireOutput, error) {
+				return s.Retire(ctx, rotation.RetireInput{RotationID: id, Action: rotation.ActionPreSwitchFailure, Error: string(rotation.CanaryFailed)})
+			}
+			must(fail(spring))
+			s.clock.pass(time.Hour)
+			s.advance(summer, drill, kek.Minted)
+			out, err := fail(summer)
+			return []any{out, must(s.store.LoadDrill(ctx, rotation.DrillFailure)), must(fail(summer)), s.body("drill_passed")}, err
+		}},
+		{name: "what a rollback records of its cause", phase: kek.Minted, call: func(s *site) (any, error) {
+			var errs []string
+			for _, in := range []rotation.RetireInput{{Error: "E"}, {Error: "E", Cause: "c"}, {Error: "E", Cause: strings.Repeat("c", 496) + "d"}, {Error: "E", Cause: strings.Repeat("c", 497) + "d"}} {
+				f := s.fork(s.t)
+				in.RotationID, in.Action = spring, rotation.ActionPreSwitchFailure
+				must(f.Retire(ctx, in))
+				errs = append(errs, fmt.Sprint(len(f.record(spring).Err), f.record(spring).Err))
+			}
+			return errs, nil
+		}},
+		{name: "the attempts of a record that names none", phase: kek.Minted, in: emergency, call: func(s *site) (any, error) {
+			s.MaxMints = 1
+			alter(func(v *kek.View) {
+				r := *v.Rotation
+				r.Settings.MaxMints = 0
+				v.Rotation = &r
+			})(s)
+			return s.Retire(ctx, rotation.RetireInput{RotationID: spring, Action: rotation.ActionRemint, FailedAttempt: 1, Error: "E"})
+		}},
+		{name: "the same attempt fails twice", phase: kek.Minted, in: emergency, call: func(s *site) (any, error) {
+			in := rotation.RetireInput{RotationID: spring, Action: rotation.ActionRemint, FailedAttempt: 1, Error: "E"}
+			failed := s.record(spring).NewKEK
+			must(s.Retire(ctx, in))
+			s.kms.Enable(failed)
+			out, err := s.Retire(ctx, in)
+			return []any{out, s.enabled(failed), s.enabled(s.first)}, err
+		}},
+		{name: "an attempt that nobody made fails", phase: kek.Minted, in: emergency, call: func(s *site) (any, error) {
+			out, err := s.Retire(ctx, rotation.RetireInput{RotationID: spring, Action: rotation.ActionRemint, FailedAttempt: 0, Error: "E"})
+			return []any{out, s.enabled(s.record(spring).NewKEK)}, err
+		}},
+		{name: "the alias of the failed attempt names another KEK", phase: kek.Minted, in: emergency, call: func(s *site) (any, error) {
+			must(s.Retire(ctx, rotation.RetireInput{RotationID: spring, Action: rotation.ActionRemint, FailedAttempt: 1, Error: "E"}))
+			s.must(s.mint(spring))
+			var out []any
+			for _, id := range []kek.ID{s.first, s.record(spring).NewKEK, ""} {
+				s.Keys = claimed{s.kms, id}
+				must(s.Retire(ctx, rotation.RetireInput{RotationID: spring, Action: rotation.ActionRemint, FailedAttempt: 1, Error: "E"}))
+				out = append(out, s.enabled(s.first), s.enabled(s.record(spring).NewKEK))
+			}
+			return out, nil
+		}},
+		{name: "a lease on a second old KEK", call: func(s *site) (any, error) {
+			past := s.past("before")
+			s.advance(spring, rotation.ExecutionInput{}, kek.Switched)
+			for _, id := range []kek.ID{s.first, past} {
+				l := rotation.Lease{KEK: id, Holder: "h", Host: "web-1", PID: 7, Refs: 2, Expires: s.clock.now().Add(time.Hour)}
+				s.must(s.store.PutLease(ctx, l))
+				l.Holder = "i"
+				s.must(s.store.PutLease(ctx, l))
+			}
+			s.clock.pass(time.Minute)
+			out, err := s.Drain(ctx, input(spring))
+			return []any{out, s.store.Fences(s.first), s.store.Fences(past)}, err
+		}},
+		{name: "the fences of a second old KEK", call: func(s *site) (any, error) {
+			past := s.past("before")
+			s.advance(spring, rotation.ExecutionInput{}, kek.Drained)
+			return []any{s.store.Fences(s.first), s.store.Fences(past)}, nil
+		}},
+		{name: "a row that always changes", phase: kek.Drained, call: func(s *site) (any, error) {
+			s.OpenSource = fickle(s, func(src rotation.Source) rotation.Source { return restless{src} })
+			return nil, s.rewrapAll(spring)
+		}},
+		{name: "a row that is deleted meanwhile", phase: kek.Drained, call: func(s *site) (any, error) {
+			s.world.SetHook(func(op string, args ...any) (bool, error) {
+				if op == "Table.Replace" && args[1].(rotation.Row).ID == "o1" {
+					s.world.SetHook(nil)
+					s.remove(s.orders, "o1")
+				}
+				return true, nil
+			})
+			return s.Rewrap(ctx, rotation.RewrapInput{RotationID: spring, Complete: true})
+		}},
+		{name: "a label that always changes", call: func(s *site) (any, error) {
+			unlabel(s, "o1")
+			s.OpenSource = fickle(s, func(src rotation.Source) rotation.Source { return restless{src} })
+			return s.Adopt(ctx, s.store, rotation.AdoptInput{Source: "orders", Write: true})
+		}},
+		{name: "a row that is deleted before its label", call: func(s *site) (any, error) {
+			unlabel(s, "o1")
+			s.world.SetHook(func(op string, _ ...any) (bool, error) {
+				if op == "Table.Label" {
+					s.world.SetHook(nil)
+					s.remove(s.orders, "o1")
+				}
+				return true, nil
+			})
+			return s.Adopt(ctx, s.store, rotation.AdoptInput{Source: "orders", Write: true})
+		}},
+		{name: "a row that is labelled by somebody else", call: func(s *site) (any, error) {
+			unlabel(s, "o1")
+			payload := true
+			s.world.SetHook(func(op string, args ...any) (bool, error) {
+				switch op {
+				case "Table.Label":
+					r := s.rows()[place{s.orders, "o1"}]
+					r.Kind, r.KEK, r.Defect = "", s.first, ""
+					s.orders.Plant("o1", r)
+				case "Table.Reread":
+					payload = args[len(args)-1] == true
+				}
+				return true, nil
+			})
+			out, err := s.Adopt(ctx, s.store, rotation.AdoptInput{Source: "orders", Write: true})
+			return []any{out, payload}, err
+		}},
+		{name: "a row whose registered KEK has another ARN", call: func(s *site) (any, error) {
+			unlabel(s, "o1")
+			alter(func(v *kek.View) {
+				k := v.KEKs[s.first]
+				k.ARN = "arn:another"
+				v.KEKs = map[kek.ID]kek.KEK{s.first: k}
+			})(s)
+			return s.Adopt(ctx, s.store, rotation.AdoptInput{Source: "orders"})
+		}},
+		{name: "a row of a KEK that is retired", phase: kek.Completed, call: func(s *site) (any, error) {
+			s.kms.Enable(s.first)
+			r := s.seal(s.orders, "o1", s.first, 1, "secret")
+			r.KEK, r.Kind = "", rotation.NoKEK
+			s.orders.Plant("o1", r)
+			return s.Adopt(ctx, s.store, rotation.AdoptInput{Source: "orders"})
+		}},
+		{name: "rows of many keys that are not registered", call: func(s *site) (any, error) {
+			for i := range 14 {
+				k := must(s.kms.Create(ctx, "", 0, "", false))
+				for j := range 2 {
+					id := fmt.Sprintf("p%02d%d", i, j)
+					r := s.seal(s.orders, id, k.ID, 1, "secret")
+					if j == 1 {
+						r.KEK, r.Kind = "", rotation.NoKEK
+					}
+					s.orders.Plant(id, r)
+				}
+			}
+			out, err := s.Adopt(ctx, s.store, rotation.AdoptInput{Source: "orders"})
+			return []any{out.First, out.Unknown}, err
+		}},
+	}...)
+}
+
+// stuck is KMS in which no key is ever disabled.
+type stuck struct{ rotation.KeyAdmin }
+
+func (stuck) Disable(context.Context, kek.ID) error { return nil }
+
+// claimed is KMS in which every alias names one key.
+type claimed struct {
+	rotation.KeyAdmin
+	id kek.ID
+}
+
+func (c claimed) Claim(context.Context, string, int, kek.ID) (kek.ID, error) { return c.id, nil }
+
+// fickle opens sources of another behaviour.
+func fickle(s *site, make func(rotation.Source) rotation.Source) func(kek.Source) (rotation.Source, error) {
+	return func(def kek.Source) (rotation.Source, error) {
+		src, err := s.world.Open(def)
+		if err != nil {
+			return nil, err
+		}
+		return make(src), nil
+	}
+}
+
+// restless is a source whose rows never are what was read.
+type restless struct{ rotation.Source }
+
+func (restless) Replace(context.Context, rotation.Row, rotation.Rewrapped) (bool, error) {
+	return false, nil
+}
+
+func (restless) Label(context.Context, rotation.Row, kek.ID) (bool, error) { return false, nil }
+
+// unlabel makes a row one that names no KEK.
+func unlabel(s *site, id string) {
+	r := s.rows()[place{s.orders, id}]
+	r.KEK, r.Kind = "", rotation.NoKEK
+	s.orders.Plant(id, r)
+}
+
+// manyRefusals are those of many rows, and of time that runs out.
+func manyRefusals() []refusal {
+	ctx := context.Background()
+	many := func(s *site) {
+		for i := range 13 {
+			for _, table := range []*memstore.Table{s.orders, s.people} {
+				id := fmt.Sprintf("x%02d", i)
+				r := s.seal(table, id, s.pointer().KEKID, 1, "secret")
+				r.Kind = rotation.NoContext
+				if i%2 == 1 {
+					r.Kind = rotation.Damaged
+				}
+				table.Plant(id, r)
+			}
+		}
+	}
+	of := func(op string, fault error, ids ...string) func(s *site) (any, error) {
+		return func(s *site) (any, error) {
+			s.world.SetHook(func(got string, args ...any) (bool, error) {
+				if got == op && (len(ids) == 0 || slices.Contains(ids, args[1].(rotation.Row).ID)) {
+					return false, fault
+				}
+				return true, nil
+			})
+			return s.Rewrap(ctx, rotation.RewrapInput{RotationID: spring, Source: "orders"})
+		}
+	}
+	soon := func(s *site) context.Context { return until{ctx, s.clock.now()} }
+	return []refusal{
+		{name: "many items that cannot be placed", phase: kek.Started, call: func(s *site) (any, error) { many(s); return nil, s.census(spring) }},
+		{name: "many items, counted by hand", call: func(s *site) (any, error) { many(s); return s.TakeCensus(ctx, "", nil) }},
+		{name: "many items that cannot be rewrapped", phase: kek.Drained, call: func(s *site) (any, error) { many(s); return nil, s.rewrapAll(spring) }},
+		{name: "every write is denied", phase: kek.Drained, call: of("Table.Replace", rotation.ErrDenied)},
+		{name: "one write is denied", phase: kek.Drained, call: of("Table.Replace", rotation.ErrDenied, "o1")},
+		{name: "the writes of one page are denied", phase: kek.Drained, call: of("Table.Replace", rotation.ErrDenied, "o0", "o1", "o2", "o3")},
+		{name: "every write is rejected", phase: kek.Drained, call: of("Table.Replace", rotation.ErrRejected)},
+		{name: "every rewrap is denied", phase: kek.Drained, call: func(s *site) (any, error) {
+			s.world.SetHook(func(op string, _ ...any) (bool, error) {
+				if op == "KMS.ReEncrypt" {
+					return false, rotation.ErrDenied
+				}
+				return true, nil
+			})
+			return s.Rewrap(ctx, rotation.RewrapInput{RotationID: spring, Source: "orders"})
+		}},
+		{name: "rows that share a data key", phase: kek.Drained, call: func(s *site) (any, error) {
+			r := s.rows()[place{s.orders, "o0"}]
+			for i := range 5 {
+				s.orders.Plant(fmt.Sprintf("o0%d", i), r)
+			}
+			other := r
+			other.Context = map[string]string{"table": "orders", "id": "o1"}
+			s.orders.Plant("o06", other)
+			c := count(s, nil)
+			out, err := s.Rewrap(ctx, rotation.RewrapInput{RotationID: spring, Source: "orders", Segment: 0})
+			out2, err2 := s.Rewrap(ctx, rotation.RewrapInput{RotationID: spring, Source: "orders", Segment: 1})
+			return []any{out, out2, c.n["KMS.ReEncrypt"]}, errors.Join(err, err2)
+		}},
+		{name: "no time for the census", phase: kek.Started, call: func(s *site) (any, error) {
+			return s.Verify(soon(s), rotation.VerifyInput{RotationID: spring, Census: true})
+		}},
+		{name: "no time for the retirement", phase: kek.Rewrapped, call: func(s *site) (any, error) {
+			return s.Retire(soon(s), rotation.RetireInput{RotationID: spring})
+		}},
+		{name: "no time for verify", phase: kek.KEKRetired, call: func(s *site) (any, error) { return s.Verify(soon(s), verifyInput(spring)) }},
+		{name: "no time for a segment", phase: kek.Drained, call: func(s *site) (any, error) {
+			return s.Rewrap(soon(s), rotation.RewrapInput{RotationID: spring, Source: "orders"})
+		}},
+		{name: "an emergency's old KEK still unwraps", phase: kek.KEKRetired, in: emergency, call: func(s *site) (any, error) {
+			s.kms.Enable(s.first)
+			s.Keys = seemsDisabled{s.kms, s.first}
+			return s.Verify(ctx, verifyInput(spring))
+		}},
+		{name: "an emergency that could make no probe", phase: kek.KEKRetired, in: emergency, call: func(s *site) (any, error) {
+			s.kms.Enable(s.first)
+			s.Keys = seemsDisabled{s.kms, s.first}
+			alter(func(v *kek.View) {
+				r := *v.Rotation
+				r.Probes = nil
+				v.Rotation = &r
+			})(s)
+			return s.Verify(ctx, verifyInput(spring))
+		}},
+		{name: "a row under the old KEK at the end", phase: kek.KEKRetired, call: func(s *site) (any, error) {
+			r := s.rows()[place{s.orders, "o1"}]
+			r.KEK = s.first
+			s.orders.Plant("o1", r)
+			return s.Verify(ctx, verifyInput(spring))
+		}},
+		{name: "rotations of no segments", call: func(s *site) (any, error) {
+			s.Segments = 0
+			s.advance(spring, rotation.ExecutionInput{}, kek.Completed)
+			return s.record(spring).Segments, nil
+		}},
+		{name: "a rehearsal takes three rows of a kind", call: func(s *site) (any, error) {
+			s.Segments = 1
+			for i := range 6 {
+				s.insert(s.orders, fmt.Sprintf("w%d", i))
+				r := s.rows()[place{s.orders, fmt.Sprintf("w%d", i)}]
+				r.Whole, r.Ciphertext = true, nil
+				s.orders.Plant(fmt.Sprintf("w%d", i), r)
+			}
+			s.past("before")
+			s.advance(spring, rotation.ExecutionInput{}, kek.Minted)
+			return s.rehearsed()
+		}},
+		{name: "a rehearsal reads forty pages for a row", call: func(s *site) (any, error) {
+			s.Segments = 1
+			for i := range 1100 {
+				s.orders.Plant(fmt.Sprintf("a%04d", i), memstore.Record{Declared: true})
+			}
+			s.advance(spring, rotation.ExecutionInput{}, kek.Minted)
+			s.orders.SetEmptyPages(true)
+			scans := 0
+			s.world.SetHook(func(op string, args ...any) (bool, error) {
+				if op == "Table.Scan" && args[0] == "orders" {
+					scans++
+				}
+				return true, nil
+			})
+			out, err := s.rehearsed()
+			return []any{out, scans}, err
+		}},
+		{name: "a resume begins every pass again", phase: kek.Started, call: func(s *site) (any, error) {
+			s.must(s.census(spring))
+			look := func() (out []string) {
+				for _, pass := range []string{"census", "rewrap", "confirm", "verify"} {
+					for _, cp := range must(s.store.ListCheckpoints(ctx, spring, "orders", pass)) {
+						out = append(out, fmt.Sprintf("%s %d: rev %d, done %t, %d", pass, cp.Segment, cp.Rev, cp.Done, cp.Tally.Scanned))
+					}
+				}
+				return out
+			}
+			before := look()
+			s.resume()
+			once := look()
+			s.resume()
+			twice := look()
+			s.advance(spring, rotation.ExecutionInput{}, kek.KEKRetired)
+			retired := look()
+			s.resume()
+			return []any{before, once, twice, retired, look()}, nil
+		}},
+		{name: "a source of another definition", phase: kek.Completed, call: func(s *site) (any, error) {
+			def := s.orders.Source()
+			def.Definition = `{"changed": true}`
+			must(s.AddSource(ctx, def))
+			s.advance(summer, rotation.ExecutionInput{}, kek.Started)
+			s.must(s.census(summer))
+			r := s.record(summer)
+			return []any{r.Sources, len(must(s.store.ListCheckpoints(ctx, summer, "orders", "census"))), len(must(s.store.ListCheckpoints(ctx, summer, "orders~1", "census")))}, nil
+		}},
+		{name: "genesis with sources that somebody else added", call: func(s *site) (any, error) {
+			other := memstore.New("other", s.clock.now)
+			k := must(other.KMS().Create(ctx, "", 0, "", false))
+			steps := *s.Steps
+			steps.Registry, steps.Outbox, steps.Vault, steps.Keys = other.Store(), other.Store(), other.Vault(), other.KMS()
+			a, b := s.orders.Source(), s.people.Source()
+			a.AddedBy, a.AddedAt = "somebody", s.clock.now().Add(-time.Hour)
+			must(steps.Genesis(ctx, k.ID, "g", []kek.Source{a, b}))
+			return must(other.Store().LoadAll(ctx, "")), nil
+		}},
+		{name: "announced by default, and again a day later", call: func(s *site) (any, error) {
+			page := &teller{}
+			s.AnnounceDays, s.Announcers = 7, []rotation.Announcer{page, page}
+			must(s.Announce(ctx, rotation.AnnounceInput{}))
+			s.clock.pass(day)
+			a, err := s.Announce(ctx, rotation.AnnounceInput{})
+			return []any{a, page.told, s.body("window_announced")}, err
+		}},
+		{name: "nobody is told, and the announcement cannot be read", call: func(s *site) (any, error) {
+			s.world.SetHook(away("Store.LoadAnnouncement"))
+			return s.Steps.Notify(ctx, rotation.NotifyInput{Event: rotation.NotifyCompleted, Label: "Q2"})
+		}},
+		{name: "a window that was over a week ago", call: func(s *site) (any, error) {
+			page := &teller{}
+			s.Announcers = []rotation.Announcer{page}
+			a := must(s.Announce(ctx, rotation.AnnounceInput{Label: "Q2"}))
+			s.clock.pass(a.To.Add(7 * day).Sub(s.clock.now()))
+			must(s.Steps.Notify(ctx, rotation.NotifyInput{Event: rotation.NotifyStarted, Label: "Q2"}))
+			s.clock.pass(time.Second)
+			must(s.Steps.Notify(ctx, rotation.NotifyInput{Event: rotation.NotifyCompleted, Label: "Q2"}))
+			return page.told, nil
+		}},
+	}
+}
+
+// TestTriesAreBounded: of a transition that always loses its race there are twelve tries.
+func TestTriesAreBounded(t *testing.T) {
+	ctx := t.Context()
+	for _, tc := range []struct {
+		op    string
+		phase kek.Phase
+		in    rotation.ExecutionInput
+		run   func(s *site) error
+	}{
+		{"Store.Apply", kek.Tested, rotation.ExecutionInput{}, func(s *site) error { _, err := s.Switch(ctx, input(spring)); return err }},
+		{"Store.SaveAnnouncement", kek.Tested, rotation.ExecutionInput{}, func(s *site) error { _, err := s.Announce(ctx, rotation.AnnounceInput{}); return err }},
+		{"Store.SaveApproval", kek.Tested, asked, func(s *site) error {
+			s.ApprovalRequired = true
+			_, err := s.AskApproval(ctx, rotation.ApprovalInput{RotationID: spring})
+			return err
+		}},
+		{"Store.SaveDrill", kek.Minted, drill, func(s *site) error {
+			_, err := s.Retire(ctx, rotation.RetireInput{RotationID: spring, Action: rotation.ActionPreSwitchFailure, Error: string(rotation.CanaryFailed)})
+			return err
+		}},
+		{"Store.SaveAnchor", kek.Tested, rotation.ExecutionInput{}, func(s *site) error {
+			s.anchor(t)
+			_, err := s.Anchor(ctx, rotation.AnchorInput{})
+			return err
+		}},
+	} {
+		s := newSite(t)
+		s.advance(spring, tc.in, tc.phase)
+		tries := 0
+		s.world.SetHook(func(op string, _ ...any) (bool, error) {
+			if op == tc.op {
+				tries++
+				return false, kek.ErrConflict
+			}
+			return true, nil
+		})
+		err := tc.run(s)
+		wantKind(t, err, rotation.Transient)
+		if tries != 12 || !errors.Is(err, kek.ErrConflict) {
+			t.Errorf("%s: %d tries, %v", tc.op, tries, err)
+		}
+	}
+}
