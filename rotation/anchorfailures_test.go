@@ -155,7 +155,7 @@ func TestAnchorRefusals(t *testing.T) {
 		{"a log of another key", func(s *site) (any, error) {
 			s.Anchoring.Trust.Logs[0].Key = rekortest.New(t).Trust().Key
 			_, err := anchor(s)
-			return nil, errors.New(strings.SplitAfter(err.Error(), "does not verify")[0] + " … " + typed(err).Next)
+			return nil, errors.New(strings.SplitAfter(err.Error(), "does not verify")[0] + fmt.Sprint(" … ", typed(err).Err != nil, typed(err).Next))
 		}},
 		{"a signature that is none", func(s *site) (any, error) {
 			s.Anchoring.Signer = forger{s.Anchoring.Signer}
@@ -164,7 +164,7 @@ func TestAnchorRefusals(t *testing.T) {
 		{"another anchor in its place", func(s *site) (any, error) {
 			must(s.vault.PutAnchor(ctx, chain, 1, []byte("{}")))
 			_, err := anchor(s)
-			return nil, errors.New(strings.SplitAfter(err.Error(), "in this place")[0] + " … " + typed(err).Next)
+			return nil, errors.New(strings.SplitAfter(err.Error(), "in this place")[0] + fmt.Sprint(" … ", typed(err).Err != nil, typed(err).Next))
 		}},
 		{"the anchor of another statement in its place", func(s *site) (any, error) {
 			other := newSite(t)
@@ -210,6 +210,11 @@ func TestAnchorRefusals(t *testing.T) {
 			s.Anchoring.Vault = changed{s.vault}
 			return check(s)
 		}},
+		{"an anchor that is none", func(s *site) (any, error) {
+			s.Anchoring.Vault = empty{s.vault}
+			return check(s)
+		}},
+		{"the chain of a rotation without an anchor", func(s *site) (any, error) { return nil, s.VerifyChain(ctx) }},
 		{"preflight of a rotation", func(s *site) (any, error) {
 			plan, err := s.Preflight(ctx, preflightInput(spring, rotation.ExecutionInput{}))
 			return plan.Checks, err
@@ -348,3 +353,8 @@ func (u unlocking) Read(ctx context.Context, o audit.ObjectVersion) (audit.Objec
 	}
 	return out, err
 }
+
+// empty is a bucket in which each anchor is an empty object.
+type empty struct{ rotation.AnchorVault }
+
+func (empty) GetAnchor(context.Context, string, int64) ([]byte, error) { return []byte("{}"), nil }

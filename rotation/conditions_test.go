@@ -7,7 +7,9 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/matter-ops/kms-rotation/internal/memstore"
@@ -194,7 +196,8 @@ func raceRefusals() []refusal {
 			return s.Retire(ctx, rotation.RetireInput{RotationID: spring, Action: rotation.ActionRemint, FailedAttempt: 1, Error: "E"})
 		}},
 	}
-	edits := map[string]func(*kek.View){"the record is gone": gone, "another attempt runs": another, "it is drained": drained, "the pointer is lost": lost}
+	elsewhere := func(v *kek.View) { p := *v.Pointer; p.KEKID = "kek-0009"; v.Pointer = &p }
+	edits := map[string]func(*kek.View){"the pointer is elsewhere": elsewhere, "the record is gone": gone, "another attempt runs": another, "it is drained": drained, "the pointer is lost": lost}
 	for _, name := range slices.Sorted(maps.Keys(steps)) {
 		step := steps[name]
 		for _, what := range slices.Sorted(maps.Keys(edits)) {
@@ -315,6 +318,38 @@ func raceRefusals() []refusal {
 			out, err := s.Retire(ctx, in)
 			return []any{out, s.enabled(failed), s.enabled(s.first)}, err
 		}},
+		{name: "an attempt of the future fails", phase: kek.Minted, in: emergency, call: func(s *site) (any, error) {
+			return s.Retire(ctx, rotation.RetireInput{RotationID: spring, Action: rotation.ActionRemint, FailedAttempt: 2, Error: "E"})
+		}},
+		{name: "a rehearsal of what was rolled back", phase: kek.Minted, call: func(s *site) (any, error) {
+			must(s.Retire(ctx, rotation.RetireInput{RotationID: spring, Action: rotation.ActionPreSwitchFailure, Error: "E"}))
+			return s.Rewrap(ctx, rotation.RewrapInput{RotationID: spring, Rehearse: true})
+		}},
+		{name: "a plan after the switch", phase: kek.Switched, in: asked, call: func(s *site) (any, error) {
+			s.ApprovalRequired = true
+			return s.Preflight(ctx, preflightInput("again", rotation.ExecutionInput{Resume: spring}))
+		}},
+		{name: "a plan before it", phase: kek.Tested, in: asked, call: func(s *site) (any, error) {
+			s.ApprovalRequired = true
+			return s.Preflight(ctx, preflightInput("again", rotation.ExecutionInput{Resume: spring}))
+		}},
+		{name: "who waits cannot be read", phase: kek.Tested, in: asked, call: func(s *site) (any, error) {
+			s.ApprovalRequired = true
+			r := s.record(spring)
+			s.world.SetHook(away("Store.LoadApproval"))
+			return s.Waiting(ctx, r)
+		}},
+		{name: "one of two old KEKs encrypts a table", call: func(s *site) (any, error) {
+			s.past("before")
+			s.people.SetEncryptedBy(must(s.kms.Describe(ctx, s.first)).ARN)
+			return s.start(spring, rotation.ExecutionInput{})
+		}},
+		{name: "the payloads that are read again", phase: kek.Drained, call: rereads},
+		{name: "the payloads that are read again in an emergency", phase: kek.Drained, in: emergency, call: rereads},
+		{name: "an emergency cannot seal", phase: kek.Drained, in: emergency, call: func(s *site) (any, error) {
+			s.Cipher = mute{s.Cipher}
+			return s.Rewrap(ctx, rotation.RewrapInput{RotationID: spring, Source: "orders"})
+		}},
 		{name: "an attempt that nobody made fails", phase: kek.Minted, in: emergency, call: func(s *site) (any, error) {
 			out, err := s.Retire(ctx, rotation.RetireInput{RotationID: spring, Action: rotation.ActionRemint, FailedAttempt: 0, Error: "E"})
 			return []any{out, s.enabled(s.record(spring).NewKEK)}, err
@@ -380,15 +415,13 @@ func raceRefusals() []refusal {
 		}},
 		{name: "a row that is labelled by somebody else", call: func(s *site) (any, error) {
 			unlabel(s, "o1")
-			payload := true
-			s.world.SetHook(func(op string, args ...any) (bool, error) {
-				switch op {
-				case "Table.Label":
+			var payload []bool
+			s.OpenSource = fickle(s, func(src rotation.Source) rotation.Source { return rereader{src, src.(rotation.Labeler), &payload} })
+			s.world.SetHook(func(op string, _ ...any) (bool, error) {
+				if op == "Table.Label" {
 					r := s.rows()[place{s.orders, "o1"}]
 					r.Kind, r.KEK, r.Defect = "", s.first, ""
 					s.orders.Plant("o1", r)
-				case "Table.Reread":
-					payload = args[len(args)-1] == true
 				}
 				return true, nil
 			})
@@ -415,6 +448,9 @@ func raceRefusals() []refusal {
 			for i := range 14 {
 				k := must(s.kms.Create(ctx, "", 0, "", false))
 				for j := range 2 {
+					if j != i%2 && i > 2 { // some keys are known by their label alone, some by their rows
+						continue
+					}
 					id := fmt.Sprintf("p%02d%d", i, j)
 					r := s.seal(s.orders, id, k.ID, 1, "secret")
 					if j == 1 {
@@ -427,6 +463,35 @@ func raceRefusals() []refusal {
 			return []any{out.First, out.Unknown}, err
 		}},
 	}...)
+}
+
+// rereads says what rewrap asks for when a row has changed.
+func rereads(s *site) (any, error) {
+	var payload []bool
+	s.OpenSource = fickle(s, func(src rotation.Source) rotation.Source { return rereader{src, src.(rotation.Labeler), &payload} })
+	changed := false
+	s.world.SetHook(func(op string, args ...any) (bool, error) {
+		if op == "Table.Replace" && args[1].(rotation.Row).ID == "o1" && !changed {
+			changed = true
+			r := s.rows()[place{s.orders, "o1"}]
+			s.orders.Plant("o1", s.seal(s.orders, "o1", r.KEK, r.Epoch, "another secret"))
+		}
+		return true, nil
+	})
+	err := s.rewrapAll(spring)
+	return []any{payload, s.rows()[place{s.orders, "o1"}].KEK}, err
+}
+
+// rereader is a source that remembers whether payloads were asked for again.
+type rereader struct {
+	rotation.Source
+	rotation.Labeler
+	payload *[]bool
+}
+
+func (r rereader) Reread(ctx context.Context, old rotation.Row, payload bool) (rotation.Row, bool, error) {
+	*r.payload = append(*r.payload, payload)
+	return r.Source.Reread(ctx, old, payload)
 }
 
 // stuck is KMS in which no key is ever disabled.
@@ -501,6 +566,25 @@ func manyRefusals() []refusal {
 		{name: "many items that cannot be placed", phase: kek.Started, call: func(s *site) (any, error) { many(s); return nil, s.census(spring) }},
 		{name: "many items, counted by hand", call: func(s *site) (any, error) { many(s); return s.TakeCensus(ctx, "", nil) }},
 		{name: "many items that cannot be rewrapped", phase: kek.Drained, call: func(s *site) (any, error) { many(s); return nil, s.rewrapAll(spring) }},
+		{name: "a source without an item", phase: kek.Started, call: func(s *site) (any, error) {
+			must(s.Preflight(ctx, preflightInput(spring, rotation.ExecutionInput{})))
+			for _, table := range []*memstore.Table{s.people} {
+				for id := range rowsOf(table) {
+					s.remove(table, id)
+				}
+			}
+			return nil, s.census(spring)
+		}},
+		{name: "rows that are deleted after the census", phase: kek.Switched, call: deleteRows("o0", "o1", "o2", "o3")},
+		{name: "rows of one segment that are deleted before it", phase: kek.Started, call: deleteRows("o0", "o2")},
+		{name: "rows of the other segment", phase: kek.Started, call: deleteRows("o1", "o3")},
+		{name: "a table of which no pass saw a row", phase: kek.Minted, in: emergency, call: deleteRows("o0", "o1", "o2", "o3")},
+		{name: "a census of a source of no envelopes", call: func(s *site) (any, error) {
+			for id := range rowsOf(s.orders) {
+				s.orders.Plant(id, memstore.Record{Other: true})
+			}
+			return s.TakeCensus(ctx, "", nil)
+		}},
 		{name: "every write is denied", phase: kek.Drained, call: of("Table.Replace", rotation.ErrDenied)},
 		{name: "one write is denied", phase: kek.Drained, call: of("Table.Replace", rotation.ErrDenied, "o1")},
 		{name: "the writes of one page are denied", phase: kek.Drained, call: of("Table.Replace", rotation.ErrDenied, "o0", "o1", "o2", "o3")},
@@ -653,6 +737,188 @@ func manyRefusals() []refusal {
 			must(s.Steps.Notify(ctx, rotation.NotifyInput{Event: rotation.NotifyCompleted, Label: "Q2"}))
 			return page.told, nil
 		}},
+	}
+}
+
+// deleteRows deletes rows of orders, some of them only after the census, and goes on with
+// the rotation to its end.
+func deleteRows(ids ...string) func(s *site) (any, error) {
+	return func(s *site) (any, error) {
+		for _, id := range ids[:len(ids)/2] {
+			s.remove(s.orders, id)
+		}
+		if s.record(spring).Phase == kek.Started {
+			s.must(s.census(spring))
+		}
+		for _, id := range ids[len(ids)/2:] {
+			s.remove(s.orders, id)
+		}
+		for id := range rowsOf(s.orders) {
+			if s.record(spring).Phase == kek.Started {
+				s.remove(s.orders, id)
+			}
+		}
+		s.advance(spring, rotation.ExecutionInput{}, kek.Rewrapped)
+		return nil, s.retire(spring)
+	}
+}
+
+// unopened are the steps that open the sources.
+func unopened() []refusal {
+	ctx := context.Background()
+	var out []refusal
+	for _, step := range []struct {
+		name  string
+		phase kek.Phase
+		run   func(s *site) (any, error)
+	}{
+		{"census", kek.Started, func(s *site) (any, error) { return nil, s.census(spring) }},
+		{"census by hand", "", func(s *site) (any, error) { return s.TakeCensus(ctx, "", nil) }},
+		{"sample of rows", "", func(s *site) (any, error) { return s.CheckRows(ctx, kek.Normal) }},
+		{"rehearsal", kek.Minted, func(s *site) (any, error) { return nil, s.rehearse(spring) }},
+		{"dual unwrap", kek.Minted, func(s *site) (any, error) { return s.DualUnwrap(ctx, input(spring)) }},
+		{"rewrap", kek.Drained, func(s *site) (any, error) {
+			return s.Rewrap(ctx, rotation.RewrapInput{RotationID: spring, Source: "orders"})
+		}},
+		{"end of the rewrap", kek.Drained, func(s *site) (any, error) {
+			return s.Rewrap(ctx, rotation.RewrapInput{RotationID: spring, Complete: true})
+		}},
+		{"retirement", kek.Rewrapped, func(s *site) (any, error) { return nil, s.retire(spring) }},
+		{"verify", kek.KEKRetired, func(s *site) (any, error) { return s.Verify(ctx, verifyInput(spring)) }},
+		{"resume", kek.KEKRetired, func(s *site) (any, error) { return s.start("again", rotation.ExecutionInput{Resume: spring}) }},
+		{"start", "", func(s *site) (any, error) { return s.start(spring, rotation.ExecutionInput{}) }},
+		{"repeated start", kek.Minted, func(s *site) (any, error) { return s.start(spring, rotation.ExecutionInput{}) }},
+		{"adoption", "", func(s *site) (any, error) { return s.Adopt(ctx, s.store, rotation.AdoptInput{Source: "orders"}) }},
+	} {
+		for from := range 4 {
+			out = append(out, refusal{name: fmt.Sprintf("the %s, and sources cannot be opened after %d", step.name, from), phase: step.phase, call: func(s *site) (any, error) {
+				opened := 0
+				s.OpenSource = func(def kek.Source) (rotation.Source, error) {
+					if opened++; opened > from {
+						return nil, errAway
+					}
+					return s.world.Open(def)
+				}
+				return step.run(s)
+			}})
+		}
+	}
+	return out
+}
+
+// untold are those of whom nobody could be told.
+func untold() []refusal {
+	ctx := context.Background()
+	deaf := func(call func(s *site) (any, error)) func(s *site) (any, error) {
+		return func(s *site) (any, error) {
+			s.Notifier = &inbox{err: errAway}
+			return call(s)
+		}
+	}
+	out := []refusal{
+		{name: "announced, and nobody is told", call: deaf(func(s *site) (any, error) { return s.Announce(ctx, rotation.AnnounceInput{}) })},
+		{name: "asked for approval, and nobody is told", phase: kek.Tested, in: asked, call: deaf(func(s *site) (any, error) {
+			s.ApprovalRequired = true
+			return s.AskApproval(ctx, rotation.ApprovalInput{RotationID: spring})
+		})},
+		{name: "a red canary, and nobody is told", call: deaf(func(s *site) (any, error) {
+			s.must(s.kms.Disable(ctx, s.first))
+			return s.Health(ctx, rotation.HealthInput{})
+		})},
+		{name: "a look that announces", call: func(s *site) (any, error) {
+			s.AnnounceDays = 7
+			in := preflightInput(spring, rotation.ExecutionInput{Label: "Q2"})
+			in.CheckOnly, in.Announce = true, true
+			plan, err := s.Preflight(ctx, in)
+			return []any{plan.Checks, s.body("window_announced")}, err
+		}},
+		{name: "a look that cannot announce", call: func(s *site) (any, error) {
+			s.AnnounceDays, s.Announcers = 7, []rotation.Announcer{&teller{err: errAway}}
+			in := preflightInput(spring, rotation.ExecutionInput{Label: "Q2"})
+			in.CheckOnly, in.Announce = true, true
+			return s.Preflight(ctx, in)
+		}},
+		{name: "a start that does not announce", call: func(s *site) (any, error) {
+			s.AnnounceDays = 7
+			in := preflightInput(spring, rotation.ExecutionInput{Label: "Q2"})
+			in.Announce = true
+			return s.Preflight(ctx, in)
+		}},
+	}
+	for _, event := range []string{
+		rotation.NotifyStarted, rotation.NotifyVerifying, rotation.NotifyCompleted, rotation.NotifyRolledBack, rotation.NotifyRefused, rotation.NotifyHalted,
+		rotation.NotifyDrilled, rotation.NotifyApproval, rotation.NotifyAnnounced, rotation.NotifyHealthRed,
+	} {
+		for _, kind := range []rotation.Kind{rotation.DrainTimeout, rotation.OrphansFound} {
+			out = append(out, refusal{name: fmt.Sprintf("the message of %s for %s", event, kind), call: func(s *site) (any, error) {
+				var b inbox
+				s.Notifier = &b
+				out, err := s.Steps.Notify(ctx, rotation.NotifyInput{
+					Event: event, RotationID: "id", Error: string(kind), Cause: "a cause\nof two lines", Execution: rotation.Execution{ID: "arn:x", Name: "n"}, Drill: "d",
+					Plan: "p", Detail: "a detail", Mode: "emergency", Label: "Q2",
+				})
+				return []any{out, typed(err), b.subject, b.message}, nil
+			}})
+		}
+	}
+	return out
+}
+
+// TestRowsAtOnce: sixteen rows of a page are worked on at once.
+func TestRowsAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSite(t)
+		s.Segments = 1
+		for i := range 40 {
+			s.insert(s.orders, fmt.Sprintf("more-%d", i))
+		}
+		s.advance(spring, rotation.ExecutionInput{}, kek.Drained)
+		var mu sync.Mutex
+		now, most := 0, 0
+		count := func(n int) {
+			mu.Lock()
+			defer mu.Unlock()
+			now += n
+			most = max(most, now)
+		}
+		s.world.SetHook(func(op string, _ ...any) (bool, error) {
+			if op == "KMS.ReEncrypt" {
+				count(1)
+				time.Sleep(time.Minute) // until every row that may be is here
+				count(-1)
+			}
+			return true, nil
+		})
+		s.must(s.rewrapAll(spring))
+		if most != 16 {
+			t.Errorf("%d rows at once", most)
+		}
+	})
+}
+
+// TestPauseEndsAPass: after a pause no page more is read.
+func TestPauseEndsAPass(t *testing.T) {
+	s := newSite(t)
+	s.Segments = 1
+	for i := range 150 {
+		s.insert(s.orders, fmt.Sprintf("more-%03d", i))
+	}
+	s.advance(spring, rotation.ExecutionInput{}, kek.Rewrapped)
+	asleep, scans := false, 0
+	s.world.SetHook(func(op string, args ...any) (bool, error) {
+		if op == "Store.SaveCheckpoint" && !asleep && args[0].(rotation.Checkpoint).Source == "orders" {
+			asleep = true
+			s.clock.pass(10 * time.Minute)
+			scans = 0
+		}
+		if op == "Table.Scan" {
+			scans++
+		}
+		return true, nil
+	})
+	wantKind(t, s.retire(spring), rotation.Transient)
+	if !asleep || scans != 0 {
+		t.Errorf("asleep %t, %d pages were read afterwards", asleep, scans)
 	}
 }
 

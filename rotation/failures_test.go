@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"testing"
@@ -57,7 +58,7 @@ func failures(op string) []error {
 	case "Store.Load", "Store.LoadAll":
 		out = append(out, rotation.ErrNoControlTable)
 	case "Store.Apply", "Store.SaveAnnouncement", "Store.SaveApproval", "Store.SaveDrill", "Store.SaveAnchor":
-		out = append(out, kek.ErrConflict)
+		out = append(out, kek.ErrConflict, kek.ErrConflict)
 	case "Vault.Put":
 		out = append(out, rotation.ErrTampered)
 	case "Log.Submit":
@@ -149,10 +150,13 @@ func failing(t *testing.T, fresh func() *site, hook func(*site, memstore.Hook), 
 	}
 	slices.Sort(ops)
 	for _, op := range slices.Compact(ops) {
-		for from := range min(count[op], 3) {
-			for _, failure := range failures(op) {
+		for from := range min(count[op], 8) {
+			for i, failure := range failures(op) {
 				f := fresh()
-				seen := 0
+				seen, last := 0, from+1
+				if errors.Is(failure, kek.ErrConflict) && i%2 == 0 { // once, and for good
+					last = math.MaxInt
+				}
 				hook(f, func(now string, _ ...any) (bool, error) {
 					f.mu.Lock()
 					defer f.mu.Unlock()
@@ -160,19 +164,22 @@ func failing(t *testing.T, fresh func() *site, hook func(*site, memstore.Hook), 
 						return true, nil
 					}
 					seen++
-					if seen > from {
+					if seen > from && seen <= last {
 						return false, failure
 					}
 					return true, nil
 				})
 				out, err := run(f)
-				cause := failure
+				cause, often := failure, ""
+				if errors.Is(failure, kek.ErrConflict) && last > from+1 {
+					often = " always"
+				}
 				for _, known := range []error{rotation.ErrDenied, rotation.ErrRejected} {
 					if errors.Is(failure, known) {
 						cause = known
 					}
 				}
-				note(fmt.Sprintf("%s %d %s", op, from+1, names[cause]), out, err)
+				note(fmt.Sprintf("%s %d %s%s", op, from+1, names[cause], often), out, err)
 			}
 		}
 	}
@@ -202,6 +209,9 @@ func failingSteps(in rotation.ExecutionInput) []failingStep {
 		{name: "a census by hand", run: func(s *site) (any, error) { return s.TakeCensus(ctx, "", nil) }, in: normal},
 		{name: "a sample of rows", run: func(s *site) (any, error) { return s.CheckRows(ctx, kek.Normal) }, in: normal},
 		{name: "announce", run: func(s *site) (any, error) { return s.Announce(ctx, rotation.AnnounceInput{}) }, in: normal},
+		{name: "announce again", prepare: func(s *site) { must(s.Announce(ctx, rotation.AnnounceInput{})) }, run: func(s *site) (any, error) {
+			return s.Announce(ctx, rotation.AnnounceInput{})
+		}, in: normal},
 		{name: "add source", run: func(s *site) (any, error) { return s.AddSource(ctx, s.world.NewTable("new").Source()) }, in: normal},
 		{name: "remove source", run: func(s *site) (any, error) { return nil, s.RemoveSource(ctx, "orders", "") }, in: normal},
 		{name: "register KEK", in: normal, run: func(s *site) (any, error) {
@@ -222,6 +232,9 @@ func failingSteps(in rotation.ExecutionInput) []failingStep {
 		{name: "census", in: normal, phase: kek.Started, run: func(s *site) (any, error) {
 			return s.Verify(ctx, rotation.VerifyInput{RotationID: spring, Census: true})
 		}},
+		{name: "census again", in: normal, phase: kek.Started, prepare: func(s *site) { s.must(s.census(spring)) }, run: func(s *site) (any, error) {
+			return s.Verify(ctx, rotation.VerifyInput{RotationID: spring, Census: true})
+		}},
 		{name: "abandon", in: normal, phase: kek.Started, run: func(s *site) (any, error) {
 			return s.Retire(ctx, rotation.RetireInput{RotationID: spring, Action: rotation.ActionAbandon, ExecutionARN: preflightInput(spring, in).ExecutionARN})
 		}},
@@ -239,6 +252,9 @@ func failingSteps(in rotation.ExecutionInput) []failingStep {
 		}},
 		{name: "dual unwrap", phase: kek.Minted, prepare: func(s *site) { s.must(s.rehearse(spring)) }, run: func(s *site) (any, error) {
 			return s.DualUnwrap(ctx, input(spring))
+		}},
+		{name: "rehearse again", in: normal, phase: kek.Minted, run: func(s *site) (any, error) {
+			return s.Rewrap(ctx, rotation.RewrapInput{RotationID: spring, Rehearse: true})
 		}},
 		{name: "dual unwrap ten minutes later", phase: kek.Minted, in: normal, prepare: func(s *site) { s.clock.pass(10 * time.Minute) }, run: func(s *site) (any, error) {
 			return s.DualUnwrap(ctx, input(spring))
@@ -258,6 +274,11 @@ func failingSteps(in rotation.ExecutionInput) []failingStep {
 			return s.AskApproval(ctx, rotation.ApprovalInput{RotationID: spring, Token: "token"})
 		}},
 		{name: "approve", phase: kek.Tested, in: normal, prepare: func(s *site) { s.Actor, plan = bob, s.PlanHash(s.record(spring)) }, run: func(s *site) (any, error) {
+			return s.Judge(ctx, rotation.Verdict{RotationID: spring, Plan: plan})
+		}},
+		{name: "approve again", phase: kek.Tested, in: normal, prepare: func(s *site) {
+			must(s.Judge(ctx, rotation.Verdict{RotationID: spring, Plan: plan}))
+		}, run: func(s *site) (any, error) {
 			return s.Judge(ctx, rotation.Verdict{RotationID: spring, Plan: plan})
 		}},
 		{name: "switch without approval", phase: kek.Tested, in: normal, run: func(s *site) (any, error) {

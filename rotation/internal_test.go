@@ -8,6 +8,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/matter-ops/kms-rotation/audit"
 	"github.com/matter-ops/kms-rotation/kek"
 )
 
@@ -206,6 +209,31 @@ func TestPlanHash(t *testing.T) {
 			t.Errorf("%s has the hash of %s", what, was)
 		}
 		seen[h] = what
+	}
+}
+
+// TestSameSigned: a signed statement is another if any part of it is.
+func TestSameSigned(t *testing.T) {
+	a := audit.Signed{Statement: audit.Statement{N: 1}, Key: []byte("k"), Signature: []byte("s")}
+	if !sameSigned(a, a) {
+		t.Error("it is not the same as itself")
+	}
+	for i, edit := range []func(*audit.Signed){
+		func(s *audit.Signed) { s.Statement.N = 2 }, func(s *audit.Signed) { s.Key = nil }, func(s *audit.Signed) { s.Signature = nil },
+	} {
+		b := a
+		if edit(&b); sameSigned(a, b) {
+			t.Errorf("%d: they are the same", i)
+		}
+	}
+}
+
+// TestWithoutLitter: of a report without litter nothing of it is left.
+func TestWithoutLitter(t *testing.T) {
+	stray, tail := audit.Finding{Kind: audit.StrayObject}, audit.Finding{Kind: audit.TailTooOld}
+	got := withoutLitter(audit.Report{Result: audit.Tampered, Findings: []audit.Finding{stray, tail, stray}, More: 4, Strays: 6})
+	if d := cmp.Diff(audit.Report{Result: audit.Unproven, Findings: []audit.Finding{tail}}, got); d != "" {
+		t.Errorf("-want +got:\n%s", d)
 	}
 }
 

@@ -30,7 +30,7 @@ func TestRefusals(t *testing.T) {
 	bases := map[string]*site{}
 	for _, group := range [][]refusal{
 		inputRefusals(), gateRefusals(), stepRefusals(), rowRefusals(), registryRefusals(), approvalRefusals(),
-		keyRefusals(), raceRefusals(), manyRefusals(),
+		keyRefusals(), raceRefusals(), manyRefusals(), unopened(), untold(),
 	} {
 		for _, r := range group {
 			key := fmt.Sprint(r.phase, r.in)
@@ -467,13 +467,15 @@ func rowRefusals() []refusal {
 		}
 	}
 	for name, edit := range map[string]func(s *site, r *memstore.Record){
-		"garbage":               func(_ *site, r *memstore.Record) { r.WrappedDEK = []byte("garbage, but long enough to be one") },
-		"altered":               func(_ *site, r *memstore.Record) { r.Ciphertext[9] ^= 1 },
-		"without a payload":     func(_ *site, r *memstore.Record) { r.Ciphertext = nil },
-		"of another context":    func(_ *site, r *memstore.Record) { r.Context = nil },
-		"of another plaintext":  func(_ *site, r *memstore.Record) { r.PlainSHA = "00" },
-		"of no known plaintext": func(_ *site, r *memstore.Record) { r.PlainSHA = "" },
-		"whole":                 func(_ *site, r *memstore.Record) { r.Whole, r.Ciphertext = true, nil },
+		"garbage":                  func(_ *site, r *memstore.Record) { r.WrappedDEK = []byte("garbage, but long enough to be one") },
+		"altered":                  func(_ *site, r *memstore.Record) { r.Ciphertext[9] ^= 1 },
+		"without a payload":        func(_ *site, r *memstore.Record) { r.Ciphertext = nil },
+		"of another context":       func(_ *site, r *memstore.Record) { r.Context = nil },
+		"of another plaintext":     func(_ *site, r *memstore.Record) { r.PlainSHA = "00" },
+		"of no known plaintext":    func(_ *site, r *memstore.Record) { r.PlainSHA = "" },
+		"of a payload of one byte": func(_ *site, r *memstore.Record) { r.Ciphertext = []byte{1} },
+		"whole with a payload":     func(_ *site, r *memstore.Record) { r.Whole = true },
+		"whole":                    func(_ *site, r *memstore.Record) { r.Whole, r.Ciphertext = true, nil },
 		"under the new KEK": func(_ *site, r *memstore.Record) {
 			r.KEK = "kek-0002"
 		},
@@ -837,6 +839,7 @@ func approvalRefusals() []refusal {
 		{name: "alice approves her own", phase: kek.Tested, in: asked, call: judge(alice, rotation.Verdict{}, nil)},
 		{name: "alice rejects her own", phase: kek.Tested, in: asked, call: judge(alice, rotation.Verdict{Reject: true, Reason: "no"}, nil)},
 		{name: "carol approves what bob has rejected", phase: kek.Tested, in: asked, call: judge(carol, rotation.Verdict{}, say(bob, true))},
+		{name: "carol approves what bob has approved", phase: kek.Tested, in: asked, call: judge(carol, rotation.Verdict{}, say(bob, false))},
 		{name: "bob approves again", phase: kek.Tested, in: asked, call: judge(bob, rotation.Verdict{}, say(bob, false))},
 		{name: "bob approves too late", phase: kek.Tested, in: asked, call: judge(bob, rotation.Verdict{}, func(s *site) { s.clock.pass(time.Hour + time.Second) })},
 		{name: "bob approves at the last moment", phase: kek.Tested, in: asked, call: judge(bob, rotation.Verdict{}, func(s *site) { s.clock.pass(time.Hour) })},

@@ -122,7 +122,6 @@ func (s *story) tell(name string) {
 		dump("KEK", k)
 	}
 	for _, r := range end.Rotations {
-		r.Actor = "" // as in the records
 		dump("rotation", r)
 	}
 	for _, src := range end.Sources {
@@ -259,6 +258,10 @@ func TestStories(t *testing.T) {
 			s.must(s.kms.Disable(s.t.Context(), s.pointer().KEKID))
 			out, err := s.Health(s.t.Context(), rotation.HealthInput{})
 			s.say("the canary", out, err)
+		},
+		"refused": func(s *story) {
+			s.clock.pass(8 * time.Hour)
+			s.start(spring, rotation.ExecutionInput{})
 		},
 		"anchored": func(s *story) {
 			s.anchor(s.t)

@@ -22,6 +22,12 @@ func TestParseWindow(t *testing.T) {
 			t.Errorf("%+v, %v, want %+v", w, err, want)
 		}
 	}
+	w, err := rotation.ParseWindow("01:20-15:30", time.UTC)
+	for at, open := range map[time.Duration]bool{79: false, 80: true, 929: true, 930: false} {
+		if err != nil || w.Open(time.Time{}.Add(at*time.Minute)) != open {
+			t.Errorf("at %d minutes: open %t", at, !open)
+		}
+	}
 	for _, s := range []string{"", "any"} {
 		w, err := rotation.ParseWindow(s, nil)
 		if err != nil || !w.Open(time.Time{}) || w.String() != "any time" {
