@@ -21,6 +21,7 @@ import (
 type hooked struct {
 	rotation.AnchorSigner
 	log  rotation.TransparencyLog
+	tree *rekortest.Log
 	hook *memstore.Hook
 }
 
@@ -60,7 +61,7 @@ func (h hooked) Submit(ctx context.Context, l audit.Log, signed audit.Signed) (a
 func (s *site) anchor(t *testing.T) *memstore.Hook {
 	t.Helper()
 	log, hook := rekortest.New(t), new(memstore.Hook)
-	h := hooked{rekortest.NewKey(t), rekor.New(log.Client(func(_ *http.Request, next func() *http.Response) (*http.Response, error) { return next(), nil })), hook}
+	h := hooked{rekortest.NewKey(t), rekor.New(log.Client(func(_ *http.Request, next func() *http.Response) (*http.Response, error) { return next(), nil })), log, hook}
 	s.Anchoring = &rotation.Anchoring{
 		Store: s.store, Vault: s.vault, Signer: h, Log: h, Ledger: s.store, Bucket: s.vault, Trust: audit.Trust{Logs: []audit.Log{log.Trust()}},
 		Retention: day, Heartbeat: time.Hour, MaxTail: time.Hour, Deadline: time.Minute,
@@ -211,7 +212,15 @@ func TestAnchorRefusals(t *testing.T) {
 			return check(s)
 		}},
 		{"an anchor that is none", func(s *site) (any, error) {
-			s.Anchoring.Vault = empty{s.vault}
+			s.Anchoring.Vault = stored{s.vault, []byte("{}")}
+			return check(s)
+		}},
+		{"an anchor whose signature is none", func(s *site) (any, error) {
+			_, head := must2(s.store.Head(ctx))
+			signed := rekortest.NewKey(t).Statement(t, audit.NewStatement(chain, 1, audit.AnchorGenesis(chain), head, s.clock.now()))
+			signed.Signature = rekortest.NewKey(t).Statement(t, signed.Statement).Signature
+			a := audit.Anchor{V: audit.Version, Signed: signed, Proof: s.Anchoring.Log.(hooked).tree.Submit(t, signed)}
+			s.Anchoring.Vault = stored{s.vault, must(a.Encode())}
 			return check(s)
 		}},
 		{"the chain of a rotation without an anchor", func(s *site) (any, error) { return nil, s.VerifyChain(ctx) }},
@@ -354,7 +363,18 @@ func (u unlocking) Read(ctx context.Context, o audit.ObjectVersion) (audit.Objec
 	return out, err
 }
 
-// empty is a bucket in which each anchor is an empty object.
-type empty struct{ rotation.AnchorVault }
+// stored is a bucket in which each anchor is the same object.
+type stored struct {
+	rotation.AnchorVault
+	b []byte
+}
 
-func (empty) GetAnchor(context.Context, string, int64) ([]byte, error) { return []byte("{}"), nil }
+func (s stored) GetAnchor(context.Context, string, int64) ([]byte, error) { return s.b, nil }
+
+// must2 is must for two values.
+func must2[T, U any](v T, w U, err error) (T, U) {
+	if err != nil {
+		panic(err)
+	}
+	return v, w
+}

@@ -519,6 +519,7 @@ func rowRefusals() []refusal {
 		{name: "the canary does not unwrap", phase: kek.Minted, call: test(func(s *site) { s.KMS = deaf{s.kms} })},
 		{name: "another plaintext comes back", phase: kek.Minted, call: test(func(s *site) { s.Cipher = unfaithful{s.Cipher} })},
 		{name: "sealing fails", phase: kek.Minted, call: test(func(s *site) { s.Cipher = mute{s.Cipher} })},
+		{name: "a canary that opens to nothing", phase: kek.Minted, in: drill, call: test(func(s *site) { s.Cipher = hollow{s.Cipher} })},
 		{name: "a corpus without a known cipher", phase: kek.Minted, call: test(func(s *site) {
 			for _, id := range []string{"known-1.json", "known-2.json"} {
 				s.remove(s.corpus, id)
@@ -653,6 +654,11 @@ func (s *site) rehearsed() (any, error) {
 type mute struct{ rotation.Cipher }
 
 func (mute) Seal([]byte, []byte, map[string]string) ([]byte, error) { return nil, errAway }
+
+// hollow is a cipher that opens to nothing.
+type hollow struct{ rotation.Cipher }
+
+func (hollow) Open([]byte, []byte, map[string]string) ([]byte, error) { return nil, nil }
 
 func registryRefusals() []refusal {
 	ctx := context.Background()
