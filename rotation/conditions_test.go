@@ -1,6 +1,7 @@
 package rotation_test
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -325,6 +326,22 @@ func raceRefusals() []refusal {
 			must(s.Retire(ctx, rotation.RetireInput{RotationID: spring, Action: rotation.ActionPreSwitchFailure, Error: "E"}))
 			return s.Rewrap(ctx, rotation.RewrapInput{RotationID: spring, Rehearse: true})
 		}},
+		{name: "approval asked after the switch", phase: kek.Switched, in: asked, call: func(s *site) (any, error) {
+			s.ApprovalRequired = true
+			return s.AskApproval(ctx, rotation.ApprovalInput{RotationID: spring})
+		}},
+		{name: "approval asked for a drill", phase: kek.Minted, in: drill, call: func(s *site) (any, error) {
+			s.ApprovalRequired = true
+			return s.AskApproval(ctx, rotation.ApprovalInput{RotationID: spring})
+		}},
+		{name: "a record that demands approval", phase: kek.Tested, in: asked, call: func(s *site) (any, error) {
+			alter(func(v *kek.View) {
+				r := *v.Rotation
+				r.Approval = true
+				v.Rotation = &r
+			})(s)
+			return s.Switch(ctx, input(spring))
+		}},
 		{name: "a plan after the switch", phase: kek.Switched, in: asked, call: func(s *site) (any, error) {
 			s.ApprovalRequired = true
 			return s.Preflight(ctx, preflightInput("again", rotation.ExecutionInput{Resume: spring}))
@@ -349,6 +366,54 @@ func raceRefusals() []refusal {
 		{name: "an emergency cannot seal", phase: kek.Drained, in: emergency, call: func(s *site) (any, error) {
 			s.Cipher = mute{s.Cipher}
 			return s.Rewrap(ctx, rotation.RewrapInput{RotationID: spring, Source: "orders"})
+		}},
+		{name: "the alias of the failed attempt names a historic KEK", in: emergency, call: func(s *site) (any, error) {
+			past := s.past("before")
+			s.advance(spring, emergency, kek.Minted)
+			s.Keys = claimed{s.kms, past}
+			out, err := s.Retire(ctx, rotation.RetireInput{RotationID: spring, Action: rotation.ActionRemint, FailedAttempt: 1, Error: "E"})
+			return []any{out, s.enabled(past)}, err
+		}},
+		{name: "a claimed key", phase: kek.Started, call: func(s *site) (any, error) {
+			s.must(s.census(spring))
+			must(s.kms.Claim(ctx, spring, 1, must(s.kms.Create(ctx, spring, 1, "", false)).ID))
+			out, err := s.Mint(ctx, input(spring))
+			return []any{out, len(s.keys())}, err
+		}},
+		{name: "a key of another maker, and mine cannot be disabled", phase: kek.Started, call: func(s *site) (any, error) {
+			s.must(s.census(spring))
+			k := must(s.kms.Create(ctx, spring, 1, "", false))
+			s.Keys = late{s.kms, k.ID, new(int)}
+			s.world.SetHook(away("KMS.Disable"))
+			return s.Mint(ctx, input(spring))
+		}},
+		{name: "the retirement before the rewrap, which ends meanwhile", phase: kek.Drained, call: overtaken(kek.Rewrapped, func(s *site) (any, error) {
+			return s.Retire(ctx, rotation.RetireInput{RotationID: spring})
+		})},
+		{name: "verify before the retirement, which ends meanwhile", phase: kek.Rewrapped, call: overtaken(kek.KEKRetired, func(s *site) (any, error) {
+			return s.Verify(ctx, verifyInput(spring))
+		})},
+		{name: "the switch before the test, which ends meanwhile", phase: kek.Minted, call: overtaken(kek.Tested, func(s *site) (any, error) {
+			return s.Switch(ctx, input(spring))
+		})},
+		{name: "the rehearsal before the mint, which ends meanwhile", phase: kek.Started, call: overtaken(kek.Minted, func(s *site) (any, error) {
+			return nil, s.rehearse(spring)
+		})},
+		{name: "a transient failure of verify keeps its pass", phase: kek.KEKRetired, call: halves(errAway)},
+		{name: "another begins it again", phase: kek.KEKRetired, call: halves(rotation.ErrDenied)},
+		{name: "a rotation that could make no probe", phase: kek.KEKRetired, call: func(s *site) (any, error) {
+			s.kms.Enable(s.first)
+			s.Keys = seemsDisabled{s.kms, s.first}
+			alter(func(v *kek.View) {
+				r := *v.Rotation
+				r.Probes = nil
+				v.Rotation = &r
+			})(s)
+			return s.Verify(ctx, verifyInput(spring))
+		}},
+		{name: "a record that is garbage", phase: kek.KEKRetired, call: func(s *site) (any, error) {
+			s.vault.Tamper(chain, 3, []byte("garbage"))
+			return nil, s.VerifyChain(ctx)
 		}},
 		{name: "an attempt that nobody made fails", phase: kek.Minted, in: emergency, call: func(s *site) (any, error) {
 			out, err := s.Retire(ctx, rotation.RetireInput{RotationID: spring, Action: rotation.ActionRemint, FailedAttempt: 0, Error: "E"})
@@ -400,6 +465,12 @@ func raceRefusals() []refusal {
 		{name: "a label that always changes", call: func(s *site) (any, error) {
 			unlabel(s, "o1")
 			s.OpenSource = fickle(s, func(src rotation.Source) rotation.Source { return restless{src} })
+			return s.Adopt(ctx, s.store, rotation.AdoptInput{Source: "orders", Write: true})
+		}},
+		{name: "a row that cannot be read again before its label", call: func(s *site) (any, error) {
+			unlabel(s, "o1")
+			s.OpenSource = fickle(s, func(src rotation.Source) rotation.Source { return restless{src} })
+			s.world.SetHook(away("Table.Reread"))
 			return s.Adopt(ctx, s.store, rotation.AdoptInput{Source: "orders", Write: true})
 		}},
 		{name: "a row that is deleted before its label", call: func(s *site) (any, error) {
@@ -463,6 +534,50 @@ func raceRefusals() []refusal {
 			return []any{out.First, out.Unknown}, err
 		}},
 	}...)
+}
+
+// late is KMS in which another maker claims the alias just before.
+type late struct {
+	rotation.KeyAdmin
+	id kek.ID
+	n  *int
+}
+
+func (l late) Claim(ctx context.Context, rotationID string, attempt int, id kek.ID) (kek.ID, error) {
+	if *l.n++; *l.n == 1 {
+		return "", nil
+	}
+	return l.KeyAdmin.Claim(ctx, rotationID, attempt, l.id)
+}
+
+// overtaken calls a step of a rotation that reaches a phase after the step's first look.
+func overtaken(phase kek.Phase, call func(*site) (any, error)) func(*site) (any, error) {
+	return func(s *site) (any, error) {
+		alterFrom(s, 1, func(v *kek.View) {
+			r := *v.Rotation
+			r.Phase, r.NewKEK = phase, cmp.Or(r.NewKEK, "kek-0002")
+			v.Rotation = &r
+		})
+		return call(s)
+	}
+}
+
+// halves lets verify fail after its pass, and says what is left of that.
+func halves(fault error) func(*site) (any, error) {
+	return func(s *site) (any, error) {
+		s.world.SetHook(func(op string, _ ...any) (bool, error) {
+			if op == "KMS.Describe" {
+				return false, fault
+			}
+			return true, nil
+		})
+		_, err := s.Verify(s.t.Context(), verifyInput(spring))
+		var done []bool
+		for _, cp := range must(s.store.ListCheckpoints(s.t.Context(), spring, "orders", "verify")) {
+			done = append(done, cp.Done)
+		}
+		return []any{done, typed(err).Kind}, nil
+	}
 }
 
 // rereads says what rewrap asks for when a row has changed.
@@ -584,6 +699,67 @@ func manyRefusals() []refusal {
 				s.orders.Plant(id, memstore.Record{Other: true})
 			}
 			return s.TakeCensus(ctx, "", nil)
+		}},
+		{name: "a census by hand of many pages", call: func(s *site) (any, error) {
+			for i := range 250 {
+				s.insert(s.orders, fmt.Sprintf("w%03d", i))
+			}
+			return s.TakeCensus(ctx, "", nil)
+		}},
+		{name: "the end of the rewrap again", call: func(s *site) (any, error) {
+			s.Deep = true
+			s.advance(spring, rotation.ExecutionInput{}, kek.Rewrapped)
+			return s.Rewrap(ctx, rotation.RewrapInput{RotationID: spring, Complete: true})
+		}},
+		{name: "a segment with a quarantined row goes on after its first page", call: func(s *site) (any, error) {
+			s.Segments = 1
+			for i := range 150 {
+				s.insert(s.orders, fmt.Sprintf("w%03d", i))
+			}
+			s.advance(spring, rotation.ExecutionInput{}, kek.Drained)
+			r := s.rows()[place{s.orders, "o1"}]
+			r.Kind = rotation.NoContext
+			s.orders.Plant("o1", r)
+			scans := 0
+			s.world.SetHook(func(op string, _ ...any) (bool, error) {
+				switch op {
+				case "Store.SaveCheckpoint":
+					s.clock.pass(time.Minute)
+				case "Table.Scan":
+					scans++
+				}
+				return true, nil
+			})
+			in := rotation.RewrapInput{RotationID: spring, Source: "orders"}
+			first, err := s.Rewrap(until{ctx, s.clock.now().Add(time.Minute)}, in)
+			second, err2 := s.Rewrap(ctx, in)
+			third, err3 := s.Rewrap(ctx, in)
+			return []any{first, second, third, scans}, errors.Join(err, err2, err3)
+		}},
+		{name: "a rehearsal of an empty source reads it once", call: scans(func(s *site) {
+			for id := range rowsOf(s.orders) {
+				s.orders.Plant(id, memstore.Record{Declared: true})
+			}
+		})},
+		{name: "a rehearsal of many rows reads a page", call: scans(func(s *site) {
+			for i := range 150 {
+				s.insert(s.orders, fmt.Sprintf("w%03d", i))
+			}
+		})},
+		{name: "announced where any time is off-peak", call: func(s *site) (any, error) {
+			s.Window = must(rotation.ParseWindow("any", time.FixedZone("X", 3600)))
+			return s.Announce(ctx, rotation.AnnounceInput{From: s.clock.now().Add(day)})
+		}},
+		{name: "customers hear of no other event", call: func(s *site) (any, error) {
+			page := &teller{}
+			s.Announcers = []rotation.Announcer{page}
+			must(s.Announce(ctx, rotation.AnnounceInput{Label: "Q2"}))
+			for _, event := range []string{rotation.NotifyRefused, rotation.NotifyDrilled, rotation.NotifyStarted} {
+				must(s.Steps.Notify(ctx, rotation.NotifyInput{Event: event, Label: "Q2"}))
+			}
+			must(s.Steps.Notify(ctx, rotation.NotifyInput{Event: rotation.NotifyCompleted, Label: "Q2", Drill: "d"}))
+			must(s.Steps.Notify(ctx, rotation.NotifyInput{Event: rotation.NotifyCompleted}))
+			return page.told, nil
 		}},
 		{name: "every write is denied", phase: kek.Drained, call: of("Table.Replace", rotation.ErrDenied)},
 		{name: "one write is denied", phase: kek.Drained, call: of("Table.Replace", rotation.ErrDenied, "o1")},
@@ -737,6 +913,24 @@ func manyRefusals() []refusal {
 			must(s.Steps.Notify(ctx, rotation.NotifyInput{Event: rotation.NotifyCompleted, Label: "Q2"}))
 			return page.told, nil
 		}},
+	}
+}
+
+// scans says how often a rehearsal reads orders.
+func scans(prepare func(*site)) func(*site) (any, error) {
+	return func(s *site) (any, error) {
+		s.Segments = 1
+		prepare(s)
+		s.advance(spring, rotation.ExecutionInput{}, kek.Minted)
+		n := 0
+		s.world.SetHook(func(op string, args ...any) (bool, error) {
+			if op == "Table.Scan" && args[0] == "orders" {
+				n++
+			}
+			return true, nil
+		})
+		out, err := s.rehearsed()
+		return []any{out, n}, err
 	}
 }
 

@@ -101,7 +101,7 @@ func (s *Steps) drilled(ctx context.Context, v kek.View) (string, error) {
 			return DrillPassed, s.publish(ctx)
 		}
 		untouched := v.Pointer != nil && v.Pointer.KEKID == r.OldKEK
-		if !untouched || r.NewKEK == "" || v.KEKs[r.NewKEK].State != kek.Retired || !strings.HasPrefix(r.Err, string(CanaryFailed)) {
+		if !untouched || v.KEKs[r.NewKEK].State != kek.Retired || !strings.HasPrefix(r.Err, string(CanaryFailed)) {
 			return DrillFailed, nil
 		}
 		k, err := s.Keys.Describe(ctx, r.NewKEK)

@@ -59,6 +59,59 @@ func TestDedupeForgets(t *testing.T) {
 	}
 }
 
+// TestDedupeOfAnother: a failure forgets itself, and not what came in its place.
+func TestDedupeOfAnother(t *testing.T) {
+	d := newDedupe()
+	row := Row{KEK: "k"}
+	_, err := d.do(row, func() ([]byte, error) {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		d.seen[dedupeKey(row)] = &rewrapping{}
+		return nil, errors.New("no answer")
+	})
+	if err == nil || len(d.seen) != 1 {
+		t.Errorf("%v, %d known", err, len(d.seen))
+	}
+}
+
+// marks is a store of checkpoints that remembers what was reset.
+type marks struct {
+	Checkpoints
+	list  []Checkpoint
+	reset int
+}
+
+func (m *marks) ListCheckpoints(context.Context, string, string, string) ([]Checkpoint, error) {
+	return m.list, nil
+}
+
+func (m *marks) SaveCheckpoint(context.Context, Checkpoint) error { m.reset++; return nil }
+
+// TestForgetIdle: a pass is as old as the newest of its checkpoints, in whatever order they
+// are listed; one that was reset has no age.
+func TestForgetIdle(t *testing.T) {
+	at := func(minutes int) Checkpoint {
+		return Checkpoint{SavedAt: midnight.Add(time.Duration(minutes) * time.Minute)}
+	}
+	for i, tc := range []struct {
+		list  []Checkpoint
+		reset int
+	}{
+		{nil, 0},
+		{[]Checkpoint{at(50), at(51)}, 0},
+		{[]Checkpoint{at(51), at(40)}, 0},
+		{[]Checkpoint{at(50), at(40)}, 2},
+		{[]Checkpoint{at(40), {}, at(50)}, 2},
+		{[]Checkpoint{{}}, 0},
+	} {
+		m := &marks{list: tc.list}
+		s := &Steps{Deps: Deps{Checkpoints: m, Now: func() time.Time { return midnight.Add(time.Hour) }}}
+		if err := s.forgetIdle(t.Context(), kek.Rotation{}, []frozen{{}}, passVerify); err != nil || m.reset != tc.reset {
+			t.Errorf("%d: %d were reset, want %d; %v", i, m.reset, tc.reset, err)
+		}
+	}
+}
+
 // opening is a KMS in which each wrapped data key opens.
 type opening struct {
 	Wrapper
