@@ -13,6 +13,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/matter-ops/kms-rotation/audit"
 	"github.com/matter-ops/kms-rotation/internal/memstore"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
@@ -342,6 +343,92 @@ func raceRefusals() []refusal {
 			})(s)
 			return s.Switch(ctx, input(spring))
 		}},
+		{name: "who waits before the test", phase: kek.Minted, in: asked, call: func(s *site) (any, error) {
+			s.ApprovalRequired = true
+			return s.Waiting(ctx, s.record(spring))
+		}},
+		{name: "a forged approval of whoever asked", phase: kek.Tested, in: asked, call: func(s *site) (any, error) {
+			s.ApprovalRequired = true
+			a := rotation.Approval{Rotation: spring, Plan: s.PlanHash(s.record(spring)), State: rotation.ApprovalGiven, By: alice}
+			s.must(s.store.SaveApproval(ctx, a, audit.Event{ID: "forged", Type: "approval_given", Step: "approve"}))
+			return s.Switch(ctx, input(spring))
+		}},
+		{name: "a look under the name of a rotation that is over while another runs", phase: kek.Completed, call: func(s *site) (any, error) {
+			s.advance(summer, rotation.ExecutionInput{}, kek.Started)
+			in := preflightInput(spring, rotation.ExecutionInput{})
+			in.CheckOnly = true
+			return s.Preflight(ctx, in)
+		}},
+		{name: "the name of a superseded rotation of another execution", phase: kek.Switched, call: func(s *site) (any, error) {
+			must(s.Preflight(ctx, preflightInput(summer, emergency)))
+			in := preflightInput(spring, rotation.ExecutionInput{})
+			in.ExecutionARN = "arn:another"
+			return s.Preflight(ctx, in)
+		}},
+		{name: "a mint that is over, and strays that cannot be listed", phase: kek.Started, call: func(s *site) (any, error) {
+			s.must(s.census(spring))
+			alterFrom(s, 1, another)
+			s.world.SetHook(away("KMS.Tagged"))
+			return s.Mint(ctx, input(spring))
+		}},
+		{name: "a key of another maker, and mine cannot be disabled at first", phase: kek.Started, call: func(s *site) (any, error) {
+			s.must(s.census(spring))
+			k := must(s.kms.Create(ctx, spring, 1, "", false))
+			s.Keys = late{s.kms, k.ID, new(int)}
+			s.world.SetHook(func(op string, _ ...any) (bool, error) {
+				if op == "KMS.Disable" {
+					s.world.SetHook(nil)
+					return false, errAway
+				}
+				return true, nil
+			})
+			return s.Mint(ctx, input(spring))
+		}},
+		{name: "a table of an emergency that is misconfigured", phase: kek.Minted, in: emergency, call: func(s *site) (any, error) {
+			s.world.SetHook(func(op string, _ ...any) (bool, error) {
+				if op == "Table.Scan" {
+					return false, &rotation.Error{Kind: rotation.SourceMisconfigured, Field: "pk", Msg: "no key attribute pk"}
+				}
+				return true, nil
+			})
+			return s.rehearsed()
+		}},
+		{name: "the last uses of an old KEK", phase: kek.Rewrapped, call: func(s *site) (any, error) {
+			var errs []string
+			for _, operation := range []string{"Encrypt", "GenerateDataKeyWithoutPlaintext", "Decrypt", "ReEncrypt"} {
+				f := s.fork(s.t)
+				f.Keys = used{f.kms, rotation.KeyUse{LastUse: operation, LastUseAt: f.clock.now().Add(time.Hour), LastUseBy: "event-1"}}
+				errs = append(errs, fmt.Sprint(f.retire(spring)))
+			}
+			return errs, nil
+		}},
+		{name: "a row that always changes is tried twelve times", phase: kek.Drained, call: func(s *site) (any, error) {
+			s.OpenSource = fickle(s, func(src rotation.Source) rotation.Source { return restless{src} })
+			c := count(s, nil)
+			_, err := s.Rewrap(ctx, rotation.RewrapInput{RotationID: spring, Source: "corpus"})
+			return []any{c.n["Table.Reread"], typed(err).Kind}, nil
+		}},
+		{name: "a row that changes and cannot be read again", phase: kek.Drained, call: func(s *site) (any, error) {
+			s.OpenSource = fickle(s, func(src rotation.Source) rotation.Source { return restless{src} })
+			s.world.SetHook(away("Table.Reread"))
+			return s.Rewrap(ctx, rotation.RewrapInput{RotationID: spring, Source: "corpus"})
+		}},
+		{name: "what the canaries are bound to", phase: kek.Minted, call: func(s *site) (any, error) {
+			s.must(s.rehearse(spring))
+			var contexts []any
+			drawn := 0
+			random := s.Random
+			s.Random = func(b []byte) { drawn++; random(b) }
+			s.world.SetHook(func(op string, args ...any) (bool, error) {
+				if op == "KMS.GenerateDataKey" {
+					contexts = append(contexts, args[1])
+				}
+				return true, nil
+			})
+			must(s.Health(ctx, rotation.HealthInput{}))
+			must(s.DualUnwrap(ctx, input(spring)))
+			return []any{contexts, drawn}, nil
+		}},
 		{name: "a plan after the switch", phase: kek.Switched, in: asked, call: func(s *site) (any, error) {
 			s.ApprovalRequired = true
 			return s.Preflight(ctx, preflightInput("again", rotation.ExecutionInput{Resume: spring}))
@@ -467,6 +554,12 @@ func raceRefusals() []refusal {
 			s.OpenSource = fickle(s, func(src rotation.Source) rotation.Source { return restless{src} })
 			return s.Adopt(ctx, s.store, rotation.AdoptInput{Source: "orders", Write: true})
 		}},
+		{name: "a row without a KEK and without a data key", call: func(s *site) (any, error) {
+			r := s.rows()[place{s.orders, "o1"}]
+			r.KEK, r.Kind, r.WrappedDEK = "", rotation.NoKEK, nil
+			s.orders.Plant("o1", r)
+			return s.Adopt(ctx, s.store, rotation.AdoptInput{Source: "orders"})
+		}},
 		{name: "a row that cannot be read again before its label", call: func(s *site) (any, error) {
 			unlabel(s, "o1")
 			s.OpenSource = fickle(s, func(src rotation.Source) rotation.Source { return restless{src} })
@@ -549,6 +642,14 @@ func (l late) Claim(ctx context.Context, rotationID string, attempt int, id kek.
 	}
 	return l.KeyAdmin.Claim(ctx, rotationID, attempt, l.id)
 }
+
+// used is KMS that says how keys were used.
+type used struct {
+	rotation.KeyAdmin
+	use rotation.KeyUse
+}
+
+func (u used) Use(context.Context, kek.ID) (rotation.KeyUse, error) { return u.use, nil }
 
 // overtaken calls a step of a rotation that reaches a phase after the step's first look.
 func overtaken(phase kek.Phase, call func(*site) (any, error)) func(*site) (any, error) {
@@ -735,6 +836,32 @@ func manyRefusals() []refusal {
 			second, err2 := s.Rewrap(ctx, in)
 			third, err3 := s.Rewrap(ctx, in)
 			return []any{first, second, third, scans}, errors.Join(err, err2, err3)
+		}},
+		{name: "the last source is rewrapped, and no time for the others", phase: kek.Drained, call: func(s *site) (any, error) {
+			for i := range 2 {
+				must(s.Rewrap(ctx, rotation.RewrapInput{RotationID: spring, Source: "people", Segment: i}))
+			}
+			return s.Rewrap(soon(s), rotation.RewrapInput{RotationID: spring, Complete: true})
+		}},
+		{name: "time for one page of the retirement", call: func(s *site) (any, error) {
+			s.Segments = 1
+			for i := range 150 {
+				s.insert(s.orders, fmt.Sprintf("w%03d", i))
+			}
+			s.advance(spring, rotation.ExecutionInput{}, kek.Rewrapped)
+			s.world.SetHook(func(op string, args ...any) (bool, error) {
+				if op == "Store.SaveCheckpoint" && args[0].(rotation.Checkpoint).Source == "orders" {
+					s.clock.pass(time.Minute)
+				}
+				return true, nil
+			})
+			return s.Retire(until{ctx, s.clock.now().Add(time.Minute)}, rotation.RetireInput{RotationID: spring})
+		}},
+		{name: "completed after a redrive", call: func(s *site) (any, error) {
+			var b inbox
+			s.Notifier = &b
+			out, err := s.Steps.Notify(ctx, rotation.NotifyInput{Event: rotation.NotifyCompleted, Execution: rotation.Execution{RedriveCount: 1}, HaltedIn: &rotation.Execution{}})
+			return []any{out, b.subject}, err
 		}},
 		{name: "a rehearsal of an empty source reads it once", call: scans(func(s *site) {
 			for id := range rowsOf(s.orders) {
@@ -1113,6 +1240,73 @@ func TestPauseEndsAPass(t *testing.T) {
 	wantKind(t, s.retire(spring), rotation.Transient)
 	if !asleep || scans != 0 {
 		t.Errorf("asleep %t, %d pages were read afterwards", asleep, scans)
+	}
+}
+
+// TestLookBesideARotation is the regression test of a look that said that no rotation runs
+// because it was made under the name of one that was over, or of the one that runs.
+func TestLookBesideARotation(t *testing.T) {
+	for _, name := range []string{spring, summer, "another"} {
+		s := newSite(t)
+		s.advance(spring, rotation.ExecutionInput{}, kek.Completed)
+		in := preflightInput(name, rotation.ExecutionInput{})
+		in.CheckOnly = true
+		if plan, err := s.Preflight(t.Context(), in); err != nil || plan.RotationID != name {
+			t.Errorf("as %s: %+v, %v", name, plan, err)
+		}
+		s.advance(summer, rotation.ExecutionInput{}, kek.Started)
+		before := s.snapshot()
+		_, err := s.Preflight(t.Context(), in)
+		wantKind(t, err, rotation.RotationInProgress)
+		if e := typed(err); !strings.Contains(e.Msg, summer) {
+			t.Errorf("as %s: %v", name, e)
+		}
+		if d := s.diff(before); d != "" {
+			t.Errorf("the world changed (-was +is):\n%s", d)
+		}
+	}
+}
+
+// TestPauseSavesNothing: what was read before a pause is in no checkpoint.
+func TestPauseSavesNothing(t *testing.T) {
+	s := newSite(t)
+	s.Segments = 1
+	s.advance(spring, rotation.ExecutionInput{}, kek.Rewrapped)
+	var mu sync.Mutex
+	asleep, saved := false, 0
+	s.world.SetHook(func(op string, args ...any) (bool, error) {
+		mu.Lock()
+		defer mu.Unlock()
+		switch {
+		case op == "KMS.Decrypt" && !asleep && saved == 2: // people are the last source
+			asleep = true
+			s.clock.pass(10 * time.Minute)
+		case op == "Store.SaveCheckpoint":
+			saved++
+		}
+		return true, nil
+	})
+	wantKind(t, s.retire(spring), rotation.Transient)
+	if !asleep || saved != 2 {
+		t.Errorf("asleep %t, %d checkpoints", asleep, saved)
+	}
+}
+
+// TestFreshnessInDays: a drill counts for so many whole days; without a number for ever.
+func TestFreshnessInDays(t *testing.T) {
+	at := time.Date(2026, 4, 1, 2, 0, 0, 0, time.UTC)
+	for _, tc := range []struct {
+		rev  int64
+		ago  time.Duration
+		days int
+		want rotation.Freshness
+	}{
+		{0, 0, 0, rotation.Never}, {0, 0, 9, rotation.Never}, {1, 900 * day, 0, rotation.Fresh}, {1, day, 1, rotation.Fresh}, {1, day + 1, 1, rotation.Stale},
+		{1, 2 * day, 2, rotation.Fresh}, {1, 2*day + 1, 2, rotation.Stale},
+	} {
+		if got := (rotation.Drill{Rev: tc.rev, PassedAt: at}).Freshness(at.Add(tc.ago), tc.days); got != tc.want {
+			t.Errorf("%+v: %s", tc, got)
+		}
 	}
 }
 

@@ -97,7 +97,7 @@ func (s *Steps) drilled(ctx context.Context, v kek.View) (string, error) {
 		if err != nil {
 			return "", unavailable("drill", err)
 		}
-		if was.Rev > 0 && was.Rotation == r.ID {
+		if was.Rotation == r.ID {
 			return DrillPassed, s.publish(ctx)
 		}
 		untouched := v.Pointer != nil && v.Pointer.KEKID == r.OldKEK

@@ -59,6 +59,8 @@ func failures(op string) []error {
 		out = append(out, rotation.ErrNoControlTable)
 	case "Store.Apply", "Store.SaveAnnouncement", "Store.SaveApproval", "Store.SaveDrill", "Store.SaveAnchor":
 		out = append(out, kek.ErrConflict, kek.ErrConflict)
+	case "Store.SaveCheckpoint":
+		out = append(out, kek.ErrConflict)
 	case "Vault.Put":
 		out = append(out, rotation.ErrTampered)
 	case "Log.Submit":
@@ -232,6 +234,7 @@ func failingSteps(in rotation.ExecutionInput) []failingStep {
 		{name: "census", in: normal, phase: kek.Started, run: func(s *site) (any, error) {
 			return s.Verify(ctx, rotation.VerifyInput{RotationID: spring, Census: true})
 		}},
+		{name: "preflight again", in: normal, phase: kek.Started, run: func(s *site) (any, error) { return s.Preflight(ctx, preflightInput(spring, in)) }},
 		{name: "census again", in: normal, phase: kek.Started, prepare: func(s *site) { s.must(s.census(spring)) }, run: func(s *site) (any, error) {
 			return s.Verify(ctx, rotation.VerifyInput{RotationID: spring, Census: true})
 		}},

@@ -40,7 +40,9 @@ func TestDedupeForgets(t *testing.T) {
 		{Row{KEK: "k", WrappedDEK: row(0).WrappedDEK, Context: map[string]string{"a": "", "b": ""}}, nil, 5},
 		{Row{KEK: "l", WrappedDEK: row(0).WrappedDEK}, nil, 6},
 		{row(1), nil, 7},
-		{Row{KEK: "k", WrappedDEK: row(0).WrappedDEK, Context: map[string]string{"a": "b"}}, nil, 7},
+		{Row{KEK: "k", WrappedDEK: row(0).WrappedDEK, Context: map[string]string{"a": "b", "z": "1"}}, nil, 8},
+		{Row{KEK: "k", WrappedDEK: row(0).WrappedDEK, Context: map[string]string{"a": "b", "z": "2"}}, nil, 9},
+		{Row{KEK: "k", WrappedDEK: row(0).WrappedDEK, Context: map[string]string{"a": "b"}}, nil, 9},
 	} {
 		if err := do(want.row, want.err); calls != want.calls || (err != nil) != (i == 0) {
 			t.Errorf("%d: %d calls, want %d; %v", i, calls, want.calls, err)
