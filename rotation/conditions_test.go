@@ -499,7 +499,7 @@ func raceRefusals() []refusal {
 			return s.Verify(ctx, verifyInput(spring))
 		}},
 		{name: "a record that is garbage", phase: kek.KEKRetired, call: func(s *site) (any, error) {
-			s.vault.Tamper(chain, 3, []byte("garbage"))
+			s.vault.Tamper(audit.ObjectKey(chain, 3), []byte("garbage"))
 			return nil, s.VerifyChain(ctx)
 		}},
 		{name: "an attempt that nobody made fails", phase: kek.Minted, in: emergency, call: func(s *site) (any, error) {

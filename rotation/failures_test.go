@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/matter-ops/kms-rotation/audit"
 	"github.com/matter-ops/kms-rotation/internal/memstore"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
@@ -38,10 +39,13 @@ func (s *site) fork(t *testing.T) *site {
 // errAway is that of a service that does not answer.
 var errAway = errors.New("away")
 
+// errTaken is that of a bucket that holds another object in the place of a record.
+var errTaken error = audit.TakenBy("the place", "a version", []byte("another object"))
+
 // names are those of the failures in the golden file.
 var names = map[error]string{
 	errAway: "away", rotation.ErrDenied: "denied", rotation.ErrRejected: "rejected", rotation.ErrNoKey: "no key", rotation.ErrKeyDisabled: "key disabled",
-	rotation.ErrUnwrap: "unwrap", rotation.ErrNoControlTable: "no table", kek.ErrConflict: "conflict", rotation.ErrTampered: "tampered", rotation.ErrNoRecord: "no record",
+	rotation.ErrUnwrap: "unwrap", rotation.ErrNoControlTable: "no table", kek.ErrConflict: "conflict", errTaken: "taken", rotation.ErrNoRecord: "no record",
 	rotation.ErrLogRefused: "refused",
 }
 
@@ -57,12 +61,12 @@ func failures(op string) []error {
 		out = append(out, rotation.ErrNoKey, rotation.ErrKeyDisabled, rotation.ErrUnwrap)
 	case "Store.Load", "Store.LoadAll":
 		out = append(out, rotation.ErrNoControlTable)
-	case "Store.Apply", "Store.SaveAnnouncement", "Store.SaveApproval", "Store.SaveDrill", "Store.SaveAnchor":
+	case "Store.Apply", "Store.SaveAnnouncement", "Store.SaveApproval", "Store.SaveDrill", "Store.SaveAnchor", "Store.Begin":
 		out = append(out, kek.ErrConflict, kek.ErrConflict)
 	case "Store.SaveCheckpoint":
 		out = append(out, kek.ErrConflict)
 	case "Vault.Put":
-		out = append(out, rotation.ErrTampered)
+		out = append(out, errTaken)
 	case "Log.Submit":
 		out = append(out, rotation.ErrLogRefused)
 	case "Vault.Get", "Vault.GetAnchor":
