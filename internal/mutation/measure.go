@@ -82,7 +82,6 @@ func Measure(ctx context.Context, o Options) (results []Result, err error) {
 		if err != nil {
 			return results, fmt.Errorf("%s: %w", dir, err)
 		}
-		o.Log("%s", r)
 		results = append(results, r)
 	}
 	return results, nil
@@ -117,13 +116,18 @@ func measurePackage(ctx context.Context, o Options, dir string, workers []*serve
 	if err != nil {
 		return Result{}, err
 	}
+	r := Result{Package: dir, Mutants: len(b.mutants), Rejected: len(b.rejected)}
+	err = r.count(mutants, fates, equivalent)
+	o.Log("%s", r)
 	for _, s := range workers {
 		if err := t.pass(ctx, s); err != nil {
+			for _, m := range r.Survivors {
+				o.Log("%s", m)
+			}
 			return Result{}, fmt.Errorf("after the mutants, which it may have killed: %w", err)
 		}
 	}
-	r := Result{Package: dir, Mutants: len(b.mutants), Rejected: len(b.rejected)}
-	return r, r.count(mutants, fates, equivalent)
+	return r, err
 }
 
 // count sorts the mutants by their fates. An equivalent that is killed is none.
