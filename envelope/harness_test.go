@@ -298,7 +298,7 @@ func eventually(tb testing.TB, what string, cond func() bool) {
 	}
 }
 
-const slowAge = time.Hour
+const slowAge = 200 * time.Second
 
 // slow is a client that learns nothing by itself while a test runs.
 func slow(c *envelope.Config) { c.PointerAge, c.LeaseTTL = slowAge, 3*slowAge }

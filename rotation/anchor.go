@@ -232,11 +232,10 @@ func (s *Steps) intend(ctx context.Context, at audit.Line, goal audit.Head, st A
 }
 
 func (s *Steps) saveAnchor(ctx context.Context, st AnchorState) error {
-	err := s.Anchoring.Store.SaveAnchor(ctx, st)
-	if err != nil && !errors.Is(err, kek.ErrConflict) {
-		return unavailable("anchor state", err)
+	if err := s.Anchoring.Store.SaveAnchor(ctx, st); err != nil {
+		return unavailable("anchor state", err) // Anchor reads again after a conflict
 	}
-	return err
+	return nil
 }
 
 // checkTail reads the records after the last anchor from the bucket, to the goal.

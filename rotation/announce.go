@@ -95,7 +95,7 @@ func (s *Steps) Announce(ctx context.Context, in AnnounceInput) (Announcement, e
 			return Announcement{}, unavailable("announcement", err)
 		}
 		moved := !in.From.IsZero() && !there.From.Equal(want.From)
-		if there.Rev > 0 && s.Now().Before(there.To) && !moved {
+		if s.Now().Before(there.To) && !moved { // without a revision it ended long ago
 			return there, s.publish(ctx)
 		}
 		a := want
@@ -117,7 +117,7 @@ func (s *Steps) Announce(ctx context.Context, in AnnounceInput) (Announcement, e
 		if err := s.publish(ctx); err != nil {
 			return a, err
 		}
-		return a, s.tell(ctx, NotifyInput{Event: NotifyAnnounced, RotationID: a.Label, Label: a.Label, Detail: a.span()})
+		return a, s.tell(ctx, NotifyInput{Event: NotifyAnnounced, RotationID: a.Label, Detail: a.span()})
 	}
 	return Announcement{}, unavailable("announcement", kek.ErrConflict)
 }

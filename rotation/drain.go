@@ -86,9 +86,6 @@ func (s *Steps) ranOut(r kek.Rotation, l Lease) bool {
 }
 
 func (s *Steps) sinceSwitch(r kek.Rotation) int64 {
-	if r.SwitchedAt.IsZero() {
-		return 0
-	}
 	return int64(s.Now().Sub(r.SwitchedAt) / time.Second)
 }
 

@@ -97,11 +97,11 @@ func (s *Steps) drilled(ctx context.Context, v kek.View) (string, error) {
 		if err != nil {
 			return "", unavailable("drill", err)
 		}
-		if was.Rev > 0 && was.Rotation == r.ID {
+		if was.Rotation == r.ID {
 			return DrillPassed, s.publish(ctx)
 		}
 		untouched := v.Pointer != nil && v.Pointer.KEKID == r.OldKEK
-		if !untouched || r.NewKEK == "" || v.KEKs[r.NewKEK].State != kek.Retired || !strings.HasPrefix(r.Err, string(CanaryFailed)) {
+		if !untouched || v.KEKs[r.NewKEK].State != kek.Retired || !strings.HasPrefix(r.Err, string(CanaryFailed)) {
 			return DrillFailed, nil
 		}
 		k, err := s.Keys.Describe(ctx, r.NewKEK)

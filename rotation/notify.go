@@ -59,7 +59,7 @@ func (s *Steps) moveWindow(ctx context.Context, label string, stage Stage) (unto
 	if err != nil {
 		return []string{"announcement: " + err.Error()}
 	}
-	if a.Rev == 0 || s.Now().After(a.To.Add(windowLasts)) {
+	if s.Now().After(a.To.Add(windowLasts)) { // also if there is none
 		return nil
 	}
 	for _, n := range s.Announcers {

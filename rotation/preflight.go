@@ -28,7 +28,10 @@ func (s *Steps) Preflight(ctx context.Context, in PreflightInput) (Plan, error) 
 	if err != nil {
 		return Plan{}, err
 	}
-	if v.Rotation != nil && !in.CheckOnly { // a retry after the start was written
+	if in.CheckOnly { // of a rotation without a name yet: one of this name may run, or be over
+		v.Rotation, r.ID = nil, ""
+	}
+	if v.Rotation != nil { // a retry after the start was written
 		return s.restarted(ctx, r)
 	}
 	checks, err := s.check(ctx, v, r, in.Input.Again, s.gates(in, r, window))
@@ -36,8 +39,7 @@ func (s *Steps) Preflight(ctx context.Context, in PreflightInput) (Plan, error) 
 		return Plan{Checks: checks}, err
 	}
 	if in.CheckOnly {
-		look := kek.Rotation{ID: r.ID, Mode: r.Mode, Label: r.Label, OldKEK: v.Pointer.KEKID, Drill: r.Drill, Segments: s.Segments, Sources: v.Sources}
-		v.Rotation = nil // it may be a look under the name of a rotation that exists
+		look := kek.Rotation{ID: in.ExecutionName, Mode: r.Mode, Label: r.Label, OldKEK: v.Pointer.KEKID, Drill: r.Drill, Segments: s.Segments, Sources: v.Sources}
 		if c, err := s.start(v, r, in.Input.Again); err == nil {
 			look.Olds = c.Rotation.After.Olds
 		}
@@ -261,8 +263,6 @@ func (s *Steps) check(ctx context.Context, v kek.View, r kek.Rotation, again boo
 	switch {
 	case errors.Is(err, kek.ErrLocked):
 		err = lockedBy(v.Lock)
-	case errors.Is(err, kek.ErrDone): // check only, under the name of a rotation that exists
-		err = nil
 	case err != nil:
 		err = refusal(err)
 	}

@@ -103,7 +103,7 @@ func (s *Steps) RemoveSource(ctx context.Context, name, force string) error {
 		return err
 	}
 	body := map[string]string{"source": name}
-	unmarked := "" // the table, if its items are read and nobody had left a mark of it before
+	unmarked := "" // the table, if its items are read and nobody had left a mark of it before; no mark is of ""
 	for _, def := range v.Sources {
 		if def.Name != name {
 			continue
@@ -120,7 +120,7 @@ func (s *Steps) RemoveSource(ctx context.Context, name, force string) error {
 		}
 	}
 	_, err = s.register(ctx, func(v kek.View) (kek.Change, error) {
-		if unmarked != "" && v.Marked(unmarked) {
+		if v.Marked(unmarked) {
 			return kek.Change{}, fmt.Errorf("%w: a process has begun to write into the table", kek.ErrChanged)
 		}
 		return v.RemoveSource(name, s.Now())

@@ -153,11 +153,9 @@ func (s *Steps) event(step string, c kek.Change, extra map[string]string) audit.
 			"old_kek_id", string(r.OldKEK), "new_kek_id", string(r.NewKEK), "execution", r.Execution, "error", r.Err,
 			"requested_by", r.Requester, "drill", r.Drill)
 	}
-	if c.Lock == kek.LockTakeOver {
-		put(ev.Body, "ended", c.From)
-		if c.Ends != nil { // else its record is lost
-			put(ev.Body, "ended_at", string(c.Ends.Before.Phase), "ended_as", string(c.Ends.After.Phase))
-		}
+	put(ev.Body, "ended", c.From)
+	if c.Ends != nil { // it took over from a rotation whose record is not lost
+		put(ev.Body, "ended_at", string(c.Ends.Before.Phase), "ended_as", string(c.Ends.After.Phase))
 	}
 	if c.Pointer != nil {
 		put(ev.Body, "pointer", string(c.Pointer.After.KEKID), "epoch", fmt.Sprint(c.Pointer.After.Epoch))

@@ -366,7 +366,7 @@ func (s *Steps) forget(ctx context.Context, r kek.Rotation, sources []frozen, na
 			}
 		}
 	}
-	if len(made) == 0 || !stale(last) {
+	if !stale(last) {
 		return nil
 	}
 	for _, cp := range made {

@@ -16,6 +16,18 @@ func TestParseWindow(t *testing.T) {
 			t.Errorf("%q: accepted as %s", s, w)
 		}
 	}
+	for _, zone := range []*time.Location{nil, time.UTC} {
+		w, err := rotation.ParseWindow("01:20-15:30", zone)
+		if want := (rotation.Window{From: 80 * time.Minute, To: 930 * time.Minute, Zone: time.UTC}); err != nil || w != want {
+			t.Errorf("%+v, %v, want %+v", w, err, want)
+		}
+	}
+	w, err := rotation.ParseWindow("01:20-15:30", time.UTC)
+	for at, open := range map[time.Duration]bool{79: false, 80: true, 929: true, 930: false} {
+		if err != nil || w.Open(time.Time{}.Add(at*time.Minute)) != open {
+			t.Errorf("at %d minutes: open %t", at, !open)
+		}
+	}
 	for _, s := range []string{"", "any"} {
 		w, err := rotation.ParseWindow(s, nil)
 		if err != nil || !w.Open(time.Time{}) || w.String() != "any time" {

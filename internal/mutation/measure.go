@@ -20,6 +20,7 @@ type Options struct {
 	Packages    []string
 	Equivalents []Equivalent
 	Budget      time.Duration // for all packages, builds included
+	Slowest     time.Duration // tests that take longer are left out; 0: none
 	Workers     int           // test processes at a time
 	Seed        uint64        // of the order in which mutants are tried
 	Only        func(Mutant) bool
@@ -81,7 +82,6 @@ func Measure(ctx context.Context, o Options) (results []Result, err error) {
 		if err != nil {
 			return results, fmt.Errorf("%s: %w", dir, err)
 		}
-		o.Log("%s", r)
 		results = append(results, r)
 	}
 	return results, nil
@@ -105,21 +105,29 @@ func measurePackage(ctx context.Context, o Options, dir string, workers []*serve
 	if o.Only != nil {
 		mutants = slices.DeleteFunc(mutants, func(m *Mutant) bool { return !o.Only(*m) })
 	}
-	t, err := baseline(ctx, b, workers[0])
+	t, err := baseline(ctx, b, workers[0], o.Slowest)
 	if err != nil {
 		return Result{}, err
+	}
+	if len(t.slow) > 0 {
+		o.Log("%s: without %d tests that take longer than %s: %s", dir, len(t.slow), o.Slowest, strings.Join(t.slow, ", "))
 	}
 	fates, err := t.tryAll(ctx, mutants, workers, o.Seed, deadline)
 	if err != nil {
 		return Result{}, err
 	}
+	r := Result{Package: dir, Mutants: len(b.mutants), Rejected: len(b.rejected)}
+	err = r.count(mutants, fates, equivalent)
+	o.Log("%s", r)
 	for _, s := range workers {
 		if err := t.pass(ctx, s); err != nil {
+			for _, m := range r.Survivors {
+				o.Log("%s", m)
+			}
 			return Result{}, fmt.Errorf("after the mutants, which it may have killed: %w", err)
 		}
 	}
-	r := Result{Package: dir, Mutants: len(b.mutants), Rejected: len(b.rejected)}
-	return r, r.count(mutants, fates, equivalent)
+	return r, err
 }
 
 // count sorts the mutants by their fates. An equivalent that is killed is none.

@@ -87,9 +87,16 @@ func options(t *testing.T) Options {
 	if v := os.Getenv("MATTER_MUTATION_PACKAGES"); v != "" {
 		o.Packages = strings.Split(v, ",")
 	}
-	if v := os.Getenv("MATTER_MUTATION_BUDGET"); v != "" {
-		if o.Budget, err = time.ParseDuration(v); err != nil {
-			t.Fatal(err)
+	for name, d := range map[string]*time.Duration{"MATTER_MUTATION_BUDGET": &o.Budget, "MATTER_MUTATION_SLOWEST": &o.Slowest} {
+		if v := os.Getenv(name); v != "" {
+			if *d, err = time.ParseDuration(v); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if v := os.Getenv("MATTER_MUTATION_WORKERS"); v != "" {
+		if o.Workers, err = strconv.Atoi(v); err != nil || o.Workers < 1 {
+			t.Fatalf("MATTER_MUTATION_WORKERS=%s: want 1 or more", v)
 		}
 	}
 	if v := os.Getenv("MATTER_MUTATION_SEED"); v != "" {
@@ -158,7 +165,7 @@ func TestSample(t *testing.T) {
 		t.Fatal(err)
 	}
 	workers := []*servers{{}, {}, {}, {}} // most wait for a timeout
-	tr, err := baseline(t.Context(), b, workers[0])
+	tr, err := baseline(t.Context(), b, workers[0], 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -216,6 +223,14 @@ func program() map[string]string {
 	}
 }
 
+// slowProgram has a slow test that reaches the boundary too.
+func slowProgram() map[string]string {
+	files := program()
+	files["slow_test.go"] = "package p\n\nimport (\n\t\"testing\"\n\t\"time\"\n)\n\n" +
+		"func TestSlow(t *testing.T) {\n\ttime.Sleep(3 * time.Second)\n\tif Above(1, 1) {\n\t\tt.Error()\n\t}\n}\n"
+	return files
+}
+
 func boundary(function string, changes ...string) Equivalent {
 	return Equivalent{File: "p.go", Function: function, Changes: changes, Reason: "nobody asks"}
 }
@@ -226,10 +241,15 @@ func TestMeasure(t *testing.T) {
 	}
 	const alive = "n > limit → n >= limit"
 	for name, c := range map[string]struct {
+		files   func() map[string]string // program, unless given
 		change  func(*Options)
 		want    Result
 		wantErr string
 	}{
+		"a slow test": {
+			files: slowProgram,
+			want:  Result{Mutants: 3, Killed: 3},
+		},
 		"everything": {
 			want: Result{Mutants: 3, Killed: 2, NotReached: 1},
 		},
@@ -253,13 +273,22 @@ func TestMeasure(t *testing.T) {
 			change: func(o *Options) { o.Budget = 0 },
 			want:   Result{Mutants: 3, NotRun: 3},
 		},
+		"without the slow test": {
+			files:  slowProgram,
+			change: func(o *Options) { o.Slowest = time.Second },
+			want:   Result{Mutants: 3, Killed: 2, NotReached: 1},
+		},
 		"one mutant": {
 			change: func(o *Options) { o.Only = func(m Mutant) bool { return m.Change == alive } },
 			want:   Result{Mutants: 3, NotReached: 1},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			results, err := measure(t, program(), c.change)
+			files := c.files
+			if files == nil {
+				files = program
+			}
+			results, err := measure(t, files(), c.change)
 			if c.wantErr != "" {
 				if err == nil || !strings.Contains(err.Error(), c.wantErr) {
 					t.Fatalf("err = %v, want %s", err, c.wantErr)
@@ -331,7 +360,7 @@ func TestSlowMachine(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := &servers{}
-	tr, err := baseline(t.Context(), b, s)
+	tr, err := baseline(t.Context(), b, s, 0)
 	if err != nil {
 		t.Fatal(err)
 	}

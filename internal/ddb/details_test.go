@@ -1,0 +1,331 @@
+package ddb
+
+import (
+	"context"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
+	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/matter-ops/kms-rotation/kek"
+	"github.com/matter-ops/kms-rotation/rotation"
+)
+
+// TestRotationItem: a rotation's record is read as it was written, with all that it may
+// hold, with one of each list and with none.
+func TestRotationItem(t *testing.T) {
+	at := func(minutes int) time.Time { return time.Date(2026, 4, 1, 2, minutes, 0, 0, time.UTC) }
+	full := kek.Rotation{
+		ID: "r", Mode: kek.Emergency, Phase: kek.Drained, Label: "l", Reason: "because", OldKEK: "a", Olds: []kek.ID{"a", "b"}, NewKEK: "c", Attempt: 2, Epoch: 3,
+		Probes: map[kek.ID][]byte{"a": []byte("p"), "b": []byte("q")}, Segments: 4, Settings: kek.Settings{MaxMints: 3, Deep: true},
+		Sources: []kek.Source{{Name: "s", Kind: "dynamodb", Definition: "{}", Place: "t", Generation: 1}, {Name: "u", Kind: "corpus", Definition: "{}", Place: "v"}},
+		Counted: true, Rehearsed: "c", Rev: 5, Execution: "e", Actor: "me", Requester: "you", Drill: "d", Approval: true, StartedAt: at(0), UpdatedAt: at(1), SwitchedAt: at(2),
+		SealedAt: at(3), ResumedAt: at(4), Err: "why", TookOver: []string{"q", "p"}, Leftover: []kek.ID{"x", "y"}, EndedBy: "z",
+	}
+	one := full
+	one.Olds, one.TookOver, one.Leftover, one.Sources = full.Olds[:1], full.TookOver[:1], full.Leftover[:1], full.Sources[:1]
+	for _, want := range []kek.Rotation{full, one, {ID: "r", Mode: kek.Normal, Phase: kek.Started}} {
+		got, err := decodeRotation(encodeRotation(want))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if d := cmp.Diff(want, got); d != "" {
+			t.Errorf("-want +got:\n%s", d)
+		}
+	}
+}
+
+// TestForeignRows: a row that another source has read is refused by name, whatever is to be
+// done with it; nothing is sent.
+func TestForeignRows(t *testing.T) {
+	s, _, _ := backupSource(t, "")
+	s.client = nil
+	row := rotation.Row{ID: "x", Handle: "another source's"}
+	for what, call := range map[string]func() error{
+		"replace":  func() error { _, err := s.Replace(t.Context(), row, rotation.Rewrapped{}); return err },
+		"rehearse": func() error { return s.Rehearse(t.Context(), row) },
+		"label":    func() error { _, err := s.Label(t.Context(), row, "k"); return err },
+		"reread":   func() error { _, _, err := s.Reread(t.Context(), row, true); return err },
+		"update":   func() error { _, err := s.UpdateOf(row, rotation.Rewrapped{}); return err },
+	} {
+		if err := call(); err == nil || err.Error() != what+" x: the row is not of source orders" {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+}
+
+// TestRowsThatAreRefused: a row with a defect is not written, nor a payload in place of one
+// that was not read.
+func TestRowsThatAreRefused(t *testing.T) {
+	s, _, _ := backupSource(t, "")
+	s.client = nil
+	h := handle{key: item{"id": str("a")}, kek: str("k"), holder: "dek", held: []byte("x")}
+	if _, err := s.Replace(t.Context(), rotation.Row{ID: "x", Handle: h, Defect: "odd"}, rotation.Rewrapped{}); !errors.Is(err, errDefect) || !strings.HasSuffix(err.Error(), ": odd") {
+		t.Errorf("a defect: %v", err)
+	}
+	if _, err := s.Replace(t.Context(), rotation.Row{ID: "x", Handle: h}, rotation.Rewrapped{Ciphertext: []byte("y")}); !errors.Is(err, errNoPayload) {
+		t.Errorf("no payload: %v", err)
+	}
+	tink, _, i := backupSource(t, formatTink)
+	b, err := tink.ReadBackup(t.Context(), i)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if put, err := tink.InsertOf(b, rotation.Rewrapped{KEK: "k"}); err == nil || put != nil {
+		t.Errorf("a row of Tink's without a data key: %v, %v", put, err)
+	}
+}
+
+// describing counts how often a table is described.
+type describing struct {
+	*oneItem
+	n int
+}
+
+func (d *describing) DescribeTable(ctx context.Context, in *dynamodb.DescribeTableInput, o ...func(*dynamodb.Options)) (*dynamodb.DescribeTableOutput, error) {
+	d.n++
+	return d.oneItem.DescribeTable(ctx, in, o...)
+}
+
+// TestKeyIsAskedForOnce: the table's key is known from the first scan on.
+func TestKeyIsAskedForOnce(t *testing.T) {
+	s, api, _ := backupSource(t, "")
+	d := &describing{oneItem: api}
+	s.client = d
+	for range 3 {
+		if _, err := s.Scan(t.Context(), rotation.ScanRequest{Total: 1}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if d.n != 1 {
+		t.Errorf("it was described %d times", d.n)
+	}
+}
+
+// TestKeySchema: the hash key comes first, with its type; a key of another kind is not
+// understood.
+func TestKeySchema(t *testing.T) {
+	element := func(name string, kind types.KeyType) types.KeySchemaElement {
+		return types.KeySchemaElement{AttributeName: &name, KeyType: kind}
+	}
+	definition := func(name string, kind types.ScalarAttributeType) types.AttributeDefinition {
+		return types.AttributeDefinition{AttributeName: &name, AttributeType: kind}
+	}
+	d := &types.TableDescription{
+		TableName: aws.String("t"), KeySchema: []types.KeySchemaElement{element("b", "RANGE"), element("a", "HASH")},
+		AttributeDefinitions: []types.AttributeDefinition{definition("a", "S"), definition("b", "N"), definition("c", "B")},
+	}
+	keys, err := keySchema(d)
+	if want := []keyAttribute{{"a", "S"}, {"b", "N"}}; err != nil || fmt.Sprint(keys) != fmt.Sprint(want) {
+		t.Errorf("%v, %v, want %v", keys, err, want)
+	}
+	d.KeySchema = append(d.KeySchema, element("c", "OTHER"))
+	if keys, err := keySchema(d); err == nil || keys != nil {
+		t.Errorf("a third part: %v", keys)
+	}
+}
+
+// TestKeyAttributesAreNoEnvelope: no attribute of the envelope is a part of the table's key,
+// whichever part.
+func TestKeyAttributesAreNoEnvelope(t *testing.T) {
+	for _, name := range []string{"id", "sk"} {
+		s, _, _ := backupSource(t, "")
+		s.cfg.KEKID = name
+		_, err := s.Check(t.Context())
+		var typed *rotation.Error
+		if !errors.As(err, &typed) || typed.Field != "sources[orders].kek_id_attribute" || !strings.Contains(typed.Msg, `"`+name+`" is part of the table's key`) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// items is a table of some items.
+type items struct {
+	*oneItem
+	all []item
+}
+
+func (i *items) Scan(context.Context, *dynamodb.ScanInput, ...func(*dynamodb.Options)) (*dynamodb.ScanOutput, error) {
+	return &dynamodb.ScanOutput{Items: i.all}, nil
+}
+
+// TestCheckNamesTheFirst: of items that cannot be accounted for the first is named, with
+// the field of the definition that it does not fit.
+func TestCheckNamesTheFirst(t *testing.T) {
+	s, api, sound := backupSource(t, "")
+	with := func(id string, edit func(item)) item {
+		i := item{}
+		for k, v := range sound {
+			i[k] = v
+		}
+		i["id"] = str(id)
+		edit(i)
+		return i
+	}
+	ok := with("a", func(item) {})
+	for field, list := range map[string][]item{
+		"kek_id_attribute":      {ok, with("b", func(i item) { delete(i, "key") }), with("c", func(i item) { delete(i, "dek") })},
+		"wrapped_dek_attribute": {ok, with("b", func(i item) { delete(i, "dek") }), with("c", func(i item) { delete(i, "key") })},
+		"context":               {ok, with("b", func(i item) { delete(i, "note") }), with("c", func(i item) { delete(i, "key") })},
+	} {
+		s.client = &items{oneItem: api, all: list}
+		s.cfg.Context = map[string]string{"id": "$id"}
+		if field == "context" {
+			s.cfg.Context["note"] = "$note"
+		}
+		_, err := s.Check(t.Context())
+		var typed *rotation.Error
+		if !errors.As(err, &typed) || typed.Kind != rotation.RowsUnaccounted || typed.Field != "sources[orders]."+field || !strings.HasPrefix(typed.Msg, "item id=b,sk=7: ") {
+			t.Errorf("%s: %v", field, err)
+		}
+	}
+}
+
+// TestCheckLeavesRoomToTheCensus: a sample has no whole items, so that it does not say that
+// one has no room.
+func TestCheckLeavesRoomToTheCensus(t *testing.T) {
+	s, api, i := backupSource(t, "")
+	i["data"] = blob(make([]byte, 400<<10-200))
+	s.client = &items{oneItem: api, all: []item{i}}
+	if _, err := s.Check(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if page, err := s.Scan(t.Context(), rotation.ScanRequest{Total: 1, Whole: true}); err != nil || page.Rows[0].Kind != rotation.NoRoom {
+		t.Errorf("a census: %+v, %v", page.Rows, err)
+	}
+}
+
+// TestOtherWithoutAttribute: a rule without an attribute is one fault, not one more for
+// each attribute that the definition leaves out.
+func TestOtherWithoutAttribute(t *testing.T) {
+	c := SourceConfig{Table: "t", Other: &OtherItems{Values: []string{"x"}}}
+	var faults []string
+	c.checkOther(func(field, format string, args ...any) {
+		faults = append(faults, field+" "+fmt.Sprintf(format, args...))
+	})
+	if len(faults) != 1 || !strings.HasPrefix(faults[0], "other names an attribute") {
+		t.Errorf("%q", faults)
+	}
+}
+
+// TestCursorsOfOtherTypes: a cursor is the key's attributes in their types, and base64 to
+// its last letter.
+func TestCursorsOfOtherTypes(t *testing.T) {
+	good := base64.RawURLEncoding.EncodeToString([]byte(`{"id":{"S":"a"}}`))
+	for cursor, ok := range map[string]bool{
+		good: true, good + "!": false, good + "\n!": false, base64.RawURLEncoding.EncodeToString([]byte(`{"id":{"N":"1"}}`)): false,
+		base64.RawURLEncoding.EncodeToString([]byte(`{"id":{}}`)): false, base64.RawURLEncoding.EncodeToString([]byte(`{"sk":{"S":"a"}}`)): false,
+	} {
+		if got, err := decodeCursor(cursor, cursorKeys[0]); (err == nil) != ok || !ok && (!errors.Is(err, errCursor) || got != nil) {
+			t.Errorf("%s: %v, %v", cursor, got, err)
+		}
+	}
+	s, api, _ := backupSource(t, "")
+	if page, err := s.Scan(t.Context(), rotation.ScanRequest{Total: 1, Cursor: "!"}); !errors.Is(err, errCursor) || len(page.Rows) > 0 || len(api.scans) > 0 {
+		t.Errorf("%+v, %v", page, err)
+	}
+}
+
+// TestLastKeys: a page's cursor is its last key; one that is not understood is an error.
+func TestLastKeys(t *testing.T) {
+	s, api, i := backupSource(t, "")
+	for last, ok := range map[string]bool{"id": true, "other": false} {
+		page, err := scanLast(s, api, item{last: str("a"), "sk": num(7)}, i)
+		if (err == nil) != ok || ok && page.Next == "" {
+			t.Errorf("%s: %+v, %v", last, page, err)
+		}
+		if ok {
+			if _, err := s.Scan(t.Context(), rotation.ScanRequest{Total: 1, Cursor: page.Next}); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+}
+
+// lasting is a table of which there is more.
+type lasting struct {
+	*oneItem
+	last item
+}
+
+func (l *lasting) Scan(_ context.Context, in *dynamodb.ScanInput, _ ...func(*dynamodb.Options)) (*dynamodb.ScanOutput, error) {
+	if in.ExclusiveStartKey != nil && textOf(in.ExclusiveStartKey["id"]) != "a" {
+		return nil, errors.New("another key")
+	}
+	return &dynamodb.ScanOutput{Items: []item{l.item}, LastEvaluatedKey: l.last}, nil
+}
+
+func scanLast(s *TableSource, api *oneItem, last, i item) (rotation.Page, error) {
+	api.item = i
+	s.client = &lasting{oneItem: api, last: last}
+	return s.Scan(context.Background(), rotation.ScanRequest{Total: 1})
+}
+
+// TestEntriesThatAreGarbage: a record that cannot be parsed says so.
+func TestEntriesThatAreGarbage(t *testing.T) {
+	_, err := decodeEntry(item{"sk": str("1"), "hash": str("h"), "record": blob([]byte("garbage"))})
+	var typed *rotation.Error
+	if !errors.As(err, &typed) || typed.Kind != rotation.AuditTampered || !strings.Contains(err.Error(), "audit record: ") {
+		t.Error(err)
+	}
+}
+
+// TestListsThatAreDamaged: a source or a mark that cannot be read is an error, and no list.
+func TestListsThatAreDamaged(t *testing.T) {
+	s := New(&fixed{items: []item{{"pk": str("SOURCES"), "sk": num(1)}}}, "t", "c", time.Now)
+	if list, err := s.Sources(t.Context()); err == nil {
+		t.Errorf("sources %+v", list)
+	}
+	if list, err := s.Marks(t.Context()); err == nil {
+		t.Errorf("marks %+v", list)
+	}
+}
+
+// TestFirstFault: of an item with many faults the first is told.
+func TestFirstFault(t *testing.T) {
+	first := errors.New("the first")
+	r := reader{item: item{"n": &types.AttributeValueMemberM{Value: item{"a": str("x")}}}, err: first}
+	if r.counts("n"); !errors.Is(r.err, first) {
+		t.Error(r.err)
+	}
+	r.err = nil
+	if r.counts("n"); r.err == nil || !strings.Contains(r.err.Error(), "attribute n") {
+		t.Error(r.err)
+	}
+}
+
+// TestRehearsalSendsTheRewrap: the update of a rehearsal is the one of a rewrap.
+func TestRehearsalSendsTheRewrap(t *testing.T) {
+	s, api, i := backupSource(t, "")
+	b, err := s.ReadBackup(t.Context(), i)
+	if err != nil {
+		t.Fatal(err)
+	}
+	u := &updating{oneItem: api}
+	s.client = u
+	if err := s.Rehearse(t.Context(), b.Row); err != nil {
+		t.Fatal(err)
+	}
+	v := u.in.ExpressionAttributeValues
+	if textOf(v[":kek"]) != "k" || integer(v[":epoch"]) != 1 || string(bytesOf(v[":held"])) != "old dek" || string(bytesOf(v[":payload"])) != "old data" {
+		t.Errorf("%v", v)
+	}
+}
+
+// updating refuses updates by their condition, and keeps them.
+type updating struct {
+	*oneItem
+	in *dynamodb.UpdateItemInput
+}
+
+func (u *updating) UpdateItem(_ context.Context, in *dynamodb.UpdateItemInput, _ ...func(*dynamodb.Options)) (*dynamodb.UpdateItemOutput, error) {
+	u.in = in
+	return nil, &types.ConditionalCheckFailedException{}
+}
