@@ -56,6 +56,13 @@ func (h hooked) Submit(ctx context.Context, l audit.Log, signed audit.Signed) (a
 	return h.log.Submit(ctx, l, signed)
 }
 
+func (h hooked) Consistency(ctx context.Context, l audit.Log, earlier, c audit.Checkpoint) ([][]byte, error) {
+	if err := h.call("Log.Consistency"); err != nil {
+		return nil, err
+	}
+	return h.log.Consistency(ctx, l, earlier, c)
+}
+
 // anchor makes a site anchor its chain in a log of its own, and returns the hook of what
 // is outside of the world.
 func (s *site) anchor(t *testing.T) *memstore.Hook {
@@ -146,7 +153,7 @@ func TestAnchorRefusals(t *testing.T) {
 		{"a heartbeat with news", func(s *site) (any, error) {
 			anchored(s)
 			s.clock.pass(time.Hour)
-			s.must(s.RegisterKEK(ctx, must(s.kms.Create(ctx, "", 0, "old", false)).ID, "old"))
+			s.must(s.RegisterKEK(ctx, must(s.kms.Create(ctx, "", 0, "old", rotation.Key{})).ID, "old"))
 			return s.Anchor(ctx, rotation.AnchorInput{Heartbeat: true})
 		}},
 		{"a log that is not valid yet", func(s *site) (any, error) {
@@ -239,19 +246,19 @@ func TestAnchorRefusals(t *testing.T) {
 		{"a chain that is not anchored", func(s *site) (any, error) { return verify(s) }},
 		{"a chain that has a tail", func(s *site) (any, error) {
 			anchored(s)
-			s.must(s.RegisterKEK(ctx, must(s.kms.Create(ctx, "", 0, "old", false)).ID, "old"))
-			s.must(s.RegisterKEK(ctx, must(s.kms.Create(ctx, "", 0, "older", false)).ID, "older"))
+			s.must(s.RegisterKEK(ctx, must(s.kms.Create(ctx, "", 0, "old", rotation.Key{})).ID, "old"))
+			s.must(s.RegisterKEK(ctx, must(s.kms.Create(ctx, "", 0, "older", rotation.Key{})).ID, "older"))
 			return verify(s)
 		}},
 		{"a tail that is too old", func(s *site) (any, error) {
 			anchored(s)
-			s.must(s.RegisterKEK(ctx, must(s.kms.Create(ctx, "", 0, "old", false)).ID, "old"))
+			s.must(s.RegisterKEK(ctx, must(s.kms.Create(ctx, "", 0, "old", rotation.Key{})).ID, "old"))
 			s.clock.pass(time.Hour + time.Second)
 			return verify(s)
 		}},
 		{"a tail that is too old for a person", func(s *site) (any, error) {
 			anchored(s)
-			s.must(s.RegisterKEK(ctx, must(s.kms.Create(ctx, "", 0, "old", false)).ID, "old"))
+			s.must(s.RegisterKEK(ctx, must(s.kms.Create(ctx, "", 0, "old", rotation.Key{})).ID, "old"))
 			s.clock.pass(time.Minute)
 			tail := time.Second
 			r, err := s.VerifyAudit(ctx, rotation.AuditOptions{MaxTail: &tail})

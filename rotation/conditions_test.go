@@ -92,7 +92,7 @@ func keyRefusals() []refusal {
 			return plan.Checks, err
 		}},
 		{name: "a KEK that KMS knows no use of", call: func(s *site) (any, error) {
-			k := must(s.kms.Create(ctx, "", 0, "unused", false))
+			k := must(s.kms.Create(ctx, "", 0, "unused", rotation.Key{}))
 			s.must(s.RegisterKEK(ctx, k.ID, "unused"))
 			s.advance(spring, rotation.ExecutionInput{}, kek.KEKRetired)
 			return s.body("old_kek_retired"), nil
@@ -373,7 +373,7 @@ func raceRefusals() []refusal {
 		}},
 		{name: "a key of another maker, and mine cannot be disabled at first", phase: kek.Started, call: func(s *site) (any, error) {
 			s.must(s.census(spring))
-			k := must(s.kms.Create(ctx, spring, 1, "", false))
+			k := must(s.kms.Create(ctx, spring, 1, "", rotation.Key{}))
 			s.Keys = late{s.kms, k.ID, new(int)}
 			s.world.SetHook(func(op string, _ ...any) (bool, error) {
 				if op == "KMS.Disable" {
@@ -463,13 +463,13 @@ func raceRefusals() []refusal {
 		}},
 		{name: "a claimed key", phase: kek.Started, call: func(s *site) (any, error) {
 			s.must(s.census(spring))
-			must(s.kms.Claim(ctx, spring, 1, must(s.kms.Create(ctx, spring, 1, "", false)).ID))
+			must(s.kms.Claim(ctx, spring, 1, must(s.kms.Create(ctx, spring, 1, "", rotation.Key{})).ID))
 			out, err := s.Mint(ctx, input(spring))
 			return []any{out, len(s.keys())}, err
 		}},
 		{name: "a key of another maker, and mine cannot be disabled", phase: kek.Started, call: func(s *site) (any, error) {
 			s.must(s.census(spring))
-			k := must(s.kms.Create(ctx, spring, 1, "", false))
+			k := must(s.kms.Create(ctx, spring, 1, "", rotation.Key{}))
 			s.Keys = late{s.kms, k.ID, new(int)}
 			s.world.SetHook(away("KMS.Disable"))
 			return s.Mint(ctx, input(spring))
@@ -610,7 +610,7 @@ func raceRefusals() []refusal {
 		}},
 		{name: "rows of many keys that are not registered", call: func(s *site) (any, error) {
 			for i := range 14 {
-				k := must(s.kms.Create(ctx, "", 0, "", false))
+				k := must(s.kms.Create(ctx, "", 0, "", rotation.Key{}))
 				for j := range 2 {
 					if j != i%2 && i > 2 { // some keys are known by their label alone, some by their rows
 						continue
@@ -1010,7 +1010,7 @@ func manyRefusals() []refusal {
 		}},
 		{name: "genesis with sources that somebody else added", call: func(s *site) (any, error) {
 			other := memstore.New("other", s.clock.now)
-			k := must(other.KMS().Create(ctx, "", 0, "", false))
+			k := must(other.KMS().Create(ctx, "", 0, "", rotation.Key{}))
 			steps := *s.Steps
 			steps.Registry, steps.Outbox, steps.Vault, steps.Keys = other.Store(), other.Store(), other.Vault(), other.KMS()
 			a, b := s.orders.Source(), s.people.Source()

@@ -108,7 +108,7 @@ func newClinic(t *testing.T) *clinic {
 	t.Helper()
 	c := &clinic{t: t, clock: &clock{at: time.Date(2026, 4, 1, 2, 0, 0, 0, time.UTC)}, plain: map[string]string{}, log: rekortest.New(t), key: rekortest.NewKey(t)}
 	c.wire(memstore.New(chain, c.clock.now), nil)
-	k := must(c.world.KMS().Create(t.Context(), "", 0, "genesis", false))
+	k := must(c.world.KMS().Create(t.Context(), "", 0, "genesis", rotation.Key{}))
 	var sources []kek.Source
 	for _, name := range []string{"orders", "corpus"} {
 		table := c.world.NewTable(name)
@@ -485,7 +485,7 @@ func TestDoctorForged(t *testing.T) {
 			return map[string]string{"pointer": string(old), "epoch": "9", "kek." + string(old): "active", "kek." + string(now): "draining"}
 		},
 		"to a key of others": func(c *clinic, _, now kek.ID) map[string]string {
-			k := must(c.world.KMS().Create(c.t.Context(), "other", 1, "other", false))
+			k := must(c.world.KMS().Create(c.t.Context(), "other", 1, "other", rotation.Key{}))
 			return map[string]string{"pointer": string(k.ID), "epoch": "9", "kek." + string(k.ID): "active", "kek." + string(now): "draining"}
 		},
 		"retires the KEK in use": func(_ *clinic, _, now kek.ID) map[string]string {

@@ -221,7 +221,7 @@ func failingSteps(in rotation.ExecutionInput) []failingStep {
 		{name: "add source", run: func(s *site) (any, error) { return s.AddSource(ctx, s.world.NewTable("new").Source()) }, in: normal},
 		{name: "remove source", run: func(s *site) (any, error) { return nil, s.RemoveSource(ctx, "orders", "") }, in: normal},
 		{name: "register KEK", in: normal, run: func(s *site) (any, error) {
-			k, err := s.kms.Create(ctx, "", 0, "old", false)
+			k, err := s.kms.Create(ctx, "", 0, "old", rotation.Key{})
 			return nil, errors.Join(err, s.RegisterKEK(ctx, k.ID, "old"))
 		}},
 		{name: "adopt", in: normal, run: func(s *site) (any, error) {
@@ -247,7 +247,7 @@ func failingSteps(in rotation.ExecutionInput) []failingStep {
 		}},
 		{name: "mint", in: normal, phase: kek.Started, prepare: func(s *site) {
 			s.must(s.census(spring))
-			must(s.kms.Create(ctx, spring, 1, "a stray", false))
+			must(s.kms.Create(ctx, spring, 1, "a stray", rotation.Key{}))
 		}, run: func(s *site) (any, error) {
 			return s.Mint(ctx, input(spring))
 		}},

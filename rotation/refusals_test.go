@@ -308,7 +308,7 @@ func stepRefusals() []refusal {
 		{name: "the switch to a key that was disabled", phase: kek.Tested, call: func(s *site) (any, error) { disable(s); return s.Switch(ctx, input(spring)) }},
 		{name: "a claimed key that was disabled", phase: kek.Started, call: func(s *site) (any, error) {
 			s.must(s.census(spring))
-			k := must(s.kms.Create(ctx, spring, 1, "", false))
+			k := must(s.kms.Create(ctx, spring, 1, "", rotation.Key{}))
 			must(s.kms.Claim(ctx, spring, 1, k.ID))
 			s.must(s.kms.Disable(ctx, k.ID))
 			return s.Mint(ctx, input(spring))
@@ -318,7 +318,7 @@ func stepRefusals() []refusal {
 			s.world.SetHook(func(op string, args ...any) (bool, error) {
 				if op == "KMS.Claim" && args[2] != kek.ID("") {
 					s.world.SetHook(nil)
-					k := must(s.kms.Create(ctx, spring, 1, "", false))
+					k := must(s.kms.Create(ctx, spring, 1, "", rotation.Key{}))
 					must(s.kms.Claim(ctx, spring, 1, k.ID))
 				}
 				return true, nil
@@ -327,7 +327,7 @@ func stepRefusals() []refusal {
 			return []any{out, s.enabled("kek-0002"), s.enabled("kek-0003")}, err
 		}},
 		{name: "strays of the rotation", phase: kek.Minted, call: func(s *site) (any, error) {
-			k := must(s.kms.Create(ctx, spring, 1, "", false))
+			k := must(s.kms.Create(ctx, spring, 1, "", rotation.Key{}))
 			out, err := s.Mint(ctx, input(spring))
 			return []any{out, s.enabled(k.ID), s.enabled(s.record(spring).NewKEK), s.enabled(s.first)}, err
 		}},
@@ -671,7 +671,7 @@ func registryRefusals() []refusal {
 		}},
 		{name: "genesis again", call: func(s *site) (any, error) { return s.Genesis(ctx, s.first, "genesis", nil) }},
 		{name: "genesis of another key", call: func(s *site) (any, error) {
-			return s.Genesis(ctx, must(s.kms.Create(ctx, "", 0, "l", false)).ID, "genesis", nil)
+			return s.Genesis(ctx, must(s.kms.Create(ctx, "", 0, "l", rotation.Key{})).ID, "genesis", nil)
 		}},
 		{name: "the pointer is lost", phase: kek.Completed, call: func(s *site) (any, error) {
 			alter(func(v *kek.View) { v.Pointer = nil })(s)

@@ -275,7 +275,7 @@ func TestStories(t *testing.T) {
 			s.plant(table, "l2", s.pointer().KEKID)
 			notes, err := s.AddSource(ctx, table.Source())
 			s.say("a source is added", notes, err)
-			s.say("a historic KEK is registered", nil, s.RegisterKEK(ctx, must(s.kms.Create(ctx, "", 0, "old", false)).ID, "old"))
+			s.say("a historic KEK is registered", nil, s.RegisterKEK(ctx, must(s.kms.Create(ctx, "", 0, "old", rotation.Key{})).ID, "old"))
 			s.say("a mark is forgotten", nil, s.ForgetMark(ctx, "unknown", "a test wrote there"))
 			s.say("a source in use is removed", nil, s.RemoveSource(ctx, "late", ""))
 			s.say("it is forced", nil, s.RemoveSource(ctx, "late", "nobody reads it"))
