@@ -55,7 +55,7 @@ func TestForeignRows(t *testing.T) {
 		"reread":   func() error { _, _, err := s.Reread(t.Context(), row, true); return err },
 		"update":   func() error { _, err := s.UpdateOf(row, rotation.Rewrapped{}); return err },
 	} {
-		if err := call(); err == nil || err.Error() != what+" x: the row is not of source orders" {
+		if err := call(); err == nil || err.Error() != what+" a row: it is not of source orders" {
 			t.Errorf("%s: %v", what, err)
 		}
 	}
@@ -182,7 +182,7 @@ func TestCheckNamesTheFirst(t *testing.T) {
 		}
 		_, err := s.Check(t.Context())
 		var typed *rotation.Error
-		if !errors.As(err, &typed) || typed.Kind != rotation.RowsUnaccounted || typed.Field != "sources[orders]."+field || !strings.HasPrefix(typed.Msg, "item id=b,sk=7: ") {
+		if !errors.As(err, &typed) || typed.Kind != rotation.RowsUnaccounted || typed.Field != "sources[orders]."+field || !strings.HasPrefix(typed.Msg, "an item: ") {
 			t.Errorf("%s: %v", field, err)
 		}
 	}
