@@ -577,7 +577,9 @@ func TestDoctorWhatWasAnchored(t *testing.T) {
 	must(c.RepairControl(t.Context()))
 	must(c.Anchor(t.Context(), rotation.AnchorInput{}))
 	r := must(c.VerifyAudit(t.Context(), rotation.AuditOptions{}))
-	if r.Result != audit.Tampered || len(r.Lost) > 0 || !slices.ContainsFunc(r.Findings, func(f audit.Finding) bool { return f.Kind == audit.MissingRecord && f.Object == audit.ObjectKey(chain, 2) }) {
+	if r.Result != audit.Tampered || len(r.Lost) > 0 || !slices.ContainsFunc(r.Findings, func(f audit.Finding) bool {
+		return f.Kind == audit.MissingRecord && f.Object == audit.ObjectKey(chain, 2)
+	}) {
 		t.Errorf("%s: %v", r, r.Findings)
 	}
 }

@@ -120,7 +120,7 @@ type opening struct {
 	calls int
 }
 
-func (o *opening) Decrypt(context.Context, kek.ID, []byte, map[string]string) ([]byte, error) {
+func (o *opening) ReEncrypt(context.Context, kek.ID, kek.ID, []byte, map[string]string) ([]byte, error) {
 	o.calls++
 	return nil, nil
 }
