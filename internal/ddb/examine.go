@@ -2,7 +2,6 @@ package ddb
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -97,13 +96,13 @@ var kinds = []kind{
 	}},
 	{kind: rotation.ItemAnchor, pk: pkAnchor, decode: of(decodeAnchor)},
 	{kind: rotation.ItemCheckpoint, pk: pkCheckpoint, prefix: true, decode: func(_ *Store, i item, key rotation.ItemKey, id string) (any, error) {
-		c := rotation.Checkpoint{}
-		c.RotationID, c.Source, _ = strings.Cut(id, "#")
-		pass, segment, _ := strings.Cut(key.SK, "#")
-		n, err := strconv.Atoi(segment)
-		c.Pass, c.Segment = pass, n
-		c, derr := decodeCheckpoint(i, c)
-		return c, errors.Join(err, derr)
+		parts := strings.SplitN(id, "#", 3) // see checkpointPK
+		c := rotation.Checkpoint{RotationID: parts[0]}
+		if len(parts) == 3 {
+			c.Source, c.Pass = parts[1], parts[2]
+		}
+		c.Segment, _ = strconv.Atoi(key.SK) // of an earlier version the key has another form: nobody reads it any more
+		return decodeCheckpoint(i, c)
 	}},
 	{kind: rotation.ItemAnnouncement, pk: pkAnnouncement, prefix: true, decode: func(_ *Store, i item, _ rotation.ItemKey, id string) (any, error) {
 		return decodeAnnouncement(i, id)

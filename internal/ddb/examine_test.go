@@ -58,7 +58,7 @@ func TestExamine(t *testing.T) {
 			t.Fatal(err)
 		}
 		want[rotation.ItemKey{PK: "LEASE#k", SK: "worker"}] = lease
-		want[rotation.ItemKey{PK: "CHECKPOINT#r#orders", SK: "census#003"}] = rotation.Checkpoint{RotationID: "r", Source: "orders", Pass: "census", Segment: 3, Rev: 1}
+		want[rotation.ItemKey{PK: "CHECKPOINT#r#orders#census", SK: "003"}] = rotation.Checkpoint{RotationID: "r", Source: "orders", Pass: "census", Segment: 3, Rev: 1}
 		put(t, client, table, item{"pk": &s{Value: "OTHER"}, "sk": &s{Value: "x"}})
 
 		for _, i := range examine(t, store) {
