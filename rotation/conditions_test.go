@@ -1278,7 +1278,7 @@ func TestPauseSavesNothing(t *testing.T) {
 		mu.Lock()
 		defer mu.Unlock()
 		switch {
-		case op == "KMS.Decrypt" && !asleep && saved == 2: // people are the last source
+		case op == "KMS.ReEncrypt" && !asleep && saved == 2: // people are the last source
 			asleep = true
 			s.clock.pass(10 * time.Minute)
 		case op == "Store.SaveCheckpoint":

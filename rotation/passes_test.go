@@ -459,7 +459,7 @@ func TestLabelIsNoProof(t *testing.T) {
 				}
 				wantKind(t, err, kind)
 				if !strings.Contains(err.Error(), fmt.Sprintf("%d rows", lies)) ||
-					to != kek.KEKRetired && !strings.Contains(err.Error(), "does not unwrap under it") {
+					to != kek.KEKRetired && !strings.Contains(err.Error(), fmt.Sprintf("not_unwrapped %d", lies)) {
 					t.Errorf("of %d: %v", lies, err)
 				}
 				if to != kek.KEKRetired && (s.state(s.first) != kek.Sealed || !s.enabled(s.first)) {

@@ -487,8 +487,9 @@ func TestSettingsAreFrozen(t *testing.T) {
 	if got := s.store.Fences(s.pointer().KEKID); len(got) != was.FenceShards {
 		t.Errorf("fence %v", got)
 	}
-	s.lease("stuck", 10*time.Hour)
+	stuck := s.lease("stuck", time.Minute)
 	s.clock.pass(was.DrainMaxWait)
+	s.renew(stuck, time.Minute)
 	_, err = s.Drain(t.Context(), input(spring))
 	wantKind(t, err, rotation.DrainTimeout)
 	s.clock.pass(10 * time.Hour)
