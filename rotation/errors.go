@@ -18,7 +18,6 @@ const (
 	InvalidInput        Kind = "InvalidInput"
 	Misconfigured       Kind = "Misconfigured"       // environment of the function
 	ControlTableMissing Kind = "ControlTableMissing" // the control table is not there
-	ControlTableDamaged Kind = "ControlTableDamaged" // an item of it cannot be read
 	PointerInvalid      Kind = "PointerInvalid"      // the pointer names no usable KEK
 	RotationInProgress  Kind = "RotationInProgress"  // another rotation holds the lock
 	SourceMisconfigured Kind = "SourceMisconfigured" // a cipher source or the corpus
@@ -32,27 +31,28 @@ const (
 	RowsUnaccounted     Kind = "RowsUnaccounted"     // items that the rotation cannot place; of the census too
 	WindowClosed        Kind = "WindowClosed"        // outside the off-peak window
 
-	RehearsalFailed  Kind = "RehearsalFailed"  // a real row cannot be rewrapped, or not be written
-	KeyUnusable      Kind = "KeyUnusable"      // the new KEK cannot wrap and unwrap
-	CanaryFailed     Kind = "CanaryFailed"     // the known-plaintext roundtrip
-	CorpusCorrupted  Kind = "CorpusCorrupted"  // a known cipher does not open
-	MintsExhausted   Kind = "MintsExhausted"   // emergency: no attempt left
-	Refused          Kind = "Refused"          // an illegal transition
-	Superseded       Kind = "Superseded"       // an emergency has ended this rotation; nobody is paged for it
-	Approved         Kind = "Approved"         // no failure: the wait for approval need not begin
-	ApprovalMissing  Kind = "ApprovalMissing"  // nobody but the requester has agreed to the switch
-	ApprovalRejected Kind = "ApprovalRejected" // a person said no
-	ApprovalExpired  Kind = "ApprovalExpired"  // nobody said anything in time
-	DrainTimeout     Kind = "DrainTimeout"     // leases outlive max-wait
-	RowsQuarantined  Kind = "RowsQuarantined"  // rows that cannot be rewrapped
-	OrphansFound     Kind = "OrphansFound"     // rows whose KEK does not resolve
-	Unverified       Kind = "Unverified"       // verify found something untrue
-	AuditTampered    Kind = "AuditTampered"    // the chain or the bucket was changed
-	AccessDenied     Kind = "AccessDenied"     // AWS refused a call for lack of permission
-	Rejected         Kind = "Rejected"         // AWS refused a request for good
-	Halted           Kind = "Halted"           // stopped after the switch, to be redriven
-	Transient        Kind = "Transient"        // worth another try
-	Internal         Kind = "Internal"         // a defect of this program
+	ControlTableDamaged Kind = "ControlTableDamaged" // an item of it cannot be read
+	RehearsalFailed     Kind = "RehearsalFailed"     // a real row cannot be rewrapped, or not be written
+	KeyUnusable         Kind = "KeyUnusable"         // the new KEK cannot wrap and unwrap
+	CanaryFailed        Kind = "CanaryFailed"        // the known-plaintext roundtrip
+	CorpusCorrupted     Kind = "CorpusCorrupted"     // a known cipher does not open
+	MintsExhausted      Kind = "MintsExhausted"      // emergency: no attempt left
+	Refused             Kind = "Refused"             // an illegal transition
+	Superseded          Kind = "Superseded"          // an emergency has ended this rotation; nobody is paged for it
+	Approved            Kind = "Approved"            // no failure: the wait for approval need not begin
+	ApprovalMissing     Kind = "ApprovalMissing"     // nobody but the requester has agreed to the switch
+	ApprovalRejected    Kind = "ApprovalRejected"    // a person said no
+	ApprovalExpired     Kind = "ApprovalExpired"     // nobody said anything in time
+	DrainTimeout        Kind = "DrainTimeout"        // leases outlive max-wait
+	RowsQuarantined     Kind = "RowsQuarantined"     // rows that cannot be rewrapped
+	OrphansFound        Kind = "OrphansFound"        // rows whose KEK does not resolve
+	Unverified          Kind = "Unverified"          // verify found something untrue
+	AuditTampered       Kind = "AuditTampered"       // the chain or the bucket was changed
+	AccessDenied        Kind = "AccessDenied"        // AWS refused a call for lack of permission
+	Rejected            Kind = "Rejected"            // AWS refused a request for good
+	Halted              Kind = "Halted"              // stopped after the switch, to be redriven
+	Transient           Kind = "Transient"           // worth another try
+	Internal            Kind = "Internal"            // a defect of this program
 )
 
 // Error is a failure a person can act on. Field names what is wrong (an input
