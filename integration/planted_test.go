@@ -48,8 +48,8 @@ var plantedBugs = []planted{
 		"if c.Sealed != \"\" {", "if c.Sealed != \"\" && i > 0 {",
 	}}, function: "drain", at: "Store.Apply unconditional"},
 	{Bug: plant.Bug{Name: "audit record outside the transaction", File: "internal/ddb/apply.go", With: []string{
-		"again, err := s.transact(ctx, append(actions[:len(actions):len(actions)], s.appends(h.Head, entry)...))",
-		"again, err := s.transact(ctx, s.appends(h.Head, entry))\n\t\tif err == nil && len(actions) > 0 {\n\t\t\tagain, err = s.transact(ctx, actions)\n\t\t}",
+		"again, err := s.transact(ctx, append(actions[:len(actions):len(actions)], s.appends(h.Head, entry, b)...))",
+		"again, err := s.transact(ctx, s.appends(h.Head, entry, b))\n\t\tif err == nil && len(actions) > 0 {\n\t\t\tagain, err = s.transact(ctx, actions)\n\t\t}",
 	}}, function: "switch", at: "Store.Apply unrecorded"},
 	{Bug: plant.Bug{Name: "the old KEK's registry entry is left out", File: "internal/ddb/apply.go", With: []string{
 		"for _, m := range c.KEKs {", "for _, m := range c.KEKs[:min(1, len(c.KEKs))] {",

@@ -100,7 +100,7 @@ var mutants = []plant.Bug{
 		"\tactions, err := s.changes(c)\n", "\tif c.Pointer != nil {\n\t\tin := &dynamodb.PutItemInput{TableName: &s.table, Item: encodePointer(c.Pointer.After)}\n\t\tif _, err := s.client.PutItem(ctx, in); err != nil {\n\t\t\treturn err\n\t\t}\n\t\tc.Pointer.Before = &c.Pointer.After\n\t}\n\tactions, err := s.changes(c)\n",
 	}},
 	{Name: "outbox outside of the transaction", File: "internal/ddb/apply.go", With: []string{
-		"\tif err := s.commit(ctx, actions, ev); err != nil {", "\tif _, err := s.transact(ctx, actions); err != nil {\n\t\treturn fmt.Errorf(\"apply %s: %w\", c.Event, err)\n\t}\n\tif err := s.commit(ctx, nil, ev); err != nil {",
+		"\tif err := s.commit(ctx, actions, ev, nil); err != nil {", "\tif _, err := s.transact(ctx, actions); err != nil {\n\t\treturn fmt.Errorf(\"apply %s: %w\", c.Event, err)\n\t}\n\tif err := s.commit(ctx, nil, ev, nil); err != nil {",
 	}},
 	{Name: "the lock is taken over", File: "internal/ddb/apply.go", With: []string{
 		"\"attribute_not_exists(#pk) OR \" + ours.expr", "\"attribute_not_exists(#pk) OR attribute_exists(#pk) OR \" + ours.expr",
