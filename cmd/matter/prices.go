@@ -56,6 +56,7 @@ type cost struct {
 type work struct {
 	kms           float64 // requests
 	reads, writes float64 // DynamoDB request units
+	unsized       bool    // a table's size is not known
 	puts, gets    float64 // S3 requests
 	seconds       float64 // of Lambda functions, all together
 	transitions   float64
@@ -64,7 +65,7 @@ type work struct {
 func (p prices) bill(w work) []cost {
 	return []cost{
 		{fmt.Sprintf("%.0f KMS requests", w.kms), w.kms / 1e4 * p.KMSPer10000},
-		{fmt.Sprintf("%.0f DynamoDB read units", w.reads), w.reads / 1e6 * p.ReadsPerM},
+		{w.readText(), w.reads / 1e6 * p.ReadsPerM},
 		{fmt.Sprintf("%.0f DynamoDB write units", w.writes), w.writes / 1e6 * p.WritesPerM},
 		{fmt.Sprintf("%.0f S3 reads and %.0f writes", w.gets, w.puts), w.gets/1e3*p.GetsPer1000 + w.puts/1e3*p.PutsPer1000},
 		{fmt.Sprintf("%.0f s of Lambda", w.seconds), w.seconds * p.LambdaGB * p.LambdaGBSecond},
@@ -84,7 +85,17 @@ func (w *work) add(c sourcePlan) {
 		w.puts += rows
 		return
 	}
+	w.unsized = w.unsized || c.Rows > 0 && c.RowBytes == 0
 	w.reads += scans * rows * size / 4096 // strongly consistent: a unit per 4 KiB
 	perRow := float64((max(c.RowBytes, 1) + 1023) / 1024)
 	w.writes += rows * perRow
+}
+
+// readText is how much is read. DynamoDB tells a table's size some six hours late
+// (DescribeTable, TableSizeBytes): of a new table it is not known.
+func (w work) readText() string {
+	if w.unsized {
+		return "DynamoDB read units: not known, DescribeTable tells no size yet"
+	}
+	return fmt.Sprintf("%.0f DynamoDB read units", w.reads)
 }
