@@ -406,7 +406,7 @@ func TestEveryRowDenied(t *testing.T) {
 		})
 		err := s.rewrapAll(spring)
 		wantKind(t, err, rotation.AccessDenied)
-		if !strings.Contains(err.Error(), " others") {
+		if !strings.Contains(err.Error(), " rows of ") {
 			t.Errorf("%s: %v", op, err)
 		}
 		for _, cp := range s.snapshot().Checkpoints {
