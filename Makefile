@@ -1,6 +1,6 @@
 # Two commands matter: make demo runs the main job, make test passes the tests. Each
-# sets up what it needs first: Go, Python 3, Java 17, Maven and make are all that a
-# machine must have.
+# sets up what it needs first: Go, Python 3 and make are all that a machine must have,
+# and Java 17 and Maven for the tests.
 
 SHELL       := bash
 .SHELLFLAGS := -eu -o pipefail -c
