@@ -98,7 +98,7 @@ func TestBeforeTheSwitch(t *testing.T) {
 		}
 	}
 	put(sources[1].Ciphertext, &ddbtypes.AttributeValueMemberB{Value: []byte("raw")})
-	w.refused(t, "raw", "{}", string(rotation.RowsUnaccounted), "a stray") // preflight looks at a sample
+	w.refused(t, "raw", "{}", string(rotation.RowsUnaccounted), "sources[symbols]") // preflight looks at a sample
 	put(sources[1].WrappedDEK, &ddbtypes.AttributeValueMemberB{Value: []byte("wrapped elsewhere")})
 	put(sources[1].KEKID, &ddbtypes.AttributeValueMemberS{Value: "00000000-0000-0000-0000-000000000000"})
 	put(sources[1].Epoch, &ddbtypes.AttributeValueMemberN{Value: "1"})

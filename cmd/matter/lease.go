@@ -17,6 +17,7 @@ func newLease() *cobra.Command {
 		Short: "Show who may write under which KEK, and take a lease back",
 		Long: `Every process that uses package envelope holds a lease on the pointer's KEK. After
 the switch a rotation waits until none is left on the old one, or until they run out.`,
+		Example: "  matter ops lease list",
 	})
 	cmd.AddCommand(newLeaseList(), newLeaseRevoke())
 	return cmd
@@ -24,8 +25,9 @@ the switch a rotation waits until none is left on the old one, or until they run
 
 func newLeaseList() *cobra.Command {
 	return newOp(&cobra.Command{
-		Use:   "list",
-		Short: "Show every lease: KEK, holder, host, process, references in flight, and when it runs out",
+		Use:     "list",
+		Short:   "Show every lease: KEK, holder, host, process, references in flight, and when it runs out",
+		Example: "  matter ops lease list -o json",
 	}, func(ctx context.Context, o *operator) error { return o.listLeases(ctx) })
 }
 

@@ -13,6 +13,6 @@ refused = [d.run("kms-genesis", "--kek-id", i, "--confirm") for i in (k, other)]
 tags = kms.list_resource_tags(KeyId=other)["Tags"]
 ddb.put_item(TableName=d.control, Item=kept)
 got, new = d.rotate()
-verdict(rc == 0 and "kms-genesis" not in status and "restore the item POINTER" in status
+verdict(rc == 0 and "kms-genesis" not in status and "matter ops doctor" in status
         and all(r == 1 and "PointerInvalid" in out for r, out in refused) and not tags and got.get("verify", (9,))[0] == 0,
         f"status {rc}, genesis {[r for r, _ in refused]}, tags {tags}, steps {list(got)}")
