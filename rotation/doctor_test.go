@@ -355,6 +355,9 @@ func TestDoctorWell(t *testing.T) {
 // phase of a rotation, doctor names it and rebuilds it, an emergency runs to its end, and
 // every row opens.
 func TestDoctorEachItem(t *testing.T) {
+	if raced > 1 {
+		t.Skip("one thing after the other: it runs without the race detector")
+	}
 	for _, in := range []rotation.ExecutionInput{{}, emergency} {
 		for n, p := range phases {
 			hurts := []string{"deleted", []string{"emptied", "retyped"}[n%2]}
@@ -415,6 +418,9 @@ func replaced(item string) bool {
 // ends the rotation that the table believes in, and an emergency runs to its end. The
 // verification of the chain says that it went on in a new generation.
 func TestDoctorSetBack(t *testing.T) {
+	if raced > 1 {
+		t.Skip("one thing after the other: it runs without the race detector")
+	}
 	for _, in := range []rotation.ExecutionInput{{}, emergency} {
 		c := newClinic(t)
 		c.run("before", rotation.ExecutionInput{}, kek.Completed)

@@ -22,6 +22,9 @@ func TestForeignObjectAtEveryPlace(t *testing.T) {
 		undisturbed.advance(spring, in, kek.Completed)
 		want := undisturbed.events()
 		for seq := 2; seq <= len(want); seq++ {
+			if raced > 1 && seq%raced != 2 { // the others run without the race detector
+				continue
+			}
 			t.Run(fmt.Sprintf("%s %d", in.Mode, seq), func(t *testing.T) {
 				s := newSite(t)
 				key := audit.ObjectKey(chain, int64(seq))
