@@ -133,6 +133,8 @@ func TestSetBack(t *testing.T) {
 	}
 	s.advance(summer, rotation.ExecutionInput{Mode: "emergency", Reason: "leaked"}, kek.Completed)
 	s.settled()
+	_, err = s.Preflight(t.Context(), preflightInput("Q4-2026-rotation", rotation.ExecutionInput{})) // the chain has gone on, the table is what it was
+	wantKind(t, err, rotation.AuditTampered)
 }
 
 // TestForeignAnchor: an object in the place of an anchor does not keep the chain from being

@@ -311,7 +311,7 @@ func (s *Steps) checkSetBack(ctx context.Context) error {
 		key := at.RecordKey(head.Seq + 1)
 		b, err := s.Vault.Get(ctx, key)
 		if errors.Is(err, ErrNoRecord) {
-			return nil
+			return s.checkForgotten(ctx, at, head.Seq)
 		}
 		if err != nil {
 			return unavailable("audit bucket", err)
@@ -320,8 +320,8 @@ func (s *Steps) checkSetBack(ctx context.Context) error {
 		if err == nil {
 			_, err = e.Follow(at.Chain, head)
 		}
-		if err != nil {
-			return nil // not of the chain, which goes on past it
+		if err != nil { // not of the chain, which goes on past it
+			return s.checkForgotten(ctx, at, head.Seq)
 		}
 		if _, now, err := s.Outbox.Head(ctx); err != nil || now == head {
 			return errors.Join(err, &Error{
@@ -332,6 +332,46 @@ func (s *Steps) checkSetBack(ctx context.Context) error {
 		}
 	}
 	return unavailable("audit head", fmt.Errorf("it has moved %d times", maxTries))
+}
+
+// checkForgotten fails if the chain has gone on past records of its own, as it does within
+// the hour after a table was set back, and matter ops doctor has not recorded since what was
+// forgotten.
+func (s *Steps) checkForgotten(ctx context.Context, at audit.Line, last int64) error {
+	before := audit.Line{Chain: at.Chain}
+	for _, g := range at.Generations.All() {
+		own, err := s.getRecord(ctx, before, g.From)
+		if err != nil {
+			return err
+		}
+		prev := audit.Genesis(at.Chain).Hash
+		if g.From > 1 && own != nil {
+			e, err := s.getRecord(ctx, at, g.From-1)
+			if err != nil {
+				return err
+			}
+			if e != nil {
+				prev = e.Hash
+			}
+		}
+		before.Generations = before.Generations.With(g)
+		repaired := own == nil || own.Record.Prev != prev // an object of others is not of the chain
+		for seq := g.From; seq <= last && !repaired; seq++ {
+			e, err := s.getRecord(ctx, at, seq)
+			if err != nil {
+				return err
+			}
+			repaired = e != nil && e.Record.Type == audit.EventRepaired && e.Record.Body[audit.BodyForgotten] != ""
+		}
+		if !repaired {
+			return &Error{
+				Kind: AuditTampered, Field: "AUDIT_HEAD",
+				Msg:  fmt.Sprintf("generation %s goes on past record %d of the chain itself: the table was set back to an earlier time", g.ID, g.From),
+				Next: "matter ops doctor",
+			}
+		}
+	}
+	return nil
 }
 
 // checkSources checks each registered source under its own name, and who else depends
