@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -127,10 +128,10 @@ func keyRefusals() []refusal {
 		}},
 		{name: "a corpus that does not answer on its second page", call: func(s *site) (any, error) {
 			s.corpus.Plant("a", memstore.Record{Other: true})
-			scans := 0
+			var scans atomic.Int32
 			s.world.SetHook(func(op string, args ...any) (bool, error) {
 				if op == "Table.Scan" && args[0] == "corpus" {
-					if scans++; scans == 2 {
+					if scans.Add(1) == 2 {
 						return false, errAway
 					}
 				}
@@ -142,11 +143,13 @@ func keyRefusals() []refusal {
 			for i := range 300 {
 				s.corpus.Plant(fmt.Sprintf("a%d", i), memstore.Record{Other: true})
 			}
+			var mu sync.Mutex
 			var limits []int
 			s.world.SetHook(func(op string, args ...any) (bool, error) {
 				if op == "Table.Scan" && args[0] == "corpus" {
-					req := args[1].(rotation.ScanRequest)
-					limits = append(limits, req.Limit)
+					mu.Lock()
+					defer mu.Unlock()
+					limits = append(limits, args[1].(rotation.ScanRequest).Limit)
 				}
 				return true, nil
 			})
@@ -229,13 +232,11 @@ func raceRefusals() []refusal {
 	sortRefusals(out[len(out)-2:])
 	takeover := func(call func(s *site) (any, error), op string, fault error) func(s *site) (any, error) {
 		return func(s *site) (any, error) {
-			done := false
+			var done atomic.Bool // segments are walked side by side
 			s.world.SetHook(func(got string, _ ...any) (bool, error) {
-				if got != op || done {
+				if got != op || !done.CompareAndSwap(false, true) {
 					return true, nil
 				}
-				done = true
-				s.world.SetHook(nil)
 				must(s.Preflight(ctx, preflightInput(summer, emergency)))
 				return false, fault
 			})
@@ -685,10 +686,9 @@ func halves(fault error) func(*site) (any, error) {
 func rereads(s *site) (any, error) {
 	var payload []bool
 	s.OpenSource = fickle(s, func(src rotation.Source) rotation.Source { return rereader{src, src.(rotation.Labeler), &payload} })
-	changed := false
+	var changed atomic.Bool
 	s.world.SetHook(func(op string, args ...any) (bool, error) {
-		if op == "Table.Replace" && args[1].(rotation.Row).ID == "o1" && !changed {
-			changed = true
+		if op == "Table.Replace" && args[1].(rotation.Row).ID == "o1" && changed.CompareAndSwap(false, true) {
 			r := s.rows()[place{s.orders, "o1"}]
 			s.orders.Plant("o1", s.seal(s.orders, "o1", r.KEK, r.Epoch, "another secret"))
 		}

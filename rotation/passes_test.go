@@ -162,10 +162,9 @@ func TestPauses(t *testing.T) {
 // back while the process sleeps between its last page and the retirement.
 func TestPauseOverARestoredRow(t *testing.T) {
 	s, w := at(t, rotation.ExecutionInput{}, kek.Rewrapped)
-	asleep := false
+	var asleep atomic.Bool
 	s.world.SetHook(func(op string, args ...any) (bool, error) {
-		if op == "Store.LoadAll" && !w.looks(op, args) && !asleep {
-			asleep = true
+		if op == "Store.LoadAll" && !w.looks(op, args) && asleep.CompareAndSwap(false, true) {
 			s.plant(s.orders, "restored", s.first)
 			s.clock.pass(24 * time.Hour)
 		}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -121,10 +122,9 @@ func TestSourceJoinsDuringTheConfirmation(t *testing.T) {
 	for _, op := range []string{"Table.Scan", "KMS.Use", "Store.LoadAll", "Store.Apply"} {
 		s, w := at(t, rotation.ExecutionInput{}, kek.Rewrapped)
 		carts := s.newTable("carts", s.first, "c1")
-		joined := false
+		var joined atomic.Bool
 		s.world.SetHook(func(got string, args ...any) (bool, error) {
-			if !w.looks(got, args) && got == op && !joined {
-				joined = true
+			if !w.looks(got, args) && got == op && joined.CompareAndSwap(false, true) {
 				s.add(carts)
 			}
 			return w.hook(got, args...)

@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/matter-ops/kms-rotation/kek"
@@ -45,7 +46,7 @@ type Observer func(op string, result any, err error, args ...any)
 type World struct {
 	mu   sync.Mutex
 	now  func() time.Time
-	hook Hook
+	hook atomic.Pointer[Hook]
 	seen Observer
 
 	store  *Store
@@ -63,9 +64,9 @@ func New(chain string, now func() time.Time) *World {
 	return w
 }
 
-// SetHook installs h, or none if it is nil. It must not be called while other
-// calls run.
-func (w *World) SetHook(h Hook) { w.hook = h }
+// SetHook installs h, or none if it is nil, for the calls that begin after it. A hook
+// may install another.
+func (w *World) SetHook(h Hook) { w.hook.Store(&h) }
 
 // SetObserver installs o, or none if it is nil. It must not be called while other
 // calls run.
@@ -118,9 +119,9 @@ func (w *World) call(op string, effect func() error, args ...any) error {
 // answer is call for an effect whose result an observer is to know.
 func (w *World) answer(op string, effect func() (any, error), args ...any) error {
 	var fault error
-	if w.hook != nil {
+	if hook := w.hook.Load(); hook != nil && *hook != nil {
 		var apply bool
-		if apply, fault = w.hook(op, args...); !apply {
+		if apply, fault = (*hook)(op, args...); !apply {
 			if fault == nil {
 				fault = ErrInjected
 			}
