@@ -512,11 +512,12 @@ func TestProofs(t *testing.T) {
 			s.expect(s.people, id, "shared")
 		}
 		s.advance(spring, rotation.ExecutionInput{}, kek.KEKRetired)
-		fresh, to := 0, any(s.pointer().KEKID)
+		var fresh atomic.Int32
+		to := any(s.pointer().KEKID)
 		s.world.SetHook(func(op string, args ...any) (bool, error) {
 			switch {
 			case op == "KMS.ReEncrypt" && args[0] == to && args[1] == to:
-				fresh++
+				fresh.Add(1)
 			case op == "KMS.Decrypt" && args[0] == to:
 				t.Error("a data key was decrypted, which verify's role does not allow")
 			}
@@ -524,8 +525,8 @@ func TestProofs(t *testing.T) {
 		})
 		s.must(s.verify(spring))
 		s.world.SetHook(nil)
-		if got := s.body("kms_rotation_completed")["unwrapped"]; got != want || !strings.Contains(got, fmt.Sprint(fresh)) {
-			t.Errorf("deep %t, KMS was asked %d times: %q, want %q", deep, fresh, got, want)
+		if got := s.body("kms_rotation_completed")["unwrapped"]; got != want || !strings.Contains(got, fmt.Sprint(fresh.Load())) {
+			t.Errorf("deep %t, KMS was asked %d times: %q, want %q", deep, fresh.Load(), got, want)
 		}
 	}
 }

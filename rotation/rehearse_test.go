@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -372,9 +373,12 @@ func TestDualUnwrapOpensUnderBoth(t *testing.T) {
 			wantKind(t, s.test(spring), rotation.CorpusCorrupted)
 			s.phase(spring, kek.Minted)
 			s.KMS = s.kms
+			var mu sync.Mutex
 			calls := map[kek.ID]int{}
 			s.world.SetHook(func(op string, args ...any) (bool, error) {
 				if op == "KMS.Decrypt" && args[2].(map[string]string)["table"] == "corpus" {
+					mu.Lock()
+					defer mu.Unlock()
 					calls[args[0].(kek.ID)]++
 				}
 				return true, nil
