@@ -21,7 +21,7 @@ func TestReportUsage(t *testing.T) {
 		args []string
 		want string
 	}{
-		{nil, "--rotation is required"},
+		{[]string{}, "--rotation is required"},
 		{[]string{"--rotation", "r", "-o", "pdf"}, `-o "pdf": use html or json`},
 	} {
 		cmd := newReport()

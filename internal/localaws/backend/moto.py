@@ -12,15 +12,35 @@ DescribeKey and Sign then fail with status 500.
 moto's ids of multi-Region keys are "mrk-" and a UUID, 40 letters, of which its
 ciphertexts keep 36: none can be unwrapped. AWS's are "mrk-" and 32 digits (KMS
 developer guide, "How multi-Region keys work"), which fit.
+
+The rest makes moto start and answer faster. For each request moto lists the directory
+of its services while it holds a lock, and Werkzeug writes a line; for each service it
+reads megabytes of API model for the names of the regions, which are those of STS here;
+and it reads JSON templates as YAML.
 """
 
+import functools
 import json
+import logging
 import re
 import sys
 
+import boto3.session
+
+available_regions = functools.cache(
+    functools.partial(boto3.session.Session().get_available_regions, "sts")
+)
+boto3.session.Session.get_available_regions = (
+    lambda self, service_name, partition_name="aws", allow_non_regional=False: list(
+        available_regions(partition_name)
+    )
+)
+
+from moto.cloudformation.models import Stack
 from moto.kms import models
 from moto.kms.models import Key, kms_backends
 from moto.kms.responses import KmsResponse
+from moto.moto_server.werkzeug_app import DomainDispatcherApplication
 from moto.server import main
 from moto.stepfunctions.parser.backend.execution import Execution
 
@@ -56,5 +76,11 @@ def validate_multi_region_key_id(self, key_id):
 
 models.generate_key_id = multi_region_key_id
 KmsResponse._validate_cmk_id = validate_multi_region_key_id
+
+DomainDispatcherApplication.get_backend_for_host = functools.cache(
+    DomainDispatcherApplication.get_backend_for_host
+)
+Stack.parse_template = staticmethod(json.loads)
+logging.getLogger("werkzeug").setLevel(logging.WARNING)
 
 main(sys.argv[1:])
