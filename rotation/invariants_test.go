@@ -20,16 +20,23 @@ type watch struct {
 	states map[kek.ID]kek.State
 	epoch  int64
 	head   audit.Head
-	seen   map[string]bool  // ids of the records up to head
-	opened map[place][]byte // wrapped DEK and ciphertext that were seen to open
-	mine   sync.Map         // first byte of blobs that the watch itself unwraps
+	seen   map[string]bool           // ids of the records up to head
+	opened map[place]memstore.Record // wrapped DEK and ciphertext that were seen to open
+	mine   sync.Map                  // first byte of blobs that the watch itself unwraps
 	found  map[string]bool
+	rowsOf []placed // of the table that is looked at
+}
+
+// placed is a row and where it is.
+type placed struct {
+	place
+	memstore.Record
 }
 
 func newWatch(s *site) *watch {
 	w := &watch{
 		site: s, states: map[kek.ID]kek.State{}, head: audit.Genesis(chain), seen: map[string]bool{},
-		opened: map[place][]byte{}, found: map[string]bool{},
+		opened: map[place]memstore.Record{}, found: map[string]bool{},
 	}
 	w.check("at the start")
 	return w
@@ -162,30 +169,26 @@ func (w *watch) chained(when string) {
 // rows: NoKeyOrphans, RowIntegrity, and no row comes or goes.
 func (w *watch) rows(when string) {
 	w.site.mu.Lock()
-	want := map[place]string{}
-	for p, plain := range w.plain {
-		want[p] = plain
-	}
+	want := maps.Clone(w.plain)
 	w.site.mu.Unlock()
 	for _, table := range w.tables {
-		var rows []memstore.Record
-		var at []place
+		w.rowsOf = w.rowsOf[:0]
 		table.Each(func(id string, r memstore.Record) {
 			if !r.Other && !r.Declared {
-				rows, at = append(rows, r), append(at, place{table, id})
+				w.rowsOf = append(w.rowsOf, placed{place{table, id}, r})
 			}
 		})
-		for i, r := range rows {
-			plain, ok := want[at[i]]
+		for _, r := range w.rowsOf {
+			plain, ok := want[r.place]
 			if !ok {
-				w.violated(when, "row %s came back or out of nothing", at[i].id)
+				w.violated(when, "row %s came back or out of nothing", r.id)
 			}
-			delete(want, at[i])
+			delete(want, r.place)
 			switch {
 			case r.Defect == "" && r.Kind == "":
-				w.opens(when, at[i], r, plain)
+				w.opens(when, r.place, r.Record, plain)
 			case (r.Kind == rotation.NoKEK || r.Kind == rotation.UnknownForm) && !w.world.Resolves(r.KEK):
-				w.violated(when, "NoKeyOrphans: row %s, which names no KEK, is under %s (%q)", at[i].id, r.KEK, w.states[r.KEK])
+				w.violated(when, "NoKeyOrphans: row %s, which names no KEK, is under %s (%q)", r.id, r.KEK, w.states[r.KEK])
 			}
 		}
 	}
@@ -206,12 +209,11 @@ func (w *watch) opens(when string, at place, r memstore.Record, plain string) {
 		w.violated(when, "NoKeyOrphans: row %s is under %s (%q)", at.id, r.KEK, w.states[r.KEK])
 		return
 	}
-	sealed := append(bytes.Clone(r.WrappedDEK), r.Ciphertext...)
-	if bytes.Equal(w.opened[at], sealed) {
+	if was := w.opened[at]; bytes.Equal(was.WrappedDEK, r.WrappedDEK) && bytes.Equal(was.Ciphertext, r.Ciphertext) {
 		return
 	}
-	w.opened[at] = sealed
 	wrapped := bytes.Clone(r.WrappedDEK)
+	w.opened[at] = memstore.Record{WrappedDEK: wrapped, Ciphertext: bytes.Clone(r.Ciphertext)}
 	w.mine.Store(&wrapped[0], true)
 	dek, err := w.kms.Decrypt(w.t.Context(), r.KEK, wrapped, r.Context)
 	w.mine.Delete(&wrapped[0])
