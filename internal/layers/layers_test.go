@@ -3,7 +3,11 @@
 package layers
 
 import (
+	"io/fs"
+	"os"
 	"os/exec"
+	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -72,6 +76,51 @@ func TestOnlyAppWiresAdapters(t *testing.T) {
 			case "internal/app", "internal/lambdastep", "rotation":
 			default:
 				t.Errorf("%s imports %s", fields[0], imported)
+			}
+		}
+	}
+}
+
+// TestNamedTests: a test that a document names is there. A name that ends in …, or that
+// go test -run gets, is the beginning of one.
+func TestNamedTests(t *testing.T) {
+	const root = "../.."
+	named, declared := regexp.MustCompile(`(-run )?Test[A-Z]\w+…?`), regexp.MustCompile(`(?m)^func (Test\w+)\(`)
+	var have []string
+	docs := map[string][]string{}
+	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case d.IsDir() && path != root && (strings.HasPrefix(d.Name(), ".") || d.Name() == "build"):
+			return fs.SkipDir
+		case strings.HasSuffix(path, "_test.go"), strings.HasSuffix(path, ".md"):
+		default:
+			return nil
+		}
+		b, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		if strings.HasSuffix(path, ".md") {
+			docs[path] = named.FindAllString(string(b), -1)
+			return nil
+		}
+		for _, m := range declared.FindAllStringSubmatch(string(b), -1) {
+			have = append(have, m[1])
+		}
+		return nil
+	})
+	if err != nil || len(have) < 500 || len(docs) < 10 {
+		t.Fatalf("%d tests and %d documents found: %v", len(have), len(docs), err)
+	}
+	for path, names := range docs {
+		for _, name := range names {
+			name, open := strings.CutPrefix(name, "-run ")
+			beginning, cut := strings.CutSuffix(name, "…")
+			open = open || cut
+			if !slices.ContainsFunc(have, func(h string) bool { return h == name || open && strings.HasPrefix(h, beginning) }) {
+				t.Errorf("%s names %s, which is no test", path, name)
 			}
 		}
 	}
