@@ -83,7 +83,7 @@ func (d *deployment) upload(ctx context.Context, bucket string) error {
 			LocationConstraint: s3types.BucketLocationConstraint(d.region),
 		},
 	})
-	if err != nil {
+	if made(err) != nil {
 		return err
 	}
 	var empty bytes.Buffer
@@ -145,7 +145,7 @@ func (d *deployment) createStack(ctx context.Context, parameters map[string]stri
 		}
 		in.Parameters = append(in.Parameters, cfntypes.Parameter{ParameterKey: aws.String(k), ParameterValue: aws.String(v)})
 	}
-	if _, err := client.CreateStack(ctx, in); err != nil {
+	if _, err := client.CreateStack(ctx, in); made(err) != nil {
 		return err
 	}
 	stacks, err := client.DescribeStacks(ctx, &cloudformation.DescribeStacksInput{StackName: &d.name})

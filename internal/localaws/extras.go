@@ -14,6 +14,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/scheduler"
 	"github.com/aws/aws-sdk-go-v2/service/sfn"
 	sfntypes "github.com/aws/aws-sdk-go-v2/service/sfn/types"
+	"github.com/aws/smithy-go"
 )
 
 // extra is what moto's CloudFormation skips of a resource, for its API to make up.
@@ -71,7 +72,7 @@ func createTable(ctx context.Context, d *deployment, e extra) error {
 	}
 	in.TableName = aws.String(d.physical[e.logical])
 	_, err := dynamodb.NewFromConfig(d.dynamo).CreateTable(ctx, &in)
-	return err
+	return made(err)
 }
 
 // completeBucket sets versioning, Object Lock and the public access block.
@@ -136,7 +137,7 @@ func createStateMachine(ctx context.Context, d *deployment, e extra) error {
 	_, err := sfn.NewFromConfig(d.moto).CreateStateMachine(ctx, &sfn.CreateStateMachineInput{
 		Name: p.StateMachineName, RoleArn: p.RoleArn, Type: p.StateMachineType, Definition: &definition,
 	})
-	return err
+	return made(err)
 }
 
 func createScheduleGroup(ctx context.Context, d *deployment, e extra) error {
@@ -145,7 +146,7 @@ func createScheduleGroup(ctx context.Context, d *deployment, e extra) error {
 		return err
 	}
 	_, err := scheduler.NewFromConfig(d.moto).CreateScheduleGroup(ctx, &in)
-	return err
+	return made(err)
 }
 
 func createSchedule(ctx context.Context, d *deployment, e extra) error {
@@ -154,5 +155,19 @@ func createSchedule(ctx context.Context, d *deployment, e extra) error {
 		return err
 	}
 	_, err := scheduler.NewFromConfig(d.moto).CreateSchedule(ctx, &in)
+	return made(err)
+}
+
+// made is err, unless it says that what was to be created is there. The account is empty
+// when a stack is created: the SDK has repeated a call whose answer was lost, as happens
+// on a busy machine.
+func made(err error) error {
+	var api smithy.APIError
+	if errors.As(err, &api) {
+		switch api.ErrorCode() {
+		case "AlreadyExistsException", "BucketAlreadyOwnedByYou", "ConflictException", "ResourceInUseException", "StateMachineAlreadyExists":
+			return nil
+		}
+	}
 	return err
 }
