@@ -335,6 +335,7 @@ var attempts = []attempt{
 	{"send the customers a false message", []iam.Access{access("sns:Publish", given["AnnounceTopicArn"])}, "preflight announces windows, notify moves them on"},
 	{"read the announcers' keys", []iam.Access{access("secretsmanager:GetSecretValue", given["AnnounceSecretArn"])}, "as above"},
 	{"start a rotation", []iam.Access{access("states:StartExecution", fmt.Sprintf(arnOf, "states", "stateMachine:StateMachine"))}, ""},
+	{"start an emergency", []iam.Access{access("states:StartExecution", fmt.Sprintf(arnOf, "states", "stateMachine:EmergencyStateMachine"))}, ""},
 	{"wake the task that waits for a second person", []iam.Access{access("states:SendTaskSuccess", fmt.Sprintf(arnOf, "states", "stateMachine:StateMachine"))}, ""},
 	{"invoke another function", []iam.Access{access("lambda:InvokeFunction", fmt.Sprintf(arnOf, "lambda", "function:SwitchFunction"))}, ""},
 	{"assume another role", []iam.Access{access("sts:AssumeRole", "arn:aws:iam::123456789012:role/admin")}, ""},

@@ -165,6 +165,9 @@ func TestAlarms(t *testing.T) {
 		if d := cmp.Diff([]string{"${Topic}"}, texts(p["AlarmActions"])); d != "" {
 			t.Errorf("%s (-want +got):\n%s", id, d)
 		}
+		if n := len(watched(t, p)); n > 10 { // CloudWatch user guide, "Limits" of alarms
+			t.Errorf("%s looks at %d metrics, and CloudWatch allows 10", id, n)
+		}
 		missing := "notBreaching"
 		if id == "CanarySilentAlarm" {
 			missing = "breaching" // that nothing is measured is what it is for
@@ -205,6 +208,9 @@ func TestWatched(t *testing.T) {
 		"AWS/States ExecutionsFailed StateMachineArn=${StateMachine}",
 		"AWS/States ExecutionsTimedOut StateMachineArn=${StateMachine}",
 		"AWS/States ExecutionsAborted StateMachineArn=${StateMachine}",
+		"AWS/States ExecutionsFailed StateMachineArn=${EmergencyStateMachine}",
+		"AWS/States ExecutionsTimedOut StateMachineArn=${EmergencyStateMachine}",
+		"AWS/States ExecutionsAborted StateMachineArn=${EmergencyStateMachine}",
 		"Matter orphaned_key_reference stack=${AWS::StackName}",
 		"Matter " + rotation.MetricCanaryRed + " stack=${AWS::StackName}",
 		"Matter " + rotation.MetricCanaryGreen + " stack=${AWS::StackName}",
@@ -256,7 +262,8 @@ func TestRefusalAheadIsHeard(t *testing.T) {
 
 func TestOutputs(t *testing.T) {
 	tpl := load(t)
-	want := []string{"AnchorKeyArn", "AuditBucketName", "ControlTableName", "DataPlanePolicyArn", "EmergencyFormName", "SeedCorpus", "SeedSources", "StateMachineArn", "TopicArn"}
+	want := []string{"AnchorKeyArn", "AuditBucketName", "ControlTableName", "DataPlanePolicyArn", "EmergencyFormName", "EmergencyStateMachineArn", "SeedCorpus", "SeedSources",
+		"StartEmergencyPolicyArn", "StartRotationPolicyArn", "StateMachineArn", "TopicArn"}
 	for _, id := range tpl.ofType("AWS::Serverless::Function") {
 		want = append(want, id+"Name")
 	}
