@@ -18,11 +18,17 @@ import (
 // end; the completion's record and every verification name it.
 func TestLitterInTheBucket(t *testing.T) {
 	w := up(t, nil)
-	_, err := s3.NewFromConfig(w.AWSConfig(), func(o *s3.Options) { o.UsePathStyle = true }).PutObject(t.Context(), &s3.PutObjectInput{
-		Bucket: aws.String(w.Env()["MATTER_AUDIT_BUCKET"]), Key: aws.String("notes.txt"), Body: strings.NewReader("x"),
-		IfNoneMatch: aws.String("*"), ChecksumAlgorithm: s3types.ChecksumAlgorithmSha256,
-	})
-	if err != nil {
+	put := func(key string) error {
+		_, err := s3.NewFromConfig(w.AWSConfig(), func(o *s3.Options) { o.UsePathStyle = true }).PutObject(t.Context(), &s3.PutObjectInput{
+			Bucket: aws.String(w.Env()["MATTER_AUDIT_BUCKET"]), Key: &key, Body: strings.NewReader("x"),
+			IfNoneMatch: aws.String("*"), ChecksumAlgorithm: s3types.ChecksumAlgorithmSha256,
+		})
+		return err
+	}
+	if err := put("notes.txt"); err == nil || !strings.Contains(err.Error(), "NothingBesideTheChain") {
+		t.Errorf("an object beside the chain's prefix: %v", err)
+	}
+	if err := put("v1/" + w.Name + "/notes.txt"); err != nil {
 		t.Fatal(err)
 	}
 	if o := w.rotate(t, "littered", "{}"); o.Status != types.ExecutionStatusSucceeded {

@@ -198,6 +198,7 @@ const (
 	NotifyApproval   = "approval_wanted" // sent by approve
 	NotifyAnnounced  = "announced"       // sent by preflight, seven days ahead
 	NotifyHealthRed  = "health_red"      // sent by health
+	NotifyGeneration = "generation"      // sent by a command in a person's shell; of a function, an alarm tells
 )
 
 // NotifyInput is the input of notify. For a halt the function returns the error

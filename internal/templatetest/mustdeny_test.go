@@ -236,7 +236,7 @@ var attempts = []attempt{
 	{"delete an alias", []iam.Access{access("kms:DeleteAlias", fmt.Sprintf(arnOf, "kms", "alias/matter/kek/matter/x/1")), onKey("DeleteAlias", kekInUse)}, ""},
 	{
 		"make a KEK, with any key policy", []iam.Access{access("kms:CreateKey", "*", append(slices.Clone(ourTag), "kms:KeySpec", "SYMMETRIC_DEFAULT", "kms:KeyUsage", "ENCRYPT_DECRYPT")...)},
-		"it is mint's work, and IAM has no condition on a policy's text: compare aws kms get-key-policy before an approval",
+		"it is mint's work, and IAM has no condition on a policy's text: dualunwrap refuses a new KEK with another policy than mint gives",
 	},
 	{"make a foreign key with an alias a KEK, by its tag", []iam.Access{onKey("TagResource", foreign, ourTag...)}, ""},
 	{

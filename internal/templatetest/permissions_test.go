@@ -35,7 +35,7 @@ func TestWhoMay(t *testing.T) {
 		"kms:TagResource":               {"Mint"},
 		"kms:CreateAlias":               {"Mint"},
 		"kms:DisableKey":                {"Mint", "Retire", "Verify"},
-		"kms:DescribeKey":               {"Mint", "Preflight", "Retire", "Switch", "Verify"},
+		"kms:DescribeKey":               {"DualUnwrap", "Mint", "Preflight", "Retire", "Switch", "Verify"},
 		"kms:ReEncryptFrom":             {"DualUnwrap", "Retire", "Rewrap", "Verify"},
 		"kms:ReEncryptTo":               {"DualUnwrap", "Retire", "Rewrap", "Verify"},
 		"kms:GenerateDataKey":           {"", "DualUnwrap", "Health", "Retire", "Rewrap"},
@@ -43,7 +43,7 @@ func TestWhoMay(t *testing.T) {
 		"kms:Sign":                      {"Anchor", "Preflight"}, // the head of the audit chain
 		"kms:GetPublicKey":              {"Anchor", "Preflight", "Verify"},
 		"kms:ListGrants":                {"Preflight", "Retire"},
-		"kms:GetKeyPolicy":              {"Preflight", "Retire"},
+		"kms:GetKeyPolicy":              {"DualUnwrap", "Preflight", "Retire"},
 		"kms:GetKeyLastUsage":           {"Preflight", "Retire"},
 		"kms:ListAliases":               {"Preflight", "Retire"},
 		"iam:CreateServiceLinkedRole":   {"Mint"},
