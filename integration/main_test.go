@@ -39,6 +39,7 @@ const (
 type world struct {
 	*sample.Local
 	sfn       *sfn.Client
+	dir       string // of logs/<function>.log
 	emulators map[string]emulator
 }
 
@@ -81,7 +82,7 @@ func alone(t *testing.T, o localaws.Options, tables ...string) *world {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { l.Close() })
-	return &world{Local: l, sfn: sfn.NewFromConfig(l.AWSConfig()), emulators: map[string]emulator{}}
+	return &world{Local: l, sfn: sfn.NewFromConfig(l.AWSConfig()), dir: o.Dir, emulators: map[string]emulator{}}
 }
 
 // start starts an execution of the state machine of its mode.
