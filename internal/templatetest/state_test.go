@@ -298,8 +298,10 @@ func TestRefusalAheadIsHeard(t *testing.T) {
 
 func TestOutputs(t *testing.T) {
 	tpl := load(t)
-	want := []string{"AnchorKeyArn", "AuditBucketName", "ControlTableName", "DataPlanePolicyArn", "EmergencyFormName", "EmergencyStateMachineArn", "SeedCorpus", "SeedSources",
-		"StartEmergencyPolicyArn", "StartRotationPolicyArn", "StateMachineArn", "TopicArn"}
+	want := []string{
+		"AnchorKeyArn", "AuditBucketName", "ControlTableName", "DataPlanePolicyArn", "EmergencyFormName", "EmergencyStateMachineArn",
+		"SeedCorpus", "SeedSources", "StartEmergencyPolicyArn", "StartRotationPolicyArn", "StateMachineArn", "TopicArn",
+	}
 	for _, id := range tpl.ofType("AWS::Serverless::Function") {
 		want = append(want, id+"Name")
 	}
