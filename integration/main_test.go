@@ -25,6 +25,7 @@ import (
 	"github.com/matter-ops/kms-rotation/internal/sample"
 	"github.com/matter-ops/kms-rotation/internal/watch"
 	"github.com/matter-ops/kms-rotation/kek"
+	"github.com/matter-ops/kms-rotation/rotation"
 )
 
 const (
@@ -38,6 +39,7 @@ const (
 type world struct {
 	*sample.Local
 	sfn       *sfn.Client
+	dir       string // of logs/<function>.log
 	emulators map[string]emulator
 }
 
@@ -80,15 +82,24 @@ func alone(t *testing.T, o localaws.Options, tables ...string) *world {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { l.Close() })
-	return &world{Local: l, sfn: sfn.NewFromConfig(l.AWSConfig()), emulators: map[string]emulator{}}
+	return &world{Local: l, sfn: sfn.NewFromConfig(l.AWSConfig()), dir: o.Dir, emulators: map[string]emulator{}}
 }
 
-// start starts an execution.
+// start starts an execution of the state machine of its mode.
 func (w *world) start(t *testing.T, name, input string) string {
 	t.Helper()
-	out, err := w.sfn.StartExecution(t.Context(), &sfn.StartExecutionInput{
-		StateMachineArn: aws.String(w.Env()["MATTER_STATE_MACHINE_ARN"]), Name: &name, Input: &input,
-	})
+	var in rotation.ExecutionInput
+	_ = json.Unmarshal([]byte(input), &in) // what is no input is for preflight to refuse
+	if in.Resume != "" {
+		if r := w.view(t, in.Resume).Rotation; r != nil {
+			in.Mode = string(r.Mode)
+		}
+	}
+	machine := w.Env()["MATTER_STATE_MACHINE_ARN"]
+	if in.Mode == string(kek.Emergency) {
+		machine = w.Env()["MATTER_EMERGENCY_STATE_MACHINE_ARN"]
+	}
+	out, err := w.sfn.StartExecution(t.Context(), &sfn.StartExecutionInput{StateMachineArn: &machine, Name: &name, Input: &input})
 	if err != nil {
 		t.Fatal(err)
 	}

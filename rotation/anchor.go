@@ -320,6 +320,7 @@ func (s *Steps) storeAnchor(ctx context.Context, chain string, st AnchorState, m
 	g := st.Places.Next(n, *taken, string(made.Signed.Signature))
 	ev := g.Event(audit.OfAnchors, st.Places, *taken)
 	ev.Actor = s.Actor
+	s.pageGeneration(ctx, *taken)
 	if err := s.Anchoring.Ledger.Record(ctx, ev); err != nil {
 		return made, unavailable("audit outbox", err)
 	}

@@ -1168,7 +1168,7 @@ func untold() []refusal {
 	}
 	for _, event := range []string{
 		rotation.NotifyStarted, rotation.NotifyVerifying, rotation.NotifyCompleted, rotation.NotifyRolledBack, rotation.NotifyRefused, rotation.NotifyHalted,
-		rotation.NotifyDrilled, rotation.NotifyApproval, rotation.NotifyAnnounced, rotation.NotifyHealthRed,
+		rotation.NotifyDrilled, rotation.NotifyApproval, rotation.NotifyAnnounced, rotation.NotifyHealthRed, rotation.NotifyGeneration,
 	} {
 		for _, kind := range []rotation.Kind{rotation.DrainTimeout, rotation.OrphansFound} {
 			out = append(out, refusal{name: fmt.Sprintf("the message of %s for %s", event, kind), call: func(s *site) (any, error) {

@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/matter-ops/kms-rotation/kek"
 )
@@ -17,8 +18,8 @@ func probeContext(rotationID string) map[string]string {
 }
 
 // DualUnwrap shows that both KEKs unwrap before anything depends on the new one:
-// a known plaintext roundtrips under the new KEK, a wrong encryption context is
-// refused, and every known cipher of the corpus opens under the old KEK and,
+// the new KEK has the key policy that mint gives, a known plaintext roundtrips under it, a
+// wrong encryption context is refused, and every known cipher of the corpus opens under the old KEK and,
 // rewrapped, under the new. Nothing is written but the phase. (Spec: DualUnwrap.)
 // In a drill the canary is corrupted on purpose, so this step fails.
 func (s *Steps) DualUnwrap(ctx context.Context, in StepInput) (out DualUnwrapOutput, err error) {
@@ -29,6 +30,9 @@ func (s *Steps) DualUnwrap(ctx context.Context, in StepInput) (out DualUnwrapOut
 	defer func() { err = s.young(r, err) }()
 	var probes map[kek.ID][]byte
 	if r.Phase == kek.Minted {
+		if err := s.checkKeyPolicy(ctx, r.NewKEK); err != nil {
+			return out, err
+		}
 		for range r.Settings.CanaryRounds { // KMS is eventually consistent: once is luck
 			if err := s.canary(ctx, r.NewKEK, probeContext(r.ID), r.Drill != ""); err != nil {
 				return out, err
@@ -52,6 +56,25 @@ func (s *Steps) DualUnwrap(ctx context.Context, in StepInput) (out DualUnwrapOut
 		return now.Test(probes, s.Now())
 	}, map[string]string{"canaries": fmt.Sprint(out.Canaries), "corpus_entries": fmt.Sprint(out.Corpus)})
 	return out, err
+}
+
+// checkKeyPolicy refuses a new KEK whose key policy is another one than mint gives
+// (docs/adr/0013-key-policy.md): one that lets somebody schedule the key's deletion or grant
+// it, or that leaves out what rows need. Nothing depends on the key yet, and IAM has no
+// condition on a policy's text, so this is what holds a compromised mint to it. Who can
+// change the policy later is the account's administrators alone.
+func (s *Steps) checkKeyPolicy(ctx context.Context, id kek.ID) error {
+	differences, err := s.Keys.PolicyDifferences(ctx, id)
+	if err != nil {
+		return s.keyError(id, err)
+	}
+	if len(differences) == 0 {
+		return nil
+	}
+	return &Error{
+		Kind: KeyUnusable, Field: string(id), Msg: "its key policy is not the one that mint gives a KEK: " + strings.Join(differences, "; "),
+		Next: "find out who made the key or changed its policy (CloudTrail: CreateKey, PutKeyPolicy), then start again",
+	}
 }
 
 // makeProbes wraps a data key under each old KEK, for verify to show that it is dead. An

@@ -1,6 +1,7 @@
 package rotation_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -29,7 +30,12 @@ func TestForeignObjectAtEveryPlace(t *testing.T) {
 				s := newSite(t)
 				key := audit.ObjectKey(chain, int64(seq))
 				s.vault.Tamper(key, []byte("foreign"))
+				meter := counts{}
+				s.Meter = meter
 				s.advance(spring, in, kek.Completed)
+				if d := cmp.Diff(counts{rotation.MetricGeneration: {1}}, meter); d != "" {
+					t.Errorf("metrics, for the alarm (-want +got):\n%s", d)
+				}
 				s.settled()
 				events := s.events()
 				begun := slices.Index(events, audit.EventGeneration)
@@ -52,6 +58,34 @@ func TestForeignObjectAtEveryPlace(t *testing.T) {
 		}
 	}
 }
+
+// TestGenerationIsTold: a command, whose output no log turns into metrics, sends the message,
+// before the generation begins. One that cannot be sent stops nothing.
+func TestGenerationIsTold(t *testing.T) {
+	const subject = "Audit chain goes on past a foreign object"
+	s := newSite(t)
+	s.vault.Tamper(audit.ObjectKey(chain, 2), []byte("foreign"))
+	told := -1
+	s.world.SetHook(func(op string, _ ...any) (bool, error) {
+		if op == "Store.Begin" {
+			told = len(s.mail)
+		}
+		return true, nil
+	})
+	must(s.Preflight(t.Context(), preflightInput(spring, rotation.ExecutionInput{})))
+	if told != 1 || !slices.Equal(s.mail, []string{subject}) {
+		t.Errorf("%d messages when it began, then %q", told, s.mail)
+	}
+	s = newSite(t)
+	s.Notifier = unsent{}
+	s.vault.Tamper(audit.ObjectKey(chain, 2), []byte("foreign"))
+	must(s.Preflight(t.Context(), preflightInput(spring, rotation.ExecutionInput{})))
+}
+
+// unsent is a notifier that cannot send.
+type unsent struct{}
+
+func (unsent) Notify(context.Context, string, string) error { return errors.New("no answer") }
 
 // TestForeignObjectsAhead: whoever puts objects at places far ahead, and in the places of
 // each generation that begins, does not stop the chain.
@@ -151,6 +185,8 @@ func TestForeignAnchor(t *testing.T) {
 				t.Fatal(err)
 			}
 			a.calls, a.kill, a.lost = 0, kill, lost
+			meter := counts{}
+			a.Meter = meter
 			_, err := a.Anchor(t.Context(), rotation.AnchorInput{})
 			if kill == 0 {
 				calls = a.calls
@@ -161,6 +197,9 @@ func TestForeignAnchor(t *testing.T) {
 			}
 			if err != nil {
 				t.Fatalf("killed at call %d: %v", kill, err)
+			}
+			if len(meter[rotation.MetricGeneration]) == 0 {
+				t.Errorf("killed at call %d: nobody was paged", kill)
 			}
 			must(a.Anchor(t.Context(), rotation.AnchorInput{Canary: true}))
 			r, err := a.VerifyAudit(t.Context(), rotation.AuditOptions{})

@@ -31,9 +31,23 @@ type PreflightInput struct {
 	ExecutionARN  string         `json:"execution_arn"`
 	ExecutionName string         `json:"execution_name"`
 	Input         ExecutionInput `json:"input"`
+	Entrance      Entrance       `json:"entrance,omitempty"`   // of the state machine, by its definition
 	CheckOnly     bool           `json:"check_only,omitempty"` // report, start nothing
 	Announce      bool           `json:"announce,omitempty"`   // with CheckOnly, T-7 days: tell customers of the window
 }
+
+// Entrance is which rotations a state machine may start and resume. The state machine's
+// definition says it, beside the execution's input and never from it, so that whoever may
+// start executions of one machine cannot ask for the other kind (docs/adr/0017-entrances.md).
+type Entrance string
+
+// The entrances. The zero value is the operator's shell and the schedule of preflight, which
+// no state machine stands before: it restricts nothing.
+const (
+	EntranceNormal    Entrance = "normal"    // normal rotations and drills
+	EntranceEmergency Entrance = "emergency" // emergencies
+	EntranceAny       Entrance = "any"       // both, where the deployment says that one permission is for both
+)
 
 // Plan is preflight's output and the payload that the state machine carries.
 type Plan struct {
@@ -184,6 +198,7 @@ const (
 	NotifyApproval   = "approval_wanted" // sent by approve
 	NotifyAnnounced  = "announced"       // sent by preflight, seven days ahead
 	NotifyHealthRed  = "health_red"      // sent by health
+	NotifyGeneration = "generation"      // sent by a command in a person's shell; of a function, an alarm tells
 )
 
 // NotifyInput is the input of notify. For a halt the function returns the error

@@ -97,6 +97,7 @@ var messages = map[string]struct{ what, safe string }{
 	NotifyDrilled:    {"KEK rotation drill passed", "The pointer never moved; the key that was minted for the drill is retired and disabled."},
 	NotifyApproval:   {"KEK rotation waits for a second person", "The pointer has not moved. Without an answer the rotation rolls back by itself."},
 	NotifyAnnounced:  {"KEK rotation announced", "Nothing was started; the rotation starts in the window, and refuses to outside of it."},
+	NotifyGeneration: {"Audit chain goes on past a foreign object", "No record is lost, and nothing waits: the chain goes on in a new generation, and verification names the object."},
 	NotifyHealthRed:  {"KMS canary failed", "No key was changed. Rows may not open or be written while KMS does not answer; nothing is lost."},
 }
 
@@ -153,6 +154,8 @@ func (in NotifyInput) next() string {
 		return "nothing; matter ops drill status says until when it counts"
 	case NotifyAnnounced:
 		return "matter ops kms-preflight, and mend what it names before the window"
+	case NotifyGeneration:
+		return "matter ops audit verify names the object; find out who put it there, or who set the control table back"
 	case NotifyHealthRed:
 		return "read the error; if KMS is at fault see the AWS Health Dashboard, else: matter ops kms-status, then aws kms describe-key"
 	default:

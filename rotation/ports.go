@@ -95,6 +95,10 @@ type KeyAdmin interface {
 	// Use reads who else uses a key. An operation that this AWS does not have
 	// (GetKeyLastUsage) leaves its fields empty; one that is denied is [ErrDenied].
 	Use(ctx context.Context, id kek.ID) (KeyUse, error)
+	// PolicyDifferences lists how the key policy of a key that Create has made differs from
+	// the one that Create gives: each statement or action beyond it, each action that it
+	// lacks. None means that they say the same.
+	PolicyDifferences(ctx context.Context, id kek.ID) ([]string, error)
 	// Claim gives the alias of (rotation, attempt) to id unless it has an owner,
 	// and returns the owner's id: the arbiter between duplicate mints. An empty id
 	// only asks; the answer is then "" if there is no owner.

@@ -22,7 +22,10 @@ func (s *Steps) Preflight(ctx context.Context, in PreflightInput) (Plan, error) 
 		return Plan{}, err
 	}
 	if in.Input.Resume != "" {
-		return s.resume(ctx, in.Input.Resume)
+		return s.resume(ctx, in.Input.Resume, in.Entrance)
+	}
+	if err := checkEntrance(in.Entrance, r.Mode); err != nil {
+		return Plan{}, err
 	}
 	v, err := s.loadAll(ctx, r.ID)
 	if err != nil {
@@ -157,6 +160,24 @@ func (s *Steps) checkRequest(r *kek.Rotation, again bool) error {
 	return nil
 }
 
+// checkEntrance refuses a rotation of a mode that the state machine which asks does not
+// start or resume.
+func checkEntrance(at Entrance, mode kek.Mode) error {
+	switch {
+	case at == "", at == EntranceAny, string(at) == string(mode):
+		return nil
+	case at == EntranceNormal:
+		return invalid("mode", "this state machine starts and resumes normal rotations alone; an emergency has a state machine, and a permission, of its own",
+			`matter ops kms-rotate --emergency --reason "what happened" --watch; or start the stack's EmergencyStateMachineArn with the same input`)
+	case at == EntranceEmergency:
+		return invalid("mode", "this state machine starts and resumes emergencies alone",
+			`add "mode": "emergency" and a reason; a normal rotation is started with the stack's StateMachineArn`)
+	}
+	return &Error{
+		Kind: Misconfigured, Field: "entrance", Msg: fmt.Sprintf("%q is no entrance", at), Next: "deploy template.yaml and statemachine.asl.json of one version",
+	}
+}
+
 func checkResume(in ExecutionInput) error {
 	if in.Mode != "" || in.Label != "" || in.Window != "" || in.Drill != "" || in.Again {
 		return invalid("resume", "a resumed rotation keeps its mode, label, window and drill", `send {"resume": "<rotation id>"} alone`)
@@ -169,9 +190,12 @@ func checkResume(in ExecutionInput) error {
 
 // resume goes on with a rotation that halted: every finished step returns its
 // old output at once, and every pass over the rows begins from the start.
-func (s *Steps) resume(ctx context.Context, id string) (Plan, error) {
+func (s *Steps) resume(ctx context.Context, id string, at Entrance) (Plan, error) {
 	_, r, err := s.rotation(ctx, id)
 	if err != nil {
+		return Plan{}, err
+	}
+	if err := checkEntrance(at, r.Mode); err != nil {
 		return Plan{}, err
 	}
 	if r.Phase.Final() {
@@ -183,8 +207,8 @@ func (s *Steps) resume(ctx context.Context, id string) (Plan, error) {
 	if err := s.restartPasses(ctx, r); err != nil {
 		return Plan{}, err
 	}
-	at := s.Now().UTC().Truncate(time.Millisecond) // as the control table keeps it
-	v, err := s.transition(ctx, "preflight", id, func(v kek.View) (kek.Change, error) { return v.Resume(at) }, nil)
+	now := s.Now().UTC().Truncate(time.Millisecond) // as the control table keeps it
+	v, err := s.transition(ctx, "preflight", id, func(v kek.View) (kek.Change, error) { return v.Resume(now) }, nil)
 	if err != nil {
 		return Plan{}, err
 	}

@@ -195,11 +195,29 @@ func (s *Steps) publish(ctx context.Context) error {
 		g := at.Generations.Next(met.seq, *met.taken, fmt.Sprint(s.Now().UnixNano()))
 		ev := g.Event(audit.OfRecords, at.Generations, *met.taken)
 		ev.Actor = s.Actor
+		s.pageGeneration(ctx, *met.taken)
 		if err := s.Outbox.Begin(ctx, at, g, ev); err != nil && !errors.Is(err, kek.ErrConflict) {
 			return unavailable("audit outbox", err)
 		}
 	}
 	return unavailable("audit bucket", fmt.Errorf("in %d generations another object was in the way", maxTries))
+}
+
+// MetricGeneration counts the objects for which a generation of the audit chain begins; an
+// alarm of template.yaml watches it.
+const MetricGeneration = "audit_generation_begun"
+
+// pageGeneration tells the people on call that an object lies in the way of the audit chain.
+// It does so before the generation begins: a step that dies in between has not kept silent,
+// and one that is repeated pages twice. A function counts, for the alarm; a command in a
+// person's shell, whose output no log turns into metrics, sends the notification. Nothing in
+// the bucket may stop a step, so a message that cannot be sent does not either.
+func (s *Steps) pageGeneration(ctx context.Context, taken audit.Taken) {
+	if s.Meter != nil {
+		s.meter(MetricGeneration, true)
+		return
+	}
+	_ = s.tell(ctx, NotifyInput{Event: NotifyGeneration, Detail: taken.Key})
 }
 
 // met is an object in the place of the record seq.

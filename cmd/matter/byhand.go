@@ -132,7 +132,7 @@ type stillRunning struct{ error }
 
 // idle refuses to work on a rotation by hand while an execution does.
 func (o *operator) idle(ctx context.Context, r kek.Rotation) error {
-	if r.Phase.Final() || o.Config.StateMachine == "" {
+	if r.Phase.Final() {
 		return nil
 	}
 	e, ok, err := o.running(ctx, r.ID)
@@ -151,11 +151,7 @@ func (o *operator) idle(ctx context.Context, r kek.Rotation) error {
 
 // running finds the execution that works on a rotation.
 func (o *operator) running(ctx context.Context, id string) (app.Execution, bool, error) {
-	m, err := o.Machine()
-	if err != nil {
-		return app.Execution{}, false, err
-	}
-	all, err := m.Running(ctx)
+	all, err := o.Running(ctx)
 	if err != nil {
 		return app.Execution{}, false, err
 	}

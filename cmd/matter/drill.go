@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/matter-ops/kms-rotation/internal/app"
+	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
 )
 
@@ -58,7 +59,7 @@ func (o *operator) drill(ctx context.Context, name string, every time.Duration) 
 	if every <= 0 {
 		return usageError{errors.New("--poll must be a duration such as 2s")}
 	}
-	m, err := o.Machine()
+	m, err := o.Machine(kek.Normal)
 	if err != nil {
 		return err
 	}

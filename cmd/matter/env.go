@@ -27,7 +27,7 @@ func newEnv() *cobra.Command {
 		Use:   "env --stack STACK",
 		Short: "Print the variables of a deployment, for a shell to evaluate",
 		Long: `Reads the configuration of the stack's function preflight and prints it as export
-lines, with the ARN of the state machine and the seed that kms-genesis registers as
+lines, with the ARNs of the state machines and the seed that kms-genesis registers as
 the first sources (MATTER_SOURCES and MATTER_CORPUS, from the stack's outputs). It
 needs AWS credentials alone.
 
@@ -88,7 +88,8 @@ func stackEnv(cmd *cobra.Command, stack string) (map[string]string, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the configuration of stack %s: %w", stack, err)
 	}
-	env["MATTER_STATE_MACHINE_ARN"] = fmt.Sprintf("arn:%s:states:%s:%s:stateMachine:%s-rotation", at.Partition, at.Region, at.AccountID, stack)
+	machine := fmt.Sprintf("arn:%s:states:%s:%s:stateMachine:%s-", at.Partition, at.Region, at.AccountID, stack)
+	env["MATTER_STATE_MACHINE_ARN"], env["MATTER_EMERGENCY_STATE_MACHINE_ARN"] = machine+"rotation", machine+"emergency"
 	out, err := cloudformation.NewFromConfig(cfg).DescribeStacks(cmd.Context(), &cloudformation.DescribeStacksInput{StackName: &stack})
 	if err != nil { // only kms-genesis needs the seed
 		fmt.Fprintf(cmd.ErrOrStderr(), "warning: the seed of sources could not be read, give kms-genesis --sources: %v\n", err)

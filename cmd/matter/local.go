@@ -48,7 +48,8 @@ func newLocalUp() *cobra.Command {
 		Use:   "up",
 		Short: "Start the local AWS, deploy template.yaml and seed cipher rows",
 		Long: `Starts moto, DynamoDB Local and the proxy before them, deploys the shipped
-template.yaml, registers a first KEK and seals real rows under it. It writes
+template.yaml (with EmergencyPermission=shared: scripts that know one state machine
+start emergencies with it too), registers a first KEK and seals real rows under it. It writes
 .local/env with export lines; any AWS client works against it.`,
 		Example: "  matter local up --detach && . .local/env && aws stepfunctions list-executions --state-machine-arn $MATTER_STATE_MACHINE_ARN",
 		Args:    noArgs,
@@ -84,6 +85,7 @@ func up(cmd *cobra.Command, dir string, f upFlags) error {
 	start := time.Now()
 	l, err := sample.Up(ctx, sample.Options{Rows: f.rows, Options: localaws.Options{
 		Port: f.port, StackName: f.stack, Dir: dir,
+		Parameters: map[string]string{"EmergencyPermission": "shared"}, // scripts that know one state machine, and no IAM
 	}})
 	if err != nil {
 		return err

@@ -160,6 +160,13 @@ func (f mintFlags) input() rotation.ExecutionInput {
 	return in
 }
 
+func (f mintFlags) mode() kek.Mode {
+	if f.emergency {
+		return kek.Emergency
+	}
+	return kek.Normal
+}
+
 // startError gives a refusal of preflight the command that comes next for a
 // person. anytime is the command that does not wait for the window.
 func (o *operator) startError(ctx context.Context, err error, anytime string) error {
@@ -196,10 +203,8 @@ func emergencyCommand(r kek.Rotation) string {
 
 // goOn is the command for a rotation that holds the lock, whoever runs it.
 func (o *operator) goOn(ctx context.Context, r kek.Rotation) string {
-	if o.Config.StateMachine != "" {
-		if e, ok, err := o.running(ctx, r.ID); err == nil && ok {
-			return "matter ops kms-rotate --watch --execution " + e.Name
-		}
+	if e, ok, err := o.running(ctx, r.ID); err == nil && ok {
+		return "matter ops kms-rotate --watch --execution " + e.Name
 	}
 	if r.Execution != "" {
 		return "matter ops resume --rotation " + r.ID

@@ -149,8 +149,8 @@ func (o *operator) planRows(ctx context.Context, p *plan, f planFlags) error {
 // planTime estimates the rewrap at the rate that the state machine may reach.
 func (o *operator) planTime(ctx context.Context, p *plan, rate float64) error {
 	p.Concurrency = 1
-	if o.Config.StateMachine != "" {
-		m, err := o.Machine()
+	if o.Config.StateMachines[kek.Normal] != "" {
+		m, err := o.Machine(kek.Normal) // both have one definition
 		if err != nil {
 			return err
 		}

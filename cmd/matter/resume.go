@@ -24,7 +24,7 @@ func newResume() *cobra.Command {
 		Short: "Go on with a halted rotation, once its cause is fixed",
 		Long: `Redrives the execution that halted, if AWS still can; else it starts a new one that
 finds every finished step done. Without --rotation it is the rotation that holds
-the lock. A rotation begun by hand is handed to the state machine.`,
+the lock. A rotation begun by hand is handed to the state machine of its mode.`,
 		Example: `  matter ops resume --watch
   matter ops resume --rotation Q2-2026-rotation`,
 	}
@@ -38,11 +38,11 @@ func (o *operator) resume(ctx context.Context, f resumeFlags) error {
 	if f.every <= 0 {
 		return usageError{errors.New("--poll must be a duration such as 2s")}
 	}
-	m, err := o.Machine()
+	r, err := o.halted(ctx, f.rotation)
 	if err != nil {
 		return err
 	}
-	r, err := o.halted(ctx, f.rotation)
+	m, err := o.Machine(r.Mode)
 	if err != nil {
 		return err
 	}

@@ -32,7 +32,8 @@ func newRotate() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "kms-rotate",
 		Short: "Start the state machine: the whole rotation, unattended",
-		Long: `Starts an execution of the state machine, as the schedule does every quarter. With
+		Long: `Starts an execution of the state machine, as the schedule does every quarter; with
+--emergency, of the emergencies' state machine, which takes a permission of its own. With
 --watch it shows how the rotation goes on: the step, the in-flight references that
 drain, rows per second and the time left. Ctrl-C ends the watching, not the
 rotation; --watch --execution NAME attaches again.
@@ -65,12 +66,12 @@ func (o *operator) rotate(ctx context.Context, f rotateFlags) error {
 	if err := f.check(); err != nil {
 		return err
 	}
-	m, err := o.Machine()
+	if f.execution != "" {
+		return o.attach(ctx, f)
+	}
+	m, err := o.Machine(f.mode())
 	if err != nil {
 		return err
-	}
-	if f.execution != "" {
-		return o.attach(ctx, m, f)
 	}
 	e, err := o.startExecution(ctx, m, f.mintFlags)
 	if err != nil {
@@ -94,19 +95,31 @@ func (o *operator) started(ctx context.Context, e app.Execution, follow bool, ev
 	}{e, again}, fmt.Sprintf("execution %s %s: rotation %s", e.Name, how, e.RotationID), next(again))
 }
 
-func (o *operator) attach(ctx context.Context, m *app.Machine, f rotateFlags) error {
-	arn := f.execution
-	if !strings.HasPrefix(arn, "arn:") {
-		arn = m.ExecutionARN(arn)
-	}
-	e, err := m.Describe(ctx, arn)
-	if errors.Is(err, app.ErrNoExecution) {
-		return refused("--execution", fmt.Sprintf("there is no execution %s", f.execution), "matter ops kms-status lists the executions that run")
-	}
+// attach follows an execution, by its ARN or by the name that it has at either state
+// machine; of two of one name the one that runs.
+func (o *operator) attach(ctx context.Context, f rotateFlags) error {
+	machines, err := o.Machines()
 	if err != nil {
 		return err
 	}
-	return o.follow(ctx, e, f.every)
+	var found *app.Execution
+	for _, m := range machines {
+		arn := f.execution
+		if !strings.HasPrefix(arn, "arn:") {
+			arn = m.ExecutionARN(arn)
+		}
+		e, err := m.Describe(ctx, arn)
+		if err != nil && !errors.Is(err, app.ErrNoExecution) {
+			return err
+		}
+		if err == nil && (found == nil || e.Status == types.ExecutionStatusRunning) {
+			found = &e
+		}
+	}
+	if found == nil {
+		return refused("--execution", fmt.Sprintf("there is no execution %s", f.execution), "matter ops kms-status lists the executions that run")
+	}
+	return o.follow(ctx, *found, f.every)
 }
 
 // startExecution starts an execution under a name that is free, unless one is at
@@ -126,7 +139,10 @@ func (o *operator) startExecution(ctx context.Context, m *app.Machine, f mintFla
 	if err := o.mayStart(ctx, v.Lock, f); err != nil {
 		return app.Execution{}, err
 	}
-	id, _, err := o.name(ctx, f.label)
+	id, there, err := o.name(ctx, f.label)
+	if err == nil && there != nil && there.Mode != f.mode() { // the rotation that the emergency ends has this name
+		id, _, err = o.name(ctx, id+"-emergency")
+	}
 	if err != nil {
 		return app.Execution{}, err
 	}

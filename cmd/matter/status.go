@@ -69,15 +69,9 @@ func (o *operator) status(ctx context.Context) error {
 		return err
 	}
 	s := status{Status: table, Executions: []app.Execution{}}
-	if o.Config.StateMachine != "" {
-		m, err := o.Machine()
-		if err == nil {
-			var running []app.Execution
-			running, err = m.Running(ctx)
-			s.Executions = append(s.Executions, running...)
-		}
-		s.unknown("executions", err)
-	}
+	running, err := o.Running(ctx)
+	s.Executions = append(s.Executions, running...)
+	s.unknown("executions", err)
 	s.Schedule, err = o.NextSchedule(ctx, o.Steps.Now())
 	s.unknown("schedule", err)
 	s.Anchor, err = o.anchor(ctx)

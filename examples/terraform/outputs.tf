@@ -1,6 +1,21 @@
 output "state_machine_arn" {
-  description = "Start an execution with {} or with an example of events/execution-*.json."
+  description = "Starts normal rotations, with {} or an example of events/execution-*.json."
   value       = aws_cloudformation_stack.rotation.outputs["StateMachineArn"]
+}
+
+output "emergency_state_machine_arn" {
+  description = "Starts emergencies, with an input as events/execution-emergency.json."
+  value       = aws_cloudformation_stack.rotation.outputs["EmergencyStateMachineArn"]
+}
+
+output "start_rotation_policy_arn" {
+  description = "For roles that may start normal rotations."
+  value       = aws_cloudformation_stack.rotation.outputs["StartRotationPolicyArn"]
+}
+
+output "start_emergency_policy_arn" {
+  description = "For roles that may start emergencies."
+  value       = aws_cloudformation_stack.rotation.outputs["StartEmergencyPolicyArn"]
 }
 
 output "topic_arn" {

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/matter-ops/kms-rotation/audit"
+	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
 )
 
@@ -25,10 +26,17 @@ type Config struct {
 	Retention    time.Duration // MATTER_RETENTION_DAYS: Object Lock of audit records
 	KMSRate      float64       // MATTER_KMS_RATE: KMS requests per second of this process
 	Topic        string        // MATTER_TOPIC_ARN, "" for none
-	StateMachine string        // MATTER_STATE_MACHINE_ARN, "" in the functions
 	Trust        audit.Trust   // MATTER_TRUST: transparency logs, "" for none
 	AnchorKey    string        // MATTER_ANCHOR_KEY: ARN or alias; required with MATTER_TRUST
 	Announce     Announce      // MATTER_ANNOUNCE
+
+	// ARNs of the state machines by the mode of the rotations that each starts, from the
+	// variables in machineVariables; none in the functions.
+	StateMachines map[kek.Mode]string
+}
+
+var machineVariables = map[kek.Mode]string{
+	kek.Normal: "MATTER_STATE_MACHINE_ARN", kek.Emergency: "MATTER_EMERGENCY_STATE_MACHINE_ARN",
 }
 
 const day = 24 * time.Hour
@@ -46,7 +54,6 @@ func FromEnv(getenv func(string) string) (Config, error) {
 		Retention:    time.Duration(e.number("MATTER_RETENTION_DAYS", 1, 36500)) * day,
 		KMSRate:      float64(e.number("MATTER_KMS_RATE", 1, 100000)),
 		Topic:        getenv("MATTER_TOPIC_ARN"),
-		StateMachine: getenv("MATTER_STATE_MACHINE_ARN"),
 		Config: rotation.Config{
 			Window:       e.window("MATTER_WINDOW", "MATTER_TIME_ZONE"),
 			DrainMaxWait: e.duration("MATTER_DRAIN_MAX_WAIT"),
@@ -63,7 +70,13 @@ func FromEnv(getenv func(string) string) (Config, error) {
 			ApprovalRequired: e.boolean("MATTER_APPROVAL_REQUIRED"),
 			ApprovalWait:     time.Duration(e.number("MATTER_APPROVAL_SECONDS", 1, 604800)) * time.Second,
 		},
-		Announce: e.announce("MATTER_ANNOUNCE"),
+		Announce:      e.announce("MATTER_ANNOUNCE"),
+		StateMachines: map[kek.Mode]string{},
+	}
+	for mode, name := range machineVariables {
+		if arn := getenv(name); arn != "" {
+			c.StateMachines[mode] = arn
+		}
 	}
 	if c.Trust = e.trust("MATTER_TRUST"); len(c.Trust.Logs) > 0 {
 		c.AnchorKey = e.required("MATTER_ANCHOR_KEY")

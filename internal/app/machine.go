@@ -12,6 +12,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/sfn"
 	"github.com/aws/aws-sdk-go-v2/service/sfn/types"
 
+	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
 )
 
@@ -24,7 +25,7 @@ type MachineAPI interface {
 	DescribeStateMachine(context.Context, *sfn.DescribeStateMachineInput, ...func(*sfn.Options)) (*sfn.DescribeStateMachineOutput, error)
 }
 
-// Machine is the deployed state machine.
+// Machine is one of the two deployed state machines.
 type Machine struct {
 	API MachineAPI
 	ARN string
@@ -49,16 +50,49 @@ var (
 	ErrNoExecution = errors.New("the state machine has no such execution")
 )
 
-// Machine returns the deployment's state machine.
-func (d *Deployment) Machine() (*Machine, error) {
-	if !strings.Contains(d.Config.StateMachine, ":stateMachine:") {
+// Machine returns the state machine that starts and resumes rotations of a mode.
+func (d *Deployment) Machine(mode kek.Mode) (*Machine, error) {
+	arn := d.Config.StateMachines[mode]
+	if !strings.Contains(arn, ":stateMachine:") {
+		name := machineVariables[mode]
 		return nil, &rotation.Error{
-			Kind: rotation.Misconfigured, Field: "MATTER_STATE_MACHINE_ARN",
-			Msg:  fmt.Sprintf("%q is no ARN of a state machine", d.Config.StateMachine),
-			Next: "export MATTER_STATE_MACHINE_ARN: the stack's output StateMachineArn",
+			Kind: rotation.Misconfigured, Field: name, Msg: fmt.Sprintf("%q is no ARN of a state machine", arn),
+			Next: fmt.Sprintf(`eval "$(matter ops env --stack %s)" exports %s`, d.Config.Stack, name),
 		}
 	}
-	return &Machine{API: sfn.NewFromConfig(d.AWS), ARN: d.Config.StateMachine}, nil
+	return &Machine{API: sfn.NewFromConfig(d.AWS), ARN: arn}, nil
+}
+
+// Machines returns the state machines that the environment names, that of normal
+// rotations first.
+func (d *Deployment) Machines() ([]*Machine, error) {
+	var all []*Machine
+	for _, mode := range []kek.Mode{kek.Normal, kek.Emergency} {
+		if d.Config.StateMachines[mode] == "" {
+			continue
+		}
+		m, err := d.Machine(mode)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, m)
+	}
+	return all, nil
+}
+
+// Running returns the executions of all state machines that run now, with the rotation
+// each works on.
+func (d *Deployment) Running(ctx context.Context) ([]Execution, error) {
+	machines, err := d.Machines()
+	var all []Execution
+	for _, m := range machines {
+		running, err := m.Running(ctx)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, running...)
+	}
+	return all, err
 }
 
 // ExecutionARN is the ARN of the execution of a name.

@@ -8,6 +8,8 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/sfn"
 	"github.com/aws/aws-sdk-go-v2/service/sfn/types"
+
+	"github.com/matter-ops/kms-rotation/kek"
 )
 
 // executions is Step Functions with a redrive, which the local AWS does not have.
@@ -99,8 +101,8 @@ func TestResume(t *testing.T) {
 
 func TestMachineARN(t *testing.T) {
 	for _, arn := range []string{"", "arn:aws:states:r:1:execution:m"} {
-		d := &Deployment{Config: Config{StateMachine: arn}}
-		if _, err := d.Machine(); err == nil || !strings.Contains(err.Error(), "MATTER_STATE_MACHINE_ARN") {
+		d := &Deployment{Config: Config{StateMachines: map[kek.Mode]string{kek.Normal: arn}}}
+		if _, err := d.Machine(kek.Normal); err == nil || !strings.Contains(err.Error(), "MATTER_STATE_MACHINE_ARN") {
 			t.Errorf("%q: %v", arn, err)
 		}
 	}

@@ -102,6 +102,7 @@ func TestPlaceholders(t *testing.T) {
 	}
 	want := []string{
 		"AnchorFunctionArn", "ApprovalSeconds", "ApproveFunctionArn", "DrainFunctionArn", "DrainPollSeconds", "DualUnwrapFunctionArn",
+		"Entrance",
 		"MintFunctionArn", "NotifyFunctionArn",
 		"PreflightFunctionArn", "RetireFunctionArn", "RewrapConcurrency", "RewrapFunctionArn", "SwitchFunctionArn", "VerifyFunctionArn",
 	}

@@ -17,6 +17,8 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+
+	"github.com/matter-ops/kms-rotation/rotation"
 )
 
 // Definition is a state machine, or the processor of a Map.
@@ -80,8 +82,8 @@ var (
 // Numbers are the substitutions that are no strings.
 var Numbers = map[string]int{"DrainPollSeconds": 15, "RewrapConcurrency": 8, "ApprovalSeconds": 86400}
 
-// Substitute puts Numbers in the place of their placeholders and leaves those in
-// strings, the functions' ARNs, as they are.
+// Substitute puts Numbers in the place of their placeholders, lets the machine start every
+// mode, and leaves the other placeholders in strings, the functions' ARNs, as they are.
 func Substitute(text []byte) ([]byte, error) {
 	var unknown []string
 	out := numberPlaceholder.ReplaceAllFunc(text, func(m []byte) []byte {
@@ -95,7 +97,7 @@ func Substitute(text []byte) ([]byte, error) {
 	if len(unknown) > 0 {
 		return nil, fmt.Errorf("unknown placeholders %q", unknown)
 	}
-	return out, nil
+	return bytes.ReplaceAll(out, []byte("${Entrance}"), []byte(rotation.EntranceAny)), nil
 }
 
 // Placeholders lists the names of all placeholders, sorted.

@@ -13,6 +13,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws/arn"
 	"github.com/aws/aws-sdk-go-v2/service/kms"
 
+	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
 )
 
@@ -93,55 +94,84 @@ func rootOf(keyARN string) (string, error) {
 	return "arn:" + key.Partition + ":iam::" + key.AccountID + ":root", nil
 }
 
-// listOwnStatements lists what a key's policy has that a key made by [Admin.Create]
-// in its place would not have.
-func (a *Admin) listOwnStatements(ctx context.Context, key rotation.Key) ([]string, error) {
+// readPolicy returns the key policy of a key and the account that its ARN is of.
+func (a *Admin) readPolicy(ctx context.Context, key rotation.Key) (keyPolicy, error) {
 	op := "GetKeyPolicy " + string(key.ID)
 	out, err := a.client.GetKeyPolicy(ctx, &kms.GetKeyPolicyInput{KeyId: aws.String(string(key.ID)), PolicyName: aws.String("default")})
 	if err != nil {
-		return nil, wrap(op, err)
+		return keyPolicy{}, wrap(op, err)
 	}
-	names, err := nameStatements(aws.ToString(out.Policy), key)
+	p, err := parseKeyPolicy(aws.ToString(out.Policy), key)
 	if err != nil {
-		return nil, fmt.Errorf("kms %s: read the policy: %w", op, err)
+		return p, fmt.Errorf("kms %s: read the policy: %w", op, err)
 	}
-	return names, nil
+	return p, nil
 }
 
-// nameStatements lists the statements of a key policy by Sid, or by number where there
-// is none. Of a statement that lets the account's IAM policies grant actions it says
-// which of them a new key leaves out; one of which it leaves out none is not listed.
-func nameStatements(document string, key rotation.Key) ([]string, error) {
-	root, err := rootOf(key.ARN)
+// PolicyDifferences implements [rotation.KeyAdmin].
+func (a *Admin) PolicyDifferences(ctx context.Context, id kek.ID) ([]string, error) {
+	key, err := a.Describe(ctx, id)
 	if err != nil {
 		return nil, err
+	}
+	p, err := a.readPolicy(ctx, key)
+	if err != nil {
+		return nil, err
+	}
+	var out []string
+	for _, name := range p.beyond {
+		out = append(out, "it has "+name)
+	}
+	for _, action := range slices.Concat(administrationOf(key.Multi), use) {
+		if !containsAction(p.granted, action) {
+			out = append(out, "it lacks "+action)
+		}
+	}
+	return out, nil
+}
+
+// keyPolicy is a key policy as it compares with the one that a key made by [Admin.Create]
+// has.
+type keyPolicy struct {
+	// beyond are the statements that such a key would not have, by Sid, or by number where
+	// there is none. A statement that lets the account's IAM policies grant actions is here
+	// only if such a key leaves some of them out, which are named.
+	beyond  []string
+	granted []string // actions that it lets the account's IAM policies grant
+}
+
+func parseKeyPolicy(document string, key rotation.Key) (keyPolicy, error) {
+	var out keyPolicy
+	root, err := rootOf(key.ARN)
+	if err != nil {
+		return out, err
 	}
 	var policy struct{ Statement any }
 	if err := json.Unmarshal([]byte(document), &policy); err != nil {
-		return nil, err
+		return out, err
 	}
 	statements, ok := policy.Statement.([]any)
 	if !ok && policy.Statement != nil {
 		statements = []any{policy.Statement} // one statement need not be in a list
 	}
-	var names []string
 	for i, s := range statements {
 		statement, ok := s.(object)
 		if !ok {
-			return nil, fmt.Errorf("statement %d is no object", i+1)
+			return out, fmt.Errorf("statement %d is no object", i+1)
 		}
 		sid, _ := statement["Sid"].(string)
 		name := cmp.Or(sid, fmt.Sprintf("statement %d", i+1))
 		if actions, ok := delegated(statement, root); ok {
+			out.granted = append(out.granted, actions...)
 			missing := leftOut(actions, key.Multi)
 			if missing == "" {
 				continue
 			}
 			name += " (" + missing + ")"
 		}
-		names = append(names, name)
+		out.beyond = append(out.beyond, name)
 	}
-	return names, nil
+	return out, nil
 }
 
 // delegated returns the actions of a statement, whatever its Sid, that lets the
@@ -187,11 +217,16 @@ func leftOut(actions []string, multiRegion bool) string {
 		if action == "kms:*" {
 			return "of kms:* kms:ScheduleKeyDeletion, kms:CreateGrant and whatever else a KEK is not used for"
 		}
-		if !slices.ContainsFunc(kept, func(k string) bool { return strings.EqualFold(k, action) }) {
+		if !containsAction(kept, action) {
 			missing = append(missing, action)
 		}
 	}
 	return strings.Join(missing, ", ")
+}
+
+// containsAction reports whether an action is listed; IAM's actions have no case.
+func containsAction(list []string, action string) bool {
+	return slices.ContainsFunc(list, func(a string) bool { return strings.EqualFold(a, action) })
 }
 
 // unlist takes a value out of a list of one, which says the same in a policy.

@@ -3,6 +3,7 @@ package awskms_test
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -11,6 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/matter-ops/kms-rotation/internal/localaws/iam"
+	"github.com/matter-ops/kms-rotation/internal/mototest"
 	"github.com/matter-ops/kms-rotation/rotation"
 )
 
@@ -90,6 +92,48 @@ func TestNewKeyLacksNothingOfANewKey(t *testing.T) {
 		)
 		if err != nil || len(use.Policy) != 0 {
 			t.Errorf("multi-Region %t: %v, %v", multi, use.Policy, err)
+		}
+	}
+}
+
+// TestPolicyDifferences: order, case, lists of one and the names of statements say nothing;
+// whatever lets somebody do more, or less, is named.
+func TestPolicyDifferences(t *testing.T) {
+	document := minted(t, old)
+	var base struct{ Statement []m }
+	if err := json.Unmarshal([]byte(document), &base); err != nil {
+		t.Fatal(err)
+	}
+	actions := slices.Concat(base.Statement[0]["Action"].([]any), base.Statement[1]["Action"].([]any))
+	allow := func(principal, action any) m {
+		return m{"Effect": "Allow", "Principal": m{"AWS": principal}, "Action": action, "Resource": "*"}
+	}
+	const account = "arn:aws:iam::123456789012:root"
+	slices.Reverse(actions)
+	for name, c := range map[string]struct {
+		statements any
+		want       []string
+	}{
+		"as it was made":          {base.Statement, nil},
+		"in one statement":        {allow([]any{"123456789012"}, actions), nil},
+		"in capitals":             {[]any{base.Statement[0], allow(account, []any{"KMS:decrypt", "kms:encrypt", "kms:generatedatakey", "kms:generatedatakeywithoutplaintext", "kms:reencryptfrom", "kms:reencryptto"})}, nil},
+		"somebody may destroy it": {[]any{base.Statement[0], base.Statement[1], allow(account, "kms:ScheduleKeyDeletion")}, []string{"it has statement 3 (kms:ScheduleKeyDeletion)"}},
+		"a role may destroy it":   {[]any{base.Statement[0], base.Statement[1], allow("arn:aws:iam::123456789012:role/r", "kms:ScheduleKeyDeletion")}, []string{"it has statement 3"}},
+		"another account uses it": {[]any{base.Statement[0], base.Statement[1], allow("arn:aws:iam::210987654321:root", "kms:Decrypt")}, []string{"it has statement 3"}},
+		"nobody may change it":    {[]any{base.Statement[1], allow(account, slices.DeleteFunc(slices.Clone(actions), func(a any) bool { return a == "kms:PutKeyPolicy" }))}, []string{"it lacks kms:PutKeyPolicy"}},
+		"a denial":                {[]any{base.Statement[0], base.Statement[1], m{"Sid": "No", "Effect": "Deny", "Principal": "*", "Action": "kms:Decrypt", "Resource": "*"}}, []string{"it has No"}},
+		"under a condition":       {[]any{base.Statement[0], m{"Sid": "Use", "Effect": "Allow", "Principal": m{"AWS": account}, "Action": base.Statement[1]["Action"], "Resource": "*", "Condition": m{"Bool": m{"aws:MultiFactorAuthPresent": "true"}}}}, []string{"it has Use", "it lacks kms:Decrypt", "it lacks kms:Encrypt", "it lacks kms:GenerateDataKey", "it lacks kms:GenerateDataKeyWithoutPlaintext", "it lacks kms:ReEncryptFrom", "it lacks kms:ReEncryptTo"}},
+	} {
+		text, err := json.Marshal(m{"Statement": c.statements})
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := service(mototest.Config(
+			t, script("DescribeKey", func(map[string]any) any { return m{"KeyMetadata": m{"KeyId": "k", "Arn": old.ARN}} }),
+			script("GetKeyPolicy", func(map[string]any) any { return m{"Policy": string(text)} }),
+		)).Keys.PolicyDifferences(t.Context(), "k")
+		if d := cmp.Diff(c.want, got); err != nil || d != "" {
+			t.Errorf("%s: %v (-want +got):\n%s", name, err, d)
 		}
 	}
 }

@@ -36,9 +36,11 @@ func (a *Admin) Use(ctx context.Context, id kek.ID) (rotation.KeyUse, error) {
 	if use.Aliases, err = a.listForeignAliases(ctx, key.ID); err != nil {
 		return rotation.KeyUse{}, err
 	}
-	if use.Policy, err = a.listOwnStatements(ctx, key); err != nil {
+	policy, err := a.readPolicy(ctx, key)
+	if err != nil {
 		return rotation.KeyUse{}, err
 	}
+	use.Policy = policy.beyond
 	if err := a.readLastUsage(ctx, key.ID, &use); err != nil {
 		return rotation.KeyUse{}, err
 	}

@@ -213,7 +213,13 @@ func testUse(t *testing.T, s Service) {
 	aliases := []string{"alias/archive-" + string(k.ID), "alias/billing-" + string(k.ID)}
 	s.Alias(t, k.ID, aliases[1])
 	s.Alias(t, k.ID, aliases[0])
+	if d, err := s.Keys.PolicyDifferences(t.Context(), k.ID); err != nil || len(d) > 0 {
+		t.Errorf("the policy of a new key differs from itself: %q, %v", d, err)
+	}
 	s.SetPolicy(t, k.ID, []string{"partner", "auditors"})
+	if d, err := s.Keys.PolicyDifferences(t.Context(), k.ID); err != nil || !slices.Equal(d, []string{"it has partner", "it has auditors"}) {
+		t.Errorf("the changed policy differs by %q, %v", d, err)
+	}
 	s.disable(t, k.ID)
 
 	use := s.use(t, k.ID)

@@ -13,7 +13,7 @@ import (
 )
 
 // Env returns the environment with which any AWS client, and the operator's CLI,
-// work against the stack: endpoint, region, credentials, the state machine, the
+// work against the stack: endpoint, region, credentials, the state machines, the
 // MATTER_ variables that the functions have, and the seed of sources.
 func (s *Stack) Env() map[string]string { return maps.Clone(s.environment) }
 
@@ -32,13 +32,14 @@ func (s *Stack) buildEnv() map[string]string {
 		}
 	}
 	maps.Copy(env, map[string]string{
-		"AWS_ENDPOINT_URL":          s.URL,
-		"AWS_REGION":                s.Region,
-		"AWS_DEFAULT_REGION":        s.Region,
-		"AWS_ACCESS_KEY_ID":         AccessKey,
-		"AWS_SECRET_ACCESS_KEY":     lambdahost.Secret,
-		"MATTER_STATE_MACHINE_ARN":  s.stateMachine,
-		"AWS_EC2_METADATA_DISABLED": "true",
+		"AWS_ENDPOINT_URL":                   s.URL,
+		"AWS_REGION":                         s.Region,
+		"AWS_DEFAULT_REGION":                 s.Region,
+		"AWS_ACCESS_KEY_ID":                  AccessKey,
+		"AWS_SECRET_ACCESS_KEY":              lambdahost.Secret,
+		"MATTER_STATE_MACHINE_ARN":           s.stateMachine,
+		"MATTER_EMERGENCY_STATE_MACHINE_ARN": s.emergency,
+		"AWS_EC2_METADATA_DISABLED":          "true",
 	})
 	return env
 }

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/credentials"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
 	ddbtypes "github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
 	awsiam "github.com/aws/aws-sdk-go-v2/service/iam"
@@ -42,6 +43,7 @@ type permissions struct {
 	reader  access.Reader
 	keys    *resolver
 	roles   map[string]role // by name of the function
+	people  sync.Map        // role by access key, of [Stack.ConfigWith]
 	states  role            // of the state machine
 	buckets map[string][]iam.Policy
 }
@@ -51,6 +53,9 @@ type permissions struct {
 func (p *permissions) principal(c wire.Call, function lambdahost.Function) (role, bool) {
 	if c.AccessKey == statesAccessKey {
 		return p.states, p.states.session != ""
+	}
+	if r, ok := p.people.Load(c.AccessKey); ok {
+		return r.(role), true
 	}
 	r, ok := p.roles[function.Name]
 	return r, ok
@@ -270,19 +275,7 @@ func (d *deployment) role(ctx context.Context, arn, session string) (role, error
 			return out, err
 		}
 		for _, a := range page.AttachedPolicies {
-			p, err := client.GetPolicy(ctx, &awsiam.GetPolicyInput{PolicyArn: a.PolicyArn})
-			if err != nil {
-				return out, err
-			}
-			v, err := client.GetPolicyVersion(ctx, &awsiam.GetPolicyVersionInput{PolicyArn: a.PolicyArn, VersionId: p.Policy.DefaultVersionId})
-			if err != nil {
-				return out, err
-			}
-			text, err := url.QueryUnescape(aws.ToString(v.PolicyVersion.Document))
-			if err != nil {
-				return out, err
-			}
-			parsed, err := iam.Parse(aws.ToString(a.PolicyName), []byte(text))
+			parsed, err := managedPolicy(ctx, client, aws.ToString(a.PolicyArn))
 			if err != nil {
 				return out, err
 			}
@@ -290,6 +283,36 @@ func (d *deployment) role(ctx context.Context, arn, session string) (role, error
 		}
 	}
 	return out, nil
+}
+
+func managedPolicy(ctx context.Context, client *awsiam.Client, arn string) (iam.Policy, error) {
+	p, err := client.GetPolicy(ctx, &awsiam.GetPolicyInput{PolicyArn: &arn})
+	if err != nil {
+		return iam.Policy{}, err
+	}
+	v, err := client.GetPolicyVersion(ctx, &awsiam.GetPolicyVersionInput{PolicyArn: &arn, VersionId: p.Policy.DefaultVersionId})
+	if err != nil {
+		return iam.Policy{}, err
+	}
+	text, err := url.QueryUnescape(aws.ToString(v.PolicyVersion.Document))
+	if err != nil {
+		return iam.Policy{}, err
+	}
+	return iam.Parse(aws.ToString(p.Policy.PolicyName), []byte(text))
+}
+
+// ConfigWith returns a configuration of the SDK for a person who has one managed policy of
+// the stack, by its ARN, and no other permission.
+func (s *Stack) ConfigWith(ctx context.Context, policy string) (aws.Config, error) {
+	cfg := s.AWSConfig()
+	parsed, err := managedPolicy(ctx, awsiam.NewFromConfig(s.config(s.moto.URL)), policy)
+	if err != nil {
+		return cfg, fmt.Errorf("read policy %s: %w", policy, err)
+	}
+	key := "PERSON" + strings.ToUpper(parsed.Name)
+	s.proxy.access.Load().people.Store(key, role{session: "arn:aws:iam::" + backend.Account + ":user/" + parsed.Name, policies: []iam.Policy{parsed}})
+	cfg.Credentials = credentials.NewStaticCredentialsProvider(key, lambdahost.Secret, "")
+	return cfg, nil
 }
 
 // keepBucketPolicy keeps the denials of a bucket's policy for the proxy: moto's

@@ -70,7 +70,8 @@ type Stack struct {
 	host         *lambdahost.Host
 	proxy        *proxy
 	server       *http.Server
-	stateMachine string
+	stateMachine string // ARN, of normal rotations
+	emergency    string // ARN, of emergencies
 	environment  map[string]string
 	failed       chan error
 	stopping     chan struct{}
@@ -193,9 +194,7 @@ func (s *Stack) deploy(ctx context.Context) error {
 			s.Outputs[name] = value
 		}
 	}
-	for _, logical := range d.template.ofType("AWS::StepFunctions::StateMachine") {
-		s.stateMachine = d.physical[logical]
-	}
+	s.stateMachine, s.emergency = d.physical["StateMachine"], d.physical["EmergencyStateMachine"]
 	s.environment = s.buildEnv()
 	if s.o.NoIAM {
 		return nil
@@ -214,7 +213,7 @@ func (s *Stack) SetParameters(p map[string]string) { maps.Copy(s.parameters, p) 
 // Failed gets an error if the local AWS breaks after it has started.
 func (s *Stack) Failed() <-chan error { return s.failed }
 
-// StateMachineARN returns the ARN of the stack's state machine, "" if it has none.
+// StateMachineARN returns the ARN of the stack's resource StateMachine, "" if it has none.
 func (s *Stack) StateMachineARN() string { return s.stateMachine }
 
 // AWSConfig returns a configuration of the SDK for the operator.

@@ -216,6 +216,21 @@ func (m *KMS) Use(_ context.Context, id kek.ID) (use rotation.KeyUse, err error)
 	return use, nil
 }
 
+// PolicyDifferences implements [rotation.KeyAdmin]: the statements of SetPolicy.
+func (m *KMS) PolicyDifferences(_ context.Context, id kek.ID) (differences []string, err error) {
+	err = m.w.call("KMS.PolicyDifferences", func() error {
+		key := m.keys[id]
+		if key == nil {
+			return fmt.Errorf("policy of %s: %w", id, rotation.ErrNoKey)
+		}
+		for _, sid := range key.policy {
+			differences = append(differences, "it has "+sid)
+		}
+		return nil
+	}, id)
+	return differences, err
+}
+
 // Tagged implements [rotation.KeyAdmin], in order of id.
 func (m *KMS) Tagged(_ context.Context, rotationID string) (ids []kek.ID, err error) {
 	err = m.w.call("KMS.Tagged", func() error {

@@ -12,7 +12,7 @@ func Of(d *app.Deployment) Reader {
 	s := d.Steps
 	r := Reader{
 		Table: d.Table, Head: d.Table, Keys: s.Keys, Vault: s.Vault, Retention: d.Config.Retention, Anchoring: s.Anchoring,
-		History: StepFunctions{Client: sfn.NewFromConfig(d.AWS), Machine: d.Config.StateMachine}, Stack: d.Config.Stack, Actor: s.Actor, Now: s.Now,
+		History: StepFunctions{Client: sfn.NewFromConfig(d.AWS), Machines: d.Config.StateMachines}, Stack: d.Config.Stack, Actor: s.Actor, Now: s.Now,
 	}
 	if b, ok := s.Vault.(audit.Bucket); ok {
 		r.Bucket = b

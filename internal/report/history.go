@@ -29,8 +29,8 @@ const maxResumes = 100
 
 // StepFunctions is the [History] that AWS keeps for 90 days.
 type StepFunctions struct {
-	Client  API
-	Machine string // ARN, for a rotation that no execution started; "" if it is not known
+	Client   API
+	Machines map[kek.Mode]string // ARN by mode, "" if it is not known
 }
 
 var _ History = StepFunctions{}
@@ -40,18 +40,26 @@ var _ History = StepFunctions{}
 // error.
 func (h StepFunctions) Executions(ctx context.Context, r kek.Rotation) ([]Execution, error) {
 	var all []Execution
-	machine := h.Machine
+	machines := []string{h.Machines[r.Mode]}
 	if r.Execution != "" {
 		first, of, err := h.execution(ctx, r.Execution)
 		if err != nil {
 			return nil, err
 		}
-		all, machine = append(all, first), of
+		all = append(all, first)
+		if of != machines[0] { // an emergency from before they had a state machine of their own
+			machines = append(machines, of)
+		}
 	}
-	if machine == "" {
-		return all, nil
+	var arns []string
+	var err error
+	for _, machine := range machines {
+		if machine != "" && err == nil {
+			var more []string
+			more, err = h.resumes(ctx, machine, r)
+			arns = append(arns, more...)
+		}
 	}
-	arns, err := h.resumes(ctx, machine, r)
 	for _, arn := range arns {
 		e, _, err := h.execution(ctx, arn)
 		if err != nil {

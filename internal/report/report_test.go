@@ -242,7 +242,7 @@ func TestResumed(t *testing.T) {
 	}
 	byHand := *v.Rotation
 	byHand.Execution = ""
-	all, err = StepFunctions{Client: s.states, Machine: machine}.Executions(t.Context(), byHand)
+	all, err = StepFunctions{Client: s.states, Machines: map[kek.Mode]string{kek.Normal: machine}}.Executions(t.Context(), byHand)
 	must(t, err)
 	if len(all) != 1 || !strings.HasSuffix(all[0].ARN, ":resume-1") {
 		t.Errorf("executions of a rotation begun by hand %+v", all)

@@ -151,6 +151,10 @@ func (k *realKeys) Use(c context.Context, id kek.ID) (rotation.KeyUse, error) {
 	return asked(k.hooked, "KMS.Use", func() (rotation.KeyUse, error) { return k.kms.Use(c, id) })
 }
 
+func (k *realKeys) PolicyDifferences(c context.Context, id kek.ID) ([]string, error) {
+	return asked(k.hooked, "KMS.PolicyDifferences", func() ([]string, error) { return k.kms.PolicyDifferences(c, id) })
+}
+
 func (k *realKeys) Identify(c context.Context, wrapped []byte, encctx map[string]string) (id kek.ID, arn string, err error) {
 	err = k.call("KMS.Identify", func() (any, error) {
 		var err error

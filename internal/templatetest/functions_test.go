@@ -85,18 +85,29 @@ func TestSubstitutions(t *testing.T) {
 	for _, m := range placeholder.FindAllStringSubmatch(definition(t), -1) {
 		used[m[1]] = true
 	}
-	subs := at[object](t, tpl.Resources, "StateMachine", "Properties", "DefinitionSubstitutions")
-	if d := cmp.Diff(slices.Sorted(maps.Keys(used)), slices.Sorted(maps.Keys(subs))); d != "" {
-		t.Errorf("substitutions (-definition +template):\n%s", d)
+	for machine, entrance := range map[string]string{
+		"StateMachine":          `{"Fn::If":["SharesEmergencyPermission","any","normal"]}`,
+		"EmergencyStateMachine": "emergency",
+	} {
+		subs := at[object](t, tpl.Resources, machine, "Properties", "DefinitionSubstitutions")
+		if d := cmp.Diff(slices.Sorted(maps.Keys(used)), slices.Sorted(maps.Keys(subs))); d != "" {
+			t.Errorf("substitutions of %s (-definition +template):\n%s", machine, d)
+		}
+		for name, v := range subs {
+			want := "${" + name + "}"
+			if fn, ok := strings.CutSuffix(name, "Arn"); ok {
+				want = "${" + fn + ".Arn}"
+			}
+			if name == "Entrance" {
+				want = entrance
+			}
+			if text(v) != want {
+				t.Errorf("%s of %s is %s, not %s", name, machine, text(v), want)
+			}
+		}
 	}
-	for name, v := range subs {
-		want := "${" + name + "}"
-		if fn, ok := strings.CutSuffix(name, "Arn"); ok {
-			want = "${" + fn + ".Arn}"
-		}
-		if text(v) != want {
-			t.Errorf("%s is %s, not %s", name, text(v), want)
-		}
+	if p := at[object](t, tpl.Parameters, "EmergencyPermission"); p["Default"] != "own" {
+		t.Errorf("by default who may start normal rotations may start emergencies: %v", p["Default"])
 	}
 }
 
@@ -138,21 +149,23 @@ func TestTimeouts(t *testing.T) {
 	}
 }
 
-// TestStateMachine: a standard one, whose executions last and can be redriven, with
-// its history in the log.
-func TestStateMachine(t *testing.T) {
-	p := at[object](t, load(t).Resources, "StateMachine", "Properties")
-	want := map[string]string{
-		"Name": "${AWS::StackName}-rotation", "Type": "STANDARD", "DefinitionUri": "statemachine.asl.json",
-		"Role": "${StateMachineRole.Arn}", "Tracing": `{"Enabled":true}`,
-	}
-	for name, w := range want {
-		if text(p[name]) != w {
-			t.Errorf("%s is %s, not %s", name, text(p[name]), w)
+// TestStateMachines: two standard ones of one definition, whose executions last and can be
+// redriven, with their history in one log.
+func TestStateMachines(t *testing.T) {
+	tpl := load(t)
+	for id, name := range map[string]string{"StateMachine": "rotation", "EmergencyStateMachine": "emergency"} {
+		want := object{
+			"Name": object{"Fn::Sub": "${AWS::StackName}-" + name}, "Type": "STANDARD", "DefinitionUri": "statemachine.asl.json",
+			"Role": object{"Fn::GetAtt": "StateMachineRole.Arn"}, "Tracing": object{"Enabled": true},
+			"Logging": object{"Level": "ALL", "IncludeExecutionData": true, "Destinations": []any{
+				object{"CloudWatchLogsLogGroup": object{"LogGroupArn": object{"Fn::GetAtt": "StateMachineLogGroup.Arn"}}},
+			}},
 		}
-	}
-	if got := at[string](t, p, "Logging", "Level"); got != "ALL" {
-		t.Errorf("it logs %s", got)
+		got := maps.Clone(at[object](t, tpl.Resources, id, "Properties"))
+		delete(got, "DefinitionSubstitutions")
+		if d := cmp.Diff(want, got); d != "" {
+			t.Errorf("%s (-want +got):\n%s", id, d)
+		}
 	}
 }
 

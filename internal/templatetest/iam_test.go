@@ -29,7 +29,10 @@ func statements(t *testing.T, doc any) []statement {
 			Sid: fmt.Sprint(o["Sid"]), Effect: at[string](t, o, "Effect"),
 			Actions: texts(o["Action"]), Resources: texts(o["Resource"]), Conditions: map[string][]string{},
 		}
-		if o["NotAction"] != nil || o["NotResource"] != nil || o["NotPrincipal"] != nil {
+		for _, r := range texts(o["NotResource"]) {
+			s.Resources = append(s.Resources, "all but "+r)
+		}
+		if o["NotAction"] != nil || o["NotResource"] != nil && s.Effect == "Allow" || o["NotPrincipal"] != nil {
 			t.Errorf("statement %s: a negated element grants what nobody has thought of", s.Sid)
 		}
 		if o["Condition"] != nil {
@@ -172,8 +175,11 @@ func TestTrust(t *testing.T) {
 	arn := func(service, rest string) string {
 		return "arn:${AWS::Partition}:" + service + ":${AWS::Region}:${AWS::AccountId}:" + rest
 	}
+	machine := func(id string) string {
+		return arn("states", "stateMachine:"+text(at[any](t, tpl.Resources, id, "Properties", "Name")))
+	}
 	want := map[string]string{
-		"StateMachineRole":      arn("states", "stateMachine:"+text(at[any](t, tpl.Resources, "StateMachine", "Properties", "Name"))),
+		"StateMachineRole":      machine("StateMachine"),
 		"ScheduleRole":          arn("scheduler", "schedule-group/"+text(at[any](t, tpl.Resources, "ScheduleGroup", "Properties", "Name"))),
 		"PreflightScheduleRole": arn("scheduler", "schedule-group/"+text(at[any](t, tpl.Resources, "ScheduleGroup", "Properties", "Name"))),
 		"HealthScheduleRole":    arn("scheduler", "schedule-group/"+text(at[any](t, tpl.Resources, "ScheduleGroup", "Properties", "Name"))),
@@ -195,11 +201,15 @@ func TestTrust(t *testing.T) {
 		if strings.HasSuffix(source, "*") {
 			op = "ArnLike"
 		}
+		sources := []string{source}
+		if role == "StateMachineRole" {
+			sources = append(sources, machine("EmergencyStateMachine"))
+		}
 		ss := statements(t, at[object](t, tpl.Resources, role, "Properties", "AssumeRolePolicyDocument"))
 		wantTrust := []statement{{
 			Sid: "<nil>", Effect: "Allow", Actions: []string{"sts:AssumeRole"},
 			Conditions: map[string][]string{
-				"StringEquals aws:SourceAccount": {"${AWS::AccountId}"}, op + " aws:SourceArn": {source},
+				"StringEquals aws:SourceAccount": {"${AWS::AccountId}"}, op + " aws:SourceArn": sources,
 			},
 		}}
 		if d := cmp.Diff(wantTrust, ss); d != "" {

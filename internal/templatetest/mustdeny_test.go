@@ -236,7 +236,7 @@ var attempts = []attempt{
 	{"delete an alias", []iam.Access{access("kms:DeleteAlias", fmt.Sprintf(arnOf, "kms", "alias/matter/kek/matter/x/1")), onKey("DeleteAlias", kekInUse)}, ""},
 	{
 		"make a KEK, with any key policy", []iam.Access{access("kms:CreateKey", "*", append(slices.Clone(ourTag), "kms:KeySpec", "SYMMETRIC_DEFAULT", "kms:KeyUsage", "ENCRYPT_DECRYPT")...)},
-		"it is mint's work, and IAM has no condition on a policy's text: compare aws kms get-key-policy before an approval",
+		"it is mint's work, and IAM has no condition on a policy's text: dualunwrap refuses a new KEK with another policy than mint gives",
 	},
 	{"make a foreign key with an alias a KEK, by its tag", []iam.Access{onKey("TagResource", foreign, ourTag...)}, ""},
 	{
@@ -335,6 +335,7 @@ var attempts = []attempt{
 	{"send the customers a false message", []iam.Access{access("sns:Publish", given["AnnounceTopicArn"])}, "preflight announces windows, notify moves them on"},
 	{"read the announcers' keys", []iam.Access{access("secretsmanager:GetSecretValue", given["AnnounceSecretArn"])}, "as above"},
 	{"start a rotation", []iam.Access{access("states:StartExecution", fmt.Sprintf(arnOf, "states", "stateMachine:StateMachine"))}, ""},
+	{"start an emergency", []iam.Access{access("states:StartExecution", fmt.Sprintf(arnOf, "states", "stateMachine:EmergencyStateMachine"))}, ""},
 	{"wake the task that waits for a second person", []iam.Access{access("states:SendTaskSuccess", fmt.Sprintf(arnOf, "states", "stateMachine:StateMachine"))}, ""},
 	{"invoke another function", []iam.Access{access("lambda:InvokeFunction", fmt.Sprintf(arnOf, "lambda", "function:SwitchFunction"))}, ""},
 	{"assume another role", []iam.Access{access("sts:AssumeRole", "arn:aws:iam::123456789012:role/admin")}, ""},

@@ -35,7 +35,7 @@ func TestWhoMay(t *testing.T) {
 		"kms:TagResource":               {"Mint"},
 		"kms:CreateAlias":               {"Mint"},
 		"kms:DisableKey":                {"Mint", "Retire", "Verify"},
-		"kms:DescribeKey":               {"Mint", "Preflight", "Retire", "Switch", "Verify"},
+		"kms:DescribeKey":               {"DualUnwrap", "Mint", "Preflight", "Retire", "Switch", "Verify"},
 		"kms:ReEncryptFrom":             {"DualUnwrap", "Retire", "Rewrap", "Verify"},
 		"kms:ReEncryptTo":               {"DualUnwrap", "Retire", "Rewrap", "Verify"},
 		"kms:GenerateDataKey":           {"", "DualUnwrap", "Health", "Retire", "Rewrap"},
@@ -43,7 +43,7 @@ func TestWhoMay(t *testing.T) {
 		"kms:Sign":                      {"Anchor", "Preflight"}, // the head of the audit chain
 		"kms:GetPublicKey":              {"Anchor", "Preflight", "Verify"},
 		"kms:ListGrants":                {"Preflight", "Retire"},
-		"kms:GetKeyPolicy":              {"Preflight", "Retire"},
+		"kms:GetKeyPolicy":              {"DualUnwrap", "Preflight", "Retire"},
 		"kms:GetKeyLastUsage":           {"Preflight", "Retire"},
 		"kms:ListAliases":               {"Preflight", "Retire"},
 		"iam:CreateServiceLinkedRole":   {"Mint"},
@@ -62,7 +62,7 @@ func TestWhoMay(t *testing.T) {
 		"secretsmanager:GetSecretValue": {"Notify", "Preflight"}, // of the announcers
 		"states:SendTaskSuccess":        {},                      // a person answers
 		"lambda:InvokeFunction":         {"AnchorSchedule", "HealthSchedule", "PreflightSchedule", "StateMachine"},
-		"states:StartExecution":         {"EmergencyForm", "Schedule"},
+		"states:StartExecution":         {"", "EmergencyForm", "Schedule"}, // "": the policies for people, see TestEntrances
 		"sqs:SendMessage":               {"AnchorSchedule", "HealthSchedule", "PreflightSchedule", "Schedule"},
 		"xray:PutTraceSegments":         append(slices.Clone(steps[:4]), "Health", "Mint", "Notify", "Preflight", "Retire", "Rewrap", "StateMachine", "Switch", "Verify"),
 	} {
@@ -218,12 +218,42 @@ func TestMint(t *testing.T) {
 	}
 }
 
-// TestEmergencyFormStartsAndNoMore: what stands behind the form may do one thing.
-func TestEmergencyFormStartsAndNoMore(t *testing.T) {
-	for _, s := range policies(t, load(t))["EmergencyFormRole"] {
-		one := slices.Equal(s.Actions, []string{"states:StartExecution"}) && slices.Equal(s.Resources, []string{"${StateMachine}"})
-		if s.Effect == "Allow" && !one {
-			t.Errorf("it may %v on %v", s.Actions, s.Resources)
+// TestEntrances: who may start the one kind of rotation may do nothing with the other's
+// state machine. What stands behind the form may start an emergency and no more.
+func TestEntrances(t *testing.T) {
+	tpl := load(t)
+	of := func(id string) []statement {
+		return statements(t, at[object](t, tpl.Resources, id, "Properties", "PolicyDocument"))
+	}
+	all := policies(t, tpl)
+	for who, tc := range map[string]struct {
+		statements    []statement
+		machine, name string
+	}{
+		"StartRotationPolicy":  {of("StartRotationPolicy"), "${StateMachine}", "rotation"},
+		"StartEmergencyPolicy": {of("StartEmergencyPolicy"), "${EmergencyStateMachine}", "emergency"},
+		"EmergencyFormRole":    {all["EmergencyFormRole"], "${EmergencyStateMachine}", ""},
+		"ScheduleRole":         {all["ScheduleRole"], "${StateMachine}", ""},
+	} {
+		starts := false
+		for _, s := range tc.statements {
+			if s.Effect == "Deny" || slices.Equal(s.Resources, []string{"${ScheduleFailures.Arn}"}) {
+				continue
+			}
+			executions := tc.name != "" && slices.Equal(s.Resources,
+				[]string{"arn:${AWS::Partition}:states:${AWS::Region}:${AWS::AccountId}:execution:${AWS::StackName}-" + tc.name + ":*"})
+			if !executions && !slices.Equal(s.Resources, []string{tc.machine}) {
+				t.Errorf("%s may %v on %v", who, s.Actions, s.Resources)
+			}
+			for _, a := range s.Actions {
+				if !strings.HasPrefix(a, "states:") || tc.name == "" && a != "states:StartExecution" {
+					t.Errorf("%s may %s", who, a)
+				}
+			}
+			starts = starts || s.allows("states:StartExecution")
+		}
+		if !starts {
+			t.Errorf("%s may not start it", who)
 		}
 	}
 }
@@ -232,6 +262,9 @@ func TestEmergencyFormStartsAndNoMore(t *testing.T) {
 // any reason that it lets through.
 func TestEmergencyForm(t *testing.T) {
 	content := at[object](t, load(t).Resources, "EmergencyForm", "Properties", "Content")
+	if got := text(at[any](t, at[[]any](t, content, "mainSteps")[0], "inputs", "stateMachineArn")); got != "${EmergencyStateMachine}" {
+		t.Errorf("the form starts %s", got)
+	}
 	allowed := regexp.MustCompile(at[string](t, content, "parameters", "Reason", "allowedPattern"))
 	step := at[object](t, at[[]any](t, content, "mainSteps")[0], "inputs")
 	for reason, ok := range map[string]bool{

@@ -8,6 +8,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/matter-ops/kms-rotation/audit"
+	"github.com/matter-ops/kms-rotation/internal/localaws/iam"
 	"github.com/matter-ops/kms-rotation/rotation"
 )
 
@@ -95,6 +97,7 @@ func TestAuditBucketPolicy(t *testing.T) {
 		deny("NothingIsDeleted", objects, []string{"s3:DeleteObject", "s3:DeleteObjectVersion", "s3:BypassGovernanceRetention"},
 			map[string][]string{}),
 		deny("NothingIsOverwritten", objects, locks[:1], map[string][]string{"Null s3:if-none-match": {"true"}}),
+		deny("NothingBesideTheChain", []string{"all but ${AuditBucket.Arn}/v1/${AWS::StackName}/*"}, locks[:1], map[string][]string{}),
 		deny("NeverUnderAKMSKey", objects, locks[:1],
 			map[string][]string{"Null s3:x-amz-server-side-encryption-aws-kms-key-id": {"false"}}),
 		deny("NoShortLock", objects, locks,
@@ -106,6 +109,38 @@ func TestAuditBucketPolicy(t *testing.T) {
 	}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Errorf("bucket policy (-want +got):\n%s", d)
+	}
+}
+
+// TestNothingBesideTheChain: every key that the project writes lies under the prefix of the
+// stack's chain, and nobody may put any other.
+func TestNothingBesideTheChain(t *testing.T) {
+	tpl := load(t)
+	policy, err := iam.DenialsOnly(tpl.parse(t, "AuditBucketPolicy", at[object](t, tpl.Resources, "AuditBucketPolicy", "Properties")["PolicyDocument"]))
+	if err != nil {
+		t.Fatal(err)
+	}
+	taken := *audit.TakenBy("k", "v", []byte("foreign"))
+	var none audit.Generations
+	later := none.With(none.Next(7, taken, "salt"))
+	for key, want := range map[string]iam.Decision{
+		audit.ObjectKey("matter", 1):                                 iam.Silent,
+		audit.AnchorKey("matter", 1):                                 iam.Silent,
+		audit.Line{Chain: "matter", Generations: later}.RecordKey(7): iam.Silent,
+		later.AnchorKeyIn("matter", 7):                               iam.Silent,
+		audit.ObjectKey("other", 1):                                  iam.Denied,
+		"v1/matter-2/records/000000000001.json":                      iam.Denied,
+		"v1/matter":                                                  iam.Denied,
+		"notes.txt":                                                  iam.Denied,
+	} {
+		for _, a := range put("arn:aws:s3:::AuditBucket/"+key, locked("s3:if-none-match", "*")...) {
+			if a.Action != "s3:PutObject" {
+				continue
+			}
+			if got, by := iam.Decide([]iam.Policy{policy}, a); got != want {
+				t.Errorf("%s: %v by %q, want %v", key, got, by, want)
+			}
+		}
 	}
 }
 
@@ -165,6 +200,9 @@ func TestAlarms(t *testing.T) {
 		if d := cmp.Diff([]string{"${Topic}"}, texts(p["AlarmActions"])); d != "" {
 			t.Errorf("%s (-want +got):\n%s", id, d)
 		}
+		if n := len(watched(t, p)); n > 10 { // CloudWatch user guide, "Limits" of alarms
+			t.Errorf("%s looks at %d metrics, and CloudWatch allows 10", id, n)
+		}
 		missing := "notBreaching"
 		if id == "CanarySilentAlarm" {
 			missing = "breaching" // that nothing is measured is what it is for
@@ -205,7 +243,11 @@ func TestWatched(t *testing.T) {
 		"AWS/States ExecutionsFailed StateMachineArn=${StateMachine}",
 		"AWS/States ExecutionsTimedOut StateMachineArn=${StateMachine}",
 		"AWS/States ExecutionsAborted StateMachineArn=${StateMachine}",
+		"AWS/States ExecutionsFailed StateMachineArn=${EmergencyStateMachine}",
+		"AWS/States ExecutionsTimedOut StateMachineArn=${EmergencyStateMachine}",
+		"AWS/States ExecutionsAborted StateMachineArn=${EmergencyStateMachine}",
 		"Matter orphaned_key_reference stack=${AWS::StackName}",
+		"Matter " + rotation.MetricGeneration + " stack=${AWS::StackName}",
 		"Matter " + rotation.MetricCanaryRed + " stack=${AWS::StackName}",
 		"Matter " + rotation.MetricCanaryGreen + " stack=${AWS::StackName}",
 		"AWS/SQS ApproximateNumberOfMessagesVisible QueueName=${ScheduleFailures.QueueName}",
@@ -256,7 +298,10 @@ func TestRefusalAheadIsHeard(t *testing.T) {
 
 func TestOutputs(t *testing.T) {
 	tpl := load(t)
-	want := []string{"AnchorKeyArn", "AuditBucketName", "ControlTableName", "DataPlanePolicyArn", "EmergencyFormName", "SeedCorpus", "SeedSources", "StateMachineArn", "TopicArn"}
+	want := []string{
+		"AnchorKeyArn", "AuditBucketName", "ControlTableName", "DataPlanePolicyArn", "EmergencyFormName", "EmergencyStateMachineArn",
+		"SeedCorpus", "SeedSources", "StartEmergencyPolicyArn", "StartRotationPolicyArn", "StateMachineArn", "TopicArn",
+	}
 	for _, id := range tpl.ofType("AWS::Serverless::Function") {
 		want = append(want, id+"Name")
 	}

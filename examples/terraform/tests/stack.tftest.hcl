@@ -9,11 +9,14 @@ mock_provider "aws" {
   mock_resource "aws_cloudformation_stack" {
     defaults = {
       outputs = {
-        ControlTableName   = "matter-control"
-        AuditBucketName    = "matter-audit"
-        StateMachineArn    = "arn:aws:states:eu-central-1:123456789012:stateMachine:matter-rotation"
-        TopicArn           = "arn:aws:sns:eu-central-1:123456789012:matter-notifications"
-        DataPlanePolicyArn = "arn:aws:iam::123456789012:policy/matter-data-plane"
+        ControlTableName         = "matter-control"
+        AuditBucketName          = "matter-audit"
+        StateMachineArn          = "arn:aws:states:eu-central-1:123456789012:stateMachine:matter-rotation"
+        EmergencyStateMachineArn = "arn:aws:states:eu-central-1:123456789012:stateMachine:matter-emergency"
+        StartRotationPolicyArn   = "arn:aws:iam::123456789012:policy/matter-start-rotation"
+        StartEmergencyPolicyArn  = "arn:aws:iam::123456789012:policy/matter-start-emergency"
+        TopicArn                 = "arn:aws:sns:eu-central-1:123456789012:matter-notifications"
+        DataPlanePolicyArn       = "arn:aws:iam::123456789012:policy/matter-data-plane"
       }
     }
   }

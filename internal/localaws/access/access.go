@@ -4,6 +4,7 @@
 package access
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -60,6 +61,8 @@ func (d Reader) Of(r *http.Request, c wire.Call) ([]iam.Access, error) {
 		out, err = d.sns(r, c)
 	case "secretsmanager":
 		out, err = d.secret(r, c)
+	case "states":
+		out, err = d.states(r, c)
 	default:
 		out = []iam.Access{{Action: prefix(c.Service) + ":" + c.Operation, Resource: "*"}}
 	}
@@ -116,6 +119,19 @@ func (d Reader) secret(r *http.Request, c wire.Call) ([]iam.Access, error) {
 		in.SecretId = d.arn("secretsmanager", "secret:"+in.SecretId)
 	}
 	return []iam.Access{{Action: "secretsmanager:" + c.Operation, Resource: in.SecretId}}, nil
+}
+
+// states is for state machines and their executions.
+func (d Reader) states(r *http.Request, c wire.Call) ([]iam.Access, error) {
+	body, err := wire.Body(r, maxBody)
+	if err != nil {
+		return nil, err
+	}
+	var in struct{ StateMachineArn, ExecutionArn string }
+	if err := json.Unmarshal(body, &in); err != nil {
+		return nil, fmt.Errorf("body: %w", err)
+	}
+	return []iam.Access{{Action: "states:" + c.Operation, Resource: cmp.Or(in.StateMachineArn, in.ExecutionArn, "*")}}, nil
 }
 
 func (d Reader) sns(r *http.Request, c wire.Call) ([]iam.Access, error) {

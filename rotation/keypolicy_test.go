@@ -1,0 +1,68 @@
+package rotation_test
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/matter-ops/kms-rotation/kek"
+	"github.com/matter-ops/kms-rotation/rotation"
+)
+
+// mintedAs changes the key policy of each KEK as soon as it is minted, up to a number of
+// them.
+func mintedAs(s *site, upTo int, sid string) {
+	n := 0
+	s.world.SetHook(func(op string, args ...any) (bool, error) {
+		if op == "KMS.PolicyDifferences" && n < upTo {
+			n++
+			s.kms.SetPolicy(args[0].(kek.ID), sid)
+		}
+		return true, nil
+	})
+}
+
+// TestForeignKeyPolicy: a new KEK with a key policy that is not mint's is refused before the
+// switch. A normal rotation rolls back, an emergency mints another one.
+func TestForeignKeyPolicy(t *testing.T) {
+	s := newSite(t)
+	mintedAs(s, 1, "Destroy")
+	was := s.pointer()
+	e := newDriver(s).machine.Start(spring, rotation.ExecutionInput{})
+	if e.Status != "FAILED" || e.Final != "RolledBack" || e.Failure.Name != string(rotation.KeyUnusable) || !strings.Contains(e.Failure.Cause, "it has Destroy") {
+		t.Fatalf("ended in %s: %v", e.Final, e.Failure)
+	}
+	if r := s.record(spring); s.pointer() != was || s.state(r.NewKEK) != kek.Retired || s.enabled(r.NewKEK) {
+		t.Errorf("pointer %+v, new KEK %s", s.pointer(), s.state(r.NewKEK))
+	}
+	s.world.SetHook(nil)
+	s.settled()
+
+	s = newSite(t)
+	mintedAs(s, 1, "Destroy")
+	newDriver(s).complete(spring, rotation.ExecutionInput{Mode: "emergency", Reason: "leaked"})
+	if r := s.record(spring); r.Attempt != 2 {
+		t.Errorf("an emergency has ended at attempt %d", r.Attempt)
+	}
+	s.world.SetHook(nil)
+	s.settled()
+}
+
+// TestKeyPolicyUnknown: where KMS does not answer nothing is concluded.
+func TestKeyPolicyUnknown(t *testing.T) {
+	for kind, err := range map[rotation.Kind]error{
+		rotation.Transient: fmt.Errorf("get: %w", rotation.ErrDenied), rotation.Rejected: fmt.Errorf("get: %w", rotation.ErrRejected),
+	} {
+		s := newSite(t)
+		s.advance(spring, rotation.ExecutionInput{}, kek.Minted)
+		s.world.SetHook(func(op string, _ ...any) (bool, error) {
+			if op == "KMS.PolicyDifferences" {
+				return false, err
+			}
+			return true, nil
+		})
+		_, got := s.DualUnwrap(t.Context(), rotation.StepInput{RotationID: spring})
+		wantKind(t, got, kind) // a denial of so young a key is repeated
+		s.phase(spring, kek.Minted)
+	}
+}
