@@ -416,6 +416,22 @@ func (v View) Resume(now time.Time) (Change, error) {
 	return v.change(r, r.Phase, now, "rotation_resumed"), nil
 }
 
+// Restart raises the revision of a rotation before rows that were read at revision rev are
+// read again from the start: whoever holds a conclusion from the reading before, even in
+// a write that is on its way, is refused it. [ErrDone] if the revision was raised since.
+func (v View) Restart(rev int64, now time.Time) (Change, error) {
+	switch r := v.Rotation; {
+	case r == nil:
+		return Change{}, ErrNoRotation
+	case r.Rev != rev:
+		return Change{}, ErrDone
+	case r.Phase.Final():
+		return Change{}, &IllegalTransition{What: "rotation " + r.ID, From: string(r.Phase), To: "restarted"}
+	default:
+		return v.change(*r, r.Phase, now, "reading_restarted"), nil
+	}
+}
+
 // PreSwitchFailure gives up before the switch: the new KEK, if any, is retired,
 // the pointer is untouched, the lock is freed (spec: PreSwitchFailure). An
 // emergency is refused: it only goes forward, with [View.Remint].

@@ -49,6 +49,7 @@ var steps = []struct {
 	{"PreSwitchFailure", func(v View, _ Mode) (Change, error) { return v.PreSwitchFailure("why", now) }},
 	{"Remint", func(v View, _ Mode) (Change, error) { return v.Remint(1, limit, "why", now) }},
 	{"Resume", func(v View, _ Mode) (Change, error) { return v.Resume(now) }},
+	{"Restart", func(v View, _ Mode) (Change, error) { return v.Restart(rev(v), now) }},
 
 	{"PutSource", func(v View, _ Mode) (Change, error) { return v.PutSource(src("later", "{}"), now) }},
 	{"PutSource again", func(v View, _ Mode) (Change, error) { return v.PutSource(src("orders", "{}"), now) }},
@@ -171,6 +172,7 @@ func TestEveryTransition(t *testing.T) {
 			"PreSwitchFailure": "NLLLLLXXXXXD",
 			"Remint":           "NXXXXXXXXXXX",
 			"Resume":           "NLLLLLLLLLXX",
+			"Restart":          "NLLLLLLLLLXX",
 
 			"PutSource":              "LKKKKKLLLLLL",
 			"PutSource again":        "DDDDDDDDDDDD",
@@ -196,6 +198,7 @@ func TestEveryTransition(t *testing.T) {
 			"PreSwitchFailure": "NXXXXXXXXXX",
 			"Remint":           "NLLLLLXXXXX",
 			"Resume":           "NLLLLLLLLLX",
+			"Restart":          "NLLLLLLLLLX",
 
 			"PutSource":              "LKKKKKLLLLL",
 			"PutSource again":        "DDDDDDDDDDD",
@@ -298,6 +301,8 @@ func TestChanges(t *testing.T) {
 		{"Remint", Emergency, string(Tested), Started, LockHold, "reminted", []move{{fresh, Pending, Retired}}, pointer, nil, "", "", nil},
 		{"Resume", Normal, string(Tested), Tested, LockHold, "rotation_resumed", nil, nil, nil, "", "", nil},
 		{"Resume", Emergency, string(Rewrapped), Rewrapped, LockHold, "rotation_resumed", nil, nil, nil, "", "", nil},
+		{"Restart", Normal, started, Started, LockHold, "reading_restarted", nil, nil, nil, "", "", nil},
+		{"Restart", Emergency, string(KEKRetired), KEKRetired, LockHold, "reading_restarted", nil, nil, nil, "", "", nil},
 	} {
 		tab := standing(t, tc.mode, tc.at)
 		before := tab.view(rid)

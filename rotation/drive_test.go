@@ -174,8 +174,8 @@ func (s *site) advance(id string, in rotation.ExecutionInput, to kek.Phase) {
 		{kek.Switched, func() error { _, err := s.Switch(ctx, input(id)); return err }},
 		{kek.Drained, func() error { _, err := s.Drain(ctx, input(id)); return err }},
 		{kek.Rewrapped, func() error { return s.rewrapAll(id) }},
-		{kek.KEKRetired, func() error { _, err := s.Retire(ctx, rotation.RetireInput{RotationID: id}); return err }},
-		{kek.Completed, func() error { _, err := s.Verify(ctx, verifyInput(id)); return err }},
+		{kek.KEKRetired, func() error { return s.retire(id) }},
+		{kek.Completed, func() error { return s.verify(id) }},
 	}
 	for _, step := range steps {
 		v, err := s.store.Load(ctx, id)
@@ -195,11 +195,10 @@ func (s *site) advance(id string, in rotation.ExecutionInput, to kek.Phase) {
 }
 
 func (s *site) census(id string) error {
-	out, err := s.Verify(s.t.Context(), rotation.VerifyInput{RotationID: id, Census: true})
-	if err == nil && !out.Done {
-		err = errors.New("the census is not done")
-	}
-	return err
+	return untilDone(func() (bool, error) {
+		out, err := s.Verify(s.t.Context(), rotation.VerifyInput{RotationID: id, Census: true})
+		return out.Done, err
+	})
 }
 
 func (s *site) mint(id string) error {
@@ -218,16 +217,27 @@ func (s *site) test(id string) error {
 }
 
 func (s *site) retire(id string) error {
-	out, err := s.Retire(s.t.Context(), rotation.RetireInput{RotationID: id})
-	if err == nil && !out.Done {
-		err = errors.New("the retirement is not done")
-	}
-	return err
+	return untilDone(func() (bool, error) {
+		out, err := s.Retire(s.t.Context(), rotation.RetireInput{RotationID: id})
+		return out.Done, err
+	})
 }
 
 func (s *site) verify(id string) error {
-	_, err := s.Verify(s.t.Context(), verifyInput(id))
-	return err
+	return untilDone(func() (bool, error) {
+		out, err := s.Verify(s.t.Context(), verifyInput(id))
+		return out.Done, err
+	})
+}
+
+// untilDone calls a step as often as the state machine does: until it is done.
+func untilDone(call func() (bool, error)) error {
+	for range 3 {
+		if done, err := call(); err != nil || done {
+			return err
+		}
+	}
+	return errors.New("it is not done")
 }
 
 // rewrapAll rewraps every segment and records that it is done.

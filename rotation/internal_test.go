@@ -76,22 +76,19 @@ func TestDedupeOfAnother(t *testing.T) {
 	}
 }
 
-// marks is a store of checkpoints that remembers what was reset.
+// marks is a store of checkpoints.
 type marks struct {
 	Checkpoints
-	list  []Checkpoint
-	reset int
+	list []Checkpoint
 }
 
 func (m *marks) ListCheckpoints(context.Context, string, string, string) ([]Checkpoint, error) {
 	return m.list, nil
 }
 
-func (m *marks) SaveCheckpoint(context.Context, Checkpoint) error { m.reset++; return nil }
-
-// TestForgetIdle: a pass is as old as the newest of its checkpoints, in whatever order they
+// TestIdle: a pass is as old as the newest of its checkpoints, in whatever order they
 // are listed; one that was reset has no age.
-func TestForgetIdle(t *testing.T) {
+func TestIdle(t *testing.T) {
 	at := func(minutes int) Checkpoint {
 		return Checkpoint{SavedAt: midnight.Add(time.Duration(minutes) * time.Minute)}
 	}
@@ -108,8 +105,9 @@ func TestForgetIdle(t *testing.T) {
 	} {
 		m := &marks{list: tc.list}
 		s := &Steps{Deps: Deps{Checkpoints: m, Now: func() time.Time { return midnight.Add(time.Hour) }}}
-		if err := s.forgetIdle(t.Context(), kek.Rotation{}, []frozen{{}}, passVerify); err != nil || m.reset != tc.reset {
-			t.Errorf("%d: %d were reset, want %d; %v", i, m.reset, tc.reset, err)
+		made, last, err := s.progress(t.Context(), "r", []frozen{{}}, passVerify)
+		if err != nil || s.idle(made, last) != (tc.reset > 0) || tc.reset > 0 && len(made) != tc.reset {
+			t.Errorf("%d: %d made, the last at %s; want %d reset; %v", i, len(made), last, tc.reset, err)
 		}
 	}
 }

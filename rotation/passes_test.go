@@ -239,6 +239,46 @@ func TestSegmentsAtOnce(t *testing.T) {
 	}
 }
 
+// TestAsleepOverTheLastWrite: a call sleeps over the write of its conclusion, and another
+// begins to read the rows again meanwhile. The write is refused, however late it arrives.
+func TestAsleepOverTheLastWrite(t *testing.T) {
+	for _, tc := range []struct {
+		from kek.Phase
+		call func(s *site) (done bool, err error)
+	}{
+		{kek.Rewrapped, func(s *site) (bool, error) {
+			out, err := s.Retire(t.Context(), rotation.RetireInput{RotationID: spring})
+			return out.Done, err
+		}},
+		{kek.KEKRetired, func(s *site) (bool, error) {
+			out, err := s.Verify(t.Context(), verifyInput(spring))
+			return out.Done, err
+		}},
+	} {
+		s, w := at(t, rotation.ExecutionInput{}, tc.from)
+		asleep := false
+		s.world.SetHook(func(op string, args ...any) (bool, error) {
+			if op == "Store.Apply" && !asleep {
+				asleep = true
+				s.clock.pass(10 * time.Minute)
+				if done, err := tc.call(s); done || err != nil {
+					t.Errorf("from %s, the other call: done %t, %v", tc.from, done, err)
+				}
+			}
+			return w.hook(op, args...)
+		})
+		_, err := tc.call(s)
+		if wantKind(t, err, rotation.Transient); !asleep {
+			t.Errorf("from %s: no write", tc.from)
+		}
+		if s.phase(spring, tc.from); s.events()[len(s.events())-1] != "reading_restarted" {
+			t.Errorf("from %s: the chain ends with %s", tc.from, s.events()[len(s.events())-1])
+		}
+		s.advance(spring, rotation.ExecutionInput{}, kek.Completed)
+		s.settled()
+	}
+}
+
 // TestTwoPauses: what was read before two pauses is as old as both.
 func TestTwoPauses(t *testing.T) {
 	s := newSite(t)

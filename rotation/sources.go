@@ -196,7 +196,7 @@ func repeatable(ev *audit.Event, c kek.Change) {
 		ev.ID = fmt.Sprintf("%s/%d", c.Event, c.Registry.Before+1)
 	case c.Event == "old_kek_sealed" && c.Rotation.After.Phase == kek.Switched: // not the last one
 		ev.ID = fmt.Sprintf("%s/%s", ev.ID, c.Sealed)
-	case c.Event == "rotation_resumed":
+	case c.Event == "rotation_resumed", c.Event == "reading_restarted":
 		ev.ID = fmt.Sprintf("%s/%d", ev.ID, c.Rotation.After.Rev)
 	}
 }

@@ -276,7 +276,7 @@ func (s *Steps) runAll(ctx context.Context, r kek.Rotation, p pass) (SweepOutput
 	if err != nil {
 		return SweepOutput{}, err
 	}
-	if err := s.forgetIdle(ctx, r, sources, p.name); err != nil {
+	if restarted, err := s.forgetIdle(ctx, r, sources, p.name); err != nil || restarted {
 		return SweepOutput{}, err
 	}
 	return s.runSegments(ctx, r, sources, p)
@@ -325,12 +325,32 @@ func (s *Steps) runSegments(ctx context.Context, r kek.Rotation, sources []froze
 // It saves a checkpoint every few seconds.
 const passIdle = 10 * time.Minute
 
-// forgetIdle resets the checkpoints of a pass if nobody has worked on it for a while:
-// a rotation that halted and is redriven days later must not conclude from what was
-// true before. A reset checkpoint has no time, so that a call which dies among them
+// forgetIdle resets the checkpoints of a pass if nobody has worked on it for a while, and
+// says so: a rotation that halted and is redriven days later must not conclude from what
+// was true before. Nor may a call that slept over its last write: the rotation's
+// revision, which that write is conditional on, is raised first (spec: Retire and Verify,
+// of rows that were seen clean). What reads the rows again does so at the new revision,
+// in another call. A reset checkpoint has no time, so that a call which dies among them
 // leaves the pass as idle as it was.
-func (s *Steps) forgetIdle(ctx context.Context, r kek.Rotation, sources []frozen, name string) error {
-	return s.forget(ctx, r, sources, name, func(last time.Time) bool { return s.Now().Sub(last) >= passIdle })
+func (s *Steps) forgetIdle(ctx context.Context, r kek.Rotation, sources []frozen, name string) (restarted bool, err error) {
+	made, last, err := s.progress(ctx, r.ID, sources, name)
+	if err != nil || !s.idle(made, last) {
+		return false, err
+	}
+	return true, s.restart(ctx, r, name, made)
+}
+
+func (s *Steps) idle(made []Checkpoint, last time.Time) bool {
+	return len(made) > 0 && s.Now().Sub(last) >= passIdle
+}
+
+// restart resets a pass that conclusions may have been drawn from already.
+func (s *Steps) restart(ctx context.Context, r kek.Rotation, name string, made []Checkpoint) error {
+	_, err := s.transition(ctx, name, r.ID, func(v kek.View) (kek.Change, error) { return v.Restart(r.Rev, s.Now()) }, map[string]string{"pass": name})
+	if err != nil {
+		return err
+	}
+	return s.reset(ctx, made)
 }
 
 // restartPasses resets every pass that a conclusion is drawn from: whoever resumes a
@@ -341,20 +361,24 @@ func (s *Steps) restartPasses(ctx context.Context, r kek.Rotation) error {
 		return err
 	}
 	for _, name := range []string{PassCensus, passConfirm, passVerify} {
-		if err := s.forget(ctx, r, sources, name, func(time.Time) bool { return true }); err != nil {
+		made, _, err := s.progress(ctx, r.ID, sources, name)
+		if err == nil {
+			err = s.reset(ctx, made)
+		}
+		if err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (s *Steps) forget(ctx context.Context, r kek.Rotation, sources []frozen, name string, stale func(last time.Time) bool) error {
-	var made []Checkpoint
-	var last time.Time
+// progress lists the checkpoints of a pass that were not reset, and when the last one was
+// saved.
+func (s *Steps) progress(ctx context.Context, id string, sources []frozen, name string) (made []Checkpoint, last time.Time, err error) {
 	for _, src := range sources {
-		cps, err := s.Checkpoints.ListCheckpoints(ctx, r.ID, src.progress(), name)
+		cps, err := s.Checkpoints.ListCheckpoints(ctx, id, src.progress(), name)
 		if err != nil {
-			return unavailable("checkpoints", err)
+			return nil, last, unavailable("checkpoints", err)
 		}
 		for _, cp := range cps {
 			if cp.SavedAt.IsZero() {
@@ -366,9 +390,11 @@ func (s *Steps) forget(ctx context.Context, r kek.Rotation, sources []frozen, na
 			}
 		}
 	}
-	if !stale(last) {
-		return nil
-	}
+	return made, last, nil
+}
+
+// reset resets the checkpoints that nobody has saved since they were read.
+func (s *Steps) reset(ctx context.Context, made []Checkpoint) error {
 	for _, cp := range made {
 		reset := Checkpoint{RotationID: cp.RotationID, Source: cp.Source, Pass: cp.Pass, Segment: cp.Segment, Rev: cp.Rev}
 		if err := s.Checkpoints.SaveCheckpoint(ctx, reset); err != nil && !errors.Is(err, kek.ErrConflict) {

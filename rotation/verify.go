@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"time"
 
 	"github.com/matter-ops/kms-rotation/audit"
 	"github.com/matter-ops/kms-rotation/kek"
@@ -96,7 +95,11 @@ func (s *Steps) forgetHalted(ctx context.Context, r kek.Rotation, err error) err
 	if err != nil {
 		return err
 	}
-	return s.forget(ctx, r, sources, passVerify, func(time.Time) bool { return true })
+	made, _, err := s.progress(ctx, r.ID, sources, passVerify)
+	if err != nil || len(made) == 0 {
+		return err
+	}
+	return s.restart(ctx, r, passVerify, made)
 }
 
 // inspector is the read-only visit: the row names the new KEK, and its data key, or a

@@ -42,14 +42,14 @@ PassDone(n, pass) == \A x \in todo : <<x[1], x[2]>> # <<n, pass>>
 
 (* Changes of the control table, each with its audit record. *)
 
-Beside == {"source_added", "source_removed", "mark_removed", "rotation_resumed"}
+Beside == {"source_added", "source_removed", "mark_removed", "rotation_resumed", "reading_restarted"}
 
 Change ==
   CASE E.a = "rotation_started"       -> Start(E.n, E.m) /\ rot'[E.n].old = E.old
     [] E.a = "rows_counted"           -> Count(E.n)
     [] E.a = "kek_minted"             -> Mint(E.n, E.k)
     [] E.a = "rows_rehearsed"         -> Rehearse(E.n)
-    [] E.a = "rotation_resumed"       -> lock = E.n /\ UNCHANGED vars
+    [] E.a \in {"rotation_resumed", "reading_restarted"} -> lock = E.n /\ UNCHANGED vars
     [] E.a = "dual_unwrap_passed"     -> DualUnwrap(E.n)
     [] E.a = "pointer_switched"       -> Switch(E.n)
     [] E.a = "old_kek_sealed"         -> \E k \in KEK : <<k, "sealed">> \in E.states /\ Seal(E.n, k)
