@@ -343,6 +343,9 @@ func (r *run) end() {
 	for _, rot := range all {
 		r.check.over(rot)
 	}
+	if r.urgent > 0 && !emergencyCompleted(all) {
+		r.violated("EmergencyEnds", "none of %d emergencies is completed, the last ended in %s", r.urgent, r.rival.state)
+	}
 	if r.main.state == completed && r.rival == nil { // its last step has just read the chain in the bucket
 		return
 	}

@@ -79,6 +79,7 @@ type run struct {
 	again       bool // and another was started when that was done
 	removing    int  // how many persons are removing the late source
 	main, rival *machine
+	urgent      int // how many emergencies a take-over has started
 
 	throttled         string
 	throttles, outage int
@@ -233,7 +234,7 @@ func (r *run) advance() bool {
 		r.main.step()
 	case r.rival != nil && !r.rival.over():
 		r.rival.step()
-	case r.resumed() || r.restarted():
+	case r.resumed() || r.insisted() || r.restarted():
 	default:
 		r.end()
 		return false
@@ -254,7 +255,7 @@ func (r *run) resumed() bool {
 	}
 	m := newMachine(r, v.Lock, rotation.ExecutionInput{Resume: v.Lock})
 	m.execution = "resume"
-	if r.rival != nil && v.Lock == rivalID {
+	if r.rival != nil && v.Lock == r.rival.id {
 		r.rival = m
 	} else {
 		r.main = m

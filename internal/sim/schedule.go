@@ -38,6 +38,7 @@ const (
 	Duplicate               // the same invocation runs a second time, inside of this one
 	Pause                   // the process stands still while the rotation goes on by Arg invocations
 	Rival                   // another execution starts; Arg 1: an emergency; 2: one that ends another emergency too
+	TakeOver                // an emergency ends the rotation here; Arg 0: whose execution has ended, 1: whose process wakes up after the emergency
 	Operator                // a person calls step Arg
 	Begin                   // an application seals a row; Arg: which, and an insert or an update
 	Finish                  // and writes it; Arg: which application
@@ -56,7 +57,7 @@ const (
 
 var kindNames = [kinds]string{
 	"crash-before", "crash-after", "not-applied", "lost", "throttle", "deny", "timeout", "conflict", "outage", "slow", "skew",
-	"duplicate", "pause", "rival", "operator", "begin", "finish", "delete", "restore", "foreign", "new-table", "look", "open", "short-page",
+	"duplicate", "pause", "rival", "take-over", "operator", "begin", "finish", "delete", "restore", "foreign", "new-table", "look", "open", "short-page",
 	"lag-new", "lag-disable", "lag-tags",
 }
 
@@ -73,7 +74,7 @@ func (k Kind) variants() []int {
 		return []int{-90, 90}
 	case Pause:
 		return []int{1, 2, 4, 7, 12, 40}
-	case Finish, NewTable:
+	case Finish, NewTable, TakeOver:
 		return []int{0, 1}
 	case Rival, Foreign:
 		return []int{0, 1, 2}
