@@ -209,7 +209,7 @@ func TestNoControlTable(t *testing.T) {
 		"Record":          func() error { return s.Record(ctx, audit.Event{}) },
 		"Unpublished":     func() error { _, _, err := s.Unpublished(ctx); return err },
 		"AuditEntries":    func() error { _, err := s.AuditEntries(ctx, 1); return err },
-		"Begin":           func() error { return s.Begin(ctx, audit.Line{Chain: "c"}, audit.Generation{From: 1}, audit.Event{}) },
+		"Begin":           func() error { return s.Begin(ctx, audit.Line{Chain: "c"}, audit.Head{}, audit.Generation{From: 1}, audit.Event{}) },
 		"MarkPublished":   func() error { return s.MarkPublished(ctx, 1) },
 		"Head":            func() error { _, _, err := s.Head(ctx); return err },
 		"KEKs":            func() error { _, err := s.KEKs(ctx); return err },

@@ -129,6 +129,8 @@ func (r *run) circumstance(f Fault) {
 		r.lagDisable = true
 	case LagTags:
 		r.lagTags = true
+	case SetBack:
+		r.setBack(f.Arg)
 	default:
 		r.alone(func() { r.act(f) })
 	}

@@ -137,6 +137,15 @@ func (v *realVault) Check(c context.Context) error {
 	return v.call("Vault.Check", func() (any, error) { return nil, v.vault.Check(c) })
 }
 
+// Versions and Read make it an [audit.Bucket], for doctor.
+func (v *realVault) Versions(c context.Context) ([]audit.ObjectVersion, error) {
+	return asked(v.hooked, "Vault.Versions", func() ([]audit.ObjectVersion, error) { return v.vault.Versions(c) })
+}
+
+func (v *realVault) Read(c context.Context, o audit.ObjectVersion) (audit.Object, error) {
+	return asked(v.hooked, "Vault.Read", func() (audit.Object, error) { return v.vault.Read(c, o) }, o)
+}
+
 // realKeys is KMS.
 type realKeys struct {
 	*hooked

@@ -79,7 +79,8 @@ type run struct {
 	again       bool // and another was started when that was done
 	removing    int  // how many persons are removing the late source
 	main, rival *machine
-	urgent      int // how many emergencies a take-over has started
+	urgent      int // how many emergencies have been started that must be completed
+	bucket          // what others have done to the audit bucket and the control table
 
 	throttled         string
 	throttles, outage int
@@ -175,7 +176,7 @@ func (r *run) wire(p place) {
 			Segments: 1, FenceShards: shards, MaxMints: maxMints, CanaryRounds: 1,
 		},
 		Deps: rotation.Deps{
-			Registry: r.store, Outbox: r.store, Drainage: r.store, Checkpoints: r.store, Vault: r.vault,
+			Registry: r.store, Items: p.items, Outbox: r.store, Drainage: r.store, Checkpoints: r.store, Vault: r.vault,
 			Keys: k, KMS: k, Cipher: aead.Cipher{}, OpenSource: r.open,
 			Random: func(b []byte) { copy(b, "known plaintext") }, Now: func() time.Time { return r.clock().Add(r.skew) }, Actor: "sim",
 		},
@@ -234,7 +235,7 @@ func (r *run) advance() bool {
 		r.main.step()
 	case r.rival != nil && !r.rival.over():
 		r.rival.step()
-	case r.resumed() || r.insisted() || r.restarted():
+	case r.rebuilt() || r.resumed() || r.insisted() || r.restarted():
 	default:
 		r.end()
 		return false
