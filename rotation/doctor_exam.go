@@ -439,17 +439,19 @@ func (e *exam) examineKEK(id kek.ID, shards int, running string) kek.KEK {
 		found, _ = i.Value.(kek.KEK)
 	}
 	p := e.told.pointer
-	abandoned := said.State == kek.Pending && said.RotationID != running // nothing else switches to it, or retires it
+	_, own := e.item("ROTATION#"+running, noSortKey)
+	r, _ := valueOf[kek.Rotation](own)
+	abandoned := said.State == kek.Pending && r.NewKEK != id // nobody else switches to it, or retires it
 	if abandoned {
 		said.State = "" // a switch to it may have been forgotten
 	}
 	want := kek.RebuiltState(said.State, p != nil && p.KEKID == id, kms.Enabled)
 	switch {
 	case fault == "" && (!known || found.State == want || found.State == said.State && said.State == kek.Retired):
-		e.compareWithKMS(key, found, kms, running)
+		e.compareWithKMS(key, found, kms)
 		return found
 	case fault == "" && abandoned:
-		fault = fmt.Sprintf("it is %s, and rotation %s, which minted it, is over", found.State, said.RotationID)
+		fault = fmt.Sprintf("it is %s, and the rotation that minted it is over", found.State)
 	case fault == "":
 		fault = fmt.Sprintf("it is %s here; the audit chain says %s", found.State, said.State)
 	}
@@ -494,8 +496,8 @@ func (e *exam) examineKEK(id kek.ID, shards int, running string) kek.KEK {
 // compareWithKMS names a retired KEK whose KMS key is enabled, a retirement that stopped
 // halfway or a person; and one that was left and is not retired whose key is disabled: a
 // retirement of which the control table has forgotten every record, or a person.
-func (e *exam) compareWithKMS(key ItemKey, k kek.KEK, kms Key, running string) {
-	if !kms.Enabled && (k.State == kek.Draining || k.State == kek.Sealed || k.State == kek.Pending && k.RotationID == running) {
+func (e *exam) compareWithKMS(key ItemKey, k kek.KEK, kms Key) {
+	if !kms.Enabled && (k.State == kek.Draining || k.State == kek.Sealed || k.State == kek.Pending) {
 		e.notes = append(e.notes, fmt.Sprintf("%s is %s and its KMS key is not enabled: rows under it, if there are any, cannot be read until aws kms enable-key --key-id %s; "+
 			"find out in CloudTrail who disabled it", key, k.State, k.ID))
 	}

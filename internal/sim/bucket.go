@@ -194,6 +194,9 @@ func (r *run) rebuilt() bool {
 	if err := do("doctor", look); err != nil || r.evident && d.SetBack == "" {
 		r.violated("SetBackNamed", "doctor does not say that the control table was set back: %v, %+v", err, d.Findings)
 	}
+	for _, f := range d.Findings {
+		r.tell("doctor: %s: %s; %s", f.Item, f.Fault, f.Repair)
+	}
 	if err := do("doctor --repair", func(c context.Context, s *rotation.Steps) (err error) { d, err = s.RepairControl(c); return err }); err != nil {
 		r.violated("Rebuilt", "the control table cannot be rebuilt: %v", err)
 	}

@@ -129,7 +129,11 @@ func (v *realVault) Put(c context.Context, key string, e audit.Entry) error {
 	return v.call("Vault.Put", func() (any, error) { return nil, v.vault.Put(c, key, e) }, key, e)
 }
 
+// Get is no call of the schedule's where doctor makes it, which makes many at once.
 func (v *realVault) Get(c context.Context, key string) ([]byte, error) {
+	if inv := v.r.inv; inv != nil && strings.HasPrefix(inv.name, "operator: doctor") {
+		return v.vault.Get(c, key)
+	}
 	return asked(v.hooked, "Vault.Get", func() ([]byte, error) { return v.vault.Get(c, key) })
 }
 
