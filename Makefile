@@ -103,7 +103,7 @@ sim: ## fault schedules for MATTER_SIM_SECONDS; SEED=… or SCHEDULE='…' tells
 	@if [[ -n '$(SEED)$(SCHEDULE)' ]]; then
 	  MATTER_SIM_WORLD='$(WORLD)' MATTER_SIM_SEED='$(SEED)' MATTER_SIM_SCHEDULE='$(SCHEDULE)' go test ./internal/sim -run TestReplay -v -count 1
 	else
-	  go test ./internal/sim -run 'TestOneFault|TestTwoFaults|TestRandomSchedules$$|TestRandomAmid|TestTakeOvers' -v -count 1 -timeout 0
+	  go test ./internal/sim -run 'TestOneFault|TestTwoFaults|TestRandomSchedules$$|TestRandomAmid|TestTakeOvers|TestObjects|TestRestores' -v -count 1 -timeout 0
 	fi
 
 sim-deep: ## every pair of faults, then seeds, for MATTER_SIM_BUDGET (default 30m)
