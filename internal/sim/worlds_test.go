@@ -187,7 +187,7 @@ func TestAdaptersReach(t *testing.T) {
 		"times: insert", "times: update", "writes row new-", "finds no row row-1", "DrainTimeout", "renewed in between", "holds a lease",
 	}
 	reached := map[string]int{}
-	const stories = 1500
+	const stories = 2000
 	n := 0
 	for s := range w.seeds(1) {
 		story, v := w.tell(s)
