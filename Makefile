@@ -22,7 +22,7 @@ export GOFLAGS     := -trimpath
 export CGO_ENABLED := 0
 export SAM_CLI_TELEMETRY := 0
 
-.PHONY: help demo test build package check-tools check-java venv dynoxide dynamodb-local rekor-server spec spec-deep fuzz sim sim-deep mutants mutation chaos requirements lint fmt clean
+.PHONY: help demo test build package check-tools check-java venv dynoxide dynamodb-local rekor-server spec spec-deep fuzz sim sim-deep sim-takeovers mutants mutation chaos requirements lint fmt clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -103,11 +103,14 @@ sim: ## fault schedules for MATTER_SIM_SECONDS; SEED=… or SCHEDULE='…' tells
 	@if [[ -n '$(SEED)$(SCHEDULE)' ]]; then
 	  MATTER_SIM_WORLD='$(WORLD)' MATTER_SIM_SEED='$(SEED)' MATTER_SIM_SCHEDULE='$(SCHEDULE)' go test ./internal/sim -run TestReplay -v -count 1
 	else
-	  go test ./internal/sim -run 'TestOneFault|TestTwoFaults|TestRandomSchedules$$|TestRandomAmid' -v -count 1 -timeout 0
+	  go test ./internal/sim -run 'TestOneFault|TestTwoFaults|TestRandomSchedules$$|TestRandomAmid|TestTakeOvers|TestObjects|TestRestores' -v -count 1 -timeout 0
 	fi
 
 sim-deep: ## every pair of faults, then seeds, for MATTER_SIM_BUDGET (default 30m)
 	@MATTER_SIM_WORLD='$(WORLD)' MATTER_SIM_BUDGET=$${MATTER_SIM_BUDGET:-30m} go test ./internal/sim -run TestDeep -v -count 1 -timeout 0
+
+sim-takeovers: ## an emergency begun at every call of a rotation, with every single fault at each of its own; SEED=… tests that sample alone
+	@MATTER_SIM_SEED='$(SEED)' MATTER_SIM_BUDGET=$(if $(SEED),,$${MATTER_SIM_BUDGET:-30m}) go test ./internal/sim -run 'TestTakeOvers' -v -count 1 -timeout 0
 
 mutants: build venv dynoxide rekor-server build/tla2tools.jar ## plant every bug and write the tables of docs/testing.md
 	@MATTER_MUTANTS=1 go test ./internal/sim -run TestPlantedBugs -v -count 1 -timeout 0 -args -update

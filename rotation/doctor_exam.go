@@ -35,12 +35,8 @@ func (s *Steps) diagnose(ctx context.Context) (d Diagnosis, seq int64, err error
 	if s.Items == nil {
 		return d, 0, &Error{Kind: Internal, Field: "control table", Msg: "nothing is wired that examines it"}
 	}
-	e := exam{now: s.Now(), config: s.Config, by: map[ItemKey]*Item{}}
-	chain, err := s.readItems(ctx, &e)
-	if err != nil {
-		return d, 0, err
-	}
-	if e.chain, err = s.readChain(ctx, chain, e.items); err != nil {
+	e := exam{now: s.Now(), config: s.Config}
+	if err := s.readBoth(ctx, &e); err != nil {
 		return d, 0, err
 	}
 	if e.anchors, err = s.readAnchors(ctx, e.chain, e.items); err != nil {
@@ -71,6 +67,28 @@ func (e *exam) describeSetBack() string {
 	return strings.Join(all, "; ")
 }
 
+// readBoth reads the table and then the bucket. A record that was made in between is one
+// that the table seems to have forgotten: both are read again.
+func (s *Steps) readBoth(ctx context.Context, e *exam) error {
+	for range maxTries {
+		chain, err := s.readItems(ctx, e)
+		if err != nil {
+			return err
+		}
+		if e.chain, err = s.readChain(ctx, chain, e.items); err != nil {
+			return err
+		}
+		said := e.chain.said
+		if len(e.chain.branches) == 0 || said == (audit.Head{}) {
+			return nil
+		}
+		if _, now, err := s.Outbox.Head(ctx); err != nil || now == said {
+			return err
+		}
+	}
+	return unavailable("control table", errors.New("it changed each time the audit bucket was read"))
+}
+
 // readItems examines the table between two equal heads of the chain: every transition
 // appends to it, so that what was read is of one moment.
 func (s *Steps) readItems(ctx context.Context, e *exam) (chain string, err error) {
@@ -88,6 +106,7 @@ func (s *Steps) readItems(ctx context.Context, e *exam) (chain string, err error
 			_, after, unread = s.Outbox.Head(ctx)
 		}
 		if unread != nil || before == after { // a head that cannot be read is a finding
+			e.by = map[ItemKey]*Item{}
 			for i := range e.items {
 				e.by[e.items[i].Key] = &e.items[i]
 			}
@@ -131,7 +150,7 @@ func (e *exam) examine() {
 	e.examineHead()
 	e.examineRecords()
 	kept := e.examineRotations()
-	e.examineKEKs()
+	e.examineKEKs(kept)
 	e.examinePointer()
 	e.examineRegistry()
 	e.examineLock(kept)
@@ -384,8 +403,9 @@ func fill(r, said kek.Rotation) kek.Rotation {
 	return r
 }
 
-// examineKEKs compares each registry entry, and its fence, with the chain and KMS.
-func (e *exam) examineKEKs() {
+// examineKEKs compares each registry entry, and its fence, with the chain and KMS. running
+// is the rotation that goes on.
+func (e *exam) examineKEKs(running string) {
 	shards := map[kek.ID]int{}
 	ids := slices.Collect(maps.Keys(e.told.keks))
 	for _, i := range e.items {
@@ -403,13 +423,13 @@ func (e *exam) examineKEKs() {
 			e.notes = append(e.notes, fmt.Sprintf("KEK %s is named by records that no anchor covers and that the control table does not know, and it carries no tag of its rotation: it is left out", id))
 			continue
 		}
-		k := e.examineKEK(id, shards[id])
+		k := e.examineKEK(id, shards[id], running)
 		e.examineFence(k)
 	}
 }
 
 // examineKEK returns the entry as it should be.
-func (e *exam) examineKEK(id kek.ID, shards int) kek.KEK {
+func (e *exam) examineKEK(id kek.ID, shards int, running string) kek.KEK {
 	key, i := e.item("KEK#"+string(id), noSortKey)
 	said, known := e.told.keks[id]
 	kms := e.keys.known[id]
@@ -419,11 +439,19 @@ func (e *exam) examineKEK(id kek.ID, shards int) kek.KEK {
 		found, _ = i.Value.(kek.KEK)
 	}
 	p := e.told.pointer
+	_, own := e.item("ROTATION#"+running, noSortKey)
+	r, _ := valueOf[kek.Rotation](own)
+	abandoned := said.State == kek.Pending && r.NewKEK != id // nobody else switches to it, or retires it
+	if abandoned {
+		said.State = "" // a switch to it may have been forgotten
+	}
 	want := kek.RebuiltState(said.State, p != nil && p.KEKID == id, kms.Enabled)
 	switch {
 	case fault == "" && (!known || found.State == want || found.State == said.State && said.State == kek.Retired):
-		e.checkDisabled(key, found, kms)
+		e.compareWithKMS(key, found, kms)
 		return found
+	case fault == "" && abandoned:
+		fault = fmt.Sprintf("it is %s, and the rotation that minted it is over", found.State)
 	case fault == "":
 		fault = fmt.Sprintf("it is %s here; the audit chain says %s", found.State, said.State)
 	}
@@ -452,6 +480,9 @@ func (e *exam) examineKEK(id kek.ID, shards int) kek.KEK {
 		Item: key.String(), Fault: fault, From: fromChain + " and " + fromKMS, Repair: "make it " + string(want), stage: stageRegistry,
 		changes: []ItemChange{{Key: key, Was: i, Put: k}}, body: map[string]string{"kek." + string(id): string(want)},
 	}
+	if abandoned {
+		f.Repair = "make it sealed: rows under it, if there are any, can be read, and the next rotation moves them and disables it"
+	}
 	if !known {
 		f.From, f.Repair = fromKMS, "make it sealed, for the chain says nothing of it: rows under it can be read, and the next rotation moves them"
 	}
@@ -462,9 +493,14 @@ func (e *exam) examineKEK(id kek.ID, shards int) kek.KEK {
 	return k
 }
 
-// checkDisabled names a retired KEK whose KMS key is enabled: a retirement that stopped
-// halfway, or a person.
-func (e *exam) checkDisabled(key ItemKey, k kek.KEK, kms Key) {
+// compareWithKMS names a retired KEK whose KMS key is enabled, a retirement that stopped
+// halfway or a person; and one that was left and is not retired whose key is disabled: a
+// retirement of which the control table has forgotten every record, or a person.
+func (e *exam) compareWithKMS(key ItemKey, k kek.KEK, kms Key) {
+	if !kms.Enabled && (k.State == kek.Draining || k.State == kek.Sealed || k.State == kek.Pending) {
+		e.notes = append(e.notes, fmt.Sprintf("%s is %s and its KMS key is not enabled: rows under it, if there are any, cannot be read until aws kms enable-key --key-id %s; "+
+			"find out in CloudTrail who disabled it", key, k.State, k.ID))
+	}
 	if k.State == kek.Retired && kms.Enabled {
 		for _, r := range e.told.rotations {
 			if !r.Phase.Final() && (slices.Contains(r.Olds, k.ID) || r.NewKEK == k.ID) {
@@ -552,9 +588,11 @@ func (e *exam) examinePointer() {
 			e.find(Finding{Item: key.String(), Fault: fault + "; neither the chain nor the registry says which KEK is in use", Next: "restore the control table from a backup or point in time, then matter ops doctor"})
 		}
 		return
-	case fault == "" && found.KEKID == want.KEKID && found.Epoch >= want.Epoch:
+	case fault == "" && found.KEKID == want.KEKID && found.Epoch >= want.Epoch && !e.setBack:
 		e.checkPointed(key, want.KEKID, "")
 		return
+	case fault == "" && found.KEKID == want.KEKID && found.Epoch >= want.Epoch:
+		fault = fmt.Sprintf("its epoch, %d, may have been another KEK's: the control table was set back", found.Epoch)
 	case fault == "":
 		fault = fmt.Sprintf("it names KEK %s at epoch %d; the audit chain says KEK %s at epoch %d", found.KEKID, found.Epoch, want.KEKID, want.Epoch)
 	}
@@ -566,6 +604,9 @@ func (e *exam) examinePointer() {
 		was = &found
 	}
 	p := want.Rebuild(was)
+	if e.setBack { // a switch of which no record came into the bucket would have had the next epoch
+		p.Epoch++
+	}
 	p.KeyARN = e.keys.known[p.KEKID].ARN
 	e.find(Finding{
 		Item: key.String(), Fault: fault, From: fromChain + " and " + fromKMS, stage: stageRegistry,

@@ -86,8 +86,18 @@ func (c *clinic) clone(t *testing.T) *clinic {
 // snapshots is a DynamoDB that keeps what its control table held after each transaction.
 type snapshots struct {
 	*memddb.DB
-	on  bool
-	all [][]memddb.Item
+	on    bool
+	all   [][]memddb.Item
+	reads int    // transactional ones so far
+	after func() // runs after each of them
+}
+
+func (d *snapshots) TransactGetItems(ctx context.Context, in *dynamodb.TransactGetItemsInput, o ...func(*dynamodb.Options)) (*dynamodb.TransactGetItemsOutput, error) {
+	out, err := d.DB.TransactGetItems(ctx, in, o...)
+	if d.reads++; d.after != nil {
+		d.after()
+	}
+	return out, err
 }
 
 func (d *snapshots) TransactWriteItems(ctx context.Context, in *dynamodb.TransactWriteItemsInput, o ...func(*dynamodb.Options)) (*dynamodb.TransactWriteItemsOutput, error) {
@@ -446,7 +456,8 @@ func TestDoctorSetBack(t *testing.T) {
 						must(c.Anchor(t.Context(), rotation.AnchorInput{Heartbeat: true}))
 					}
 					d := must(c.RepairControl(t.Context()))
-					if v := must(c.table.Load(t.Context(), "")); *v.Pointer != *pointer || v.Lock != "" {
+					pointer.Epoch++ // the next one may have been given to a switch that nobody recorded
+					if v := must(c.table.Load(t.Context(), "")); v.Pointer.KEKID != pointer.KEKID || v.Pointer.Epoch != pointer.Epoch || v.Lock != "" {
 						t.Errorf("the pointer was %+v, now %+v; the lock is %q\n%s", pointer, v.Pointer, v.Lock, told(d))
 					}
 					c.cured()
@@ -456,6 +467,85 @@ func TestDoctorSetBack(t *testing.T) {
 				})
 			}
 		}
+	}
+}
+
+// TestDoctorBesideARotation: a rotation that starts between doctor's look at the control
+// table and its look at the bucket is nothing that the table has forgotten.
+func TestDoctorBesideARotation(t *testing.T) {
+	c := newClinic(t)
+	at, head, err := c.table.Head(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	started := false
+	c.world.SetHook(func(op string, args ...any) (bool, error) {
+		if op == "Vault.Get" && args[0] == at.RecordKey(head.Seq+1) && !started {
+			started = true
+			c.run(spring, rotation.ExecutionInput{}, kek.Started)
+		}
+		return true, nil
+	})
+	if d := must(c.RepairControl(t.Context())); !started || d.SetBack != "" || len(d.Findings)+len(d.Repaired) > 0 {
+		t.Errorf("started: %t; %s, repaired %v", started, told(d), d.Repaired)
+	}
+	c.world.SetHook(nil)
+	if v := must(c.table.Load(t.Context(), spring)); v.Rotation.Phase != kek.Started || v.Lock != spring {
+		t.Errorf("the rotation is %s, the lock %q", v.Rotation.Phase, v.Lock)
+	}
+}
+
+// TestDoctorAbandonedKEK: the control table was restored to before a mint, or to before a
+// switch that no record tells of. Doctor makes the new KEK sealed, so that rows under it
+// resolve, and the next rotation moves them and disables it.
+func TestDoctorAbandonedKEK(t *testing.T) {
+	c := newClinic(t)
+	c.run(spring, rotation.ExecutionInput{}, kek.Started)
+	old := c.db.items()
+	for _, p := range phases[1:3] { // to tested
+		if err := p.run(c, spring, rotation.ExecutionInput{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	minted := must(c.table.Load(t.Context(), spring)).Rotation.NewKEK
+	c.set(old)
+	must(c.RepairControl(t.Context()))
+	v := must(c.table.LoadAll(t.Context(), ""))
+	if v.KEKs[minted].State != kek.Sealed || v.Pointer.Epoch != 2 {
+		t.Errorf("KEK %+v, pointer %+v", v.KEKs[minted], v.Pointer)
+	}
+	c.cured()
+	if k := must(c.world.KMS().Describe(t.Context(), minted)); k.Enabled {
+		t.Errorf("%s is enabled after the emergency", minted)
+	}
+}
+
+// TestMintBesideARestore: a mint that has found its KEK registered, in a control table that
+// is restored before it writes, registers no KEK without a key.
+func TestMintBesideARestore(t *testing.T) {
+	refused := 0
+	for at := 1; at <= 4; at++ { // reads of the second mint
+		c := newClinic(t)
+		c.run(spring, rotation.ExecutionInput{}, kek.Started)
+		must(c.Verify(t.Context(), rotation.VerifyInput{RotationID: spring, Census: true}))
+		old := c.db.items()
+		must(c.Mint(t.Context(), input(spring)))
+		c.db.reads, c.db.after = 0, func() {
+			if c.db.reads == at {
+				c.set(old)
+			}
+		}
+		if _, err := c.Mint(t.Context(), input(spring)); err != nil {
+			wantKind(t, err, rotation.Transient)
+			refused++
+		}
+		if v := must(c.table.LoadAll(t.Context(), spring)); slices.ContainsFunc(slices.Collect(maps.Keys(v.KEKs)), func(id kek.ID) bool { return id == "" }) || v.Rotation.NewKEK == "" && v.Rotation.Phase != kek.Started {
+			t.Errorf("restored after read %d: %s, KEKs %v", at, v.Rotation.Phase, v.KEKs)
+		}
+		must(c.Mint(t.Context(), input(spring)))
+	}
+	if refused == 0 {
+		t.Error("no mint met the restore")
 	}
 }
 
@@ -512,7 +602,7 @@ func TestDoctorForged(t *testing.T) {
 			}
 			must(c.RepairControl(t.Context()))
 			after := must(c.table.Load(t.Context(), "before"))
-			if *after.Pointer != *v.Pointer || after.KEKs[v.Pointer.KEKID].State != kek.Active {
+			if after.Pointer.KEKID != v.Pointer.KEKID || after.KEKs[v.Pointer.KEKID].State != kek.Active {
 				t.Errorf("the pointer was %+v, now %+v, its KEK %+v", v.Pointer, after.Pointer, after.KEKs[v.Pointer.KEKID])
 			}
 			c.cured()

@@ -34,6 +34,9 @@ func (s *Steps) Mint(ctx context.Context, in StepInput) (out MintOutput, err err
 		if v.Rotation != nil && v.Rotation.Attempt != r.Attempt {
 			return kek.Change{}, fmt.Errorf("attempt %d is over, the rotation is at %d", r.Attempt, v.Rotation.Attempt)
 		}
+		if minted.ID == "" && v.Rotation != nil && v.Rotation.Phase == kek.Started {
+			return kek.Change{}, unavailable("control table", errors.New("the rotation's record has gone back to started: the table was restored"))
+		}
 		return v.Mint(kek.KEK{
 			ID: minted.ID, ARN: minted.ARN, Label: r.Label, FenceShards: r.Settings.FenceShards, CreatedAt: s.Now(),
 		}, s.Now())

@@ -46,8 +46,9 @@ type Outbox interface {
 	// Head returns the chain and its head in the control table.
 	Head(ctx context.Context) (audit.Line, audit.Head, error)
 	// Begin appends ev and lets a generation of records begin after those of at, in one
-	// transaction; [kek.ErrConflict] if there are others now (spec: Begin in outbox.tla).
-	Begin(ctx context.Context, at audit.Line, g audit.Generation, ev audit.Event) error
+	// transaction; [kek.ErrConflict] if there are others now, or if the chain's head is not
+	// head: records were appended, or the table was restored (spec: Begin in outbox.tla).
+	Begin(ctx context.Context, at audit.Line, head audit.Head, g audit.Generation, ev audit.Event) error
 }
 
 // Vault is the write-once bucket of the audit chain.

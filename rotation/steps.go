@@ -196,7 +196,8 @@ func (s *Steps) publish(ctx context.Context) error {
 		ev := g.Event(audit.OfRecords, at.Generations, *met.taken)
 		ev.Actor = s.Actor
 		s.pageGeneration(ctx, *met.taken)
-		if err := s.Outbox.Begin(ctx, at, g, ev); err != nil && !errors.Is(err, kek.ErrConflict) {
+		head := entries[len(entries)-1].Head()
+		if err := s.Outbox.Begin(ctx, at, head, g, ev); err != nil && !errors.Is(err, kek.ErrConflict) {
 			return unavailable("audit outbox", err)
 		}
 	}

@@ -19,6 +19,7 @@ CONSTANTS
   MaxEvent,   \* how many changes are made
   Publisher,  \* steps that publish, at once and again
   MaxForeign, \* how many objects others put
+  Restores,   \* the control table may be set back to an earlier time, once
   Off         \* names of mechanisms taken away; {} is the code as it is
 
 On(mechanism) == mechanism \notin Off
@@ -30,15 +31,16 @@ VARIABLES
   marked,   \* published up to here (AUDIT_HEAD.published_seq)
   bucket,   \* what is stored: a set of [gen, seq, ev]
   pub,      \* publishers: the records in hand, and how far each has put them
-  done      \* events whose step has returned success
+  done,     \* events whose step has returned success
+  restored  \* the control table was set back
 
-vars == <<made, outbox, from, marked, bucket, pub, done>>
+vars == <<made, outbox, from, marked, bucket, pub, done, restored>>
 
 Foreign == MaxEvent + 1
-Resting == [pc |-> "idle", todo |-> {}, mark |-> 0, gens |-> 0]
+Resting == [pc |-> "idle", todo |-> {}, mark |-> 0, gens |-> 0, box |-> <<>>]
 
 Init ==
-  /\ made = 0 /\ outbox = <<>> /\ from = <<1>> /\ marked = 0 /\ bucket = {} /\ done = {}
+  /\ made = 0 /\ outbox = <<>> /\ from = <<1>> /\ marked = 0 /\ bucket = {} /\ done = {} /\ restored = FALSE
   /\ pub = [p \in Publisher |-> Resting]
 
 Recorded(ev) == \E i \in 1 .. Len(outbox) : outbox[i] = ev
@@ -51,24 +53,24 @@ Apply ==                \* Registry.Apply: the change and its record, seq and pr
   /\ made < MaxEvent
   /\ made' = made + 1
   /\ outbox' = IF On("in-transaction") THEN Append(outbox, made + 1) ELSE outbox
-  /\ UNCHANGED <<from, marked, bucket, pub, done>>
+  /\ UNCHANGED <<from, marked, bucket, pub, done, restored>>
 
 RecordLater(ev) ==      \* taken away: the record is a write of its own, which may never come
   /\ ~On("in-transaction") /\ ev <= made /\ ~Recorded(ev)
   /\ outbox' = Append(outbox, ev)
-  /\ UNCHANGED <<made, from, marked, bucket, pub, done>>
+  /\ UNCHANGED <<made, from, marked, bucket, pub, done, restored>>
 
 Plant(r) ==             \* somebody else writes an object, at a key that is free
   /\ Cardinality({b \in bucket : b.ev = Foreign}) < MaxForeign /\ ~Taken(r)
   /\ bucket' = bucket \cup {r}
-  /\ UNCHANGED <<made, outbox, from, marked, pub, done>>
+  /\ UNCHANGED <<made, outbox, from, marked, pub, done, restored>>
 
 Read(p) ==              \* Outbox.Unpublished: every record past the mark
   /\ pub[p].pc = "idle" /\ marked < Len(outbox)
-  /\ pub' = [pub EXCEPT ![p] = [pc |-> "putting", mark |-> Len(outbox), gens |-> Len(from),
+  /\ pub' = [pub EXCEPT ![p] = [pc |-> "putting", mark |-> Len(outbox), gens |-> Len(from), box |-> outbox,
        todo |-> {[gen |-> Gen(i), seq |-> IF On("seq-in-transaction") THEN i ELSE Last + i - marked, ev |-> outbox[i]] :
                  i \in marked + 1 .. Len(outbox)}]]
-  /\ UNCHANGED <<made, outbox, from, marked, bucket, done>>
+  /\ UNCHANGED <<made, outbox, from, marked, bucket, done, restored>>
 
 Put(p, r) ==            \* Vault.Put with If-None-Match: the same bytes again are no error, others halt
   /\ pub[p].pc = "putting" /\ r \in pub[p].todo
@@ -78,37 +80,48 @@ Put(p, r) ==            \* Vault.Put with If-None-Match: the same bytes again ar
             /\ UNCHANGED bucket
        ELSE /\ bucket' = bucket \cup {r}            \* without the condition the older one is shadowed
             /\ pub' = [pub EXCEPT ![p].todo = @ \ {r}]
-  /\ UNCHANGED <<made, outbox, from, marked, done>>
+  /\ UNCHANGED <<made, outbox, from, marked, done, restored>>
 
 Begin(p, r) ==          \* Outbox.Begin: a generation begins with the record that met another object, if none has meanwhile
+                        \* and the chain is still the one that was read: its head is a hash of all of it
   /\ On("generations") /\ pub[p].pc = "halted" /\ r \in pub[p].todo
-  /\ IF On("begin-on-condition") => Len(from) = pub[p].gens
+  /\ IF /\ On("begin-on-condition") => Len(from) = pub[p].gens
+        /\ On("begin-on-condition") /\ On("begin-on-head") => outbox = pub[p].box
        THEN from' = Append(from, r.seq) /\ outbox' = Append(outbox, 0)
        ELSE UNCHANGED <<from, outbox>>
   /\ pub' = [pub EXCEPT ![p] = Resting]
-  /\ UNCHANGED <<made, marked, bucket, done>>
+  /\ UNCHANGED <<made, marked, bucket, done, restored>>
 
 Mark(p) ==              \* Outbox.MarkPublished: never back, and not before everything is put
   /\ pub[p].pc = "putting" /\ (On("put-before-mark") => pub[p].todo = {})
-  /\ marked' = IF pub[p].mark > marked THEN pub[p].mark ELSE marked
+  /\ marked' = IF pub[p].mark \in marked .. Len(outbox) THEN pub[p].mark ELSE marked    \* not past the head
   /\ pub' = [pub EXCEPT ![p] = Resting]
-  /\ UNCHANGED <<made, outbox, from, bucket, done>>
+  /\ UNCHANGED <<made, outbox, from, bucket, done, restored>>
 
 Crash(p) ==             \* between any two effects
   /\ pub[p].pc # "idle"
   /\ pub' = [pub EXCEPT ![p] = Resting]
-  /\ UNCHANGED <<made, outbox, from, marked, bucket, done>>
+  /\ UNCHANGED <<made, outbox, from, marked, bucket, done, restored>>
 
 Return(ev) ==           \* Steps.transition: finds its change made, and nothing left to publish
   /\ ev <= made /\ ev \notin done
   /\ On("publish-before-done") => \E i \in 1 .. marked : outbox[i] = ev
   /\ done' = done \cup {ev}
-  /\ UNCHANGED <<made, outbox, from, marked, bucket, pub>>
+  /\ UNCHANGED <<made, outbox, from, marked, bucket, pub, restored>>
+
+Restore(n) ==           \* point-in-time recovery to record n; steps that have read more go on
+  /\ Restores /\ ~restored /\ n < Len(outbox)
+  /\ restored' = TRUE
+  /\ outbox' = SubSeq(outbox, 1, n)
+  /\ from' = SubSeq(from, 1, 1 + Cardinality({i \in 1 .. n : outbox[i] = 0}))
+  /\ marked' = IF marked > n THEN n ELSE marked
+  /\ UNCHANGED <<made, bucket, pub, done>>
 
 Next == \/ Apply
         \/ \E ev \in 1 .. MaxEvent : RecordLater(ev) \/ Return(ev)
         \/ \E g \in DOMAIN from, i \in 1 .. Len(outbox) + 1 : Plant([gen |-> g, seq |-> i, ev |-> Foreign])
         \/ \E p \in Publisher : Read(p) \/ Mark(p) \/ Crash(p) \/ \E r \in pub[p].todo : Put(p, r) \/ Begin(p, r)
+        \/ Restore(0) \/ \E n \in DOMAIN outbox : Restore(n)
 
 Spec == Init /\ [][Next]_vars
 FairSpec ==             \* a publisher that is retried does not crash for ever
@@ -127,6 +140,9 @@ AuditOnceInOrder ==     \* every change once, in the order in which they were ma
 EveryEffectRecorded ==  \* no change without its record, no generation either
   /\ \A ev \in 1 .. made : Recorded(ev)
   /\ Len(from) = 1 + Cardinality({i \in DOMAIN outbox : outbox[i] = 0})
+
+GenerationsInOrder ==   \* else nobody can tell where a record is
+  \A i, j \in DOMAIN from : i < j => from[i] <= from[j]
 
 MarkedIsStored ==       \* what is marked published is in the bucket, where the chain has its place
   \A i \in 1 .. marked : [gen |-> Gen(i), seq |-> i, ev |-> outbox[i]] \in bucket

@@ -1,5 +1,5 @@
-// Package spec holds the TLA+ model of a rotation, rotation.tla, and of the audit
-// chain's outbox, outbox.tla. Its tests check that the promises hold in the models
+// Package spec holds the TLA+ models of a rotation, rotation.tla, of the repair of its
+// control table, doctor.tla, and of the audit chain's outbox, outbox.tla. Its tests check that the promises hold in the models
 // and that they fail as soon as one mechanism that they rest on is taken away.
 // README.md says how to read the models and which code each part stands for.
 package spec
@@ -15,3 +15,8 @@ var Rotation string
 //
 //go:embed outbox.tla
 var Outbox string
+
+// Doctor is the text of the module doctor, which extends rotation.
+//
+//go:embed doctor.tla
+var Doctor string

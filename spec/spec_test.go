@@ -137,7 +137,7 @@ func check(t *testing.T, v variant, ctx context.Context) tlc.Result { //nolint:r
 		workers = 2
 	}
 	r, err := tlc.Check(ctx, tlc.Run{
-		Module: v.moduleName(), Files: map[string]string{"rotation": Rotation, "outbox": Outbox},
+		Module: v.moduleName(), Files: map[string]string{"rotation": Rotation, "outbox": Outbox, "doctor": Doctor},
 		Config: v.config(), Workers: workers, Long: v.heavy || v.deep,
 	})
 	if err != nil {

@@ -33,9 +33,10 @@ type model struct {
 	properties []string // safety properties of single steps
 	liveness   []string
 	symmetry   string
+	spec       string // its specification; "" for Spec
 }
 
-var models = map[string]model{
+var models = withDoctor(map[string]model{
 	"rotation": {
 		base: map[string]string{
 			"Row": "{r1}", "Writer": "{w1}", "Reader": "{}", "Shard": "{s1, s2}", "Modes": `{"normal"}`,
@@ -54,12 +55,24 @@ var models = map[string]model{
 		symmetry:   "Sym",
 	},
 	"outbox": {
-		base:       map[string]string{"MaxEvent": "3", "Publisher": "{p1, p2}", "MaxForeign": "0"},
-		invariants: []string{"AuditLinear", "AuditOnceInOrder", "EveryEffectRecorded", "MarkedIsStored", "DoneIsStored"},
+		base:       map[string]string{"MaxEvent": "3", "Publisher": "{p1, p2}", "MaxForeign": "0", "Restores": "FALSE"},
+		invariants: []string{"AuditLinear", "AuditOnceInOrder", "EveryEffectRecorded", "MarkedIsStored", "DoneIsStored", "GenerationsInOrder"},
 		properties: []string{"WrittenOnce", "MarkMonotone"},
 		liveness:   []string{"AllStored"},
 		symmetry:   "Sym",
 	},
+})
+
+// withDoctor adds the module doctor, which is rotation with items of the control table that
+// are lost and rebuilt.
+func withDoctor(all map[string]model) map[string]model {
+	m := all["rotation"]
+	m.base = with(m.base, set("MaxWrite", "1", "Shard", "{s1}"))
+	m.spec = "DSpec"
+	m.invariants = []string{"RebuiltNoKeyOrphans", "RebuiltRetireAfterSwitch", "RebuiltPointerUsable", "RebuiltSealedIsShut", "EveryRowOpens"}
+	m.properties = []string{"EpochMonotone"}
+	all["doctor"] = m
+	return all
 }
 
 var (
@@ -213,6 +226,8 @@ var variants = []variant{
 	{name: "live_outbox_foreign", module: "outbox", set: set("MaxEvent", "2", "Publisher", "{p1}", "MaxForeign", "2"), live: "FairSpec", want: tlc.Holds, says: "nothing that others write keeps a record out of it"},
 	{name: "live_outbox_blocked", module: "outbox", set: set("MaxEvent", "2", "Publisher", "{p1}", "MaxForeign", "1"), off: []string{"generations"}, live: "FairSpec", want: tlc.Temporal, says: "without generations one object stops the chain for ever"},
 	{name: "cx_outbox_begun_twice", module: "outbox", set: set("MaxEvent", "2", "MaxForeign", "1"), off: []string{"begin-on-condition"}, want: "MarkedIsStored", says: "two publishers that met one object both begin a generation"},
+	{name: "ok_outbox_restored", module: "outbox", set: set("Restores", "TRUE", "MaxForeign", "1"), instead: []string{"GenerationsInOrder"}, steps: []string{"WrittenOnce"}, want: tlc.Holds, says: "the control table is set back beside publishers that have read more"},
+	{name: "cx_outbox_begun_stale", module: "outbox", set: set("Restores", "TRUE", "MaxForeign", "1"), off: []string{"begin-on-head"}, instead: []string{"GenerationsInOrder"}, steps: []string{"WrittenOnce"}, want: "GenerationsInOrder", says: "a generation begun for a record that the control table has forgotten: the next one would begin before it"},
 	{name: "live_outbox", module: "outbox", set: set("Publisher", "{p1}"), live: "FairSpec", want: tlc.Holds, says: "every record gets into the bucket"},
 	{name: "cx_outbox_after_commit", module: "outbox", off: []string{"in-transaction"}, want: "EveryEffectRecorded", says: "a record written after the effect, not with it"},
 	{name: "cx_outbox_overwrite", module: "outbox", off: []string{"write-once", "seq-in-transaction"}, instead: []string{"AuditLinear"}, want: "AuditLinear", says: "plain puts numbered by listing the bucket"},
@@ -220,7 +235,18 @@ var variants = []variant{
 	{name: "cx_outbox_mark_early", module: "outbox", off: []string{"put-before-mark"}, want: "MarkedIsStored", says: "marking before the put"},
 	{name: "cx_outbox_step_early", module: "outbox", off: []string{"publish-before-done"}, want: "DoneIsStored", says: "a step that returns before its record is in the bucket"},
 
+	{name: "reach_rebuilt", module: "doctor", set: set("Items", `{"kek"}`), also: []string{"NeverRebuilt"}, want: "NeverRebuilt", says: "a rotation can finish after an item was rebuilt"},
+	{name: "ok_doctor_pointer", module: "doctor", set: set("Items", `{"ptr"}`), want: tlc.Holds, says: "the pointer is lost at any moment and rebuilt at any later one, beside steps and writers"},
+	{name: "ok_doctor_registry", module: "doctor", set: set("Items", `{"kek"}`), want: tlc.Holds, says: "the registry entry of any KEK"},
+	{name: "ok_doctor_fence", module: "doctor", set: set("Items", `{"fence", "head"}`), want: tlc.Holds, says: "a fence shard; the head of the audit chain"},
+	{name: "ok_doctor_lock", module: "doctor", set: set("Items", `{"lock"}`, "MaxRot", "2", "MaxWrite", "0"), want: tlc.Holds, says: "the lock: another rotation may have taken it"},
+	{name: "ok_doctor_rotation", module: "doctor", set: set("Items", `{"rot"}`, "MaxRot", "2", "MaxWrite", "0", "Modes", both), want: tlc.Holds, says: "a rotation's record: the next one moves what it has left"},
+	{name: "cx_doctor_blind", module: "doctor", set: set("Items", `{"fence"}`), off: []string{"repair-condition"}, want: "RebuiltSealedIsShut", says: "a repair of what somebody else has repaired since: it opens the fence of a KEK that was left"},
+	{name: "cx_doctor_blind_state", module: "doctor", set: set("Items", `{"kek"}`), off: []string{"repair-condition"}, instead: []string{"RebuiltPointerUsable"}, want: "RebuiltPointerUsable", says: "or sets the state of a KEK back"},
+	{name: "cx_doctor_tags", module: "doctor", set: set("Items", `{"ptr"}`), off: []string{"repair-chain"}, instead: []string{"RebuiltNoKeyOrphans"}, want: "RebuiltNoKeyOrphans", says: "a pointer rebuilt from the tags of KMS keys alone: rows come to be under a KEK that was never switched to"},
+
 	// Larger bounds, for a budget of time.
+	{name: "deep_doctor", module: "doctor", deep: true, set: set("Items", `{"ptr", "kek", "fence", "lock", "rot", "head"}`, "MaxRot", "2", "Modes", both), want: tlc.Holds, says: "any item, over two rotations"},
 	{name: "deep_two_writers_three_writes", deep: true, set: with(two, set("Deletes", "TRUE", "DekCache", "TRUE", "MaxWrite", "3")), want: tlc.Holds, says: "more writes"},
 	{name: "deep_no_recheck", deep: true, set: with(leases, set("MaxWrite", "1", "Recheck", "FALSE")), want: tlc.Holds, says: "no promise rests on the second look at the pointer"},
 	{name: "deep_keys", deep: true, set: keys, want: tlc.Holds, says: "stray keys beside a row"},
@@ -243,7 +269,7 @@ func (v variant) config() string {
 	constants := with(m.base, v.set)
 	constants["Off"] = quoted(v.off)
 	var b strings.Builder
-	fmt.Fprintf(&b, "SPECIFICATION %s\nCONSTANTS\n", firstOf(v.live, "Spec"))
+	fmt.Fprintf(&b, "SPECIFICATION %s\nCONSTANTS\n", firstOf(v.live, firstOf(m.spec, "Spec")))
 	values := map[string]bool{}
 	for _, k := range slices.Sorted(maps.Keys(constants)) {
 		fmt.Fprintf(&b, "  %s = %s\n", k, constants[k])

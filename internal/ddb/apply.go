@@ -75,8 +75,8 @@ func (s *Store) commit(ctx context.Context, actions []action, ev audit.Event, b 
 			return err
 		}
 		moved, head = moved || try > 0 && h.Head != head, h.Head
-		if b != nil && b.at != h.Line {
-			return fmt.Errorf("%s.generations: %w", pkAuditHead, kek.ErrConflict)
+		if b != nil && (b.at != h.Line || b.head != h.Head) {
+			return fmt.Errorf("%s: %w", pkAuditHead, kek.ErrConflict)
 		}
 		entry, err := audit.Next(s.chain, h.Head, s.now(), ev)
 		if err != nil {

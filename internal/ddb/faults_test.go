@@ -201,15 +201,17 @@ func TestNoControlTable(t *testing.T) {
 	ctx := t.Context()
 	lease := rotation.Lease{KEK: "k", Holder: "h"}
 	calls := map[string]func() error{
-		"Load":            func() error { _, err := s.Load(ctx, "r"); return err },
-		"LoadAll":         func() error { _, err := s.LoadAll(ctx, "r"); return err },
-		"Sources":         func() error { _, err := s.Sources(ctx); return err },
-		"Marks":           func() error { _, err := s.Marks(ctx); return err },
-		"Apply":           func() error { return s.Apply(ctx, kek.Change{Lock: kek.LockIgnore}, audit.Event{}) },
-		"Record":          func() error { return s.Record(ctx, audit.Event{}) },
-		"Unpublished":     func() error { _, _, err := s.Unpublished(ctx); return err },
-		"AuditEntries":    func() error { _, err := s.AuditEntries(ctx, 1); return err },
-		"Begin":           func() error { return s.Begin(ctx, audit.Line{Chain: "c"}, audit.Generation{From: 1}, audit.Event{}) },
+		"Load":         func() error { _, err := s.Load(ctx, "r"); return err },
+		"LoadAll":      func() error { _, err := s.LoadAll(ctx, "r"); return err },
+		"Sources":      func() error { _, err := s.Sources(ctx); return err },
+		"Marks":        func() error { _, err := s.Marks(ctx); return err },
+		"Apply":        func() error { return s.Apply(ctx, kek.Change{Lock: kek.LockIgnore}, audit.Event{}) },
+		"Record":       func() error { return s.Record(ctx, audit.Event{}) },
+		"Unpublished":  func() error { _, _, err := s.Unpublished(ctx); return err },
+		"AuditEntries": func() error { _, err := s.AuditEntries(ctx, 1); return err },
+		"Begin": func() error {
+			return s.Begin(ctx, audit.Line{Chain: "c"}, audit.Head{}, audit.Generation{From: 1}, audit.Event{})
+		},
 		"MarkPublished":   func() error { return s.MarkPublished(ctx, 1) },
 		"Head":            func() error { _, _, err := s.Head(ctx); return err },
 		"KEKs":            func() error { _, err := s.KEKs(ctx); return err },

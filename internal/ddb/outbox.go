@@ -75,17 +75,19 @@ func (s *Store) Unpublished(ctx context.Context) ([]audit.Entry, audit.Line, err
 
 // Begin implements [rotation.Outbox]. Every beginning moves the chain's head, which the
 // append conditions on.
-func (s *Store) Begin(ctx context.Context, at audit.Line, g audit.Generation, ev audit.Event) error {
-	if err := s.commit(ctx, nil, ev, &beginning{at, g}); err != nil {
+func (s *Store) Begin(ctx context.Context, at audit.Line, head audit.Head, g audit.Generation, ev audit.Event) error {
+	if err := s.commit(ctx, nil, ev, &beginning{at, head, g}); err != nil {
 		return fmt.Errorf("record %s: %w", ev.Type, err)
 	}
 	return nil
 }
 
-// beginning is a generation that begins where those of at end.
+// beginning is a generation that begins where those of at end, in a chain that ends with
+// head.
 type beginning struct {
-	at audit.Line
-	g  audit.Generation
+	at   audit.Line
+	head audit.Head
+	g    audit.Generation
 }
 
 // AuditEntries returns the records of the outbox from fromSeq on, in order. Each

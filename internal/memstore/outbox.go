@@ -20,9 +20,9 @@ func (s *Store) Unpublished(context.Context) (out []audit.Entry, at audit.Line, 
 }
 
 // Begin implements [rotation.Outbox].
-func (s *Store) Begin(_ context.Context, at audit.Line, g audit.Generation, ev audit.Event) error {
+func (s *Store) Begin(_ context.Context, at audit.Line, head audit.Head, g audit.Generation, ev audit.Event) error {
 	return s.w.answer("Store.Begin", func() (any, error) {
-		if at.Generations != s.generations {
+		if at.Generations != s.generations || head != s.head {
 			return nil, conflict("AUDIT_HEAD")
 		}
 		if err := s.append(ev); err != nil {
@@ -30,7 +30,7 @@ func (s *Store) Begin(_ context.Context, at audit.Line, g audit.Generation, ev a
 		}
 		s.generations = s.generations.With(g)
 		return s.head.Seq, nil
-	}, ev, at, g)
+	}, ev, at, head, g)
 }
 
 // AuditEntries returns the records of the outbox from fromSeq on, in order.

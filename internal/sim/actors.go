@@ -38,6 +38,8 @@ func (a *actors) act(f Fault) {
 		a.foreign(f.Arg)
 	case NewTable:
 		a.newTable(f.Arg == 1)
+	case Object:
+		a.run.putObject(f.Arg)
 	case Look:
 		a.apps.look()
 	case Open:

@@ -40,6 +40,7 @@ type checker struct {
 	joined     bool        // it has just become one
 	givenUp    map[string]bool
 	unlabelled map[string]bool // rows that do not name their KEK,
+	forgiven   map[kek.ID]bool // KEKs that were disabled when the control table was rebuilt
 	uncounted  map[string]bool // and have not since before the start of the rotation
 }
 
@@ -67,6 +68,10 @@ func (c *checker) observe(op string, result any, err error, args ...any) {
 		if err == nil {
 			c.seq++
 		}
+	case "Store.Repair":
+		if c.dirty, c.shifted, c.fenced = true, true, true; err == nil {
+			c.seq++
+		}
 	case "KMS.Disable":
 		c.dirty, c.shifted = true, true
 	case "Table.Insert", "Table.Update", "Table.Delete", "Table.Plant", "Table.Replace":
@@ -91,7 +96,7 @@ func (c *checker) observe(op string, result any, err error, args ...any) {
 	case "Store.SealFence":
 		c.dirty, c.shifted, c.fenced = true, true, true
 		for _, l := range c.listed[c.r.inv] {
-			if c.leases[l] {
+			if c.leases[l] && !c.r.lost { // a restore brings leases back that drain has revoked
 				c.r.violated("DrainRevokes", "the fence of %s is being sealed while %s, which drain has seen, holds a lease", l.KEK, l.Holder)
 			}
 		}
@@ -107,7 +112,9 @@ func (c *checker) look() {
 	was := c.r.mine
 	c.r.mine = true
 	if c.shifted {
-		c.registry()
+		if !c.r.lost {
+			c.registry()
+		}
 		c.chained()
 		c.shifted, c.fenced = false, false
 	}
@@ -137,7 +144,7 @@ func (c *checker) registry() {
 		if k.State == kek.Active {
 			active++
 		}
-		if k.State != kek.Retired {
+		if k.State != kek.Retired && !c.forgiven[k.ID] {
 			if key, err := r.kms.Describe(ctx, k.ID); err != nil || !key.Enabled {
 				r.violated("RegistryBeforeKMS", "%s is %s in the registry, and disabled", k.ID, k.State)
 			}
@@ -255,14 +262,18 @@ func (c *checker) stored(inv *invocation, concluded bool) {
 	if concluded {
 		seq = c.seq
 	}
-	if seq < 2 {
+	if seq < 2 || c.r.lost {
 		return // genesis
 	}
 	was := c.r.mine
 	c.r.mine = true
 	at, _, err := c.r.store.Head(ctx)
 	c.r.must(err)
-	if _, err := c.r.world.Vault().Get(ctx, at.RecordKey(seq)); err != nil {
+	b, err := c.r.world.Vault().Get(ctx, at.RecordKey(seq))
+	if err == nil && len(c.r.objects) > 0 {
+		_, err = audit.Parse(b)
+	}
+	if err != nil {
 		c.r.violated("DoneIsStored", "%s has returned and record %d is not in the bucket", inv.name, seq)
 	}
 	c.r.mine = was
@@ -287,7 +298,8 @@ func (c *checker) table() {
 		switch {
 		case !ok:
 			r.violated("NoRowComesBack", "row %s came back, or out of nothing", id)
-		case !r.resolves(rec.KEK):
+		case !c.usable(rec.KEK) && c.writtenMeanwhile(id, rec):
+		case !c.usable(rec.KEK):
 			c.orphaned(id, rec.KEK)
 		default:
 			c.opens(id, rec, plain)
@@ -298,13 +310,18 @@ func (c *checker) table() {
 	}
 }
 
+// opening is what a row is opened from.
+func opening(rec memstore.Record) []byte {
+	return slices.Concat([]byte(rec.KEK), rec.WrappedDEK, rec.Ciphertext)
+}
+
 func (c *checker) opens(id string, rec memstore.Record, plain string) {
 	was := c.opened[id]
 	if n, m := len(rec.KEK), len(rec.KEK)+len(rec.WrappedDEK); len(was) == m+len(rec.Ciphertext) &&
 		string(was[:n]) == string(rec.KEK) && bytes.Equal(was[n:m], rec.WrappedDEK) && bytes.Equal(was[m:], rec.Ciphertext) {
 		return
 	}
-	c.opened[id] = slices.Concat([]byte(rec.KEK), rec.WrappedDEK, rec.Ciphertext)
+	c.opened[id] = opening(rec)
 	dek, err := c.r.kms.Decrypt(ctx, rec.KEK, rec.WrappedDEK, rec.Context)
 	if err != nil {
 		c.r.violated("RowIntegrity", "row %s under %s: %v", id, rec.KEK, err)
@@ -342,6 +359,10 @@ func (r *run) end() {
 	r.must(err)
 	for _, rot := range all {
 		r.check.over(rot)
+	}
+	r.verified()
+	if r.urgent > 0 && !emergencyCompleted(all) {
+		r.violated("EmergencyEnds", "none of %d emergencies is completed, the last ended in %s", r.urgent, r.rival.state)
 	}
 	if r.main.state == completed && r.rival == nil { // its last step has just read the chain in the bucket
 		return

@@ -102,6 +102,8 @@ func (r *run) fault(f Fault, op string, inv *invocation) (apply bool, err error)
 		r.inside(func() { r.goOn(inv, f.Arg) })
 	case Rival:
 		r.inside(func() { r.startRival(f.Arg) })
+	case TakeOver:
+		return r.takeOver(inv, f.Arg == 1)
 	case Operator:
 		r.inside(func() { r.operator(f.Arg) })
 	default:
@@ -127,6 +129,8 @@ func (r *run) circumstance(f Fault) {
 		r.lagDisable = true
 	case LagTags:
 		r.lagTags = true
+	case SetBack:
+		r.setBack(f.Arg)
 	default:
 		r.alone(func() { r.act(f) })
 	}
@@ -156,13 +160,18 @@ func (r *run) inside(f func()) {
 	r.inv = was
 }
 
-// goOn lets the rotation go on without inv: whoever waits for it gives it up.
-func (r *run) goOn(inv *invocation, n int) {
+// giveUp lets whoever waits for inv wait no longer: its time is over.
+func (r *run) giveUp(inv *invocation) {
 	if inv.owner != nil && !inv.orphan {
 		inv.orphan = true
 		r.pass(lambda)
 		inv.owner.result(errCrashed)
 	}
+}
+
+// goOn lets the rotation go on without inv, which stands still.
+func (r *run) goOn(inv *invocation, n int) {
+	r.giveUp(inv)
 	for range n {
 		switch {
 		case r.failed != nil:

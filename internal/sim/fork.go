@@ -98,6 +98,7 @@ func (r *run) clone() *run {
 	world := r.world.Clone(c.clock)
 	clone := func(t rows) *memstore.Table { return t.(*memstore.Table).CloneTo(world) } //nolint:forcetypeassert // only runs in memory are cloned
 	c.wire(c.inMemory(world, clone(r.table), clone(r.late)))
+	c.objects = maps.Clone(r.objects)
 	c.made, c.dying = maps.Clone(r.made), maps.Clone(r.dying)
 	c.actors = &actors{run: &c, want: maps.Clone(r.want), made: r.actors.made}
 	c.apps = r.apps.clone(c.actors)

@@ -285,6 +285,10 @@ func (m *machine) halt(next string) {
 		m.state = halted
 		return
 	}
+	if m.r.lost { // nobody redrives it before the control table is rebuilt
+		m.state = halted
+		return
+	}
 	m.state = next // as soon as anybody redrives it
 	m.r.alone(m.r.apps.paged)
 	m.r.accountForRows()

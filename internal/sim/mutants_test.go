@@ -29,7 +29,7 @@ func worldOf(b plant.Bug) string {
 	if betweenRequests[b.Name] {
 		return "requests"
 	}
-	if strings.HasPrefix(b.File, "internal/ddb/") || strings.HasPrefix(b.File, "envelope/") {
+	if strings.HasPrefix(b.Name, "doctor") || strings.Contains(b.Name, "set back") || strings.HasPrefix(b.File, "internal/ddb/") || strings.HasPrefix(b.File, "envelope/") {
 		return "adapters"
 	}
 	return "memory"
@@ -116,7 +116,7 @@ func TestProbe(t *testing.T) {
 	if w.name == "memory" {
 		schedules = []iter.Seq[Schedule]{Undisturbed(), Seeds(1)}
 	} else { // all single faults would take half of the time
-		schedules = []iter.Seq[Schedule]{turns(scattered(undisturbed(w.calls)), w.seeds(1)), w.seeds(1e6)}
+		schedules = []iter.Seq[Schedule]{turns(scattered(undisturbed(w.calls)), scattered(restores(w.calls)), w.seeds(1)), w.seeds(1e6)}
 	}
 	start := time.Now()
 	stop := func() bool { return time.Since(start) > rejectWithin-5*time.Second }

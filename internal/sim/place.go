@@ -23,7 +23,10 @@ type place struct {
 	start    string                // the cursor of a page before the first row
 	resolves func(kek.ID) bool     // as [memstore.World.Resolves]
 	sleep    func(d time.Duration) // lets time go by
-	watch    func()                // from now on the schedule decides about every call, and the checker sees every effect
+	items    rotation.ControlItems // the control table, item by item; nil: doctor does not run here
+	recover  func(back int)        // sets the control table back by so many transactions; nil: there are no backups here
+	anchors  func() *rotation.Anchoring
+	watch    func() // from now on the schedule decides about every call, and the checker sees every effect
 }
 
 // store is the control table, for the steps and for the checker.

@@ -93,6 +93,18 @@ var mutants = []plant.Bug{
 	{Name: "an emergency only rewraps", File: "rotation/rewrap.go", With: []string{
 		"if r.Mode != kek.Emergency || row.Whole {", "if true {",
 	}},
+	{Name: "an object in a record's place counts as the record", File: "rotation/steps.go", With: []string{
+		"return &met{e.Record.Seq, taken}, nil", "continue",
+	}},
+	{Name: "a table that was set back is not refused", File: "rotation/preflight.go", With: []string{
+		"if err != nil && r.Mode == kek.Emergency { // it moves what it knows of", "if err != nil { // it moves what it knows of",
+	}},
+	{Name: "doctor overlooks the bucket's later records", File: "rotation/doctor_chain.go", With: []string{
+		"if len(records) > 0 {\n\t\t\tc.branches", "if len(records) > 1000 {\n\t\t\tc.branches",
+	}},
+	{Name: "doctor leaves fences of left KEKs open", File: "rotation/doctor_exam.go", With: []string{
+		"case f.Open == (k.State == kek.Active), f.Open && k.State == kek.Draining:", "case f.Open, f.Open == (k.State == kek.Active):",
+	}},
 	{Name: "unconditional writes of the registry", File: "internal/ddb/apply.go", With: []string{
 		"func (s *Store) put(what string, i item, c condition) action {\n", "func (s *Store) put(what string, i item, c condition) action {\n\tc = condition{expr: \"attribute_exists(#pk) OR attribute_not_exists(#pk)\"}\n",
 	}},

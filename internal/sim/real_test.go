@@ -17,6 +17,8 @@ import (
 	"github.com/matter-ops/kms-rotation/internal/ddb"
 	"github.com/matter-ops/kms-rotation/internal/memddb"
 	"github.com/matter-ops/kms-rotation/internal/memstore"
+	"github.com/matter-ops/kms-rotation/internal/rekor"
+	"github.com/matter-ops/kms-rotation/internal/rekor/rekortest"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
 )
@@ -60,7 +62,7 @@ func amidRequests(t *testing.T, s Schedule, tell bool) ended {
 
 func amid(t *testing.T, s Schedule, tell, requests bool) (e ended) {
 	t.Helper()
-	synctest.Test(t, func(*testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		time.Sleep(time.Until(began()))
 		r := emptyRun(s)
 		if tell {
@@ -69,7 +71,7 @@ func amid(t *testing.T, s Schedule, tell, requests bool) (e ended) {
 		}
 		draw := rand.New(rand.NewPCG(1, 1))
 		r.context = backoff.WithRandom(ctx, draw.Int64N)
-		procs := r.toAdapters(requests)
+		procs := r.toAdapters(t, requests)
 		r.settle()
 		r.mine = true
 		r.begin(1, false, "") // so that the service has a data key of before
@@ -90,7 +92,8 @@ func amid(t *testing.T, s Schedule, tell, requests bool) (e ended) {
 }
 
 // toAdapters wires a run to the real adapters, and starts applications.
-func (r *run) toAdapters(requests bool) *processes {
+func (r *run) toAdapters(t *testing.T, requests bool) *processes {
+	t.Helper()
 	db := memddb.New()
 	for _, name := range []string{controlTable, rowTable, lateTable} {
 		in := &dynamodb.CreateTableInput{TableName: aws.String(name)}
@@ -136,10 +139,26 @@ func (r *run) toAdapters(requests bool) *processes {
 			synctest.Wait()
 			r.now = time.Now().UTC()
 		},
-		watch: func() { h.watching = true },
+		items: store, recover: under.recover, anchors: func() *rotation.Anchoring { return anchoring(t, store.plain, world.Vault()) },
+		watch: func() {
+			h.watching = true
+			under.keep()
+		},
 	})
 	r.apps = p
 	return p
+}
+
+// anchoring is a public log and a signing key of its own, for who verifies the chain at
+// the end.
+func anchoring(t *testing.T, store *ddb.Store, vault *memstore.Vault) *rotation.Anchoring {
+	t.Helper()
+	log := rekortest.New(t)
+	return &rotation.Anchoring{
+		Store: store, Vault: vault, Signer: rekortest.NewKey(t), Log: rekor.New(log.Client(nil)), Ledger: store, Bucket: vault,
+		Trust:     audit.Trust{Logs: []audit.Log{log.Trust()}},
+		Retention: 24 * time.Hour, Heartbeat: time.Hour, MaxTail: 24 * time.Hour, Deadline: time.Minute,
+	}
 }
 
 // hooked lets the schedule decide about a call, and the checker see its effect, as
@@ -228,13 +247,13 @@ func (s *realStore) Unpublished(c context.Context) (out []audit.Entry, at audit.
 	return out, at, err
 }
 
-func (s *realStore) Begin(c context.Context, at audit.Line, g audit.Generation, ev audit.Event) error {
+func (s *realStore) Begin(c context.Context, at audit.Line, head audit.Head, g audit.Generation, ev audit.Event) error {
 	return s.call("Store.Begin", func() (any, error) {
-		err := s.Store.Begin(c, at, g, ev)
-		_, head, herr := s.plain.Head(ctx)
+		err := s.Store.Begin(c, at, head, g, ev)
+		_, now, herr := s.plain.Head(ctx)
 		s.r.must(herr)
-		return head.Seq, err
-	}, ev, at, g)
+		return now.Seq, err
+	}, ev, at, head, g)
 }
 
 func (s *realStore) MarkPublished(c context.Context, seq int64) error {
@@ -248,6 +267,14 @@ func (s *realStore) Head(c context.Context) (at audit.Line, head audit.Head, err
 		return nil, err
 	})
 	return at, head, err
+}
+
+func (s *realStore) Examine(c context.Context) ([]rotation.Item, error) {
+	return asked(s.hooked, "Store.Examine", func() ([]rotation.Item, error) { return s.Store.Examine(c) })
+}
+
+func (s *realStore) Repair(c context.Context, changes []rotation.ItemChange, ev audit.Event) error {
+	return s.call("Store.Repair", func() (any, error) { return nil, s.Store.Repair(c, changes, ev) }, changes, ev)
 }
 
 func (s *realStore) Leases(c context.Context, id kek.ID) ([]rotation.Lease, error) {

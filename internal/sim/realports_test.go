@@ -129,12 +129,25 @@ func (v *realVault) Put(c context.Context, key string, e audit.Entry) error {
 	return v.call("Vault.Put", func() (any, error) { return nil, v.vault.Put(c, key, e) }, key, e)
 }
 
+// Get is no call of the schedule's where doctor makes it, which makes many at once.
 func (v *realVault) Get(c context.Context, key string) ([]byte, error) {
+	if inv := v.r.inv; inv != nil && strings.HasPrefix(inv.name, "operator: doctor") {
+		return v.vault.Get(c, key)
+	}
 	return asked(v.hooked, "Vault.Get", func() ([]byte, error) { return v.vault.Get(c, key) })
 }
 
 func (v *realVault) Check(c context.Context) error {
 	return v.call("Vault.Check", func() (any, error) { return nil, v.vault.Check(c) })
+}
+
+// Versions and Read make it an [audit.Bucket], for doctor.
+func (v *realVault) Versions(c context.Context) ([]audit.ObjectVersion, error) {
+	return asked(v.hooked, "Vault.Versions", func() ([]audit.ObjectVersion, error) { return v.vault.Versions(c) })
+}
+
+func (v *realVault) Read(c context.Context, o audit.ObjectVersion) (audit.Object, error) {
+	return asked(v.hooked, "Vault.Read", func() (audit.Object, error) { return v.vault.Read(c, o) }, o)
 }
 
 // realKeys is KMS.

@@ -2,6 +2,7 @@ package sim
 
 import (
 	"context"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -24,8 +25,9 @@ type stepsDB struct {
 	*hooked
 	procs    *processes
 	requests bool
-	plain    *ddb.Store     // past the hook
-	revoking rotation.Lease // what drain saw and revokes
+	plain    *ddb.Store      // past the hook
+	revoking rotation.Lease  // what drain saw and revokes
+	moments  [][]memddb.Item // the control table after each transaction, for who restores it
 }
 
 // requested makes one request. seen sees its effect.
@@ -113,8 +115,36 @@ func (d *stepsDB) TransactWriteItems(c context.Context, in *dynamodb.TransactWri
 	return requested(c, d, "TransactWriteItems", in, d.DB.TransactWriteItems, func(err error) {
 		if err == nil {
 			d.transacted(in.TransactItems)
+			d.keep()
 		}
 	})
+}
+
+// keep notes what the control table holds, in schedules that restore it.
+func (d *stepsDB) keep() {
+	if !d.r.sched.restores() {
+		return
+	}
+	var items []memddb.Item
+	d.Each(controlTable, func(i memddb.Item) { items = append(items, maps.Clone(i)) })
+	d.moments = append(d.moments, items)
+}
+
+// recover is point-in-time recovery of the control table to the moment so many transactions
+// ago, or to its first.
+func (d *stepsDB) recover(back int) {
+	n := max(0, len(d.moments)-1-back)
+	var keys []memddb.Item
+	d.Each(controlTable, func(i memddb.Item) { keys = append(keys, memddb.Item{"pk": i["pk"], "sk": i["sk"]}) })
+	for _, key := range keys {
+		_, err := d.DB.DeleteItem(ctx, &dynamodb.DeleteItemInput{TableName: aws.String(controlTable), Key: key})
+		d.r.must(err)
+	}
+	for _, i := range d.moments[n] {
+		_, err := d.DB.PutItem(ctx, &dynamodb.PutItemInput{TableName: aws.String(controlTable), Item: i})
+		d.r.must(err)
+	}
+	d.moments = d.moments[:n+1]
 }
 
 // transacted: EveryEffectRecorded, for a transaction that was made. Whatever changes
@@ -189,7 +219,7 @@ func (d *stepsDB) sealing(id kek.ID) {
 		d.r.check.leases[l] = true
 	}
 	e := d.procs.writers[1]
-	if e == nil || e.under != id || d.r.skewed {
+	if e == nil || e.under != id || d.r.skewed || d.r.lost {
 		return
 	}
 	all, err := d.plain.Rotations(ctx)

@@ -79,6 +79,8 @@ type run struct {
 	again       bool // and another was started when that was done
 	removing    int  // how many persons are removing the late source
 	main, rival *machine
+	urgent      int // how many emergencies have been started that must be completed
+	bucket          // what others have done to the audit bucket and the control table
 
 	throttled         string
 	throttles, outage int
@@ -174,7 +176,7 @@ func (r *run) wire(p place) {
 			Segments: 1, FenceShards: shards, MaxMints: maxMints, CanaryRounds: 1,
 		},
 		Deps: rotation.Deps{
-			Registry: r.store, Outbox: r.store, Drainage: r.store, Checkpoints: r.store, Vault: r.vault,
+			Registry: r.store, Items: p.items, Outbox: r.store, Drainage: r.store, Checkpoints: r.store, Vault: r.vault,
 			Keys: k, KMS: k, Cipher: aead.Cipher{}, OpenSource: r.open,
 			Random: func(b []byte) { copy(b, "known plaintext") }, Now: func() time.Time { return r.clock().Add(r.skew) }, Actor: "sim",
 		},
@@ -233,7 +235,7 @@ func (r *run) advance() bool {
 		r.main.step()
 	case r.rival != nil && !r.rival.over():
 		r.rival.step()
-	case r.resumed() || r.restarted():
+	case r.rebuilt() || r.resumed() || r.insisted() || r.restarted():
 	default:
 		r.end()
 		return false
@@ -254,7 +256,7 @@ func (r *run) resumed() bool {
 	}
 	m := newMachine(r, v.Lock, rotation.ExecutionInput{Resume: v.Lock})
 	m.execution = "resume"
-	if r.rival != nil && v.Lock == rivalID {
+	if r.rival != nil && v.Lock == r.rival.id {
 		r.rival = m
 	} else {
 		r.main = m

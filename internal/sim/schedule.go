@@ -38,6 +38,7 @@ const (
 	Duplicate               // the same invocation runs a second time, inside of this one
 	Pause                   // the process stands still while the rotation goes on by Arg invocations
 	Rival                   // another execution starts; Arg 1: an emergency; 2: one that ends another emergency too
+	TakeOver                // an emergency ends the rotation here; Arg 0: whose execution has ended, 1: whose process wakes up after the emergency
 	Operator                // a person calls step Arg
 	Begin                   // an application seals a row; Arg: which, and an insert or an update
 	Finish                  // and writes it; Arg: which application
@@ -47,17 +48,21 @@ const (
 	NewTable                // an application begins to write into a table that is no source; Arg 1: a foreign row too
 	Look                    // a reader reads a row
 	Open                    // and opens it
+	Object                  // somebody puts an object into the audit bucket, where Arg says
 	ShortPage               // a scan returns a page without rows that is not the last
 	LagNew                  // new keys and their tags are known only after five minutes
 	LagDisable              // a disabled key goes on working for five minutes
 	LagTags                 // the listing of tagged keys misses the youngest
+	SetBack                 // the control table is restored to what it was Arg transactions ago
 	kinds
+
+	anywhere = SetBack // the kinds before this one happen in every world
 )
 
 var kindNames = [kinds]string{
 	"crash-before", "crash-after", "not-applied", "lost", "throttle", "deny", "timeout", "conflict", "outage", "slow", "skew",
-	"duplicate", "pause", "rival", "operator", "begin", "finish", "delete", "restore", "foreign", "new-table", "look", "open", "short-page",
-	"lag-new", "lag-disable", "lag-tags",
+	"duplicate", "pause", "rival", "take-over", "operator", "begin", "finish", "delete", "restore", "foreign", "new-table", "look", "open", "object", "short-page",
+	"lag-new", "lag-disable", "lag-tags", "set-back",
 }
 
 func (k Kind) String() string { return kindNames[k] }
@@ -73,10 +78,12 @@ func (k Kind) variants() []int {
 		return []int{-90, 90}
 	case Pause:
 		return []int{1, 2, 4, 7, 12, 40}
-	case Finish, NewTable:
+	case Finish, NewTable, TakeOver:
 		return []int{0, 1}
-	case Rival, Foreign:
+	case Rival, Foreign, Object:
 		return []int{0, 1, 2}
+	case SetBack:
+		return []int{1, 2, 5, 12, 100}
 	case Operator:
 		return upTo(len(operatorCalls))
 	case Begin:
@@ -140,6 +147,11 @@ func Parse(text string) (Schedule, error) {
 	return s.sorted(), nil
 }
 
+// restores reports whether the control table is restored.
+func (s Schedule) restores() bool {
+	return slices.ContainsFunc(s.Faults, func(f Fault) bool { return f.Kind == SetBack })
+}
+
 func (s Schedule) sorted() Schedule {
 	slices.SortStableFunc(s.Faults, func(a, b Fault) int { return a.At - b.At })
 	return s
@@ -172,7 +184,7 @@ func random(seed uint64, undisturbed func(emergency bool) int) Schedule {
 		n += r.IntN(12)
 	}
 	for range n {
-		k := Kind(r.IntN(int(kinds)))
+		k := Kind(r.IntN(int(anywhere)))
 		s.add(r, r.IntN(calls), k)
 	}
 	if r.IntN(3) > 0 { // a paused holder
@@ -228,6 +240,26 @@ func adopter(seed uint64, undisturbed func(emergency bool) int) Schedule {
 	return s.sorted()
 }
 
+// restorer is the schedule of a seed in which the control table is restored, mostly while
+// an application holds a row of before, and what runs then is disturbed: steps that do not
+// know of it yet, or whoever rebuilds the table.
+func restorer(seed uint64, undisturbed func(emergency bool) int) Schedule {
+	r := rand.New(rand.NewPCG(seed, 0x726573746f726572)) //nolint:gosec // a schedule must replay
+	s := Schedule{Emergency: r.IntN(3) == 0}
+	calls := undisturbed(s.Emergency)
+	at := r.IntN(calls)
+	s.add(r, at, SetBack)
+	if r.IntN(4) > 0 {
+		s.add(r, r.IntN(at+1), Begin)
+		s.add(r, at+r.IntN(100), Finish)
+	}
+	disturb := []Kind{CrashBefore, CrashAfter, NotApplied, Lost, Conflict, Pause, Pause, Duplicate, Object, Slow}
+	for range r.IntN(4) {
+		s.add(r, max(0, at-5)+r.IntN(100), disturb[r.IntN(len(disturb))])
+	}
+	return s.sorted()
+}
+
 func (s *Schedule) add(r *rand.Rand, at int, k Kind) {
 	v := k.variants()
 	s.Faults = append(s.Faults, Fault{at, k, v[r.IntN(len(v))]})
@@ -239,7 +271,7 @@ func Singles(emergency bool) []Fault { return singles(Calls(emergency)) }
 func singles(calls int) []Fault {
 	var out []Fault
 	for at := range calls {
-		for k := range kinds {
+		for k := range anywhere {
 			for _, arg := range k.variants() {
 				out = append(out, Fault{at, k, arg})
 			}

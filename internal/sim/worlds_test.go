@@ -65,12 +65,13 @@ func (w world) random(seed uint64) Schedule {
 	return Random(seed)
 }
 
-// seeds are random schedules, holders of leases that drain meets, and adoptions.
+// seeds are random schedules, holders of leases that drain meets, adoptions, and restores
+// of the control table.
 func (w world) seeds(from uint64) iter.Seq[Schedule] {
 	of := func(draw func(uint64, func(bool) int) Schedule) iter.Seq[Schedule] {
 		return seeds(from, func(seed uint64) Schedule { return draw(seed, w.calls) })
 	}
-	return turns(seeds(from, w.random), of(holder), of(adopter))
+	return turns(seeds(from, w.random), of(holder), of(adopter), of(restorer))
 }
 
 // chosen is the world that MATTER_SIM_WORLD names.
@@ -186,7 +187,7 @@ func TestAdaptersReach(t *testing.T) {
 		"times: insert", "times: update", "writes row new-", "finds no row row-1", "DrainTimeout", "renewed in between", "holds a lease",
 	}
 	reached := map[string]int{}
-	const stories = 1500
+	const stories = 2000
 	n := 0
 	for s := range w.seeds(1) {
 		story, v := w.tell(s)

@@ -89,13 +89,28 @@ func (f *fixture) begin(t *testing.T, at audit.Line, from int64) (audit.Generati
 	t.Helper()
 	taken := audit.TakenBy("key", "version", []byte("foreign"))
 	g := at.Generations.Next(from, *taken, "salt")
-	return g, f.Store.Begin(t.Context(), at, g, g.Event(audit.OfRecords, at.Generations, *taken))
+	_, head, err := f.Store.Head(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return g, f.Store.Begin(t.Context(), at, head, g, g.Event(audit.OfRecords, at.Generations, *taken))
 }
 
 // testBegin: a generation begins with its record, once, and the table says so from then on.
+// Whoever has read another chain, which was longer or ended with another record, begins none.
 func testBegin(t *testing.T, f *fixture) {
 	f.record(t, 3, "x")
 	none := audit.Line{Chain: f.Chain}
+	_, head, err := f.Store.Head(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := none.Generations.Next(2, *audit.TakenBy("key", "version", nil), "salt")
+	for _, other := range []audit.Head{{Seq: head.Seq + 1, Hash: head.Hash}, {Seq: head.Seq, Hash: audit.Genesis(f.Chain).Hash}} {
+		if err := f.Store.Begin(t.Context(), none, other, g, audit.Event{ID: "x", Type: "x"}); !errors.Is(err, kek.ErrConflict) {
+			t.Errorf("beside head %v: %v, want ErrConflict", other, err)
+		}
+	}
 	first, err := f.begin(t, none, 2)
 	if err != nil {
 		t.Fatal(err)
