@@ -28,7 +28,7 @@ var titles = map[string]string{
 // instants name the records that end no phase.
 var instants = map[string]string{
 	"rotation_resumed": "A person resumes it", "reading_restarted": "Rows are read again after a pause",
-	"source_added":     "A source joins", "source_removed": "A source is removed from the registry", "mark_removed": "A writer's mark is removed",
+	"source_added": "A source joins", "source_removed": "A source is removed from the registry", "mark_removed": "A writer's mark is removed",
 }
 
 // underWay names what a rotation works on.

@@ -127,14 +127,15 @@ func turns(all ...iter.Seq[Schedule]) iter.Seq[Schedule] {
 	}
 }
 
-// TestOneFaultAmidAdapters tries every second fault at calls of the real adapters and
-// the real client, other ones every day; under the race detector, some.
+// TestOneFaultAmidAdapters tries one fault in eight at calls of the real adapters and
+// the real client, other ones every day, all with MATTER_SIM_BUDGET; under the race
+// detector, some.
 func TestOneFaultAmidAdapters(t *testing.T) {
 	if testing.Short() {
 		t.Skip("it takes seconds")
 	}
 	w := adapters(t)
-	holdIn(t, w, 0, every(2+4*(raced-1), undisturbed(w.calls)))
+	holdIn(t, w, 0, every(oneIn(8+(raced-1)*7/2), undisturbed(w.calls)))
 }
 
 // TestRandomAmid tries seeds, other ones every day, and holders of leases
@@ -149,14 +150,23 @@ func TestRandomAmid(t *testing.T) {
 	}
 }
 
-// TestOneFaultAmidRequests tries faults at requests, other ones every day.
+// oneIn is n, or 1 if there is time for all.
+func oneIn(n int) int {
+	if os.Getenv("MATTER_SIM_BUDGET") != "" {
+		return 1
+	}
+	return n
+}
+
+// TestOneFaultAmidRequests tries one fault in eight at requests, other ones every day, all
+// with MATTER_SIM_BUDGET.
 func TestOneFaultAmidRequests(t *testing.T) {
 	if testing.Short() || raced > 1 {
 		t.Skip("it takes seconds; the race detector has seen other single faults")
 	}
 	w := requests(t)
 	t.Logf("%d requests and calls, %d in an emergency", w.calls(false), w.calls(true))
-	holdIn(t, w, 0, every(8, undisturbed(w.calls)))
+	holdIn(t, w, 0, every(oneIn(8), undisturbed(w.calls)))
 }
 
 // TestAdaptersReplay: the same schedule is the same story among goroutines and timers
