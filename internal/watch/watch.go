@@ -87,14 +87,11 @@ func (w Watcher) Run(ctx context.Context, arn string, see func(Progress)) (Outco
 }
 
 func (w Watcher) look(ctx context.Context, arn string) (Progress, error) {
-	states, err := States(ctx, w.SFN, arn)
+	state, err := lastState(ctx, w.SFN, arn)
 	if err != nil {
 		return Progress{}, err
 	}
-	var p Progress
-	if len(states) > 0 {
-		p.State = states[len(states)-1]
-	}
+	p := Progress{State: state}
 	v, err := w.Table.Load(ctx, w.Rotation)
 	if err != nil {
 		return p, fmt.Errorf("read the rotation: %w", err)
@@ -142,6 +139,24 @@ func Tally(ctx context.Context, table Table, r kek.Rotation, pass string) (rotat
 		}
 	}
 	return t, nil
+}
+
+// lastState is the state that an execution has entered last, "" before the first. It reads
+// the history from its end, a page as a rule, however long it is.
+func lastState(ctx context.Context, api API, arn string) (string, error) {
+	pages := sfn.NewGetExecutionHistoryPaginator(api, &sfn.GetExecutionHistoryInput{ExecutionArn: &arn, MaxResults: 100, ReverseOrder: true})
+	for pages.HasMorePages() {
+		page, err := pages.NextPage(ctx)
+		if err != nil {
+			return "", fmt.Errorf("execution history: %w", err)
+		}
+		for _, e := range page.Events {
+			if d := e.StateEnteredEventDetails; d != nil {
+				return aws.ToString(d.Name), nil
+			}
+		}
+	}
+	return "", nil
 }
 
 // States lists the states that an execution has entered, in order.

@@ -13,6 +13,8 @@ moto's ids of multi-Region keys are "mrk-" and a UUID, 40 letters, of which its
 ciphertexts keep 36: none can be unwrapped. AWS's are "mrk-" and 32 digits (KMS
 developer guide, "How multi-Region keys work"), which fit.
 
+moto answers GetExecutionHistory with all events in order, whatever is asked for.
+
 The rest makes moto start and answer faster. For each request moto lists the directory
 of its services while it holds a lock, and Werkzeug writes a line; for each service it
 reads megabytes of API model for the names of the regions, which are those of STS here;
@@ -37,12 +39,14 @@ boto3.session.Session.get_available_regions = (
 )
 
 from moto.cloudformation.models import Stack
+from moto.core.responses import ActionResult
 from moto.kms import models
 from moto.kms.models import Key, kms_backends
 from moto.kms.responses import KmsResponse
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication
 from moto.server import main
 from moto.stepfunctions.parser.backend.execution import Execution
+from moto.stepfunctions.responses import StepFunctionResponse
 
 Execution.__deepcopy__ = lambda self, memo: self
 
@@ -77,6 +81,22 @@ def validate_multi_region_key_id(self, key_id):
 models.generate_key_id = multi_region_key_id
 KmsResponse._validate_cmk_id = validate_multi_region_key_id
 
+
+def get_execution_history(self):
+    history = self.stepfunction_backend.get_execution_history(self._get_param("executionArn"))
+    events, last = list(history["events"]), self._get_param("nextToken")
+    if reverse := self._get_param("reverseOrder"):
+        events.reverse()
+    if last:
+        events = [e for e in events if (e["id"] < int(last) if reverse else e["id"] > int(last))]
+    page = events[: self._get_param("maxResults") or 100]
+    out = {"events": page}
+    if len(page) < len(events):
+        out["nextToken"] = str(page[-1]["id"])
+    return ActionResult(out)
+
+
+StepFunctionResponse.get_execution_history = get_execution_history
 DomainDispatcherApplication.get_backend_for_host = functools.cache(
     DomainDispatcherApplication.get_backend_for_host
 )
