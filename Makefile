@@ -33,7 +33,7 @@ demo: build venv dynoxide rekor-server ## adopt rows that boto3 wrote, rotate re
 # Packages in which goroutines meet. The others drive processes, in which the race
 # detector sees nothing, or do one thing after the other. What belongs to both kinds,
 # and is five times slower with it, also runs whole without it: SCHEDULED.
-CONCURRENT := audit envelope/... kek rotation $(addprefix internal/,announce app corpus lambdastep linear load memddb/... memstore/... rekor restore)
+CONCURRENT := rotation audit envelope/... kek $(addprefix internal/,announce app corpus lambdastep linear load memddb/... memstore/... rekor restore)
 SCHEDULED  := rotation internal/sim
 
 test: build venv dynoxide dynamodb-local rekor-server build/tla2tools.jar ## all tests, as CI runs them
@@ -41,7 +41,8 @@ test: build venv dynoxide dynamodb-local rekor-server build/tla2tools.jar ## all
 	go test -timeout 40m -parallel 4 ./integration ./cmd/matter
 	CGO_ENABLED=1 go test -race -vet=off -timeout 40m $(addprefix ./,$(CONCURRENT))
 	CGO_ENABLED=1 go test -race -vet=off -timeout 40m ./internal/sim -run 'TestOneFault|TestTwoFaults|TestRandomSchedules$$|Amid'
-	go test -timeout 40m $$(go list ./... | grep -vxFf <(go list $(addprefix ./,$(filter-out $(SCHEDULED),$(CONCURRENT))) ./integration ./cmd/matter))
+	# the longest first: packages begin in this order
+	go test -timeout 40m $(addprefix ./,$(SCHEDULED)) ./spec $$(go list ./... | grep -vxFf <(go list $(addprefix ./,$(filter-out $(SCHEDULED),$(CONCURRENT))) ./integration ./cmd/matter))
 
 build: ## the CLI at bin/matter and the functions for this machine
 	@mkdir -p bin

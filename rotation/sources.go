@@ -104,10 +104,12 @@ func (s *Steps) RemoveSource(ctx context.Context, name, force string) error {
 	}
 	body := map[string]string{"source": name}
 	unmarked := "" // the table, if its items are read and nobody had left a mark of it before; no mark is of ""
+	var looked kek.Source
 	for _, def := range v.Sources {
 		if def.Name != name {
 			continue
 		}
+		looked = def
 		if force != "" {
 			body["forced"] = force
 			continue
@@ -122,6 +124,11 @@ func (s *Steps) RemoveSource(ctx context.Context, name, force string) error {
 	_, err = s.register(ctx, func(v kek.View) (kek.Change, error) {
 		if v.Marked(unmarked) {
 			return kek.Change{}, fmt.Errorf("%w: a process has begun to write into the table", kek.ErrChanged)
+		}
+		for _, def := range v.Sources {
+			if def.Name == name && (def.Definition != looked.Definition || !def.AddedAt.Equal(looked.AddedAt)) {
+				return kek.Change{}, fmt.Errorf("%w: source %s has been registered", kek.ErrChanged, name)
+			}
 		}
 		return v.RemoveSource(name, s.Now())
 	}, body)

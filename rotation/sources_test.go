@@ -269,6 +269,29 @@ func TestRemoveSourceBesideAWriter(t *testing.T) {
 	}
 }
 
+// TestRemoveSourceBesideAnother: a source that somebody registers while another person
+// removes it is not removed unseen, with or without force.
+func TestRemoveSourceBesideAnother(t *testing.T) {
+	for _, force := range []string{"", "moved away"} {
+		s := newSite(t)
+		s.advance(spring, rotation.ExecutionInput{}, kek.Completed)
+		carts := s.newTable("carts", s.pointer().KEKID, "c1")
+		loads := 0
+		s.world.SetHook(func(op string, _ ...any) (bool, error) {
+			if op == "Store.LoadAll" {
+				if loads++; loads == 2 { // the first is the look
+					s.add(carts)
+				}
+			}
+			return true, nil
+		})
+		wantKind(t, s.RemoveSource(t.Context(), "carts", force), rotation.Transient)
+		s.world.SetHook(nil)
+		s.advance(summer, rotation.ExecutionInput{}, kek.Completed)
+		s.settled()
+	}
+}
+
 // TestRemoveSource: a source is not removed while it holds a row under a KEK that is not
 // retired, or an item that cannot be accounted for, or while it cannot be read, unless
 // somebody forces it and says why, which the chain keeps.
