@@ -39,10 +39,13 @@ SCHEDULED  := rotation internal/sim
 test: build venv dynoxide dynamodb-local rekor-server build/tla2tools.jar ## all tests, as CI runs them
 	@export MATTER_REQUIRE_LOCAL=1 GOGC=$${GOGC:-400} MATTER_SIM_SECONDS=$${MATTER_SIM_SECONDS:-20}
 	go test -timeout 40m -parallel 4 ./integration ./cmd/matter
-	CGO_ENABLED=1 go test -race -vet=off -timeout 40m $(addprefix ./,$(CONCURRENT))
-	CGO_ENABLED=1 go test -race -vet=off -timeout 40m ./internal/sim -run 'TestOneFault|TestTwoFaults|TestRandomSchedules$$|Amid'
-	# the longest first: packages begin in this order
-	go test -timeout 40m $(addprefix ./,$(SCHEDULED)) ./spec $$(go list ./... | grep -vxFf <(go list $(addprefix ./,$(filter-out $(SCHEDULED),$(CONCURRENT))) ./integration ./cmd/matter))
+	# side by side, for neither keeps two processors busy to its end; the longest packages
+	# first, in which order they begin
+	( CGO_ENABLED=1 go test -race -vet=off -timeout 40m $(addprefix ./,$(CONCURRENT))
+	  CGO_ENABLED=1 go test -race -vet=off -timeout 40m ./internal/sim -run 'TestOneFault|TestTwoFaults|TestRandomSchedules$$|Amid' ) & race=$$!
+	go test -timeout 40m $(addprefix ./,$(SCHEDULED)) ./spec $$(go list ./... | grep -vxFf <(go list $(addprefix ./,$(filter-out $(SCHEDULED),$(CONCURRENT))) ./integration ./cmd/matter)) && ok=1 || ok=
+	wait $$race
+	test "$$ok"
 
 build: ## the CLI at bin/matter and the functions for this machine
 	@mkdir -p bin

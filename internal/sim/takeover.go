@@ -5,13 +5,18 @@ import (
 	"iter"
 	"math/rand/v2"
 	"slices"
+	"time"
 
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
 )
 
-// insistID is the emergency that a person starts when one was refused.
-const insistID = "r4"
+// The emergency of a person who finds that an execution has [rivalID] already, and the one
+// that a person starts when one was refused.
+const (
+	urgentID = "r7"
+	insistID = "r4"
+)
 
 var urgently = rotation.ExecutionInput{Mode: "emergency", Reason: "the KEK is in a log"}
 
@@ -23,7 +28,11 @@ func (r *run) takeOver(inv *invocation, asleep bool) (apply bool, err error) {
 		return true, nil
 	}
 	r.urgent++
-	r.rival = newMachine(r, rivalID, urgently)
+	id := rivalID
+	if slices.ContainsFunc(r.rotations(), func(rot kek.Rotation) bool { return rot.ID == rivalID }) {
+		id = urgentID
+	}
+	r.rival = newMachine(r, id, urgently)
 	if !asleep {
 		inv.err, inv.orphan, r.main.state = errCrashed, true, halted
 		return false, errCrashed
@@ -37,22 +46,30 @@ func (r *run) takeOver(inv *invocation, asleep bool) (apply bool, err error) {
 	return true, nil
 }
 
-// insisted starts an emergency again that was refused, as the person does who needs it.
+// insisted starts an emergency again that was refused, as the person does who needs it: a
+// quarter of an hour later, when what AWS has told late is known.
 func (r *run) insisted() bool {
 	if r.urgent != 1 || r.rival.state != refused {
 		return false
 	}
-	was := r.mine
-	r.mine = true
-	all, err := r.store.Rotations(context.Background())
-	r.mine = was
-	if r.must(err); emergencyCompleted(all) {
+	if emergencyCompleted(r.rotations()) {
 		return false
 	}
 	r.urgent++
 	r.outage, r.skew = 0, 0
+	r.pass(15 * time.Minute)
 	r.rival = newMachine(r, insistID, urgently)
 	return true
+}
+
+// rotations lists those that there are, which is no call of anybody.
+func (r *run) rotations() []kek.Rotation {
+	was := r.mine
+	r.mine = true
+	defer func() { r.mine = was }()
+	all, err := r.store.Rotations(context.Background())
+	r.must(err)
+	return all
 }
 
 func emergencyCompleted(all []kek.Rotation) bool {
