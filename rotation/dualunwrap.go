@@ -18,9 +18,10 @@ func probeContext(rotationID string) map[string]string {
 }
 
 // DualUnwrap shows that both KEKs unwrap before anything depends on the new one:
-// the new KEK has the key policy that mint gives, a known plaintext roundtrips under it, a
-// wrong encryption context is refused, and every known cipher of the corpus opens under the old KEK and,
-// rewrapped, under the new. Nothing is written but the phase. (Spec: DualUnwrap.)
+// the new KEK has the key policy that mint gives, a known plaintext roundtrips under it,
+// a wrong encryption context is refused, and every known cipher of the corpus opens under
+// the old KEK and, rewrapped, under the new. Nothing is written but the phase. (Spec:
+// DualUnwrap.)
 // In a drill the canary is corrupted on purpose, so this step fails.
 func (s *Steps) DualUnwrap(ctx context.Context, in StepInput) (out DualUnwrapOutput, err error) {
 	v, r, err := s.rotation(ctx, in.RotationID)
@@ -29,8 +30,9 @@ func (s *Steps) DualUnwrap(ctx context.Context, in StepInput) (out DualUnwrapOut
 	}
 	defer func() { err = s.young(r, err) }()
 	var probes map[kek.ID][]byte
+	policy := ""
 	if r.Phase == kek.Minted {
-		if err := s.checkKeyPolicy(ctx, r.NewKEK); err != nil {
+		if policy, err = s.checkKeyPolicy(ctx, r); err != nil {
 			return out, err
 		}
 		for range r.Settings.CanaryRounds { // KMS is eventually consistent: once is luck
@@ -49,12 +51,14 @@ func (s *Steps) DualUnwrap(ctx context.Context, in StepInput) (out DualUnwrapOut
 			return out, err
 		}
 	}
+	body := map[string]string{"canaries": fmt.Sprint(out.Canaries), "corpus_entries": fmt.Sprint(out.Corpus)}
+	put(body, "key_policy", policy)
 	_, err = s.transition(ctx, "dualunwrap", r.ID, func(now kek.View) (kek.Change, error) {
 		if now.Rotation != nil && now.Rotation.NewKEK != v.Rotation.NewKEK {
 			return kek.Change{}, fmt.Errorf("tested KEK %q, the rotation is at %q", v.Rotation.NewKEK, now.Rotation.NewKEK)
 		}
 		return now.Test(probes, s.Now())
-	}, map[string]string{"canaries": fmt.Sprint(out.Canaries), "corpus_entries": fmt.Sprint(out.Corpus)})
+	}, body)
 	return out, err
 }
 
@@ -63,16 +67,24 @@ func (s *Steps) DualUnwrap(ctx context.Context, in StepInput) (out DualUnwrapOut
 // it, or that leaves out what rows need. Nothing depends on the key yet, and IAM has no
 // condition on a policy's text, so this is what holds a compromised mint to it. Who can
 // change the policy later is the account's administrators alone.
-func (s *Steps) checkKeyPolicy(ctx context.Context, id kek.ID) error {
-	differences, err := s.Keys.PolicyDifferences(ctx, id)
-	if err != nil {
-		return s.keyError(id, err)
+//
+// No policy keeps an emergency on the KEK that it leaves. One that may not be read, and
+// that of the last KEK which it may mint, are noted in the audit log instead.
+func (s *Steps) checkKeyPolicy(ctx context.Context, r kek.Rotation) (noted string, err error) {
+	differences, err := s.Keys.PolicyDifferences(ctx, r.NewKEK)
+	urgent := r.Mode == kek.Emergency
+	switch {
+	case urgent && (errors.Is(err, ErrDenied) || errors.Is(err, ErrRejected)):
+		return "not read: " + err.Error(), nil
+	case err != nil:
+		return "", s.keyError(r.NewKEK, err)
+	case len(differences) == 0:
+		return "", nil
+	case urgent && r.Attempt >= r.Settings.MaxMints:
+		return strings.Join(differences, "; "), nil
 	}
-	if len(differences) == 0 {
-		return nil
-	}
-	return &Error{
-		Kind: KeyUnusable, Field: string(id), Msg: "its key policy is not the one that mint gives a KEK: " + strings.Join(differences, "; "),
+	return "", &Error{
+		Kind: KeyUnusable, Field: string(r.NewKEK), Msg: "its key policy is not the one that mint gives a KEK: " + strings.Join(differences, "; "),
 		Next: "find out who made the key or changed its policy (CloudTrail: CreateKey, PutKeyPolicy), then start again",
 	}
 }

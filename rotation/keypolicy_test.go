@@ -48,6 +48,36 @@ func TestForeignKeyPolicy(t *testing.T) {
 	s.settled()
 }
 
+// TestEmergencyOnAForeignKeyPolicy: who changes the policy of each new key, or denies that
+// it is read, keeps no emergency on the KEK that it leaves. The audit log says so.
+func TestEmergencyOnAForeignKeyPolicy(t *testing.T) {
+	urgent := rotation.ExecutionInput{Mode: "emergency", Reason: "leaked"}
+	s := newSite(t)
+	mintedAs(s, limit, "Destroy")
+	newDriver(s).complete(spring, urgent)
+	if r, noted := s.record(spring), s.body("dual_unwrap_passed")["key_policy"]; r.Attempt != limit || !strings.Contains(noted, "it has Destroy") {
+		t.Errorf("an emergency has ended at attempt %d, and noted %q", r.Attempt, noted)
+	}
+	s.world.SetHook(nil)
+	s.settled()
+
+	for _, err := range []error{rotation.ErrDenied, rotation.ErrRejected} {
+		s := newSite(t)
+		s.world.SetHook(func(op string, _ ...any) (bool, error) {
+			if op == "KMS.PolicyDifferences" {
+				return false, err
+			}
+			return true, nil
+		})
+		newDriver(s).complete(spring, urgent)
+		if r, noted := s.record(spring), s.body("dual_unwrap_passed")["key_policy"]; r.Attempt != 1 || !strings.HasPrefix(noted, "not read: ") {
+			t.Errorf("%v: an emergency has ended at attempt %d, and noted %q", err, r.Attempt, noted)
+		}
+		s.world.SetHook(nil)
+		s.settled()
+	}
+}
+
 // TestKeyPolicyUnknown: where KMS does not answer nothing is concluded.
 func TestKeyPolicyUnknown(t *testing.T) {
 	for kind, err := range map[rotation.Kind]error{
