@@ -49,7 +49,7 @@ type deployment struct {
 func (d *deployment) run(ctx context.Context, parameters map[string]string) error {
 	bucket := strings.ToLower(d.name) + "-local-artefacts"
 	var err error
-	if d.template, err = transform(ctx, d.root, d.templatePath, bucket, d.region, parameters); err != nil {
+	if d.template, err = transform(ctx, d.root, d.templatePath, bucket, d.region); err != nil {
 		return err
 	}
 	if err := d.upload(ctx, bucket); err != nil {

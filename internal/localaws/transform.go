@@ -60,37 +60,43 @@ func (t *template) ofType(kind string) []string {
 }
 
 // transform turns the module's template.yaml into CloudFormation with the official
-// translator. bucket is where code and definitions are said to be.
-func transform(ctx context.Context, root, path, bucket, region string, parameters map[string]string) (*template, error) {
+// translator. bucket is where code and definitions are said to be. What the translator says
+// must not depend on values of parameters: CloudFormation puts them in.
+func transform(ctx context.Context, root, path, bucket, region string) (*template, error) {
 	python := filepath.Join(root, ".venv", "bin", "python")
 	if _, err := os.Stat(python); err != nil {
 		return nil, fmt.Errorf("the SAM translator is %w: run make venv", backend.ErrNotInstalled)
-	}
-	given, err := json.Marshal(parameters)
-	if err != nil {
-		return nil, err
 	}
 	source, err := os.ReadFile(path)
 	if err != nil {
 		return nil, fmt.Errorf("transform: %w", err)
 	}
 	var t template
-	key := strings.Join([]string{string(source), bucket, region, string(given)}, "\x00")
+	key := strings.Join([]string{string(source), bucket, region}, "\x00")
 	if known, ok := transformed.Load(key); ok {
 		return &t, json.Unmarshal(known.([]byte), &t) //nolint:forcetypeassert // nothing else is stored
 	}
-	cmd := exec.CommandContext(ctx, python, "-c", transformProgram, path, bucket, string(given))
+	out, err := translate(ctx, python, path, bucket, region, "{}")
+	if err != nil {
+		return nil, err
+	}
+	if err := json.Unmarshal(out, &t); err != nil {
+		return nil, fmt.Errorf("transform %s: %w", path, err)
+	}
+	transformed.Store(key, out)
+	return &t, nil
+}
+
+// translate runs the translator. parameters is a JSON object.
+func translate(ctx context.Context, python, path, bucket, region, parameters string) ([]byte, error) {
+	cmd := exec.CommandContext(ctx, python, "-c", transformProgram, path, bucket, parameters)
 	cmd.Env = []string{"AWS_DEFAULT_REGION=" + region, "PATH=" + os.Getenv("PATH"), "HOME=" + os.Getenv("HOME")}
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	if err := cmd.Run(); err != nil {
 		return nil, fmt.Errorf("transform %s: %w: %s", path, err, strings.TrimSpace(stderr.String()))
 	}
-	if err := json.Unmarshal(stdout.Bytes(), &t); err != nil {
-		return nil, fmt.Errorf("transform %s: %w", path, err)
-	}
-	transformed.Store(key, stdout.Bytes())
-	return &t, nil
+	return stdout.Bytes(), nil
 }
 
 // transformed is what the translator has said in this process: tests deploy one template
