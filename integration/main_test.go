@@ -32,7 +32,7 @@ const (
 	stackName      = "it"
 	rows           = 160 // a rotation of them takes seconds
 	executionLimit = 2 * time.Minute
-	watchEvery     = 100 * time.Millisecond
+	watchEvery     = 250 * time.Millisecond
 )
 
 // world is one stack on one local AWS.
