@@ -37,7 +37,7 @@ CONCURRENT := rotation audit envelope/... kek $(addprefix internal/,announce app
 SCHEDULED  := rotation internal/sim
 
 test: build venv dynoxide dynamodb-local rekor-server build/tla2tools.jar ## all tests, as CI runs them
-	@export MATTER_REQUIRE_LOCAL=1 GOGC=$${GOGC:-400} MATTER_SIM_SECONDS=$${MATTER_SIM_SECONDS:-20}
+	@export MATTER_REQUIRE_LOCAL=1 GOGC=$${GOGC:-400} MATTER_SIM_SECONDS=$${MATTER_SIM_SECONDS:-10}
 	go test -timeout 40m -parallel 4 ./integration ./cmd/matter
 	# side by side, for neither keeps two processors busy to its end; the longest packages
 	# first, in which order they begin

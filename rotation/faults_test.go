@@ -366,8 +366,12 @@ func TestStaleCalls(t *testing.T) {
 				payload := fmt.Sprintf(`{"rotation_id":%q,"action":%q,"failed_attempt":1}`, spring, action)
 				stale[action] = call{"stale", "Retire", []byte(payload)}
 			}
+			n := 0
 			d.before = func(now call) {
 				for name, c := range stale {
+					if n++; n%raced != 0 {
+						continue // all of them without the race detector
+					}
 					before := d.snapshot()
 					_, err := d.run(c)
 					var typed *rotation.Error
