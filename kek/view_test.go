@@ -490,6 +490,20 @@ func TestResume(t *testing.T) {
 	}
 }
 
+// TestRestart: where the revision was raised since the rows were read, nothing is to be
+// done: whoever holds a conclusion from them is refused it already.
+func TestRestart(t *testing.T) {
+	v := standing(t, Normal, string(Rewrapped)).view(rid)
+	for _, before := range []int64{v.Rotation.Rev - 1, v.Rotation.Rev + 1} {
+		if c, err := v.Restart(before, now); !errors.Is(err, ErrDone) || c.Rotation != nil {
+			t.Errorf("from revision %d at %d: %+v, %v", before, v.Rotation.Rev, c, err)
+		}
+	}
+	if c, err := v.Restart(v.Rotation.Rev, now); err != nil || c.Rotation.After.Rev != v.Rotation.Rev+1 || c.Rotation.After.Phase != Rewrapped {
+		t.Errorf("%+v, %v", c, err)
+	}
+}
+
 // TestGuards breaks what a transition relies on beyond the phase.
 func TestGuards(t *testing.T) {
 	tested, switched, drained, rewrapped, retired := string(Tested), string(Switched), string(Drained), string(Rewrapped), string(KEKRetired)
