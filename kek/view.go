@@ -417,7 +417,7 @@ func (v View) Resume(now time.Time) (Change, error) {
 }
 
 // Restart raises the revision of a rotation before rows that were read at revision rev are
-// read again from the start: whoever holds a conclusion from the reading before, even in
+// read again from the start: a call that holds a conclusion from the reading before, even in
 // a write that is on its way, is refused it. [ErrDone] if the revision was raised since.
 func (v View) Restart(rev int64, now time.Time) (Change, error) {
 	switch r := v.Rotation; {

@@ -73,14 +73,15 @@ func (s *Steps) DualUnwrap(ctx context.Context, in StepInput) (out DualUnwrapOut
 func (s *Steps) checkKeyPolicy(ctx context.Context, r kek.Rotation) (noted string, err error) {
 	differences, err := s.Keys.PolicyDifferences(ctx, r.NewKEK)
 	urgent := r.Mode == kek.Emergency
+	last := urgent && r.Attempt >= r.Settings.MaxMints
 	switch {
-	case urgent && (errors.Is(err, ErrDenied) || errors.Is(err, ErrRejected)):
+	case urgent && (errors.Is(err, ErrDenied) || errors.Is(err, ErrRejected)), last && err != nil:
 		return "not read: " + err.Error(), nil
 	case err != nil:
 		return "", s.keyError(r.NewKEK, err)
 	case len(differences) == 0:
 		return "", nil
-	case urgent && r.Attempt >= r.Settings.MaxMints:
+	case last:
 		return strings.Join(differences, "; "), nil
 	}
 	return "", &Error{
