@@ -54,7 +54,7 @@ func (c *clinic) wire(world *memstore.World, items []memddb.Item) {
 	vault := c.world.Vault()
 	c.Steps = &rotation.Steps{
 		Config: rotation.Config{
-			Window: must(rotation.ParseWindow("00:00-23:59", time.UTC)), DrainMaxWait: maxWait, DeleteHold: 90 * 24 * time.Hour,
+			Window: must(rotation.ParseWindow("00:00-23:59", time.UTC)), DrainMaxWait: maxWait, DrainPoll: 15 * time.Second, DeleteHold: 90 * 24 * time.Hour,
 			Segments: 1, FenceShards: shards, MaxMints: limit, CanaryRounds: 1,
 		},
 		Deps: rotation.Deps{

@@ -51,6 +51,7 @@ func (s *Steps) awaitLeases(ctx context.Context, r kek.Rotation, keks []kek.ID) 
 		leases = append(leases, held...)
 	}
 	out := DrainOutput{Waited: s.sinceSwitch(r)}
+	out.Pause = Pause(out.Waited, s.DrainPoll)
 	var err error
 	var holder string
 	for _, l := range leases {
@@ -75,6 +76,13 @@ func (s *Steps) awaitLeases(ctx context.Context, r kek.Rotation, keks []kek.ID) 
 		}
 	}
 	return out, nil
+}
+
+// Pause is how long to wait before the leases are looked at again, in seconds, after waited
+// seconds. It grows with them, up to longest: a switch that every writer follows at once is
+// not held up, and one that a writer holds up does not fill the execution's history.
+func Pause(waited int64, longest time.Duration) int64 {
+	return max(1, min(waited/10, int64(longest/time.Second)))
 }
 
 // ranOut reports whether a lease has ended. Its end is by the holder's clock: one that is

@@ -23,10 +23,7 @@ var definition = sync.OnceValues(func() (*asltest.Definition, error) {
 	if err != nil {
 		return nil, err
 	}
-	if text, err = asltest.Substitute(text); err != nil {
-		return nil, err
-	}
-	return asltest.Parse(text)
+	return asltest.Parse(asltest.Substitute(text))
 })
 
 // call is one invocation of a function.

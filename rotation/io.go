@@ -61,6 +61,10 @@ type Plan struct {
 	Current    Attempt   `json:"current"`
 	Drill      string    `json:"drill"`    // "" for a real rotation
 	Approval   bool      `json:"approval"` // before the switch the execution waits for a second person
+
+	// What the state machine itself needs of the configuration.
+	ApprovalSeconds int64 `json:"approval_seconds"`   // how long it waits for that person
+	Concurrency     int   `json:"rewrap_concurrency"` // segments that it has rewrapped at once
 }
 
 // Attempt is the mint attempt that the execution is at. Remint gets the one that
@@ -112,6 +116,7 @@ type DrainOutput struct {
 	Leases int   `json:"leases"` // live leases on the old KEK
 	Refs   int64 `json:"refs"`   // in-flight references, the sum over them
 	Waited int64 `json:"waited_seconds"`
+	Pause  int64 `json:"wait_seconds"` // before the next look
 }
 
 // RewrapInput asks for work on one segment, with Complete for the transition to
@@ -219,16 +224,20 @@ type NotifyInput struct {
 	Detail     string     `json:"detail,omitempty"`    // one line more
 }
 
-// Execution is the Step Functions context object's Execution, of which the redrive
-// count alone is not in every implementation.
+// Execution is what is used of the Step Functions context object's Execution, of which
+// the redrive count alone is not in every implementation. AWS writes it and has added
+// fields to it before (RedriveCount and RedriveTime in 2023): others are ignored.
 type Execution struct {
-	ID           string          `json:"Id"`
-	Name         string          `json:"Name"`
-	RoleARN      string          `json:"RoleArn"`
-	StartTime    string          `json:"StartTime"`
-	RedriveCount int             `json:"RedriveCount,omitempty"`
-	RedriveTime  string          `json:"RedriveTime,omitempty"`
-	Input        json.RawMessage `json:"Input,omitempty"`
+	ID           string `json:"Id"`
+	Name         string `json:"Name"`
+	RedriveCount int    `json:"RedriveCount,omitempty"`
+}
+
+// UnmarshalJSON ignores fields that are not known, however strictly the rest of the
+// payload is decoded.
+func (e *Execution) UnmarshalJSON(b []byte) error {
+	type plain Execution
+	return json.Unmarshal(b, (*plain)(e))
 }
 
 // NotifyOutput is the output of notify.

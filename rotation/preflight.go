@@ -37,12 +37,13 @@ func (s *Steps) Preflight(ctx context.Context, in PreflightInput) (Plan, error) 
 	if v.Rotation != nil { // a retry after the start was written
 		return s.restarted(ctx, r)
 	}
+	r.Segments = min(r.Segments, max(1, MaxSegments/max(1, len(v.Sources))))
 	checks, err := s.check(ctx, v, r, in.Input.Again, s.gates(in, r, window))
 	if err != nil {
 		return Plan{Checks: checks}, err
 	}
 	if in.CheckOnly {
-		look := kek.Rotation{ID: in.ExecutionName, Mode: r.Mode, Label: r.Label, OldKEK: v.Pointer.KEKID, Drill: r.Drill, Segments: s.Segments, Sources: v.Sources}
+		look := kek.Rotation{ID: in.ExecutionName, Mode: r.Mode, Label: r.Label, OldKEK: v.Pointer.KEKID, Drill: r.Drill, Segments: r.Segments, Sources: v.Sources}
 		if c, err := s.start(v, r, in.Input.Again); err == nil {
 			look.Olds = c.Rotation.After.Olds
 		}
@@ -63,6 +64,12 @@ func (s *Steps) Preflight(ctx context.Context, in PreflightInput) (Plan, error) 
 	p.Checks = checks
 	return p, err
 }
+
+// MaxSegments is how many segments of all sources a rotation has at most: one execution
+// may have 25,000 events (Step Functions quotas), past which it ends without any Catch, and
+// each segment takes 11 of them and 7 more for each time that it is continued. Many sources
+// are scanned in fewer parts each.
+const MaxSegments = 400
 
 // start is the change that begins r. An emergency ends the rotation that runs, whatever it
 // has come to.
@@ -247,6 +254,7 @@ func (s *Steps) plan(r kek.Rotation) (Plan, error) {
 		RotationID: r.ID, Mode: string(r.Mode), Label: r.Label, OldKEK: string(r.OldKEK), Olds: []string{},
 		Segments: []Segment{}, Checks: []Check{}, Current: Attempt{Attempt: r.Attempt},
 		Drill: r.Drill, Approval: s.needsApproval(r) && r.Phase.PreSwitch(),
+		ApprovalSeconds: int64(s.ApprovalWait / time.Second), Concurrency: s.Concurrency,
 	}
 	for _, id := range r.Olds {
 		p.Olds = append(p.Olds, string(id))

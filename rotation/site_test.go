@@ -86,7 +86,7 @@ func newSite(t *testing.T) *site {
 	}
 	s.Steps = &rotation.Steps{
 		Config: rotation.Config{
-			Window: window, DrainMaxWait: maxWait, DeleteHold: 90 * 24 * time.Hour,
+			Window: window, DrainMaxWait: maxWait, DrainPoll: 15 * time.Second, DeleteHold: 90 * 24 * time.Hour,
 			Segments: 2, FenceShards: shards, MaxMints: limit, CanaryRounds: 2,
 		},
 		Deps: rotation.Deps{

@@ -15,8 +15,10 @@ import (
 type Config struct {
 	Window       Window        // off-peak hours in which a normal rotation may start
 	DrainMaxWait time.Duration // how long leases may outlive the switch
+	DrainPoll    time.Duration // longest pause between two looks at the leases
 	DeleteHold   time.Duration // how long a retired KEK must not be deleted
 	Segments     int           // scan segments per table, 1 to 40
+	Concurrency  int           // segments that the state machine has rewrapped at once
 	FenceShards  int           // fence items per KEK, 1 to 20
 	MaxMints     int           // mint attempts of an emergency
 	CanaryRounds int           // known-plaintext roundtrips

@@ -57,8 +57,10 @@ func FromEnv(getenv func(string) string) (Config, error) {
 		Config: rotation.Config{
 			Window:       e.window("MATTER_WINDOW", "MATTER_TIME_ZONE"),
 			DrainMaxWait: e.duration("MATTER_DRAIN_MAX_WAIT"),
+			DrainPoll:    time.Duration(e.number("MATTER_DRAIN_POLL_SECONDS", 5, 600)) * time.Second,
 			DeleteHold:   time.Duration(e.number("MATTER_DELETE_HOLD_DAYS", 7, 36500)) * day,
 			Segments:     e.number("MATTER_SEGMENTS", 1, 40),
+			Concurrency:  e.number("MATTER_REWRAP_CONCURRENCY", 1, 40),
 			FenceShards:  e.number("MATTER_FENCE_SHARDS", 1, 20),
 			MaxMints:     e.number("MATTER_MAX_MINTS", 1, 10),
 			CanaryRounds: e.number("MATTER_CANARY_ROUNDS", 1, 100),

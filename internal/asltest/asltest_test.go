@@ -1,6 +1,7 @@
 package asltest
 
 import (
+	"bytes"
 	"encoding/json"
 	"go/ast"
 	"go/parser"
@@ -22,11 +23,7 @@ func load(t *testing.T) []byte {
 	if err != nil {
 		t.Fatal(err)
 	}
-	out, err := Substitute(b)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return out
+	return Substitute(b)
 }
 
 // kinds reads the names of every rotation.Kind from the source, so that a new one
@@ -101,19 +98,34 @@ func TestPlaceholders(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := []string{
-		"AnchorFunctionArn", "ApprovalSeconds", "ApproveFunctionArn", "DrainFunctionArn", "DrainPollSeconds", "DualUnwrapFunctionArn",
-		"Entrance",
-		"MintFunctionArn", "NotifyFunctionArn",
-		"PreflightFunctionArn", "RetireFunctionArn", "RewrapConcurrency", "RewrapFunctionArn", "SwitchFunctionArn", "VerifyFunctionArn",
+		"AnchorFunctionArn", "ApproveFunctionArn", "DrainFunctionArn", "DualUnwrapFunctionArn", "Entrance", "MintFunctionArn", "NotifyFunctionArn",
+		"Partition", "PreflightFunctionArn", "RetireFunctionArn", "RewrapFunctionArn", "SwitchFunctionArn", "VerifyFunctionArn",
 	}
 	if diff := cmp.Diff(want, Placeholders(b)); diff != "" {
 		t.Errorf("placeholders (-want +got):\n%s", diff)
 	}
-	if !json.Valid(load(t)) {
-		t.Error("with its numbers substituted the definition is no JSON")
+}
+
+// TestDefinitionIsJSON: every editor, linter and Workflow Studio opens the file as it is.
+func TestDefinitionIsJSON(t *testing.T) {
+	b, err := os.ReadFile(source)
+	if err != nil {
+		t.Fatal(err)
 	}
-	if _, err := Substitute([]byte(`{"Seconds": ${Nothing}}`)); err == nil {
-		t.Error("an unknown number was accepted")
+	if !json.Valid(b) {
+		t.Error("statemachine.asl.json is no JSON before its placeholders are substituted")
+	}
+}
+
+// TestPartition: the ARN of a service integration carries the partition, which is another
+// one in GovCloud and China.
+func TestPartition(t *testing.T) {
+	b, err := os.ReadFile(source)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := bytes.Count(b, []byte("arn:aws")); n > 0 {
+		t.Errorf("%d ARNs of one partition", n)
 	}
 }
 

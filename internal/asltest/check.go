@@ -102,7 +102,7 @@ func (c *checker) shape(d *Definition, caught bool) {
 }
 
 func (c *checker) task(name string, s *State, caught bool) {
-	if s.TimeoutSeconds <= 0 {
+	if s.TimeoutSeconds <= 0 && s.TimeoutSecondsPath == "" {
 		c.add(name, "has no TimeoutSeconds")
 	}
 	if s.Resource != "arn:aws:states:::lambda:invoke" && !s.waits() || s.Function() == "" {

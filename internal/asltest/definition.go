@@ -39,8 +39,10 @@ type State struct {
 	ItemsPath                  string
 	InputPath, OutputPath      json.RawMessage
 	ResultPath                 json.RawMessage
-	TimeoutSeconds, Seconds    int
-	MaxConcurrency             int
+	TimeoutSeconds             int
+	TimeoutSecondsPath         string
+	SecondsPath                string
+	MaxConcurrencyPath         string
 	Retry                      []Retrier
 	Catch                      []Catcher
 	Choices                    []Rule
@@ -74,30 +76,13 @@ type Rule struct {
 	Next          string
 }
 
-var (
-	placeholder       = regexp.MustCompile(`\$\{(\w+)\}`)
-	numberPlaceholder = regexp.MustCompile(`:\s*\$\{(\w+)\}`)
-)
+var placeholder = regexp.MustCompile(`\$\{(\w+)\}`)
 
-// Numbers are the substitutions that are no strings.
-var Numbers = map[string]int{"DrainPollSeconds": 15, "RewrapConcurrency": 8, "ApprovalSeconds": 86400}
-
-// Substitute puts Numbers in the place of their placeholders, lets the machine start every
-// mode, and leaves the other placeholders in strings, the functions' ARNs, as they are.
-func Substitute(text []byte) ([]byte, error) {
-	var unknown []string
-	out := numberPlaceholder.ReplaceAllFunc(text, func(m []byte) []byte {
-		name := string(numberPlaceholder.FindSubmatch(m)[1])
-		n, ok := Numbers[name]
-		if !ok {
-			unknown = append(unknown, name)
-		}
-		return fmt.Appendf(nil, ": %d", n)
-	})
-	if len(unknown) > 0 {
-		return nil, fmt.Errorf("unknown placeholders %q", unknown)
-	}
-	return bytes.ReplaceAll(out, []byte("${Entrance}"), []byte(rotation.EntranceAny)), nil
+// Substitute lets the machine start every mode, in the partition aws, and leaves the other
+// placeholders, the functions' ARNs, as they are.
+func Substitute(text []byte) []byte {
+	text = bytes.ReplaceAll(text, []byte("${Partition}"), []byte("aws"))
+	return bytes.ReplaceAll(text, []byte("${Entrance}"), []byte(rotation.EntranceAny))
 }
 
 // Placeholders lists the names of all placeholders, sorted.
@@ -109,7 +94,7 @@ func Placeholders(text []byte) []string {
 	return slices.Sorted(maps.Keys(names))
 }
 
-// Parse reads a definition whose numbers are substituted.
+// Parse reads a definition.
 func Parse(text []byte) (*Definition, error) {
 	var d Definition
 	dec := json.NewDecoder(bytes.NewReader(text))

@@ -155,7 +155,7 @@ func (c *checker) reads(name string, s *State, f facts) {
 
 // paths lists the paths that s reads from its data.
 func (s *State) paths() []string {
-	out := []string{s.ItemsPath, s.ErrorPath, s.CausePath, text(s.InputPath)}
+	out := []string{s.ItemsPath, s.ErrorPath, s.CausePath, text(s.InputPath), s.TimeoutSecondsPath, s.SecondsPath, s.MaxConcurrencyPath}
 	for _, r := range s.Choices {
 		out = append(out, r.Variable)
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 	"strings"
 )
@@ -146,8 +147,11 @@ func (e *Execution) state(name string, s *State, data, item any) (any, *Failure)
 	case "Fail":
 		return nil, &Failure{str(data, s.ErrorPath), str(data, s.CausePath)}
 	case "Wait":
-		e.machine.Wait(s.Seconds)
-		return data, nil
+		seconds, fail := count(data, s.SecondsPath)
+		if fail == nil {
+			e.machine.Wait(seconds)
+		}
+		return data, fail
 	case "Pass":
 		if s.Parameters == nil {
 			return data, nil
@@ -190,6 +194,12 @@ func (e *Execution) context(item any) map[string]any {
 // task invokes the function, again as Retry says.
 func (e *Execution) task(name string, s *State, data any, ctx map[string]any) (any, *Failure) {
 	filled, fail := fill(s.Parameters, data, ctx)
+	if fail == nil && s.TimeoutSecondsPath != "" {
+		var n int
+		if n, fail = count(data, s.TimeoutSecondsPath); n == 0 && fail == nil {
+			fail = &Failure{"States.Runtime", s.TimeoutSecondsPath + " leaves no time"}
+		}
+	}
 	if fail != nil {
 		return nil, fail
 	}
@@ -240,6 +250,11 @@ func selected(s *State, b []byte, ctx map[string]any) (any, *Failure) {
 // each runs a Map's items one after another, so that runs replay. The first
 // failure ends it.
 func (e *Execution) each(s *State, data any) (any, *Failure) {
+	if s.MaxConcurrencyPath != "" {
+		if _, fail := count(data, s.MaxConcurrencyPath); fail != nil {
+			return nil, fail
+		}
+	}
 	v, _ := get(data, s.ItemsPath)
 	items, ok := v.([]any)
 	if !ok {
@@ -259,6 +274,17 @@ func (e *Execution) each(s *State, data any) (any, *Failure) {
 		results = append(results, got)
 	}
 	return results, nil
+}
+
+// count follows a path to a number that is not negative, as SecondsPath,
+// TimeoutSecondsPath and MaxConcurrencyPath ask for.
+func count(data any, path string) (int, *Failure) {
+	v, _ := get(data, path)
+	n, ok := v.(float64)
+	if !ok || n < 0 || n != math.Trunc(n) {
+		return 0, &Failure{"States.Runtime", fmt.Sprintf("%s is %v, which is no count", path, v)}
+	}
+	return int(n), nil
 }
 
 func out(s *State, data any) (any, *Failure) {

@@ -15,7 +15,7 @@ const small = `{
       "Retry": [{"ErrorEquals": ["Transient"], "MaxAttempts": 2}], "ResultSelector": {"ok.$": "$.Payload.ok"}, "ResultPath": "$.a",
       "Catch": [{"ErrorEquals": ["Odd"], "ResultPath": "$.failure", "Next": "Halt"}], "Next": "Ok?"},
     "Ok?": {"Type": "Choice", "Choices": [{"Variable": "$.a.ok", "BooleanEquals": true, "Next": "Each"}], "Default": "Pause"},
-    "Pause": {"Type": "Wait", "Seconds": 7, "Next": "A"},
+    "Pause": {"Type": "Wait", "SecondsPath": "$.pause", "Next": "A"},
     "Halt": {"Type": "Task", "Parameters": {"FunctionName": "${NotifyFunctionArn}",
       "Payload": {"redrives.$": "$$.Execution.RedriveCount", "cause.$": "$.failure.Cause"}}, "ResultPath": null, "Next": "A"},
     "Each": {"Type": "Map", "ItemsPath": "$.items", "ItemSelector": {"v.$": "$$.Map.Item.Value", "n.$": "$.n"},
@@ -59,7 +59,7 @@ func TestRun(t *testing.T) {
 			return b, nil
 		},
 	}
-	e := m.Start("x", map[string]any{"n": 1, "items": []string{"p", "q"}})
+	e := m.Start("x", map[string]any{"n": 1, "pause": 7, "items": []string{"p", "q"}})
 	if e.Status != "FAILED" || e.Final != "A" || e.Failure.Name != "Transient" {
 		t.Fatalf("after retries: %s in %s: %v", e.Status, e.Final, e.Failure)
 	}
@@ -101,7 +101,7 @@ func TestRunFailsOnMissingPaths(t *testing.T) {
 	if e := m.Start("x", map[string]any{}); e.Failure == nil || e.Failure.Name != "States.Runtime" {
 		t.Errorf("without $.n: %v", e.Failure)
 	}
-	if e := m.Start("x", map[string]any{"n": 1}); e.Failure == nil || e.Failure.Name != "States.Runtime" {
+	if e := m.Start("x", map[string]any{"n": 1, "pause": 0}); e.Failure == nil || e.Failure.Name != "States.Runtime" {
 		t.Errorf("a circle: %v", e.Failure)
 	}
 }

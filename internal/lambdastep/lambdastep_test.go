@@ -43,6 +43,23 @@ func TestHandlerDecodesStrictly(t *testing.T) {
 	}
 }
 
+// TestExecutionOfAWS: what Step Functions says of an execution is AWS's to extend, as it did
+// in 2023 with RedriveCount and RedriveTime; a field more must not silence every page. What
+// the state machine of this project writes stays strict.
+func TestExecutionOfAWS(t *testing.T) {
+	const execution = `{"Id":"arn:x","Name":"n","RoleArn":"r","StartTime":"s","RedriveCount":2,"Input":{"a":1},"NewIn2027":{"b":[1]}}`
+	in, err := Decode[rotation.NotifyInput]([]byte(`{"event":"halted","execution":` + execution + `,"halted_in":` + execution + `}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := (rotation.Execution{ID: "arn:x", Name: "n", RedriveCount: 2}); in.Execution != want || *in.HaltedIn != want {
+		t.Errorf("got %+v and %+v", in.Execution, in.HaltedIn)
+	}
+	if _, err := Decode[rotation.NotifyInput]([]byte(`{"event":"halted","execution":` + execution + `,"halted":1}`)); err == nil {
+		t.Error("a field that the state machine does not send was accepted")
+	}
+}
+
 func TestHandlerNamesErrors(t *testing.T) {
 	deep := fmt.Errorf("outer: %w", &rotation.Error{Kind: rotation.DrainTimeout, Msg: "m"})
 	for _, tc := range []struct {

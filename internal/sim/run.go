@@ -172,7 +172,7 @@ func (r *run) wire(p place) {
 	k := &keys{p.keys, r}
 	r.steps = &rotation.Steps{
 		Config: rotation.Config{
-			DrainMaxWait: 30 * time.Minute, DeleteHold: 90 * 24 * time.Hour,
+			DrainMaxWait: 30 * time.Minute, DrainPoll: 15 * time.Second, DeleteHold: 90 * 24 * time.Hour,
 			Segments: 1, FenceShards: shards, MaxMints: maxMints, CanaryRounds: 1,
 		},
 		Deps: rotation.Deps{

@@ -203,10 +203,7 @@ func TestMachineIsTheShippedOne(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if text, err = asltest.Substitute(text); err != nil {
-		t.Fatal(err)
-	}
-	d, err := asltest.Parse(text)
+	d, err := asltest.Parse(asltest.Substitute(text))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -169,7 +169,9 @@ func TestWildcardResourcesHaveReasons(t *testing.T) {
 	}
 }
 
-// TestTrust: nobody else's function, state machine or schedule gets at a role.
+// TestTrust: nobody else's function, state machine or schedule gets at a role. Whether
+// Lambda sends aws:SourceArn when it assumes a function's role is not documented, and at
+// CreateFunction there is no function yet: AWS's own samples ask for the account alone.
 func TestTrust(t *testing.T) {
 	tpl := load(t)
 	arn := func(service, rest string) string {
@@ -188,7 +190,7 @@ func TestTrust(t *testing.T) {
 	}
 	for _, id := range tpl.ofType("AWS::Serverless::Function") {
 		role := strings.TrimSuffix(id, "Function") + "Role"
-		want[role] = arn("lambda", "function:"+text(at[any](t, tpl.Resources, id, "Properties", "FunctionName")))
+		want[role] = ""
 		if got := text(at[any](t, tpl.Resources, id, "Properties", "Role")); got != "${"+role+".Arn}" {
 			t.Errorf("%s has role %s, not its own %s", id, got, role)
 		}
@@ -212,6 +214,9 @@ func TestTrust(t *testing.T) {
 				"StringEquals aws:SourceAccount": {"${AWS::AccountId}"}, op + " aws:SourceArn": sources,
 			},
 		}}
+		if source == "" {
+			delete(wantTrust[0].Conditions, op+" aws:SourceArn")
+		}
 		if d := cmp.Diff(wantTrust, ss); d != "" {
 			t.Errorf("trust policy of %s (-want +got):\n%s", role, d)
 		}

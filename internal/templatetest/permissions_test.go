@@ -161,6 +161,29 @@ func TestControlTableIsNarrowed(t *testing.T) {
 	}
 }
 
+// TestOneStatementPerTransactionalAction: whether dynamodb:LeadingKeys is asked item by
+// item of a transaction or of all items of an action together, AWS documents nowhere.
+// Rights that stand in one statement hold either way; split over two they hold one way.
+func TestOneStatementPerTransactionalAction(t *testing.T) {
+	seen := 0
+	for role, ss := range policies(t, load(t)) {
+		for _, action := range []string{"GetItem", "PutItem", "UpdateItem", "DeleteItem", "ConditionCheckItem"} {
+			var sids []string
+			for _, s := range ss {
+				if s.allows("dynamodb:"+action) && slices.Contains(s.Resources, "${ControlTable.Arn}") {
+					sids = append(sids, s.Sid)
+				}
+			}
+			if seen += len(sids); len(sids) > 1 {
+				t.Errorf("%s: dynamodb:%s on the control table is split over %v", role, action, sids)
+			}
+		}
+	}
+	if seen < 30 {
+		t.Errorf("only %d statements were found: the walk is broken", seen)
+	}
+}
+
 // TestKEKsByTag: a key that does not carry the stack's tag is out of reach, but for
 // making a KEK, naming it and asking what it is and how it is named.
 func TestKEKsByTag(t *testing.T) {

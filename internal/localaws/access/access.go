@@ -152,6 +152,9 @@ func (d Reader) sns(r *http.Request, c wire.Call) ([]iam.Access, error) {
 	return []iam.Access{{Action: "sns:" + c.Operation, Resource: resource}}, nil
 }
 
+// leadingKeys is the condition key of the partition keys that a request touches.
+const leadingKeys = "dynamodb:leadingkeys"
+
 // item is an attribute value on the wire: one of S, N and B, for keys.
 type item map[string]map[string]any
 
@@ -208,7 +211,7 @@ func (d Reader) item(ctx context.Context, operation string, in ref) (iam.Access,
 	if err != nil || hash == "" {
 		return a, err
 	}
-	a.Context = map[string][]string{"dynamodb:leadingkeys": {scalar(key[hash])}}
+	a.Context = map[string][]string{leadingKeys: {scalar(key[hash])}}
 	return a, nil
 }
 
@@ -220,7 +223,11 @@ func scalar(v map[string]any) string {
 	return ""
 }
 
-// transaction authorises each item by the action that it would be alone.
+// transaction authorises each item by the action that it would be alone, and then all
+// items of an action and table together. AWS documents that Put, Update, Delete and
+// ConditionCheck are governed by the actions of that name (DynamoDB Developer Guide, "IAM
+// and transactions"), and not which of a request's keys dynamodb:LeadingKeys has: a policy
+// must allow both.
 func (d Reader) transaction(ctx context.Context, body []byte) ([]iam.Access, error) {
 	var in struct {
 		TransactItems []map[string]ref
@@ -241,7 +248,24 @@ func (d Reader) transaction(ctx context.Context, body []byte) ([]iam.Access, err
 			out = append(out, a)
 		}
 	}
-	return out, nil
+	return append(out, together(out)...), nil
+}
+
+// together merges the keys of accesses that share action and resource.
+func together(each []iam.Access) []iam.Access {
+	var out []iam.Access
+	for _, a := range each {
+		keys := a.Context[leadingKeys]
+		i := slices.IndexFunc(out, func(b iam.Access) bool { return b.Action == a.Action && b.Resource == a.Resource })
+		switch {
+		case len(keys) == 0:
+		case i < 0:
+			out = append(out, iam.Access{Action: a.Action, Resource: a.Resource, Context: map[string][]string{leadingKeys: slices.Clone(keys)}})
+		default:
+			out[i].Context[leadingKeys] = append(out[i].Context[leadingKeys], keys...)
+		}
+	}
+	return slices.DeleteFunc(out, func(a iam.Access) bool { return len(a.Context[leadingKeys]) < 2 })
 }
 
 func (d Reader) batch(ctx context.Context, body []byte, operation string) ([]iam.Access, error) {
@@ -263,7 +287,7 @@ func (d Reader) batch(ctx context.Context, body []byte, operation string) ([]iam
 		}
 		a := iam.Access{Action: "dynamodb:" + operation, Resource: d.table(table), Context: map[string][]string{}}
 		for _, k := range keys {
-			a.Context["dynamodb:leadingkeys"] = append(a.Context["dynamodb:leadingkeys"], scalar(k[hash]))
+			a.Context[leadingKeys] = append(a.Context[leadingKeys], scalar(k[hash]))
 		}
 		out = append(out, a)
 	}
@@ -320,7 +344,7 @@ func (d Reader) query(ctx context.Context, body []byte) ([]iam.Access, error) {
 			name = n
 		}
 		if name == hash && word[i+1] == "=" {
-			a.Context["dynamodb:leadingkeys"] = []string{scalar(in.ExpressionAttributeValues[word[i+2]])}
+			a.Context[leadingKeys] = []string{scalar(in.ExpressionAttributeValues[word[i+2]])}
 		}
 	}
 	return []iam.Access{a}, nil

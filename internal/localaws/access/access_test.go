@@ -67,7 +67,7 @@ func recorded(t *testing.T, call func(aws.Config) error) []iam.Access {
 			delete(a.Context, k)
 		}
 	}
-	slices.SortFunc(out, func(a, b iam.Access) int { return strings.Compare(a.Action+" "+a.Resource, b.Action+" "+b.Resource) })
+	slices.SortStableFunc(out, func(a, b iam.Access) int { return strings.Compare(a.Action+" "+a.Resource, b.Action+" "+b.Resource) })
 	return out
 }
 
@@ -114,6 +114,17 @@ func TestDynamoDB(t *testing.T) {
 			{Action: "dynamodb:DeleteItem", Resource: table, Context: leads("C")},
 			{Action: "dynamodb:PutItem", Resource: table, Context: leads("A")},
 			{Action: "dynamodb:UpdateItem", Resource: table, Context: leads("B")},
+		}},
+		"both readings of a transaction": {func(c *dynamodb.Client) error {
+			put := func(pk string) ddbtypes.TransactWriteItem {
+				return ddbtypes.TransactWriteItem{Put: &ddbtypes.Put{TableName: aws.String("T"), Item: map[string]ddbtypes.AttributeValue{"pk": s(pk)}}}
+			}
+			_, err := c.TransactWriteItems(t.Context(), &dynamodb.TransactWriteItemsInput{TransactItems: []ddbtypes.TransactWriteItem{put("A"), put("B")}})
+			return err
+		}, []iam.Access{
+			{Action: "dynamodb:PutItem", Resource: table, Context: leads("A")},
+			{Action: "dynamodb:PutItem", Resource: table, Context: leads("B")},
+			{Action: "dynamodb:PutItem", Resource: table, Context: leads("A", "B")},
 		}},
 		"TransactGetItems": {func(c *dynamodb.Client) error {
 			_, err := c.TransactGetItems(t.Context(), &dynamodb.TransactGetItemsInput{TransactItems: []ddbtypes.TransactGetItem{
