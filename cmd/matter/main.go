@@ -108,7 +108,7 @@ Exit codes: 0 done or green, 1 failed or tampered with, 2 usage, 3 rolled back,
 		Use: "ops", Short: "Operate rotations, with the environment's MATTER_* and AWS_* variables",
 		Example: "  matter ops kms-status\n  matter ops kms-mint-kek --label \"Q2-2026-rotation\"",
 	})
-	ops.AddCommand(newEnv(), newGenesis(), newSource(), newCensus(), newAdopt(), newRegisterKEK(), newStatus(), newPlan(), newPreflight(), newMint(), newDualUnwrap(), newSwitch(),
+	ops.AddCommand(newEnv(), newReinstall(), newGenesis(), newSource(), newCensus(), newAdopt(), newRegisterKEK(), newStatus(), newPlan(), newPreflight(), newMint(), newDualUnwrap(), newSwitch(),
 		newDrain(), newRewrap(), newRetire(), newVerify(), newRotate(), newResume(), newRestore(), newReport(), newAudit(),
 		newDrill(), newApprove(), newReject(), newAnnounce(), newDoctor(), newLease())
 	local := group(&cobra.Command{

@@ -14,13 +14,29 @@ import (
 )
 
 // TestStateOutlivesTheStack: deleting the stack loses no state, no record and no
-// signature's key.
+// signature's key; creating it and failing leaves as little as AWS lets a rollback remove.
 func TestStateOutlivesTheStack(t *testing.T) {
 	tpl := load(t)
-	for _, id := range []string{"ControlTable", "AuditBucket", "AuditBucketPolicy", "AnchorKey", "AnchorKeyAlias"} {
-		for _, policy := range []string{"DeletionPolicy", "UpdateReplacePolicy"} {
-			if got := at[string](t, tpl.Resources, id, policy); got != "Retain" {
-				t.Errorf("%s: %s is %s", id, policy, got)
+	for id, want := range map[string]string{
+		// A rollback cannot delete a table under deletion protection, nor a key whose policy
+		// lets nobody schedule its deletion: it would end in ROLLBACK_FAILED.
+		"ControlTable": "Retain", "AnchorKey": "Retain",
+		"AuditBucket": "RetainExceptOnCreate", "AuditBucketPolicy": "RetainExceptOnCreate",
+	} {
+		if got := at[string](t, tpl.Resources, id, "DeletionPolicy"); got != want {
+			t.Errorf("%s: DeletionPolicy is %s", id, got)
+		}
+		if got := at[string](t, tpl.Resources, id, "UpdateReplacePolicy"); got != "Retain" {
+			t.Errorf("%s: UpdateReplacePolicy is %s", id, got)
+		}
+	}
+	if !at[bool](t, tpl.Resources, "ControlTable", "Properties", "DeletionProtectionEnabled") {
+		t.Error("the table is not protected: then RetainExceptOnCreate is right for it")
+	}
+	for where, ss := range everyStatement(t, tpl) {
+		for _, s := range ss {
+			if strings.Contains(where, "AnchorKey.") && s.allows("kms:ScheduleKeyDeletion") {
+				t.Errorf("%s: the anchor key may be deleted: then RetainExceptOnCreate is right for it", where)
 			}
 		}
 	}
@@ -28,6 +44,33 @@ func TestStateOutlivesTheStack(t *testing.T) {
 		if got := tpl.ofType(kind); len(got) != want {
 			t.Errorf("%s: %q: each needs a check above", kind, got)
 		}
+	}
+}
+
+// TestSecondLife: what outlives the stack has no name of ours, so that a stack of the same
+// name can be created again after a failed creation or a deletion.
+func TestSecondLife(t *testing.T) {
+	tpl := load(t)
+	names := []string{
+		"TableName", "BucketName", "AliasName", "FunctionName", "RoleName", "ManagedPolicyName", "TopicName", "QueueName", "LogGroupName", "Name",
+		"DashboardName", "AlarmName",
+	}
+	kept := 0
+	for id, v := range tpl.Resources {
+		r := at[object](t, v)
+		if policy, _ := r["DeletionPolicy"].(string); !strings.HasPrefix(policy, "Retain") {
+			continue
+		}
+		kept++
+		p := at[object](t, r, "Properties")
+		for _, name := range names {
+			if p[name] != nil {
+				t.Errorf("%s outlives the stack and has the fixed %s %s", id, name, text(p[name]))
+			}
+		}
+	}
+	if kept != 4 {
+		t.Errorf("%d resources outlive the stack: matter ops reinstall and docs/runbook.md name four", kept)
 	}
 }
 
