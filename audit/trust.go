@@ -9,6 +9,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -86,16 +88,37 @@ func ParseTrust(b []byte) (Trust, error) {
 	return t, nil
 }
 
-// Current is the log to write to: of those valid at t the one that became so last.
-func (t Trust) Current(at time.Time) (Log, bool) {
-	var best Log
-	found := false
+// Writable are the logs to write to at a moment, the one that became valid last first: an
+// earlier one is for when that takes nothing.
+func (t Trust) Writable(at time.Time) []Log {
+	logs := slices.DeleteFunc(slices.Clone(t.Logs), func(l Log) bool { return !within(at, l.From, l.To) })
+	slices.SortStableFunc(logs, func(a, b Log) int { return b.From.Compare(a.From) })
+	return logs
+}
+
+// The public instance begins a shard about every year and freezes the one before
+// (rekor-tiles, SHARDING.md), with its name in the Sigstore signing config.
+const (
+	shardDomain = ".rekor.sigstore.dev"
+	shardLife   = 330 * 24 * time.Hour
+)
+
+// Aging warns of a list that may soon name no log that takes entries: its youngest is a
+// shard of the public instance, as old as shards become, and no successor is named. "" if
+// there is nothing to warn of.
+func (t Trust) Aging(at time.Time) string {
+	var young Log
 	for _, l := range t.Logs {
-		if within(at, l.From, l.To) && (!found || l.From.After(best.From)) {
-			best, found = l, true
+		if l.From.After(young.From) {
+			young = l
 		}
 	}
-	return best, found
+	u, err := url.Parse(young.URL)
+	if err != nil || !strings.HasSuffix(u.Hostname(), shardDomain) || at.Sub(young.From) < shardLife {
+		return ""
+	}
+	return fmt.Sprintf("%s began %d days ago and shards are frozen about yearly: name its successor (matter ops audit trust --help)",
+		u.Hostname(), int(at.Sub(young.From).Hours()/24))
 }
 
 // pinned returns the entry of a key that was an anchor key at a moment.

@@ -89,8 +89,9 @@ func TestParseTrust(t *testing.T) {
 	}
 }
 
-// TestCurrentLog: anchors go to the log that became valid last.
-func TestCurrentLog(t *testing.T) {
+// TestWritableLogs: anchors go to the log that became valid last, and if that takes none to
+// the one before.
+func TestWritableLogs(t *testing.T) {
 	day := func(n int) time.Time { return time.Date(2026, 4, n, 0, 0, 0, 0, time.UTC) }
 	old, young, always := audit.Log{URL: "old", From: day(2), To: day(6)}, audit.Log{URL: "young", From: day(4)}, audit.Log{URL: "always"}
 	for name, c := range map[string]struct {
@@ -101,17 +102,47 @@ func TestCurrentLog(t *testing.T) {
 		"none":               {nil, day(1), ""},
 		"before":             {[]audit.Log{old, young}, day(1), ""},
 		"from its beginning": {[]audit.Log{old, young}, day(2), "old"},
-		"the younger":        {[]audit.Log{old, young}, day(4), "young"},
-		"in any order":       {[]audit.Log{young, old}, day(4), "young"},
+		"the younger":        {[]audit.Log{old, young}, day(4), "young old"},
+		"in any order":       {[]audit.Log{young, old}, day(4), "young old"},
 		"until its end":      {[]audit.Log{old}, day(6).Add(-1), "old"},
 		"not at its end":     {[]audit.Log{old}, day(6), ""},
 		"the other again":    {[]audit.Log{old, young}, day(6), "young"},
 		"since ever":         {[]audit.Log{always}, day(1), "always"},
-		"since ever, after":  {[]audit.Log{always, old}, day(3), "old"},
+		"since ever, after":  {[]audit.Log{always, old}, day(3), "old always"},
 	} {
-		got, ok := audit.Trust{Logs: c.logs}.Current(c.at)
-		if got.URL != c.want || ok != (c.want != "") {
-			t.Errorf("%s: %q, %v, want %q", name, got.URL, ok, c.want)
+		var got []string
+		for _, l := range (audit.Trust{Logs: c.logs}).Writable(c.at) {
+			got = append(got, l.URL)
+		}
+		if strings.Join(got, " ") != c.want {
+			t.Errorf("%s: %q, want %q", name, got, c.want)
+		}
+	}
+}
+
+// TestAging: a list that ends with an old shard of the public log is warned of before the
+// shard is frozen, and nothing else is.
+func TestAging(t *testing.T) {
+	begun := time.Date(2025, 9, 23, 0, 0, 0, 0, time.UTC)
+	shard := func(name string, from time.Time) audit.Log { return audit.Log{URL: "https://" + name, From: from} }
+	old := shard("log2025-1.rekor.sigstore.dev", begun)
+	day := 24 * time.Hour
+	for name, c := range map[string]struct {
+		logs []audit.Log
+		at   time.Time
+		want string
+	}{
+		"young":               {[]audit.Log{old}, begun.Add(329 * day), ""},
+		"old":                 {[]audit.Log{old}, begun.Add(330 * day), "log2025-1.rekor.sigstore.dev began 330 days ago"},
+		"with its successor":  {[]audit.Log{old, shard("log2026-1.rekor.sigstore.dev", begun.Add(340*day))}, begun.Add(335 * day), ""},
+		"an old successor":    {[]audit.Log{shard("log2026-1.rekor.sigstore.dev", begun.Add(day)), old}, begun.Add(700 * day), "log2026-1"},
+		"a log of one's own":  {[]audit.Log{shard("rekor.example.com", begun)}, begun.Add(900 * day), ""},
+		"a name that is like": {[]audit.Log{shard("evilrekor.sigstore.dev", begun)}, begun.Add(900 * day), ""},
+		"none":                {nil, begun, ""},
+	} {
+		got := audit.Trust{Logs: c.logs}.Aging(c.at)
+		if !strings.HasPrefix(got, c.want) || (got == "") != (c.want == "") {
+			t.Errorf("%s: %q, want %q", name, got, c.want)
 		}
 	}
 }

@@ -251,19 +251,9 @@ func (s *Steps) checkTail(ctx context.Context, at audit.Line, goal audit.Head, l
 // closes the intent.
 func (s *Steps) fulfil(ctx context.Context, chain string, st AnchorState) error {
 	a, signed := s.Anchoring, *st.Intent
-	log, ok := a.Trust.Current(s.Now())
-	if !ok {
-		return notConfigured()
-	}
-	proof, err := a.Log.Submit(ctx, log, signed)
-	if errors.Is(err, ErrLogRefused) {
-		return &Error{
-			Kind: Misconfigured, Field: log.URL, Msg: "the transparency log does not take the anchor, which stays open", Err: err,
-			Next: "see docs/audit.md: a log that is frozen has a successor, which the stack's parameter TransparencyLogs must name",
-		}
-	}
+	log, proof, err := s.submit(ctx, signed)
 	if err != nil {
-		return unavailable("transparency log "+log.URL, err)
+		return err
 	}
 	checkpoint, err := proof.Verify(signed, a.Trust)
 	if err != nil {
@@ -286,6 +276,30 @@ func (s *Steps) fulfil(ctx context.Context, chain string, st AnchorState) error 
 	}
 	st.Intent = nil
 	return s.saveAnchor(ctx, st)
+}
+
+// submit brings a statement into the log that became valid last. One that takes nothing, as
+// a shard does that is frozen, is passed over for the one before.
+func (s *Steps) submit(ctx context.Context, signed audit.Signed) (audit.Log, audit.Proof, error) {
+	logs := s.Anchoring.Trust.Writable(s.Now())
+	if len(logs) == 0 {
+		return audit.Log{}, audit.Proof{}, notConfigured()
+	}
+	var refused []error
+	for _, l := range logs {
+		proof, err := s.Anchoring.Log.Submit(ctx, l, signed)
+		if err == nil {
+			return l, proof, nil
+		}
+		if !errors.Is(err, ErrLogRefused) {
+			return l, proof, unavailable("transparency log "+l.URL, err)
+		}
+		refused = append(refused, err)
+	}
+	return logs[0], audit.Proof{}, &Error{
+		Kind: Misconfigured, Field: logs[0].URL, Msg: "the transparency log does not take the anchor, which stays open", Err: errors.Join(refused...),
+		Next: "see docs/audit.md: a log that is frozen has a successor, which the stack's parameter TransparencyLogs must name",
+	}
 }
 
 // storeAnchor puts an anchor into the bucket. One that is there already is of a

@@ -37,7 +37,11 @@ func (s *Steps) CheckAnchoring(ctx context.Context) (string, error) {
 	if err := s.checkAnchor(ctx, out); err != nil {
 		return "", err
 	}
-	return fmt.Sprintf("%d records, anchor %d at log index %d of %s", out.Records, out.Anchor, out.LogIndex, out.Log), nil
+	detail := fmt.Sprintf("%d records, anchor %d at log index %d of %s", out.Records, out.Anchor, out.LogIndex, out.Log)
+	if aging := a.Trust.Aging(s.Now()); aging != "" {
+		detail += "; " + aging
+	}
+	return detail, nil
 }
 
 // checkAnchor verifies one anchor from the bucket.

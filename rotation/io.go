@@ -143,10 +143,12 @@ type SweepOutput struct {
 	Done    bool             `json:"done"`
 	Deep    bool             `json:"deep"` // every distinct data key under the new KEK was unwrapped, else a sample
 	Tally   Tally            `json:"tally"`
-	Sources map[string]Tally `json:"-"` // by name; of passes over all sources
+	Sources map[string]Tally `json:"-"`    // by name; of passes over all sources
+	Note    string           `json:"note"` // what the end of the rotation leaves open; "" for nothing
 
 	read   time.Time // when the last page was
 	litter string    // what is in the audit bucket that is no part of the chain
+	open   string    // what of the chain no public log has
 }
 
 // WithoutRows is the output without the rows that it names, for logs and the execution's

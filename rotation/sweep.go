@@ -30,6 +30,9 @@ const (
 	reserve          = time.Minute
 )
 
+// MaxInFlight is how many requests one process may have in flight to one service.
+const MaxInFlight = rowsInFlight * segmentsInFlight
+
 // outcome is what became of one row.
 type outcome int
 

@@ -13,7 +13,8 @@ import (
 // Verify shows that the rotation did what it says and closes it (spec: Verify):
 // every row of every source names the new KEK and every distinct data key, or a stated
 // sample, unwraps under it; the old KMS keys refuse to unwrap; the audit chain in the
-// bucket is whole and ends where the control table says. Its record is
+// bucket is whole and ends where the control table says, and a public log has it, which an
+// emergency does not wait for. Its record is
 // kms_rotation_completed. With Census it is the first look at the rows instead.
 func (s *Steps) Verify(ctx context.Context, in VerifyInput) (_ SweepOutput, err error) {
 	defer func() { err = s.ended(ctx, in.RotationID, err) }()
@@ -37,7 +38,7 @@ func (s *Steps) Verify(ctx context.Context, in VerifyInput) (_ SweepOutput, err 
 		}
 	}
 	body := map[string]string{"verified_rows": fmt.Sprint(out.Tally.Scanned), "unwrapped": out.proof()}
-	put(body, "audit_litter", out.litter)
+	put(body, "audit_litter", out.litter, "audit_open", out.open)
 	_, err = s.transition(ctx, "verify", r.ID, func(v kek.View) (kek.Change, error) {
 		c, err := v.Complete(r.Rev, s.Now())
 		if err == nil {
@@ -53,7 +54,7 @@ func (s *Steps) Verify(ctx context.Context, in VerifyInput) (_ SweepOutput, err 
 			return SweepOutput{}, err
 		}
 	}
-	out.Done = true
+	out.Done, out.Note = true, out.open
 	return out, nil
 }
 
@@ -81,7 +82,19 @@ func (s *Steps) inspect(ctx context.Context, v kek.View, r kek.Rotation) (SweepO
 	}
 	report, err := s.VerifyAnchored(ctx)
 	out.litter = litter(report)
+	if err != nil && r.Mode == kek.Emergency && untampered(report) {
+		out.open, err = fmt.Sprintf("records after %d are in no public log yet", report.Anchored), nil
+	}
 	return out, err
+}
+
+// untampered reports whether nothing speaks against the chain, though not all of it may be
+// proven. A log that is down, frozen or forked is no reason to keep an emergency open, whose
+// rows are moved and whose old keys are dead: its record says what is not proven, and the
+// hourly anchor proves it once a log takes it.
+func untampered(r audit.Report) bool {
+	result := withoutLitter(r).Result
+	return result == audit.Green || result == audit.Unproven
 }
 
 // forgetHalted begins the last pass from the start if the rotation halts on err: when it

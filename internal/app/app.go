@@ -4,6 +4,8 @@ import (
 	"context"
 	"crypto/rand"
 	"fmt"
+	"net"
+	"net/http"
 	"os"
 	"time"
 	_ "time/tzdata" // the Lambda runtime has no zone database
@@ -76,7 +78,7 @@ func Notifier(ctx context.Context) (*rotation.Steps, error) {
 // whole client down; a hung request is given up.
 func AWSConfig(ctx context.Context) (aws.Config, error) {
 	cfg, err := config.LoadDefaultConfig(ctx,
-		config.WithHTTPClient(awshttp.NewBuildableClient().WithTimeout(requestTimeout)),
+		config.WithHTTPClient(awsClient()),
 		config.WithRetryer(func() aws.Retryer {
 			return retry.NewAdaptiveMode(func(o *retry.AdaptiveModeOptions) {
 				o.StandardOptions = append(o.StandardOptions, func(s *retry.StandardOptions) { s.MaxAttempts = requestTries })
@@ -87,6 +89,21 @@ func AWSConfig(ctx context.Context) (aws.Config, error) {
 	}
 	cfg.APIOptions = append(cfg.APIOptions, refuseWrongClock)
 	return cfg, nil
+}
+
+// awsClient keeps an idle connection for each request that may be in flight: with the SDK's
+// default of 10 a host each page of rows begins with TLS handshakes, on part of a processor.
+// A connection that the service has closed while Lambda had the process frozen costs one
+// more try, which the SDK makes. A host that does not answer is given up in seconds, within
+// the shortest timeout of a function.
+func awsClient() *awshttp.BuildableClient {
+	return awshttp.NewBuildableClient().WithTimeout(requestTimeout).
+		WithDialerOptions(func(d *net.Dialer) { d.Timeout = 3 * time.Second }).
+		WithTransportOptions(func(t *http.Transport) {
+			t.MaxIdleConnsPerHost = rotation.MaxInFlight
+			t.MaxIdleConns = 4 * rotation.MaxInFlight // DynamoDB, KMS, S3 and one more
+			t.TLSHandshakeTimeout = 5 * time.Second
+		})
 }
 
 // Wire builds the steps on real adapters. actor is who acts, for the audit chain.

@@ -68,7 +68,8 @@ func (r Result) Score() float64 {
 }
 
 // Measure tries the mutants of each package until the budget is spent: each has an
-// equal share of what is left when its turn comes.
+// equal share of what is left when its turn comes. An error of one package, such as an
+// equivalent that a test kills, loses no result.
 func Measure(ctx context.Context, o Options) (results []Result, err error) {
 	workers := make([]*servers, o.Workers)
 	for i := range workers {
@@ -78,13 +79,15 @@ func Measure(ctx context.Context, o Options) (results []Result, err error) {
 	end := time.Now().Add(o.Budget)
 	for i, dir := range o.Packages {
 		share := time.Until(end) / time.Duration(len(o.Packages)-i)
-		r, err := measurePackage(ctx, o, dir, workers, time.Now().Add(share))
-		if err != nil {
-			return results, fmt.Errorf("%s: %w", dir, err)
+		r, failed := measurePackage(ctx, o, dir, workers, time.Now().Add(share))
+		if failed != nil {
+			err = errors.Join(err, fmt.Errorf("%s: %w", dir, failed))
 		}
-		results = append(results, r)
+		if r.Package != "" {
+			results = append(results, r)
+		}
 	}
-	return results, nil
+	return results, err
 }
 
 func measurePackage(ctx context.Context, o Options, dir string, workers []*servers, deadline time.Time) (Result, error) {
