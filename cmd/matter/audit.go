@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -167,11 +168,23 @@ func newAuditExport() *cobra.Command {
 }
 
 func newAuditTrust() *cobra.Command {
+	var signing, root string
 	cmd := &cobra.Command{
-		Use:     "trust",
-		Short:   "Print the trust list of this deployment, for an auditor to compare with sources of his own",
-		Example: "  matter ops audit trust",
+		Use:   "trust",
+		Short: "Print the trust list of this deployment, for an auditor to compare with sources of his own",
+		Long: `Prints the trust list of this deployment, for an auditor to compare with sources of his
+own.
+
+With --signing-config and --trusted-root it adds the Rekor v2 logs that Sigstore names and
+the list does not: deploy the stack with the result as TransparencyLogs before the log of
+today is frozen. Take both files, signing_config_rekor_v2.v0.2.json and trusted_root.json,
+from the Sigstore TUF repository with a client that verifies it, such as cosign initialize.`,
+		Example: `  matter ops audit trust
+  matter ops audit trust --signing-config signing_config_rekor_v2.v0.2.json --trusted-root trusted_root.json`,
 	}
+	cmd.Flags().StringVar(&signing, "signing-config", "", "Sigstore signing config that names Rekor v2 logs")
+	cmd.Flags().StringVar(&root, "trusted-root", "", "Sigstore trusted root with their keys")
+	cmd.MarkFlagsRequiredTogether("signing-config", "trusted-root")
 	return newOp(cmd, func(ctx context.Context, o *operator) error {
 		a, err := o.anchoring()
 		if err != nil {
@@ -182,6 +195,11 @@ func newAuditTrust() *cobra.Command {
 			return err
 		}
 		t := a.Trust
+		if signing != "" {
+			if t, err = withSigstore(t, signing, root); err != nil {
+				return err
+			}
+		}
 		t.AnchorKeys = append(t.AnchorKeys[:len(t.AnchorKeys):len(t.AnchorKeys)], audit.PinnedKey{Key: key})
 		text, err := json.MarshalIndent(t, "", "  ")
 		if err != nil {
@@ -189,6 +207,23 @@ func newAuditTrust() *cobra.Command {
 		}
 		return o.result(t, string(text))
 	})
+}
+
+// withSigstore adds the logs that Sigstore's files name.
+func withSigstore(t audit.Trust, signing, root string) (audit.Trust, error) {
+	var text [2][]byte
+	for i, name := range []string{signing, root} {
+		var err error
+		if text[i], err = os.ReadFile(name); err != nil {
+			return t, refused([]string{"--signing-config", "--trusted-root"}[i], err.Error(), "matter ops audit trust --help")
+		}
+	}
+	logs, err := audit.LogsOf(text[0], text[1])
+	if err != nil {
+		return t, refused("--signing-config", err.Error(), "matter ops audit trust --help")
+	}
+	t, _ = t.With(logs)
+	return t, nil
 }
 
 func newAuditAnchor() *cobra.Command {

@@ -125,3 +125,35 @@ func TestNamedTests(t *testing.T) {
 		}
 	}
 }
+
+// TestLedger: every fact about AWS that docs/aws.md lists says where AWS states it, where it
+// is relied on, and how it is checked: by a test, or that only an account can tell.
+func TestLedger(t *testing.T) {
+	b, err := os.ReadFile("../../docs/aws.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	rows := 0
+	for i, line := range strings.Split(string(b), "\n") {
+		if !strings.HasPrefix(line, "|") || strings.HasPrefix(line, "|---") || strings.HasPrefix(line, "| fact ") {
+			continue
+		}
+		rows++
+		cells := strings.Split(strings.Trim(line, "|"), "|")
+		if len(cells) != 4 {
+			t.Errorf("line %d has %d cells: %s", i+1, len(cells), line)
+			continue
+		}
+		for j, c := range cells {
+			if len(strings.TrimSpace(c)) < 3 {
+				t.Errorf("line %d: cell %d is empty", i+1, j+1)
+			}
+		}
+		if how := cells[3]; !strings.Contains(how, "Test") && !strings.Contains(how, "account") {
+			t.Errorf("line %d is checked by nothing that has a name: %s", i+1, how)
+		}
+	}
+	if rows < 40 {
+		t.Errorf("only %d facts", rows)
+	}
+}
