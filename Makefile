@@ -22,7 +22,7 @@ export GOFLAGS     := -trimpath
 export CGO_ENABLED := 0
 export SAM_CLI_TELEMETRY := 0
 
-.PHONY: help demo test build package check-tools check-java venv dynoxide dynamodb-local rekor-server spec spec-deep fuzz sim sim-deep sim-takeovers mutants mutation chaos requirements lint fmt clean
+.PHONY: help demo test build package check-tools check-java venv dynoxide dynamodb-local rekor-server spec spec-deep fuzz sim sim-deep sim-takeovers mutants mutation chaos aws-acceptance requirements lint fmt clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -133,6 +133,9 @@ fuzz: ## every fuzz target for FUZZ_SECONDS (default 30)
 	    go test "./$$(dirname "$$f")" -run '^$$' -fuzz "^$$t\$$" -fuzztime "$${FUZZ_SECONDS:-30}s"
 	  done
 	done
+
+aws-acceptance: build package venv ## the whole life of a deployment in your AWS account; says first what that costs, and asks
+	@PATH="$(CURDIR)/.venv/bin:$$PATH" bin/matter-acceptance $(if $(YES),--yes)
 
 requirements: ## resolve requirements.txt anew from tools/python/requirements.in
 	@rm -rf build/resolve && python3 -m venv build/resolve

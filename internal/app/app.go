@@ -119,7 +119,7 @@ func Wire(c Config, cfg aws.Config, actor string) (*rotation.Steps, error) {
 			Registry: store, Items: store, Outbox: store, Drainage: store, Checkpoints: store,
 			Announcements: store, Announcers: announcers(c.Announce, cfg), Drills: store, HealthLog: store, Approvals: store,
 			Vault: vault, Anchoring: anchoring(c, cfg, store, vault),
-			Keys:   awskms.NewAdmin(keys, resourcegroupstaggingapi.NewFromConfig(cfg), c.Stack),
+			Keys:   awskms.NewAdmin(keys, resourcegroupstaggingapi.NewFromConfig(cfg), c.Stack, c.ControlTable),
 			KMS:    awskms.NewWrapper(keys, rate.NewLimiter(rate.Limit(c.KMSRate), max(1, int(c.KMSRate/10)))),
 			Cipher: aead.Cipher{}, OpenSource: sourceOpener(dynamo, objects),
 			Random: func(b []byte) { _, _ = rand.Read(b) }, // never fails, see crypto/rand

@@ -12,6 +12,8 @@ package awskms
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"strconv"
@@ -61,11 +63,15 @@ type Admin struct {
 	client AdminAPI
 	tags   TagAPI
 	stack  string
+	life   string
 }
 
-// NewAdmin returns the key administration of a stack.
-func NewAdmin(client AdminAPI, tags TagAPI, stack string) *Admin {
-	return &Admin{client: client, tags: tags, stack: stack}
+// NewAdmin returns the key administration of a stack with its control table. Aliases and
+// keys outlive a stack, and a rotation of a later stack may have the name of one of before:
+// the table, which CloudFormation names anew, tells them apart.
+func NewAdmin(client AdminAPI, tags TagAPI, stack, table string) *Admin {
+	sum := sha256.Sum256([]byte(table))
+	return &Admin{client: client, tags: tags, stack: stack, life: hex.EncodeToString(sum[:4])}
 }
 
 // Create implements [rotation.KeyAdmin]. A request whose answer is lost may leave a
@@ -85,7 +91,7 @@ func (a *Admin) Create(ctx context.Context, rotationID string, attempt int, labe
 		return rotation.Key{}, err
 	}
 	out, err := a.client.CreateKey(ctx, &kms.CreateKeyInput{
-		Description: aws.String(a.made() + label + fmt.Sprintf(" (rotation %s, attempt %d)", rotationID, attempt)),
+		Description: aws.String(a.made() + label + fmt.Sprintf(" (rotation %s, attempt %d%s", rotationID, attempt, a.ofLife())),
 		KeySpec:     types.KeySpecSymmetricDefault, KeyUsage: types.KeyUsageTypeEncryptDecrypt,
 		MultiRegion: &old.Multi, Policy: &policy, BypassPolicyLockoutSafetyCheck: true,
 		Tags: []types.Tag{
@@ -101,9 +107,12 @@ func (a *Admin) Create(ctx context.Context, rotationID string, attempt int, labe
 // made begins the description of each key of this stack.
 func (a *Admin) made() string { return "KEK of " + a.stack + ", " }
 
+func (a *Admin) ofLife() string { return ", table " + a.life + ")" }
+
 // madeFor reports whether a description is the one that Create gave a key of a rotation.
 func (a *Admin) madeFor(rotationID, description string) bool {
-	return strings.HasPrefix(description, a.made()) && strings.Contains(description, " (rotation "+rotationID+", attempt ")
+	return strings.HasPrefix(description, a.made()) && strings.Contains(description, " (rotation "+rotationID+", attempt ") &&
+		strings.HasSuffix(description, a.ofLife())
 }
 
 func tag(name, value string) types.Tag { return types.Tag{TagKey: &name, TagValue: &value} }
@@ -116,7 +125,7 @@ var errUnseen = errors.New("the alias is taken, and KMS does not show its owner 
 // eventually consistent: a loser that cannot see the owner yet gets an error that
 // is worth another try, never an answer that there is none.
 func (a *Admin) Claim(ctx context.Context, rotationID string, attempt int, id kek.ID) (kek.ID, error) {
-	alias := fmt.Sprintf("%s%s/%d", a.aliasPrefix(), rotationID, attempt)
+	alias := fmt.Sprintf("%s%s/%s/%d", a.aliasPrefix(), a.life, rotationID, attempt)
 	if id != "" {
 		_, err := a.client.CreateAlias(ctx, &kms.CreateAliasInput{AliasName: &alias, TargetKeyId: aws.String(string(id))})
 		if err == nil {

@@ -93,7 +93,7 @@ func refused(code string) error {
 
 func doubled() (*double, *awskms.Admin) {
 	d := &double{fail: map[string]error{}, keys: map[string]*types.KeyMetadata{}}
-	return d, awskms.NewAdmin(d, d, "stack")
+	return d, awskms.NewAdmin(d, d, "stack", "table")
 }
 
 // TestKeys: what KMS says of a key, and whether rows can be wrapped under it.
@@ -154,7 +154,7 @@ func TestKeys(t *testing.T) {
 // TestClaims: who owns the alias of an attempt, and what is not known of it.
 func TestClaims(t *testing.T) {
 	taken := &types.AlreadyExistsException{}
-	const alias = "alias/matter/kek/stack/r/2"
+	const alias = "alias/matter/kek/stack/0d4fc4a7/r/2" // of the table "table"
 	for name, c := range map[string]struct {
 		id         kek.ID
 		make, look error
@@ -241,7 +241,7 @@ func TestTaggedPages(t *testing.T) {
 	const arn = "arn:aws:kms:eu-central-1:123456789012:key/"
 	d, admin := doubled()
 	for _, id := range []string{"a", "b", "c"} {
-		d.keys[id] = &types.KeyMetadata{KeyId: &id, Description: aws.String("KEK of stack, Q2 2026 (rotation r, attempt 1)")}
+		d.keys[id] = &types.KeyMetadata{KeyId: &id, Description: aws.String("KEK of stack, Q2 2026 (rotation r, attempt 1, table 0d4fc4a7)")}
 	}
 	d.pages = []*resourcegroupstaggingapi.GetResourcesOutput{page("1", arn+"a", arn+"b"), page("2"), page("", arn+"c")}
 	if ids, err := admin.Tagged(t.Context(), "r"); err != nil || !slices.Equal(ids, []kek.ID{"a", "b", "c"}) {

@@ -27,7 +27,7 @@ func service(cfg aws.Config) keystest.Service {
 	client := kms.NewFromConfig(cfg)
 	stack := fmt.Sprintf("stack-%d", stacks.Add(1))
 	return keystest.Service{
-		Keys: awskms.NewAdmin(client, resourcegroupstaggingapi.NewFromConfig(cfg), stack),
+		Keys: awskms.NewAdmin(client, resourcegroupstaggingapi.NewFromConfig(cfg), stack, "table"),
 		KMS:  awskms.NewWrapper(client, rate.NewLimiter(rate.Inf, 1)),
 		Grant: func(t *testing.T, id kek.ID, grantee string) {
 			_, err := client.CreateGrant(t.Context(), &kms.CreateGrantInput{

@@ -17,6 +17,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/kms"
 	"github.com/aws/aws-sdk-go-v2/service/kms/types"
+	"github.com/aws/aws-sdk-go-v2/service/resourcegroupstaggingapi"
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/time/rate"
 
@@ -104,7 +105,7 @@ func TestRequests(t *testing.T) {
 	blob, context := base64.StdEncoding.EncodeToString(wrapped), m{"table": "orders"}
 	want := map[string]map[string]any{
 		"CreateKey": {
-			"Description": "KEK of " + stack + ", Q2 2026 (rotation Q2-2026-rotation, attempt 1)",
+			"Description": "KEK of " + stack + ", Q2 2026 (rotation Q2-2026-rotation, attempt 1, table 0d4fc4a7)",
 			"KeySpec":     "SYMMETRIC_DEFAULT", "KeyUsage": "ENCRYPT_DECRYPT", "MultiRegion": false,
 			"Policy": sent["CreateKey"]["Policy"], "BypassPolicyLockoutSafetyCheck": true, // TestNewKeyPolicy has the policy
 			"Tags": []any{
@@ -114,7 +115,7 @@ func TestRequests(t *testing.T) {
 				m{"TagKey": "matter:label", "TagValue": "Q2 2026"},
 			},
 		},
-		"CreateAlias": {"AliasName": "alias/matter/kek/" + stack + "/Q2-2026-rotation/1", "TargetKeyId": string(old.ID)},
+		"CreateAlias": {"AliasName": "alias/matter/kek/" + stack + "/0d4fc4a7/Q2-2026-rotation/1", "TargetKeyId": string(old.ID)},
 		"GetResources": {
 			"ResourceTypeFilters": []any{"kms:key"},
 			"TagFilters":          []any{m{"Key": "matter:stack", "Values": []any{stack}}, m{"Key": "matter:rotation", "Values": []any{id}}},
@@ -245,7 +246,7 @@ func TestClaimUnseen(t *testing.T) {
 		t.Fatal(err)
 	}
 	stack := fmt.Sprintf("stack-%d", stacks.Load())
-	lagging := awskms.NewAdmin(kms.NewFromConfig(mototest.Config(t, answer("DescribeKey", "NotFoundException", "not yet"))), nil, stack)
+	lagging := awskms.NewAdmin(kms.NewFromConfig(mototest.Config(t, answer("DescribeKey", "NotFoundException", "not yet"))), nil, stack, "table")
 	owner, err := lagging.Claim(t.Context(), id, 1, other.ID)
 	if err == nil || owner != "" || errors.Is(err, rotation.ErrNoKey) {
 		t.Errorf("%q, %v, want an error that is worth another try", owner, err)
@@ -298,6 +299,32 @@ func TestStacks(t *testing.T) {
 	}
 	if owner, err := b.Keys.Claim(t.Context(), id, 1, ""); err != nil || owner != "" {
 		t.Errorf("%q, %v", owner, err)
+	}
+}
+
+// TestSecondLifeOfAStack: a stack that was deleted and deployed again under its name rotates
+// under the name of a rotation of its former life, and neither adopts nor sweeps its KEK.
+func TestSecondLifeOfAStack(t *testing.T) {
+	cfg := mototest.Config(t)
+	s := service(cfg)
+	stack := fmt.Sprintf("stack-%d", stacks.Load())
+	k := create(t, s)
+	if owner, err := s.Keys.Claim(t.Context(), id, 1, k.ID); err != nil || owner != k.ID {
+		t.Fatal(owner, err)
+	}
+	again := awskms.NewAdmin(kms.NewFromConfig(cfg), resourcegroupstaggingapi.NewFromConfig(cfg), stack, "another table")
+	if owner, err := again.Claim(t.Context(), id, 1, ""); err != nil || owner != "" {
+		t.Errorf("the alias is owned by %q, %v", owner, err)
+	}
+	if ids, err := again.Tagged(t.Context(), id); err != nil || len(ids) != 0 {
+		t.Errorf("swept: %v, %v", ids, err)
+	}
+	fresh, err := again.Create(t.Context(), id, 1, "l", k)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if owner, err := again.Claim(t.Context(), id, 1, fresh.ID); err != nil || owner != fresh.ID {
+		t.Errorf("the alias is owned by %q, %v, not by %s", owner, err, fresh.ID)
 	}
 }
 

@@ -58,12 +58,13 @@ func (r *Recorder) key(e wire.Exchange) ([]trace.Event, error) {
 // keyID is the id in an id or ARN.
 func keyID(s string) string { return s[strings.LastIndexByte(s, '/')+1:] }
 
-// claim is alias/matter/kek/<stack>/<rotation>/<attempt>.
+// claim is alias/matter/kek/<stack>/<life>/<rotation>/<attempt>, see docs/adr/0002.
 func (r *Recorder) claim(alias, target string) ([]trace.Event, error) {
 	rest, ok := strings.CutPrefix(alias, "alias/matter/kek/"+r.cfg.Stack+"/")
 	if !ok {
 		return nil, nil
 	}
+	_, rest, _ = strings.Cut(rest, "/")
 	rotation, text, _ := strings.Cut(rest, "/")
 	attempt, err := strconv.Atoi(text)
 	if err != nil {

@@ -290,7 +290,7 @@ func calls() []call {
 			body: `{"Tags":[{"TagKey":"matter:stack","TagValue":"it"},{"TagKey":"matter:rotation","TagValue":"q2"},{"TagKey":"matter:attempt","TagValue":"2"}]}`,
 			want: []trace.Event{{Effect: "KMS.Create", Rotation: "q2", Attempt: 2, KEK: "k1"}},
 		},
-		{name: "an alias", service: "kms", op: "CreateAlias", body: `{"AliasName":"alias/matter/kek/it/q2/2","TargetKeyId":"k1"}`, want: []trace.Event{{Effect: "KMS.Claim", Rotation: "q2", Attempt: 2, KEK: "k1"}}},
+		{name: "an alias", service: "kms", op: "CreateAlias", body: `{"AliasName":"alias/matter/kek/it/1a2b3c4d/q2/2","TargetKeyId":"k1"}`, want: []trace.Event{{Effect: "KMS.Claim", Rotation: "q2", Attempt: 2, KEK: "k1"}}},
 		{name: "an alias of others", service: "kms", op: "CreateAlias", body: `{"AliasName":"alias/other","TargetKeyId":"k1"}`},
 		{name: "a key disabled", service: "kms", op: "DisableKey", body: `{"KeyId":"arn:aws:kms:r:1:key/k1"}`, want: []trace.Event{{Effect: "KMS.Disable", KEK: "k1"}}},
 		{name: "a grant", service: "kms", op: "CreateGrant", body: `{"KeyId":"k1"}`},
