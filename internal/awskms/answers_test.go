@@ -57,6 +57,10 @@ func (d *double) DisableKey(context.Context, *kms.DisableKeyInput, ...func(*kms.
 	return nil, d.called("DisableKey")
 }
 
+func (d *double) GetKeyPolicy(context.Context, *kms.GetKeyPolicyInput, ...func(*kms.Options)) (*kms.GetKeyPolicyOutput, error) {
+	return &kms.GetKeyPolicyOutput{Policy: aws.String(`{"Statement":[]}`)}, d.called("GetKeyPolicy")
+}
+
 func (d *double) GetPublicKey(context.Context, *kms.GetPublicKeyInput, ...func(*kms.Options)) (*kms.GetPublicKeyOutput, error) {
 	return &kms.GetPublicKeyOutput{PublicKey: []byte("key")}, d.called("GetPublicKey")
 }
@@ -256,6 +260,40 @@ func TestTaggedPages(t *testing.T) {
 		t.Errorf("denied: %v, %v", ids, err)
 	}
 }
+
+// TestOurs: of the keys that carry a rotation's tags those count whose description says that
+// they were made for it, by this stack in this life.
+func TestOurs(t *testing.T) {
+	const good = "KEK of stack, l (rotation r, attempt 1, table 0d4fc4a7)"
+	for name, c := range map[string]struct {
+		says *types.KeyMetadata
+		fail error
+		want []kek.ID
+		err  error
+	}{
+		"made for it":           {&types.KeyMetadata{KeyId: aws.String("k"), Description: aws.String(good)}, nil, []kek.ID{"k"}, nil},
+		"for another rotation":  {&types.KeyMetadata{KeyId: aws.String("k"), Description: aws.String(strings.Replace(good, "rotation r,", "rotation q,", 1))}, nil, nil, nil},
+		"by another stack":      {&types.KeyMetadata{KeyId: aws.String("k"), Description: aws.String(strings.Replace(good, "of stack", "of stick", 1))}, nil, nil, nil},
+		"in another life":       {&types.KeyMetadata{KeyId: aws.String("k"), Description: aws.String(strings.Replace(good, "0d4fc4a7", "1a2b3c4d", 1))}, nil, nil, nil},
+		"without a description": {&types.KeyMetadata{KeyId: aws.String("k")}, nil, nil, nil},
+		"nothing known":         {nil, nil, nil, nil},
+		"gone":                  {nil, refusal{&types.NotFoundException{}}, nil, nil},
+		"denied":                {nil, refused("AccessDeniedException"), nil, rotation.ErrDenied},
+	} {
+		d, admin := doubled()
+		d.keys["k"] = c.says
+		d.pages = []*resourcegroupstaggingapi.GetResourcesOutput{{ResourceTagMappingList: []tagging.ResourceTagMapping{{ResourceARN: aws.String("arn:aws:kms:r:1:key/k")}}}}
+		d.fail["DescribeKey"] = c.fail
+		if ids, err := admin.Tagged(t.Context(), "r"); !slices.Equal(ids, c.want) || !means(err, c.err) {
+			t.Errorf("%s: %v, %v", name, ids, err)
+		}
+	}
+}
+
+// refusal is an error of the SDK's own type.
+type refusal struct{ error }
+
+func (r refusal) Unwrap() error { return r.error }
 
 // TestCreateFails: a key that was not made is none.
 func TestCreateFails(t *testing.T) {

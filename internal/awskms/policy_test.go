@@ -1,8 +1,12 @@
 package awskms_test
 
 import (
+	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -75,6 +79,33 @@ func TestNewKeyPolicy(t *testing.T) {
 					t.Errorf("%s, multi-Region %t: %s is allowed: %t", partition, multi, action, !want)
 				}
 			}
+		}
+	}
+}
+
+// TestNewKeyPolicyWrittenOut: the policy of a minted KEK, word for word, for whoever reviews
+// it: an action more or less is a change of this file.
+func TestNewKeyPolicyWrittenOut(t *testing.T) {
+	for file, multi := range map[string]bool{"key-policy.json": false, "key-policy-multi-region.json": true} {
+		var got bytes.Buffer
+		if err := json.Indent(&got, []byte(minted(t, rotation.Key{ARN: "arn:aws:kms:eu-central-1:123456789012:key/old", Multi: multi})), "", "  "); err != nil {
+			t.Fatal(err)
+		}
+		want, err := os.ReadFile(filepath.Join("testdata", file))
+		if d := cmp.Diff(strings.TrimSpace(string(want)), got.String()); d != "" || err != nil {
+			t.Errorf("%s: %v (-want +got):\n%s", file, err, d)
+		}
+	}
+}
+
+// TestPolicyUnread: a policy that cannot be read is no policy without differences.
+func TestPolicyUnread(t *testing.T) {
+	for _, op := range []string{"DescribeKey", "GetKeyPolicy"} {
+		d, admin := doubled()
+		d.keys["k"] = &types.KeyMetadata{KeyId: aws.String("k"), Arn: aws.String("arn:aws:kms:eu-central-1:123456789012:key/k")}
+		d.fail[op] = refused("AccessDeniedException")
+		if got, err := admin.PolicyDifferences(t.Context(), "k"); !errors.Is(err, rotation.ErrDenied) || got != nil {
+			t.Errorf("%s denied: %v, %v", op, got, err)
 		}
 	}
 }
