@@ -407,3 +407,43 @@ func (w *world) holds(t *testing.T) {
 		t.Errorf("the rows are under %v, the pointer on %s", keks, v.Pointer.KEKID)
 	}
 }
+
+// TestDocumentedCommands: every command that a document shows is one, with flags that it has.
+// The runbook's and the scripts' are also run.
+func TestDocumentedCommands(t *testing.T) {
+	shown := regexp.MustCompile("(?:^|[\\s`(\"'])(?:bin/)?matter ((?:ops|local|load)\\b[^`\n|#;)]*)")
+	flagName := regexp.MustCompile(`(?:^|\s)--([a-z][a-z-]*)`)
+	var files []string
+	for _, pattern := range []string{"../../README.md", "../../SECURITY.md", "../../docs/*.md", "../../docs/adr/*.md", "../../examples/*/*.md", "../../examples/*/*.yml"} {
+		found, err := filepath.Glob(pattern)
+		if err != nil {
+			t.Fatal(err)
+		}
+		files = append(files, found...)
+	}
+	seen := 0
+	for _, file := range files {
+		b, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text := strings.ReplaceAll(string(b), "\\\n", " ")
+		for _, m := range shown.FindAllStringSubmatch(text, -1) {
+			words := strings.Fields(m[1])
+			cmd, rest, err := newRoot().Find(words)
+			if err != nil || cmd.HasSubCommands() && len(rest) > 0 && !strings.HasPrefix(rest[0], "-") && regexp.MustCompile(`^[a-z][a-z-]+$`).MatchString(rest[0]) && strings.Contains(rest[0], "-") {
+				t.Errorf("%s: matter %s: no such command: %v", file, m[1], err)
+				continue
+			}
+			seen++
+			for _, f := range flagName.FindAllStringSubmatch(m[1], -1) {
+				if cmd.Flags().Lookup(f[1]) == nil && f[1] != "help" {
+					t.Errorf("%s: matter %s: %s has no flag --%s", file, m[1], cmd.CommandPath(), f[1])
+				}
+			}
+		}
+	}
+	if seen < 100 {
+		t.Errorf("only %d commands were found", seen)
+	}
+}

@@ -15,7 +15,7 @@ import (
 )
 
 // Events that a state adds to the history of an execution, as recorded histories show them
-// (testdata/aws/README.md): a Task that is entered, scheduled, started, succeeded and
+// (docs/aws.md): a Task that is entered, scheduled, started, succeeded and
 // exited; what is entered and exited; three more for each attempt that fails.
 const (
 	maxEvents   = 25_000 // Step Functions quota, hard
