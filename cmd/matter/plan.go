@@ -91,9 +91,7 @@ func (o *operator) plan(ctx context.Context, f planFlags) error {
 	if err := o.planRows(ctx, &p, f); err != nil {
 		return err
 	}
-	if err := o.planTime(ctx, &p, f.rate); err != nil {
-		return err
-	}
+	o.planTime(&p, f.rate)
 	p.price()
 	checked, refusal, err := o.checks(ctx, f.mintFlags)
 	if err != nil {
@@ -147,22 +145,12 @@ func (o *operator) planRows(ctx context.Context, p *plan, f planFlags) error {
 }
 
 // planTime estimates the rewrap at the rate that the state machine may reach.
-func (o *operator) planTime(ctx context.Context, p *plan, rate float64) error {
-	p.Concurrency = 1
-	if o.Config.StateMachines[kek.Normal] != "" {
-		m, err := o.Machine(kek.Normal) // both have one definition
-		if err != nil {
-			return err
-		}
-		if p.Concurrency, err = m.Concurrency(ctx); err != nil {
-			return err
-		}
-	}
+func (o *operator) planTime(p *plan, rate float64) {
+	p.Concurrency = o.Config.Concurrency
 	if p.Rate = rate; rate == 0 {
 		p.Rate = o.Config.KMSRate * float64(max(p.Concurrency, 1))
 	}
 	p.Rewrap = time.Duration(float64(p.KMSRequests) / p.Rate * float64(time.Second))
-	return nil
 }
 
 func (p *plan) price() {

@@ -22,7 +22,6 @@ type MachineAPI interface {
 	DescribeExecution(context.Context, *sfn.DescribeExecutionInput, ...func(*sfn.Options)) (*sfn.DescribeExecutionOutput, error)
 	ListExecutions(context.Context, *sfn.ListExecutionsInput, ...func(*sfn.Options)) (*sfn.ListExecutionsOutput, error)
 	RedriveExecution(context.Context, *sfn.RedriveExecutionInput, ...func(*sfn.Options)) (*sfn.RedriveExecutionOutput, error)
-	DescribeStateMachine(context.Context, *sfn.DescribeStateMachineInput, ...func(*sfn.Options)) (*sfn.DescribeStateMachineOutput, error)
 }
 
 // Machine is one of the two deployed state machines.
@@ -215,28 +214,4 @@ const maxNames = 50
 // execution's name.
 func Suffixed(name, suffix string) string {
 	return name[:min(len(name), 80-len(suffix))] + suffix
-}
-
-// Concurrency is how many segments the state machine rewraps at once, by its
-// definition.
-func (m *Machine) Concurrency(ctx context.Context) (int, error) {
-	out, err := m.API.DescribeStateMachine(ctx, &sfn.DescribeStateMachineInput{StateMachineArn: &m.ARN})
-	if err != nil {
-		return 0, fmt.Errorf("describe the state machine: %w", err)
-	}
-	var definition struct {
-		States map[string]struct {
-			Type           string
-			MaxConcurrency int
-		}
-	}
-	if err := json.Unmarshal([]byte(aws.ToString(out.Definition)), &definition); err != nil {
-		return 0, fmt.Errorf("read the definition of the state machine: %w", err)
-	}
-	for _, s := range definition.States {
-		if s.Type == "Map" {
-			return s.MaxConcurrency, nil
-		}
-	}
-	return 0, errors.New("the definition of the state machine has no map")
 }
