@@ -135,7 +135,7 @@ func (s *Steps) window(in AnnounceInput) (Announcement, error) {
 	}
 	a := Announcement{Label: in.Label}
 	if a.Label == "" {
-		a.Label = kek.QuarterLabel(at.UTC())
+		a.Label = s.QuarterLabel(at)
 	}
 	if err := kek.CheckLabel(a.Label); err != nil {
 		return a, invalid("label", err.Error(), "choose another label or leave it out")
@@ -209,9 +209,7 @@ func (w Window) around(t time.Time) (from, to time.Time) {
 	if w.From == w.To {
 		return t, t.AddDate(0, 0, 1)
 	}
-	at := func(day int, d time.Duration) time.Time { // by the clock on the wall
-		return time.Date(t.Year(), t.Month(), t.Day()+day, int(d.Hours()), int(d.Minutes())%60, 0, 0, w.zone())
-	}
+	at := func(days int, d time.Duration) time.Time { return wallClock(t.AddDate(0, 0, days), d, w.zone()) }
 	overnight := 0
 	if w.To < w.From {
 		overnight = 1

@@ -28,6 +28,7 @@ const (
 	HealthRed           Kind = "HealthRed"           // the hourly canary under the pointer's KEK
 	SourceForgotten     Kind = "SourceForgotten"     // envelopes are written into a table that is no source
 	KeyInUse            Kind = "KeyInUse"            // others use a KEK that would be disabled
+	QuarterRotated      Kind = "QuarterRotated"      // the schedule asks for a quarter whose rotation has completed
 	RowsUnaccounted     Kind = "RowsUnaccounted"     // items that the rotation cannot place; of the census too
 	WindowClosed        Kind = "WindowClosed"        // outside the off-peak window
 

@@ -41,14 +41,18 @@ func (s *Steps) gates(in PreflightInput, r kek.Rotation, w Window) []gate {
 		}
 		out = append(out, g)
 	}
-	ahead := in.CheckOnly && in.Announce // seven days before the rotation, not at its start
+	ahead := in.CheckOnly && in.Announce // days before the rotation, not at its start
 	announced := gate{name: "announcement", green: fmt.Sprintf("%d days ago or more", s.AnnounceDays), check: func(ctx context.Context) error {
 		return s.checkAnnouncement(ctx, r.Label)
 	}}
 	if ahead {
 		announced.green = "made"
 		announced.check = func(ctx context.Context) error {
-			_, err := s.Announce(ctx, AnnounceInput{Label: in.Input.Label})
+			a := AnnounceInput{Label: in.Input.Label}
+			if in.AnnounceFrom != nil {
+				a.From = *in.AnnounceFrom
+			}
+			_, err := s.Announce(ctx, a)
 			return err
 		}
 	}
@@ -57,9 +61,11 @@ func (s *Steps) gates(in PreflightInput, r kek.Rotation, w Window) []gate {
 		out = append(out, hours)
 	}
 	add(w.From != w.To, hours)
-	add(s.AnnounceDays > 0, announced)
+	add(s.AnnounceDays > 0 || ahead, announced)
 	add(s.DrillFreshDays > 0, gate{name: "failure drill", green: fmt.Sprintf("passed within %d days", s.DrillFreshDays), check: s.checkDrill})
-	add(s.HealthDays > 0, gate{name: "KMS canary", green: fmt.Sprintf("green for %d days", s.HealthDays), check: s.checkHealth})
+	add(s.HealthDays > 0, gate{name: "KMS canary", green: fmt.Sprintf("green for %d days", s.HealthDays), check: func(ctx context.Context) error {
+		return s.checkHealth(ctx, ahead)
+	}})
 	if s.ApprovalRequired && r.Mode == kek.Emergency {
 		out = append(out, gate{name: "second person", spared: sparedEmergency})
 	}

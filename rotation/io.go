@@ -31,9 +31,10 @@ type PreflightInput struct {
 	ExecutionARN  string         `json:"execution_arn"`
 	ExecutionName string         `json:"execution_name"`
 	Input         ExecutionInput `json:"input"`
-	Entrance      Entrance       `json:"entrance,omitempty"`   // of the state machine, by its definition
-	CheckOnly     bool           `json:"check_only,omitempty"` // report, start nothing
-	Announce      bool           `json:"announce,omitempty"`   // with CheckOnly, T-7 days: tell customers of the window
+	Entrance      Entrance       `json:"entrance,omitempty"`      // of the state machine, by its definition
+	CheckOnly     bool           `json:"check_only,omitempty"`    // report, start nothing
+	Announce      bool           `json:"announce,omitempty"`      // with CheckOnly, days ahead: tell customers of the window
+	AnnounceFrom  *time.Time     `json:"announce_from,omitempty"` // a moment in that window; default: the next one that the notice allows
 }
 
 // Entrance is which rotations a state machine may start and resume. The state machine's

@@ -52,6 +52,9 @@ func (s *Steps) Preflight(ctx context.Context, in PreflightInput) (Plan, error) 
 		return p, err
 	}
 	v, err = s.transitionAll(ctx, "preflight", r.ID, func(v kek.View) (kek.Change, error) {
+		if err := s.checkQuarter(ctx, v, r); err != nil { // another execution may have rotated meanwhile
+			return kek.Change{}, err
+		}
 		return s.start(v, r, in.Input.Again)
 	}, overrides(checks))
 	if err != nil {
@@ -101,7 +104,7 @@ func (s *Steps) request(in PreflightInput) (kek.Rotation, Window, error) {
 	case r.Drill != "":
 		r.Label = "drill " + r.Drill
 	default:
-		r.Label = kek.QuarterLabel(s.Now())
+		r.Label = s.QuarterLabel(s.Now())
 	}
 	if err := s.checkRequest(&r, in.Input.Again); err != nil {
 		return r, s.Window, err
@@ -300,6 +303,9 @@ func (s *Steps) check(ctx context.Context, v kek.View, r kek.Rotation, again boo
 	}
 	run("pointer and lock", free, err)
 	run("pointer's KMS key", "enabled", s.checkPointerKey(ctx, v))
+	if scheduled(r) {
+		run("quarter", "not rotated yet", s.checkQuarter(ctx, v, r))
+	}
 	for _, g := range gates {
 		switch {
 		case g.spared != "":

@@ -51,6 +51,7 @@ type Deps struct {
 	HealthLog     HealthLog
 	Approvals     Approvals
 	Meter         Meter      // nil: nothing is metered
+	Starter       Starter    // of the schedule alone
 	Anchoring     *Anchoring // nil: the audit chain is in no public log
 	Random        func([]byte)
 	Now           func() time.Time

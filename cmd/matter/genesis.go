@@ -75,8 +75,26 @@ func (o *operator) genesis(ctx context.Context, f keyFlags) error {
 	if len(registered) == 0 {
 		command = "matter ops source add --file DEFINITION.json --confirm"
 	}
-	return o.result(map[string]any{"kek_id": p.KEKID, "epoch": p.Epoch, "sources": sourceNames(registered), "next": command},
-		fmt.Sprintf("pointer: KEK %s, epoch %d", p.KEKID, p.Epoch), "registered: "+describeSources(registered), next(command))
+	schedule, told := o.prospects(ctx)
+	return o.result(map[string]any{
+		"kek_id": p.KEKID, "epoch": p.Epoch, "sources": sourceNames(registered), "schedule": schedule, "told": told, "next": command,
+	},
+		fmt.Sprintf("pointer: KEK %s, epoch %d", p.KEKID, p.Epoch), "registered: "+describeSources(registered),
+		"schedule: "+schedule, "told: "+told, next(command))
+}
+
+// prospects says when the first rotation starts by itself and who is told of outcomes. The
+// genesis is done: what cannot be read is said to be unknown.
+func (o *operator) prospects(ctx context.Context) (schedule, told string) {
+	s, err := o.NextSchedule(ctx)
+	schedule = strings.Join(describeSchedule(s), "; ")
+	if err != nil {
+		schedule = "unknown: " + err.Error()
+	}
+	if told, err = o.Told(ctx); err != nil {
+		told = "unknown: " + err.Error()
+	}
+	return schedule, told
 }
 
 // seed reads the sources to begin with.

@@ -41,7 +41,7 @@ func (f *mintFlags) register(cmd *cobra.Command) {
 // could not look.
 func (o *operator) checks(ctx context.Context, f mintFlags) (plan rotation.Plan, refusal, err error) {
 	if f.label == "" {
-		f.label = kek.QuarterLabel(o.Steps.Now())
+		f.label = o.Config.QuarterLabel(o.Steps.Now())
 	}
 	plan, err = o.Steps.Preflight(ctx, rotation.PreflightInput{
 		ExecutionName: notInID.ReplaceAllString(f.label, "-"), Input: f.input(), CheckOnly: true,

@@ -127,7 +127,7 @@ func (o *operator) attach(ctx context.Context, f rotateFlags) error {
 func (o *operator) startExecution(ctx context.Context, m *app.Machine, f mintFlags) (app.Execution, error) {
 	now := o.Steps.Now()
 	if f.label == "" {
-		f.label = kek.QuarterLabel(now)
+		f.label = o.Config.QuarterLabel(now)
 		if f.emergency {
 			f.label = "emergency-" + now.UTC().Format("2006-01-02-150405")
 		}

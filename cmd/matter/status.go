@@ -31,6 +31,7 @@ type status struct {
 	app.Status
 	Executions []app.Execution `json:"executions"` // that run now
 	Schedule   *app.Schedule   `json:"schedule"`   // null if there is none
+	Told       string          `json:"told"`       // who is told of outcomes and alarms
 	Anchor     *anchorStatus   `json:"anchor"`     // null if the deployment has no transparency log
 	Unknown    []string        `json:"unknown,omitempty"`
 	Next       string          `json:"next"`
@@ -72,8 +73,10 @@ func (o *operator) status(ctx context.Context) error {
 	running, err := o.Running(ctx)
 	s.Executions = append(s.Executions, running...)
 	s.unknown("executions", err)
-	s.Schedule, err = o.NextSchedule(ctx, o.Steps.Now())
+	s.Schedule, err = o.NextSchedule(ctx)
 	s.unknown("schedule", err)
+	s.Told, err = o.Told(ctx)
+	s.unknown("told", err)
 	s.Anchor, err = o.anchor(ctx)
 	s.unknown("anchor", err)
 	if s.Next, err = o.afterStatus(ctx, table); err != nil {
@@ -139,7 +142,12 @@ func printStatus(w io.Writer, s status) error {
 	for _, e := range s.Executions {
 		fmt.Fprintf(t, "execution\t%s\trunning\tsince %s\n", e.Name, stamp(e.StartedAt))
 	}
-	fmt.Fprintf(t, "schedule\t%s\n", describeSchedule(s.Schedule))
+	for _, line := range describeSchedule(s.Schedule) {
+		fmt.Fprintf(t, "schedule\t%s\n", line)
+	}
+	if s.Told != "" {
+		fmt.Fprintf(t, "told\t%s\n", s.Told)
+	}
 	fmt.Fprintf(t, "audit chain\t%s\t%d records\t%d not in the bucket yet\n", s.Audit.Chain, s.Audit.Records, s.Audit.Unpublished)
 	fmt.Fprintf(t, "anchor\t%s\n", describeAnchor(s.Anchor))
 	for _, f := range s.Faults {
@@ -162,15 +170,19 @@ func describePhase(r app.RotationStatus) string {
 	return string(r.Phase)
 }
 
-func describeSchedule(s *app.Schedule) string {
+// describeSchedule says when the next rotation starts by itself, and why one before does not.
+func describeSchedule(s *app.Schedule) []string {
 	switch {
 	case s == nil:
-		return "none: rotations are started by hand"
+		return []string{"none: rotations are started by hand"}
 	case !s.Enabled:
-		return s.Name + " is disabled"
+		return []string{s.Name + " is disabled"}
 	case s.Next.IsZero():
-		return fmt.Sprintf("%s: %s %s", s.Name, s.Expression, s.Zone)
-	default:
-		return fmt.Sprintf("next rotation %s", s.Next.Format("Mon 2006-01-02 15:04 MST"))
+		return []string{"begins with genesis"}
 	}
+	lines := []string{fmt.Sprintf("next rotation %s", s.Next.Format("Mon 2006-01-02 15:04 MST"))}
+	if s.Skipped != "" {
+		lines = append(lines, s.Skipped)
+	}
+	return append(lines, s.Waits...)
 }

@@ -2,31 +2,88 @@ package app
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
-	"regexp"
-	"strconv"
+	"os"
 	"strings"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
+	"github.com/aws/aws-sdk-go-v2/service/lambda"
+	lambdatypes "github.com/aws/aws-sdk-go-v2/service/lambda/types"
 	"github.com/aws/aws-sdk-go-v2/service/scheduler"
 	"github.com/aws/aws-sdk-go-v2/service/scheduler/types"
+	"github.com/aws/aws-sdk-go-v2/service/sfn"
+	"github.com/aws/aws-sdk-go-v2/service/sns"
+
+	"github.com/matter-ops/kms-rotation/internal/ddb"
+	"github.com/matter-ops/kms-rotation/rotation"
 )
+
+// Scheduler wires the schedule function, which reads the control table and starts what is
+// due.
+func Scheduler(ctx context.Context) (*rotation.Steps, error) {
+	c, err := FromEnv(os.Getenv)
+	if err != nil {
+		return nil, err
+	}
+	cfg, err := AWSConfig(ctx)
+	if err != nil {
+		return nil, err
+	}
+	store := ddb.New(dynamodb.NewFromConfig(cfg), c.ControlTable, c.Stack, time.Now)
+	return &rotation.Steps{Config: c.Config, Deps: rotation.Deps{
+		Registry: store, Announcements: store, Drills: store, Starter: &starter{sfn.NewFromConfig(cfg), lambda.NewFromConfig(cfg)},
+		Meter: &meter{w: os.Stdout, stack: c.Stack, now: time.Now},
+		Now:   time.Now, Actor: rotation.LambdaActor + os.Getenv("AWS_LAMBDA_FUNCTION_NAME"),
+	}}, nil
+}
+
+// starter implements [rotation.Starter].
+type starter struct {
+	machines  *sfn.Client
+	functions *lambda.Client
+}
+
+func (s *starter) StartExecution(ctx context.Context, stateMachine, name string, in rotation.ExecutionInput) error {
+	_, err := (&Machine{API: s.machines, ARN: stateMachine}).Start(ctx, name, in)
+	if errors.Is(err, ErrTaken) {
+		return nil
+	}
+	return err
+}
+
+func (s *starter) CallPreflight(ctx context.Context, function string, in rotation.PreflightInput) error {
+	payload, err := json.Marshal(in)
+	if err != nil {
+		return err
+	}
+	_, err = s.functions.Invoke(ctx, &lambda.InvokeInput{FunctionName: &function, InvocationType: lambdatypes.InvocationTypeEvent, Payload: payload})
+	if err != nil {
+		return fmt.Errorf("invoke %s: %w", function, err)
+	}
+	return nil
+}
 
 // Schedule is when the next rotation starts by itself.
 type Schedule struct {
-	Name       string    `json:"name"`
-	Enabled    bool      `json:"enabled"`
-	Expression string    `json:"expression"`
-	Zone       string    `json:"time_zone"`
-	Next       time.Time `json:"next"` // zero if the expression is none that the template makes
+	Name    string    `json:"name"`
+	Enabled bool      `json:"enabled"`
+	Hour    int       `json:"hour"` // of the rotation, local
+	Zone    string    `json:"time_zone"`
+	Next    time.Time `json:"next"`              // zero before genesis
+	Label   string    `json:"label,omitempty"`   // of that rotation
+	Skipped string    `json:"skipped,omitempty"` // why one before it is not started
+	Waits   []string  `json:"waits,omitempty"`   // what is due and not done, and why
 }
 
-// NextSchedule looks at the stack's schedule of rotations; nil if it has none.
-func (d *Deployment) NextSchedule(ctx context.Context, now time.Time) (*Schedule, error) {
+// NextSchedule looks at the stack's schedule of rotations, by the function that starts
+// them; nil if it has none.
+func (d *Deployment) NextSchedule(ctx context.Context) (*Schedule, error) {
 	out, err := scheduler.NewFromConfig(d.AWS).GetSchedule(ctx, &scheduler.GetScheduleInput{
-		GroupName: &d.Config.Stack, Name: aws.String(d.Config.Stack + "-rotation"),
+		GroupName: &d.Config.Stack, Name: aws.String(d.Config.Stack + "-tick"),
 	})
 	var none *types.ResourceNotFoundException
 	if errors.As(err, &none) {
@@ -35,40 +92,47 @@ func (d *Deployment) NextSchedule(ctx context.Context, now time.Time) (*Schedule
 	if err != nil {
 		return nil, fmt.Errorf("read the schedule: %w", err)
 	}
-	s := &Schedule{
-		Name: aws.ToString(out.Name), Enabled: out.State == types.ScheduleStateEnabled,
-		Expression: aws.ToString(out.ScheduleExpression), Zone: aws.ToString(out.ScheduleExpressionTimezone),
+	var in rotation.ScheduleInput
+	if out.Target == nil || json.Unmarshal([]byte(aws.ToString(out.Target.Input)), &in) != nil {
+		return nil, fmt.Errorf("schedule %s has no input that can be read", aws.ToString(out.Name))
 	}
-	if zone, err := time.LoadLocation(s.Zone); err == nil {
-		s.Next, _ = nextFirst(s.Expression, now.In(zone))
+	look, err := d.Steps.Outlook(ctx, in.Hour)
+	if err != nil {
+		return nil, err
 	}
-	return s, nil
+	return &Schedule{
+		Name: aws.ToString(out.Name), Enabled: out.State == types.ScheduleStateEnabled && in.State == rotation.ScheduleEnabled,
+		Hour: in.Hour, Zone: d.Config.Window.Zone.String(),
+		Next: look.Next.Rotation, Label: look.Next.Label, Skipped: look.Skipped, Waits: look.Waits,
+	}, nil
 }
 
-// firstWeekday is the form of expression that the template makes: an hour of the
-// first given weekday of some months.
-var firstWeekday = regexp.MustCompile(`^cron\((\d{1,2}) (\d{1,2}) \? ([A-Z]{3}(?:,[A-Z]{3})*) ([1-7])#1 \*\)$`)
-
-// nextFirst returns when such an expression fires next after now, in now's zone;
-// false if it has another form.
-func nextFirst(expression string, now time.Time) (time.Time, bool) {
-	m := firstWeekday.FindStringSubmatch(expression)
-	if m == nil {
-		return time.Time{}, false
+// Told says who is told of outcomes and alarms.
+func (d *Deployment) Told(ctx context.Context) (string, error) {
+	if d.Config.Topic == "" {
+		return "nobody: the deployment has no topic", nil
 	}
-	minute, _ := strconv.Atoi(m[1])
-	hour, _ := strconv.Atoi(m[2])
-	weekday, _ := strconv.Atoi(m[4])
-	for i := range 13 {
-		month := time.Date(now.Year(), now.Month()+time.Month(i), 1, 0, 0, 0, 0, time.UTC)
-		if !strings.Contains(m[3], strings.ToUpper(month.Month().String()[:3])) {
-			continue
+	confirmed, pending := 0, 0
+	pages := sns.NewListSubscriptionsByTopicPaginator(sns.NewFromConfig(d.AWS), &sns.ListSubscriptionsByTopicInput{TopicArn: &d.Config.Topic})
+	for pages.HasMorePages() {
+		page, err := pages.NextPage(ctx)
+		if err != nil {
+			return "", fmt.Errorf("list who is told: %w", err)
 		}
-		day := 1 + (weekday-1-int(month.Weekday())+7)%7
-		at := time.Date(month.Year(), month.Month(), day, hour, minute, 0, 0, now.Location())
-		if at.After(now) {
-			return at, true
+		for _, s := range page.Subscriptions {
+			if strings.HasPrefix(aws.ToString(s.SubscriptionArn), "arn:") {
+				confirmed++
+			} else { // PendingConfirmation
+				pending++
+			}
 		}
 	}
-	return time.Time{}, false
+	text := fmt.Sprintf("%d subscribers of the topic", confirmed)
+	if confirmed == 0 {
+		text = "nobody: set AlarmEmail, or subscribe to " + d.Config.Topic
+	}
+	if pending > 0 {
+		text += fmt.Sprintf("; %d have not confirmed yet", pending)
+	}
+	return text, nil
 }

@@ -27,6 +27,7 @@ var decoders = map[string]func([]byte) error{
 	"notify":     decodes[rotation.NotifyInput],
 	"approve":    decodes[rotation.ApprovalInput],
 	"health":     decodes[rotation.HealthInput],
+	"schedule":   decodes[rotation.ScheduleInput],
 	"execution":  decodes[rotation.ExecutionInput],
 }
 

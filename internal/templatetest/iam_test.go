@@ -182,8 +182,7 @@ func TestTrust(t *testing.T) {
 	}
 	want := map[string]string{
 		"StateMachineRole":      machine("StateMachine"),
-		"ScheduleRole":          arn("scheduler", "schedule-group/"+text(at[any](t, tpl.Resources, "ScheduleGroup", "Properties", "Name"))),
-		"PreflightScheduleRole": arn("scheduler", "schedule-group/"+text(at[any](t, tpl.Resources, "ScheduleGroup", "Properties", "Name"))),
+		"TickScheduleRole":      arn("scheduler", "schedule-group/"+text(at[any](t, tpl.Resources, "ScheduleGroup", "Properties", "Name"))),
 		"HealthScheduleRole":    arn("scheduler", "schedule-group/"+text(at[any](t, tpl.Resources, "ScheduleGroup", "Properties", "Name"))),
 		"EmergencyFormRole":     arn("ssm", "automation-execution/*"),
 		"AnchorScheduleRole":    arn("scheduler", "schedule-group/"+text(at[any](t, tpl.Resources, "ScheduleGroup", "Properties", "Name"))),

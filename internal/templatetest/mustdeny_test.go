@@ -334,7 +334,14 @@ var attempts = []attempt{
 	},
 	{"send the customers a false message", []iam.Access{access("sns:Publish", given["AnnounceTopicArn"])}, "preflight announces windows, notify moves them on"},
 	{"read the announcers' keys", []iam.Access{access("secretsmanager:GetSecretValue", given["AnnounceSecretArn"])}, "as above"},
-	{"start a rotation", []iam.Access{access("states:StartExecution", fmt.Sprintf(arnOf, "states", "stateMachine:StateMachine"))}, ""},
+	{
+		"start a rotation", []iam.Access{access("states:StartExecution", fmt.Sprintf(arnOf, "states", "stateMachine:StateMachine"))},
+		"schedule starts them when they are due. A normal rotation too many does no harm, and the gates of announcement, drill and canary hold for it",
+	},
+	{
+		"call preflight past the state machines", []iam.Access{access("lambda:InvokeFunction", fmt.Sprintf(arnOf, "lambda", "function:PreflightFunction"))},
+		"schedule has it look ahead. Asked to start, it takes the lock for a rotation that no state machine runs, or ends one as an emergency does: every row stays readable, kms-status shows it, and matter ops resume or an emergency goes on",
+	},
 	{"start an emergency", []iam.Access{access("states:StartExecution", fmt.Sprintf(arnOf, "states", "stateMachine:EmergencyStateMachine"))}, ""},
 	{"wake the task that waits for a second person", []iam.Access{access("states:SendTaskSuccess", fmt.Sprintf(arnOf, "states", "stateMachine:StateMachine"))}, ""},
 	{"invoke another function", []iam.Access{access("lambda:InvokeFunction", fmt.Sprintf(arnOf, "lambda", "function:SwitchFunction"))}, ""},

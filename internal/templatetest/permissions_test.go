@@ -61,10 +61,10 @@ func TestWhoMay(t *testing.T) {
 		"sns:Publish":                   {"Approve", "Health", "Notify", "Preflight"},
 		"secretsmanager:GetSecretValue": {"Notify", "Preflight"}, // of the announcers
 		"states:SendTaskSuccess":        {},                      // a person answers
-		"lambda:InvokeFunction":         {"AnchorSchedule", "HealthSchedule", "PreflightSchedule", "StateMachine"},
+		"lambda:InvokeFunction":         {"AnchorSchedule", "HealthSchedule", "Schedule", "StateMachine", "TickSchedule"},
 		"states:StartExecution":         {"", "EmergencyForm", "Schedule"}, // "": the policies for people, see TestEntrances
-		"sqs:SendMessage":               {"AnchorSchedule", "HealthSchedule", "PreflightSchedule", "Schedule"},
-		"xray:PutTraceSegments":         append(slices.Clone(steps[:4]), "Health", "Mint", "Notify", "Preflight", "Retire", "Rewrap", "StateMachine", "Switch", "Verify"),
+		"sqs:SendMessage":               {"AnchorSchedule", "HealthSchedule", "TickSchedule"},
+		"xray:PutTraceSegments":         append(slices.Clone(steps[:4]), "Health", "Mint", "Notify", "Preflight", "Retire", "Rewrap", "Schedule", "StateMachine", "Switch", "Verify"),
 	} {
 		got := may(all, func(s statement) bool { return s.allows(action) })
 		if d := cmp.Diff(want, got); d != "" {
@@ -123,14 +123,14 @@ func TestWhoMayWriteState(t *testing.T) {
 		{"DeleteItem", "KEK#1"}:               {},
 		{"DeleteItem", "FENCE#1"}:             {},
 		{"UpdateItem", "POINTER"}:             {},
-		{"GetItem", "POINTER"}:                slices.Sorted(slices.Values(append([]string{"", "Health"}, steps...))),
-		{"GetItem", "ROTATION#1"}:             append([]string{""}, steps...),
+		{"GetItem", "POINTER"}:                slices.Sorted(slices.Values(append([]string{"", "Health", "Schedule"}, steps...))),
+		{"GetItem", "ROTATION#1"}:             slices.Sorted(slices.Values(append([]string{"", "Schedule"}, steps...))),
 		{"GetItem", "LEASE#1"}:                {},
 		{"Scan", "KEK#1"}:                     registry,
 		{"PutItem", "ANNOUNCEMENT#1"}:         {"Preflight"},
-		{"GetItem", "ANNOUNCEMENT#1"}:         {"Notify", "Preflight"},
+		{"GetItem", "ANNOUNCEMENT#1"}:         {"Notify", "Preflight", "Schedule"},
 		{"PutItem", "DRILL#1"}:                {"Retire"},
-		{"GetItem", "DRILL#1"}:                {"Preflight", "Retire"},
+		{"GetItem", "DRILL#1"}:                {"Preflight", "Retire", "Schedule"},
 		{"PutItem", "APPROVAL#1"}:             {"Approve"},
 		{"GetItem", "APPROVAL#1"}:             {"Approve", "Switch"},
 		{"UpdateItem", "HEALTH#1"}:            {"Health"},
@@ -256,7 +256,6 @@ func TestEntrances(t *testing.T) {
 		"StartRotationPolicy":  {of("StartRotationPolicy"), "${StateMachine}", "rotation"},
 		"StartEmergencyPolicy": {of("StartEmergencyPolicy"), "${EmergencyStateMachine}", "emergency"},
 		"EmergencyFormRole":    {all["EmergencyFormRole"], "${EmergencyStateMachine}", ""},
-		"ScheduleRole":         {all["ScheduleRole"], "${StateMachine}", ""},
 	} {
 		starts := false
 		for _, s := range tc.statements {
@@ -325,7 +324,7 @@ func TestStateMachineInvokesTheStepsAlone(t *testing.T) {
 	tpl := load(t)
 	var want []string
 	for _, id := range tpl.ofType("AWS::Serverless::Function") {
-		if id != "HealthFunction" {
+		if id != "HealthFunction" && id != "ScheduleFunction" {
 			want = append(want, "${"+id+".Arn}")
 		}
 	}

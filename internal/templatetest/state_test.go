@@ -247,8 +247,8 @@ func TestAlarms(t *testing.T) {
 			t.Errorf("%s looks at %d metrics, and CloudWatch allows 10", id, n)
 		}
 		missing := "notBreaching"
-		if id == "CanarySilentAlarm" {
-			missing = "breaching" // that nothing is measured is what it is for
+		if id == "CanarySilentAlarm" || id == "ScheduleSilentAlarm" {
+			missing = "breaching" // that nothing is measured is what they are for
 		}
 		if p["TreatMissingData"] != missing || p["AlarmDescription"] == nil {
 			t.Errorf("%s: %v, %v", id, p["TreatMissingData"], p["AlarmDescription"])
@@ -293,6 +293,9 @@ func TestWatched(t *testing.T) {
 		"Matter " + rotation.MetricGeneration + " stack=${AWS::StackName}",
 		"Matter " + rotation.MetricCanaryRed + " stack=${AWS::StackName}",
 		"Matter " + rotation.MetricCanaryGreen + " stack=${AWS::StackName}",
+		"Matter " + rotation.MetricTick + " stack=${AWS::StackName}",
+		"Matter " + rotation.MetricRotationOverdue + " stack=${AWS::StackName}",
+		"Matter " + rotation.MetricPreparationOverdue + " stack=${AWS::StackName}",
 		"AWS/SQS ApproximateNumberOfMessagesVisible QueueName=${ScheduleFailures.QueueName}",
 	}
 	for _, id := range tpl.ofType("AWS::Serverless::Function") {
@@ -330,8 +333,8 @@ func TestTopicPolicy(t *testing.T) {
 	}
 }
 
-// TestRefusalAheadIsHeard: the schedule does not wait for preflight, so what it says
-// seven days ahead must go to people.
+// TestRefusalAheadIsHeard: function schedule does not wait for preflight, so what it says
+// days ahead must go to people.
 func TestRefusalAheadIsHeard(t *testing.T) {
 	p := at[object](t, load(t).Resources, "PreflightFunction", "Properties")
 	if got := text(at[any](t, p, "EventInvokeConfig", "DestinationConfig", "OnFailure", "Destination")); got != "${Topic}" {
@@ -343,7 +346,7 @@ func TestOutputs(t *testing.T) {
 	tpl := load(t)
 	want := []string{
 		"AnchorKeyArn", "AuditBucketName", "ControlTableName", "DataPlanePolicyArn", "EmergencyFormName", "EmergencyStateMachineArn",
-		"SeedCorpus", "SeedSources", "StartEmergencyPolicyArn", "StartRotationPolicyArn", "StateMachineArn", "TopicArn",
+		"SeedCorpus", "SeedSources", "StartEmergencyPolicyArn", "StartRotationPolicyArn", "StateMachineArn", "Told", "TopicArn",
 	}
 	for _, id := range tpl.ofType("AWS::Serverless::Function") {
 		want = append(want, id+"Name")
