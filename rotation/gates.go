@@ -42,6 +42,10 @@ func (s *Steps) gates(in PreflightInput, r kek.Rotation, w Window) []gate {
 		out = append(out, g)
 	}
 	ahead := in.CheckOnly && in.Announce // days before the rotation, not at its start
+	at := s.Now()
+	if ahead && in.AnnounceFrom != nil {
+		at = *in.AnnounceFrom
+	}
 	announced := gate{name: "announcement", green: fmt.Sprintf("%d days ago or more", s.AnnounceDays), check: func(ctx context.Context) error {
 		return s.checkAnnouncement(ctx, r.Label)
 	}}
@@ -56,7 +60,7 @@ func (s *Steps) gates(in PreflightInput, r kek.Rotation, w Window) []gate {
 			return err
 		}
 	}
-	hours := gate{name: "off-peak window", green: w.String(), check: func(context.Context) error { return s.checkWindow(w) }}
+	hours := gate{name: "off-peak window", green: w.String(), check: func(context.Context) error { return s.checkWindow(w, at) }}
 	if w.From == w.To { // any time is nothing to go past
 		out = append(out, hours)
 	}

@@ -524,12 +524,12 @@ func (s *Steps) checkAwake(r kek.Rotation) error {
 	}
 }
 
-func (s *Steps) checkWindow(w Window) error {
-	if w.Open(s.Now()) {
+func (s *Steps) checkWindow(w Window, at time.Time) error {
+	if w.Open(at) {
 		return nil
 	}
 	return &Error{
-		Kind: WindowClosed, Field: "window", Msg: fmt.Sprintf("it is %s, outside %s", s.Now().In(w.Zone).Format("15:04 MST"), w),
+		Kind: WindowClosed, Field: "window", Msg: fmt.Sprintf("it is %s, outside %s", at.In(w.Zone).Format("15:04 MST"), w),
 		Next: `wait for the window, or start with {"window": "any"} if you accept peak load`,
 	}
 }

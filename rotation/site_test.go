@@ -73,7 +73,13 @@ type place struct {
 // first KEK. Its clock stands at 02:00 UTC, within the window.
 func newSite(t *testing.T) *site {
 	t.Helper()
-	c := &clock{at: time.Date(2026, 4, 1, 2, 0, 0, 0, time.UTC)}
+	return newSiteAt(t, time.Date(2026, 4, 1, 2, 0, 0, 0, time.UTC))
+}
+
+// newSiteAt is newSite with a genesis at another time.
+func newSiteAt(t *testing.T, genesis time.Time) *site {
+	t.Helper()
+	c := &clock{at: genesis}
 	w := memstore.New(chain, c.now)
 	s := &site{
 		t: t, world: w, store: w.Store(), vault: w.Vault(), kms: w.KMS(), clock: c, plain: map[place]string{},
