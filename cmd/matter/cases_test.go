@@ -12,8 +12,8 @@ import (
 )
 
 // TestCases runs the scripts of testdata/cases, faults that people met in public, on one
-// local AWS: each has a deployment of its own on it, but for the last two, which use the
-// stack itself. A script says its source's kind of fault and what is right, and exits 0
+// local AWS: each has a deployment of its own on it, but for three that use the stack
+// itself. A script says its source's kind of fault and what is right, and exits 0
 // if the project does right.
 func TestCases(t *testing.T) {
 	t.Parallel() // it waits more than it works

@@ -18,7 +18,7 @@ def run(inp, machine=arn):
     a = sfn.start_execution(stateMachineArn=machine, name="x" + uuid.uuid4().hex, input=json.dumps(inp))["executionArn"]
     while (s := sfn.describe_execution(executionArn=a))["status"] == "RUNNING": time.sleep(2)
     print(inp, "->", s["status"], s.get("error"), (s.get("cause") or "")[:500]); return s
-one = run({"requested_by": "schedule"})
+one = run({"requested_by": "schedule", "label": "case 27"})
 between = pointer()
 switched = between != old
 two = run({"mode": "emergency", "reason": "key material in a log"}, emergencies)
