@@ -38,13 +38,7 @@ func TestScheduleDeployed(t *testing.T) {
 		t.Fatalf("%+v, %v", out, err)
 	}
 	q := out.Next
-	for name, value := range w.Env() {
-		t.Setenv(name, value)
-	}
-	steps, err := app.Scheduler(ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
+	steps := app.WireScheduler(w.Deployment.Config, w.AWSConfig(), "test")
 	var in rotation.ScheduleInput
 	if err := json.Unmarshal([]byte(payload), &in); err != nil {
 		t.Fatal(err)

@@ -33,12 +33,18 @@ func Scheduler(ctx context.Context) (*rotation.Steps, error) {
 	if err != nil {
 		return nil, err
 	}
+	s := WireScheduler(c, cfg, rotation.LambdaActor+os.Getenv("AWS_LAMBDA_FUNCTION_NAME"))
+	s.Meter = &meter{w: os.Stdout, stack: c.Stack, now: time.Now}
+	return s, nil
+}
+
+// WireScheduler builds what [rotation.Steps.Schedule] needs on real adapters.
+func WireScheduler(c Config, cfg aws.Config, actor string) *rotation.Steps {
 	store := ddb.New(dynamodb.NewFromConfig(cfg), c.ControlTable, c.Stack, time.Now)
 	return &rotation.Steps{Config: c.Config, Deps: rotation.Deps{
 		Registry: store, Announcements: store, Drills: store, Starter: &starter{sfn.NewFromConfig(cfg), lambda.NewFromConfig(cfg)},
-		Meter: &meter{w: os.Stdout, stack: c.Stack, now: time.Now},
-		Now:   time.Now, Actor: rotation.LambdaActor + os.Getenv("AWS_LAMBDA_FUNCTION_NAME"),
-	}}, nil
+		Now: time.Now, Actor: actor,
+	}}
 }
 
 // starter implements [rotation.Starter].
