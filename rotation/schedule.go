@@ -137,7 +137,7 @@ func (t *tick) tend(ctx context.Context, q Quarter, last bool) error {
 	}
 	rotated := t.rotated(q)
 	switch {
-	case late != "" && t.now.Before(q.Closes):
+	case late != "" && t.now.Before(q.Rotation):
 		t.out.Skipped = late
 	case late == "" && !rotated && t.now.Before(q.Closes) && t.out.Next.Label == "":
 		t.out.Next = q

@@ -135,7 +135,7 @@ func (d *Deployment) Told(ctx context.Context) (string, error) {
 	}
 	text := fmt.Sprintf("%d subscribers of the topic", confirmed)
 	if confirmed == 0 {
-		text = "nobody: set AlarmEmail, or subscribe to " + d.Config.Topic
+		text = "nobody: set AlarmEmail, or subscribe to the stack's TopicArn"
 	}
 	if pending > 0 {
 		text += fmt.Sprintf("; %d have not confirmed yet", pending)
