@@ -145,6 +145,14 @@ func (w Window) starts(at time.Time) (from, to time.Time) {
 	}
 }
 
+// span is how long the window is open each day.
+func (w Window) span() time.Duration {
+	if w.From == w.To {
+		return day
+	}
+	return (w.To - w.From + day) % day
+}
+
 // opens is when the window opens next after t.
 func (w Window) opens(t time.Time) time.Time { return w.next(t, w.From) }
 

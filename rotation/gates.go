@@ -67,7 +67,11 @@ func (s *Steps) gates(in PreflightInput, r kek.Rotation, w Window) []gate {
 	add(w.From != w.To, hours)
 	add(s.AnnounceDays > 0 || ahead, announced)
 	add(s.DrillFreshDays > 0, gate{name: "failure drill", green: fmt.Sprintf("passed within %d days", s.DrillFreshDays), check: s.checkDrill})
-	add(s.HealthDays > 0, gate{name: "KMS canary", green: fmt.Sprintf("green for %d days", s.HealthDays), check: func(ctx context.Context) error {
+	canary := fmt.Sprintf("green for %d days", s.HealthDays)
+	if ahead {
+		canary = "has not failed; before the rotation it must be " + canary
+	}
+	add(s.HealthDays > 0, gate{name: "KMS canary", green: canary, check: func(ctx context.Context) error {
 		return s.checkHealth(ctx, ahead)
 	}})
 	if s.ApprovalRequired && r.Mode == kek.Emergency {

@@ -354,7 +354,7 @@ func TestAheadAndAtTime(t *testing.T) {
 	}
 	want := map[string]bool{
 		"pointer and lock": true, "pointer's KMS key": true, "off-peak window": true, "announcement": true, "failure drill": false,
-		"KMS canary": false, "audit bucket": true, "audit head": true, "source orders": true, "source people": true, "source corpus": true, "known-cipher corpus": true,
+		"KMS canary": true, "audit bucket": true, "audit head": true, "source orders": true, "source people": true, "source corpus": true, "known-cipher corpus": true,
 		"sources": true, "KEK's other users": true, "encryption at rest": true,
 	}
 	if diff := cmp.Diff(want, checks); diff != "" {

@@ -101,6 +101,12 @@ func (t *tick) run(ctx context.Context) (err error) {
 	if t.in.Hour < 0 || t.in.Hour > 23 {
 		return invalid("hour", fmt.Sprintf("%d is no hour of a day", t.in.Hour), "deploy template.yaml again")
 	}
+	if span := t.Window.span(); span < leastStart {
+		return &Error{
+			Kind: Misconfigured, Field: "Window", Msg: fmt.Sprintf("it is open for %s, and the schedule looks every quarter of an hour", span),
+			Next: fmt.Sprintf("deploy a window of %s or more", leastStart),
+		}
+	}
 	if t.view, err = t.load(ctx, ""); err != nil || t.view.Pointer == nil {
 		return err
 	}

@@ -235,6 +235,13 @@ func TestScheduleStartsNothing(t *testing.T) {
 	in.State, in.Hour = rotation.ScheduleEnabled, 24
 	_, err := p.Schedule(t.Context(), in)
 	wantKind(t, err, rotation.InvalidInput)
+	in.Hour, p.last = hour2, map[string]int64{}
+	p.Window = defaults(t, "23:50-00:10", time.UTC).Window // two ticks may miss it
+	_, err = p.Schedule(t.Context(), in)
+	wantKind(t, err, rotation.Misconfigured)
+	if len(p.last) > 0 {
+		t.Errorf("a tick that failed is measured: %v", p.last)
+	}
 }
 
 // TestUnpreparedIsToldByDay: an announcement that cannot be made and a drill that fails ring
