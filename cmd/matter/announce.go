@@ -19,7 +19,7 @@ func newAnnounce() *cobra.Command {
 		Long: `Announces a maintenance window to the topic, the webhook and the status page that the
 deployment names, and records it: a normal rotation of that label starts in this
 window alone, once customers have known of it for the days that the deployment
-demands. The schedule does this seven days ahead; by hand it is for a rotation that
+demands. The schedule does this eight days ahead; by hand it is for a rotation that
 is not the quarter's, or for another window.
 
 What was announced already is not announced again, unless --from moves it.`,

@@ -33,7 +33,7 @@ must roll back by itself: the drill passes if the pointer has not moved and the 
 KEK is retired and its KMS key disabled. A drill never switches, needs no window and
 no announcement, and holds the lock while it runs, about a minute.
 
-It can be scheduled: start the state machine with events/execution-drill.json.
+The schedule runs it 14 days before each rotation.
 
 Exit code: 0 passed, 1 failed.`,
 		Example: "  matter ops drill run kms_rotation_failure",

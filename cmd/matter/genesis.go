@@ -28,6 +28,8 @@ func newGenesis() *cobra.Command {
 tags it with the stack (the roles of the functions are conditioned on that tag)
 and makes the pointer. Only a rotation moves the pointer from then on.
 
+It says when the schedule starts the first rotation, and who is told of outcomes.
+
 The first sources are those of --sources, a file as source add takes it, or else the
 deployment's seed: MATTER_SOURCES and MATTER_CORPUS, which matter ops env takes from
 the stack's parameters. Later ones are registered with matter ops source add.`,
