@@ -80,7 +80,7 @@ func (c Config) lastNotice(q Quarter) time.Time {
 func (c Config) Late(q Quarter, genesis time.Time) string {
 	firstDay := genesis.UTC().Truncate(day).Add(day) // of which there may be a whole day of canaries
 	wanted := q.Rotation.UTC().Truncate(day).AddDate(0, 0, -c.HealthDays)
-	why := ""
+	var why string
 	switch prepared := genesis.Add(settled + settled); {
 	case q.Rotation.Before(genesis):
 		why = "it was due before"

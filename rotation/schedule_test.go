@@ -52,7 +52,7 @@ func newPlanner(t *testing.T, window, zone string, genesis string) *planner {
 	p := &planner{
 		site: s, driver: newDriver(s), begin: at, ended: map[string]string{}, begun: map[string]time.Time{}, last: map[string]int64{}, count: map[string]int64{},
 	}
-	s.Steps.Starter, s.Steps.Meter = p, p
+	s.Starter, s.Meter = p, p
 	return p
 }
 
@@ -77,7 +77,7 @@ func (p *planner) StartExecution(_ context.Context, machine, name string, in rot
 	return nil
 }
 
-func (p *planner) CallPreflight(ctx context.Context, function string, in rotation.PreflightInput) error {
+func (p *planner) CallPreflight(_ context.Context, function string, in rotation.PreflightInput) error {
 	if function != "preflight" {
 		p.t.Errorf("called %q", function)
 	}

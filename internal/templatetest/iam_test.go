@@ -181,11 +181,11 @@ func TestTrust(t *testing.T) {
 		return arn("states", "stateMachine:"+text(at[any](t, tpl.Resources, id, "Properties", "Name")))
 	}
 	want := map[string]string{
-		"StateMachineRole":      machine("StateMachine"),
-		"TickScheduleRole":      arn("scheduler", "schedule-group/"+text(at[any](t, tpl.Resources, "ScheduleGroup", "Properties", "Name"))),
-		"HealthScheduleRole":    arn("scheduler", "schedule-group/"+text(at[any](t, tpl.Resources, "ScheduleGroup", "Properties", "Name"))),
-		"EmergencyFormRole":     arn("ssm", "automation-execution/*"),
-		"AnchorScheduleRole":    arn("scheduler", "schedule-group/"+text(at[any](t, tpl.Resources, "ScheduleGroup", "Properties", "Name"))),
+		"StateMachineRole":   machine("StateMachine"),
+		"TickScheduleRole":   arn("scheduler", "schedule-group/"+text(at[any](t, tpl.Resources, "ScheduleGroup", "Properties", "Name"))),
+		"HealthScheduleRole": arn("scheduler", "schedule-group/"+text(at[any](t, tpl.Resources, "ScheduleGroup", "Properties", "Name"))),
+		"EmergencyFormRole":  arn("ssm", "automation-execution/*"),
+		"AnchorScheduleRole": arn("scheduler", "schedule-group/"+text(at[any](t, tpl.Resources, "ScheduleGroup", "Properties", "Name"))),
 	}
 	for _, id := range tpl.ofType("AWS::Serverless::Function") {
 		role := strings.TrimSuffix(id, "Function") + "Role"
