@@ -139,6 +139,14 @@ func (o *operator) usableKey(ctx context.Context, name string) (rotation.Key, er
 	case !k.Enabled || !k.Usable:
 		return k, unusable(fmt.Sprintf("KMS key %s is in state %s and cannot wrap data keys", k.ID, k.State))
 	}
+	// Rows, registry and policies name KEKs by bare ids, which are of this account and Region.
+	here, err := o.Steps.Keys.Describe(ctx, k.ID)
+	if err != nil && !errors.Is(err, rotation.ErrNoKey) {
+		return k, fmt.Errorf("describe KMS key %s: %w", k.ID, err)
+	}
+	if here.ARN != k.ARN {
+		return k, unusable(fmt.Sprintf("KMS key %s is in another account or Region", k.ARN))
+	}
 	return k, nil
 }
 

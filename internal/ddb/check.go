@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
 
 	"github.com/matter-ops/kms-rotation/internal/awserr"
@@ -35,11 +36,37 @@ func (t *TableSource) Check(ctx context.Context) (notes []string, err error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := t.checkPlace(ctx, d); err != nil {
+		return nil, err
+	}
 	keys, err := t.checkTable(d)
 	if err != nil {
 		return nil, err
 	}
 	return t.notes(d), t.checkSample(ctx, keys)
+}
+
+// checkPlace refuses a table that is named by an ARN of another account or Region: a fenced
+// write is one transaction, which DynamoDB does not span over them (API reference,
+// TransactWriteItems). By its bare name there is another table here, or none.
+func (t *TableSource) checkPlace(ctx context.Context, d *types.TableDescription) error {
+	if t.cfg.tableName() == t.cfg.Table {
+		return nil
+	}
+	name := t.cfg.tableName()
+	here, err := t.client.DescribeTable(ctx, &dynamodb.DescribeTableInput{TableName: &name})
+	var missing *types.ResourceNotFoundException
+	if err != nil {
+		err = awserr.Wrap("dynamodb DescribeTable "+name, err)
+	}
+	switch {
+	case err == nil && aws.ToString(here.Table.TableArn) == aws.ToString(d.TableArn):
+		return nil
+	case err != nil && !errors.As(err, &missing) && !errors.Is(err, rotation.ErrDenied):
+		return err
+	}
+	return t.misconfigured("table", fmt.Sprintf("%s is in another account or Region, where no transaction reaches it together with the fence", t.cfg.Table),
+		"deploy the stack in that account and Region")
 }
 
 // checkTable checks what DynamoDB says of the table and returns its key.

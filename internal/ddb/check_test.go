@@ -10,6 +10,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
+	"github.com/aws/smithy-go"
 
 	"github.com/matter-ops/kms-rotation/internal/ddb"
 	"github.com/matter-ops/kms-rotation/internal/ddb/ddbtest"
@@ -156,6 +157,64 @@ func TestCheckTable(t *testing.T) {
 		change(&cfg)
 		if notes, err := open(t, client, cfg).Check(t.Context()); err != nil || len(notes) != 1 || !strings.Contains(notes[0], note) {
 			t.Errorf("%s: %q, %v", note, notes, err)
+		}
+	}
+}
+
+// elsewhere is a DynamoDB in which a table is known by its ARN, and by its name as said.
+type elsewhere struct {
+	dynamo
+	name   string
+	byName func() (*dynamodb.DescribeTableOutput, error)
+}
+
+func (e elsewhere) DescribeTable(ctx context.Context, in *dynamodb.DescribeTableInput, o ...func(*dynamodb.Options)) (*dynamodb.DescribeTableOutput, error) {
+	if aws.ToString(in.TableName) == e.name {
+		return e.byName()
+	}
+	out, err := e.dynamo.DescribeTable(ctx, &dynamodb.DescribeTableInput{TableName: &e.name}, o...)
+	if err == nil {
+		out.Table.TableArn = in.TableName
+	}
+	return out, err
+}
+
+// TestTableOfAnotherAccount: a table that the stack's account and Region do not have under
+// its name is refused: no transaction reaches it together with the fence.
+func TestTableOfAnotherAccount(t *testing.T) {
+	client := ddbtest.Client(t)
+	table := ddbtest.Table(t, client, ddbtest.Key{Name: "id", Type: types.ScalarAttributeTypeS})
+	arn := "arn:aws:dynamodb:eu-central-1:222222222222:table/" + table
+	known := func(arn string) func() (*dynamodb.DescribeTableOutput, error) {
+		return func() (*dynamodb.DescribeTableOutput, error) {
+			return &dynamodb.DescribeTableOutput{Table: &types.TableDescription{TableArn: &arn}}, nil
+		}
+	}
+	fails := func(err error) func() (*dynamodb.DescribeTableOutput, error) {
+		return func() (*dynamodb.DescribeTableOutput, error) { return nil, err }
+	}
+	for name, c := range map[string]struct {
+		byName  func() (*dynamodb.DescribeTableOutput, error)
+		kind    rotation.Kind // "" for a table that is in order
+		another bool          // another error
+	}{
+		"here":            {known(arn), "", false},
+		"none here":       {fails(&types.ResourceNotFoundException{}), rotation.SourceMisconfigured, false},
+		"another here":    {known("arn:aws:dynamodb:eu-central-1:111111111111:table/" + table), rotation.SourceMisconfigured, false},
+		"not allowed":     {fails(&smithy.GenericAPIError{Code: "AccessDeniedException"}), rotation.SourceMisconfigured, false},
+		"cannot be asked": {fails(errors.New("connection refused")), "", true},
+	} {
+		cfg := sourceConfig(table)
+		cfg.Name, cfg.Table = "orders", arn
+		source := open(t, elsewhere{client, table, c.byName}, cfg)
+		_, err := source.Check(t.Context())
+		var typed *rotation.Error
+		is := errors.As(err, &typed) && typed.Kind == c.kind && strings.Contains(typed.Msg, "another account or Region")
+		if c.kind != "" && !is || c.another && (err == nil || errors.As(err, &typed)) {
+			t.Errorf("%s: %v", name, err)
+		}
+		if c.kind == "" && !c.another && err != nil && strings.Contains(err.Error(), "another account") {
+			t.Errorf("%s: %v", name, err)
 		}
 	}
 }

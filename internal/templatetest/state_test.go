@@ -47,6 +47,33 @@ func TestStateOutlivesTheStack(t *testing.T) {
 	}
 }
 
+// TestOrganisation: a permissions boundary and a key for the logs reach every role and every
+// log group, and by default there are none.
+func TestOrganisation(t *testing.T) {
+	tpl := load(t)
+	for kind, want := range map[string][3]string{
+		"AWS::IAM::Role":      {"PermissionsBoundary", "HasBoundary", "PermissionsBoundaryArn"},
+		"AWS::Logs::LogGroup": {"KmsKeyId", "HasLogKey", "LogKmsKeyArn"},
+	} {
+		ids := tpl.ofType(kind)
+		if len(ids) < 10 {
+			t.Errorf("only %d of %s", len(ids), kind)
+		}
+		for _, id := range ids {
+			v := at[any](t, tpl.Resources, id, "Properties", want[0])
+			if got := text(v); got != `{"Fn::If":["`+want[1]+`",{"Ref":"`+want[2]+`"},{"Ref":"AWS::NoValue"}]}` {
+				t.Errorf("%s: %s is %s", id, want[0], got)
+			}
+			if got := tpl.resolve(t, v, map[string]string{want[2]: "arn"}); got != "arn" {
+				t.Errorf("%s: with %s it is %q", id, want[2], got)
+			}
+		}
+		if tpl.holds(t, at[object](t, tpl.Conditions, want[1]), nil) {
+			t.Errorf("%s holds by default", want[1])
+		}
+	}
+}
+
 // TestSecondLife: what outlives the stack has no name of ours, so that a stack of the same
 // name can be created again after a failed creation or a deletion.
 func TestSecondLife(t *testing.T) {
