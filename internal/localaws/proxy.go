@@ -16,7 +16,7 @@ import (
 )
 
 // proxy is the one endpoint of the local AWS. It counts and checks each call, lets
-// faults happen, and passes it on: DynamoDB to DynamoDB Local, Lambda's Invoke to
+// faults happen, and passes it on: DynamoDB to dynoxide, Lambda's Invoke to
 // the host of the functions, all else to moto.
 type proxy struct {
 	dynamo, moto *httputil.ReverseProxy

@@ -7,7 +7,7 @@
 // shared with a caller. What DynamoDB refuses is refused with the same error, and
 // what this package does not know (an index, a document path, BETWEEN) panics: an
 // answer that is merely plausible would be worse than none. It passes the suites
-// that DynamoDB Local passes, and a test plays the project's expressions on both.
+// that dynoxide passes, and a test plays the project's expressions on both.
 //
 // It knows no reserved words, and of the limits of size only that of an item. It never
 // throttles, and never cancels a transaction for another one that is under way.

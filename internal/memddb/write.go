@@ -125,6 +125,9 @@ func (d *DB) do(kind writeKind, r request) (was, is Item, err error) {
 	if is, err = w.after(was); err != nil {
 		return nil, nil, err
 	}
+	if u := w.update.update; u != nil && itemsize.Of(is)-itemsize.Of(w.table.keyOf(is))+itemsize.UpdateCost(len(u.set)+len(u.add), len(u.remove)) > itemsize.Max {
+		return nil, nil, errTooLarge
+	}
 	w.table.set(w.key, is)
 	return was, is, nil
 }
