@@ -51,6 +51,7 @@ func (d *DB) TransactGetItems(_ context.Context, in *dynamodb.TransactGetItemsIn
 		key   primary
 	}
 	var seen []place
+	var reasons []types.CancellationReason
 	out := &dynamodb.TransactGetItemsOutput{}
 	for _, i := range in.TransactItems {
 		item, err := d.read(i.Get.TableName, i.Get.Key, i.Get.ProjectionExpression, i.Get.ExpressionAttributeNames)
@@ -68,7 +69,14 @@ func (d *DB) TransactGetItems(_ context.Context, in *dynamodb.TransactGetItemsIn
 			}
 		}
 		seen = append(seen, place{t, k})
+		reasons = append(reasons, types.CancellationReason{Code: aws.String("None")})
+		if d.isHeld(t, i.Get.Key) {
+			reasons[len(reasons)-1] = conflict()
+		}
 		out.Responses = append(out.Responses, types.ItemResponse{Item: item})
+	}
+	if err := cancelled(reasons); err != nil {
+		return nil, err
 	}
 	return out, nil
 }

@@ -296,6 +296,42 @@ func TestUpdateSize(t *testing.T) {
 	}
 }
 
+// TestHold: what somebody else's transaction holds a single write is refused, and a
+// transaction cancelled, item by item; nothing is written.
+func TestHold(t *testing.T) {
+	db, ctx := memddb.New(), t.Context()
+	table := ddbtest.ControlTable(t, db)
+	db.Hold(func(name string, k item) bool { return name == table && len(k) == 2 && k["sk"].(*s).Value == "held" })
+	put := func(sk string) types.TransactWriteItem {
+		return types.TransactWriteItem{Put: &types.Put{TableName: &table, Item: with(key("p", sk), "n", &n{Value: "1"})}}
+	}
+	check := types.TransactWriteItem{ConditionCheck: &types.ConditionCheck{
+		TableName: &table, Key: key("p", "held"), ConditionExpression: aws.String("attribute_not_exists(pk)"),
+	}}
+	_, single := db.PutItem(ctx, &dynamodb.PutItemInput{TableName: &table, Item: key("p", "held")})
+	_, updated := db.UpdateItem(ctx, &dynamodb.UpdateItemInput{TableName: &table, Key: key("p", "held")})
+	_, deleted := db.DeleteItem(ctx, &dynamodb.DeleteItemInput{TableName: &table, Key: key("p", "held")})
+	_, checked := db.TransactWriteItems(ctx, &dynamodb.TransactWriteItemsInput{TransactItems: []types.TransactWriteItem{put("free"), check}})
+	_, read := db.TransactGetItems(ctx, &dynamodb.TransactGetItemsInput{TransactItems: []types.TransactGetItem{
+		{Get: &types.Get{TableName: &table, Key: key("p", "free")}}, {Get: &types.Get{TableName: &table, Key: key("p", "held")}},
+	}})
+	for name, err := range map[string]error{"put": single, "update": updated, "delete": deleted} {
+		if awserr.Code(err) != "TransactionConflictException" {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	for name, err := range map[string]error{"write": checked, "read": read} {
+		var e *types.TransactionCanceledException
+		if !errors.As(err, &e) || *e.CancellationReasons[0].Code != "None" || *e.CancellationReasons[1].Code != "TransactionConflict" {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	out, err := db.Scan(ctx, &dynamodb.ScanInput{TableName: &table})
+	if err != nil || out.Count != 0 {
+		t.Errorf("%d items, %v", out.Count, err)
+	}
+}
+
 // TestItemSize: an item has 400 KB at most. What would be larger is refused as by
 // dynoxide, and the adapters see that a repetition is futile.
 func TestItemSize(t *testing.T) {
