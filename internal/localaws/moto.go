@@ -25,6 +25,9 @@ func (p *proxy) forwardMoto(w http.ResponseWriter, r *http.Request, c wire.Call)
 	if name := atomicity(c); name != "" {
 		defer p.serial.lock(name)()
 	}
+	if _, isFunction := p.host.Caller(c.AccessKey); p.lags(w, r, c, isFunction) {
+		return
+	}
 	switch answered, refused := p.likeAWS(w, r, c); {
 	case refused != nil:
 		c.Write(w, refused)

@@ -27,6 +27,7 @@ type proxy struct {
 	faults       fault.Set
 	serial       keyedMutex
 	conflicts    conflicts
+	lag          lag
 	tap          tap
 	ready        atomic.Bool
 	now          func() time.Time
