@@ -98,6 +98,29 @@ func TestRotationWhileKMSLags(t *testing.T) {
 	}
 }
 
+// TestRollBackWhileKMSLags: a rotation that fails before its switch is rolled back and
+// nobody is paged, though its new KEK is disabled before every host of KMS knows of it.
+func TestRollBackWhileKMSLags(t *testing.T) {
+	w := up(t, nil)
+	const lag = 8 * time.Second
+	w.SetKMSLag(lag)
+	before := w.view(t, "").Pointer
+	if _, err := w.Set.CorruptCorpus(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	o := w.rotate(t, "lag", "{}")
+	if o.Status != types.ExecutionStatusFailed || o.Error != "CorpusCorrupted" || slices.Contains(o.States, "HaltedBeforeSwitch") {
+		t.Fatal(describe(o))
+	}
+	if v := w.view(t, "lag"); *v.Pointer != *before || v.Rotation.Phase != kek.RolledBack || v.Lock != "" {
+		t.Errorf("pointer %+v, rotation %+v, lock %q", v.Pointer, v.Rotation, v.Lock)
+	}
+	time.Sleep(lag + time.Second) // until every host has heard of the last change
+	if got := w.enabledKEKs(t); !slices.Equal(got, []string{string(before.KEKID)}) {
+		t.Errorf("enabled KMS keys %v, want the old one alone", got)
+	}
+}
+
 // recordsLocked checks that the bucket holds one version of every record, each
 // under COMPLIANCE retention.
 func (w *world) recordsLocked(t *testing.T) {
