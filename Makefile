@@ -1,6 +1,5 @@
 # Two commands matter: make demo runs the main job, make test passes the tests. Each
-# sets up what it needs first: Go, Python 3 and make are all that a machine must have,
-# and Java 17 and Maven for the tests.
+# sets up what it needs first: Go, Python 3 and make are all that a machine must have.
 
 SHELL       := bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -22,7 +21,7 @@ export GOFLAGS     := -trimpath
 export CGO_ENABLED := 0
 export SAM_CLI_TELEMETRY := 0
 
-.PHONY: help demo test build package check-tools check-java venv dynoxide dynamodb-local rekor-server spec spec-deep fuzz sim sim-deep sim-takeovers mutants mutation chaos aws-acceptance requirements lint fmt clean
+.PHONY: help demo test build package check-tools venv dynoxide rekor-server spec spec-deep fuzz sim sim-deep sim-takeovers mutants mutation chaos aws-acceptance requirements lint fmt clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -36,7 +35,7 @@ demo: build venv dynoxide rekor-server ## adopt rows that boto3 wrote, rotate re
 CONCURRENT := rotation audit envelope/... kek $(addprefix internal/,announce app corpus lambdastep linear load memddb/... memstore/... rekor restore)
 SCHEDULED  := rotation internal/sim
 
-test: build venv dynoxide dynamodb-local rekor-server build/tla2tools.jar ## all tests, as CI runs them
+test: build venv dynoxide rekor-server build/tla2tools.jar ## all tests, as CI runs them
 	@export MATTER_REQUIRE_LOCAL=1 GOGC=$${GOGC:-400} MATTER_SIM_SECONDS=$${MATTER_SIM_SECONDS:-10}
 	go test -timeout 40m -parallel 4 ./integration ./cmd/matter
 	# side by side, for neither keeps two processors busy to its end; the longest packages
@@ -47,7 +46,7 @@ test: build venv dynoxide dynamodb-local rekor-server build/tla2tools.jar ## all
 	wait $$race
 	test "$$ok"
 
-build: ## the CLI at bin/matter and the functions for this machine
+build: check-tools ## the CLI at bin/matter and the functions for this machine
 	@mkdir -p bin
 	go build -o bin/ ./cmd/...
 	for f in $(FUNCTIONS); do
@@ -61,11 +60,9 @@ package: ## the functions as template.yaml deploys them (ARCH=arm64 or x86_64)
 	done
 
 # The prerequisites are checked before anything is fetched, with what installs them.
-check-tools: need := go:golang python3:python3
-check-java: need := java:openjdk-17-jre-headless mvn:maven
-check-tools check-java:
+check-tools:
 	@missing=()
-	for t in $(need); do
+	for t in go:golang python3:python3; do
 	  command -v "$${t%%:*}" >/dev/null || missing+=("$${t##*:}")
 	done
 	python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
@@ -73,24 +70,19 @@ check-tools check-java:
 	  echo "missing: apt-get install -y $${missing[*]}   (Go must be 1.26 or newer)" >&2; exit 2
 	fi
 
-venv: .venv/.done ## the Python tools: moto, the SAM translator, cfn-lint
+venv: .venv/.done ## what comes as Python packages: moto, the SAM translator, cfn-lint, Java
 .venv/.done: requirements.txt | check-tools
 	@python3 -m venv .venv
 	.venv/bin/pip install --quiet --disable-pip-version-check -r requirements.txt
 	touch $@
 
 dynoxide: build/dynoxide ## the local AWS's DynamoDB
-build/dynoxide: tools/dynoxide/fetch.sh
+build/dynoxide: tools/dynoxide/fetch.sh | check-tools
 	@$<
 	touch $@
 
-dynamodb-local: build/dynamodb-local/.done ## the official DynamoDB Local, for tests of the adapters
-build/dynamodb-local/.done: tools/dynamodb-local/pom.xml | check-tools check-java
-	@mvn -q -B -ntp -f $< dependency:copy-dependencies
-	touch $@
-
 rekor-server: build/rekor/rekor-server ## the transparency log's server (rekor-tiles)
-build/rekor/rekor-server: tools/rekor/go.mod tools/rekor/go.sum
+build/rekor/rekor-server: tools/rekor/go.mod tools/rekor/go.sum | check-tools
 	@mkdir -p build/rekor
 	cd tools/rekor && go build -o ../../build/rekor/rekor-server github.com/sigstore/rekor-tiles/v2/cmd/rekor-server/posix
 
@@ -120,7 +112,7 @@ mutants: build venv dynoxide rekor-server build/tla2tools.jar ## plant every bug
 	@MATTER_MUTANTS=1 go test ./internal/sim -run TestPlantedBugs -v -count 1 -timeout 0 -args -update
 	MATTER_REQUIRE_LOCAL=1 MATTER_MUTANTS=1 go test ./integration -run TestPlantedBugs -v -count 1 -timeout 0 -args -update
 
-mutation: venv dynamodb-local rekor-server ## change every line of the main packages, for MATTER_MUTATION_BUDGET (default 10m), and see their tests fail
+mutation: venv dynoxide rekor-server ## change every line of the main packages, for MATTER_MUTATION_BUDGET (default 10m), and see their tests fail
 	@MATTER_REQUIRE_LOCAL=1 MATTER_MUTATION=1 go test ./internal/mutation -run 'TestMutation$$' -v -count 1 -timeout 0 -args $(if $(UPDATE),-update)
 
 chaos: build venv dynoxide rekor-server ## rotations with killed processes, MATTER_CHAOS_RUNS of them (default 50)

@@ -65,7 +65,7 @@ func (m *metered) TransactWriteItems(ctx context.Context, in *dynamodb.TransactW
 }
 
 // BenchmarkFence compares the client's writes of 512 bytes with the same writes
-// without fence, version and epoch, on DynamoDB Local in memory: loopback HTTP and a
+// without fence, version and epoch, on dynoxide in memory: loopback HTTP and a
 // store that is not DynamoDB, so the differences count, not the figures.
 func BenchmarkFence(bench *testing.B) {
 	w := newSite(bench)

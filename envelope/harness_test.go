@@ -69,7 +69,7 @@ type dynamoDB interface {
 	ddbtest.Tables
 }
 
-// site is a deployment: DynamoDB Local, KMS and an audit bucket in memory, and the
+// site is a deployment: dynoxide, KMS and an audit bucket in memory, and the
 // real steps.
 type site struct {
 	t       testing.TB

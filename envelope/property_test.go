@@ -217,7 +217,7 @@ func (p *property) key(i item) string {
 	return out.String()
 }
 
-// decimalOf is a number as DynamoDB Local writes it. Only numbers that it has taken
+// decimalOf is a number as dynoxide writes it. Only numbers that it has taken
 // get here.
 func decimalOf(number string) string {
 	for _, known := range drawnNumbers {

@@ -205,17 +205,51 @@ func (t *Table) seal(ctx context.Context, h *hold, at time.Duration, row Row) (I
 
 // insert writes sealed items behind the fence of their KEK (spec: Commit, InsertFence).
 func (t *Table) insert(ctx context.Context, h *hold, items []Item) (verdict, error) {
-	in := &dynamodb.TransactWriteItemsInput{}
+	var writes []types.TransactWriteItem
 	for _, i := range items {
-		in.TransactItems = append(in.TransactItems, types.TransactWriteItem{Put: &types.Put{
+		writes = append(writes, types.TransactWriteItem{Put: &types.Put{
 			TableName: &t.cfg.Table, Item: i, ConditionExpression: aws.String("attribute_not_exists(#key)"),
 			ExpressionAttributeNames:            map[string]string{"#key": t.cfg.Keys[0]},
 			ReturnValuesOnConditionCheckFailure: types.ReturnValuesOnConditionCheckFailureAllOld,
 		}})
 	}
-	in.TransactItems = append(in.TransactItems, fenceCheck(t.c.cfg.ControlTable, h.pointer.KEKID, int(t.c.cfg.Random(int64(h.shards)))))
-	_, err := t.c.cfg.DynamoDB.TransactWriteItems(ctx, in)
-	return t.transacted(err, items)
+	return t.writeFenced(ctx, h, writes, items)
+}
+
+// writeFenced sends writes of items with a check of one shard of their KEK's fence. Two
+// transactions that check the same shard at the same time conflict, though neither writes
+// it (DynamoDB developer guide, "Transaction conflict handling in DynamoDB"). If that
+// alone was in the way, another shard is asked at once: waiting is for rows that are
+// contended.
+func (t *Table) writeFenced(ctx context.Context, h *hold, writes []types.TransactWriteItem, items []Item) (verdict, error) {
+	shard := int(t.c.cfg.Random(int64(h.shards)))
+	for tries := 1; ; tries++ {
+		check := fenceCheck(t.c.cfg.ControlTable, h.pointer.KEKID, shard)
+		_, err := t.c.cfg.DynamoDB.TransactWriteItems(ctx, &dynamodb.TransactWriteItemsInput{TransactItems: append(writes[:len(writes):len(writes)], check)})
+		if tries >= h.shards || !onlyFenceBusy(err, len(items)) {
+			return t.transacted(err, items)
+		}
+		shard = (shard + 1 + int(t.c.cfg.Random(int64(h.shards-1)))) % h.shards
+	}
+}
+
+// onlyFenceBusy reports whether a transaction of so many rows and, last, a fence check
+// was cancelled because another one holds the fence's shard, and for nothing else.
+func onlyFenceBusy(err error, rows int) bool {
+	var e *types.TransactionCanceledException
+	if !errors.As(err, &e) || len(e.CancellationReasons) != rows+1 {
+		return false
+	}
+	for n, r := range e.CancellationReasons {
+		code := aws.ToString(r.Code)
+		if n == rows {
+			return code == "TransactionConflict"
+		}
+		if code != "" && code != "None" {
+			return false
+		}
+	}
+	return false
 }
 
 // transacted judges the answer to a transaction of rows and, last, a fence check.
@@ -344,10 +378,7 @@ func (t *Table) update(ctx context.Context, h *hold, old stored, set Item, remov
 
 // updateFenced is an update in one transaction with a check of the KEK's fence.
 func (t *Table) updateFenced(ctx context.Context, h *hold, u *types.Update, set Item) (verdict, error) {
-	_, err := t.c.cfg.DynamoDB.TransactWriteItems(ctx, &dynamodb.TransactWriteItemsInput{TransactItems: []types.TransactWriteItem{
-		{Update: u}, fenceCheck(t.c.cfg.ControlTable, h.pointer.KEKID, int(t.c.cfg.Random(int64(h.shards)))),
-	}})
-	v, err := t.transacted(err, []Item{set})
+	v, err := t.writeFenced(ctx, h, []types.TransactWriteItem{{Update: u}}, []Item{set})
 	if errors.Is(err, ErrExists) { // it is another row by now: read it again
 		return verdict{again: true}, fmt.Errorf("dynamodb TransactWriteItems %s: %w", t.cfg.Table, ErrContended)
 	}

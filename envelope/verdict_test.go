@@ -177,6 +177,69 @@ func resolve(expr string, names map[string]string, values Item) string {
 	return expr
 }
 
+// busyFence is a DynamoDB in which other transactions hold some shards of a fence.
+type busyFence struct {
+	answering
+	busy  map[string]bool
+	asked []string
+}
+
+func (b *busyFence) TransactWriteItems(_ context.Context, in *dynamodb.TransactWriteItemsInput, _ ...func(*dynamodb.Options)) (*dynamodb.TransactWriteItemsOutput, error) {
+	shard := text(in.TransactItems[len(in.TransactItems)-1].ConditionCheck.Key["sk"])
+	b.asked = append(b.asked, shard)
+	if !b.busy[shard] {
+		return nil, b.err
+	}
+	reasons := make([]types.CancellationReason, len(in.TransactItems))
+	reasons[len(reasons)-1].Code = aws.String("TransactionConflict")
+	return nil, &types.TransactionCanceledException{CancellationReasons: reasons}
+}
+
+// TestBusyFence: an insert that only another transaction's check of its fence shard is in
+// the way of asks another shard at once, as many times as there are shards; what else is wrong
+// is for the caller.
+func TestBusyFence(t *testing.T) {
+	for name, c := range map[string]struct {
+		shards int
+		busy   []string
+		err    error
+		asked  []string
+		want   verdict
+	}{
+		"free":         {shards: 3, asked: []string{"02"}},
+		"the next":     {shards: 3, busy: []string{"02"}, asked: []string{"02", "01"}},
+		"the last":     {shards: 3, busy: []string{"02", "01"}, asked: []string{"02", "01", "00"}},
+		"all":          {shards: 3, busy: []string{"02", "01", "00"}, asked: []string{"02", "01", "00"}, want: verdict{again: true}},
+		"the only one": {shards: 1, busy: []string{"00"}, asked: []string{"00"}, want: verdict{again: true}},
+		"its row too": {
+			shards: 3, asked: []string{"02"}, want: verdict{again: true},
+			err: &types.TransactionCanceledException{CancellationReasons: []types.CancellationReason{
+				{Code: aws.String("TransactionConflict")}, {Code: aws.String("TransactionConflict")},
+			}},
+		},
+		"fenced meanwhile": {
+			shards: 3, busy: []string{"02"}, asked: []string{"02", "01"}, want: verdict{fenced: true},
+			err: &types.TransactionCanceledException{CancellationReasons: []types.CancellationReason{
+				{Code: aws.String("None")}, {Code: aws.String("ConditionalCheckFailed")},
+			}},
+		},
+	} {
+		b := &busyFence{answering: answering{err: c.err}, busy: map[string]bool{}}
+		for _, shard := range c.busy {
+			b.busy[shard] = true
+		}
+		table := b.table()
+		table.c.cfg.DynamoDB = b
+		got, err := table.insert(t.Context(), &hold{pointer: kek.Pointer{KEKID: "k"}, shards: c.shards}, []Item{{"id": str("a")}})
+		if got != c.want || (err == nil) != (c.want == verdict{}) {
+			t.Errorf("%s: %+v, %v, want %+v", name, got, err, c.want)
+		}
+		if d := cmp.Diff(c.asked, b.asked); d != "" {
+			t.Errorf("%s: shards (-want +got):\n%s", name, d)
+		}
+	}
+}
+
 // TestFencedUpdates: the update of a row that no epoch protects goes past the fence, on
 // condition that it still has none; if the row is another one by now it is read again.
 func TestFencedUpdates(t *testing.T) {

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/kms"
@@ -75,6 +76,49 @@ func TestRotation(t *testing.T) {
 		t.Errorf("enabled KMS keys %v, want the pointer's alone", got)
 	}
 	w.recordsLocked(t)
+}
+
+// TestRotationWhileKMSLags: a rotation completes where each host of KMS learns by itself
+// of new keys, their tags and disabled keys.
+func TestRotationWhileKMSLags(t *testing.T) {
+	w := up(t, nil)
+	w.SetKMSLag(3 * time.Second)
+	before := w.view(t, "").Pointer
+	if o := w.rotate(t, "lag", "{}"); o.Status != types.ExecutionStatusSucceeded {
+		t.Fatal(describe(o))
+	}
+	v := w.view(t, "lag")
+	if v.Rotation.Phase != kek.Completed || v.Pointer.KEKID == before.KEKID {
+		t.Errorf("rotation %+v, pointer %+v (before %+v)", v.Rotation, v.Pointer, before)
+	}
+	w.mustHold(t)
+	time.Sleep(4 * time.Second) // until every host has heard of the last change
+	if got := w.enabledKEKs(t); !slices.Equal(got, []string{string(v.Pointer.KEKID)}) {
+		t.Errorf("enabled KMS keys %v, want the pointer's alone", got)
+	}
+}
+
+// TestRollBackWhileKMSLags: a rotation that fails before its switch is rolled back and
+// nobody is paged, though its new KEK is disabled before every host of KMS knows of it.
+func TestRollBackWhileKMSLags(t *testing.T) {
+	w := up(t, nil)
+	const lag = 8 * time.Second
+	w.SetKMSLag(lag)
+	before := w.view(t, "").Pointer
+	if _, err := w.Set.CorruptCorpus(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	o := w.rotate(t, "lag", "{}")
+	if o.Status != types.ExecutionStatusFailed || o.Error != "CorpusCorrupted" || slices.Contains(o.States, "HaltedBeforeSwitch") {
+		t.Fatal(describe(o))
+	}
+	if v := w.view(t, "lag"); *v.Pointer != *before || v.Rotation.Phase != kek.RolledBack || v.Lock != "" {
+		t.Errorf("pointer %+v, rotation %+v, lock %q", v.Pointer, v.Rotation, v.Lock)
+	}
+	time.Sleep(lag + time.Second) // until every host has heard of the last change
+	if got := w.enabledKEKs(t); !slices.Equal(got, []string{string(before.KEKID)}) {
+		t.Errorf("enabled KMS keys %v, want the old one alone", got)
+	}
 }
 
 // recordsLocked checks that the bucket holds one version of every record, each

@@ -28,7 +28,7 @@ func (s *Steps) DualUnwrap(ctx context.Context, in StepInput) (out DualUnwrapOut
 	if err != nil {
 		return DualUnwrapOutput{}, err
 	}
-	defer func() { err = s.young(r, err) }()
+	defer func() { err = s.young(r.UpdatedAt, err) }()
 	var probes map[kek.ID][]byte
 	policy := ""
 	if r.Phase == kek.Minted {

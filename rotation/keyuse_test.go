@@ -232,6 +232,7 @@ func TestDeniedDisable(t *testing.T) {
 	for _, which := range []int{0, 1} { // the pointer's, a historic one
 		d, w := watched(t)
 		olds := []kek.ID{d.first, d.past("before")}
+		d.clock.pass(tagDelay)
 		denied := true
 		d.world.SetHook(func(op string, args ...any) (bool, error) {
 			if op == "KMS.Disable" && args[0] == olds[which] && denied {

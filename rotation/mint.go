@@ -20,7 +20,7 @@ func (s *Steps) Mint(ctx context.Context, in StepInput) (out MintOutput, err err
 	if err != nil {
 		return MintOutput{}, err
 	}
-	defer func() { err = s.young(r, err) }()
+	defer func() { err = s.young(r.UpdatedAt, err) }()
 	var minted Key
 	if r.Phase == kek.Started {
 		if _, err := v.Mint(kek.KEK{}, s.Now()); err != nil { // before a key is made, not after
@@ -94,7 +94,7 @@ func (s *Steps) reap(ctx context.Context, id string) error { return s.reapAll(ct
 // losers whose maker died, and claims that were never registered. The listing
 // comes before the read, so a key of a later attempt cannot be mistaken for a
 // stray of this one; while a mint is under way (no new KEK yet, not final)
-// nothing is touched.
+// nothing is touched. A denial is repeated while the keys are young.
 func (s *Steps) reapAll(ctx context.Context, id string, losersOnly bool) error {
 	tagged, err := s.Keys.Tagged(ctx, id)
 	if err != nil {
@@ -107,6 +107,10 @@ func (s *Steps) reapAll(ctx context.Context, id string, losersOnly bool) error {
 	r := *v.Rotation
 	if r.NewKEK == "" && !r.Phase.Final() {
 		return nil
+	}
+	made := r.UpdatedAt // or before, as were the strays
+	if k, ok := v.KEKs[r.NewKEK]; ok {
+		made = k.CreatedAt
 	}
 	keep := append([]kek.ID{r.OldKEK}, r.Olds...)
 	if r.Phase != kek.RolledBack {
@@ -124,8 +128,8 @@ func (s *Steps) reapAll(ctx context.Context, id string, losersOnly bool) error {
 		if losersOnly && errors.Is(err, ErrDenied) {
 			continue
 		}
-		if err != nil && !errors.Is(err, ErrNoKey) {
-			return unavailable("KMS DisableKey", err)
+		if err != nil && (!errors.Is(err, ErrNoKey) || s.isYoung(made)) {
+			return s.young(made, unavailable("KMS DisableKey", err))
 		}
 	}
 	return nil

@@ -69,6 +69,7 @@ func TestStrayWithAlias(t *testing.T) {
 	if !s.enabled(stray.ID) {
 		t.Error("the stray is disabled though that was denied")
 	}
+	s.clock.pass(tagDelay)
 	wantKind(t, s.retire(spring), rotation.AccessDenied) // a permission of retire's that is missing is no stray's
 	denied = false
 	s.must(s.retire(spring))

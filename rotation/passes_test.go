@@ -386,7 +386,12 @@ func TestOneRow(t *testing.T) {
 				}
 				return w.hook(op, args...)
 			})
-			d.before = func(c call) { broken = c.state == "RewrapSegment" || c.state == "RewrapComplete" }
+			d.before = func(c call) {
+				if !broken && c.state == "RewrapSegment" {
+					d.clock.pass(tagDelay) // a key that is no longer young
+				}
+				broken = c.state == "RewrapSegment" || c.state == "RewrapComplete"
+			}
 			e := d.machine.Start(spring, tc.in)
 			if e.Final != "Halted" || !strings.Contains(e.Failure.Cause, "RowsQuarantined") || strings.Contains(e.Failure.Cause, "o1") ||
 				!strings.Contains(e.Failure.Cause, "1 of orders ("+map[error]string{rotation.ErrDenied: "denied", rotation.ErrRejected: "rejected"}[tc.err]+" 1)") {
@@ -437,6 +442,7 @@ func TestEveryRowDenied(t *testing.T) {
 		s := newSite(t)
 		s.Segments = 1
 		s.advance(spring, rotation.ExecutionInput{}, kek.Drained)
+		s.clock.pass(tagDelay)
 		s.world.SetHook(func(got string, args ...any) (bool, error) {
 			if got == op {
 				return false, rotation.ErrDenied

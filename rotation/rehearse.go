@@ -38,7 +38,7 @@ func (s *Steps) rehearse(ctx context.Context, id string) (out SweepOutput, err e
 	if r.Phase != kek.Minted || r.Rehearsed == r.NewKEK {
 		return out, s.publish(ctx)
 	}
-	defer func() { err = s.young(r, err) }()
+	defer func() { err = s.young(r.UpdatedAt, err) }()
 	sources, err := s.openSources(r.Sources)
 	if err != nil {
 		return out, err

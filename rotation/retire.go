@@ -99,13 +99,15 @@ func (s *Steps) confirm(ctx context.Context, v kek.View, r kek.Rotation) (SweepO
 }
 
 // disableRetired disables a KMS key that the registry, just read, calls retired
-// and that the pointer does not name.
+// and that the pointer does not name. A key that KMS does not know is gone, unless it is
+// so young that KMS may not know it yet.
 func (s *Steps) disableRetired(ctx context.Context, v kek.View, id kek.ID) error {
 	if v.Pointer == nil || v.Pointer.KEKID == id || v.KEKs[id].State != kek.Retired {
 		return refusal(fmt.Errorf("KEK %s is %q in the registry: its KMS key stays enabled", id, v.KEKs[id].State))
 	}
-	if err := s.Keys.Disable(ctx, id); err != nil && !errors.Is(err, ErrNoKey) {
-		return unavailable("KMS DisableKey", err)
+	made := v.KEKs[id].CreatedAt
+	if err := s.Keys.Disable(ctx, id); err != nil && (!errors.Is(err, ErrNoKey) || s.isYoung(made)) {
+		return s.young(made, unavailable("KMS DisableKey", err))
 	}
 	return nil
 }
@@ -144,15 +146,15 @@ func (s *Steps) remint(ctx context.Context, in RetireInput) (RetireOutput, error
 	if err != nil {
 		return RetireOutput{}, err
 	}
+	r := v.Rotation
 	failed, err := s.Keys.Claim(ctx, in.RotationID, in.FailedAttempt, "")
 	if err != nil {
 		return RetireOutput{}, unavailable("KMS alias", err)
 	}
-	r := v.Rotation
 	over := in.FailedAttempt < r.Attempt && v.Pointer != nil
 	if over && failed != "" && failed != r.NewKEK && !slices.Contains(r.Olds, failed) && failed != v.Pointer.KEKID {
 		if err := s.Keys.Disable(ctx, failed); err != nil {
-			return RetireOutput{}, unavailable("KMS DisableKey", err)
+			return RetireOutput{}, s.young(r.UpdatedAt, unavailable("KMS DisableKey", err))
 		}
 	}
 	return RetireOutput{Done: true, Phase: string(r.Phase), Attempt: r.Attempt}, nil

@@ -117,9 +117,13 @@ func (s *Steps) mover(t roster) visitor {
 					return quarantined, err
 				}
 				if row.KEK == r.NewKEK {
-					return proof.keep(ctx, row)
+					did, err := proof.keep(ctx, row)
+					return s.perhapsYoung(t, did, err)
 				}
 				with, err := s.rewrapped(ctx, r, row, wrapped)
+				if errors.Is(err, ErrDenied) {
+					return s.perhapsYoung(t, quarantined, err)
+				}
 				if hopeless(err) {
 					return quarantined, err
 				}
@@ -148,6 +152,16 @@ func (s *Steps) mover(t roster) visitor {
 			return kept, blame(unavailable("row of "+src.Name(), fmt.Errorf("it changed %d times while it was rewrapped", maxTries)), row.ID)
 		}
 	}
+}
+
+// perhapsYoung is the outcome of a row of which KMS has said what is given. A denial is of
+// this row, which is quarantined, unless the new KEK is young: then it says nothing yet, and
+// the pass is repeated.
+func (s *Steps) perhapsYoung(t roster, did outcome, err error) (outcome, error) {
+	if made := t.keks[t.rotation.NewKEK].CreatedAt; errors.Is(err, ErrDenied) && s.isYoung(made) {
+		return kept, s.young(made, unavailable("KMS", err))
+	}
+	return did, err
 }
 
 // keep is the outcome of a row that names the new KEK.

@@ -364,12 +364,16 @@ const fieldCreate = "KMS CreateKey"
 // affects authorization (KMS developer guide, "Authorization for tag changes").
 const tagDelay = 10 * time.Minute
 
-// young turns a denial into a failure worth another try while the rotation's new
-// KEK is so young that its tag, which every permission on it is conditioned on, may
-// not be known everywhere. r is the record before or since the mint.
-func (s *Steps) young(r kek.Rotation, err error) error {
+// isYoung reports whether a key that was made at a moment, or later, may not be known
+// everywhere yet, or its tag, which every permission on it is conditioned on. Each host of
+// KMS learns of both by itself, so a call may be refused after another one succeeded.
+func (s *Steps) isYoung(made time.Time) bool { return s.Now().Sub(made) < tagDelay }
+
+// young turns a denial into a failure worth another try while a key that was made at a
+// moment is young.
+func (s *Steps) young(made time.Time, err error) error {
 	var typed *Error
-	if !errors.As(err, &typed) || typed.Kind != AccessDenied || typed.Field == fieldCreate || s.Now().Sub(r.UpdatedAt) >= tagDelay {
+	if !errors.As(err, &typed) || typed.Kind != AccessDenied || typed.Field == fieldCreate || !s.isYoung(made) {
 		return err // CreateKey needs no tag of a key
 	}
 	return &Error{

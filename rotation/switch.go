@@ -12,10 +12,11 @@ import (
 // fence, the phase and the audit record are one transaction.
 func (s *Steps) Switch(ctx context.Context, in StepInput) (_ SwitchOutput, err error) {
 	defer func() { err = s.ended(ctx, in.RotationID, err) }()
-	_, r, err := s.rotation(ctx, in.RotationID)
+	v, r, err := s.rotation(ctx, in.RotationID)
 	if err != nil {
 		return SwitchOutput{}, err
 	}
+	made := v.KEKs[r.NewKEK].CreatedAt
 	if !r.Phase.Reached(kek.Tested) {
 		return SwitchOutput{}, early(r, kek.Switched)
 	}
@@ -28,7 +29,7 @@ func (s *Steps) Switch(ctx context.Context, in StepInput) (_ SwitchOutput, err e
 		}
 		k, err := s.Keys.Describe(ctx, r.NewKEK)
 		if err != nil {
-			return SwitchOutput{}, unavailable("KMS DescribeKey", err)
+			return SwitchOutput{}, s.young(made, unavailable("KMS DescribeKey", err))
 		}
 		if !k.Enabled || !k.Usable {
 			return SwitchOutput{}, &Error{
@@ -38,7 +39,7 @@ func (s *Steps) Switch(ctx context.Context, in StepInput) (_ SwitchOutput, err e
 			}
 		}
 	}
-	v, err := s.transition(ctx, "switch", r.ID, func(v kek.View) (kek.Change, error) { return v.Switch(s.Now()) }, nil)
+	v, err = s.transition(ctx, "switch", r.ID, func(v kek.View) (kek.Change, error) { return v.Switch(s.Now()) }, nil)
 	if err != nil {
 		return SwitchOutput{}, err
 	}

@@ -127,7 +127,8 @@ func (s *Steps) inspector(t roster) visitor {
 			if row.KEK != t.rotation.NewKEK {
 				return quarantined, fmt.Errorf("it is under KEK %q", row.KEK)
 			}
-			return proof.keep(ctx, row)
+			did, err := proof.keep(ctx, row)
+			return s.perhapsYoung(t, did, err)
 		}
 	}
 }

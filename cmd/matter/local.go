@@ -47,7 +47,7 @@ func newLocalUp() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "up",
 		Short: "Start the local AWS, deploy template.yaml and seed cipher rows",
-		Long: `Starts moto, DynamoDB Local and the proxy before them, deploys the shipped
+		Long: `Starts moto, dynoxide and the proxy before them, deploys the shipped
 template.yaml (with EmergencyPermission=shared: scripts that know one state machine
 start emergencies with it too), registers a first KEK and seals real rows under it. It writes
 .local/env with export lines; any AWS client works against it.`,

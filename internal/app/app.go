@@ -15,6 +15,7 @@ import (
 	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
 	"github.com/aws/aws-sdk-go-v2/config"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
+	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
 	"github.com/aws/aws-sdk-go-v2/service/kms"
 	"github.com/aws/aws-sdk-go-v2/service/resourcegroupstaggingapi"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
@@ -75,14 +76,16 @@ func Notifier(ctx context.Context) (*rotation.Steps, error) {
 }
 
 // AWSConfig loads region and credentials. Throttled calls back off and slow the
-// whole client down; a hung request is given up.
+// whole client down; a hung request is given up. A single write of an item that a
+// transaction holds is repeated: DynamoDB has written nothing then, and the SDK does not
+// repeat it by itself (developer guide, "Transaction conflict handling in DynamoDB").
 func AWSConfig(ctx context.Context) (aws.Config, error) {
 	cfg, err := config.LoadDefaultConfig(ctx,
 		config.WithHTTPClient(awsClient()),
 		config.WithRetryer(func() aws.Retryer {
-			return retry.NewAdaptiveMode(func(o *retry.AdaptiveModeOptions) {
+			return retry.AddWithErrorCodes(retry.NewAdaptiveMode(func(o *retry.AdaptiveModeOptions) {
 				o.StandardOptions = append(o.StandardOptions, func(s *retry.StandardOptions) { s.MaxAttempts = requestTries })
-			})
+			}), (*types.TransactionConflictException)(nil).ErrorCode())
 		}))
 	if err != nil {
 		return cfg, fmt.Errorf("load the AWS configuration: %w", err)

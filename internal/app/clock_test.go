@@ -2,6 +2,7 @@ package app
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"strings"
@@ -11,6 +12,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/credentials"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
+	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
 
 	"github.com/matter-ops/kms-rotation/rotation"
 )
@@ -19,6 +21,22 @@ type answering func(*http.Request) (*http.Response, error)
 
 // Do implements [aws.HTTPClient].
 func (f answering) Do(r *http.Request) (*http.Response, error) { return f(r) }
+
+// TestConflictIsRepeated: a single write of an item that a transaction holds is repeated, a
+// cancelled transaction is left to who sent it.
+func TestConflictIsRepeated(t *testing.T) {
+	cfg, err := AWSConfig(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := cfg.Retryer()
+	if !r.IsErrorRetryable(fmt.Errorf("operation error: %w", &types.TransactionConflictException{})) {
+		t.Error("a conflict is not repeated")
+	}
+	if r.IsErrorRetryable(&types.TransactionCanceledException{}) {
+		t.Error("a cancelled transaction is repeated")
+	}
+}
 
 // TestRefuseWrongClock: a machine whose clock is wrong records nothing, and is told.
 func TestRefuseWrongClock(t *testing.T) {

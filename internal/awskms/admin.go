@@ -20,6 +20,7 @@ import (
 	"strings"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/aws/retry"
 	"github.com/aws/aws-sdk-go-v2/service/kms"
 	"github.com/aws/aws-sdk-go-v2/service/kms/types"
 	"github.com/aws/aws-sdk-go-v2/service/resourcegroupstaggingapi"
@@ -123,11 +124,13 @@ var errUnseen = errors.New("the alias is taken, and KMS does not show its owner 
 // Claim implements [rotation.KeyAdmin]. CreateAlias is the arbiter; a claim that is
 // repeated because its answer was lost finds its own key to be the owner. KMS is
 // eventually consistent: a loser that cannot see the owner yet gets an error that
-// is worth another try, never an answer that there is none.
+// is worth another try, never an answer that there is none. A key that was made a moment
+// ago may not be found yet: asking again at once is better than a failure, after which the
+// step makes another key.
 func (a *Admin) Claim(ctx context.Context, rotationID string, attempt int, id kek.ID) (kek.ID, error) {
 	alias := fmt.Sprintf("%s%s/%s/%d", a.aliasPrefix(), a.life, rotationID, attempt)
 	if id != "" {
-		_, err := a.client.CreateAlias(ctx, &kms.CreateAliasInput{AliasName: &alias, TargetKeyId: aws.String(string(id))})
+		_, err := a.client.CreateAlias(ctx, &kms.CreateAliasInput{AliasName: &alias, TargetKeyId: aws.String(string(id))}, repeatNotFound)
 		if err == nil {
 			return id, nil
 		}
@@ -146,6 +149,11 @@ func (a *Admin) Claim(ctx context.Context, rotationID string, attempt int, id ke
 		return "", fmt.Errorf("kms DescribeKey %s: %w", alias, errUnseen)
 	}
 	return "", nil
+}
+
+// repeatNotFound has the SDK repeat a call that does not find its key.
+func repeatNotFound(o *kms.Options) {
+	o.Retryer = retry.AddWithErrorCodes(o.Retryer, (*types.NotFoundException)(nil).ErrorCode())
 }
 
 // aliasPrefix begins the aliases of the stack's KEKs.

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/aws/retry"
 	"github.com/aws/aws-sdk-go-v2/service/kms"
 	"github.com/aws/aws-sdk-go-v2/service/kms/types"
 	"github.com/aws/aws-sdk-go-v2/service/resourcegroupstaggingapi"
@@ -33,6 +34,7 @@ type double struct {
 	sign     *kms.SignInput
 	create   *kms.CreateKeyInput
 	requests []string
+	options  []func(*kms.Options) // of CreateAlias
 }
 
 func (d *double) called(op string) error {
@@ -45,7 +47,8 @@ func (d *double) CreateKey(_ context.Context, in *kms.CreateKeyInput, _ ...func(
 	return &kms.CreateKeyOutput{KeyMetadata: d.keys["new"]}, d.called("CreateKey")
 }
 
-func (d *double) CreateAlias(context.Context, *kms.CreateAliasInput, ...func(*kms.Options)) (*kms.CreateAliasOutput, error) {
+func (d *double) CreateAlias(_ context.Context, _ *kms.CreateAliasInput, o ...func(*kms.Options)) (*kms.CreateAliasOutput, error) {
+	d.options = o
 	return nil, d.called("CreateAlias")
 }
 
@@ -340,5 +343,24 @@ func TestBlobSizes(t *testing.T) {
 				t.Errorf("%s of %d bytes: %v after %v", name, size, err, d.requests)
 			}
 		}
+	}
+}
+
+// TestClaimOfANewKey: an alias for a key that KMS does not find yet is asked for again.
+func TestClaimOfANewKey(t *testing.T) {
+	var o kms.Options
+	o.Retryer = retry.NewStandard()
+	if o.Retryer.IsErrorRetryable(&types.NotFoundException{}) {
+		t.Fatal("the SDK repeats it by itself")
+	}
+	d, admin := doubled()
+	if _, err := admin.Claim(t.Context(), "r", 2, "mine"); err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range d.options {
+		f(&o)
+	}
+	if !o.Retryer.IsErrorRetryable(&types.NotFoundException{}) || o.Retryer.IsErrorRetryable(&types.AlreadyExistsException{}) {
+		t.Error("it is not repeated, or more is")
 	}
 }

@@ -167,6 +167,10 @@ const (
 	// ReEncrypt). A wrapped DEK has about 184 bytes today, so this allows for a format
 	// that is two thirds longer.
 	wrappedGrowth = 128
+
+	// rewrapSets is how many attributes one rewrap sets: KEK id, wrapped DEK, epoch,
+	// version and, in an emergency, payload.
+	rewrapSets = 5
 )
 
 // checkRoom finds an item that a rewrap could make larger than DynamoDB allows.
@@ -180,7 +184,7 @@ func (c SourceConfig) checkRoom(i item, whole bool) *flaw {
 	if c.Version != "" {
 		after[c.Version] = num(integer(i[c.Version]) + 1)
 	}
-	if n := itemsize.Of(after) + wrappedGrowth; n > itemsize.Max {
+	if n := itemsize.Of(after) + wrappedGrowth + itemsize.UpdateCost(rewrapSets, 0); n > itemsize.Max {
 		return &flaw{
 			rotation.NoRoom, "table",
 			fmt.Sprintf("it has %d bytes and can have %d after a rewrap, but DynamoDB takes at most %d: make it smaller", itemsize.Of(i), n, itemsize.Max),

@@ -30,7 +30,7 @@ type dynamo interface {
 	ddbtest.Tables
 }
 
-// everywhere runs a test on DynamoDB Local, and on the DynamoDB in memory that the
+// everywhere runs a test on dynoxide, and on the DynamoDB in memory that the
 // simulator uses, held to it call by call.
 func everywhere(t *testing.T, f func(t *testing.T, client dynamo)) {
 	t.Helper()

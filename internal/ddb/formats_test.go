@@ -354,9 +354,9 @@ func testRoom(t *testing.T, client dynamo) {
 			t.Errorf("%s: the largest row that has room: %v, %v", name, ok, err)
 		}
 		longer := largest
-		longer.WrappedDEK = append(bytes.Clone(largest.WrappedDEK), bytes.Repeat([]byte("d"), 20)...)
+		longer.WrappedDEK = append(bytes.Clone(largest.WrappedDEK), bytes.Repeat([]byte("d"), 64)...)
 		if ok, err := source.Replace(t.Context(), sized(low), longer); !errors.Is(err, rotation.ErrRejected) || ok {
-			t.Errorf("%s: 20 bytes more: %v, %v, want ErrRejected: too many rows are reported", name, ok, err)
+			t.Errorf("%s: 64 bytes more: %v, %v, want ErrRejected: too many rows are reported", name, ok, err)
 		}
 	}
 }

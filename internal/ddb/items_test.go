@@ -354,7 +354,7 @@ func TestRoomBoundary(t *testing.T) {
 		} else {
 			i["version"], after["version"] = num(version), num(version+1)
 		}
-		note := len("stays") + itemsize.Max - 128 - itemsize.Of(after) // the longest that fits
+		note := len("stays") + itemsize.Max - 128 - itemsize.UpdateCost(5, 0) - itemsize.Of(after) // the longest that fits
 		i["note"] = str(strings.Repeat("x", note))
 		if f := s.cfg.checkRoom(i, true); f != nil {
 			t.Errorf("version %d, %d bytes: %+v", version, note, f)

@@ -19,8 +19,8 @@ type item = map[string]types.AttributeValue
 func text(v string) types.AttributeValue   { return &types.AttributeValueMemberS{Value: v} }
 func number(v string) types.AttributeValue { return &types.AttributeValueMemberN{Value: v} }
 
-// TestOf fills an item up to the limit: DynamoDB Local takes it, and refuses one byte
-// more. A number may be one byte smaller than Of says.
+// TestOf fills an item up to the limit: dynoxide takes it, and refuses one byte more. A
+// number may be one byte smaller than Of says.
 func TestOf(t *testing.T) {
 	client := ddbtest.Client(t)
 	table := ddbtest.Table(t, client, ddbtest.Key{Name: "id", Type: types.ScalarAttributeTypeS})

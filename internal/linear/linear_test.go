@@ -341,11 +341,11 @@ func (l *lossy) RoundTrip(r *http.Request) (*http.Response, error) {
 	return nil, errors.Join(errWire, err, resp.Body.Close())
 }
 
-// TestDynamoDB takes histories from DynamoDB Local behind a wire that breaks:
+// TestDynamoDB takes histories from dynoxide behind a wire that breaks:
 // MATTER_HISTORIES of them, 60 unless told.
 func TestDynamoDB(t *testing.T) {
 	if testing.Short() {
-		t.Skip("it starts DynamoDB Local")
+		t.Skip("it starts dynoxide")
 	}
 	histories := uint64(60)
 	if text := os.Getenv("MATTER_HISTORIES"); text != "" {

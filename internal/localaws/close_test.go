@@ -99,7 +99,7 @@ func TestBreaksAndCloses(t *testing.T) {
 			t.Errorf("failed: %v", err)
 		}
 	case <-time.After(10 * time.Second):
-		t.Error("nobody noticed that DynamoDB Local has died")
+		t.Error("nobody noticed that dynoxide has died")
 	}
 	s.Close()
 	s.Close()

@@ -57,7 +57,7 @@ func (d *deployment) planExtras() ([]extra, error) {
 	return out, nil
 }
 
-// createTable creates in DynamoDB Local the table that moto created, under its name.
+// createTable creates in dynoxide the table that moto created, under its name.
 func createTable(ctx context.Context, d *deployment, e extra) error {
 	var in dynamodb.CreateTableInput
 	if err := fill(e.properties, d.outputs, &struct {

@@ -25,6 +25,9 @@ func (p *proxy) forwardMoto(w http.ResponseWriter, r *http.Request, c wire.Call)
 	if name := atomicity(c); name != "" {
 		defer p.serial.lock(name)()
 	}
+	if _, isFunction := p.host.Caller(c.AccessKey); p.lags(w, r, c, isFunction) {
+		return
+	}
 	switch answered, refused := p.likeAWS(w, r, c); {
 	case refused != nil:
 		c.Write(w, refused)
@@ -55,6 +58,8 @@ func (p *proxy) likeAWS(w http.ResponseWriter, r *http.Request, c wire.Call) (an
 		namesChecksum(r.Header)
 	}
 	switch c.Service + ":" + c.Operation {
+	case "s3:PutObject":
+		return false, wholeLock(r.Header)
 	case "s3:PutObjectRetention":
 		return false, p.keepsRetention(r)
 	case "s3:GetObjectRetention":
@@ -79,15 +84,38 @@ func namesChecksum(h http.Header) {
 	}
 }
 
-// namesExecution gives an execution without a name the UUID that it gets on AWS.
+// wholeLock refuses an object's lock without a mode, without a date, or of a mode that
+// there is not.
+func wholeLock(h http.Header) *wire.Error {
+	mode, until := h.Get("X-Amz-Object-Lock-Mode"), h.Get("X-Amz-Object-Lock-Retain-Until-Date")
+	switch {
+	case (mode == "") != (until == ""):
+		return &wire.Error{
+			Status: http.StatusBadRequest, Code: "InvalidArgument",
+			Message: "x-amz-object-lock-retain-until-date and x-amz-object-lock-mode must both be supplied",
+		}
+	case mode != "" && mode != "COMPLIANCE" && mode != "GOVERNANCE":
+		return &wire.Error{Status: http.StatusBadRequest, Code: "InvalidArgument", Message: "Unknown wormMode directive."}
+	}
+	return nil
+}
+
+// namesExecution gives an execution without a name the UUID that it gets on AWS, and
+// refuses an input that is no JSON.
 func namesExecution(r *http.Request) *wire.Error {
 	body, err := wire.Body(r, maxExecutionBytes)
 	if err != nil {
 		return &wire.Error{Status: http.StatusBadRequest, Code: "ValidationException", Message: err.Error()}
 	}
 	var in map[string]any
-	if json.Unmarshal(body, &in) != nil || in["name"] != nil {
-		return nil // moto says what is wrong with it, if anything is
+	if json.Unmarshal(body, &in) != nil {
+		return nil // moto says what is wrong with it
+	}
+	if text, ok := in["input"].(string); ok && !json.Valid([]byte(text)) {
+		return &wire.Error{Status: http.StatusBadRequest, Code: "InvalidExecutionInput", Message: "Invalid State Machine Execution Input: 'Invalid execution input.'"}
+	}
+	if in["name"] != nil {
+		return nil
 	}
 	in["name"] = wire.RequestID()
 	if body, err = json.Marshal(in); err != nil {

@@ -16,7 +16,7 @@ import (
 )
 
 // proxy is the one endpoint of the local AWS. It counts and checks each call, lets
-// faults happen, and passes it on: DynamoDB to DynamoDB Local, Lambda's Invoke to
+// faults happen, and passes it on: DynamoDB to dynoxide, Lambda's Invoke to
 // the host of the functions, all else to moto.
 type proxy struct {
 	dynamo, moto *httputil.ReverseProxy
@@ -26,6 +26,8 @@ type proxy struct {
 	calls        counter
 	faults       fault.Set
 	serial       keyedMutex
+	conflicts    conflicts
+	lag          lag
 	tap          tap
 	ready        atomic.Bool
 	now          func() time.Time
@@ -34,7 +36,7 @@ type proxy struct {
 
 // newProxy returns a proxy before the two servers.
 func newProxy(dynamoURL, motoURL string, host *lambdahost.Host) (*proxy, error) {
-	p := &proxy{motoURL: motoURL, host: host, now: time.Now}
+	p := &proxy{motoURL: motoURL, host: host, now: time.Now, conflicts: conflicts{url: dynamoURL}}
 	var err error
 	if p.dynamo, err = reverse(dynamoURL); err != nil {
 		return nil, err
@@ -203,7 +205,7 @@ func (p *proxy) kill(w http.ResponseWriter, r *http.Request, c wire.Call, when f
 func (p *proxy) pass(w http.ResponseWriter, r *http.Request, c wire.Call, kill lambdahost.Killing) {
 	switch {
 	case c.Service == "dynamodb":
-		p.dynamo.ServeHTTP(w, r)
+		p.serveDynamoDB(w, r, c)
 	case c.Function != "":
 		p.host.ServeInvoke(w, r, c, kill)
 	default:

@@ -1,8 +1,7 @@
 // Package localaws is an AWS account on this machine, in memory: no Docker, no
-// account, no network. One process serves it at one endpoint. DynamoDB is the
-// official DynamoDB Local; the Lambda functions are the built binaries over the
-// real Runtime API; everything else is moto; and the stack is the shipped template,
-// put through the official SAM translator.
+// account, no network. One process serves it at one endpoint. DynamoDB is dynoxide; the
+// Lambda functions are the built binaries over the real Runtime API; everything else is
+// moto; and the stack is the shipped template, put through the official SAM translator.
 //
 // The endpoint is a proxy, so that it can do what neither server does: count calls,
 // make chosen ones fail (package fault), refuse stale signatures, hold moto to what

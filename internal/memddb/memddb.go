@@ -7,10 +7,11 @@
 // shared with a caller. What DynamoDB refuses is refused with the same error, and
 // what this package does not know (an index, a document path, BETWEEN) panics: an
 // answer that is merely plausible would be worse than none. It passes the suites
-// that DynamoDB Local passes, and a test plays the project's expressions on both.
+// that dynoxide passes, and a test plays the project's expressions on both.
 //
 // It knows no reserved words, and of the limits of size only that of an item. It never
-// throttles, and never cancels a transaction for another one that is under way.
+// throttles, and cancels a transaction for another one that is under way only where
+// [DB.Hold] says that there is one.
 package memddb
 
 import (
@@ -19,6 +20,7 @@ import (
 	"hash/fnv"
 	"net/http"
 	"slices"
+	"strings"
 	"sync"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -38,10 +40,48 @@ type options = func(*dynamodb.Options)
 type DB struct {
 	mu     sync.Mutex
 	tables map[string]*table
+	held   func(table string, key Item) bool
 }
 
 // New returns a DynamoDB without tables.
 func New() *DB { return &DB{tables: map[string]*table{}} }
+
+// Hold has held say, of each item of a write or of a transaction, whether a transaction of
+// somebody else holds it just now. What DynamoDB does then is documented (developer guide,
+// "Transaction conflict handling in DynamoDB"): a single write meets a
+// TransactionConflictException, a transaction is cancelled. held must not call back.
+func (d *DB) Hold(held func(table string, key Item) bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.held = held
+}
+
+// isHeld reports whether somebody else's transaction holds an item.
+func (d *DB) isHeld(t *table, i Item) bool {
+	return d.held != nil && d.held(*t.schema.TableName, t.keyOf(i))
+}
+
+// conflict is the reason for which a transaction is cancelled then.
+func conflict() types.CancellationReason {
+	return types.CancellationReason{Code: aws.String("TransactionConflict"), Message: aws.String(ongoing)}
+}
+
+const ongoing = "Transaction is ongoing for the item"
+
+// cancelled is the answer to a transaction with a reason against it, or nil.
+func cancelled(reasons []types.CancellationReason) error {
+	var codes []string
+	for _, r := range reasons {
+		codes = append(codes, *r.Code)
+	}
+	if !slices.ContainsFunc(codes, func(c string) bool { return c != "None" }) {
+		return nil
+	}
+	return &types.TransactionCanceledException{
+		Message:             aws.String("Transaction cancelled, please refer cancellation reasons for specific reasons [" + strings.Join(codes, ", ") + "]"),
+		CancellationReasons: reasons,
+	}
+}
 
 // table holds items in the order of their keys. An item that is stored is never
 // changed, only replaced.

@@ -73,6 +73,10 @@ func (g *generator) path() string {
 	if g.keys && g.IntN(40) == 0 {
 		a = g.one("pk", "sk")
 	}
+	return g.named(a)
+}
+
+func (g *generator) named(a string) string {
 	if g.IntN(3) == 0 {
 		return a
 	}
@@ -127,10 +131,16 @@ func (g *generator) term() string {
 	}
 }
 
+// update changes each attribute once: dynoxide takes an update that changes one twice.
 func (g *generator) update() string {
 	var clauses, sets []string
+	attributes := g.Perm(4)
+	path := func() (text string) {
+		text, attributes = g.named(fmt.Sprintf("a%d", attributes[0]+1)), attributes[1:]
+		return text
+	}
 	for range 1 + g.IntN(2) {
-		set := g.path() + " = "
+		set := path() + " = "
 		if g.IntN(2) == 0 {
 			set += g.literal(g.value())
 		} else if set += g.term(); g.IntN(2) == 0 {
@@ -140,10 +150,10 @@ func (g *generator) update() string {
 	}
 	clauses = append(clauses, "SET "+strings.Join(sets, ", "))
 	if g.IntN(3) == 0 {
-		clauses = append(clauses, "REMOVE "+g.path())
+		clauses = append(clauses, "REMOVE "+path())
 	}
 	if g.IntN(4) == 0 {
-		clauses = append(clauses, "ADD "+g.path()+" "+g.literal(g.number()))
+		clauses = append(clauses, "ADD "+path()+" "+g.literal(g.number()))
 	}
 	return strings.Join(clauses, " ")
 }
@@ -151,17 +161,14 @@ func (g *generator) update() string {
 // begin forgets the placeholders of the last request.
 func (g *generator) begin() { g.names, g.values = map[string]string{}, item{} }
 
-// end returns the placeholders: sometimes one too many or one too few.
+// end returns the placeholders, sometimes one too many. One too few is for
+// [TestUndefined]: dynoxide does not always notice.
 func (g *generator) end() (map[string]string, item) {
-	switch g.IntN(30) {
+	switch g.IntN(15) {
 	case 0:
 		g.names["#unused"] = "a1"
 	case 1:
 		g.values[":unused"] = &n{Value: "1"}
-	case 2:
-		delete(g.names, "#a1")
-	case 3:
-		delete(g.values, ":v0")
 	}
 	names, values := g.names, g.values
 	if len(names) == 0 {
@@ -236,8 +243,7 @@ func (g *generator) write() types.TransactWriteItem {
 	}
 }
 
-// sameItem reports whether two writes are of one item. DynamoDB Local refuses that only
-// if no condition fails, and not at all for a check; AWS documents it as refused.
+// sameItem reports whether two writes are of one item.
 func sameItem(a, b types.TransactWriteItem) bool {
 	key := func(w types.TransactWriteItem) string {
 		var k item
@@ -335,7 +341,7 @@ func (g *generator) alone(t *testing.T, db *ddbtest.Twin, w types.TransactWriteI
 		_, err = db.UpdateItem(t.Context(), &dynamodb.UpdateItemInput{
 			TableName: w.Update.TableName, Key: w.Update.Key, ConditionExpression: w.Update.ConditionExpression,
 			UpdateExpression: w.Update.UpdateExpression, ExpressionAttributeNames: w.Update.ExpressionAttributeNames,
-			ExpressionAttributeValues: w.Update.ExpressionAttributeValues, ReturnValues: ret[g.IntN(3)],
+			ExpressionAttributeValues: w.Update.ExpressionAttributeValues, ReturnValues: ret[2*g.IntN(2)], // dynoxide answers ALL_OLD of a new item with its key
 			ReturnValuesOnConditionCheckFailure: w.Update.ReturnValuesOnConditionCheckFailure,
 		})
 	case w.Delete != nil:
@@ -348,7 +354,7 @@ func (g *generator) alone(t *testing.T, db *ddbtest.Twin, w types.TransactWriteI
 	return err
 }
 
-// TestIsDynamoDB plays generated requests on this package and on DynamoDB Local: they
+// TestIsDynamoDB plays generated requests on this package and on dynoxide: they
 // answer the same, and refuse the same. Both outcomes must be frequent.
 func TestIsDynamoDB(t *testing.T) {
 	db := ddbtest.NewTwin(t)

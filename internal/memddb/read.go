@@ -51,6 +51,7 @@ func (d *DB) TransactGetItems(_ context.Context, in *dynamodb.TransactGetItemsIn
 		key   primary
 	}
 	var seen []place
+	var reasons []types.CancellationReason
 	out := &dynamodb.TransactGetItemsOutput{}
 	for _, i := range in.TransactItems {
 		item, err := d.read(i.Get.TableName, i.Get.Key, i.Get.ProjectionExpression, i.Get.ExpressionAttributeNames)
@@ -68,7 +69,14 @@ func (d *DB) TransactGetItems(_ context.Context, in *dynamodb.TransactGetItemsIn
 			}
 		}
 		seen = append(seen, place{t, k})
+		reasons = append(reasons, types.CancellationReason{Code: aws.String("None")})
+		if d.isHeld(t, i.Get.Key) {
+			reasons[len(reasons)-1] = conflict()
+		}
 		out.Responses = append(out.Responses, types.ItemResponse{Item: item})
+	}
+	if err := cancelled(reasons); err != nil {
+		return nil, err
 	}
 	return out, nil
 }
@@ -86,8 +94,10 @@ type pages struct {
 
 const maxPage = 1 << 20 // bytes
 
-// page evaluates up to limit rows after the start key, or a megabyte. As in DynamoDB
-// a page that ends for one of these has a last key, also if nothing comes after it.
+// page evaluates up to limit rows after the start key, or as many as are no more than a
+// megabyte (DynamoDB developer guide, "Paginating table query results": a result set fits
+// within the limit). A page that ends at limit rows has a last key, also if nothing comes
+// after it.
 func (p pages) page() (items []Item, evaluated int32, last Item, err error) {
 	start := 0
 	if p.from != nil {
@@ -108,13 +118,16 @@ func (p pages) page() (items []Item, evaluated int32, last Item, err error) {
 		if !p.match(r.key) {
 			continue
 		}
+		if size += itemsize.Of(r.item); size > maxPage {
+			return items, evaluated, last, nil
+		}
+		last = p.table.keyOf(r.item)
 		evaluated++
-		size += itemsize.Of(r.item)
 		if p.filter.holds(r.item, p.params) {
 			items = append(items, p.proj.project(r.item, p.params))
 		}
-		if p.limit != nil && evaluated == *p.limit || size >= maxPage {
-			return items, evaluated, p.table.keyOf(r.item), nil
+		if p.limit != nil && evaluated == *p.limit {
+			return items, evaluated, last, nil
 		}
 	}
 	return items, evaluated, nil, nil

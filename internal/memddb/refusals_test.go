@@ -70,6 +70,7 @@ func TestRefusals(t *testing.T) {
 		"a key of N":          {"ValidationException", update(item{"pk": &n{Value: "1"}, "sk": &s{Value: "a"}}, "SET n = :v", nil, one)},
 		"key attribute":       {"ValidationException", update(key("p", "a"), "SET sk = :v", nil, one)},
 		"twice":               {"ValidationException", update(key("p", "a"), "SET n = :v, #n = :v", map[string]string{"#n": "n"}, one)},
+		"set and removed":     {"ValidationException", update(key("p", "a"), "SET n = :v REMOVE #n", map[string]string{"#n": "n"}, one)},
 		"undefined name":      {"ValidationException", update(key("p", "a"), "SET #n = :v", nil, one)},
 		"undefined value":     {"ValidationException", update(key("p", "a"), "SET n = :v, m = :w", nil, one)},
 		"unused name":         {"ValidationException", update(key("p", "a"), "SET n = :v", map[string]string{"#n": "n"}, one)},
@@ -204,8 +205,135 @@ func TestSegments(t *testing.T) {
 	}
 }
 
-// TestItemSize: an item has 400 KB at most. What would be larger is refused as on
-// DynamoDB Local, and the adapters see that a repetition is futile.
+// TestUndefined: what an expression uses must be defined, in a branch that decides
+// nothing too. dynoxide notices only what it evaluates.
+func TestUndefined(t *testing.T) {
+	db, client, ctx := memddb.New(), ddbtest.Client(t), t.Context()
+	table := ddbtest.ControlTable(t, db)
+	other := ddbtest.ControlTable(t, client)
+	for _, c := range []struct {
+		cond     string
+		dynoxide bool // refuses it too
+	}{
+		{"n = :v AND #n = :v", true},
+		{"n = :w", true},
+		{"attribute_not_exists(pk) OR n = :w", false},
+		{"attribute_not_exists(pk) OR attribute_exists(#n)", false},
+	} {
+		put := func(table string) *dynamodb.PutItemInput {
+			return &dynamodb.PutItemInput{TableName: &table, Item: key("p", c.cond), ConditionExpression: &c.cond}
+		}
+		if _, err := db.PutItem(ctx, put(table)); awserr.Code(err) != "ValidationException" {
+			t.Errorf("%s: memddb: %v", c.cond, err)
+		}
+		if _, err := client.PutItem(ctx, put(other)); (awserr.Code(err) == "ValidationException") != c.dynoxide {
+			t.Errorf("%s: dynoxide: %v", c.cond, err)
+		}
+	}
+}
+
+// TestPageEdge: a page is at most 1 MB, so an item that does not fit in the rest of it is
+// on the next one (DynamoDB developer guide, "Paginating table query results").
+func TestPageEdge(t *testing.T) {
+	db, ctx := ddbtest.NewTwin(t), t.Context()
+	table := ddbtest.ControlTable(t, db)
+	const quarter = 1 << 20 / 4
+	for pk, last := range map[string]int{"less": quarter - 1, "full": quarter, "more": quarter + 1} {
+		for i, size := range []int{quarter, quarter, quarter, last} {
+			row := key(pk, string(rune('a'+i)))
+			row["v"] = &s{Value: strings.Repeat("x", size-itemsize.Of(row)-len("v"))}
+			if _, err := db.PutItem(ctx, &dynamodb.PutItemInput{TableName: &table, Item: row}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	for pk, want := range map[string][]int32{"less": {4}, "full": {4}, "more": {3, 1}} {
+		in := &dynamodb.QueryInput{
+			TableName: &table, KeyConditionExpression: aws.String("pk = :pk"), ExpressionAttributeValues: item{":pk": &s{Value: pk}},
+		}
+		var got []int32
+		for {
+			out, err := db.Query(ctx, in)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got = append(got, out.Count)
+			if in.ExclusiveStartKey = out.LastEvaluatedKey; in.ExclusiveStartKey == nil {
+				break
+			}
+		}
+		if d := cmp.Diff(want, got); d != "" {
+			t.Errorf("%s: items of each page (-want +got):\n%s", pk, d)
+		}
+	}
+}
+
+// TestUpdateSize: an UpdateItem counts more bytes than the item that it leaves has, to
+// the byte as dynoxide measured on AWS; see [itemsize.UpdateCost].
+func TestUpdateSize(t *testing.T) {
+	db, ctx := ddbtest.NewTwin(t), t.Context()
+	table := ddbtest.ControlTable(t, db)
+	for update, cost := range map[string]int{
+		"SET n = :n": 22, "SET n = :n, m = :n": 41, "ADD n :n": 22, "SET n = :n REMOVE x": 24, "ADD n :n REMOVE x, y": 26,
+	} {
+		row := with(key("p", "a"), "n", &n{Value: "1"})
+		if strings.Contains(update, "m = ") {
+			row["m"] = &n{Value: "1"}
+		}
+		room := itemsize.Max - cost + itemsize.Of(key("p", "a")) - itemsize.Of(row) - len("v")
+		for _, more := range []int{0, 1} {
+			stored := with(key("p", "a"), "v", &s{Value: strings.Repeat("x", room+more)})
+			if _, err := db.PutItem(ctx, &dynamodb.PutItemInput{TableName: &table, Item: stored}); err != nil {
+				t.Fatal(err)
+			}
+			_, err := db.UpdateItem(ctx, &dynamodb.UpdateItemInput{
+				TableName: &table, Key: key("p", "a"), UpdateExpression: &update, ExpressionAttributeValues: item{":n": &n{Value: "1"}},
+			})
+			if (err != nil) != (more == 1) {
+				t.Errorf("%s, %d bytes more: %v", update, more, err)
+			}
+		}
+	}
+}
+
+// TestHold: what somebody else's transaction holds a single write is refused, and a
+// transaction cancelled, item by item; nothing is written.
+func TestHold(t *testing.T) {
+	db, ctx := memddb.New(), t.Context()
+	table := ddbtest.ControlTable(t, db)
+	db.Hold(func(name string, k item) bool { return name == table && len(k) == 2 && k["sk"].(*s).Value == "held" })
+	put := func(sk string) types.TransactWriteItem {
+		return types.TransactWriteItem{Put: &types.Put{TableName: &table, Item: with(key("p", sk), "n", &n{Value: "1"})}}
+	}
+	check := types.TransactWriteItem{ConditionCheck: &types.ConditionCheck{
+		TableName: &table, Key: key("p", "held"), ConditionExpression: aws.String("attribute_not_exists(pk)"),
+	}}
+	_, single := db.PutItem(ctx, &dynamodb.PutItemInput{TableName: &table, Item: key("p", "held")})
+	_, updated := db.UpdateItem(ctx, &dynamodb.UpdateItemInput{TableName: &table, Key: key("p", "held")})
+	_, deleted := db.DeleteItem(ctx, &dynamodb.DeleteItemInput{TableName: &table, Key: key("p", "held")})
+	_, checked := db.TransactWriteItems(ctx, &dynamodb.TransactWriteItemsInput{TransactItems: []types.TransactWriteItem{put("free"), check}})
+	_, read := db.TransactGetItems(ctx, &dynamodb.TransactGetItemsInput{TransactItems: []types.TransactGetItem{
+		{Get: &types.Get{TableName: &table, Key: key("p", "free")}}, {Get: &types.Get{TableName: &table, Key: key("p", "held")}},
+	}})
+	for name, err := range map[string]error{"put": single, "update": updated, "delete": deleted} {
+		if awserr.Code(err) != "TransactionConflictException" {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	for name, err := range map[string]error{"write": checked, "read": read} {
+		var e *types.TransactionCanceledException
+		if !errors.As(err, &e) || *e.CancellationReasons[0].Code != "None" || *e.CancellationReasons[1].Code != "TransactionConflict" {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	out, err := db.Scan(ctx, &dynamodb.ScanInput{TableName: &table})
+	if err != nil || out.Count != 0 {
+		t.Errorf("%d items, %v", out.Count, err)
+	}
+}
+
+// TestItemSize: an item has 400 KB at most. What would be larger is refused as by
+// dynoxide, and the adapters see that a repetition is futile.
 func TestItemSize(t *testing.T) {
 	db, ctx := ddbtest.NewTwin(t), t.Context()
 	table := ddbtest.ControlTable(t, db)

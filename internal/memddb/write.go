@@ -3,7 +3,6 @@ package memddb
 import (
 	"context"
 	"errors"
-	"strings"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
@@ -114,6 +113,9 @@ func (d *DB) do(kind writeKind, r request) (was, is Item, err error) {
 	if err != nil {
 		return nil, nil, err
 	}
+	if d.isHeld(w.table, w.item) {
+		return nil, nil, &types.TransactionConflictException{Message: aws.String(ongoing)}
+	}
 	was = w.table.get(w.key)
 	if !w.cond.holds(was, w.params) {
 		failed := &types.ConditionalCheckFailedException{Message: aws.String("The conditional request failed")}
@@ -124,6 +126,9 @@ func (d *DB) do(kind writeKind, r request) (was, is Item, err error) {
 	}
 	if is, err = w.after(was); err != nil {
 		return nil, nil, err
+	}
+	if u := w.update.update; u != nil && itemsize.Of(is)-itemsize.Of(w.table.keyOf(is))+itemsize.UpdateCost(len(u.set)+len(u.add), len(u.remove)) > itemsize.Max {
+		return nil, nil, errTooLarge
 	}
 	w.table.set(w.key, is)
 	return was, is, nil
@@ -205,7 +210,7 @@ func (d *DB) TransactWriteItems(_ context.Context, in *dynamodb.TransactWriteIte
 			}
 		}
 	}
-	return &dynamodb.TransactWriteItemsOutput{}, commit(writes)
+	return &dynamodb.TransactWriteItemsOutput{}, d.commit(writes)
 }
 
 // transacted is one item of a transaction.
@@ -237,14 +242,14 @@ func (d *DB) transacted(i types.TransactWriteItem) (write, error) {
 }
 
 // commit makes the writes if none has a reason against it.
-func commit(writes []write) (err error) {
+func (d *DB) commit(writes []write) (err error) {
 	after, reasons := make([]Item, len(writes)), make([]types.CancellationReason, len(writes))
-	var codes []string
-	cancelled := false
 	for n, w := range writes {
 		was := w.table.get(w.key)
 		reasons[n].Code = aws.String("None")
-		if !w.cond.holds(was, w.params) {
+		if d.isHeld(w.table, w.item) {
+			reasons[n] = conflict()
+		} else if !w.cond.holds(was, w.params) {
 			reasons[n].Code, reasons[n].Message = aws.String("ConditionalCheckFailed"), aws.String("The conditional request failed")
 			if w.old {
 				reasons[n].Item = cloneItem(was)
@@ -254,14 +259,9 @@ func commit(writes []write) (err error) {
 		} else if err != nil {
 			return err
 		}
-		cancelled = cancelled || *reasons[n].Code != "None"
-		codes = append(codes, *reasons[n].Code)
 	}
-	if cancelled {
-		return &types.TransactionCanceledException{
-			Message:             aws.String("Transaction cancelled, please refer cancellation reasons for specific reasons [" + strings.Join(codes, ", ") + "]"),
-			CancellationReasons: reasons,
-		}
+	if err := cancelled(reasons); err != nil {
+		return err
 	}
 	for n, w := range writes {
 		if w.kind != checkOnly {

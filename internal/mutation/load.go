@@ -35,7 +35,7 @@ type pkg struct {
 	info       *types.Info
 	imports    types.Importer // of the compiled dependencies
 	helpers    string         // functions that the mutants call, besides helper
-	servers    []string       // packages of the tests' dependencies that start servers
+	moto       bool           // its tests start moto
 }
 
 // listed is what go list says of one package.
@@ -88,7 +88,7 @@ func load(ctx context.Context, root, dir string) (*pkg, error) {
 	if err := p.check(p.fset, p.info, p.parsed()); err != nil {
 		return nil, fmt.Errorf("type check ./%s: %w", dir, err)
 	}
-	p.servers, err = serversOf(ctx, root, dir)
+	p.moto, err = startsMoto(ctx, root, dir)
 	return p, err
 }
 

@@ -161,7 +161,7 @@ const (
 
 // run runs the test binary. err is not that a test fails.
 func (t *trial) run(ctx context.Context, s *servers, e execution) (out string, v verdict, err error) {
-	env, err := s.environment(ctx, t.pkg.servers)
+	env, err := s.environment(ctx, t.pkg.moto)
 	if err != nil {
 		return "", 0, err
 	}

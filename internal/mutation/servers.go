@@ -5,74 +5,56 @@ import (
 	"fmt"
 	"net/http"
 	"os/exec"
+	"slices"
 	"strings"
 
 	"github.com/matter-ops/kms-rotation/internal/localaws/backend"
 )
 
-// Packages that start a server for the tests that import them, and the variables
-// that name them a server that runs already.
+// motoTest starts moto for the tests that import it; motoURL is the variable that names
+// it one that runs already.
 const (
-	module      = "github.com/matter-ops/kms-rotation"
-	motoTest    = module + "/internal/mototest"
-	dynamoTest  = module + "/internal/ddb/ddbtest"
-	motoURL     = "MATTER_MOTO_URL"
-	dynamoDBURL = "MATTER_DYNAMODB_URL"
+	motoTest = "github.com/matter-ops/kms-rotation/internal/mototest"
+	motoURL  = "MATTER_MOTO_URL"
 )
 
-// serversOf lists the packages of a package's tests that start servers.
-func serversOf(ctx context.Context, root, dir string) (found []string, err error) {
+// startsMoto reports whether a package's tests start moto.
+func startsMoto(ctx context.Context, root, dir string) (bool, error) {
 	cmd := exec.CommandContext(ctx, "go", "list", "-deps", "-test", "./"+dir) //nolint:gosec // a package of this module
 	cmd.Dir = root
 	out, err := cmd.Output()
 	if err != nil {
-		return nil, fmt.Errorf("go list -test ./%s: %w", dir, err)
+		return false, fmt.Errorf("go list -test ./%s: %w", dir, err)
 	}
-	for _, p := range strings.Fields(string(out)) {
-		if p == motoTest || p == dynamoTest {
-			found = append(found, p)
-		}
-	}
-	return found, nil
+	return slices.Contains(strings.Fields(string(out)), motoTest), nil
 }
 
-// servers are those of one worker. They outlive the tests, which would take longer
-// to start them than to run.
-type servers struct{ moto, dynamo *backend.Server }
+// servers are those of one worker: moto, which would take longer to start than the
+// tests to run. dynoxide starts in milliseconds, with each run.
+type servers struct{ moto *backend.Server }
 
-// environment returns what tells the tests of the servers, which it starts, and
-// starts again when they have died.
-func (s *servers) environment(ctx context.Context, needed []string) (env []string, err error) {
-	for _, p := range needed {
-		switch p {
-		case motoTest:
-			if err := restart(&s.moto, func() (*backend.Server, error) { return backend.Moto(ctx, backend.MotoOptions{}) }); err != nil {
-				return nil, err
-			}
-			if err := empty(ctx, s.moto.URL); err != nil {
-				return nil, err
-			}
-			env = append(env, motoURL+"="+s.moto.URL)
-		case dynamoTest:
-			if err := restart(&s.dynamo, func() (*backend.Server, error) { return backend.DynamoDBLocal(ctx) }); err != nil {
-				return nil, err
-			}
-			env = append(env, dynamoDBURL+"="+s.dynamo.URL)
+// environment returns what tells the tests of the servers that outlive them. It starts
+// moto, and starts it again when it has died.
+func (s *servers) environment(ctx context.Context, moto bool) ([]string, error) {
+	if !moto {
+		return nil, nil
+	}
+	if s.moto == nil || s.dead() {
+		var err error
+		if s.moto, err = backend.Moto(ctx, backend.MotoOptions{}); err != nil {
+			return nil, err
 		}
 	}
-	return env, nil
+	return []string{motoURL + "=" + s.moto.URL}, empty(ctx, s.moto.URL)
 }
 
-func restart(s **backend.Server, start func() (*backend.Server, error)) (err error) {
-	if *s != nil {
-		select {
-		case <-(*s).Done():
-		default:
-			return nil
-		}
+func (s *servers) dead() bool {
+	select {
+	case <-s.moto.Done():
+		return true
+	default:
+		return false
 	}
-	*s, err = start()
-	return err
 }
 
 // empty removes everything from moto: tests use the same names again.
@@ -92,9 +74,7 @@ func empty(ctx context.Context, url string) error {
 }
 
 func (s *servers) stop() {
-	for _, b := range []*backend.Server{s.moto, s.dynamo} {
-		if b != nil {
-			b.Stop()
-		}
+	if s.moto != nil {
+		s.moto.Stop()
 	}
 }

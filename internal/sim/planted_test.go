@@ -150,7 +150,8 @@ var mutants = []plant.Bug{
 		"for _, i := range items {\n\t\tl, err := decodeLease(i)", "for _, i := range items[:max(len(items), 1)-1] {\n\t\tl, err := decodeLease(i)",
 	}},
 	{Name: "the fence is skipped on insert (envelope)", File: "envelope/table.go", With: []string{
-		"in.TransactItems = append(in.TransactItems, fenceCheck(", "_ = append(in.TransactItems, fenceCheck(",
+		"append(writes[:len(writes):len(writes)], check)", "writes",
+		"check := fenceCheck", "_ = fenceCheck",
 	}},
 	{Name: "an update ignores the row's epoch and ciphertext (envelope)", File: "envelope/table.go", With: []string{
 		"cond := fmt.Sprintf(\"%s = %s AND \", payload, e.value(old.item[t.cfg.Ciphertext]))", "cond := fmt.Sprintf(\"attribute_exists(%s) AND \", payload)",

@@ -2,9 +2,11 @@ package sim
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
@@ -43,12 +45,32 @@ type keys struct {
 	r *run
 }
 
-// young fails while nobody is sure to know a key or its tag yet.
+// hosts is how many answer for KMS. The first learns of a change at once, the last when it
+// is as old as the lag, the others in between.
+const hosts = 4
+
+// told reports whether the host that answers this call has learned of a change. Which
+// host that is looks like chance and replays: a refusal may follow a success.
+func (r *run) told(at time.Time) bool {
+	r.asked++
+	host := r.asked * 2654435761 >> 16 % hosts
+	return r.now.Sub(at) >= lag*time.Duration(host)/(hosts-1)
+}
+
+// young fails at a host that does not know a key or its tag yet; dead fails at one that
+// knows that a key is disabled, which others do not know yet.
 func (k *keys) young(id kek.ID) error {
-	if at, ok := k.r.made[id]; ok && k.r.lagNew && k.r.now.Sub(at) < lag {
+	if at, ok := k.r.made[id]; ok && k.r.lagNew && k.r.now.Sub(at) < lag && !k.r.told(at) {
 		return fmt.Errorf("key %s is not known here yet: %w", id, rotation.ErrDenied)
 	}
 	return nil
+}
+
+func (k *keys) dead(id kek.ID) error {
+	if until, ok := k.r.dying[id]; ok && k.r.told(until.Add(-lag)) {
+		return fmt.Errorf("key %s: %w", id, rotation.ErrKeyDisabled)
+	}
+	return k.young(id)
 }
 
 // Create implements [rotation.KeyAdmin]. It notes when the key was made, also if the
@@ -64,7 +86,11 @@ func (k *keys) Describe(ctx context.Context, id kek.ID) (rotation.Key, error) {
 	if err := k.young(id); err != nil {
 		return rotation.Key{}, err
 	}
-	return k.keyService.Describe(ctx, id)
+	key, err := k.keyService.Describe(ctx, id)
+	if errors.Is(k.dead(id), rotation.ErrKeyDisabled) {
+		key.Enabled = false
+	}
+	return key, err
 }
 
 // Disable implements [rotation.KeyAdmin]. While it lags the key goes on working.
@@ -92,7 +118,7 @@ func (k *keys) Tagged(ctx context.Context, rotationID string) ([]kek.ID, error) 
 
 // GenerateDataKey implements [rotation.Wrapper].
 func (k *keys) GenerateDataKey(ctx context.Context, id kek.ID, encctx map[string]string) (dek, wrapped []byte, err error) {
-	if err := k.young(id); err != nil {
+	if err := k.dead(id); err != nil {
 		return nil, nil, err
 	}
 	return k.keyService.GenerateDataKey(ctx, id, encctx)
@@ -100,7 +126,7 @@ func (k *keys) GenerateDataKey(ctx context.Context, id kek.ID, encctx map[string
 
 // Decrypt implements [rotation.Wrapper].
 func (k *keys) Decrypt(ctx context.Context, id kek.ID, wrapped []byte, encctx map[string]string) ([]byte, error) {
-	if err := k.young(id); err != nil {
+	if err := k.dead(id); err != nil {
 		return nil, err
 	}
 	return k.keyService.Decrypt(ctx, id, wrapped, encctx)
@@ -108,8 +134,10 @@ func (k *keys) Decrypt(ctx context.Context, id kek.ID, wrapped []byte, encctx ma
 
 // ReEncrypt implements [rotation.Wrapper].
 func (k *keys) ReEncrypt(ctx context.Context, from, to kek.ID, wrapped []byte, encctx map[string]string) ([]byte, error) {
-	if err := k.young(to); err != nil {
-		return nil, err
+	for _, id := range []kek.ID{from, to} {
+		if err := k.dead(id); err != nil {
+			return nil, err
+		}
 	}
 	return k.keyService.ReEncrypt(ctx, from, to, wrapped, encctx)
 }

@@ -89,6 +89,7 @@ type run struct {
 	lagDisable        bool
 	made              map[kek.ID]time.Time
 	dying             map[kek.ID]time.Time
+	asked             int // answers that depended on which host of KMS gave them
 
 	failed *Violation
 	story  *strings.Builder

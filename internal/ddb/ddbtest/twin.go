@@ -18,7 +18,7 @@ import (
 	"github.com/matter-ops/kms-rotation/internal/memddb"
 )
 
-// Twin plays every call on [memddb] and on DynamoDB Local, one call at a time, and
+// Twin plays every call on [memddb] and on dynoxide, one call at a time, and
 // fails the test where their answers differ. Callers get memddb's.
 type Twin struct {
 	tb     testing.TB
@@ -55,8 +55,11 @@ func both[In, Out any](ctx context.Context, w *Twin, in *In, memory, local func(
 	if werr == nil && err == nil {
 		a, b = said(want), said(got)
 	}
+	if werr != nil && b == any("ValidationException") {
+		return got, err // AWS looks at a request first, dynoxide sometimes at its condition
+	}
 	if diff := cmp.Diff(plain(a), plain(b)); diff != "" {
-		w.tb.Errorf("%T: DynamoDB Local says %v, memddb %v (-local +memory):\n%s\n%s", in, werr, err, diff, show(in))
+		w.tb.Errorf("%T: dynoxide says %v, memddb %v (-dynoxide +memory):\n%s\n%s", in, werr, err, diff, show(in))
 	}
 	return got, err
 }
@@ -184,10 +187,15 @@ func (w *Twin) DeleteItem(ctx context.Context, in *dynamodb.DeleteItemInput, _ .
 	return both(ctx, w, in, w.memory.DeleteItem, w.local.DeleteItem, func(o *dynamodb.DeleteItemOutput) any { return o.Attributes })
 }
 
-// Query is DynamoDB's.
+// Query is DynamoDB's. ScannedCount is compared on last pages alone: dynoxide counts the
+// item too that a page has no room for, and AWS documents that without a filter it is the
+// same as Count (API reference, Query).
 func (w *Twin) Query(ctx context.Context, in *dynamodb.QueryInput, _ ...func(*dynamodb.Options)) (*dynamodb.QueryOutput, error) {
 	return both(ctx, w, in, w.memory.Query, w.local.Query, func(o *dynamodb.QueryOutput) any {
-		return []any{o.Items, o.LastEvaluatedKey, o.Count, o.ScannedCount}
+		if o.LastEvaluatedKey != nil {
+			return []any{o.Items, o.LastEvaluatedKey, o.Count}
+		}
+		return []any{o.Items, o.Count, o.ScannedCount}
 	})
 }
 

@@ -2,9 +2,7 @@
 // DynamoDB, and moto, each on a free port of the loopback interface, in memory.
 //
 // dynoxide is the program that MATTER_DYNOXIDE names, else build/dynoxide of the module,
-// else the one in PATH. For tests of adapters there is the official DynamoDB Local too: its
-// jars are in the directory that MATTER_DYNAMODB_LOCAL names, else in
-// build/dynamodb-local/lib of the module.
+// else the one in PATH.
 // moto is the program that MATTER_MOTO_SERVER names, else .venv/bin/moto_server of
 // the module. The module is the directory that MATTER_ROOT names, else the nearest
 // one with a go.mod from the working directory upwards.
@@ -67,39 +65,6 @@ func DynamoDB(ctx context.Context) (*Server, error) {
 	return start(ctx, "dynoxide", probe{path: "/", server: "Dynoxide"}, func(port int) *exec.Cmd {
 		return exec.CommandContext(context.WithoutCancel(ctx), program, "--host", "127.0.0.1", "--port", strconv.Itoa(port))
 	})
-}
-
-// DynamoDBLocal starts the official DynamoDB Local, which counts the bytes of an item and
-// of a page as AWS documents; ctx bounds only the start. It listens on all interfaces and
-// has no option for one: it serves tests of adapters, of data that they make up.
-func DynamoDBLocal(ctx context.Context) (*Server, error) {
-	lib, err := jars()
-	if err != nil {
-		return nil, err
-	}
-	java, err := exec.LookPath("java")
-	if err != nil {
-		return nil, fmt.Errorf("java, which DynamoDB Local needs, is %w: install a Java runtime, version 17 or newer", ErrNotInstalled)
-	}
-	return start(ctx, "DynamoDB Local", probe{path: "/", server: "Jetty"}, func(port int) *exec.Cmd {
-		return exec.CommandContext(context.WithoutCancel(ctx), java,
-			"-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1",
-			"-Djava.library.path="+lib, "-cp", filepath.Join(lib, "*"), "software.amazon.dynamodb.services.local.main.ServerRunner",
-			"-inMemory", "-sharedDb", "-port", strconv.Itoa(port), "-disableTelemetry")
-	})
-}
-
-// jars returns the directory of DynamoDB Local's jars as an absolute path.
-func jars() (string, error) {
-	dir, err := fromEnvOrRoot("MATTER_DYNAMODB_LOCAL", "build", "dynamodb-local", "lib")
-	if err != nil {
-		return "", err
-	}
-	found, err := filepath.Glob(filepath.Join(dir, "DynamoDBLocal-*.jar"))
-	if err != nil || len(found) == 0 {
-		return "", fmt.Errorf("DynamoDB Local is %w in %s: run make dynamodb-local, or set MATTER_DYNAMODB_LOCAL to the directory of its jars", ErrNotInstalled, dir)
-	}
-	return dir, nil
 }
 
 // dynoxide returns the absolute path of the program.
@@ -172,7 +137,7 @@ func start(ctx context.Context, name string, p probe, command func(port int) *ex
 // launch starts the server and waits until it answers. The server gets no more of
 // this process's environment than it needs: neither credentials nor HTTP proxies.
 func launch(ctx context.Context, cmd *exec.Cmd, port int, p probe) (*Server, error) {
-	for _, k := range []string{"PATH", "HOME", "TMPDIR", "JAVA_HOME", "LANG"} {
+	for _, k := range []string{"PATH", "HOME", "TMPDIR", "LANG"} {
 		if v, ok := os.LookupEnv(k); ok {
 			cmd.Env = append(cmd.Env, k+"="+v)
 		}

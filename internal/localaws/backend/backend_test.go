@@ -21,11 +21,7 @@ func TestServers(t *testing.T) {
 		t.Helper()
 		return backend.DynamoDB(t.Context())
 	}
-	local := func(t *testing.T) (*backend.Server, error) {
-		t.Helper()
-		return backend.DynamoDBLocal(t.Context())
-	}
-	for name, start := range map[string]func(*testing.T) (*backend.Server, error){"moto": moto, "dynoxide": dynamo, "DynamoDB Local": local} {
+	for name, start := range map[string]func(*testing.T) (*backend.Server, error){"moto": moto, "dynoxide": dynamo} {
 		t.Run(name, func(t *testing.T) {
 			s, err := start(t)
 			if errors.Is(err, backend.ErrNotInstalled) && os.Getenv("CI") != "true" && os.Getenv("MATTER_REQUIRE_LOCAL") != "1" {
@@ -54,17 +50,12 @@ func TestServers(t *testing.T) {
 
 func TestNotInstalled(t *testing.T) {
 	dir := t.TempDir()
-	t.Setenv("MATTER_DYNAMODB_LOCAL", "")
 	t.Setenv("MATTER_DYNOXIDE", "")
 	t.Setenv("MATTER_MOTO_SERVER", "")
 	t.Setenv("MATTER_ROOT", dir)
 	_, err := backend.DynamoDB(t.Context())
 	if !errors.Is(err, backend.ErrNotInstalled) || !strings.Contains(err.Error(), dir) {
 		t.Errorf("DynamoDB: %v", err)
-	}
-	_, err = backend.DynamoDBLocal(t.Context())
-	if !errors.Is(err, backend.ErrNotInstalled) || !strings.Contains(err.Error(), dir) {
-		t.Errorf("DynamoDB Local: %v", err)
 	}
 	_, err = backend.Moto(t.Context(), backend.MotoOptions{})
 	if !errors.Is(err, backend.ErrNotInstalled) || !strings.Contains(err.Error(), dir) {
