@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"math"
 	"strings"
 
 	"github.com/matter-ops/kms-rotation/kek"
@@ -59,6 +60,7 @@ func (s *Steps) DualUnwrap(ctx context.Context, in StepInput) (out DualUnwrapOut
 		}
 		return now.Test(probes, s.Now())
 	}, body)
+	out.Settle = int(math.Ceil(s.settling(v.KEKs[r.NewKEK].CreatedAt).Seconds()))
 	return out, err
 }
 

@@ -103,6 +103,7 @@ type MintOutput struct {
 type DualUnwrapOutput struct {
 	Canaries int `json:"canaries"`       // roundtrips of the known plaintext
 	Corpus   int `json:"corpus_entries"` // known ciphers opened under old and new
+	Settle   int `json:"settle_seconds"` // until the new KEK is known everywhere
 }
 
 // SwitchOutput is the output of switch.

@@ -22,6 +22,7 @@ type Config struct {
 	FenceShards  int           // fence items per KEK, 1 to 20
 	MaxMints     int           // mint attempts of an emergency
 	CanaryRounds int           // known-plaintext roundtrips
+	KeySettle    time.Duration // age of a new KEK before the pointer may name it
 	Deep         bool          // confirm and verify unwrap every distinct DEK, not a sample
 
 	// What a normal rotation is refused without; 0 and false demand nothing.
@@ -363,6 +364,14 @@ const fieldCreate = "KMS CreateKey"
 // tagDelay is twice the five minutes that AWS documents until a tag of a KMS key
 // affects authorization (KMS developer guide, "Authorization for tag changes").
 const tagDelay = 10 * time.Minute
+
+// settling is how long the pointer must not name a KEK yet that was made at a moment.
+// Applications' permissions on it are conditioned on its tag, which may take five minutes to
+// affect authorization (KMS developer guide, "Authorization for tag changes"): before, their
+// writes would be denied.
+func (s *Steps) settling(made time.Time) time.Duration {
+	return max(0, s.KeySettle-s.Now().Sub(made))
+}
 
 // isYoung reports whether a key that was made at a moment, or later, may not be known
 // everywhere yet, or its tag, which every permission on it is conditioned on. Each host of

@@ -3,6 +3,7 @@ package rotation
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/matter-ops/kms-rotation/kek"
 )
@@ -26,6 +27,12 @@ func (s *Steps) Switch(ctx context.Context, in StepInput) (_ SwitchOutput, err e
 		}
 		if err := s.checkAwake(r); err != nil {
 			return SwitchOutput{}, err
+		}
+		if left := s.settling(made); left > 0 {
+			return SwitchOutput{}, &Error{
+				Kind: Transient, Field: string(r.NewKEK), Msg: fmt.Sprintf("the new KEK is too young: applications may be denied on it for %s more", left.Round(time.Second)),
+				Next: "it is tried again; by hand, wait as long",
+			}
 		}
 		k, err := s.Keys.Describe(ctx, r.NewKEK)
 		if err != nil {

@@ -64,6 +64,7 @@ func FromEnv(getenv func(string) string) (Config, error) {
 			FenceShards:  e.number("MATTER_FENCE_SHARDS", 1, 20),
 			MaxMints:     e.number("MATTER_MAX_MINTS", 1, 10),
 			CanaryRounds: e.number("MATTER_CANARY_ROUNDS", 1, 100),
+			KeySettle:    time.Duration(e.number("MATTER_KEY_SETTLE_SECONDS", 0, 3600)) * time.Second,
 			Deep:         e.choice("MATTER_VERIFY_DATA_KEYS", "every", "sample") == "every",
 
 			AnnounceDays:     e.number("MATTER_ANNOUNCE_DAYS", 0, 90),

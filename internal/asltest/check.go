@@ -25,7 +25,7 @@ var haltRecords = []string{"HaltedBeforeSwitchRecord", "HaltedRecord"}
 const pointOfNoReturn = "Switch"
 
 var beforeSwitch = []string{
-	"Preflight", "Abandon", "NotifyStarted", "Census", "CensusDone?", "Mint", "Rehearse", "DualUnwrap", "Approval?", "AwaitApproval", "ApprovalExpired",
+	"Preflight", "Abandon", "NotifyStarted", "Census", "CensusDone?", "Mint", "Rehearse", "DualUnwrap", "Settle", "Approval?", "AwaitApproval", "ApprovalExpired",
 	"RollBackOrRemint", "Remint", "PreSwitchFailure", "DrillPassed?", "NotifyDrilled", "DrillPassed", "NotifyRolledBack", "RolledBack", "HaltedBeforeSwitchRecord", "HaltedBeforeSwitch",
 }
 

@@ -110,7 +110,7 @@ func (s *Set) parameters(more []string) map[string]string {
 	return map[string]string{
 		"Sources": string(mustJSON(sources)), "SourceTableArns": strings.Join(arns, ","),
 		"CorpusBucket": s.Bucket, "CorpusPrefix": corpusPrefix,
-		"Window": "any", "DrainPollSeconds": "5", "Segments": "2", "RewrapConcurrency": "4", "KmsRate": "1000",
+		"Window": "any", "DrainPollSeconds": "5", "Segments": "2", "RewrapConcurrency": "4", "KmsRate": "1000", "KeySettleSeconds": "0",
 		"AnnounceDays": "0", "DrillFreshDays": "0", "HealthDays": "0", "ApprovalRequired": "false",
 	}
 }
