@@ -25,9 +25,6 @@ func (v *verifier) hearForgotten(r Record) {
 	if r.Type != EventRepaired || r.Body[BodyForgotten] == "" {
 		return
 	}
-	if v.tips == nil {
-		v.tips = map[string]int64{}
-	}
 	for hash := range strings.SplitSeq(r.Body[BodyForgotten], ",") {
 		v.tips[hash] = r.Seq
 	}
@@ -92,8 +89,5 @@ func (v *verifier) anchorsOfGeneration(numbers []int64, objects []Object) (n int
 	for n < len(numbers) && v.forgottenAnchor(numbers[n], objects[n]) {
 		n++
 	}
-	for _, seq := range v.tips {
-		by = max(by, seq)
-	}
-	return n, by
+	return n, slices.Max(slices.Collect(maps.Values(v.tips)))
 }

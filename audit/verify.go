@@ -93,7 +93,10 @@ func (r Report) String() string {
 // and known anchors. Its error says that it could not look; what it saw is in the
 // report.
 func Verify(ctx context.Context, b Bucket, p Policy) (Report, error) {
-	v := &verifier{Policy: p, bucket: b, begins: map[string][]Begun{}, forgotten: map[Head]bool{}, forgottenAnchors: map[Known]bool{}}
+	v := &verifier{
+		Policy: p, bucket: b, begins: map[string][]Begun{},
+		forgotten: map[Head]bool{}, forgottenAnchors: map[Known]bool{}, tips: map[string]int64{},
+	}
 	v.report = Report{Chain: p.Chain, LogIndex: -1, Findings: []Finding{}}
 	if p.Chain == "" || p.Now.IsZero() {
 		return v.report, errors.New("verify the audit chain: the policy names no chain or no time")
