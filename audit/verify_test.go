@@ -401,10 +401,12 @@ func TestReport(t *testing.T) {
 		Result: audit.Tampered, More: 1, LogIndex: -1,
 		Findings: []audit.Finding{{Kind: audit.Rollback, Object: "o", Detail: "d"}, {Kind: audit.NoRecords, Object: "p", Detail: "e"}},
 	}
+	lost := audit.Report{Result: audit.Green, Records: 7, LogIndex: -1, Lost: []audit.Lost{{Seq: 3, Hash: "cd", By: 5}}}
 	for _, c := range []struct {
 		report audit.Report
 		want   string
 	}{
+		{lost, "record 3 was lost before it was in the bucket, as record 5 says; its hash is cd\naudit: 7 records, not anchored, 1 lost before they were in the bucket, verified\n"},
 		{anchored, "remember: --known-anchor 2:ab\naudit: 7 records, 6 anchored at log index 4 of log.test, verified\n"},
 		{bare, "not checked: this\nnot checked: that\naudit: 7 records, not anchored, unproven\n"},
 		{tampered, "o: rollback: d\np: no_records: e\nand 1 more\naudit: 0 records, not anchored, TAMPERED: 3 findings\n"},

@@ -233,7 +233,7 @@ func (w *World) Append(ev audit.Event) audit.Entry {
 	if err != nil {
 		w.T.Fatal(err)
 	}
-	w.Bucket.Clock, w.Policy.Now = at(e.Record.Seq), at(e.Record.Seq+1)
+	w.Policy.Now = at(e.Record.Seq + 1)
 	w.goOn(e)
 	return e
 }
@@ -265,7 +265,10 @@ func (w *World) Restore(records, anchors int) {
 func (w *World) goOn(e audit.Entry) {
 	w.T.Helper()
 	w.Entries, w.Head = append(w.Entries, e), e.Head()
-	w.Bucket.Put(w.Line().RecordKey(e.Record.Seq), e.Bytes, Lock(at(e.Record.Seq)))
+	if made := at(e.Record.Seq); made.After(w.Bucket.Clock) {
+		w.Bucket.Clock = made
+	}
+	w.Bucket.Put(w.Line().RecordKey(e.Record.Seq), e.Bytes, Lock(w.Bucket.Clock))
 }
 
 // Line is the chain and its generations, as the control table has them.
@@ -296,6 +299,9 @@ func (w *World) GenerationTwice(from int64, o, again audit.Taken) {
 	w.anchor(w.statement(w.Head))
 	w.Policy.Now = at(records + 10)
 }
+
+// Know makes the control table know of one generation of records more.
+func (w *World) Know(g audit.Generation) { w.line = w.line.With(g) }
 
 // Forget makes the control table forget its generations.
 func (w *World) Forget() { w.line = "" }
