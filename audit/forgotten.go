@@ -83,11 +83,11 @@ func (v *verifier) forgottenGeneration(numbers []int64, objects []Object) (n int
 
 // anchorsOfGeneration: anchors that are this chain's own.
 func (v *verifier) anchorsOfGeneration(numbers []int64, objects []Object) (n int, by int64) {
-	if len(v.tips) == 0 {
-		return 0, 0 // nothing was ever forgotten
+	if len(v.tips) > 0 { // else nothing was ever forgotten
+		by = slices.Max(slices.Collect(maps.Values(v.tips)))
+		for n < len(numbers) && v.forgottenAnchor(numbers[n], objects[n]) {
+			n++
+		}
 	}
-	for n < len(numbers) && v.forgottenAnchor(numbers[n], objects[n]) {
-		n++
-	}
-	return n, slices.Max(slices.Collect(maps.Values(v.tips)))
+	return n, by
 }

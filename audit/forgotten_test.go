@@ -105,6 +105,51 @@ func TestForgottenNotNamed(t *testing.T) {
 	}
 }
 
+// TestForgottenRecord: a generation of a single record is of the chain too.
+func TestForgottenRecord(t *testing.T) {
+	w := audittest.New(t)
+	o := w.Plant(record(11), "foreign")
+	g := w.Line().Generations.Next(11, o, "another salt")
+	w.Know(g)
+	e := w.Append(g.Event(audit.OfRecords, "", o))
+	w.Restore(10, 3)
+	w.Generation(11, o, 0, false)
+	w.Append(repaired(e.Hash))
+	w.Anchor()
+	if r := verified(t, w, true); r.Result != audit.Green || r.Generations[0] != (audit.GenerationReport{Of: audit.OfRecords, ID: g.ID, From: 11, Seq: 13, Forgotten: 1}) {
+		t.Errorf("%s %v %v", r, r.Generations, r.Findings)
+	}
+}
+
+// TestForgottenInTwoGenerations: a control table that is set back again forgets records of
+// the generation after the first time. They follow that one's records, not those forgotten
+// the first time, though these end at the same number.
+func TestForgottenInTwoGenerations(t *testing.T) {
+	w := audittest.New(t)
+	w.Generation(9, *audit.TakenBy(record(9), "", w.Bucket.Bytes(record(9))), 0, true)
+	w.Append(audit.Event{ID: "forgotten"})
+	w.Append(audit.Event{ID: "forgotten too"})
+	key := w.Line().RecordKey(11)
+	w.Generation(11, *audit.TakenBy(key, "", w.Bucket.Bytes(key)), 1, true)
+	for _, table := range []bool{false, true} {
+		r := verified(t, w, table)
+		if len(r.Generations) != 2 || r.Generations[0].Forgotten != 2 || r.Generations[1].Forgotten != 2 || r.Result != audit.Green {
+			t.Errorf("%s %v %v", r, r.Generations, r.Findings)
+		}
+	}
+}
+
+// TestLitterByForgottenAnchors: what is put beside forgotten anchors and is none is a stray.
+func TestLitterByForgottenAnchors(t *testing.T) {
+	w, _, a := restored(t, true)
+	w.Plant(inGeneration(anchor(6), a), "litter")
+	r := verified(t, w, true)
+	if len(r.Findings) != 1 || r.Generations[2].Forgotten != 2 {
+		t.Errorf("%v %v", r.Generations, r.Findings)
+	}
+	audittest.MustFind(t, r, audit.StrayObject, inGeneration(anchor(6), a))
+}
+
 // TestForgottenTwice: each of two generations is named, by the last record that names it,
 // and its records that come after the named one are not the chain's.
 func TestForgottenTwice(t *testing.T) {
@@ -118,7 +163,7 @@ func TestForgottenTwice(t *testing.T) {
 	two := w.Head.Hash
 	w.Restore(10, 4)
 	w.Generation(11, o, 0, false)
-	w.Append(repaired(one, "the tip of nothing"))
+	w.Append(repaired("the tip of nothing", one))
 	w.Append(repaired(two, "the tip of nothing else"))
 	w.Append(repaired(two))
 	w.Anchor()

@@ -3,6 +3,7 @@ package audit_test
 import (
 	"errors"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -162,6 +163,45 @@ func TestForgedGenerations(t *testing.T) {
 			w.Know(audit.Generation{ID: g.ID, From: 12})
 			return inGeneration(record(12), g)
 		}, true, audit.NamedOther, audit.Tampered},
+		{"the control table names another than the record", func(w *audittest.World) string {
+			g := audit.Generation{ID: "g1-0123456789abcdef", From: 11}
+			w.Know(g)
+			w.Append(audit.Generation{ID: "g1-fedcba9876543210", From: 11}.Event(audit.OfRecords, "", w.Plant(record(11), "foreign")))
+			return inGeneration(record(11), g)
+		}, true, audit.NamedOther, audit.Tampered},
+		{"two generations after one, from other numbers on", func(w *audittest.World) string {
+			one, two := audit.Generation{ID: "g1-0123456789abcdef", From: 11}, audit.Generation{ID: "g1-fedcba9876543210", From: 12}
+			o := w.Plant(record(11), "foreign")
+			w.Know(one)
+			w.Append(one.Event(audit.OfRecords, "", o))
+			w.Restore(10, 3)
+			w.Append(audit.Event{ID: "carried"})
+			w.Know(two)
+			w.Append(two.Event(audit.OfRecords, "", o))
+			return inGeneration(record(12), two)
+		}, false, audit.SplitChain, audit.Tampered},
+		{"an empty object is gone", func(w *audittest.World) string {
+			w.Generation(11, w.Plant(record(11), ""), 0, true)
+			w.Bucket.Remove(record(11))
+			return record(11)
+		}, true, audit.NamedOther, audit.Tampered},
+		{"a copy of a later record", func(w *audittest.World) string {
+			w.Generation(11, w.Plant(record(11), "foreign"), 0, true)
+			e := w.Append(audit.Event{ID: "copied"})
+			w.Plant(record(13), string(e.Bytes))
+			return record(13)
+		}, true, audit.StrayObject, audit.Tampered},
+		{"a record that cannot be read", func(w *audittest.World) string {
+			w.Generation(11, w.Plant(record(11), "foreign"), 0, true)
+			w.Bucket.Replace(w.Line().RecordKey(12), []byte("{}"))
+			return w.Line().RecordKey(12)
+		}, true, audit.UnreadableRecord, audit.Tampered},
+		{"a record of the second that cannot be read", func(w *audittest.World) string {
+			w.Generation(11, w.Plant(record(11), "foreign"), 0, true)
+			w.Generation(13, w.Plant(w.Line().RecordKey(13), "again"), 0, true)
+			w.Bucket.Replace(w.Line().RecordKey(14), []byte("{}"))
+			return w.Line().RecordKey(14)
+		}, true, audit.UnreadableRecord, audit.Tampered},
 		{"two that a record begins and the chain does not go on in", func(w *audittest.World) string {
 			one := audit.Generation{ID: "g1-0123456789abcdef", From: 12}
 			two := audit.Generation{ID: "g2-0123456789abcdef", From: 13}
@@ -256,6 +296,74 @@ func TestManyWaiting(t *testing.T) {
 	audittest.MustFind(t, r, audit.StrayObject, inGeneration(record(5), litter))
 }
 
+// TestOneFinding: what is wrong once is found once.
+func TestOneFinding(t *testing.T) {
+	g := audit.Generation{ID: "g1-0123456789abcdef", From: 11}
+	for name, c := range map[string]struct {
+		tamper func(w *audittest.World)
+		table  bool
+		object string
+	}{
+		"two generations that no record begins": {func(w *audittest.World) {
+			w.Know(g)
+			w.Append(audit.Event{ID: "in the first"})
+			w.Know(audit.Generation{ID: "g2-0123456789abcdef", From: 12})
+			w.Append(audit.Event{ID: "in the second"})
+		}, true, inGeneration(record(11), g)},
+		"one that begins before the one it follows": {func(w *audittest.World) {
+			first := w.Generation(11, w.Plant(record(11), "foreign"), 0, true)
+			g := audit.Generation{ID: "g2-0123456789abcdef", From: 5}
+			w.Append(g.Event(audit.OfRecords, audit.Generations("").With(first), audit.Taken{Key: record(5)}))
+			w.Anchor()
+		}, false, "v1/matter/records/g2-0123456789abcdef/000000000005.json"},
+	} {
+		w := audittest.New(t)
+		c.tamper(w)
+		r := verified(t, w, c.table)
+		if len(r.Findings) != 1 {
+			t.Errorf("%s: %v", name, r.Findings)
+		}
+		audittest.MustFind(t, r, audit.NamedOther, c.object)
+	}
+}
+
+// TestBeginsNothing: a record of another type begins no generation, whatever it says.
+func TestBeginsNothing(t *testing.T) {
+	w := audittest.New(t)
+	first := w.Generation(11, w.Plant(record(11), "foreign"), 0, false)
+	g := audit.Generation{ID: "g2-0123456789abcdef", From: 13}
+	body := g.Event(audit.OfRecords, audit.Generations("").With(first), audit.Taken{Key: record(13)}).Body
+	w.Append(audit.Event{ID: "other", Type: "other", Body: body})
+	w.Anchor()
+	for _, table := range []bool{false, true} {
+		if r := verified(t, w, table); r.Result != audit.Green || len(r.Generations) != 1 {
+			t.Errorf("%s %v %v", r, r.Generations, r.Findings)
+		}
+	}
+}
+
+// TestReadsOnce: of a generation only the records up to its beginning are read twice: a
+// chain stays in its last generation for ever.
+func TestReadsOnce(t *testing.T) {
+	w := audittest.New(t)
+	w.Generation(11, w.Plant(record(11), "foreign"), 1, false)
+	w.Append(audit.Event{ID: "another"})
+	w.Anchor()
+	var mu sync.Mutex
+	reads := map[string]int{}
+	verify(t, faulty{Bucket: w.Bucket, read: func(key string) error {
+		mu.Lock()
+		defer mu.Unlock()
+		reads[key]++
+		return nil
+	}}, w.Policy)
+	for seq, want := range map[int64]int{10: 1, 11: 2, 12: 2, 13: 1, 14: 1} {
+		if got := reads[w.Line().RecordKey(seq)]; got != want {
+			t.Errorf("record %d is read %d times, want %d", seq, got, want)
+		}
+	}
+}
+
 // TestGenerationAnchored: without the control table an anchor must cover the record that
 // begins a generation, and need not cover more; with it, none must.
 func TestGenerationAnchored(t *testing.T) {
@@ -281,6 +389,19 @@ func TestForgottenFromTheFirst(t *testing.T) {
 		if r.Result != audit.Green || r.Generations[0].Forgotten != 11-from || r.Anchored != from+6 {
 			t.Errorf("from record %d: %s %v %v", from, r, r.Generations, r.Findings)
 		}
+	}
+}
+
+// TestNotForgotten: what is put in the chain's way is no forgotten record unless it links.
+func TestNotForgotten(t *testing.T) {
+	w := audittest.New(t)
+	e, err := audit.Next(audittest.Chain, audit.Head{Seq: 10, Hash: audit.Genesis("other").Hash}, w.Policy.Now, audit.Event{ID: "forged"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.Generation(11, w.Plant(record(11), string(e.Bytes)), 0, true)
+	if r := verified(t, w, true); r.Generations[0].Forgotten != 0 || r.Result != audit.Green {
+		t.Errorf("%s %v %v", r, r.Generations, r.Findings)
 	}
 }
 
@@ -345,10 +466,15 @@ func TestBegun(t *testing.T) {
 		want audit.Begun
 	}{
 		{one.Event(audit.OfRecords, "", taken), audit.Begun{Generation: one, Of: audit.OfRecords, Seq: 8, Taken: taken}},
-		{two.Event(audit.OfAnchors, audit.Generations("").With(one), audit.Taken{Key: "k"}), audit.Begun{Generation: two, Of: audit.OfAnchors, Before: one.ID, Seq: 8, Taken: audit.Taken{Key: "k"}}},
+		{two.Event(audit.OfAnchors, audit.Generations("").With(one), audit.Taken{Key: "k", SHA256: "ab"}), audit.Begun{Generation: two, Of: audit.OfAnchors, Before: one.ID, Seq: 8, Taken: audit.Taken{Key: "k", SHA256: "ab"}}},
 	} {
 		if got, ok := audit.ParseBegun(record(c.ev)); !ok || got != c.want {
 			t.Errorf("%+v, %v, want %+v", got, ok, c.want)
+		}
+		for k, v := range c.ev.Body {
+			if v == "" {
+				t.Errorf("%s is empty", k)
+			}
 		}
 		if c.ev.Step != "publish" || c.ev.ID != audit.EventGeneration+"/"+c.want.ID {
 			t.Errorf("%+v", c.ev)
@@ -385,6 +511,12 @@ func TestGenerationsText(t *testing.T) {
 	g = g.With(one)
 	two := g.Next(13, audit.Taken{Key: "l"}, "salt")
 	g = g.With(two)
+	if !strings.HasPrefix(one.ID, "g1-") || !strings.HasPrefix(two.ID, "g2-") {
+		t.Errorf("%v and %v", one, two)
+	}
+	if _, err := audit.ParseGenerations("1=" + one.ID); err != nil {
+		t.Error(err)
+	}
 	g = g.With(audit.Generation{ID: "g3-0123456789abcdef", From: 20})
 	if read, err := audit.ParseGenerations(string(g)); err != nil || read != g {
 		t.Errorf("%v, %v", read, err)

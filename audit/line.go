@@ -89,7 +89,6 @@ func (v *verifier) pathOf(ctx context.Context, all map[string]map[int64]ObjectVe
 		}
 		last = next[0]
 		path = append(path, last)
-		delete(begun, last.ID)
 	}
 }
 
@@ -130,16 +129,16 @@ func (v *verifier) begun(ctx context.Context, all map[string]map[int64]ObjectVer
 }
 
 // explain says of what generations have left behind whether a record of the chain names
-// it. follows says of the object of a number whether it is one of the chain's own that
-// the control table has forgotten.
-func (v *verifier) explain(ctx context.Context, of string, l line, follows func(n int64, o Object) bool) error {
+// it. forgotten makes for each what says of the objects, from its first number on, whether
+// they are the chain's own that the control table has forgotten.
+func (v *verifier) explain(ctx context.Context, of string, l line, forgotten func() func(n int64, o Object) bool) error {
 	for i, b := range l.path {
 		r := GenerationReport{Of: of, ID: b.ID, From: b.From, Seq: b.Seq, Object: b.Taken.Key, SHA256: b.Taken.SHA256}
 		before := ""
 		if i > 0 {
 			before = l.path[i-1].ID
 		}
-		named := false
+		named, follows := false, forgotten()
 		for _, n := range slices.Sorted(maps.Keys(l.behind[before])) {
 			at := l.behind[before][n]
 			o, err := v.bucket.Read(ctx, at)
@@ -160,7 +159,7 @@ func (v *verifier) explain(ctx context.Context, of string, l line, follows func(
 				v.find(StrayObject, at.Key, "generation %s goes on in its place, and no record names it", b.ID)
 			}
 		}
-		if !named {
+		if !named && b.Seq > 0 { // else no record says that it begins
 			v.find(NamedOther, b.Taken.Key, "record %d names it as the object in the way of generation %s, and it is not there", b.Seq, b.ID)
 		}
 		v.report.Generations = append(v.report.Generations, r)
@@ -168,12 +167,12 @@ func (v *verifier) explain(ctx context.Context, of string, l line, follows func(
 	return nil
 }
 
-// forgottenRecords reports whether a record follows the chain, or what of it was
-// forgotten, from where a generation begins.
+// forgottenRecords reports whether a record follows the chain, from where a generation
+// begins, or the one that it was asked of before.
 func (v *verifier) forgottenRecords() func(n int64, o Object) bool {
 	var head Head
 	return func(n int64, o Object) bool {
-		if head.Seq != n-1 || head.Hash == "" {
+		if head.Hash == "" {
 			head = Genesis(v.Chain)
 			if n > 1 {
 				before, ok := v.record(n - 1)

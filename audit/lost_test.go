@@ -161,10 +161,23 @@ func TestManyLost(t *testing.T) {
 	}
 }
 
+// TestLostRecordIsNoAnchor: a record that is said to be lost explains no gap of anchors.
+func TestLostRecordIsNoAnchor(t *testing.T) {
+	w := audittest.New(t)
+	w.Append(lost(1, w.Entries[0].Hash))
+	w.Bucket.Remove(anchor(1), anchor(3))
+	w.Bucket.Replace(anchor(2), []byte("{}"))
+	r := verified(t, w, false)
+	audittest.MustFind(t, r, audit.MissingAnchor, anchor(1))
+	if len(r.Lost) != 0 {
+		t.Errorf("%v", r.Lost)
+	}
+}
+
 // TestLostInAFullReport: when more is found than a report lists, what is taken back does
 // not make it green.
 func TestLostInAFullReport(t *testing.T) {
-	for _, gaps := range []int{199, 200} {
+	for _, gaps := range []int{199, 200, 201} {
 		w := audittest.New(t)
 		var all []audit.Event
 		for range gaps {
@@ -175,11 +188,13 @@ func TestLostInAFullReport(t *testing.T) {
 		for _, ev := range all {
 			w.Append(ev)
 		}
-		lose(w, 1)
-		w.Append(audit.Event{ID: "last"})
+		if gaps < 201 {
+			lose(w, 1)
+			w.Append(audit.Event{ID: "last"})
+		}
 		w.Anchor()
 		r := verified(t, w, false)
-		if r.Result != audit.Tampered || len(r.Lost) != gaps || len(r.Findings)+r.More != 1 {
+		if r.Result != audit.Tampered || len(r.Lost) != min(gaps, 200) || len(r.Findings)+r.More != 1 {
 			t.Errorf("%d gaps: %s, %d lost, %d more, %v", gaps, r, len(r.Lost), r.More, r.Findings)
 		}
 	}
@@ -213,6 +228,7 @@ func TestGaps(t *testing.T) {
 			[]audit.Record{after(4, "h3"), says(5, "2", "h2"), says(6, "3", "h3")},
 			[]audit.Lost{{Seq: 2, Hash: "h2", By: 5}, {Seq: 3, Hash: "h3", By: 6}}, nil,
 		},
+		"the second of two":               {[]int64{2, 3}, []audit.Record{after(4, "h3"), says(5, "3", "h3")}, []audit.Lost{{Seq: 3, Hash: "h3", By: 5}}, []int64{2}},
 		"the next does not commit to any": {[]int64{2}, []audit.Record{after(3, ""), says(4, "2", "h2")}, nil, []int64{2}},
 		"more that follow":                {[]int64{2}, []audit.Record{after(3, "h2"), says(4, "2", "h2"), after(5, "h4")}, []audit.Lost{{Seq: 2, Hash: "h2", By: 4}}, nil},
 		"with no number at all":           {[]int64{2}, []audit.Record{after(3, "h2"), says(4, "two", "h2")}, nil, []int64{2}},

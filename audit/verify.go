@@ -130,7 +130,7 @@ func (v *verifier) chain(ctx context.Context, inv inventory) error {
 	if err := v.explainUnknown(ctx, OfRecords, records, v.forgottenGeneration); err != nil {
 		return err
 	}
-	if err := v.explain(ctx, OfRecords, records, v.forgottenRecords()); err != nil {
+	if err := v.explain(ctx, OfRecords, records, v.forgottenRecords); err != nil {
 		return err
 	}
 	anchors := v.lineOf(v.begins[OfAnchors], inv.anchors)
@@ -141,7 +141,7 @@ func (v *verifier) chain(ctx context.Context, inv inventory) error {
 	if err := v.explainUnknown(ctx, OfAnchors, anchors, v.anchorsOfGeneration); err != nil {
 		return err
 	}
-	if err := v.explain(ctx, OfAnchors, anchors, v.forgottenAnchor); err != nil {
+	if err := v.explain(ctx, OfAnchors, anchors, func() func(int64, Object) bool { return v.forgottenAnchor }); err != nil {
 		return err
 	}
 	v.checkGenerations(path)
