@@ -219,14 +219,16 @@ func TestGaps(t *testing.T) {
 		"two, the first's hash is unknown": {
 			[]int64{2, 3},
 			[]audit.Record{after(4, "h3"), says(5, "2", ""), says(6, "3", "h3")},
-			[]audit.Lost{{Seq: 2, By: 5}, {Seq: 3, Hash: "h3", By: 6}}, nil,
+			[]audit.Lost{{Seq: 2, By: 5}, {Seq: 3, Hash: "h3", By: 6}},
+			nil,
 		},
 		"named beforehand": {[]int64{5}, []audit.Record{says(4, "5", "h5"), after(6, "h5")}, nil, []int64{5}},
 		"of another type":  {[]int64{2}, []audit.Record{after(3, "h2"), {Seq: 4, Type: "other", Body: map[string]string{"seq": "2", "hash": "h2"}}}, nil, []int64{2}},
 		"two, the first's hash is told": {
 			[]int64{2, 3},
 			[]audit.Record{after(4, "h3"), says(5, "2", "h2"), says(6, "3", "h3")},
-			[]audit.Lost{{Seq: 2, Hash: "h2", By: 5}, {Seq: 3, Hash: "h3", By: 6}}, nil,
+			[]audit.Lost{{Seq: 2, Hash: "h2", By: 5}, {Seq: 3, Hash: "h3", By: 6}},
+			nil,
 		},
 		"the second of two":               {[]int64{2, 3}, []audit.Record{after(4, "h3"), says(5, "3", "h3")}, []audit.Lost{{Seq: 3, Hash: "h3", By: 5}}, []int64{2}},
 		"the next does not commit to any": {[]int64{2}, []audit.Record{after(3, ""), says(4, "2", "h2")}, nil, []int64{2}},

@@ -158,6 +158,7 @@ func pathText(path []Begun) (g Generations) {
 
 // recordAt and anchorAt are the keys of the chain's own objects.
 func (v *verifier) recordAt(seq int64) string { return recordKey(v.Chain, v.generations.Of(seq), seq) }
+
 func (v *verifier) anchorAt(n int64) string {
 	return anchorKey(v.Chain, v.anchorGenerations.Of(n), n)
 }
