@@ -2,6 +2,7 @@ package audit_test
 
 import (
 	"errors"
+	"io/fs"
 	"strings"
 	"sync"
 	"testing"
@@ -180,6 +181,11 @@ func TestForgedGenerations(t *testing.T) {
 			w.Append(two.Event(audit.OfRecords, "", o))
 			return inGeneration(record(12), two)
 		}, false, audit.SplitChain, audit.Tampered},
+		{"the first record's object is gone", func(w *audittest.World) string {
+			w.Generation(1, *audit.TakenBy(record(1), "", w.Bucket.Bytes(record(1))), 0, true)
+			w.Bucket.Remove(record(1))
+			return record(1)
+		}, true, audit.NamedOther, audit.Tampered},
 		{"an empty object is gone", func(w *audittest.World) string {
 			w.Generation(11, w.Plant(record(11), ""), 0, true)
 			w.Bucket.Remove(record(11))
@@ -189,6 +195,7 @@ func TestForgedGenerations(t *testing.T) {
 			w.Generation(11, w.Plant(record(11), "foreign"), 0, true)
 			e := w.Append(audit.Event{ID: "copied"})
 			w.Plant(record(13), string(e.Bytes))
+			w.Bucket.Remove(record(11))
 			return record(13)
 		}, true, audit.StrayObject, audit.Tampered},
 		{"a record that cannot be read", func(w *audittest.World) string {
@@ -302,6 +309,7 @@ func TestOneFinding(t *testing.T) {
 	for name, c := range map[string]struct {
 		tamper func(w *audittest.World)
 		table  bool
+		kind   audit.Kind
 		object string
 	}{
 		"two generations that no record begins": {func(w *audittest.World) {
@@ -309,13 +317,14 @@ func TestOneFinding(t *testing.T) {
 			w.Append(audit.Event{ID: "in the first"})
 			w.Know(audit.Generation{ID: "g2-0123456789abcdef", From: 12})
 			w.Append(audit.Event{ID: "in the second"})
-		}, true, inGeneration(record(11), g)},
+		}, true, audit.NamedOther, inGeneration(record(11), g)},
 		"one that begins before the one it follows": {func(w *audittest.World) {
 			first := w.Generation(11, w.Plant(record(11), "foreign"), 0, true)
 			g := audit.Generation{ID: "g2-0123456789abcdef", From: 5}
-			w.Append(g.Event(audit.OfRecords, audit.Generations("").With(first), audit.Taken{Key: record(5)}))
 			w.Anchor()
-		}, false, "v1/matter/records/g2-0123456789abcdef/000000000005.json"},
+			w.Know(g)
+			w.Append(g.Event(audit.OfRecords, audit.Generations("").With(first), audit.Taken{Key: record(5)}))
+		}, false, audit.StrayObject, "v1/matter/records/g2-0123456789abcdef/000000000013.json"},
 	} {
 		w := audittest.New(t)
 		c.tamper(w)
@@ -323,17 +332,30 @@ func TestOneFinding(t *testing.T) {
 		if len(r.Findings) != 1 {
 			t.Errorf("%s: %v", name, r.Findings)
 		}
-		audittest.MustFind(t, r, audit.NamedOther, c.object)
+		audittest.MustFind(t, r, c.kind, c.object)
 	}
+}
+
+// TestEmptyObjectIsGone: an empty object that is listed and not there is not taken for one
+// that is there and empty.
+func TestEmptyObjectIsGone(t *testing.T) {
+	w := audittest.New(t)
+	w.Generation(11, w.Plant(record(11), ""), 0, true)
+	if r := verified(t, w, false); r.Result != audit.Green {
+		t.Errorf("%v", r.Findings)
+	}
+	r := verify(t, faulty{Bucket: w.Bucket, read: failAt(record(11), fs.ErrNotExist)}, w.Policy)
+	audittest.MustFind(t, r, audit.NamedOther, record(11))
 }
 
 // TestBeginsNothing: a record of another type begins no generation, whatever it says.
 func TestBeginsNothing(t *testing.T) {
 	w := audittest.New(t)
-	first := w.Generation(11, w.Plant(record(11), "foreign"), 0, false)
-	g := audit.Generation{ID: "g2-0123456789abcdef", From: 13}
-	body := g.Event(audit.OfRecords, audit.Generations("").With(first), audit.Taken{Key: record(13)}).Body
-	w.Append(audit.Event{ID: "other", Type: "other", Body: body})
+	first, second := audit.Generation{ID: "g1-0123456789abcdef", From: 11}, audit.Generation{ID: "g2-0123456789abcdef", From: 13}
+	o := w.Plant(record(11), "foreign")
+	w.Know(first)
+	w.Append(audit.Event{ID: "other", Type: "other", Body: second.Event(audit.OfRecords, audit.Generations("").With(first), o).Body})
+	w.Append(first.Event(audit.OfRecords, "", o))
 	w.Anchor()
 	for _, table := range []bool{false, true} {
 		if r := verified(t, w, table); r.Result != audit.Green || len(r.Generations) != 1 {
