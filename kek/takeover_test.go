@@ -88,8 +88,8 @@ func TestTakeOver(t *testing.T) {
 				}
 				continue
 			}
-			var illegal *IllegalTransition
-			if !errors.Is(err, ErrSuperseded) && !errors.As(err, &illegal) || c.Rotation != nil {
+			var illegal *IllegalTransition // what is over cannot be resumed
+			if s.name == "Resume" && !errors.As(err, &illegal) || s.name != "Resume" && (!errors.Is(err, ErrSuperseded) || !strings.Contains(err.Error(), "by "+eid)) || c.Rotation != nil {
 				t.Errorf("at %q, %s of the other: %v", tc.at, s.name, err)
 			}
 		}
