@@ -25,9 +25,6 @@ func (v *verifier) hearForgotten(r Record) {
 	if r.Type != EventRepaired || r.Body[BodyForgotten] == "" {
 		return
 	}
-	if v.tips == nil {
-		v.tips = map[string]int64{}
-	}
 	for hash := range strings.SplitSeq(r.Body[BodyForgotten], ",") {
 		v.tips[hash] = r.Seq
 	}
@@ -86,14 +83,11 @@ func (v *verifier) forgottenGeneration(numbers []int64, objects []Object) (n int
 
 // anchorsOfGeneration: anchors that are this chain's own.
 func (v *verifier) anchorsOfGeneration(numbers []int64, objects []Object) (n int, by int64) {
-	if len(v.tips) == 0 {
-		return 0, 0 // nothing was ever forgotten
-	}
-	for n < len(numbers) && v.forgottenAnchor(numbers[n], objects[n]) {
-		n++
-	}
-	for _, seq := range v.tips {
-		by = max(by, seq)
+	if len(v.tips) > 0 { // else nothing was ever forgotten
+		by = slices.Max(slices.Collect(maps.Values(v.tips)))
+		for n < len(numbers) && v.forgottenAnchor(numbers[n], objects[n]) {
+			n++
+		}
 	}
 	return n, by
 }

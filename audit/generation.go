@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"path"
 	"regexp"
 	"strconv"
 	"strings"
@@ -136,12 +137,19 @@ func (g Generations) AnchorKeyIn(chain string, n int64) string { return anchorKe
 // PlaceOf is the generation and the number of a record by its key; false for any other
 // object.
 func PlaceOf(chain, key string) (generation string, seq int64, ok bool) {
-	parts := strings.Split(key, "/")
-	if n := len(parts); n > 1 && generationID.MatchString(parts[n-2]) {
-		generation = parts[n-2]
+	generation, seq = placeIn(key)
+	return generation, seq, seq > 0 && key == recordKey(chain, generation, seq)
+}
+
+// placeIn is the generation and the number that a key names, if it is that of a record or
+// an anchor. Of any other the number is below 1, or the key is not that of the number.
+func placeIn(key string) (generation string, n int64) {
+	dir, name := path.Split(key)
+	n, _ = strconv.ParseInt(strings.TrimSuffix(name, ".json"), 10, 64)
+	if generation = path.Base(dir); !generationID.MatchString(generation) {
+		generation = ""
 	}
-	seq, err := strconv.ParseInt(strings.TrimSuffix(parts[len(parts)-1], ".json"), 10, 64)
-	return generation, seq, err == nil && seq > 0 && key == recordKey(chain, generation, seq)
+	return generation, n
 }
 
 // inGeneration puts the last part of a key into a directory: v1/c/records/1.json becomes

@@ -7,10 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
-	"path"
 	"slices"
-	"strconv"
-	"strings"
 	"time"
 )
 
@@ -77,14 +74,9 @@ func stamp(t time.Time) string { return t.UTC().Format(timeFormat) }
 
 // place is where an object belongs and its number there.
 func (v *verifier) place(inv inventory, key string) (map[int64]ObjectVersion, int64, bool) {
-	dir, name := path.Split(key)
-	n, err := strconv.ParseInt(strings.TrimSuffix(name, ".json"), 10, 64)
-	if err != nil || n < 1 {
+	id, n := placeIn(key)
+	if n < 1 {
 		return nil, 0, false
-	}
-	id := path.Base(dir)
-	if !generationID.MatchString(id) {
-		id = ""
 	}
 	all := inv.records
 	switch key {

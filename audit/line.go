@@ -19,10 +19,6 @@ type GenerationReport struct {
 	Forgotten int64  `json:"forgotten"`     // records of the chain itself that the control table forgot, or anchors
 }
 
-// searched is how many records of a generation are looked through for that of its
-// beginning: it comes after those that were waiting for the bucket.
-const searched = 200
-
 // line is what the objects of one kind come to: those of the chain, by number, and those
 // that generations have left behind, by generation.
 type line struct {
@@ -33,21 +29,26 @@ type line struct {
 }
 
 // lineOf splits the objects of all generations along a path. Those of a generation that
-// is not on it are no part of the chain.
+// is not on it are no part of the chain, nor are those with a number before their
+// generation's first.
 func (v *verifier) lineOf(path []Begun, all map[string]map[int64]ObjectVersion) line {
 	l := line{path: path, objects: map[int64]ObjectVersion{}, behind: map[string]map[int64]ObjectVersion{}, unknown: map[string]map[int64]ObjectVersion{}}
-	steps := append([]Begun{{Generation: Generation{From: 1}}}, path...)
-	for id, objects := range all {
+	steps := append([]Begun{{}}, path...)
+	for _, id := range slices.Sorted(maps.Keys(all)) {
+		objects := all[id]
 		i := slices.IndexFunc(steps, func(b Begun) bool { return b.ID == id })
 		if i < 0 {
 			l.unknown[id] = objects
 			continue
 		}
 		l.behind[id] = map[int64]ObjectVersion{}
-		for n, o := range objects {
-			if n >= steps[i].From && (i+1 == len(steps) || n < steps[i+1].From) {
+		for _, n := range slices.Sorted(maps.Keys(objects)) {
+			switch o := objects[n]; {
+			case n < steps[i].From:
+				v.find(StrayObject, o.Key, "generation %s begins at number %d", id, steps[i].From)
+			case i+1 == len(steps) || n < steps[i+1].From:
 				l.objects[n] = o
-			} else {
+			default:
 				l.behind[id][n] = o
 			}
 		}
@@ -71,11 +72,11 @@ func (v *verifier) pathOf(ctx context.Context, all map[string]map[int64]ObjectVe
 		}
 		return path, nil
 	}
-	last := Begun{Generation: Generation{From: 1}}
+	var last Begun
 	for {
 		var next []Begun
 		for _, id := range slices.Sorted(maps.Keys(begun)) {
-			if b := begun[id]; b.Before == last.ID && b.From >= last.From && b.ID != last.ID {
+			if b := begun[id]; b.Before == last.ID && b.From >= last.From {
 				next = append(next, b)
 			}
 		}
@@ -88,19 +89,19 @@ func (v *verifier) pathOf(ctx context.Context, all map[string]map[int64]ObjectVe
 		}
 		last = next[0]
 		path = append(path, last)
-		delete(begun, last.ID)
 	}
 }
 
-// begun reads the beginnings of generations of records, by id.
+// begun reads the beginnings of generations of records, by id. In each generation it reads
+// the records up to that of its own beginning, which comes after those that were waiting
+// for the bucket.
 func (v *verifier) begun(ctx context.Context, all map[string]map[int64]ObjectVersion) (map[string]Begun, error) {
 	out := map[string]Begun{}
 	for _, id := range slices.Sorted(maps.Keys(all)) {
 		if id == "" {
 			continue
 		}
-		numbers := slices.Sorted(maps.Keys(all[id]))
-		for _, n := range numbers[:min(len(numbers), searched)] {
+		for _, n := range slices.Sorted(maps.Keys(all[id])) {
 			o, err := v.bucket.Read(ctx, all[id][n])
 			if errors.Is(err, fs.ErrNotExist) {
 				continue
@@ -112,10 +113,15 @@ func (v *verifier) begun(ctx context.Context, all map[string]map[int64]ObjectVer
 			if err != nil {
 				continue // the walk along the chain names it
 			}
-			if b, ok := ParseBegun(e.Record); ok && b.Of == OfRecords && e.Record.Chain == v.Chain && n == e.Record.Seq {
-				if _, twice := out[b.ID]; !twice {
-					out[b.ID] = b
-				}
+			b, ok := ParseBegun(e.Record)
+			if !ok || b.Of != OfRecords || e.Record.Chain != v.Chain || n != e.Record.Seq {
+				continue
+			}
+			if _, twice := out[b.ID]; !twice {
+				out[b.ID] = b
+			}
+			if b.ID == id {
+				break
 			}
 		}
 	}
@@ -123,23 +129,24 @@ func (v *verifier) begun(ctx context.Context, all map[string]map[int64]ObjectVer
 }
 
 // explain says of what generations have left behind whether a record of the chain names
-// it. follows says of the object of a number whether it is one of the chain's own that
-// the control table has forgotten.
-func (v *verifier) explain(ctx context.Context, of string, l line, follows func(n int64, o Object) bool) error {
+// it. forgotten makes for each what says of the objects, from its first number on, whether
+// they are the chain's own that the control table has forgotten.
+func (v *verifier) explain(ctx context.Context, of string, l line, forgotten func() func(n int64, o Object) bool) error {
 	for i, b := range l.path {
 		r := GenerationReport{Of: of, ID: b.ID, From: b.From, Seq: b.Seq, Object: b.Taken.Key, SHA256: b.Taken.SHA256}
 		before := ""
 		if i > 0 {
 			before = l.path[i-1].ID
 		}
-		named, own := false, true
+		named, follows := false, forgotten()
 		for _, n := range slices.Sorted(maps.Keys(l.behind[before])) {
 			at := l.behind[before][n]
 			o, err := v.bucket.Read(ctx, at)
 			if err != nil && !errors.Is(err, fs.ErrNotExist) {
 				return err
 			}
-			if own = own && err == nil && n == b.From+r.Forgotten && follows(n, o); own {
+			own := n == b.From+r.Forgotten && follows(n, o) // what is not there has no bytes
+			if own {
 				r.Forgotten++
 			}
 			switch {
@@ -152,7 +159,7 @@ func (v *verifier) explain(ctx context.Context, of string, l line, follows func(
 				v.find(StrayObject, at.Key, "generation %s goes on in its place, and no record names it", b.ID)
 			}
 		}
-		if !named {
+		if !named && b.Seq > 0 { // else no record says that it begins
 			v.find(NamedOther, b.Taken.Key, "record %d names it as the object in the way of generation %s, and it is not there", b.Seq, b.ID)
 		}
 		v.report.Generations = append(v.report.Generations, r)
@@ -160,12 +167,12 @@ func (v *verifier) explain(ctx context.Context, of string, l line, follows func(
 	return nil
 }
 
-// forgottenRecords reports whether a record follows the chain, or what of it was
-// forgotten, from where a generation begins.
+// forgottenRecords reports whether a record follows the chain, from where a generation
+// begins, or the one that it was asked of before.
 func (v *verifier) forgottenRecords() func(n int64, o Object) bool {
 	var head Head
 	return func(n int64, o Object) bool {
-		if head.Seq != n-1 || head.Hash == "" {
+		if head.Hash == "" {
 			head = Genesis(v.Chain)
 			if n > 1 {
 				before, ok := v.record(n - 1)

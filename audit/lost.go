@@ -24,21 +24,24 @@ type Lost struct {
 // Gaps are the records that are missing along a chain, and what the chain says of them.
 // Records are told in order: each either missing or met.
 type Gaps struct {
-	missing []int64
-	hashes  map[int64]string
+	missing []missingRecord
 	lost    map[int64]Lost
 }
 
+// missingRecord is a record that is not there, and its hash if the next one is.
+type missingRecord struct {
+	seq   int64
+	hash  string
+	known bool
+}
+
 // Miss notes that a record is not there.
-func (g *Gaps) Miss(seq int64) { g.missing = append(g.missing, seq) }
+func (g *Gaps) Miss(seq int64) { g.missing = append(g.missing, missingRecord{seq: seq}) }
 
 // Meet notes a record that is there.
 func (g *Gaps) Meet(r Record) {
-	if n := len(g.missing); n > 0 && g.missing[n-1] == r.Seq-1 {
-		if g.hashes == nil {
-			g.hashes = map[int64]string{}
-		}
-		g.hashes[r.Seq-1] = r.Prev
+	if n := len(g.missing); n > 0 && g.missing[n-1].seq == r.Seq-1 {
+		g.missing[n-1].hash, g.missing[n-1].known = r.Prev, true
 	}
 	seq, err := strconv.ParseInt(r.Body["seq"], 10, 64)
 	if r.Type != EventRecordLost || err != nil || seq >= r.Seq {
@@ -54,10 +57,10 @@ func (g *Gaps) Meet(r Record) {
 // Of a record that is said to be lost with another hash than the next one commits to,
 // nothing is explained.
 func (g *Gaps) Explain() (lost []Lost, others []int64) {
-	for _, seq := range g.missing {
-		l, said := g.lost[seq]
-		if hash, known := g.hashes[seq]; !said || known && hash != l.Hash {
-			others = append(others, seq)
+	for _, m := range g.missing {
+		l, said := g.lost[m.seq]
+		if !said || m.known && m.hash != l.Hash {
+			others = append(others, m.seq)
 			continue
 		}
 		lost = append(lost, l)
@@ -96,10 +99,12 @@ func (v *verifier) explainLost() {
 	for i := len(v.missed) - 1; i >= 0; i-- {
 		m := v.missed[i]
 		var explained []Lost
-		for seq := m.from; seq <= m.to && len(said) > 0; seq++ {
-			if l, ok := said[seq]; ok {
-				explained = append(explained, l)
+		for seq := m.from; seq <= m.to; seq++ {
+			l, ok := said[seq]
+			if !ok {
+				break // the gap may be as long as numbers go
 			}
+			explained = append(explained, l)
 		}
 		if int64(len(explained)) == m.to-m.from+1 && m.finding < len(v.report.Findings) {
 			v.report.Findings = slices.Delete(v.report.Findings, m.finding, m.finding+1)

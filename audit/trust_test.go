@@ -138,6 +138,7 @@ func TestAging(t *testing.T) {
 		"an old successor":    {[]audit.Log{shard("log2026-1.rekor.sigstore.dev", begun.Add(day)), old}, begun.Add(700 * day), "log2026-1"},
 		"a log of one's own":  {[]audit.Log{shard("rekor.example.com", begun)}, begun.Add(900 * day), ""},
 		"a name that is like": {[]audit.Log{shard("evilrekor.sigstore.dev", begun)}, begun.Add(900 * day), ""},
+		"no URL":              {[]audit.Log{{URL: "https://[", From: begun}}, begun.Add(900 * day), ""},
 		"none":                {nil, begun, ""},
 	} {
 		got := audit.Trust{Logs: c.logs}.Aging(c.at)

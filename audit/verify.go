@@ -93,7 +93,10 @@ func (r Report) String() string {
 // and known anchors. Its error says that it could not look; what it saw is in the
 // report.
 func Verify(ctx context.Context, b Bucket, p Policy) (Report, error) {
-	v := &verifier{Policy: p, bucket: b, begins: map[string][]Begun{}, forgotten: map[Head]bool{}, forgottenAnchors: map[Known]bool{}}
+	v := &verifier{
+		Policy: p, bucket: b, begins: map[string][]Begun{},
+		forgotten: map[Head]bool{}, forgottenAnchors: map[Known]bool{}, tips: map[string]int64{},
+	}
 	v.report = Report{Chain: p.Chain, LogIndex: -1, Findings: []Finding{}}
 	if p.Chain == "" || p.Now.IsZero() {
 		return v.report, errors.New("verify the audit chain: the policy names no chain or no time")
@@ -127,7 +130,7 @@ func (v *verifier) chain(ctx context.Context, inv inventory) error {
 	if err := v.explainUnknown(ctx, OfRecords, records, v.forgottenGeneration); err != nil {
 		return err
 	}
-	if err := v.explain(ctx, OfRecords, records, v.forgottenRecords()); err != nil {
+	if err := v.explain(ctx, OfRecords, records, v.forgottenRecords); err != nil {
 		return err
 	}
 	anchors := v.lineOf(v.begins[OfAnchors], inv.anchors)
@@ -138,7 +141,7 @@ func (v *verifier) chain(ctx context.Context, inv inventory) error {
 	if err := v.explainUnknown(ctx, OfAnchors, anchors, v.anchorsOfGeneration); err != nil {
 		return err
 	}
-	if err := v.explain(ctx, OfAnchors, anchors, v.forgottenAnchor); err != nil {
+	if err := v.explain(ctx, OfAnchors, anchors, func() func(int64, Object) bool { return v.forgottenAnchor }); err != nil {
 		return err
 	}
 	v.checkGenerations(path)
@@ -155,6 +158,7 @@ func pathText(path []Begun) (g Generations) {
 
 // recordAt and anchorAt are the keys of the chain's own objects.
 func (v *verifier) recordAt(seq int64) string { return recordKey(v.Chain, v.generations.Of(seq), seq) }
+
 func (v *verifier) anchorAt(n int64) string {
 	return anchorKey(v.Chain, v.anchorGenerations.Of(n), n)
 }

@@ -253,6 +253,29 @@ func TestRetention(t *testing.T) {
 	}
 }
 
+// undated is a bucket that does not know when a version was written, as a copy's manifest
+// may not.
+type undated struct{ audit.Bucket }
+
+// Versions implements [audit.Bucket].
+func (b undated) Versions(ctx context.Context) ([]audit.ObjectVersion, error) {
+	versions, err := b.Bucket.Versions(ctx)
+	for i := range versions {
+		versions[i].Modified = time.Time{}
+	}
+	return versions, err
+}
+
+// TestUndatedRetention: without S3's time a lock lasts from the record's own.
+func TestUndatedRetention(t *testing.T) {
+	w := audittest.New(t)
+	if r := verify(t, undated{w.Bucket}, w.Policy); r.Result != audit.Green {
+		t.Errorf("%v", r.Findings)
+	}
+	w.Bucket.Relock(record(5), audit.Lock{Mode: audit.Compliance, Until: w.Policy.Now.Add(time.Hour)})
+	audittest.MustFind(t, verify(t, undated{w.Bucket}, w.Policy), audit.ShortRetention, record(5))
+}
+
 // put signs, logs and stores one more anchor. proof is its proof, if not a new one.
 func put(w *audittest.World, head audit.Head, proof func(audit.Signed) audit.Proof) {
 	w.T.Helper()
@@ -401,10 +424,13 @@ func TestReport(t *testing.T) {
 		Result: audit.Tampered, More: 1, LogIndex: -1,
 		Findings: []audit.Finding{{Kind: audit.Rollback, Object: "o", Detail: "d"}, {Kind: audit.NoRecords, Object: "p", Detail: "e"}},
 	}
+	lost := audit.Report{Result: audit.Green, Records: 7, LogIndex: -1, Lost: []audit.Lost{{Seq: 3, Hash: "cd", By: 5}, {Seq: 4, By: 6}}}
 	for _, c := range []struct {
 		report audit.Report
 		want   string
 	}{
+		{lost, "record 3 was lost before it was in the bucket, as record 5 says; its hash is cd\n" +
+			"record 4 was lost before it was in the bucket, as record 6 says; its hash is \naudit: 7 records, not anchored, 2 lost before they were in the bucket, verified\n"},
 		{anchored, "remember: --known-anchor 2:ab\naudit: 7 records, 6 anchored at log index 4 of log.test, verified\n"},
 		{bare, "not checked: this\nnot checked: that\naudit: 7 records, not anchored, unproven\n"},
 		{tampered, "o: rollback: d\np: no_records: e\nand 1 more\naudit: 0 records, not anchored, TAMPERED: 3 findings\n"},

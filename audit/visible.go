@@ -13,9 +13,6 @@ import (
 // that others may have written, object keys, names and reasons, goes through it where
 // people read it.
 func Visible(s string) string {
-	if strings.IndexFunc(s, hidden) < 0 && utf8.ValidString(s) {
-		return s
-	}
 	var b strings.Builder
 	for i := 0; i < len(s); {
 		r, n := utf8.DecodeRuneInString(s[i:])

@@ -16,6 +16,7 @@ func TestVisible(t *testing.T) {
 		"safe\u202etxt.exe":                `safe\u202etxt.exe`,
 		"zero\u200bwidth":                  `zero\u200bwidth`,
 		"line\u2028sep\u2029":              `line\u2028sep\u2029`,
+		"replaced \ufffd é\x1b":            "replaced \ufffd é\\x1b",
 		"bad\xff\xfe":                      `bad\xff\xfe`,
 		"tab\tnul\x00del\x7f":              `tab\tnul\x00del\x7f`,
 	} {

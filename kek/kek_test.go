@@ -37,8 +37,10 @@ func TestPhases(t *testing.T) {
 				t.Errorf("%s reached %s: %t", p, q, p.Reached(q))
 			}
 		}
-		if p.Reached(RolledBack) || RolledBack.Reached(p) || Phase("").Reached(p) {
-			t.Errorf("%s and rolledback, or nothing, reach one another", p)
+		for _, q := range []Phase{RolledBack, Superseded} {
+			if p.Reached(q) || q.Reached(p) || Phase("").Reached(p) {
+				t.Errorf("%s and %s, or nothing, reach one another", p, q)
+			}
 		}
 		if Phase("").Reached("") || Phase("elsewhere").Reached("") {
 			t.Error("what is no phase has reached something")
@@ -47,8 +49,10 @@ func TestPhases(t *testing.T) {
 			t.Errorf("%s: final %t, before the switch %t", p, p.Final(), p.PreSwitch())
 		}
 	}
-	if !RolledBack.Reached(RolledBack) || !RolledBack.Final() || RolledBack.PreSwitch() {
-		t.Error("rolledback")
+	for _, p := range []Phase{RolledBack, Superseded} {
+		if !p.Reached(p) || !p.Final() || p.PreSwitch() {
+			t.Error(p)
+		}
 	}
 }
 

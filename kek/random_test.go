@@ -85,6 +85,7 @@ type schedule struct {
 }
 
 func newSchedule(t *testing.T, seed uint64) *schedule {
+	t.Helper()
 	return &schedule{
 		table: genesis(t), rand: rand.New(rand.NewPCG(seed, 1)), at: now, retired: map[ID]bool{}, final: map[string]Phase{}, frozen: map[string]string{}, places: map[string]map[string]bool{},
 		looked: map[string]map[string]string{}, lookRev: map[string]int64{},

@@ -124,11 +124,10 @@ func (v View) withRotation(m RegistryMove, event string, now time.Time, join fun
 	if r == nil || r.ID != v.Lock || r.Phase.PreSwitch() {
 		return Change{}, ErrLocked
 	}
-	if join == nil || r.Phase.Reached(KEKRetired) {
-		return Change{Rotation: &RotationMove{Before: r, After: bump(*r, now)}, Lock: LockHold, Registry: &m, Event: event}, nil
-	}
 	after := bump(*r, now)
-	join(&after)
+	if join != nil && !r.Phase.Reached(KEKRetired) {
+		join(&after)
+	}
 	return Change{Rotation: &RotationMove{Before: r, After: after}, Lock: LockHold, Registry: &m, Event: event}, nil
 }
 

@@ -79,6 +79,36 @@ func TestRegistryChanges(t *testing.T) {
 	}
 }
 
+// TestRemoveWithoutMark: the removal of a table that has no mark is conditional on there
+// being none, whatever marks others have.
+func TestRemoveWithoutMark(t *testing.T) {
+	tab := genesis(t)
+	delete(tab.marks, "table-users")
+	v := tab.view("")
+	if !v.Marked("table-orders") || v.Marked("table-users") {
+		t.Errorf("marks %v", v.Marks)
+	}
+	c, err := v.RemoveSource("users", now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(&RegistryMove{Before: 3, Remove: "users", Absent: "table-users"}, c.Registry); diff != "" {
+		t.Error(diff)
+	}
+	tab.marks["table-users"] = Mark{Table: "table-users"} // a writer comes meanwhile
+	if err := tab.apply(c); !errors.Is(err, ErrConflict) {
+		t.Errorf("over a new mark: %v", err)
+	}
+	delete(tab.marks, "table-users")
+	must(t, tab, c, err)
+	if got := names(tab.view("").Sources); got != "orders~0 {}" || len(tab.marks) != 1 {
+		t.Errorf("%s, marks %v", got, tab.marks)
+	}
+	if c, err := tab.view("").RemoveSource("users", now); !errors.Is(err, ErrDone) || cmp.Diff(Change{}, c) != "" {
+		t.Errorf("again: %+v, %v", c, err)
+	}
+}
+
 // TestStartConditionsOnTheRegistry: a source that is registered between a start's read
 // and its write makes the start fail, and so does a historic KEK.
 func TestStartConditionsOnTheRegistry(t *testing.T) {

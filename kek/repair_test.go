@@ -72,6 +72,19 @@ func TestChecks(t *testing.T) {
 	with := func(change func(*kek.Rotation)) error { v := r; change(&v); return v.Check() }
 	kekWith := func(change func(*kek.KEK)) error { v := k; change(&v); return v.Check() }
 	for what, err := range map[string]error{
+		"an emergency":         with(func(r *kek.Rotation) { r.Mode = kek.Emergency }),
+		"started":              with(func(r *kek.Rotation) { r.Phase, r.NewKEK = kek.Started, "" }),
+		"retired":              with(func(r *kek.Rotation) { r.Phase = kek.KEKRetired }),
+		"completed":            with(func(r *kek.Rotation) { r.Phase = kek.Completed }),
+		"rolled back unminted": with(func(r *kek.Rotation) { r.Phase, r.NewKEK = kek.RolledBack, "" }),
+		"superseded unminted":  with(func(r *kek.Rotation) { r.Phase, r.NewKEK = kek.Superseded, "" }),
+		"a pending KEK":        kekWith(func(k *kek.KEK) { k.State = kek.Pending }),
+	} {
+		if err != nil {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	for what, err := range map[string]error{
 		"no mode":          with(func(r *kek.Rotation) { r.Mode = "" }),
 		"another phase":    with(func(r *kek.Rotation) { r.Phase = "odd" }),
 		"no revision":      with(func(r *kek.Rotation) { r.Rev = 0 }),

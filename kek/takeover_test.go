@@ -2,6 +2,7 @@ package kek
 
 import (
 	"errors"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -87,8 +88,8 @@ func TestTakeOver(t *testing.T) {
 				}
 				continue
 			}
-			var illegal *IllegalTransition
-			if !errors.Is(err, ErrSuperseded) && !errors.As(err, &illegal) || c.Rotation != nil {
+			var illegal *IllegalTransition // what is over cannot be resumed
+			if s.name == "Resume" && !errors.As(err, &illegal) || s.name != "Resume" && (!errors.Is(err, ErrSuperseded) || !strings.Contains(err.Error(), "by "+eid)) || c.Rotation != nil {
 				t.Errorf("at %q, %s of the other: %v", tc.at, s.name, err)
 			}
 		}
@@ -142,6 +143,67 @@ func TestTakeOverWithoutRecord(t *testing.T) {
 	delete(tab.rotations, "lost")
 	must(t, tab, c, err)
 	finish(t, tab, eid, "kek-emergency")
+}
+
+// TestTakeOverOfItself: an emergency that finds its own lock without its record starts, and
+// ends nothing.
+func TestTakeOverOfItself(t *testing.T) {
+	tab := genesis(t)
+	tab.lock = eid
+	c, err := takeOver(tab, eid, false)
+	must(t, tab, c, err)
+	if c.Lock != LockTake || c.From != "" || c.Ends != nil || c.Event != "rotation_started" || c.Rotation.After.TookOver != nil {
+		t.Errorf("%+v", c)
+	}
+}
+
+// TestTakeOverOfWhatEnded: a rotation that is over and still has the lock stays what it
+// is, and one whose record is not the lock's is not touched.
+func TestTakeOverOfWhatEnded(t *testing.T) {
+	for _, p := range []Phase{Completed, RolledBack, Superseded} {
+		tab := standing(t, Normal, string(Switched))
+		r := tab.rotations[rid]
+		r.Phase, r.Leftover, r.TookOver = p, []ID{"kek-left"}, []string{"first"}
+		tab.rotations[rid] = r
+		c, err := takeOver(tab, eid, false)
+		must(t, tab, c, err)
+		after := c.Rotation.After
+		if c.Ends.After.Phase != p || c.KEKs != nil || !cmp.Equal(after.Leftover, []ID{"kek-left"}) || !cmp.Equal(after.TookOver, []string{rid, "first"}) {
+			t.Errorf("%s: %+v", p, c)
+		}
+	}
+	tab := standing(t, Normal, string(Switched))
+	v := tab.view(eid)
+	v.Holder.ID = "another"
+	c, err := v.TakeOver(Rotation{ID: eid, Mode: Emergency}, false, now)
+	if err != nil || c.Ends != nil || c.From != rid || !cmp.Equal(c.Rotation.After.TookOver, []string{rid}) || c.Event != "emergency_took_over" {
+		t.Errorf("%+v, %v", c, err)
+	}
+}
+
+// TestTakeOverRefused: what refuses a start refuses a takeover, and what cannot end the
+// other one does too; nothing is changed.
+func TestTakeOverRefused(t *testing.T) {
+	for name, tc := range map[string]struct {
+		edit func(v *View)
+		want string
+	}{
+		"no pointer":                  {func(v *View) { v.Pointer = nil }, ErrNoPointer.Error()},
+		"the other's new KEK is lost": {func(v *View) { delete(v.KEKs, fresh) }, string(fresh)},
+		"another emergency":           {func(v *View) { v.Holder.Mode = Emergency }, ErrEmergencyRuns.Error() + ": " + rid},
+	} {
+		v := standing(t, Normal, string(Tested)).view(eid)
+		tc.edit(&v)
+		c, err := v.TakeOver(Rotation{ID: eid, Mode: Emergency}, false, now)
+		if err == nil || !strings.Contains(err.Error(), tc.want) || cmp.Diff(Change{}, c) != "" {
+			t.Errorf("%s: %+v, %v", name, c, err)
+		}
+	}
+	v := standing(t, Normal, string(Tested)).view(eid)
+	v.Rotation = &Rotation{ID: eid} // it has started already
+	if c, err := v.TakeOver(Rotation{ID: eid, Mode: Emergency}, false, now); !errors.Is(err, ErrDone) || cmp.Diff(Change{}, c) != "" {
+		t.Errorf("again: %+v, %v", c, err)
+	}
 }
 
 // TestTakeOverConditions: it is written on condition of what it read.

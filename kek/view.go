@@ -130,7 +130,7 @@ func (v View) Start(r Rotation, now time.Time) (Change, error) {
 // switched to. r is as for [View.Start]. Another emergency is ended with again alone,
 // else [ErrEmergencyRuns]. It needs the whole registry.
 func (v View) TakeOver(r Rotation, again bool, now time.Time) (Change, error) {
-	if v.Rotation == nil && r.Mode == Emergency && v.Lock != "" && v.Lock != r.ID {
+	if r.Mode == Emergency && v.Lock != "" && v.Lock != r.ID {
 		from := v.Lock
 		v.Lock = ""
 		c, err := v.Start(r, now)

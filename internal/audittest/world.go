@@ -35,13 +35,15 @@ type World struct {
 	Policy  audit.Policy   // of a verifier with nothing but the trust list
 	Head    audit.Head     // of the control table
 
-	line audit.Generations // after the first
+	line    audit.Generations // of records, after the first
+	anchors audit.Generations // of anchors
+	salt    string            // of the ids of generations
 }
 
 // New builds a sound world.
 func New(tb testing.TB) *World {
 	tb.Helper()
-	w := &World{T: tb, Bucket: &Bucket{}, Log: rekortest.New(tb), Key: rekortest.NewKey(tb)}
+	w := &World{T: tb, Bucket: &Bucket{}, Log: rekortest.New(tb), Key: rekortest.NewKey(tb), salt: "salt"}
 	w.Log.Append([]byte("the entry of somebody else"))
 	head := audit.Genesis(Chain)
 	for seq := int64(1); seq <= records; seq++ {
@@ -158,7 +160,7 @@ func (w *World) store(a audit.Anchor) {
 	w.T.Helper()
 	w.Anchors = append(w.Anchors, a)
 	s := a.Signed.Statement
-	w.Bucket.Put(audit.AnchorKey(Chain, s.N), w.encode(a), Lock(w.Bucket.Clock))
+	w.Bucket.Put(w.anchors.AnchorKeyIn(Chain, s.N), w.encode(a), Lock(w.Bucket.Clock))
 }
 
 func (w *World) encode(a audit.Anchor) []byte {
@@ -205,7 +207,7 @@ func anc(n int64) string   { return audit.AnchorKey(Chain, n) }
 func (w *World) Generation(from int64, o audit.Taken, carried int, anchored bool) audit.Generation {
 	w.T.Helper()
 	before := w.line
-	g := before.Next(from, o, "salt")
+	g := before.Next(from, o, w.salt)
 	w.line = before.With(g)
 	w.Entries = w.Entries[:from-1]
 	w.Head = audit.Genesis(Chain)
@@ -215,24 +217,58 @@ func (w *World) Generation(from int64, o audit.Taken, carried int, anchored bool
 	for i := range carried {
 		w.goOn(w.next(w.Head, fmt.Sprintf("carried %d", i+1)))
 	}
-	e, err := audit.Next(Chain, w.Head, at(w.Head.Seq+1), g.Event(audit.OfRecords, before, o))
+	w.Append(g.Event(audit.OfRecords, before, o))
+	w.goOn(w.next(w.Head, "after"))
+	if anchored {
+		w.Anchor()
+	}
+	w.Policy.Now = at(max(records+10, w.Head.Seq))
+	return g
+}
+
+// Append puts the record of an event into the last generation.
+func (w *World) Append(ev audit.Event) audit.Entry {
+	w.T.Helper()
+	e, err := audit.Next(Chain, w.Head, at(w.Head.Seq+1), ev)
 	if err != nil {
 		w.T.Fatal(err)
 	}
+	w.Policy.Now = at(e.Record.Seq + 1)
 	w.goOn(e)
-	w.goOn(w.next(w.Head, "after"))
-	if anchored {
-		w.anchor(w.statement(w.Head))
-	}
-	w.Policy.Now = at(records + 10)
+	return e
+}
+
+// Anchor makes an anchor of all records.
+func (w *World) Anchor() {
+	w.T.Helper()
+	w.anchor(w.statement(w.Head))
+}
+
+// AnchorGeneration lets the anchors go on in a new generation because of an object.
+func (w *World) AnchorGeneration(o audit.Taken) audit.Generation {
+	w.T.Helper()
+	g := w.anchors.Next(int64(len(w.Anchors))+1, o, w.salt)
+	w.Append(g.Event(audit.OfAnchors, w.anchors, o))
+	w.anchors = w.anchors.With(g)
 	return g
+}
+
+// Restore sets the control table back to when it had so many records and anchors and knew
+// of no generation.
+func (w *World) Restore(records, anchors int) {
+	w.Entries, w.Anchors = w.Entries[:records], w.Anchors[:anchors]
+	w.Head = w.Entries[records-1].Head()
+	w.line, w.anchors, w.salt = "", "", "salt after a restore"
 }
 
 // goOn puts a record into the last generation.
 func (w *World) goOn(e audit.Entry) {
 	w.T.Helper()
 	w.Entries, w.Head = append(w.Entries, e), e.Head()
-	w.Bucket.Put(w.Line().RecordKey(e.Record.Seq), e.Bytes, Lock(at(e.Record.Seq)))
+	if made := at(e.Record.Seq); made.After(w.Bucket.Clock) {
+		w.Bucket.Clock = made
+	}
+	w.Bucket.Put(w.Line().RecordKey(e.Record.Seq), e.Bytes, Lock(w.Bucket.Clock))
 }
 
 // Line is the chain and its generations, as the control table has them.
@@ -263,6 +299,9 @@ func (w *World) GenerationTwice(from int64, o, again audit.Taken) {
 	w.anchor(w.statement(w.Head))
 	w.Policy.Now = at(records + 10)
 }
+
+// Know makes the control table know of one generation of records more.
+func (w *World) Know(g audit.Generation) { w.line = w.line.With(g) }
 
 // Forget makes the control table forget its generations.
 func (w *World) Forget() { w.line = "" }
