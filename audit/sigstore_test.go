@@ -49,6 +49,10 @@ func TestSigstoreFiles(t *testing.T) {
 	if again, added := got.With(logs); added != 0 || !cmp.Equal(again, got) {
 		t.Errorf("again: %d added", added)
 	}
+	lists := []audit.Log{own, old}
+	if got, added := (audit.Trust{Logs: lists[:1]}).With(logs); added != 2 || len(got.Logs) != 3 || !cmp.Equal(lists[1], old) {
+		t.Errorf("%d added to %v, and the caller's list is %v", added, got.Logs, lists)
+	}
 	if w := got.Writable(time.Date(2026, 12, 1, 0, 0, 0, 0, time.UTC)); w[0].URL != next.URL {
 		t.Errorf("from its day on anchors go to %s", w[0].URL)
 	}
@@ -56,9 +60,13 @@ func TestSigstoreFiles(t *testing.T) {
 
 func TestSigstoreFilesRefused(t *testing.T) {
 	for name, c := range map[string]struct{ signing, root, want string }{
-		"no JSON":           {"{", trustedRootFile, "signing config"},
-		"no JSON root":      {signingConfigFile, "[", "trusted root"},
+		"no JSON":           {"{", trustedRootFile, "signing config: unexpected end"},
+		"no JSON root":      {signingConfigFile, "[", "trusted root: unexpected end"},
 		"swapped":           {trustedRootFile, signingConfigFile, "media types"},
+		"two roots":         {trustedRootFile, trustedRootFile, "media types"},
+		"two configs":       {signingConfigFile, signingConfigFile, "media types"},
+		"no URL":            {strings.ReplaceAll(signingConfigFile, "https://log2026-1", "https://["), trustedRootFile, "rekorTlogUrls[0].url"},
+		"no host":           {strings.ReplaceAll(signingConfigFile, "https://log2026-1.rekor.sigstore.dev", "https:///log2026-1"), trustedRootFile, "rekorTlogUrls[0].url"},
 		"no v2 log":         {strings.ReplaceAll(signingConfigFile, `"majorApiVersion": 2`, `"majorApiVersion": 1`), trustedRootFile, "no Rekor v2 log"},
 		"a log without key": {strings.ReplaceAll(signingConfigFile, "log2026-1", "log2027-1"), trustedRootFile, "the key of https://log2027-1"},
 		"no https":          {strings.ReplaceAll(signingConfigFile, "https://log2026-1", "http://log2026-1"), trustedRootFile, "rekorTlogUrls[0].url"},
