@@ -21,7 +21,7 @@ export GOFLAGS     := -trimpath
 export CGO_ENABLED := 0
 export SAM_CLI_TELEMETRY := 0
 
-.PHONY: help demo test build package check-tools venv dynoxide rekor-server spec spec-deep fuzz sim sim-deep sim-takeovers mutants mutation chaos aws-acceptance requirements lint fmt clean
+.PHONY: help demo test build package check-tools venv dynoxide rekor-server asl spec spec-deep fuzz sim sim-deep sim-takeovers mutants mutation chaos aws-acceptance requirements lint fmt clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -35,7 +35,7 @@ demo: build venv dynoxide rekor-server ## adopt rows that boto3 wrote, rotate re
 CONCURRENT := rotation audit envelope/... kek $(addprefix internal/,announce app corpus lambdastep linear load memddb/... memstore/... rekor restore)
 SCHEDULED  := rotation internal/sim
 
-test: build venv dynoxide rekor-server build/tla2tools.jar ## all tests, as CI runs them
+test: build venv dynoxide rekor-server build/tla2tools.jar asl ## all tests, as CI runs them
 	@export MATTER_REQUIRE_LOCAL=1 GOGC=$${GOGC:-400} MATTER_SIM_SECONDS=$${MATTER_SIM_SECONDS:-10}
 	go test -timeout 40m -parallel 4 ./integration ./cmd/matter
 	# side by side, for neither keeps two processors busy to its end; the longest packages
@@ -85,6 +85,10 @@ rekor-server: build/rekor/rekor-server ## the transparency log's server (rekor-t
 build/rekor/rekor-server: tools/rekor/go.mod tools/rekor/go.sum | check-tools
 	@mkdir -p build/rekor
 	cd tools/rekor && go build -o ../../build/rekor/rekor-server github.com/sigstore/rekor-tiles/v2/cmd/rekor-server/posix
+
+asl: build/asl/.done ## a second interpreter of the state machine, and a validator
+build/asl/.done: tools/asl/fetch.sh tools/asl/package.json tools/asl/package-lock.json | venv
+	@$<
 
 build/tla2tools.jar: tools/tlc/fetch.sh | venv
 	@tools/tlc/fetch.sh

@@ -76,7 +76,7 @@ func (c *checker) shape(d *Definition, caught bool) {
 		if d.States[name] != s { // of a Map: checked with it
 			continue
 		}
-		for _, next := range s.exits() {
+		for _, next := range s.targets() {
 			if d.States[next] == nil {
 				c.add(name, "goes to %q, which does not exist", next)
 			}
@@ -211,7 +211,7 @@ func (c *checker) precedence(d *Definition) {
 func (c *checker) emergency(d *Definition) {
 	for name, s := range d.All() {
 		for _, target := range []string{"PreSwitchFailure", "Remint"} {
-			if slices.Contains(s.exits(), target) && !s.choosesByMode() {
+			if slices.Contains(s.targets(), target) && !s.choosesByMode() {
 				c.add(name, "goes to %s without a choice on the mode", target)
 			}
 		}

@@ -128,8 +128,8 @@ func (d *Definition) All() iter.Seq2[string, *State] {
 	}
 }
 
-// exits lists where a state may go next within its own definition.
-func (s *State) exits() []string {
+// targets lists where a state may go next within its own definition.
+func (s *State) targets() []string {
 	var out []string
 	for _, next := range []string{s.Next, s.Default} {
 		if next != "" {
@@ -163,14 +163,14 @@ func (d *Definition) From(name string) map[string]bool {
 		seen[name] = true
 		enter(in, name)
 		if s := in.States[name]; s != nil {
-			for _, next := range s.exits() {
+			for _, next := range s.targets() {
 				visit(in, next)
 			}
 		}
 	}
 	enter(d, name)
 	if s := d.States[name]; s != nil {
-		for _, next := range s.exits() {
+		for _, next := range s.targets() {
 			visit(d, next)
 		}
 	}

@@ -10,6 +10,18 @@ import (
 	"strings"
 )
 
+// Names of exits, the last four with what they are of: an error's name, or a number.
+const (
+	exitNext      = "Next"
+	exitDefault   = "Default"
+	exitSucceeds  = "succeeds"
+	exitFails     = "fails"
+	exitChoice    = "Choice "
+	exitCatch     = "Catch "
+	exitRetry     = "Retry "
+	exitExhausted = "exhausted "
+)
+
 // Failure is an error as Step Functions sees it: by name.
 type Failure struct{ Name, Cause string }
 
@@ -25,6 +37,10 @@ type Machine struct {
 	Await func(state, token string) *Failure
 	// Wait is called for Wait states.
 	Wait func(seconds int)
+	// Exit is told how each state ends and why it is repeated: Next, Default, Choice and the
+	// number of the rule, Catch and the name that caught, Retry and the name of the error,
+	// exhausted and the number of the retrier, succeeds, fails. Nil: nobody is told.
+	Exit func(state, exit string)
 	// MaxSteps ends an execution that does not end by itself; 0 is 10,000.
 	MaxSteps int
 }
@@ -99,15 +115,26 @@ func (e *Execution) walk(d *Definition, at string, data, item any) (any, error) 
 		case fail != nil:
 			k, ok := s.catcher(fail)
 			if !ok {
+				e.exit(at, exitFails)
 				return nil, &errStop{fail, at}
 			}
+			e.exit(at, exitCatch+k.matches(fail))
 			data = place(data, k.ResultPath, map[string]any{"Error": fail.Name, "Cause": fail.Cause})
 			at = k.Next
 		case s.Type == "Succeed":
+			e.exit(at, exitSucceeds)
 			return out, nil
 		default:
-			data, at = out, s.next(data)
+			next, exit := s.next(data)
+			e.exit(at, exit)
+			data, at = out, next
 		}
+	}
+}
+
+func (e *Execution) exit(state, exit string) {
+	if e.machine.Exit != nil {
+		e.machine.Exit(state, exit)
 	}
 }
 
@@ -118,26 +145,37 @@ func (s *State) catcher(f *Failure) (Catcher, bool) {
 		return Catcher{}, false
 	}
 	for _, k := range s.Catch {
-		if slices.Contains(k.ErrorEquals, f.Name) || slices.Contains(k.ErrorEquals, "States.ALL") {
+		if k.matches(f) != "" {
 			return k, true
 		}
 	}
 	return Catcher{}, false
 }
 
-func (s *State) next(data any) string {
-	for _, r := range s.Choices {
+// matches is the name in ErrorEquals by which k catches f; "" if it does not.
+func (k Catcher) matches(f *Failure) string {
+	for _, name := range []string{f.Name, "States.ALL"} {
+		if slices.Contains(k.ErrorEquals, name) {
+			return name
+		}
+	}
+	return ""
+}
+
+// next is the state that comes after s without a failure, and the exit that leads there.
+func (s *State) next(data any) (next, exit string) {
+	for i, r := range s.Choices {
 		v, ok := get(data, r.Variable)
 		str, isString := v.(string)
 		b, isBool := v.(bool)
 		if ok && (r.StringEquals != nil && isString && str == *r.StringEquals || r.BooleanEquals != nil && isBool && b == *r.BooleanEquals) {
-			return r.Next
+			return r.Next, fmt.Sprint(exitChoice, i)
 		}
 	}
 	if s.Type == "Choice" {
-		return s.Default
+		return s.Default, exitDefault
 	}
-	return s.Next
+	return s.Next, exitNext
 }
 
 // state runs one state and returns its output data.
@@ -220,9 +258,14 @@ func (e *Execution) task(name string, s *State, data any, ctx map[string]any) (a
 			return selected(s, b, ctx)
 		}
 		i := slices.IndexFunc(s.Retry, func(r Retrier) bool { return slices.Contains(r.ErrorEquals, fail.Name) })
-		if i < 0 || left[i] == 0 {
+		if i < 0 {
 			return nil, fail
 		}
+		if left[i] == 0 {
+			e.exit(name, fmt.Sprint(exitExhausted, i))
+			return nil, fail
+		}
+		e.exit(name, exitRetry+fail.Name)
 		left[i]--
 	}
 }
