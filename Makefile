@@ -21,7 +21,7 @@ export GOFLAGS     := -trimpath
 export CGO_ENABLED := 0
 export SAM_CLI_TELEMETRY := 0
 
-.PHONY: help demo test build package check-tools venv dynoxide rekor-server asl spec spec-deep fuzz sim sim-deep sim-takeovers mutants mutation chaos aws-acceptance requirements lint fmt clean
+.PHONY: help demo test build package check-tools venv dynoxide rekor-server asl ministack spec spec-deep fuzz sim sim-deep sim-takeovers mutants mutation chaos aws-acceptance requirements lint fmt clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -35,7 +35,7 @@ demo: build venv dynoxide rekor-server ## adopt rows that boto3 wrote, rotate re
 CONCURRENT := rotation audit envelope/... kek $(addprefix internal/,announce app corpus lambdastep linear load memddb/... memstore/... rekor restore)
 SCHEDULED  := rotation internal/sim
 
-test: build venv dynoxide rekor-server build/tla2tools.jar asl ## all tests, as CI runs them
+test: build venv dynoxide rekor-server build/tla2tools.jar asl ministack ## all tests, as CI runs them
 	@export MATTER_REQUIRE_LOCAL=1 GOGC=$${GOGC:-400} MATTER_SIM_SECONDS=$${MATTER_SIM_SECONDS:-10}
 	go test -timeout 40m -parallel 4 ./integration ./cmd/matter
 	# side by side, for neither keeps two processors busy to its end; the longest packages
@@ -86,6 +86,12 @@ build/rekor/rekor-server: tools/rekor/go.mod tools/rekor/go.sum | check-tools
 	@mkdir -p build/rekor
 	cd tools/rekor && go build -o ../../build/rekor/rekor-server github.com/sigstore/rekor-tiles/v2/cmd/rekor-server/posix
 
+ministack: build/ministack/.done ## a second AWS, to deploy on
+build/ministack/.done: tools/ministack/requirements.txt | check-tools
+	@python3 -m venv build/ministack
+	build/ministack/bin/pip install --quiet --disable-pip-version-check -r $<
+	touch $@
+
 asl: build/asl/.done ## a second interpreter of the state machine, and a validator
 build/asl/.done: tools/asl/fetch.sh tools/asl/package.json tools/asl/package-lock.json | venv
 	@$<
@@ -133,10 +139,14 @@ fuzz: ## every fuzz target for FUZZ_SECONDS (default 30)
 aws-acceptance: build package venv ## the whole life of a deployment in your AWS account; says first what that costs, and asks
 	@PATH="$(CURDIR)/.venv/bin:$$PATH" bin/matter-acceptance $(if $(YES),--yes)
 
-requirements: ## resolve requirements.txt anew from tools/python/requirements.in
-	@rm -rf build/resolve && python3 -m venv build/resolve
-	build/resolve/bin/pip install --quiet -r tools/python/requirements.in
-	{ echo "# Resolved from tools/python/requirements.in by make requirements."; build/resolve/bin/pip freeze; } > requirements.txt
+requirements: ## resolve requirements.txt, and that of the second AWS, anew from their lists
+	@resolve() {
+	  rm -rf build/resolve && python3 -m venv build/resolve
+	  build/resolve/bin/pip install --quiet -r "$$1"
+	  { echo "# Resolved from $$1 by make requirements."; build/resolve/bin/pip freeze; } > "$$2"
+	}
+	resolve tools/python/requirements.in requirements.txt
+	resolve tools/ministack/requirements.in tools/ministack/requirements.txt
 
 lint: ## golangci-lint, gofumpt, go vet, cfn-lint
 	@go tool -modfile=tools/go.mod golangci-lint run ./...

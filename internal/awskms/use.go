@@ -120,9 +120,9 @@ func (a *Admin) listForeignAliases(ctx context.Context, id kek.ID) ([]string, er
 }
 
 // unknownOperations are the codes with which an endpoint says that it has no such
-// operation.
+// operation. InvalidAction is the one among the common errors of the AWS KMS API reference.
 var unknownOperations = map[string]bool{
-	"UnknownOperationException": true, "UnknownOperation": true, "UnsupportedOperationException": true, "UnsupportedOperation": true,
+	"InvalidAction": true, "UnknownOperationException": true, "UnknownOperation": true, "UnsupportedOperationException": true, "UnsupportedOperation": true,
 }
 
 // readLastUsage fills in the last use of a key. KMS has GetKeyLastUsage since April

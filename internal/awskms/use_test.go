@@ -193,9 +193,10 @@ func TestUseErrors(t *testing.T) {
 		for code, want := range map[string]error{
 			"AccessDeniedException": rotation.ErrDenied, "NotFoundException": rotation.ErrNoKey, "KMSInternalException": nil,
 			"UnknownOperationException": nil, "UnknownOperation": nil, "UnsupportedOperationException": nil, "UnsupportedOperation": nil,
+			"InvalidAction": nil,
 		} {
 			use, err := useOf(t, answer(op, code, "no"), script("ListAliases", func(map[string]any) any { return m{"Aliases": []m{{"AliasName": "alias/a"}}} }))
-			if op == "GetKeyLastUsage" && strings.HasPrefix(code, "Un") {
+			if op == "GetKeyLastUsage" && (strings.HasPrefix(code, "Un") || code == "InvalidAction") {
 				if err != nil || use.LastUse != "" || !use.LastUseAt.IsZero() || len(use.Aliases) != 1 {
 					t.Errorf("%s in %s: %+v, %v", code, op, use, err)
 				}
