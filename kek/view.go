@@ -68,6 +68,14 @@ func (v View) kek(id ID) (KEK, error) {
 // there is no pointer but a registry, and otherwise if there is a pointer at all. It
 // needs the whole registry.
 func (v View) Genesis(first KEK, sources []Source, now time.Time) (Change, error) {
+	return v.GenesisAfter(first, sources, 0, now)
+}
+
+// GenesisAfter is Genesis of rows that an earlier deployment has moved: the pointer's first
+// epoch is the one after last, the highest that any row carries. A writer's update is
+// refused by a row of a later epoch than its own, so with a lower one no application could
+// update the rows.
+func (v View) GenesisAfter(first KEK, sources []Source, last int64, now time.Time) (Change, error) {
 	if v.Pointer != nil {
 		if v.Pointer.KEKID == first.ID {
 			return Change{}, ErrDone
@@ -83,7 +91,7 @@ func (v View) Genesis(first KEK, sources []Source, now time.Time) (Change, error
 	}
 	return Change{
 		Lock:    LockIgnore,
-		Pointer: &PointerMove{After: Pointer{KEKID: first.ID, KeyARN: first.ARN, Epoch: 1, SwitchedAt: now}},
+		Pointer: &PointerMove{After: Pointer{KEKID: first.ID, KeyARN: first.ARN, Epoch: last + 1, SwitchedAt: now}},
 		KEKs:    []KEKMove{{After: first}},
 		Opens:   first.ID, Shards: first.FenceShards,
 		Registry: &RegistryMove{Put: sources},

@@ -699,6 +699,9 @@ func TestGenesis(t *testing.T) {
 	if err != nil || !c.KEKs[0].After.CreatedAt.Equal(made) {
 		t.Errorf("a key that was made before: %+v, %v", c.KEKs, err)
 	}
+	if later, err := newTable().view("").GenesisAfter(KEK{ID: old}, nil, 7, now); err != nil || c.Pointer.After.Epoch != 1 || later.Pointer.After.Epoch != 8 {
+		t.Errorf("the first epoch is %d, after 7 it is %+v, %v", c.Pointer.After.Epoch, later.Pointer, err)
+	}
 	if c.Lock != LockIgnore || c.Event != "kek_genesis" || c.Shards != 2 || c.Registry.Before != 0 || c.Rotation != nil {
 		t.Errorf("%+v", c)
 	}

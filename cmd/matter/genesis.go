@@ -65,7 +65,11 @@ func (o *operator) genesis(ctx context.Context, f keyFlags) error {
 	if err := o.TagKey(ctx, k.ID); err != nil {
 		return err
 	}
-	p, err := o.Steps.Genesis(ctx, k.ID, f.label, sources)
+	last, err := o.Steps.LastEpoch(ctx, sources)
+	if err != nil {
+		return err
+	}
+	p, err := o.Steps.GenesisAfter(ctx, k.ID, f.label, sources, last)
 	if err != nil {
 		return err
 	}

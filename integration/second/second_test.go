@@ -171,6 +171,7 @@ func TestSecondAWS(t *testing.T) {
 	w.deployed(t, w.run(t, w.dir, nil, "bash", "-c", command+" '"+strings.Join(also, "' '")+"'"))
 	w.repair(t)
 	w.ops(t, "kms-genesis", "--kek-id", second, "--confirm")
+	w.update(t) // of a row that the first life has moved
 	o = w.rotate(t, "again", "{}")
 	if o.Status != sfntypes.ExecutionStatusSucceeded {
 		t.Fatalf("rotation after the second deployment: %s, %s: %s\n%v", o.Status, o.Error, o.Cause, o.States)
