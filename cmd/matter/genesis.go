@@ -26,7 +26,8 @@ func newGenesis() *cobra.Command {
 		Short: "Register the first KEK and the first sources, and point at the KEK, once per deployment",
 		Long: `Registers the KMS key that the rows are wrapped under already as the first KEK,
 tags it with the stack (the roles of the functions are conditioned on that tag)
-and makes the pointer. Only a rotation moves the pointer from then on.
+and makes the pointer. Only a rotation moves the pointer from then on. It reads every row
+of the first sources, and begins after the highest epoch that one carries.
 
 It says when the schedule starts the first rotation, and who is told of outcomes.
 
