@@ -110,6 +110,10 @@ const outputPrefix = "LocalAWSValueOf"
 type leaf struct {
 	output string // name of the output that has the value
 	number bool
+
+	// optional: the function may say AWS::NoValue, of which there is no output. The property
+	// is then left out.
+	optional bool
 }
 
 // byOutput replaces the intrinsic functions in the properties of a resource that
@@ -160,7 +164,15 @@ func (t *template) output(prefix string, v map[string]any) any {
 		t.Body.Outputs = map[string]map[string]any{}
 	}
 	t.Body.Outputs[name] = map[string]any{"Value": v}
-	return leaf{name, number}
+	return leaf{name, number, mayBeNoValue(v)}
+}
+
+func mayBeNoValue(v map[string]any) bool {
+	branches, _ := v["Fn::If"].([]any)
+	return slices.ContainsFunc(branches, func(b any) bool {
+		m, ok := b.(map[string]any)
+		return ok && m["Ref"] == "AWS::NoValue"
+	})
 }
 
 func isIntrinsic(v map[string]any) bool {
@@ -203,6 +215,9 @@ func filled(v any, outputs map[string]string) (any, error) {
 		out := map[string]any{}
 		var faults []error
 		for k := range v {
+			if l, ok := v[k].(leaf); ok && l.optional && outputs[l.output] == "" {
+				continue
+			}
 			var err error
 			out[k], err = filled(v[k], outputs)
 			faults = append(faults, err)
