@@ -79,7 +79,7 @@ func more(t *testing.T, log *rekorlocal.Log) []string {
 	}
 	return []string{
 		"Architecture=" + map[string]string{"amd64": "x86_64", "arm64": "arm64"}[runtime.GOARCH],
-		"Window=any", "DrainPollSeconds=5", "Segments=2", "RetentionDays=1", "AnnounceDays=0", "DrillFreshDays=0", "HealthDays=0",
+		"Window=any", "DrainPollSeconds=5", "Segments=2", "RetentionDays=1", "AnnounceDays=0", "DrillFreshDays=0", "HealthDays=0", "KeySettleSeconds=0",
 		`TransparencyLogs="` + strings.ReplaceAll(string(trust), `"`, `\"`) + `"`,
 	}
 }
