@@ -94,7 +94,7 @@ func TestAcceptance(t *testing.T) {
 	}
 	table, left, err := acceptance.Run(t.Context(), target, acceptance.Options{
 		Stack: acceptance.Prefix + "local", Account: backend.Account, Region: target.stack.Region, Tool: tool, Evidence: filepath.Join(dir, "evidence"),
-		Load: 8 * time.Second, Lease: 12 * time.Second, Poll: 250 * time.Millisecond, Out: testWriter{t},
+		Load: 8 * time.Second, Lease: 20 * time.Second, Poll: 250 * time.Millisecond, Out: testWriter{t},
 		Settings: map[string]string{"KeySettleSeconds": "0"}, // tags are known at once here
 		Without: map[string]string{
 			"delete": "the local AWS deletes no stack", "deploy again": "the local AWS deletes no stack", "uninstall": "the local AWS deletes no stack",

@@ -87,6 +87,7 @@ func more(t *testing.T, log *rekorlocal.Log) []string {
 // TestSecondAWS: genesis, rows of an application, a rotation, a drill and a rotation that
 // roll back before the switch, the stack deleted and deployed again, and a rotation there.
 func TestSecondAWS(t *testing.T) {
+	t.Parallel() // it waits more than it works
 	if testing.Short() {
 		t.Skip("it starts a server")
 	}
