@@ -3,6 +3,7 @@ package ddb_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"reflect"
 	"strings"
 	"testing"
@@ -133,6 +134,10 @@ func newFailed(t *testing.T) *failed {
 	if err := f.store.Apply(t.Context(), first(t, f.store), audit.Event{ID: "genesis"}); err != nil {
 		t.Fatal(err)
 	}
+	running := kek.Change{Lock: kek.LockTake, Rotation: &kek.RotationMove{After: kek.Rotation{ID: "r"}}}
+	if err := f.store.Apply(t.Context(), running, audit.Event{ID: "started"}); err != nil {
+		t.Fatal(err)
+	}
 	f.lease = rotation.Lease{KEK: "kek-0", Holder: "a", Expires: time.UnixMilli(1)}
 	if err := f.leases.PutLease(t.Context(), f.lease); err != nil {
 		t.Fatal(err)
@@ -165,7 +170,7 @@ func TestFailures(t *testing.T) {
 		"Record": func(ctx context.Context, f *failed) ([]any, error) { return results(f.store.Record(ctx, ev)) },
 		"LoadCheckpoint": func(ctx context.Context, f *failed) ([]any, error) {
 			v, err := f.store.LoadCheckpoint(ctx, "r", "orders", "rewrap", 0)
-			return results(err, v.Rev, v.Done, v.Cursor)
+			return results(err, v)
 		},
 		"SaveCheckpoint": func(ctx context.Context, f *failed) ([]any, error) {
 			return results(f.store.SaveCheckpoint(ctx, rotation.Checkpoint{RotationID: "r", Source: "orders", Pass: "rewrap"}))
@@ -201,21 +206,21 @@ func TestFailures(t *testing.T) {
 		},
 		"LoadAnnouncement": func(ctx context.Context, f *failed) ([]any, error) {
 			v, err := f.store.LoadAnnouncement(ctx, "l")
-			return results(err, v.Rev, v.At)
+			return results(err, v)
 		},
 		"SaveAnnouncement": func(ctx context.Context, f *failed) ([]any, error) {
 			return results(f.store.SaveAnnouncement(ctx, rotation.Announcement{Label: "l"}, ev))
 		},
 		"LoadDrill": func(ctx context.Context, f *failed) ([]any, error) {
 			v, err := f.store.LoadDrill(ctx, "d")
-			return results(err, v.Rev, v.PassedAt)
+			return results(err, v)
 		},
 		"SaveDrill": func(ctx context.Context, f *failed) ([]any, error) {
 			return results(f.store.SaveDrill(ctx, rotation.Drill{Name: "d"}, ev))
 		},
 		"LoadApproval": func(ctx context.Context, f *failed) ([]any, error) {
 			v, err := f.store.LoadApproval(ctx, "r")
-			return results(err, v.Rev, v.State)
+			return results(err, v)
 		},
 		"SaveApproval": func(ctx context.Context, f *failed) ([]any, error) {
 			return results(f.store.SaveApproval(ctx, rotation.Approval{Rotation: "r"}, ev))
@@ -251,6 +256,13 @@ func TestFailures(t *testing.T) {
 		},
 		"LoadAll": func(ctx context.Context, f *failed) ([]any, error) {
 			v, err := f.store.LoadAll(ctx, "")
+			return results(err, v)
+		},
+		"LoadAll beside a rotation": func(ctx context.Context, f *failed) ([]any, error) {
+			v, err := f.store.LoadAll(ctx, "another")
+			if err == nil && (v.Lock != "r" || v.Holder == nil || v.Holder.ID != "r" || len(v.KEKs) != 1) {
+				return nil, fmt.Errorf("the view is %+v", v)
+			}
 			return results(err, v)
 		},
 		"Sources": func(ctx context.Context, f *failed) ([]any, error) {

@@ -84,12 +84,12 @@ func TestStored(t *testing.T) {
 			func(ctx context.Context, s *ddb.Store, _ *ddb.Leases) error {
 				return s.SaveAnchor(ctx, rotation.AnchorState{
 					Last:   rotation.Anchored{N: 2, Digest: "d", Head: audit.Head{Seq: 7, Hash: "h"}, Log: "l", Index: 9, At: at},
-					Intent: signed,
+					Intent: signed, Places: "13=g1-0123456789abcdef",
 				})
 			},
 			func(ctx context.Context, s *ddb.Store) (any, error) { return s.LoadAnchor(ctx) },
 			rotation.AnchorState{
-				Rev: 1, Last: rotation.Anchored{N: 2, Digest: "d", Head: audit.Head{Seq: 7, Hash: "h"}, Log: "l", Index: 9, At: at}, Intent: signed,
+				Rev: 1, Last: rotation.Anchored{N: 2, Digest: "d", Head: audit.Head{Seq: 7, Hash: "h"}, Log: "l", Index: 9, At: at}, Intent: signed, Places: "13=g1-0123456789abcdef",
 			},
 		},
 		"checkpoint": {
