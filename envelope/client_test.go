@@ -657,6 +657,7 @@ func TestRegistryReads(t *testing.T) {
 				t.Errorf("%s: %+v, %v, %d reads", when, k, err, t.table.count("kek")-before)
 			}
 		}
+		time.Sleep(time.Hour) // what the registry said is long ago
 		ask("kek-1", false, 0, "the pointer's")
 		ask("kek-1", true, 1, "the pointer's again")
 		ask("kek-7", false, 1, "another")
@@ -1054,5 +1055,129 @@ func TestExpandTink(t *testing.T) {
 	r := record{tink: &tinkFormat{}}
 	if _, err := r.expand([]byte{0xff}); !errors.Is(err, errTinkDEK) {
 		t.Errorf("expand: %v", err)
+	}
+}
+
+// TestBeginBesideASwitch: a reference that is taken while the client moves to another KEK is
+// on the one that it ends up with, and none is left on the other: its lease could never be
+// given back.
+func TestBeginBesideASwitch(t *testing.T) {
+	newHooked(t, nil, func(t *hooked) {
+		t.still()
+		here := t.c.current.Load()
+		there := &hold{pointer: kek.Pointer{KEKID: "kek-2", Epoch: 2}, shards: 1, sealing: newCache(t.c.cfg.Cache)}
+		done, moved := make(chan struct{}), make(chan struct{})
+		go func() {
+			defer close(moved)
+			for {
+				select {
+				case <-done:
+					t.c.current.Store(here)
+					return
+				default:
+					t.c.current.Store(there)
+					t.c.current.Store(here)
+				}
+			}
+		}()
+		for range 500_000 {
+			begin(t, t.c).End()
+		}
+		close(done)
+		<-moved
+		if a, b := here.refs.Load(), there.refs.Load(); a != 0 || b != 0 {
+			t.Errorf("%d references are left on one KEK, %d on the other", a, b)
+		}
+	})
+}
+
+// TestKeeperWaits: the pointer is read after half its age, and up to a quarter more, so
+// that processes do not move in step.
+func TestKeeperWaits(t *testing.T) {
+	for name, c := range map[string]struct {
+		random func(n int64) int64
+		wait   time.Duration
+	}{
+		"least":   {func(int64) int64 { return 0 }, 5 * time.Second},
+		"between": {func(n int64) int64 { return n / 2 }, 6250 * time.Millisecond},
+		"most":    {func(n int64) int64 { return n - 1 }, 7500 * time.Millisecond},
+	} {
+		newHooked(t, func(cfg *Config) { cfg.Random = c.random }, func(t *hooked) {
+			before := t.table.count("pointer")
+			for round := range 3 {
+				time.Sleep(c.wait - 1)
+				early := t.table.count("pointer") - before
+				time.Sleep(1)
+				if n := t.table.count("pointer") - before; early != round || n != round+1 {
+					t.Errorf("%s, round %d: %d reads before its time, %d then", name, round, early, n)
+				}
+			}
+		})
+	}
+}
+
+// TestOldKeysAreNotKept: what a request in flight still seals under a KEK that the client
+// has left is under a data key of its own, which nobody keeps.
+func TestOldKeysAreNotKept(t *testing.T) {
+	newHooked(t, nil, func(t *hooked) {
+		t.still()
+		r := begin(t, t.c)
+		t.table.move(2, kek.Normal)
+		time.Sleep(time.Second)
+		if err := t.c.refresh(t.Context(), nil); err != nil {
+			t.Fatal(err)
+		}
+		for n := range 2 {
+			if _, err := r.Seal(t.Context(), []byte("x"), nil); err != nil || t.keys.made != n+1 || len(r.h.sealing.keys) != 0 {
+				t.Errorf("%v, %d data keys made, %d kept", err, t.keys.made, len(r.h.sealing.keys))
+			}
+		}
+		r.End()
+		t.c.tend(t.Context())
+	})
+}
+
+// TestEveryMark: each table's mark is left again, and one that cannot be keeps none of the
+// others.
+func TestEveryMark(t *testing.T) {
+	newHooked(t, nil, func(t *hooked) {
+		t.still()
+		tables := []string{"orders", "people", "sessions"}
+		for _, table := range tables {
+			if err := t.c.mark(t.Context(), table); err != nil {
+				t.Fatal(err)
+			}
+		}
+		time.Sleep(2 * time.Hour)
+		if !t.c.renewMarks(t.Context()) {
+			t.Error("a mark is missing")
+		}
+		for _, table := range tables {
+			if n := len(t.table.marks[table]); n != 2 {
+				t.Errorf("the mark of %s was left %d times", table, n)
+			}
+		}
+		time.Sleep(2 * time.Hour)
+		t.table.set("putMark", errHook)
+		before := t.table.count("putMark")
+		if t.c.renewMarks(t.Context()) || t.table.count("putMark")-before != len(tables) {
+			t.Errorf("%d marks were tried", t.table.count("putMark")-before)
+		}
+	})
+}
+
+// TestEveryFaultOfABound: each value that cannot be bound is named.
+func TestEveryFaultOfABound(t *testing.T) {
+	err := checkBound("bind", map[string]string{"a": "", "b": "x\xff", "c": "$dek", "d": "$", "e": "$tenant", "f": "x", "aws:g": "x", "": "x"}, map[string]string{"dek": "dek"})
+	for _, want := range []string{
+		`bind: "a": "": KMS takes`, `bind: "b": "x\xff" is not UTF-8`, `bind: key "c": attribute "dek" cannot`, `bind: key "d": attribute "" cannot`,
+		`bind: "aws:g": "x": KMS takes`, `bind: "": "x": KMS takes`,
+	} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v, want %s", err, want)
+		}
+	}
+	if n := strings.Count(err.Error(), "bind: "); n != 6 {
+		t.Errorf("%d faults: %v", n, err)
 	}
 }

@@ -98,7 +98,7 @@ func (c *Client) refresh(ctx context.Context, stale *hold) error {
 	case stale != nil && h != stale:
 		return nil
 	}
-	if h != nil && time.Duration(c.fresh.Load()) > began {
+	if time.Duration(c.fresh.Load()) > began {
 		return nil // somebody read it while this call waited
 	}
 	if c.elapsed() < c.retryAt {

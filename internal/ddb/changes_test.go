@@ -264,12 +264,26 @@ func TestHeadBehindItsRecords(t *testing.T) {
 	}
 }
 
-// TestHeadWithoutChain: a head that names no chain is damaged, and not another chain's.
-func TestHeadWithoutChain(t *testing.T) {
-	_, _, err := New(&fixed{item: item{"seq": num(3), "hash": str("h")}}, "t", "c", time.Now).Head(t.Context())
-	var typed *rotation.Error
-	if !errors.As(err, &typed) || typed.Kind != rotation.ControlTableDamaged || !strings.Contains(err.Error(), "it names no chain") {
-		t.Error(err)
+// TestDamagedHeads: a head that names no chain, or generations that are none, is damaged,
+// and not another chain's. So is an anchor's item.
+func TestDamagedHeads(t *testing.T) {
+	for name, c := range map[string]struct {
+		item item
+		why  string
+	}{
+		"no chain":        {item{"seq": num(3), "hash": str("h")}, "it names no chain"},
+		"no generations":  {item{"chain": str("c"), "seq": num(3), "generations": str("x")}, "generations"},
+		"not their order": {item{"chain": str("c"), "seq": num(3), "generations": str("9=g1-0123456789abcdef,8=g2-0123456789abcdef")}, "generations"},
+	} {
+		s := New(&fixed{item: c.item}, "t", "c", time.Now)
+		_, _, err := s.Head(t.Context())
+		var typed *rotation.Error
+		if !errors.As(err, &typed) || typed.Kind != rotation.ControlTableDamaged || !strings.Contains(err.Error(), c.why) || !strings.Contains(typed.Field, pkAuditHead) {
+			t.Errorf("%s: %v", name, err)
+		}
+		if st, err := s.LoadAnchor(t.Context()); c.item["generations"] != nil && (!errors.As(err, &typed) || typed.Kind != rotation.ControlTableDamaged || !strings.Contains(typed.Field, pkAnchor) || st.Places != "") {
+			t.Errorf("%s: an anchor %+v, %v", name, st, err)
+		}
 	}
 }
 
@@ -316,8 +330,8 @@ func TestKinds(t *testing.T) {
 		rotation.ItemHealth:       {item{"pk": str("HEALTH#d"), "red": num(2)}, rotation.HealthDay{Day: "d", Red: 2}},
 		rotation.ItemMark:         {item{"pk": str("MARK"), "sk": str("orders"), "holder": str("a")}, kek.Mark{Table: "orders", Holder: "a"}},
 		rotation.ItemHead: {
-			item{"pk": str("AUDIT_HEAD"), "chain": str("c"), "seq": num(3), "hash": str("h"), "published_seq": num(2)},
-			rotation.HeadItem{Head: audit.Head{Seq: 3, Hash: "h"}, Published: 2},
+			item{"pk": str("AUDIT_HEAD"), "chain": str("c"), "seq": num(3), "hash": str("h"), "published_seq": num(2), "generations": str("2=g1-0123456789abcdef")},
+			rotation.HeadItem{Head: audit.Head{Seq: 3, Hash: "h"}, Published: 2, Generations: "2=g1-0123456789abcdef"},
 		},
 	} {
 		got := s.examine(c.item)
