@@ -296,14 +296,33 @@ func TestKinds(t *testing.T) {
 		kind   rotation.ItemKind
 		id     string
 	}{
-		{"POINTER", "-", rotation.ItemPointer, ""}, {"LOCK", "-", rotation.ItemLock, ""}, {"REGISTRY", "-", rotation.ItemRegistry, ""},
-		{"AUDIT_HEAD", "-", rotation.ItemHead, ""}, {"ANCHOR", "-", rotation.ItemAnchor, ""},
-		{"KEK#k", "-", rotation.ItemKEK, "k"}, {"FENCE#k", "01", rotation.ItemFence, "k"}, {"ROTATION#r", "-", rotation.ItemRotation, "r"},
-		{"SOURCE", "orders", rotation.ItemSource, "orders"}, {"MARK", "orders", rotation.ItemMark, "orders"}, {"AUDIT", "000000000001", rotation.ItemRecord, "000000000001"},
-		{"LEASE#k", "a", rotation.ItemLease, "k"}, {"CHECKPOINT#r#s#p", "003", rotation.ItemCheckpoint, "r#s#p"}, {"ANNOUNCEMENT#l", "-", rotation.ItemAnnouncement, "l"},
-		{"DRILL#d", "-", rotation.ItemDrill, "d"}, {"APPROVAL#r", "-", rotation.ItemApproval, "r"}, {"HEALTH#d", "-", rotation.ItemHealth, "d"},
-		{"POINTERS", "-", "", ""}, {"LOCK#r", "-", "", ""}, {"REGISTRY#", "-", "", ""}, {"AUDIT_HEADS", "-", "", ""}, {"ANCHORS", "-", "", ""},
-		{"SOURCES", "orders", "", ""}, {"MARKS", "orders", "", ""}, {"AUDITS", "1", "", ""}, {"KEK", "-", "", ""}, {"OTHER", "-", "", ""},
+		{"POINTER", "-", rotation.ItemPointer, ""},
+		{"LOCK", "-", rotation.ItemLock, ""},
+		{"REGISTRY", "-", rotation.ItemRegistry, ""},
+		{"AUDIT_HEAD", "-", rotation.ItemHead, ""},
+		{"ANCHOR", "-", rotation.ItemAnchor, ""},
+		{"KEK#k", "-", rotation.ItemKEK, "k"},
+		{"FENCE#k", "01", rotation.ItemFence, "k"},
+		{"ROTATION#r", "-", rotation.ItemRotation, "r"},
+		{"SOURCE", "orders", rotation.ItemSource, "orders"},
+		{"MARK", "orders", rotation.ItemMark, "orders"},
+		{"AUDIT", "000000000001", rotation.ItemRecord, "000000000001"},
+		{"LEASE#k", "a", rotation.ItemLease, "k"},
+		{"CHECKPOINT#r#s#p", "003", rotation.ItemCheckpoint, "r#s#p"},
+		{"ANNOUNCEMENT#l", "-", rotation.ItemAnnouncement, "l"},
+		{"DRILL#d", "-", rotation.ItemDrill, "d"},
+		{"APPROVAL#r", "-", rotation.ItemApproval, "r"},
+		{"HEALTH#d", "-", rotation.ItemHealth, "d"},
+		{"POINTERS", "-", "", ""},
+		{"LOCK#r", "-", "", ""},
+		{"REGISTRY#", "-", "", ""},
+		{"AUDIT_HEADS", "-", "", ""},
+		{"ANCHORS", "-", "", ""},
+		{"SOURCES", "orders", "", ""},
+		{"MARKS", "orders", "", ""},
+		{"AUDITS", "1", "", ""},
+		{"KEK", "-", "", ""},
+		{"OTHER", "-", "", ""},
 	} {
 		i := key(c.pk, c.sk)
 		got := s.examine(i)
@@ -337,6 +356,11 @@ func TestKinds(t *testing.T) {
 		got := s.examine(c.item)
 		if d := cmp.Diff(c.want, got.Value); d != "" || got.Kind != kind || got.Err != nil {
 			t.Errorf("%s, %v (-want +got):\n%s", kind, got.Err, d)
+		}
+	}
+	for pk, attribute := range map[string]string{"ANNOUNCEMENT#l": "actor", "DRILL#d": "actor", "APPROVAL#r": "plan", "HEALTH#d": "red"} {
+		if got := s.examine(item{"pk": str(pk), attribute: boolean(true)}); got.Err == nil || !strings.Contains(got.Err.Error(), pk) {
+			t.Errorf("a damaged item: %+v", got)
 		}
 	}
 	if got := s.examine(item{"pk": str("AUDIT"), "sk": str("1"), "hash": str("h")}); got.Err == nil || got.Value.(audit.Entry).Hash != "h" {
@@ -429,5 +453,33 @@ func TestBeginningWritten(t *testing.T) {
 	want := "AUDIT_HEAD: update t AUDIT_HEAD/- if seq = 4 AND hash = h with SET chain = c, seq = 5, hash = new, generations = 2=a,5=b"
 	if got != want {
 		t.Errorf("%s, want %s", got, want)
+	}
+}
+
+// moved is a control table in which a KEK moves on between a snapshot and a scan.
+type moved struct{ fixed }
+
+func (*moved) TransactGetItems(context.Context, *dynamodb.TransactGetItemsInput, ...func(*dynamodb.Options)) (*dynamodb.TransactGetItemsOutput, error) {
+	return &dynamodb.TransactGetItemsOutput{Responses: []types.ItemResponse{
+		{Item: encodePointer(kek.Pointer{KEKID: "k", Epoch: 1})}, {Item: encodeKEK(kek.KEK{ID: "k", State: kek.Active})},
+	}}, nil
+}
+
+func (*moved) Scan(context.Context, *dynamodb.ScanInput, ...func(*dynamodb.Options)) (*dynamodb.ScanOutput, error) {
+	return &dynamodb.ScanOutput{Items: []item{
+		encodeKEK(kek.KEK{ID: "k", State: kek.Draining}), encodeKEK(kek.KEK{ID: "l", State: kek.Retired}), encodeKEK(kek.KEK{ID: "m", State: kek.Sealed}),
+	}}, nil
+}
+
+// TestSnapshotStands: of a KEK that the snapshot has, what a later scan says does not
+// count: the states of a view are of one moment. The others are added.
+func TestSnapshotStands(t *testing.T) {
+	v, err := New(&moved{}, "t", "c", time.Now).LoadAll(t.Context(), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := map[kek.ID]kek.KEK{"k": {ID: "k", State: kek.Active}, "l": {ID: "l", State: kek.Retired}, "m": {ID: "m", State: kek.Sealed}}
+	if d := cmp.Diff(want, v.KEKs); d != "" {
+		t.Errorf("KEKs (-want +got):\n%s", d)
 	}
 }

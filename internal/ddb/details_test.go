@@ -109,6 +109,17 @@ func TestKeyIsAskedForOnce(t *testing.T) {
 	}
 }
 
+// TestBareNameIsHere: a table that is named without an account is one of this account, and is
+// described once.
+func TestBareNameIsHere(t *testing.T) {
+	s, api, _ := backupSource(t, "")
+	d := &describing{oneItem: api}
+	s.client = d
+	if _, err := s.Check(t.Context()); err != nil || d.n != 1 {
+		t.Errorf("%v, described %d times", err, d.n)
+	}
+}
+
 // TestKeySchema: the hash key comes first, with its type; a key of another kind is not
 // understood.
 func TestKeySchema(t *testing.T) {

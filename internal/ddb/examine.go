@@ -221,8 +221,7 @@ func (s *Store) repair(c rotation.ItemChange) (action, error) {
 	case audit.Entry:
 		return s.putAsRead(c, set(k, "record", v.Bytes, "hash", v.Hash)), nil
 	case rotation.AnchorState:
-		i, err := encodeAnchor(v)
-		return s.putAsRead(c, i), err
+		return s.putAsRead(c, encodeAnchor(v)), nil
 	default:
 		return action{}, fmt.Errorf("no item is made of %T", v)
 	}

@@ -273,6 +273,10 @@ func TestFailures(t *testing.T) {
 			v, err := f.store.Marks(ctx)
 			return results(err, v)
 		},
+		"Examine": func(ctx context.Context, f *failed) ([]any, error) {
+			v, err := f.store.Examine(ctx)
+			return results(err, v)
+		},
 		"Head": func(ctx context.Context, f *failed) ([]any, error) {
 			_, v, err := f.store.Head(ctx)
 			return results(err, v)
