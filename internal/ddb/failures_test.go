@@ -134,9 +134,10 @@ func newFailed(t *testing.T) *failed {
 	if err := f.store.Apply(t.Context(), first(t, f.store), audit.Event{ID: "genesis"}); err != nil {
 		t.Fatal(err)
 	}
-	running := kek.Change{Lock: kek.LockTake, Rotation: &kek.RotationMove{After: kek.Rotation{ID: "r"}}}
-	if err := f.store.Apply(t.Context(), running, audit.Event{ID: "started"}); err != nil {
-		t.Fatal(err)
+	for id, op := range map[string]kek.LockOp{"r": kek.LockTake, "past": kek.LockIgnore} {
+		if err := f.store.Apply(t.Context(), kek.Change{Lock: op, Rotation: &kek.RotationMove{After: kek.Rotation{ID: id}}}, audit.Event{ID: id}); err != nil {
+			t.Fatal(err)
+		}
 	}
 	f.lease = rotation.Lease{KEK: "kek-0", Holder: "a", Expires: time.UnixMilli(1)}
 	if err := f.leases.PutLease(t.Context(), f.lease); err != nil {
@@ -259,8 +260,8 @@ func TestFailures(t *testing.T) {
 			return results(err, v)
 		},
 		"LoadAll beside a rotation": func(ctx context.Context, f *failed) ([]any, error) {
-			v, err := f.store.LoadAll(ctx, "another")
-			if err == nil && (v.Lock != "r" || v.Holder == nil || v.Holder.ID != "r" || len(v.KEKs) != 1) {
+			v, err := f.store.LoadAll(ctx, "past")
+			if err == nil && (v.Rotation == nil || v.Rotation.ID != "past" || v.Lock != "r" || v.Holder == nil || v.Holder.ID != "r" || len(v.KEKs) != 1) {
 				return nil, fmt.Errorf("the view is %+v", v)
 			}
 			return results(err, v)

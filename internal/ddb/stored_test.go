@@ -301,6 +301,18 @@ func TestLists(t *testing.T) {
 	if d := cmp.Diff(want, got); d != "" {
 		t.Errorf("lists (-want +got):\n%s", d)
 	}
+	read := map[rotation.ItemKind]int{}
+	items, err := store.Examine(t.Context())
+	for _, i := range items {
+		read[i.Kind]++
+	}
+	kinds := map[rotation.ItemKind]int{
+		rotation.ItemKEK: 4, rotation.ItemRotation: 4, rotation.ItemSource: 4, rotation.ItemMark: 4, rotation.ItemLease: 4, rotation.ItemCheckpoint: 6,
+		rotation.ItemRecord: 4, rotation.ItemHead: 1, rotation.ItemRegistry: 1,
+	}
+	if d := cmp.Diff(kinds, read); d != "" || err != nil {
+		t.Errorf("items, %v (-want +got):\n%s", err, d)
+	}
 	must(store.MarkPublished(t.Context(), 2))
 	entries, _, err := store.Unpublished(t.Context())
 	if names(anyOf(entries, err)) != "3 4" {
