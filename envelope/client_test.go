@@ -16,6 +16,7 @@ import (
 	aesgcm "github.com/tink-crypto/tink-go/v2/proto/aes_gcm_go_proto"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/matter-ops/kms-rotation/envelope/aead"
 	"github.com/matter-ops/kms-rotation/kek"
 )
 
@@ -896,6 +897,8 @@ func TestSameRecord(t *testing.T) {
 // cache, however the parts of the names meet.
 func TestKeyNames(t *testing.T) {
 	seen := map[string]string{}
+	ends := map[string]string{"c": string([]byte{aead.Version})} // as the associated data of no context does
+	bound := aead.AssociatedData(ends)
 	for name, r := range map[string]record{
 		"plain":           {Sealed: Sealed{KEKID: "k", WrappedDEK: []byte("w")}},
 		"Tink's":          {Sealed: Sealed{KEKID: "k", WrappedDEK: []byte("w")}, tink: &tinkFormat{}},
@@ -908,6 +911,12 @@ func TestKeyNames(t *testing.T) {
 		"another key":     {Sealed: Sealed{KEKID: "k", WrappedDEK: []byte("v")}},
 		"a context":       {Sealed: Sealed{KEKID: "k", WrappedDEK: []byte("w")}, encctx: map[string]string{"c": "1"}},
 		"another context": {Sealed: Sealed{KEKID: "k", WrappedDEK: []byte("w")}, encctx: map[string]string{"c": "2"}},
+		"context at end":  {Sealed: Sealed{KEKID: "k", WrappedDEK: []byte("w")}, encctx: ends},
+		"it in the key":   {Sealed: Sealed{KEKID: "k", WrappedDEK: append([]byte("w"), bound[:len(bound)-1]...)}},
+		"an id and a key": {Sealed: Sealed{KEKID: "k", WrappedDEK: []byte("\x00\x01v")}},
+		"it as an id":     {Sealed: Sealed{KEKID: "k\x00\x03", WrappedDEK: []byte("v")}},
+		"by a short ARN":  {Sealed: Sealed{KEKID: "k", WrappedDEK: []byte(strings.Repeat("w", 96))}, arn: "a"},
+		"it as a length":  {Sealed: Sealed{KEKID: "k", WrappedDEK: []byte("\x60" + strings.Repeat("w", 96))}}, // 'a' is 97
 	} {
 		got := string(r.appendName(nil))
 		if other, ok := seen[got]; ok {
@@ -1148,7 +1157,11 @@ func TestEveryMark(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		time.Sleep(2 * time.Hour)
+		time.Sleep(markAge - 1)
+		if !t.c.renewMarks(t.Context()) || t.table.count("putMark") != len(tables) {
+			t.Error("a mark is left again before its time")
+		}
+		time.Sleep(1)
 		if !t.c.renewMarks(t.Context()) {
 			t.Error("a mark is missing")
 		}
@@ -1179,5 +1192,137 @@ func TestEveryFaultOfABound(t *testing.T) {
 	}
 	if n := strings.Count(err.Error(), "bind: "); n != 6 {
 		t.Errorf("%d faults: %v", n, err)
+	}
+}
+
+// TestKeeperCounts: each look at the pointer that fails is one error.
+func TestKeeperCounts(t *testing.T) {
+	newHooked(t, func(c *Config) { c.Random = func(int64) int64 { return 0 } }, func(t *hooked) {
+		t.table.set("pointer", errHook)
+		reads := t.table.count("pointer")
+		for n := range int64(4) {
+			if got := t.c.Stats().PointerErrors; got != n || t.table.count("pointer") != reads+int(n) {
+				t.Errorf("%d errors after %d reads", got, n)
+			}
+			time.Sleep(5 * time.Second)
+			synctest.Wait()
+		}
+	})
+}
+
+// TestRegistryUnread: that a record's KEK is unknown because the registry cannot be read is
+// no reason to read the record again; that it cannot be read again is told with the reason.
+func TestRegistryUnread(t *testing.T) {
+	newHooked(t, nil, func(t *hooked) {
+		reads := 0
+		reread := func(context.Context) (Sealed, bool, error) { reads++; return Sealed{}, false, errHook }
+		gone := Sealed{KEKID: "gone", WrappedDEK: []byte("w")}
+		t.table.set("kek", errHook)
+		if _, err := t.c.Open(t.Context(), gone, nil, reread); !errors.Is(err, errHook) || reads != 0 {
+			t.Errorf("%v after %d reads", err, reads)
+		}
+		t.table.set("kek", nil)
+		t.table.unknown = map[kek.ID]bool{"gone": true}
+		if _, err := t.c.Open(t.Context(), gone, nil, reread); !errors.Is(err, errHook) || !errors.Is(err, errSuspect) || reads != 1 {
+			t.Errorf("%v after %d reads", err, reads)
+		}
+	})
+}
+
+// TestKeysOfTheEnvelope: no part of the table's key is an attribute of the envelope.
+func TestKeysOfTheEnvelope(t *testing.T) {
+	newHooked(t, nil, func(t *hooked) {
+		for keys, want := range map[string]string{"id sk": "", "data sk": "data", "id data": "data", "id version": "version"} {
+			cfg := TableConfig{Table: "orders", KEKID: "key", WrappedDEK: "dek", Ciphertext: "data", Version: "version", Keys: strings.Fields(keys)}
+			if _, err := t.c.Table(t.Context(), cfg); (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), `attribute "`+want+`" is part of the key`) {
+				t.Errorf("%s: %v", keys, err)
+			}
+		}
+	})
+}
+
+// TestWriteOfAClosedClient: it is not tried.
+func TestWriteOfAClosedClient(t *testing.T) {
+	newHooked(t, nil, func(t *hooked) {
+		if err := t.c.Close(); err != nil {
+			t.Fatal(err)
+		}
+		tries := 0
+		err := t.c.write(t.Context(), func(*hold, time.Duration) (verdict, error) { tries++; return verdict{}, nil })
+		if !errors.Is(err, ErrClosed) || tries != 0 {
+			t.Errorf("%v after %d tries", err, tries)
+		}
+	})
+}
+
+// TestLeaseWithoutAPointer: a lease that was revoked is taken anew; that the pointer cannot
+// be read then is counted.
+func TestLeaseWithoutAPointer(t *testing.T) {
+	newHooked(t, nil, func(t *hooked) {
+		t.still()
+		defer begin(t, t.c).End()
+		t.table.mu.Lock()
+		clear(t.table.leases)
+		t.table.mu.Unlock()
+		t.table.set("pointer", errHook)
+		time.Sleep(time.Second)
+		t.c.tend(t.Context())
+		if _, ok := t.table.lease("kek-1"); !ok || t.c.Stats().PointerErrors != 1 || t.c.Stats().RevokedLeases != 1 {
+			t.Errorf("a lease %t, %+v", ok, t.c.Stats())
+		}
+	})
+}
+
+// TestTwoKEKs: what is in flight is counted under every KEK, and a lease that was put a
+// moment ago is not written again.
+func TestTwoKEKs(t *testing.T) {
+	newHooked(t, nil, func(t *hooked) {
+		t.still()
+		time.Sleep(time.Hour)
+		old := begin(t, t.c)
+		t.table.move(2, kek.Normal)
+		if err := t.c.refresh(t.Context(), nil); err != nil {
+			t.Fatal(err)
+		}
+		t.c.tend(t.Context())
+		if n := t.table.count("renewLease"); n != 1 {
+			t.Errorf("%d renewals, want that of the old KEK", n)
+		}
+		current := begin(t, t.c)
+		if n := t.c.Stats().InFlight; n != 2 {
+			t.Errorf("%d in flight, want one under each KEK", n)
+		}
+		old.End()
+		current.End()
+		t.c.tend(t.Context())
+	})
+}
+
+// TestSlowFailure: a read of the pointer that takes long and fails says as much of the
+// table as one that fails at once; one that outlives its timeout twice says nothing.
+func TestSlowFailure(t *testing.T) {
+	for took, again := range map[time.Duration]bool{time.Second: false, 20*time.Second - 1: false, 20 * time.Second: true} {
+		newHooked(t, nil, func(t *hooked) {
+			t.still()
+			time.Sleep(11 * time.Second)
+			t.table.mu.Lock()
+			t.table.onRead = func() {
+				time.Sleep(took)
+				t.table.mu.Lock()
+				defer t.table.mu.Unlock()
+				t.table.down, t.table.onRead = true, nil
+			}
+			t.table.mu.Unlock()
+			if err := t.c.refresh(t.Context(), nil); !errors.Is(err, errDown) {
+				t.Errorf("%s: %v", took, err)
+			}
+			time.Sleep(time.Millisecond)
+			if err := t.c.refresh(t.Context(), nil); errors.Is(err, errBackoff) == again {
+				t.Errorf("%s, asked again: %v", took, err)
+			}
+			t.table.mu.Lock()
+			t.table.down = false
+			t.table.mu.Unlock()
+		})
 	}
 }

@@ -240,3 +240,18 @@ func TestControlDecoding(t *testing.T) {
 		}
 	}
 }
+
+// TestShardsDecoding: a number of fence shards that is none is no KEK of one shard.
+func TestShardsDecoding(t *testing.T) {
+	f := &failingDB{DB: memddb.New()}
+	w := newSiteOn(t, f)
+	for _, v := range []ddbtypes.AttributeValue{&s{Value: "3"}, &n{Value: "1.5"}} {
+		_, err := f.DB.PutItem(t.Context(), &dynamodb.PutItemInput{TableName: &w.control, Item: item{
+			"pk": &s{Value: "KEK#k"}, "sk": &s{Value: "-"}, "state": &s{Value: "active"}, "fence_shards": v,
+		}})
+		w.must("put", err)
+		if k, err := envelope.NewControl(f, w.control).KEK(t.Context(), "k"); err == nil || !strings.Contains(err.Error(), "KEK#k: fence_shards") || k != (kek.KEK{}) {
+			t.Errorf("%+v, %v", k, err)
+		}
+	}
+}

@@ -372,8 +372,8 @@ func (t *Table) update(ctx context.Context, h *hold, old stored, set Item, remov
 		return verdict{}, nil // it had gone through, and its answer was lost
 	}
 	epochs, nerr := number(failed.Item[t.cfg.Epoch])
-	mine, merr := number(set[t.cfg.Epoch])
-	return verdict{again: true, fenced: nerr == nil && merr == nil && epochs > mine}, fmt.Errorf("dynamodb UpdateItem %s: %w", t.cfg.Table, err)
+	mine, _ := number(set[t.cfg.Epoch]) // it is what this client seals with
+	return verdict{again: true, fenced: nerr == nil && epochs > mine}, fmt.Errorf("dynamodb UpdateItem %s: %w", t.cfg.Table, err)
 }
 
 // updateFenced is an update in one transaction with a check of the KEK's fence.

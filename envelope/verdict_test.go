@@ -453,6 +453,13 @@ func TestCloneItem(t *testing.T) {
 	delete(i, "S")
 	delete(i, "NULL")
 	i["new"] = str("n")
+	many := Item{}
+	for _, name := range strings.Split("abcdefghij", "") {
+		many[name] = str("x")
+	}
+	if set, remove := changes(many, Item{}); len(set) != 0 || strings.Join(remove, "") != "abcdefghij" {
+		t.Errorf("in order: %v, %v", set, remove)
+	}
 	if set, remove := changes(c, i); !slices.Equal(remove, []string{"NULL", "S"}) || set["new"] == nil {
 		t.Errorf("%v, %v", set, remove)
 	}
