@@ -1326,3 +1326,58 @@ func TestSlowFailure(t *testing.T) {
 		})
 	}
 }
+
+// askedKMS keeps what it is asked.
+type askedKMS struct {
+	constantKMS
+	made   *kms.GenerateDataKeyInput
+	opened *kms.DecryptInput
+}
+
+func (k *askedKMS) GenerateDataKey(ctx context.Context, in *kms.GenerateDataKeyInput, o ...func(*kms.Options)) (*kms.GenerateDataKeyOutput, error) {
+	k.made = in
+	return k.constantKMS.GenerateDataKey(ctx, in, o...)
+}
+
+func (k *askedKMS) Decrypt(ctx context.Context, in *kms.DecryptInput, o ...func(*kms.Options)) (*kms.DecryptOutput, error) {
+	k.opened = in
+	return k.constantKMS.Decrypt(ctx, in, o...)
+}
+
+// TestKMSRequests: a data key has 256 bits, and is made and unwrapped under the KEK and the
+// context that the caller names. KMS takes no request without a size of the key (API
+// reference, GenerateDataKey).
+func TestKMSRequests(t *testing.T) {
+	k := &askedKMS{}
+	newHooked(t, func(c *Config) { c.KMS = k }, func(t *hooked) {
+		r := begin(t, t.c)
+		defer r.End()
+		encctx := map[string]string{"tenant": "a"}
+		s, err := r.Seal(t.Context(), []byte("x"), encctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if k.made.KeySpec != types.DataKeySpecAes256 || k.made.NumberOfBytes != nil || *k.made.KeyId != "kek-1" || !cmp.Equal(k.made.EncryptionContext, encctx) {
+			t.Errorf("%+v", k.made)
+		}
+		if _, err := t.c.Open(t.Context(), s, encctx, nil); err != nil {
+			t.Fatal(err)
+		}
+		if *k.opened.KeyId != "kek-1" || string(k.opened.CiphertextBlob) != "wrapped" || !cmp.Equal(k.opened.EncryptionContext, encctx) {
+			t.Errorf("%+v", k.opened)
+		}
+	})
+}
+
+// TestHeldAlready: a KEK that the client holds has one lease, whatever an earlier try of it
+// came to.
+func TestHeldAlready(t *testing.T) {
+	newHooked(t, nil, func(t *hooked) {
+		t.still()
+		puts := t.table.count("putLease")
+		current := t.c.current.Load()
+		if h, err := t.c.hold(t.Context(), current.pointer); err != nil || h != current || t.table.count("putLease") != puts {
+			t.Errorf("%v, another hold %t, %d leases more", err, h != current, t.table.count("putLease")-puts)
+		}
+	})
+}

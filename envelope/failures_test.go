@@ -213,6 +213,7 @@ func TestControlDecoding(t *testing.T) {
 		"no epoch":        {item{"kek_id": &s{Value: "k"}}, "read the pointer"},
 		"epoch 0":         {item{"kek_id": &s{Value: "k"}, "epoch": &n{Value: "0"}}, "read the pointer"},
 		"a null epoch":    {item{"kek_id": &s{Value: "k"}, "epoch": null}, "is not a number"},
+		"a large epoch":   {item{"kek_id": &s{Value: "k"}, "epoch": &n{Value: "99999999999999999999"}}, "out of range"},
 		"a broken epoch":  {item{"kek_id": &s{Value: "k"}, "epoch": &n{Value: "1.5"}}, "1.5"},
 		"all of it":       {item{"kek_id": &s{Value: "k"}, "key_arn": &s{Value: "arn"}, "epoch": &n{Value: "1"}, "rotation_id": &s{Value: "r"}}, ""},
 		"only what it is": {item{"kek_id": &s{Value: "k"}, "epoch": &n{Value: "1"}}, ""},
