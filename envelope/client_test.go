@@ -1381,3 +1381,80 @@ func TestHeldAlready(t *testing.T) {
 		}
 	})
 }
+
+// TestInFlightIsRenewed: while something is in flight under a KEK that the client has left,
+// its lease is renewed, also while a mark cannot be left.
+func TestInFlightIsRenewed(t *testing.T) {
+	newHooked(t, nil, func(t *hooked) {
+		t.still()
+		if err := t.c.mark(t.Context(), "orders"); err != nil {
+			t.Fatal(err)
+		}
+		r := begin(t, t.c)
+		t.table.move(2, kek.Normal)
+		time.Sleep(time.Second)
+		if err := t.c.refresh(t.Context(), nil); err != nil {
+			t.Fatal(err)
+		}
+		t.table.set("putMark", errHook)
+		time.Sleep(20 * time.Second)
+		t.c.tend(t.Context())
+		if l, ok := t.table.lease("kek-1"); !ok || l.refs != 1 || time.Until(l.expires) != time.Minute {
+			t.Errorf("%t, %+v", ok, l)
+		}
+		r.End()
+	})
+}
+
+// TestEveryText: each key and value of a context is UTF-8.
+func TestEveryText(t *testing.T) {
+	for _, bad := range []string{"", "key", "value"} {
+		encctx := map[string]string{}
+		for n := range 20 {
+			encctx[fmt.Sprint(n)] = "x"
+		}
+		switch bad {
+		case "key":
+			encctx["\xff"] = "x"
+		case "value":
+			encctx["x"] = "\xff"
+		}
+		for range 5 { // in any order
+			if err := checkText(encctx); (err == nil) != (bad == "") {
+				t.Errorf("%s: %v", bad, err)
+			}
+		}
+	}
+}
+
+// slowOpening answers after a second.
+type slowOpening struct{ constantKMS }
+
+func (k *slowOpening) Decrypt(ctx context.Context, in *kms.DecryptInput, o ...func(*kms.Options)) (*kms.DecryptOutput, error) {
+	time.Sleep(time.Second)
+	return k.constantKMS.Decrypt(ctx, in, o...)
+}
+
+// TestOpeningIsNoUse: those who open under one data key at once share one call, however few
+// bytes may be sealed under a key: what is opened is not counted.
+func TestOpeningIsNoUse(t *testing.T) {
+	k := &slowOpening{}
+	newHooked(t, func(c *Config) { c.KMS, c.Cache.MaxBytes = k, 1 }, func(t *hooked) {
+		s := Sealed{KEKID: "kek-1", WrappedDEK: []byte("w"), Ciphertext: k.seal(t)}
+		errs := make(chan error)
+		for range 5 {
+			go func() {
+				_, err := t.c.Open(t.Context(), s, nil, nil)
+				errs <- err
+			}()
+		}
+		for range 5 {
+			if err := <-errs; err != nil {
+				t.Error(err)
+			}
+		}
+		if k.unwrapped != 1 {
+			t.Errorf("%d calls of Decrypt", k.unwrapped)
+		}
+	})
+}
