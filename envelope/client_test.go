@@ -1369,6 +1369,32 @@ func TestKMSRequests(t *testing.T) {
 	})
 }
 
+// TestKeyByARN: KMS is told the KEK of the pointer by the ARN that the pointer has.
+func TestKeyByARN(t *testing.T) {
+	const arn = "arn:aws:kms:eu-central-1:123456789012:key/kek-2"
+	k := &askedKMS{}
+	newHooked(t, func(c *Config) { c.KMS = k }, func(t *hooked) {
+		t.still()
+		t.table.move(2, kek.Normal)
+		t.table.at.KeyARN = arn
+		time.Sleep(time.Second)
+		if err := t.c.refresh(t.Context(), nil); err != nil {
+			t.Fatal(err)
+		}
+		r := begin(t, t.c)
+		defer r.End()
+		s, err := r.Seal(t.Context(), []byte("x"), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := t.c.Open(t.Context(), s, nil, nil); err != nil || *k.made.KeyId != arn || *k.opened.KeyId != arn {
+			t.Errorf("%v, %s, %s", err, *k.made.KeyId, *k.opened.KeyId)
+		}
+		r.End()
+		t.c.tend(t.Context())
+	})
+}
+
 // TestHeldAlready: a KEK that the client holds has one lease, whatever an earlier try of it
 // came to.
 func TestHeldAlready(t *testing.T) {
@@ -1401,6 +1427,9 @@ func TestInFlightIsRenewed(t *testing.T) {
 		t.c.tend(t.Context())
 		if l, ok := t.table.lease("kek-1"); !ok || l.refs != 1 || time.Until(l.expires) != time.Minute {
 			t.Errorf("%t, %+v", ok, l)
+		}
+		if l, ok := t.table.lease("kek-2"); !ok || l.refs != 0 || time.Until(l.expires) != time.Minute {
+			t.Errorf("the current KEK's: %t, %+v", ok, l)
 		}
 		r.End()
 	})
@@ -1457,4 +1486,49 @@ func TestOpeningIsNoUse(t *testing.T) {
 			t.Errorf("%d calls of Decrypt", k.unwrapped)
 		}
 	})
+}
+
+// TestNoKeysAfterClose: a client that is closed keeps no data key any more, not even one
+// that a reference seals with which should have ended.
+func TestNoKeysAfterClose(t *testing.T) {
+	newHooked(t, nil, func(t *hooked) {
+		r := begin(t, t.c)
+		if _, err := r.Seal(t.Context(), []byte("x"), nil); err != nil || len(r.h.sealing.keys) != 1 {
+			t.Fatal(err)
+		}
+		if err := t.c.Close(); err != nil || len(r.h.sealing.keys) != 0 {
+			t.Fatalf("%v, %d keys", err, len(r.h.sealing.keys))
+		}
+		if _, err := r.Seal(t.Context(), []byte("x"), nil); err != nil || len(r.h.sealing.keys) != 0 || t.keys.made != 2 {
+			t.Errorf("%v, %d keys are kept, %d made", err, len(r.h.sealing.keys), t.keys.made)
+		}
+	})
+}
+
+// TestEveryKey: each attribute of a key is one that DynamoDB stores as it is.
+func TestEveryKey(t *testing.T) {
+	for _, bad := range []bool{false, true} {
+		k := Item{}
+		for n := range 20 {
+			k[fmt.Sprint(n)] = str("x")
+		}
+		if bad {
+			k["bad"] = str("\xff")
+		}
+		for range 5 { // in any order
+			if err := checkKey(k); (err != nil) != bad || bad && !errors.Is(err, ErrInvalidItem) {
+				t.Errorf("bad %t: %v", bad, err)
+			}
+		}
+	}
+}
+
+// TestLongestLease: a lease lives for as long as a rotation waits for it, and no longer.
+func TestLongestLease(t *testing.T) {
+	for ttl, ok := range map[time.Duration]bool{kek.MaxLease: true, kek.MaxLease + 1: false} {
+		c, err := Config{ControlTable: "x", DynamoDB: noDynamoDB{}, KMS: &constantKMS{}, LeaseTTL: ttl}.withDefaults()
+		if (err == nil) != ok || c.LeaseTTL != ttl || !ok && !strings.Contains(err.Error(), "LeaseTTL must be at most "+kek.MaxLease.String()) {
+			t.Errorf("%s: %v", ttl, err)
+		}
+	}
 }

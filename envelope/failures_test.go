@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
@@ -254,5 +255,25 @@ func TestShardsDecoding(t *testing.T) {
 		if k, err := envelope.NewControl(f, w.control).KEK(t.Context(), "k"); err == nil || !strings.Contains(err.Error(), "KEK#k: fence_shards") || k != (kek.KEK{}) {
 			t.Errorf("%+v, %v", k, err)
 		}
+	}
+}
+
+// TestControlRequests: the mode of a rotation that cannot be read is an error, and a lease
+// of a host without a name has no host.
+func TestControlRequests(t *testing.T) {
+	f := &failingDB{DB: memddb.New()}
+	w := newSiteOn(t, f)
+	control := envelope.NewControl(f, w.control)
+	for host, want := range map[string]bool{"": false, "h": true} {
+		w.must("put", control.PutLease(t.Context(), "k", "holder"+host, host, 1, 2, time.Unix(0, 0)))
+		out, err := f.DB.GetItem(t.Context(), &dynamodb.GetItemInput{TableName: &w.control, Key: item{"pk": &s{Value: "LEASE#k"}, "sk": &s{Value: "holder" + host}}})
+		w.must("get", err)
+		if (out.Item["host"] != nil) != want || out.Item["refs"].(*n).Value != "2" {
+			t.Errorf("host %q: %v", host, out.Item)
+		}
+	}
+	f.begin(1)
+	if mode, err := control.Mode(t.Context(), "r"); !errors.Is(err, errLost) || mode != "" {
+		t.Errorf("%q, %v", mode, err)
 	}
 }

@@ -106,6 +106,26 @@ func TestStreamRefused(t *testing.T) {
 	}
 }
 
+// TestStreamBegins: a stream whose header cannot be written whole is none.
+func TestStreamBegins(t *testing.T) {
+	for n := range 2 { // the version, and what Tink writes at once
+		w := &filling{room: n}
+		if s, err := envelope.NewEncryptingWriter(w, envelope.NewStreamKey(), nil); !errors.Is(err, errFull) || s != nil {
+			t.Errorf("room for %d writes: %v, %v", n, s, err)
+		}
+	}
+}
+
+// filling has room for a number of writes.
+type filling struct{ room int }
+
+func (f *filling) Write(p []byte) (int, error) {
+	if f.room--; f.room < 0 {
+		return 0, errFull
+	}
+	return len(p), nil
+}
+
 var errFull = errors.New("no space left")
 
 type full struct{}

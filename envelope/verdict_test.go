@@ -292,6 +292,15 @@ func TestExpression(t *testing.T) {
 	if a, b, again := e.name("a"), e.name("b"), e.name("a"); a == b || a != again || len(e.names) != 2 {
 		t.Errorf("%s, %s, %s of %v", a, b, again, e.names)
 	}
+	first := map[string]string{}
+	for _, a := range strings.Split("cdefghij", "") {
+		first[a] = e.name(a)
+	}
+	for a, n := range first {
+		if again := e.name(a); again != n || e.names[n] != a {
+			t.Errorf("%s is %s and %s", a, n, again)
+		}
+	}
 	if v, w := e.value(str("v")), e.value(str("v")); v == w || len(e.values) != 2 {
 		t.Errorf("%s, %s of %v", v, w, e.values)
 	}
@@ -309,6 +318,18 @@ func TestExpression(t *testing.T) {
 		if got := resolve(e.update(c.set, c.remove, c.count), e.names, e.values); got != c.want {
 			t.Errorf("%s, want %s", got, c.want)
 		}
+	}
+}
+
+// TestKeyOfItem: the key of an item has the attributes of the table's key that it has.
+func TestKeyOfItem(t *testing.T) {
+	table := (&answering{}).table()
+	table.cfg.Keys = []string{"id", "sk"}
+	if k := table.key(Item{"id": str("a"), "note": str("x")}); len(k) != 1 || text(k["id"]) != "a" {
+		t.Errorf("%v", k)
+	}
+	if k := table.key(Item{"id": str("a"), "sk": str("b"), "note": str("x")}); len(k) != 2 || text(k["sk"]) != "b" {
+		t.Errorf("%v", k)
 	}
 }
 
