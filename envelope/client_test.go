@@ -5,7 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"runtime"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -1068,34 +1071,51 @@ func TestExpandTink(t *testing.T) {
 }
 
 // TestBeginBesideASwitch: a reference that is taken while the client moves to another KEK is
-// on the one that it ends up with, and none is left on the other: its lease could never be
-// given back.
+// not on one whose lease was given back because there was none, and leaves none on a KEK
+// that it is not on: that lease could never be given back.
 func TestBeginBesideASwitch(t *testing.T) {
 	newHooked(t, nil, func(t *hooked) {
 		t.still()
-		here := t.c.current.Load()
-		there := &hold{pointer: kek.Pointer{KEKID: "kek-2", Epoch: 2}, shards: 1, sealing: newCache(t.c.cfg.Cache)}
-		done, moved := make(chan struct{}), make(chan struct{})
-		go func() {
-			defer close(moved)
-			for {
-				select {
-				case <-done:
-					t.c.current.Store(here)
-					return
-				default:
-					t.c.current.Store(there)
-					t.c.current.Store(here)
+		current := t.c.current.Load()
+		holds := make([]hold, 50_000)
+		idle := make([]atomic.Bool, len(holds)) // found without a reference when it was left
+		for n := range holds {
+			holds[n].pointer.Epoch = int64(n)
+		}
+		t.c.current.Store(&holds[0])
+		defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(8)) // more than there are: each may stop between any two steps
+		var moved, late atomic.Bool
+		var all sync.WaitGroup
+		all.Go(func() {
+			for n := range holds[1:] {
+				t.c.current.Store(&holds[n+1])
+				idle[n].Store(holds[n].refs.Load() == 0)
+				for spin := 0; spin < 1000 && !moved.Load(); spin++ { // a microsecond: so long that threads are stopped meanwhile
 				}
 			}
-		}()
-		for range 500_000 {
-			begin(t, t.c).End()
+			moved.Store(true)
+		})
+		for range 6 {
+			all.Go(func() {
+				for !moved.Load() {
+					if r, err := t.c.Begin(t.Context()); err == nil {
+						if idle[r.Epoch()].Load() {
+							late.Store(true)
+						}
+						r.End()
+					}
+				}
+			})
 		}
-		close(done)
-		<-moved
-		if a, b := here.refs.Load(), there.refs.Load(); a != 0 || b != 0 {
-			t.Errorf("%d references are left on one KEK, %d on the other", a, b)
+		all.Wait()
+		t.c.current.Store(current)
+		if late.Load() {
+			t.Error("a reference is on a KEK whose lease may be gone")
+		}
+		for n := range holds {
+			if refs := holds[n].refs.Load(); refs != 0 {
+				t.Fatalf("%d references are left on KEK %d", refs, n)
+			}
 		}
 	})
 }
@@ -1531,4 +1551,106 @@ func TestLongestLease(t *testing.T) {
 			t.Errorf("%s: %v", ttl, err)
 		}
 	}
+}
+
+// TestUnusableIsNoOrphan: that KMS refuses a KEK which resolves makes no orphan of a record.
+func TestUnusableIsNoOrphan(t *testing.T) {
+	newHooked(t, func(c *Config) { c.KMS = &refusingKMS{err: &types.DisabledException{}} }, func(t *hooked) {
+		_, err := t.c.Open(t.Context(), Sealed{KEKID: "kek-1", WrappedDEK: []byte("w")}, nil, nil)
+		if !errors.Is(err, ErrKeyUnusable) || errors.Is(err, ErrOrphanedKey) || t.c.Stats().OrphanedKeys != 0 {
+			t.Errorf("%v, %+v", err, t.c.Stats())
+		}
+	})
+}
+
+// badMark cannot leave the mark of one table.
+type badMark struct{ *hookedControl }
+
+func (b badMark) putMark(ctx context.Context, table, holder string, at time.Time) error {
+	if table == "people" {
+		return errHook
+	}
+	return b.hookedControl.putMark(ctx, table, holder, at)
+}
+
+// TestOneMarkMissing: one mark that cannot be left is enough, whichever comes last.
+func TestOneMarkMissing(t *testing.T) {
+	newHooked(t, nil, func(t *hooked) {
+		t.still()
+		for _, table := range []string{"orders", "people", "sessions"} {
+			if err := t.c.mark(t.Context(), table); err != nil {
+				t.Fatal(err)
+			}
+		}
+		t.c.control = badMark{t.table}
+		for range 20 { // in any order
+			time.Sleep(markAge)
+			if t.c.renewMarks(t.Context()) {
+				t.Fatal("every mark is said to be left")
+			}
+		}
+		t.c.control = t.table
+	})
+}
+
+// TestObtainLooksAgain: a key that came after the caller has looked is not made again.
+func TestObtainLooksAgain(t *testing.T) {
+	c := newCache(Cache{}.withDefaults())
+	key := &dataKey{}
+	c.put("a", key, charge{})
+	got, err := c.obtain(t.Context(), "a", 0, 0, func(context.Context) (*dataKey, error) {
+		t.Error("it is made again")
+		return nil, errHook
+	})
+	if err != nil || got != key || len(c.calls) != 0 {
+		t.Errorf("%v, %v, %d calls", got, err, len(c.calls))
+	}
+}
+
+// TestClosedWhileReading: that the keeper's read ends with the client is no error.
+func TestClosedWhileReading(t *testing.T) {
+	newHooked(t, nil, func(t *hooked) {
+		t.table.mu.Lock()
+		t.table.onRead = func() { time.Sleep(time.Second) }
+		t.table.mu.Unlock()
+		reads := t.table.count("pointer")
+		for t.table.count("pointer") == reads {
+			time.Sleep(time.Millisecond)
+		}
+		if err := t.c.Close(); err != nil || t.c.Stats().PointerErrors != 0 {
+			t.Errorf("%v, %+v", err, t.c.Stats())
+		}
+	})
+}
+
+// TestLastReferenceWakes: the keeper is woken when the last reference to a KEK of before is
+// gone, not sooner, and not for the current one.
+func TestLastReferenceWakes(t *testing.T) {
+	newHooked(t, nil, func(t *hooked) {
+		t.still()
+		select {
+		case <-t.c.wake: // for the first KEK
+		default:
+		}
+		begin(t, t.c).End()
+		if len(t.c.wake) != 0 {
+			t.Error("woken for the current KEK")
+		}
+		first, second := begin(t, t.c), begin(t, t.c)
+		t.table.move(2, kek.Normal)
+		time.Sleep(time.Second)
+		if err := t.c.refresh(t.Context(), nil); err != nil {
+			t.Fatal(err)
+		}
+		<-t.c.wake // for the switch itself
+		first.End()
+		if len(t.c.wake) != 0 {
+			t.Error("woken while something is in flight")
+		}
+		second.End()
+		if len(t.c.wake) != 1 {
+			t.Error("not woken")
+		}
+		t.c.tend(t.Context())
+	})
 }

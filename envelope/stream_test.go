@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"strings"
 	"testing"
 	"testing/iotest"
 
@@ -110,7 +111,7 @@ func TestStreamRefused(t *testing.T) {
 func TestStreamBegins(t *testing.T) {
 	for n := range 2 { // the version, and what Tink writes at once
 		w := &filling{room: n}
-		if s, err := envelope.NewEncryptingWriter(w, envelope.NewStreamKey(), nil); !errors.Is(err, errFull) || s != nil {
+		if s, err := envelope.NewEncryptingWriter(w, envelope.NewStreamKey(), nil); !errors.Is(err, errFull) || s != nil || strings.Contains(err.Error(), "the stream's header") != (n == 0) {
 			t.Errorf("room for %d writes: %v, %v", n, s, err)
 		}
 	}
@@ -131,6 +132,21 @@ var errFull = errors.New("no space left")
 type full struct{}
 
 func (full) Write([]byte) (int, error) { return 0, errFull }
+
+// TestStreamReads: the read that ends a stream says so itself.
+func TestStreamReads(t *testing.T) {
+	key := envelope.NewStreamKey()
+	sealed := encrypt(t, key, []byte("plain"))
+	altered := bytes.Clone(sealed)
+	altered[len(altered)-1] ^= 1
+	r, err := envelope.NewDecryptingReader(bytes.NewReader(altered), key, streamContext)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n, err := r.Read(make([]byte, 9)); n != 0 || !errors.Is(err, envelope.ErrAltered) {
+		t.Errorf("%d bytes, %v", n, err)
+	}
+}
 
 // TestStreamEnds: a stream that has ended, or failed, stays so.
 func TestStreamEnds(t *testing.T) {

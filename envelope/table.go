@@ -240,16 +240,12 @@ func onlyFenceBusy(err error, rows int) bool {
 	if !errors.As(err, &e) || len(e.CancellationReasons) != rows+1 {
 		return false
 	}
-	for n, r := range e.CancellationReasons {
-		code := aws.ToString(r.Code)
-		if n == rows {
-			return code == "TransactionConflict"
-		}
-		if code != "" && code != "None" {
+	for _, r := range e.CancellationReasons[:rows] {
+		if code := aws.ToString(r.Code); code != "" && code != "None" {
 			return false
 		}
 	}
-	return false
+	return aws.ToString(e.CancellationReasons[rows].Code) == "TransactionConflict"
 }
 
 // transacted judges the answer to a transaction of rows and, last, a fence check.

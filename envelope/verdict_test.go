@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -318,6 +319,66 @@ func TestExpression(t *testing.T) {
 		if got := resolve(e.update(c.set, c.remove, c.count), e.names, e.values); got != c.want {
 			t.Errorf("%s, want %s", got, c.want)
 		}
+	}
+}
+
+// TestInsertWithoutKeys: a row for which there is no data key is not written, and a table
+// without versions writes none.
+func TestInsertWithoutKeys(t *testing.T) {
+	k := &refusingKMS{err: errHook}
+	db := &answering{}
+	newHooked(t, func(c *Config) { c.KMS, c.DynamoDB = k, db }, func(t *hooked) {
+		table := db.table()
+		table.c = t.c
+		if err := table.Insert(t.Context(), Item{"id": str("a")}, []byte("x")); !errors.Is(err, errHook) || db.write != nil {
+			t.Errorf("%v, %+v", err, db.write)
+		}
+		k.err = nil
+		for version, attributes := range map[string]int{"version": 6, "": 5} {
+			table.cfg.Version = version
+			if err := table.Insert(t.Context(), Item{"id": str("a")}, []byte("x")); err != nil {
+				t.Fatal(err)
+			}
+			if i := db.write.TransactItems[0].Put.Item; len(i) != attributes || (i["version"] != nil) != (version != "") {
+				t.Errorf("version %q: %v", version, i)
+			}
+		}
+	})
+}
+
+// TestNothingGiven: each field that is required is one fault.
+func TestNothingGiven(t *testing.T) {
+	err := TableConfig{}.check()
+	for _, field := range []string{"table", "kek_id_attribute", "wrapped_dek_attribute", "ciphertext_attribute", "epoch_attribute"} {
+		if err == nil || !strings.Contains(err.Error(), field+": is required") {
+			t.Errorf("%v does not name %s", err, field)
+		}
+	}
+	if n := strings.Count(err.Error(), "\n"); n != 4 {
+		t.Errorf("%d faults: %v", n+1, err)
+	}
+}
+
+// TestOnlyFenceBusy: a transaction is worth another shard if the fence's was in another's
+// way, and nothing else was.
+func TestOnlyFenceBusy(t *testing.T) {
+	const busy, none, failed = "TransactionConflict", "None", "ConditionalCheckFailed"
+	for codes, want := range map[string]bool{
+		none + " " + busy: true, busy: true, none + " " + none + " " + busy: true, busy + " " + busy: false, failed + " " + busy: false,
+		none + " " + failed: false, none + " " + none: false, none: false, none + " " + busy + " " + none: false, none + " " + busy + " " + busy: false,
+	} {
+		e := &types.TransactionCanceledException{}
+		for code := range strings.FieldsSeq(codes) {
+			e.CancellationReasons = append(e.CancellationReasons, types.CancellationReason{Code: &code})
+		}
+		rows := len(e.CancellationReasons) - 1
+		if onlyFenceBusy(fmt.Errorf("wrapped: %w", e), rows) != want || onlyFenceBusy(e, rows+1) || onlyFenceBusy(e, rows-1) {
+			t.Errorf("%s: %t", codes, !want)
+		}
+	}
+	absent := &types.TransactionCanceledException{CancellationReasons: []types.CancellationReason{{}, {Code: aws.String(busy)}}}
+	if !onlyFenceBusy(absent, 1) || onlyFenceBusy(errHook, 0) || onlyFenceBusy(nil, 0) {
+		t.Error("a reason that is not given is none")
 	}
 }
 
