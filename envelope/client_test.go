@@ -239,7 +239,7 @@ func TestCatchUp(t *testing.T) {
 		if n := t.table.count("pointer"); n != 2 { // New reads it twice: before and behind its lease
 			t.Fatalf("a pointer of just the age was read: %d reads", n)
 		}
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		begin(t, t.c).End()
 		if n := t.table.count("pointer"); n != 3 {
 			t.Fatalf("%d reads", n)
@@ -258,14 +258,14 @@ func TestCatchUp(t *testing.T) {
 		if n := t.table.count("pointer"); n != 4 {
 			t.Error("it was read again within a second")
 		}
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		begin(t, t.c).End()
 		if n, errs := t.table.count("pointer"), t.c.Stats().PointerErrors; n != 5 || errs != 2 {
 			t.Errorf("%d reads and %d errors after a second", n, errs)
 		}
 		time.Sleep(time.Until(read.Add(time.Minute)))
 		begin(t, t.c).End()
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		if _, err := t.c.Begin(t.Context()); !errors.Is(err, ErrStalePointer) || !errors.Is(err, errBackoff) && !errors.Is(err, errHook) {
 			t.Errorf("after a lease's life: %v", err)
 		}
@@ -492,7 +492,7 @@ func TestRenewal(t *testing.T) {
 		tend(0, "at once")
 		time.Sleep(20*time.Second - 1)
 		tend(0, "just before a third")
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		tend(1, "after a third")
 		l, _ := t.table.lease("kek-1")
 		if left := time.Until(l.expires); left != time.Minute {
@@ -1136,7 +1136,7 @@ func TestKeeperWaits(t *testing.T) {
 			for round := range 3 {
 				time.Sleep(c.wait - 1)
 				early := t.table.count("pointer") - before
-				time.Sleep(1)
+				time.Sleep(time.Nanosecond)
 				if n := t.table.count("pointer") - before; early != round || n != round+1 {
 					t.Errorf("%s, round %d: %d reads before its time, %d then", name, round, early, n)
 				}
@@ -1181,7 +1181,7 @@ func TestEveryMark(t *testing.T) {
 		if !t.c.renewMarks(t.Context()) || t.table.count("putMark") != len(tables) {
 			t.Error("a mark is left again before its time")
 		}
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		if !t.c.renewMarks(t.Context()) {
 			t.Error("a mark is missing")
 		}

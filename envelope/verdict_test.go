@@ -815,10 +815,22 @@ func TestSameKey(t *testing.T) {
 		a, b types.AttributeValue
 		same bool
 	}{
-		{str("a"), str("a"), true}, {str("a"), str("b"), false}, {str("1"), n("1"), false}, {n("1"), str("1"), false},
-		{n("1"), n("1.0"), true}, {n("1"), n("2"), false}, {n("x"), n("x"), false}, {n("x"), n("1"), false}, {n("1"), n("x"), false},
-		{blob([]byte("a")), blob([]byte("a")), true}, {blob([]byte("a")), blob([]byte("b")), false}, {blob([]byte("a")), str("a"), false},
-		{str("a"), nil, false}, {nil, str("a"), false}, {nil, nil, false}, {yes, yes, false},
+		{str("a"), str("a"), true},
+		{str("a"), str("b"), false},
+		{str("1"), n("1"), false},
+		{n("1"), str("1"), false},
+		{n("1"), n("1.0"), true},
+		{n("1"), n("2"), false},
+		{n("x"), n("x"), false},
+		{n("x"), n("1"), false},
+		{n("1"), n("x"), false},
+		{blob([]byte("a")), blob([]byte("a")), true},
+		{blob([]byte("a")), blob([]byte("b")), false},
+		{blob([]byte("a")), str("a"), false},
+		{str("a"), nil, false},
+		{nil, str("a"), false},
+		{nil, nil, false},
+		{yes, yes, false},
 	} {
 		if sameScalar(c.a, c.b) != c.same {
 			t.Errorf("%T %v, %T %v: same %t", c.a, c.a, c.b, c.b, !c.same)
