@@ -1077,7 +1077,7 @@ func TestBeginBesideASwitch(t *testing.T) {
 	newHooked(t, nil, func(t *hooked) {
 		t.still()
 		current := t.c.current.Load()
-		holds := make([]hold, 50_000)
+		holds := make([]hold, 100_000)
 		idle := make([]atomic.Bool, len(holds)) // found without a reference when it was left
 		for n := range holds {
 			holds[n].pointer.Epoch = int64(n)
@@ -1095,7 +1095,7 @@ func TestBeginBesideASwitch(t *testing.T) {
 			}
 			moved.Store(true)
 		})
-		for range 6 {
+		for range 3 {
 			all.Go(func() {
 				for !moved.Load() {
 					if r, err := t.c.Begin(t.Context()); err == nil {
