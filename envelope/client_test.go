@@ -5,7 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"runtime"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -16,6 +19,7 @@ import (
 	aesgcm "github.com/tink-crypto/tink-go/v2/proto/aes_gcm_go_proto"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/matter-ops/kms-rotation/envelope/aead"
 	"github.com/matter-ops/kms-rotation/kek"
 )
 
@@ -235,7 +239,7 @@ func TestCatchUp(t *testing.T) {
 		if n := t.table.count("pointer"); n != 2 { // New reads it twice: before and behind its lease
 			t.Fatalf("a pointer of just the age was read: %d reads", n)
 		}
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		begin(t, t.c).End()
 		if n := t.table.count("pointer"); n != 3 {
 			t.Fatalf("%d reads", n)
@@ -254,14 +258,14 @@ func TestCatchUp(t *testing.T) {
 		if n := t.table.count("pointer"); n != 4 {
 			t.Error("it was read again within a second")
 		}
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		begin(t, t.c).End()
 		if n, errs := t.table.count("pointer"), t.c.Stats().PointerErrors; n != 5 || errs != 2 {
 			t.Errorf("%d reads and %d errors after a second", n, errs)
 		}
 		time.Sleep(time.Until(read.Add(time.Minute)))
 		begin(t, t.c).End()
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		if _, err := t.c.Begin(t.Context()); !errors.Is(err, ErrStalePointer) || !errors.Is(err, errBackoff) && !errors.Is(err, errHook) {
 			t.Errorf("after a lease's life: %v", err)
 		}
@@ -488,7 +492,7 @@ func TestRenewal(t *testing.T) {
 		tend(0, "at once")
 		time.Sleep(20*time.Second - 1)
 		tend(0, "just before a third")
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		tend(1, "after a third")
 		l, _ := t.table.lease("kek-1")
 		if left := time.Until(l.expires); left != time.Minute {
@@ -657,6 +661,7 @@ func TestRegistryReads(t *testing.T) {
 				t.Errorf("%s: %+v, %v, %d reads", when, k, err, t.table.count("kek")-before)
 			}
 		}
+		time.Sleep(time.Hour) // what the registry said is long ago
 		ask("kek-1", false, 0, "the pointer's")
 		ask("kek-1", true, 1, "the pointer's again")
 		ask("kek-7", false, 1, "another")
@@ -895,6 +900,8 @@ func TestSameRecord(t *testing.T) {
 // cache, however the parts of the names meet.
 func TestKeyNames(t *testing.T) {
 	seen := map[string]string{}
+	ends := map[string]string{"c": string([]byte{aead.Version})} // as the associated data of no context does
+	bound := aead.AssociatedData(ends)
 	for name, r := range map[string]record{
 		"plain":           {Sealed: Sealed{KEKID: "k", WrappedDEK: []byte("w")}},
 		"Tink's":          {Sealed: Sealed{KEKID: "k", WrappedDEK: []byte("w")}, tink: &tinkFormat{}},
@@ -907,6 +914,12 @@ func TestKeyNames(t *testing.T) {
 		"another key":     {Sealed: Sealed{KEKID: "k", WrappedDEK: []byte("v")}},
 		"a context":       {Sealed: Sealed{KEKID: "k", WrappedDEK: []byte("w")}, encctx: map[string]string{"c": "1"}},
 		"another context": {Sealed: Sealed{KEKID: "k", WrappedDEK: []byte("w")}, encctx: map[string]string{"c": "2"}},
+		"context at end":  {Sealed: Sealed{KEKID: "k", WrappedDEK: []byte("w")}, encctx: ends},
+		"it in the key":   {Sealed: Sealed{KEKID: "k", WrappedDEK: append([]byte("w"), bound[:len(bound)-1]...)}},
+		"an id and a key": {Sealed: Sealed{KEKID: "k", WrappedDEK: []byte("\x00\x01v")}},
+		"it as an id":     {Sealed: Sealed{KEKID: "k\x00\x03", WrappedDEK: []byte("v")}},
+		"by a short ARN":  {Sealed: Sealed{KEKID: "k", WrappedDEK: []byte(strings.Repeat("w", 96))}, arn: "a"},
+		"it as a length":  {Sealed: Sealed{KEKID: "k", WrappedDEK: []byte("\x60" + strings.Repeat("w", 96))}}, // 'a' is 97
 	} {
 		got := string(r.appendName(nil))
 		if other, ok := seen[got]; ok {
@@ -1055,4 +1068,589 @@ func TestExpandTink(t *testing.T) {
 	if _, err := r.expand([]byte{0xff}); !errors.Is(err, errTinkDEK) {
 		t.Errorf("expand: %v", err)
 	}
+}
+
+// TestBeginBesideASwitch: a reference that is taken while the client moves to another KEK is
+// not on one whose lease was given back because there was none, and leaves none on a KEK
+// that it is not on: that lease could never be given back.
+func TestBeginBesideASwitch(t *testing.T) {
+	newHooked(t, nil, func(t *hooked) {
+		t.still()
+		current := t.c.current.Load()
+		holds := make([]hold, 100_000)
+		idle := make([]atomic.Bool, len(holds)) // found without a reference when it was left
+		for n := range holds {
+			holds[n].pointer.Epoch = int64(n)
+		}
+		t.c.current.Store(&holds[0])
+		defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(8)) // more than there are: each may stop between any two steps
+		var moved, late atomic.Bool
+		var all sync.WaitGroup
+		all.Go(func() {
+			for n := range holds[1:] {
+				t.c.current.Store(&holds[n+1])
+				idle[n].Store(holds[n].refs.Load() == 0)
+				for spin := 0; spin < 1000 && !moved.Load(); spin++ { // a microsecond: so long that threads are stopped meanwhile
+				}
+			}
+			moved.Store(true)
+		})
+		for range 3 {
+			all.Go(func() {
+				for !moved.Load() {
+					if r, err := t.c.Begin(t.Context()); err == nil {
+						if idle[r.Epoch()].Load() {
+							late.Store(true)
+						}
+						r.End()
+					}
+				}
+			})
+		}
+		all.Wait()
+		t.c.current.Store(current)
+		if late.Load() {
+			t.Error("a reference is on a KEK whose lease may be gone")
+		}
+		for n := range holds {
+			if refs := holds[n].refs.Load(); refs != 0 {
+				t.Fatalf("%d references are left on KEK %d", refs, n)
+			}
+		}
+	})
+}
+
+// TestKeeperWaits: the pointer is read after half its age, and up to a quarter more, so
+// that processes do not move in step.
+func TestKeeperWaits(t *testing.T) {
+	for name, c := range map[string]struct {
+		random func(n int64) int64
+		wait   time.Duration
+	}{
+		"least":   {func(int64) int64 { return 0 }, 5 * time.Second},
+		"between": {func(n int64) int64 { return n / 2 }, 6250 * time.Millisecond},
+		"most":    {func(n int64) int64 { return n - 1 }, 7500 * time.Millisecond},
+	} {
+		newHooked(t, func(cfg *Config) { cfg.Random = c.random }, func(t *hooked) {
+			before := t.table.count("pointer")
+			for round := range 3 {
+				time.Sleep(c.wait - 1)
+				early := t.table.count("pointer") - before
+				time.Sleep(time.Nanosecond)
+				if n := t.table.count("pointer") - before; early != round || n != round+1 {
+					t.Errorf("%s, round %d: %d reads before its time, %d then", name, round, early, n)
+				}
+			}
+		})
+	}
+}
+
+// TestOldKeysAreNotKept: what a request in flight still seals under a KEK that the client
+// has left is under a data key of its own, which nobody keeps.
+func TestOldKeysAreNotKept(t *testing.T) {
+	newHooked(t, nil, func(t *hooked) {
+		t.still()
+		r := begin(t, t.c)
+		t.table.move(2, kek.Normal)
+		time.Sleep(time.Second)
+		if err := t.c.refresh(t.Context(), nil); err != nil {
+			t.Fatal(err)
+		}
+		for n := range 2 {
+			if _, err := r.Seal(t.Context(), []byte("x"), nil); err != nil || t.keys.made != n+1 || len(r.h.sealing.keys) != 0 {
+				t.Errorf("%v, %d data keys made, %d kept", err, t.keys.made, len(r.h.sealing.keys))
+			}
+		}
+		r.End()
+		t.c.tend(t.Context())
+	})
+}
+
+// TestEveryMark: each table's mark is left again, and one that cannot be keeps none of the
+// others.
+func TestEveryMark(t *testing.T) {
+	newHooked(t, nil, func(t *hooked) {
+		t.still()
+		tables := []string{"orders", "people", "sessions"}
+		for _, table := range tables {
+			if err := t.c.mark(t.Context(), table); err != nil {
+				t.Fatal(err)
+			}
+		}
+		time.Sleep(markAge - 1)
+		if !t.c.renewMarks(t.Context()) || t.table.count("putMark") != len(tables) {
+			t.Error("a mark is left again before its time")
+		}
+		time.Sleep(time.Nanosecond)
+		if !t.c.renewMarks(t.Context()) {
+			t.Error("a mark is missing")
+		}
+		for _, table := range tables {
+			if n := len(t.table.marks[table]); n != 2 {
+				t.Errorf("the mark of %s was left %d times", table, n)
+			}
+		}
+		time.Sleep(2 * time.Hour)
+		t.table.set("putMark", errHook)
+		before := t.table.count("putMark")
+		if t.c.renewMarks(t.Context()) || t.table.count("putMark")-before != len(tables) {
+			t.Errorf("%d marks were tried", t.table.count("putMark")-before)
+		}
+	})
+}
+
+// TestEveryFaultOfABound: each value that cannot be bound is named.
+func TestEveryFaultOfABound(t *testing.T) {
+	err := checkBound("bind", map[string]string{"a": "", "b": "x\xff", "c": "$dek", "d": "$", "e": "$tenant", "f": "x", "aws:g": "x", "": "x"}, map[string]string{"dek": "dek"})
+	for _, want := range []string{
+		`bind: "a": "": KMS takes`, `bind: "b": "x\xff" is not UTF-8`, `bind: key "c": attribute "dek" cannot`, `bind: key "d": attribute "" cannot`,
+		`bind: "aws:g": "x": KMS takes`, `bind: "": "x": KMS takes`,
+	} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v, want %s", err, want)
+		}
+	}
+	if n := strings.Count(err.Error(), "bind: "); n != 6 {
+		t.Errorf("%d faults: %v", n, err)
+	}
+}
+
+// TestKeeperCounts: each look at the pointer that fails is one error.
+func TestKeeperCounts(t *testing.T) {
+	newHooked(t, func(c *Config) { c.Random = func(int64) int64 { return 0 } }, func(t *hooked) {
+		t.table.set("pointer", errHook)
+		reads := t.table.count("pointer")
+		for n := range int64(4) {
+			if got := t.c.Stats().PointerErrors; got != n || t.table.count("pointer") != reads+int(n) {
+				t.Errorf("%d errors after %d reads", got, n)
+			}
+			time.Sleep(5 * time.Second)
+			synctest.Wait()
+		}
+	})
+}
+
+// TestRegistryUnread: that a record's KEK is unknown because the registry cannot be read is
+// no reason to read the record again; that it cannot be read again is told with the reason.
+func TestRegistryUnread(t *testing.T) {
+	newHooked(t, nil, func(t *hooked) {
+		reads := 0
+		reread := func(context.Context) (Sealed, bool, error) { reads++; return Sealed{}, false, errHook }
+		gone := Sealed{KEKID: "gone", WrappedDEK: []byte("w")}
+		t.table.set("kek", errHook)
+		if _, err := t.c.Open(t.Context(), gone, nil, reread); !errors.Is(err, errHook) || reads != 0 {
+			t.Errorf("%v after %d reads", err, reads)
+		}
+		t.table.set("kek", nil)
+		t.table.unknown = map[kek.ID]bool{"gone": true}
+		if _, err := t.c.Open(t.Context(), gone, nil, reread); !errors.Is(err, errHook) || !errors.Is(err, errSuspect) || reads != 1 {
+			t.Errorf("%v after %d reads", err, reads)
+		}
+	})
+}
+
+// TestKeysOfTheEnvelope: no part of the table's key is an attribute of the envelope.
+func TestKeysOfTheEnvelope(t *testing.T) {
+	newHooked(t, nil, func(t *hooked) {
+		for keys, want := range map[string]string{"id sk": "", "data sk": "data", "id data": "data", "id version": "version"} {
+			cfg := TableConfig{Table: "orders", KEKID: "key", WrappedDEK: "dek", Ciphertext: "data", Version: "version", Keys: strings.Fields(keys)}
+			if _, err := t.c.Table(t.Context(), cfg); (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), `attribute "`+want+`" is part of the key`) {
+				t.Errorf("%s: %v", keys, err)
+			}
+		}
+	})
+}
+
+// TestWriteOfAClosedClient: it is not tried.
+func TestWriteOfAClosedClient(t *testing.T) {
+	newHooked(t, nil, func(t *hooked) {
+		if err := t.c.Close(); err != nil {
+			t.Fatal(err)
+		}
+		tries := 0
+		err := t.c.write(t.Context(), func(*hold, time.Duration) (verdict, error) { tries++; return verdict{}, nil })
+		if !errors.Is(err, ErrClosed) || tries != 0 {
+			t.Errorf("%v after %d tries", err, tries)
+		}
+	})
+}
+
+// TestLeaseWithoutAPointer: a lease that was revoked is taken anew; that the pointer cannot
+// be read then is counted.
+func TestLeaseWithoutAPointer(t *testing.T) {
+	newHooked(t, nil, func(t *hooked) {
+		t.still()
+		defer begin(t, t.c).End()
+		t.table.mu.Lock()
+		clear(t.table.leases)
+		t.table.mu.Unlock()
+		t.table.set("pointer", errHook)
+		time.Sleep(time.Second)
+		t.c.tend(t.Context())
+		if _, ok := t.table.lease("kek-1"); !ok || t.c.Stats().PointerErrors != 1 || t.c.Stats().RevokedLeases != 1 {
+			t.Errorf("a lease %t, %+v", ok, t.c.Stats())
+		}
+	})
+}
+
+// TestTwoKEKs: what is in flight is counted under every KEK, and a lease that was put a
+// moment ago is not written again.
+func TestTwoKEKs(t *testing.T) {
+	newHooked(t, nil, func(t *hooked) {
+		t.still()
+		time.Sleep(time.Hour)
+		old := begin(t, t.c)
+		t.table.move(2, kek.Normal)
+		if err := t.c.refresh(t.Context(), nil); err != nil {
+			t.Fatal(err)
+		}
+		t.c.tend(t.Context())
+		if n := t.table.count("renewLease"); n != 1 {
+			t.Errorf("%d renewals, want that of the old KEK", n)
+		}
+		current := begin(t, t.c)
+		if n := t.c.Stats().InFlight; n != 2 {
+			t.Errorf("%d in flight, want one under each KEK", n)
+		}
+		old.End()
+		current.End()
+		t.c.tend(t.Context())
+	})
+}
+
+// TestSlowFailure: a read of the pointer that takes long and fails says as much of the
+// table as one that fails at once; one that outlives its timeout twice says nothing.
+func TestSlowFailure(t *testing.T) {
+	for took, again := range map[time.Duration]bool{time.Second: false, 20*time.Second - 1: false, 20 * time.Second: true} {
+		newHooked(t, nil, func(t *hooked) {
+			t.still()
+			time.Sleep(11 * time.Second)
+			t.table.mu.Lock()
+			t.table.onRead = func() {
+				time.Sleep(took)
+				t.table.mu.Lock()
+				defer t.table.mu.Unlock()
+				t.table.down, t.table.onRead = true, nil
+			}
+			t.table.mu.Unlock()
+			if err := t.c.refresh(t.Context(), nil); !errors.Is(err, errDown) {
+				t.Errorf("%s: %v", took, err)
+			}
+			time.Sleep(time.Millisecond)
+			if err := t.c.refresh(t.Context(), nil); errors.Is(err, errBackoff) == again {
+				t.Errorf("%s, asked again: %v", took, err)
+			}
+			t.table.mu.Lock()
+			t.table.down = false
+			t.table.mu.Unlock()
+		})
+	}
+}
+
+// askedKMS keeps what it is asked.
+type askedKMS struct {
+	constantKMS
+	made   *kms.GenerateDataKeyInput
+	opened *kms.DecryptInput
+}
+
+func (k *askedKMS) GenerateDataKey(ctx context.Context, in *kms.GenerateDataKeyInput, o ...func(*kms.Options)) (*kms.GenerateDataKeyOutput, error) {
+	k.made = in
+	return k.constantKMS.GenerateDataKey(ctx, in, o...)
+}
+
+func (k *askedKMS) Decrypt(ctx context.Context, in *kms.DecryptInput, o ...func(*kms.Options)) (*kms.DecryptOutput, error) {
+	k.opened = in
+	return k.constantKMS.Decrypt(ctx, in, o...)
+}
+
+// TestKMSRequests: a data key has 256 bits, and is made and unwrapped under the KEK and the
+// context that the caller names. KMS takes no request without a size of the key (API
+// reference, GenerateDataKey).
+func TestKMSRequests(t *testing.T) {
+	k := &askedKMS{}
+	newHooked(t, func(c *Config) { c.KMS = k }, func(t *hooked) {
+		r := begin(t, t.c)
+		defer r.End()
+		encctx := map[string]string{"tenant": "a"}
+		s, err := r.Seal(t.Context(), []byte("x"), encctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if k.made.KeySpec != types.DataKeySpecAes256 || k.made.NumberOfBytes != nil || *k.made.KeyId != "kek-1" || !cmp.Equal(k.made.EncryptionContext, encctx) {
+			t.Errorf("%+v", k.made)
+		}
+		if _, err := t.c.Open(t.Context(), s, encctx, nil); err != nil {
+			t.Fatal(err)
+		}
+		if *k.opened.KeyId != "kek-1" || string(k.opened.CiphertextBlob) != "wrapped" || !cmp.Equal(k.opened.EncryptionContext, encctx) {
+			t.Errorf("%+v", k.opened)
+		}
+	})
+}
+
+// TestKeyByARN: KMS is told the KEK of the pointer by the ARN that the pointer has.
+func TestKeyByARN(t *testing.T) {
+	const arn = "arn:aws:kms:eu-central-1:123456789012:key/kek-2"
+	k := &askedKMS{}
+	newHooked(t, func(c *Config) { c.KMS = k }, func(t *hooked) {
+		t.still()
+		t.table.move(2, kek.Normal)
+		t.table.at.KeyARN = arn
+		time.Sleep(time.Second)
+		if err := t.c.refresh(t.Context(), nil); err != nil {
+			t.Fatal(err)
+		}
+		r := begin(t, t.c)
+		defer r.End()
+		s, err := r.Seal(t.Context(), []byte("x"), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := t.c.Open(t.Context(), s, nil, nil); err != nil || *k.made.KeyId != arn || *k.opened.KeyId != arn {
+			t.Errorf("%v, %s, %s", err, *k.made.KeyId, *k.opened.KeyId)
+		}
+		r.End()
+		t.c.tend(t.Context())
+	})
+}
+
+// TestHeldAlready: a KEK that the client holds has one lease, whatever an earlier try of it
+// came to.
+func TestHeldAlready(t *testing.T) {
+	newHooked(t, nil, func(t *hooked) {
+		t.still()
+		puts := t.table.count("putLease")
+		current := t.c.current.Load()
+		if h, err := t.c.hold(t.Context(), current.pointer); err != nil || h != current || t.table.count("putLease") != puts {
+			t.Errorf("%v, another hold %t, %d leases more", err, h != current, t.table.count("putLease")-puts)
+		}
+	})
+}
+
+// TestInFlightIsRenewed: while something is in flight under a KEK that the client has left,
+// its lease is renewed, also while a mark cannot be left.
+func TestInFlightIsRenewed(t *testing.T) {
+	newHooked(t, nil, func(t *hooked) {
+		t.still()
+		if err := t.c.mark(t.Context(), "orders"); err != nil {
+			t.Fatal(err)
+		}
+		r := begin(t, t.c)
+		t.table.move(2, kek.Normal)
+		time.Sleep(time.Second)
+		if err := t.c.refresh(t.Context(), nil); err != nil {
+			t.Fatal(err)
+		}
+		t.table.set("putMark", errHook)
+		time.Sleep(20 * time.Second)
+		t.c.tend(t.Context())
+		if l, ok := t.table.lease("kek-1"); !ok || l.refs != 1 || time.Until(l.expires) != time.Minute {
+			t.Errorf("%t, %+v", ok, l)
+		}
+		if l, ok := t.table.lease("kek-2"); !ok || l.refs != 0 || time.Until(l.expires) != time.Minute {
+			t.Errorf("the current KEK's: %t, %+v", ok, l)
+		}
+		r.End()
+	})
+}
+
+// TestEveryText: each key and value of a context is UTF-8.
+func TestEveryText(t *testing.T) {
+	for _, bad := range []string{"", "key", "value"} {
+		encctx := map[string]string{}
+		for n := range 20 {
+			encctx[fmt.Sprint(n)] = "x"
+		}
+		switch bad {
+		case "key":
+			encctx["\xff"] = "x"
+		case "value":
+			encctx["x"] = "\xff"
+		}
+		for range 5 { // in any order
+			if err := checkText(encctx); (err == nil) != (bad == "") {
+				t.Errorf("%s: %v", bad, err)
+			}
+		}
+	}
+}
+
+// slowOpening answers after a second.
+type slowOpening struct{ constantKMS }
+
+func (k *slowOpening) Decrypt(ctx context.Context, in *kms.DecryptInput, o ...func(*kms.Options)) (*kms.DecryptOutput, error) {
+	time.Sleep(time.Second)
+	return k.constantKMS.Decrypt(ctx, in, o...)
+}
+
+// TestOpeningIsNoUse: those who open under one data key at once share one call, however few
+// bytes may be sealed under a key: what is opened is not counted.
+func TestOpeningIsNoUse(t *testing.T) {
+	k := &slowOpening{}
+	newHooked(t, func(c *Config) { c.KMS, c.Cache.MaxBytes = k, 1 }, func(t *hooked) {
+		s := Sealed{KEKID: "kek-1", WrappedDEK: []byte("w"), Ciphertext: k.seal(t)}
+		errs := make(chan error)
+		for range 5 {
+			go func() {
+				_, err := t.c.Open(t.Context(), s, nil, nil)
+				errs <- err
+			}()
+		}
+		for range 5 {
+			if err := <-errs; err != nil {
+				t.Error(err)
+			}
+		}
+		if k.unwrapped != 1 {
+			t.Errorf("%d calls of Decrypt", k.unwrapped)
+		}
+	})
+}
+
+// TestNoKeysAfterClose: a client that is closed keeps no data key any more, not even one
+// that a reference seals with which should have ended.
+func TestNoKeysAfterClose(t *testing.T) {
+	newHooked(t, nil, func(t *hooked) {
+		r := begin(t, t.c)
+		if _, err := r.Seal(t.Context(), []byte("x"), nil); err != nil || len(r.h.sealing.keys) != 1 {
+			t.Fatal(err)
+		}
+		if err := t.c.Close(); err != nil || len(r.h.sealing.keys) != 0 {
+			t.Fatalf("%v, %d keys", err, len(r.h.sealing.keys))
+		}
+		if _, err := r.Seal(t.Context(), []byte("x"), nil); err != nil || len(r.h.sealing.keys) != 0 || t.keys.made != 2 {
+			t.Errorf("%v, %d keys are kept, %d made", err, len(r.h.sealing.keys), t.keys.made)
+		}
+	})
+}
+
+// TestEveryKey: each attribute of a key is one that DynamoDB stores as it is.
+func TestEveryKey(t *testing.T) {
+	for _, bad := range []bool{false, true} {
+		k := Item{}
+		for n := range 20 {
+			k[fmt.Sprint(n)] = str("x")
+		}
+		if bad {
+			k["bad"] = str("\xff")
+		}
+		for range 5 { // in any order
+			if err := checkKey(k); (err != nil) != bad || bad && !errors.Is(err, ErrInvalidItem) {
+				t.Errorf("bad %t: %v", bad, err)
+			}
+		}
+	}
+}
+
+// TestLongestLease: a lease lives for as long as a rotation waits for it, and no longer.
+func TestLongestLease(t *testing.T) {
+	for ttl, ok := range map[time.Duration]bool{kek.MaxLease: true, kek.MaxLease + 1: false} {
+		c, err := Config{ControlTable: "x", DynamoDB: noDynamoDB{}, KMS: &constantKMS{}, LeaseTTL: ttl}.withDefaults()
+		if (err == nil) != ok || c.LeaseTTL != ttl || !ok && !strings.Contains(err.Error(), "LeaseTTL must be at most "+kek.MaxLease.String()) {
+			t.Errorf("%s: %v", ttl, err)
+		}
+	}
+}
+
+// TestUnusableIsNoOrphan: that KMS refuses a KEK which resolves makes no orphan of a record.
+func TestUnusableIsNoOrphan(t *testing.T) {
+	newHooked(t, func(c *Config) { c.KMS = &refusingKMS{err: &types.DisabledException{}} }, func(t *hooked) {
+		_, err := t.c.Open(t.Context(), Sealed{KEKID: "kek-1", WrappedDEK: []byte("w")}, nil, nil)
+		if !errors.Is(err, ErrKeyUnusable) || errors.Is(err, ErrOrphanedKey) || t.c.Stats().OrphanedKeys != 0 {
+			t.Errorf("%v, %+v", err, t.c.Stats())
+		}
+	})
+}
+
+// badMark cannot leave the mark of one table.
+type badMark struct{ *hookedControl }
+
+func (b badMark) putMark(ctx context.Context, table, holder string, at time.Time) error {
+	if table == "people" {
+		return errHook
+	}
+	return b.hookedControl.putMark(ctx, table, holder, at)
+}
+
+// TestOneMarkMissing: one mark that cannot be left is enough, whichever comes last.
+func TestOneMarkMissing(t *testing.T) {
+	newHooked(t, nil, func(t *hooked) {
+		t.still()
+		for _, table := range []string{"orders", "people", "sessions"} {
+			if err := t.c.mark(t.Context(), table); err != nil {
+				t.Fatal(err)
+			}
+		}
+		t.c.control = badMark{t.table}
+		for range 20 { // in any order
+			time.Sleep(markAge)
+			if t.c.renewMarks(t.Context()) {
+				t.Fatal("every mark is said to be left")
+			}
+		}
+		t.c.control = t.table
+	})
+}
+
+// TestObtainLooksAgain: a key that came after the caller has looked is not made again.
+func TestObtainLooksAgain(t *testing.T) {
+	c := newCache(Cache{}.withDefaults())
+	key := &dataKey{}
+	c.put("a", key, charge{})
+	got, err := c.obtain(t.Context(), "a", 0, 0, func(context.Context) (*dataKey, error) {
+		t.Error("it is made again")
+		return nil, errHook
+	})
+	if err != nil || got != key || len(c.calls) != 0 {
+		t.Errorf("%v, %v, %d calls", got, err, len(c.calls))
+	}
+}
+
+// TestClosedWhileReading: that the keeper's read ends with the client is no error.
+func TestClosedWhileReading(t *testing.T) {
+	newHooked(t, nil, func(t *hooked) {
+		t.table.mu.Lock()
+		t.table.onRead = func() { time.Sleep(time.Second) }
+		t.table.mu.Unlock()
+		reads := t.table.count("pointer")
+		for t.table.count("pointer") == reads {
+			time.Sleep(time.Millisecond)
+		}
+		if err := t.c.Close(); err != nil || t.c.Stats().PointerErrors != 0 {
+			t.Errorf("%v, %+v", err, t.c.Stats())
+		}
+	})
+}
+
+// TestLastReferenceWakes: the keeper is woken when the last reference to a KEK of before is
+// gone, not sooner, and not for the current one.
+func TestLastReferenceWakes(t *testing.T) {
+	newHooked(t, nil, func(t *hooked) {
+		t.still()
+		select {
+		case <-t.c.wake: // for the first KEK
+		default:
+		}
+		begin(t, t.c).End()
+		if len(t.c.wake) != 0 {
+			t.Error("woken for the current KEK")
+		}
+		first, second := begin(t, t.c), begin(t, t.c)
+		t.table.move(2, kek.Normal)
+		time.Sleep(time.Second)
+		if err := t.c.refresh(t.Context(), nil); err != nil {
+			t.Fatal(err)
+		}
+		<-t.c.wake // for the switch itself
+		first.End()
+		if len(t.c.wake) != 0 {
+			t.Error("woken while something is in flight")
+		}
+		second.End()
+		if len(t.c.wake) != 1 {
+			t.Error("not woken")
+		}
+		t.c.tend(t.Context())
+	})
 }

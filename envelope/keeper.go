@@ -98,7 +98,7 @@ func (c *Client) refresh(ctx context.Context, stale *hold) error {
 	case stale != nil && h != stale:
 		return nil
 	}
-	if h != nil && time.Duration(c.fresh.Load()) > began {
+	if time.Duration(c.fresh.Load()) > began {
 		return nil // somebody read it while this call waited
 	}
 	if c.elapsed() < c.retryAt {
@@ -111,7 +111,7 @@ func (c *Client) refresh(ctx context.Context, stale *hold) error {
 	// A read that outlives its timeout is one that the process was frozen over. It
 	// says nothing of the table, and whoever writes first after the thaw is not to be
 	// told that the pointer cannot be read.
-	if now := c.elapsed(); err != nil && h != nil && now-at < 2*c.cfg.PointerAge {
+	if now := c.elapsed(); err != nil && now-at < 2*c.cfg.PointerAge {
 		c.retryAt = now + retryPointer
 	}
 	return err

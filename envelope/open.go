@@ -164,7 +164,7 @@ func (c *Client) unwrap(ctx context.Context, r record, arn string) ([]byte, erro
 
 // expand makes a data key of DEK bytes, which the caller clears.
 func (r record) expand(dek []byte) (k *dataKey, err error) {
-	k = &dataKey{wrapped: r.WrappedDEK}
+	k = &dataKey{}
 	if r.tink != nil {
 		k.tink, err = expandTink(dek)
 	} else {

@@ -223,10 +223,8 @@ func (c TableConfig) decode(i Item) (stored, error) {
 		KEKID: kek.ID(text(i[c.KEKID])), WrappedDEK: bytesOf(i[c.WrappedDEK]), Ciphertext: bytesOf(i[c.Ciphertext]),
 	}), item: i}
 	var err error
-	if c.Version != "" {
-		if s.version, err = number(i[c.Version]); err != nil {
-			return s, fmt.Errorf("%w: attribute %s: %w", ErrNoEnvelope, c.Version, err)
-		}
+	if s.version, err = number(i[c.Version]); err != nil { // no attribute is called ""
+		return s, fmt.Errorf("%w: attribute %s: %w", ErrNoEnvelope, c.Version, err)
 	}
 	if s.Epoch, err = number(i[c.Epoch]); err != nil {
 		return s, fmt.Errorf("%w: attribute %s: %w", ErrNoEnvelope, c.Epoch, err)

@@ -106,7 +106,7 @@ func (s *source) judge(err error) error {
 }
 
 func streamError(err error) error {
-	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+	if errors.Is(err, io.EOF) {
 		return fmt.Errorf("the stream is cut off: %w", ErrFormat)
 	}
 	return ErrAltered

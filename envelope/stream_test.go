@@ -4,10 +4,12 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"strings"
 	"testing"
 	"testing/iotest"
 
 	"github.com/matter-ops/kms-rotation/envelope"
+	"github.com/matter-ops/kms-rotation/envelope/aead"
 )
 
 var streamContext = map[string]string{"bucket": "b", "object": "o"}
@@ -88,11 +90,14 @@ func TestStreamRefused(t *testing.T) {
 			t.Errorf("connection lost after %d bytes: %v", n, err)
 		}
 	}
-	if _, err := envelope.NewEncryptingWriter(io.Discard, key[:16], nil); err == nil {
-		t.Error("a short key is taken")
-	}
-	if _, err := envelope.NewDecryptingReader(bytes.NewReader(sealed), key[:16], nil); err == nil {
-		t.Error("a short key opens")
+	for _, n := range []int{0, 16, 31, 33, 64} { // Tink takes longer ones
+		other := make([]byte, n)
+		if w, err := envelope.NewEncryptingWriter(io.Discard, other, nil); !errors.Is(err, aead.ErrKeySize) || w != nil {
+			t.Errorf("a key of %d bytes: %v", n, err)
+		}
+		if r, err := envelope.NewDecryptingReader(bytes.NewReader(sealed), other, nil); !errors.Is(err, aead.ErrKeySize) || r != nil {
+			t.Errorf("a key of %d bytes opens: %v", n, err)
+		}
 	}
 	if _, err := envelope.NewEncryptingWriter(io.Discard, key, map[string]string{"k": "\xff"}); err == nil {
 		t.Error("a context that is not UTF-8 is taken")
@@ -102,11 +107,46 @@ func TestStreamRefused(t *testing.T) {
 	}
 }
 
+// TestStreamBegins: a stream whose header cannot be written whole is none.
+func TestStreamBegins(t *testing.T) {
+	for n := range 2 { // the version, and what Tink writes at once
+		w := &filling{room: n}
+		if s, err := envelope.NewEncryptingWriter(w, envelope.NewStreamKey(), nil); !errors.Is(err, errFull) || s != nil || strings.Contains(err.Error(), "the stream's header") != (n == 0) {
+			t.Errorf("room for %d writes: %v, %v", n, s, err)
+		}
+	}
+}
+
+// filling has room for a number of writes.
+type filling struct{ room int }
+
+func (f *filling) Write(p []byte) (int, error) {
+	if f.room--; f.room < 0 {
+		return 0, errFull
+	}
+	return len(p), nil
+}
+
 var errFull = errors.New("no space left")
 
 type full struct{}
 
 func (full) Write([]byte) (int, error) { return 0, errFull }
+
+// TestStreamReads: the read that ends a stream says so itself.
+func TestStreamReads(t *testing.T) {
+	key := envelope.NewStreamKey()
+	sealed := encrypt(t, key, []byte("plain"))
+	altered := bytes.Clone(sealed)
+	altered[len(altered)-1] ^= 1
+	r, err := envelope.NewDecryptingReader(bytes.NewReader(altered), key, streamContext)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n, err := r.Read(make([]byte, 9)); n != 0 || !errors.Is(err, envelope.ErrAltered) {
+		t.Errorf("%d bytes, %v", n, err)
+	}
+}
 
 // TestStreamEnds: a stream that has ended, or failed, stays so.
 func TestStreamEnds(t *testing.T) {

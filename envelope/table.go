@@ -240,16 +240,12 @@ func onlyFenceBusy(err error, rows int) bool {
 	if !errors.As(err, &e) || len(e.CancellationReasons) != rows+1 {
 		return false
 	}
-	for n, r := range e.CancellationReasons {
-		code := aws.ToString(r.Code)
-		if n == rows {
-			return code == "TransactionConflict"
-		}
-		if code != "" && code != "None" {
+	for _, r := range e.CancellationReasons[:rows] {
+		if code := aws.ToString(r.Code); code != "" && code != "None" {
 			return false
 		}
 	}
-	return false
+	return aws.ToString(e.CancellationReasons[rows].Code) == "TransactionConflict"
 }
 
 // transacted judges the answer to a transaction of rows and, last, a fence check.
@@ -372,8 +368,8 @@ func (t *Table) update(ctx context.Context, h *hold, old stored, set Item, remov
 		return verdict{}, nil // it had gone through, and its answer was lost
 	}
 	epochs, nerr := number(failed.Item[t.cfg.Epoch])
-	mine, merr := number(set[t.cfg.Epoch])
-	return verdict{again: true, fenced: nerr == nil && merr == nil && epochs > mine}, fmt.Errorf("dynamodb UpdateItem %s: %w", t.cfg.Table, err)
+	mine, _ := number(set[t.cfg.Epoch]) // it is what this client seals with
+	return verdict{again: true, fenced: nerr == nil && epochs > mine}, fmt.Errorf("dynamodb UpdateItem %s: %w", t.cfg.Table, err)
 }
 
 // updateFenced is an update in one transaction with a check of the KEK's fence.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -292,6 +293,15 @@ func TestExpression(t *testing.T) {
 	if a, b, again := e.name("a"), e.name("b"), e.name("a"); a == b || a != again || len(e.names) != 2 {
 		t.Errorf("%s, %s, %s of %v", a, b, again, e.names)
 	}
+	first := map[string]string{}
+	for _, a := range strings.Split("cdefghij", "") {
+		first[a] = e.name(a)
+	}
+	for a, n := range first {
+		if again := e.name(a); again != n || e.names[n] != a {
+			t.Errorf("%s is %s and %s", a, n, again)
+		}
+	}
 	if v, w := e.value(str("v")), e.value(str("v")); v == w || len(e.values) != 2 {
 		t.Errorf("%s, %s of %v", v, w, e.values)
 	}
@@ -309,6 +319,78 @@ func TestExpression(t *testing.T) {
 		if got := resolve(e.update(c.set, c.remove, c.count), e.names, e.values); got != c.want {
 			t.Errorf("%s, want %s", got, c.want)
 		}
+	}
+}
+
+// TestInsertWithoutKeys: a row for which there is no data key is not written, and a table
+// without versions writes none.
+func TestInsertWithoutKeys(t *testing.T) {
+	k := &refusingKMS{err: errHook}
+	db := &answering{}
+	newHooked(t, func(c *Config) { c.KMS, c.DynamoDB = k, db }, func(t *hooked) {
+		table := db.table()
+		table.c = t.c
+		if err := table.Insert(t.Context(), Item{"id": str("a")}, []byte("x")); !errors.Is(err, errHook) || db.write != nil {
+			t.Errorf("%v, %+v", err, db.write)
+		}
+		k.err = nil
+		for version, attributes := range map[string]int{"version": 6, "": 5} {
+			table.cfg.Version = version
+			if err := table.Insert(t.Context(), Item{"id": str("a")}, []byte("x")); err != nil {
+				t.Fatal(err)
+			}
+			if i := db.write.TransactItems[0].Put.Item; len(i) != attributes || (i["version"] != nil) != (version != "") {
+				t.Errorf("version %q: %v", version, i)
+			}
+		}
+	})
+}
+
+// TestNothingGiven: each field that is required is one fault.
+func TestNothingGiven(t *testing.T) {
+	err := TableConfig{}.check()
+	for _, field := range []string{"table", "kek_id_attribute", "wrapped_dek_attribute", "ciphertext_attribute", "epoch_attribute"} {
+		if err == nil || !strings.Contains(err.Error(), field+": is required") {
+			t.Errorf("%v does not name %s", err, field)
+		}
+	}
+	if n := strings.Count(err.Error(), "\n"); n != 4 {
+		t.Errorf("%d faults: %v", n+1, err)
+	}
+}
+
+// TestOnlyFenceBusy: a transaction is worth another shard if the fence's was in another's
+// way, and nothing else was.
+func TestOnlyFenceBusy(t *testing.T) {
+	const busy, none, failed = "TransactionConflict", "None", "ConditionalCheckFailed"
+	for codes, want := range map[string]bool{
+		none + " " + busy: true, busy: true, none + " " + none + " " + busy: true, busy + " " + busy: false, failed + " " + busy: false,
+		none + " " + failed: false, none + " " + none: false, none: false, none + " " + busy + " " + none: false, none + " " + busy + " " + busy: false,
+	} {
+		e := &types.TransactionCanceledException{}
+		for code := range strings.FieldsSeq(codes) {
+			e.CancellationReasons = append(e.CancellationReasons, types.CancellationReason{Code: &code})
+		}
+		rows := len(e.CancellationReasons) - 1
+		if onlyFenceBusy(fmt.Errorf("wrapped: %w", e), rows) != want || onlyFenceBusy(e, rows+1) || onlyFenceBusy(e, rows-1) {
+			t.Errorf("%s: %t", codes, !want)
+		}
+	}
+	absent := &types.TransactionCanceledException{CancellationReasons: []types.CancellationReason{{}, {Code: aws.String(busy)}}}
+	if !onlyFenceBusy(absent, 1) || onlyFenceBusy(errHook, 0) || onlyFenceBusy(nil, 0) {
+		t.Error("a reason that is not given is none")
+	}
+}
+
+// TestKeyOfItem: the key of an item has the attributes of the table's key that it has.
+func TestKeyOfItem(t *testing.T) {
+	table := (&answering{}).table()
+	table.cfg.Keys = []string{"id", "sk"}
+	if k := table.key(Item{"id": str("a"), "note": str("x")}); len(k) != 1 || text(k["id"]) != "a" {
+		t.Errorf("%v", k)
+	}
+	if k := table.key(Item{"id": str("a"), "sk": str("b"), "note": str("x")}); len(k) != 2 || text(k["sk"]) != "b" {
+		t.Errorf("%v", k)
 	}
 }
 
@@ -453,6 +535,13 @@ func TestCloneItem(t *testing.T) {
 	delete(i, "S")
 	delete(i, "NULL")
 	i["new"] = str("n")
+	many := Item{}
+	for _, name := range strings.Split("abcdefghij", "") {
+		many[name] = str("x")
+	}
+	if set, remove := changes(many, Item{}); len(set) != 0 || strings.Join(remove, "") != "abcdefghij" {
+		t.Errorf("in order: %v, %v", set, remove)
+	}
 	if set, remove := changes(c, i); !slices.Equal(remove, []string{"NULL", "S"}) || set["new"] == nil {
 		t.Errorf("%v, %v", set, remove)
 	}
@@ -636,7 +725,7 @@ func TestRereadFails(t *testing.T) {
 			t.Errorf("%+v, %v", r, err)
 		}
 		f.err = nil
-		if r, err := table.Open(t.Context(), stale); !errors.Is(err, ErrNotFound) || r.Item != nil {
+		if r, err := table.Open(t.Context(), stale); !errors.Is(err, ErrNotFound) || errors.Is(err, errSuspect) || r.Item != nil {
 			t.Errorf("%+v, %v", r, err)
 		}
 		f.item = maps.Clone(stale)
@@ -726,10 +815,22 @@ func TestSameKey(t *testing.T) {
 		a, b types.AttributeValue
 		same bool
 	}{
-		{str("a"), str("a"), true}, {str("a"), str("b"), false}, {str("1"), n("1"), false}, {n("1"), str("1"), false},
-		{n("1"), n("1.0"), true}, {n("1"), n("2"), false}, {n("x"), n("x"), false}, {n("x"), n("1"), false}, {n("1"), n("x"), false},
-		{blob([]byte("a")), blob([]byte("a")), true}, {blob([]byte("a")), blob([]byte("b")), false}, {blob([]byte("a")), str("a"), false},
-		{str("a"), nil, false}, {nil, str("a"), false}, {nil, nil, false}, {yes, yes, false},
+		{str("a"), str("a"), true},
+		{str("a"), str("b"), false},
+		{str("1"), n("1"), false},
+		{n("1"), str("1"), false},
+		{n("1"), n("1.0"), true},
+		{n("1"), n("2"), false},
+		{n("x"), n("x"), false},
+		{n("x"), n("1"), false},
+		{n("1"), n("x"), false},
+		{blob([]byte("a")), blob([]byte("a")), true},
+		{blob([]byte("a")), blob([]byte("b")), false},
+		{blob([]byte("a")), str("a"), false},
+		{str("a"), nil, false},
+		{nil, str("a"), false},
+		{nil, nil, false},
+		{yes, yes, false},
 	} {
 		if sameScalar(c.a, c.b) != c.same {
 			t.Errorf("%T %v, %T %v: same %t", c.a, c.a, c.b, c.b, !c.same)

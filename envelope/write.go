@@ -40,7 +40,7 @@ func (c *Client) write(ctx context.Context, try func(*hold, time.Duration) (verd
 		v, err := try(h, at)
 		c.release(h)
 		disabled := errors.Is(err, errSealKey) // perhaps while this process slept
-		if err == nil || (!v.again && !v.fenced && !disabled) {
+		if !v.again && !v.fenced && !disabled {
 			return err
 		}
 		last = fmt.Errorf("%w: %w", ErrContended, err)

@@ -34,17 +34,13 @@ func (s *Store) LoadAnchor(ctx context.Context) (rotation.AnchorState, error) {
 // and repeated is a [kek.ErrConflict]: what is then loaded is this save or a later
 // one.
 func (s *Store) SaveAnchor(ctx context.Context, st rotation.AnchorState) error {
-	i, err := encodeAnchor(st)
-	if err != nil {
-		return err
-	}
 	cond, vals := "attribute_not_exists(#pk)", values(nil)
 	if st.Rev > 0 {
 		cond, vals = "#rev = :rev", values{"rev": num(st.Rev)}
 	}
 	names, params := expression(cond, vals)
-	_, err = s.client.PutItem(ctx, &dynamodb.PutItemInput{
-		TableName: &s.table, Item: i, ConditionExpression: aws.String(cond),
+	_, err := s.client.PutItem(ctx, &dynamodb.PutItemInput{
+		TableName: &s.table, Item: encodeAnchor(st), ConditionExpression: aws.String(cond),
 		ExpressionAttributeNames: names, ExpressionAttributeValues: params,
 	})
 	if failedCondition(err) {
@@ -57,19 +53,14 @@ func (s *Store) SaveAnchor(ctx context.Context, st rotation.AnchorState) error {
 }
 
 // encodeAnchor is the item of st's next revision.
-func encodeAnchor(st rotation.AnchorState) (item, error) {
+func encodeAnchor(st rotation.AnchorState) item {
 	l := st.Last
 	i := set(key(pkAnchor, noSK), "rev", st.Rev+1, "n", l.N, "digest", l.Digest, "seq", l.Head.Seq, "hash", l.Head.Hash,
-		"log", l.Log, "log_index", l.Index, "anchored_at", l.At)
-	i = set(i, "generations", string(st.Places))
+		"log", l.Log, "log_index", l.Index, "anchored_at", l.At, "generations", string(st.Places))
 	if st.Intent != nil {
-		b, err := json.Marshal(st.Intent)
-		if err != nil {
-			return nil, fmt.Errorf("encode the anchor intent: %w", err)
-		}
-		i = set(i, "intent", string(b))
+		i["intent"] = str(encodeJSON(st.Intent))
 	}
-	return i, nil
+	return i
 }
 
 func decodeAnchor(i item) (rotation.AnchorState, error) {

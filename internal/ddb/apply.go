@@ -83,7 +83,7 @@ func (s *Store) commit(ctx context.Context, actions []action, ev audit.Event, b 
 			return err
 		}
 		again, err := s.transact(ctx, append(actions[:len(actions):len(actions)], s.appends(h.Head, entry, b)...))
-		if err == nil || !again {
+		if !again {
 			return err
 		}
 		last = err
@@ -197,19 +197,18 @@ func (s *Store) changes(c kek.Change) ([]action, error) {
 }
 
 func (s *Store) lock(c kek.Change) ([]action, error) {
+	var id string
+	if c.Rotation != nil {
+		id = c.Rotation.After.ID
+	} else if c.Lock != kek.LockIgnore && c.Lock != kek.LockFree {
+		return nil, errors.New("a change to the lock names no rotation")
+	}
+	ours := condition{"#rotation_id = :rotation_id", values{"rotation_id": str(id)}}
 	switch c.Lock {
 	case kek.LockIgnore:
 		return nil, nil
 	case kek.LockFree:
 		return []action{s.check(pkLock, key(pkLock, noSK), unless())}, nil
-	case kek.LockHold, kek.LockTake, kek.LockRelease, kek.LockTakeOver:
-	}
-	if c.Rotation == nil {
-		return nil, errors.New("a change to the lock names no rotation")
-	}
-	id := c.Rotation.After.ID
-	ours := condition{"#rotation_id = :rotation_id", values{"rotation_id": str(id)}}
-	switch c.Lock {
 	case kek.LockHold:
 		return []action{s.check(pkLock, key(pkLock, noSK), ours)}, nil
 	case kek.LockTake:
@@ -220,7 +219,6 @@ func (s *Store) lock(c kek.Change) ([]action, error) {
 	case kek.LockTakeOver:
 		held := condition{ours.expr, values{"rotation_id": str(c.From)}}
 		return []action{s.put(pkLock, set(key(pkLock, noSK), "rotation_id", id), held), s.ended(c)}, nil
-	case kek.LockIgnore, kek.LockFree:
 	}
 	return nil, fmt.Errorf("unknown lock operation %d", c.Lock)
 }

@@ -149,6 +149,11 @@ func TestReadStored(t *testing.T) {
 	if row, ok, err := s.ReadStored(t.Context(), b); err != nil || !ok || row.Defect != "it has none of the envelope's attributes" || row.ID != "id=a,sk=7" {
 		t.Errorf("%+v, %t, %v", row, ok, err)
 	}
+	i["data"] = blob(make([]byte, 400<<10-200))
+	api.item = i
+	if row, ok, err := s.ReadStored(t.Context(), b); err != nil || !ok || row.Kind != rotation.NoRoom {
+		t.Errorf("it is read whole, so that it is known to have no room: %+v, %t, %v", row, ok, err)
+	}
 	api.item = nil
 	if row, ok, err := s.ReadStored(t.Context(), b); err != nil || ok || row.ID != "" {
 		t.Errorf("%+v, %t, %v", row, ok, err)

@@ -20,12 +20,11 @@ func checkpointPK(rotationID, source, pass string) string {
 
 // LoadCheckpoint implements [rotation.Checkpoints].
 func (s *Store) LoadCheckpoint(ctx context.Context, rotationID, source, pass string, segment int) (rotation.Checkpoint, error) {
-	c := rotation.Checkpoint{RotationID: rotationID, Source: source, Pass: pass, Segment: segment}
 	i, err := getItem(ctx, s.client, s.table, checkpointPK(rotationID, source, pass), checkpointSK(segment))
 	if err != nil {
-		return c, err
+		return rotation.Checkpoint{}, err
 	}
-	return decodeCheckpoint(i, c)
+	return decodeCheckpoint(i, rotation.Checkpoint{RotationID: rotationID, Source: source, Pass: pass, Segment: segment})
 }
 
 // SaveCheckpoint implements [rotation.Checkpoints]. A save whose answer the SDK

@@ -10,6 +10,7 @@ import (
 
 	"github.com/matter-ops/kms-rotation/internal/ddb"
 	"github.com/matter-ops/kms-rotation/internal/ddb/ddbtest"
+	"github.com/matter-ops/kms-rotation/internal/memddb"
 	"github.com/matter-ops/kms-rotation/internal/storetest"
 	"github.com/matter-ops/kms-rotation/kek"
 )
@@ -83,6 +84,11 @@ func fences(t *testing.T, client dynamo, table string, id kek.ID) map[int]string
 		states[shard] = i["state"].(*s).Value
 	}
 	return states
+}
+
+// TestRegistryInMemory is the suite without a server, which takes a tenth of the time.
+func TestRegistryInMemory(t *testing.T) {
+	storetest.TestRegistry(t, func(t *testing.T) storetest.RegistryHarness { return newStore(t, memddb.New()) })
 }
 
 func TestRegistry(t *testing.T)    { onStore(t, storetest.TestRegistry) }

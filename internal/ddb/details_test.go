@@ -109,6 +109,17 @@ func TestKeyIsAskedForOnce(t *testing.T) {
 	}
 }
 
+// TestBareNameIsHere: a table that is named without an account is one of this account, and is
+// described once.
+func TestBareNameIsHere(t *testing.T) {
+	s, api, _ := backupSource(t, "")
+	d := &describing{oneItem: api}
+	s.client = d
+	if _, err := s.Check(t.Context()); err != nil || d.n != 1 {
+		t.Errorf("%v, described %d times", err, d.n)
+	}
+}
+
 // TestKeySchema: the hash key comes first, with its type; a key of another kind is not
 // understood.
 func TestKeySchema(t *testing.T) {
@@ -218,7 +229,7 @@ func TestOtherWithoutAttribute(t *testing.T) {
 // TestCursorsOfOtherTypes: a cursor is the key's attributes in their types, and base64 to
 // its last letter.
 func TestCursorsOfOtherTypes(t *testing.T) {
-	good := base64.RawURLEncoding.EncodeToString([]byte(`{"id":{"S":"a"}}`))
+	good := base64.RawURLEncoding.EncodeToString([]byte(`{"id":{"S":"abc"}}`)) // whole groups of letters: what follows spoils none
 	for cursor, ok := range map[string]bool{
 		good: true, good + "!": false, good + "\n!": false, base64.RawURLEncoding.EncodeToString([]byte(`{"id":{"N":"1"}}`)): false,
 		base64.RawURLEncoding.EncodeToString([]byte(`{"id":{}}`)): false, base64.RawURLEncoding.EncodeToString([]byte(`{"sk":{"S":"a"}}`)): false,

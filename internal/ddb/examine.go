@@ -136,7 +136,7 @@ func decodeFence(i item) (rotation.FenceItem, error) {
 	r := reader{item: i}
 	pk, sk := r.str("pk"), r.str("sk")
 	f := rotation.FenceItem{KEK: kek.ID(strings.TrimPrefix(pk, pkFence)), Shard: -1}
-	if n, err := strconv.Atoi(sk); err == nil && fenceSK(n) == sk {
+	if n, _ := strconv.Atoi(sk); fenceSK(n) == sk {
 		f.Shard = n
 	}
 	state := r.str("state")
@@ -221,8 +221,7 @@ func (s *Store) repair(c rotation.ItemChange) (action, error) {
 	case audit.Entry:
 		return s.putAsRead(c, set(k, "record", v.Bytes, "hash", v.Hash)), nil
 	case rotation.AnchorState:
-		i, err := encodeAnchor(v)
-		return s.putAsRead(c, i), err
+		return s.putAsRead(c, encodeAnchor(v)), nil
 	default:
 		return action{}, fmt.Errorf("no item is made of %T", v)
 	}
@@ -268,9 +267,6 @@ func asRead(was *rotation.Item) (cond string, names map[string]string, vals item
 
 // encodeHead is the item AUDIT_HEAD.
 func (s *Store) encodeHead(h rotation.HeadItem) item {
-	i := set(key(pkAuditHead, noSK), "chain", s.chain, "seq", h.Head.Seq, "hash", h.Head.Hash, "generations", string(h.Generations))
-	if h.Published > 0 {
-		i["published_seq"] = num(h.Published)
-	}
-	return i
+	return set(key(pkAuditHead, noSK), "chain", s.chain, "seq", h.Head.Seq, "hash", h.Head.Hash,
+		"generations", string(h.Generations), "published_seq", h.Published)
 }

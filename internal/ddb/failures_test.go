@@ -3,6 +3,7 @@ package ddb_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"reflect"
 	"strings"
 	"testing"
@@ -133,6 +134,11 @@ func newFailed(t *testing.T) *failed {
 	if err := f.store.Apply(t.Context(), first(t, f.store), audit.Event{ID: "genesis"}); err != nil {
 		t.Fatal(err)
 	}
+	for id, op := range map[string]kek.LockOp{"r": kek.LockTake, "past": kek.LockIgnore} {
+		if err := f.store.Apply(t.Context(), kek.Change{Lock: op, Rotation: &kek.RotationMove{After: kek.Rotation{ID: id}}}, audit.Event{ID: id}); err != nil {
+			t.Fatal(err)
+		}
+	}
 	f.lease = rotation.Lease{KEK: "kek-0", Holder: "a", Expires: time.UnixMilli(1)}
 	if err := f.leases.PutLease(t.Context(), f.lease); err != nil {
 		t.Fatal(err)
@@ -165,7 +171,7 @@ func TestFailures(t *testing.T) {
 		"Record": func(ctx context.Context, f *failed) ([]any, error) { return results(f.store.Record(ctx, ev)) },
 		"LoadCheckpoint": func(ctx context.Context, f *failed) ([]any, error) {
 			v, err := f.store.LoadCheckpoint(ctx, "r", "orders", "rewrap", 0)
-			return results(err, v.Rev, v.Done, v.Cursor)
+			return results(err, v)
 		},
 		"SaveCheckpoint": func(ctx context.Context, f *failed) ([]any, error) {
 			return results(f.store.SaveCheckpoint(ctx, rotation.Checkpoint{RotationID: "r", Source: "orders", Pass: "rewrap"}))
@@ -201,21 +207,21 @@ func TestFailures(t *testing.T) {
 		},
 		"LoadAnnouncement": func(ctx context.Context, f *failed) ([]any, error) {
 			v, err := f.store.LoadAnnouncement(ctx, "l")
-			return results(err, v.Rev, v.At)
+			return results(err, v)
 		},
 		"SaveAnnouncement": func(ctx context.Context, f *failed) ([]any, error) {
 			return results(f.store.SaveAnnouncement(ctx, rotation.Announcement{Label: "l"}, ev))
 		},
 		"LoadDrill": func(ctx context.Context, f *failed) ([]any, error) {
 			v, err := f.store.LoadDrill(ctx, "d")
-			return results(err, v.Rev, v.PassedAt)
+			return results(err, v)
 		},
 		"SaveDrill": func(ctx context.Context, f *failed) ([]any, error) {
 			return results(f.store.SaveDrill(ctx, rotation.Drill{Name: "d"}, ev))
 		},
 		"LoadApproval": func(ctx context.Context, f *failed) ([]any, error) {
 			v, err := f.store.LoadApproval(ctx, "r")
-			return results(err, v.Rev, v.State)
+			return results(err, v)
 		},
 		"SaveApproval": func(ctx context.Context, f *failed) ([]any, error) {
 			return results(f.store.SaveApproval(ctx, rotation.Approval{Rotation: "r"}, ev))
@@ -253,12 +259,23 @@ func TestFailures(t *testing.T) {
 			v, err := f.store.LoadAll(ctx, "")
 			return results(err, v)
 		},
+		"LoadAll beside a rotation": func(ctx context.Context, f *failed) ([]any, error) {
+			v, err := f.store.LoadAll(ctx, "past")
+			if err == nil && (v.Rotation == nil || v.Rotation.ID != "past" || v.Lock != "r" || v.Holder == nil || v.Holder.ID != "r" || len(v.KEKs) != 1) {
+				return nil, fmt.Errorf("the view is %+v", v)
+			}
+			return results(err, v)
+		},
 		"Sources": func(ctx context.Context, f *failed) ([]any, error) {
 			v, err := f.store.Sources(ctx)
 			return results(err, v)
 		},
 		"Marks": func(ctx context.Context, f *failed) ([]any, error) {
 			v, err := f.store.Marks(ctx)
+			return results(err, v)
+		},
+		"Examine": func(ctx context.Context, f *failed) ([]any, error) {
+			v, err := f.store.Examine(ctx)
 			return results(err, v)
 		},
 		"Head": func(ctx context.Context, f *failed) ([]any, error) {

@@ -32,7 +32,7 @@ var (
 func (s *Store) LoadAnnouncement(ctx context.Context, label string) (rotation.Announcement, error) {
 	i, err := getItem(ctx, s.client, s.table, pkAnnouncement+label, noSK)
 	if err != nil {
-		return rotation.Announcement{Label: label}, err
+		return rotation.Announcement{}, err
 	}
 	return decodeAnnouncement(i, label)
 }
@@ -61,7 +61,7 @@ func (s *Store) SaveAnnouncement(ctx context.Context, a rotation.Announcement, e
 func (s *Store) LoadDrill(ctx context.Context, name string) (rotation.Drill, error) {
 	i, err := getItem(ctx, s.client, s.table, pkDrill+name, noSK)
 	if err != nil {
-		return rotation.Drill{Name: name}, err
+		return rotation.Drill{}, err
 	}
 	return decodeDrill(i, name)
 }
@@ -84,7 +84,7 @@ func (s *Store) SaveDrill(ctx context.Context, d rotation.Drill, ev audit.Event)
 func (s *Store) LoadApproval(ctx context.Context, rotationID string) (rotation.Approval, error) {
 	i, err := getItem(ctx, s.client, s.table, pkApproval+rotationID, noSK)
 	if err != nil {
-		return rotation.Approval{Rotation: rotationID}, err
+		return rotation.Approval{}, err
 	}
 	return decodeApproval(i, rotationID)
 }

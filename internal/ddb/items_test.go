@@ -296,6 +296,15 @@ func TestSegmentsOfTable(t *testing.T) {
 			t.Errorf("limit %d: %+v", limit, in)
 		}
 	}
+	for _, whole := range []bool{true, false} {
+		api.scans = nil
+		if _, err := s.Scan(t.Context(), rotation.ScanRequest{Total: 1, Whole: whole}); err != nil {
+			t.Fatal(err)
+		}
+		if in := api.scans[0]; (in.ProjectionExpression == nil) != whole || (len(in.ExpressionAttributeNames) == 0) != whole {
+			t.Errorf("whole %t: %+v", whole, in)
+		}
+	}
 }
 
 // TestProjection: a scan reads each attribute that it needs once, and no others.

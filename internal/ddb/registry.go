@@ -56,11 +56,11 @@ func (s *Store) LoadAll(ctx context.Context, rotationID string) (kek.View, error
 
 func (s *Store) registryRev(ctx context.Context) (int64, error) {
 	i, err := getItem(ctx, s.client, s.table, pkRegistry, noSK)
-	if err != nil || i == nil {
+	if err != nil {
 		return 0, err
 	}
-	r := reader{item: i}
-	return r.num("rev"), r.decoded(pkRegistry)
+	r, err := decodeRegistry(i)
+	return r.Rev, err
 }
 
 // Sources returns the registered sources by name.

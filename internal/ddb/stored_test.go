@@ -84,12 +84,12 @@ func TestStored(t *testing.T) {
 			func(ctx context.Context, s *ddb.Store, _ *ddb.Leases) error {
 				return s.SaveAnchor(ctx, rotation.AnchorState{
 					Last:   rotation.Anchored{N: 2, Digest: "d", Head: audit.Head{Seq: 7, Hash: "h"}, Log: "l", Index: 9, At: at},
-					Intent: signed,
+					Intent: signed, Places: "13=g1-0123456789abcdef",
 				})
 			},
 			func(ctx context.Context, s *ddb.Store) (any, error) { return s.LoadAnchor(ctx) },
 			rotation.AnchorState{
-				Rev: 1, Last: rotation.Anchored{N: 2, Digest: "d", Head: audit.Head{Seq: 7, Hash: "h"}, Log: "l", Index: 9, At: at}, Intent: signed,
+				Rev: 1, Last: rotation.Anchored{N: 2, Digest: "d", Head: audit.Head{Seq: 7, Hash: "h"}, Log: "l", Index: 9, At: at}, Intent: signed, Places: "13=g1-0123456789abcdef",
 			},
 		},
 		"checkpoint": {
@@ -300,6 +300,18 @@ func TestLists(t *testing.T) {
 	want := []string{"a c b d", "a c b d", "a b c d", "a b c d", "a b c d", "1 2 3 4", "1 2 3 4", "1 2 3 4", "3 4", "", "p7 p8 p9 p10"}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Errorf("lists (-want +got):\n%s", d)
+	}
+	read := map[rotation.ItemKind]int{}
+	items, err := store.Examine(t.Context())
+	for _, i := range items {
+		read[i.Kind]++
+	}
+	kinds := map[rotation.ItemKind]int{
+		rotation.ItemKEK: 4, rotation.ItemRotation: 4, rotation.ItemSource: 4, rotation.ItemMark: 4, rotation.ItemLease: 4, rotation.ItemCheckpoint: 6,
+		rotation.ItemRecord: 4, rotation.ItemHead: 1, rotation.ItemRegistry: 1,
+	}
+	if d := cmp.Diff(kinds, read); d != "" || err != nil {
+		t.Errorf("items, %v (-want +got):\n%s", err, d)
 	}
 	must(store.MarkPublished(t.Context(), 2))
 	entries, _, err := store.Unpublished(t.Context())
