@@ -361,39 +361,95 @@ func TestDoctorWell(t *testing.T) {
 	c.sound()
 }
 
-// TestDoctorEachItem: whatever item of the control table is lost or damaged, at whatever
-// phase of a rotation, doctor names it and rebuilds it, an emergency runs to its end, and
-// every row opens.
-func TestDoctorEachItem(t *testing.T) {
-	if raced > 1 {
-		t.Skip("one thing after the other: it runs without the race detector")
+// patient is a deployment at a phase of a rotation, to be cloned.
+type patient struct {
+	*clinic
+	name  string
+	hurts []string
+}
+
+// patients are one for each phase of a normal rotation and of an emergency. They are made
+// once and never changed.
+var patients []patient
+
+func makePatients(t *testing.T) []patient {
+	t.Helper()
+	if patients != nil {
+		return patients
 	}
+	var all []patient
 	for _, in := range []rotation.ExecutionInput{{}, emergency} {
+		c := newClinic(t)
+		c.run("before", rotation.ExecutionInput{}, kek.Completed)
 		for n, p := range phases {
+			if err := p.run(c, spring, in); err != nil {
+				t.Fatal(err)
+			}
 			hurts := []string{"deleted", []string{"emptied", "retyped"}[n%2]}
 			if in.Mode != "" {
 				hurts = hurts[n%2 : n%2+1]
 			}
-			c := newClinic(t)
-			c.run("before", rotation.ExecutionInput{}, kek.Completed)
-			c.run(spring, in, p.to)
-			for _, i := range c.db.items() {
-				for _, how := range hurts {
-					if !worthHurting(i) {
-						continue
+			all = append(all, patient{c.clone(t), string(p.to) + "/" + in.Mode, hurts})
+		}
+	}
+	patients = all
+	return all
+}
+
+// kindsOfItems are those that have a test of their own.
+var kindsOfItems = []string{
+	"POINTER", "LOCK", "KEK#", "FENCE#", "ROTATION#", "REGISTRY", "SOURCE", "AUDIT_HEAD", "AUDIT/", "ANCHOR", "CHECKPOINT#",
+}
+
+func kindOfItem(t *testing.T, name string) string {
+	t.Helper()
+	i := slices.IndexFunc(kindsOfItems, func(kind string) bool { return strings.HasPrefix(name, kind) })
+	if i < 0 {
+		t.Fatalf("%s has no test", name)
+	}
+	return kindsOfItems[i]
+}
+
+// These tests show: whatever item of the control table is lost or damaged, at whatever
+// phase of a rotation, doctor names it and rebuilds it, an emergency runs to its end, and
+// every row opens. There is one for each kind, so that a mistake is tried on those that
+// reach it.
+
+func TestDoctorEachPointer(t *testing.T)    { hurtEach(t, "POINTER") }
+func TestDoctorEachLock(t *testing.T)       { hurtEach(t, "LOCK") }
+func TestDoctorEachKEK(t *testing.T)        { hurtEach(t, "KEK#") }
+func TestDoctorEachFence(t *testing.T)      { hurtEach(t, "FENCE#") }
+func TestDoctorEachRotation(t *testing.T)   { hurtEach(t, "ROTATION#") }
+func TestDoctorEachRegistry(t *testing.T)   { hurtEach(t, "REGISTRY") }
+func TestDoctorEachSource(t *testing.T)     { hurtEach(t, "SOURCE") }
+func TestDoctorEachHead(t *testing.T)       { hurtEach(t, "AUDIT_HEAD") }
+func TestDoctorEachRecord(t *testing.T)     { hurtEach(t, "AUDIT/") }
+func TestDoctorEachAnchor(t *testing.T)     { hurtEach(t, "ANCHOR") }
+func TestDoctorEachCheckpoint(t *testing.T) { hurtEach(t, "CHECKPOINT#") }
+
+// hurtEach hurts each item of a kind.
+func hurtEach(t *testing.T, kind string) {
+	t.Helper()
+	if raced > 1 {
+		t.Skip("one thing after the other: it runs without the race detector")
+	}
+	for _, p := range makePatients(t) {
+		for _, i := range p.db.items() {
+			what := itemName(i)
+			if kindOfItem(t, what) != kind || !worthHurting(i) {
+				continue
+			}
+			for _, how := range p.hurts {
+				t.Run(strings.Join([]string{p.name, what, how}, "/"), func(t *testing.T) {
+					c := p.clone(t)
+					c.hurt(i, how)
+					if how == "deleted" && replaced(what) {
+						c.cured()
+						return
 					}
-					what := itemName(i)
-					t.Run(strings.Join([]string{string(p.to), in.Mode, what, how}, "/"), func(t *testing.T) {
-						c := c.clone(t)
-						c.hurt(i, how)
-						if how == "deleted" && replaced(what) {
-							c.cured()
-							return
-						}
-						c.cured(what)
-						c.sound()
-					})
-				}
+					c.cured(what)
+					c.sound()
+				})
 			}
 		}
 	}
