@@ -382,6 +382,7 @@ func makePatients(t *testing.T) []patient {
 		c := newClinic(t)
 		c.run("before", rotation.ExecutionInput{}, kek.Completed)
 		for n, p := range phases {
+			c.clock.pass(time.Minute)
 			if err := p.run(c, spring, in); err != nil {
 				t.Fatal(err)
 			}

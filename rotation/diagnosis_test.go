@@ -1,0 +1,431 @@
+package rotation_test
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
+	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
+
+	"github.com/matter-ops/kms-rotation/audit"
+	"github.com/matter-ops/kms-rotation/internal/memddb"
+	"github.com/matter-ops/kms-rotation/kek"
+	"github.com/matter-ops/kms-rotation/rotation"
+)
+
+// diagnosis is damage to the control table, KMS or the bucket at a phase of a rotation.
+type diagnosis struct {
+	name string
+	at   string // the name of a patient: the phase and the mode
+	harm func(c *clinic)
+}
+
+// wantDiagnoses holds doctor to its words: what it and Inspect find, what a repair
+// records and what it makes of each item.
+func wantDiagnoses(t *testing.T, golden string, cases []diagnosis) {
+	t.Helper()
+	if raced > 1 {
+		t.Skip("one thing after the other: it runs without the race detector")
+	}
+	all := makePatients(t)
+	var text strings.Builder
+	for _, d := range cases {
+		i := slices.IndexFunc(all, func(p patient) bool { return p.name == d.at })
+		if i < 0 {
+			t.Fatalf("there is no patient %s", d.at)
+		}
+		c := all[i].clone(t)
+		d.harm(c)
+		fmt.Fprintf(&text, "%s, at %s\n%s", d.name, d.at, c.treated())
+	}
+	wantGolden(t, golden, text.String())
+}
+
+// treated repairs the control table and tells what was found and done.
+func (c *clinic) treated() string {
+	c.t.Helper()
+	ctx := c.t.Context()
+	var b strings.Builder
+	line := func(format string, args ...any) { fmt.Fprintf(&b, "  "+format+"\n", args...) }
+	before := must(c.table.Examine(ctx))
+	for _, f := range rotation.Inspect(before) {
+		line("inspect %s: %s; next %s", f.Item, f.Fault, f.Next)
+	}
+	tell := func(d rotation.Diagnosis, err error) {
+		if err != nil {
+			line("error: %v", err)
+			return
+		}
+		line("rests on %s", d.Chain)
+		if d.SetBack != "" {
+			line("set back: %s", d.SetBack)
+		}
+		for _, f := range d.Findings {
+			line("found %s: %s; from %s; repair %s; next %s", f.Item, f.Fault, cmp.Or(f.From, "-"), cmp.Or(f.Repair, "-"), f.Next)
+		}
+		for _, n := range d.Notes {
+			line("note %s", n)
+		}
+	}
+	d, err := c.Doctor(ctx)
+	tell(d, err)
+	if len(d.Findings) == 0 {
+		return masked(b.String())
+	}
+	done, err := c.RepairControl(ctx)
+	var repaired []string
+	for _, f := range done.Repaired {
+		repaired = append(repaired, f.Item)
+	}
+	line("repaired %s", strings.Join(repaired, ", "))
+	was := map[rotation.ItemKey]rotation.Item{}
+	for _, i := range before {
+		was[i.Key] = i
+	}
+	for _, i := range must(c.table.Examine(ctx)) {
+		old, there := was[i.Key]
+		delete(was, i.Key)
+		if e, ok := i.Value.(audit.Entry); ok && !there {
+			r := e.Record
+			line("record %d %s %s by %s: %s", r.Seq, r.Type, r.ID, r.Actor, set(c.t, r.Body))
+			continue
+		}
+		if is := state(c.t, i); !there || is != state(c.t, old) {
+			line("%s is now %s", i.Key, is)
+		}
+	}
+	for _, k := range slices.SortedFunc(maps.Keys(was), func(a, b rotation.ItemKey) int { return strings.Compare(a.String(), b.String()) }) {
+		line("%s is gone", k)
+	}
+	tell(done, err)
+	return masked(b.String())
+}
+
+// state is an item's value in words.
+func state(t *testing.T, i rotation.Item) string {
+	t.Helper()
+	if i.Err != nil {
+		return i.Err.Error()
+	}
+	if e, ok := i.Value.(audit.Entry); ok {
+		return fmt.Sprintf("record %s %s", e.Record.ID, e.Hash)
+	}
+	return set(t, i.Value)
+}
+
+var digest = regexp.MustCompile(`[0-9a-f]{64}`)
+
+// masked numbers digests, of which some are of random keys.
+func masked(s string) string {
+	seen := map[string]int{}
+	return digest.ReplaceAllStringFunc(s, func(d string) string {
+		if seen[d] == 0 {
+			seen[d] = len(seen) + 1
+		}
+		return fmt.Sprintf("hash%d", seen[d])
+	})
+}
+
+// stored is an item of the control table.
+func (c *clinic) stored(name string) memddb.Item {
+	c.t.Helper()
+	for _, i := range c.db.items() {
+		if itemName(i) == name {
+			return i
+		}
+	}
+	c.t.Fatalf("there is no item %s", name)
+	return nil
+}
+
+func (c *clinic) drop(names ...string) {
+	c.t.Helper()
+	for _, name := range names {
+		c.hurt(c.stored(name), "deleted")
+	}
+}
+
+// edit gives attributes of an item other values: numbers and texts as they look, "-" takes
+// one away.
+func (c *clinic) edit(name string, attributes ...string) {
+	c.t.Helper()
+	i := c.stored(name)
+	for n := 0; n < len(attributes); n += 2 {
+		i[attributes[n]] = attribute(attributes[n+1])
+		if attributes[n+1] == "-" {
+			delete(i, attributes[n])
+		}
+	}
+	must(c.db.PutItem(c.t.Context(), &dynamodb.PutItemInput{TableName: aws.String(control), Item: i}))
+}
+
+// add makes an item.
+func (c *clinic) add(pk, sk string, attributes ...string) {
+	c.t.Helper()
+	i := memddb.Item{"pk": attribute(pk), "sk": &types.AttributeValueMemberS{Value: sk}}
+	for n := 0; n < len(attributes); n += 2 {
+		i[attributes[n]] = attribute(attributes[n+1])
+	}
+	must(c.db.PutItem(c.t.Context(), &dynamodb.PutItemInput{TableName: aws.String(control), Item: i}))
+}
+
+func attribute(v string) types.AttributeValue {
+	if _, err := strconv.Atoi(v); err == nil {
+		return &types.AttributeValueMemberN{Value: v}
+	}
+	return &types.AttributeValueMemberS{Value: v}
+}
+
+// damaged are the diagnoses of items that are lost or cannot be read.
+func damaged(at, how string, items ...string) []diagnosis {
+	var out []diagnosis
+	for _, name := range items {
+		out = append(out, diagnosis{name + " " + how, at, func(c *clinic) { c.hurt(c.stored(name), how) }})
+	}
+	return out
+}
+
+// edited is the diagnosis of an item with other values.
+func edited(name, at, item string, attributes ...string) diagnosis {
+	return diagnosis{name, at, func(c *clinic) { c.edit(item, attributes...) }}
+}
+
+// These are the phases of the patients: the rotation before has moved kek-0001 to
+// kek-0002, this one moves kek-0002 to kek-0003.
+const (
+	atStart    = "started/"
+	atMint     = "minted/"
+	atSwitch   = "switched/"
+	atDrain    = "drained/"
+	atRetire   = "retired/"
+	atEnd      = "completed/"
+	atUrgent   = "minted/emergency"
+	springItem = "ROTATION#" + spring
+)
+
+// TestDiagnosesOfTheRegistry: pointer, KEKs, fences, lock and the registry's revision.
+func TestDiagnosesOfTheRegistry(t *testing.T) {
+	var cases []diagnosis
+	for _, at := range []string{atMint, atSwitch, atDrain, atEnd, atUrgent} {
+		for _, how := range []string{"deleted", "retyped"} {
+			items := []string{"POINTER", "REGISTRY", "KEK#kek-0001", "KEK#kek-0002", "KEK#kek-0003", "FENCE#kek-0002/01"}
+			if at != atEnd {
+				items = append(items, "LOCK")
+			}
+			if at == atSwitch || at == atDrain || at == atEnd {
+				items = append(items, "FENCE#kek-0003/00")
+			}
+			cases = append(cases, damaged(at, how, items...)...)
+		}
+	}
+	disable := func(id kek.ID) func(c *clinic) {
+		return func(c *clinic) { c.t.Helper(); c.disable(id) }
+	}
+	cases = append(cases, []diagnosis{
+		{"nothing", atSwitch, func(*clinic) {}},
+		edited("the pointer names another KEK", atSwitch, "POINTER", "kek_id", "kek-0002"),
+		edited("the pointer has an earlier epoch", atSwitch, "POINTER", "epoch", "2"),
+		edited("the pointer has a later epoch", atSwitch, "POINTER", "epoch", "7"),
+		edited("the pointer has no epoch", atSwitch, "POINTER", "epoch", "0"),
+		edited("the pointer names no KEK", atSwitch, "POINTER", "kek_id", "-"),
+		edited("the pointer has a later epoch and another KEK", atSwitch, "POINTER", "kek_id", "kek-0001", "epoch", "9"),
+		{"the pointer is lost and its key disabled", atSwitch, func(c *clinic) { c.drop("POINTER"); c.disable("kek-0003") }},
+		{"the pointer's key is disabled", atSwitch, disable("kek-0003")},
+		{"the pointer's key is not known to KMS", atSwitch, func(c *clinic) {
+			c.answer("KMS.Describe", "kek-0003", rotation.ErrNoKey)
+		}},
+		{"the key of a KEK that drains is disabled", atSwitch, disable("kek-0002")},
+		{"the key of a sealed KEK is disabled", atDrain, disable("kek-0002")},
+		{"the key of a pending KEK is disabled", atMint, disable("kek-0003")},
+		{"the pending KEK is lost and its key disabled", atMint, func(c *clinic) { c.drop("KEK#kek-0003"); c.disable("kek-0003") }},
+		edited("a KEK is active and should drain", atSwitch, "KEK#kek-0002", "state", "active"),
+		edited("a KEK is retired and should drain", atSwitch, "KEK#kek-0002", "state", "retired"),
+		edited("a KEK is sealed and should be retired", atEnd, "KEK#kek-0002", "state", "sealed"),
+		edited("a KEK is draining and should be active", atSwitch, "KEK#kek-0003", "state", "draining"),
+		edited("a KEK is pending and should be active", atSwitch, "KEK#kek-0003", "state", "pending"),
+		edited("a KEK of a state that is none", atSwitch, "KEK#kek-0003", "state", "odd"),
+		edited("a KEK without a key", atSwitch, "KEK#kek-0003", "key_arn", "-"),
+		edited("a KEK without shards", atSwitch, "KEK#kek-0003", "fence_shards", "0"),
+		edited("a KEK of more shards than it has", atSwitch, "KEK#kek-0003", "fence_shards", "3"),
+		edited("a KEK of fewer shards than it has", atSwitch, "KEK#kek-0003", "fence_shards", "1"),
+		{"a KEK and its fence", atSwitch, func(c *clinic) { c.drop("KEK#kek-0003", "FENCE#kek-0003/00", "FENCE#kek-0003/01") }},
+		{"a retired KEK and its fence", atEnd, func(c *clinic) { c.drop("KEK#kek-0001", "FENCE#kek-0001/00", "FENCE#kek-0001/01") }},
+		{"a retired KEK whose key is enabled", atEnd, func(c *clinic) { c.world.KMS().Enable("kek-0001") }},
+		{"a retired KEK that is about to be disabled", atRetire, func(c *clinic) { c.world.KMS().Enable("kek-0002") }},
+		{"a retired KEK is lost and its key enabled", atEnd, func(c *clinic) { c.drop("KEK#kek-0001"); c.world.KMS().Enable("kek-0001") }},
+		edited("the fence of the active KEK is sealed", atSwitch, "FENCE#kek-0003/01", "state", "sealed"),
+		edited("the fence of a sealed KEK is open", atDrain, "FENCE#kek-0002/01", "state", "open"),
+		edited("the fence of a KEK that drains is sealed", atSwitch, "FENCE#kek-0002/01", "state", "sealed"),
+		edited("the fence of the active KEK is neither", atSwitch, "FENCE#kek-0003/01", "state", "ajar"),
+		{"a fence shard more than the KEK has", atSwitch, func(c *clinic) { c.add("FENCE#kek-0003", "02", "state", "sealed") }},
+		{"an open shard more than a sealed KEK has", atDrain, func(c *clinic) { c.add("FENCE#kek-0002", "03", "state", "open") }},
+		{"a shard of no KEK", atSwitch, func(c *clinic) { c.add("FENCE#kek-0009", "00", "state", "open") }},
+		{"a shard without a number", atSwitch, func(c *clinic) { c.add("FENCE#kek-0003", "x", "state", "open") }},
+		{"a KEK that the chain does not know", atSwitch, func(c *clinic) {
+			c.copied("KEK#kek-0003", "KEK#kek-0009", "-")
+		}},
+		{"a damaged KEK that the chain does not know", atSwitch, func(c *clinic) {
+			c.add("KEK#kek-0009", "-", "state", "odd")
+		}},
+		edited("the lock names another rotation", atSwitch, "LOCK", "rotation_id", "before"),
+		edited("the lock names no rotation", atSwitch, "LOCK", "rotation_id", "a b"),
+		{"the lock of a rotation that is over", atEnd, func(c *clinic) { c.add("LOCK", "-", "rotation_id", spring) }},
+		{"the lock of an unknown rotation", atEnd, func(c *clinic) { c.add("LOCK", "-", "rotation_id", "ghost") }},
+		{"a damaged lock of nobody", atEnd, func(c *clinic) { c.add("LOCK", "-") }},
+		edited("the registry's revision is none", atSwitch, "REGISTRY", "rev", "0"),
+		edited("the registry's revision is the next", atSwitch, "REGISTRY", "rev", "2"),
+		{"pointer and registry", atSwitch, func(c *clinic) { c.drop("POINTER", "REGISTRY", "LOCK", "KEK#kek-0002", "KEK#kek-0003") }},
+		{"a key that carries the rotation's tag", atSwitch, func(c *clinic) {
+			must(c.world.KMS().Create(c.t.Context(), spring, 1, "lost", rotation.Key{}))
+		}},
+	}...)
+	wantDiagnoses(t, "doctor-registry.golden", cases)
+}
+
+// TestDiagnosesOfRotations: their records.
+func TestDiagnosesOfRotations(t *testing.T) {
+	var cases []diagnosis
+	for _, at := range []string{atStart, atMint, atSwitch, atRetire, atEnd, atUrgent} {
+		for _, how := range []string{"deleted", "emptied"} {
+			cases = append(cases, damaged(at, how, springItem, "ROTATION#before")...)
+		}
+	}
+	for _, attributes := range [][]string{
+		{"mode", "odd"}, {"mode", "-"}, {"phase", "odd"}, {"phase", "-"}, {"rev", "0"}, {"attempt", "0"}, {"old_kek_id", "-"}, {"new_kek_id", "-"},
+		{"started_at", "7"}, {"label", "7", "mode", "-"}, {"rev", "99", "mode", "-"}, {"epoch", "77", "mode", "-"}, {"attempt", "3", "mode", "-"},
+	} {
+		cases = append(cases, edited("a rotation with "+strings.Join(attributes, " "), atSwitch, springItem, attributes...))
+	}
+	cases = append(cases, []diagnosis{
+		edited("a rotation that is over runs", atEnd, springItem, "phase", "drained"),
+		edited("a rotation that runs is over", atSwitch, springItem, "phase", "completed"),
+		edited("a rotation that runs is ahead", atSwitch, springItem, "phase", "drained"),
+		{"two rotations run", atSwitch, func(c *clinic) { c.copied(springItem, "ROTATION#another", "-") }},
+		{"two rotations run, without a lock", atSwitch, func(c *clinic) { c.copied(springItem, "ROTATION#another", "-"); c.drop("LOCK") }},
+		{"two rotations run, and another has the lock", atSwitch, func(c *clinic) {
+			c.copied(springItem, "ROTATION#another", "-")
+			c.edit("LOCK", "rotation_id", "another")
+		}},
+		{"two rotations run that the chain does not know", atEnd, func(c *clinic) {
+			for _, id := range []string{"one", "two"} {
+				c.copied(springItem, "ROTATION#"+id, "-")
+				c.edit("ROTATION#"+id, "phase", "minted")
+			}
+		}},
+		{"a damaged record that the chain does not know", atEnd, func(c *clinic) { c.add("ROTATION#ghost", "-", "mode", "emergency") }},
+	}...)
+	wantDiagnoses(t, "doctor-rotations.golden", cases)
+}
+
+// TestDiagnosesOfOthers: sources, the anchor, and what is made anew.
+func TestDiagnosesOfOthers(t *testing.T) {
+	var cases []diagnosis
+	for _, how := range []string{"deleted", "emptied", "retyped"} {
+		cases = append(cases, damaged(atSwitch, how, "SOURCE/orders", "ANCHOR", "CHECKPOINT#before#orders#verify/000")...)
+	}
+	plant := func(pk, sk string, attributes ...string) diagnosis {
+		return diagnosis{fmt.Sprintf("an item %s/%s with %q", pk, sk, attributes), atEnd, func(c *clinic) { c.add(pk, sk, attributes...) }}
+	}
+	cases = append(cases, []diagnosis{
+		edited("a source without a kind", atSwitch, "SOURCE/orders", "kind", "-"),
+		edited("a source without a place", atSwitch, "SOURCE/orders", "place", "-"),
+		edited("a source without a definition", atSwitch, "SOURCE/orders", "definition", "-"),
+		edited("a source of another definition", atSwitch, "SOURCE/orders", "definition", "{ }"),
+		{"a damaged source that the chain does not know", atSwitch, func(c *clinic) { c.add("SOURCE", "ghost", "kind", "dynamodb") }},
+		{"a source that the chain does not know", atSwitch, func(c *clinic) { c.copied("SOURCE/orders", "SOURCE", "ghost") }},
+		{"both sources", atSwitch, func(c *clinic) { c.drop("SOURCE/orders", "SOURCE/corpus") }},
+		edited("the anchor's revision is none", atEnd, "ANCHOR", "rev", "0"),
+		edited("the anchor's number is negative", atEnd, "ANCHOR", "n", "-1"),
+		edited("the anchor has no digest", atEnd, "ANCHOR", "digest", "-"),
+		edited("the anchor is an earlier one", atEnd, "ANCHOR", "n", "1"),
+		edited("there was no anchor", atEnd, "ANCHOR", "n", "0", "digest", "-"),
+		edited("the anchor is a later one", atEnd, "ANCHOR", "n", "9"),
+		edited("a checkpoint without a revision", atEnd, "CHECKPOINT#before#orders#verify/000", "rev", "0"),
+		plant("MARK", "carts"), plant("LEASE#kek-0003", "x"), plant("ANNOUNCEMENT#x", "-"), plant("DRILL#x", "-"), plant("APPROVAL#x", "-"), plant("HEALTH#x", "-"),
+		plant("LEASE#kek-0003", "x", "holder", "x"), plant("OTHER", "a\nb"), plant("AUDIT", "x"), plant("AUDIT", "12"), plant("AUDIT", "0000000000012"),
+		{"an anchor that is under way is nothing", atEnd, func(c *clinic) {
+			was := c.stored("ANCHOR")
+			must(c.Anchor(c.t.Context(), rotation.AnchorInput{}))
+			must(c.db.PutItem(c.t.Context(), &dynamodb.PutItemInput{TableName: aws.String(control), Item: was}))
+		}},
+	}...)
+	wantDiagnoses(t, "doctor-others.golden", cases)
+}
+
+// TestDiagnosesOfTheChain: records, their head, and what the bucket holds.
+func TestDiagnosesOfTheChain(t *testing.T) {
+	const last = "AUDIT/000000000018"
+	var cases []diagnosis
+	for _, how := range []string{"deleted", "emptied", "retyped"} {
+		cases = append(cases, damaged(atSwitch, how, "AUDIT_HEAD", "AUDIT/000000000001", "AUDIT/000000000009", last)...)
+	}
+	gone := func(c *clinic, seqs ...int64) {
+		for _, seq := range seqs {
+			c.world.Vault().Tamper(audit.ObjectKey(chain, seq), nil)
+		}
+	}
+	cases = append(cases, []diagnosis{
+		edited("the head is behind", atSwitch, "AUDIT_HEAD", "seq", "17"),
+		edited("the head is ahead", atSwitch, "AUDIT_HEAD", "seq", "19"),
+		edited("the head has another hash", atSwitch, "AUDIT_HEAD", "hash", "other"),
+		edited("the head has no hash", atSwitch, "AUDIT_HEAD", "hash", "-"),
+		edited("the head says record 0", atSwitch, "AUDIT_HEAD", "seq", "0", "published_seq", "0"),
+		edited("the head has published less", atSwitch, "AUDIT_HEAD", "published_seq", "10"),
+		edited("the head has published more than there is", atSwitch, "AUDIT_HEAD", "published_seq", "19"),
+		{"the bucket has lost the last record", atSwitch, func(c *clinic) { gone(c, 18) }},
+		{"the bucket has lost a record", atSwitch, func(c *clinic) { gone(c, 9) }},
+		{"the bucket has another record", atSwitch, func(c *clinic) {
+			c.world.Vault().Tamper(audit.ObjectKey(chain, 9), must(c.world.Vault().Get(c.t.Context(), audit.ObjectKey(chain, 8))))
+		}},
+		{"a record is in neither", atSwitch, func(c *clinic) { c.drop("AUDIT/000000000009"); gone(c, 9) }},
+		{"two records are in neither", atSwitch, func(c *clinic) { c.drop("AUDIT/000000000009", "AUDIT/000000000010"); gone(c, 9, 10) }},
+		{"the last record is in neither", atSwitch, func(c *clinic) { c.drop(last); gone(c, 18) }},
+		{"the last record is in neither, nor the head", atSwitch, func(c *clinic) { c.drop(last, "AUDIT_HEAD"); gone(c, 18) }},
+		{"a damaged record is in neither, nor the head", atSwitch, func(c *clinic) {
+			c.hurt(c.stored(last), "retyped")
+			c.drop("AUDIT_HEAD")
+			gone(c, 18)
+		}},
+		{"the first record is in neither", atSwitch, func(c *clinic) { c.drop("AUDIT/000000000001"); gone(c, 1) }},
+		{"the whole outbox", atSwitch, func(c *clinic) {
+			for n := range 18 {
+				c.drop(fmt.Sprintf("AUDIT/%012d", n+1))
+			}
+			c.drop("AUDIT_HEAD")
+		}},
+		{"the whole table", atSwitch, func(c *clinic) { c.set(nil) }},
+	}...)
+	wantDiagnoses(t, "doctor-chain.golden", cases)
+}
+
+func (c *clinic) disable(id kek.ID) {
+	c.t.Helper()
+	if err := c.world.KMS().Disable(c.t.Context(), id); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+// copied stores an item again under another key.
+func (c *clinic) copied(name, pk, sk string) {
+	c.t.Helper()
+	i := c.stored(name)
+	i["pk"], i["sk"] = attribute(pk), &types.AttributeValueMemberS{Value: sk}
+	must(c.db.PutItem(c.t.Context(), &dynamodb.PutItemInput{TableName: aws.String(control), Item: i}))
+}
+
+// answer fails the calls of an operation on one thing.
+func (c *clinic) answer(op string, about any, err error) {
+	c.world.SetHook(func(called string, args ...any) (bool, error) {
+		if called == op && len(args) > 0 && args[0] == about {
+			return false, err
+		}
+		return true, nil
+	})
+}
