@@ -34,14 +34,9 @@ func wantDiagnoses(t *testing.T, golden string, cases []diagnosis) {
 	if raced > 1 {
 		t.Skip("one thing after the other: it runs without the race detector")
 	}
-	all := makePatients(t)
 	var text strings.Builder
 	for _, d := range cases {
-		i := slices.IndexFunc(all, func(p patient) bool { return p.name == d.at })
-		if i < 0 {
-			t.Fatalf("there is no patient %s", d.at)
-		}
-		c := all[i].clone(t)
+		c := patientAt(t, d.at).clone(t)
 		d.harm(c)
 		fmt.Fprintf(&text, "%s, at %s\n%s", d.name, d.at, c.treated())
 	}
@@ -239,7 +234,7 @@ func TestDiagnosesOfTheRegistry(t *testing.T) {
 		{"the pointer is lost and its key disabled", atSwitch, func(c *clinic) { c.drop("POINTER"); c.disable("kek-0003") }},
 		{"the pointer's key is disabled", atSwitch, disable("kek-0003")},
 		{"the pointer's key is not known to KMS", atSwitch, func(c *clinic) {
-			c.answer("KMS.Describe", "kek-0003", rotation.ErrNoKey)
+			c.answer("KMS.Describe", kek.ID("kek-0003"), rotation.ErrNoKey)
 		}},
 		{"the key of a KEK that drains is disabled", atSwitch, disable("kek-0002")},
 		{"the key of a sealed KEK is disabled", atDrain, disable("kek-0002")},
@@ -361,7 +356,7 @@ func TestDiagnosesOfOthers(t *testing.T) {
 
 // TestDiagnosesOfTheChain: records, their head, and what the bucket holds.
 func TestDiagnosesOfTheChain(t *testing.T) {
-	const last = "AUDIT/000000000018"
+	const last = "AUDIT/000000000019"
 	var cases []diagnosis
 	for _, how := range []string{"deleted", "emptied", "retyped"} {
 		cases = append(cases, damaged(atSwitch, how, "AUDIT_HEAD", "AUDIT/000000000001", "AUDIT/000000000009", last)...)
@@ -372,37 +367,85 @@ func TestDiagnosesOfTheChain(t *testing.T) {
 		}
 	}
 	cases = append(cases, []diagnosis{
-		edited("the head is behind", atSwitch, "AUDIT_HEAD", "seq", "17"),
-		edited("the head is ahead", atSwitch, "AUDIT_HEAD", "seq", "19"),
+		edited("the head is behind", atSwitch, "AUDIT_HEAD", "seq", "18", "published_seq", "18"),
+		edited("the head is ahead", atSwitch, "AUDIT_HEAD", "seq", "20"),
 		edited("the head has another hash", atSwitch, "AUDIT_HEAD", "hash", "other"),
 		edited("the head has no hash", atSwitch, "AUDIT_HEAD", "hash", "-"),
 		edited("the head says record 0", atSwitch, "AUDIT_HEAD", "seq", "0", "published_seq", "0"),
 		edited("the head has published less", atSwitch, "AUDIT_HEAD", "published_seq", "10"),
-		edited("the head has published more than there is", atSwitch, "AUDIT_HEAD", "published_seq", "19"),
-		{"the bucket has lost the last record", atSwitch, func(c *clinic) { gone(c, 18) }},
+		edited("the head has published more than there is", atSwitch, "AUDIT_HEAD", "published_seq", "20"),
+		{"the bucket has lost the last record", atSwitch, func(c *clinic) { gone(c, 19) }},
 		{"the bucket has lost a record", atSwitch, func(c *clinic) { gone(c, 9) }},
 		{"the bucket has another record", atSwitch, func(c *clinic) {
 			c.world.Vault().Tamper(audit.ObjectKey(chain, 9), must(c.world.Vault().Get(c.t.Context(), audit.ObjectKey(chain, 8))))
 		}},
 		{"a record is in neither", atSwitch, func(c *clinic) { c.drop("AUDIT/000000000009"); gone(c, 9) }},
 		{"two records are in neither", atSwitch, func(c *clinic) { c.drop("AUDIT/000000000009", "AUDIT/000000000010"); gone(c, 9, 10) }},
-		{"the last record is in neither", atSwitch, func(c *clinic) { c.drop(last); gone(c, 18) }},
-		{"the last record is in neither, nor the head", atSwitch, func(c *clinic) { c.drop(last, "AUDIT_HEAD"); gone(c, 18) }},
+		{"the last record is in neither", atSwitch, func(c *clinic) { c.drop(last); gone(c, 19) }},
+		{"the last record is in neither, nor the head", atSwitch, func(c *clinic) { c.drop(last, "AUDIT_HEAD"); gone(c, 19) }},
 		{"a damaged record is in neither, nor the head", atSwitch, func(c *clinic) {
 			c.hurt(c.stored(last), "retyped")
 			c.drop("AUDIT_HEAD")
-			gone(c, 18)
+			gone(c, 19)
 		}},
 		{"the first record is in neither", atSwitch, func(c *clinic) { c.drop("AUDIT/000000000001"); gone(c, 1) }},
 		{"the whole outbox", atSwitch, func(c *clinic) {
-			for n := range 18 {
+			for n := range 19 {
 				c.drop(fmt.Sprintf("AUDIT/%012d", n+1))
 			}
 			c.drop("AUDIT_HEAD")
 		}},
-		{"the whole table", atSwitch, func(c *clinic) { c.set(nil) }},
 	}...)
 	wantDiagnoses(t, "doctor-chain.golden", cases)
+}
+
+// TestDiagnosesOfSetBack: the control table is what it was at an earlier phase, or empty.
+func TestDiagnosesOfSetBack(t *testing.T) {
+	var cases []diagnosis
+	back := func(at, to string, harm func(c *clinic)) {
+		cases = append(cases, diagnosis{"set back to " + to, at, func(c *clinic) {
+			c.set(patientAt(c.t, to).db.items())
+			if harm != nil {
+				harm(c)
+			}
+		}})
+	}
+	for _, to := range []string{atStart, atMint, atSwitch} {
+		for _, at := range []string{atMint, atSwitch, atRetire, atEnd} {
+			if to < at || to == atStart {
+				back(at, to, nil)
+			}
+		}
+	}
+	back(atEnd, atDrain, nil)
+	back(atEnd, atRetire, nil)
+	back("completed/emergency", "switched/emergency", nil)
+	back(atRetire, atMint, func(c *clinic) { c.drop("POINTER", "KEK#kek-0002", "LOCK") })
+	back(atRetire, atMint, func(c *clinic) { c.drop("AUDIT_HEAD", springItem) })
+	back(atRetire, atSwitch, func(c *clinic) { c.disable("kek-0003") })
+	back(atSwitch, atMint, func(c *clinic) { c.disable("kek-0003") })
+	back(atSwitch, atMint, func(c *clinic) { c.edit("SOURCE/orders", "definition", "{ }", "generation", "4") })
+	cases = append(cases, diagnosis{"the whole table", atSwitch, func(c *clinic) { c.set(nil) }})
+	wantDiagnoses(t, "doctor-setback.golden", cases)
+}
+
+func patientAt(t *testing.T, name string) patient {
+	t.Helper()
+	all := makePatients(t)
+	i := slices.IndexFunc(all, func(p patient) bool { return p.name == name })
+	if i < 0 {
+		t.Fatalf("there is no patient %s", name)
+	}
+	return all[i]
+}
+
+// TestDoctorGenesisForgotten: the whole table is lost before the first rotation. The KEK of
+// genesis carries no tag of a rotation; that it is the deployment's own an anchor proves.
+func TestDoctorGenesisForgotten(t *testing.T) {
+	c := newClinic(t)
+	must(c.Anchor(t.Context(), rotation.AnchorInput{Heartbeat: true}))
+	c.set(nil)
+	c.cured("POINTER", "KEK#kek-0001", "FENCE#kek-0001/00")
 }
 
 func (c *clinic) disable(id kek.ID) {

@@ -43,7 +43,7 @@ func (s *Steps) diagnose(ctx context.Context) (d Diagnosis, seq int64, err error
 		return d, 0, err
 	}
 	e.chain.forget()
-	if e.keys, e.notes, err = s.describeKeys(ctx, e.items, e.chain); err != nil {
+	if e.keys, e.notes, err = s.describeKeys(ctx, e.items, e.chain, e.anchors.proven); err != nil {
 		return d, 0, err
 	}
 	e.chain.believe(e.anchors.proven, e.keys)
@@ -120,12 +120,7 @@ func (s *Steps) readItems(ctx context.Context, e *exam) (chain string, err error
 func (e *exam) rests() string {
 	s := fmt.Sprintf("%d records, which the control table and the bucket hold", len(e.chain.line))
 	for _, b := range e.chain.branches {
-		proven := 0
-		for i := range b.records[:b.believed] {
-			if e.anchors.proven[b.records[i].Head()] {
-				proven = i + 1
-			}
-		}
+		proven := b.proven(e.anchors.proven)
 		s += fmt.Sprintf("; %d that the bucket alone holds: %d covered by an anchor, %d believed because KMS agrees, %d not believed",
 			len(b.records), proven, b.believed-proven, len(b.records)-b.believed)
 	}
