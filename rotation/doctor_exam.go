@@ -82,8 +82,12 @@ func (s *Steps) readBoth(ctx context.Context, e *exam) error {
 		if len(e.chain.branches) == 0 || said == (audit.Head{}) {
 			return nil
 		}
-		if _, now, err := s.Outbox.Head(ctx); err != nil || now == said {
-			return err
+		_, now, err := s.Outbox.Head(ctx)
+		if err != nil {
+			return unavailable("audit head", err)
+		}
+		if now == said {
+			return nil
 		}
 	}
 	return unavailable("control table", errors.New("it changed each time the audit bucket was read"))

@@ -7,6 +7,7 @@ import (
 	"math"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -52,6 +53,7 @@ var names = map[error]string{
 // failures are how a call of an adapter may fail.
 func failures(op string) []error {
 	out := []error{errAway, fmt.Errorf("%s: %w", op, rotation.ErrDenied), fmt.Errorf("%s: %w", op, rotation.ErrRejected)}
+	op, _, _ = strings.Cut(op, " ") // what it is about
 	switch op {
 	case "KMS.Describe":
 		out = append(out, rotation.ErrNoKey)
@@ -59,9 +61,9 @@ func failures(op string) []error {
 		out = append(out, rotation.ErrNoKey)
 	case "KMS.Decrypt", "KMS.ReEncrypt", "KMS.GenerateDataKey", "KMS.Identify":
 		out = append(out, rotation.ErrNoKey, rotation.ErrKeyDisabled, rotation.ErrUnwrap)
-	case "Store.Load", "Store.LoadAll":
+	case "Store.Load", "Store.LoadAll", "Items.Examine":
 		out = append(out, rotation.ErrNoControlTable)
-	case "Store.Apply", "Store.SaveAnnouncement", "Store.SaveApproval", "Store.SaveDrill", "Store.SaveAnchor", "Store.Begin":
+	case "Store.Apply", "Store.SaveAnnouncement", "Store.SaveApproval", "Store.SaveDrill", "Store.SaveAnchor", "Store.Begin", "Items.Repair":
 		out = append(out, kek.ErrConflict, kek.ErrConflict)
 	case "Store.SaveCheckpoint":
 		out = append(out, kek.ErrConflict)
@@ -126,13 +128,14 @@ func (s *site) hook(h memstore.Hook) { s.world.SetHook(h) }
 
 // failing runs a step once for each kind of call that it makes and each way that fails,
 // on a site of its own. It returns the answers, each with what led to it.
-func failing(t *testing.T, fresh func() *site, hook func(*site, memstore.Hook), run func(*site) (any, error)) []string {
+func failing[T any](t *testing.T, fresh func() T, hook func(T, memstore.Hook), run func(T) (any, error)) []string {
 	t.Helper()
+	var mu sync.Mutex
 	var ops []string // each call of the undisturbed run
 	f := fresh()
 	hook(f, func(op string, _ ...any) (bool, error) {
-		f.mu.Lock()
-		defer f.mu.Unlock()
+		mu.Lock()
+		defer mu.Unlock()
 		ops = append(ops, op)
 		return true, nil
 	})
@@ -164,8 +167,8 @@ func failing(t *testing.T, fresh func() *site, hook func(*site, memstore.Hook), 
 					last = math.MaxInt
 				}
 				hook(f, func(now string, _ ...any) (bool, error) {
-					f.mu.Lock()
-					defer f.mu.Unlock()
+					mu.Lock()
+					defer mu.Unlock()
 					if now != op {
 						return true, nil
 					}
