@@ -2,6 +2,7 @@ package rotation_test
 
 import (
 	"cmp"
+	"context"
 	"fmt"
 	"maps"
 	"regexp"
@@ -9,13 +10,16 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
 
 	"github.com/matter-ops/kms-rotation/audit"
+	"github.com/matter-ops/kms-rotation/internal/ddb"
 	"github.com/matter-ops/kms-rotation/internal/memddb"
+	"github.com/matter-ops/kms-rotation/internal/rekor/rekortest"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
 )
@@ -427,6 +431,133 @@ func TestDiagnosesOfSetBack(t *testing.T) {
 	back(atSwitch, atMint, func(c *clinic) { c.edit("SOURCE/orders", "definition", "{ }", "generation", "4") })
 	cases = append(cases, diagnosis{"the whole table", atSwitch, func(c *clinic) { c.set(nil) }})
 	wantDiagnoses(t, "doctor-setback.golden", cases)
+}
+
+// TestDiagnosesOfSetBackAgain: a table that was set back, repaired and rotated is set back
+// again, to moments of its first life and of its second. What it forgot then is in
+// generations of the chain that it does not know.
+func TestDiagnosesOfSetBackAgain(t *testing.T) {
+	var text strings.Builder
+	c := patientAt(t, atEnd).clone(t)
+	tell := func(name string, items []memddb.Item) []memddb.Item {
+		c.clock.pass(time.Minute)
+		c.set(items)
+		fmt.Fprintf(&text, "%s\n%s", name, c.treated())
+		return c.db.items()
+	}
+	first := tell("to the mint", patientAt(t, atMint).db.items())
+	c.clock.pass(time.Minute)
+	c.run("second-life", emergency, kek.Switched)
+	second := c.db.items()
+	tell("to before the first repair", patientAt(t, atSwitch).db.items())
+	c.clock.pass(time.Minute)
+	c.run("third-life", emergency, kek.KEKRetired) // and is anchored
+	tell("to the first repair", first)
+	tell("to the second life", second)
+	tell("to the beginning", nil)
+	wantGolden(t, "doctor-setback-again.golden", text.String())
+	c.cured()
+}
+
+// TestDiagnosesOfAnchors: which anchors in the bucket doctor believes.
+func TestDiagnosesOfAnchors(t *testing.T) {
+	anchorKey := func(n int64) string { return audit.Generations("").AnchorKeyIn(chain, n) }
+	tamper := func(n int64, b func(c *clinic) []byte) func(c *clinic) {
+		return func(c *clinic) {
+			c.drop("ANCHOR")
+			c.world.Vault().Tamper(anchorKey(n), b(c))
+		}
+	}
+	anchor := func(n int64) func(c *clinic) []byte {
+		return func(c *clinic) []byte { return must(c.world.Vault().GetAnchor(c.t.Context(), anchorKey(n))) }
+	}
+	other := func(harm func(c *clinic)) func(c *clinic) {
+		return func(c *clinic) {
+			c.drop("ANCHOR")
+			c.key = rekortest.NewKey(c.t)
+			own := *c.Anchoring
+			own.Signer, own.Trust.AnchorKeys = c.key, nil
+			c.Anchoring = &own
+			harm(c)
+		}
+	}
+	wantDiagnoses(t, "doctor-anchors.golden", []diagnosis{
+		{"the state is lost", atEnd, func(c *clinic) { c.drop("ANCHOR") }},
+		{"the last is gone", atEnd, tamper(4, func(*clinic) []byte { return nil })},
+		{"one in between is gone", atEnd, tamper(2, func(*clinic) []byte { return nil })},
+		{"the first is gone", atEnd, tamper(1, func(*clinic) []byte { return nil })},
+		{"the last is none", atEnd, tamper(4, func(*clinic) []byte { return []byte("{}") })},
+		{"the last is an earlier one", atEnd, tamper(4, anchor(3))},
+		{"the next is an earlier one", atEnd, tamper(5, anchor(3))},
+		{"the next is none", atEnd, tamper(5, func(*clinic) []byte { return []byte("{}") })},
+		{"the deployment has another key", atEnd, other(func(*clinic) {})},
+		{"the deployment has another key and trusts the old one", atEnd, other(func(c *clinic) {
+			b := anchor(1)(c)
+			c.Anchoring.Trust.AnchorKeys = []audit.PinnedKey{{Key: must(audit.ParseAnchor(b)).Signed.Key}}
+		})},
+		{"the deployment trusts no log", atEnd, other(func(c *clinic) {
+			c.Anchoring.Trust.AnchorKeys = []audit.PinnedKey{{Key: must(audit.ParseAnchor(anchor(1)(c))).Signed.Key}}
+			c.Anchoring.Trust.Logs = nil
+		})},
+		{"the deployment anchors nothing", atEnd, func(c *clinic) { c.drop("ANCHOR"); c.Anchoring = nil }},
+		{"an anchor's maker has died", atEnd, func(c *clinic) {
+			c.Anchoring.Store = &dying{Store: c.table, saves: 1}
+			if _, err := c.Anchor(c.t.Context(), rotation.AnchorInput{Heartbeat: true}); err == nil {
+				c.t.Error("it has not died")
+			}
+			c.Anchoring.Store = c.table
+		}},
+		{"the state is two anchors behind", atEnd, func(c *clinic) {
+			was := c.stored("ANCHOR")
+			for range 2 {
+				c.clock.pass(2 * time.Hour)
+				must(c.Anchor(c.t.Context(), rotation.AnchorInput{Heartbeat: true}))
+			}
+			must(c.db.PutItem(c.t.Context(), &dynamodb.PutItemInput{TableName: aws.String(control), Item: was}))
+		}},
+	})
+}
+
+// dying is the state of anchoring in a process that dies after it has saved it a few times.
+type dying struct {
+	*ddb.Store
+	saves int
+}
+
+func (d *dying) SaveAnchor(ctx context.Context, st rotation.AnchorState) error {
+	if d.saves--; d.saves < 0 {
+		return errAway
+	}
+	return d.Store.SaveAnchor(ctx, st)
+}
+
+// TestDiagnosesOfForgeries: objects in the bucket after the chain's last record that are
+// not the chain's.
+func TestDiagnosesOfForgeries(t *testing.T) {
+	forge := func(chainName string, skip int64, body map[string]string) func(c *clinic) {
+		return func(c *clinic) {
+			at, head, err := c.table.Head(c.t.Context())
+			if err != nil {
+				c.t.Fatal(err)
+			}
+			e := must(audit.Next(chainName, audit.Head{Seq: head.Seq + skip, Hash: head.Hash}, c.clock.now(), audit.Event{ID: "x", Type: "x", Body: body}))
+			c.world.Vault().Tamper(at.RecordKey(head.Seq+1), e.Bytes)
+		}
+	}
+	body := map[string]string{"pointer": "kek-0002", "epoch": "9", "kek.kek-0002": "active", "kek.kek-0003": "draining"}
+	wantDiagnoses(t, "doctor-forgeries.golden", []diagnosis{
+		{"it moves the pointer back", atSwitch, forge(chain, 0, body)},
+		{"it says nothing", atSwitch, forge(chain, 0, nil)},
+		{"it is of another chain", atSwitch, forge("other", 0, body)},
+		{"it has another number", atSwitch, forge(chain, 1, body)},
+		{"it is none", atSwitch, func(c *clinic) { c.world.Vault().Tamper(audit.ObjectKey(chain, 20), []byte("{}")) }},
+		{"it is an earlier one", atSwitch, func(c *clinic) {
+			c.world.Vault().Tamper(audit.ObjectKey(chain, 20), must(c.world.Vault().Get(c.t.Context(), audit.ObjectKey(chain, 19))))
+		}},
+		{"it names an unknown KEK", atSwitch, forge(chain, 0, map[string]string{"kek.kek-0099": "sealed"})},
+		{"it retires the KEK in use", atSwitch, forge(chain, 0, map[string]string{"kek.kek-0003": "retired"})},
+		{"it ends the rotation", atSwitch, forge(chain, 0, map[string]string{"rotation." + spring: "completed"})},
+	})
 }
 
 func patientAt(t *testing.T, name string) patient {

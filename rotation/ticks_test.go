@@ -30,7 +30,9 @@ func (o *ordered) CallPreflight(_ context.Context, function string, in rotation.
 	return o.err
 }
 
-func (o *ordered) Count(name string, n int64) { o.lines = append(o.lines, fmt.Sprintf("%s=%d", name, n)) }
+func (o *ordered) Count(name string, n int64) {
+	o.lines = append(o.lines, fmt.Sprintf("%s=%d", name, n))
+}
 
 // ticked is what a tick of the schedule says and does on a copy of a deployment.
 func (s *site) ticked(t *testing.T, in rotation.ScheduleInput, change func(*site)) string {
