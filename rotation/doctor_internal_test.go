@@ -155,6 +155,33 @@ func TestHearKEKs(t *testing.T) {
 	}
 }
 
+// TestHearRepairs: a repair that says again what a KEK is, or where the pointer is, leaves
+// when and by which rotation it became so. The schedule takes a pointer without a rotation
+// for that of genesis.
+func TestHearRepairs(t *testing.T) {
+	got := heard(
+		record(1, "kek_genesis", "", "label", "first", "kek.a", "active", "pointer", "a", "epoch", "1"),
+		record(2, "kek_minted", "r", "label", "second", "kek.b", "pending", "phase", "minted"),
+		record(3, "pointer_switched", "r", "kek.b", "active", "kek.a", "draining", "pointer", "b", "epoch", "2", "phase", "switched"),
+		record(4, "old_kek_retired", "r", "kek.a", "retired", "phase", "retired"),
+		record(5, EventRepaired, "", "kek.a", "retired", "kek.b", "active", "pointer", "b", "epoch", "3"),
+		record(6, EventRepaired, "", "kek.c", "retired"),
+		record(7, "pointer_switched", "s", "kek.d", "active", "kek.b", "draining"), // the record of its mint is lost
+	)
+	if d := cmp.Diff(&kek.Pointer{KEKID: "b", Epoch: 3, RotationID: "r", SwitchedAt: at(3)}, got.pointer); d != "" {
+		t.Errorf("the pointer (-want +got):\n%s", d)
+	}
+	want := map[kek.ID]kek.KEK{
+		"a": {ID: "a", State: kek.Retired, Label: "first", CreatedAt: at(1), SwitchedAt: at(1), RetiredAt: at(4), Reason: "rotated by r"},
+		"b": {ID: "b", State: kek.Draining, Label: "second", RotationID: "r", CreatedAt: at(2), SwitchedAt: at(3)},
+		"c": {ID: "c", State: kek.Retired, CreatedAt: at(6), RetiredAt: at(6), Reason: "rotated by a rotation that is not known"},
+		"d": {ID: "d", State: kek.Active, RotationID: "s", CreatedAt: at(7), SwitchedAt: at(7)},
+	}
+	if d := cmp.Diff(want, got.keks); d != "" {
+		t.Errorf("KEKs (-want +got):\n%s", d)
+	}
+}
+
 // TestHearRotations: what the records of a rotation say of it, and which one runs.
 func TestHearRotations(t *testing.T) {
 	all := []string{
