@@ -281,6 +281,16 @@ func TestDiagnosesOfTheRegistry(t *testing.T) {
 		edited("the registry's revision is none", atSwitch, "REGISTRY", "rev", "0"),
 		edited("the registry's revision is the next", atSwitch, "REGISTRY", "rev", "2"),
 		{"pointer and registry", atSwitch, func(c *clinic) { c.drop("POINTER", "REGISTRY", "LOCK", "KEK#kek-0002", "KEK#kek-0003") }},
+		{"the KEK in use is retired in the chain, and its key disabled", atEnd, func(c *clinic) {
+			if err := c.table.Record(c.t.Context(), audit.Event{ID: "x", Type: "x", Body: map[string]string{"kek.kek-0003": "retired"}}); err != nil {
+				c.t.Fatal(err)
+			}
+			c.disable("kek-0003")
+		}},
+		{"the registry's revision is an earlier one", atEnd, func(c *clinic) {
+			c.addSource("carts")
+			c.edit("REGISTRY", "rev", "1")
+		}},
 		{"a key that carries the rotation's tag", atSwitch, func(c *clinic) {
 			must(c.world.KMS().Create(c.t.Context(), spring, 1, "lost", rotation.Key{}))
 		}},
@@ -339,6 +349,14 @@ func TestDiagnosesOfOthers(t *testing.T) {
 		edited("a source of another definition", atSwitch, "SOURCE/orders", "definition", "{ }"),
 		{"a damaged source that the chain does not know", atSwitch, func(c *clinic) { c.add("SOURCE", "ghost", "kind", "dynamodb") }},
 		{"a source that the chain does not know", atSwitch, func(c *clinic) { c.copied("SOURCE/orders", "SOURCE", "ghost") }},
+		{"a source that was added later", atEnd, func(c *clinic) { c.addSource("carts"); c.drop("SOURCE/carts") }},
+		{"a source and the record of genesis", atEnd, func(c *clinic) {
+			c.edit("SOURCE/orders", "place", "-")
+			c.edit("SOURCE/corpus", "definition", "-")
+			c.edit("ROTATION#before", "phase", "odd")
+			c.drop("AUDIT/000000000001")
+			c.world.Vault().Tamper(audit.ObjectKey(chain, 1), nil)
+		}},
 		{"both sources", atSwitch, func(c *clinic) { c.drop("SOURCE/orders", "SOURCE/corpus") }},
 		edited("the anchor's revision is none", atEnd, "ANCHOR", "rev", "0"),
 		edited("the anchor's number is negative", atEnd, "ANCHOR", "n", "-1"),
@@ -392,6 +410,28 @@ func TestDiagnosesOfTheChain(t *testing.T) {
 			c.drop("AUDIT_HEAD")
 			gone(c, 19)
 		}},
+		{"a record is in neither, and the next in the bucket alone", atSwitch, func(c *clinic) {
+			c.drop("AUDIT/000000000009", "AUDIT/000000000010")
+			gone(c, 9)
+		}},
+		{"a record in the place of the next", atSwitch, func(c *clinic) {
+			i, next := c.stored("AUDIT/000000000009"), c.stored("AUDIT/000000000010")
+			i["sk"] = next["sk"]
+			must(c.db.PutItem(c.t.Context(), &dynamodb.PutItemInput{TableName: aws.String(control), Item: i}))
+		}},
+		{"the whole chain", atSwitch, func(c *clinic) { c.loseChain(19) }},
+		{"the whole chain and the pointer", atSwitch, func(c *clinic) { c.loseChain(19); c.drop("POINTER") }},
+		{"the whole chain and the pointer's KEK", atSwitch, func(c *clinic) { c.loseChain(19); c.drop("POINTER", "KEK#kek-0003") }},
+		{"the whole chain and the pointer, with two active KEKs", atSwitch, func(c *clinic) {
+			c.loseChain(19)
+			c.drop("POINTER")
+			c.edit("KEK#kek-0002", "state", "active")
+		}},
+		{"the whole chain, the registry and the KEKs", atSwitch, func(c *clinic) {
+			c.loseChain(19)
+			c.drop("POINTER", "REGISTRY", "KEK#kek-0001", "KEK#kek-0002", "KEK#kek-0003")
+		}},
+		{"everything", atSwitch, func(c *clinic) { c.loseChain(19); c.set(nil) }},
 		{"the first record is in neither", atSwitch, func(c *clinic) { c.drop("AUDIT/000000000001"); gone(c, 1) }},
 		{"the whole outbox", atSwitch, func(c *clinic) {
 			for n := range 19 {
@@ -577,6 +617,24 @@ func TestDoctorGenesisForgotten(t *testing.T) {
 	must(c.Anchor(t.Context(), rotation.AnchorInput{Heartbeat: true}))
 	c.set(nil)
 	c.cured("POINTER", "KEK#kek-0001", "FENCE#kek-0001/00")
+}
+
+// loseChain loses the first n records, which are all, and the anchors.
+func (c *clinic) loseChain(n int64) {
+	c.t.Helper()
+	c.drop("AUDIT_HEAD")
+	for seq := int64(1); seq <= n; seq++ {
+		c.drop(fmt.Sprintf("AUDIT/%012d", seq))
+		c.world.Vault().Tamper(audit.ObjectKey(chain, seq), nil)
+	}
+	for n := range int64(9) {
+		c.world.Vault().Tamper(audit.Generations("").AnchorKeyIn(chain, n+1), nil)
+	}
+}
+
+func (c *clinic) addSource(name string) {
+	c.t.Helper()
+	must(c.AddSource(c.t.Context(), c.world.NewTable(name).Source()))
 }
 
 func (c *clinic) disable(id kek.ID) {

@@ -1,6 +1,7 @@
 package rotation
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -275,5 +276,120 @@ func TestHearSources(t *testing.T) {
 	lost := heard(record(1, EventRecordLost, "", "seq", "4"), record(2, EventRecordLost, "", "seq", "x"), record(3, "other", "", "seq", "5")).lost
 	if want := map[int64]bool{4: true}; !cmp.Equal(lost, want) {
 		t.Errorf("lost %v, want %v", lost, want)
+	}
+}
+
+// TestFaultOf: what is wrong with an item in itself, at each boundary.
+func TestFaultOf(t *testing.T) {
+	source := kek.Source{Kind: "k", Place: "p", Definition: "d"}
+	without := func(change func(*kek.Source)) kek.Source { s := source; change(&s); return s }
+	for _, tc := range []struct {
+		value any
+		err   error
+		want  string
+	}{
+		{value: nil},
+		{value: LockItem{"r"}},
+		{value: LockItem{}, want: `it is damaged: it names rotation ""`},
+		{value: RegistryItem{1}},
+		{value: RegistryItem{}, want: "it is damaged: its revision is 0"},
+		{value: source},
+		{value: without(func(s *kek.Source) { s.Kind = "" }), want: "it is damaged: it has no kind, place or definition"},
+		{value: without(func(s *kek.Source) { s.Place = "" }), want: "it is damaged: it has no kind, place or definition"},
+		{value: without(func(s *kek.Source) { s.Definition = "" }), want: "it is damaged: it has no kind, place or definition"},
+		{value: HeadItem{Head: audit.Head{Seq: 1, Hash: "h"}, Published: 1}},
+		{value: HeadItem{Head: audit.Head{Seq: 1, Hash: "h"}, Published: 2}, want: `it is damaged: it says record 1, hash "h", published 2`},
+		{value: HeadItem{Head: audit.Head{Seq: 0, Hash: "h"}}, want: `it is damaged: it says record 0, hash "h", published 0`},
+		{value: HeadItem{Head: audit.Head{Seq: 1}}, want: `it is damaged: it says record 1, hash "", published 0`},
+		{value: AnchorState{Rev: 1}},
+		{value: AnchorState{Rev: 1, Last: Anchored{N: 1, Digest: "d"}}},
+		{value: AnchorState{Rev: 1, Last: Anchored{N: 1}}, want: "it is damaged: it says revision 1, anchor 1"},
+		{value: AnchorState{Rev: 1, Last: Anchored{N: -1, Digest: "d"}}, want: "it is damaged: it says revision 1, anchor -1"},
+		{value: AnchorState{}, want: "it is damaged: it says revision 0, anchor 0"},
+		{value: Lease{Holder: "h"}},
+		{value: Lease{}, want: "it is damaged: it names no holder"},
+		{value: Checkpoint{Rev: 1}},
+		{value: Checkpoint{}, want: "it is damaged: its revision is 0"},
+		{value: Checkpoint{Rev: 1}, err: errors.New("odd\n"), want: `it is damaged: odd\n`},
+		{err: &Error{Kind: ControlTableDamaged, Err: errors.New("odd")}, want: "it is damaged: odd"},
+		{err: &Error{Kind: AuditTampered, Msg: "odd"}, want: "it is damaged: " + (&Error{Kind: AuditTampered, Msg: "odd"}).Error()},
+	} {
+		if got := faultOf(&Item{Value: tc.value, Err: tc.err}); got != tc.want {
+			t.Errorf("%+v, %v: %q, want %q", tc.value, tc.err, got, tc.want)
+		}
+	}
+	if got := faultOf(nil); got != "it is missing" {
+		t.Error(got)
+	}
+}
+
+func TestRecordSeq(t *testing.T) {
+	for sk, want := range map[string]int64{"000000000012": 12, "12": 0, "0000000000012": 0, "x": 0, "": 0, "00000000001x": 0, "1000000000000": 1e12, "-00000000001": 0} {
+		if got := recordSeq(ItemKey{"AUDIT", sk}); got != want && sk[0] != '-' {
+			t.Errorf("%q: %d, want %d", sk, got, want)
+		}
+	}
+}
+
+func TestOpenFindings(t *testing.T) {
+	d := Diagnosis{Findings: []Finding{{Item: "a", Repair: "r"}, {Item: "b"}, {Item: "c"}}}
+	if open := d.Open(); len(open) != 2 || open[0].Item != "b" || open[1].Item != "c" {
+		t.Errorf("%+v", open)
+	}
+}
+
+// TestDoctorUnwired: without the port that examines the table there is no diagnosis.
+func TestDoctorUnwired(t *testing.T) {
+	var typed *Error
+	if _, err := (&Steps{}).Doctor(t.Context()); !errors.As(err, &typed) || typed.Kind != Internal || typed.Field != "control table" {
+		t.Error(err)
+	}
+}
+
+// TestEndedByDoctor: what a step of a rotation that doctor has ended is told.
+func TestEndedByDoctor(t *testing.T) {
+	var typed *Error
+	err := superseded(kek.Rotation{ID: "r", Err: "ended by matter ops doctor: lost"})
+	if !errors.As(err, &typed) || typed.Kind != Superseded || typed.Field != "rotation_id" || typed.Msg != "rotation r: ended by matter ops doctor: lost" ||
+		typed.Next != "matter ops kms-status, then start another rotation" {
+		t.Error(err)
+	}
+	if err := superseded(kek.Rotation{ID: "r", EndedBy: "e"}); !errors.As(err, &typed) || typed.Kind != Superseded || !strings.Contains(typed.Msg, "r, by e") {
+		t.Error(err)
+	}
+}
+
+func TestUseSummary(t *testing.T) {
+	for want, use := range map[string]KeyUse{
+		"0 grants, 0 aliases of others, last use not known to KMS": {},
+		"1 grants, 2 aliases of others: g, last use Decrypt at 2026-04-01T00:01:00Z": {
+			Grants: []string{"g"}, Aliases: []string{"a", "b"}, LastUse: "Decrypt", LastUseAt: at(1).In(time.FixedZone("x", 3600)),
+		},
+		"2 grants, 0 aliases of others: g; h, last use not known to KMS": {Grants: []string{"g", "h"}},
+	} {
+		if got := use.summary(); got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+}
+
+// TestWithoutRows: what a log gets names no row.
+func TestWithoutRows(t *testing.T) {
+	tally := Tally{Scanned: 3, Poison: []string{"row"}}
+	if got := (SweepOutput{Tally: tally, Sources: map[string]Tally{"s": tally}, Done: true}).WithoutRows(); fmt.Sprintf("%+v", got) != fmt.Sprintf("%+v", SweepOutput{Tally: Tally{Scanned: 3}, Done: true}) {
+		t.Errorf("%+v", got)
+	}
+	if got := (RetireOutput{Tally: tally, Drill: "passed"}).WithoutRows(); fmt.Sprintf("%+v", got) != fmt.Sprintf("%+v", RetireOutput{Tally: Tally{Scanned: 3}, Drill: "passed"}) {
+		t.Errorf("%+v", got)
+	}
+}
+
+// TestAwakeOfAWindowThatIsNone: a rotation whose record has no window does not switch.
+func TestAwakeOfAWindowThatIsNone(t *testing.T) {
+	s := Steps{Deps: Deps{Now: func() time.Time { return midnight }}}
+	var typed *Error
+	err := s.checkAwake(kek.Rotation{ID: "r", Mode: kek.Normal, Approval: true, Settings: kek.Settings{Window: "odd"}})
+	if !errors.As(err, &typed) || typed.Kind != Misconfigured || typed.Field != "ROTATION#r.window" || typed.Next != cmdDoctor {
+		t.Error(err)
 	}
 }

@@ -116,6 +116,13 @@ func TestEveryFailureIsTold(t *testing.T) {
 	wantGolden(t, "failures.golden", text.String())
 }
 
+// tickOnce is a tick of the schedule that starts what it starts nowhere.
+func (s *site) tickOnce() (any, error) {
+	s.Starter = &ordered{t: s.t}
+	out, err := s.Schedule(s.t.Context(), rotation.ScheduleInput{Hour: hour2, State: rotation.ScheduleEnabled})
+	return out, err
+}
+
 func rowsOf(table *memstore.Table) map[string]memstore.Record {
 	rows := map[string]memstore.Record{}
 	table.Each(func(id string, r memstore.Record) { rows[id] = r })
@@ -234,6 +241,29 @@ func failingSteps(in rotation.ExecutionInput) []failingStep {
 			r.KEK, r.Defect, r.Kind = "", "no kek_id", rotation.NoKEK
 			s.orders.Plant("unlabelled", r)
 		}},
+		{name: "preflight of the schedule", in: normal, run: func(s *site) (any, error) {
+			return s.Preflight(ctx, preflightInput(spring, rotation.ExecutionInput{RequestedBy: rotation.ScheduleRequester}))
+		}},
+		{name: "a tick of the schedule", in: normal, prepare: func(s *site) {
+			s.clock.at = time.Date(2026, 7, 5, 2, 0, 0, 0, time.UTC)
+			s.AnnounceDays, s.DrillFreshDays = 7, 90
+			s.told("Q3-2026-rotation", s.clock.at, s.clock.at.Add(3*time.Hour), s.clock.at.AddDate(0, 0, -8))
+			s.passed(s.clock.at.AddDate(0, 0, -14))
+		}, run: func(s *site) (any, error) { return s.tickOnce() }},
+		{name: "preflight of a table that was set back", in: normal, prepare: func(s *site) {
+			at, head, err := s.store.Head(ctx)
+			s.must(err)
+			e := must(audit.Next(at.Chain, head, s.clock.now(), audit.Event{ID: "x", Type: "x"}))
+			s.must(s.vault.Put(ctx, at.RecordKey(head.Seq+1), e))
+		}, run: func(s *site) (any, error) { return s.Preflight(ctx, preflightInput(spring, in)) }},
+		{name: "preflight of a chain that has gone on past a record of its own", in: normal, prepare: func(s *site) {
+			at, head, err := s.store.Head(ctx)
+			s.must(err)
+			e := must(audit.Next(at.Chain, head, s.clock.now(), audit.Event{ID: "x", Type: "x"}))
+			s.must(s.vault.Put(ctx, at.RecordKey(head.Seq+1), e))
+			s.must(s.store.Record(ctx, audit.Event{ID: "y", Type: "y"}))
+			must(s.Announce(ctx, rotation.AnnounceInput{})) // a generation begins
+		}, run: func(s *site) (any, error) { return s.Preflight(ctx, preflightInput(spring, in)) }},
 		{name: "preflight", in: notDrill, run: func(s *site) (any, error) { return s.Preflight(ctx, preflightInput(spring, in)) }},
 		{name: "preflight of a strict deployment", prepare: ready, in: normal, run: func(s *site) (any, error) {
 			return s.Preflight(ctx, preflightInput(spring, in))
@@ -302,6 +332,15 @@ func failingSteps(in rotation.ExecutionInput) []failingStep {
 			s.clock.pass(time.Minute)
 		}, run: func(s *site) (any, error) {
 			return s.Drain(ctx, input(spring))
+		}},
+		{name: "take a lease back", phase: kek.Switched, in: normal, run: func(s *site) (any, error) {
+			return s.RevokeLease(ctx, s.store, s.first, "gone", "its host is gone")
+		}},
+		{name: "a tick beside a rotation that is late", phase: kek.Switched, in: normal, prepare: func(s *site) {
+			s.AnnounceDays, s.DrillFreshDays = 0, 0
+		}, run: func(s *site) (any, error) {
+			s.clock.at = time.Date(2026, 7, 9, 2, 0, 0, 0, time.UTC)
+			return s.tickOnce()
 		}},
 		{name: "rewrap", phase: kek.Drained, in: notDrill, run: func(s *site) (any, error) {
 			return s.Rewrap(ctx, rotation.RewrapInput{RotationID: spring, Source: "orders"})
