@@ -304,7 +304,7 @@ func TestAnchorRefusals(t *testing.T) {
 		out, err := tc.call(s)
 		answer := set(t, out)
 		if err != nil {
-			answer = err.Error()
+			answer = toldError(err)
 		}
 		fmt.Fprintf(&text, "%s\n  %s\n", tc.name, answer)
 	}

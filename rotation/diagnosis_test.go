@@ -119,10 +119,15 @@ func state(t *testing.T, i rotation.Item) string {
 	return set(t, i.Value)
 }
 
-var digest = regexp.MustCompile(`[0-9a-f]{64}`)
+var (
+	digest   = regexp.MustCompile(`[0-9a-f]{64}`)
+	logIndex = regexp.MustCompile(`"Index":([4-9]|\d\d+)`)
+)
 
-// masked numbers digests, of which some are of random keys.
+// masked numbers digests, of which some are of random keys. The patients' log has grown by
+// what other tests have anchored in it.
 func masked(s string) string {
+	s = logIndex.ReplaceAllString(s, `"Index":"later"`)
 	seen := map[string]int{}
 	return digest.ReplaceAllStringFunc(s, func(d string) string {
 		if seen[d] == 0 {

@@ -392,4 +392,18 @@ func TestAwakeOfAWindowThatIsNone(t *testing.T) {
 	if !errors.As(err, &typed) || typed.Kind != Misconfigured || typed.Field != "ROTATION#r.window" || typed.Next != cmdDoctor {
 		t.Error(err)
 	}
+	if err := s.checkAwake(kek.Rotation{ID: "r", Mode: kek.Emergency, Approval: true, Settings: kek.Settings{Window: "odd"}}); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestRehearsalText(t *testing.T) {
+	for want, r := range map[string]rehearsal{
+		"3 rows tried (a 1, b 2)":                            {rows: 3, byKEK: map[string]int64{"a": 1, "b": 2}},
+		"1 rows tried (a 1), 1 of 2 payloads open; one; two": {rows: 1, byKEK: map[string]int64{"a": 1}, opened: 1, sealed: 2, notes: []string{"one", "two"}},
+	} {
+		if got := r.String(); got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
 }

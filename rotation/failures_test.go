@@ -152,7 +152,7 @@ func failing[T any](t *testing.T, fresh func() T, hook func(T, memstore.Hook), r
 	note := func(cause string, out any, err error) {
 		answer := set(t, out)
 		if err != nil {
-			answer = err.Error()
+			answer = toldError(err)
 		}
 		if causes[answer] == nil {
 			answers = append(answers, answer)
