@@ -120,7 +120,7 @@ func state(t *testing.T, i rotation.Item) string {
 }
 
 var (
-	digest   = regexp.MustCompile(`[0-9a-f]{64}`)
+	digest   = regexp.MustCompile(`[0-9a-f]{64}|\bg\d+-[0-9a-f]{16}`)
 	logIndex = regexp.MustCompile(`"Index":([4-9]|\d\d+)`)
 )
 
@@ -260,6 +260,8 @@ func TestDiagnosesOfTheRegistry(t *testing.T) {
 		edited("a KEK of more shards than it has", atSwitch, "KEK#kek-0003", "fence_shards", "3"),
 		edited("a KEK of fewer shards than it has", atSwitch, "KEK#kek-0003", "fence_shards", "1"),
 		{"a KEK and its fence", atSwitch, func(c *clinic) { c.drop("KEK#kek-0003", "FENCE#kek-0003/00", "FENCE#kek-0003/01") }},
+		{"a KEK is lost, and the deployment makes another number of shards", atSwitch, func(c *clinic) { c.FenceShards = 1; c.drop("KEK#kek-0003") }},
+		{"a KEK is lost with one of two shards", atSwitch, func(c *clinic) { c.drop("KEK#kek-0003", "FENCE#kek-0003/01") }},
 		{"a retired KEK and its fence", atEnd, func(c *clinic) { c.drop("KEK#kek-0001", "FENCE#kek-0001/00", "FENCE#kek-0001/01") }},
 		{"a retired KEK whose key is enabled", atEnd, func(c *clinic) { c.world.KMS().Enable("kek-0001") }},
 		{"a retired KEK that is about to be disabled", atRetire, func(c *clinic) { c.world.KMS().Enable("kek-0002") }},
@@ -494,6 +496,10 @@ func TestDiagnosesOfSetBackAgain(t *testing.T) {
 	c.clock.pass(time.Minute)
 	c.run("second-life", emergency, kek.Switched)
 	second := c.db.items()
+	c.clock.pass(time.Minute)
+	c.drop("AUDIT_HEAD")
+	fmt.Fprintf(&text, "without a head\n%s", c.treated())
+	second = c.db.items()
 	tell("to before the first repair", patientAt(t, atSwitch).db.items())
 	c.clock.pass(time.Minute)
 	c.run("third-life", emergency, kek.KEKRetired) // and is anchored
@@ -545,6 +551,12 @@ func TestDiagnosesOfAnchors(t *testing.T) {
 			c.Anchoring.Trust.Logs = nil
 		})},
 		{"the deployment anchors nothing", atEnd, func(c *clinic) { c.drop("ANCHOR"); c.Anchoring = nil }},
+		{"anchors have gone on past another object, and the state is lost", atEnd, func(c *clinic) {
+			c.world.Vault().Tamper(anchorKey(5), []byte("another object"))
+			c.clock.pass(2 * time.Hour)
+			must(c.Anchor(c.t.Context(), rotation.AnchorInput{Heartbeat: true}))
+			c.drop("ANCHOR")
+		}},
 		{"an anchor's maker has died", atEnd, func(c *clinic) {
 			c.Anchoring.Store = &dying{Store: c.table, saves: 1}
 			if _, err := c.Anchor(c.t.Context(), rotation.AnchorInput{Heartbeat: true}); err == nil {
@@ -619,9 +631,13 @@ func patientAt(t *testing.T, name string) patient {
 // genesis carries no tag of a rotation; that it is the deployment's own an anchor proves.
 func TestDoctorGenesisForgotten(t *testing.T) {
 	c := newClinic(t)
+	old := must(c.world.KMS().Create(t.Context(), "", 0, "historic", rotation.Key{}))
+	if err := c.RegisterKEK(t.Context(), old.ID, "historic"); err != nil {
+		t.Fatal(err)
+	}
 	must(c.Anchor(t.Context(), rotation.AnchorInput{Heartbeat: true}))
 	c.set(nil)
-	c.cured("POINTER", "KEK#kek-0001", "FENCE#kek-0001/00")
+	c.cured("POINTER", "KEK#kek-0001", "FENCE#kek-0001/00", "KEK#kek-0002")
 }
 
 // loseChain loses the first n records, which are all, and the anchors.

@@ -488,7 +488,7 @@ func (s *Steps) lastAnchors(ctx context.Context, c *chainRead, places audit.Gene
 			continue // it is no anchor
 		}
 		out.proven[a.Head] = true
-		if c.headAt(a.Head.Seq) == a.Head && a.Head.Seq <= c.last {
+		if c.headAt(a.Head.Seq) == a.Head {
 			if out.last == nil || a.N > out.last.N {
 				out.last = &a
 			}

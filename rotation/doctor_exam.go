@@ -553,7 +553,7 @@ func (e *exam) keepKEK(id kek.ID) []ItemChange {
 func (e *exam) maxShard(id kek.ID) int {
 	most := -1
 	for _, i := range e.items {
-		if f, ok := i.Value.(FenceItem); ok && f.KEK == id {
+		if f, _ := i.Value.(FenceItem); f.KEK == id {
 			most = max(most, f.Shard)
 		}
 	}

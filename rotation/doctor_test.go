@@ -709,6 +709,9 @@ func TestDoctorOfAnotherChain(t *testing.T) {
 		c.Items, c.Outbox = other, other
 		_, err := c.RepairControl(t.Context())
 		wantKind(t, err, rotation.Misconfigured)
+		if e := typed(err); !strings.HasPrefix(e.Field, "AUDIT") || !strings.Contains(e.Msg, chain) || e.Next == "" {
+			t.Errorf("%s: %v", how, err)
+		}
 	}
 }
 

@@ -1,6 +1,7 @@
 package rotation_test
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -65,6 +66,54 @@ func TestPayloadsOfARewrap(t *testing.T) {
 		})
 		if _, err := s.Rewrap(t.Context(), rotation.RewrapInput{RotationID: spring, Complete: true}); err != nil || scans == 0 {
 			t.Errorf("%s: %d scans, %v", name, scans, err)
+		}
+	}
+}
+
+// TestDoctorBesideWriters: doctor looks again while the table changes under it, or its
+// repair meets somebody's write, a bounded number of times.
+func TestDoctorBesideWriters(t *testing.T) {
+	for name, tc := range map[string]struct {
+		op   string
+		harm func(c *clinic)
+		run  func(c *clinic) (rotation.Diagnosis, error)
+	}{
+		"between its reads of the table": {"Items.Examine", func(*clinic) {}, func(c *clinic) (rotation.Diagnosis, error) { return c.Doctor(t.Context()) }},
+		"between the table and the bucket": {"Vault.Versions", func(c *clinic) { c.set(patientAt(t, atStart).db.items()) }, func(c *clinic) (rotation.Diagnosis, error) {
+			return c.Doctor(t.Context())
+		}},
+		"before its repair": {"Items.Repair", func(c *clinic) { c.drop("LOCK") }, func(c *clinic) (rotation.Diagnosis, error) { return c.RepairControl(t.Context()) }},
+	} {
+		limit := 11 // of twelve looks
+		if tc.op == "Items.Repair" {
+			limit = 10 // and one that finds nothing any more
+		}
+		for times, want := range map[int]bool{1: true, limit: true, limit + 1: false} {
+			c := patientAt(t, atMint).clone(t)
+			tc.harm(c)
+			table := &hookedTable{Store: c.table}
+			c.Items, c.Outbox = table, table
+			n := 0
+			c.Anchoring.Signer = &hooked{AnchorSigner: c.key}
+			c.hookAll(func(op string, _ ...any) (bool, error) {
+				if op == tc.op && n < times {
+					n++
+					if op == "Items.Repair" {
+						return false, kek.ErrConflict
+					}
+					return true, c.table.Record(t.Context(), audit.Event{ID: fmt.Sprint("write-", n), Type: "write"})
+				}
+				return true, nil
+			})
+			_, err := tc.run(c)
+			if n != times || (err == nil) != want {
+				t.Errorf("%s, %d times: %d, %v", name, times, n, err)
+			}
+			if !want {
+				if wantKind(t, err, rotation.Transient); typed(err).Field != "control table" {
+					t.Errorf("%s: %v", name, err)
+				}
+			}
 		}
 	}
 }

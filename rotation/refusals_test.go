@@ -957,6 +957,10 @@ func laterRefusals() []refusal {
 			s.Drainage = renewed{s.store}
 			return s.RevokeLease(ctx, s.store, s.first, "alive", "why")
 		}},
+		{name: "the schedule asks before genesis", call: func(s *site) (any, error) {
+			s.Registry = memstore.New("none", s.clock.now).Store()
+			return s.start(spring, rotation.ExecutionInput{RequestedBy: rotation.ScheduleRequester})
+		}},
 		{name: "40 segments of eleven sources", call: func(s *site) (any, error) {
 			s.Segments = 40
 			for n := range 8 {

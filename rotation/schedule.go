@@ -121,15 +121,15 @@ func (t *tick) run(ctx context.Context) (err error) {
 		}
 	}
 	var errs []error
-	for i, q := range quarters[last:] {
-		errs = append(errs, t.tend(ctx, q, i == 0))
+	for _, q := range quarters[last:] {
+		errs = append(errs, t.tend(ctx, q))
 	}
 	return errors.Join(errs...)
 }
 
-// tend does for the rotation of a quarter what is due now. The last one that was due may
-// be overdue.
-func (t *tick) tend(ctx context.Context, q Quarter, last bool) error {
+// tend does for the rotation of a quarter what is due now, or measures whether it is
+// overdue.
+func (t *tick) tend(ctx context.Context, q Quarter) error {
 	late := ""
 	if !t.genesis.IsZero() {
 		late = t.Late(q, t.genesis)
@@ -138,7 +138,7 @@ func (t *tick) tend(ctx context.Context, q Quarter, last bool) error {
 	if err != nil {
 		return unavailable("announcement", err)
 	}
-	if notice.Rev > 0 && notice.From.After(q.Rotation) { // a person has announced a later window
+	if notice.From.After(q.Rotation) { // a person has announced a later window
 		q.Rotation, q.Closes = notice.From.In(t.Window.zone()), notice.To.In(t.Window.zone())
 	}
 	rotated := t.rotated(q)
@@ -156,14 +156,9 @@ func (t *tick) tend(ctx context.Context, q Quarter, last bool) error {
 		return unavailable("drill", err)
 	}
 	if t.now.Before(q.Closes) {
-		if err := errors.Join(t.announce(ctx, q, notice), t.drill(ctx, q, drill), t.rotate(ctx, q)); err != nil {
-			return err
-		}
+		return errors.Join(t.announce(ctx, q, notice), t.drill(ctx, q, drill), t.rotate(ctx, q))
 	}
-	if last && !t.now.Before(q.Closes) {
-		return t.overdue(ctx, q)
-	}
-	return nil
+	return t.overdue(ctx, q)
 }
 
 // rotated reports whether the quarter has its rotation: one of its label, or any that has

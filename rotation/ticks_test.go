@@ -147,6 +147,7 @@ func TestOddTicks(t *testing.T) {
 	tell("nothing is demanded, due", base.site, q.Rotation, func(s *site) { s.AnnounceDays, s.DrillFreshDays, s.HealthDays = 0, 0, 0 })
 	tell("no notice is demanded, due", base.site, q.Rotation, func(s *site) { s.AnnounceDays = 0; s.passed(q.Drill) })
 	tell("no drill is demanded, due", base.site, q.Rotation, func(s *site) { prepared(s); s.DrillFreshDays = 0 })
+	tell("the drill is due after the announcement is overdue", base.site, q.Closes.AddDate(0, 0, -2).Add(time.Hour+time.Second), func(s *site) { s.DrillFreshDays = 2 })
 	tell("the drill will be too old", base.site, q.Rotation.Add(-2*day), func(s *site) { s.passed(q.Closes.AddDate(0, 0, -90).Add(-time.Second)) })
 	tell("the drill will be just fresh", base.site, q.Rotation.Add(-2*day), func(s *site) { s.passed(q.Closes.AddDate(0, 0, -90)) })
 	for _, days := range []int{-2, 0, 5} {
@@ -192,12 +193,24 @@ func TestOddTicks(t *testing.T) {
 		tell("completed by "+set(t, in), done, q.Rotation.Add(time.Hour), nil)
 		tell("completed long ago by "+set(t, in), done, q.Closes.Add(2*day), nil)
 	}
+	year := newPlanner(t, "01:00-05:00", "UTC", "2026-01-02 00:00")
+	year.AnnounceDays, year.DrillFreshDays, year.HealthDays = 0, 0, 0
+	for n, at := range []time.Time{q.Rotation.AddDate(-1, 0, 0), q.Rotation.AddDate(0, -6, 0), q.Rotation.AddDate(0, -3, 0)} {
+		year.clock.at = at.Truncate(day).Add(2 * time.Hour)
+		year.advance(fmt.Sprint("rotation-", n), rotation.ExecutionInput{Label: fmt.Sprint("rotation-", n)}, kek.Completed)
+	}
+	strict(year.site)
+	tell("after three rotations", year.site, q.Rotation.Add(-time.Hour), prepared)
+	tell("after three rotations, the last of which just now", year.site, q.Rotation.AddDate(0, -3, 0).Add(3*time.Hour), nil)
+	tell("the last record is lost", year.site, q.Rotation.Add(-time.Hour), func(s *site) { prepared(s); s.store.LoseRotation("rotation-2") })
 	for _, days := range []int{1, 5, 8, 9, 10, 11, 15} {
 		late := newPlanner(t, "01:00-05:00", "UTC", q.Rotation.AddDate(0, 0, -days).Format("2006-01-02 15:04"))
 		for _, hours := range []int{0, 24, 47, 48, 49} {
 			tell(fmt.Sprintf("%d hours after genesis, %d days before", hours, days), late.site, late.begin.Add(time.Duration(hours)*time.Hour), nil)
 		}
 	}
+	out, err := base.fork(t).Outlook(t.Context(), 24)
+	fmt.Fprintf(&text, "the outlook of hour 24: %s, %v\n", set(t, out), err)
 	empty := base.fork(t)
 	none := memstore.New("none", empty.clock.now).Store()
 	tell("no genesis", empty, q.Rotation, func(s *site) { s.Registry = none })
