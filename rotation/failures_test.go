@@ -256,6 +256,18 @@ func failingSteps(in rotation.ExecutionInput) []failingStep {
 			e := must(audit.Next(at.Chain, head, s.clock.now(), audit.Event{ID: "x", Type: "x"}))
 			s.must(s.vault.Put(ctx, at.RecordKey(head.Seq+1), e))
 		}, run: func(s *site) (any, error) { return s.Preflight(ctx, preflightInput(spring, in)) }},
+		{name: "preflight of a chain that has gone on past objects of others", in: normal, prepare: func(s *site) {
+			for n := range 2 {
+				at, head, err := s.store.Head(ctx)
+				s.must(err)
+				s.vault.Tamper(at.RecordKey(head.Seq+1), []byte("another object"))
+				s.must(s.store.Record(ctx, audit.Event{ID: fmt.Sprint("y", n), Type: "y"}))
+				must(s.Announce(ctx, rotation.AnnounceInput{Label: fmt.Sprint("window ", n)})) // a generation begins
+			}
+		}, run: func(s *site) (any, error) {
+			p, err := s.Preflight(ctx, preflightInput(spring, in))
+			return p.Label, err
+		}},
 		{name: "preflight of a chain that has gone on past a record of its own", in: normal, prepare: func(s *site) {
 			at, head, err := s.store.Head(ctx)
 			s.must(err)

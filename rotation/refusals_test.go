@@ -961,6 +961,14 @@ func laterRefusals() []refusal {
 			s.Registry = memstore.New("none", s.clock.now).Store()
 			return s.start(spring, rotation.ExecutionInput{RequestedBy: rotation.ScheduleRequester})
 		}},
+		{name: "a look ahead of a deployment whose canary is of today", call: func(s *site) (any, error) {
+			strict(s)
+			s.DrillFreshDays = 0
+			s.green(1)
+			in := preflightInput(spring, rotation.ExecutionInput{})
+			in.CheckOnly, in.Announce = true, true
+			return s.Preflight(ctx, in)
+		}},
 		{name: "40 segments of eleven sources", call: func(s *site) (any, error) {
 			s.Segments = 40
 			for n := range 8 {
