@@ -28,7 +28,9 @@ func TestBatch(t *testing.T) {
 		{[]Finding{{Item: "open", stage: stageRegistry}}, ""},
 		{[]Finding{
 			finding("lease", stageRemoval, 1), finding("anchor", stageAnchor, 1), finding("pointer", stageRegistry, 2), finding("head", stageAudit, 1),
-			finding("record", stageAudit, 1), finding("kek", stageRegistry, 1), {Item: "open", stage: stageAudit}, finding("drill", stageRemoval, 1),
+			finding("record", stageAudit, 1), finding("kek", stageRegistry, 1),
+			{Item: "open", stage: stageAudit},
+			finding("drill", stageRemoval, 1),
 		}, "head|record|pointer kek|anchor|lease|drill"},
 		{[]Finding{finding("a", stageRegistry, 89), finding("b", stageRegistry, 1), finding("c", stageRegistry, 1)}, "a b|c"},
 		{[]Finding{finding("a", stageRegistry, 90), finding("b", stageRegistry, 1)}, "a|b"},
@@ -143,8 +145,13 @@ func TestHearKEKs(t *testing.T) {
 		enabled []kek.ID
 		want    bool
 	}{
-		{"b", []kek.ID{"a", "b"}, true}, {"a", []kek.ID{"a", "b"}, false}, {"a", []kek.ID{"a"}, true},
-		{"b", []kek.ID{"c"}, true}, {"b", []kek.ID{"h"}, false}, {"x", nil, false}, {"c", []kek.ID{"a", "b", "h"}, true},
+		{"b", []kek.ID{"a", "b"}, true},
+		{"a", []kek.ID{"a", "b"}, false},
+		{"a", []kek.ID{"a"}, true},
+		{"b", []kek.ID{"c"}, true},
+		{"b", []kek.ID{"h"}, false},
+		{"x", nil, false},
+		{"c", []kek.ID{"a", "b", "h"}, true},
 	} {
 		keys := map[kek.ID]Key{}
 		for _, id := range tc.enabled {
@@ -216,10 +223,18 @@ func TestHearRotations(t *testing.T) {
 		{"an emergency ends it", []audit.Record{
 			record(1, "x", "r", "phase", "minted"), record(2, "x", "s", "phase", "started", "ended", "r", "ended_as", string(kek.RolledBack)),
 		}, "s", map[string]kek.Rotation{"r": {Phase: kek.RolledBack, EndedBy: "s"}, "s": {Phase: kek.Started}}},
-		{"an emergency ends a lost one", []audit.Record{record(2, "x", "s", "phase", "started", "ended", "r")}, "s",
-			map[string]kek.Rotation{"r": {Phase: kek.Superseded, EndedBy: "s"}, "s": {Phase: kek.Started}}},
-		{"doctor ends it", []audit.Record{record(1, "x", "r", "phase", "minted"), record(2, EventRepaired, "", "rotation.r", "superseded")}, "",
-			map[string]kek.Rotation{"r": {Phase: kek.Superseded}}},
+		{
+			"an emergency ends a lost one",
+			[]audit.Record{record(2, "x", "s", "phase", "started", "ended", "r")},
+			"s",
+			map[string]kek.Rotation{"r": {Phase: kek.Superseded, EndedBy: "s"}, "s": {Phase: kek.Started}},
+		},
+		{
+			"doctor ends it",
+			[]audit.Record{record(1, "x", "r", "phase", "minted"), record(2, EventRepaired, "", "rotation.r", "superseded")},
+			"",
+			map[string]kek.Rotation{"r": {Phase: kek.Superseded}},
+		},
 	} {
 		got := heard(tc.records...)
 		short := map[string]kek.Rotation{}
@@ -310,7 +325,7 @@ func TestFaultOf(t *testing.T) {
 		{value: Lease{}, want: "it is damaged: it names no holder"},
 		{value: Checkpoint{Rev: 1}},
 		{value: Checkpoint{}, want: "it is damaged: its revision is 0"},
-		{value: Checkpoint{Rev: 1}, err: errors.New("odd\n"), want: `it is damaged: odd\n`},
+		{value: Checkpoint{Rev: 1}, err: errors.New("odd\x00"), want: `it is damaged: odd\x00`},
 		{err: &Error{Kind: ControlTableDamaged, Err: errors.New("odd")}, want: "it is damaged: odd"},
 		{err: &Error{Kind: AuditTampered, Msg: "odd"}, want: "it is damaged: " + (&Error{Kind: AuditTampered, Msg: "odd"}).Error()},
 	} {

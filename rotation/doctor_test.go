@@ -374,6 +374,9 @@ var patients []patient
 
 func makePatients(t *testing.T) []patient {
 	t.Helper()
+	if raced > 1 {
+		t.Skip("one thing after the other: it runs without the race detector")
+	}
 	if patients != nil {
 		return patients
 	}
@@ -431,9 +434,6 @@ func TestDoctorEachCheckpoint(t *testing.T) { hurtEach(t, "CHECKPOINT#") }
 // hurtEach hurts each item of a kind.
 func hurtEach(t *testing.T, kind string) {
 	t.Helper()
-	if raced > 1 {
-		t.Skip("one thing after the other: it runs without the race detector")
-	}
 	for _, p := range makePatients(t) {
 		for _, i := range p.db.items() {
 			what := itemName(i)

@@ -92,10 +92,16 @@ func TestTicks(t *testing.T) {
 		name string
 		at   time.Time
 	}{
-		{"the drill is due", q.Drill}, {"the drill is overdue", q.Drill.Add(day + second)}, {"the announcement is due", q.Announce},
-		{"the announcement is overdue", q.Announce.Add(2*time.Hour + second)}, {"the last notice", q.Rotation.Add(-7*day + 3*time.Hour)},
-		{"the second drill", q.Rotation.AddDate(0, 0, -7)}, {"the last drill", q.Rotation.Add(-day)}, {"the rotation is due", q.Rotation},
-		{"the rotation closes", q.Closes}, {"the rotation is overdue", q.Closes.Add(day + second)},
+		{"the drill is due", q.Drill},
+		{"the drill is overdue", q.Drill.Add(day + second)},
+		{"the announcement is due", q.Announce},
+		{"the announcement is overdue", q.Announce.Add(2*time.Hour + second)},
+		{"the last notice", q.Rotation.Add(-7*day + 3*time.Hour)},
+		{"the second drill", q.Rotation.AddDate(0, 0, -7)},
+		{"the last drill", q.Rotation.Add(-day)},
+		{"the rotation is due", q.Rotation},
+		{"the rotation closes", q.Closes},
+		{"the rotation is overdue", q.Closes.Add(day + second)},
 	} {
 		for _, s := range states {
 			for _, at := range []time.Time{m.at.Add(-second), m.at} {
@@ -215,7 +221,10 @@ func TestOddTicks(t *testing.T) {
 	none := memstore.New("none", empty.clock.now).Store()
 	tell("no genesis", empty, q.Rotation, func(s *site) { s.Registry = none })
 	for _, in := range []rotation.ScheduleInput{
-		{State: rotation.ScheduleEnabled, Hour: -1}, {State: rotation.ScheduleEnabled, Hour: 24}, {State: rotation.ScheduleEnabled}, {State: rotation.ScheduleEnabled, Hour: 23},
+		{State: rotation.ScheduleEnabled, Hour: -1},
+		{State: rotation.ScheduleEnabled, Hour: 24},
+		{State: rotation.ScheduleEnabled},
+		{State: rotation.ScheduleEnabled, Hour: 23},
 		{State: "DISABLED", Hour: 24},
 	} {
 		fmt.Fprintf(&text, "%+v\n    %s\n", in, base.ticked(t, in, nil))
