@@ -381,7 +381,7 @@ func TestDiagnosesOfOthers(t *testing.T) {
 		edited("the anchor is a later one", atEnd, "ANCHOR", "n", "9"),
 		edited("a checkpoint without a revision", atEnd, "CHECKPOINT#before#orders#verify/000", "rev", "0"),
 		plant("MARK", "carts"), plant("LEASE#kek-0003", "x"), plant("ANNOUNCEMENT#x", "-"), plant("DRILL#x", "-"), plant("APPROVAL#x", "-"), plant("HEALTH#x", "-"),
-		plant("LEASE#kek-0003", "x", "holder", "x"), plant("OTHER", "a\nb"), plant("AUDIT", "x"), plant("AUDIT", "12"), plant("AUDIT", "0000000000012"),
+		plant("LEASE#kek-0003", "x", "holder", "x"), plant("ANNOUNCEMENT#x", "-", "rev", "x"), plant("DRILL#x", "-", "rev", "x"), plant("APPROVAL#x", "-", "rev", "x"), plant("OTHER", "a\nb"), plant("AUDIT", "x"), plant("AUDIT", "12"), plant("AUDIT", "0000000000012"),
 		{"an anchor that is under way is nothing", atEnd, func(c *clinic) {
 			was := c.stored("ANCHOR")
 			must(c.Anchor(c.t.Context(), rotation.AnchorInput{}))

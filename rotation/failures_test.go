@@ -225,6 +225,11 @@ func failingSteps(in rotation.ExecutionInput) []failingStep {
 		{name: "a census by hand", run: func(s *site) (any, error) { return s.TakeCensus(ctx, "", nil) }, in: normal},
 		{name: "a sample of rows", run: func(s *site) (any, error) { return s.CheckRows(ctx, kek.Normal) }, in: normal},
 		{name: "announce", run: func(s *site) (any, error) { return s.Announce(ctx, rotation.AnnounceInput{}) }, in: normal},
+		{name: "announce where another object lies", in: normal, prepare: func(s *site) {
+			at, head, err := s.store.Head(ctx)
+			s.must(err)
+			s.vault.Tamper(at.RecordKey(head.Seq+1), []byte("another object"))
+		}, run: func(s *site) (any, error) { return s.Announce(ctx, rotation.AnnounceInput{}) }},
 		{name: "announce again", prepare: func(s *site) { must(s.Announce(ctx, rotation.AnnounceInput{})) }, run: func(s *site) (any, error) {
 			return s.Announce(ctx, rotation.AnnounceInput{})
 		}, in: normal},

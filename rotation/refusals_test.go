@@ -957,6 +957,19 @@ func laterRefusals() []refusal {
 			s.Drainage = renewed{s.store}
 			return s.RevokeLease(ctx, s.store, s.first, "alive", "why")
 		}},
+		{name: "a lease that outlives the longest wait", phase: kek.Switched, call: func(s *site) (any, error) {
+			s.clock.pass(maxWait + time.Second)
+			s.lease("slow", time.Hour)
+			return s.Drain(ctx, input(spring))
+		}},
+		{name: "a lease that outlives the longest wait of an emergency", phase: kek.Switched, in: emergency, call: func(s *site) (any, error) {
+			s.clock.pass(maxWait + time.Second)
+			s.lease("slow", time.Hour)
+			return s.Drain(ctx, input(spring))
+		}},
+		{name: "retire by its name", phase: kek.Rewrapped, call: func(s *site) (any, error) {
+			return s.Retire(ctx, rotation.RetireInput{RotationID: spring, Action: rotation.ActionRetire})
+		}},
 		{name: "the schedule asks before genesis", call: func(s *site) (any, error) {
 			s.Registry = memstore.New("none", s.clock.now).Store()
 			return s.start(spring, rotation.ExecutionInput{RequestedBy: rotation.ScheduleRequester})
