@@ -960,11 +960,13 @@ func laterRefusals() []refusal {
 		{name: "a lease that outlives the longest wait", phase: kek.Switched, call: func(s *site) (any, error) {
 			s.clock.pass(maxWait + time.Second)
 			s.lease("slow", time.Hour)
+			s.Drainage = renewed{s.store}
 			return s.Drain(ctx, input(spring))
 		}},
 		{name: "a lease that outlives the longest wait of an emergency", phase: kek.Switched, in: emergency, call: func(s *site) (any, error) {
 			s.clock.pass(maxWait + time.Second)
 			s.lease("slow", time.Hour)
+			s.Drainage = renewed{s.store}
 			return s.Drain(ctx, input(spring))
 		}},
 		{name: "retire by its name", phase: kek.Rewrapped, call: func(s *site) (any, error) {
