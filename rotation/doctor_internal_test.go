@@ -422,3 +422,37 @@ func TestRehearsalText(t *testing.T) {
 		}
 	}
 }
+
+// TestOfSource: what an emergency does not wait for.
+func TestOfSource(t *testing.T) {
+	for kind, want := range map[Kind]bool{RowsUnaccounted: true, SourceMisconfigured: true, Transient: false, AccessDenied: false} {
+		if ofSource(fmt.Errorf("x: %w", &Error{Kind: kind})) != want {
+			t.Errorf("%s: want %t", kind, want)
+		}
+	}
+	if ofSource(errors.New("x")) {
+		t.Error("an error without a kind")
+	}
+}
+
+// TestMaxShard: the largest number of a KEK's own shards.
+func TestMaxShard(t *testing.T) {
+	e := exam{items: []Item{
+		{Value: FenceItem{KEK: "a", Shard: 2}}, {Value: FenceItem{KEK: "a", Shard: 1}}, {Value: FenceItem{KEK: "b", Shard: 7}}, {Value: LockItem{}},
+	}}
+	for id, want := range map[kek.ID]int{"a": 2, "b": 7, "c": -1} {
+		if got := e.maxShard(id); got != want {
+			t.Errorf("%s: %d, want %d", id, got, want)
+		}
+	}
+}
+
+// TestTickLate: what was late once in a tick stays so.
+func TestTickLate(t *testing.T) {
+	var tk tick
+	for i, want := range []bool{false, true, true} {
+		if tk.late(i == 1); tk.out.PreparationOverdue != want {
+			t.Errorf("%d: want %t", i, want)
+		}
+	}
+}
