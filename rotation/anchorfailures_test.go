@@ -96,6 +96,9 @@ func TestEveryFailureOfAnAnchorIsTold(t *testing.T) {
 			}
 			s.Anchoring.Trust = trust
 		}, func(s *site) (any, error) { return s.Anchor(ctx, rotation.AnchorInput{}) }},
+		{"anchor where another object lies", func(s *site) {
+			s.vault.Tamper(audit.AnchorKey(chain, 1), []byte("another object"))
+		}, func(s *site) (any, error) { return s.Anchor(ctx, rotation.AnchorInput{}) }},
 		{"a heartbeat", func(s *site) { anchored(s); s.clock.pass(time.Hour) }, func(s *site) (any, error) {
 			return s.Anchor(ctx, rotation.AnchorInput{Heartbeat: true})
 		}},
@@ -304,7 +307,7 @@ func TestAnchorRefusals(t *testing.T) {
 		out, err := tc.call(s)
 		answer := set(t, out)
 		if err != nil {
-			answer = err.Error()
+			answer = toldError(err)
 		}
 		fmt.Fprintf(&text, "%s\n  %s\n", tc.name, answer)
 	}

@@ -168,7 +168,7 @@ func (w Window) shuts(t time.Time) time.Time {
 // next is when the clocks show a time of the day next after t.
 func (w Window) next(t time.Time, at time.Duration) time.Time {
 	local := t.In(w.zone())
-	for days := -1; ; days++ {
+	for days := 0; ; days++ {
 		if u := wallClock(local.AddDate(0, 0, days), at, w.zone()); u.After(t) {
 			return u
 		}

@@ -38,6 +38,15 @@ type branch struct {
 
 func (b branch) tip() string { return b.records[len(b.records)-1].Hash }
 
+// proven is how many of its records anchors cover.
+func (b branch) proven(heads map[audit.Head]bool) int {
+	n := len(b.records)
+	for n > 0 && !heads[b.records[n-1].Head()] {
+		n--
+	}
+	return n
+}
+
 // readChain reads the chain from the bucket, record by record, beside the table's items.
 func (s *Steps) readChain(ctx context.Context, chain string, items []Item) (*chainRead, error) {
 	c := &chainRead{at: audit.Line{Chain: chain}, table: map[int64]audit.Entry{}, sound: map[int64]bool{}, bucket: map[int64]audit.Entry{}, gaps: map[int64]string{}}
@@ -351,25 +360,32 @@ func (c *chainRead) forget() {
 // keys is what KMS says of the KEKs that the table or the chain names.
 type keys struct {
 	known map[kek.ID]Key  // absent: KMS does not know it
-	ours  map[kek.ID]bool // the registry, or records that the table holds, name it; or it carries its rotation's tag
+	ours  map[kek.ID]bool // the registry, or records that the table holds or an anchor covers, name it; or it carries its rotation's tag
 }
 
 // describeKeys asks KMS for every KEK.
-func (s *Steps) describeKeys(ctx context.Context, items []Item, c *chainRead) (keys, []string, error) {
+func (s *Steps) describeKeys(ctx context.Context, items []Item, c *chainRead, proven map[audit.Head]bool) (keys, []string, error) {
 	k := keys{known: map[kek.ID]Key{}, ours: map[kek.ID]bool{}}
 	for _, i := range items {
 		if i.Kind == ItemKEK {
 			k.ours[kek.ID(i.ID)] = true
 		}
 	}
-	for id := range (&chainRead{line: c.line}).tell(c.last).keks {
-		k.ours[id] = true
+	all, sure := newTold(), newTold()
+	for _, e := range c.line {
+		all.hear(e.Record)
+		sure.hear(e.Record)
 	}
-	all := newTold()
-	for _, b := range append([]branch{{records: c.line}}, c.branches...) {
+	for _, b := range c.branches {
 		for _, e := range b.records {
 			all.hear(e.Record)
 		}
+		for _, e := range b.records[:b.proven(proven)] {
+			sure.hear(e.Record)
+		}
+	}
+	for id := range sure.keks {
+		k.ours[id] = true
 	}
 	var notes []string
 	for id := range all.rotations {
@@ -413,10 +429,8 @@ func (s *Steps) describeKeys(ctx context.Context, items []Item, c *chainRead) (k
 func (c *chainRead) believe(proven map[audit.Head]bool, k keys) {
 	for i := range c.branches {
 		b := &c.branches[i]
-		for b.believed = len(b.records); b.believed > 0; b.believed-- {
-			if proven[b.records[b.believed-1].Head()] {
-				break
-			}
+		certain := b.proven(proven)
+		for b.believed = len(b.records); b.believed > certain; b.believed-- {
 			t := c.tell(b.fork)
 			if p := t.pointer; p != nil && k.ours[p.KEKID] && k.known[p.KEKID].Enabled && k.known[p.KEKID].Usable && t.newest(p.KEKID, k.known) {
 				break
@@ -474,7 +488,7 @@ func (s *Steps) lastAnchors(ctx context.Context, c *chainRead, places audit.Gene
 			continue // it is no anchor
 		}
 		out.proven[a.Head] = true
-		if c.headAt(a.Head.Seq) == a.Head && a.Head.Seq <= c.last {
+		if c.headAt(a.Head.Seq) == a.Head {
 			if out.last == nil || a.N > out.last.N {
 				out.last = &a
 			}

@@ -43,7 +43,7 @@ func (s *Steps) diagnose(ctx context.Context) (d Diagnosis, seq int64, err error
 		return d, 0, err
 	}
 	e.chain.forget()
-	if e.keys, e.notes, err = s.describeKeys(ctx, e.items, e.chain); err != nil {
+	if e.keys, e.notes, err = s.describeKeys(ctx, e.items, e.chain, e.anchors.proven); err != nil {
 		return d, 0, err
 	}
 	e.chain.believe(e.anchors.proven, e.keys)
@@ -82,8 +82,12 @@ func (s *Steps) readBoth(ctx context.Context, e *exam) error {
 		if len(e.chain.branches) == 0 || said == (audit.Head{}) {
 			return nil
 		}
-		if _, now, err := s.Outbox.Head(ctx); err != nil || now == said {
-			return err
+		_, now, err := s.Outbox.Head(ctx)
+		if err != nil {
+			return unavailable("audit head", err)
+		}
+		if now == said {
+			return nil
 		}
 	}
 	return unavailable("control table", errors.New("it changed each time the audit bucket was read"))
@@ -120,12 +124,7 @@ func (s *Steps) readItems(ctx context.Context, e *exam) (chain string, err error
 func (e *exam) rests() string {
 	s := fmt.Sprintf("%d records, which the control table and the bucket hold", len(e.chain.line))
 	for _, b := range e.chain.branches {
-		proven := 0
-		for i := range b.records[:b.believed] {
-			if e.anchors.proven[b.records[i].Head()] {
-				proven = i + 1
-			}
-		}
+		proven := b.proven(e.anchors.proven)
 		s += fmt.Sprintf("; %d that the bucket alone holds: %d covered by an anchor, %d believed because KMS agrees, %d not believed",
 			len(b.records), proven, b.believed-proven, len(b.records)-b.believed)
 	}
@@ -554,7 +553,7 @@ func (e *exam) keepKEK(id kek.ID) []ItemChange {
 func (e *exam) maxShard(id kek.ID) int {
 	most := -1
 	for _, i := range e.items {
-		if f, ok := i.Value.(FenceItem); ok && f.KEK == id {
+		if f, _ := i.Value.(FenceItem); f.KEK == id {
 			most = max(most, f.Shard)
 		}
 	}

@@ -52,8 +52,8 @@ func (t *told) hear(r audit.Record) {
 		}
 	}
 	if epoch, err := strconv.ParseInt(r.Body["epoch"], 10, 64); err == nil && r.Body["pointer"] != "" {
-		id := kek.ID(r.Body["pointer"])
-		t.pointer = &kek.Pointer{KEKID: id, KeyARN: t.keks[id].ARN, Epoch: epoch, RotationID: r.Rotation, SwitchedAt: at}
+		k := t.keks[kek.ID(r.Body["pointer"])]
+		t.pointer = &kek.Pointer{KEKID: kek.ID(r.Body["pointer"]), KeyARN: k.ARN, Epoch: epoch, RotationID: k.RotationID, SwitchedAt: k.SwitchedAt}
 	}
 	if r.Rotation != "" && r.Body["phase"] != "" {
 		t.hearPhase(r, at)
@@ -70,14 +70,15 @@ func (t *told) hearKEK(r audit.Record, id kek.ID, state kek.State, at time.Time)
 		t.order = append(t.order, id)
 		k = kek.KEK{ID: id, CreatedAt: at, Label: r.Body["label"]}
 	}
-	switch k.State = state; state {
-	case kek.Pending:
+	again := k.State == state // doctor says it again: when and by which rotation it became so is known
+	switch k.State = state; {
+	case again:
+	case state == kek.Pending:
 		k.RotationID, k.Label = r.Rotation, r.Body["label"]
-	case kek.Active:
-		k.SwitchedAt = at
-	case kek.Retired:
-		k.RetiredAt, k.Reason = at, "rotated by "+r.Rotation
-	case kek.Draining, kek.Sealed:
+	case state == kek.Active:
+		k.SwitchedAt, k.RotationID = at, or(k.RotationID, r.Rotation)
+	case state == kek.Retired:
+		k.RetiredAt, k.Reason = at, "rotated by "+or(r.Rotation, "a rotation that is not known")
 	}
 	t.keks[id] = k
 	t.fenced[id] = t.fenced[id] || state.Resolves()

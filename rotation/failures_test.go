@@ -7,6 +7,7 @@ import (
 	"math"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -52,6 +53,7 @@ var names = map[error]string{
 // failures are how a call of an adapter may fail.
 func failures(op string) []error {
 	out := []error{errAway, fmt.Errorf("%s: %w", op, rotation.ErrDenied), fmt.Errorf("%s: %w", op, rotation.ErrRejected)}
+	op, _, _ = strings.Cut(op, " ") // what it is about
 	switch op {
 	case "KMS.Describe":
 		out = append(out, rotation.ErrNoKey)
@@ -59,9 +61,9 @@ func failures(op string) []error {
 		out = append(out, rotation.ErrNoKey)
 	case "KMS.Decrypt", "KMS.ReEncrypt", "KMS.GenerateDataKey", "KMS.Identify":
 		out = append(out, rotation.ErrNoKey, rotation.ErrKeyDisabled, rotation.ErrUnwrap)
-	case "Store.Load", "Store.LoadAll":
+	case "Store.Load", "Store.LoadAll", "Items.Examine":
 		out = append(out, rotation.ErrNoControlTable)
-	case "Store.Apply", "Store.SaveAnnouncement", "Store.SaveApproval", "Store.SaveDrill", "Store.SaveAnchor", "Store.Begin":
+	case "Store.Apply", "Store.SaveAnnouncement", "Store.SaveApproval", "Store.SaveDrill", "Store.SaveAnchor", "Store.Begin", "Items.Repair":
 		out = append(out, kek.ErrConflict, kek.ErrConflict)
 	case "Store.SaveCheckpoint":
 		out = append(out, kek.ErrConflict)
@@ -114,6 +116,13 @@ func TestEveryFailureIsTold(t *testing.T) {
 	wantGolden(t, "failures.golden", text.String())
 }
 
+// tickOnce is a tick of the schedule that starts what it starts nowhere.
+func (s *site) tickOnce() (any, error) {
+	s.Starter = &ordered{t: s.t}
+	out, err := s.Schedule(s.t.Context(), rotation.ScheduleInput{Hour: hour2, State: rotation.ScheduleEnabled})
+	return out, err
+}
+
 func rowsOf(table *memstore.Table) map[string]memstore.Record {
 	rows := map[string]memstore.Record{}
 	table.Each(func(id string, r memstore.Record) { rows[id] = r })
@@ -126,13 +135,14 @@ func (s *site) hook(h memstore.Hook) { s.world.SetHook(h) }
 
 // failing runs a step once for each kind of call that it makes and each way that fails,
 // on a site of its own. It returns the answers, each with what led to it.
-func failing(t *testing.T, fresh func() *site, hook func(*site, memstore.Hook), run func(*site) (any, error)) []string {
+func failing[T any](t *testing.T, fresh func() T, hook func(T, memstore.Hook), run func(T) (any, error)) []string {
 	t.Helper()
+	var mu sync.Mutex
 	var ops []string // each call of the undisturbed run
 	f := fresh()
 	hook(f, func(op string, _ ...any) (bool, error) {
-		f.mu.Lock()
-		defer f.mu.Unlock()
+		mu.Lock()
+		defer mu.Unlock()
 		ops = append(ops, op)
 		return true, nil
 	})
@@ -142,7 +152,7 @@ func failing(t *testing.T, fresh func() *site, hook func(*site, memstore.Hook), 
 	note := func(cause string, out any, err error) {
 		answer := set(t, out)
 		if err != nil {
-			answer = err.Error()
+			answer = toldError(err)
 		}
 		if causes[answer] == nil {
 			answers = append(answers, answer)
@@ -164,8 +174,8 @@ func failing(t *testing.T, fresh func() *site, hook func(*site, memstore.Hook), 
 					last = math.MaxInt
 				}
 				hook(f, func(now string, _ ...any) (bool, error) {
-					f.mu.Lock()
-					defer f.mu.Unlock()
+					mu.Lock()
+					defer mu.Unlock()
 					if now != op {
 						return true, nil
 					}
@@ -215,6 +225,11 @@ func failingSteps(in rotation.ExecutionInput) []failingStep {
 		{name: "a census by hand", run: func(s *site) (any, error) { return s.TakeCensus(ctx, "", nil) }, in: normal},
 		{name: "a sample of rows", run: func(s *site) (any, error) { return s.CheckRows(ctx, kek.Normal) }, in: normal},
 		{name: "announce", run: func(s *site) (any, error) { return s.Announce(ctx, rotation.AnnounceInput{}) }, in: normal},
+		{name: "announce where another object lies", in: normal, prepare: func(s *site) {
+			at, head, err := s.store.Head(ctx)
+			s.must(err)
+			s.vault.Tamper(at.RecordKey(head.Seq+1), []byte("another object"))
+		}, run: func(s *site) (any, error) { return s.Announce(ctx, rotation.AnnounceInput{}) }},
 		{name: "announce again", prepare: func(s *site) { must(s.Announce(ctx, rotation.AnnounceInput{})) }, run: func(s *site) (any, error) {
 			return s.Announce(ctx, rotation.AnnounceInput{})
 		}, in: normal},
@@ -231,6 +246,41 @@ func failingSteps(in rotation.ExecutionInput) []failingStep {
 			r.KEK, r.Defect, r.Kind = "", "no kek_id", rotation.NoKEK
 			s.orders.Plant("unlabelled", r)
 		}},
+		{name: "preflight of the schedule", in: normal, run: func(s *site) (any, error) {
+			return s.Preflight(ctx, preflightInput(spring, rotation.ExecutionInput{RequestedBy: rotation.ScheduleRequester}))
+		}},
+		{name: "a tick of the schedule", in: normal, prepare: func(s *site) {
+			s.clock.at = time.Date(2026, 7, 5, 2, 0, 0, 0, time.UTC)
+			s.AnnounceDays, s.DrillFreshDays = 7, 90
+			s.told("Q3-2026-rotation", s.clock.at, s.clock.at.Add(3*time.Hour), s.clock.at.AddDate(0, 0, -8))
+			s.passed(s.clock.at.AddDate(0, 0, -14))
+		}, run: func(s *site) (any, error) { return s.tickOnce() }},
+		{name: "preflight of a table that was set back", in: normal, prepare: func(s *site) {
+			at, head, err := s.store.Head(ctx)
+			s.must(err)
+			e := must(audit.Next(at.Chain, head, s.clock.now(), audit.Event{ID: "x", Type: "x"}))
+			s.must(s.vault.Put(ctx, at.RecordKey(head.Seq+1), e))
+		}, run: func(s *site) (any, error) { return s.Preflight(ctx, preflightInput(spring, in)) }},
+		{name: "preflight of a chain that has gone on past objects of others", in: normal, prepare: func(s *site) {
+			for n := range 2 {
+				at, head, err := s.store.Head(ctx)
+				s.must(err)
+				s.vault.Tamper(at.RecordKey(head.Seq+1), []byte("another object"))
+				s.must(s.store.Record(ctx, audit.Event{ID: fmt.Sprint("y", n), Type: "y"}))
+				must(s.Announce(ctx, rotation.AnnounceInput{Label: fmt.Sprint("window ", n)})) // a generation begins
+			}
+		}, run: func(s *site) (any, error) {
+			p, err := s.Preflight(ctx, preflightInput(spring, in))
+			return p.Label, err
+		}},
+		{name: "preflight of a chain that has gone on past a record of its own", in: normal, prepare: func(s *site) {
+			at, head, err := s.store.Head(ctx)
+			s.must(err)
+			e := must(audit.Next(at.Chain, head, s.clock.now(), audit.Event{ID: "x", Type: "x"}))
+			s.must(s.vault.Put(ctx, at.RecordKey(head.Seq+1), e))
+			s.must(s.store.Record(ctx, audit.Event{ID: "y", Type: "y"}))
+			must(s.Announce(ctx, rotation.AnnounceInput{})) // a generation begins
+		}, run: func(s *site) (any, error) { return s.Preflight(ctx, preflightInput(spring, in)) }},
 		{name: "preflight", in: notDrill, run: func(s *site) (any, error) { return s.Preflight(ctx, preflightInput(spring, in)) }},
 		{name: "preflight of a strict deployment", prepare: ready, in: normal, run: func(s *site) (any, error) {
 			return s.Preflight(ctx, preflightInput(spring, in))
@@ -299,6 +349,15 @@ func failingSteps(in rotation.ExecutionInput) []failingStep {
 			s.clock.pass(time.Minute)
 		}, run: func(s *site) (any, error) {
 			return s.Drain(ctx, input(spring))
+		}},
+		{name: "take a lease back", phase: kek.Switched, in: normal, run: func(s *site) (any, error) {
+			return s.RevokeLease(ctx, s.store, s.first, "gone", "its host is gone")
+		}},
+		{name: "a tick beside a rotation that is late", phase: kek.Switched, in: normal, prepare: func(s *site) {
+			s.AnnounceDays, s.DrillFreshDays = 0, 0
+		}, run: func(s *site) (any, error) {
+			s.clock.at = time.Date(2026, 7, 9, 2, 0, 0, 0, time.UTC)
+			return s.tickOnce()
 		}},
 		{name: "rewrap", phase: kek.Drained, in: notDrill, run: func(s *site) (any, error) {
 			return s.Rewrap(ctx, rotation.RewrapInput{RotationID: spring, Source: "orders"})

@@ -361,12 +361,16 @@ func (s *Steps) checkSetBack(ctx context.Context) error {
 		if err != nil { // not of the chain, which goes on past it
 			return s.checkForgotten(ctx, at, head.Seq)
 		}
-		if _, now, err := s.Outbox.Head(ctx); err != nil || now == head {
-			return errors.Join(err, &Error{
+		_, now, err := s.Outbox.Head(ctx)
+		if err != nil {
+			return unavailable("audit head", err)
+		}
+		if now == head {
+			return &Error{
 				Kind: AuditTampered, Field: "AUDIT_HEAD",
 				Msg:  fmt.Sprintf("%s follows the control table's last record, %d: the table was set back to an earlier time", key, head.Seq),
 				Next: "matter ops doctor",
-			})
+			}
 		}
 	}
 	return unavailable("audit head", fmt.Errorf("it has moved %d times", maxTries))

@@ -30,7 +30,7 @@ func TestRefusals(t *testing.T) {
 	bases := map[string]*site{}
 	for _, group := range [][]refusal{
 		inputRefusals(), gateRefusals(), stepRefusals(), rowRefusals(), registryRefusals(), approvalRefusals(),
-		keyRefusals(), raceRefusals(), manyRefusals(), unopened(), untold(),
+		keyRefusals(), raceRefusals(), manyRefusals(), unopened(), untold(), laterRefusals(),
 	} {
 		for _, r := range group {
 			key := fmt.Sprint(r.phase, r.in)
@@ -46,12 +46,22 @@ func TestRefusals(t *testing.T) {
 			out, err := r.call(s)
 			answer := set(t, out)
 			if err != nil {
-				answer = err.Error()
+				answer = toldError(err)
 			}
 			fmt.Fprintf(&text, "%s\n  %s\n", r.name, answer)
 		}
 	}
 	wantGolden(t, "refusals.golden", text.String())
+}
+
+// toldError is an error as a person sees it, and the rows that it names.
+func toldError(err error) string {
+	text := err.Error()
+	var typed *rotation.Error
+	if errors.As(err, &typed) && len(typed.Rows) > 0 {
+		text += fmt.Sprintf(" rows %q", typed.Rows)
+	}
+	return text
 }
 
 // start is preflight under an execution's name.
@@ -894,4 +904,119 @@ func approvalRefusals() []refusal {
 			return s.Switch(ctx, input(spring))
 		}},
 	}
+}
+
+// laterRefusals are those that mutation found unheld.
+func laterRefusals() []refusal {
+	ctx := context.Background()
+	shut := func(s *site, phase kek.Phase) (any, error) {
+		s.ApprovalRequired, s.Actor = true, bob
+		s.clock.at = time.Date(2026, 4, 2, 12, 0, 0, 0, time.UTC)
+		_, err := s.Judge(ctx, rotation.Verdict{RotationID: spring, Plan: s.PlanHash(s.record(spring))})
+		return phase, err
+	}
+	return []refusal{
+		{name: "an entrance that is none", call: func(s *site) (any, error) {
+			in := preflightInput(spring, rotation.ExecutionInput{})
+			in.Entrance = "side"
+			return s.Preflight(ctx, in)
+		}},
+		{name: "approval outside the window", phase: kek.Tested, call: func(s *site) (any, error) { return shut(s, kek.Tested) }},
+		{name: "approval of what was switched, outside the window", phase: kek.Switched, call: func(s *site) (any, error) { return shut(s, kek.Switched) }},
+		{name: "mint before the census", phase: kek.Started, call: func(s *site) (any, error) {
+			_, err := s.Mint(ctx, input(spring))
+			return nil, fmt.Errorf("%w; %d keys", err, len(s.keys()))
+		}},
+		{name: "a key policy of others", phase: kek.Minted, call: func(s *site) (any, error) {
+			s.must(s.rehearse(spring))
+			s.kms.SetPolicy(s.record(spring).NewKEK, "AllowAll")
+			return s.DualUnwrap(ctx, input(spring))
+		}},
+		{name: "a row that cannot be rewrapped", phase: kek.Minted, call: func(s *site) (any, error) {
+			odd := s.seal(s.orders, "odd", s.first, 1, "odd")
+			odd.WrappedDEK = []byte("garbage")
+			for id := range rowsOf(s.orders) {
+				s.remove(s.orders, id)
+			}
+			s.orders.Plant("odd", odd)
+			return s.Rewrap(ctx, rotation.RewrapInput{RotationID: spring, Rehearse: true})
+		}},
+		{name: "items that cannot be accounted for", phase: kek.Started, call: func(s *site) (any, error) {
+			s.orders.Plant("odd", memstore.Record{Defect: "it cannot be read"})
+			return s.Verify(ctx, rotation.VerifyInput{RotationID: spring, Census: true})
+		}},
+		{name: "a census beside a rotation", phase: kek.Minted, call: func(s *site) (any, error) {
+			s.orders.Plant("early", s.seal(s.orders, "early", s.record(spring).NewKEK, 2, "early"))
+			return s.TakeCensus(ctx, "", nil)
+		}},
+		{name: "a lease that is taken back with two lines", phase: kek.Switched, call: func(s *site) (any, error) {
+			return s.RevokeLease(ctx, s.store, s.first, "gone", "a\nb")
+		}},
+		{name: "a lease that is renewed each time", phase: kek.Switched, call: func(s *site) (any, error) {
+			s.lease("alive", time.Hour)
+			s.Drainage = renewed{s.store}
+			return s.RevokeLease(ctx, s.store, s.first, "alive", "why")
+		}},
+		{name: "a lease that outlives the longest wait", phase: kek.Switched, call: func(s *site) (any, error) {
+			s.clock.pass(maxWait + time.Second)
+			s.lease("slow", time.Hour)
+			s.Drainage = renewed{s.store}
+			return s.Drain(ctx, input(spring))
+		}},
+		{name: "a lease that outlives the longest wait of an emergency", phase: kek.Switched, in: emergency, call: func(s *site) (any, error) {
+			s.clock.pass(maxWait + time.Second)
+			s.lease("slow", time.Hour)
+			s.Drainage = renewed{s.store}
+			return s.Drain(ctx, input(spring))
+		}},
+		{name: "retire by its name", phase: kek.Rewrapped, call: func(s *site) (any, error) {
+			return s.Retire(ctx, rotation.RetireInput{RotationID: spring, Action: rotation.ActionRetire})
+		}},
+		{name: "the schedule asks before genesis", call: func(s *site) (any, error) {
+			s.Registry = memstore.New("none", s.clock.now).Store()
+			return s.start(spring, rotation.ExecutionInput{RequestedBy: rotation.ScheduleRequester})
+		}},
+		{name: "a look ahead of a deployment whose canary is of today", call: func(s *site) (any, error) {
+			strict(s)
+			s.DrillFreshDays = 0
+			s.green(1)
+			in := preflightInput(spring, rotation.ExecutionInput{})
+			in.CheckOnly, in.Announce = true, true
+			return s.Preflight(ctx, in)
+		}},
+		{name: "40 segments of eleven sources", call: func(s *site) (any, error) {
+			s.Segments = 40
+			for n := range 8 {
+				must(s.AddSource(ctx, s.newTable(fmt.Sprint("more-", n), s.first, "r").Source()))
+			}
+			_, err := s.start(spring, rotation.ExecutionInput{})
+			return s.record(spring).Segments, err
+		}},
+		{name: "a second corpus without known ciphers", phase: kek.Started, call: func(s *site) (any, error) {
+			return nil, s.secondCorpus()
+		}},
+	}
+}
+
+// renewed are leases whose holders live.
+type renewed struct{ rotation.Drainage }
+
+func (renewed) Revoke(context.Context, rotation.Lease) (bool, error) { return false, nil }
+
+// secondCorpus registers a corpus after the first one, empties it beside the rotation and
+// goes on to dual unwrap.
+func (s *site) secondCorpus() error {
+	s.t.Helper()
+	must(s.Retire(s.t.Context(), rotation.RetireInput{RotationID: spring, Action: rotation.ActionPreSwitchFailure}))
+	second := s.newTable("second", s.first, "s1")
+	def := second.Source()
+	def.Kind = kek.KindCorpus
+	if _, err := s.AddSource(s.t.Context(), def); err != nil {
+		return err
+	}
+	s.advance(summer, rotation.ExecutionInput{Label: "again"}, kek.Minted)
+	s.must(s.rehearse(summer))
+	s.remove(second, "s1")
+	_, err := s.DualUnwrap(s.t.Context(), input(summer))
+	return err
 }

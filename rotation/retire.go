@@ -166,7 +166,7 @@ func (s *Steps) remint(ctx context.Context, in RetireInput) (RetireOutput, error
 func (s *Steps) abandon(ctx context.Context, in RetireInput) (RetireOutput, error) {
 	v, err := s.transition(ctx, "retire", in.RotationID, func(v kek.View) (kek.Change, error) {
 		r := v.Rotation
-		if r == nil || r.Execution != in.ExecutionARN || r.Phase != kek.Started || r.NewKEK != "" || r.Mode != kek.Normal {
+		if r == nil || r.Execution != in.ExecutionARN || r.Phase != kek.Started || r.Mode != kek.Normal {
 			return kek.Change{}, kek.ErrDone
 		}
 		return v.PreSwitchFailure(in.failure(), s.Now())

@@ -121,15 +121,15 @@ func (t *tick) run(ctx context.Context) (err error) {
 		}
 	}
 	var errs []error
-	for i, q := range quarters[last:] {
-		errs = append(errs, t.tend(ctx, q, i == 0))
+	for _, q := range quarters[last:] {
+		errs = append(errs, t.tend(ctx, q))
 	}
 	return errors.Join(errs...)
 }
 
-// tend does for the rotation of a quarter what is due now. The last one that was due may
-// be overdue.
-func (t *tick) tend(ctx context.Context, q Quarter, last bool) error {
+// tend does for the rotation of a quarter what is due now, or measures whether it is
+// overdue.
+func (t *tick) tend(ctx context.Context, q Quarter) error {
 	late := ""
 	if !t.genesis.IsZero() {
 		late = t.Late(q, t.genesis)
@@ -138,7 +138,7 @@ func (t *tick) tend(ctx context.Context, q Quarter, last bool) error {
 	if err != nil {
 		return unavailable("announcement", err)
 	}
-	if notice.Rev > 0 && notice.From.After(q.Rotation) { // a person has announced a later window
+	if notice.From.After(q.Rotation) { // a person has announced a later window
 		q.Rotation, q.Closes = notice.From.In(t.Window.zone()), notice.To.In(t.Window.zone())
 	}
 	rotated := t.rotated(q)
@@ -156,14 +156,9 @@ func (t *tick) tend(ctx context.Context, q Quarter, last bool) error {
 		return unavailable("drill", err)
 	}
 	if t.now.Before(q.Closes) {
-		if err := errors.Join(t.announce(ctx, q, notice), t.drill(ctx, q, drill), t.rotate(ctx, q)); err != nil {
-			return err
-		}
+		return errors.Join(t.announce(ctx, q, notice), t.drill(ctx, q, drill), t.rotate(ctx, q))
 	}
-	if last && !t.now.Before(q.Closes) {
-		return t.overdue(ctx, q)
-	}
-	return nil
+	return t.overdue(ctx, q)
 }
 
 // rotated reports whether the quarter has its rotation: one of its label, or any that has
@@ -178,12 +173,13 @@ func (t *tick) rotated(q Quarter) bool {
 // start.
 func (t *tick) announce(ctx context.Context, q Quarter, made Announcement) error {
 	due := t.afterGenesis(q.Announce, settled+settled)
-	if made.Rev > 0 && made.To.After(q.Rotation) || t.now.Before(due) || !t.now.Before(q.Rotation) {
+	if made.To.After(q.Rotation) || t.now.Before(due) || !t.now.Before(q.Rotation) {
 		return nil
 	}
 	t.late(t.AnnounceDays > 0 && t.now.After(due.Add(noticeGrace)))
 	if !t.now.Before(t.lastNotice(q)) {
-		return t.wait("the window of %s was not announced in time: matter ops announce --label %q, for a later window", q.Label, q.Label)
+		t.wait("the window of %s was not announced in time: matter ops announce --label %q, for a later window", q.Label, q.Label)
+		return nil
 	}
 	name, from := "preflight-"+q.Label, q.Rotation
 	return t.call(name, func() error {
@@ -202,10 +198,12 @@ func (t *tick) drill(ctx context.Context, q Quarter, d Drill) error {
 	}
 	t.late(t.now.After(due.Add(drillGrace)))
 	if !t.now.Before(q.lastDrill()) {
-		return t.wait("the drill has not passed: matter ops drill run %s", DrillFailure)
+		t.wait("the drill has not passed: matter ops drill run %s", DrillFailure)
+		return nil
 	}
 	if t.view.Lock != "" {
-		return t.wait("rotation %s runs or has halted; the drill waits for its end", t.view.Lock)
+		t.wait("rotation %s runs or has halted; the drill waits for its end", t.view.Lock)
+		return nil
 	}
 	attempt := 1
 	if !t.now.Before(q.Rotation.AddDate(0, 0, -secondDrill)) {
@@ -222,7 +220,8 @@ func (t *tick) rotate(ctx context.Context, q Quarter) error {
 		return nil
 	}
 	if t.view.Lock != "" {
-		return t.wait("rotation %s runs or has halted; that of %s waits for its end", t.view.Lock, q.Label)
+		t.wait("rotation %s runs or has halted; that of %s waits for its end", t.view.Lock, q.Label)
+		return nil
 	}
 	var missing error
 	if t.AnnounceDays > 0 {
@@ -233,7 +232,8 @@ func (t *tick) rotate(ctx context.Context, q Quarter) error {
 	}
 	if unprepared(missing) {
 		t.late(true)
-		return t.wait("%s: %v", q.Label, missing)
+		t.wait("%s: %v", q.Label, missing)
+		return nil
 	}
 	if missing != nil {
 		return missing
@@ -261,7 +261,8 @@ func (t *tick) overdue(ctx context.Context, q Quarter) error {
 	}
 	if t.now.After(limit) {
 		t.out.RotationOverdue = true
-		return t.wait("the rotation of %s has not completed: matter ops kms-rotate --watch", q.Label)
+		t.wait("the rotation of %s has not completed: matter ops kms-rotate --watch", q.Label)
+		return nil
 	}
 	return nil
 }
@@ -276,9 +277,8 @@ func (t *tick) afterGenesis(at time.Time, wait time.Duration) time.Time {
 
 func (t *tick) late(yes bool) { t.out.PreparationOverdue = t.out.PreparationOverdue || yes }
 
-func (t *tick) wait(format string, args ...any) error {
+func (t *tick) wait(format string, args ...any) {
 	t.out.Waits = append(t.out.Waits, fmt.Sprintf(format, args...))
-	return nil
 }
 
 func (t *tick) execute(ctx context.Context, name string, in ExecutionInput) error {

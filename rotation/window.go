@@ -48,9 +48,6 @@ func clock(s string) (time.Duration, error) {
 
 // Open reports whether t falls into the window.
 func (w Window) Open(t time.Time) bool {
-	if w.From == w.To {
-		return true
-	}
 	if w.Zone != nil {
 		t = t.In(w.Zone)
 	}
@@ -58,7 +55,7 @@ func (w Window) Open(t time.Time) bool {
 	if w.From < w.To {
 		return at >= w.From && at < w.To
 	}
-	return at >= w.From || at < w.To
+	return at >= w.From || at < w.To // over midnight, or always
 }
 
 // Text is the window as [ParseWindow] reads it; "" if it is always open.

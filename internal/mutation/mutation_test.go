@@ -4,6 +4,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"path"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -39,9 +40,12 @@ func TestMutation(t *testing.T) {
 		t.Skip("it takes long: make mutation")
 	}
 	o := options(t)
-	again := os.Getenv("MATTER_MUTATION_AGAIN") == "1"
-	if again {
+	files, again := os.Getenv("MATTER_MUTATION_FILES"), os.Getenv("MATTER_MUTATION_AGAIN") == "1"
+	switch {
+	case again:
 		o.Only = lastSurvivors(t, o.Root, o.Packages)
+	case files != "":
+		o.Only = inFiles(strings.Split(files, ","))
 	}
 	t.Logf("budget %s, seed %d", o.Budget, o.Seed)
 	results, err := Measure(t.Context(), o)
@@ -63,7 +67,7 @@ func TestMutation(t *testing.T) {
 				r.Package, len(r.Survivors), r.Score(), wantScore, survivorsFile(o.Root, r.Package))
 		}
 	}
-	if *update && !again {
+	if *update && !again && files == "" {
 		table := plant.Table{
 			Path: filepath.Join(o.Root, "docs", "testing.md"), Begin: "<!-- mutation: make mutation -->", End: "<!-- end of mutation -->",
 		}
@@ -105,6 +109,13 @@ func options(t *testing.T) Options {
 		}
 	}
 	return o
+}
+
+// inFiles selects the mutants of the files whose names contain one of some texts.
+func inFiles(parts []string) func(Mutant) bool {
+	return func(m Mutant) bool {
+		return slices.ContainsFunc(parts, func(part string) bool { return strings.Contains(path.Base(m.File), part) })
+	}
 }
 
 // lastSurvivors selects what survived the last time.
@@ -420,6 +431,15 @@ func TestReadEquivalents(t *testing.T) {
 		}
 		if _, err := ReadEquivalents(file); (err == nil) != ok {
 			t.Errorf("%s: %v", text, err)
+		}
+	}
+}
+
+func TestInFiles(t *testing.T) {
+	only := inFiles([]string{"doctor", "calendar.go"})
+	for file, want := range map[string]bool{"p/doctor_exam.go": true, "p/calendar.go": true, "p/sweep.go": false, "doctor/sweep.go": false} {
+		if only(Mutant{File: file}) != want {
+			t.Errorf("%s: want %t", file, want)
 		}
 	}
 }
