@@ -157,6 +157,7 @@ func TestEmulator(t *testing.T) {
 	w.run(t, "preflight-check-only", map[string]any{"mode": "normal"})
 	w.run(t, "preflight-announce", map[string]any{"mode": "normal"})
 	w.run(t, "health", map[string]any{"ok": true, "green": 1})
+	w.run(t, "schedule", map[string]any{"rotation_overdue": false, "preparation_overdue": false}) // nothing is due on the day of genesis
 	if v := w.view(t, ""); v.Lock != "" {
 		t.Fatalf("check only took the lock: %q", v.Lock)
 	}

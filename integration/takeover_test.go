@@ -60,13 +60,16 @@ func TestTakeOverFromHalt(t *testing.T) {
 	w := up(t, nil)
 	w.traced(t)
 	for _, at := range []struct {
-		service, operation, function string
-		phase                        kek.Phase
+		service, operation, function, code string
+		phase                              kek.Phase
 	}{
-		{"dynamodb", "PutItem", "drain", kek.Switched}, {"dynamodb", "Scan", "retire", kek.Rewrapped}, {"kms", "DisableKey", "retire", kek.KEKRetired},
+		{"dynamodb", "PutItem", "drain", "AccessDeniedException", kek.Switched},
+		{"dynamodb", "Scan", "retire", "AccessDeniedException", kek.Rewrapped},
+		// A denial would be tried again for minutes: the old KEK is as young as the rotation before.
+		{"kms", "DisableKey", "retire", "ValidationException", kek.KEKRetired},
 	} {
 		w.inject(t, map[string]any{
-			"service": at.service, "operation": at.operation, "function": at.function, "mode": "error", "error_code": "AccessDeniedException", "times": 1000,
+			"service": at.service, "operation": at.operation, "function": at.function, "mode": "error", "error_code": at.code, "times": 1000,
 		})
 		planned := "planned-" + string(at.phase)
 		if o := w.rotate(t, planned, `{}`); !slices.Contains(o.States, "Halted") {

@@ -42,7 +42,7 @@ func (s *Steps) Notify(ctx context.Context, in NotifyInput) (NotifyOutput, error
 
 // windowLasts is how long after its end a window's announcement still stands for a
 // rotation: as long as the state machine may run.
-const windowLasts = 7 * 24 * time.Hour
+const windowLasts = MachineLasts
 
 // tellAtMost is how long customers' pages may keep a step that only notifies.
 const tellAtMost = 15 * time.Second

@@ -74,6 +74,9 @@ func (s *Steps) Preflight(ctx context.Context, in PreflightInput) (Plan, error) 
 // are scanned in fewer parts each.
 const MaxSegments = 400
 
+// MachineLasts is how long an execution of the state machine may run: its TimeoutSeconds.
+const MachineLasts = 30 * day
+
 // start is the change that begins r. An emergency ends the rotation that runs, whatever it
 // has come to.
 func (s *Steps) start(v kek.View, r kek.Rotation, again bool) (kek.Change, error) {

@@ -58,7 +58,7 @@ const (
 	noticeGrace   = 2 * time.Hour
 	drillGrace    = day
 	rotationGrace = day
-	longestRun    = 8 * day // of a rotation that has begun: the state machine ends after seven
+	longestRun    = 8 * day // of a rotation that has begun: then a person looks, though it may run on
 )
 
 // Schedule is one tick: it starts what is due by the calendar, is not done yet and can be

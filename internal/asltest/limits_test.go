@@ -151,6 +151,9 @@ func TestMachineTimeout(t *testing.T) {
 	if limit := time.Duration(d.TimeoutSeconds) * time.Second; sum > limit {
 		t.Errorf("its waits and its retries come to %s, the machine ends after %s", sum, limit)
 	}
+	if limit := time.Duration(d.TimeoutSeconds) * time.Second; limit != rotation.MachineLasts {
+		t.Errorf("the machine ends after %s, the steps believe after %s", limit, rotation.MachineLasts)
+	}
 	if d.TimeoutSeconds > 31_536_000 {
 		t.Errorf("%d s are more than the year that an execution may last", d.TimeoutSeconds)
 	}
