@@ -439,7 +439,7 @@ func TestSecondInterpreterNotices(t *testing.T) {
 		"another state":       {"States.NotifyStarted.Next", "Mint", "normal"},
 		"another payload":     {"States.Census.Parameters.Payload.census", false, "normal"},
 		"another error":       {"States.RolledBack.ErrorPath", "$.failure.Cause", "normal, Mint: 1 × Internal"},
-		"one retry less":      {"States.Switch.Retry.0.MaxAttempts", 7, "normal, Switch: 9 × Transient"},
+		"one retry less":      {"States.Switch.Retry.0.MaxAttempts", 19, "normal, Switch: 21 × Transient"},
 		"an error elsewhere":  {"States.Drain.Catch.1.ResultPath", "$.fault", "normal, Drain: 1 × Internal"},
 		"a state that is not": {"States.Verify.Next", "Done", ""},
 	} {
