@@ -1030,11 +1030,11 @@ func manyRefusals() []refusal {
 			s.world.SetHook(away("Store.LoadAnnouncement"))
 			return s.Steps.Notify(ctx, rotation.NotifyInput{Event: rotation.NotifyCompleted, Label: "Q2"})
 		}},
-		{name: "a window that was over a week ago", call: func(s *site) (any, error) {
+		{name: "a window that was over a month ago", call: func(s *site) (any, error) {
 			page := &teller{}
 			s.Announcers = []rotation.Announcer{page}
 			a := must(s.Announce(ctx, rotation.AnnounceInput{Label: "Q2"}))
-			s.clock.pass(a.To.Add(7 * day).Sub(s.clock.now()))
+			s.clock.pass(a.To.Add(rotation.MachineLasts).Sub(s.clock.now()))
 			must(s.Steps.Notify(ctx, rotation.NotifyInput{Event: rotation.NotifyStarted, Label: "Q2"}))
 			s.clock.pass(time.Second)
 			must(s.Steps.Notify(ctx, rotation.NotifyInput{Event: rotation.NotifyCompleted, Label: "Q2"}))

@@ -54,9 +54,9 @@ func (m *machine) over() bool {
 // most that it waits.
 func retries(state string) (int, time.Duration) {
 	switch state {
-	case "Mint", "Rehearse", "DualUnwrap":
+	case "Mint", "Rehearse", "DualUnwrap", "Switch", "Remint", "PreSwitchFailure", "RewrapSegment", "Retire", "Verify":
 		return 20, time.Minute
-	case "Preflight", "Abandon", "Remint", "PreSwitchFailure":
+	case "Preflight", "Abandon":
 		return 5, 30 * time.Second
 	default:
 		return 8, time.Minute

@@ -161,7 +161,7 @@ var mutants = []plant.Bug{
 		"cond := fmt.Sprintf(\"%s = %s AND \", payload, e.value(old.item[t.cfg.Ciphertext]))", "cond := fmt.Sprintf(\"attribute_exists(%s) AND \", payload)",
 	}},
 	{Name: "a refused writer gives up", File: "envelope/write.go", With: []string{
-		"(!v.again && !v.fenced && !disabled)", "!v.again",
+		"!v.again && !v.fenced && !disabled", "!v.again",
 	}},
 	{Name: "a reader does not read again", File: "envelope/open.go", With: []string{
 		"if !errors.Is(err, errSuspect) && !errors.Is(err, ErrKeyUnusable) {", "if plain != nil || err != nil {",
@@ -177,7 +177,7 @@ var mutants = []plant.Bug{
 		"if l.refs == h.written && now-h.renewed < c.cfg.LeaseTTL/3 {", "if now > 0 {",
 	}},
 	{Name: "a thawed process trusts a read that it slept over", File: "envelope/keeper.go", With: []string{
-		"err != nil && h != nil && now-at < 2*c.cfg.PointerAge {", "err != nil && h != nil && now >= at {",
+		"err != nil && now-at < 2*c.cfg.PointerAge {", "err != nil && now >= at {",
 	}},
 	{Name: "drain before the switch", File: "rotation/drain.go", With: []string{
 		"if r.Phase == kek.Switched {", "if !r.Phase.Reached(kek.Drained) {",

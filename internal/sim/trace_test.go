@@ -28,7 +28,7 @@ func TestSchedulesAreOfTheModel(t *testing.T) {
 	var runs [][]trace.Event
 	for _, s := range schedules {
 		r := newRun(s)
-		r.mine = true
+		r.mine, r.oneHost = true, true
 		rec, err := trace.Record(t.Context(), r.world, r.table.(*memstore.Table)) // instead of the checker
 		r.mine = false
 		if err != nil {
