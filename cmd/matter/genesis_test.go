@@ -27,7 +27,9 @@ func (k keysByName) Describe(_ context.Context, id kek.ID) (rotation.Key, error)
 // refused before anything is written: rows would name it by an id that nothing here resolves.
 func TestGenesisOfAnotherAccount(t *testing.T) {
 	const ours, theirs = "arn:aws:kms:eu-central-1:111111111111:key/k", "arn:aws:kms:eu-central-1:222222222222:key/k"
-	key := func(arn string) rotation.Key { return rotation.Key{ID: "k", ARN: arn, Enabled: true, Usable: true, State: "Enabled"} }
+	key := func(arn string) rotation.Key {
+		return rotation.Key{ID: "k", ARN: arn, Enabled: true, Usable: true, State: "Enabled"}
+	}
 	for name, c := range map[string]struct {
 		give string
 		keys map[kek.ID]rotation.Key

@@ -42,7 +42,9 @@ func (a *target) Deploy(ctx context.Context, stack string, parameters map[string
 	return env, nil
 }
 
-func (a *target) Delete(ctx context.Context, stack string) error { return deleteStack(ctx, a.w.cfn, stack) }
+func (a *target) Delete(ctx context.Context, stack string) error {
+	return deleteStack(ctx, a.w.cfn, stack)
+}
 
 func outputs(ctx context.Context, t *testing.T, cfn *cloudformation.Client, stack string) map[string]string {
 	t.Helper()

@@ -90,7 +90,7 @@ type run struct {
 	made              map[kek.ID]time.Time
 	dying             map[kek.ID]time.Time
 	oneHost           bool // KMS learns of everything at one moment, as the model has it
-	asked             int // answers that depended on which host of KMS gave them
+	asked             int  // answers that depended on which host of KMS gave them
 
 	failed *Violation
 	story  *strings.Builder
