@@ -82,8 +82,9 @@ func (s *Steps) inspect(ctx context.Context, v kek.View, r kek.Rotation) (SweepO
 	}
 	report, err := s.VerifyAnchored(ctx)
 	out.litter = litter(report)
-	if err != nil && r.Mode == kek.Emergency && untampered(report) {
-		out.open, err = fmt.Sprintf("records after %d are in no public log yet", report.Anchored), nil
+	var open *Error
+	if r.Mode == kek.Emergency && untampered(report) && errors.As(err, &open) {
+		out.open, err = audit.Visible(open.Msg), nil // what was found, and no more
 	}
 	return out, err
 }
