@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -36,7 +37,8 @@ type site struct {
 	db           *memddb.DB
 	kms          *memstore.KMS
 	old, current kek.ID
-	reads        int // of the pointer
+	mu           sync.Mutex // rows are restored side by side
+	reads        int        // of the pointer
 	onLoad       func()
 	emergency    []kek.Rotation
 }
@@ -74,6 +76,8 @@ func newSite(t *testing.T, format string) *site {
 
 // Load implements [Registry].
 func (s *site) Load(context.Context, string) (kek.View, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.reads++
 	if s.onLoad != nil {
 		s.onLoad()
