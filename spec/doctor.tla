@@ -60,8 +60,8 @@ LoseItem(i) ==
 (* What goes on while an item is lost. *)
 
 WithoutPointer ==       \* nobody can read it: these do not
-  \/ \E w \in Writer : PutLease(w) \/ Renew(w) \/ DropLease(w) \/ Wrap(w) \/ Commit(w) \/ Crash(w)
-  \/ Reading \/ Backups \/ \E r \in Row : RewrapWrite(r)
+  \/ \E w \in Writer : PutLease(w) \/ Renew(w) \/ (\E k \in KEK : DropLease(w, k)) \/ Wrap(w) \/ Commit(w) \/ Crash(w)
+  \/ Reading \/ Backups \/ \E n \in Rot, r \in Row : RewrapWrite(n, r)
   \/ \E n \in Rot, r \in Row : RewrapRead(n, r) \/ ScanRow(n, r)
   \/ \E n \in Rot, k \in KEK, s \in Shard : SealShard(n, k, s)
   \/ \E k \in KEK : DisableRetired(k)

@@ -55,9 +55,9 @@ TableOf(r) == IF r \in Side THEN "second" ELSE "first"
 NoRot   == [ph |-> "none", mode |-> "normal", old |-> 0, olds |-> {}, srcs |-> {}, cnt |-> FALSE, new |-> 0,
             reh |-> 0, att |-> 0, ep |-> 0, rev |-> 0, was |-> "none", by |-> 0, left |-> {}]
 NoRow   == [kid |-> 0, real |-> 0, ep |-> 0, dek |-> 0, ct |-> 0, body |-> 0]
-NoLease == [k |-> 0, v |-> 0]
+NoLeases == [w \in Writer |-> [k \in KEK |-> 0]]
 NoTag   == [n |-> 0, a |-> 0]
-NoWork  == [n |-> 0, with |-> NoRow, from |-> 0, dek |-> 0, body |-> 0]
+NoWork  == [with |-> NoRow, from |-> 0, dek |-> 0, body |-> 0]
 Idle    == [pc |-> "idle", k |-> 0, e |-> 0, r |-> 0, ins |-> FALSE, d |-> 0]
 Resting == [pc |-> "idle", n |-> 0, set |-> {}]
 NotRead == [r |-> 0, k |-> 0]
@@ -78,11 +78,11 @@ VARIABLES
   rot,     \* the record of each rotation
   src,     \* tables that are registered as sources
   mark,    \* tables that a writer has left its mark of
-  lease,   \* the lease of each writer: on which KEK, how often renewed
+  lease,   \* the lease of each writer on each KEK: which version of it is stored; 0 is none
   \* Drain and rewrap, between a read and a write.
-  seen,    \* leases that drain has read and found expired
-  gone,    \* writers that drain has seen without a lease on the old KEK
-  rw,      \* rewrap workers: a row's new wrapping, computed from what was read
+  seen,    \* leases that drain has read and found expired: which version; 0 is none
+  gone,    \* <<writer, KEK>>: drain has seen no lease of that writer on that KEK
+  rw,      \* rewrap workers of each rotation: a row's new wrapping, computed from what was read
   clean,   \* rows that the pass under way has seen under the new KEK, or gone
   halt,    \* the execution has halted between a pass and its conclusion
   late,    \* what was read for a write whose condition is taken away
@@ -136,10 +136,9 @@ Init ==          \* kek.View.Genesis
   /\ fence = [k \in KEK |-> IF k = 1 THEN Shard ELSE {}]
   /\ lock = 0
   /\ rot = [n \in Rot |-> NoRot]
-  /\ lease = [w \in Writer |-> NoLease]
-  /\ seen = [w \in Writer |-> NoLease]
+  /\ lease = NoLeases /\ seen = NoLeases
   /\ gone = {}
-  /\ rw = [r \in Row |-> NoWork]
+  /\ rw = [n \in Rot |-> [r \in Row |-> NoWork]]
   /\ clean = {}
   /\ halt = FALSE /\ late = {}
   /\ row \in [Row -> {NoRow} \cup {Under(k) : k \in {1} \cup Past}]
@@ -153,7 +152,8 @@ Init ==          \* kek.View.Genesis
 -----------------------------------------------------------------------------
 (* Data plane: writers (package envelope).                                  *)
 
-Holds(w) == wr[w].k # 0 /\ lease[w].k = wr[w].k
+Holds(w) == wr[w].k # 0 /\ lease[w][wr[w].k] # 0
+InUse(w, k) == wr[w].pc # "idle" /\ wr[w].k = k     \* the process has a reference to the KEK
 
 PutMark(w, t) ==        \* Client.Table: before the first write into a table
   /\ wr[w].pc # "idle" /\ t \notin mark
@@ -166,29 +166,31 @@ Load(w) ==              \* Client.read: reads the pointer, and may then pause
                                           !.k = ptr.kek, !.e = ptr.ep]]
   /\ UNCHANGED <<keyV, ctlV, workV, row, rd, backup, cntV>>
 
+(* A process has one lease on each KEK that it refers to, so two during a switch. *)
+(* Each put and each renewal is another version: its expiry is another.          *)
+
 PutLease(w) ==          \* Client.hold: promises that it may write under the KEK it loaded
   /\ wr[w].pc = "loaded"
-  /\ lease' = [lease EXCEPT ![w] = [k |-> wr[w].k, v |-> 1]]
+  /\ lease' = IF Holds(w) THEN lease ELSE [lease EXCEPT ![w][wr[w].k] = seen[w][wr[w].k] + 1]
   /\ wr' = [wr EXCEPT ![w].pc = IF Recheck THEN "leased" ELSE "ready"]
   /\ UNCHANGED <<keyV, ctlV, seen, gone, rw, clean, passV, row, rd, backup, cntV>>
 
 RecheckPtr(w) ==        \* Client.read again: if the pointer moved, the lease came too late to count
   /\ wr[w].pc = "leased"
-  /\ IF ptr.ep = wr[w].e
-       THEN wr' = [wr EXCEPT ![w].pc = "ready"] /\ UNCHANGED lease
-       ELSE wr' = [wr EXCEPT ![w] = Idle] /\ lease' = [lease EXCEPT ![w] = NoLease]
-  /\ UNCHANGED <<keyV, ctlV, seen, gone, rw, clean, passV, row, rd, backup, cntV>>
+  /\ wr' = [wr EXCEPT ![w] = IF ptr.ep = wr[w].e THEN [@ EXCEPT !.pc = "ready"] ELSE Idle]
+  /\ UNCHANGED <<keyV, ctlV, workV, row, rd, backup, cntV>>
 
 Renew(w) ==             \* Client.renew: a holder that finds its lease revoked loads again
   /\ wr[w].pc \in {"ready", "wrapped"} /\ Leases
   /\ IF Holds(w)
-       THEN lease[w].v <= MaxRenew /\ lease' = [lease EXCEPT ![w].v = @ + 1] /\ UNCHANGED wr
+       THEN /\ lease[w][wr[w].k] <= MaxRenew
+            /\ lease' = [lease EXCEPT ![w][wr[w].k] = @ + 1] /\ UNCHANGED wr
        ELSE wr' = [wr EXCEPT ![w] = Idle] /\ UNCHANGED lease
   /\ UNCHANGED <<keyV, ctlV, seen, gone, rw, clean, passV, row, rd, backup, cntV>>
 
-DropLease(w) ==         \* Client.tend, Client.Close: no reference is left
-  /\ wr[w].pc = "idle" /\ lease[w] # NoLease
-  /\ lease' = [lease EXCEPT ![w] = NoLease]
+DropLease(w, k) ==      \* Client.renew, Client.Close: no reference is left
+  /\ ~InUse(w, k) /\ lease[w][k] # 0
+  /\ lease' = [lease EXCEPT ![w][k] = 0]
   /\ UNCHANGED <<keyV, ctlV, seen, gone, rw, clean, passV, dataV, cntV>>
 
 May(r) == /\ On("mark-first") => TableOf(r) \in mark
@@ -509,8 +511,7 @@ Switch(n) ==            \* View.Switch: pointer, both registry entries, fence, p
   /\ kek' = [kek EXCEPT ![k] = "active", ![o] = "draining"]
   /\ fence' = [fence EXCEPT ![k] = Shard]
   /\ rot' = [rot EXCEPT ![n].ph = "switched", ![n].ep = ptr.ep + 1]
-  /\ gone' = {} /\ seen' = [w \in Writer |-> NoLease]
-  /\ UNCHANGED <<on, tag, owner, doomed, reaper, unfit, lock, tabV, lease, rw, clean, passV, dataV, cntV>>
+  /\ UNCHANGED <<on, tag, owner, doomed, reaper, unfit, lock, tabV, workV, dataV, cntV>>
 
 LateSwitch(n) ==        \* taken away: a blind pointer write of an old call, with its argument
   /\ ~On("switch-condition") /\ Reached(n, "switched") /\ rot[n].new # ptr.kek
@@ -521,37 +522,35 @@ LateSwitch(n) ==        \* taken away: a blind pointer write of an old call, wit
 (* Drain: looks at every lease, revokes the expired, then seals the fence    *)
 (* shard by shard, then makes the transition that needs all of them sealed. *)
 
-DrainSee(n, w) ==       \* Drainage.Leases: this writer has no lease on an old KEK
-  /\ Leases /\ rot[n].ph = "switched" /\ w \notin gone /\ lease[w].k \notin rot[n].olds
-  /\ gone' = gone \cup {w}
+DrainSee(n, w, k) ==    \* Drainage.Leases: this writer has no lease on this old KEK
+  /\ Leases /\ rot[n].ph = "switched" /\ k \in rot[n].olds /\ lease[w][k] = 0 /\ <<w, k>> \notin gone
+  /\ gone' = gone \cup {<<w, k>>}
   /\ UNCHANGED <<keyV, ctlV, lease, seen, rw, clean, passV, dataV, cntV>>
 
-DrainJudge(n, w) ==     \* it has, and it expired as drain's clock sees it (emergency: any)
-  /\ rot[n].ph = "switched" /\ lease[w].k \in rot[n].olds /\ lease[w] # NoLease
-  /\ seen' = [seen EXCEPT ![w] = lease[w]]
+DrainJudge(n, w, k) ==  \* it has, and it expired as drain's clock sees it (emergency: any)
+  /\ rot[n].ph = "switched" /\ k \in rot[n].olds /\ lease[w][k] # 0
+  /\ seen' = [seen EXCEPT ![w][k] = lease[w][k]]
   /\ UNCHANGED <<keyV, ctlV, lease, gone, rw, clean, passV, dataV, cntV>>
 
-Revoke(w) ==            \* Drainage.Revoke: deletes the lease if it is what was judged
-  /\ seen[w] # NoLease
-  /\ seen' = [seen EXCEPT ![w] = NoLease]
-  /\ IF lease[w].k = seen[w].k /\ (On("revoke-condition") => lease[w] = seen[w])
-       THEN /\ lease' = [lease EXCEPT ![w] = NoLease]
-            /\ harm' = IF lease[w] = seen[w] THEN harm ELSE harm \cup {"renewed lease revoked"}
-       ELSE UNCHANGED <<lease, harm>>
-  /\ UNCHANGED <<keyV, ctlV, gone, rw, clean, passV, dataV, nDek, writes>>
+Revoke(w, k) ==         \* Drainage.Revoke: deletes the lease if it is what was judged
+  /\ seen[w][k] # 0
+  /\ seen' = [seen EXCEPT ![w][k] = 0]
+  /\ lease' = IF On("revoke-condition") => lease[w][k] = seen[w][k] THEN [lease EXCEPT ![w][k] = 0] ELSE lease
+  /\ UNCHANGED <<keyV, ctlV, gone, rw, clean, passV, dataV, cntV>>
 
-Drained == Leases /\ On("drain") => Writer \subseteq gone
+Draining(n) == {k \in rot[n].olds : kek[k] = "draining"}       \* kek.View.Draining
+Drained(n)  == Leases /\ On("drain") => \A w \in Writer, k \in Draining(n) : <<w, k>> \in gone
 
 Leaves(n) == IF On("seal-every-old") THEN rot[n].olds ELSE {rot[n].old}
 
 SealShard(n, k, s) ==   \* Steps.sealFence, Drainage.SealFence: one shard, forever, however late
   /\ rot[n].ph # "none" /\ k \in Leaves(n) /\ s \in fence[k]
-  /\ On("seal-after-switch") => Once(n, "switched") /\ (Drained \/ rot[n].ph = "superseded")
+  /\ On("seal-after-switch") => Once(n, "switched") /\ (Drained(n) \/ rot[n].ph = "superseded")
   /\ fence' = [fence EXCEPT ![k] = @ \ {s}]
   /\ UNCHANGED <<keyV, ptr, lock, rot, tabV, workV, dataV, cntV>>
 
 Seal(n, k) ==           \* View.Seal: one old KEK, on condition that every shard of it is sealed
-  /\ At(n, "switched") /\ Drained /\ k \in Leaves(n) /\ kek[k] = "draining"
+  /\ At(n, "switched") /\ Drained(n) /\ k \in Leaves(n) /\ kek[k] = "draining"
   /\ On("seal-all") => fence[k] = {}
   /\ kek' = [kek EXCEPT ![k] = "sealed"]
   /\ LET last == \A j \in Leaves(n) : kek'[j] # "draining" IN
@@ -569,31 +568,31 @@ Payload(n) == rot[n].mode = "emergency" /\ On("fresh-dek")
 
 Wrapping(n, r) ==       \* what a worker makes of the row that it has read
   LET d == IF Payload(n) THEN Rewritten(row[r].dek, rot[n].new) ELSE row[r].dek
-  IN [n |-> n, from |-> row[r].kid, dek |-> row[r].dek, body |-> row[r].body,
+  IN [from |-> row[r].kid, dek |-> row[r].dek, body |-> row[r].body,
       with |-> [kid |-> rot[n].new, real |-> rot[n].new, dek |-> d, ct |-> IF Payload(n) THEN d ELSE row[r].ct,
                 ep |-> IF On("rewrap-epoch") THEN rot[n].ep ELSE row[r].ep, body |-> row[r].body]]
 
 RewrapRead(n, r) ==     \* Steps.mover, Steps.rewrapped: KMS.ReEncrypt, or a fresh DEK
   /\ On("rewrap") /\ Rewrapping(n) /\ r \in Frozen(n) /\ row[r].kid \in rot[n].olds
   /\ row[r].real = row[r].kid /\ rot[n].new \notin unfit     \* else KMS refuses
-  /\ rw' = [rw EXCEPT ![r] = Wrapping(n, r)]
+  /\ rw' = [rw EXCEPT ![n][r] = Wrapping(n, r)]
   /\ UNCHANGED <<keyV, ctlV, lease, seen, gone, clean, passV, dataV, cntV>>
 
-RewrapOK(r) ==          \* Source.Replace: still what was read
-  LET b == rw[r] IN
+RewrapOK(n, r) ==       \* Source.Replace: still what was read
+  LET b == rw[n][r] IN
   /\ On("rewrap-no-upsert") => row[r] # NoRow
   /\ On("rewrap-condition") => row[r].kid = b.from /\ row[r].real = b.from /\ row[r].dek = b.dek
-  /\ On("rewrap-payload-condition") /\ Payload(b.n) => row[r].body = b.body
+  /\ On("rewrap-payload-condition") /\ Payload(n) => row[r].body = b.body
 
-RewrapRow(r, b) ==      \* the effect alone: the payload changes in an emergency only
-  row' = [row EXCEPT ![r] = IF Payload(b.n) THEN b.with
+RewrapRow(n, r, b) ==   \* the effect alone: the payload changes in an emergency only
+  row' = [row EXCEPT ![r] = IF Payload(n) THEN b.with
                             ELSE [@ EXCEPT !.kid = b.with.kid, !.real = b.with.real, !.ep = b.with.ep,
                                           !.dek = b.with.dek]]
 
-RewrapWrite(r) ==       \* at any later time, repeatable; a failed condition means: read again
-  /\ rw[r] # NoWork
-  /\ IF RewrapOK(r) THEN RewrapRow(r, rw[r]) ELSE UNCHANGED row
-  /\ rw' \in {rw, [rw EXCEPT ![r] = NoWork]}
+RewrapWrite(n, r) ==    \* at any later time, repeatable; a failed condition means: read again
+  /\ rw[n][r] # NoWork
+  /\ IF RewrapOK(n, r) THEN RewrapRow(n, r, rw[n][r]) ELSE UNCHANGED row
+  /\ rw' \in {rw, [rw EXCEPT ![n][r] = NoWork]}
   /\ UNCHANGED <<keyV, ctlV, lease, seen, gone, clean, passV, wr, rd, backup, cntV>>
 
 LooksClean(n, r) ==     \* gone, or under the NEW KEK; a deep second scan unwraps (rotation.prover)
@@ -670,7 +669,7 @@ Complete(n) ==          \* Steps.Verify, View.Complete: closes the rotation, fre
   /\ UNCHANGED <<keyV, ptr, fence, tabV, lease, seen, gone, rw, passV, dataV, cntV>>
 
 -----------------------------------------------------------------------------
-Writing == \E w \in Writer : Load(w) \/ PutLease(w) \/ RecheckPtr(w) \/ Renew(w) \/ DropLease(w)
+Writing == \E w \in Writer : Load(w) \/ PutLease(w) \/ RecheckPtr(w) \/ Renew(w) \/ (\E k \in KEK : DropLease(w, k))
                              \/ Wrap(w) \/ Commit(w) \/ Crash(w) \/ \E t \in Table : PutMark(w, t)
 Reading == \E q \in Reader : ReadRow(q) \/ Decrypt(q)
 Backups == \E r \in Row : DeleteRow(r) \/ TakeBackup(r) \/ RestoreRow(r)
@@ -688,11 +687,11 @@ Steps   == \E n \in Rot :
            \/ \E k \in KEK : Mint(n, k)
            \/ Count(n) \/ Rehearse(n) \/ Judge(n)
            \/ DualUnwrap(n) \/ PreSwitchFailure(n) \/ Remint(n) \/ Switch(n) \/ LateSwitch(n)
-           \/ \E w \in Writer : DrainSee(n, w) \/ DrainJudge(n, w)
+           \/ \E w \in Writer, k \in KEK : DrainSee(n, w, k) \/ DrainJudge(n, w, k)
            \/ \E k \in KEK : Seal(n, k) \/ \E s \in Shard : SealShard(n, k, s)
            \/ Rewrapped(n) \/ Retire(n) \/ Complete(n)
            \/ \E r \in Row : RewrapRead(n, r) \/ ScanRow(n, r)
-Others  == (\E w \in Writer : Revoke(w)) \/ (\E r \in Row : RewrapWrite(r)) \/ Halt \/ Resume
+Others  == (\E w \in Writer, k \in KEK : Revoke(w, k)) \/ (\E n \in Rot, r \in Row : RewrapWrite(n, r)) \/ Halt \/ Resume
 
 Next == Writing \/ Reading \/ Backups \/ Foreigners \/ People \/ Keys \/ Steps \/ Others
 Spec == Init /\ [][Next]_vars
@@ -705,18 +704,18 @@ StepsFair ==
        /\ \A a \in 1 .. MaxMint : WF_vars(CreateKey(n, a))
        /\ WF_vars(Count(n)) /\ WF_vars(\E k \in KEK : Mint(n, k)) /\ WF_vars(Rehearse(n))
        /\ WF_vars(DualUnwrap(n)) /\ WF_vars(Switch(n))
-       /\ \A w \in Writer : WF_vars(DrainSee(n, w))
+       /\ \A w \in Writer, k \in KEK : WF_vars(DrainSee(n, w, k))
        /\ \A k \in KEK : WF_vars(Seal(n, k)) /\ \A s \in Shard : WF_vars(SealShard(n, k, s))
        /\ WF_vars(Rewrapped(n)) /\ WF_vars(Retire(n)) /\ WF_vars(Complete(n))
-       /\ \A r \in Row : WF_vars(RewrapRead(n, r) /\ rw[r] = NoWork) /\ WF_vars(ScanRow(n, r))
-  /\ \A r \in Row : WF_vars(rw[r] # NoWork /\ RewrapWrite(r) /\ rw'[r] = NoWork)
+       /\ \A r \in Row : WF_vars(RewrapRead(n, r) /\ rw[n][r] = NoWork) /\ WF_vars(ScanRow(n, r))
+                         /\ WF_vars(rw[n][r] # NoWork /\ RewrapWrite(n, r) /\ rw'[n][r] = NoWork)
   /\ \A k \in KEK : WF_vars(Claim(k)) /\ WF_vars(DisableRetired(k))
   /\ \A q \in Reader : WF_vars(Decrypt(q))
   /\ \A r \in Row : WF_vars(Adopt(r))
   /\ \A t \in Table \ {"first"} : WF_vars(AddSource(t))
 LeasesFair ==            \* an expired lease is judged and revoked, a heartbeat ends
-  /\ \A n \in Rot, w \in Writer : WF_vars(seen[w] = NoLease /\ DrainJudge(n, w))
-  /\ \A w \in Writer : WF_vars(Revoke(w))
+  /\ \A n \in Rot, w \in Writer, k \in KEK : WF_vars(seen[w][k] = 0 /\ DrainJudge(n, w, k))
+  /\ \A w \in Writer, k \in KEK : WF_vars(Revoke(w, k))
 
 FairSpec == Spec /\ StepsFair /\ LeasesFair
 HangSpec == Spec /\ StepsFair          \* leases that are never judged expired
@@ -760,7 +759,6 @@ SealedIsShut ==         \* a sealed or retired KEK has no open shard
   \A k \in KEK : kek[k] = "sealed" => fence[k] = {}
 
 ReadersServed        == "read failed" \notin harm
-NoRenewedLeaseLost   == "renewed lease revoked" \notin harm
 NoHolderRefused      == "holder refused" \notin harm   \* needs Recheck: a courtesy, not a promise
 
 SupersededOff ==        \* nor one of a rotation that an emergency has ended
@@ -814,6 +812,12 @@ KnownBeforeSwitch ==    \* what would stop a rotation is known before its switch
        /\ rot[n].mode = "normal" =>
             /\ mark \subseteq rot[n].srcs
             /\ \A r \in Frozen(n) : row[r] # NoRow => row[r].kid \in rot[n].olds]_rot
+
+Revoked(w, k) == lease[w][k] # 0 /\ lease'[w][k] = 0 /\ InUse(w, k)
+NoRenewedLeaseLost ==   \* a lease in use is taken away only as it was when drain judged it
+  [][\A w \in Writer, k \in KEK : Revoked(w, k) => seen[w][k] = lease[w][k]]_lease
+DrainRevokesOld ==      \* and only one on a KEK that the pointer has left
+  [][\A w \in Writer, k \in KEK : Revoked(w, k) => k # ptr.kek]_lease
 
 NoLostWrite ==          \* nothing but a write of the application changes a payload backwards
   [][\A r \in Row : row[r] # NoRow /\ row'[r] # NoRow => row'[r].body >= row[r].body]_row

@@ -47,10 +47,10 @@ var models = withDoctor(map[string]model{
 		},
 		invariants: []string{
 			"NoKeyOrphans", "RetireAfterSwitch", "PointerUsable", "NewKekUsable", "AtMostOneRotation", "NoRollbackAfterSwitch",
-			"EmergencyForward", "RowIntegrity", "ExposedDeksGone", "SealedIsShut", "ReadersServed", "NoRenewedLeaseLost",
+			"EmergencyForward", "RowIntegrity", "ExposedDeksGone", "SealedIsShut", "ReadersServed",
 			"OldsDisabled", "SupersededOff",
 		},
-		properties: []string{"EpochMonotone", "KekForward", "NoLostWrite", "NoRowComesBack", "OneKekLeft", "EndedIsEnded", "ModeFixed"},
+		properties: []string{"EpochMonotone", "KekForward", "NoLostWrite", "NoRenewedLeaseLost", "DrainRevokesOld", "NoRowComesBack", "OneKekLeft", "EndedIsEnded", "ModeFixed"},
 		liveness:   []string{"Terminates", "EveryReadEnds"},
 		symmetry:   "Sym",
 	},
@@ -79,7 +79,8 @@ var (
 	both      = `{"normal", "emergency"}`
 	emergency = `{"emergency"}`
 	two       = map[string]string{"Row": "{r1, r2}", "Writer": "{w1, w2}"}
-	leases    = map[string]string{"Leases": "TRUE", "Writer": "{w1, w2}", "Shard": "{s1}"}
+	leases    = map[string]string{"Leases": "TRUE", "Writer": "{w1, w2}", "Shard": "{s1}", "MaxRenew": "0"}
+	renewed   = map[string]string{"MaxRenew": "1", "Writer": "{w1}"}
 	keys      = map[string]string{"Modes": both, "MaxMint": "2", "Dup": "1", "MaxWrite": "0", "Shard": "{s1}"}
 	silent    = map[string]string{"MaxWrite": "0", "Writer": "{}", "Row": "{}"}
 	historic  = map[string]string{"Historic": "1", "Shard": "{s1}"}
@@ -123,7 +124,8 @@ var variants = []variant{
 	{name: "ok_two_writers_two_rows", heavy: true, set: with(two, set("Deletes", "TRUE")), want: tlc.Holds, says: "two writers, two rows, deletes; no leases at all: safety does not rest on them"},
 	{name: "ok_dek_cache", heavy: true, set: set("DekCache", "TRUE", "Writer", "{w1, w2}", "MaxWrite", "3"), want: tlc.Holds, says: "writers that use a cached DEK for several rows"},
 	{name: "ok_emergency_payloads", set: set("Modes", emergency, "DekCache", "TRUE", "Deletes", "TRUE"), want: tlc.Holds, says: "an emergency re-encrypts payloads beside writers with cached DEKs"},
-	{name: "ok_leases", heavy: true, set: with(leases, set("MaxWrite", "1")), also: []string{"NoHolderRefused"}, want: tlc.Holds, says: "heartbeats, expiry at any time, revocation by conditional delete; no holder is refused"},
+	{name: "ok_leases", heavy: true, set: with(leases, set("MaxWrite", "1")), also: []string{"NoHolderRefused"}, want: tlc.Holds, says: "expiry at any time, revocation by conditional delete; no holder is refused"},
+	{name: "ok_leases_renewed", set: with(leases, renewed, set("MaxWrite", "1")), also: []string{"NoHolderRefused"}, want: tlc.Holds, says: "heartbeats, beside what drain has judged"},
 	{name: "ok_keys", heavy: true, set: with(keys, silent), want: tlc.Holds, says: "duplicated CreateKey, late mints, sweeps, re-mints of an emergency"},
 	{name: "ok_two_rotations", set: set("MaxRot", "2", "MaxWrite", "1", "Modes", both), want: tlc.Holds, says: "stale calls and workers of an older rotation"},
 	{name: "ok_two_rotations_late_keys", heavy: true, set: with(silent, set("MaxRot", "2", "Dup", "1", "Shard", "{s1}")), want: tlc.Holds, says: "CreateKey of an older rotation that lands in a later one"},
@@ -146,7 +148,7 @@ var variants = []variant{
 	{name: "ok_takeover_two_rows", heavy: true, set: with(takeover, set("Row", "{r1, r2}", "Deletes", "TRUE")), want: tlc.Holds, says: "two rows, of which the other rotation may have moved one"},
 	{name: "ok_takeover_nested", heavy: true, set: with(takeover, set("MaxRot", "3", "MaxWrite", "0", "Takeover", `"any"`)), also: []string{"EmergencyStarts"}, want: tlc.Holds, says: "an emergency ends an emergency"},
 	{name: "deep_takeover_keys", deep: true, set: with(keys, silent, set("MaxRot", "2", "MaxMint", "1", "Modes", `{"normal"}`, "Takeover", `"normal"`)), also: []string{"RegisteredOn"}, want: tlc.Holds, says: "late CreateKeys and sweeps of the rotation that was ended"},
-	{name: "ok_takeover_leases", heavy: true, set: with(takeover, set("Leases", "TRUE")), want: tlc.Holds, says: "leases on several old KEKs"},
+	{name: "ok_takeover_leases", heavy: true, set: with(takeover, set("Leases", "TRUE", "MaxRenew", "0")), want: tlc.Holds, says: "leases on several old KEKs"},
 	{name: "ok_takeover_historic", heavy: true, set: with(takeover, historic), want: tlc.Holds, says: "beside a historic KEK"},
 	{name: "ok_takeover_halted", heavy: true, set: with(takeover, halted), want: tlc.Holds, says: "a rotation that has halted, raw restores meanwhile"},
 
@@ -158,7 +160,7 @@ var variants = []variant{
 	{name: "cx_seal_early", off: []string{"seal-after-switch"}, want: "PointerUsable", says: "sealing before the switch"},
 	{name: "cx_no_drain", set: leases, off: []string{"drain"}, also: []string{"NoHolderRefused"}, want: "NoHolderRefused", says: "sealing without waiting for leases: harmless to data, refuses holders"},
 	{name: "cx_no_recheck", set: with(leases, set("Recheck", "FALSE")), also: []string{"NoHolderRefused"}, want: "NoHolderRefused", says: "a lease put after the switch does not count"},
-	{name: "cx_revoke_blind", set: leases, off: []string{"revoke-condition"}, want: "NoRenewedLeaseLost", says: "an unconditional delete of a lease that was renewed"},
+	{name: "cx_revoke_blind", set: with(leases, renewed, set("MaxWrite", "1")), off: []string{"revoke-condition"}, want: "NoRenewedLeaseLost", says: "an unconditional delete of a lease that was renewed"},
 	{name: "cx_no_rewrap", off: []string{"rewrap"}, want: "NoKeyOrphans", says: "the runbook as it was written: no rewrap step"},
 	{name: "cx_rewrap_blind", off: []string{"rewrap-condition"}, want: "RowIntegrity", says: "a rewrap that overwrites a row that changed"},
 	{name: "cx_rewrap_upsert", set: set("Deletes", "TRUE"), off: []string{"rewrap-condition", "rewrap-no-upsert"}, instead: []string{""}, want: "NoRowComesBack", says: "a rewrap that brings a deleted row back"},

@@ -103,22 +103,20 @@ InKMS ==
 (* Leases and fences. A lease is named after its holder and KEK; its version *)
 (* is when it expires.                                                       *)
 
-Olds(n) == IF n = 0 THEN {} ELSE rot[n].olds
-
 Leased == UNCHANGED <<keyV, ctlV, seen, rw, clean, passV, dataV, cntV>>
 
 InDrain ==
   CASE E.a = "lease"  -> /\ kek[E.k] \notin {"none", "pending"}
-                         /\ lease' = [lease EXCEPT ![E.w] = [k |-> E.k, v |-> E.v]] /\ UNCHANGED gone /\ Leased
-    [] E.a = "renew"  -> /\ lease[E.w].k = E.k
-                         /\ lease' = [lease EXCEPT ![E.w].v = E.v] /\ UNCHANGED gone /\ Leased
-    [] E.a = "drop"   -> lease' = [lease EXCEPT ![E.w] = NoLease] /\ UNCHANGED gone /\ Leased
-    [] E.a = "look"   -> /\ gone' = gone \cup {w \in Writer : lease[w].k \notin Olds(lock)}     \* DrainSee
+                         /\ lease' = [lease EXCEPT ![E.w][E.k] = E.v] /\ UNCHANGED gone /\ Leased
+    [] E.a = "renew"  -> /\ lease[E.w][E.k] # 0
+                         /\ lease' = [lease EXCEPT ![E.w][E.k] = E.v] /\ UNCHANGED gone /\ Leased
+    [] E.a = "drop"   -> lease' = [lease EXCEPT ![E.w][E.k] = 0] /\ UNCHANGED gone /\ Leased
+    [] E.a = "look"   -> /\ gone' = gone \cup {<<w, E.k>> : w \in {x \in Writer : lease[x][E.k] = 0}}     \* DrainSee
                          /\ UNCHANGED lease /\ Leased
     [] E.a = "revoke" -> /\ \E n \in Rot : E.k \in rot[n].olds /\ Once(n, "switched")   \* DrainJudge,
-                         /\ lease[E.w] = [k |-> E.k, v |-> E.v]                          \* Revoke,
-                         /\ lease' = [lease EXCEPT ![E.w] = NoLease]
-                         /\ gone' = gone \cup {E.w} /\ Leased                            \* DrainSee
+                         /\ lease[E.w][E.k] = E.v                                        \* Revoke,
+                         /\ lease' = [lease EXCEPT ![E.w][E.k] = 0]
+                         /\ gone' = gone \cup {<<E.w, E.k>>} /\ Leased                            \* DrainSee
     [] E.a = "fence"  -> IF E.s \in fence[E.k] THEN \E n \in Rot : <<n, E.k>> \in looked /\ SealShard(n, E.k, E.s)
                          ELSE kek[E.k] # "pending" /\ UNCHANGED vars
 
@@ -134,7 +132,7 @@ Moved(r) ==                  \* RewrapRead, then RewrapWrite: the row still was 
     /\ r \in Frozen(n) /\ row[r] # NoRow /\ row[r].kid = E.old /\ blob[r][1] = E.was
     /\ Payload(n) <=> E.pay # 0
     /\ Payload(n) => blob[r][2] = E.waspay
-    /\ RewrapRow(r, Wrapping(n, r))
+    /\ RewrapRow(n, r, Wrapping(n, r))
     /\ blob' = [blob EXCEPT ![r] = <<E.blob, IF E.pay # 0 THEN E.pay ELSE @[2]>>]
     /\ UNCHANGED writes
 
