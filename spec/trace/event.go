@@ -99,15 +99,22 @@ const (
 
 // Effects beside those that are called after a method of a port: what was there
 // when the recording began, a row that somebody wrote past the library, a page of
-// rows that was read, and calls on DEKs.
+// rows that was read, and calls on DEKs. Label says of a row, if Was is its wrapped DEK
+// and Old is on its label, that it is under KEK. Which KEK wraps which DEK in a wrapped DEK
+// is known from the calls on it alone: a recording has a Decrypt by [Person] of
+// whatever was wrapped before it began, before the row that it stands in.
 const (
 	Snapshot        = "snapshot"
 	Plant           = "Table.Plant"
+	Label           = "Table.Label"
 	Scan            = "Table.Scan"
 	GenerateDataKey = "KMS.GenerateDataKey"
 	ReEncrypt       = "KMS.ReEncrypt"
 	Decrypt         = "KMS.Decrypt"
 )
+
+// UnknownDEK is the BodyDEK of a payload that opens under no DEK of the run.
+const UnknownDEK = "unknown"
 
 // Unfenced is the Shard of an insert that checked none. It is open at no time.
 const Unfenced = -1
