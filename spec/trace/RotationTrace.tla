@@ -33,10 +33,11 @@ VARIABLES
   marked,  \* records that are marked as being in the bucket
   rec,     \* of each KEK: the record that it was retired by
   read,    \* how far chains of pages have come: <<segment, cursor, when it began>>
+  strange, \* somebody else has written a row since the rotation under way began
   shown    \* rows that a page of the phase under way has shown, or shown to be absent
 
 logV  == <<out, stored, marked, rec>>
-seenV == <<past, blob, todo, looked, begun, read, shown>>
+seenV == <<past, blob, todo, looked, begun, read, shown, strange>>
 all   == <<vars, t, i, logV, seenV>>
 
 T == Traces[t]
@@ -50,7 +51,7 @@ TInit ==
   /\ blob = [r \in Row |-> <<0, 0>>]
   /\ todo = {} /\ looked = {}
   /\ begun = Begun[t] /\ marked = 0 /\ rec = [k \in KEK |-> 0]
-  /\ read = {} /\ shown = {}
+  /\ read = {} /\ shown = {} /\ strange = FALSE
 
 (* When something was read: in which phase of which rotation. *)
 When(n, ph) == 10 * n + Order(ph)
@@ -62,13 +63,19 @@ Put(seq) == seq = 0 \/ seq \in stored       \* 0: before the recording began
 
 PassDone(n, pass) == \A x \in todo : <<x[1], x[2]>> # <<n, pass>>
 
+(* The census takes its time: what somebody else writes meanwhile it may have missed. *)
+Counted(n) ==
+  IF ~strange THEN Count(n)
+  ELSE /\ At(n, "started") /\ rot' = [rot EXCEPT ![n].cnt = (rot[n].mode = "normal")]
+       /\ UNCHANGED <<keyV, ptr, fence, lock, tabV, workV, dataV, cntV>>
+
 (* Changes of the control table, each with its audit record. *)
 
 Beside == {"source_added", "source_removed", "mark_removed", "rotation_resumed", "reading_restarted"}
 
 Change ==
   CASE E.a = "rotation_started"       -> Start(E.n, E.m) /\ rot'[E.n].old = E.old
-    [] E.a = "rows_counted"           -> PassDone(E.n, "census") /\ Count(E.n)
+    [] E.a = "rows_counted"           -> PassDone(E.n, "census") /\ Counted(E.n)
     [] E.a = "kek_minted"             -> Mint(E.n, E.k)
     [] E.a = "rows_rehearsed"         -> Rehearse(E.n)
     [] E.a \in {"rotation_resumed", "reading_restarted"} -> lock = E.n /\ UNCHANGED vars
@@ -101,6 +108,7 @@ Changed ==
   /\ Change
   /\ CASE E.a = "kek_genesis" -> WroteFirst [] E.a = "recorded" -> TRUE [] OTHER -> Wrote
   /\ begun' = TRUE /\ (begun \/ E.a = "kek_genesis")
+  /\ strange' = (strange /\ E.a \notin {"rotation_started", "emergency_took_over"})
   /\ rec' = [k \in KEK |-> IF kek'[k] = "retired" /\ kek[k] # "retired" THEN E.seq ELSE rec[k]]
   /\ shown' = IF \E n \in Rot : rot'[n].ph # rot[n].ph THEN {} ELSE shown
   /\ E.seq = out + 1 /\ out' = E.seq                          \* with its record
@@ -119,13 +127,15 @@ Stray(k) ==                  \* what a sweep, a loser or remint may have decided
      \/ tag[k].a < rot[n].att                                 \* DoomFailed, or a sweep since
      \/ ~MintUnderWay(n) /\ k \notin Keep(n)                  \* ReapBegin, ReapDecide
 
+Swept(k) == k \in Made /\ rot[tag[k].n].ph = "rolledback"        \* ReapDecide: a key that was never used
+
 InKMS ==
   CASE E.a = "create"  -> CreateKey(E.n, E.att) /\ tag'[E.k].n = E.n
     [] E.a = "claim"   -> IF E.k \in owner THEN UNCHANGED vars ELSE Claim(E.k)
     [] E.a = "disable" -> IF E.k \notin on THEN UNCHANGED vars
                           ELSE IF Stray(E.k)
                             THEN on' = on \ {E.k} /\ UNCHANGED <<kek, tag, owner, doomed, reaper, unfit, ctlV, workV, dataV, cntV>>
-                            ELSE DisableRetired(E.k) /\ Put(rec[E.k])      \* not before its record is safe
+                            ELSE DisableRetired(E.k) /\ (Put(rec[E.k]) \/ Swept(E.k))      \* not before its record is safe
     [] E.a = "enable"  -> on' = on \cup {E.k} /\ UNCHANGED <<kek, tag, owner, doomed, reaper, unfit, ctlV, workV, dataV, cntV>>
 
 (* Leases and fences. A lease is named after its holder and KEK; its version *)
@@ -222,11 +232,12 @@ Page ==
 Act ==
   CASE E.c = "change" -> Changed
     [] E.c = "kms"    -> InKMS /\ UNCHANGED <<logV, seenV>>
-    [] E.c = "drain"  -> /\ begun /\ InDrain /\ UNCHANGED <<logV, past, blob, todo, begun, read, shown>>
+    [] E.c = "drain"  -> /\ begun /\ InDrain /\ UNCHANGED <<logV, past, blob, todo, begun, read, shown, strange>>
                          /\ looked' = IF E.a = "look" THEN looked \cup {<<lock, E.k>>} ELSE looked
-    [] E.c = "rows"   -> begun /\ InRows /\ UNCHANGED <<logV, past, todo, looked, begun, read, shown>>
-    [] E.c = "note"   -> begun /\ Noted /\ UNCHANGED <<vars, out, rec, past, blob, looked, begun, read, shown>>
-    [] E.c = "scan"   -> begun /\ Page /\ UNCHANGED <<vars, logV, past, blob, todo, looked, begun>>
+    [] E.c = "rows"   -> /\ begun /\ InRows /\ UNCHANGED <<logV, past, todo, looked, begun, read, shown>>
+                         /\ strange' = (strange \/ E.a = "plant")
+    [] E.c = "note"   -> begun /\ Noted /\ UNCHANGED <<vars, out, rec, past, blob, looked, begun, read, shown, strange>>
+    [] E.c = "scan"   -> begun /\ Page /\ UNCHANGED <<vars, logV, past, blob, todo, looked, begun, strange>>
     [] OTHER          -> FALSE                   \* what can be in no run
 
 (* Which action of rotation.tla that is. *)
@@ -280,7 +291,7 @@ Sound ==
   /\ Says("AtMostOneRotation", AtMostOneRotation') /\ Says("NoRollbackAfterSwitch", NoRollbackAfterSwitch')
   /\ Says("EmergencyForward", EmergencyForward') /\ Says("RowIntegrity", RowIntegrity')
   /\ Says("ExposedDeksGone", ExposedDeksGone') /\ Says("SealedIsShut", SealedIsShut')
-  /\ SoundSteps(Says)
+  /\ SoundSteps(Says, strange)
 
 TNext ==
   /\ i <= Len(T)
