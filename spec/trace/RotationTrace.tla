@@ -169,13 +169,14 @@ Stored(r) ==                 \* Written, with what is really in the bytes
   /\ row' = [row EXCEPT ![r] = [kid |-> E.k, real |-> E.real, ep |-> E.e, dek |-> E.dek, ct |-> E.ct, body |-> writes + 1]]
   /\ writes' = writes + 1 /\ Blob(r) /\ Other(r)
 
-Own == E.dek # 0 => Born(E.dek) = E.k        \* Wrap: a DEK that was made under this KEK
+Wraps == E.real # 0 => E.real = E.k
+Own   == Wraps /\ (E.dek # 0 => Born(E.dek) = E.k)       \* Wrap: a DEK that was made under this KEK
 
 Moved(r) ==                  \* RewrapRead, then RewrapWrite: the row still was what was read
   \E n \in Rot :
     /\ E.old \in rot[n].olds /\ rot[n].new = E.k /\ rot[n].ep = E.e /\ Rewrapping(n)
     /\ r \in Frozen(n) /\ row[r] # NoRow /\ row[r].kid = E.old /\ blob[r][1] = E.was
-    /\ Payload(n) <=> E.pay # 0
+    /\ Wraps /\ (Payload(n) <=> E.pay # 0)
     /\ Payload(n) => blob[r][2] = E.waspay
     /\ Payload(n) /\ E.dek # 0 => Born(E.dek) = E.k /\ (\A q \in Row \ {r} : row[q].dek # E.dek)      \* Rewritten
     /\ row' = [row EXCEPT ![r] = [@ EXCEPT !.kid = E.k, !.real = E.real, !.ep = E.e, !.dek = E.dek,
@@ -199,7 +200,7 @@ InRows ==
 (* Progress and the bucket. *)
 
 Noted ==
-  CASE E.a = "pass"  -> /\ E.done => \E c \in read : c[1] = E.s /\ c[2] = 0 /\ c[3] >= When(E.n, Means(E.p))
+  CASE E.a = "pass"  -> /\ E.done /\ rot[E.n].ph \notin Final => \E c \in read : c[1] = E.s /\ c[2] = 0 /\ c[3] >= When(E.n, Means(E.p))
                         /\ todo' = IF E.done THEN todo \ {<<E.n, E.p, E.s>>} ELSE todo \cup {<<E.n, E.p, E.s>>}
                         /\ UNCHANGED <<stored, marked>>
     [] E.a = "store" -> /\ E.seq \in 1 .. out /\ (E.seq = 1 \/ E.seq - 1 \in stored)      \* in order
