@@ -6,6 +6,7 @@ import (
 	"errors"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -84,38 +85,38 @@ func (d *driver) invoke(state, function string, payload []byte) ([]byte, *asltes
 func (d *driver) run(c call) ([]byte, error) {
 	switch s := d.Steps; c.function {
 	case "Preflight":
-		return decoded(c.payload, s.Preflight)
+		return decoded(strings.ToLower(c.function), c.payload, s.Preflight)
 	case "Mint":
-		return decoded(c.payload, s.Mint)
+		return decoded(strings.ToLower(c.function), c.payload, s.Mint)
 	case "DualUnwrap":
-		return decoded(c.payload, s.DualUnwrap)
+		return decoded(strings.ToLower(c.function), c.payload, s.DualUnwrap)
 	case "Approve":
-		return decoded(c.payload, s.AskApproval)
+		return decoded(strings.ToLower(c.function), c.payload, s.AskApproval)
 	case "Switch":
-		return decoded(c.payload, s.Switch)
+		return decoded(strings.ToLower(c.function), c.payload, s.Switch)
 	case "Drain":
-		return decoded(c.payload, s.Drain)
+		return decoded(strings.ToLower(c.function), c.payload, s.Drain)
 	case "Rewrap":
-		return decoded(c.payload, s.Rewrap)
+		return decoded(strings.ToLower(c.function), c.payload, s.Rewrap)
 	case "Retire":
-		return decoded(c.payload, s.Retire)
+		return decoded(strings.ToLower(c.function), c.payload, s.Retire)
 	case "Anchor":
-		return decoded(c.payload, s.Anchor)
+		return decoded(strings.ToLower(c.function), c.payload, s.Anchor)
 	case "Verify":
-		return decoded(c.payload, s.Verify)
+		return decoded(strings.ToLower(c.function), c.payload, s.Verify)
 	case "Notify":
-		return decoded(c.payload, s.Notify)
+		return decoded(strings.ToLower(c.function), c.payload, s.Notify)
 	default:
 		return nil, errors.New("unknown function " + c.function)
 	}
 }
 
-func decoded[In, Out any](payload []byte, step func(context.Context, In) (Out, error)) ([]byte, error) {
+func decoded[In, Out any](caller string, payload []byte, step func(context.Context, In) (Out, error)) ([]byte, error) {
 	in, err := lambdastep.Decode[In](payload)
 	if err != nil {
 		return nil, err
 	}
-	out, err := step(context.Background(), in)
+	out, err := step(as(caller), in)
 	if err != nil {
 		return nil, err
 	}

@@ -325,7 +325,7 @@ func (e *effects) rolledBack(in rotation.ExecutionInput, name string) {
 	e.begin(in)
 	e.at = name
 	e.onHit = func(call) {
-		_, err := e.d.Retire(t.Context(), rotation.RetireInput{RotationID: spring, Action: action, FailedAttempt: 1, Error: "States.Timeout"})
+		_, err := e.d.Retire(as("person"), rotation.RetireInput{RotationID: spring, Action: action, FailedAttempt: 1, Error: "States.Timeout"})
 		retired = err == nil
 	}
 	run := e.d.finish(spring, in)
@@ -450,7 +450,7 @@ func (e *effects) added(in rotation.ExecutionInput, name string) string {
 	carts := e.d.newTable("carts", e.d.first, "c1", "c2")
 	e.at = name
 	add := func() error {
-		_, err := e.d.AddSource(t.Context(), carts.Source())
+		_, err := e.d.AddSource(as("person"), carts.Source())
 		return err
 	}
 	e.onHit = func(call) {

@@ -75,7 +75,7 @@ func (w *watch) violated(when, format string, args ...any) {
 func (w *watch) check(when string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	ctx := w.t.Context()
+	ctx := as("application")
 	v, err := w.store.Load(ctx, "")
 	if err != nil {
 		w.t.Fatal(err)
@@ -215,7 +215,7 @@ func (w *watch) opens(when string, at place, r memstore.Record, plain string) {
 	wrapped := bytes.Clone(r.WrappedDEK)
 	w.opened[at] = memstore.Record{WrappedDEK: wrapped, Ciphertext: bytes.Clone(r.Ciphertext)}
 	w.mine.Store(&wrapped[0], true)
-	dek, err := w.kms.Decrypt(w.t.Context(), r.KEK, wrapped, r.Context)
+	dek, err := w.kms.Decrypt(as("application"), r.KEK, wrapped, r.Context)
 	w.mine.Delete(&wrapped[0])
 	if err == nil {
 		got := dek

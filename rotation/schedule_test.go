@@ -81,7 +81,7 @@ func (p *planner) CallPreflight(_ context.Context, function string, in rotation.
 	if function != "preflight" {
 		p.t.Errorf("called %q", function)
 	}
-	_, err := decoded(must(json.Marshal(in)), p.Preflight)
+	_, err := decoded("schedule", must(json.Marshal(in)), p.Preflight)
 	p.looks = append(p.looks, err)
 	if p.lose != nil {
 		return p.lose()

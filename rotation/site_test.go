@@ -103,12 +103,12 @@ func newSiteAt(t *testing.T, genesis time.Time) *site {
 			Random:     func(b []byte) { copy(b, "known plaintext") }, Now: c.now, Actor: "test",
 		},
 	}
-	k, err := s.kms.Create(t.Context(), "", 0, "genesis", rotation.Key{})
+	k, err := s.kms.Create(as("person"), "", 0, "genesis", rotation.Key{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	s.first = k.ID
-	if _, err := s.Genesis(t.Context(), k.ID, "genesis", []kek.Source{s.orders.Source(), s.people.Source(), s.known()}); err != nil {
+	if _, err := s.Genesis(as("person"), k.ID, "genesis", []kek.Source{s.orders.Source(), s.people.Source(), s.known()}); err != nil {
 		t.Fatal(err)
 	}
 	for i := range 4 {
@@ -119,6 +119,11 @@ func newSiteAt(t *testing.T, genesis time.Time) *site {
 	s.insert(s.corpus, "known-2.json")
 	s.orders.Plant("settings", memstore.Record{Other: true})
 	return s
+}
+
+// as is the context of a call by a function, an application or a person.
+func as(caller string) context.Context {
+	return memstore.WithCaller(context.Background(), caller)
 }
 
 // known is the definition of the corpus.
@@ -142,7 +147,7 @@ func (s *site) newTable(name string, under kek.ID, rows ...string) *memstore.Tab
 // add registers a table as a source.
 func (s *site) add(table *memstore.Table) {
 	s.t.Helper()
-	if _, err := s.AddSource(s.t.Context(), table.Source()); err != nil {
+	if _, err := s.AddSource(as("person"), table.Source()); err != nil {
 		s.t.Fatal(err)
 	}
 }
@@ -150,8 +155,8 @@ func (s *site) add(table *memstore.Table) {
 // past registers a historic KEK, under which there is a row.
 func (s *site) past(label string) kek.ID {
 	s.t.Helper()
-	k := must(s.kms.Create(s.t.Context(), "", 0, label, rotation.Key{}))
-	s.must(s.RegisterKEK(s.t.Context(), k.ID, label))
+	k := must(s.kms.Create(as("person"), "", 0, label, rotation.Key{}))
+	s.must(s.RegisterKEK(as("person"), k.ID, label))
 	s.plant(s.orders, "of "+label, k.ID)
 	return k.ID
 }
@@ -159,7 +164,7 @@ func (s *site) past(label string) kek.ID {
 // mark is what an application leaves that writes into a table.
 func (s *site) mark(table string) {
 	s.t.Helper()
-	s.must(s.store.Mark(s.t.Context(), kek.Mark{Table: table, Holder: "app", SeenAt: s.clock.now()}))
+	s.must(s.store.Mark(as("application"), kek.Mark{Table: table, Holder: "app", SeenAt: s.clock.now()}))
 }
 
 // view reads the whole registry.
@@ -180,7 +185,7 @@ func (s *site) Notify(_ context.Context, subject, _ string) error {
 func (s *site) seal(table *memstore.Table, id string, under kek.ID, epoch int64, plain string) memstore.Record {
 	s.t.Helper()
 	encctx := map[string]string{"table": table.Name(), "id": id}
-	dek, wrapped, err := s.kms.GenerateDataKey(s.t.Context(), under, encctx)
+	dek, wrapped, err := s.kms.GenerateDataKey(as("application"), under, encctx)
 	if err != nil {
 		s.t.Fatalf("seal %s under %s: %v", id, under, err)
 	}
@@ -205,7 +210,7 @@ func (s *site) insert(table *memstore.Table, id string) {
 	s.t.Helper()
 	p := s.pointer()
 	plain := "secret of " + id
-	if err := table.Insert(s.t.Context(), id, s.seal(table, id, p.KEKID, p.Epoch, plain), 0); err != nil {
+	if err := table.Insert(as("application"), id, s.seal(table, id, p.KEKID, p.Epoch, plain), 0); err != nil {
 		s.t.Fatal(err)
 	}
 	s.expect(table, id, plain)
@@ -224,7 +229,7 @@ func (s *site) plant(table *memstore.Table, id string, under kek.ID) {
 // remove deletes a row for good.
 func (s *site) remove(table *memstore.Table, id string) {
 	s.t.Helper()
-	if err := table.Delete(s.t.Context(), id); err != nil {
+	if err := table.Delete(as("application"), id); err != nil {
 		s.t.Fatal(err)
 	}
 	s.mu.Lock()

@@ -14,8 +14,8 @@ import (
 )
 
 // LoadAnchor implements [rotation.AnchorStore].
-func (s *Store) LoadAnchor(context.Context) (st rotation.AnchorState, err error) {
-	err = s.w.call("Store.LoadAnchor", func() error {
+func (s *Store) LoadAnchor(ctx context.Context) (st rotation.AnchorState, err error) {
+	err = s.w.call(ctx, "Store.LoadAnchor", func() error {
 		st = s.anchor
 		if st.Intent != nil {
 			signed := cloneSigned(*st.Intent)
@@ -30,8 +30,8 @@ func (s *Store) LoadAnchor(context.Context) (st rotation.AnchorState, err error)
 }
 
 // SaveAnchor implements [rotation.AnchorStore].
-func (s *Store) SaveAnchor(_ context.Context, st rotation.AnchorState) error {
-	return s.w.call("Store.SaveAnchor", func() error {
+func (s *Store) SaveAnchor(ctx context.Context, st rotation.AnchorState) error {
+	return s.w.call(ctx, "Store.SaveAnchor", func() error {
 		if s.anchor.Rev != st.Rev {
 			return conflict("ANCHOR")
 		}
@@ -52,8 +52,8 @@ func cloneSigned(s audit.Signed) audit.Signed {
 }
 
 // PutAnchor implements [rotation.AnchorVault].
-func (v *Vault) PutAnchor(_ context.Context, key string, b []byte) (there []byte, err error) {
-	err = v.w.call("Vault.PutAnchor", func() error {
+func (v *Vault) PutAnchor(ctx context.Context, key string, b []byte) (there []byte, err error) {
+	err = v.w.call(ctx, "Vault.PutAnchor", func() error {
 		if _, ok := v.objects[key]; !ok {
 			v.objects[key] = bytes.Clone(b)
 		}
@@ -67,13 +67,13 @@ func (v *Vault) PutAnchor(_ context.Context, key string, b []byte) (there []byte
 }
 
 // GetAnchor implements [rotation.AnchorVault].
-func (v *Vault) GetAnchor(_ context.Context, key string) ([]byte, error) {
-	return v.get("Vault.GetAnchor", key)
+func (v *Vault) GetAnchor(ctx context.Context, key string) ([]byte, error) {
+	return v.get(ctx, "Vault.GetAnchor", key)
 }
 
 // Versions implements [audit.Bucket].
-func (v *Vault) Versions(context.Context) (out []audit.ObjectVersion, err error) {
-	err = v.w.call("Vault.Versions", func() error {
+func (v *Vault) Versions(ctx context.Context) (out []audit.ObjectVersion, err error) {
+	err = v.w.call(ctx, "Vault.Versions", func() error {
 		for k := range v.objects {
 			out = append(out, audit.ObjectVersion{Key: k, ID: "only"})
 		}
@@ -84,8 +84,8 @@ func (v *Vault) Versions(context.Context) (out []audit.ObjectVersion, err error)
 }
 
 // Read implements [audit.Bucket]. Everything is locked for ever.
-func (v *Vault) Read(_ context.Context, o audit.ObjectVersion) (out audit.Object, err error) {
-	err = v.w.call("Vault.Read", func() error {
+func (v *Vault) Read(ctx context.Context, o audit.ObjectVersion) (out audit.Object, err error) {
+	err = v.w.call(ctx, "Vault.Read", func() error {
 		b, ok := v.objects[o.Key]
 		if !ok {
 			return fmt.Errorf("%s: %w", o.Key, fs.ErrNotExist)

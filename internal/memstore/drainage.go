@@ -11,8 +11,8 @@ import (
 )
 
 // Leases implements [rotation.Drainage], in order of holder.
-func (s *Store) Leases(_ context.Context, id kek.ID) (out []rotation.Lease, err error) {
-	err = s.w.answer("Store.Leases", func() (any, error) {
+func (s *Store) Leases(ctx context.Context, id kek.ID) (out []rotation.Lease, err error) {
+	err = s.w.answer(ctx, "Store.Leases", func() (any, error) {
 		for k, l := range s.leases {
 			if k.kek == id {
 				out = append(out, l)
@@ -25,8 +25,8 @@ func (s *Store) Leases(_ context.Context, id kek.ID) (out []rotation.Lease, err 
 }
 
 // Revoke implements [rotation.Drainage].
-func (s *Store) Revoke(_ context.Context, l rotation.Lease) (done bool, err error) {
-	err = s.w.answer("Store.Revoke", func() (any, error) {
+func (s *Store) Revoke(ctx context.Context, l rotation.Lease) (done bool, err error) {
+	err = s.w.answer(ctx, "Store.Revoke", func() (any, error) {
 		k := holder{l.KEK, l.Holder}
 		stored, ok := s.leases[k]
 		if done = ok && stored.Expires.Equal(ms(l.Expires)); done {
@@ -38,16 +38,16 @@ func (s *Store) Revoke(_ context.Context, l rotation.Lease) (done bool, err erro
 }
 
 // SealFence implements [rotation.Drainage].
-func (s *Store) SealFence(_ context.Context, id kek.ID, n int) error {
-	return s.w.call("Store.SealFence", func() error {
+func (s *Store) SealFence(ctx context.Context, id kek.ID, n int) error {
+	return s.w.call(ctx, "Store.SealFence", func() error {
 		s.fences[shard{id, n}] = true
 		return nil
 	}, id, n)
 }
 
 // PutLease registers a lease, over any that the holder has on the same KEK.
-func (s *Store) PutLease(_ context.Context, l rotation.Lease) error {
-	return s.w.call("Store.PutLease", func() error {
+func (s *Store) PutLease(ctx context.Context, l rotation.Lease) error {
+	return s.w.call(ctx, "Store.PutLease", func() error {
 		l.Expires = ms(l.Expires)
 		s.leases[holder{l.KEK, l.Holder}] = l
 		return nil
@@ -56,8 +56,8 @@ func (s *Store) PutLease(_ context.Context, l rotation.Lease) error {
 
 // RenewLease writes the lease's references and expiry if it still exists. False
 // means that it was revoked.
-func (s *Store) RenewLease(_ context.Context, l rotation.Lease) (done bool, err error) {
-	err = s.w.answer("Store.RenewLease", func() (any, error) {
+func (s *Store) RenewLease(ctx context.Context, l rotation.Lease) (done bool, err error) {
+	err = s.w.answer(ctx, "Store.RenewLease", func() (any, error) {
 		k := holder{l.KEK, l.Holder}
 		var stored rotation.Lease
 		if stored, done = s.leases[k]; done {
@@ -70,16 +70,16 @@ func (s *Store) RenewLease(_ context.Context, l rotation.Lease) (done bool, err 
 }
 
 // DropLease gives a lease back. It is idempotent.
-func (s *Store) DropLease(_ context.Context, l rotation.Lease) error {
-	return s.w.call("Store.DropLease", func() error {
+func (s *Store) DropLease(ctx context.Context, l rotation.Lease) error {
+	return s.w.call(ctx, "Store.DropLease", func() error {
 		delete(s.leases, holder{l.KEK, l.Holder})
 		return nil
 	}, l)
 }
 
 // Pointer reads the pointer; [kek.ErrNoPointer] if there is none.
-func (s *Store) Pointer(context.Context) (p kek.Pointer, err error) {
-	err = s.w.call("Store.Pointer", func() error {
+func (s *Store) Pointer(ctx context.Context) (p kek.Pointer, err error) {
+	err = s.w.call(ctx, "Store.Pointer", func() error {
 		if s.pointer == nil {
 			return fmt.Errorf("read the pointer: %w", kek.ErrNoPointer)
 		}
@@ -90,8 +90,8 @@ func (s *Store) Pointer(context.Context) (p kek.Pointer, err error) {
 }
 
 // KEKState reads a KEK's state; "" if the registry does not know it.
-func (s *Store) KEKState(_ context.Context, id kek.ID) (state kek.State, err error) {
-	err = s.w.call("Store.KEKState", func() error {
+func (s *Store) KEKState(ctx context.Context, id kek.ID) (state kek.State, err error) {
+	err = s.w.call(ctx, "Store.KEKState", func() error {
 		state = s.keks[id].State
 		return nil
 	}, id)
@@ -99,8 +99,8 @@ func (s *Store) KEKState(_ context.Context, id kek.ID) (state kek.State, err err
 }
 
 // LoadCheckpoint implements [rotation.Checkpoints].
-func (s *Store) LoadCheckpoint(_ context.Context, rotationID, source, pass string, segment int) (c rotation.Checkpoint, err error) {
-	err = s.w.call("Store.LoadCheckpoint", func() error {
+func (s *Store) LoadCheckpoint(ctx context.Context, rotationID, source, pass string, segment int) (c rotation.Checkpoint, err error) {
+	err = s.w.call(ctx, "Store.LoadCheckpoint", func() error {
 		var ok bool
 		if c, ok = s.checkpoints[place{rotationID, source, pass, segment}]; !ok {
 			c = rotation.Checkpoint{RotationID: rotationID, Source: source, Pass: pass, Segment: segment}
@@ -112,8 +112,8 @@ func (s *Store) LoadCheckpoint(_ context.Context, rotationID, source, pass strin
 }
 
 // SaveCheckpoint implements [rotation.Checkpoints].
-func (s *Store) SaveCheckpoint(_ context.Context, c rotation.Checkpoint) error {
-	return s.w.call("Store.SaveCheckpoint", func() error {
+func (s *Store) SaveCheckpoint(ctx context.Context, c rotation.Checkpoint) error {
+	return s.w.call(ctx, "Store.SaveCheckpoint", func() error {
 		k := place{c.RotationID, c.Source, c.Pass, c.Segment}
 		if s.checkpoints[k].Rev != c.Rev {
 			return conflict("save checkpoint %s %s %d at revision %d", c.Source, c.Pass, c.Segment, c.Rev)
@@ -127,8 +127,8 @@ func (s *Store) SaveCheckpoint(_ context.Context, c rotation.Checkpoint) error {
 }
 
 // ListCheckpoints implements [rotation.Checkpoints], in order of segment.
-func (s *Store) ListCheckpoints(_ context.Context, rotationID, source, pass string) (out []rotation.Checkpoint, err error) {
-	err = s.w.call("Store.ListCheckpoints", func() error {
+func (s *Store) ListCheckpoints(ctx context.Context, rotationID, source, pass string) (out []rotation.Checkpoint, err error) {
+	err = s.w.call(ctx, "Store.ListCheckpoints", func() error {
 		for k, c := range s.checkpoints {
 			if k.rotation == rotationID && k.source == source && k.pass == pass {
 				c.Tally.Poison = slices.Clone(c.Tally.Poison)

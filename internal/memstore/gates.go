@@ -54,8 +54,8 @@ func (s *Store) save(op, what string, found, want int64, ev audit.Event, effect 
 }
 
 // LoadAnnouncement implements [rotation.Announcements].
-func (s *Store) LoadAnnouncement(_ context.Context, label string) (a rotation.Announcement, err error) {
-	err = s.w.call("Store.LoadAnnouncement", func() error {
+func (s *Store) LoadAnnouncement(ctx context.Context, label string) (a rotation.Announcement, err error) {
+	err = s.w.call(ctx, "Store.LoadAnnouncement", func() error {
 		a = s.gates.announcements[label]
 		a.Label, a.Told = label, slices.Clone(a.Told)
 		return nil
@@ -64,8 +64,8 @@ func (s *Store) LoadAnnouncement(_ context.Context, label string) (a rotation.An
 }
 
 // SaveAnnouncement implements [rotation.Announcements].
-func (s *Store) SaveAnnouncement(_ context.Context, a rotation.Announcement, ev audit.Event) error {
-	return s.w.answer("Store.SaveAnnouncement", func() (any, error) {
+func (s *Store) SaveAnnouncement(ctx context.Context, a rotation.Announcement, ev audit.Event) error {
+	return s.w.answer(ctx, "Store.SaveAnnouncement", func() (any, error) {
 		return s.save("announcement", a.Label, s.gates.announcements[a.Label].Rev, a.Rev, ev, func() {
 			a.Rev++
 			a.From, a.To, a.At, a.Told = ms(a.From), ms(a.To), ms(a.At), slices.Clone(a.Told)
@@ -75,8 +75,8 @@ func (s *Store) SaveAnnouncement(_ context.Context, a rotation.Announcement, ev 
 }
 
 // LoadDrill implements [rotation.Drills].
-func (s *Store) LoadDrill(_ context.Context, name string) (d rotation.Drill, err error) {
-	err = s.w.call("Store.LoadDrill", func() error {
+func (s *Store) LoadDrill(ctx context.Context, name string) (d rotation.Drill, err error) {
+	err = s.w.call(ctx, "Store.LoadDrill", func() error {
 		d = s.gates.drills[name]
 		d.Name = name
 		return nil
@@ -85,8 +85,8 @@ func (s *Store) LoadDrill(_ context.Context, name string) (d rotation.Drill, err
 }
 
 // SaveDrill implements [rotation.Drills].
-func (s *Store) SaveDrill(_ context.Context, d rotation.Drill, ev audit.Event) error {
-	return s.w.answer("Store.SaveDrill", func() (any, error) {
+func (s *Store) SaveDrill(ctx context.Context, d rotation.Drill, ev audit.Event) error {
+	return s.w.answer(ctx, "Store.SaveDrill", func() (any, error) {
 		return s.save("drill", d.Name, s.gates.drills[d.Name].Rev, d.Rev, ev, func() {
 			d.Rev++
 			d.PassedAt = ms(d.PassedAt)
@@ -96,8 +96,8 @@ func (s *Store) SaveDrill(_ context.Context, d rotation.Drill, ev audit.Event) e
 }
 
 // LoadApproval implements [rotation.Approvals].
-func (s *Store) LoadApproval(_ context.Context, rotationID string) (a rotation.Approval, err error) {
-	err = s.w.call("Store.LoadApproval", func() error {
+func (s *Store) LoadApproval(ctx context.Context, rotationID string) (a rotation.Approval, err error) {
+	err = s.w.call(ctx, "Store.LoadApproval", func() error {
 		a = s.gates.approvals[rotationID]
 		a.Rotation = rotationID
 		return nil
@@ -106,8 +106,8 @@ func (s *Store) LoadApproval(_ context.Context, rotationID string) (a rotation.A
 }
 
 // SaveApproval implements [rotation.Approvals].
-func (s *Store) SaveApproval(_ context.Context, a rotation.Approval, ev audit.Event) error {
-	return s.w.answer("Store.SaveApproval", func() (any, error) {
+func (s *Store) SaveApproval(ctx context.Context, a rotation.Approval, ev audit.Event) error {
+	return s.w.answer(ctx, "Store.SaveApproval", func() (any, error) {
 		return s.save("approval", a.Rotation, s.gates.approvals[a.Rotation].Rev, a.Rev, ev, func() {
 			a.Rev++
 			a.Asked, a.Expires, a.At = ms(a.Asked), ms(a.Expires), ms(a.At)
@@ -117,8 +117,8 @@ func (s *Store) SaveApproval(_ context.Context, a rotation.Approval, ev audit.Ev
 }
 
 // CountHealth implements [rotation.HealthLog].
-func (s *Store) CountHealth(_ context.Context, day string, green bool) (d rotation.HealthDay, err error) {
-	err = s.w.call("Store.CountHealth", func() error {
+func (s *Store) CountHealth(ctx context.Context, day string, green bool) (d rotation.HealthDay, err error) {
+	err = s.w.call(ctx, "Store.CountHealth", func() error {
 		d = s.gates.health[day]
 		d.Day = day
 		if green {
@@ -136,8 +136,8 @@ func (s *Store) CountHealth(_ context.Context, day string, green bool) (d rotati
 }
 
 // ListHealth implements [rotation.HealthLog].
-func (s *Store) ListHealth(_ context.Context, days []string) (out []rotation.HealthDay, err error) {
-	err = s.w.call("Store.ListHealth", func() error {
+func (s *Store) ListHealth(ctx context.Context, days []string) (out []rotation.HealthDay, err error) {
+	err = s.w.call(ctx, "Store.ListHealth", func() error {
 		for _, day := range days {
 			if d, ok := s.gates.health[day]; ok {
 				out = append(out, d)

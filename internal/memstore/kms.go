@@ -63,8 +63,8 @@ func newKMS(w *World) *KMS {
 }
 
 // Create implements [rotation.KeyAdmin]. Key ids count up: kek-0001, kek-0002, …
-func (m *KMS) Create(_ context.Context, rotationID string, attempt int, label string, old rotation.Key) (k rotation.Key, err error) {
-	err = m.w.answer("KMS.Create", func() (any, error) {
+func (m *KMS) Create(ctx context.Context, rotationID string, attempt int, label string, old rotation.Key) (k rotation.Key, err error) {
+	err = m.w.answer(ctx, "KMS.Create", func() (any, error) {
 		m.made++
 		id := keyID(m.made)
 		aead, err := sealer(string(id))
@@ -108,8 +108,8 @@ func sealer(id string) (cipher.AEAD, error) {
 }
 
 // Claim implements [rotation.KeyAdmin].
-func (m *KMS) Claim(_ context.Context, rotationID string, attempt int, id kek.ID) (owner kek.ID, err error) {
-	err = m.w.answer("KMS.Claim", func() (any, error) {
+func (m *KMS) Claim(ctx context.Context, rotationID string, attempt int, id kek.ID) (owner kek.ID, err error) {
+	err = m.w.answer(ctx, "KMS.Claim", func() (any, error) {
 		a := alias{rotationID, attempt}
 		if owner = m.aliases[a]; owner != "" || id == "" {
 			return owner, nil
@@ -127,8 +127,8 @@ func (m *KMS) Claim(_ context.Context, rotationID string, attempt int, id kek.ID
 }
 
 // Describe implements [rotation.KeyAdmin].
-func (m *KMS) Describe(_ context.Context, id kek.ID) (k rotation.Key, err error) {
-	err = m.w.call("KMS.Describe", func() error {
+func (m *KMS) Describe(ctx context.Context, id kek.ID) (k rotation.Key, err error) {
+	err = m.w.call(ctx, "KMS.Describe", func() error {
 		key := m.keys[id]
 		if key == nil {
 			return fmt.Errorf("describe %s: %w", id, rotation.ErrNoKey)
@@ -140,8 +140,8 @@ func (m *KMS) Describe(_ context.Context, id kek.ID) (k rotation.Key, err error)
 }
 
 // Disable implements [rotation.KeyAdmin].
-func (m *KMS) Disable(_ context.Context, id kek.ID) error {
-	return m.w.call("KMS.Disable", func() error {
+func (m *KMS) Disable(ctx context.Context, id kek.ID) error {
+	return m.w.call(ctx, "KMS.Disable", func() error {
 		key := m.keys[id]
 		if key == nil {
 			return fmt.Errorf("disable %s: %w", id, rotation.ErrNoKey)
@@ -189,13 +189,13 @@ func (m *KMS) change(op string, id kek.ID, effect func(*material), args ...any) 
 		effect(key)
 	}
 	if m.w.seen != nil {
-		m.w.seen(op, nil, nil, append([]any{id}, args...)...)
+		m.w.seen(person, op, nil, nil, append([]any{id}, args...)...)
 	}
 }
 
 // Use implements [rotation.KeyAdmin], each list in order.
-func (m *KMS) Use(_ context.Context, id kek.ID) (use rotation.KeyUse, err error) {
-	err = m.w.call("KMS.Use", func() error {
+func (m *KMS) Use(ctx context.Context, id kek.ID) (use rotation.KeyUse, err error) {
+	err = m.w.call(ctx, "KMS.Use", func() error {
 		key := m.keys[id]
 		if key == nil {
 			return fmt.Errorf("use of %s: %w", id, rotation.ErrNoKey)
@@ -217,8 +217,8 @@ func (m *KMS) Use(_ context.Context, id kek.ID) (use rotation.KeyUse, err error)
 }
 
 // PolicyDifferences implements [rotation.KeyAdmin]: the statements of SetPolicy.
-func (m *KMS) PolicyDifferences(_ context.Context, id kek.ID) (differences []string, err error) {
-	err = m.w.call("KMS.PolicyDifferences", func() error {
+func (m *KMS) PolicyDifferences(ctx context.Context, id kek.ID) (differences []string, err error) {
+	err = m.w.call(ctx, "KMS.PolicyDifferences", func() error {
 		key := m.keys[id]
 		if key == nil {
 			return fmt.Errorf("policy of %s: %w", id, rotation.ErrNoKey)
@@ -232,8 +232,8 @@ func (m *KMS) PolicyDifferences(_ context.Context, id kek.ID) (differences []str
 }
 
 // Tagged implements [rotation.KeyAdmin], in order of id.
-func (m *KMS) Tagged(_ context.Context, rotationID string) (ids []kek.ID, err error) {
-	err = m.w.call("KMS.Tagged", func() error {
+func (m *KMS) Tagged(ctx context.Context, rotationID string) (ids []kek.ID, err error) {
+	err = m.w.call(ctx, "KMS.Tagged", func() error {
 		for id, k := range m.keys {
 			if k.rotation == rotationID {
 				ids = append(ids, id)
@@ -246,16 +246,16 @@ func (m *KMS) Tagged(_ context.Context, rotationID string) (ids []kek.ID, err er
 }
 
 // GenerateDataKey implements [rotation.Wrapper].
-func (m *KMS) GenerateDataKey(_ context.Context, id kek.ID, encctx map[string]string) (dek, wrapped []byte, err error) {
-	err = m.w.call("KMS.GenerateDataKey", func() error {
+func (m *KMS) GenerateDataKey(ctx context.Context, id kek.ID, encctx map[string]string) (dek, wrapped []byte, err error) {
+	err = m.w.answer(ctx, "KMS.GenerateDataKey", func() (any, error) {
 		key, err := m.usable(id)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		secret := sha256.Sum256(binary.BigEndian.AppendUint64([]byte("dek"), m.drawn))
 		dek, wrapped = secret[:], m.wrap(key, secret[:], encctx)
 		m.note("GenerateDataKey", key)
-		return nil
+		return DataKey{dek, wrapped}, nil
 	}, id, encctx)
 	if err != nil {
 		return nil, nil, err
@@ -264,15 +264,15 @@ func (m *KMS) GenerateDataKey(_ context.Context, id kek.ID, encctx map[string]st
 }
 
 // Decrypt implements [rotation.Wrapper].
-func (m *KMS) Decrypt(_ context.Context, id kek.ID, wrapped []byte, encctx map[string]string) (dek []byte, err error) {
-	err = m.w.call("KMS.Decrypt", func() error {
+func (m *KMS) Decrypt(ctx context.Context, id kek.ID, wrapped []byte, encctx map[string]string) (dek []byte, err error) {
+	err = m.w.answer(ctx, "KMS.Decrypt", func() (any, error) {
 		key, secret, err := m.unwrap(id, wrapped, encctx)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		dek = secret
 		m.note("Decrypt", key)
-		return nil
+		return DataKey{dek, wrapped}, nil
 	}, id, wrapped, encctx)
 	if err != nil {
 		return nil, err
@@ -281,8 +281,8 @@ func (m *KMS) Decrypt(_ context.Context, id kek.ID, wrapped []byte, encctx map[s
 }
 
 // Identify implements [rotation.Wrapper].
-func (m *KMS) Identify(_ context.Context, wrapped []byte, encctx map[string]string) (id kek.ID, arn string, err error) {
-	err = m.w.call("KMS.Identify", func() error {
+func (m *KMS) Identify(ctx context.Context, wrapped []byte, encctx map[string]string) (id kek.ID, arn string, err error) {
+	err = m.w.call(ctx, "KMS.Identify", func() error {
 		if len(wrapped) < 4 {
 			return fmt.Errorf("identify the key of a blob: %w", rotation.ErrUnwrap)
 		}
@@ -305,19 +305,19 @@ func (m *KMS) Identify(_ context.Context, wrapped []byte, encctx map[string]stri
 }
 
 // ReEncrypt implements [rotation.Wrapper].
-func (m *KMS) ReEncrypt(_ context.Context, from, to kek.ID, wrapped []byte, encctx map[string]string) (out []byte, err error) {
-	err = m.w.call("KMS.ReEncrypt", func() error {
+func (m *KMS) ReEncrypt(ctx context.Context, from, to kek.ID, wrapped []byte, encctx map[string]string) (out []byte, err error) {
+	err = m.w.answer(ctx, "KMS.ReEncrypt", func() (any, error) {
 		source, dek, err := m.unwrap(from, wrapped, encctx)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		destination, err := m.usable(to)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		out = m.wrap(destination, dek, encctx)
 		m.note("ReEncrypt", source, destination)
-		return nil
+		return DataKey{dek, out}, nil
 	}, from, to, wrapped, encctx)
 	if err != nil {
 		return nil, err
@@ -331,6 +331,22 @@ func (m *KMS) note(operation string, keys ...*material) {
 	for _, key := range keys {
 		key.used = usage{operation, m.w.now(), m.events}
 	}
+}
+
+// Opened is what a blob wraps and which key does, whatever the key's state; false if none
+// does. It is for observers: it takes no lock, and nobody sees it.
+func (m *KMS) Opened(wrapped []byte, encctx map[string]string) (id kek.ID, dek []byte, ok bool) {
+	if len(wrapped) < 4 {
+		return "", nil, false
+	}
+	id = keyID(binary.BigEndian.Uint32(wrapped))
+	key := m.keys[id]
+	if key == nil || len(wrapped) < key.aead.NonceSize() {
+		return "", nil, false
+	}
+	n := key.aead.NonceSize()
+	dek, err := key.aead.Open(nil, wrapped[:n], wrapped[n:], associated(encctx))
+	return id, dek, err == nil
 }
 
 func (m *KMS) usable(id kek.ID) (*material, error) {

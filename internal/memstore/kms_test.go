@@ -73,7 +73,7 @@ func TestKeyUseIsAnnounced(t *testing.T) {
 		t.Fatal(err)
 	}
 	var hooked, seen []string
-	w.SetObserver(func(op string, _ any, _ error, args ...any) {
+	w.SetObserver(func(_, op string, _ any, _ error, args ...any) {
 		seen = append(seen, op)
 		if op == "KMS.Identify" {
 			return

@@ -11,8 +11,8 @@ import (
 )
 
 // Unpublished implements [rotation.Outbox].
-func (s *Store) Unpublished(context.Context) (out []audit.Entry, at audit.Line, err error) {
-	err = s.w.call("Store.Unpublished", func() error {
+func (s *Store) Unpublished(ctx context.Context) (out []audit.Entry, at audit.Line, err error) {
+	err = s.w.call(ctx, "Store.Unpublished", func() error {
 		out, at = slices.Clone(s.outbox[s.published:]), audit.Line{Chain: s.chain, Generations: s.generations}
 		return nil
 	})
@@ -20,8 +20,8 @@ func (s *Store) Unpublished(context.Context) (out []audit.Entry, at audit.Line, 
 }
 
 // Begin implements [rotation.Outbox].
-func (s *Store) Begin(_ context.Context, at audit.Line, head audit.Head, g audit.Generation, ev audit.Event) error {
-	return s.w.answer("Store.Begin", func() (any, error) {
+func (s *Store) Begin(ctx context.Context, at audit.Line, head audit.Head, g audit.Generation, ev audit.Event) error {
+	return s.w.answer(ctx, "Store.Begin", func() (any, error) {
 		if at.Generations != s.generations || head != s.head {
 			return nil, conflict("AUDIT_HEAD")
 		}
@@ -34,8 +34,8 @@ func (s *Store) Begin(_ context.Context, at audit.Line, head audit.Head, g audit
 }
 
 // AuditEntries returns the records of the outbox from fromSeq on, in order.
-func (s *Store) AuditEntries(_ context.Context, fromSeq int64) (out []audit.Entry, err error) {
-	err = s.w.call("Store.AuditEntries", func() error {
+func (s *Store) AuditEntries(ctx context.Context, fromSeq int64) (out []audit.Entry, err error) {
+	err = s.w.call(ctx, "Store.AuditEntries", func() error {
 		from := min(max(fromSeq, 1)-1, int64(len(s.outbox)))
 		out = slices.Clone(s.outbox[from:])
 		return nil
@@ -44,19 +44,20 @@ func (s *Store) AuditEntries(_ context.Context, fromSeq int64) (out []audit.Entr
 }
 
 // MarkPublished implements [rotation.Outbox]. It refuses a seq past the head.
-func (s *Store) MarkPublished(_ context.Context, seq int64) error {
-	return s.w.call("Store.MarkPublished", func() error {
+func (s *Store) MarkPublished(ctx context.Context, seq int64) error {
+	return s.w.answer(ctx, "Store.MarkPublished", func() (any, error) {
 		if seq > s.head.Seq {
-			return fmt.Errorf("mark published %d: the chain ends at %d", seq, s.head.Seq)
+			return nil, fmt.Errorf("mark published %d: the chain ends at %d", seq, s.head.Seq)
 		}
+		moved := seq > s.published
 		s.published = max(s.published, seq)
-		return nil
+		return moved, nil
 	}, seq)
 }
 
 // Head implements [rotation.Outbox].
-func (s *Store) Head(context.Context) (at audit.Line, head audit.Head, err error) {
-	err = s.w.call("Store.Head", func() error {
+func (s *Store) Head(ctx context.Context) (at audit.Line, head audit.Head, err error) {
+	err = s.w.call(ctx, "Store.Head", func() error {
 		at, head = audit.Line{Chain: s.chain, Generations: s.generations}, s.head
 		return nil
 	})
@@ -71,8 +72,8 @@ type Vault struct {
 }
 
 // Put implements [rotation.Vault].
-func (v *Vault) Put(_ context.Context, key string, e audit.Entry) error {
-	return v.w.call("Vault.Put", func() error {
+func (v *Vault) Put(ctx context.Context, key string, e audit.Entry) error {
+	return v.w.call(ctx, "Vault.Put", func() error {
 		if was, ok := v.objects[key]; ok && !bytes.Equal(was, e.Bytes) {
 			return audit.TakenBy(key, "only", was)
 		}
@@ -82,10 +83,12 @@ func (v *Vault) Put(_ context.Context, key string, e audit.Entry) error {
 }
 
 // Get implements [rotation.Vault].
-func (v *Vault) Get(_ context.Context, key string) ([]byte, error) { return v.get("Vault.Get", key) }
+func (v *Vault) Get(ctx context.Context, key string) ([]byte, error) {
+	return v.get(ctx, "Vault.Get", key)
+}
 
-func (v *Vault) get(op, key string) (b []byte, err error) {
-	err = v.w.call(op, func() error {
+func (v *Vault) get(ctx context.Context, op, key string) (b []byte, err error) {
+	err = v.w.call(ctx, op, func() error {
 		var ok bool
 		if b, ok = v.objects[key]; !ok {
 			return fmt.Errorf("%s: %w", key, rotation.ErrNoRecord)
@@ -97,8 +100,8 @@ func (v *Vault) get(op, key string) (b []byte, err error) {
 }
 
 // Check implements [rotation.Vault].
-func (v *Vault) Check(context.Context) error {
-	return v.w.call("Vault.Check", func() error {
+func (v *Vault) Check(ctx context.Context) error {
+	return v.w.call(ctx, "Vault.Check", func() error {
 		if v.unlocked {
 			return &rotation.Error{Kind: rotation.AuditUnlocked, Field: "bucket", Msg: "the bucket has no Object Lock"}
 		}

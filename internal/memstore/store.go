@@ -71,8 +71,8 @@ func ms(t time.Time) time.Time {
 }
 
 // Load implements [rotation.Registry].
-func (s *Store) Load(_ context.Context, rotationID string) (v kek.View, err error) {
-	err = s.w.call("Store.Load", func() error {
+func (s *Store) Load(ctx context.Context, rotationID string) (v kek.View, err error) {
+	err = s.w.call(ctx, "Store.Load", func() error {
 		v = s.view(rotationID)
 		return nil
 	}, rotationID)
@@ -118,8 +118,8 @@ func owned(r kek.Rotation) kek.Rotation {
 }
 
 // LoadAll implements [rotation.Registry].
-func (s *Store) LoadAll(_ context.Context, rotationID string) (v kek.View, err error) {
-	err = s.w.call("Store.LoadAll", func() error {
+func (s *Store) LoadAll(ctx context.Context, rotationID string) (v kek.View, err error) {
+	err = s.w.call(ctx, "Store.LoadAll", func() error {
 		if rotationID == "" {
 			rotationID = s.lock
 		}
@@ -141,8 +141,8 @@ func (s *Store) LoadAll(_ context.Context, rotationID string) (v kek.View, err e
 }
 
 // Mark leaves a writer's mark, as [envelope.Client.Table] does.
-func (s *Store) Mark(_ context.Context, m kek.Mark) error {
-	return s.w.call("Store.Mark", func() error {
+func (s *Store) Mark(ctx context.Context, m kek.Mark) error {
+	return s.w.call(ctx, "Store.Mark", func() error {
 		m.SeenAt = ms(m.SeenAt)
 		s.marks[m.Table] = m
 		return nil
@@ -185,8 +185,8 @@ func (s *Store) writeRegistry(c kek.Change) {
 }
 
 // Apply implements [rotation.Registry].
-func (s *Store) Apply(_ context.Context, c kek.Change, ev audit.Event) error {
-	return s.w.answer("Store.Apply", func() (any, error) {
+func (s *Store) Apply(ctx context.Context, c kek.Change, ev audit.Event) error {
+	return s.w.answer(ctx, "Store.Apply", func() (any, error) {
 		if err := s.conditions(c); err != nil {
 			return s.head.Seq, fmt.Errorf("apply %s: %w", c.Event, err)
 		}
@@ -199,8 +199,8 @@ func (s *Store) Apply(_ context.Context, c kek.Change, ev audit.Event) error {
 }
 
 // Record appends ev to the outbox and changes nothing else.
-func (s *Store) Record(_ context.Context, ev audit.Event) error {
-	return s.w.answer("Store.Record", func() (any, error) {
+func (s *Store) Record(ctx context.Context, ev audit.Event) error {
+	return s.w.answer(ctx, "Store.Record", func() (any, error) {
 		err := s.append(ev)
 		return s.head.Seq, err
 	}, ev)
@@ -340,8 +340,8 @@ func (s *Store) LoseRotation(id string) {
 }
 
 // KEKs returns every registry entry, oldest first.
-func (s *Store) KEKs(context.Context) (out []kek.KEK, err error) {
-	err = s.w.call("Store.KEKs", func() error {
+func (s *Store) KEKs(ctx context.Context) (out []kek.KEK, err error) {
+	err = s.w.call(ctx, "Store.KEKs", func() error {
 		out = sorted(s.keks, func(a, b kek.KEK) int {
 			return cmp.Or(a.CreatedAt.Compare(b.CreatedAt), cmp.Compare(a.ID, b.ID))
 		})
@@ -351,8 +351,8 @@ func (s *Store) KEKs(context.Context) (out []kek.KEK, err error) {
 }
 
 // Rotations returns the record of every rotation, oldest first.
-func (s *Store) Rotations(context.Context) (out []kek.Rotation, err error) {
-	err = s.w.call("Store.Rotations", func() error {
+func (s *Store) Rotations(ctx context.Context) (out []kek.Rotation, err error) {
+	err = s.w.call(ctx, "Store.Rotations", func() error {
 		out = sorted(s.rotations, func(a, b kek.Rotation) int {
 			return cmp.Or(a.StartedAt.Compare(b.StartedAt), cmp.Compare(a.ID, b.ID))
 		})

@@ -96,8 +96,8 @@ func (t *Table) Source() kek.Source {
 }
 
 // Check implements [rotation.Source].
-func (t *Table) Check(context.Context) (notes []string, err error) {
-	err = t.w.call("Table.Check", func() error {
+func (t *Table) Check(ctx context.Context) (notes []string, err error) {
+	err = t.w.call(ctx, "Table.Check", func() error {
 		notes = slices.Clone(t.notes)
 		return t.checked
 	}, t.name)
@@ -124,8 +124,8 @@ func (t *Table) set(change func()) {
 }
 
 // EncryptedBy implements [rotation.Source].
-func (t *Table) EncryptedBy(context.Context) (arn string, err error) {
-	err = t.w.call("Table.EncryptedBy", func() error {
+func (t *Table) EncryptedBy(ctx context.Context) (arn string, err error) {
+	err = t.w.call(ctx, "Table.EncryptedBy", func() error {
 		arn = t.encryptedBy
 		return nil
 	}, t.name)
@@ -134,10 +134,11 @@ func (t *Table) EncryptedBy(context.Context) (arn string, err error) {
 
 // Scan implements [rotation.Source]. The cursor is "after:" and the last id read, or
 // "then:" and that id if an empty page came in between.
-func (t *Table) Scan(_ context.Context, req rotation.ScanRequest) (p rotation.Page, err error) {
-	err = t.w.call("Table.Scan", func() (err error) {
+func (t *Table) Scan(ctx context.Context, req rotation.ScanRequest) (p rotation.Page, err error) {
+	err = t.w.answer(ctx, "Table.Scan", func() (any, error) {
+		var err error
 		p, err = t.scan(req)
-		return err
+		return p, err
 	}, t.name, req)
 	if err != nil {
 		return rotation.Page{}, err
@@ -235,8 +236,8 @@ func (t *Table) find(what string, old rotation.Row) (*record, error) {
 }
 
 // Replace implements [rotation.Source]. A row without room is refused, as AWS does.
-func (t *Table) Replace(_ context.Context, old rotation.Row, with rotation.Rewrapped) (done bool, err error) {
-	err = t.w.answer("Table.Replace", func() (any, error) {
+func (t *Table) Replace(ctx context.Context, old rotation.Row, with rotation.Rewrapped) (done bool, err error) {
+	err = t.w.answer(ctx, "Table.Replace", func() (any, error) {
 		r, err := t.find("replace", old)
 		switch {
 		case err != nil:
@@ -262,8 +263,8 @@ func (t *Table) Replace(_ context.Context, old rotation.Row, with rotation.Rewra
 }
 
 // Label implements [rotation.Labeler].
-func (t *Table) Label(_ context.Context, old rotation.Row, id kek.ID) (done bool, err error) {
-	err = t.w.answer("Table.Label", func() (any, error) {
+func (t *Table) Label(ctx context.Context, old rotation.Row, id kek.ID) (done bool, err error) {
+	err = t.w.answer(ctx, "Table.Label", func() (any, error) {
 		r, err := t.find("label", old)
 		switch {
 		case err != nil:
@@ -284,16 +285,16 @@ func (t *Table) Label(_ context.Context, old rotation.Row, id kek.ID) (done bool
 }
 
 // Rehearse implements [rotation.Source]: a hook says whether writes are allowed.
-func (t *Table) Rehearse(_ context.Context, old rotation.Row) error {
-	return t.w.call("Table.Rehearse", func() error {
+func (t *Table) Rehearse(ctx context.Context, old rotation.Row) error {
+	return t.w.call(ctx, "Table.Rehearse", func() error {
 		_, err := t.find("rehearse", old)
 		return err
 	}, t.name, old)
 }
 
 // Reread implements [rotation.Source].
-func (t *Table) Reread(_ context.Context, old rotation.Row, payload bool) (row rotation.Row, ok bool, err error) {
-	err = t.w.call("Table.Reread", func() error {
+func (t *Table) Reread(ctx context.Context, old rotation.Row, payload bool) (row rotation.Row, ok bool, err error) {
+	err = t.w.call(ctx, "Table.Reread", func() error {
 		h, mine := old.Handle.(handle)
 		if !mine || h.table != t {
 			return fmt.Errorf("reread %s: the row is not of source %s", old.ID, t.name)
@@ -311,8 +312,8 @@ func (t *Table) Reread(_ context.Context, old rotation.Row, payload bool) (row r
 
 // Insert writes a new row if its KEK's fence shard n is open, in one transaction:
 // [ErrFenced] or [ErrExists] if nothing was written.
-func (t *Table) Insert(_ context.Context, id string, r Record, n int) error {
-	return t.w.call("Table.Insert", func() error {
+func (t *Table) Insert(ctx context.Context, id string, r Record, n int) error {
+	return t.w.call(ctx, "Table.Insert", func() error {
 		if sealed, opened := t.w.store.fences[shard{r.KEK, n}]; sealed || !opened {
 			return fmt.Errorf("insert %s under %s: %w", id, r.KEK, ErrFenced)
 		}
@@ -328,8 +329,8 @@ func (t *Table) Insert(_ context.Context, id string, r Record, n int) error {
 // Update replaces the row that was read, if it still has that version and no later
 // epoch than the new one: else [ErrChanged]. It needs no fence: rewrap raises the
 // epoch, so a late writer under an older KEK is refused here.
-func (t *Table) Update(_ context.Context, id string, read int64, r Record) error {
-	return t.w.call("Table.Update", func() error {
+func (t *Table) Update(ctx context.Context, id string, read int64, r Record) error {
+	return t.w.call(ctx, "Table.Update", func() error {
 		was := t.rows[id]
 		if was == nil || was.Version != read || was.Epoch > r.Epoch {
 			return fmt.Errorf("update %s: %w", id, ErrChanged)
@@ -341,8 +342,8 @@ func (t *Table) Update(_ context.Context, id string, read int64, r Record) error
 }
 
 // Delete removes a row. It is idempotent.
-func (t *Table) Delete(_ context.Context, id string) error {
-	return t.w.call("Table.Delete", func() error {
+func (t *Table) Delete(ctx context.Context, id string) error {
+	return t.w.call(ctx, "Table.Delete", func() error {
 		if i, ok := slices.BinarySearch(t.order, id); ok {
 			t.order = slices.Delete(t.order, i, i+1)
 			delete(t.rows, id)
@@ -352,8 +353,8 @@ func (t *Table) Delete(_ context.Context, id string) error {
 }
 
 // Get reads a row; false if there is none.
-func (t *Table) Get(_ context.Context, id string) (out Record, ok bool, err error) {
-	err = t.w.call("Table.Get", func() error {
+func (t *Table) Get(ctx context.Context, id string) (out Record, ok bool, err error) {
+	err = t.w.call(ctx, "Table.Get", func() error {
 		var r *record
 		if r, ok = t.rows[id]; ok {
 			out = r.clone()
@@ -370,7 +371,7 @@ func (t *Table) Plant(id string, r Record) {
 	defer t.w.mu.Unlock()
 	t.plant(id, r)
 	if t.w.seen != nil {
-		t.w.seen("Table.Plant", nil, nil, t.name, id, r)
+		t.w.seen(person, "Table.Plant", nil, nil, t.name, id, r)
 	}
 }
 

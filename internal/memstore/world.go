@@ -9,6 +9,7 @@
 package memstore
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"sync"
@@ -38,8 +39,28 @@ var ErrInjected = errors.New("injected fault")
 // condition, also when its answer is lost: under the mutex, so in the one order in
 // which things happened. It must not call back. err is the effect's own error;
 // result is what the call answers where that is more than an error (a key's id, an
-// owner, done or not), the head of the chain for Apply and Record, else nil.
-type Observer func(op string, result any, err error, args ...any)
+// owner, done or not, a page, a data key), the head of the chain for Apply and Record,
+// else nil. caller is who made the call, see [WithCaller].
+type Observer func(caller, op string, result any, err error, args ...any)
+
+// DataKey is the result of a call on a data key: its plaintext, and as it is wrapped.
+type DataKey struct{ Plain, Wrapped []byte }
+
+type callerKey struct{}
+
+// WithCaller says on whose behalf the calls of a context are made: the name of a
+// function, or "application" or "person".
+func WithCaller(ctx context.Context, caller string) context.Context {
+	return context.WithValue(ctx, callerKey{}, caller)
+}
+
+func callerOf(ctx context.Context) string {
+	caller, _ := ctx.Value(callerKey{}).(string)
+	return caller
+}
+
+// person is who calls what has no context: a person at a console does.
+const person = "person"
 
 // World is one deployment: a control table, a bucket, KMS and tables of rows,
 // all under one mutex.
@@ -112,12 +133,12 @@ func (w *World) Resolves(id kek.ID) bool {
 }
 
 // call runs effect under the mutex as the hook decides.
-func (w *World) call(op string, effect func() error, args ...any) error {
-	return w.answer(op, func() (any, error) { return nil, effect() }, args...)
+func (w *World) call(ctx context.Context, op string, effect func() error, args ...any) error {
+	return w.answer(ctx, op, func() (any, error) { return nil, effect() }, args...)
 }
 
 // answer is call for an effect whose result an observer is to know.
-func (w *World) answer(op string, effect func() (any, error), args ...any) error {
+func (w *World) answer(ctx context.Context, op string, effect func() (any, error), args ...any) error {
 	var fault error
 	if hook := w.hook.Load(); hook != nil && *hook != nil {
 		var apply bool
@@ -132,7 +153,7 @@ func (w *World) answer(op string, effect func() (any, error), args ...any) error
 	defer w.mu.Unlock()
 	result, err := effect()
 	if w.seen != nil {
-		w.seen(op, result, err, args...)
+		w.seen(callerOf(ctx), op, result, err, args...)
 	}
 	if fault != nil {
 		return fault

@@ -21,7 +21,7 @@ type actors struct {
 
 const aRow = "row-1"
 
-var ctx = context.Background()
+var ctx = memstore.WithCaller(context.Background(), "application")
 
 func (a *actors) act(f Fault) {
 	switch f.Kind {

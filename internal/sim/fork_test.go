@@ -92,11 +92,11 @@ var payload = regexp.MustCompile(`"Ciphertext":"[^"]*"`)
 func (r *run) log(t *testing.T) *[]string {
 	t.Helper()
 	var lines []string
-	r.world.SetObserver(func(op string, result any, err error, args ...any) {
+	r.world.SetObserver(func(caller, op string, result any, err error, args ...any) {
 		if op == "Vault.Read" {
 			return // a verification reads ahead, in no order
 		}
-		line, jerr := json.Marshal([]any{r.call, r.now, op, result, err != nil, args})
+		line, jerr := json.Marshal([]any{r.call, r.now, caller, op, result, err != nil, args})
 		if jerr != nil {
 			t.Error(jerr)
 		}

@@ -3,9 +3,11 @@ package sim
 import (
 	"context"
 	"errors"
+	"strings"
 	"time"
 
 	"github.com/matter-ops/kms-rotation/internal/lambdastep"
+	"github.com/matter-ops/kms-rotation/internal/memstore"
 	"github.com/matter-ops/kms-rotation/rotation"
 )
 
@@ -98,6 +100,23 @@ func (m *machine) step() {
 	m.advance(a)
 }
 
+// function is the function behind a state, by the name of its folder; a person makes the
+// other calls.
+func function(name string) string {
+	name, _, _ = strings.Cut(name, " (duplicate)")
+	switch name {
+	case "Preflight", "Mint", "DualUnwrap", "Switch", "Drain", "Retire", "Verify":
+		return strings.ToLower(name)
+	case "Abandon", "PreSwitchFailure", "Remint":
+		return "retire"
+	case "Census":
+		return "verify"
+	case "Rehearse", "RewrapSegment", "RewrapComplete":
+		return "rewrap"
+	}
+	return "person"
+}
+
 // invoke runs a step in a process of its own.
 func (r *run) invoke(owner *machine, name string, f func(context.Context) (answer, error)) (a answer, err error, orphan bool) {
 	inv := &invocation{name: name, owner: owner, from: r.call}
@@ -106,7 +125,7 @@ func (r *run) invoke(owner *machine, name string, f func(context.Context) (answe
 	r.inv = inv
 	before := r.inner
 	r.tell("%s", name)
-	a, err = f(deadlined{r.context, r.now.Add(r.skew).Add(lambda)})
+	a, err = f(deadlined{memstore.WithCaller(r.context, function(name)), r.now.Add(r.skew).Add(lambda)})
 	r.inv = outer
 	if inv.err != nil {
 		err = inv.err

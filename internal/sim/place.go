@@ -81,7 +81,7 @@ func (r *run) inMemory(world *memstore.World, table, late *memstore.Table) place
 		start: "after:!", resolves: world.Resolves, sleep: func(d time.Duration) { r.now = r.now.Add(d) },
 		watch: func() {
 			world.SetHook(r.hook)
-			world.SetObserver(r.check.observe)
+			world.SetObserver(func(_, op string, result any, err error, args ...any) { r.check.observe(op, result, err, args...) })
 		},
 	}
 }

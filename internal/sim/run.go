@@ -141,9 +141,10 @@ func emptyRun(s Schedule) *run {
 // settle makes the deployment, before anything can fail.
 func (r *run) settle() {
 	r.mine = true
-	k, err := r.kms.Create(context.Background(), "", 0, "genesis", rotation.Key{})
+	byPerson := memstore.WithCaller(ctx, "person")
+	k, err := r.kms.Create(byPerson, "", 0, "genesis", rotation.Key{})
 	r.must(err)
-	_, err = r.steps.Genesis(context.Background(), k.ID, "genesis", []kek.Source{rowSource()})
+	_, err = r.steps.Genesis(byPerson, k.ID, "genesis", []kek.Source{rowSource()})
 	r.must(err)
 	r.check = newChecker(r)
 	r.apps.start()
@@ -212,7 +213,7 @@ func (r *run) pass(d time.Duration) {
 			delete(r.dying, id)
 			was := r.mine
 			r.mine = true
-			r.must(r.kms.Disable(context.Background(), id))
+			r.must(r.kms.Disable(memstore.WithCaller(ctx, "retire"), id)) // as whoever asked for it
 			r.mine = was
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -21,13 +22,20 @@ type Verdict struct {
 	Accepted bool
 	At       int    // index of the first event that was not explained
 	Event    Event  // that event
-	Violated string // the invariant that it breaks; "" if no action explains it
+	Violated string // the promise that it breaks; "" if no action explains it
+	Refused  string // why it can be in no run, whatever the model says; "" if it may
+
+	// Actions says how often each action of the model explained an event, or what was
+	// done again without effect.
+	Actions map[string]int
 }
 
 func (v Verdict) String() string {
 	switch {
 	case v.Accepted:
 		return "accepted"
+	case v.Refused != "":
+		return fmt.Sprintf("rejected: event %d, %s: %s", v.Event.N, v.Event.name(), v.Refused)
 	case v.Violated != "":
 		return fmt.Sprintf("rejected: event %d, %s, breaks %s", v.Event.N, v.Event.name(), v.Violated)
 	default:
@@ -47,10 +55,7 @@ func Check(ctx context.Context, runs ...[]Event) ([]Verdict, error) {
 	converted := make([]*run, len(runs))
 	groups := map[[2]int][]int{} // by the numbers of shards and historic KEKs, which a model fixes
 	for i, events := range runs {
-		r, err := convert(events)
-		if err != nil {
-			return nil, fmt.Errorf("trace %d: %w", i, err)
-		}
+		r := convert(events)
 		converted[i] = r
 		group := [2]int{r.shards, r.historic}
 		groups[group] = append(groups[group], i)
@@ -71,7 +76,7 @@ func Check(ctx context.Context, runs ...[]Event) ([]Verdict, error) {
 	return verdicts, nil
 }
 
-var printed = regexp.MustCompile(`<<"(explained|violates)", (\d+), (\d+)(?:, "(\w+)")?>>`)
+var printed = regexp.MustCompile(`<<"(explained|violates)", (\d+), (\d+), "([\w ]+)">>`)
 
 // check has TLC look at one group of runs.
 func check(ctx context.Context, runs [][]Event, converted []*run, group []int, verdicts []Verdict) error {
@@ -81,7 +86,7 @@ func check(ctx context.Context, runs [][]Event, converted []*run, group []int, v
 	}
 	res, err := tlc.Check(ctx, tlc.Run{
 		Module: "RotationTrace",
-		Files:  map[string]string{"rotation": spec.Rotation, "RotationTrace": module, "TraceData": data(some)},
+		Files:  map[string]string{"rotation": spec.Rotation, "RotationTrace": module, "TraceData": data(some), "TraceSteps": steps()},
 		Config: config(some),
 	})
 	if err != nil {
@@ -92,6 +97,7 @@ func check(ctx context.Context, runs [][]Event, converted []*run, group []int, v
 	}
 	explained := make([]int, len(group))
 	violated := make([]string, len(group))
+	actions := make([]map[[2]any]bool, len(group))
 	for _, m := range printed.FindAllStringSubmatch(res.Output, -1) {
 		t, _ := strconv.Atoi(m[2])
 		i, _ := strconv.Atoi(m[3])
@@ -99,18 +105,35 @@ func check(ctx context.Context, runs [][]Event, converted []*run, group []int, v
 			violated[t-1] = m[4]
 		} else {
 			explained[t-1] = max(explained[t-1], i)
+			if actions[t-1] == nil {
+				actions[t-1] = map[[2]any]bool{}
+			}
+			actions[t-1][[2]any{i, m[4]}] = true
 		}
 	}
 	for j, i := range group {
-		r := converted[i]
-		if explained[j] == len(r.lines) {
-			verdicts[i] = Verdict{Accepted: true}
-			continue
+		verdicts[i] = converted[i].verdict(runs[i], explained[j], violated[j])
+		verdicts[i].Actions = map[string]int{}
+		for k := range actions[j] {
+			verdicts[i].Actions[k[1].(string)]++
 		}
-		at := r.at[explained[j]]
-		verdicts[i] = Verdict{At: at, Event: runs[i][at], Violated: violated[j]}
 	}
 	return nil
+}
+
+// verdict is what is to be said of a run of which so many lines are explained.
+func (r *run) verdict(events []Event, explained int, violated string) Verdict {
+	if explained == len(r.lines) {
+		return Verdict{Accepted: true}
+	}
+	v := Verdict{At: r.at[explained], Violated: violated}
+	if v.At >= 0 && v.At < len(events) {
+		v.Event = events[v.At]
+	}
+	if explained == len(r.lines)-1 {
+		v.Refused = r.refused
+	}
+	return v
 }
 
 // data is the module TraceData. Unknown is a KEK that nobody makes.
@@ -122,14 +145,46 @@ func data(runs []*run) string {
 		unknown = max(unknown, len(r.keks)+1)
 	}
 	fmt.Fprintf(&b, "Unknown == %d\n", unknown)
-	var names, heads, stored []string
+	var names, heads, stored, begun, places []string
 	for i, r := range runs {
 		fmt.Fprintf(&b, "Trace%d == <<\n  %s>>\n", i+1, strings.Join(r.lines, ",\n  "))
 		names, heads = append(names, fmt.Sprintf("Trace%d", i+1)), append(heads, fmt.Sprint(r.head))
-		stored = append(stored, fmt.Sprint(r.stored))
+		stored, begun, places = append(stored, fmt.Sprint(r.stored)), append(begun, boolean(r.begun)), append(places, r.place())
 	}
-	fmt.Fprintf(&b, "Traces == <<%s>>\nHeads == <<%s>>\nPuts == <<%s>>\n====\n",
-		strings.Join(names, ", "), strings.Join(heads, ", "), strings.Join(stored, ", "))
+	fmt.Fprintf(&b, "Traces == <<%s>>\nHeads == <<%s>>\nPuts == <<%s>>\nBegun == <<%s>>\nPlaces == <<%s>>\n====\n",
+		strings.Join(names, ", "), strings.Join(heads, ", "), strings.Join(stored, ", "), strings.Join(begun, ", "), strings.Join(places, ",\n  "))
+	return b.String()
+}
+
+// property is a property of steps in rotation.tla.
+var property = regexp.MustCompile(`(?ms)^(\w+)( *==[^\n]*?\n? *)\[\]\[(.*?)\]_(\w+) *$`)
+
+// quiet are the properties of steps that hold unless somebody else has written a row since
+// the rotation began.
+var quiet = []string{"KnownBeforeSwitch", "RetiredIsMoved", "CompletedIsMoved"}
+
+// steps is the module TraceSteps: each property of steps in rotation.tla as a formula of
+// one step, which a trace is held to after each event.
+func steps() string {
+	var b, all strings.Builder
+	b.WriteString("---- MODULE TraceSteps ----\nEXTENDS rotation\n")
+	for _, m := range property.FindAllStringSubmatch(spec.Rotation, -1) {
+		name, head, body, of := m[1], m[2], m[3], m[4]
+		if name == "Spec" {
+			continue
+		}
+		column := len(head) - 1 - strings.LastIndex(head, "\n") // TLA+ lists are indented
+		if !strings.Contains(head, "\n") {
+			column += len(name)
+		}
+		fmt.Fprintf(&b, "Of%s ==\n  (%s' = %[2]s) \\/ (\n%s%s)\n", name, of, strings.Repeat(" ", column+len("[][")), body)
+		holds := "Of" + name
+		if slices.Contains(quiet, name) {
+			holds = "strange \\/ " + holds
+		}
+		fmt.Fprintf(&all, "\n  /\\ Says(%q, %s)", name, holds)
+	}
+	fmt.Fprintf(&b, "SoundSteps(Says(_, _), strange) ==%s\n====\n", all.String())
 	return b.String()
 }
 

@@ -19,18 +19,18 @@ func TestStepsCalledEarly(t *testing.T) {
 	}{
 		{
 			"switch", func(s *site) { s.start(id, "normal"); s.rehearsed(id) },
-			func(s *site) error { _, err := s.Switch(s.t.Context(), s.in()); return err },
-			func(s *site) error { _, err := s.DualUnwrap(s.t.Context(), s.in()); return err },
+			func(s *site) error { _, err := s.Switch(s.as("switch"), s.in()); return err },
+			func(s *site) error { _, err := s.DualUnwrap(s.as("dualunwrap"), s.in()); return err },
 		},
 		{
 			"drain", func(s *site) { s.lease("live", s.pointer()); s.toTested("normal") },
-			func(s *site) error { _, err := s.Drain(s.t.Context(), s.in()); return err },
-			func(s *site) error { _, err := s.Switch(s.t.Context(), s.in()); return err },
+			func(s *site) error { _, err := s.Drain(s.as("drain"), s.in()); return err },
+			func(s *site) error { _, err := s.Switch(s.as("switch"), s.in()); return err },
 		},
 		{
 			"retire", func(s *site) { s.toTested("normal"); s.switched(); s.drained() },
 			func(s *site) error {
-				_, err := s.Retire(s.t.Context(), rotation.RetireInput{RotationID: id})
+				_, err := s.Retire(s.as("retire"), rotation.RetireInput{RotationID: id})
 				return err
 			},
 			func(s *site) error { s.rewrapped(); return nil },
@@ -38,7 +38,7 @@ func TestStepsCalledEarly(t *testing.T) {
 		{
 			"verify", func(s *site) { s.toTested("normal"); s.switched(); s.drained(); s.rewrapped() },
 			func(s *site) error {
-				_, err := s.Verify(s.t.Context(), rotation.VerifyInput{RotationID: id})
+				_, err := s.Verify(s.as("verify"), rotation.VerifyInput{RotationID: id})
 				return err
 			},
 			func(s *site) error { s.retired(); return nil },

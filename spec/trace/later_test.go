@@ -22,12 +22,12 @@ func TestBegunLater(t *testing.T) {
 	s.rewrapped()
 	s.retired()
 	s.verified()
-	late := slices.Insert(s.recorder.Events(), 1, trace.Event{Effect: "Store.SaveCheckpoint", Rotation: "older", Source: "orders", Sweep: "verify"})
+	late := slices.Insert(s.recorder.Events(), 1, trace.Event{Caller: "verify", Effect: "Store.SaveCheckpoint", Rotation: "older", Source: "orders", Sweep: "verify"})
 	unpublished := s.recorder.Events()
 	unpublished[0].Stored--
 	published := slices.Clone(unpublished)
-	published = slices.Insert(published, 1, trace.Event{Effect: "Vault.Put", Seq: published[0].Seq})
-	want := []string{"", "Store.MarkPublished", ""}
+	published = slices.Insert(published, 1, trace.Event{Caller: "retire", Effect: "Vault.Put", Seq: published[0].Seq})
+	want := []string{"", "Vault.Put", ""}
 	for i, v := range check(t, late, unpublished, published) {
 		if v.Accepted != (want[i] == "") || v.Event.Effect != want[i] {
 			t.Errorf("run %d: %s, want it rejected at %q", i, v, want[i])

@@ -106,7 +106,7 @@ func (s *storm) hook(string, ...any) (bool, error) {
 
 // application makes one effect on the data plane, if the world lets it.
 func (s *storm) application() {
-	ctx, store := s.t.Context(), s.world.Store()
+	ctx, store := s.as(trace.Application), s.world.Store()
 	var now *kek.Pointer
 	if p, err := store.Pointer(ctx); err == nil {
 		now = &p
@@ -145,7 +145,7 @@ func (s *storm) application() {
 // wrap is seal for a KMS that may refuse.
 func (s *storm) wrap(row string, p kek.Pointer) (memstore.Record, error) {
 	encctx := map[string]string{"id": row}
-	dek, wrapped, err := s.KMS.GenerateDataKey(s.t.Context(), p.KEKID, encctx)
+	dek, wrapped, err := s.KMS.GenerateDataKey(s.as(trace.Application), p.KEKID, encctx)
 	if err != nil {
 		return memstore.Record{}, err
 	}
@@ -155,38 +155,38 @@ func (s *storm) wrap(row string, p kek.Pointer) (memstore.Record, error) {
 
 // step calls any step once.
 func (s *storm) step() error {
-	ctx, in := s.t.Context(), s.in()
+	in := s.in()
 	var err error
 	switch s.draw(13) {
 	case 0:
-		_, err = s.Preflight(ctx, rotation.PreflightInput{ExecutionName: id, Input: rotation.ExecutionInput{Mode: s.mode, Reason: "why", Window: "any"}})
+		_, err = s.Preflight(s.as("preflight"), rotation.PreflightInput{ExecutionName: id, Input: rotation.ExecutionInput{Mode: s.mode, Reason: "why", Window: "any"}})
 	case 1:
-		_, err = s.Mint(ctx, in)
+		_, err = s.Mint(s.as("mint"), in)
 	case 11:
-		_, err = s.Verify(ctx, rotation.VerifyInput{RotationID: id, Census: true})
+		_, err = s.Verify(s.as("verify"), rotation.VerifyInput{RotationID: id, Census: true})
 	case 12:
-		_, err = s.Rewrap(ctx, rotation.RewrapInput{RotationID: id, Rehearse: true})
+		_, err = s.Rewrap(s.as("rewrap"), rotation.RewrapInput{RotationID: id, Rehearse: true})
 	case 2:
-		_, err = s.DualUnwrap(ctx, in)
+		_, err = s.DualUnwrap(s.as("dualunwrap"), in)
 	case 3:
-		_, err = s.Switch(ctx, in)
+		_, err = s.Switch(s.as("switch"), in)
 	case 4:
-		_, err = s.Drain(ctx, in)
+		_, err = s.Drain(s.as("drain"), in)
 	case 5:
-		_, err = s.Rewrap(ctx, rotation.RewrapInput{RotationID: id, Source: "orders", Segment: s.draw(2)})
+		_, err = s.Rewrap(s.as("rewrap"), rotation.RewrapInput{RotationID: id, Source: "orders", Segment: s.draw(2)})
 	case 6:
-		_, err = s.Rewrap(ctx, rotation.RewrapInput{RotationID: id, Complete: true})
+		_, err = s.Rewrap(s.as("rewrap"), rotation.RewrapInput{RotationID: id, Complete: true})
 	case 7:
-		_, err = s.Retire(ctx, rotation.RetireInput{RotationID: id})
+		_, err = s.Retire(s.as("retire"), rotation.RetireInput{RotationID: id})
 	case 8:
-		_, err = s.Verify(ctx, rotation.VerifyInput{RotationID: id})
+		_, err = s.Verify(s.as("verify"), rotation.VerifyInput{RotationID: id})
 	case 9:
 		if s.draw(4) == 0 {
-			_, err = s.Retire(ctx, rotation.RetireInput{RotationID: id, Action: rotation.ActionPreSwitchFailure, Error: "storm"})
+			_, err = s.Retire(s.as("retire"), rotation.RetireInput{RotationID: id, Action: rotation.ActionPreSwitchFailure, Error: "storm"})
 		}
 	case 10:
 		if s.draw(4) == 0 {
-			_, err = s.Retire(ctx, rotation.RetireInput{RotationID: id, Action: rotation.ActionRemint, FailedAttempt: 1 + s.draw(2), Error: "storm"})
+			_, err = s.Retire(s.as("retire"), rotation.RetireInput{RotationID: id, Action: rotation.ActionRemint, FailedAttempt: 1 + s.draw(2), Error: "storm"})
 		}
 	}
 	return err

@@ -2,15 +2,19 @@ package trace
 
 import (
 	"context"
+	"crypto/hmac"
+	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
 
 	"github.com/matter-ops/kms-rotation/audit"
+	"github.com/matter-ops/kms-rotation/envelope/aead"
 	"github.com/matter-ops/kms-rotation/internal/memstore"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
@@ -19,18 +23,27 @@ import (
 // Recorder records every effect on a world in memory. It is safe for concurrent
 // use.
 type Recorder struct {
+	world  *memstore.World
 	tables []*memstore.Table
+	secret []byte // of the digests of DEKs
 	mu     sync.Mutex
 	events []Event
-	bodies map[[2]string]string // table and id of a row that names no KEK: its payload, which whoever labels it does not read
+	opened map[string][]byte // digest of a wrapped DEK → the DEK, for those that calls have shown
+	deks   map[string][]byte // digest of a DEK → the DEK
 }
 
 // Record begins to record a world and its tables, those that the rotation sweeps.
 // What is there already is noted first: the pointer, no rotation being under way,
 // and the rows. Effects on other tables are left out. It reads the world as any caller
 // does, so no hook should be set yet.
+//
+// Who makes a call is said by its context, see [memstore.WithCaller]. A run in which
+// somebody does not say so is refused.
 func Record(ctx context.Context, w *memstore.World, tables ...*memstore.Table) (*Recorder, error) {
-	r := &Recorder{tables: tables, bodies: map[[2]string]string{}}
+	r := &Recorder{world: w, tables: tables, secret: make([]byte, 32), opened: map[string][]byte{}, deks: map[string][]byte{}}
+	if _, err := rand.Read(r.secret); err != nil {
+		return nil, fmt.Errorf("begin to record: %w", err)
+	}
 	if err := r.snapshot(ctx, w); err != nil {
 		return nil, fmt.Errorf("begin to record: %w", err)
 	}
@@ -59,14 +72,28 @@ func (r *Recorder) snapshot(ctx context.Context, w *memstore.World) error {
 	}
 	if v.Pointer != nil {
 		r.add(Event{
-			Effect: Snapshot, KEK: string(v.Pointer.KEKID), Epoch: v.Pointer.Epoch, Seq: head.Seq, Stored: head.Seq,
+			Effect: Snapshot, Caller: Person, KEK: string(v.Pointer.KEKID), Epoch: v.Pointer.Epoch, Seq: head.Seq, Stored: head.Seq,
 			Shards: len(w.Store().Fences(v.Pointer.KEKID)),
 		})
 	}
 	for _, t := range r.tables {
-		t.Each(func(id string, row memstore.Record) { r.add(r.written(Plant, t.Name(), id, row)) })
+		t.Each(func(id string, row memstore.Record) { r.plant(t.Name(), id, row) })
 	}
 	return nil
+}
+
+// plant records a row that is there past the library, and what its blob wraps.
+func (r *Recorder) plant(source, id string, row memstore.Record) {
+	if _, known := r.opened[Digest(row.WrappedDEK)]; !known && len(row.WrappedDEK) > 0 && r.records(source) {
+		if by, dek, ok := r.world.KMS().Opened(row.WrappedDEK, row.Context); ok {
+			r.add(Event{
+				Effect: Decrypt, Caller: Person, KEK: string(by), Blob: Digest(row.WrappedDEK), DEK: r.dek(memstore.DataKey{Plain: dek, Wrapped: row.WrappedDEK}),
+			})
+		}
+	}
+	e := r.written(Plant, source, id, row)
+	e.Caller = Person
+	r.add(e)
 }
 
 func (r *Recorder) add(e Event) {
@@ -81,44 +108,63 @@ func (r *Recorder) add(e Event) {
 
 // records reports whether effects on a source are recorded, under whatever definition.
 func (r *Recorder) records(source string) bool {
-	name, _, _ := strings.Cut(source, "~")
+	name := sourceName(source)
 	return slices.ContainsFunc(r.tables, func(t *memstore.Table) bool { return t.Name() == name })
+}
+
+// sourceName is the name of a source as checkpoints know it under whatever definition.
+func sourceName(progress string) string {
+	name, _, _ := strings.Cut(progress, "~")
+	return name
 }
 
 // observe is the world's [memstore.Observer]. What was refused by a condition left
 // no effect; of those a refused insert alone says something, that its fence was shut.
-func (r *Recorder) observe(op string, result any, err error, args ...any) {
-	if op == "Table.Insert" && (errors.Is(err, memstore.ErrFenced) || errors.Is(err, memstore.ErrExists)) {
-		e := r.event(op, result, args)
-		e.Refused = true
-		r.add(e)
+func (r *Recorder) observe(caller, op string, result any, err error, args ...any) {
+	refused := op == "Table.Insert" && (errors.Is(err, memstore.ErrFenced) || errors.Is(err, memstore.ErrExists))
+	if err != nil && !refused || result == false {
 		return
 	}
-	if err != nil || result == false {
+	if op == Plant {
+		r.plant(args[0].(string), args[1].(string), args[2].(memstore.Record))
 		return
 	}
-	r.add(r.event(op, result, args))
+	e := r.event(op, result, args)
+	e.Caller, e.Refused = caller, refused
+	r.add(e)
 }
 
-// event is what a call did; without an effect if it only read.
+// reads are the calls that change nothing and show nothing that the model knows.
+var reads = []string{
+	"Store.Load", "Store.LoadAll", "Store.KEKs", "Store.Rotations", "Store.AuditEntries", "Store.Unpublished", "Store.Head", "Store.Pointer",
+	"Store.KEKState", "Store.LoadCheckpoint", "Store.ListCheckpoints", "Store.LoadAnchor", "Store.LoadAnnouncement", "Store.LoadApproval",
+	"Store.LoadDrill", "Store.ListHealth", "Vault.Get", "Vault.GetAnchor", "Vault.Check", "Vault.Read", "Vault.Versions", "Table.Check",
+	"Table.EncryptedBy", "Table.Get", "Table.Rehearse", "Table.Reread", "KMS.Describe", "KMS.Tagged", "KMS.Use", "KMS.PolicyDifferences", "KMS.Identify",
+}
+
+// beside are the calls that change what the model knows nothing of.
+var beside = []string{
+	"Store.Mark", "Store.SaveAnchor", "Store.CountHealth", "Vault.PutAnchor", "KMS.AddGrant", "KMS.AddAlias", "KMS.SetMultiRegion", "KMS.SetPolicy",
+}
+
+// event is what a call did; without an effect if it only read. A call of which this
+// package knows nothing keeps its name, and [Check] refuses it.
 func (r *Recorder) event(op string, result any, args []any) Event {
+	if slices.Contains(reads, op) || slices.Contains(beside, op) {
+		return Event{}
+	}
 	switch op {
 	case "Store.Apply":
 		return r.change(result.(int64), args[0].(kek.Change), args[1].(audit.Event))
 	case "Store.Record", "Store.Begin":
 		return Event{Effect: "Store.Record", Event: args[0].(audit.Event).Type, Seq: result.(int64)}
+	case "Store.SaveAnnouncement", "Store.SaveDrill", "Store.SaveApproval":
+		return Event{Effect: "Store.Record", Event: args[1].(audit.Event).Type, Seq: result.(int64)}
 	case "Store.MarkPublished":
 		return Event{Effect: op, Seq: args[0].(int64)}
 	case "Vault.Put":
 		return Event{Effect: op, Seq: args[1].(audit.Entry).Record.Seq}
-	case "KMS.Create":
-		return Event{Effect: op, Rotation: args[0].(string), Attempt: args[1].(int), KEK: string(result.(kek.ID))}
-	case "KMS.Claim":
-		if id := args[2].(kek.ID); id == "" || id != result.(kek.ID) {
-			return Event{} // it asked, or it lost
-		}
-		return Event{Effect: op, Rotation: args[0].(string), Attempt: args[1].(int), KEK: string(args[2].(kek.ID))}
-	case "KMS.Disable", "KMS.Enable", "Store.Leases":
+	case "Store.Leases":
 		return Event{Effect: op, KEK: string(args[0].(kek.ID))}
 	case "Store.PutLease", "Store.RenewLease", "Store.DropLease", "Store.Revoke":
 		l := args[0].(rotation.Lease)
@@ -128,12 +174,78 @@ func (r *Recorder) event(op string, result any, args []any) Event {
 	case "Store.SaveCheckpoint":
 		c := args[0].(rotation.Checkpoint)
 		return Event{Effect: op, Rotation: c.RotationID, Source: c.Source, Sweep: c.Pass, Segment: c.Segment, Done: c.Done}
-	default:
-		return r.rowEvent(op, args)
 	}
+	if strings.HasPrefix(op, "KMS.") {
+		return r.keyEvent(op, result, args)
+	}
+	return r.rowEvent(op, result, args)
 }
 
-func (r *Recorder) rowEvent(op string, args []any) Event {
+func (r *Recorder) keyEvent(op string, result any, args []any) Event {
+	switch op {
+	case "KMS.Create":
+		return Event{Effect: op, Rotation: args[0].(string), Attempt: args[1].(int), KEK: string(result.(kek.ID))}
+	case "KMS.Claim":
+		if id := args[2].(kek.ID); id == "" || id != result.(kek.ID) {
+			return Event{} // it asked, or it lost
+		}
+		return Event{Effect: op, Rotation: args[0].(string), Attempt: args[1].(int), KEK: string(args[2].(kek.ID))}
+	case "KMS.Disable", "KMS.Enable":
+		return Event{Effect: op, KEK: string(args[0].(kek.ID))}
+	case GenerateDataKey, Decrypt:
+		made := result.(memstore.DataKey)
+		return Event{Effect: op, KEK: string(args[0].(kek.ID)), Blob: Digest(made.Wrapped), DEK: r.dek(made)}
+	case ReEncrypt:
+		made := result.(memstore.DataKey)
+		return Event{
+			Effect: op, Old: string(args[0].(kek.ID)), KEK: string(args[1].(kek.ID)),
+			Was: Digest(args[2].([]byte)), Blob: Digest(made.Wrapped), DEK: r.dek(made),
+		}
+	}
+	return Event{Effect: op}
+}
+
+// dek remembers a data key, and returns its digest.
+func (r *Recorder) dek(k memstore.DataKey) string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	digest := r.digest(k.Plain)
+	plain := slices.Clone(k.Plain) // its owner clears it
+	r.opened[Digest(k.Wrapped)], r.deks[digest] = plain, plain
+	return digest
+}
+
+// digest names a DEK without helping anybody who has the trace to find it.
+func (r *Recorder) digest(dek []byte) string {
+	mac := hmac.New(sha256.New, r.secret)
+	mac.Write(dek)
+	return hex.EncodeToString(mac.Sum(nil)[:8])
+}
+
+// under is the digest of the DEK that a payload opens under: that which is wrapped
+// beside it, or any other that calls have shown. "" is no payload.
+func (r *Recorder) under(payload, wrapped []byte, bound map[string]string) string {
+	if len(payload) == 0 {
+		return ""
+	}
+	opens := func(dek []byte) bool {
+		_, err := aead.Cipher{}.Open(dek, payload, bound)
+		return err == nil
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if dek, ok := r.opened[Digest(wrapped)]; ok && opens(dek) {
+		return r.digest(dek)
+	}
+	for _, digest := range slices.Sorted(maps.Keys(r.deks)) {
+		if opens(r.deks[digest]) {
+			return digest
+		}
+	}
+	return UnknownDEK
+}
+
+func (r *Recorder) rowEvent(op string, result any, args []any) Event {
 	switch op {
 	case "Table.Insert":
 		e := r.written(op, args[0].(string), args[1].(string), args[2].(memstore.Record))
@@ -141,8 +253,6 @@ func (r *Recorder) rowEvent(op string, args []any) Event {
 		return e
 	case "Table.Update":
 		return r.written(op, args[0].(string), args[1].(string), args[3].(memstore.Record))
-	case Plant:
-		return r.written(op, args[0].(string), args[1].(string), args[2].(memstore.Record))
 	case "Table.Delete":
 		return Event{Effect: op, Source: args[0].(string), Row: args[1].(string)}
 	case "Table.Label":
@@ -151,28 +261,48 @@ func (r *Recorder) rowEvent(op string, args []any) Event {
 			return Event{} // it named the same KEK in another form
 		}
 		return Event{
-			Effect: Plant, Source: args[0].(string), Row: old.ID, KEK: string(args[2].(kek.ID)), Epoch: old.Epoch,
-			Blob: Digest(old.WrappedDEK), Body: r.bodies[[2]string{args[0].(string), old.ID}],
+			Effect: Label, Source: args[0].(string), Row: old.ID, Old: string(old.KEK), KEK: string(args[2].(kek.ID)), Was: Digest(old.WrappedDEK),
 		}
 	case "Table.Replace":
 		old, with := args[1].(rotation.Row), args[2].(rotation.Rewrapped)
 		return Event{
 			Effect: op, Source: args[0].(string), Row: old.ID, Old: string(old.KEK), KEK: string(with.KEK), Epoch: with.Epoch,
 			Was: Digest(old.WrappedDEK), WasBody: Digest(old.Ciphertext), Blob: Digest(with.WrappedDEK), Body: Digest(with.Ciphertext),
+			BodyDEK: r.under(with.Ciphertext, with.WrappedDEK, old.Bound),
 		}
+	case Scan:
+		req, page := args[1].(rotation.ScanRequest), result.(rotation.Page)
+		e := Event{
+			Effect: op, Source: args[0].(string), Segment: req.Segment, Total: req.Total, From: Digest([]byte(req.Cursor)), To: Digest([]byte(page.Next)),
+			Consistent: true,
+		}
+		for _, row := range page.Rows {
+			if row.KEK != "" || len(row.WrappedDEK) > 0 {
+				e.Page = append(e.Page, Seen{Row: row.ID, KEK: string(row.KEK), Blob: Digest(row.WrappedDEK)})
+			}
+		}
+		return e
 	}
-	return Event{}
+	return Event{Effect: op}
 }
 
-// written is a row as it is stored. Nothing under no KEK is a cipher row.
+// written is a row as it is stored; what is no cipher row is as good as gone. A row
+// may say nothing of its KEK, or in a form that nobody understands.
 func (r *Recorder) written(op, source, id string, row memstore.Record) Event {
-	if row.Other || row.Declared || row.KEK == "" || row.Kind == rotation.NoKEK || row.Kind == rotation.UnknownForm {
-		r.bodies[[2]string{source, id}] = Digest(row.Ciphertext)
-		return Event{}
+	if row.Other || row.Declared || len(row.WrappedDEK) == 0 && row.KEK == "" {
+		return Event{Effect: "Table.Delete", Source: source, Row: id}
+	}
+	if row.Kind == rotation.NoKEK || row.Kind == rotation.UnknownForm {
+		row.KEK = ""
+	}
+	bound := row.Context
+	if len(row.Bind) > 0 {
+		bound = maps.Clone(row.Bind)
+		maps.Copy(bound, row.Context)
 	}
 	return Event{
 		Effect: op, Source: source, Row: id, KEK: string(row.KEK), Epoch: row.Epoch,
-		Blob: Digest(row.WrappedDEK), Body: Digest(row.Ciphertext),
+		Blob: Digest(row.WrappedDEK), Body: Digest(row.Ciphertext), BodyDEK: r.under(row.Ciphertext, row.WrappedDEK, bound),
 	}
 }
 

@@ -51,14 +51,19 @@ func newSite(t *testing.T) *site {
 			Random: func(b []byte) { copy(b, "known plaintext") }, Now: now, Actor: "test",
 		},
 	}
-	k, err := kms.Create(t.Context(), "", 0, "genesis", rotation.Key{})
+	k, err := kms.Create(s.as(trace.Person), "", 0, "genesis", rotation.Key{})
 	s.must(err)
-	_, err = s.Genesis(t.Context(), k.ID, "genesis", []kek.Source{s.orders.Source()})
+	_, err = s.Genesis(s.as(trace.Person), k.ID, "genesis", []kek.Source{s.orders.Source()})
 	s.must(err)
 	for i := range 3 {
 		s.must(s.insert(fmt.Sprintf("o%d", i), s.pointer(), 0))
 	}
 	return s
+}
+
+// as is the context of a caller.
+func (s *site) as(caller string) context.Context {
+	return memstore.WithCaller(s.t.Context(), caller)
 }
 
 func (s *site) must(err error) {
@@ -79,7 +84,7 @@ func (s *site) pointer() kek.Pointer {
 func (s *site) seal(row string, p kek.Pointer) memstore.Record {
 	s.t.Helper()
 	encctx := map[string]string{"id": row}
-	dek, wrapped, err := s.KMS.GenerateDataKey(s.t.Context(), p.KEKID, encctx)
+	dek, wrapped, err := s.KMS.GenerateDataKey(s.as(trace.Application), p.KEKID, encctx)
 	s.must(err)
 	ct, err := s.Cipher.Seal(dek, []byte("secret"), encctx)
 	s.must(err)
@@ -87,20 +92,20 @@ func (s *site) seal(row string, p kek.Pointer) memstore.Record {
 }
 
 func (s *site) insert(row string, p kek.Pointer, shard int) error {
-	return s.orders.Insert(s.t.Context(), row, s.seal(row, p), shard)
+	return s.orders.Insert(s.as(trace.Application), row, s.seal(row, p), shard)
 }
 
 func (s *site) update(row string, p kek.Pointer) error {
-	was, ok, err := s.orders.Get(s.t.Context(), row)
+	was, ok, err := s.orders.Get(s.as(trace.Application), row)
 	if err != nil || !ok {
 		return errors.Join(err, fmt.Errorf("row %s exists: %v", row, ok))
 	}
-	return s.orders.Update(s.t.Context(), row, was.Version, s.seal(row, p))
+	return s.orders.Update(s.as(trace.Application), row, was.Version, s.seal(row, p))
 }
 
 func (s *site) lease(holder string, p kek.Pointer) rotation.Lease {
 	l := rotation.Lease{KEK: p.KEKID, Holder: holder, Refs: 1, Expires: s.at.Add(time.Minute)}
-	s.must(s.world.Store().PutLease(s.t.Context(), l))
+	s.must(s.world.Store().PutLease(s.as(trace.Application), l))
 	return l
 }
 
@@ -108,7 +113,7 @@ func (s *site) lease(holder string, p kek.Pointer) rotation.Lease {
 
 func (s *site) start(rotationID, mode string) {
 	s.t.Helper()
-	_, err := s.Preflight(s.t.Context(), rotation.PreflightInput{
+	_, err := s.Preflight(s.as("preflight"), rotation.PreflightInput{
 		ExecutionName: rotationID, ExecutionARN: "arn/" + rotationID,
 		Input: rotation.ExecutionInput{Mode: mode, Reason: "why", Window: "any"},
 	})
@@ -121,31 +126,31 @@ func (s *site) toTested(mode string) {
 	s.t.Helper()
 	s.start(id, mode)
 	s.rehearsed(id)
-	_, err := s.DualUnwrap(s.t.Context(), s.in())
+	_, err := s.DualUnwrap(s.as("dualunwrap"), s.in())
 	s.must(err)
 }
 
 // rehearsed takes a rotation that has started through census, mint and rehearsal.
 func (s *site) rehearsed(rotationID string) {
 	s.t.Helper()
-	_, err := s.Verify(s.t.Context(), rotation.VerifyInput{RotationID: rotationID, Census: true})
+	_, err := s.Verify(s.as("verify"), rotation.VerifyInput{RotationID: rotationID, Census: true})
 	s.must(err)
-	_, err = s.Mint(s.t.Context(), rotation.StepInput{RotationID: rotationID})
+	_, err = s.Mint(s.as("mint"), rotation.StepInput{RotationID: rotationID})
 	s.must(err)
-	_, err = s.Rewrap(s.t.Context(), rotation.RewrapInput{RotationID: rotationID, Rehearse: true})
+	_, err = s.Rewrap(s.as("rewrap"), rotation.RewrapInput{RotationID: rotationID, Rehearse: true})
 	s.must(err)
 }
 
 func (s *site) switched() {
 	s.t.Helper()
-	_, err := s.Switch(s.t.Context(), s.in())
+	_, err := s.Switch(s.as("switch"), s.in())
 	s.must(err)
 }
 
 func (s *site) drained() {
 	s.t.Helper()
 	for range 10 {
-		out, err := s.Drain(s.t.Context(), s.in())
+		out, err := s.Drain(s.as("drain"), s.in())
 		s.must(err)
 		if out.Done {
 			return
@@ -158,17 +163,17 @@ func (s *site) drained() {
 func (s *site) rewrapped() {
 	s.t.Helper()
 	for i := range 2 {
-		_, err := s.Rewrap(s.t.Context(), rotation.RewrapInput{RotationID: id, Source: "orders", Segment: i})
+		_, err := s.Rewrap(s.as("rewrap"), rotation.RewrapInput{RotationID: id, Source: "orders", Segment: i})
 		s.must(err)
 	}
-	_, err := s.Rewrap(s.t.Context(), rotation.RewrapInput{RotationID: id, Complete: true})
+	_, err := s.Rewrap(s.as("rewrap"), rotation.RewrapInput{RotationID: id, Complete: true})
 	s.must(err)
 }
 
 func (s *site) retired() {
 	s.t.Helper()
 	for range 10 {
-		out, err := s.Retire(s.t.Context(), rotation.RetireInput{RotationID: id})
+		out, err := s.Retire(s.as("retire"), rotation.RetireInput{RotationID: id})
 		s.must(err)
 		if out.Done {
 			return
@@ -179,7 +184,7 @@ func (s *site) retired() {
 
 func (s *site) verified() {
 	s.t.Helper()
-	_, err := s.Verify(s.t.Context(), rotation.VerifyInput{RotationID: id})
+	_, err := s.Verify(s.as("verify"), rotation.VerifyInput{RotationID: id})
 	s.must(err)
 }
 

@@ -28,19 +28,19 @@ func green(t *testing.T) []trace.Event {
 	s.toTested("normal")
 	s.switched()
 	live.Expires = live.Expires.Add(2 * time.Minute)
-	_, err := store.RenewLease(t.Context(), live)
+	_, err := store.RenewLease(s.as(trace.Application), live)
 	s.must(err)
 	s.must(s.insert("under-old", old, 1)) // in flight
 	s.must(s.update("o0", s.pointer()))
-	if out, err := s.Drain(t.Context(), s.in()); err != nil || out.Done {
+	if out, err := s.Drain(s.as("drain"), s.in()); err != nil || out.Done {
 		t.Fatalf("drain %+v, %v: two leases live", out, err)
 	}
 	s.at = s.at.Add(2 * time.Minute) // the dead one's runs out
-	if out, err := s.Drain(t.Context(), s.in()); err != nil || out.Leases != 1 {
+	if out, err := s.Drain(s.as("drain"), s.in()); err != nil || out.Leases != 1 {
 		t.Fatalf("drain %+v, %v: one lease lives", out, err)
 	}
 	_ = dead
-	s.must(store.DropLease(t.Context(), live))
+	s.must(store.DropLease(s.as(trace.Application), live))
 	s.drained()
 	if err := s.insert("too-late", old, 0); err == nil {
 		t.Fatal("the fence let an insert pass")
@@ -49,14 +49,14 @@ func green(t *testing.T) []trace.Event {
 	s.must(s.update("o1", old)) // paused before the rewrap of that row: allowed, and rewrapped
 	stale := s.seal("o2", old)
 	s.rewrapped()
-	if err := s.orders.Update(t.Context(), "o2", 2, stale); err == nil {
+	if err := s.orders.Update(s.as(trace.Application), "o2", 2, stale); err == nil {
 		t.Fatal("an update of an older epoch passed")
 	}
-	s.must(s.orders.Delete(t.Context(), "o0"))
+	s.must(s.orders.Delete(s.as(trace.Application), "o0"))
 	s.orders.Plant("restored", s.seal("restored", old))
 	s.retired()
 	s.verified()
-	_, err = s.Switch(t.Context(), s.in()) // a late duplicate
+	_, err = s.Switch(s.as("switch"), s.in()) // a late duplicate
 	s.must(err)
 	return s.recorder.Events()
 }
@@ -65,7 +65,7 @@ func rolledBack(t *testing.T) []trace.Event {
 	t.Helper()
 	s := newSite(t)
 	s.toTested("normal")
-	_, err := s.Retire(t.Context(), rotation.RetireInput{RotationID: id, Action: rotation.ActionPreSwitchFailure, Error: "CanaryFailed"})
+	_, err := s.Retire(s.as("retire"), rotation.RetireInput{RotationID: id, Action: rotation.ActionPreSwitchFailure, Error: "CanaryFailed"})
 	s.must(err)
 	s.start("again", "normal")
 	return s.recorder.Events()
@@ -76,14 +76,14 @@ func urgent(t *testing.T) []trace.Event {
 	t.Helper()
 	s := newSite(t)
 	s.start(id, "emergency")
-	_, err := s.Keys.Create(t.Context(), id, 1, "answer lost", rotation.Key{})
+	_, err := s.Keys.Create(s.as("mint"), id, 1, "answer lost", rotation.Key{})
 	s.must(err)
-	_, err = s.Mint(t.Context(), s.in())
+	_, err = s.Mint(s.as("mint"), s.in())
 	s.must(err)
-	_, err = s.Retire(t.Context(), rotation.RetireInput{RotationID: id, Action: rotation.ActionRemint, FailedAttempt: 1, Error: "CanaryFailed"})
+	_, err = s.Retire(s.as("retire"), rotation.RetireInput{RotationID: id, Action: rotation.ActionRemint, FailedAttempt: 1, Error: "CanaryFailed"})
 	s.must(err)
 	s.rehearsed(id)
-	_, err = s.DualUnwrap(t.Context(), s.in())
+	_, err = s.DualUnwrap(s.as("dualunwrap"), s.in())
 	s.must(err)
 	s.lease("live", s.pointer())
 	s.switched()
@@ -117,39 +117,38 @@ func crashed(t *testing.T) []trace.Event {
 		}
 		t.Fatal("a step does not end")
 	}
-	ctx := t.Context()
 	run(func() (bool, error) {
-		_, err := s.Preflight(ctx, rotation.PreflightInput{ExecutionName: id, Input: rotation.ExecutionInput{Window: "any"}})
+		_, err := s.Preflight(s.as("preflight"), rotation.PreflightInput{ExecutionName: id, Input: rotation.ExecutionInput{Window: "any"}})
 		return true, err
 	})
 	run(func() (bool, error) {
-		out, err := s.Verify(ctx, rotation.VerifyInput{RotationID: id, Census: true})
+		out, err := s.Verify(s.as("verify"), rotation.VerifyInput{RotationID: id, Census: true})
 		return out.Done, err
 	})
-	run(func() (bool, error) { _, err := s.Mint(ctx, s.in()); return true, err })
+	run(func() (bool, error) { _, err := s.Mint(s.as("mint"), s.in()); return true, err })
 	run(func() (bool, error) {
-		_, err := s.Rewrap(ctx, rotation.RewrapInput{RotationID: id, Rehearse: true})
+		_, err := s.Rewrap(s.as("rewrap"), rotation.RewrapInput{RotationID: id, Rehearse: true})
 		return true, err
 	})
-	run(func() (bool, error) { _, err := s.DualUnwrap(ctx, s.in()); return true, err })
-	run(func() (bool, error) { _, err := s.Switch(ctx, s.in()); return true, err })
-	run(func() (bool, error) { out, err := s.Drain(ctx, s.in()); return out.Done, err })
+	run(func() (bool, error) { _, err := s.DualUnwrap(s.as("dualunwrap"), s.in()); return true, err })
+	run(func() (bool, error) { _, err := s.Switch(s.as("switch"), s.in()); return true, err })
+	run(func() (bool, error) { out, err := s.Drain(s.as("drain"), s.in()); return out.Done, err })
 	for i := range 2 {
 		run(func() (bool, error) {
-			out, err := s.Rewrap(ctx, rotation.RewrapInput{RotationID: id, Source: "orders", Segment: i})
+			out, err := s.Rewrap(s.as("rewrap"), rotation.RewrapInput{RotationID: id, Source: "orders", Segment: i})
 			return out.Done, err
 		})
 	}
 	run(func() (bool, error) {
-		_, err := s.Rewrap(ctx, rotation.RewrapInput{RotationID: id, Complete: true})
+		_, err := s.Rewrap(s.as("rewrap"), rotation.RewrapInput{RotationID: id, Complete: true})
 		return true, err
 	})
 	run(func() (bool, error) {
-		out, err := s.Retire(ctx, rotation.RetireInput{RotationID: id})
+		out, err := s.Retire(s.as("retire"), rotation.RetireInput{RotationID: id})
 		return out.Done, err
 	})
 	run(func() (bool, error) {
-		out, err := s.Verify(ctx, rotation.VerifyInput{RotationID: id})
+		out, err := s.Verify(s.as("verify"), rotation.VerifyInput{RotationID: id})
 		return out.Done, err
 	})
 	return s.recorder.Events()
