@@ -114,3 +114,10 @@ func tellCounts(body map[string]string, counts []passRows) (missing string) {
 	put(body, "rows_fewer", strings.Join(fewer, "; "), "rows_missing", missing)
 	return missing
 }
+
+// RowsMissing names the sources of a completed rotation that lost many rows while it ran;
+// "" if none did.
+func (s *Steps) RowsMissing(ctx context.Context, r kek.Rotation) (string, error) {
+	counts, err := s.countPasses(ctx, r)
+	return tellCounts(map[string]string{}, counts), err
+}
