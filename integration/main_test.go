@@ -262,6 +262,42 @@ func (w *world) mustHold(t *testing.T) {
 	}
 }
 
+// readRows reads every row before what a test does, for [world.rowsHold].
+func (w *world) readRows(t *testing.T) *sample.Ledger {
+	t.Helper()
+	l, err := w.Set.Read(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if l.Rows() != w.Seeded {
+		t.Fatalf("%d rows are there, %d were seeded", l.Rows(), w.Seeded)
+	}
+	return l
+}
+
+// rowsHold opens every row after rotations that are completed, and holds it to the ledger:
+// none is lost, changed, or left under another KEK or, by an emergency, under a data key
+// that a KEK wrapped which it left.
+func (w *world) rowsHold(t *testing.T, l *sample.Ledger, rotations ...string) {
+	t.Helper()
+	for _, text := range w.brokenRows(t, l, rotations...) {
+		t.Error(text)
+	}
+}
+
+func (w *world) brokenRows(t *testing.T, l *sample.Ledger, rotations ...string) []string {
+	t.Helper()
+	var records []kek.Rotation
+	for _, id := range rotations {
+		records = append(records, *w.view(t, id).Rotation)
+	}
+	wrong, err := l.Check(t.Context(), records...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return wrong
+}
+
 func describe(o watch.Outcome) string {
 	return fmt.Sprintf("%s %s %s\n%s", o.Status, o.Error, o.Cause, strings.Join(o.States, " → "))
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -25,6 +26,7 @@ func (p planted) reject(t *testing.T, root string) trace.Verdict {
 	start := time.Now()
 	w := alone(t, localaws.Options{Programs: map[string]string{p.function: p.build(t, root)}})
 	end := w.record(t)
+	ledger := w.readRows(t)
 	if p.during != nil {
 		p.during(t, w)
 	}
@@ -34,6 +36,12 @@ func (p planted) reject(t *testing.T, root string) trace.Verdict {
 	}
 	w.settle(t, w.start(t, "planted", input))
 	events := end()
+	if p.rows != "" {
+		got := w.brokenRows(t, ledger, "planted")
+		if !slices.ContainsFunc(got, func(text string) bool { return strings.HasPrefix(text, p.rows+": ") }) {
+			t.Errorf("%s: the check of the rows says %q, want %s", p.Name, got, p.rows)
+		}
+	}
 	v := tracetest.Check(t, events)[0]
 	got := strings.TrimSpace(v.Event.Effect + " " + v.Event.Event)
 	if v.Accepted || got != p.at {

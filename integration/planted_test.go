@@ -28,6 +28,7 @@ type planted struct {
 	at       string // what its run is rejected at
 	during   func(t *testing.T, w *world)
 	input    string // of the execution; {} if empty
+	rows     string // the promise that the rows break afterwards, if they do
 }
 
 var plantedBugs = []planted{
@@ -100,7 +101,7 @@ var plantedBugs = []planted{
 	}}, function: "rewrap", at: "Store.Apply rows_rewrapped"},
 	{Bug: plant.Bug{Name: "an emergency only rewraps", File: "rotation/rewrap.go", With: []string{
 		"if r.Mode != kek.Emergency || row.Whole {", "if true {",
-	}}, function: "rewrap", at: "Table.Replace", input: `{"mode":"emergency","reason":"planted"}`},
+	}}, function: "rewrap", at: "Table.Replace", input: `{"mode":"emergency","reason":"planted"}`, rows: "ExposedDeksGone"},
 	{Bug: plant.Bug{Name: "retire without the second scan", File: "rotation/retire.go", With: []string{
 		"confirmed, err = s.confirm(ctx, v, r)", "confirmed = SweepOutput{Done: true, read: s.Now()}",
 	}}, function: "retire", at: "Store.Apply old_kek_retired"},

@@ -19,6 +19,7 @@ import (
 
 	"github.com/matter-ops/kms-rotation/internal/awskms"
 	"github.com/matter-ops/kms-rotation/internal/watch"
+	"github.com/matter-ops/kms-rotation/internal/wiretrace/tracetest"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
 )
@@ -56,6 +57,7 @@ func TestRotation(t *testing.T) {
 	w := up(t, nil)
 	w.traced(t)
 	before := w.view(t, "").Pointer
+	ledger := w.readRows(t)
 	o := w.rotate(t, "green", "{}")
 	if o.Status != types.ExecutionStatusSucceeded {
 		t.Fatal(describe(o))
@@ -65,13 +67,7 @@ func TestRotation(t *testing.T) {
 		t.Errorf("rotation %+v, pointer %+v (before %+v), lock %q", v.Rotation, v.Pointer, before, v.Lock)
 	}
 	w.mustHold(t)
-	report, err := w.Set.Check(t.Context(), w.Rows)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if n := report.ByKEK[v.Pointer.KEKID]; n != w.Seeded {
-		t.Errorf("%d of %d rows name the new KEK: %v", n, w.Seeded, report.ByKEK)
-	}
+	w.rowsHold(t, ledger, "green")
 	if got := w.enabledKEKs(t); !slices.Equal(got, []string{string(v.Pointer.KEKID)}) {
 		t.Errorf("enabled KMS keys %v, want the pointer's alone", got)
 	}
@@ -239,7 +235,8 @@ func TestKeyInUse(t *testing.T) {
 // are under fresh DEKs afterwards.
 func TestEmergency(t *testing.T) {
 	w := up(t, nil)
-	w.traced(t)
+	end := w.record(t)
+	ledger, letters := w.readRows(t), w.letters(t)
 	w.inject(t, map[string]any{"service": "kms", "operation": "Decrypt", "function": "dualunwrap", "mode": "error"})
 	o := w.rotate(t, "emergency", `{"mode":"emergency","reason":"key material seen in a paste"}`)
 	if o.Status != types.ExecutionStatusSucceeded || slices.Contains(o.States, "PreSwitchFailure") || !slices.Contains(o.States, "Remint") {
@@ -256,4 +253,7 @@ func TestEmergency(t *testing.T) {
 		t.Errorf("enabled KMS keys %v, want the pointer's alone", got)
 	}
 	w.mustHold(t)
+	w.rowsHold(t, ledger, "emergency")
+	tracetest.Accepted(t, end())
+	letters.rowCheckBites(ledger, "emergency")
 }

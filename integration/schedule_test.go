@@ -22,6 +22,7 @@ func TestScheduleDeployed(t *testing.T) {
 	w := up(t, nil)
 	w.traced(t)
 	ctx := t.Context()
+	ledger := w.readRows(t)
 	deployed, err := scheduler.NewFromConfig(w.AWSConfig()).GetSchedule(ctx, &scheduler.GetScheduleInput{
 		GroupName: &w.Name, Name: aws.String(w.Name + "-tick"),
 	})
@@ -85,6 +86,7 @@ func TestScheduleDeployed(t *testing.T) {
 	}
 	tick(at.Add(15*time.Minute), 0)
 	w.mustHold(t)
+	w.rowsHold(t, ledger, "schedule-"+q.Label)
 	// The rotation's name was used, so that Step Functions starts nothing even if the
 	// control table has not said yet that it is done.
 	if err := steps.Starter.StartExecution(ctx, in.StateMachine, "schedule-"+q.Label, rotation.ExecutionInput{Label: q.Label, RequestedBy: rotation.ScheduleRequester}); err != nil {

@@ -7,6 +7,7 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/service/sfn/types"
 
+	"github.com/matter-ops/kms-rotation/internal/sample"
 	"github.com/matter-ops/kms-rotation/kek"
 )
 
@@ -25,7 +26,7 @@ func (w *world) reaches(t *testing.T, id string, phase kek.Phase) {
 }
 
 // takesOver runs an emergency beside a rotation that is under way, to its end.
-func (w *world) takesOver(t *testing.T, id, other string, ends kek.Phase) {
+func (w *world) takesOver(t *testing.T, ledger *sample.Ledger, id, other string, ends kek.Phase) {
 	t.Helper()
 	if o := w.rotate(t, id, urgent); o.Status != types.ExecutionStatusSucceeded {
 		t.Fatal(describe(o))
@@ -38,6 +39,7 @@ func (w *world) takesOver(t *testing.T, id, other string, ends kek.Phase) {
 		t.Errorf("enabled KMS keys %v, want the emergency's %s alone", got, r.NewKEK)
 	}
 	w.mustHold(t)
+	w.rowsHold(t, ledger, other, id)
 }
 
 // TestTakeOverFromApproval: an emergency does not wait for the second person of a planned
@@ -45,9 +47,10 @@ func (w *world) takesOver(t *testing.T, id, other string, ends kek.Phase) {
 func TestTakeOverFromApproval(t *testing.T) {
 	w := up(t, map[string]string{"ApprovalRequired": "true", "ApprovalSeconds": "20"})
 	w.traced(t)
+	ledger := w.readRows(t)
 	planned := w.start(t, "planned", `{"requested_by":"schedule"}`)
 	w.reaches(t, "planned", kek.Tested)
-	w.takesOver(t, "urgent", "planned", kek.RolledBack)
+	w.takesOver(t, ledger, "urgent", "planned", kek.RolledBack)
 	if o := w.finish(t, planned); slices.Contains(o.States, "Halted") || slices.Contains(o.States, "HaltedBeforeSwitch") || !slices.Contains(o.States, "RolledBack") {
 		t.Error(describe(o))
 	}
@@ -59,6 +62,7 @@ func TestTakeOverFromApproval(t *testing.T) {
 func TestTakeOverFromHalt(t *testing.T) {
 	w := up(t, nil)
 	w.traced(t)
+	ledger := w.readRows(t)
 	for _, at := range []struct {
 		service, operation, function, code string
 		phase                              kek.Phase
@@ -79,7 +83,7 @@ func TestTakeOverFromHalt(t *testing.T) {
 		if r := w.view(t, planned).Rotation; r.Phase != at.phase {
 			t.Fatalf("%s has halted at %s", planned, r.Phase)
 		}
-		w.takesOver(t, "urgent-"+string(at.phase), planned, kek.Superseded)
+		w.takesOver(t, ledger, "urgent-"+string(at.phase), planned, kek.Superseded)
 		if o := w.rotate(t, "resume-"+string(at.phase), `{"resume":"`+planned+`"}`); o.Status != types.ExecutionStatusFailed || slices.Contains(o.States, "Halted") {
 			t.Error(describe(o))
 		}

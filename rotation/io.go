@@ -145,8 +145,9 @@ type SweepOutput struct {
 	Done    bool             `json:"done"`
 	Deep    bool             `json:"deep"` // every distinct data key under the new KEK was unwrapped, else a sample
 	Tally   Tally            `json:"tally"`
-	Sources map[string]Tally `json:"-"`    // by name; of passes over all sources
-	Note    string           `json:"note"` // what the end of the rotation leaves open; "" for nothing
+	Sources map[string]Tally `json:"-"`            // by name; of passes over all sources
+	Note    string           `json:"note"`         // what the end of the rotation leaves open; "" for nothing
+	Missing string           `json:"rows_missing"` // sources with far fewer rows at the end than an earlier pass scanned; "" for none
 
 	read   time.Time // when the last page was
 	litter string    // what is in the audit bucket that is no part of the chain
@@ -219,13 +220,14 @@ type NotifyInput struct {
 	RotationID string     `json:"rotation_id,omitempty"`
 	Error      string     `json:"error,omitempty"`
 	Cause      string     `json:"cause,omitempty"`
-	Execution  Execution  `json:"execution"`           // $$.Execution
-	HaltedIn   *Execution `json:"halted_in,omitempty"` // $$.Execution when it halted
-	Label      string     `json:"label,omitempty"`     // of the rotation, by which its window was announced
-	Mode       string     `json:"mode,omitempty"`      // of the rotation
-	Drill      string     `json:"drill,omitempty"`     // name of the drill that the rotation is: no customer hears of it
-	Plan       string     `json:"plan,omitempty"`      // hash of the plan to approve
-	Detail     string     `json:"detail,omitempty"`    // one line more
+	Execution  Execution  `json:"execution"`              // $$.Execution
+	HaltedIn   *Execution `json:"halted_in,omitempty"`    // $$.Execution when it halted
+	Label      string     `json:"label,omitempty"`        // of the rotation, by which its window was announced
+	Mode       string     `json:"mode,omitempty"`         // of the rotation
+	Drill      string     `json:"drill,omitempty"`        // name of the drill that the rotation is: no customer hears of it
+	Plan       string     `json:"plan,omitempty"`         // hash of the plan to approve
+	Detail     string     `json:"detail,omitempty"`       // one line more
+	Missing    string     `json:"rows_missing,omitempty"` // of a completed rotation: sources that have lost many rows
 }
 
 // Execution is what is used of the Step Functions context object's Execution, of which

@@ -106,6 +106,9 @@ func (in NotifyInput) safe() string {
 	switch {
 	case in.Error == string(OrphansFound):
 		return "The rows named above do not open: their KEK is not usable. Nothing is lost: no KMS key was deleted. All other rows read and write."
+	case in.Missing != "":
+		return "Every row that is there is under the new KEK; the old KMS key is disabled, not deleted, so a backup still opens once it is enabled. " +
+			"Whether the rows were deleted on purpose nobody knows but the owner of the table."
 	case in.Event == NotifyStarted && in.Mode == string(kek.Emergency):
 		return "Reads and writes go on. It does not roll back to a KEK that may be compromised: if the new one fails it mints another."
 	default:
@@ -118,10 +121,17 @@ func (in NotifyInput) message() (subject, body string, err error) {
 	if !ok {
 		return "", "", invalid("event", fmt.Sprintf("%q is unknown", in.Event), "use one of events/notify*.json")
 	}
+	if in.Missing != "" && in.Event != NotifyCompleted {
+		return "", "", invalid("rows_missing", "it is of a completed rotation", "leave it out")
+	}
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s.\n\n", m.what)
+	what := m.what
+	if in.Missing != "" {
+		what += ", but rows are missing"
+	}
+	fmt.Fprintf(&b, "%s.\n\n", what)
 	for _, line := range []struct{ name, text string }{
-		{"Rotation", in.RotationID}, {"Execution", in.Execution.ID}, {"Drill", in.Drill}, {"Detail", in.Detail}, {"Plan", in.Plan}, {"Error", in.Error}, {"", in.Cause},
+		{"Rotation", in.RotationID}, {"Execution", in.Execution.ID}, {"Drill", in.Drill}, {"Detail", in.Detail}, {"Missing", in.Missing}, {"Plan", in.Plan}, {"Error", in.Error}, {"", in.Cause},
 	} {
 		switch {
 		case line.text == "":
@@ -132,12 +142,18 @@ func (in NotifyInput) message() (subject, body string, err error) {
 		}
 	}
 	fmt.Fprintf(&b, "\nWhat is safe: %s\nNext: %s\n", in.safe(), in.next())
-	return m.what, b.String(), nil
+	return what, b.String(), nil
 }
 
 // next is the exact command, or what to mend before it.
 func (in NotifyInput) next() string {
 	switch in.Event {
+	case NotifyCompleted:
+		if in.Missing != "" {
+			return fmt.Sprintf("ask the owner of the table who deleted them; matter ops report --rotation %s has the rows of each pass; "+
+				"if nobody did, matter ops restore-rows brings them back from a backup", in.RotationID)
+		}
+		return nextStatus
 	case NotifyStarted:
 		return "nothing; matter ops kms-rotate --watch --execution " + in.Execution.Name + " follows it"
 	case NotifyHalted:
@@ -159,6 +175,8 @@ func (in NotifyInput) next() string {
 	case NotifyHealthRed:
 		return "read the error; if KMS is at fault see the AWS Health Dashboard, else: matter ops kms-status, then aws kms describe-key"
 	default:
-		return "nothing; matter ops kms-status shows the pointer and the KEKs"
+		return nextStatus
 	}
 }
+
+const nextStatus = "nothing; matter ops kms-status shows the pointer and the KEKs"

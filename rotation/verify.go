@@ -14,8 +14,9 @@ import (
 // every row of every source names the new KEK and every distinct data key, or a stated
 // sample, unwraps under it; the old KMS keys refuse to unwrap; the audit chain in the
 // bucket is whole and ends where the control table says, and a public log has it, which an
-// emergency does not wait for. Its record is
-// kms_rotation_completed. With Census it is the first look at the rows instead.
+// emergency does not wait for. Its record is kms_rotation_completed, which says how many
+// rows each pass has scanned: rows that are gone stop nothing, but are told. With Census it
+// is the first look at the rows instead.
 func (s *Steps) Verify(ctx context.Context, in VerifyInput) (_ SweepOutput, err error) {
 	defer func() { err = s.ended(ctx, in.RotationID, err) }()
 	if in.Census {
@@ -37,8 +38,13 @@ func (s *Steps) Verify(ctx context.Context, in VerifyInput) (_ SweepOutput, err 
 			return out, nil
 		}
 	}
+	counts, err := s.countPasses(ctx, r)
+	if err != nil {
+		return out, err
+	}
 	body := map[string]string{"verified_rows": fmt.Sprint(out.Tally.Scanned), "unwrapped": out.proof()}
 	put(body, "audit_litter", out.litter, "audit_open", out.open)
+	out.Missing = tellCounts(body, counts)
 	_, err = s.transition(ctx, "verify", r.ID, func(v kek.View) (kek.Change, error) {
 		c, err := v.Complete(r.Rev, s.Now())
 		if err == nil {

@@ -59,6 +59,7 @@ type verdict struct {
 	OldKEK     kek.ID        `json:"old_kek_id"`
 	NewKEK     kek.ID        `json:"new_kek_id"`
 	Expected   []expectation `json:"expected"`
+	Missing    string        `json:"rows_missing,omitempty"` // sources that lost many rows while the rotation ran
 	ExitCode   int           `json:"exit_code"`
 }
 
@@ -76,6 +77,9 @@ func (o *operator) verify(ctx context.Context, id kek.ID) error {
 		}
 	}
 	v := verdict{RotationID: r.ID, Phase: r.Phase, OldKEK: r.OldKEK, NewKEK: r.NewKEK}
+	if v.Missing, err = o.Steps.RowsMissing(ctx, r); err != nil {
+		return err
+	}
 	for _, look := range []func(context.Context, kek.Rotation) (expectation, error){o.expectRows, o.expectDead} {
 		e, err := look(ctx, r)
 		if err != nil {
@@ -127,6 +131,9 @@ func (o *operator) judge(v verdict) error {
 		}
 		mark := map[string]string{"true": paint(o.out, green, "ok      "), "false": paint(o.out, red, "FALSE   "), "unproven": paint(o.out, yellow, "unproven")}[e.Verdict]
 		lines = append(lines, fmt.Sprintf("%s  %s\n          %s", mark, e.Text, e.Seen))
+	}
+	if v.Missing != "" {
+		lines = append(lines, fmt.Sprintf("%s  rows were deleted while the rotation ran; ask the owner of the table whether on purpose\n          %s", paint(o.out, yellow, "missing "), v.Missing))
 	}
 	if err := o.result(v, lines...); err != nil {
 		return err

@@ -116,10 +116,30 @@ func (c *collection) checks() {
 	c.recorded("kms_rotation_completed", "verification", func(b map[string]string) string {
 		return b["verified_rows"] + " rows read, each names the new KEK" + unwrapped(b) + "; the old KMS keys refused to unwrap"
 	})
+	c.rowsOfPasses()
 	for _, row := range r.quarantined() {
 		c.check("row", false, row, "checkpoint in the control table")
 	}
 	c.liveChecks()
+}
+
+// rowsOfPasses adds what the completion's record says of the rows that each pass scanned.
+// Many rows that are missing are for the reader to explain: an application may have deleted
+// them on purpose, which no record can tell.
+func (c *collection) rowsOfPasses() {
+	rec, ok := c.report.record("kms_rotation_completed")
+	text := bySource(rec.Body)
+	if !ok || text == "" { // a record of an earlier release
+		return
+	}
+	missing := rec.Body["rows_missing"]
+	switch fewer := rec.Body["rows_fewer"]; {
+	case missing != "":
+		text += ". Rows are missing, and it is not known who deleted them: " + missing
+	case fewer != "":
+		text += ". Fewer rows, as after deletions by an application: " + fewer
+	}
+	c.check("rows of each source, pass by pass", missing == "", text, fmt.Sprintf("audit record %d", rec.Seq))
 }
 
 // bySource is what a record says of each source.

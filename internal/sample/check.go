@@ -1,7 +1,6 @@
 package sample
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"maps"
@@ -15,6 +14,7 @@ import (
 	"github.com/matter-ops/kms-rotation/internal/corpus"
 	"github.com/matter-ops/kms-rotation/internal/ddb"
 	"github.com/matter-ops/kms-rotation/internal/load"
+	"github.com/matter-ops/kms-rotation/internal/rowcheck"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
 )
@@ -38,66 +38,101 @@ func (r Report) Rows() int { return r.Opened + len(r.Wrong) }
 // is what Seed was given: a row too few or too many is wrong too. Rows of a load
 // must open.
 func (s *Set) Check(ctx context.Context, rows int) (Report, error) {
-	want := s.expected(rows)
-	c := checker{set: s, want: want, keks: map[string][]byte{}, report: Report{ByKEK: map[kek.ID]int{}, Guests: map[kek.ID]int{}}}
-	for _, cfg := range s.Sources() {
-		src, err := ddb.NewTableSource(s.Dynamo, cfg)
-		if err != nil {
-			return Report{}, err
+	return s.check(ctx, s.newChecker(), s.expected(rows))
+}
+
+// newChecker is a checker that asks KMS once for rows that share a data key.
+func (s *Set) newChecker() *rowcheck.Checker {
+	return rowcheck.New(s.askOnce(), aead.Cipher{})
+}
+
+func (s *Set) check(ctx context.Context, c *rowcheck.Checker, want map[string]string) (Report, error) {
+	out := Report{ByKEK: map[kek.ID]int{}, Guests: map[kek.ID]int{}}
+	read := map[string]bool{}
+	var mu sync.Mutex
+	err := s.each(ctx, func(row rotation.Row) error {
+		var found *rowcheck.Finding
+		guest := strings.Contains(row.ID, "="+load.Prefix)
+		if !guest {
+			found = c.Row(ctx, row, want)
+		} else if _, err := c.Open(ctx, row); err != nil {
+			found = &rowcheck.Finding{Promise: "RowIntegrity", Detail: fmt.Sprintf("row %s under %s: %v", row.ID, row.KEK, err)}
 		}
-		if err := c.source(ctx, src); err != nil {
-			return Report{}, err
+		mu.Lock()
+		defer mu.Unlock()
+		if found == nil && read[row.ID] {
+			found = &rowcheck.Finding{Promise: "NoRowComesBack", Detail: fmt.Sprintf("row %s was read twice", row.ID)}
+		}
+		read[row.ID] = true
+		if guest {
+			out.Guests[row.KEK]++
+		} else {
+			out.ByKEK[row.KEK]++
+			out.Sample = row
+		}
+		switch {
+		case found != nil:
+			out.Wrong = append(out.Wrong, found.String())
+		case !guest:
+			out.Opened++
+		}
+		return ctx.Err()
+	})
+	for _, id := range slices.Sorted(maps.Keys(want)) {
+		if !read[id] {
+			out.Wrong = append(out.Wrong, rowcheck.Finding{Promise: "NoLostWrite", Detail: "row " + id + " is missing"}.String())
 		}
 	}
-	if err := c.source(ctx, s.corpus()); err != nil {
-		return Report{}, err
-	}
-	for _, id := range slices.Sorted(maps.Keys(c.want)) {
-		c.wrong("%s: the row is missing", id)
-	}
-	return c.report, nil
+	return out, err
 }
 
 // expected maps source and row id to the plaintext.
-func (s *Set) expected(rows int) map[string][]byte {
+func (s *Set) expected(rows int) map[string]string {
 	letters, symbols := s.chosen(rows)
-	out := map[string][]byte{}
+	out := map[string]string{}
 	for _, c := range letters {
-		out["characters/codepoint="+c.id()] = c.plain
+		out["characters/codepoint="+c.id()] = string(c.plain)
 	}
 	for _, c := range symbols {
-		out[fmt.Sprintf("symbols/block=%s,number=%d", c.block, c.code)] = c.plain
+		out[fmt.Sprintf("symbols/block=%s,number=%d", c.block, c.code)] = string(c.plain)
 	}
 	for _, c := range pick(letters, corpusEntries) {
-		out[corpus.Name+"/"+corpusPrefix+knownName(c)] = c.plain
+		out[corpus.Name+"/"+corpusPrefix+knownName(c)] = string(c.plain)
 	}
 	return out
 }
 
-type checker struct {
-	set *Set
-
-	mu     sync.Mutex
-	want   map[string][]byte // what was not read yet
-	keks   map[string][]byte // DEK by wrapped DEK, for rows that share one
-	report Report
+// each reads every row of every source, several at once. A row's id begins with its
+// source.
+func (s *Set) each(ctx context.Context, visit func(rotation.Row) error) error {
+	var all []rotation.Source
+	for _, cfg := range s.Sources() {
+		src, err := ddb.NewTableSource(s.Dynamo, cfg)
+		if err != nil {
+			return err
+		}
+		all = append(all, src)
+	}
+	for _, src := range append(all, s.corpus()) {
+		if err := eachOf(ctx, src, visit); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
-func (c *checker) wrong(format string, args ...any) {
-	c.report.Wrong = append(c.report.Wrong, fmt.Sprintf(format, args...))
-}
-
-func (c *checker) source(ctx context.Context, src rotation.Source) error {
+func eachOf(ctx context.Context, src rotation.Source, visit func(rotation.Row) error) error {
 	cursor := ""
 	for {
 		page, err := src.Scan(ctx, rotation.ScanRequest{Total: 1, Cursor: cursor, Payload: true})
 		if err != nil {
 			return fmt.Errorf("read %s: %w", src.Name(), err)
 		}
-		g, gctx := errgroup.WithContext(ctx)
+		var g errgroup.Group
 		g.SetLimit(sealsInFlight)
 		for _, row := range page.Rows {
-			g.Go(func() error { return c.row(gctx, src.Name()+"/"+row.ID, row) })
+			row.ID = src.Name() + "/" + row.ID
+			g.Go(func() error { return visit(row) })
 		}
 		if err := g.Wait(); err != nil {
 			return err
@@ -108,50 +143,30 @@ func (c *checker) source(ctx context.Context, src rotation.Source) error {
 	}
 }
 
-func (c *checker) row(ctx context.Context, id string, row rotation.Row) error {
-	plain, err := c.open(ctx, row)
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if strings.Contains(id, "="+load.Prefix) {
-		c.report.Guests[row.KEK]++
-		if err != nil {
-			c.wrong("%s under KEK %s: %v", id, row.KEK, err)
-		}
-		return ctx.Err()
-	}
-	c.report.ByKEK[row.KEK]++
-	c.report.Sample = row
-	want, ok := c.want[id]
-	delete(c.want, id)
-	switch {
-	case err != nil:
-		c.wrong("%s under KEK %s: %v", id, row.KEK, err)
-	case !ok:
-		c.wrong("%s: nobody wrote this row, or it was read twice", id)
-	case !bytes.Equal(plain, want):
-		c.wrong("%s: it opens to other bytes than were sealed", id)
-	default:
-		c.report.Opened++
-	}
-	return ctx.Err()
+// asking is KMS, asked once for what several rows share.
+type asking struct {
+	kms rotation.Wrapper
+
+	mu    sync.Mutex
+	known map[string][]byte
 }
 
-func (c *checker) open(ctx context.Context, row rotation.Row) ([]byte, error) {
-	if row.Defect != "" {
-		return nil, fmt.Errorf("defect: %s", row.Defect)
+func (s *Set) askOnce() *asking { return &asking{kms: s.KMS, known: map[string][]byte{}} }
+
+// Decrypt implements [rowcheck.Unwrapper].
+func (a *asking) Decrypt(ctx context.Context, id kek.ID, wrapped []byte, encctx map[string]string) ([]byte, error) {
+	name := fmt.Sprintf("%q %q %q", id, wrapped, encctx) // a map is printed in the order of its keys
+	a.mu.Lock()
+	dek := a.known[name]
+	a.mu.Unlock()
+	if dek != nil {
+		return dek, nil
 	}
-	name := string(row.KEK) + "/" + string(row.WrappedDEK)
-	c.mu.Lock()
-	dek := c.keks[name]
-	c.mu.Unlock()
-	if dek == nil {
-		var err error
-		if dek, err = c.set.KMS.Decrypt(ctx, row.KEK, row.WrappedDEK, row.Context); err != nil {
-			return nil, err
-		}
-		c.mu.Lock()
-		c.keks[name] = dek
-		c.mu.Unlock()
+	dek, err := a.kms.Decrypt(ctx, id, wrapped, encctx)
+	if err == nil {
+		a.mu.Lock()
+		a.known[name] = dek
+		a.mu.Unlock()
 	}
-	return aead.Cipher{}.Open(dek, row.Ciphertext, row.Bound)
+	return dek, err
 }

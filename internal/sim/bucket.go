@@ -1,7 +1,6 @@
 package sim
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -114,7 +113,7 @@ func (c *checker) forgive(d rotation.Diagnosis) {
 // restore opens fences again, and whoever had sealed a row before may still write it. It was
 // never there to be opened.
 func (c *checker) writtenMeanwhile(id string, rec memstore.Record) bool {
-	return c.r.lost && !bytes.Equal(c.opened[id], opening(rec))
+	return c.r.lost && !c.seen.Seen(storedRow(id, rec))
 }
 
 // restoreRows repairs such rows in place (docs/runbook.md), after a census has named them.

@@ -1,12 +1,12 @@
 package sim
 
 import (
-	"bytes"
 	"slices"
 	"strings"
 
 	"github.com/matter-ops/kms-rotation/audit"
 	"github.com/matter-ops/kms-rotation/internal/memstore"
+	"github.com/matter-ops/kms-rotation/internal/rowcheck"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
 )
@@ -24,9 +24,7 @@ type checker struct {
 	head     audit.Head
 	recorded map[string]bool
 	seq      int64
-	opened   map[string][]byte       // row → KEK, wrapped DEK and payload that were seen to open
-	first    map[string]kek.ID       // DEK → the KEK it was first seen under
-	dek      map[string]string       // row → its DEK
+	seen     *rowcheck.Checker       // of rows and their DEKs
 	leases   map[rotation.Lease]bool // those that stand
 	listed   map[*invocation][]rotation.Lease
 	applied  map[*invocation]int64 // the record of the last change that it made
@@ -47,7 +45,7 @@ type checker struct {
 func newChecker(r *run) *checker {
 	return &checker{
 		r: r, states: map[kek.ID]kek.State{}, head: audit.Genesis(chain), seq: 1, recorded: map[string]bool{},
-		opened: map[string][]byte{}, first: map[string]kek.ID{}, dek: map[string]string{},
+		seen:   rowcheck.New(r.kms, r.steps.Cipher),
 		leases: map[rotation.Lease]bool{}, listed: map[*invocation][]rotation.Lease{}, applied: map[*invocation]int64{},
 		givenUp: map[string]bool{}, unlabelled: map[string]bool{}, uncounted: map[string]bool{},
 	}
@@ -291,52 +289,30 @@ func (c *checker) table() {
 	clear(c.unlabelled)
 	for i, rec := range c.rows {
 		id := c.ids[i]
-		plain, ok := r.want[id]
 		if rec.Kind != "" {
 			c.unlabelled[id] = true
 		}
+		_, wanted := r.want[id]
 		switch {
-		case !ok:
-			r.violated("NoRowComesBack", "row %s came back, or out of nothing", id)
-		case !c.usable(rec.KEK) && c.writtenMeanwhile(id, rec):
-		case !c.usable(rec.KEK):
+		case wanted && !c.usable(rec.KEK) && c.writtenMeanwhile(id, rec):
+		case wanted && !c.usable(rec.KEK):
 			c.orphaned(id, rec.KEK)
 		default:
-			c.opens(id, rec, plain)
+			c.found(c.seen.Row(ctx, storedRow(id, rec), r.want))
 		}
 	}
-	if len(c.rows) < len(r.want) {
-		r.violated("NoLostWrite", "%d rows are there, %d were acknowledged", len(c.rows), len(r.want))
-	}
+	c.found(rowcheck.Missing(len(c.rows), r.want))
 }
 
-// opening is what a row is opened from.
-func opening(rec memstore.Record) []byte {
-	return slices.Concat([]byte(rec.KEK), rec.WrappedDEK, rec.Ciphertext)
+// storedRow is a row as it is checked, whatever a scan would say of it.
+func storedRow(id string, rec memstore.Record) rotation.Row {
+	return rotation.Row{ID: id, KEK: rec.KEK, WrappedDEK: rec.WrappedDEK, Ciphertext: rec.Ciphertext, Context: rec.Context, Bound: rec.Context}
 }
 
-func (c *checker) opens(id string, rec memstore.Record, plain string) {
-	was := c.opened[id]
-	if n, m := len(rec.KEK), len(rec.KEK)+len(rec.WrappedDEK); len(was) == m+len(rec.Ciphertext) &&
-		string(was[:n]) == string(rec.KEK) && bytes.Equal(was[n:m], rec.WrappedDEK) && bytes.Equal(was[m:], rec.Ciphertext) {
-		return
-	}
-	c.opened[id] = opening(rec)
-	dek, err := c.r.kms.Decrypt(ctx, rec.KEK, rec.WrappedDEK, rec.Context)
-	if err != nil {
-		c.r.violated("RowIntegrity", "row %s under %s: %v", id, rec.KEK, err)
-		return
-	}
-	if _, ok := c.first[string(dek)]; !ok {
-		c.first[string(dek)] = rec.KEK
-	}
-	c.dek[id] = string(dek)
-	got, err := c.r.steps.Cipher.Open(dek, rec.Ciphertext, rec.Context)
-	if err == nil && string(got) != plain {
-		c.r.violated("NoLostWrite", "row %s opens to %q, acknowledged was %q", id, got, plain)
-	}
-	if err != nil {
-		c.r.violated("RowIntegrity", "row %s: %v", id, err)
+// found notes what the rows have shown, if anything.
+func (c *checker) found(f *rowcheck.Finding) {
+	if f != nil {
+		c.r.violated(f.Promise, "%s", f.Detail)
 	}
 }
 
@@ -406,10 +382,6 @@ func (c *checker) over(rot kek.Rotation) {
 		if earlier.Epoch == 0 || earlier.Epoch > rot.Epoch {
 			continue
 		}
-		for id, dek := range c.dek {
-			if _, there := r.want[id]; there && slices.Contains(earlier.Olds, c.first[dek]) {
-				r.violated("ExposedDeksGone", "after %s row %s still has a DEK that was wrapped under %s", rot.ID, id, c.first[dek])
-			}
-		}
+		c.found(c.seen.Exposed(rot.ID, earlier.Olds, r.want))
 	}
 }

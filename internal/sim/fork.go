@@ -122,7 +122,8 @@ func (c *checker) clone(r *run) *checker {
 	own := *c
 	own.r = r
 	own.states, own.recorded, own.leases = maps.Clone(c.states), maps.Clone(c.recorded), maps.Clone(c.leases)
-	own.opened, own.first, own.dek = maps.Clone(c.opened), maps.Clone(c.first), maps.Clone(c.dek)
+	own.seen = c.seen.Clone()
+	own.seen.KMS = r.kms
 	own.listed, own.applied = map[*invocation][]rotation.Lease{}, map[*invocation]int64{}
 	own.givenUp, own.unlabelled, own.uncounted = maps.Clone(c.givenUp), maps.Clone(c.unlabelled), maps.Clone(c.uncounted)
 	own.rows, own.ids, own.applier = nil, nil, nil

@@ -79,8 +79,8 @@ func (r *run) ending(t *testing.T) (e ending) {
 		})
 	}
 	c := r.check
-	e.Want, e.First, e.Dek, e.Epoch, e.Opened = r.want, c.first, c.dek, c.epoch, map[string]int{}
-	for id, b := range c.opened {
+	e.Want, e.First, e.Dek, e.Epoch, e.Opened = r.want, c.seen.First, c.seen.DEK, c.epoch, map[string]int{}
+	for id, b := range c.seen.Opened {
 		e.Opened[id] = len(b)
 	}
 	return e

@@ -110,7 +110,7 @@ func TestWhoMayWriteState(t *testing.T) {
 		{"GetItem", "CHECKPOINT#1#s#confirm"}: {"Retire"},
 		{"GetItem", "CHECKPOINT#1#s#verify"}:  {"Verify"},
 		{"Query", "CHECKPOINT#1#s#census"}:    {"Preflight", "Retire", "Verify"},
-		{"Query", "CHECKPOINT#1#s#rewrap"}:    {"Retire", "Rewrap"},
+		{"Query", "CHECKPOINT#1#s#rewrap"}:    {"Retire", "Rewrap", "Verify"},
 		{"PutItem", "ROTATION#1"}:             slices.DeleteFunc(slices.Clone(steps), func(s string) bool { return s == "Anchor" || s == "Approve" }),
 		{"PutItem", "AUDIT"}:                  steps,
 		{"PutItem", "ANCHOR"}:                 {"Anchor", "Preflight"},
