@@ -99,7 +99,7 @@ func has(g audit.Generations, id string) bool {
 // recordSeq is the number of the record in an item AUDIT/<12 digits>; 0 if it has none.
 func recordSeq(k ItemKey) int64 {
 	var seq int64
-	if _, err := fmt.Sscanf(k.SK, "%d", &seq); err != nil || fmt.Sprintf("%012d", seq) != k.SK {
+	if _, err := fmt.Sscanf(k.SK, "%d", &seq); err != nil || seq < 1 || fmt.Sprintf("%012d", seq) != k.SK {
 		return 0
 	}
 	return seq

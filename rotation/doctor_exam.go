@@ -110,7 +110,7 @@ func (s *Steps) readItems(ctx context.Context, e *exam) (chain string, err error
 			_, after, unread = s.Outbox.Head(ctx)
 		}
 		if unread != nil || before == after { // a head that cannot be read is a finding
-			e.by = map[ItemKey]*Item{}
+			e.items, e.by = ofKind(e.items), map[ItemKey]*Item{}
 			for i := range e.items {
 				e.by[e.items[i].Key] = &e.items[i]
 			}
@@ -831,7 +831,7 @@ func (e *exam) examineOthers() {
 		switch {
 		case i.Kind == "":
 			e.notes = append(e.notes, fmt.Sprintf("item %s is none of this project's: it is left alone", audit.Visible(i.Key.String())))
-		case i.Kind == ItemRecord && recordSeq(i.Key) == 0, i.Kind == ItemFence && e.stray(i):
+		case i.Kind == ItemFence && e.stray(i):
 			e.notes = append(e.notes, fmt.Sprintf("item %s has no key of its kind: it is left alone", audit.Visible(i.Key.String())))
 		case fault != "" && removable:
 			e.find(Finding{
