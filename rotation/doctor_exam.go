@@ -352,12 +352,7 @@ func or(s, otherwise string) string {
 func (e *exam) endRotation(id string, i *Item, r kek.Rotation, fault string) {
 	said, known := e.told.rotations[id]
 	r = fill(r, said)
-	r.ID = id
-	if known && said.Phase.Final() {
-		r.Phase = said.Phase
-	} else {
-		r.Phase = kek.Superseded
-	}
+	r.ID, r.Phase = id, said.Phase // superseded, unless the chain says that it is over
 	reason := "ended by matter ops doctor: " + fault
 	after := r.Lose(reason, e.now)
 	f := Finding{
