@@ -272,20 +272,20 @@ func TestRemoveSourceBesideAWriter(t *testing.T) {
 // TestRemoveSourceBesideAnother: a source that somebody registers while another person
 // removes it is not removed unseen, with or without force.
 func TestRemoveSourceBesideAnother(t *testing.T) {
-	for _, force := range []string{"", "moved away"} {
+	for _, tc := range []struct{ name, force string }{{"carts", ""}, {"carts", "moved away"}, {"zines", ""}, {"zines", "moved away"}} { // the first of the sources and the last
 		s := newSite(t)
 		s.advance(spring, rotation.ExecutionInput{}, kek.Completed)
-		carts := s.newTable("carts", s.pointer().KEKID, "c1")
+		table := s.newTable(tc.name, s.pointer().KEKID, "c1")
 		loads := 0
 		s.world.SetHook(func(op string, _ ...any) (bool, error) {
 			if op == "Store.LoadAll" {
 				if loads++; loads == 2 { // the first is the look
-					s.add(carts)
+					s.add(table)
 				}
 			}
 			return true, nil
 		})
-		wantKind(t, s.RemoveSource(t.Context(), "carts", force), rotation.Transient)
+		wantKind(t, s.RemoveSource(t.Context(), tc.name, tc.force), rotation.Transient)
 		s.world.SetHook(nil)
 		s.advance(summer, rotation.ExecutionInput{}, kek.Completed)
 		s.settled()
