@@ -188,6 +188,27 @@ func TestReadChainOfAnother(t *testing.T) {
 	}
 }
 
+// TestReadChainOfADamagedHead: what a damaged head says counts for nothing, and the outbox
+// says which generations there are.
+func TestReadChainOfADamagedHead(t *testing.T) {
+	own := chained(t, audit.Genesis(line), 0, "a=1")
+	s := Steps{Deps: Deps{Vault: &shelf{}}}
+	head := itemOf(ItemHead, "", HeadItem{Head: audit.Head{Seq: 9, Hash: "h"}, Published: 1, Generations: audit.Generations("").With(audit.Generation{ID: generation(1), From: 1})})
+	for _, tc := range []struct {
+		head Item
+		last int64
+		said audit.Head
+	}{
+		{head, 9, audit.Head{Seq: 9, Hash: "h"}},
+		{broken(head), 1, audit.Head{}},
+	} {
+		c, err := s.readChain(t.Context(), line, append(itemsOf(own...), tc.head))
+		if err != nil || c.last != tc.last || c.said != tc.said || (c.at.Generations == "") != (tc.last == 1) {
+			t.Errorf("%v: %+v, %v", tc.head.Err, c, err)
+		}
+	}
+}
+
 // TestFollow: which of the table's and the bucket's records are the chain, and where it
 // forks. Records with a prime follow others than those without.
 func TestFollow(t *testing.T) {

@@ -450,9 +450,6 @@ func (e *exam) examineKEK(id kek.ID, shards int, running string) kek.KEK {
 		fault = fmt.Sprintf("it is %s here; the audit chain says %s", found.State, said.State)
 	}
 	k := found
-	if i == nil {
-		k = said
-	}
 	k.ID, k.State = id, want
 	k.ARN, k.Label, k.RotationID = or(kms.ARN, k.ARN), or(k.Label, said.Label), or(k.RotationID, said.RotationID)
 	if k.ARN == "" {

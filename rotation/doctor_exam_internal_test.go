@@ -792,3 +792,28 @@ func TestNotedKeys(t *testing.T) {
 		}
 	}
 }
+
+// TestRemovedOthers: a damaged item that another is made in place of is removed, and what
+// that costs is said; a sound one stays, and of other kinds nothing is removed.
+func TestRemovedOthers(t *testing.T) {
+	for _, kind := range []ItemKind{ItemMark, ItemLease, ItemCheckpoint, ItemAnnouncement, ItemDrill, ItemApproval, ItemHealth} {
+		i := itemOf(kind, "x", nil)
+		e := examOf(i)
+		if e.examineOthers(); len(e.findings)+len(e.notes) > 0 {
+			t.Errorf("%s: %+v, %q", kind, e.findings, e.notes)
+		}
+		e = examOf(broken(i))
+		e.examineOthers()
+		f := e.single(t, string(kind))
+		changed(t, string(kind), f, ItemChange{Key: i.Key, Was: &e.items[0]})
+		if f.Repair != "remove it; "+removals[kind] || removals[kind] == "" || f.stage != stageRemoval || len(e.notes) > 0 {
+			t.Errorf("%s: %+v, %q", kind, f, e.notes)
+		}
+	}
+	for _, kind := range []ItemKind{ItemPointer, ItemLock, ItemKEK, ItemRotation, ItemRegistry, ItemSource, ItemHead, ItemAnchor} {
+		e := examOf(broken(itemOf(kind, "x", nil)))
+		if e.examineOthers(); len(e.findings)+len(e.notes) > 0 {
+			t.Errorf("%s: %+v, %q", kind, e.findings, e.notes)
+		}
+	}
+}
