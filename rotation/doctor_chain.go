@@ -269,7 +269,7 @@ func (s *Steps) readGeneration(ctx context.Context, c *chainRead, id string, seq
 	at := audit.Line{Chain: c.at.Chain, Generations: audit.Generations("").With(audit.Generation{ID: id, From: 1})}
 	slices.Sort(seqs)
 	var out []branch
-	next := int64(1)
+	var next int64
 	for _, seq := range seqs {
 		if seq < next {
 			continue // it was read with those before it

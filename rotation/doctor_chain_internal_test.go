@@ -310,6 +310,8 @@ func TestForgottenGenerations(t *testing.T) {
 	after := chained(t, forgotten[1].Head(), 12, "c=5", "c=6") // from a generation of a generation, at the same time as its third
 	early := chained(t, own[1].Head(), 2, "d=3")               // as old as the chain's own third
 	before := chained(t, own[1].Head(), 1, "d=3")              // and older
+	behind := chained(t, own[1].Head(), 0, "d=3")              // made by a clock that was behind
+	anew := chained(t, audit.Genesis(line), 10, "e=1", "e=2")  // from the beginning
 	apart := chained(t, audit.Head{Seq: 2, Hash: strings.Repeat("b", 64)}, 10, "b=3")
 	g1, g2 := generation(1), generation(2)
 	whole := fmt.Sprint("4 ", hashes(forgotten))
@@ -330,9 +332,14 @@ func TestForgottenGenerations(t *testing.T) {
 			fmt.Sprint("4 ", hashes(forgotten[:2])), fmt.Sprint("4 ", hashes(after)),
 		}},
 		{"as old as the chain's", func(s *shelf) { s.keep(g1, early...) }, []string{fmt.Sprint("3 ", hashes(early))}},
+		{"with a clock that was behind", func(s *shelf) { s.keep(g1, behind...) }, []string{fmt.Sprint("2 ", hashes(behind))}},
+		{"from the beginning", func(s *shelf) { s.keep(g1, anew...) }, []string{fmt.Sprint("4 ", hashes(anew))}},
+		{"of one moment", func(s *shelf) { s.keep(g1, chained(t, forgotten[0].Head(), 10, "f=4")...); s.keep(g2, forgotten[0]) }, []string{
+			fmt.Sprint("4 ", hashes(forgotten[:1])), fmt.Sprint("4 ", hashes(chained(t, forgotten[0].Head(), 10, "f=4"))),
+		}},
 		{"older than the chain's", func(s *shelf) { s.keep(g1, before...) }, []string{fmt.Sprint("2 ", hashes(before))}},
 	} {
-		for range 5 { // maps have no order
+		for range 8 { // maps have no order
 			var bucket shelf
 			bucket.keep("", own...)
 			tc.fill(&bucket)
@@ -375,12 +382,34 @@ func TestForgottenTail(t *testing.T) {
 			func(s *shelf) { s.keep("", own[:2]...); s.keep("", other...); s.keep(generation(1), own[2:]...) },
 			[]string{fmt.Sprint("2 ", hashes(other))},
 		},
+		{
+			"after the end, in a generation that the head says",
+			append(itemsOf(own...), Item{Kind: ItemHead, Value: HeadItem{Head: own[3].Head(), Published: 4, Generations: audit.Generations("").With(audit.Generation{ID: generation(1), From: 3})}}),
+			func(s *shelf) {
+				s.keep("", own[:2]...)
+				s.keep(generation(1), own[2:]...)
+				s.keep(generation(1), more...)
+			},
+			[]string{fmt.Sprint("4 ", hashes(more))},
+		},
 	} {
 		var bucket shelf
 		tc.fill(&bucket)
 		if d := cmp.Diff(tc.want, branchesOf(t, &bucket, tc.items)); d != "" {
 			t.Errorf("%s (-want +got):\n%s", tc.name, d)
 		}
+	}
+}
+
+// TestBucketThatCannotBeListed: it shows no generation that the table has forgotten.
+func TestBucketThatCannotBeListed(t *testing.T) {
+	own := chained(t, audit.Genesis(line), 0, "a=1", "a=2")
+	var bucket shelf
+	bucket.keep("", own...)
+	bucket.keep(generation(1), chained(t, own[1].Head(), 5, "b=3")...)
+	s := Steps{Deps: Deps{Vault: struct{ Vault }{&bucket}}}
+	if c, err := s.readChain(t.Context(), line, itemsOf(own...)); err != nil || len(c.branches) > 0 || len(c.line) != 2 {
+		t.Errorf("%+v, %v", c, err)
 	}
 }
 

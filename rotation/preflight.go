@@ -426,7 +426,7 @@ func (s *Steps) hashBefore(ctx context.Context, at audit.Line, seq int64) (strin
 		return before.Hash, nil
 	}
 	e, err := s.getRecord(ctx, at, seq)
-	if err != nil || e == nil {
+	if e == nil {
 		return "", err
 	}
 	return e.Record.Prev, nil

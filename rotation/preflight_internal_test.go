@@ -97,6 +97,13 @@ func TestCheckForgotten(t *testing.T) {
 			s.keep(g1, first...)
 			s.keep("", chained(t, audit.Head{Hash: strings.Repeat("a", 64)}, 0, "")...)
 		}},
+		{name: "and its first is gone", at: from(g1, 3), last: 6, fill: func(s *shelf) { s.keep("", own...); s.keep(g1, after[1:]...) }, want: g1},
+		{name: "the chain's first is in its place and its own is gone", at: from(g1, 1), last: 2, fill: func(s *shelf) { s.keep("", own...); s.keep(g1, first[1:]...) }, want: g1},
+		{name: "the chain's second is in its place", at: from(g1, 2), last: 3, fill: func(s *shelf) {
+			s.keep("", own...)
+			s.keep(g1, chained(t, own[0].Head(), 10, "b=2", "b=3")...)
+		}, want: g1},
+		{name: "its place is free and nothing else can be read", at: from(g1, 3), last: 6, fill: func(s *shelf) { s.keep("", own[:2]...) }, fails: keyIn("", 2)},
 		{name: "recorded at once", at: from(g1, 3), last: 3, fill: func(s *shelf) { s.keep("", own...); s.keep(g1, repair(own[1].Head(), EventRepaired, "x")) }},
 		{name: "recorded last", at: from(g1, 3), last: 5, fill: func(s *shelf) {
 			s.keep("", own...)
