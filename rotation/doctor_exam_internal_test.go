@@ -295,6 +295,48 @@ func TestEndRotation(t *testing.T) {
 	}
 }
 
+// TestFaultOfARotation: what is wrong with the record itself is said, not that the table
+// was set back.
+func TestFaultOfARotation(t *testing.T) {
+	here := kek.Rotation{ID: "r", Mode: kek.Normal, Phase: kek.Minted, Rev: 1, Attempt: 1, OldKEK: "a", NewKEK: "b"}
+	for _, tc := range []struct {
+		name    string
+		item    Item
+		setBack bool
+		said    kek.Phase // "" unknown
+		goesOn  bool
+		want    string
+	}{
+		{"sound", itemOf(ItemRotation, "r", here), false, kek.Minted, true, ""},
+		{"sound and unknown", itemOf(ItemRotation, "r", here), false, "", true, ""},
+		{"sound, and the chain says that it is over", itemOf(ItemRotation, "r", here), false, kek.Completed, false, "it is minted here and completed in the audit chain"},
+		{"set back", itemOf(ItemRotation, "r", here), true, kek.Minted, false, "the control table was set back while it ran"},
+		{"set back and unknown", itemOf(ItemRotation, "r", here), true, "", false, "it is minted here and unknown in"},
+		{"set back, of another phase", itemOf(ItemRotation, "r", here), true, kek.Tested, false, "it is minted here and tested in"},
+		{"damaged", broken(itemOf(ItemRotation, "r", here)), false, kek.Minted, false, "it is damaged: odd"},
+		{"damaged and over", broken(itemOf(ItemRotation, "r", here)), false, kek.Completed, false, "it is damaged: odd"},
+		{"damaged and set back", broken(itemOf(ItemRotation, "r", here)), true, kek.Minted, false, "it is damaged: odd"},
+		{"damaged, set back and unknown", broken(itemOf(ItemRotation, "r", here)), true, "", false, "it is damaged: odd"},
+	} {
+		e := examOf(tc.item)
+		if e.setBack = tc.setBack; tc.said != "" {
+			e.told.rotations["r"] = kek.Rotation{ID: "r", Phase: tc.said}
+		}
+		if got := e.examineRotation("r"); got != tc.goesOn {
+			t.Errorf("%s: it goes on: %t", tc.name, got)
+		}
+		if tc.want == "" {
+			if len(e.findings) > 0 {
+				t.Errorf("%s: %+v", tc.name, e.findings)
+			}
+			continue
+		}
+		if f := e.single(t, tc.name); !strings.HasPrefix(f.Fault, tc.want) {
+			t.Errorf("%s: %q, want %q", tc.name, f.Fault, tc.want)
+		}
+	}
+}
+
 // TestFill: of a rotation's record what can be read stays, and the chain fills the rest.
 func TestFill(t *testing.T) {
 	here := kek.Rotation{
@@ -496,6 +538,7 @@ func TestRebuiltPointer(t *testing.T) {
 		{name: "an earlier epoch", items: []Item{pointer("b", 4)}, said: said, key: usable, epoch: 5, fault: "it names KEK b at epoch 4;"},
 		{name: "another KEK", items: []Item{pointer("a", 7)}, said: said, key: usable, epoch: 7, fault: "it names KEK a at epoch 7;"},
 		{name: "damaged", items: []Item{broken(pointer("a", 9))}, said: said, key: usable, epoch: 9, fault: "it is damaged: odd"},
+		{name: "damaged, though it names the KEK", items: []Item{broken(pointer("b", 7))}, said: said, key: usable, epoch: 7, fault: "it is damaged: odd"},
 		{name: "missing", said: said, key: usable, epoch: 5, fault: "it is missing"},
 		{name: "its key is disabled", items: []Item{pointer("b", 5)}, said: said, key: Key{Usable: true}, fault: "KEK b is in KMS state", open: true},
 		{name: "its key cannot be used", items: []Item{pointer("b", 5)}, said: said, key: Key{Enabled: true}, fault: "KEK b is in KMS state", open: true},

@@ -404,7 +404,7 @@ func TestAwakeOfAWindowThatIsNone(t *testing.T) {
 	s := Steps{Deps: Deps{Now: func() time.Time { return midnight }}}
 	var typed *Error
 	err := s.checkAwake(kek.Rotation{ID: "r", Mode: kek.Normal, Approval: true, Settings: kek.Settings{Window: "odd"}})
-	if !errors.As(err, &typed) || typed.Kind != Misconfigured || typed.Field != "ROTATION#r.window" || typed.Next != cmdDoctor {
+	if !errors.As(err, &typed) || typed.Kind != Misconfigured || typed.Field != "ROTATION#r.window" || !strings.Contains(typed.Msg, "no window that can be read") || typed.Next != cmdDoctor {
 		t.Error(err)
 	}
 	if err := s.checkAwake(kek.Rotation{ID: "r", Mode: kek.Emergency, Approval: true, Settings: kek.Settings{Window: "odd"}}); err != nil {

@@ -3,6 +3,7 @@ package rotation_test
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -289,6 +290,31 @@ func TestRemoveSourceBesideAnother(t *testing.T) {
 		s.world.SetHook(nil)
 		s.advance(summer, rotation.ExecutionInput{}, kek.Completed)
 		s.settled()
+	}
+}
+
+// TestRemoveSourceRegisteredAgain: a source that is removed and registered again while
+// another person removes it is another one, though its definition is the same.
+func TestRemoveSourceRegisteredAgain(t *testing.T) {
+	s := newSite(t)
+	s.advance(spring, rotation.ExecutionInput{}, kek.Completed)
+	table := s.newTable("carts", s.pointer().KEKID, "c1")
+	s.add(table)
+	loads := 0
+	s.world.SetHook(func(op string, _ ...any) (bool, error) {
+		if op == "Store.LoadAll" {
+			if loads++; loads == 2 { // the first is the look
+				s.clock.pass(time.Minute)
+				s.must(s.RemoveSource(t.Context(), "carts", "moved away"))
+				s.add(table)
+			}
+		}
+		return true, nil
+	})
+	wantKind(t, s.RemoveSource(t.Context(), "carts", "moved away"), rotation.Transient)
+	s.world.SetHook(nil)
+	if !slices.ContainsFunc(s.view("").Sources, func(src kek.Source) bool { return src.Name == "carts" }) {
+		t.Error("the source that was registered again is gone")
 	}
 }
 
