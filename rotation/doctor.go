@@ -67,6 +67,32 @@ type Item struct {
 	Raw   any    // the adapter's own
 }
 
+// ofKind are the items with those that have no key of their kind made items of no kind: no
+// program reads them, so nothing is concluded from them.
+func ofKind(items []Item) []Item {
+	out := slices.Clone(items)
+	for n, i := range out {
+		if i.misplaced() {
+			out[n] = Item{Key: i.Key, Raw: i.Raw}
+		}
+	}
+	return out
+}
+
+// misplaced reports an item of a kind that has one sort key under another, a KEK or a
+// rotation without an id, and a record without a number.
+func (i Item) misplaced() bool {
+	switch i.Kind {
+	case ItemKEK, ItemRotation:
+		return i.Key.SK != noSortKey || i.ID == ""
+	case ItemPointer, ItemLock, ItemRegistry, ItemHead, ItemAnchor, ItemAnnouncement, ItemDrill, ItemApproval, ItemHealth:
+		return i.Key.SK != noSortKey
+	case ItemRecord:
+		return recordSeq(i.Key) == 0
+	}
+	return false
+}
+
 type (
 	// LockItem is the lock of the one rotation that runs.
 	LockItem struct{ RotationID string }

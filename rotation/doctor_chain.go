@@ -2,6 +2,7 @@ package rotation
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -99,7 +100,7 @@ func has(g audit.Generations, id string) bool {
 // recordSeq is the number of the record in an item AUDIT/<12 digits>; 0 if it has none.
 func recordSeq(k ItemKey) int64 {
 	var seq int64
-	if _, err := fmt.Sscanf(k.SK, "%d", &seq); err != nil || fmt.Sprintf("%012d", seq) != k.SK {
+	if _, err := fmt.Sscanf(k.SK, "%d", &seq); err != nil || seq < 1 || fmt.Sprintf("%012d", seq) != k.SK {
 		return 0
 	}
 	return seq
@@ -227,30 +228,25 @@ func (s *Steps) readUnknown(ctx context.Context, c *chainRead, read func(audit.L
 	if err != nil {
 		return unavailable("audit bucket", err)
 	}
-	firsts := map[string]int64{}
+	places := map[string][]int64{}
 	for _, v := range versions {
 		id, seq, ok := audit.PlaceOf(c.at.Chain, v.Key)
-		if ok && id != "" && !has(c.at.Generations, id) && (firsts[id] == 0 || seq < firsts[id]) {
-			firsts[id] = seq
+		if ok && id != "" && !has(c.at.Generations, id) {
+			places[id] = append(places[id], seq)
 		}
 	}
 	var found []branch
-	for id, seq := range firsts {
-		at := audit.Line{Chain: c.at.Chain, Generations: audit.Generations("").With(audit.Generation{ID: id, From: 1})}
-		first, err := s.getRecord(ctx, at, seq)
+	for id, seqs := range places {
+		branches, err := s.readGeneration(ctx, c, id, seqs, read)
 		if err != nil {
 			return err
 		}
-		if first == nil {
-			continue
-		}
-		records, err := read(at, audit.Head{Seq: seq - 1, Hash: first.Record.Prev})
-		if err != nil {
-			return err
-		}
-		found = append(found, branch{records: records})
+		found = append(found, branches...)
 	}
-	slices.SortFunc(found, func(a, b branch) int { return strings.Compare(a.records[0].Record.Time, b.records[0].Record.Time) })
+	slices.SortFunc(found, func(a, b branch) int { // one that goes on from another comes after it
+		first, second := a.records[0].Record, b.records[0].Record
+		return cmp.Or(strings.Compare(first.Time, second.Time), cmp.Compare(first.Seq, second.Seq))
+	})
 	for _, b := range found {
 		first := b.records[0].Record
 		if b.fork, ok = c.root(first); !ok {
@@ -264,6 +260,37 @@ func (s *Steps) readUnknown(ctx context.Context, c *chainRead, read func(audit.L
 		c.branches = append(c.branches, b)
 	}
 	return nil
+}
+
+// readGeneration reads the records of one generation that the table does not know. Whoever
+// may put an object into the bucket can put one before the first of them: what is no
+// record, or is a copy of the chain's, hides nothing that comes after it.
+func (s *Steps) readGeneration(ctx context.Context, c *chainRead, id string, seqs []int64, read func(audit.Line, audit.Head) ([]audit.Entry, error)) ([]branch, error) {
+	at := audit.Line{Chain: c.at.Chain, Generations: audit.Generations("").With(audit.Generation{ID: id, From: 1})}
+	slices.Sort(seqs)
+	var out []branch
+	var next int64
+	for _, seq := range seqs {
+		if seq < next {
+			continue // it was read with those before it
+		}
+		next = seq + 1
+		first, err := s.getRecord(ctx, at, seq)
+		if err != nil {
+			return nil, err
+		}
+		if first == nil || first.Head() == c.headAt(seq) {
+			continue
+		}
+		more, err := read(at, first.Head())
+		if err != nil {
+			return nil, err
+		}
+		records := append([]audit.Entry{*first}, more...)
+		out = append(out, branch{records: records})
+		next += int64(len(more))
+	}
+	return out, nil
 }
 
 // root is the record of the chain that a record goes on from, be it over branches that

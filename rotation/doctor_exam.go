@@ -110,7 +110,7 @@ func (s *Steps) readItems(ctx context.Context, e *exam) (chain string, err error
 			_, after, unread = s.Outbox.Head(ctx)
 		}
 		if unread != nil || before == after { // a head that cannot be read is a finding
-			e.by = map[ItemKey]*Item{}
+			e.items, e.by = ofKind(e.items), map[ItemKey]*Item{}
 			for i := range e.items {
 				e.by[e.items[i].Key] = &e.items[i]
 			}
@@ -352,12 +352,7 @@ func or(s, otherwise string) string {
 func (e *exam) endRotation(id string, i *Item, r kek.Rotation, fault string) {
 	said, known := e.told.rotations[id]
 	r = fill(r, said)
-	r.ID = id
-	if known && said.Phase.Final() {
-		r.Phase = said.Phase
-	} else {
-		r.Phase = kek.Superseded
-	}
+	r.ID, r.Phase = id, said.Phase // superseded, unless the chain says that it is over
 	reason := "ended by matter ops doctor: " + fault
 	after := r.Lose(reason, e.now)
 	f := Finding{
@@ -455,9 +450,6 @@ func (e *exam) examineKEK(id kek.ID, shards int, running string) kek.KEK {
 		fault = fmt.Sprintf("it is %s here; the audit chain says %s", found.State, said.State)
 	}
 	k := found
-	if i == nil {
-		k = said
-	}
 	k.ID, k.State = id, want
 	k.ARN, k.Label, k.RotationID = or(kms.ARN, k.ARN), or(k.Label, said.Label), or(k.RotationID, said.RotationID)
 	if k.ARN == "" {
@@ -831,7 +823,7 @@ func (e *exam) examineOthers() {
 		switch {
 		case i.Kind == "":
 			e.notes = append(e.notes, fmt.Sprintf("item %s is none of this project's: it is left alone", audit.Visible(i.Key.String())))
-		case i.Kind == ItemRecord && recordSeq(i.Key) == 0, i.Kind == ItemFence && e.stray(i):
+		case i.Kind == ItemFence && e.stray(i):
 			e.notes = append(e.notes, fmt.Sprintf("item %s has no key of its kind: it is left alone", audit.Visible(i.Key.String())))
 		case fault != "" && removable:
 			e.find(Finding{

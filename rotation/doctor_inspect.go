@@ -11,6 +11,7 @@ import (
 // show it. [Steps.Doctor] looks at the audit chain and KMS too, and says what can be
 // rebuilt.
 func Inspect(items []Item) []Finding {
+	items = ofKind(items)
 	var out []Finding
 	find := func(item, format string, args ...any) {
 		out = append(out, Finding{Item: item, Fault: fmt.Sprintf(format, args...), Next: cmdDoctor})

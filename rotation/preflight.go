@@ -391,12 +391,8 @@ func (s *Steps) checkForgotten(ctx context.Context, at audit.Line, last int64) e
 		}
 		prev := audit.Genesis(at.Chain).Hash
 		if g.From > 1 && own != nil {
-			e, err := s.getRecord(ctx, at, g.From-1)
-			if err != nil {
+			if prev, err = s.hashBefore(ctx, at, g.From); err != nil {
 				return err
-			}
-			if e != nil {
-				prev = e.Hash
 			}
 		}
 		before.Generations = before.Generations.With(g)
@@ -417,6 +413,23 @@ func (s *Steps) checkForgotten(ctx context.Context, at audit.Line, last int64) e
 		}
 	}
 	return nil
+}
+
+// hashBefore is the hash of the record before one, as the bucket has it or as the one
+// itself says, so that a delete marker on the former hides nothing; "" if neither is there.
+func (s *Steps) hashBefore(ctx context.Context, at audit.Line, seq int64) (string, error) {
+	before, err := s.getRecord(ctx, at, seq-1)
+	if err != nil {
+		return "", err
+	}
+	if before != nil {
+		return before.Hash, nil
+	}
+	e, err := s.getRecord(ctx, at, seq)
+	if e == nil {
+		return "", err
+	}
+	return e.Record.Prev, nil
 }
 
 // checkSources checks each registered source under its own name, and who else depends

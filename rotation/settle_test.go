@@ -44,7 +44,7 @@ func TestSwitchWaitsForTheTag(t *testing.T) {
 	s.KeySettle = 5 * time.Minute
 	_, err := s.Switch(t.Context(), input(spring))
 	wantKind(t, err, rotation.Transient)
-	if e := typed(err); !strings.Contains(e.Msg, "too young") || e.Field != string(s.record(spring).NewKEK) {
+	if e := typed(err); !strings.Contains(e.Msg, "too young") || !strings.Contains(e.Next, "tried again") || e.Field != string(s.record(spring).NewKEK) {
 		t.Errorf("%v", err)
 	}
 	s.phase(spring, kek.Tested)

@@ -3,6 +3,7 @@ package rotation_test
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -272,23 +273,48 @@ func TestRemoveSourceBesideAWriter(t *testing.T) {
 // TestRemoveSourceBesideAnother: a source that somebody registers while another person
 // removes it is not removed unseen, with or without force.
 func TestRemoveSourceBesideAnother(t *testing.T) {
-	for _, force := range []string{"", "moved away"} {
+	for _, tc := range []struct{ name, force string }{{"carts", ""}, {"carts", "moved away"}, {"zines", ""}, {"zines", "moved away"}} { // the first of the sources and the last
 		s := newSite(t)
 		s.advance(spring, rotation.ExecutionInput{}, kek.Completed)
-		carts := s.newTable("carts", s.pointer().KEKID, "c1")
+		table := s.newTable(tc.name, s.pointer().KEKID, "c1")
 		loads := 0
 		s.world.SetHook(func(op string, _ ...any) (bool, error) {
 			if op == "Store.LoadAll" {
 				if loads++; loads == 2 { // the first is the look
-					s.add(carts)
+					s.add(table)
 				}
 			}
 			return true, nil
 		})
-		wantKind(t, s.RemoveSource(t.Context(), "carts", force), rotation.Transient)
+		wantKind(t, s.RemoveSource(t.Context(), tc.name, tc.force), rotation.Transient)
 		s.world.SetHook(nil)
 		s.advance(summer, rotation.ExecutionInput{}, kek.Completed)
 		s.settled()
+	}
+}
+
+// TestRemoveSourceRegisteredAgain: a source that is removed and registered again while
+// another person removes it is another one, though its definition is the same.
+func TestRemoveSourceRegisteredAgain(t *testing.T) {
+	s := newSite(t)
+	s.advance(spring, rotation.ExecutionInput{}, kek.Completed)
+	table := s.newTable("carts", s.pointer().KEKID, "c1")
+	s.add(table)
+	loads := 0
+	s.world.SetHook(func(op string, _ ...any) (bool, error) {
+		if op == "Store.LoadAll" {
+			if loads++; loads == 2 { // the first is the look
+				s.clock.pass(time.Minute)
+				s.must(s.RemoveSource(t.Context(), "carts", "moved away"))
+				s.add(table)
+			}
+		}
+		return true, nil
+	})
+	wantKind(t, s.RemoveSource(t.Context(), "carts", "moved away"), rotation.Transient)
+	s.world.SetHook(nil)
+	if !slices.ContainsFunc(s.view("").Sources, func(src kek.Source) bool { return src.Name == "carts" }) {
+		t.Error("the source that was registered again is gone")
 	}
 }
 

@@ -35,6 +35,8 @@ func (s *Store) Rotations(ctx context.Context) ([]kek.Rotation, error) {
 	})
 }
 
+// scanPrefix reads the items of a kind that has one sort key. An item under another one, or
+// of no id, is none of it: nothing else here reads it either.
 func (s *Store) scanPrefix(ctx context.Context, prefix string) ([]item, error) {
 	names, values := expression("begins_with(#pk, :prefix)", values{"prefix": str(prefix)})
 	in := &dynamodb.ScanInput{
@@ -47,7 +49,11 @@ func (s *Store) scanPrefix(ctx context.Context, prefix string) ([]item, error) {
 		if err != nil {
 			return nil, wrap("Scan "+prefix, err)
 		}
-		items = append(items, out.Items...)
+		for _, i := range out.Items {
+			if r := (reader{item: i}); r.str("pk") != prefix && r.str("sk") == noSK {
+				items = append(items, i)
+			}
+		}
 		if in.ExclusiveStartKey = out.LastEvaluatedKey; len(in.ExclusiveStartKey) == 0 {
 			return items, nil
 		}

@@ -327,3 +327,24 @@ func TestLists(t *testing.T) {
 		t.Errorf("past the head: %v", err)
 	}
 }
+
+// TestListsOfMisplacedItems: a KEK or a rotation is only what is under its own key.
+func TestListsOfMisplacedItems(t *testing.T) {
+	db := memddb.New()
+	table := ddbtest.ControlTable(t, db)
+	store := ddb.New(db, table, "test", storetest.Clock())
+	if err := store.Apply(t.Context(), kek.Change{
+		Lock: kek.LockIgnore, KEKs: []kek.KEKMove{{After: kek.KEK{ID: "a", State: kek.Active}}}, Rotation: &kek.RotationMove{After: kek.Rotation{ID: "r"}},
+	}, audit.Event{ID: "x"}); err != nil {
+		t.Fatal(err)
+	}
+	for _, k := range [][2]string{{"KEK#a", "copy"}, {"KEK#b", "copy"}, {"KEK#", "-"}, {"ROTATION#r", "copy"}, {"ROTATION#s", "copy"}, {"ROTATION#", "-"}} {
+		put(t, db, table, item{"pk": &s{Value: k[0]}, "sk": &s{Value: k[1]}, "state": &s{Value: "retired"}, "phase": &s{Value: "started"}})
+	}
+	if keks, err := store.KEKs(t.Context()); err != nil || len(keks) != 1 || keks[0].ID != "a" || keks[0].State != kek.Active {
+		t.Errorf("%+v, %v", keks, err)
+	}
+	if all, err := store.Rotations(t.Context()); err != nil || len(all) != 1 || all[0].ID != "r" {
+		t.Errorf("%+v, %v", all, err)
+	}
+}
