@@ -116,7 +116,7 @@ class World:
         s = Bunch()
         for name, sorts in VARIABLES.items():
             sorts = [self.sort(x) for x in sorts]
-            v = z3.Const(name, sorts[0]) if len(sorts) == 1 else z3.Function(name, *sorts)
+            v = z3.Const(name, sorts[0]) if len(sorts) == 1 else cached(z3.Function(name, *sorts))
             s.values[name] = v
         return s
 
@@ -125,6 +125,18 @@ class World:
             self.nokek != self.genesis, Not(self.past(self.nokek)), Not(self.past(self.genesis)),
             all_("Rot", lambda n: all_("Rot", lambda m: Implies(self.number(n) == self.number(m), n == m))),
         )
+
+
+def cached(f):
+    """f, which builds the term for the same arguments once. Most of the time goes into building terms."""
+    seen = {}
+
+    def call(*xs):
+        key = tuple(x.get_id() for x in xs)
+        if key not in seen:
+            seen[key] = xs, f(*xs)  # the arguments too: their ids are free once they are gone
+        return seen[key][1]
+    return call
 
 
 class Bunch:
@@ -140,7 +152,7 @@ class Bunch:
     def after(self, effect):
         assert effect.keys() <= VARIABLES.keys(), effect.keys() - VARIABLES.keys()
         t = Bunch()
-        t.values = self.values | effect
+        t.values = self.values | {name: cached(v) if callable(v) else v for name, v in effect.items()}
         return t
 
 

@@ -26,13 +26,13 @@ func TestInductionInvariantHolds(t *testing.T) {
 	clauses := inductionClauses(t)
 	small := set("MaxWrite", "1", "Shard", "{s1}")
 	for name, constants := range map[string]map[string]string{
-		"two rotations":   with(small, set("MaxRot", "2", "Modes", both)),
+		"two rotations":   with(small, set("MaxRot", "2", "Writer", "{}", "Modes", both)),
+		"a writer":        small,
 		"deletes":         with(small, set("Restore", `"halted"`, "Deletes", "TRUE")),
 		"historic, lies":  with(small, historic, set("Lies", "TRUE")),
 		"second table":    tables,
 		"unlabelled rows": with(foreign, historic, set("MaxWrite", "1")),
 		"takeover":        with(takeover, set("MaxWrite", "0")),
-		"leases":          with(small, set("Leases", "TRUE")),
 		"keys":            with(silent, set("Dup", "1", "Shard", "{s1}")),
 	} {
 		t.Run(name, func(t *testing.T) {
