@@ -136,8 +136,12 @@ func check(t *testing.T, v variant, ctx context.Context) tlc.Result { //nolint:r
 	if v.deep {
 		workers = 2
 	}
+	files, err := v.changed()
+	if err != nil {
+		t.Fatal(err)
+	}
 	r, err := tlc.Check(ctx, tlc.Run{
-		Module: v.moduleName(), Files: map[string]string{"rotation": Rotation, "outbox": Outbox, "doctor": Doctor},
+		Module: v.moduleName(), Files: files,
 		Config: v.config(), Workers: workers, Long: v.heavy || v.deep,
 	})
 	if err != nil {

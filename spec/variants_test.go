@@ -15,7 +15,8 @@ type variant struct {
 	name    string
 	module  string            // "" is rotation
 	set     map[string]string // constants that differ from the module's base
-	off     []string          // mechanisms taken away
+	off     []string          // mechanisms taken away, by their names in without
+	edits   []edit            // other changes of the model
 	want    string            // tlc.Holds, or the property that must be violated
 	live    string            // "": safety alone; else the specification with fairness
 	also    []string          // invariants beyond the module's
@@ -47,16 +48,19 @@ var models = withDoctor(map[string]model{
 		},
 		invariants: []string{
 			"NoKeyOrphans", "RetireAfterSwitch", "PointerUsable", "NewKekUsable", "AtMostOneRotation", "NoRollbackAfterSwitch",
-			"EmergencyForward", "RowIntegrity", "ExposedDeksGone", "SealedIsShut", "ReadersServed",
-			"OldsDisabled", "SupersededOff",
+			"EmergencyForward", "RowIntegrity", "ExposedDeksGone", "SealedIsShut",
+			"OldsDisabled", "SupersededOff", "LockIsRotation", "NoPendingOver", "ArbiterNamed", "EpochOfRows",
 		},
-		properties: []string{"EpochMonotone", "KekForward", "NoLostWrite", "NoRenewedLeaseLost", "DrainRevokesOld", "NoRowComesBack", "OneKekLeft", "EndedIsEnded", "ModeFixed"},
-		liveness:   []string{"Terminates", "EveryReadEnds"},
-		symmetry:   "Sym",
+		properties: []string{
+			"EpochMonotone", "KekForward", "NoLostWrite", "NoRenewedLeaseLost", "DrainRevokesOld", "NoRowComesBack", "ReadersServed",
+			"TestedBeforeSwitch", "RetiredIsMoved", "CompletedIsMoved", "OneKekLeft", "EndedIsEnded", "ModeFixed",
+		},
+		liveness: []string{"Terminates", "EveryReadEnds"},
+		symmetry: "Sym",
 	},
 	"outbox": {
 		base:       map[string]string{"MaxEvent": "3", "Publisher": "{p1, p2}", "MaxForeign": "0", "Restores": "FALSE"},
-		invariants: []string{"AuditLinear", "AuditOnceInOrder", "EveryEffectRecorded", "MarkedIsStored", "DoneIsStored", "GenerationsInOrder"},
+		invariants: []string{"AuditLinear", "AuditOnceInOrder", "EveryEffectRecorded", "MarkedIsStored", "DoneIsStored", "GenerationsInOrder", "NoGaps"},
 		properties: []string{"WrittenOnce", "MarkMonotone"},
 		liveness:   []string{"AllStored"},
 		symmetry:   "Sym",
@@ -111,7 +115,7 @@ func set(pairs ...string) map[string]string {
 	return out
 }
 
-var variants = []variant{
+var variants = slices.Concat([]variant{
 	{name: "reach_completed", set: set("MaxWrite", "1"), also: []string{"NeverCompleted"}, want: "NeverCompleted", says: "the model can finish a rotation"},
 
 	{name: "reach_two_olds", set: with(historic, set("MaxWrite", "0")), also: []string{"NeverLeftHistoric"}, want: "NeverLeftHistoric", says: "a rotation that leaves two KEKs can finish"},
@@ -177,7 +181,7 @@ var variants = []variant{
 	{name: "cx_rollback_emergency", set: set("Modes", emergency), off: []string{"emergency-forward"}, want: "EmergencyForward", says: "an emergency that rolls back to the compromised KEK"},
 	{name: "cx_switch_blind", set: set("MaxRot", "2", "MaxWrite", "0"), off: []string{"switch-condition"}, want: "PointerUsable", says: "a blind pointer write of an older rotation's late Switch"},
 	{name: "cx_no_lock", set: set("MaxRot", "2", "MaxWrite", "0"), off: []string{"lock"}, want: "AtMostOneRotation", says: "a start that ignores the lock"},
-	{name: "cx_mint_no_arbiter", set: with(keys, silent, set("Modes", emergency)), off: []string{"arbiter"}, want: "NewKekUsable", says: "registering any key of the rotation: a sweep of the attempt before disables it"},
+	{name: "cx_mint_no_arbiter", set: with(keys, silent, set("Modes", emergency)), off: []string{"arbiter"}, instead: []string{"NewKekUsable"}, want: "NewKekUsable", says: "registering any key of the rotation: a sweep of the attempt before disables it"},
 	{name: "cx_reap_reads_first", set: with(keys, silent, set("Modes", emergency)), off: []string{"reap-order"}, want: "NewKekUsable", says: "a sweep that reads the record before it lists the keys"},
 	{name: "cx_reap_during_mint", set: with(keys, silent), off: []string{"reap-waits"}, want: "NewKekUsable", says: "a sweep while a mint is under way"},
 	{name: "cx_pass_off_old", set: historic, off: []string{"strict-pass"}, want: "NoKeyOrphans", says: "passes that ask for \"not under the old KEK\" instead of \"under the new one\""},
@@ -263,13 +267,12 @@ var variants = []variant{
 	{name: "deep_foreign", deep: true, set: with(two, set("Foreign", `"early"`, "Lies", "TRUE", "Historic", "1", "DekCache", "TRUE", "MaxWrite", "3", "Shard", "{s1}")), want: tlc.Holds, says: "unlabelled rows, labels that lie and a historic KEK beside two writers"},
 	{name: "deep_takeover", deep: true, set: with(two, takeover, set("MaxRot", "3", "MaxWrite", "2", "Takeover", `"any"`, "DekCache", "TRUE", "Deletes", "TRUE")), want: tlc.Holds, says: "takeovers beside two writers"},
 	{name: "deep_everything", deep: true, set: with(two, set("MaxRot", "2", "Modes", both, "MaxMint", "2", "Dup", "1", "Leases", "TRUE", "DekCache", "TRUE", "Deletes", "TRUE", "Restore", `"fenced"`, "Reader", "{q1}", "MaxWrite", "3", "Side", "{r2}", "Historic", "1", "Foreign", `"early"`, "Lies", "TRUE", "Unfit", "TRUE")), want: tlc.Holds, says: "all of it at once, as far as the budget goes"},
-}
+}, mutants)
 
 // config is the variant as TLC reads it.
 func (v variant) config() string {
 	m := models[v.moduleName()]
 	constants := with(m.base, v.set)
-	constants["Off"] = quoted(v.off)
 	var b strings.Builder
 	fmt.Fprintf(&b, "SPECIFICATION %s\nCONSTANTS\n", firstOf(v.live, firstOf(m.spec, "Spec")))
 	values := map[string]bool{}
@@ -285,7 +288,11 @@ func (v variant) config() string {
 		fmt.Fprintf(&b, "  %s = %s\n", n, n)
 	}
 	if v.live != "" {
-		fmt.Fprintf(&b, "PROPERTIES %s\n", strings.Join(m.liveness, " "))
+		properties := m.liveness
+		if v.steps != nil {
+			properties = v.steps
+		}
+		fmt.Fprintf(&b, "PROPERTIES %s\n", strings.Join(properties, " "))
 		return b.String()
 	}
 	invariants := append(slices.Clone(m.invariants), v.also...)
@@ -307,12 +314,4 @@ func firstOf(a, b string) string {
 		return a
 	}
 	return b
-}
-
-func quoted(names []string) string {
-	q := make([]string, len(names))
-	for i, n := range names {
-		q[i] = fmt.Sprintf("%q", n)
-	}
-	return "{" + strings.Join(q, ", ") + "}"
 }

@@ -122,7 +122,7 @@ InDrain ==
 
 (* Rows. *)
 
-Other(r) == UNCHANGED <<keyV, ctlV, workV, wr, rd, backup, nDek, harm>>
+Other(r) == UNCHANGED <<keyV, ctlV, workV, wr, rd, backup, nDek>>
 Blob(r)  == blob' = [blob EXCEPT ![r] = <<E.blob, E.pay>>]
 Fresh    == Dek(E.k, writes + 1)
 
