@@ -80,11 +80,11 @@ var mutants = []variant{
 
 	// The outbox.
 	{name: "mut_outbox_any_order", module: "outbox", set: set("MaxEvent", "2"), edits: change("  /\\ \\A o \\in pub[p].todo : r.seq <= o.seq          \\* oldest first\n", ""), want: "NoGaps", says: "puts in any order"},
-	{name: "mut_outbox_tampered", module: "outbox", set: set("MaxEvent", "1", "MaxForeign", "1", "Publisher", "{p1}"), edits: []edit{{`[@ EXCEPT !.pc = "halted", !.todo = {r}]`, `[@ EXCEPT !.todo = @ \ {r}]`}}, want: "MarkedIsStored", says: "other bytes under the key taken for success"},
-	{name: "mut_outbox_replaced", module: "outbox", set: set("MaxEvent", "1", "MaxForeign", "1", "Publisher", "{p1}"), edits: []edit{{`IF Taken(r) /\ r \notin bucket `, `IF FALSE `}, {`bucket' = bucket \cup {r}` + "\n            /\\", `bucket' = {b \in bucket : b.gen # r.gen \/ b.seq # r.seq} \cup {r}` + "\n            /\\"}}, want: "WrittenOnce", says: "a put that replaces what is under the key"},
+	{name: "mut_outbox_tampered", module: "outbox", set: set("MaxEvent", "1", "MaxForeign", "1"), edits: []edit{{`[@ EXCEPT !.pc = "halted", !.todo = {r}]`, `[@ EXCEPT !.todo = @ \ {r}]`}}, want: "MarkedIsStored", says: "other bytes under the key taken for success"},
+	{name: "mut_outbox_replaced", module: "outbox", set: set("MaxEvent", "1", "MaxForeign", "1"), edits: []edit{{`IF Taken(r) /\ r \notin bucket `, `IF FALSE `}, {`bucket' = bucket \cup {r}` + "\n            /\\", `bucket' = {b \in bucket : b.gen # r.gen \/ b.seq # r.seq} \cup {r}` + "\n            /\\"}}, want: "WrittenOnce", says: "a put that replaces what is under the key"},
 	{name: "mut_outbox_mark_back", module: "outbox", set: set("MaxEvent", "2"), edits: change(`\in marked .. Len(outbox)`, `\in 0 .. Len(outbox)`), want: "MarkMonotone", says: "a mark that goes back"},
-	{name: "mut_outbox_unrecorded", module: "outbox", set: set("MaxEvent", "1", "MaxForeign", "1", "Publisher", "{p1}"), edits: change(`/\ outbox' = Append(outbox, 0)`, `/\ outbox' = outbox`), want: "EveryEffectRecorded", says: "a generation begun without a record"},
-	{name: "mut_outbox_skips_oldest", module: "outbox", set: set("MaxEvent", "2", "Publisher", "{p1}"), edits: change(`i \in marked + 1 .. Len(outbox)}]]`, `i \in marked + 2 .. Len(outbox)}]]`), want: "MarkedIsStored", says: "a publisher that skips the oldest record"},
+	{name: "mut_outbox_unrecorded", module: "outbox", set: set("MaxEvent", "1", "MaxForeign", "1"), edits: change(`/\ outbox' = Append(outbox, 0)`, `/\ outbox' = outbox`), want: "EveryEffectRecorded", says: "a generation begun without a record"},
+	{name: "mut_outbox_skips_oldest", module: "outbox", set: set("MaxEvent", "2"), edits: change(`i \in marked + 1 .. Len(outbox)}]]`, `i \in marked + 2 .. Len(outbox)}]]`), want: "MarkedIsStored", says: "a publisher that skips the oldest record"},
 
 	// Doctor.
 	{name: "mut_doctor_retires_pointer", module: "doctor", set: with(quiet, set("Items", `{"kek"}`)), edits: change(`CASE k = p.kek -> "active"`, `CASE k = p.kek -> "retired"`), instead: []string{"RebuiltRetireAfterSwitch"}, want: "RebuiltRetireAfterSwitch", says: "a repair that calls the pointer's KEK retired"},
