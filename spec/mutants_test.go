@@ -1,6 +1,11 @@
 package spec
 
-import "github.com/matter-ops/kms-rotation/spec/tlc"
+import (
+	"slices"
+	"testing"
+
+	"github.com/matter-ops/kms-rotation/spec/tlc"
+)
 
 // quiet are rotations without applications; the rows are those of before.
 var (
@@ -90,4 +95,35 @@ var mutants = []variant{
 	{name: "mut_doctor_retires_pointer", module: "doctor", set: with(quiet, set("Items", `{"kek"}`)), edits: change(`CASE k = p.kek -> "active"`, `CASE k = p.kek -> "retired"`), instead: []string{"RebuiltRetireAfterSwitch"}, want: "RebuiltRetireAfterSwitch", says: "a repair that calls the pointer's KEK retired"},
 	{name: "mut_doctor_disables", module: "doctor", set: with(quiet, set("Items", `{"ptr"}`)), edits: change(`k \in on /\ kek[k] = "retired"`, `k \in on /\ kek[k] \in {"sealed", "retired"}`), instead: []string{"EveryRowOpens"}, want: "EveryRowOpens", says: "the key of a KEK that rows are under is disabled while an item is lost"},
 	{name: "mut_doctor_old_epoch", module: "doctor", set: with(quiet, set("Items", `{"ptr"}`)), edits: change(`THEN h.ptr ELSE ptr`, `THEN [h.ptr EXCEPT !.ep = 1] ELSE ptr`), instead: []string{""}, want: "EpochMonotone", says: "a pointer rebuilt with the first epoch"},
+}
+
+// TestEveryPropertyCanFail: every property that a model is checked for is the one that
+// rejects some variant of that model.
+func TestEveryPropertyCanFail(t *testing.T) {
+	type property struct{ module, name string }
+	rejects := map[property]bool{}
+	for _, v := range variants {
+		m := models[v.moduleName()]
+		if v.want != tlc.Temporal {
+			rejects[property{v.moduleName(), v.want}] = true
+			continue
+		}
+		asked := m.liveness
+		if v.steps != nil {
+			asked = v.steps
+		}
+		if len(asked) == 1 { // of several TLC does not say which is violated
+			rejects[property{v.moduleName(), asked[0]}] = true
+		}
+	}
+	for module, m := range models {
+		if module == "doctor" {
+			m.liveness = nil // no variant of doctor has fairness
+		}
+		for _, name := range slices.Concat(m.invariants, m.properties, m.liveness) {
+			if !rejects[property{module, name}] {
+				t.Errorf("%s: nothing is rejected by %s", module, name)
+			}
+		}
+	}
 }
