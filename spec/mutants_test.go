@@ -22,13 +22,13 @@ func change(from, to string) []edit { return []edit{{from, to}} }
 var mutants = []variant{
 	// The rotation's own purpose.
 	{name: "mut_switch_untested", set: quiet, edits: change(`At(n, "tested") /\ ptr.kek = o`, `rot[n].ph \in {"minted", "tested"} /\ lock = n /\ ptr.kek = o`), want: "TestedBeforeSwitch", says: "a switch to a KEK that was not tested"},
-	{name: "mut_complete_enabled", set: quiet, edits: change("  /\\ (rot[n].left \\cup rot[n].olds) \\cap on = {}\n", ""), want: "OldsDisabled", says: "a completion while an old key is enabled"},
+	{name: "mut_complete_enabled", set: quiet, edits: change("  /\\ \\A k \\in rot[n].left \\cup rot[n].olds : Refuses(k)         \\* Steps.verifyKeyDead\n", ""), want: "OldsDisabled", says: "a completion while an old key is enabled"},
 	{name: "mut_complete_unverified", set: with(late, set("Writer", "{}")), edits: change(`At(n, "retired") /\ AllClean(n)`, `At(n, "retired")`), instead: []string{""}, steps: []string{"CompletedIsMoved"}, want: "CompletedIsMoved", says: "a completion without the verifying scan"},
 	{name: "mut_complete_locked", set: quiet, edits: change("![n].ph = \"completed\"]\n  /\\ lock' = 0\n", "![n].ph = \"completed\"]\n  /\\ lock' = lock\n"), want: "LockIsRotation", says: "a completion that keeps the lock"},
 	{name: "mut_rollback_locked", set: quiet, edits: change("nobody asks any more\n  /\\ lock' = 0\n", "nobody asks any more\n  /\\ lock' = lock\n"), want: "LockIsRotation", says: "a rollback that keeps the lock"},
 	{name: "mut_start_unlocked", set: quiet, edits: change("mark \\subseteq src\n  /\\ lock' = n\n", "mark \\subseteq src\n  /\\ lock' = lock\n"), want: "LockIsRotation", says: "a start that takes no lock"},
 	{name: "mut_takeover_unlocked", set: over, edits: change(`  /\ lock' = m`, `  /\ lock' = lock`), want: "LockIsRotation", says: "a takeover that leaves the lock"},
-	{name: "mut_never_disabled", set: quiet, edits: []edit{{`k \in on /\ kek[k] = "retired"`, `FALSE /\ kek[k] = "retired"`}, {"  /\\ (rot[n].left \\cup rot[n].olds) \\cap on = {}\n", ""}}, want: "OldsDisabled", says: "no key is ever disabled"},
+	{name: "mut_never_disabled", set: quiet, edits: []edit{{`k \in on /\ kek[k] = "retired"`, `FALSE /\ kek[k] = "retired"`}, {"  /\\ \\A k \\in rot[n].left \\cup rot[n].olds : Refuses(k)         \\* Steps.verifyKeyDead\n", ""}}, want: "OldsDisabled", says: "no key is ever disabled"},
 	{name: "mut_rollback_pending", set: quiet, edits: change("rot[n].mode = \"normal\"\n  /\\ kek' = IF k = 0 THEN", "rot[n].mode = \"normal\"\n  /\\ kek' = IF TRUE THEN"), want: "NoPendingOver", says: "a rollback that leaves the new KEK pending"},
 	{name: "mut_remint_pending", set: with(quiet, set("Modes", emergency, "MaxMint", "2")), edits: change("att < MaxMint\n  /\\ kek' = IF k = 0 THEN", "att < MaxMint\n  /\\ kek' = IF TRUE THEN"), want: "NoPendingOver", says: "another mint that leaves the failed KEK pending"},
 	{name: "mut_takeover_pending", set: over, edits: change(`IF pre /\ k = rot[n].new THEN "retired"`, `IF FALSE THEN "retired"`), want: "NoPendingOver", says: "a takeover that leaves the other's new KEK pending"},

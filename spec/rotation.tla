@@ -117,6 +117,12 @@ Registered     == {k \in KEK : kek[k] \in {"active", "draining", "sealed"}}
 NotYet(k)      == k \in Past /\ kek[k] = "none"        \* historic, and nobody has registered it
 Resolves(k)    == k \in on /\ (k \in Registered \/ NotYet(k))
 
+(* What one call of KMS may say of a key. lag.tla replaces these three: there a *)
+(* host of KMS may not know yet what has changed.                               *)
+Serves(k)     == k \in on
+Refuses(k)    == k \notin on
+KnownToAll(k) == k \in KEK
+
 Frozen(n)      == {r \in Row : TableOf(r) \in rot[n].srcs}  \* the rows that a rotation looks at
 Told(t)        == t \in src \cup mark \/ Unmarked           \* the assumption: only such a table gets rows
 
@@ -194,7 +200,7 @@ May(r) == /\ TableOf(r) \in mark
 
 Wrap(w) ==              \* Client.generate, no KMS call if the DEK is cached; chooses a row
   /\ wr[w].pc = "ready"
-  /\ \/ /\ wr[w].d = 0 /\ wr[w].k \in on /\ nDek < MaxWrite
+  /\ \/ /\ wr[w].d = 0 /\ Serves(wr[w].k) /\ nDek < MaxWrite
         /\ nDek' = nDek + 1
         /\ \E r \in Row : May(r) /\ wr' = [wr EXCEPT ![w] =
              [@ EXCEPT !.pc = "wrapped", !.r = r, !.ins = (row[r] = NoRow), !.d = Dek(wr[w].k, nDek + 1)]]
@@ -202,7 +208,7 @@ Wrap(w) ==              \* Client.generate, no KMS call if the DEK is cached; ch
         /\ \E r \in Row : May(r) /\ wr' = [wr EXCEPT ![w] =
              [@ EXCEPT !.pc = "wrapped", !.r = r, !.ins = (row[r] = NoRow)]]
         /\ UNCHANGED nDek
-     \/ /\ wr[w].d = 0 /\ wr[w].k \notin on        \* DisabledException: loads the pointer again
+     \/ /\ wr[w].d = 0 /\ Refuses(wr[w].k)         \* DisabledException: loads the pointer again
         /\ wr' = [wr EXCEPT ![w] = Idle]
         /\ UNCHANGED nDek
   /\ UNCHANGED <<keyV, ctlV, workV, row, rd, backup, writes>>
@@ -465,6 +471,7 @@ Remint(n) ==            \* View.Remint: an emergency goes forward, a bounded num
 Switch(n) ==            \* View.Switch: pointer, both registry entries, fence, phase; one transaction
   LET k == rot[n].new o == rot[n].old IN
   /\ At(n, "tested") /\ ptr.kek = o /\ kek[k] = "pending" /\ kek[o] = "active"
+  /\ KnownToAll(k)      \* Steps.settling: as old as the slowest host of KMS is slow
   /\ ptr' = [kek |-> k, ep |-> ptr.ep + 1]
   /\ kek' = [kek EXCEPT ![k] = "active", ![o] = "draining"]
   /\ fence' = [fence EXCEPT ![k] = Shard]
@@ -598,7 +605,7 @@ DisableRetired(k) ==    \* Steps.disableRetired: what the registry calls retired
 
 Complete(n) ==          \* Steps.Verify, View.Complete: closes the rotation, frees the lock
   /\ At(n, "retired") /\ AllClean(n)
-  /\ (rot[n].left \cup rot[n].olds) \cap on = {}
+  /\ \A k \in rot[n].left \cup rot[n].olds : Refuses(k)         \* Steps.verifyKeyDead
   /\ rot' = [rot EXCEPT ![n].ph = "completed"]
   /\ lock' = 0
   /\ clean' = {}
@@ -654,6 +661,7 @@ LeasesFair ==            \* an expired lease is judged and revoked, a heartbeat 
   /\ \A w \in Writer, k \in KEK : WF_vars(Revoke(w, k))
 
 FairSpec == Spec /\ StepsFair /\ LeasesFair
+AgainSpec == FairSpec /\ \A n \in Rot : WF_vars(\E m \in Modes : Start(n, m))     \* every quarter somebody starts one
 SweepFair ==             \* keys are made, and a sweep comes after each
   /\ \A n \in Rot : WF_vars(ReapBegin(n)) /\ WF_vars(ReapDecide)
   /\ \A k \in KEK : WF_vars(DisableDoomed(k))
@@ -673,8 +681,8 @@ RetireAfterSwitch ==    \* old KEKs are retired only after the pointer moved to 
   \A n \in Rot : \A k \in rot[n].olds : kek[k] = "retired" =>
     \E m \in Rot : k \in rot[m].olds /\ rot[m].ep # 0
 
-PointerUsable ==        \* new data can be wrapped and inserted: active, enabled, every shard open
-  /\ kek[ptr.kek] = "active" /\ ptr.kek \in on /\ fence[ptr.kek] = Shard
+PointerUsable ==        \* new data can be wrapped, by every host of KMS, and inserted past every shard
+  /\ kek[ptr.kek] = "active" /\ ptr.kek \in on /\ KnownToAll(ptr.kek) /\ fence[ptr.kek] = Shard
   /\ \A k \in KEK : kek[k] = "active" => k = ptr.kek
 
 NewKekUsable ==         \* no sweep disables the key that a rotation has registered and tests
@@ -730,6 +738,7 @@ OldsDisabled ==         \* a rotation that is completed has left none of its old
 
 (* Must be violated: the model can finish.                                      *)
 NeverCompleted     == \A n \in Rot : rot[n].ph # "completed"
+NeverCompletedTwice == Cardinality({n \in Rot : rot[n].ph = "completed"}) < 2
 NeverLeftHistoric  == \A n \in Rot : rot[n].ph = "completed" => \A r \in Row : Born(row[r].dek) \notin Past
 NeverTaken         == \A n \in Rot : rot[n].ph = "completed" => \A i \in Rot : rot[i].ph # "superseded"
 NeverJoined        == \A n \in Rot : rot[n].ph = "completed" => rot[n].rev = 0
@@ -795,6 +804,9 @@ Terminates ==
 (* A key that a rotation which is over has made, and that no row is under.      *)
 Stray(k) == tag[k] # NoTag /\ rot[tag[k].n].ph = "rolledback" /\ k \in on
 StraysOff == \A k \in KEK : Stray(k) ~> k \notin on
+
+EachStartsAndEnds ==    \* the lock is free again: the next rotation starts, and ends too
+  \A n \in Rot : <>(rot[n].ph \in Final)
 
 EveryReadEnds ==
   \A q \in Reader : rd[q] # NotRead ~> rd[q] = NotRead

@@ -24,6 +24,8 @@ type variant struct {
 	steps   []string          // properties of steps instead of the module's
 	heavy   bool              // takes more than a few seconds
 	deep    bool              // only with MATTER_SPEC_BUDGET
+	share   int               // how many shares of the budget it gets; 0 is one
+	walks   int               // > 0: random walks of so many steps instead of a search
 	says    string            // what it shows
 }
 
@@ -34,10 +36,11 @@ type model struct {
 	properties []string // safety properties of single steps
 	liveness   []string
 	symmetry   string
-	spec       string // its specification; "" for Spec
+	spec       string            // its specification; "" for Spec
+	replace    map[string]string // definitions that the module replaces by its own
 }
 
-var models = withDoctor(map[string]model{
+var models = withSetBack(withLag(withDoctor(map[string]model{
 	"rotation": {
 		base: map[string]string{
 			"Row": "{r1}", "Writer": "{w1}", "Reader": "{}", "Shard": "{s1, s2}", "Modes": `{"normal"}`,
@@ -65,7 +68,7 @@ var models = withDoctor(map[string]model{
 		liveness:   []string{"AllStored"},
 		symmetry:   "Sym",
 	},
-})
+})))
 
 // withDoctor adds the module doctor, which is rotation with items of the control table that
 // are lost and rebuilt.
@@ -115,7 +118,10 @@ func set(pairs ...string) map[string]string {
 	return out
 }
 
-var variants = slices.Concat([]variant{
+var variants = slices.Concat(mechanisms, mutants, pairs, lags, setBacks, liveness, large, walks)
+
+// mechanisms are the code as it is, and the same with one mechanism taken away.
+var mechanisms = []variant{
 	{name: "reach_completed", set: set("MaxWrite", "1"), also: []string{"NeverCompleted"}, want: "NeverCompleted", says: "the model can finish a rotation"},
 
 	{name: "reach_two_olds", set: with(historic, set("MaxWrite", "0")), also: []string{"NeverLeftHistoric"}, want: "NeverLeftHistoric", says: "a rotation that leaves two KEKs can finish"},
@@ -250,8 +256,10 @@ var variants = slices.Concat([]variant{
 	{name: "cx_doctor_blind", module: "doctor", set: set("Items", `{"fence"}`), off: []string{"repair-condition"}, want: "RebuiltSealedIsShut", says: "a repair of what somebody else has repaired since: it opens the fence of a KEK that was left"},
 	{name: "cx_doctor_blind_state", module: "doctor", set: set("Items", `{"kek"}`), off: []string{"repair-condition"}, instead: []string{"RebuiltPointerUsable"}, want: "RebuiltPointerUsable", says: "or sets the state of a KEK back"},
 	{name: "cx_doctor_tags", module: "doctor", set: set("Items", `{"ptr"}`), off: []string{"repair-chain"}, instead: []string{"RebuiltNoKeyOrphans"}, want: "RebuiltNoKeyOrphans", says: "a pointer rebuilt from the tags of KMS keys alone: rows come to be under a KEK that was never switched to"},
+}
 
-	// Larger bounds, for a budget of time.
+// large are variants for a budget of time.
+var large = []variant{
 	{name: "deep_doctor", module: "doctor", deep: true, set: set("Items", `{"ptr", "kek", "fence", "lock", "rot", "head"}`, "MaxRot", "2", "Modes", both), want: tlc.Holds, says: "any item, over two rotations"},
 	{name: "deep_two_writers_three_writes", deep: true, set: with(two, set("Deletes", "TRUE", "DekCache", "TRUE", "MaxWrite", "3")), want: tlc.Holds, says: "more writes"},
 	{name: "deep_no_recheck", deep: true, set: with(leases, set("MaxWrite", "1", "Recheck", "FALSE")), want: tlc.Holds, says: "no promise rests on the second look at the pointer"},
@@ -266,8 +274,7 @@ var variants = slices.Concat([]variant{
 	{name: "deep_sources", deep: true, set: with(two, set("Side", "{r2}", "MaxRot", "2", "Shard", "{s1}")), want: tlc.Holds, says: "two tables over two rotations beside two writers"},
 	{name: "deep_foreign", deep: true, set: with(two, set("Foreign", `"early"`, "Lies", "TRUE", "Historic", "1", "DekCache", "TRUE", "MaxWrite", "3", "Shard", "{s1}")), want: tlc.Holds, says: "unlabelled rows, labels that lie and a historic KEK beside two writers"},
 	{name: "deep_takeover", deep: true, set: with(two, takeover, set("MaxRot", "3", "MaxWrite", "2", "Takeover", `"any"`, "DekCache", "TRUE", "Deletes", "TRUE")), want: tlc.Holds, says: "takeovers beside two writers"},
-	{name: "deep_everything", deep: true, set: with(two, set("MaxRot", "2", "Modes", both, "MaxMint", "2", "Dup", "1", "Leases", "TRUE", "DekCache", "TRUE", "Deletes", "TRUE", "Restore", `"fenced"`, "Reader", "{q1}", "MaxWrite", "3", "Side", "{r2}", "Historic", "1", "Foreign", `"early"`, "Lies", "TRUE", "Unfit", "TRUE")), want: tlc.Holds, says: "all of it at once, as far as the budget goes"},
-}, mutants)
+}
 
 // config is the variant as TLC reads it.
 func (v variant) config() string {
@@ -275,6 +282,9 @@ func (v variant) config() string {
 	constants := with(m.base, v.set)
 	var b strings.Builder
 	fmt.Fprintf(&b, "SPECIFICATION %s\nCONSTANTS\n", firstOf(v.live, firstOf(m.spec, "Spec")))
+	for _, k := range slices.Sorted(maps.Keys(m.replace)) {
+		fmt.Fprintf(&b, "  %s <- %s\n", k, m.replace[k])
+	}
 	values := map[string]bool{}
 	for _, k := range slices.Sorted(maps.Keys(constants)) {
 		fmt.Fprintf(&b, "  %s = %s\n", k, constants[k])
@@ -303,7 +313,10 @@ func (v variant) config() string {
 	if v.steps != nil {
 		steps = v.steps
 	}
-	fmt.Fprintf(&b, "SYMMETRY %s\nINVARIANTS %s\nPROPERTIES %s\n", m.symmetry, strings.Join(invariants, " "), strings.Join(steps, " "))
+	if v.walks == 0 { // a walk compares no states
+		fmt.Fprintf(&b, "SYMMETRY %s\n", m.symmetry)
+	}
+	fmt.Fprintf(&b, "INVARIANTS %s\nPROPERTIES %s\n", strings.Join(invariants, " "), strings.Join(steps, " "))
 	return b.String()
 }
 

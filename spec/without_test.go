@@ -77,6 +77,10 @@ var without = map[string][]edit{
 	"emergency-forward": {{`/\ rot[n].ph \in PreSw /\ rot[n].mode = "normal"`, `/\ rot[n].ph \in PreSw`}},
 
 	// Switch, drain and seal.
+	"settle": {{"  /\\ KnownToAll(k)      \\* Steps.settling: as old as the slowest host of KMS is slow\n", ""}},
+	"scan-consistent": {{
+		"x.real = rot[n].new)\n\nScanRow", "x.real = rot[n].new)\n  \\/ x.dek % Serials > 0      \\* a row that was inserted meanwhile may not be seen\n\nScanRow",
+	}},
 	"switch-condition": action("LateSwitch", `\E n \in Rot : /\ Reached(n, "switched") /\ rot[n].new # ptr.kek
                    /\ ptr.ep <= MaxRot + 1 /\ ptr' = [kek |-> rot[n].new, ep |-> ptr.ep + 1]
   /\ UNCHANGED <<keyV, fence, lock, rot, tabV, workV, dataV, cntV>>`),
@@ -119,7 +123,7 @@ var without = map[string][]edit{
 	"retire-last":    {{`At(n, "rewrapped") /\ AllClean(n) /\ ptr.kek \notin olds /\ \A k \in olds : kek[k] = "sealed"`, `rot[n].ph \notin Final \cup {"none", "retired"}`}},
 	"retire-marks":   {{"kek[k] = \"sealed\"\n  /\\ mark \\subseteq rot[n].srcs\n", "kek[k] = \"sealed\"\n"}},
 	"registry-first": {{`k \in on /\ kek[k] = "retired"`, `k \in on /\ \E n \in Rot : Once(n, "switched") /\ k \in rot[n].olds`}},
-	"disable-all":    {{`(rot[n].left \cup rot[n].olds) \cap on`, `(rot[n].left \cup {rot[n].old}) \cap on`}},
+	"disable-all":    {{`rot[n].left \cup rot[n].olds : Refuses(k)`, `rot[n].left \cup {rot[n].old} : Refuses(k)`}},
 
 	// The outbox.
 	"in-transaction": {
@@ -165,7 +169,7 @@ func action(name, body string) []edit {
 // changed is the text of the modules with the variant's mechanisms taken away and its
 // own edits made.
 func (v variant) changed() (map[string]string, error) {
-	files := map[string]string{"rotation": Rotation, "outbox": Outbox, "doctor": Doctor}
+	files := map[string]string{"rotation": Rotation, "outbox": Outbox, "doctor": Doctor, "lag": Lag, "setback": SetBack}
 	all := v.edits
 	for _, name := range v.off {
 		edits, ok := without[name]
