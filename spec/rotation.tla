@@ -769,7 +769,8 @@ TestedBeforeSwitch ==   \* with this very KEK, and real rows
                     /\ Becomes(n, "switched") => rot[n].ph = "tested"]_rot
 
 (* What the passes say when a step concludes from them is so at that moment.    *)
-AllMoved(n) == \A r \in Frozen(n) : row[r] # NoRow => row[r].kid = rot[n].new /\ row[r].real = rot[n].new
+AllMoved(n) ==          \* a row without a label may come to be under the new KEK behind the scan
+  \A r \in Frozen(n) : row[r] # NoRow => row[r].kid \in {0, rot[n].new} /\ row[r].real = rot[n].new
 RetiredIsMoved   == [][\A n \in Rot : Becomes(n, "retired") => AllMoved(n)]_rot
 CompletedIsMoved == [][\A n \in Rot : Becomes(n, "completed") => AllMoved(n)]_rot
 
