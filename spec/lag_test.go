@@ -26,8 +26,7 @@ func withSetBack(all map[string]model) map[string]model {
 // lags are the variants in which each host of KMS learns of a change at its own time.
 var lags = []variant{
 	{name: "ok_lag", module: "lag", set: set("Reader", "{q1}"), want: tlc.Holds, says: "a new key and a disabled one known late, host by host: the pointer names no key that a host does not know"},
-	{name: "ok_lag_emergency", module: "lag", heavy: true, set: set("Modes", both, "MaxMint", "2"), want: tlc.Holds, says: "beside re-mints"},
-	{name: "ok_lag_takeover", module: "lag", heavy: true, set: set("Takeover", `"normal"`, "MaxRot", "2", "Modes", both, "MaxWrite", "0"), want: tlc.Holds, says: "an emergency that ends a rotation whose key is young"},
+	{name: "ok_lag_takeover", module: "lag", set: set("Takeover", `"normal"`, "MaxRot", "2", "Modes", both, "MaxWrite", "0"), want: tlc.Holds, says: "an emergency that ends a rotation whose key is young"},
 	{name: "cx_lag_unsettled", module: "lag", off: []string{"settle"}, want: "PointerUsable", says: "a switch to a key that some host does not know yet"},
 	{name: "cx_lag_unsettled_takeover", module: "lag", set: set("Takeover", `"normal"`, "MaxRot", "2", "Modes", both, "MaxWrite", "0"), off: []string{"settle"}, instead: []string{"SupersededOff"}, want: "SupersededOff", says: "an emergency that does not wait takes \"no such key\" of a young key for dead, and ends while it is enabled"},
 	{name: "reach_lag_dead", module: "lag", set: set("MaxWrite", "0"), also: []string{"DeadEverywhere"}, want: "DeadEverywhere", says: "a rotation may end while a host still serves the old key: verify asks one"},
@@ -37,8 +36,8 @@ var lags = []variant{
 var setBacks = []variant{
 	{name: "reach_set_back", module: "setback", set: set("MaxRot", "2", "MaxWrite", "0"), also: []string{"NeverRecovered"}, want: "NeverRecovered", says: "a rotation can finish after the control table was set back"},
 	{name: "ok_set_back", module: "setback", heavy: true, set: set("MaxRot", "2", "MaxWrite", "0"), want: tlc.Holds, says: "the table is set back to any moment and repaired before anybody uses it"},
-	{name: "ok_set_back_writer", module: "setback", heavy: true, want: tlc.Holds, says: "beside a writer that has slept since before"},
-	{name: "ok_set_back_unpublished", module: "setback", heavy: true, set: set("MaxWrite", "0", "Unpublished", "TRUE"), want: tlc.Holds, says: "the record of the last change is not in the bucket yet"},
+	{name: "ok_set_back_writer", module: "setback", want: tlc.Holds, says: "beside a writer that has slept since before"},
+	{name: "ok_set_back_unpublished", module: "setback", set: set("MaxWrite", "0", "Unpublished", "TRUE"), want: tlc.Holds, says: "the record of the last change is not in the bucket yet"},
 	{name: "cx_set_back_used", module: "setback", set: set("KeptBy", `"nobody"`), instead: []string{"EveryRowOpens"}, want: "EveryRowOpens", says: "steps that use the table before it is repaired: a rollback of what was switched disables the KEK of new rows"},
 	{name: "cx_set_back_written", module: "setback", set: set("KeptBy", `"steps"`), instead: []string{"EveryRowOpens"}, want: "EveryRowOpens", says: "writers that use it: the fence of a KEK that was retired is open again"},
 	{name: "mut_set_back_shut", module: "setback", set: set("MaxWrite", "0", "Row", "{}"), edits: change(`IF k = told.ptr.kek THEN Shard ELSE {}]`, `{}]`), instead: []string{"RepairedPointerUsable"}, want: "RepairedPointerUsable", says: "a repair that opens no fence"},
