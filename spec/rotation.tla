@@ -769,8 +769,8 @@ TestedBeforeSwitch ==   \* with this very KEK, and real rows
                     /\ Becomes(n, "switched") => rot[n].ph = "tested"]_rot
 
 (* What the passes say when a step concludes from them is so at that moment.    *)
-AllMoved(n) ==          \* a row without a label may come to be under the new KEK behind the scan
-  \A r \in Frozen(n) : row[r] # NoRow => row[r].kid \in {0, rot[n].new} /\ row[r].real = rot[n].new
+AllMoved(n) ==          \* no row is under a KEK that the rotation leaves, nor says so
+  \A r \in Frozen(n) : row[r] # NoRow => {row[r].kid, row[r].real} \cap rot[n].olds = {}
 RetiredIsMoved   == [][\A n \in Rot : Becomes(n, "retired") => AllMoved(n)]_rot
 CompletedIsMoved == [][\A n \in Rot : Becomes(n, "completed") => AllMoved(n)]_rot
 
@@ -803,8 +803,8 @@ Terminates ==
   \A n \in Rot : rot[n].ph = "started" ~> rot[n].ph \in Final
 
 (* A key that a rotation which is over has made, and that no row is under.      *)
-Stray(k) == tag[k] # NoTag /\ rot[tag[k].n].ph = "rolledback" /\ k \in on
-StraysOff == \A k \in KEK : Stray(k) ~> k \notin on
+StrayKey(k) == tag[k] # NoTag /\ rot[tag[k].n].ph = "rolledback" /\ k \in on
+StraysOff == \A k \in KEK : StrayKey(k) ~> k \notin on
 
 EachStartsAndEnds ==    \* the lock is free again: the next rotation starts, and ends too
   \A n \in Rot : <>(rot[n].ph \in Final)
