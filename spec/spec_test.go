@@ -182,7 +182,11 @@ func (s *verdicts) String() string {
 	var sum int64
 	for _, v := range variants {
 		if r, ok := s.rows[v.name]; ok {
-			fmt.Fprintf(&b, "%-32s %-22s %9d states %4d deep %6.1f s\n", v.name, r.Verdict, r.Distinct, r.Depth, r.Elapsed.Seconds())
+			seen := r.Distinct
+			if v.walks > 0 {
+				seen = r.Generated
+			}
+			fmt.Fprintf(&b, "%-32s %-22s %9d states %4d deep %6.1f s\n", v.name, r.Verdict, seen, r.Depth, r.Elapsed.Seconds())
 			sum += r.Distinct
 		}
 	}
