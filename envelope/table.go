@@ -203,7 +203,7 @@ func (t *Table) seal(ctx context.Context, h *hold, at time.Duration, row Row) (I
 	return t.cfg.encode(s), nil
 }
 
-// insert writes sealed items behind the fence of their KEK (spec: Commit, InsertFence).
+// insert writes sealed items behind the fence of their KEK (spec: Commit, InsertOK).
 func (t *Table) insert(ctx context.Context, h *hold, items []Item) (verdict, error) {
 	var writes []types.TransactWriteItem
 	for _, i := range items {

@@ -355,7 +355,7 @@ func (v View) Draining() []ID {
 }
 
 // Rewrap records that every row of every source is under the new KEK (spec:
-// RewrapDone). The caller has checked every segment's checkpoint of the rotation as it
+// Rewrapped). The caller has checked every segment's checkpoint of the rotation as it
 // read it, at revision rev; [ErrChanged] if it has changed since.
 func (v View) Rewrap(rev int64, now time.Time) (Change, error) {
 	r, err := v.stepAt(Drained, Rewrapped, rev)
@@ -395,7 +395,7 @@ func (v View) Retire(rev int64, now, notBeforeDelete time.Time) (Change, error) 
 	return c, nil
 }
 
-// Complete closes the rotation and frees the lock (spec: Verify). rev is the
+// Complete closes the rotation and frees the lock (spec: Complete). rev is the
 // rotation's revision that the rows were verified at.
 func (v View) Complete(rev int64, now time.Time) (Change, error) {
 	r, err := v.stepAt(KEKRetired, Completed, rev)

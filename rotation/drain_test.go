@@ -212,7 +212,7 @@ func TestDrainBeforeSwitch(t *testing.T) {
 
 // TestZombieWriter checks what makes a writer harmless that was paused with a row
 // sealed under the old KEK in hand: not time but the fence, and for updates the
-// epoch. (Spec: a paused lease holder that commits late.)
+// epoch. A paused lease holder commits late.
 func TestZombieWriter(t *testing.T) {
 	for name, in := range map[string]rotation.ExecutionInput{"normal": {}, "emergency": emergency} {
 		t.Run(name, func(t *testing.T) {

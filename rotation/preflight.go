@@ -15,7 +15,7 @@ import (
 // starts it: it takes the lock and writes the record as its very last act. A
 // refusal has changed nothing. With Announce a look also tells customers of the
 // window ahead, whatever else it finds: what is red can be fixed until then, but the
-// days of notice cannot be made up. (Spec: StartRead, StartWrite.)
+// days of notice cannot be made up. (spec: Start)
 func (s *Steps) Preflight(ctx context.Context, in PreflightInput) (Plan, error) {
 	r, window, err := s.request(in)
 	if err != nil {

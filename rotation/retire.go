@@ -31,7 +31,7 @@ func (s *Steps) Retire(ctx context.Context, in RetireInput) (_ RetireOutput, err
 }
 
 // retireOld scans every row once more, retires the old KEKs and disables their KMS
-// keys (spec: Retire, Disable; RetireAfterSwitch). The second scan rewraps what it
+// keys (spec: Retire, DisableRetired, RetireAfterSwitch). The second scan rewraps what it
 // finds, such as a row restored from a backup, and starts over until it finds
 // nothing. A key that others still use is not disabled under them.
 func (s *Steps) retireOld(ctx context.Context, id string) (RetireOutput, error) {

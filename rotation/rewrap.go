@@ -10,7 +10,7 @@ import (
 
 // Rewrap works on one segment of one source until it is done or time is nearly
 // up (spec: RewrapRead, RewrapWrite), or, with Complete, records that every
-// segment is done (spec: RewrapDone). It runs only after the seal: no row can
+// segment is done (spec: Rewrapped). It runs only after the seal: no row can
 // come to be under the old KEK behind its back. With Rehearse it shows before the
 // switch, under the very role that rewraps later, that it can.
 func (s *Steps) Rewrap(ctx context.Context, in RewrapInput) (_ SweepOutput, err error) {

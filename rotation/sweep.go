@@ -331,7 +331,7 @@ const passIdle = 10 * time.Minute
 // forgetIdle resets the checkpoints of a pass if nobody has worked on it for a while, and
 // says so: a rotation that halted and is redriven days later must not conclude from what
 // was true before. Nor may a call that slept over its last write: the rotation's
-// revision, which that write is conditional on, is raised first (spec: Retire and Verify,
+// revision, which that write is conditional on, is raised first (spec: Retire, Complete,
 // of rows that were seen clean). What reads the rows again does so at the new revision,
 // in another call. A reset checkpoint has no time, so that a call which dies among them
 // leaves the pass as idle as it was.

@@ -10,7 +10,7 @@ import (
 	"github.com/matter-ops/kms-rotation/kek"
 )
 
-// Verify shows that the rotation did what it says and closes it (spec: Verify):
+// Verify shows that the rotation did what it says and closes it (spec: Complete):
 // every row of every source names the new KEK and every distinct data key, or a stated
 // sample, unwraps under it; the old KMS keys refuse to unwrap; the audit chain in the
 // bucket is whole and ends where the control table says, and a public log has it, which an

@@ -97,12 +97,10 @@ EndLost(n) == [rot EXCEPT ![n].ph = "superseded", ![n].was = IF @ = "none" THEN 
 Repair ==               \* ControlItems.Repair: one transaction on what was read
   LET h == hand  l == h.l  k == l.k IN
   /\ l # NoLoss
-  /\ IF On("repair-condition") /\ ~AsRead THEN UNCHANGED <<kek, fence, ptr, lock, rot, lost>>     \* looks again
+  /\ IF ~AsRead THEN UNCHANGED <<kek, fence, ptr, lock, rot, lost>>     \* looks again
      ELSE
        /\ lost' = [NoLoss EXCEPT !.i = "over"]
-       /\ ptr' \in CASE l.i # "ptr"      -> {ptr}
-                     [] On("repair-chain") -> {h.ptr}
-                     [] OTHER -> {[kek |-> j, ep |-> h.ptr.ep + 1] : j \in {j \in on : tag[j] # NoTag}} \* believes tags alone
+       /\ ptr' = IF l.i = "ptr" THEN h.ptr ELSE ptr
        /\ fence' = IF l.i = "fence" /\ h.kek = "active" THEN [fence EXCEPT ![k] = @ \cup {l.s}] ELSE fence
        /\ rot' = IF l.i = "rot" \/ (l.i = "lock" /\ lock \notin {0, l.n}) THEN EndLost(l.n) ELSE rot
        /\ lock' = CASE l.i = "rot" /\ lock = l.n -> 0 [] l.i = "lock" /\ lock = 0 -> l.n [] OTHER -> lock

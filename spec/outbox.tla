@@ -19,10 +19,7 @@ CONSTANTS
   MaxEvent,   \* how many changes are made
   Publisher,  \* steps that publish, at once and again
   MaxForeign, \* how many objects others put
-  Restores,   \* the control table may be set back to an earlier time, once
-  Off         \* names of mechanisms taken away; {} is the code as it is
-
-On(mechanism) == mechanism \notin Off
+  Restores    \* the control table may be set back to an earlier time, once
 
 VARIABLES
   made,     \* changes made in the control table
@@ -47,18 +44,12 @@ Recorded(ev) == \E i \in 1 .. Len(outbox) : outbox[i] = ev
 Gen(seq)     == Cardinality({g \in DOMAIN from : from[g] <= seq})
 Taken(r)     == \E b \in bucket : b.gen = r.gen /\ b.seq = r.seq
 Line         == {b \in bucket : b.gen = Gen(b.seq) /\ b.ev # Foreign}     \* the chain, as far as it is stored
-Last == IF bucket = {} THEN 0 ELSE CHOOSE m \in {b.seq : b \in bucket} : \A b \in bucket : b.seq <= m
 
 Apply ==                \* Registry.Apply: the change and its record, seq and prev, in one transaction
   /\ made < MaxEvent
   /\ made' = made + 1
-  /\ outbox' = IF On("in-transaction") THEN Append(outbox, made + 1) ELSE outbox
+  /\ outbox' = Append(outbox, made + 1)
   /\ UNCHANGED <<from, marked, bucket, pub, done, restored>>
-
-RecordLater(ev) ==      \* taken away: the record is a write of its own, which may never come
-  /\ ~On("in-transaction") /\ ev <= made /\ ~Recorded(ev)
-  /\ outbox' = Append(outbox, ev)
-  /\ UNCHANGED <<made, from, marked, bucket, pub, done, restored>>
 
 Plant(r) ==             \* somebody else writes an object, at a key that is free
   /\ Cardinality({b \in bucket : b.ev = Foreign}) < MaxForeign /\ ~Taken(r)
@@ -68,32 +59,30 @@ Plant(r) ==             \* somebody else writes an object, at a key that is free
 Read(p) ==              \* Outbox.Unpublished: every record past the mark
   /\ pub[p].pc = "idle" /\ marked < Len(outbox)
   /\ pub' = [pub EXCEPT ![p] = [pc |-> "putting", mark |-> Len(outbox), gens |-> Len(from), box |-> outbox,
-       todo |-> {[gen |-> Gen(i), seq |-> IF On("seq-in-transaction") THEN i ELSE Last + i - marked, ev |-> outbox[i]] :
-                 i \in marked + 1 .. Len(outbox)}]]
+       todo |-> {[gen |-> Gen(i), seq |-> i, ev |-> outbox[i]] : i \in marked + 1 .. Len(outbox)}]]
   /\ UNCHANGED <<made, outbox, from, marked, bucket, done, restored>>
 
 Put(p, r) ==            \* Vault.Put with If-None-Match: the same bytes again are no error, others halt
   /\ pub[p].pc = "putting" /\ r \in pub[p].todo
   /\ \A o \in pub[p].todo : r.seq <= o.seq          \* oldest first
-  /\ IF On("write-once") /\ Taken(r) /\ r \notin bucket
-       THEN /\ pub' = [pub EXCEPT ![p] = IF On("seq-in-transaction") THEN [@ EXCEPT !.pc = "halted", !.todo = {r}] ELSE Resting]
+  /\ IF Taken(r) /\ r \notin bucket                \* ErrTampered
+       THEN /\ pub' = [pub EXCEPT ![p] = [@ EXCEPT !.pc = "halted", !.todo = {r}]]
             /\ UNCHANGED bucket
-       ELSE /\ bucket' = bucket \cup {r}            \* without the condition the older one is shadowed
+       ELSE /\ bucket' = bucket \cup {r}
             /\ pub' = [pub EXCEPT ![p].todo = @ \ {r}]
   /\ UNCHANGED <<made, outbox, from, marked, done, restored>>
 
 Begin(p, r) ==          \* Outbox.Begin: a generation begins with the record that met another object, if none has meanwhile
                         \* and the chain is still the one that was read: its head is a hash of all of it
-  /\ On("generations") /\ pub[p].pc = "halted" /\ r \in pub[p].todo
-  /\ IF /\ On("begin-on-condition") => Len(from) = pub[p].gens
-        /\ On("begin-on-condition") /\ On("begin-on-head") => outbox = pub[p].box
+  /\ pub[p].pc = "halted" /\ r \in pub[p].todo
+  /\ IF Len(from) = pub[p].gens /\ outbox = pub[p].box
        THEN from' = Append(from, r.seq) /\ outbox' = Append(outbox, 0)
        ELSE UNCHANGED <<from, outbox>>
   /\ pub' = [pub EXCEPT ![p] = Resting]
   /\ UNCHANGED <<made, marked, bucket, done, restored>>
 
 Mark(p) ==              \* Outbox.MarkPublished: never back, and not before everything is put
-  /\ pub[p].pc = "putting" /\ (On("put-before-mark") => pub[p].todo = {})
+  /\ pub[p].pc = "putting" /\ pub[p].todo = {}
   /\ marked' = IF pub[p].mark \in marked .. Len(outbox) THEN pub[p].mark ELSE marked    \* not past the head
   /\ pub' = [pub EXCEPT ![p] = Resting]
   /\ UNCHANGED <<made, outbox, from, bucket, done, restored>>
@@ -105,7 +94,7 @@ Crash(p) ==             \* between any two effects
 
 Return(ev) ==           \* Steps.transition: finds its change made, and nothing left to publish
   /\ ev <= made /\ ev \notin done
-  /\ On("publish-before-done") => \E i \in 1 .. marked : outbox[i] = ev
+  /\ \E i \in 1 .. marked : outbox[i] = ev
   /\ done' = done \cup {ev}
   /\ UNCHANGED <<made, outbox, from, marked, bucket, pub, restored>>
 
@@ -118,7 +107,7 @@ Restore(n) ==           \* point-in-time recovery to record n; steps that have r
   /\ UNCHANGED <<made, bucket, pub, done>>
 
 Next == \/ Apply
-        \/ \E ev \in 1 .. MaxEvent : RecordLater(ev) \/ Return(ev)
+        \/ \E ev \in 1 .. MaxEvent : Return(ev)
         \/ \E g \in DOMAIN from, i \in 1 .. Len(outbox) + 1 : Plant([gen |-> g, seq |-> i, ev |-> Foreign])
         \/ \E p \in Publisher : Read(p) \/ Mark(p) \/ Crash(p) \/ \E r \in pub[p].todo : Put(p, r) \/ Begin(p, r)
         \/ Restore(0) \/ \E n \in DOMAIN outbox : Restore(n)
@@ -149,6 +138,9 @@ MarkedIsStored ==       \* what is marked published is in the bucket, where the 
 
 DoneIsStored ==         \* a step that returned has its record in the bucket
   \A ev \in done : \E b \in Line : b.ev = ev
+
+NoGaps ==               \* what is stored is the chain from its beginning on: no record before it is missing
+  \A b \in Line : \A i \in 1 .. b.seq : [gen |-> Gen(i), seq |-> i, ev |-> outbox[i]] \in bucket
 
 WrittenOnce  == [][bucket \subseteq bucket']_bucket
 MarkMonotone == [][marked' >= marked]_marked

@@ -37,10 +37,7 @@ CONSTANTS
   Foreign,    \* other programs write rows without a label: "off", "idle", "early" or "raw"
   Lies,       \* other programs overwrite the label of a row
   Unfit,      \* rewrap cannot move real rows to some new KEKs
-  Unmarked,   \* the second table may get rows while it is neither a source nor marked
-  Off         \* names of mechanisms taken away; {} is the code as it is
-
-On(mechanism) == mechanism \notin Off
+  Unmarked    \* the second table may get rows while it is neither a source nor marked
 
 -----------------------------------------------------------------------------
 (* What there is. *)
@@ -85,23 +82,22 @@ VARIABLES
   rw,      \* rewrap workers of each rotation: a row's new wrapping, computed from what was read
   clean,   \* rows that the pass under way has seen under the new KEK, or gone
   halt,    \* the execution has halted between a pass and its conclusion
-  late,    \* what was read for a write whose condition is taken away
   \* The data plane.
   row,     \* rows: KEK on the label (0: none), KEK that really wraps the DEK, epoch,
            \* DEK that is wrapped, DEK that the payload is under, payload
   wr,      \* writers
   rd,      \* readers
   backup,  \* one backed-up row
-  \* Counters and witnesses, which no code has.
-  nDek, writes, harm
+  \* Counters, which no code has.
+  nDek, writes
 
 tabV  == <<src, mark>>
-passV  == <<halt, late>>
+passV  == <<halt>>
 keyV  == <<kek, on, tag, owner, doomed, reaper, unfit>>
 ctlV  == <<ptr, fence, lock, rot, tabV>>
 workV == <<lease, seen, gone, rw, clean, passV>>
 dataV == <<row, wr, rd, backup>>
-cntV  == <<nDek, writes, harm>>
+cntV  == <<nDek, writes>>
 vars  == <<keyV, ctlV, workV, dataV, cntV>>
 
 (* A DEK is numbered by the KEK that it was first wrapped under and a serial. *)
@@ -120,6 +116,12 @@ Once(n, ph)    == Order(rot[n].was) >= Order(ph) \/ Reached(n, ph)   \* what a s
 Registered     == {k \in KEK : kek[k] \in {"active", "draining", "sealed"}}
 NotYet(k)      == k \in Past /\ kek[k] = "none"        \* historic, and nobody has registered it
 Resolves(k)    == k \in on /\ (k \in Registered \/ NotYet(k))
+
+(* What one call of KMS may say of a key. lag.tla replaces these three: there a *)
+(* host of KMS may not know yet what has changed.                               *)
+Serves(k)     == k \in on
+Refuses(k)    == k \notin on
+KnownToAll(k) == k \in KEK
 
 Frozen(n)      == {r \in Row : TableOf(r) \in rot[n].srcs}  \* the rows that a rotation looks at
 Told(t)        == t \in src \cup mark \/ Unmarked           \* the assumption: only such a table gets rows
@@ -140,14 +142,14 @@ Init ==          \* kek.View.Genesis
   /\ gone = {}
   /\ rw = [n \in Rot |-> [r \in Row |-> NoWork]]
   /\ clean = {}
-  /\ halt = FALSE /\ late = {}
+  /\ halt = FALSE
   /\ row \in [Row -> {NoRow} \cup {Under(k) : k \in {1} \cup Past}]
   /\ src \in {{"first"}, Table} /\ mark \in {{"first"}, Table}
   /\ \A r \in Row : row[r] # NoRow => Told(TableOf(r))
   /\ wr = [w \in Writer |-> Idle]
   /\ rd = [q \in Reader |-> NotRead]
   /\ backup = NoRow
-  /\ nDek = 0 /\ writes = 0 /\ harm = {}
+  /\ nDek = 0 /\ writes = 0
 
 -----------------------------------------------------------------------------
 (* Data plane: writers (package envelope).                                  *)
@@ -193,12 +195,12 @@ DropLease(w, k) ==      \* Client.renew, Client.Close: no reference is left
   /\ lease' = [lease EXCEPT ![w][k] = 0]
   /\ UNCHANGED <<keyV, ctlV, seen, gone, rw, clean, passV, dataV, cntV>>
 
-May(r) == /\ On("mark-first") => TableOf(r) \in mark
+May(r) == /\ TableOf(r) \in mark
           /\ row[r] = NoRow \/ row[r].kid # 0        \* an update opens the row that it changes
 
 Wrap(w) ==              \* Client.generate, no KMS call if the DEK is cached; chooses a row
   /\ wr[w].pc = "ready"
-  /\ \/ /\ wr[w].d = 0 /\ wr[w].k \in on /\ nDek < MaxWrite
+  /\ \/ /\ wr[w].d = 0 /\ Serves(wr[w].k) /\ nDek < MaxWrite
         /\ nDek' = nDek + 1
         /\ \E r \in Row : May(r) /\ wr' = [wr EXCEPT ![w] =
              [@ EXCEPT !.pc = "wrapped", !.r = r, !.ins = (row[r] = NoRow), !.d = Dek(wr[w].k, nDek + 1)]]
@@ -206,16 +208,15 @@ Wrap(w) ==              \* Client.generate, no KMS call if the DEK is cached; ch
         /\ \E r \in Row : May(r) /\ wr' = [wr EXCEPT ![w] =
              [@ EXCEPT !.pc = "wrapped", !.r = r, !.ins = (row[r] = NoRow)]]
         /\ UNCHANGED nDek
-     \/ /\ wr[w].d = 0 /\ wr[w].k \notin on        \* DisabledException: loads the pointer again
+     \/ /\ wr[w].d = 0 /\ Refuses(wr[w].k)         \* DisabledException: loads the pointer again
         /\ wr' = [wr EXCEPT ![w] = Idle]
         /\ UNCHANGED nDek
-  /\ UNCHANGED <<keyV, ctlV, workV, row, rd, backup, writes, harm>>
+  /\ UNCHANGED <<keyV, ctlV, workV, row, rd, backup, writes>>
 
 (* The two fenced writes, as conditions on what is stored at that moment.   *)
-InsertOK(r, k, s) == row[r] = NoRow /\ (On("insert-fence") => s \in fence[k])
+InsertOK(r, k, s) == row[r] = NoRow /\ s \in fence[k]
 UpdateOK(r, k, e, s) ==  \* by the row's epoch; if the row has none, past the fence as an insert
-  row[r] # NoRow /\ IF row[r].ep # 0 THEN On("update-epoch") => row[r].ep <= e
-                                     ELSE On("update-fence") => s \in fence[k]
+  row[r] # NoRow /\ IF row[r].ep # 0 THEN row[r].ep <= e ELSE s \in fence[k]
 Written(r, k, e, d) ==  \* the whole envelope is replaced
   row' = [row EXCEPT ![r] = [kid |-> k, real |-> k, ep |-> e, dek |-> d, ct |-> d,
                              body |-> IF "emergency" \in Modes THEN writes + 1 ELSE 0]]
@@ -229,10 +230,7 @@ Commit(w) ==            \* envelope.Table.insert past one random shard, or Table
               /\ writes' = writes + 1
               /\ wr' \in {[wr EXCEPT ![w] = Idle]} \cup
                          (IF DekCache THEN {[wr EXCEPT ![w].pc = "ready"]} ELSE {})
-              /\ UNCHANGED harm
          ELSE /\ wr' = [wr EXCEPT ![w] = Idle]     \* seals again under the current KEK
-              /\ harm' = IF me.ins /\ row[me.r] = NoRow /\ Holds(w)
-                         THEN harm \cup {"holder refused"} ELSE harm
               /\ UNCHANGED <<row, writes>>
   /\ UNCHANGED <<keyV, ctlV, workV, rd, backup, nDek>>
 
@@ -251,12 +249,9 @@ ReadRow(q) ==           \* a row's KEK id, which may be stale by the time it is 
 Decrypt(q) ==           \* Client.open; on DisabledException reads the row again, consistently
   LET r == rd[q].r IN
   /\ rd[q] # NotRead
-  /\ IF rd[q].k \in on
-       THEN rd' = [rd EXCEPT ![q] = NotRead] /\ UNCHANGED harm
-       ELSE /\ harm' = IF On("reread") THEN harm ELSE harm \cup {"read failed"}
-            /\ rd' = [rd EXCEPT ![q] = IF On("reread") /\ row[r] # NoRow
-                                       THEN [r |-> r, k |-> row[r].kid] ELSE NotRead]
-  /\ UNCHANGED <<keyV, ctlV, workV, row, wr, backup, nDek, writes>>
+  /\ rd' = [rd EXCEPT ![q] = IF rd[q].k \in on \/ row[r] = NoRow THEN NotRead
+                             ELSE [r |-> r, k |-> row[r].kid]]
+  /\ UNCHANGED <<keyV, ctlV, workV, row, wr, backup, cntV>>
 
 DeleteRow(r) ==
   /\ Deletes /\ row[r] # NoRow
@@ -292,7 +287,7 @@ AppearUnlabelled(r, k) ==    \* a row whose data is under k, without a label tha
   /\ row' = [row EXCEPT ![r] = [kid |-> 0, real |-> k, ep |-> 0, dek |-> Dek(k, nDek + 1), ct |-> Dek(k, nDek + 1),
                                 body |-> IF "emergency" \in Modes THEN writes + 1 ELSE 0]]
   /\ nDek' = nDek + 1 /\ writes' = writes + 1
-  /\ UNCHANGED <<keyV, ctlV, workV, wr, rd, backup, harm>>
+  /\ UNCHANGED <<keyV, ctlV, workV, wr, rd, backup>>
 
 Mislabel(r) ==          \* a script that writes the pointer's KEK over the label and rewraps nothing
   /\ Lies /\ row[r].kid \notin {0, ptr.kek}
@@ -304,39 +299,26 @@ Mislabel(r) ==          \* a script that writes the pointer's KEK over the label
 Adoptable(r) == row[r] # NoRow /\ row[r].kid = 0 /\ row[r].real \in Registered \cap on
 
 Adopt(r) ==
-  /\ On("adopt-condition") /\ Adoptable(r)
+  /\ Adoptable(r)
   /\ row' = [row EXCEPT ![r].kid = row[r].real]
   /\ UNCHANGED <<keyV, ctlV, workV, wr, rd, backup, cntV>>
-
-AdoptRead(r) ==         \* taken away: reads first,
-  /\ ~On("adopt-condition") /\ Adoptable(r)
-  /\ late' = late \cup {<<r, row[r].real>>}
-  /\ UNCHANGED <<keyV, ctlV, lease, seen, gone, rw, clean, halt, dataV, cntV>>
-
-AdoptWrite(r) ==        \* and writes at any later time, whatever the row has become
-  /\ ~On("adopt-condition") /\ row[r] # NoRow
-  /\ \E k \in KEK : /\ <<r, k>> \in late /\ late' = late \ {<<r, k>>}
-                    /\ row' = [row EXCEPT ![r].kid = k]
-  /\ UNCHANGED <<keyV, ctlV, lease, seen, gone, rw, clean, halt, wr, rd, backup, cntV>>
 
 -----------------------------------------------------------------------------
 (* Control plane. n is the rotation that a step was called for, maybe long  *)
 (* ago: its condition on the lock and on the phase of that very rotation's  *)
 (* record is what makes a stale call harmless (kek.LockHold, View.step).    *)
 
-At(n, ph) == rot[n].ph = ph /\ (On("lock") => lock = n)
+At(n, ph) == rot[n].ph = ph /\ lock = n
 
 Unstarted(n) == \A i \in Rot : (i < n) <=> (rot[i].ph # "none")
 
 Start(n, m) ==          \* View.Start: the lock is free, no such record yet; freezes KEKs and sources
   /\ m \in Modes /\ Unstarted(n)
-  /\ On("lock") => lock = 0
-  /\ kek[ptr.kek] = "active"
+  /\ lock = 0 /\ kek[ptr.kek] = "active"
+  /\ m = "normal" => mark \subseteq src
   /\ lock' = n
-  /\ \E srcs \in IF On("at-registry") THEN {src} ELSE {src} \cup late :
-       /\ On("start-marks") /\ m = "normal" => mark \subseteq srcs
-       /\ rot' = [rot EXCEPT ![n] = [NoRot EXCEPT !.ph = "started", !.mode = m, !.att = 1, !.old = ptr.kek,
-                                !.olds = IF On("all-olds") THEN Registered ELSE {ptr.kek}, !.srcs = srcs]]
+  /\ rot' = [rot EXCEPT ![n] = [NoRot EXCEPT !.ph = "started", !.mode = m, !.att = 1, !.old = ptr.kek,
+                                             !.olds = Registered, !.srcs = src]]
   /\ UNCHANGED <<keyV, ptr, fence, tabV, workV, dataV, cntV>>
 
 (* An emergency that starts while a rotation runs, at any phase of it: a rotation of   *)
@@ -355,40 +337,33 @@ TakeOver(m) ==          \* View.TakeOver
   /\ kek[ptr.kek] = "active"
   /\ lock' = m
   /\ kek' = [k \in KEK |-> IF pre /\ k = rot[n].new THEN "retired" ELSE kek[k]]
-  /\ rot' = [rot EXCEPT ![n].ph = IF On("supersede") THEN ended ELSE @, ![n].was = rot[n].ph, ![n].by = m,
+  /\ rot' = [rot EXCEPT ![n].ph = ended, ![n].was = rot[n].ph, ![n].by = m,
                         ![n].cnt = FALSE, ![n].reh = 0,
                         ![m] = [NoRot EXCEPT !.ph = "started", !.mode = "emergency", !.att = 1, !.old = ptr.kek,
-                                !.olds = IF On("all-olds") THEN Registered ELSE {ptr.kek}, !.srcs = src,
-                                !.left = IF On("left") THEN left ELSE {}]]
+                                     !.olds = Registered, !.srcs = src, !.left = left]]
   /\ clean' = {} /\ halt' = FALSE                       \* checkpoints are keyed by the rotation
-  /\ UNCHANGED <<on, tag, owner, doomed, reaper, unfit, ptr, fence, tabV, lease, seen, gone, rw, late, dataV, cntV>>
-
-StartRead ==            \* taken away: a start that froze what it had read before
-  /\ ~On("at-registry") /\ lock = 0 /\ late' = late \cup {src}
-  /\ UNCHANGED <<keyV, ctlV, lease, seen, gone, rw, clean, halt, dataV, cntV>>
+  /\ UNCHANGED <<on, tag, owner, doomed, reaper, unfit, ptr, fence, tabV, lease, seen, gone, rw, dataV, cntV>>
 
 (* The registry of historic KEKs and sources (kek/registry.go).               *)
 
 Register(k) ==          \* View.RegisterKEK: its fence shut, and only while no rotation runs
   /\ NotYet(k)
-  /\ On("register-idle") => lock = 0
+  /\ lock = 0
   /\ kek' = [kek EXCEPT ![k] = "sealed"]
-  /\ fence' = IF On("register-shut") THEN fence ELSE [fence EXCEPT ![k] = Shard]
-  /\ UNCHANGED <<on, tag, owner, doomed, reaper, unfit, ptr, lock, rot, tabV, workV, dataV, cntV>>
+  /\ UNCHANGED <<on, tag, owner, doomed, reaper, unfit, ptr, fence, lock, rot, tabV, workV, dataV, cntV>>
 
 Settled == lock # 0 => rot[lock].ph \notin PreSw       \* no rotation is between census and switch
 
 AddSource(t) ==         \* View.PutSource: after the switch and before the retirement it joins
-  /\ t \notin src
-  /\ On("add-settled") => Settled
+  /\ t \notin src /\ Settled
   /\ src' = src \cup {t}
   /\ rot' = IF lock = 0 \/ Reached(lock, "retired") \/ t \in rot[lock].srcs THEN rot
             ELSE [rot EXCEPT ![lock].srcs = @ \cup {t}, ![lock].rev = @ + 1]
   /\ UNCHANGED <<keyV, ptr, fence, lock, mark, workV, dataV, cntV>>
 
 Unused(t) ==            \* no row is in it, and the processes that wrote into it have stopped
-  /\ On("remove-census")  => \A r \in Row : TableOf(r) = t => row[r] = NoRow
-  /\ On("remove-stopped") => \A w \in Writer : wr[w].pc = "wrapped" => TableOf(wr[w].r) # t
+  /\ \A r \in Row : TableOf(r) = t => row[r] = NoRow
+  /\ \A w \in Writer : wr[w].pc = "wrapped" => TableOf(wr[w].r) # t
 
 RemoveSource(t) ==      \* View.RemoveSource, the mark too; View.ForgetMark if it is not a source
   /\ t \in src \cup mark /\ Settled /\ Unused(t)
@@ -431,10 +406,8 @@ Lose(k) ==              \* Steps.claimKey: another key owns the alias; this one 
   /\ UNCHANGED <<kek, on, tag, owner, reaper, unfit, ctlV, workV, dataV, cntV>>
 
 Mint(n, k) ==           \* Steps.Mint, View.Mint: registers the owner of this attempt's alias
-  /\ At(n, "started") /\ (On("count") /\ rot[n].mode = "normal" => rot[n].cnt)
-  /\ IF On("arbiter") THEN k \in owner /\ tag[k] = [n |-> n, a |-> rot[n].att]
-                      ELSE k \in Made /\ tag[k].n = n
-  /\ kek[k] = "none"
+  /\ At(n, "started") /\ (rot[n].mode = "normal" => rot[n].cnt)
+  /\ k \in owner /\ tag[k] = [n |-> n, a |-> rot[n].att] /\ kek[k] = "none"
   /\ kek' = [kek EXCEPT ![k] = "pending"]
   /\ rot' = [rot EXCEPT ![n].ph = "minted", ![n].new = k]
   /\ UNCHANGED <<on, tag, owner, doomed, reaper, unfit, ptr, fence, lock, tabV, workV, dataV, cntV>>
@@ -442,25 +415,19 @@ Mint(n, k) ==           \* Steps.Mint, View.Mint: registers the owner of this at
 (* The sweep for stray keys (Steps.reap): lists the keys tagged with the    *)
 (* rotation, then reads the record, then disables what it need not keep.    *)
 
-Ended   == IF On("keep-superseded") THEN {"rolledback"} ELSE {"rolledback", "superseded"}
-Keep(n) == {rot[n].old, ptr.kek} \cup (IF rot[n].ph \in Ended THEN {} ELSE {rot[n].new})
+Keep(n) == {rot[n].old, ptr.kek} \cup (IF rot[n].ph = "rolledback" THEN {} ELSE {rot[n].new})
 MintUnderWay(n) == rot[n].new = 0 /\ rot[n].ph \notin Final
 
 ReapBegin(n) ==         \* KeyAdmin.Tagged
   /\ reaper.pc = "idle" /\ rot[n].ph # "none" /\ Dup > 0
-  /\ reaper' = [pc |-> "begun", n |-> n,
-                set |-> IF On("reap-order") THEN {k \in Made : tag[k].n = n} ELSE Keep(n)]
-  /\ On("reap-order") \/ ~MintUnderWay(n)
+  /\ reaper' = [pc |-> "begun", n |-> n, set |-> {k \in Made : tag[k].n = n}]
   /\ UNCHANGED <<kek, on, tag, owner, doomed, unfit, ctlV, workV, dataV, cntV>>
 
 ReapDecide ==           \* reads the record after the listing, not before
   LET n == reaper.n IN
   /\ reaper.pc = "begun"
   /\ reaper' = Resting
-  /\ doomed' = doomed \cup (on \cap
-       (IF On("reap-order")
-          THEN (IF On("reap-waits") /\ MintUnderWay(n) THEN {} ELSE reaper.set \ Keep(n))
-          ELSE {k \in Made : tag[k].n = n} \ reaper.set))
+  /\ doomed' = doomed \cup (on \cap IF MintUnderWay(n) THEN {} ELSE reaper.set \ Keep(n))
   /\ UNCHANGED <<kek, on, tag, owner, unfit, ctlV, workV, dataV, cntV>>
 
 DoomFailed(n, k) ==     \* Steps.remint: the alias owner of an attempt that is over
@@ -481,16 +448,13 @@ Rehearse(n) ==          \* Steps.rehearse, View.Rehearse: real rows rewrapped to
   /\ UNCHANGED <<keyV, ptr, fence, lock, tabV, workV, dataV, cntV>>
 
 DualUnwrap(n) ==        \* Steps.DualUnwrap, View.Test: needs a key that wraps
-  /\ At(n, "minted") /\ rot[n].new \in on
-  /\ On("rehearse") => IF On("rehearse-key") THEN rot[n].reh = rot[n].new ELSE rot[n].reh # 0
+  /\ At(n, "minted") /\ rot[n].new \in on /\ rot[n].reh = rot[n].new
   /\ rot' = [rot EXCEPT ![n].ph = "tested"]
   /\ UNCHANGED <<keyV, ptr, fence, lock, tabV, workV, dataV, cntV>>
 
 PreSwitchFailure(n) ==  \* View.PreSwitchFailure: a Catch, an abandoned preflight, a person
   LET k == rot[n].new IN
-  /\ On("lock") => lock = n
-  /\ IF On("psf-before-switch") THEN rot[n].ph \in PreSw ELSE rot[n].ph \notin Final \cup {"none"}
-  /\ On("emergency-forward") => rot[n].mode = "normal"
+  /\ lock = n /\ rot[n].ph \in PreSw /\ rot[n].mode = "normal"
   /\ kek' = IF k = 0 THEN kek ELSE [kek EXCEPT ![k] = "retired"]
   /\ rot' = [rot EXCEPT ![n].ph = "rolledback", ![n].cnt = FALSE, ![n].reh = 0]    \* nobody asks any more
   /\ lock' = 0
@@ -498,7 +462,7 @@ PreSwitchFailure(n) ==  \* View.PreSwitchFailure: a Catch, an abandoned prefligh
 
 Remint(n) ==            \* View.Remint: an emergency goes forward, a bounded number of times
   LET k == rot[n].new IN
-  /\ (On("lock") => lock = n) /\ rot[n].ph \in PreSw /\ rot[n].mode = "emergency"
+  /\ lock = n /\ rot[n].ph \in PreSw /\ rot[n].mode = "emergency"
   /\ rot[n].att < MaxMint
   /\ kek' = IF k = 0 THEN kek ELSE [kek EXCEPT ![k] = "retired"]
   /\ rot' = [rot EXCEPT ![n].ph = "started", ![n].new = 0, ![n].att = @ + 1]
@@ -507,17 +471,12 @@ Remint(n) ==            \* View.Remint: an emergency goes forward, a bounded num
 Switch(n) ==            \* View.Switch: pointer, both registry entries, fence, phase; one transaction
   LET k == rot[n].new o == rot[n].old IN
   /\ At(n, "tested") /\ ptr.kek = o /\ kek[k] = "pending" /\ kek[o] = "active"
+  /\ KnownToAll(k)      \* Steps.settling: as old as the slowest host of KMS is slow
   /\ ptr' = [kek |-> k, ep |-> ptr.ep + 1]
   /\ kek' = [kek EXCEPT ![k] = "active", ![o] = "draining"]
   /\ fence' = [fence EXCEPT ![k] = Shard]
   /\ rot' = [rot EXCEPT ![n].ph = "switched", ![n].ep = ptr.ep + 1]
   /\ UNCHANGED <<on, tag, owner, doomed, reaper, unfit, lock, tabV, workV, dataV, cntV>>
-
-LateSwitch(n) ==        \* taken away: a blind pointer write of an old call, with its argument
-  /\ ~On("switch-condition") /\ Reached(n, "switched") /\ rot[n].new # ptr.kek
-  /\ ptr.ep <= MaxRot + 1
-  /\ ptr' = [kek |-> rot[n].new, ep |-> ptr.ep + 1]
-  /\ UNCHANGED <<keyV, fence, lock, rot, tabV, workV, dataV, cntV>>
 
 (* Drain: looks at every lease, revokes the expired, then seals the fence    *)
 (* shard by shard, then makes the transition that needs all of them sealed. *)
@@ -535,54 +494,52 @@ DrainJudge(n, w, k) ==  \* it has, and it expired as drain's clock sees it (emer
 Revoke(w, k) ==         \* Drainage.Revoke: deletes the lease if it is what was judged
   /\ seen[w][k] # 0
   /\ seen' = [seen EXCEPT ![w][k] = 0]
-  /\ lease' = IF On("revoke-condition") => lease[w][k] = seen[w][k] THEN [lease EXCEPT ![w][k] = 0] ELSE lease
+  /\ lease' = IF lease[w][k] = seen[w][k] THEN [lease EXCEPT ![w][k] = 0] ELSE lease
   /\ UNCHANGED <<keyV, ctlV, gone, rw, clean, passV, dataV, cntV>>
 
 Draining(n) == {k \in rot[n].olds : kek[k] = "draining"}       \* kek.View.Draining
-Drained(n)  == Leases /\ On("drain") => \A w \in Writer, k \in Draining(n) : <<w, k>> \in gone
-
-Leaves(n) == IF On("seal-every-old") THEN rot[n].olds ELSE {rot[n].old}
+Drained(n)  == Leases => \A w \in Writer, k \in Draining(n) : <<w, k>> \in gone
 
 SealShard(n, k, s) ==   \* Steps.sealFence, Drainage.SealFence: one shard, forever, however late
-  /\ rot[n].ph # "none" /\ k \in Leaves(n) /\ s \in fence[k]
-  /\ On("seal-after-switch") => Once(n, "switched") /\ (Drained(n) \/ rot[n].ph = "superseded")
+  /\ rot[n].ph # "none" /\ k \in rot[n].olds /\ s \in fence[k]
+  /\ Once(n, "switched") /\ (Drained(n) \/ rot[n].ph = "superseded")
   /\ fence' = [fence EXCEPT ![k] = @ \ {s}]
   /\ UNCHANGED <<keyV, ptr, lock, rot, tabV, workV, dataV, cntV>>
 
 Seal(n, k) ==           \* View.Seal: one old KEK, on condition that every shard of it is sealed
-  /\ At(n, "switched") /\ Drained(n) /\ k \in Leaves(n) /\ kek[k] = "draining"
-  /\ On("seal-all") => fence[k] = {}
+  /\ At(n, "switched") /\ Drained(n) /\ k \in rot[n].olds /\ kek[k] = "draining"
+  /\ fence[k] = {}
   /\ kek' = [kek EXCEPT ![k] = "sealed"]
-  /\ LET last == \A j \in Leaves(n) : kek'[j] # "draining" IN
+  /\ LET last == \A j \in rot[n].olds : kek'[j] # "draining" IN
      /\ rot' = [rot EXCEPT ![n].ph = IF last THEN "drained" ELSE @]
-     /\ clean' = IF last /\ On("rewrap-after-seal") THEN {} ELSE clean
+     /\ clean' = IF last THEN {} ELSE clean
   /\ UNCHANGED <<on, tag, owner, doomed, reaper, unfit, ptr, fence, lock, tabV, lease, seen, gone, rw, passV,
                  dataV, cntV>>
 
 (* Rewrap: workers move rows, each at its own pace, duplicates and all. The  *)
 (* second full scan before retiring (Steps.confirm) uses the same actions.  *)
 
-Rewrapping(n) == Once(n, IF On("rewrap-after-seal") THEN "drained" ELSE "switched")
+Rewrapping(n) == Once(n, "drained")
 
-Payload(n) == rot[n].mode = "emergency" /\ On("fresh-dek")
+Payload(n) == rot[n].mode = "emergency"
 
 Wrapping(n, r) ==       \* what a worker makes of the row that it has read
   LET d == IF Payload(n) THEN Rewritten(row[r].dek, rot[n].new) ELSE row[r].dek
   IN [from |-> row[r].kid, dek |-> row[r].dek, body |-> row[r].body,
       with |-> [kid |-> rot[n].new, real |-> rot[n].new, dek |-> d, ct |-> IF Payload(n) THEN d ELSE row[r].ct,
-                ep |-> IF On("rewrap-epoch") THEN rot[n].ep ELSE row[r].ep, body |-> row[r].body]]
+                ep |-> rot[n].ep, body |-> row[r].body]]
 
 RewrapRead(n, r) ==     \* Steps.mover, Steps.rewrapped: KMS.ReEncrypt, or a fresh DEK
-  /\ On("rewrap") /\ Rewrapping(n) /\ r \in Frozen(n) /\ row[r].kid \in rot[n].olds
+  /\ Rewrapping(n) /\ r \in Frozen(n) /\ row[r].kid \in rot[n].olds
   /\ row[r].real = row[r].kid /\ rot[n].new \notin unfit     \* else KMS refuses
   /\ rw' = [rw EXCEPT ![n][r] = Wrapping(n, r)]
   /\ UNCHANGED <<keyV, ctlV, lease, seen, gone, clean, passV, dataV, cntV>>
 
 RewrapOK(n, r) ==       \* Source.Replace: still what was read
   LET b == rw[n][r] IN
-  /\ On("rewrap-no-upsert") => row[r] # NoRow
-  /\ On("rewrap-condition") => row[r].kid = b.from /\ row[r].real = b.from /\ row[r].dek = b.dek
-  /\ On("rewrap-payload-condition") /\ Payload(n) => row[r].body = b.body
+  /\ row[r] # NoRow
+  /\ row[r].kid = b.from /\ row[r].real = b.from /\ row[r].dek = b.dek
+  /\ Payload(n) => row[r].body = b.body
 
 RewrapRow(n, r, b) ==   \* the effect alone: the payload changes in an emergency only
   row' = [row EXCEPT ![r] = IF Payload(n) THEN b.with
@@ -598,14 +555,10 @@ RewrapWrite(n, r) ==    \* at any later time, repeatable; a failed condition mea
 LooksClean(n, r) ==     \* gone, or under the NEW KEK; a deep second scan unwraps (rotation.prover)
   LET x == row[r] IN
   \/ x = NoRow
-  \/ x.kid = rot[n].new /\ (On("deep") /\ Reached(n, "rewrapped") => x.real = rot[n].new)
-  \/ ~On("strict-pass") /\ x.kid \notin {0, rot[n].old}      \* taken away: off the old one will do
-  \/ ~On("no-skip") /\ x.kid = 0                             \* taken away: what has no label is no envelope
-  \/ ~On("rewrap") /\ rot[n].ph # "retired"
+  \/ x.kid = rot[n].new /\ (Reached(n, "rewrapped") => x.real = rot[n].new)
 
 ScanRow(n, r) ==        \* Source.Scan, consistently: passes rewrap, confirm and verify
-  /\ rot[n].ph \in {"drained", "rewrapped", "retired"} \cup
-                   (IF On("rewrap-after-seal") THEN {} ELSE {"switched"})
+  /\ rot[n].ph \in {"drained", "rewrapped", "retired"}
   /\ ~halt /\ r \in Frozen(n) \ clean /\ LooksClean(n, r)
   /\ clean' = clean \cup {r}
   /\ UNCHANGED <<keyV, ctlV, lease, seen, gone, rw, passV, dataV, cntV>>
@@ -616,37 +569,29 @@ ScanRow(n, r) ==        \* Source.Scan, consistently: passes rewrap, confirm and
 Halt ==
   /\ Restore \in {"halted", "late"} /\ ~halt /\ lock # 0 /\ rot[lock].ph \in {"rewrapped", "retired"}
   /\ halt' = TRUE
-  /\ UNCHANGED <<keyV, ctlV, lease, seen, gone, rw, clean, late, dataV, cntV>>
+  /\ UNCHANGED <<keyV, ctlV, lease, seen, gone, rw, clean, dataV, cntV>>
 
 Resume ==
   /\ halt
   /\ halt' = FALSE
-  /\ clean' = IF On("fresh-scan") THEN {} ELSE clean
-  /\ UNCHANGED <<keyV, ctlV, lease, seen, gone, rw, late, dataV, cntV>>
+  /\ clean' = {}
+  /\ UNCHANGED <<keyV, ctlV, lease, seen, gone, rw, dataV, cntV>>
 
 (* Every row of every source in the record is clean. The step conditions on    *)
 (* the revision of that record (View.stepAt), so reading it, looking at the    *)
 (* checkpoints and writing are one action.                                     *)
-Seen(n)     == Frozen(n) \subseteq clean
-AllClean(n) == ~halt /\ IF On("rev") THEN Seen(n) ELSE <<n, rot[n].ph>> \in late
-
-Judge(n) ==             \* taken away: a step that concludes from the record that it read before
-  /\ ~On("rev") /\ rot[n].ph \in {"drained", "rewrapped", "retired"} /\ Seen(n)
-  /\ late' = {<<n, rot[n].ph>>}
-  /\ UNCHANGED <<keyV, ctlV, lease, seen, gone, rw, clean, halt, dataV, cntV>>
+AllClean(n) == ~halt /\ Frozen(n) \subseteq clean
 
 Rewrapped(n) ==         \* Steps.completeRewrap, View.Rewrap: every segment's pass is done
   /\ At(n, "drained") /\ AllClean(n)
   /\ rot' = [rot EXCEPT ![n].ph = "rewrapped"]
-  /\ clean' = IF On("confirm") THEN {} ELSE clean
+  /\ clean' = {}
   /\ UNCHANGED <<keyV, ptr, fence, lock, tabV, lease, seen, gone, rw, passV, dataV, cntV>>
 
 Retire(n) ==            \* View.Retire: the second scan was clean, and no marked table is forgotten
   LET olds == rot[n].olds IN
-  /\ IF On("retire-last")
-       THEN /\ At(n, "rewrapped") /\ AllClean(n) /\ ptr.kek \notin olds /\ \A k \in Leaves(n) : kek[k] = "sealed"
-            /\ On("retire-marks") => mark \subseteq rot[n].srcs
-       ELSE rot[n].ph \notin Final \cup {"none", "retired"}
+  /\ At(n, "rewrapped") /\ AllClean(n) /\ ptr.kek \notin olds /\ \A k \in olds : kek[k] = "sealed"
+  /\ mark \subseteq rot[n].srcs
   /\ kek' = [k \in KEK |-> IF k \in olds THEN "retired" ELSE kek[k]]
   /\ rot' = [rot EXCEPT ![n].ph = "retired"]
   /\ clean' = {}
@@ -654,15 +599,13 @@ Retire(n) ==            \* View.Retire: the second scan was clean, and no marked
                  dataV, cntV>>
 
 DisableRetired(k) ==    \* Steps.disableRetired: what the registry calls retired, never an argument
-  /\ k \in on
-  /\ IF On("registry-first") THEN kek[k] = "retired"
-     ELSE \E n \in Rot : Once(n, "switched") /\ k \in rot[n].olds
+  /\ k \in on /\ kek[k] = "retired"
   /\ on' = on \ {k}
   /\ UNCHANGED <<kek, tag, owner, doomed, reaper, unfit, ctlV, workV, dataV, cntV>>
 
 Complete(n) ==          \* Steps.Verify, View.Complete: closes the rotation, frees the lock
   /\ At(n, "retired") /\ AllClean(n)
-  /\ (rot[n].left \cup IF On("disable-all") THEN rot[n].olds ELSE {rot[n].old}) \cap on = {}
+  /\ \A k \in rot[n].left \cup rot[n].olds : Refuses(k)         \* Steps.verifyKeyDead
   /\ rot' = [rot EXCEPT ![n].ph = "completed"]
   /\ lock' = 0
   /\ clean' = {}
@@ -674,8 +617,8 @@ Writing == \E w \in Writer : Load(w) \/ PutLease(w) \/ RecheckPtr(w) \/ Renew(w)
 Reading == \E q \in Reader : ReadRow(q) \/ Decrypt(q)
 Backups == \E r \in Row : DeleteRow(r) \/ TakeBackup(r) \/ RestoreRow(r)
 Foreigners == \E r \in Row : (\E k \in KEK : AppearUnlabelled(r, k)) \/ Mislabel(r)
-People  == \/ \E r \in Row : Adopt(r) \/ AdoptRead(r) \/ AdoptWrite(r)
-           \/ StartRead \/ \E k \in KEK : Register(k)
+People  == \/ \E r \in Row : Adopt(r)
+           \/ \E k \in KEK : Register(k)
            \/ \E t \in Table \ {"first"} : AddSource(t) \/ RemoveSource(t)
 Keys    == \/ \E n \in Rot, a \in 1 .. MaxMint : CreateKey(n, a)
            \/ \E k \in KEK : Claim(k) \/ Lose(k) \/ DisableDoomed(k) \/ DisableRetired(k)
@@ -685,8 +628,8 @@ Keys    == \/ \E n \in Rot, a \in 1 .. MaxMint : CreateKey(n, a)
 Steps   == \E n \in Rot :
            \/ (\E m \in Modes : Start(n, m)) \/ TakeOver(n)
            \/ \E k \in KEK : Mint(n, k)
-           \/ Count(n) \/ Rehearse(n) \/ Judge(n)
-           \/ DualUnwrap(n) \/ PreSwitchFailure(n) \/ Remint(n) \/ Switch(n) \/ LateSwitch(n)
+           \/ Count(n) \/ Rehearse(n)
+           \/ DualUnwrap(n) \/ PreSwitchFailure(n) \/ Remint(n) \/ Switch(n)
            \/ \E w \in Writer, k \in KEK : DrainSee(n, w, k) \/ DrainJudge(n, w, k)
            \/ \E k \in KEK : Seal(n, k) \/ \E s \in Shard : SealShard(n, k, s)
            \/ Rewrapped(n) \/ Retire(n) \/ Complete(n)
@@ -718,6 +661,11 @@ LeasesFair ==            \* an expired lease is judged and revoked, a heartbeat 
   /\ \A w \in Writer, k \in KEK : WF_vars(Revoke(w, k))
 
 FairSpec == Spec /\ StepsFair /\ LeasesFair
+AgainSpec == FairSpec /\ \A n \in Rot : WF_vars(\E m \in Modes : Start(n, m))     \* every quarter somebody starts one
+SweepFair ==             \* keys are made, and a sweep comes after each
+  /\ \A n \in Rot : WF_vars(ReapBegin(n)) /\ WF_vars(ReapDecide)
+  /\ \A k \in KEK : WF_vars(DisableDoomed(k))
+SweepSpec == Spec /\ SweepFair
 HangSpec == Spec /\ StepsFair          \* leases that are never judged expired
 
 -----------------------------------------------------------------------------
@@ -733,8 +681,9 @@ RetireAfterSwitch ==    \* old KEKs are retired only after the pointer moved to 
   \A n \in Rot : \A k \in rot[n].olds : kek[k] = "retired" =>
     \E m \in Rot : k \in rot[m].olds /\ rot[m].ep # 0
 
-PointerUsable ==        \* new data can be wrapped and inserted: active, enabled, every shard open
-  kek[ptr.kek] = "active" /\ ptr.kek \in on /\ fence[ptr.kek] = Shard
+PointerUsable ==        \* new data can be wrapped, by every host of KMS, and inserted past every shard
+  /\ kek[ptr.kek] = "active" /\ ptr.kek \in on /\ KnownToAll(ptr.kek) /\ fence[ptr.kek] = Shard
+  /\ \A k \in KEK : kek[k] = "active" => k = ptr.kek
 
 NewKekUsable ==         \* no sweep disables the key that a rotation has registered and tests
   \A n \in Rot : rot[n].ph \in {"minted", "tested"} => rot[n].new \in on
@@ -758,8 +707,20 @@ ExposedDeksGone ==      \* after an emergency no row is under a DEK that an old 
 SealedIsShut ==         \* a sealed or retired KEK has no open shard
   \A k \in KEK : kek[k] = "sealed" => fence[k] = {}
 
-ReadersServed        == "read failed" \notin harm
-NoHolderRefused      == "holder refused" \notin harm   \* needs Recheck: a courtesy, not a promise
+NoHolderRefused ==      \* who holds a lease may insert; needs Recheck: a courtesy, not a promise
+  \A w \in Writer : wr[w].pc \in {"ready", "wrapped"} /\ Holds(w) => fence[wr[w].k] = Shard
+
+LockIsRotation ==       \* who holds the lock runs, and who runs holds it
+  \A n \in Rot : rot[n].ph \notin Final \cup {"none"} <=> lock = n
+
+NoPendingOver ==        \* no KEK waits for a rotation that is over
+  \A k \in KEK : kek[k] = "pending" => \E n \in Rot : rot[n].new = k /\ rot[n].ph \in {"minted", "tested"}
+
+ArbiterNamed ==         \* the KEK of a rotation owns the alias of its attempt
+  \A n \in Rot : rot[n].new # 0 => rot[n].new \in owner /\ tag[rot[n].new] = [n |-> n, a |-> rot[n].att]
+
+EpochOfRows ==          \* else no application could update the row
+  \A r \in Row : row[r].ep <= ptr.ep
 
 SupersededOff ==        \* nor one of a rotation that an emergency has ended
   \A i, n \in Rot : rot[i].by # 0 /\ n >= rot[i].by /\ rot[n].ph = "completed" =>
@@ -777,6 +738,7 @@ OldsDisabled ==         \* a rotation that is completed has left none of its old
 
 (* Must be violated: the model can finish.                                      *)
 NeverCompleted     == \A n \in Rot : rot[n].ph # "completed"
+NeverCompletedTwice == Cardinality({n \in Rot : rot[n].ph = "completed"}) < 2
 NeverLeftHistoric  == \A n \in Rot : rot[n].ph = "completed" => \A r \in Row : Born(row[r].dek) \notin Past
 NeverTaken         == \A n \in Rot : rot[n].ph = "completed" => \A i \in Rot : rot[i].ph # "superseded"
 NeverJoined        == \A n \in Rot : rot[n].ph = "completed" => rot[n].rev = 0
@@ -791,6 +753,9 @@ KekForward ==           \* retired is forever; no KEK goes back a state
         <<"active", "draining">>, <<"draining", "sealed">>, <<"sealed", "retired">>}
         \/ (k \in Past /\ <<kek[k], kek'[k]>> = <<"none", "sealed">>)]_kek
 
+ReadersServed ==        \* a read ends with the row opened, or gone
+  [][\A q \in Reader : rd[q] # NotRead /\ rd'[q] = NotRead => rd[q].k \in on \/ row[rd[q].r] = NoRow]_rd
+
 Becomes(n, ph) == rot[n].ph # ph /\ rot'[n].ph = ph
 
 EndedIsEnded == [][\A n \in Rot : rot[n].ph \in Final => rot'[n].ph = rot[n].ph]_rot
@@ -799,8 +764,13 @@ ModeFixed    == [][\A n \in Rot : rot[n].ph # "none" => rot'[n].mode = rot[n].mo
 OneKekLeft ==           \* a rotation leaves no registered KEK but its own
   [][\A n \in Rot : Becomes(n, "completed") => Registered = {rot[n].new}]_rot
 
+TestedBeforeSwitch ==   \* with this very KEK, and real rows
+  [][\A n \in Rot : /\ Becomes(n, "tested") => rot[n].new \in on /\ rot[n].reh = rot[n].new
+                    /\ Becomes(n, "switched") => rot[n].ph = "tested"]_rot
+
 (* What the passes say when a step concludes from them is so at that moment.    *)
-AllMoved(n) == \A r \in Frozen(n) : row[r] # NoRow => row[r].kid = rot[n].new /\ row[r].real = rot[n].new
+AllMoved(n) ==          \* no row is under a KEK that the rotation leaves, nor says so
+  \A r \in Frozen(n) : row[r] # NoRow => {row[r].kid, row[r].real} \cap rot[n].olds = {}
 RetiredIsMoved   == [][\A n \in Rot : Becomes(n, "retired") => AllMoved(n)]_rot
 CompletedIsMoved == [][\A n \in Rot : Becomes(n, "completed") => AllMoved(n)]_rot
 
@@ -819,8 +789,10 @@ NoRenewedLeaseLost ==   \* a lease in use is taken away only as it was when drai
 DrainRevokesOld ==      \* and only one on a KEK that the pointer has left
   [][\A w \in Writer, k \in KEK : Revoked(w, k) => k # ptr.kek]_lease
 
-NoLostWrite ==          \* nothing but a write of the application changes a payload backwards
-  [][\A r \in Row : row[r] # NoRow /\ row'[r] # NoRow => row'[r].body >= row[r].body]_row
+NoLostWrite ==          \* nothing but a write of an application changes which payload a row has
+  [][\A r \in Row : row[r] # NoRow /\ row'[r] # NoRow =>
+       IF writes' # writes THEN row'[r].body >= row[r].body
+       ELSE row'[r].body = row[r].body /\ row'[r].ct % Serials = row[r].ct % Serials]_row
 
 NoRowComesBack ==       \* no rewrap creates a row: only an insert or a restore does
   [][\A r \in Row : row[r] = NoRow /\ row'[r] # NoRow => writes' # writes \/ row'[r] = backup]_row
@@ -829,6 +801,13 @@ NoRowComesBack ==       \* no rewrap creates a row: only an insert or a restore 
 
 Terminates ==
   \A n \in Rot : rot[n].ph = "started" ~> rot[n].ph \in Final
+
+(* A key that a rotation which is over has made, and that no row is under.      *)
+StrayKey(k) == tag[k] # NoTag /\ rot[tag[k].n].ph = "rolledback" /\ k \in on
+StraysOff == \A k \in KEK : StrayKey(k) ~> k \notin on
+
+EachStartsAndEnds ==    \* the lock is free again: the next rotation starts, and ends too
+  \A n \in Rot : <>(rot[n].ph \in Final)
 
 EveryReadEnds ==
   \A q \in Reader : rd[q] # NotRead ~> rd[q] = NotRead

@@ -20,3 +20,13 @@ var Outbox string
 //
 //go:embed doctor.tla
 var Doctor string
+
+// Lag is the text of the module lag, which extends rotation.
+//
+//go:embed lag.tla
+var Lag string
+
+// SetBack is the text of the module setback, which extends rotation.
+//
+//go:embed setback.tla
+var SetBack string

@@ -15,7 +15,8 @@ type variant struct {
 	name    string
 	module  string            // "" is rotation
 	set     map[string]string // constants that differ from the module's base
-	off     []string          // mechanisms taken away
+	off     []string          // mechanisms taken away, by their names in without
+	edits   []edit            // other changes of the model
 	want    string            // tlc.Holds, or the property that must be violated
 	live    string            // "": safety alone; else the specification with fairness
 	also    []string          // invariants beyond the module's
@@ -23,6 +24,8 @@ type variant struct {
 	steps   []string          // properties of steps instead of the module's
 	heavy   bool              // takes more than a few seconds
 	deep    bool              // only with MATTER_SPEC_BUDGET
+	share   int               // how many shares of the budget it gets; 0 is one
+	walks   int               // > 0: random walks of so many steps instead of a search
 	says    string            // what it shows
 }
 
@@ -33,10 +36,11 @@ type model struct {
 	properties []string // safety properties of single steps
 	liveness   []string
 	symmetry   string
-	spec       string // its specification; "" for Spec
+	spec       string            // its specification; "" for Spec
+	replace    map[string]string // definitions that the module replaces by its own
 }
 
-var models = withDoctor(map[string]model{
+var models = withSetBack(withLag(withDoctor(map[string]model{
 	"rotation": {
 		base: map[string]string{
 			"Row": "{r1}", "Writer": "{w1}", "Reader": "{}", "Shard": "{s1, s2}", "Modes": `{"normal"}`,
@@ -47,21 +51,24 @@ var models = withDoctor(map[string]model{
 		},
 		invariants: []string{
 			"NoKeyOrphans", "RetireAfterSwitch", "PointerUsable", "NewKekUsable", "AtMostOneRotation", "NoRollbackAfterSwitch",
-			"EmergencyForward", "RowIntegrity", "ExposedDeksGone", "SealedIsShut", "ReadersServed",
-			"OldsDisabled", "SupersededOff",
+			"EmergencyForward", "RowIntegrity", "ExposedDeksGone", "SealedIsShut",
+			"OldsDisabled", "SupersededOff", "LockIsRotation", "NoPendingOver", "ArbiterNamed", "EpochOfRows",
 		},
-		properties: []string{"EpochMonotone", "KekForward", "NoLostWrite", "NoRenewedLeaseLost", "DrainRevokesOld", "NoRowComesBack", "OneKekLeft", "EndedIsEnded", "ModeFixed"},
-		liveness:   []string{"Terminates", "EveryReadEnds"},
-		symmetry:   "Sym",
+		properties: []string{
+			"EpochMonotone", "KekForward", "NoLostWrite", "NoRenewedLeaseLost", "DrainRevokesOld", "NoRowComesBack", "ReadersServed",
+			"TestedBeforeSwitch", "RetiredIsMoved", "CompletedIsMoved", "OneKekLeft", "EndedIsEnded", "ModeFixed",
+		},
+		liveness: []string{"Terminates", "EveryReadEnds"},
+		symmetry: "Sym",
 	},
 	"outbox": {
 		base:       map[string]string{"MaxEvent": "3", "Publisher": "{p1, p2}", "MaxForeign": "0", "Restores": "FALSE"},
-		invariants: []string{"AuditLinear", "AuditOnceInOrder", "EveryEffectRecorded", "MarkedIsStored", "DoneIsStored", "GenerationsInOrder"},
+		invariants: []string{"AuditLinear", "AuditOnceInOrder", "EveryEffectRecorded", "MarkedIsStored", "DoneIsStored", "GenerationsInOrder", "NoGaps"},
 		properties: []string{"WrittenOnce", "MarkMonotone"},
 		liveness:   []string{"AllStored"},
 		symmetry:   "Sym",
 	},
-})
+})))
 
 // withDoctor adds the module doctor, which is rotation with items of the control table that
 // are lost and rebuilt.
@@ -111,7 +118,10 @@ func set(pairs ...string) map[string]string {
 	return out
 }
 
-var variants = []variant{
+var variants = slices.Concat(mechanisms, mutants, pairs, lags, setBacks, liveness, large, walks)
+
+// mechanisms are the code as it is, and the same with one mechanism taken away.
+var mechanisms = []variant{
 	{name: "reach_completed", set: set("MaxWrite", "1"), also: []string{"NeverCompleted"}, want: "NeverCompleted", says: "the model can finish a rotation"},
 
 	{name: "reach_two_olds", set: with(historic, set("MaxWrite", "0")), also: []string{"NeverLeftHistoric"}, want: "NeverLeftHistoric", says: "a rotation that leaves two KEKs can finish"},
@@ -177,7 +187,7 @@ var variants = []variant{
 	{name: "cx_rollback_emergency", set: set("Modes", emergency), off: []string{"emergency-forward"}, want: "EmergencyForward", says: "an emergency that rolls back to the compromised KEK"},
 	{name: "cx_switch_blind", set: set("MaxRot", "2", "MaxWrite", "0"), off: []string{"switch-condition"}, want: "PointerUsable", says: "a blind pointer write of an older rotation's late Switch"},
 	{name: "cx_no_lock", set: set("MaxRot", "2", "MaxWrite", "0"), off: []string{"lock"}, want: "AtMostOneRotation", says: "a start that ignores the lock"},
-	{name: "cx_mint_no_arbiter", set: with(keys, silent, set("Modes", emergency)), off: []string{"arbiter"}, want: "NewKekUsable", says: "registering any key of the rotation: a sweep of the attempt before disables it"},
+	{name: "cx_mint_no_arbiter", set: with(keys, silent, set("Modes", emergency)), off: []string{"arbiter"}, instead: []string{"NewKekUsable"}, want: "NewKekUsable", says: "registering any key of the rotation: a sweep of the attempt before disables it"},
 	{name: "cx_reap_reads_first", set: with(keys, silent, set("Modes", emergency)), off: []string{"reap-order"}, want: "NewKekUsable", says: "a sweep that reads the record before it lists the keys"},
 	{name: "cx_reap_during_mint", set: with(keys, silent), off: []string{"reap-waits"}, want: "NewKekUsable", says: "a sweep while a mint is under way"},
 	{name: "cx_pass_off_old", set: historic, off: []string{"strict-pass"}, want: "NoKeyOrphans", says: "passes that ask for \"not under the old KEK\" instead of \"under the new one\""},
@@ -246,8 +256,10 @@ var variants = []variant{
 	{name: "cx_doctor_blind", module: "doctor", set: set("Items", `{"fence"}`), off: []string{"repair-condition"}, want: "RebuiltSealedIsShut", says: "a repair of what somebody else has repaired since: it opens the fence of a KEK that was left"},
 	{name: "cx_doctor_blind_state", module: "doctor", set: set("Items", `{"kek"}`), off: []string{"repair-condition"}, instead: []string{"RebuiltPointerUsable"}, want: "RebuiltPointerUsable", says: "or sets the state of a KEK back"},
 	{name: "cx_doctor_tags", module: "doctor", set: set("Items", `{"ptr"}`), off: []string{"repair-chain"}, instead: []string{"RebuiltNoKeyOrphans"}, want: "RebuiltNoKeyOrphans", says: "a pointer rebuilt from the tags of KMS keys alone: rows come to be under a KEK that was never switched to"},
+}
 
-	// Larger bounds, for a budget of time.
+// large are variants for a budget of time.
+var large = []variant{
 	{name: "deep_doctor", module: "doctor", deep: true, set: set("Items", `{"ptr", "kek", "fence", "lock", "rot", "head"}`, "MaxRot", "2", "Modes", both), want: tlc.Holds, says: "any item, over two rotations"},
 	{name: "deep_two_writers_three_writes", deep: true, set: with(two, set("Deletes", "TRUE", "DekCache", "TRUE", "MaxWrite", "3")), want: tlc.Holds, says: "more writes"},
 	{name: "deep_no_recheck", deep: true, set: with(leases, set("MaxWrite", "1", "Recheck", "FALSE")), want: tlc.Holds, says: "no promise rests on the second look at the pointer"},
@@ -262,16 +274,17 @@ var variants = []variant{
 	{name: "deep_sources", deep: true, set: with(two, set("Side", "{r2}", "MaxRot", "2", "Shard", "{s1}")), want: tlc.Holds, says: "two tables over two rotations beside two writers"},
 	{name: "deep_foreign", deep: true, set: with(two, set("Foreign", `"early"`, "Lies", "TRUE", "Historic", "1", "DekCache", "TRUE", "MaxWrite", "3", "Shard", "{s1}")), want: tlc.Holds, says: "unlabelled rows, labels that lie and a historic KEK beside two writers"},
 	{name: "deep_takeover", deep: true, set: with(two, takeover, set("MaxRot", "3", "MaxWrite", "2", "Takeover", `"any"`, "DekCache", "TRUE", "Deletes", "TRUE")), want: tlc.Holds, says: "takeovers beside two writers"},
-	{name: "deep_everything", deep: true, set: with(two, set("MaxRot", "2", "Modes", both, "MaxMint", "2", "Dup", "1", "Leases", "TRUE", "DekCache", "TRUE", "Deletes", "TRUE", "Restore", `"fenced"`, "Reader", "{q1}", "MaxWrite", "3", "Side", "{r2}", "Historic", "1", "Foreign", `"early"`, "Lies", "TRUE", "Unfit", "TRUE")), want: tlc.Holds, says: "all of it at once, as far as the budget goes"},
 }
 
 // config is the variant as TLC reads it.
 func (v variant) config() string {
 	m := models[v.moduleName()]
 	constants := with(m.base, v.set)
-	constants["Off"] = quoted(v.off)
 	var b strings.Builder
 	fmt.Fprintf(&b, "SPECIFICATION %s\nCONSTANTS\n", firstOf(v.live, firstOf(m.spec, "Spec")))
+	for _, k := range slices.Sorted(maps.Keys(m.replace)) {
+		fmt.Fprintf(&b, "  %s <- %s\n", k, m.replace[k])
+	}
 	values := map[string]bool{}
 	for _, k := range slices.Sorted(maps.Keys(constants)) {
 		fmt.Fprintf(&b, "  %s = %s\n", k, constants[k])
@@ -285,7 +298,11 @@ func (v variant) config() string {
 		fmt.Fprintf(&b, "  %s = %s\n", n, n)
 	}
 	if v.live != "" {
-		fmt.Fprintf(&b, "PROPERTIES %s\n", strings.Join(m.liveness, " "))
+		properties := m.liveness
+		if v.steps != nil {
+			properties = v.steps
+		}
+		fmt.Fprintf(&b, "PROPERTIES %s\n", strings.Join(properties, " "))
 		return b.String()
 	}
 	invariants := append(slices.Clone(m.invariants), v.also...)
@@ -296,7 +313,10 @@ func (v variant) config() string {
 	if v.steps != nil {
 		steps = v.steps
 	}
-	fmt.Fprintf(&b, "SYMMETRY %s\nINVARIANTS %s\nPROPERTIES %s\n", m.symmetry, strings.Join(invariants, " "), strings.Join(steps, " "))
+	if v.walks == 0 { // a walk compares no states
+		fmt.Fprintf(&b, "SYMMETRY %s\n", m.symmetry)
+	}
+	fmt.Fprintf(&b, "INVARIANTS %s\nPROPERTIES %s\n", strings.Join(invariants, " "), strings.Join(steps, " "))
 	return b.String()
 }
 
@@ -307,12 +327,4 @@ func firstOf(a, b string) string {
 		return a
 	}
 	return b
-}
-
-func quoted(names []string) string {
-	q := make([]string, len(names))
-	for i, n := range names {
-		q[i] = fmt.Sprintf("%q", n)
-	}
-	return "{" + strings.Join(q, ", ") + "}"
 }

@@ -134,7 +134,7 @@ func heldAfter(h handle, with rotation.Rewrapped) ([]byte, error) {
 }
 
 // FenceOpen is the condition that rows may come to be under a KEK, by one of its fence
-// shards (spec: InsertFence).
+// shards (spec: InsertOK).
 func FenceOpen(controlTable string, id kek.ID, shard int) *types.ConditionCheck {
 	names, vals := expression("#state = :open", values{"open": str(fenceOpen)})
 	return &types.ConditionCheck{

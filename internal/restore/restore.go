@@ -3,7 +3,7 @@
 // A backup names the KEKs of its day. Written back as it is it would break
 // NoKeyOrphans: its rows would name KEKs that are retired, or that a rotation is
 // leaving. So every row is rewrapped under the pointer's KEK and inserted behind its
-// fence, as an application inserts (spec: Commit, InsertFence): a rotation that goes
+// fence, as an application inserts (spec: Commit, InsertOK): a rotation that goes
 // on meanwhile either carries the row along or refuses it, and then it is rewrapped
 // again.
 //

@@ -15,6 +15,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -42,12 +43,14 @@ type Run struct {
 	Config  string            // text of the .cfg
 	Workers int               // 0 is one
 	Long    bool              // minutes rather than seconds: let the JIT compile
+	Walk    int               // > 0: random walks of so many steps, until the context ends, instead of a search
+	Seed    int64             // of the walks
 }
 
 // Result is what TLC said.
 type Result struct {
 	Verdict   string   // [Holds], [Unfinished], [Temporal], or the violated property's name
-	Generated int64    // states generated
+	Generated int64    // states generated, or visited by random walks
 	Distinct  int64    // distinct states
 	Depth     int      // longest shortest path, or the counterexample's length
 	Actions   []string // the counterexample's actions, in order
@@ -171,16 +174,21 @@ func (r Run) args(dir, jar string) []string {
 	if r.Long {
 		jvm = []string{"-XX:+UseParallelGC", "-Xmx4g"}
 	}
-	return append(jvm, "-Xss16m", "-Djava.io.tmpdir="+dir, "-cp", jar, "tlc2.TLC",
+	var walk []string
+	if r.Walk > 0 {
+		walk = []string{"-simulate", "-depth", strconv.Itoa(r.Walk), "-seed", strconv.FormatInt(r.Seed, 10)}
+	}
+	return slices.Concat(jvm, []string{"-Xss16m", "-Djava.io.tmpdir=" + dir, "-cp", jar, "tlc2.TLC",
 		"-workers", strconv.Itoa(max(r.Workers, 1)), "-metadir", filepath.Join(dir, "states"), "-cleanup",
 		"-deadlock", // a model that has done all it may is no error
-		"-config", "model.cfg", r.Module)
+		"-config", "model.cfg"}, walk, []string{r.Module})
 }
 
 var (
 	violated = regexp.MustCompile(`(?m)^Error: (?:Invariant|Action property|Property) (\w+) is violated`)
 	counted  = regexp.MustCompile(`([\d,]+) states generated.*?, ([\d,]+) distinct states`)
-	reached  = regexp.MustCompile(`(?m)^Progress\((\d+)\)`) // of a run that did not end
+	reached  = regexp.MustCompile(`(?m)^Progress\((\d+)\)`)                              // of a run that did not end
+	walked   = regexp.MustCompile(`(?:Progress: |number of states generated: )([\d,]+)`) // of random walks
 	deep     = regexp.MustCompile(`depth of the complete state graph search is (\d+)`)
 	step     = regexp.MustCompile(`(?m)^State \d+: <(\w+)`)
 )
@@ -198,6 +206,9 @@ func parse(out string) Result {
 	if all := counted.FindAllStringSubmatch(out, -1); all != nil {
 		m := all[len(all)-1]
 		r.Generated, r.Distinct = number(m[1]), number(m[2])
+	}
+	if all := walked.FindAllStringSubmatch(out, -1); all != nil {
+		r.Generated = number(all[len(all)-1][1])
 	}
 	if all := reached.FindAllStringSubmatch(out, -1); all != nil {
 		r.Depth, _ = strconv.Atoi(all[len(all)-1][1])

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 )
 
 // counter counts to a bound, or for ever.
@@ -60,6 +61,23 @@ func TestCheck(t *testing.T) {
 		if r.Verdict != c.verdict || r.Distinct != c.distinct || actions != c.actions {
 			t.Errorf("%q: %s, %d states, %v", c.config, r.Verdict, r.Distinct, r.Actions)
 		}
+	}
+}
+
+// TestWalk: random walks find what is violated, and end with their context.
+func TestWalk(t *testing.T) {
+	installed(t)
+	r := run("SPECIFICATION Spec\nCONSTANT Max = 9\nINVARIANT Small")
+	r.Walk, r.Seed = 20, 1
+	found, err := Check(t.Context(), r)
+	if err != nil || found.Verdict != "Small" || found.Depth != 4 {
+		t.Errorf("%v: %s after %d states", err, found.Verdict, found.Depth)
+	}
+	r.Config = "SPECIFICATION Spec\nCONSTANT Max = 2\nINVARIANT Small"
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	if walked, err := Check(ctx, r); err != nil || walked.Verdict != Unfinished {
+		t.Errorf("%v: %s", err, walked.Verdict)
 	}
 }
 

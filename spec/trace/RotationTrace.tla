@@ -160,7 +160,7 @@ InDrain ==
 
 (* Rows. *)
 
-Other(r) == UNCHANGED <<keyV, ctlV, workV, wr, rd, backup, nDek, harm>>
+Other(r) == UNCHANGED <<keyV, ctlV, workV, wr, rd, backup, nDek>>
 Blob(r)  == blob' = [blob EXCEPT ![r] = <<E.blob, E.pay>>]
 
 Stored(r) ==                 \* Written, with what is really in the bytes

@@ -226,7 +226,6 @@ CONSTANTS
   Unfit = FALSE
   Unmarked = FALSE
   Takeover = "any"
-  Off = {}
 `, numbers(1, rows), numbers(1, writers), numbers(0, runs[0].shards-1), rots, mints, dup, historic)
 }
 
