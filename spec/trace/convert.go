@@ -388,9 +388,9 @@ func (r *run) row(e Event) (class, fields string) {
 	case e.Effect == "Table.Replace":
 		body = 0 // untouched
 	}
-	return "rows", fmt.Sprintf(`a |-> %q, r |-> %d, k |-> %s, old |-> %s, e |-> %d, s |-> %d, was |-> %d, waspay |-> %d, blob |-> %d, pay |-> %d, real |-> %d, dek |-> %d, ct |-> %d`,
+	return "rows", fmt.Sprintf(`a |-> %q, r |-> %d, k |-> %s, old |-> %s, e |-> %d, s |-> %d, was |-> %d, waspay |-> %d, blob |-> %d, pay |-> %d, real |-> %d, dek |-> %d, ct |-> %d, text |-> %d`,
 		word, row, k, r.oldLabel(e), r.epoch(e.Epoch), shard,
-		r.blob(e.Was), r.blob(e.WasBody), r.blob(e.Blob), r.blob(e.Body), r.keks[w.kek], under, body)
+		r.blob(e.Was), r.blob(e.WasBody), r.blob(e.Blob), r.blob(e.Body), r.keks[w.kek], under, body, r.blob(e.Text))
 }
 
 func (r *run) oldLabel(e Event) string {

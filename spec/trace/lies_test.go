@@ -269,6 +269,7 @@ var lies = []mutant{
 	{"inserted without saying what the payload opens under", "green", edited(effect("Table.Insert"), func(e *trace.Event) { e.BodyDEK = "" }), "Table.Insert", ""},
 	{"a normal rewrap touches the payload", "green", edited(effect("Table.Replace"), func(e *trace.Event) { e.Body, e.BodyDEK = "00", trace.UnknownDEK }), "Table.Replace", ""},
 	{"an emergency keeps the exposed DEK", "emergency", kept, "Table.Replace", ""},
+	{"an emergency seals another text", "emergency", edited(effect("Table.Replace"), func(e *trace.Event) { e.Text = "0123456789abcdef" }), "Table.Replace", "NoLostWrite"},
 	{"an emergency leaves the wrapped DEK", "emergency", edited(effect("Table.Replace"), func(e *trace.Event) { e.Blob = e.Was }), "Table.Replace", ""},
 	{"an emergency seals the payload under another DEK", "emergency", rewrappedOnly, "Table.Replace", "RowIntegrity"},
 	{"an emergency gives every row one DEK", "emergency", func(t *testing.T, events []trace.Event) []trace.Event {
