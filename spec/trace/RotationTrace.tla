@@ -120,7 +120,7 @@ Changed ==
 
 (* Effects on KMS. *)
 
-Stray(k) ==                  \* what a sweep, a loser or remint may have decided to disable
+StrayKey(k) ==                  \* what a sweep, a loser or remint may have decided to disable
   LET n == tag[k].n IN
   /\ k \in Made /\ kek[k] = "none"
   /\ \/ \E j \in owner : j # k /\ tag[j] = tag[k]             \* Lose
@@ -133,7 +133,7 @@ InKMS ==
   CASE E.a = "create"  -> CreateKey(E.n, E.att) /\ tag'[E.k].n = E.n
     [] E.a = "claim"   -> IF E.k \in owner THEN UNCHANGED vars ELSE Claim(E.k)
     [] E.a = "disable" -> IF E.k \notin on THEN UNCHANGED vars
-                          ELSE IF Stray(E.k)
+                          ELSE IF StrayKey(E.k)
                             THEN on' = on \ {E.k} /\ UNCHANGED <<kek, tag, owner, doomed, reaper, unfit, ctlV, workV, dataV, cntV>>
                             ELSE DisableRetired(E.k) /\ (Put(rec[E.k]) \/ Swept(E.k))      \* not before its record is safe
     [] E.a = "enable"  -> on' = on \cup {E.k} /\ UNCHANGED <<kek, tag, owner, doomed, reaper, unfit, ctlV, workV, dataV, cntV>>
