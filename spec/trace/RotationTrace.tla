@@ -180,7 +180,7 @@ Moved(r) ==                  \* RewrapRead, then RewrapWrite: the row still was 
     /\ r \in Frozen(n) /\ row[r] # NoRow /\ row[r].kid = E.old /\ blob[r][1] = E.was
     /\ Wraps /\ (Payload(n) <=> E.pay # 0)
     /\ Payload(n) => blob[r][2] = E.waspay
-    /\ Payload(n) /\ E.dek # 0 => Born(E.dek) = E.k /\ (\A q \in Row \ {r} : row[q].dek # E.dek)      \* Rewritten
+    /\ Payload(n) /\ E.dek # 0 => Born(E.dek) = E.k      \* Rewritten
     /\ row' = [row EXCEPT ![r] = [@ EXCEPT !.kid = E.k, !.real = E.real, !.ep = E.e, !.dek = E.dek,
                                           !.ct = IF E.pay # 0 THEN E.ct ELSE @,        \* RewrapRow
                                           !.body = IF Keeps(r) THEN @ ELSE @ - 1]]
