@@ -27,7 +27,7 @@ VARIABLES
   stored,  \* records in the bucket
   past,    \* what the pointer has ever been: <<KEK, epoch>>
   looked,  \* KEKs whose leases were listed for a rotation: <<n, KEK>>
-  blob,    \* of each row: which wrapped DEK and which payload are stored
+  blob,    \* of each row: which wrapped DEK and which payload are stored, and its text
   todo,    \* passes over segments that are not done: <<n, pass, segment>>
   begun,   \* there is a pointer
   marked,  \* records that are marked as being in the bucket
@@ -48,7 +48,7 @@ TInit ==
   /\ t \in 1 .. Len(Traces) /\ i = 1
   /\ out = Heads[t] /\ stored = 1 .. Puts[t]
   /\ past = {<<1, 1>>}
-  /\ blob = [r \in Row |-> <<0, 0>>]
+  /\ blob = [r \in Row |-> <<0, 0, 0>>]
   /\ todo = {} /\ looked = {}
   /\ begun = Begun[t] /\ marked = 0 /\ rec = [k \in KEK |-> 0]
   /\ read = {} /\ shown = {} /\ strange = FALSE
@@ -120,7 +120,7 @@ Changed ==
 
 (* Effects on KMS. *)
 
-Stray(k) ==                  \* what a sweep, a loser or remint may have decided to disable
+DisablesStray(k) ==                  \* what a sweep, a loser or remint may have decided to disable
   LET n == tag[k].n IN
   /\ k \in Made /\ kek[k] = "none"
   /\ \/ \E j \in owner : j # k /\ tag[j] = tag[k]             \* Lose
@@ -133,7 +133,7 @@ InKMS ==
   CASE E.a = "create"  -> CreateKey(E.n, E.att) /\ tag'[E.k].n = E.n
     [] E.a = "claim"   -> IF E.k \in owner THEN UNCHANGED vars ELSE Claim(E.k)
     [] E.a = "disable" -> IF E.k \notin on THEN UNCHANGED vars
-                          ELSE IF Stray(E.k)
+                          ELSE IF DisablesStray(E.k)
                             THEN on' = on \ {E.k} /\ UNCHANGED <<kek, tag, owner, doomed, reaper, unfit, ctlV, workV, dataV, cntV>>
                             ELSE DisableRetired(E.k) /\ (Put(rec[E.k]) \/ Swept(E.k))      \* not before its record is safe
     [] E.a = "enable"  -> on' = on \cup {E.k} /\ UNCHANGED <<kek, tag, owner, doomed, reaper, unfit, ctlV, workV, dataV, cntV>>
@@ -161,7 +161,7 @@ InDrain ==
 (* Rows. *)
 
 Other(r) == UNCHANGED <<keyV, ctlV, workV, wr, rd, backup, nDek>>
-Blob(r)  == blob' = [blob EXCEPT ![r] = <<E.blob, E.pay>>]
+Blob(r)  == blob' = [blob EXCEPT ![r] = <<E.blob, E.pay, E.text>>]
 
 Stored(r) ==                 \* Written, with what is really in the bytes
   /\ row' = [row EXCEPT ![r] = [kid |-> E.k, real |-> E.real, ep |-> E.e, dek |-> E.dek, ct |-> E.ct, body |-> writes + 1]]
@@ -170,16 +170,19 @@ Stored(r) ==                 \* Written, with what is really in the bytes
 Wraps == E.real # 0 => E.real = E.k
 Own   == Wraps /\ (E.dek # 0 => Born(E.dek) = E.k)       \* Wrap: a DEK that was made under this KEK
 
+Keeps(r) == E.text = 0 \/ blob[r][3] \in {0, E.text}         \* else an older payload, or another
+
 Moved(r) ==                  \* RewrapRead, then RewrapWrite: the row still was what was read
   \E n \in Rot :
     /\ E.old \in rot[n].olds /\ rot[n].new = E.k /\ rot[n].ep = E.e /\ Rewrapping(n)
     /\ r \in Frozen(n) /\ row[r] # NoRow /\ row[r].kid = E.old /\ blob[r][1] = E.was
     /\ Wraps /\ (Payload(n) <=> E.pay # 0)
     /\ Payload(n) => blob[r][2] = E.waspay
-    /\ Payload(n) /\ E.dek # 0 => Born(E.dek) = E.k /\ (\A q \in Row \ {r} : row[q].dek # E.dek)      \* Rewritten
+    /\ Payload(n) /\ E.dek # 0 => Born(E.dek) = E.k      \* Rewritten
     /\ row' = [row EXCEPT ![r] = [@ EXCEPT !.kid = E.k, !.real = E.real, !.ep = E.e, !.dek = E.dek,
-                                          !.ct = IF E.pay # 0 THEN E.ct ELSE @]]       \* RewrapRow
-    /\ blob' = [blob EXCEPT ![r] = <<E.blob, IF E.pay # 0 THEN E.pay ELSE @[2]>>]
+                                          !.ct = IF E.pay # 0 THEN E.ct ELSE @,        \* RewrapRow
+                                          !.body = IF Keeps(r) THEN @ ELSE @ - 1]]
+    /\ blob' = [blob EXCEPT ![r] = <<E.blob, IF E.pay # 0 THEN E.pay ELSE @[2], IF E.text # 0 THEN E.text ELSE @[3]>>]
     /\ UNCHANGED writes
 
 InRows ==

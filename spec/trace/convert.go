@@ -37,6 +37,8 @@ type run struct {
 	born     map[string]int            // of each DEK, its number in the model
 	totals   map[string]map[string]int // by rotation and source: how many segments
 	places   map[int]map[[2]int]bool   // of each row, its segments: number and total
+	used     map[string]int            // of each DEK that a payload is under, a row
+	serial   map[int]int               // of each row, the serial of its DEK
 	tables   map[int]int               // of each row, the number of its source
 }
 
@@ -68,7 +70,7 @@ func convert(events []Event) *run {
 	r := &run{
 		base: 1, shards: 1, mints: 1, made: map[any]int{}, keks: names{}, rots: names{}, rows: names{}, writers: names{},
 		blobs: names{}, times: names{}, parts: names{}, sources: names{}, cursors: names{}, deks: names{}, tags: map[string]tag{},
-		wraps: map[string]wrapping{}, born: map[string]int{}, totals: map[string]map[string]int{}, places: map[int]map[[2]int]bool{}, tables: map[int]int{},
+		wraps: map[string]wrapping{}, born: map[string]int{}, totals: map[string]map[string]int{}, places: map[int]map[[2]int]bool{}, tables: map[int]int{}, used: map[string]int{}, serial: map[int]int{},
 	}
 	if why := r.begin(events); why != "" {
 		r.refuse(0, why)
@@ -78,6 +80,9 @@ func convert(events []Event) *run {
 		why := r.refusal(e, i)
 		if why == "" {
 			why = r.key(e)
+		}
+		if why == "" {
+			why = r.renewed(e)
 		}
 		if why != "" {
 			r.refuse(i, why)
@@ -189,6 +194,21 @@ func (r *run) wrapped(blob, kek, dek string) string {
 	r.wraps[blob] = w
 	if _, known := r.born[dek]; !known {
 		r.born[dek] = serials*r.keks[kek] + r.deks.of(dek)
+	}
+	return ""
+}
+
+// renewed takes down which row a fresh DEK of an emergency is for, and numbers the DEK as
+// the model does: after the one that it replaces. It is for no other row.
+func (r *run) renewed(e Event) string {
+	if e.Effect != "Table.Replace" || e.BodyDEK == "" || r.born[e.BodyDEK] == 0 {
+		return ""
+	}
+	row := r.rows.of(e.Source, "/", e.Row)
+	if of, used := r.used[e.BodyDEK]; used && of != row {
+		return "another row has this DEK"
+	} else if !used && r.serial[row] != 0 {
+		r.born[e.BodyDEK] = r.born[e.BodyDEK]/serials*serials + r.serial[row]
 	}
 	return ""
 }
@@ -388,9 +408,12 @@ func (r *run) row(e Event) (class, fields string) {
 	case e.Effect == "Table.Replace":
 		body = 0 // untouched
 	}
-	return "rows", fmt.Sprintf(`a |-> %q, r |-> %d, k |-> %s, old |-> %s, e |-> %d, s |-> %d, was |-> %d, waspay |-> %d, blob |-> %d, pay |-> %d, real |-> %d, dek |-> %d, ct |-> %d`,
+	if body != 0 && !e.Refused && e.Effect != "Table.Delete" && e.Effect != Label {
+		r.serial[row], r.used[e.BodyDEK] = body%serials, row
+	}
+	return "rows", fmt.Sprintf(`a |-> %q, r |-> %d, k |-> %s, old |-> %s, e |-> %d, s |-> %d, was |-> %d, waspay |-> %d, blob |-> %d, pay |-> %d, real |-> %d, dek |-> %d, ct |-> %d, text |-> %d`,
 		word, row, k, r.oldLabel(e), r.epoch(e.Epoch), shard,
-		r.blob(e.Was), r.blob(e.WasBody), r.blob(e.Blob), r.blob(e.Body), r.keks[w.kek], under, body)
+		r.blob(e.Was), r.blob(e.WasBody), r.blob(e.Blob), r.blob(e.Body), r.keks[w.kek], under, body, r.blob(e.Text))
 }
 
 func (r *run) oldLabel(e Event) string {

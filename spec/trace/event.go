@@ -53,6 +53,9 @@ type Event struct {
 	// BodyDEK is the same digest of the DEK that the payload of a written row really
 	// opens under; "" only where the payload was not written.
 	BodyDEK string `json:"body_dek,omitempty"`
+	// Text is a keyed digest of what the payload of a written row opens to, so that a
+	// rewrap is seen to keep it; "" is not known.
+	Text string `json:"text,omitempty"`
 
 	// Table.Scan, one page of Segment of Source.
 	Total      int    `json:"segments_total,omitempty"` // how many segments the table was divided into

@@ -124,7 +124,7 @@ func TestPortedBugsAreRejected(t *testing.T) {
 	for _, b := range bugs {
 		s := newSite(t)
 		b.plant(s)
-		ends = append(ends, s.run(b.mode))
+		ends = append(ends, s.run(id, b.mode))
 		runs = append(runs, s.recorder.Events())
 	}
 	for i, v := range check(t, runs...) {
@@ -135,8 +135,8 @@ func TestPortedBugsAreRejected(t *testing.T) {
 	}
 }
 
-// run is a whole rotation; the error is of the step that stops it.
-func (s *site) run(mode string) error {
+// run is a whole rotation, or what is left of it; the error is of the step that stops it.
+func (s *site) run(rotationID, mode string) error {
 	until := func(step func() (bool, error)) error {
 		for range 10 {
 			if done, err := step(); done || err != nil {
@@ -146,36 +146,39 @@ func (s *site) run(mode string) error {
 		}
 		return nil
 	}
-	in := s.in()
+	in := rotation.StepInput{RotationID: rotationID}
 	for _, step := range []func() (bool, error){
 		func() (bool, error) {
+			if v, err := s.world.Store().Load(s.as(trace.Person), rotationID); err != nil || v.Rotation != nil {
+				return true, err
+			}
 			_, err := s.Preflight(s.as("preflight"), rotation.PreflightInput{
-				ExecutionName: id, Input: rotation.ExecutionInput{Mode: mode, Reason: "why", Window: "any"},
+				ExecutionName: rotationID, Input: rotation.ExecutionInput{Mode: mode, Reason: "why", Window: "any"},
 			})
 			return true, err
 		},
 		func() (bool, error) {
-			out, err := s.Verify(s.as("verify"), rotation.VerifyInput{RotationID: id, Census: true})
+			out, err := s.Verify(s.as("verify"), rotation.VerifyInput{RotationID: rotationID, Census: true})
 			return out.Done, err
 		},
 		func() (bool, error) { _, err := s.Mint(s.as("mint"), in); return true, err },
 		func() (bool, error) {
-			_, err := s.Rewrap(s.as("rewrap"), rotation.RewrapInput{RotationID: id, Rehearse: true})
+			_, err := s.Rewrap(s.as("rewrap"), rotation.RewrapInput{RotationID: rotationID, Rehearse: true})
 			return true, err
 		},
 		func() (bool, error) { _, err := s.DualUnwrap(s.as("dualunwrap"), in); return true, err },
 		func() (bool, error) { _, err := s.Switch(s.as("switch"), in); return true, err },
 		func() (bool, error) { out, err := s.Drain(s.as("drain"), in); return out.Done, err },
 		func() (bool, error) {
-			_, err := s.Rewrap(s.as("rewrap"), rotation.RewrapInput{RotationID: id, Complete: true})
+			_, err := s.Rewrap(s.as("rewrap"), rotation.RewrapInput{RotationID: rotationID, Complete: true})
 			return true, err
 		},
 		func() (bool, error) {
-			out, err := s.Retire(s.as("retire"), rotation.RetireInput{RotationID: id})
+			out, err := s.Retire(s.as("retire"), rotation.RetireInput{RotationID: rotationID})
 			return out.Done, err
 		},
 		func() (bool, error) {
-			out, err := s.Verify(s.as("verify"), rotation.VerifyInput{RotationID: id})
+			out, err := s.Verify(s.as("verify"), rotation.VerifyInput{RotationID: rotationID})
 			return out.Done, err
 		},
 	} {

@@ -215,34 +215,37 @@ func (r *Recorder) dek(k memstore.DataKey) string {
 	return digest
 }
 
-// digest names a DEK without helping anybody who has the trace to find it.
-func (r *Recorder) digest(dek []byte) string {
+// digest names a DEK, or a payload's text, without helping anybody who has the trace to
+// find it.
+func (r *Recorder) digest(secret []byte) string {
 	mac := hmac.New(sha256.New, r.secret)
-	mac.Write(dek)
+	mac.Write(secret)
 	return hex.EncodeToString(mac.Sum(nil)[:8])
 }
 
-// under is the digest of the DEK that a payload opens under: that which is wrapped
-// beside it, or any other that calls have shown. "" is no payload.
-func (r *Recorder) under(payload, wrapped []byte, bound map[string]string) string {
-	if len(payload) == 0 {
-		return ""
-	}
-	opens := func(dek []byte) bool {
-		_, err := aead.Cipher{}.Open(dek, payload, bound)
-		return err == nil
+// open adds to an event the DEK that a payload opens under, that which is wrapped beside
+// it or any other that calls have shown, and what it opens to.
+func (r *Recorder) open(e Event, payload, wrapped []byte, bound map[string]string) Event {
+	if e.Body = Digest(payload); e.Body == "" {
+		return e
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if dek, ok := r.opened[Digest(wrapped)]; ok && opens(dek) {
-		return r.digest(dek)
+	candidates := make([][]byte, 0, 1)
+	if dek, ok := r.opened[Digest(wrapped)]; ok {
+		candidates = append(candidates, dek)
 	}
 	for _, digest := range slices.Sorted(maps.Keys(r.deks)) {
-		if opens(r.deks[digest]) {
-			return digest
+		candidates = append(candidates, r.deks[digest])
+	}
+	for _, dek := range candidates {
+		if text, err := (aead.Cipher{}).Open(dek, payload, bound); err == nil {
+			e.BodyDEK, e.Text = r.digest(dek), r.digest(text)
+			return e
 		}
 	}
-	return UnknownDEK
+	e.BodyDEK = UnknownDEK
+	return e
 }
 
 func (r *Recorder) rowEvent(op string, result any, args []any) Event {
@@ -265,11 +268,10 @@ func (r *Recorder) rowEvent(op string, result any, args []any) Event {
 		}
 	case "Table.Replace":
 		old, with := args[1].(rotation.Row), args[2].(rotation.Rewrapped)
-		return Event{
+		return r.open(Event{
 			Effect: op, Source: args[0].(string), Row: old.ID, Old: string(old.KEK), KEK: string(with.KEK), Epoch: with.Epoch,
-			Was: Digest(old.WrappedDEK), WasBody: Digest(old.Ciphertext), Blob: Digest(with.WrappedDEK), Body: Digest(with.Ciphertext),
-			BodyDEK: r.under(with.Ciphertext, with.WrappedDEK, old.Bound),
-		}
+			Was: Digest(old.WrappedDEK), WasBody: Digest(old.Ciphertext), Blob: Digest(with.WrappedDEK),
+		}, with.Ciphertext, with.WrappedDEK, old.Bound)
 	case Scan:
 		req, page := args[1].(rotation.ScanRequest), result.(rotation.Page)
 		e := Event{
@@ -300,10 +302,9 @@ func (r *Recorder) written(op, source, id string, row memstore.Record) Event {
 		bound = maps.Clone(row.Bind)
 		maps.Copy(bound, row.Context)
 	}
-	return Event{
-		Effect: op, Source: source, Row: id, KEK: string(row.KEK), Epoch: row.Epoch,
-		Blob: Digest(row.WrappedDEK), Body: Digest(row.Ciphertext), BodyDEK: r.under(row.Ciphertext, row.WrappedDEK, bound),
-	}
+	return r.open(Event{
+		Effect: op, Source: source, Row: id, KEK: string(row.KEK), Epoch: row.Epoch, Blob: Digest(row.WrappedDEK),
+	}, row.Ciphertext, row.WrappedDEK, bound)
 }
 
 // change is one transaction on the control table.
