@@ -117,7 +117,7 @@ func TestBeforeTheSwitch(t *testing.T) {
 	mark := map[string]ddbtypes.AttributeValue{
 		"pk": &ddbtypes.AttributeValueMemberS{Value: "MARK"}, "sk": &ddbtypes.AttributeValueMemberS{Value: "it-forgotten"},
 	}
-	if _, err := client.PutItem(t.Context(), &dynamodb.PutItemInput{TableName: aws.String(w.Env()["MATTER_CONTROL_TABLE"]), Item: mark}); err != nil {
+	if _, err := dynamodb.NewFromConfig(w.ApplicationConfig()).PutItem(t.Context(), &dynamodb.PutItemInput{TableName: aws.String(w.Env()["MATTER_CONTROL_TABLE"]), Item: mark}); err != nil {
 		t.Fatal(err)
 	}
 	w.refused(t, "forgotten", "{}", string(rotation.SourceForgotten), "it-forgotten")

@@ -191,7 +191,7 @@ func (w *world) application(t *testing.T, act func(c *envelope.Client)) {
 func (w *world) client(t *testing.T) *envelope.Client {
 	t.Helper()
 	c, err := envelope.New(t.Context(), envelope.Config{
-		ControlTable: w.Env()["MATTER_CONTROL_TABLE"], DynamoDB: dynamodb.NewFromConfig(w.AWSConfig()), KMS: kms.NewFromConfig(w.AWSConfig()),
+		ControlTable: w.Env()["MATTER_CONTROL_TABLE"], DynamoDB: dynamodb.NewFromConfig(w.ApplicationConfig()), KMS: kms.NewFromConfig(w.ApplicationConfig()),
 		PointerAge: 3 * time.Second, LeaseTTL: 10 * time.Second,
 	})
 	if err != nil {

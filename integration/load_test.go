@@ -17,6 +17,7 @@ import (
 
 	"github.com/matter-ops/kms-rotation/internal/app"
 	"github.com/matter-ops/kms-rotation/internal/load"
+	"github.com/matter-ops/kms-rotation/internal/localaws"
 	"github.com/matter-ops/kms-rotation/internal/wiretrace/tracetest"
 	"github.com/matter-ops/kms-rotation/kek"
 )
@@ -52,7 +53,7 @@ func site(t *testing.T, c app.Config, cfg aws.Config, getenv func(string) string
 func (w *world) site(t *testing.T) load.Site {
 	t.Helper()
 	env := w.Env()
-	return site(t, w.Deployment.Config, w.AWSConfig(), func(name string) string { return env[name] })
+	return site(t, w.Deployment.Config, w.ApplicationConfig(), func(name string) string { return env[name] })
 }
 
 // childSite is the site of a child process.
@@ -88,6 +89,7 @@ func (w *world) reexec(t *testing.T, test, role string) (*exec.Cmd, io.WriteClos
 	for k, v := range w.Env() {
 		cmd.Env = append(cmd.Env, k+"="+v)
 	}
+	cmd.Env = append(cmd.Env, "AWS_ACCESS_KEY_ID="+localaws.ApplicationKey)
 	in, err := cmd.StdinPipe()
 	if err != nil {
 		t.Fatal(err)

@@ -123,7 +123,7 @@ func putLease(t *testing.T, w *world, expires time.Time) map[string]ddbtypes.Att
 	}
 	item := maps.Clone(key)
 	item["refs"], item["pid"], item["expires_at"] = n(1), n(1), n(expires.UnixMilli())
-	_, err := dynamodb.NewFromConfig(w.AWSConfig()).PutItem(t.Context(), &dynamodb.PutItemInput{
+	_, err := dynamodb.NewFromConfig(w.ApplicationConfig()).PutItem(t.Context(), &dynamodb.PutItemInput{
 		TableName: aws.String(w.Env()["MATTER_CONTROL_TABLE"]), Item: item,
 	})
 	if err != nil {
@@ -141,7 +141,7 @@ func expiredLease(t *testing.T, w *world) {
 // returnedLease has a holder come and go.
 func returnedLease(t *testing.T, w *world) {
 	t.Helper()
-	_, err := dynamodb.NewFromConfig(w.AWSConfig()).DeleteItem(t.Context(), &dynamodb.DeleteItemInput{
+	_, err := dynamodb.NewFromConfig(w.ApplicationConfig()).DeleteItem(t.Context(), &dynamodb.DeleteItemInput{
 		TableName: aws.String(w.Env()["MATTER_CONTROL_TABLE"]), Key: putLease(t, w, time.Now().Add(time.Hour)),
 	})
 	if err != nil {

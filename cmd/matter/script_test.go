@@ -112,7 +112,7 @@ func deployedWith(t *testing.T, stack string, parameters map[string]string) *wor
 		t.Fatal(err)
 	}
 	t.Cleanup(l.Close)
-	return &world{Local: l, leases: ddb.NewLeases(dynamodb.NewFromConfig(l.AWSConfig()), l.Env()["MATTER_CONTROL_TABLE"])}
+	return &world{Local: l, leases: ddb.NewLeases(dynamodb.NewFromConfig(l.ApplicationConfig()), l.Env()["MATTER_CONTROL_TABLE"])}
 }
 
 // scripts runs a folder of scripts one after the other.

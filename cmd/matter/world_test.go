@@ -90,7 +90,7 @@ func (w *world) tagged(ts *testscript.TestScript, neg bool, args []string) {
 
 // mark leaves the mark of a table in the control table, as a writer does.
 func (w *world) mark(ts *testscript.TestScript, _ bool, args []string) {
-	_, err := w.Set.Dynamo.PutItem(context.Background(), &dynamodb.PutItemInput{
+	_, err := dynamodb.NewFromConfig(w.ApplicationConfig()).PutItem(context.Background(), &dynamodb.PutItemInput{
 		TableName: aws.String(w.Env()["MATTER_CONTROL_TABLE"]), Item: map[string]types.AttributeValue{
 			"pk": &types.AttributeValueMemberS{Value: "MARK"}, "sk": &types.AttributeValueMemberS{Value: args[0]},
 			"holder": &types.AttributeValueMemberS{Value: "test"}, "seen_at": &types.AttributeValueMemberS{Value: "2026-01-02T03:04:05.000Z"},

@@ -21,6 +21,7 @@ import (
 type proxy struct {
 	dynamo, moto *httputil.ReverseProxy
 	motoURL      string
+	behind       http.RoundTripper // of [Stack.Behind], which does not count as use of a key
 	host         *lambdahost.Host
 	control      http.Handler
 	calls        counter
@@ -44,6 +45,7 @@ func newProxy(dynamoURL, motoURL string, host *lambdahost.Host) (*proxy, error) 
 	if p.moto, err = reverse(motoURL); err != nil {
 		return nil, err
 	}
+	p.behind = strict.New(p.moto.Transport)
 	p.moto.Transport = strict.New(p.moto.Transport)
 	p.control = p.controlAPI()
 	return p, nil

@@ -35,8 +35,11 @@ import (
 	"github.com/matter-ops/kms-rotation/internal/localaws/lambdahost"
 )
 
-// AccessKey is the access key id of who is no function: the operator.
-const AccessKey = "LOCAL"
+// Access key ids of who is no function.
+const (
+	AccessKey      = "LOCAL" // the operator
+	ApplicationKey = "APPLICATION"
+)
 
 // Options are the choices for [Start]; the zero value is good.
 type Options struct {
@@ -217,6 +220,14 @@ func (s *Stack) StateMachineARN() string { return s.stateMachine }
 
 // AWSConfig returns a configuration of the SDK for the operator.
 func (s *Stack) AWSConfig() aws.Config { return s.config(s.URL) }
+
+// ApplicationConfig returns a configuration of the SDK for a process that uses the
+// library. It may do what the operator may; a tap tells the two apart.
+func (s *Stack) ApplicationConfig() aws.Config {
+	c := s.AWSConfig()
+	c.Credentials = credentials.NewStaticCredentialsProvider(ApplicationKey, lambdahost.Secret, "")
+	return c
+}
 
 func (s *Stack) config(endpoint string) aws.Config {
 	return aws.Config{

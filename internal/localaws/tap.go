@@ -6,6 +6,8 @@ import (
 	"net/http"
 	"sync"
 
+	"github.com/aws/aws-sdk-go-v2/aws"
+
 	"github.com/matter-ops/kms-rotation/internal/localaws/lambdahost"
 	"github.com/matter-ops/kms-rotation/internal/localaws/wire"
 )
@@ -42,6 +44,16 @@ func (s *Stack) Untap() {
 	s.proxy.tap.see = nil
 }
 
+// Behind returns configurations of the SDK for DynamoDB, and for KMS and S3, that pass the
+// endpoint by: such a call is no call of a run. No tap is shown it, no fault and no policy
+// meets it, and it may be made while a tap is shown another. moto is held to AWS all the
+// same.
+func (s *Stack) Behind() (dynamo, others aws.Config) {
+	dynamo, others = s.config(s.dynamo.URL), s.config(s.moto.URL)
+	others.HTTPClient = &http.Client{Transport: s.proxy.behind}
+	return dynamo, others
+}
+
 // forward passes a call on to where it is served.
 func (p *proxy) forward(w http.ResponseWriter, r *http.Request, c wire.Call, kill lambdahost.Killing) {
 	if !c.Matters() {
@@ -66,12 +78,22 @@ func (p *proxy) showAndPass(w http.ResponseWriter, r *http.Request, c wire.Call)
 	if err != nil {
 		panic(http.ErrAbortHandler) // the caller died while it sent
 	}
-	caller, _ := p.host.Caller(c.AccessKey)
-	e := wire.Exchange{Call: c, Caller: caller.Short, Header: r.Header.Clone(), Body: body}
+	e := wire.Exchange{Call: c, Caller: p.caller(c), Query: r.URL.Query(), Header: r.Header.Clone(), Body: body}
 	answer := p.passAlone(r.WithContext(context.WithoutCancel(r.Context())), e)
 	maps.Copy(w.Header(), answer.header)
 	w.WriteHeader(answer.status)
 	_, _ = w.Write(answer.body) // the caller may be gone
+}
+
+// caller names who signed a call.
+func (p *proxy) caller(c wire.Call) string {
+	if f, ok := p.host.Caller(c.AccessKey); ok {
+		return f.Short
+	}
+	if c.AccessKey == ApplicationKey {
+		return wire.Application
+	}
+	return wire.Person
 }
 
 func (p *proxy) passAlone(r *http.Request, e wire.Exchange) *kept {

@@ -21,7 +21,7 @@ import (
 // effects, whatever their callers got to see, and without what had none.
 func TestTap(t *testing.T) {
 	s := stack(t)
-	cfg := s.AWSConfig()
+	cfg := s.ApplicationConfig()
 	cfg.RetryMaxAttempts = 1
 	client := dynamodb.NewFromConfig(cfg)
 	key := map[string]types.AttributeValue{"pk": &types.AttributeValueMemberS{Value: "tapped"}}
@@ -70,28 +70,37 @@ func TestTap(t *testing.T) {
 		if err := json.Unmarshal(e.Answer, &answer); err != nil {
 			t.Fatal(err)
 		}
-		if e.Operation != "UpdateItem" || e.Status != 200 || answer.Attributes.N.N != strconv.Itoa(i+1) {
+		if e.Operation != "UpdateItem" || e.Caller != wire.Application || e.Status != 200 || answer.Attributes.N.N != strconv.Itoa(i+1) {
 			t.Fatalf("call %d: %s, status %d, answer %s", i, e.Operation, e.Status, e.Answer)
 		}
 	}
 }
 
-// TestMatters: every operation that is no read matters.
+// TestMatters: every operation matters but those that are listed with the reason.
 func TestMatters(t *testing.T) {
 	for _, c := range []wire.Call{
 		{Service: "dynamodb", Operation: "TransactWriteItems"},
 		{Service: "dynamodb", Operation: "ExecuteStatement"},
 		{Service: "dynamodb", Operation: "Query"}, // a decision may rest on it
+		{Service: "dynamodb", Operation: "Scan"},  // a pass is made of such
+		{Service: "dynamodb", Operation: "GetUnheardOf"},
 		{Service: "kms", Operation: "CreateKey"},
 		{Service: "kms", Operation: "ScheduleKeyDeletion"},
+		{Service: "kms", Operation: "GenerateDataKey"},
+		{Service: "kms", Operation: "GenerateDataKeyWithoutPlaintext"},
+		{Service: "kms", Operation: "ReEncrypt"},
+		{Service: "kms", Operation: "Decrypt"},
 		{Service: "s3", Operation: "PutObject"},
+		{Service: "s3", Operation: "GetObject"},
+		{Service: "s3", Operation: "ListObjectsV2"},
 		{Service: "s3", Operation: "DeleteObjects"},
+		{Service: "s3"},
 	} {
 		if !c.Matters() {
 			t.Errorf("%s %s does not matter", c.Service, c.Operation)
 		}
 	}
-	for _, op := range []string{"GetItem", "TransactGetItems", "BatchGetItem", "Scan", "DescribeTable", "ListTables"} {
+	for _, op := range []string{"GetItem", "TransactGetItems", "BatchGetItem", "DescribeTable", "ListTables"} {
 		if (wire.Call{Service: "dynamodb", Operation: op}).Matters() {
 			t.Errorf("%s matters", op)
 		}

@@ -28,16 +28,31 @@ const (
 	pkMark       = "MARK"
 )
 
-// neutral begin the items of which the model knows nothing.
-var neutral = []string{"ANCHOR", "DRILL#", "ANNOUNCEMENT#", "APPROVAL#", "HEALTH#"}
+// beside are the items of which the model knows nothing, by the beginning of their pk, and
+// who may write them how: the functions whose role says so in template.yaml, the
+// commands that a person runs, and the library. Nobody deletes one. A write by anybody
+// else is an unrecorded change, which no action explains.
+var beside = []struct {
+	pk   string
+	kind string
+	by   []string
+}{
+	{"ANCHOR", kindPut, []string{"anchor", "preflight", wire.Person}}, // matter ops anchor
+	{"DRILL#", kindPut, []string{"retire", wire.Person}},
+	{"ANNOUNCEMENT#", kindPut, []string{"preflight", wire.Person}},
+	{"APPROVAL#", kindPut, []string{"approve", wire.Person}},
+	{"HEALTH#", kindUpdate, []string{"health", wire.Person}},
+	{pkMark, kindPut, []string{wire.Application}}, // it says where it writes; a change of the registry removes one
+}
 
-func isNeutral(pk string) bool {
-	for _, p := range neutral {
-		if strings.HasPrefix(pk, p) {
-			return true
+// isBeside reports whether a write is of such an item, and whether its caller may make it.
+func isBeside(w write, caller string) (is, may bool) {
+	for _, b := range beside {
+		if strings.HasPrefix(w.pk(), b.pk) {
+			return true, w.kind == kindCheck || w.kind == b.kind && slices.Contains(b.by, caller)
 		}
 	}
-	return false
+	return false, false
 }
 
 // The kinds of an action.
@@ -70,6 +85,8 @@ func (r *Recorder) item(e wire.Exchange) ([]trace.Event, error) {
 	switch {
 	case e.Operation == "Query":
 		return r.query(e)
+	case e.Operation == "Scan":
+		return r.scan(e)
 	case e.Operation == "TransactWriteItems":
 		return r.transaction(e)
 	case kind == "":
@@ -81,7 +98,7 @@ func (r *Recorder) item(e wire.Exchange) ([]trace.Event, error) {
 	}
 	w := of(kind, a)
 	if t, ok := r.table(a.TableName); ok {
-		return r.row(t, w, e.Caller, nil)
+		return r.write(t, w, e.Caller, nil)
 	}
 	if tableName(a.TableName) != r.cfg.ControlTable {
 		return nil, nil
@@ -127,7 +144,7 @@ func (r *Recorder) transaction(e wire.Exchange) ([]trace.Event, error) {
 	var events []trace.Event
 	for _, w := range all {
 		if t, ok := r.table(w.TableName); ok {
-			made, err := r.row(t, w, e.Caller, all)
+			made, err := r.write(t, w, e.Caller, all)
 			if err != nil {
 				return nil, err
 			}
@@ -139,7 +156,7 @@ func (r *Recorder) transaction(e wire.Exchange) ([]trace.Event, error) {
 	if !slices.ContainsFunc(control, func(w write) bool { return w.kind != kindCheck }) {
 		return events, nil
 	}
-	c, err := r.change(control)
+	c, err := r.change(control, e.Caller)
 	if err != nil {
 		return nil, err
 	}
@@ -149,12 +166,13 @@ func (r *Recorder) transaction(e wire.Exchange) ([]trace.Event, error) {
 // change is what a transaction did to the control table. Without a record that it
 // appends to the audit chain it is unrecorded, and without conditions on what it
 // rests on unconditional, whatever else is right.
-func (r *Recorder) change(all []write) (trace.Event, error) {
+func (r *Recorder) change(all []write, caller string) (trace.Event, error) {
 	e := trace.Event{Effect: "Store.Apply", Event: trace.Unrecorded}
 	var head item
 	var entry audit.Entry
 	changed := false
 	for _, w := range all {
+		is, may := isBeside(w, caller)
 		switch pk := w.pk(); {
 		case pk == pkAudit && w.kind == kindPut:
 			var err error
@@ -169,7 +187,9 @@ func (r *Recorder) change(all []write) (trace.Event, error) {
 			if head, err = w.updates(); err != nil {
 				return e, err
 			}
-		case isNeutral(pk), w.kind == kindCheck:
+		case is && may, w.kind == kindCheck:
+		case is && !ofRegistry(w):
+			return unrecorded(w)[0], nil
 		default:
 			changed = true
 			if err := r.part(&e, w); err != nil {
@@ -270,25 +290,44 @@ func segments(rotation item) (map[string]int, error) {
 // control is what a write of one item of the control table did.
 func (r *Recorder) control(w write, caller string) ([]trace.Event, error) {
 	pk, i := w.pk(), w.Item
+	is, may := isBeside(w, caller)
 	switch {
-	case isNeutral(pk), pk == pkMark && w.kind == kindPut && caller == "": // an application says where it writes
+	case is && may:
 		return nil, nil
+	case is:
+		return unrecorded(w), nil
 	case strings.HasPrefix(pk, pkLease):
 		return r.lease(w, caller)
 	case strings.HasPrefix(pk, pkFence) && w.kind == kindPut && i.str("state") == "sealed":
 		shard, err := strconv.Atoi(i.str("sk"))
 		return []trace.Event{{Effect: "Store.SealFence", KEK: pk[len(pkFence):], Shard: shard}}, err
 	case strings.HasPrefix(pk, pkCheckpoint) && w.kind == kindPut:
-		return checkpoint(pk, i)
+		return checkpoint(w)
 	case pk == pkAuditHead && w.kind == kindUpdate:
 		set, err := w.updates()
 		if n, ok := set["published_seq"]; err == nil && ok && n.N != nil && len(set) == 1 {
+			if !forward(w) {
+				return []trace.Event{unconditional(w, trace.Event{})}, nil
+			}
 			return []trace.Event{{Effect: "Store.MarkPublished", Seq: set.num("published_seq")}}, nil
 		}
 		return unrecorded(w), err
 	default:
 		return unrecorded(w), nil
 	}
+}
+
+// forward reports whether a mark of what is published conditions on not going back, nor
+// past the head.
+func forward(w write) bool {
+	_, value, _ := strings.Cut(w.UpdateExpression, "=")
+	value = strings.TrimSpace(value)
+	condition := w.ConditionExpression
+	for token, name := range w.ExpressionAttributeNames {
+		condition = strings.ReplaceAll(condition, token, name)
+	}
+	return operand.MatchString(value) &&
+		condition == "seq >= "+value+" AND (attribute_not_exists(published_seq) OR published_seq < "+value+")"
 }
 
 // unrecorded is what no single write may do.
@@ -314,7 +353,7 @@ func (r *Recorder) lease(w write, caller string) ([]trace.Event, error) {
 			return nil, err
 		}
 		e.Effect, e.Expires = "Store.RenewLease", set.num("expires_at")
-	case judged || caller != "":
+	case judged || isFunction(caller):
 		e.Effect, e.Expires = "Store.Revoke", equal.num("expires_at")
 	default:
 		e.Effect = "Store.DropLease"
@@ -322,8 +361,13 @@ func (r *Recorder) lease(w write, caller string) ([]trace.Event, error) {
 	return []trace.Event{e}, nil
 }
 
-// checkpoint is CHECKPOINT#<rotation>#<source>#<pass>, <segment>.
-func checkpoint(pk string, i item) ([]trace.Event, error) {
+// checkpoint is CHECKPOINT#<rotation>#<source>#<pass>, <segment>. It conditions on the
+// revision that was read, or that there was none.
+func checkpoint(w write) ([]trace.Event, error) {
+	pk, i := w.pk(), w.Item
+	if equal, absent := w.requires(); equal["rev"].N == nil && !slices.Contains(absent, "pk") {
+		return []trace.Event{unconditional(w, trace.Event{})}, nil
+	}
 	rotation, rest, ok := strings.Cut(pk[len(pkCheckpoint):], "#")
 	last := strings.LastIndex(rest, "#")
 	segment, err := strconv.Atoi(i.str("sk"))
@@ -350,7 +394,7 @@ func (r *Recorder) query(e wire.Exchange) ([]trace.Event, error) {
 	equal, _ := in.requires()
 	id, ok := strings.CutPrefix(equal.str("pk"), pkLease)
 	if tableName(in.TableName) != r.cfg.ControlTable || !ok {
-		return nil, nil
+		return nil, nil // records, checkpoints, marks: the writes that follow condition on what was read
 	}
 	var out struct{ LastEvaluatedKey json.RawMessage }
 	if err := unmarshal(e.Answer, &out); err != nil {

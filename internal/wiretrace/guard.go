@@ -65,6 +65,8 @@ func conditional(e trace.Event, all []write) bool {
 		}
 		equal, absent := w.requires()
 		switch pk := w.pk(); {
+		case pk == pkPointer && e.Event == "kek_genesis" && !slices.Contains(absent, "pk"):
+			return false // there was a pointer
 		case pk == pkLock && e.Rotation == "":
 			lock = lock || slices.Contains(absent, "pk")
 		case pk == pkLock:

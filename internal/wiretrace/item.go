@@ -7,6 +7,8 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+
+	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
 )
 
 // attribute is an attribute of an item as the wire has it. Lists, maps and sets are
@@ -47,6 +49,26 @@ func (a attribute) text() string {
 		return *a.N
 	}
 	return base64.StdEncoding.EncodeToString(a.B)
+}
+
+var errKey = errors.New("a key attribute is no string, number or bytes")
+
+// toSDK is the key of an item as the SDK has it.
+func (i item) toSDK(keys []string) (map[string]types.AttributeValue, error) {
+	out := map[string]types.AttributeValue{}
+	for _, k := range keys {
+		switch a := i[k]; {
+		case a.S != nil:
+			out[k] = &types.AttributeValueMemberS{Value: *a.S}
+		case a.N != nil:
+			out[k] = &types.AttributeValueMemberN{Value: *a.N}
+		case a.B != nil:
+			out[k] = &types.AttributeValueMemberB{Value: a.B}
+		default:
+			return nil, errKey
+		}
+	}
+	return out, nil
 }
 
 // action is one write, or check, of one item: the body of a call, or a part of a

@@ -13,6 +13,10 @@ import (
 
 // key is what a call to KMS did.
 func (r *Recorder) key(e wire.Exchange) ([]trace.Event, error) {
+	switch e.Operation {
+	case "GenerateDataKey", "Decrypt", "Encrypt", "ReEncrypt":
+		return r.secret(e)
+	}
 	var in struct {
 		KeyID, TargetKeyID, AliasName string // names match in any case
 		Tags                          []struct{ TagKey, TagValue string }
@@ -46,7 +50,7 @@ func (r *Recorder) key(e wire.Exchange) ([]trace.Event, error) {
 	case "EnableKey":
 		return []trace.Event{{Effect: "KMS.Enable", KEK: keyID(in.KeyID)}}, nil
 	case "CreateGrant", "RevokeGrant", "RetireGrant", "PutKeyPolicy", "ReplicateKey", "DeleteAlias", "UpdateAlias":
-		if e.Caller == "" {
+		if !isFunction(e.Caller) {
 			return nil, nil // who may use a key, which the model does not know; no function changes it
 		}
 	case "TagResource":
@@ -73,20 +77,29 @@ func (r *Recorder) claim(alias, target string) ([]trace.Event, error) {
 	return []trace.Event{{Effect: "KMS.Claim", Rotation: rotation, Attempt: attempt, KEK: keyID(target)}}, nil
 }
 
-// put is what a call to S3 did.
-func (r *Recorder) put(e wire.Exchange) ([]trace.Event, error) {
+// object is what a call to S3 did.
+func (r *Recorder) object(e wire.Exchange) ([]trace.Event, error) {
 	if e.Bucket == r.cfg.AuditBucket {
 		return r.stored(e)
 	}
-	if !strings.HasSuffix(e.Key, ".json") {
-		return nil, nil // no entry of the corpus
+	switch {
+	case e.Operation == "ListObjectsV2":
+		return r.listed(e)
+	case e.Key == "" && (isFunction(e.Caller) || e.Operation == "DeleteObjects" || e.Operation == "PostObject" || e.Operation == "DeleteBucket"):
+		return nil, errUnknown
+	case e.Key == "", !strings.HasSuffix(e.Key, ".json"):
+		return nil, nil // how the bucket is; what is no entry of the corpus
 	}
 	switch e.Operation {
+	case "GetObject":
+		return r.read(e)
 	case "PutObject":
+		r.overwritten(e.Key)
 		return r.entry(e)
 	case "DeleteObject":
+		r.overwritten(e.Key)
 		delete(r.objects, e.Key)
-		return []trace.Event{{Effect: "Table.Delete", Source: r.cfg.Corpus, Row: e.Key, Actor: e.Caller}}, nil
+		return []trace.Event{{Effect: "Table.Delete", Source: r.cfg.Corpus, Row: e.Key}}, nil
 	}
 	return nil, errUnknown
 }
@@ -94,6 +107,9 @@ func (r *Recorder) put(e wire.Exchange) ([]trace.Event, error) {
 // stored is a record that got into the bucket. One that is not what the outbox
 // holds has the place of none.
 func (r *Recorder) stored(e wire.Exchange) ([]trace.Event, error) {
+	if reads[e.Operation] {
+		return nil, nil // records are compared with the chain, which the model has
+	}
 	name, ok := strings.CutPrefix(e.Key, "v1/"+r.cfg.Stack+"/records/")
 	if !ok {
 		if e.Operation == "PutObject" {
@@ -108,15 +124,16 @@ func (r *Recorder) stored(e wire.Exchange) ([]trace.Event, error) {
 	if rec, known := r.records[seq]; known && string(rec.Bytes) != string(e.Body) {
 		seq = 0
 	}
-	return []trace.Event{{Effect: "Vault.Put", Seq: seq, Actor: e.Caller}}, nil
+	return []trace.Event{{Effect: "Vault.Put", Seq: seq}}, nil
 }
 
 // known is an entry of the corpus.
 type known struct {
-	KEK        string `json:"kek_id"`
-	Epoch      int64  `json:"kek_epoch"`
-	WrappedDEK []byte `json:"wrapped_dek"`
-	Ciphertext []byte `json:"ciphertext"`
+	KEK        string            `json:"kek_id"`
+	Epoch      int64             `json:"kek_epoch"`
+	WrappedDEK []byte            `json:"wrapped_dek"`
+	Ciphertext []byte            `json:"ciphertext"`
+	Context    map[string]string `json:"context"`
 }
 
 // entry is an object of the corpus that was written. A rewrap says by its ETag what
@@ -126,28 +143,31 @@ func (r *Recorder) entry(e wire.Exchange) ([]trace.Event, error) {
 	if err := unmarshal(e.Body, &k); err != nil {
 		return nil, err
 	}
-	was, ev := r.objects[e.Key], k.event(r.cfg.Corpus, e.Key)
-	ev.Actor = e.Caller
+	was := r.objects[e.Key]
+	before, ev := r.planted(k, e.Key)
 	r.objects[e.Key] = object{etag(e.AnsweredHeader.Get("Etag")), ev.KEK, ev.Blob, ev.Body}
 	match := etag(e.Header.Get("If-Match"))
-	if match == "" && e.Caller == "" {
-		return []trace.Event{ev}, nil
+	if match == "" && !isFunction(e.Caller) {
+		ev.Caller = trace.Person // S3 has no fence: whoever puts an entry puts it past everything
+		return append(before, ev), nil
 	}
 	ev.Effect = "Table.Replace"
 	if match != "" && match == was.etag {
 		ev.Old, ev.Was, ev.WasBody = was.kek, was.blob, was.body
 		if ev.Body == was.body {
-			ev.Body = "" // an object is written whole, also where it stays what it was
+			ev.Body, ev.BodyDEK = "", "" // an object is written whole, also where it stays what it was
 		}
 	}
-	return []trace.Event{ev}, nil
+	return append(before, ev), nil
 }
 
 func etag(s string) string { return strings.Trim(s, `"`) }
 
-func (k known) event(source, id string) trace.Event {
-	return trace.Event{
-		Effect: trace.Plant, Source: source, Row: id, KEK: k.KEK, Epoch: k.Epoch,
-		Blob: trace.Digest(k.WrappedDEK), Body: trace.Digest(k.Ciphertext),
+// planted is an entry as it is stored, and before it what it wraps if that is news.
+func (r *Recorder) planted(k known, id string) (before []trace.Event, e trace.Event) {
+	before = r.deks.open(k.WrappedDEK, k.Context)
+	return before, trace.Event{
+		Effect: trace.Plant, Source: r.cfg.Corpus, Row: id, KEK: label(k.KEK), Epoch: k.Epoch,
+		Blob: trace.Digest(k.WrappedDEK), Body: trace.Digest(k.Ciphertext), BodyDEK: r.deks.under(k.Ciphertext, k.WrappedDEK, k.Context),
 	}
 }

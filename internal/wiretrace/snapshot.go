@@ -19,24 +19,21 @@ import (
 
 // Begin notes what is there before the first call: the pointer, no rotation being
 // under way, its leases, and the rows. Nothing must be written meanwhile.
-func (r *Recorder) Begin(ctx context.Context, cfg aws.Config) error {
+func (r *Recorder) Begin(ctx context.Context) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	client := dynamodb.NewFromConfig(cfg)
+	client, bucket := r.cfg.Behind.DynamoDB, r.cfg.Behind.S3
 	if err := scan(ctx, client, r.cfg.ControlTable, r.beginControl); err != nil {
 		return err
 	}
-	bucket := s3.NewFromConfig(cfg)
 	if err := r.beginVault(ctx, bucket, r.events[0].Stored, r.events[0].Seq); err != nil {
 		return err
 	}
 	for _, t := range r.cfg.Tables {
 		err := scan(ctx, client, t.Table, func(items []item) error {
 			for _, i := range items {
-				if i.str(t.KEKID) != "" {
-					r.add(t.written(trace.Event{Effect: trace.Plant, Source: t.Source, Row: t.id(i)}, i))
-				} else {
-					r.bare[t.Source+"/"+t.id(i)] = trace.Digest(i[t.Ciphertext].B)
+				if t.holds(i) {
+					r.found(r.opened(t, t.written(trace.Event{Effect: trace.Plant, Source: t.Source, Row: t.id(i)}, i), i)...)
 				}
 			}
 			return nil
@@ -51,9 +48,19 @@ func (r *Recorder) Begin(ctx context.Context, cfg aws.Config) error {
 	return r.beginCorpus(ctx, bucket)
 }
 
+// found notes what was there before.
+func (r *Recorder) found(events ...trace.Event) {
+	for _, e := range events {
+		if e.Caller = trace.Person; e.Effect == "Store.PutLease" {
+			e.Caller = trace.Application
+		}
+		r.add(e)
+	}
+}
+
 // beginVault notes the records that are in the bucket and not marked as such, because
 // whoever put them died.
-func (r *Recorder) beginVault(ctx context.Context, client *s3.Client, marked, head int64) error {
+func (r *Recorder) beginVault(ctx context.Context, client S3, marked, head int64) error {
 	for seq := marked + 1; seq <= head; seq++ {
 		key := audit.ObjectKey(r.cfg.Stack, seq)
 		out, err := client.ListObjectsV2(ctx, &s3.ListObjectsV2Input{Bucket: &r.cfg.AuditBucket, Prefix: &key})
@@ -61,7 +68,7 @@ func (r *Recorder) beginVault(ctx context.Context, client *s3.Client, marked, he
 			return fmt.Errorf("begin to record: %w", err)
 		}
 		if len(out.Contents) > 0 {
-			r.add(trace.Event{Effect: "Vault.Put", Seq: seq})
+			r.found(trace.Event{Effect: "Vault.Put", Seq: seq})
 		}
 	}
 	return nil
@@ -85,19 +92,19 @@ func (r *Recorder) beginControl(items []item) error {
 	case id == "":
 		return errors.New("there is no pointer")
 	}
-	r.add(trace.Event{
+	r.found(trace.Event{
 		Effect: trace.Snapshot, KEK: id, Epoch: pointer.num("epoch"), Shards: shards[pkFence+id],
 		Seq: head.num("seq"), Stored: head.num("published_seq"),
 	})
 	for _, i := range items {
 		if i.str("pk") == pkLease+id {
-			r.add(trace.Event{Effect: "Store.PutLease", Actor: i.str("sk"), KEK: id, Expires: i.num("expires_at")})
+			r.found(trace.Event{Effect: "Store.PutLease", Actor: i.str("sk"), KEK: id, Expires: i.num("expires_at")})
 		}
 	}
 	return nil
 }
 
-func (r *Recorder) beginCorpus(ctx context.Context, client *s3.Client) error {
+func (r *Recorder) beginCorpus(ctx context.Context, client S3) error {
 	pages := s3.NewListObjectsV2Paginator(client, &s3.ListObjectsV2Input{Bucket: &r.cfg.CorpusBucket, Prefix: &r.cfg.CorpusPrefix})
 	for pages.HasMorePages() {
 		page, err := pages.NextPage(ctx)
@@ -113,7 +120,7 @@ func (r *Recorder) beginCorpus(ctx context.Context, client *s3.Client) error {
 	return nil
 }
 
-func (r *Recorder) beginObject(ctx context.Context, client *s3.Client, key string) error {
+func (r *Recorder) beginObject(ctx context.Context, client S3, key string) error {
 	if !strings.HasSuffix(key, ".json") {
 		return nil
 	}
@@ -130,14 +137,14 @@ func (r *Recorder) beginObject(ctx context.Context, client *s3.Client, key strin
 	if err := unmarshal(b.Bytes(), &k); err != nil {
 		return err
 	}
-	e := k.event(r.cfg.Corpus, key)
+	before, e := r.planted(k, key)
 	r.objects[key] = object{etag(aws.ToString(out.ETag)), e.KEK, e.Blob, e.Body}
-	r.add(e)
+	r.found(append(before, e)...)
 	return nil
 }
 
 // scan reads a table whole.
-func scan(ctx context.Context, client *dynamodb.Client, table string, use func([]item) error) error {
+func scan(ctx context.Context, client DynamoDB, table string, use func([]item) error) error {
 	pages := dynamodb.NewScanPaginator(client, &dynamodb.ScanInput{TableName: &table, ConsistentRead: aws.Bool(true)})
 	var all []item
 	for pages.HasMorePages() {

@@ -8,15 +8,25 @@
 // the deployment becomes an event, or an error; never nothing. What the deployment
 // must not do but the wire allows (a pointer that is written without its audit
 // record, a row inserted past the fence) becomes an event that no action of the
-// model explains.
+// model explains. What reads prove is recorded too: every page of a scan of a source,
+// and of the leases. Which calls are neither is listed in package wire, with reasons.
+//
+// A DEK is named by an HMAC of its plaintext under a random key of the recorder, which
+// is in no trace. No event, log or error holds a plaintext or an un-keyed digest of one.
 package wiretrace
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http"
 	"strings"
 	"sync"
+
+	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
+	"github.com/aws/aws-sdk-go-v2/service/kms"
+	"github.com/aws/aws-sdk-go-v2/service/s3"
 
 	"github.com/matter-ops/kms-rotation/audit"
 	"github.com/matter-ops/kms-rotation/internal/localaws/wire"
@@ -32,6 +42,8 @@ type Table struct {
 	WrappedDEK string
 	Ciphertext string
 	Epoch      string
+	Context    map[string]string // encryption context, as definitions write it
+	Bind       map[string]string // what else the payload is bound to
 }
 
 // Config says what the deployment's keys, tables and buckets are.
@@ -43,6 +55,31 @@ type Config struct {
 	Corpus       string // name of the source that is objects in a bucket; "" for none
 	CorpusBucket string
 	CorpusPrefix string
+	Behind       Behind
+}
+
+// Behind is the local AWS, asked past the recording: a call to it is no call of the run.
+type Behind struct {
+	DynamoDB DynamoDB
+	KMS      KMS
+	S3       S3
+}
+
+// DynamoDB is what a recorder uses of the DynamoDB client.
+type DynamoDB interface {
+	GetItem(context.Context, *dynamodb.GetItemInput, ...func(*dynamodb.Options)) (*dynamodb.GetItemOutput, error)
+	Scan(context.Context, *dynamodb.ScanInput, ...func(*dynamodb.Options)) (*dynamodb.ScanOutput, error)
+}
+
+// KMS is what a recorder uses of the KMS client.
+type KMS interface {
+	Decrypt(context.Context, *kms.DecryptInput, ...func(*kms.Options)) (*kms.DecryptOutput, error)
+}
+
+// S3 is what a recorder uses of the S3 client.
+type S3 interface {
+	GetObject(context.Context, *s3.GetObjectInput, ...func(*s3.Options)) (*s3.GetObjectOutput, error)
+	ListObjectsV2(context.Context, *s3.ListObjectsV2Input, ...func(*s3.Options)) (*s3.ListObjectsV2Output, error)
 }
 
 // Recorder makes events of calls. It is safe for concurrent use; the order of the
@@ -56,7 +93,8 @@ type Recorder struct {
 	tokens  map[string]bool // of transactions that went through: a repeat changes nothing
 	records map[int64]audit.Entry
 	objects map[string]object // of the corpus, as last written
-	bare    map[string]string // payloads of rows that name no KEK, by source and row
+	lists   map[string][]*listing
+	deks    deks
 }
 
 // object is an object of the corpus.
@@ -64,7 +102,9 @@ type object struct{ etag, kek, blob, body string }
 
 // New returns a recorder that has recorded nothing.
 func New(cfg Config) *Recorder {
-	return &Recorder{cfg: cfg, tokens: map[string]bool{}, records: map[int64]audit.Entry{}, objects: map[string]object{}, bare: map[string]string{}}
+	return &Recorder{
+		cfg: cfg, tokens: map[string]bool{}, records: map[int64]audit.Entry{}, objects: map[string]object{}, lists: map[string][]*listing{}, deks: newDEKs(cfg.Behind.KMS),
+	}
 }
 
 // Events returns the run so far. The error says which calls are not understood: the
@@ -89,9 +129,15 @@ func (r *Recorder) See(e wire.Exchange) {
 		r.faults = append(r.faults, fmt.Errorf("%s %s by %q, answered %d: %w", e.Service, e.Operation, e.Caller, e.Status, err))
 	}
 	for _, ev := range events {
+		if ev.Caller == "" {
+			ev.Caller = e.Caller
+		}
 		r.add(ev)
 	}
 }
+
+// isFunction reports whether a caller is a function of the deployment.
+func isFunction(caller string) bool { return caller != wire.Application && caller != wire.Person }
 
 const maxFaults = 10
 
@@ -104,6 +150,10 @@ var (
 func (r *Recorder) decode(e wire.Exchange) ([]trace.Event, error) {
 	switch {
 	case !r.concerns(e):
+		return nil, nil
+	case e.Service == "s3" && reads[e.Operation] && e.Status == http.StatusNotFound:
+		return r.object(e) // it is gone
+	case reads[e.Operation] && (e.Status == 0 || e.Status >= 300):
 		return nil, nil
 	case e.Status == 0 || e.Status >= 500:
 		return nil, errLost
@@ -118,9 +168,15 @@ func (r *Recorder) decode(e wire.Exchange) ([]trace.Event, error) {
 	case "kms":
 		return r.key(e)
 	case "s3":
-		return r.put(e)
+		return r.object(e)
 	}
 	return nil, errUnknown
+}
+
+// reads are the calls that change nothing: one that failed says nothing.
+var reads = map[string]bool{
+	"Query": true, "Scan": true, "GetObject": true, "ListObjectsV2": true,
+	"GenerateDataKey": true, "Decrypt": true, "Encrypt": true, "ReEncrypt": true,
 }
 
 // concerns reports whether a call is about the deployment. All keys are.
@@ -134,7 +190,7 @@ func (r *Recorder) concerns(e wire.Exchange) bool {
 		}
 		return strings.Contains(string(e.Body), r.cfg.ControlTable)
 	case "s3":
-		return e.Bucket == r.cfg.AuditBucket || e.Bucket == r.cfg.CorpusBucket && strings.HasPrefix(e.Key, r.cfg.CorpusPrefix)
+		return e.Bucket == r.cfg.AuditBucket || r.cfg.Corpus != "" && e.Bucket == r.cfg.CorpusBucket && (e.Key == "" || strings.HasPrefix(e.Key, r.cfg.CorpusPrefix))
 	}
 	return true
 }

@@ -1,16 +1,27 @@
 package wiretrace_test
 
 import (
+	"bytes"
+	"cmp"
+	"context"
 	"encoding/base64"
+	"encoding/hex"
+	"errors"
 	"fmt"
 	"net/http"
+	"net/url"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
+	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
+	"github.com/aws/aws-sdk-go-v2/service/kms"
+	gocmp "github.com/google/go-cmp/cmp"
 
 	"github.com/matter-ops/kms-rotation/audit"
+	"github.com/matter-ops/kms-rotation/envelope/aead"
 	"github.com/matter-ops/kms-rotation/internal/localaws/wire"
 	"github.com/matter-ops/kms-rotation/internal/wiretrace"
 	"github.com/matter-ops/kms-rotation/spec/trace"
@@ -21,8 +32,51 @@ var config = wiretrace.Config{
 	Tables: []wiretrace.Table{{
 		Source: "orders", Table: "it-orders", Keys: []string{"block", "number"},
 		KEKID: "key_ref", WrappedDEK: "edek", Ciphertext: "body", Epoch: "key_epoch",
+		Context: map[string]string{"table": "orders"}, Bind: map[string]string{"block": "$block", "number": "$number"},
 	}},
 	Corpus: "corpus", CorpusBucket: "it-corpus", CorpusPrefix: "known/",
+	Behind: wiretrace.Behind{DynamoDB: table{}, KMS: keys{}},
+}
+
+// DEKs, and payloads under the first: of the row and of the entry.
+var (
+	plainDEK, plainWas = bytes.Repeat([]byte{7}, 32), bytes.Repeat([]byte{8}, 32)
+	rowBody            = sealed(map[string]string{"table": "orders", "block": "b", "number": "7"})
+	entryBody          = sealed(map[string]string{"corpus": "known"})
+)
+
+func sealed(bound map[string]string) []byte {
+	b, err := aead.Cipher{}.Seal(plainDEK, []byte("payload"), bound)
+	if err != nil {
+		panic(err)
+	}
+	return b
+}
+
+// keys is a KMS in which "dek" is a DEK under the key new, and "was" another under old,
+// both under the context of whatever they are asked with.
+type keys struct{}
+
+func (keys) Decrypt(_ context.Context, in *kms.DecryptInput, _ ...func(*kms.Options)) (*kms.DecryptOutput, error) {
+	arn := func(id string) *string { return aws.String("arn:aws:kms:r:1:key/" + id) }
+	switch string(in.CiphertextBlob) {
+	case "dek":
+		return &kms.DecryptOutput{KeyId: arn("new"), Plaintext: plainDEK}, nil
+	case "was":
+		return &kms.DecryptOutput{KeyId: arn("old"), Plaintext: plainWas}, nil
+	}
+	return nil, errors.New("it does not open")
+}
+
+// table is a table that holds the row.
+type table struct{ wiretrace.DynamoDB }
+
+func (table) GetItem(context.Context, *dynamodb.GetItemInput, ...func(*dynamodb.Options)) (*dynamodb.GetItemOutput, error) {
+	return &dynamodb.GetItemOutput{Item: map[string]types.AttributeValue{
+		"block": &types.AttributeValueMemberS{Value: "b"}, "number": &types.AttributeValueMemberN{Value: "7"},
+		"key_ref": &types.AttributeValueMemberS{Value: "new"}, "key_epoch": &types.AttributeValueMemberN{Value: "2"},
+		"edek": &types.AttributeValueMemberB{Value: []byte("dek")}, "body": &types.AttributeValueMemberB{Value: rowBody},
+	}}, nil
 }
 
 // record is the chain's next record, and its two writes in a transaction.
@@ -74,19 +128,25 @@ const (
 	pointer  = `"pk":{"S":"POINTER"},"kek_id":{"S":"new"},"epoch":{"N":"2"}`
 	fenced   = `{"ConditionCheck":{"TableName":"it-control","Key":{"pk":{"S":"FENCE#new"},"sk":{"S":"03"}},"ConditionExpression":"#state = :open",
 		"ExpressionAttributeNames":{"#state":"state"},"ExpressionAttributeValues":{":open":{"S":"open"}}}}`
-	rowKey  = `"block":{"S":"b"},"number":{"N":"7"}`
-	rowItem = rowKey + `,"key_ref":{"S":"new"},"key_epoch":{"N":"2"},"edek":{"B":"ZGVr"},"body":{"B":"Ym9keQ=="},"rev":{"N":"1"}`
+	rowKey = `"block":{"S":"b"},"number":{"N":"7"}`
+)
+
+func base64Of(b []byte) string { return base64.StdEncoding.EncodeToString(b) }
+
+var (
+	rowItem = rowKey + `,"key_ref":{"S":"new"},"key_epoch":{"N":"2"},"edek":{"B":"ZGVr"},"body":{"B":"` + base64Of(rowBody) + `"},"rev":{"N":"1"}`
 	rowPut  = `{"Put":{"TableName":"it-orders","ConditionExpression":"attribute_not_exists(#key)","ExpressionAttributeNames":{"#key":"block"},"Item":{` + rowItem + `}}}`
-	entry   = `{"v":1,"kek_id":"new","kek_epoch":2,"wrapped_dek":"ZGVr","ciphertext":"Ym9keQ=="}`
+	entry   = `{"v":1,"kek_id":"new","kek_epoch":2,"wrapped_dek":"ZGVr","ciphertext":"` + base64Of(entryBody) + `","context":{"corpus":"known"}}`
 )
 
 var (
-	dek, body, was = trace.Digest([]byte("dek")), trace.Digest([]byte("body")), trace.Digest([]byte("was"))
+	dek, body, was = trace.Digest([]byte("dek")), trace.Digest(rowBody), trace.Digest([]byte("was"))
+	unwrapped      = trace.Event{Effect: trace.Decrypt, Caller: trace.Person, KEK: "new", Blob: dek, DEK: "dek 1"} // what the row wraps
 	change         = trace.Event{
 		Effect: "Store.Apply", Event: "pointer_switched", Actor: "switch", Rotation: "q2", Mode: "normal", Phase: "switched", Attempt: 1,
 		Old: "old", KEK: "new", Epoch: 2, Seq: 5, Moved: true, States: map[string]string{"new": "active", "old": "draining"}, Opened: []int{0},
 	}
-	row = trace.Event{Source: "orders", Row: "b/7", KEK: "new", Epoch: 2, Blob: dek, Body: body}
+	row = trace.Event{Source: "orders", Row: "b/7", KEK: "new", Epoch: 2, Blob: dek, Body: body, BodyDEK: "dek 1"}
 )
 
 // with is e with changes.
@@ -104,14 +164,15 @@ type call struct {
 	answer            string
 	status            int
 	bucket, key, etag string
+	query             url.Values
 	want              []trace.Event
 	fails             bool
 }
 
 func (c call) exchange() wire.Exchange {
 	e := wire.Exchange{
-		Call: wire.Call{Service: c.service, Operation: c.op, Bucket: c.bucket, Key: c.key}, Caller: c.caller, Status: c.status,
-		Header: http.Header{}, AnsweredHeader: http.Header{}, Body: []byte(c.body), Answer: []byte(c.answer),
+		Call: wire.Call{Service: c.service, Operation: c.op, Bucket: c.bucket, Key: c.key}, Caller: cmp.Or(c.caller, wire.Person), Status: c.status,
+		Query: c.query, Header: http.Header{}, AnsweredHeader: http.Header{}, Body: []byte(c.body), Answer: []byte(c.answer),
 	}
 	if c.status == 0 {
 		e.Status = 200
@@ -155,7 +216,7 @@ func calls() []call {
 	update := func(set, cond string) string {
 		return `{"TableName":"it-orders","Key":{` + rowKey + `},"UpdateExpression":"SET #k = :k, #d = :d, #e = :e, #v = if_not_exists(#v, :zero) + :one` + set + `",
 			"ConditionExpression":"` + cond + `","ExpressionAttributeNames":{"#k":"key_ref","#d":"edek","#e":"key_epoch","#v":"rev","#b":"body"},
-			"ExpressionAttributeValues":{":k":{"S":"new"},":d":{"B":"ZGVr"},":e":{"N":"2"},":b":{"B":"Ym9keQ=="},":ok":{"S":"old"},":od":{"B":"d2Fz"},":ob":{"B":"d2Fz"},":zero":{"N":"0"},":one":{"N":"1"}}}`
+			"ExpressionAttributeValues":{":k":{"S":"new"},":d":{"B":"ZGVr"},":e":{"N":"2"},":b":{"B":"` + base64Of(rowBody) + `"},":ok":{"S":"old"},":od":{"B":"d2Fz"},":ob":{"B":"d2Fz"},":zero":{"N":"0"},":one":{"N":"1"}}}`
 	}
 	label := func(cond string) string {
 		return `{"TableName":"it-orders","Key":{` + rowKey + `},"UpdateExpression":"SET #k = :k","ConditionExpression":"` + cond + `",
@@ -183,6 +244,16 @@ func calls() []call {
 			c.Segments = map[string]int{"orders~2": 4, "corpus": 1}
 		})
 	}
+	const forward = "#seq >= :s AND (attribute_not_exists(#p) OR #p < :s)"
+	markTo := func(condition string) string {
+		return `{"TableName":"it-control","Key":{"pk":{"S":"AUDIT_HEAD"},"sk":{"S":"-"}},"UpdateExpression":"SET #p = :s","ConditionExpression":"` + condition +
+			`","ExpressionAttributeNames":{"#p":"published_seq","#seq":"seq"},"ExpressionAttributeValues":{":s":{"N":"5"}}}`
+	}
+	const app = wire.Application
+	looseUpdate := unconditional("Update orders/b/7", func(e *trace.Event) { e.KEK, e.Epoch = "new", 2 })
+	_, genesis := record(5, "kek_genesis", "")
+	moved2 := strings.Replace(strings.Replace(stood, `"S":"old"`, `"S":"new"`, 1), `"N":"1"`, `"N":"2"`, 1)
+	retiredOld := `"ConditionExpression":"#state = :state","ExpressionAttributeNames":{"#state":"state"},"ExpressionAttributeValues":{":state":{"S":"retired"}}`
 	sealedOld := func(e *trace.Event) { e.States = map[string]string{"old": "sealed"} }
 	return []call{
 		dynamo("a source registered", "TransactWriteItems", "", transaction(free, registry, source, added), of("source_added", none)),
@@ -194,13 +265,18 @@ func calls() []call {
 		dynamo("one whose fence is not shut", "TransactWriteItems", "", transaction(free, stands, old("sealed"), registry, registered), of(trace.Unconditional, sealedOld)),
 		dynamo("a start", "TransactWriteItems", "preflight", transaction(putIf(absent, begun), taken, stands, check("REGISTRY", counted), started), of("rotation_started", began)),
 		dynamo("one that does not ask for the sources", "TransactWriteItems", "preflight", transaction(putIf(absent, begun), taken, stands, started), of(trace.Unconditional, began)),
-		dynamo("a mark left", "PutItem", "", `{"TableName":"it-control","Item":{"pk":{"S":"MARK"},"sk":{"S":"it-orders"}}}`),
+		dynamo("a mark left", "PutItem", "application", `{"TableName":"it-control","Item":{"pk":{"S":"MARK"},"sk":{"S":"it-orders"}}}`),
 		dynamo("a mark left by a function", "PutItem", "mint", `{"TableName":"it-control","Item":{"pk":{"S":"MARK"},"sk":{"S":"it-orders"}}}`, unrecorded(func(e *trace.Event) { e.Actor = "Put MARK" })),
 		dynamo("a mark removed", "DeleteItem", "", `{"TableName":"it-control","Key":{"pk":{"S":"MARK"},"sk":{"S":"it-orders"}}}`, unrecorded(func(e *trace.Event) { e.Actor = "Delete MARK" })),
 		dynamo("the switch", "TransactWriteItems", "switch", whole(putIf(stood, pointer), held), change),
 		dynamo("its repeat under the same token", "TransactWriteItems", "switch", whole(putIf(stood, pointer), held)),
 		dynamo("a pointer that is written blindly", "TransactWriteItems", "switch", whole(putIf(blind, pointer), held), loose),
 		dynamo("a step that does not ask for the lock", "TransactWriteItems", "switch", whole(putIf(stood, pointer), stands), loose),
+		dynamo("the pointer moved back in the name of a genesis", "TransactWriteItems", "switch",
+			transaction(putIf(moved2, `"pk":{"S":"POINTER"},"kek_id":{"S":"old"},"epoch":{"N":"1"}`), putIf(retiredOld, `"pk":{"S":"KEK#old"},"state":{"S":"active"}`), free, registry, genesis),
+			of(trace.Unconditional, func(e *trace.Event) {
+				e.KEK, e.Epoch, e.Moved, e.States = "old", 1, true, map[string]string{"old": "active"}
+			})),
 		dynamo("a retirement", "TransactWriteItems", "retire", transaction(putIf(step, switched), old("retired"), held, stands, retired), step5("old_kek_retired", "retired")),
 		dynamo("one that does not ask for the pointer", "TransactWriteItems", "retire", transaction(putIf(step, switched), old("retired"), held, retired), step5(trace.Unconditional, "retired")),
 		dynamo("a seal", "TransactWriteItems", "drain", transaction(putIf(step, switched), old("sealed"), held, shut, sealed), step5("old_kek_sealed", "sealed")),
@@ -220,7 +296,7 @@ func calls() []call {
 				Effect: "Store.Apply", Event: "pointer_switched", Actor: "switch", Rotation: "q2", Mode: "normal", Phase: "switched",
 				Attempt: 1, Old: "old", KEK: "new", Seq: 5, Lock: trace.LockReleased,
 			}),
-		dynamo("a record of its own", "TransactWriteItems", "health", transaction(put(`"pk":{"S":"DRILL#d"}`), note),
+		dynamo("a record of its own", "TransactWriteItems", "retire", transaction(put(`"pk":{"S":"DRILL#d"}`), note),
 			trace.Event{Effect: "Store.Record", Event: "canary_green", Seq: 5}),
 		dynamo("a lease in a transaction", "TransactWriteItems", "drain", transaction(put(`"pk":{"S":"LEASE#old"}`), five)).error(),
 		dynamo("a damaged record", "TransactWriteItems", "switch", transaction(put(`"pk":{"S":"AUDIT"},"record":{"B":"e30="}`))).error(),
@@ -228,16 +304,29 @@ func calls() []call {
 			trace.Event{Effect: "Store.SealFence", KEK: "old", Shard: 3}),
 		dynamo("a shard opened by itself", "PutItem", "drain", `{"TableName":"it-control","Item":{"pk":{"S":"FENCE#old"},"sk":{"S":"03"},"state":{"S":"open"}}}`,
 			unrecorded(func(e *trace.Event) { e.Actor = "Put FENCE#old" })),
-		dynamo("a checkpoint", "PutItem", "rewrap", `{"TableName":"it-control","Item":{"pk":{"S":"CHECKPOINT#q2#orders#rewrap"},"sk":{"S":"001"},"done":{"BOOL":true}}}`,
+		dynamo("a checkpoint", "PutItem", "rewrap", `{"TableName":"it-control",`+counted+`,"Item":{"pk":{"S":"CHECKPOINT#q2#orders#rewrap"},"sk":{"S":"001"},"done":{"BOOL":true}}}`,
 			trace.Event{Effect: "Store.SaveCheckpoint", Rotation: "q2", Source: "orders", Sweep: "rewrap", Segment: 1, Done: true}),
-		dynamo("marked", "UpdateItem", "switch", `{"TableName":"it-control","Key":{"pk":{"S":"AUDIT_HEAD"},"sk":{"S":"-"}},"UpdateExpression":"SET #p = :s","ExpressionAttributeNames":{"#p":"published_seq"},"ExpressionAttributeValues":{":s":{"N":"5"}}}`,
-			trace.Event{Effect: "Store.MarkPublished", Seq: 5}),
+		dynamo("a checkpoint over whatever is there", "PutItem", "rewrap", `{"TableName":"it-control","Item":{"pk":{"S":"CHECKPOINT#q2#orders#rewrap"},"sk":{"S":"001"},"done":{"BOOL":true}}}`,
+			unconditional("Put CHECKPOINT#q2#orders#rewrap", none)),
+		dynamo("marked", "UpdateItem", "switch", markTo(forward), trace.Event{Effect: "Store.MarkPublished", Seq: 5}),
+		dynamo("marked on no condition", "UpdateItem", "switch", markTo(""), unconditional("Update AUDIT_HEAD", none)),
+		dynamo("marked back", "UpdateItem", "switch", markTo(strings.Replace(forward, "#p < :s", "#p > :s", 1)), unconditional("Update AUDIT_HEAD", none)),
+		dynamo("marked past the head", "UpdateItem", "switch", markTo(strings.Replace(forward, "#seq >= :s AND ", "", 1)), unconditional("Update AUDIT_HEAD", none)),
 		dynamo("the anchor's state", "PutItem", "anchor", `{"TableName":"it-control","Item":{"pk":{"S":"ANCHOR"}}}`),
-		dynamo("a lease put", "PutItem", "", `{"TableName":"it-control","Item":{"pk":{"S":"LEASE#old"},"sk":{"S":"h"},"expires_at":{"N":"9"}}}`,
+		dynamo("an approval by a function that has none to give", "PutItem", "switch", `{"TableName":"it-control","Item":{"pk":{"S":"APPROVAL#q2"},"state":{"S":"approved"}}}`,
+			unrecorded(func(e *trace.Event) { e.Actor = "Put APPROVAL#q2" })),
+		dynamo("one in a transaction with its record", "TransactWriteItems", "switch", transaction(put(`"pk":{"S":"APPROVAL#q2"},"state":{"S":"approved"}`), note),
+			unrecorded(func(e *trace.Event) { e.Actor = "Put APPROVAL#q2" })),
+		dynamo("the anchor's state deleted", "DeleteItem", "anchor", `{"TableName":"it-control","Key":{"pk":{"S":"ANCHOR"},"sk":{"S":"-"}}}`,
+			unrecorded(func(e *trace.Event) { e.Actor = "Delete ANCHOR" })),
+		dynamo("a canary counted", "UpdateItem", "health", `{"TableName":"it-control","Key":{"pk":{"S":"HEALTH#d"},"sk":{"S":"-"}},"UpdateExpression":"ADD #green :n"}`),
+		dynamo("one that is set", "PutItem", "health", `{"TableName":"it-control","Item":{"pk":{"S":"HEALTH#d"},"green":{"N":"99"}}}`,
+			unrecorded(func(e *trace.Event) { e.Actor = "Put HEALTH#d" })),
+		dynamo("a lease put", "PutItem", "application", `{"TableName":"it-control","Item":{"pk":{"S":"LEASE#old"},"sk":{"S":"h"},"expires_at":{"N":"9"}}}`,
 			trace.Event{Effect: "Store.PutLease", Actor: "h", KEK: "old", Expires: 9}),
-		dynamo("a lease renewed", "UpdateItem", "", `{"TableName":"it-control","Key":{"pk":{"S":"LEASE#old"},"sk":{"S":"h"}},"UpdateExpression":"SET refs = :r, expires_at = :e","ExpressionAttributeValues":{":r":{"N":"1"},":e":{"N":"9"}}}`,
+		dynamo("a lease renewed", "UpdateItem", "application", `{"TableName":"it-control","Key":{"pk":{"S":"LEASE#old"},"sk":{"S":"h"}},"UpdateExpression":"SET refs = :r, expires_at = :e","ExpressionAttributeValues":{":r":{"N":"1"},":e":{"N":"9"}}}`,
 			trace.Event{Effect: "Store.RenewLease", Actor: "h", KEK: "old", Expires: 9}),
-		dynamo("a lease dropped", "DeleteItem", "", `{"TableName":"it-control","Key":{"pk":{"S":"LEASE#old"},"sk":{"S":"h"}}}`,
+		dynamo("a lease dropped", "DeleteItem", "application", `{"TableName":"it-control","Key":{"pk":{"S":"LEASE#old"},"sk":{"S":"h"}}}`,
 			trace.Event{Effect: "Store.DropLease", Actor: "h", KEK: "old"}),
 		dynamo("a lease revoked", "DeleteItem", "drain", `{"TableName":"it-control","Key":{"pk":{"S":"LEASE#old"},"sk":{"S":"h"}},"ConditionExpression":"#e = :e","ExpressionAttributeNames":{"#e":"expires_at"},"ExpressionAttributeValues":{":e":{"N":"9"}}}`,
 			trace.Event{Effect: "Store.Revoke", Actor: "h", KEK: "old", Expires: 9}),
@@ -246,37 +335,67 @@ func calls() []call {
 		look("a look at the leases", `"ConsistentRead":true`, `{}`, trace.Event{Effect: "Store.Leases", KEK: "old"}),
 		look("a stale look", `"ConsistentRead":false`, `{}`),
 		look("half a look", `"ConsistentRead":true`, `{"LastEvaluatedKey":{"pk":{"S":"x"}}}`).error(),
-		dynamo("an insert", "TransactWriteItems", "", `{"TransactItems":[`+rowPut+`,`+fenced+`]}`,
-			with(row, func(e *trace.Event) { e.Effect, e.Shard = "Table.Insert", 3 })),
-		dynamo("an insert past the fence", "TransactWriteItems", "", `{"TransactItems":[`+rowPut+`]}`,
-			with(row, func(e *trace.Event) { e.Effect, e.Shard = "Table.Insert", -1 })),
+		dynamo("an insert", "TransactWriteItems", app, `{"TransactItems":[`+rowPut+`,`+fenced+`]}`,
+			unwrapped, with(row, func(e *trace.Event) { e.Effect, e.Shard = "Table.Insert", 3 })),
+		dynamo("an insert past the fence", "TransactWriteItems", app, `{"TransactItems":[`+rowPut+`]}`,
+			unwrapped, with(row, func(e *trace.Event) { e.Effect, e.Shard = "Table.Insert", -1 })),
+		dynamo("an insert over whatever is there", "TransactWriteItems", app, `{"TransactItems":[`+strings.Replace(rowPut, absentKey, "", 1)+`,`+fenced+`]}`,
+			unconditional("Put orders/b/7", func(e *trace.Event) { e.KEK, e.Epoch = "new", 2 })),
 		refused("an insert that the fence refused", `{"CancellationReasons":[{"Code":"None"},{"Code":"ConditionalCheckFailed"}]}`,
-			with(row, func(e *trace.Event) { e.Effect, e.Shard, e.Refused = "Table.Insert", 3, true })),
+			unwrapped, with(row, func(e *trace.Event) { e.Effect, e.Shard, e.Refused = "Table.Insert", 3, true })),
 		refused("an insert that met another", `{"CancellationReasons":[{"Code":"TransactionConflict"},{"Code":"None"}]}`),
-		dynamo("a row as it is", "PutItem", "", `{"TableName":"it-orders","Item":{`+rowItem+`}}`, with(row, func(e *trace.Event) { e.Effect = trace.Plant })),
+		dynamo("a row as it is", "PutItem", "", `{"TableName":"it-orders","Item":{`+rowItem+`}}`, unwrapped, with(row, func(e *trace.Event) { e.Effect = trace.Plant })),
+		dynamo("a row as it is, with the key of an application", "PutItem", app, `{"TableName":"it-orders","Item":{`+rowItem+`}}`,
+			unwrapped, with(row, func(e *trace.Event) { e.Effect, e.Caller = trace.Plant, trace.Person })),
 		dynamo("a row as it is, by a function", "PutItem", "rewrap", `{"TableName":"it-orders","Item":{`+rowItem+`}}`,
-			with(row, func(e *trace.Event) { e.Effect, e.Shard, e.Actor = "Table.Insert", -1, "rewrap" })),
-		dynamo("an update", "UpdateItem", "", update(", #b = :b", "attribute_exists(#k) AND (attribute_not_exists(#e) OR #e <= :e)"),
-			with(row, func(e *trace.Event) { e.Effect, e.Shard = "Table.Update", trace.Unfenced })),
-		dynamo("an update past the fence", "TransactWriteItems", "", `{"TransactItems":[{"Update":`+update(", #b = :b", "#b = :ob AND attribute_not_exists(#e)")+`},`+fenced+`]}`,
-			with(row, func(e *trace.Event) { e.Effect, e.Shard = "Table.Update", 3 })),
+			unwrapped, with(row, func(e *trace.Event) { e.Effect, e.Shard = "Table.Insert", -1 })),
+		dynamo("a row that names no KEK", "PutItem", "", `{"TableName":"it-orders","Item":{`+strings.Replace(rowItem, `"key_ref":{"S":"new"},"key_epoch":{"N":"2"},`, "", 1)+`}}`,
+			unwrapped, with(row, func(e *trace.Event) { e.Effect, e.KEK, e.Epoch = trace.Plant, "", 0 })),
+		dynamo("a payload of another row", "PutItem", "", `{"TableName":"it-orders","Item":{`+strings.Replace(rowItem, `"N":"7"`, `"N":"8"`, 1)+`}}`,
+			unwrapped, with(row, func(e *trace.Event) { e.Effect, e.Row, e.BodyDEK = trace.Plant, "b/8", trace.UnknownDEK })),
+		dynamo("a wrapped DEK that is none", "PutItem", "", `{"TableName":"it-orders","Item":{`+strings.Replace(rowItem, `ZGVr`, `Z2FyYmFnZQ==`, 1)+`}}`,
+			with(row, func(e *trace.Event) {
+				e.Effect, e.Blob, e.BodyDEK = trace.Plant, trace.Digest([]byte("garbage")), trace.UnknownDEK
+			})),
+		dynamo("no envelope any more", "PutItem", "", `{"TableName":"it-orders","Item":{`+rowKey+`}}`, trace.Event{Effect: "Table.Delete", Source: "orders", Row: "b/7"}),
+		dynamo("an update", "UpdateItem", app, update(", #b = :b", "#b = :ob AND #e <= :e"),
+			unwrapped, with(row, func(e *trace.Event) { e.Effect, e.Shard = "Table.Update", trace.Unfenced })),
+		dynamo("an update past the fence", "TransactWriteItems", app, `{"TransactItems":[{"Update":`+update(", #b = :b", "#b = :ob AND attribute_not_exists(#e)")+`},`+fenced+`]}`,
+			unwrapped, with(row, func(e *trace.Event) { e.Effect, e.Shard = "Table.Update", 3 })),
+		dynamo("an update on no condition", "UpdateItem", app, update(", #b = :b", ""), looseUpdate),
+		dynamo("an update of whatever payload is there", "UpdateItem", app, update(", #b = :b", "#e <= :e"), looseUpdate),
+		dynamo("an update in whatever epoch", "UpdateItem", app, update(", #b = :b", "#b = :ob"), looseUpdate),
+		dynamo("an update in a later epoch", "UpdateItem", app, update(", #b = :b", "#b = :ob AND #e <= :one"), looseUpdate),
+		dynamo("an update by another program", "UpdateItem", "", update(", #b = :b", ""), unwrapped, with(row, func(e *trace.Event) { e.Effect = trace.Plant })),
 		dynamo("a row adopted", "UpdateItem", "", label("#d = :od AND attribute_not_exists(#k)"),
-			trace.Event{Effect: trace.Plant, Source: "orders", Row: "b/7", KEK: "new", Blob: was}),
+			trace.Event{Effect: trace.Label, Source: "orders", Row: "b/7", KEK: "new", Was: was}),
 		dynamo("a KEK's ARN written as its id", "UpdateItem", "", label("#d = :od AND #k = :arn")),
 		dynamo("a row labelled blindly", "UpdateItem", "", label("attribute_exists(#k)"),
-			trace.Event{Effect: "Table.Update", Source: "orders", Row: "b/7", KEK: "new"}),
+			unconditional("Update orders/b/7", func(e *trace.Event) { e.KEK = "new" })),
 		dynamo("a rewrap", "UpdateItem", "rewrap", update("", "#k = :ok AND #d = :od"),
-			with(row, func(e *trace.Event) {
-				e.Effect, e.Actor, e.Old, e.Was, e.Body = "Table.Replace", "rewrap", "old", was, ""
+			unwrapped, with(row, func(e *trace.Event) {
+				e.Effect, e.Old, e.Was, e.Body, e.BodyDEK = "Table.Replace", "old", was, "", ""
 			})),
 		dynamo("a rewrap of an emergency", "UpdateItem", "rewrap", update(", #b = :b", "#k = :ok AND #d = :od AND #b = :ob"),
-			with(row, func(e *trace.Event) {
-				e.Effect, e.Actor, e.Old, e.Was, e.WasBody = "Table.Replace", "rewrap", "old", was, was
+			unwrapped, with(row, func(e *trace.Event) {
+				e.Effect, e.Old, e.Was, e.WasBody = "Table.Replace", "old", was, was
 			})),
 		dynamo("a blind rewrap", "UpdateItem", "rewrap", update("", ""),
-			with(row, func(e *trace.Event) { e.Effect, e.Actor, e.Body = "Table.Replace", "rewrap", "" })),
+			unwrapped, with(row, func(e *trace.Event) { e.Effect, e.Body, e.BodyDEK = "Table.Replace", "", "" })),
 		dynamo("a disjunction demands nothing", "UpdateItem", "rewrap", update("", "#k = :ok AND #d = :od OR #e = :e"),
-			with(row, func(e *trace.Event) { e.Effect, e.Actor, e.Body = "Table.Replace", "rewrap", "" })),
+			unwrapped, with(row, func(e *trace.Event) { e.Effect, e.Body, e.BodyDEK = "Table.Replace", "", "" })),
+		dynamo("another attribute, by a function", "UpdateItem", "rewrap", `{"TableName":"it-orders","Key":{`+rowKey+`},"UpdateExpression":"SET note = :n","ExpressionAttributeValues":{":n":{"S":"x"}}}`).error(),
+		dynamo("a row deleted by a function", "DeleteItem", "rewrap", `{"TableName":"it-orders","Key":{`+rowKey+`}}`, trace.Event{Effect: "Table.Delete", Source: "orders", Row: "b/7"}),
+		page("a page", `"Segment":1,"TotalSegments":4,"ConsistentRead":true,"ExclusiveStartKey":{`+rowKey+`}`, func(*trace.Event) {}),
+		page("the last page", `"Segment":1,"TotalSegments":4,"ConsistentRead":true,"ExclusiveStartKey":{`+rowKey+`}`, func(e *trace.Event) { e.To = "" }),
+		page("a page that may be stale", `"Segment":1,"TotalSegments":4,"ExclusiveStartKey":{`+rowKey+`}`, func(e *trace.Event) { e.Consistent = false }),
+		page("a page of some rows", `"Segment":1,"TotalSegments":4,"ConsistentRead":true,"ExclusiveStartKey":{`+rowKey+`},"FilterExpression":"#k = :k"`, func(e *trace.Event) { e.Filtered = true }),
+		page("a page that shows no KEKs", `"Segment":1,"TotalSegments":4,"ConsistentRead":true,"ExclusiveStartKey":{`+rowKey+`},"ProjectionExpression":"block, number, #d","ExpressionAttributeNames":{"#d":"edek"}`,
+			func(e *trace.Event) { e.Filtered = true }),
+		page("a page that shows what a pass needs", `"Segment":1,"TotalSegments":4,"ConsistentRead":true,"ExclusiveStartKey":{`+rowKey+`},"ProjectionExpression":"block, number, #k, #d","ExpressionAttributeNames":{"#d":"edek","#k":"key_ref"}`,
+			func(*trace.Event) {}),
+		page("a page of an index", `"Segment":1,"TotalSegments":4,"ConsistentRead":true,"ExclusiveStartKey":{`+rowKey+`},"IndexName":"i"`, func(e *trace.Event) { e.Filtered = true }),
+		page("the first page of all", `"ConsistentRead":true`, func(e *trace.Event) { e.Segment, e.Total, e.From = 0, 1, "" }),
 		dynamo("another attribute", "UpdateItem", "", `{"TableName":"it-orders","Key":{`+rowKey+`},"UpdateExpression":"SET note = :n REMOVE old","ExpressionAttributeValues":{":n":{"S":"x"}}}`),
 		dynamo("a delete", "DeleteItem", "", `{"TableName":"it-orders","Key":{`+rowKey+`}}`, trace.Event{Effect: "Table.Delete", Source: "orders", Row: "b/7"}),
 		dynamo("a batch", "BatchWriteItem", "", `{"RequestItems":{"it-orders":[]}}`).error(),
@@ -293,24 +412,77 @@ func calls() []call {
 		{name: "an alias", service: "kms", op: "CreateAlias", body: `{"AliasName":"alias/matter/kek/it/1a2b3c4d/q2/2","TargetKeyId":"k1"}`, want: []trace.Event{{Effect: "KMS.Claim", Rotation: "q2", Attempt: 2, KEK: "k1"}}},
 		{name: "an alias of others", service: "kms", op: "CreateAlias", body: `{"AliasName":"alias/other","TargetKeyId":"k1"}`},
 		{name: "a key disabled", service: "kms", op: "DisableKey", body: `{"KeyId":"arn:aws:kms:r:1:key/k1"}`, want: []trace.Event{{Effect: "KMS.Disable", KEK: "k1"}}},
+		secret("a DEK made", "GenerateDataKey", "rewrap", `{"KeyId":"new","EncryptionContext":{"table":"orders"}}`, plainly("dek", plainDEK), trace.Event{Effect: trace.GenerateDataKey, KEK: "new", Blob: dek, DEK: "dek 1"}),
+		secret("a DEK opened", "Decrypt", "dualunwrap", `{"CiphertextBlob":"d2Fz"}`, `{"KeyId":"arn:aws:kms:r:1:key/old","Plaintext":"`+base64Of(plainWas)+`"}`, trace.Event{Effect: trace.Decrypt, KEK: "old", Blob: was, DEK: "dek 1"}),
+		secret("a DEK wrapped again", "ReEncrypt", "rewrap", `{"CiphertextBlob":"d2Fz","SourceKeyId":"old","DestinationKeyId":"new"}`, again("dek"),
+			trace.Event{Effect: trace.Decrypt, Caller: trace.Person, KEK: "old", Blob: was, DEK: "dek 1"},
+			trace.Event{Effect: trace.ReEncrypt, Old: "old", Was: was, KEK: "new", Blob: dek, DEK: "dek 2"}), // another DEK, as KMS says and the answer does not
+		secret("one that does not open", "ReEncrypt", "rewrap", `{"CiphertextBlob":"d2Fz","SourceKeyId":"old","DestinationKeyId":"new"}`, again("garbage")).error(),
+		secret("one under another key", "ReEncrypt", "rewrap", `{"CiphertextBlob":"d2Fz","SourceKeyId":"old","DestinationKeyId":"new"}`, again("was")).error(),
+		secret("data wrapped by a person", "Encrypt", "", `{"KeyId":"new","Plaintext":"`+base64Of(plainDEK)+`"}`, plainly("dek", nil), trace.Event{Effect: trace.Decrypt, KEK: "new", Blob: dek, DEK: "dek 1"}),
+		secret("data wrapped by a function", "Encrypt", "mint", `{"KeyId":"new","Plaintext":"`+base64Of(plainDEK)+`"}`, plainly("dek", nil)).error(),
+		secret("a DEK that nobody sees", "GenerateDataKeyWithoutPlaintext", "", `{"KeyId":"new"}`, plainly("dek", nil)).error(),
+		secret("an answer that is none", "GenerateDataKey", "rewrap", `{"KeyId":"new"}`, `{"Plaintext":7}`).error(),
+		{name: "a refused Decrypt", service: "kms", op: "Decrypt", body: `{}`, status: 400},
 		{name: "a grant", service: "kms", op: "CreateGrant", body: `{"KeyId":"k1"}`},
 		{name: "a grant by a function", service: "kms", op: "CreateGrant", caller: "mint", body: `{"KeyId":"k1"}`, fails: true},
 		{name: "a key to be deleted", service: "kms", op: "ScheduleKeyDeletion", body: `{"KeyId":"k1"}`, fails: true},
-		{name: "a record stored", service: "s3", op: "PutObject", bucket: "it-audit", key: "v1/it/records/000000000007.json", caller: "mint", body: `{}`, want: []trace.Event{{Effect: "Vault.Put", Seq: 7, Actor: "mint"}}},
+		{name: "a record stored", service: "s3", op: "PutObject", bucket: "it-audit", key: "v1/it/records/000000000007.json", caller: "mint", body: `{}`, want: []trace.Event{{Effect: "Vault.Put", Seq: 7}}},
 		{name: "not the record that was appended", service: "s3", op: "PutObject", bucket: "it-audit", key: "v1/it/records/000000000005.json", body: `{}`, want: []trace.Event{{Effect: "Vault.Put"}}},
 		{name: "an anchor", service: "s3", op: "PutObject", bucket: "it-audit", key: "v1/it/anchors/1.json"},
 		{name: "a record deleted", service: "s3", op: "DeleteObject", bucket: "it-audit", key: "v1/it/records/000000000005.json", fails: true},
-		{name: "an entry", service: "s3", op: "PutObject", bucket: "it-corpus", key: "known/a.json", body: entry, want: []trace.Event{{Effect: trace.Plant, Source: "corpus", Row: "known/a.json", KEK: "new", Epoch: 2, Blob: dek, Body: body}}},
+		{name: "an entry", service: "s3", op: "PutObject", bucket: "it-corpus", key: "known/a.json", body: entry, want: []trace.Event{
+			unwrapped, {Effect: trace.Plant, Source: "corpus", Row: "known/a.json", KEK: "new", Epoch: 2, Blob: dek, Body: trace.Digest(entryBody), BodyDEK: "dek 1"},
+		}},
 		{
 			name: "an entry rewrapped", service: "s3", op: "PutObject", bucket: "it-corpus", key: "known/a.json", caller: "rewrap", etag: `"e"`, body: entry,
-			want: []trace.Event{{Effect: "Table.Replace", Source: "corpus", Row: "known/a.json", Actor: "rewrap", Old: "new", KEK: "new", Epoch: 2, Was: dek, WasBody: body, Blob: dek}},
+			want: []trace.Event{{Effect: "Table.Replace", Source: "corpus", Row: "known/a.json", Old: "new", KEK: "new", Epoch: 2, Was: dek, WasBody: trace.Digest(entryBody), Blob: dek}},
 		},
 		{
 			name: "an entry rewrapped blindly", service: "s3", op: "PutObject", bucket: "it-corpus", key: "known/a.json", caller: "rewrap", body: entry,
-			want: []trace.Event{{Effect: "Table.Replace", Source: "corpus", Row: "known/a.json", Actor: "rewrap", KEK: "new", Epoch: 2, Blob: dek, Body: body}},
+			want: []trace.Event{{Effect: "Table.Replace", Source: "corpus", Row: "known/a.json", KEK: "new", Epoch: 2, Blob: dek, Body: trace.Digest(entryBody), BodyDEK: "dek 1"}},
 		},
+		{name: "an entry deleted", service: "s3", op: "DeleteObject", bucket: "it-corpus", key: "known/a.json", caller: "rewrap", want: []trace.Event{{Effect: "Table.Delete", Source: "corpus", Row: "known/a.json"}}},
+		{name: "entries deleted at once", service: "s3", op: "DeleteObjects", bucket: "it-corpus", fails: true},
+		{name: "an entry that is none", service: "s3", op: "PutObject", bucket: "it-corpus", key: "known/a.json", body: "x", fails: true},
+		{name: "the corpus opened to all", service: "s3", op: "PutBucketPolicy", bucket: "it-corpus", caller: "rewrap", fails: true},
 		{name: "another bucket", service: "s3", op: "PutObject", bucket: "other", key: "x"},
 	}
+}
+
+const absentKey = `"ConditionExpression":"attribute_not_exists(#key)","ExpressionAttributeNames":{"#key":"block"},`
+
+func secret(name, op, caller, body, answer string, want ...trace.Event) call {
+	return call{name: name, service: "kms", op: op, caller: caller, body: body, answer: answer, want: want}
+}
+
+func plainly(blob string, plain []byte) string {
+	return `{"KeyId":"arn:aws:kms:r:1:key/new","CiphertextBlob":"` + base64Of([]byte(blob)) + `","Plaintext":"` + base64Of(plain) + `"}`
+}
+
+func again(blob string) string {
+	return `{"KeyId":"arn:aws:kms:r:1:key/new","SourceKeyId":"arn:aws:kms:r:1:key/old","CiphertextBlob":"` + base64Of([]byte(blob)) + `"}`
+}
+
+// unconditional is a write that does not ask for what it must.
+func unconditional(actor string, edit func(*trace.Event)) trace.Event {
+	return with(trace.Event{Effect: "Store.Apply", Event: trace.Unconditional, Actor: actor}, edit)
+}
+
+// page is a scan of the second of four segments, from the row on to the next.
+func page(name, how string, edit func(*trace.Event)) call {
+	e := with(trace.Event{
+		Effect: trace.Scan, Source: "orders", Segment: 1, Total: 4, From: trace.Digest([]byte("b/7")), To: trace.Digest([]byte("b/9")), Consistent: true,
+		Page: []trace.Seen{{Row: "b/8", KEK: "old", Blob: was}, {Row: "b/9", Blob: dek}},
+	}, edit)
+	c := dynamo(name, "Scan", "rewrap", `{"TableName":"it-orders",`+how+`}`, e)
+	c.answer = `{"Items":[{"block":{"S":"b"},"number":{"N":"8"},"key_ref":{"S":"old"},"edek":{"B":"d2Fz"}},
+		{"block":{"S":"b"},"number":{"N":"9"},"edek":{"B":"ZGVr"}},{"block":{"S":"x"},"number":{"N":"1"},"note":{"S":"no envelope"}}]`
+	if e.To != "" {
+		c.answer += `,"LastEvaluatedKey":{"number":{"N":"9"},"block":{"S":"b"}}`
+	}
+	c.answer += "}"
+	return c
 }
 
 func (c call) error() call {
@@ -336,7 +508,7 @@ func TestSee(t *testing.T) {
 	shared := wiretrace.New(config) // of which some calls need what others left
 	for _, c := range calls() {
 		r := shared
-		if c.fails || c.service == "dynamodb" && c.name != "the switch" && !strings.Contains(c.name, "repeat") {
+		if c.fails || c.service == "kms" || c.service == "dynamodb" && c.name != "the switch" && !strings.Contains(c.name, "repeat") {
 			r = wiretrace.New(config)
 		}
 		before, _ := r.Events()
@@ -347,11 +519,113 @@ func TestSee(t *testing.T) {
 		if got = got[len(before):]; (err != nil) != c.fails {
 			t.Errorf("%s: error %v", c.name, err)
 		}
-		for i := range got {
-			got[i].N = 0
+		leaks(t, c.name, got, err)
+		for i := range c.want {
+			c.want[i].Caller = cmp.Or(c.want[i].Caller, c.caller, trace.Person)
 		}
-		if d := cmp.Diff(c.want, append([]trace.Event(nil), got...)); d != "" {
+		if d := gocmp.Diff(c.want, numbered(got)); d != "" {
 			t.Errorf("%s (-want +got):\n%s", c.name, d)
+		}
+	}
+}
+
+// numbered is a run with its DEKs named in the order of their appearance.
+func numbered(events []trace.Event) []trace.Event {
+	var out []trace.Event
+	names := map[string]string{"": "", trace.UnknownDEK: trace.UnknownDEK}
+	for _, e := range events {
+		for _, name := range []*string{&e.DEK, &e.BodyDEK} {
+			if _, ok := names[*name]; !ok {
+				names[*name] = fmt.Sprintf("dek %d", len(names)-1)
+			}
+			*name = names[*name]
+		}
+		e.N = 0
+		out = append(out, e)
+	}
+	return out
+}
+
+// leaks requires that neither events nor errors hold a DEK, nor a digest that who guesses
+// a DEK could compare with.
+func leaks(t *testing.T, name string, events []trace.Event, err error) {
+	t.Helper()
+	var b bytes.Buffer
+	if err := trace.Write(&b, events); err != nil {
+		t.Fatal(err)
+	}
+	text := b.String() + fmt.Sprint(err)
+	for _, plain := range [][]byte{plainDEK, plainWas} {
+		for _, secret := range []string{string(plain), base64Of(plain), hex.EncodeToString(plain), trace.Digest(plain)} {
+			if strings.Contains(text, secret) {
+				t.Errorf("%s: a DEK, or its digest without a key, is in %s", name, text)
+			}
+		}
+	}
+}
+
+// TestNames: two recorders name one DEK differently, so that traces cannot be joined.
+func TestNames(t *testing.T) {
+	c := secret("a DEK made", "GenerateDataKey", "rewrap", `{"KeyId":"new"}`, plainly("dek", plainDEK))
+	var names []string
+	for range 2 {
+		r := wiretrace.New(config)
+		for range 2 {
+			r.See(c.exchange())
+		}
+		events, err := r.Events()
+		if err != nil || len(events) != 2 || events[0].DEK == "" || events[0].DEK != events[1].DEK {
+			t.Fatalf("%+v, %v", events, err)
+		}
+		names = append(names, events[0].DEK)
+	}
+	if names[0] == names[1] {
+		t.Error("the names of DEKs are not keyed by a secret of the run")
+	}
+}
+
+// TestCorpusPages: a listing becomes the page of a scan once its entries were read, by
+// the process that asked for it; and what was overwritten meanwhile shows no one state.
+func TestCorpusPages(t *testing.T) {
+	const list = `<ListBucketResult><IsTruncated>%t</IsTruncated><Contents><Key>known/a.json</Key></Contents><Contents><Key>known/b.json</Key></Contents><Contents><Key>known/note.txt</Key></Contents></ListBucketResult>`
+	listed := func(more bool, query string) call {
+		v, err := url.ParseQuery("list-type=2&prefix=known/" + query)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return call{service: "s3", op: "ListObjectsV2", caller: "rewrap", bucket: "it-corpus", query: v, answer: fmt.Sprintf(list, more)}
+	}
+	get := func(key string, status int) call {
+		return call{service: "s3", op: "GetObject", caller: "rewrap", bucket: "it-corpus", key: key, answer: entry, status: status}
+	}
+	written := call{service: "s3", op: "PutObject", bucket: "it-corpus", key: "known/a.json", body: entry}
+	a, b := trace.Seen{Row: "known/a.json", KEK: "new", Blob: dek}, trace.Seen{Row: "known/b.json", KEK: "new", Blob: dek}
+	whole := trace.Event{Effect: trace.Scan, Caller: "rewrap", Source: "corpus", Total: 1, Consistent: true, Page: []trace.Seen{a, b}}
+	digest := func(s string) string { return trace.Digest([]byte(s)) }
+	for name, c := range map[string]struct {
+		calls []call
+		want  []trace.Event
+	}{
+		"in any order":      {[]call{listed(false, ""), get("known/b.json", 200), get("known/a.json", 200)}, []trace.Event{whole}},
+		"one is gone":       {[]call{listed(false, ""), get("known/b.json", 404), get("known/a.json", 200)}, []trace.Event{with(whole, func(e *trace.Event) { e.Page = []trace.Seen{a} })}},
+		"one is not read":   {[]call{listed(false, ""), get("known/a.json", 200), get("known/b.json", 503)}, nil},
+		"nothing is listed": {[]call{get("known/a.json", 200), get("known/b.json", 200)}, nil},
+		"a page of several": {[]call{listed(true, "&start-after=known/0.json"), get("known/a.json", 200), get("known/b.json", 200)}, []trace.Event{
+			with(whole, func(e *trace.Event) { e.From, e.To = digest("known/0.json"), digest("known/note.txt") }),
+		}},
+		"a part of the prefix": {[]call{listed(false, "&delimiter=/"), get("known/a.json", 200), get("known/b.json", 200)}, []trace.Event{with(whole, func(e *trace.Event) { e.Filtered = true })}},
+		"overwritten meanwhile": {[]call{listed(false, ""), get("known/a.json", 200), written, get("known/b.json", 200)}, []trace.Event{
+			unwrapped, {Effect: trace.Plant, Caller: trace.Person, Source: "corpus", Row: "known/a.json", KEK: "new", Epoch: 2, Blob: dek, Body: digest(string(entryBody)), BodyDEK: "dek 1"},
+			with(whole, func(e *trace.Event) { e.Consistent = false }),
+		}},
+	} {
+		r := wiretrace.New(config)
+		for _, call := range c.calls {
+			r.See(call.exchange())
+		}
+		got, err := r.Events()
+		if d := gocmp.Diff(c.want, numbered(got)); d != "" || err != nil {
+			t.Errorf("%s: %v (-want +got):\n%s", name, err, d)
 		}
 	}
 }

@@ -11,6 +11,8 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
+	"github.com/aws/aws-sdk-go-v2/service/kms"
+	"github.com/aws/aws-sdk-go-v2/service/s3"
 
 	"github.com/matter-ops/kms-rotation/internal/corpus"
 	"github.com/matter-ops/kms-rotation/internal/sample"
@@ -28,7 +30,9 @@ func config(t *testing.T, l *sample.Local) wiretrace.Config {
 	if cfg.CorpusBucket, cfg.CorpusPrefix, err = corpus.ParseURL(l.Set.Corpus()); err != nil {
 		t.Fatal(err)
 	}
-	client := dynamodb.NewFromConfig(l.AWSConfig())
+	tables, others := l.Behind()
+	client := dynamodb.NewFromConfig(tables)
+	cfg.Behind = wiretrace.Behind{DynamoDB: client, KMS: kms.NewFromConfig(others), S3: s3.NewFromConfig(others)}
 	for _, src := range l.Set.Sources() {
 		out, err := client.DescribeTable(t.Context(), &dynamodb.DescribeTableInput{TableName: &src.Table})
 		if err != nil {
@@ -36,10 +40,10 @@ func config(t *testing.T, l *sample.Local) wiretrace.Config {
 		}
 		table := wiretrace.Table{
 			Source: src.SourceName(), Table: aws.ToString(out.Table.TableName),
-			KEKID: src.KEKID, WrappedDEK: src.WrappedDEK, Ciphertext: src.Ciphertext, Epoch: src.Epoch,
+			KEKID: src.KEKID, WrappedDEK: src.WrappedDEK, Ciphertext: src.Ciphertext, Epoch: src.Epoch, Context: src.Context, Bind: src.Bind,
 		}
-		if src.Format == "kms" { // the payload itself is what KMS has wrapped
-			table.WrappedDEK, table.Ciphertext = src.Ciphertext, ""
+		if src.Payloads != "" || src.Format != "" && src.Format != "matter" {
+			t.Fatalf("source %s: only payloads of this project's format are recorded", src.Name)
 		}
 		for _, k := range out.Table.KeySchema {
 			table.Keys = append(table.Keys, aws.ToString(k.AttributeName))
@@ -54,7 +58,7 @@ func config(t *testing.T, l *sample.Local) wiretrace.Config {
 func Record(t *testing.T, l *sample.Local) (end func() []trace.Event) {
 	t.Helper()
 	r := wiretrace.New(config(t, l))
-	begin := func() error { return r.Begin(t.Context(), l.AWSConfig()) }
+	begin := func() error { return r.Begin(t.Context()) }
 	if err := l.Tap(begin, r.See); err != nil {
 		t.Fatal(err)
 	}

@@ -1,0 +1,206 @@
+package wiretrace_test
+
+import (
+	"context"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
+	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
+
+	"github.com/matter-ops/kms-rotation/internal/localaws/wire"
+	"github.com/matter-ops/kms-rotation/internal/wiretrace"
+	"github.com/matter-ops/kms-rotation/spec/tlc/tlctest"
+	"github.com/matter-ops/kms-rotation/spec/trace"
+)
+
+// deployment is one that has rotated once: the pointer is on new, in epoch 2, old is
+// retired, and the chain has four records.
+type deployment struct{ table }
+
+func (deployment) Scan(_ context.Context, in *dynamodb.ScanInput, _ ...func(*dynamodb.Options)) (*dynamodb.ScanOutput, error) {
+	item := func(pk, sk string, more ...string) map[string]types.AttributeValue {
+		out := map[string]types.AttributeValue{"pk": &types.AttributeValueMemberS{Value: pk}, "sk": &types.AttributeValueMemberS{Value: sk}}
+		for i := 0; i < len(more); i += 2 {
+			if strings.Trim(more[i+1], "0123456789") == "" {
+				out[more[i]] = &types.AttributeValueMemberN{Value: more[i+1]}
+			} else {
+				out[more[i]] = &types.AttributeValueMemberS{Value: more[i+1]}
+			}
+		}
+		return out
+	}
+	out := &dynamodb.ScanOutput{}
+	if *in.TableName == config.ControlTable {
+		out.Items = []map[string]types.AttributeValue{
+			item("POINTER", "-", "kek_id", "new", "epoch", "2"), item("AUDIT_HEAD", "-", "seq", "4", "published_seq", "4"),
+			item("KEK#new", "-", "state", "active"), item("KEK#old", "-", "state", "retired"),
+			item("FENCE#new", "00", "state", "open"), item("FENCE#new", "01", "state", "open"),
+			item("FENCE#new", "02", "state", "open"), item("FENCE#new", "03", "state", "open"),
+		}
+	}
+	return out, nil
+}
+
+// nextBody is a payload of the row b/8.
+var nextBody = sealed(map[string]string{"table": "orders", "block": "b", "number": "8"})
+
+// recorded is the run of calls on the deployment.
+func recorded(t *testing.T, calls ...call) []trace.Event {
+	t.Helper()
+	cfg := config
+	cfg.Corpus, cfg.Behind.DynamoDB = "", deployment{}
+	r := wiretrace.New(cfg)
+	if err := r.Begin(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range calls {
+		r.See(c.exchange())
+	}
+	events, err := r.Events()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return events
+}
+
+// falseWires are calls that the wire allows and the deployment must not make, by name
+// where TestSee has them.
+func falseWires(t *testing.T) []call {
+	t.Helper()
+	var out []call
+	for _, name := range []string{
+		"the pointer moved back in the name of a genesis",
+		"a pointer that is written blindly",
+		"the pointer by itself",
+		"a change without its record",
+		"a checkpoint over whatever is there",
+		"marked on no condition",
+		"marked back",
+		"a shard opened by itself",
+		"an approval by a function that has none to give",
+		"one in a transaction with its record",
+		"the anchor's state deleted",
+		"one that is set",
+		"a mark left by a function",
+		"an insert over whatever is there",
+		"a row as it is, by a function",
+		"an update on no condition",
+		"an update of whatever payload is there",
+		"an update in whatever epoch",
+		"a row labelled blindly",
+		"a row deleted by a function",
+		"a rewrap",
+		"not the record that was appended",
+	} {
+		out = append(out, named(t, name))
+	}
+	insert := func(edit func(body string) string) call {
+		c := named(t, "an insert")
+		c.body = strings.ReplaceAll(strings.Replace(c.body, `"N":"7"`, `"N":"8"`, 1), base64Of(rowBody), base64Of(nextBody))
+		c.body = edit(c.body)
+		return c
+	}
+	same := func(body string) string { return body }
+	instead := func(was, is string) func(string) string {
+		return func(body string) string { return strings.Replace(body, was, is, 1) }
+	}
+	free := `{"ConditionCheck":{"TableName":"it-control","Key":{"pk":{"S":"LOCK"},"sk":{"S":"-"}},` + absent + `}}`
+	registry := putIf(counted, `"pk":{"S":"REGISTRY"},"rev":{"N":"4"}`)
+	_, genesis := record(5, "kek_genesis", "")
+	_, alone := record(5, "pointer_switched", "")
+	called := func(name string, c call) call {
+		c.name = name
+		return c
+	}
+	ours := insert(same)
+	ours.caller = "rewrap"
+	const back = `"pk":{"S":"POINTER"},"kek_id":{"S":"old"},"epoch":{"N":"1"}`
+	again := transaction(put(back), put(`"pk":{"S":"KEK#old"},"state":{"S":"active"}`), free, registry, genesis)
+	return append(out,
+		dynamo("a genesis where a pointer is", "TransactWriteItems", "switch", again),
+		dynamo("one by a person", "TransactWriteItems", "", again),
+		dynamo("a switch that is a record alone", "TransactWriteItems", "switch", transaction(alone)),
+		dynamo("a lease held by a function", "PutItem", "drain", `{"TableName":"it-control","Item":{"pk":{"S":"LEASE#new"},"sk":{"S":"h"},"expires_at":{"N":"9"}}}`),
+		call{name: "a key enabled by a function", service: "kms", op: "EnableKey", caller: "retire", body: `{"KeyId":"new"}`},
+		call{name: "a key of others disabled by a function", service: "kms", op: "DisableKey", caller: "retire", body: `{"KeyId":"theirs"}`},
+		called("an insert past the fence", insert(instead(","+fenced, ""))),
+		called("a payload of another row", insert(instead(base64Of(nextBody), base64Of(rowBody)))),
+		called("a wrapped DEK that is none", insert(instead(`"B":"ZGVr"`, `"B":"Z2FyYmFnZQ=="`))),
+		called("a wrapped DEK of the retired KEK", insert(instead(`"B":"ZGVr"`, `"B":"d2Fz"`))),
+		called("an insert in an epoch that was never", insert(instead(`"key_epoch":{"N":"2"}`, `"key_epoch":{"N":"3"}`))),
+		called("an insert by a function", ours),
+	)
+}
+
+func named(t *testing.T, name string) call {
+	t.Helper()
+	all := calls()
+	i := slices.IndexFunc(all, func(c call) bool { return c.name == name })
+	if i < 0 {
+		t.Fatalf("no call %q", name)
+	}
+	return all[i]
+}
+
+// TestFalseWires has the model look at calls that must not be made, each after some that
+// may: it explains these, and refuses the first event of the other.
+func TestFalseWires(t *testing.T) {
+	true7 := []call{
+		named(t, "a lease put"), named(t, "a mark left"), named(t, "the anchor's state"),
+		secret("", "GenerateDataKey", wire.Application, `{"KeyId":"new"}`, plainly("dek", plainDEK)),
+		named(t, "an insert"), named(t, "an update"), named(t, "a canary counted"),
+	}
+	true7[0].body = strings.Replace(true7[0].body, "LEASE#old", "LEASE#new", 1)
+	true7[4].body = strings.Replace(true7[4].body, `{"TransactItems"`, `{"ClientRequestToken":"first","TransactItems"`, 1)
+	next := named(t, "an insert")
+	next.body = strings.ReplaceAll(strings.Replace(next.body, `"N":"7"`, `"N":"8"`, 1), base64Of(rowBody), base64Of(nextBody))
+	runs := [][]trace.Event{recorded(t, append(slices.Clone(true7), next)...)}
+	begins := len(runs[0]) - 1
+	wires := falseWires(t)
+	for _, c := range wires {
+		runs = append(runs, recorded(t, append(slices.Clone(true7), c)...))
+	}
+	verdicts, err := trace.Check(t.Context(), runs...)
+	tlctest.Must(t, err)
+	if !verdicts[0].Accepted {
+		t.Errorf("what may be done: %s\n%+v", verdicts[0], verdicts[0].Event)
+	}
+	for i, c := range wires {
+		v := verdicts[i+1]
+		switch {
+		case len(runs[i+1]) == begins:
+			t.Errorf("%s: nothing is recorded", c.name)
+		case v.Accepted:
+			t.Errorf("%s: accepted: %+v", c.name, runs[i+1][begins:])
+		case v.At < begins:
+			t.Errorf("%s: %s, %+v, which is not the call that is wrong", c.name, v, v.Event)
+		default:
+			t.Logf("%s: %s", c.name, v)
+		}
+	}
+}
+
+// TestFaultyWires: calls that are no event at all are no account of a run.
+func TestFaultyWires(t *testing.T) {
+	n := 0
+	for _, c := range append(calls(),
+		call{name: "a key to be deleted by a function", service: "kms", op: "ScheduleKeyDeletion", caller: "retire", body: `{"KeyId":"new"}`, fails: true},
+		call{name: "an alias moved by a function", service: "kms", op: "UpdateAlias", caller: "mint", body: `{"AliasName":"alias/matter/kek/it/1/q2/1","TargetKeyId":"k1"}`, fails: true},
+		call{name: "an unheard-of operation", service: "dynamodb", op: "GetEverything", caller: "rewrap", body: `{"TableName":"it-orders"}`, fails: true},
+		call{name: "a scan that nobody can read", service: "dynamodb", op: "Scan", caller: "rewrap", body: `{"TableName":"it-orders"}`, answer: `{"Items":7}`, fails: true},
+		call{name: "rows of a batch", service: "dynamodb", op: "BatchWriteItem", caller: "rewrap", body: `{"RequestItems":{"it-orders":[]}}`, fails: true},
+	) {
+		if !c.fails {
+			continue
+		}
+		n++
+		r := wiretrace.New(config)
+		r.See(c.exchange())
+		if events, err := r.Events(); err == nil {
+			t.Errorf("%s: no fault, and events %+v", c.name, events)
+		}
+	}
+	t.Logf("%d calls", n)
+}
