@@ -914,11 +914,6 @@ NOT_HERE = {
     "DrainSee": "only the seal's wait for leases reads it, and the proof does without that wait",
     "Count": "the census, a courtesy before the switch: Mint here needs none",
     "Rehearse": "a courtesy before the switch: DualUnwrap here needs none",
-    "AdoptRead": "only with a mechanism taken away",
-    "AdoptWrite": "only with a mechanism taken away",
-    "StartRead": "only with a mechanism taken away",
-    "LateSwitch": "only with a mechanism taken away",
-    "Judge": "only with a mechanism taken away",
 }
 
 # ---------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ Epoch(k) ==
 Left(k)    == \E n \in Rot : k \in rot[n].olds
 Exposes(k) == \E n \in Rot : /\ rot[n].mode = "emergency" /\ Reached(n, "retired")
                              /\ \E i \in 1 .. n : k \in rot[i].olds
-Work       == {rw[r] : r \in Row} \ {NoWork}           \* what rewrap workers carry
+Work       == {rw[n][r] : n \in Rot, r \in Row} \ {NoWork}           \* what rewrap workers carry
 
 Running_(n)   == rot[n].ph \notin Final \cup {"none"}
 SameTag(j, k) == tag[j] = tag[k]

@@ -267,12 +267,14 @@ TakeBackup(r) ==
 Early(k) == \A n \in Rot : k \in rot[n].olds => ~Once(n, "rewrapped")
 
 RestoreRow(r) ==        \* writes a backed-up row as it was
-  LET k == backup.real IN
+  LET k    == backup.real
+      keks == {k, backup.kid} \ {0}          \* they differ if somebody overwrote the label
+  IN
   /\ Restore # "off" /\ backup # NoRow /\ row[r] = NoRow /\ Told(TableOf(r))
   /\ Restore = "fenced" => backup.kid = k /\ \E s \in Shard : s \in fence[k]      \* as an insert
-  /\ Restore = "early"  => Early(k)
-  /\ Restore = "halted" => Early(k) \/ (halt /\ kek[k] # "retired")
-  /\ Restore = "late"   => Early(k) \/ halt
+  /\ Restore = "early"  => \A j \in keks : Early(j)
+  /\ Restore = "halted" => \A j \in keks : Early(j) \/ (halt /\ kek[j] # "retired")
+  /\ Restore = "late"   => \A j \in keks : Early(j) \/ halt
   /\ row' = [row EXCEPT ![r] = backup]
   /\ UNCHANGED <<keyV, ctlV, workV, wr, rd, backup, cntV>>
 

@@ -83,22 +83,23 @@ func withDoctor(all map[string]model) map[string]model {
 }
 
 var (
-	both      = `{"normal", "emergency"}`
-	emergency = `{"emergency"}`
-	two       = map[string]string{"Row": "{r1, r2}", "Writer": "{w1, w2}"}
-	leases    = map[string]string{"Leases": "TRUE", "Writer": "{w1, w2}", "Shard": "{s1}", "MaxRenew": "0"}
-	renewed   = map[string]string{"MaxRenew": "1", "Writer": "{w1}"}
-	keys      = map[string]string{"Modes": both, "MaxMint": "2", "Dup": "1", "MaxWrite": "0", "Shard": "{s1}"}
-	silent    = map[string]string{"MaxWrite": "0", "Writer": "{}", "Row": "{}"}
-	historic  = map[string]string{"Historic": "1", "Shard": "{s1}"}
-	tables    = map[string]string{"Side": "{r1}", "MaxWrite": "1", "Shard": "{s1}"}
-	foreign   = map[string]string{"Foreign": `"early"`, "Shard": "{s1}"}
-	idle      = map[string]string{"Foreign": `"idle"`, "Writer": "{}", "Shard": "{s1}", "Historic": "1"}
-	halted    = map[string]string{"Restore": `"halted"`, "Deletes": "TRUE", "Shard": "{s1}", "MaxWrite": "1"}
-	late      = with(halted, set("Restore", `"late"`))
-	takeover  = map[string]string{"MaxRot": "2", "Modes": both, "Takeover": `"normal"`, "MaxWrite": "1", "Shard": "{s1}"}
-	known     = []string{"KnownBeforeSwitch"}
-	moved     = []string{"RetiredIsMoved", "CompletedIsMoved"}
+	both       = `{"normal", "emergency"}`
+	emergency  = `{"emergency"}`
+	two        = map[string]string{"Row": "{r1, r2}", "Writer": "{w1, w2}"}
+	leases     = map[string]string{"Leases": "TRUE", "Writer": "{w1, w2}", "Shard": "{s1}", "MaxRenew": "0"}
+	renewed    = map[string]string{"MaxRenew": "1", "Writer": "{w1}"}
+	keys       = map[string]string{"Modes": both, "MaxMint": "2", "Dup": "1", "MaxWrite": "0", "Shard": "{s1}"}
+	silent     = map[string]string{"MaxWrite": "0", "Writer": "{}", "Row": "{}"}
+	historic   = map[string]string{"Historic": "1", "Shard": "{s1}"}
+	tables     = map[string]string{"Side": "{r1}", "MaxWrite": "1", "Shard": "{s1}"}
+	foreign    = map[string]string{"Foreign": `"early"`, "Shard": "{s1}"}
+	idle       = map[string]string{"Foreign": `"idle"`, "Writer": "{}", "Shard": "{s1}", "Historic": "1"}
+	halted     = map[string]string{"Restore": `"halted"`, "Deletes": "TRUE", "Shard": "{s1}", "MaxWrite": "1"}
+	relabelled = with(historic, set("Writer", "{}", "MaxWrite", "0", "Lies", "TRUE", "Restore", `"early"`, "Deletes", "TRUE"))
+	late       = with(halted, set("Restore", `"late"`))
+	takeover   = map[string]string{"MaxRot": "2", "Modes": both, "Takeover": `"normal"`, "MaxWrite": "1", "Shard": "{s1}"}
+	known      = []string{"KnownBeforeSwitch"}
+	moved      = []string{"RetiredIsMoved", "CompletedIsMoved"}
 )
 
 // with merges sets of constants, the later ones first in rank.
@@ -142,6 +143,7 @@ var mechanisms = []variant{
 	{name: "ok_readers", set: set("Reader", "{q1}", "MaxRot", "2", "MaxWrite", "1", "Shard", "{s1}"), want: tlc.Holds, says: "readers with stale rows in hand"},
 	{name: "ok_restore_fenced", set: set("Restore", `"fenced"`, "Deletes", "TRUE"), want: tlc.Holds, says: "restores through the fence, at any time"},
 	{name: "ok_restore_early", set: set("Restore", `"early"`, "Deletes", "TRUE"), want: tlc.Holds, says: "raw restores that end before the second scan begins"},
+	{name: "ok_restore_relabelled", set: relabelled, want: tlc.Holds, says: "and of rows whose label somebody overwrote, which count for both KEKs"},
 	{name: "ok_rewrap_before_seal", off: []string{"rewrap-after-seal"}, want: tlc.Holds, says: "the second scan alone would make up for a rewrap that began before the seal"},
 	{name: "ok_no_confirm", off: []string{"confirm"}, want: tlc.Holds, says: "without raw restores the seal alone would make up for a missing second scan"},
 	{name: "ok_two_olds", set: with(historic, set("Row", "{r1, r2}", "Modes", both)), want: tlc.Holds, says: "a historic KEK is registered and left together with the pointer's"},
@@ -179,6 +181,7 @@ var mechanisms = []variant{
 	{name: "cx_rewrap_keeps_dek", set: set("Modes", emergency), off: []string{"fresh-dek"}, want: "ExposedDeksGone", says: "an emergency that only rewraps"},
 	{name: "cx_rewrap_early_no_confirm", off: []string{"rewrap-after-seal", "confirm"}, want: "NoKeyOrphans", says: "a rewrap before the seal and no second scan"},
 	{name: "cx_no_confirm_restore", set: set("Restore", `"early"`, "Deletes", "TRUE"), off: []string{"confirm"}, want: "NoKeyOrphans", says: "a raw restore behind the first scan and no second one"},
+	{name: "cx_restore_relabelled", set: relabelled, off: []string{"restore-label"}, instead: []string{"NoKeyOrphans"}, want: "NoKeyOrphans", says: "a raw restore that counts for the KEK which wraps the DEK alone"},
 	{name: "cx_restore_raw", set: set("Restore", `"raw"`, "Deletes", "TRUE"), want: "NoKeyOrphans", says: "a raw restore at any time: the runbook must forbid it"},
 	{name: "cx_retire_early", off: []string{"retire-last"}, instead: []string{"RetireAfterSwitch"}, steps: []string{"EpochMonotone"}, want: "RetireAfterSwitch", says: "retiring without looking at the phase"},
 	{name: "cx_disable_early", off: []string{"registry-first"}, want: "NoKeyOrphans", says: "DisableKey by argument, before the registry says retired"},

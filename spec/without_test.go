@@ -38,6 +38,8 @@ var without = map[string][]edit{
 	"remove-census":  {{"  /\\ \\A r \\in Row : TableOf(r) = t => row[r] = NoRow\n", ""}},
 	"remove-stopped": {{"  /\\ \\A w \\in Writer : wr[w].pc = \"wrapped\" => TableOf(wr[w].r) # t\n", ""}},
 
+	"restore-label": {{`keks == {k, backup.kid} \ {0}`, `keks == {k}`}},
+
 	// Start, lock and takeover.
 	"lock": {
 		{`rot[n].ph = ph /\ lock = n`, `rot[n].ph = ph`},
