@@ -22,10 +22,11 @@ import (
 	"github.com/matter-ops/kms-rotation/spec/trace"
 )
 
-// deks are the DEKs that the run has shown, by their names. They never leave the process.
+// deks are the DEKs that the run has shown, by their names. Neither they nor what payloads
+// open to ever leave the process.
 type deks struct {
 	kms    KMS
-	secret []byte             // the key of their names
+	secret []byte             // the key of their names, and of those of texts
 	blobs  map[string]wrapped // by digest of the wrapped DEK
 	plain  map[string][]byte  // by name
 }
@@ -39,12 +40,17 @@ func newDEKs(client KMS) deks {
 	return d
 }
 
+// digest names a DEK or a text. Without the secret nobody can compare a guess with it.
+func (d deks) digest(plain []byte) string {
+	mac := hmac.New(sha256.New, d.secret)
+	mac.Write(plain)
+	return hex.EncodeToString(mac.Sum(nil)[:8])
+}
+
 // learn names a DEK, and keeps what its wrapped bytes are. fresh says that this was not
 // known.
 func (d deks) learn(kek string, blob, plain []byte) (name string, fresh bool) {
-	mac := hmac.New(sha256.New, d.secret)
-	mac.Write(plain)
-	name = hex.EncodeToString(mac.Sum(nil)[:8])
+	name = d.digest(plain)
 	w := wrapped{keyID(kek), name}
 	fresh = d.blobs[trace.Digest(blob)] != w
 	d.blobs[trace.Digest(blob)], d.plain[name] = w, slices.Clone(plain)
@@ -78,32 +84,32 @@ func (d deks) open(blob []byte, encctx map[string]string) []trace.Event {
 	return []trace.Event{{Effect: trace.Decrypt, Caller: trace.Person, KEK: kek, Blob: trace.Digest(blob), DEK: name}}
 }
 
-// under names the DEK that a payload opens under: the one that is wrapped beside it, or
-// any other of the run. "" is for no payload.
-func (d deks) under(payload, blob []byte, bound map[string]string) string {
+// under names the DEK that a payload opens under, the one that is wrapped beside it or
+// any other of the run, and the text that it opens to. Both are "" for no payload.
+func (d deks) under(payload, blob []byte, bound map[string]string) (dek, text string) {
 	if len(payload) == 0 {
-		return ""
+		return "", ""
 	}
 	beside := d.blobs[trace.Digest(blob)].dek
 	for _, name := range append([]string{beside}, slices.Sorted(maps.Keys(d.plain))...) {
-		if opens(d.plain[name], payload, bound) {
-			return name
+		if opened, ok := decrypt(d.plain[name], payload, bound); ok {
+			return name, d.digest(opened)
 		}
 	}
-	return trace.UnknownDEK
+	return trace.UnknownDEK, ""
 }
 
-// opens reports whether a payload opens under a DEK, as docs/format.md has it. It does not
-// call package aead, whose faults it would share.
-func opens(dek, payload []byte, bound map[string]string) bool {
+// decrypt opens a payload under a DEK, as docs/format.md has it. It does not call package
+// aead, whose faults it would share.
+func decrypt(dek, payload []byte, bound map[string]string) (text []byte, ok bool) {
 	const version, nonce = 1, 12
 	block, err := aes.NewCipher(dek)
 	if err != nil || len(dek) != 32 || len(payload) < 1+nonce || payload[0] != version {
-		return false
+		return nil, false
 	}
 	gcm, err := cipher.NewGCM(block)
 	if err != nil {
-		return false
+		return nil, false
 	}
 	associated := []byte{version}
 	for _, k := range slices.Sorted(maps.Keys(bound)) {
@@ -111,8 +117,8 @@ func opens(dek, payload []byte, bound map[string]string) bool {
 			associated = append(binary.BigEndian.AppendUint32(associated, uint32(len(text))), text...) //nolint:gosec // far below 4 GiB
 		}
 	}
-	_, err = gcm.Open(nil, payload[1:1+nonce], payload[1+nonce:], associated)
-	return err == nil
+	text, err = gcm.Open(nil, payload[1:1+nonce], payload[1+nonce:], associated)
+	return text, err == nil
 }
 
 // bound makes an encryption context, or what else a payload is bound to, of a row; false

@@ -1,7 +1,10 @@
 package wiretrace_test
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -49,8 +52,13 @@ var nextBody = sealed(map[string]string{"table": "orders", "block": "b", "number
 // recorded is the run of calls on the deployment.
 func recorded(t *testing.T, calls ...call) []trace.Event {
 	t.Helper()
+	return recordedOn(t, deployment{}, calls...)
+}
+
+func recordedOn(t *testing.T, tables wiretrace.DynamoDB, calls ...call) []trace.Event {
+	t.Helper()
 	cfg := config
-	cfg.Corpus, cfg.Behind.DynamoDB = "", deployment{}
+	cfg.Corpus, cfg.Behind.DynamoDB = "", tables
 	r := wiretrace.New(cfg)
 	if err := r.Begin(t.Context()); err != nil {
 		t.Fatal(err)
@@ -134,6 +142,87 @@ func falseWires(t *testing.T) []call {
 	)
 }
 
+// freshDEK is what an emergency gives the row; KMS wraps it as "fresh".
+var freshDEK = bytes.Repeat([]byte{9}, 32)
+
+// emergency are the calls of a whole emergency up to its rewrap: KEK next takes over from
+// new, and the row is sealed again, with this text.
+func emergency(text string) []call {
+	rotation := func(phase, kek string, rev int) string {
+		return fmt.Sprintf(`"pk":{"S":"ROTATION#q2"},"mode":{"S":"emergency"},"phase":{"S":%q},"attempt":{"N":"1"},"old_kek_id":{"S":"new"},"new_kek_id":{"S":%q},"rev":{"N":"%d"}`, phase, kek, rev)
+	}
+	check := func(pk, sk, condition string) string {
+		return `{"ConditionCheck":{"TableName":"it-control","Key":{"pk":{"S":"` + pk + `"},"sk":{"S":"` + sk + `"}},` + condition + `}}`
+	}
+	state := func(is string) string {
+		return `"ConditionExpression":"#s = :s","ExpressionAttributeNames":{"#s":"state"},"ExpressionAttributeValues":{":s":{"S":"` + is + `"}}`
+	}
+	kek := func(id, is string) string {
+		return `"pk":{"S":"KEK#` + id + `"},"state":{"S":"` + is + `"},"fence_shards":{"N":"4"}`
+	}
+	changed := func(seq int64, caller, event, phase string, parts ...string) call {
+		_, appended := record(seq, event, "q2")
+		parts = append([]string{putIf(step, rotation(phase, "next", int(seq)-4)), held}, append(parts, appended)...)
+		return dynamo(event, "TransactWriteItems", caller, strings.Replace(transaction(parts...), `"ClientRequestToken":"t"`, `"ClientRequestToken":"`+event+`"`, 1))
+	}
+	shard := func(kek string, s int, is string) string {
+		return fmt.Sprintf(`"Item":{"pk":{"S":"FENCE#%s"},"sk":{"S":"%02d"},"state":{"S":%q}}`, kek, s, is)
+	}
+	var opened, shut []string
+	var seals []call
+	for s := range 4 {
+		opened = append(opened, `{"Put":{"TableName":"it-control",`+absent+`,`+shard("next", s, "open")+`}}`)
+		shut = append(shut, check("FENCE#new", fmt.Sprintf("%02d", s), state("sealed")))
+		seals = append(seals, dynamo("a shard sealed", "PutItem", "drain", `{"TableName":"it-control",`+shard("new", s, "sealed")+`}`))
+	}
+	_, started := record(5, "rotation_started", "q2")
+	begun := rotation("started", "", 1) + `,"segments":{"N":"1"},"sources":{"S":"[{\"name\":\"orders\",\"kind\":\"dynamodb\"}]"}`
+	taken := `{"Put":{"TableName":"it-control","ConditionExpression":"attribute_not_exists(#pk) OR #rotation_id = :rotation_id","Item":{"pk":{"S":"LOCK"},"sk":{"S":"-"}}}}`
+	payload := sealedUnder(freshDEK, text, map[string]string{"table": "orders", "block": "b", "number": "7"})
+	made := secret("a fresh DEK", "GenerateDataKey", "rewrap", `{"KeyId":"next"}`, strings.Replace(plainly("fresh", freshDEK), "key/new", "key/next", 1))
+	leases := strings.Replace(look("", `"ConsistentRead":true`, `{}`).body, "LEASE#old", "LEASE#new", 1)
+	rewrap := `{"TableName":"it-orders","Key":{` + rowKey + `},"UpdateExpression":"SET #k = :k, #d = :d, #e = :e, #b = :b","ConditionExpression":"#k = :ok AND #d = :od AND #b = :ob",
+		"ExpressionAttributeNames":{"#k":"key_ref","#d":"edek","#e":"key_epoch","#b":"body"},"ExpressionAttributeValues":{":k":{"S":"next"},":d":{"B":"` + base64Of([]byte("fresh")) + `"},
+		":e":{"N":"3"},":b":{"B":"` + base64Of(payload) + `"},":ok":{"S":"new"},":od":{"B":"ZGVr"},":ob":{"B":"` + base64Of(rowBody) + `"}}}`
+	return slices.Concat([]call{
+		secret("", "GenerateDataKey", wire.Application, `{"KeyId":"new"}`, plainly("dek", plainDEK)),
+		dynamo("an insert", "TransactWriteItems", wire.Application, `{"TransactItems":[`+rowPut+`,`+fenced+`]}`),
+		dynamo("the start", "TransactWriteItems", "preflight", transaction(putIf(absent, begun), taken, check("POINTER", "-", stood), check("REGISTRY", "-", counted), started)),
+		{service: "kms", op: "CreateKey", caller: "mint", body: `{"Tags":[{"TagKey":"matter:rotation","TagValue":"q2"},{"TagKey":"matter:attempt","TagValue":"1"}]}`, answer: `{"KeyMetadata":{"KeyId":"next"}}`},
+		{service: "kms", op: "CreateAlias", caller: "mint", body: `{"AliasName":"alias/matter/kek/it/1/q2/1","TargetKeyId":"next"}`},
+		changed(6, "mint", "kek_minted", "minted", put(kek("next", "pending"))),
+		changed(7, "rewrap", "rows_rehearsed", "minted"),
+		changed(8, "dualunwrap", "dual_unwrap_passed", "tested"),
+		changed(9, "switch", "pointer_switched", "switched", append(opened, putIf(stood, `"pk":{"S":"POINTER"},"kek_id":{"S":"next"},"epoch":{"N":"3"}`),
+			putIf(state("pending"), kek("next", "active")), putIf(state("active"), kek("new", "draining")))...),
+		{service: "dynamodb", op: "Query", caller: "drain", body: leases, answer: `{}`},
+	}, seals, []call{
+		changed(10, "drain", "old_kek_sealed", "drained", append(shut, putIf(state("draining"), kek("new", "sealed")))...),
+		made,
+		dynamo("a rewrap", "UpdateItem", "rewrap", rewrap),
+	})
+}
+
+// sealedAgain is a deployment whose row an emergency has just sealed again.
+type sealedAgain struct {
+	deployment
+	rewrap call
+}
+
+func (d sealedAgain) GetItem(ctx context.Context, in *dynamodb.GetItemInput, how ...func(*dynamodb.Options)) (*dynamodb.GetItemOutput, error) {
+	var set struct {
+		ExpressionAttributeValues map[string]struct{ B []byte }
+	}
+	if err := json.Unmarshal([]byte(d.rewrap.body), &set); err != nil {
+		return nil, err
+	}
+	out, err := d.deployment.GetItem(ctx, in, how...)
+	for name, token := range map[string]string{"edek": ":d", "body": ":b"} {
+		out.Item[name] = &types.AttributeValueMemberB{Value: set.ExpressionAttributeValues[token].B}
+	}
+	return out, err
+}
+
 func named(t *testing.T, name string) call {
 	t.Helper()
 	all := calls()
@@ -162,6 +251,11 @@ func TestFalseWires(t *testing.T) {
 	for _, c := range wires {
 		runs = append(runs, recorded(t, append(slices.Clone(true7), c)...))
 	}
+	emergencies := len(runs)
+	for _, text := range []string{payload, "another text"} {
+		calls := emergency(text)
+		runs = append(runs, recordedOn(t, sealedAgain{rewrap: calls[len(calls)-1]}, calls...))
+	}
 	verdicts, err := trace.Check(t.Context(), runs...)
 	tlctest.Must(t, err)
 	if !verdicts[0].Accepted {
@@ -179,6 +273,12 @@ func TestFalseWires(t *testing.T) {
 		default:
 			t.Logf("%s: %s", c.name, v)
 		}
+	}
+	if v := verdicts[emergencies]; !v.Accepted {
+		t.Errorf("an emergency that keeps what the payload says: %s\n%+v", v, v.Event)
+	}
+	if v := verdicts[emergencies+1]; v.Accepted || v.Event.Effect != "Table.Replace" || v.Violated != "NoLostWrite" {
+		t.Errorf("an emergency that seals another text: %s\n%+v", v, v.Event)
 	}
 }
 

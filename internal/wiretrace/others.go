@@ -155,7 +155,7 @@ func (r *Recorder) entry(e wire.Exchange) ([]trace.Event, error) {
 	if match != "" && match == was.etag {
 		ev.Old, ev.Was, ev.WasBody = was.kek, was.blob, was.body
 		if ev.Body == was.body {
-			ev.Body, ev.BodyDEK = "", "" // an object is written whole, also where it stays what it was
+			ev.Body, ev.BodyDEK, ev.Text = "", "", "" // an object is written whole, also where it stays what it was
 		}
 	}
 	return append(before, ev), nil
@@ -166,8 +166,10 @@ func etag(s string) string { return strings.Trim(s, `"`) }
 // planted is an entry as it is stored, and before it what it wraps if that is news.
 func (r *Recorder) planted(k known, id string) (before []trace.Event, e trace.Event) {
 	before = r.deks.open(k.WrappedDEK, k.Context)
-	return before, trace.Event{
+	e = trace.Event{
 		Effect: trace.Plant, Source: r.cfg.Corpus, Row: id, KEK: label(k.KEK), Epoch: k.Epoch,
-		Blob: trace.Digest(k.WrappedDEK), Body: trace.Digest(k.Ciphertext), BodyDEK: r.deks.under(k.Ciphertext, k.WrappedDEK, k.Context),
+		Blob: trace.Digest(k.WrappedDEK), Body: trace.Digest(k.Ciphertext),
 	}
+	e.BodyDEK, e.Text = r.deks.under(k.Ciphertext, k.WrappedDEK, k.Context)
+	return before, e
 }

@@ -43,8 +43,8 @@ func (t Table) written(e trace.Event, i item) trace.Event {
 	return e
 }
 
-// opened adds to an event under which DEK the payload of a row opens, if the event is of
-// the payload, and puts before it what the row wraps if that is news.
+// opened adds to an event under which DEK the payload of a row opens and to what text, if
+// the event is of the payload, and puts before it what the row wraps if that is news.
 func (r *Recorder) opened(t Table, e trace.Event, row item) []trace.Event {
 	var before []trace.Event
 	if encctx, ok := bound(row, t.Context); ok {
@@ -53,7 +53,7 @@ func (r *Recorder) opened(t Table, e trace.Event, row item) []trace.Event {
 	if e.Body != "" {
 		e.BodyDEK = trace.UnknownDEK
 		if all, ok := bound(row, t.Context, t.Bind); ok {
-			e.BodyDEK = r.deks.under(row[t.Ciphertext].B, row[t.WrappedDEK].B, all)
+			e.BodyDEK, e.Text = r.deks.under(row[t.Ciphertext].B, row[t.WrappedDEK].B, all)
 		}
 	}
 	return append(before, e)

@@ -11,8 +11,9 @@
 // model explains. What reads prove is recorded too: every page of a scan of a source,
 // and of the leases. Which calls are neither is listed in package wire, with reasons.
 //
-// A DEK is named by an HMAC of its plaintext under a random key of the recorder, which
-// is in no trace. No event, log or error holds a plaintext or an un-keyed digest of one.
+// A DEK, and what a payload opens to, is named by an HMAC of its plaintext under a random
+// key of the recorder, which is in no trace. No event, log or error holds a plaintext or an
+// un-keyed digest of one.
 package wiretrace
 
 import (

@@ -45,8 +45,12 @@ var (
 	entryBody          = sealed(map[string]string{"corpus": "known"})
 )
 
-func sealed(bound map[string]string) []byte {
-	b, err := aead.Cipher{}.Seal(plainDEK, []byte("payload"), bound)
+const payload = "the payload of every row and entry"
+
+func sealed(bound map[string]string) []byte { return sealedUnder(plainDEK, payload, bound) }
+
+func sealedUnder(dek []byte, text string, bound map[string]string) []byte {
+	b, err := aead.Cipher{}.Seal(dek, []byte(text), bound)
 	if err != nil {
 		panic(err)
 	}
@@ -146,7 +150,7 @@ var (
 		Effect: "Store.Apply", Event: "pointer_switched", Actor: "switch", Rotation: "q2", Mode: "normal", Phase: "switched", Attempt: 1,
 		Old: "old", KEK: "new", Epoch: 2, Seq: 5, Moved: true, States: map[string]string{"new": "active", "old": "draining"}, Opened: []int{0},
 	}
-	row = trace.Event{Source: "orders", Row: "b/7", KEK: "new", Epoch: 2, Blob: dek, Body: body, BodyDEK: "dek 1"}
+	row = trace.Event{Source: "orders", Row: "b/7", KEK: "new", Epoch: 2, Blob: dek, Body: body, BodyDEK: "dek 1", Text: "text 1"}
 )
 
 // with is e with changes.
@@ -352,10 +356,10 @@ func calls() []call {
 		dynamo("a row that names no KEK", "PutItem", "", `{"TableName":"it-orders","Item":{`+strings.Replace(rowItem, `"key_ref":{"S":"new"},"key_epoch":{"N":"2"},`, "", 1)+`}}`,
 			unwrapped, with(row, func(e *trace.Event) { e.Effect, e.KEK, e.Epoch = trace.Plant, "", 0 })),
 		dynamo("a payload of another row", "PutItem", "", `{"TableName":"it-orders","Item":{`+strings.Replace(rowItem, `"N":"7"`, `"N":"8"`, 1)+`}}`,
-			unwrapped, with(row, func(e *trace.Event) { e.Effect, e.Row, e.BodyDEK = trace.Plant, "b/8", trace.UnknownDEK })),
+			unwrapped, with(row, func(e *trace.Event) { e.Effect, e.Row, e.BodyDEK, e.Text = trace.Plant, "b/8", trace.UnknownDEK, "" })),
 		dynamo("a wrapped DEK that is none", "PutItem", "", `{"TableName":"it-orders","Item":{`+strings.Replace(rowItem, `ZGVr`, `Z2FyYmFnZQ==`, 1)+`}}`,
 			with(row, func(e *trace.Event) {
-				e.Effect, e.Blob, e.BodyDEK = trace.Plant, trace.Digest([]byte("garbage")), trace.UnknownDEK
+				e.Effect, e.Blob, e.BodyDEK, e.Text = trace.Plant, trace.Digest([]byte("garbage")), trace.UnknownDEK, ""
 			})),
 		dynamo("no envelope any more", "PutItem", "", `{"TableName":"it-orders","Item":{`+rowKey+`}}`, trace.Event{Effect: "Table.Delete", Source: "orders", Row: "b/7"}),
 		dynamo("an update", "UpdateItem", app, update(", #b = :b", "#b = :ob AND #e <= :e"),
@@ -374,16 +378,16 @@ func calls() []call {
 			unconditional("Update orders/b/7", func(e *trace.Event) { e.KEK = "new" })),
 		dynamo("a rewrap", "UpdateItem", "rewrap", update("", "#k = :ok AND #d = :od"),
 			unwrapped, with(row, func(e *trace.Event) {
-				e.Effect, e.Old, e.Was, e.Body, e.BodyDEK = "Table.Replace", "old", was, "", ""
+				e.Effect, e.Old, e.Was, e.Body, e.BodyDEK, e.Text = "Table.Replace", "old", was, "", "", ""
 			})),
 		dynamo("a rewrap of an emergency", "UpdateItem", "rewrap", update(", #b = :b", "#k = :ok AND #d = :od AND #b = :ob"),
 			unwrapped, with(row, func(e *trace.Event) {
 				e.Effect, e.Old, e.Was, e.WasBody = "Table.Replace", "old", was, was
 			})),
 		dynamo("a blind rewrap", "UpdateItem", "rewrap", update("", ""),
-			unwrapped, with(row, func(e *trace.Event) { e.Effect, e.Body, e.BodyDEK = "Table.Replace", "", "" })),
+			unwrapped, with(row, func(e *trace.Event) { e.Effect, e.Body, e.BodyDEK, e.Text = "Table.Replace", "", "", "" })),
 		dynamo("a disjunction demands nothing", "UpdateItem", "rewrap", update("", "#k = :ok AND #d = :od OR #e = :e"),
-			unwrapped, with(row, func(e *trace.Event) { e.Effect, e.Body, e.BodyDEK = "Table.Replace", "", "" })),
+			unwrapped, with(row, func(e *trace.Event) { e.Effect, e.Body, e.BodyDEK, e.Text = "Table.Replace", "", "", "" })),
 		dynamo("another attribute, by a function", "UpdateItem", "rewrap", `{"TableName":"it-orders","Key":{`+rowKey+`},"UpdateExpression":"SET note = :n","ExpressionAttributeValues":{":n":{"S":"x"}}}`).error(),
 		dynamo("a row deleted by a function", "DeleteItem", "rewrap", `{"TableName":"it-orders","Key":{`+rowKey+`}}`, trace.Event{Effect: "Table.Delete", Source: "orders", Row: "b/7"}),
 		page("a page", `"Segment":1,"TotalSegments":4,"ConsistentRead":true,"ExclusiveStartKey":{`+rowKey+`}`, func(*trace.Event) {}),
@@ -432,7 +436,7 @@ func calls() []call {
 		{name: "an anchor", service: "s3", op: "PutObject", bucket: "it-audit", key: "v1/it/anchors/1.json"},
 		{name: "a record deleted", service: "s3", op: "DeleteObject", bucket: "it-audit", key: "v1/it/records/000000000005.json", fails: true},
 		{name: "an entry", service: "s3", op: "PutObject", bucket: "it-corpus", key: "known/a.json", body: entry, want: []trace.Event{
-			unwrapped, {Effect: trace.Plant, Source: "corpus", Row: "known/a.json", KEK: "new", Epoch: 2, Blob: dek, Body: trace.Digest(entryBody), BodyDEK: "dek 1"},
+			unwrapped, {Effect: trace.Plant, Source: "corpus", Row: "known/a.json", KEK: "new", Epoch: 2, Blob: dek, Body: trace.Digest(entryBody), BodyDEK: "dek 1", Text: "text 1"},
 		}},
 		{
 			name: "an entry rewrapped", service: "s3", op: "PutObject", bucket: "it-corpus", key: "known/a.json", caller: "rewrap", etag: `"e"`, body: entry,
@@ -440,7 +444,7 @@ func calls() []call {
 		},
 		{
 			name: "an entry rewrapped blindly", service: "s3", op: "PutObject", bucket: "it-corpus", key: "known/a.json", caller: "rewrap", body: entry,
-			want: []trace.Event{{Effect: "Table.Replace", Source: "corpus", Row: "known/a.json", KEK: "new", Epoch: 2, Blob: dek, Body: trace.Digest(entryBody), BodyDEK: "dek 1"}},
+			want: []trace.Event{{Effect: "Table.Replace", Source: "corpus", Row: "known/a.json", KEK: "new", Epoch: 2, Blob: dek, Body: trace.Digest(entryBody), BodyDEK: "dek 1", Text: "text 1"}},
 		},
 		{name: "an entry deleted", service: "s3", op: "DeleteObject", bucket: "it-corpus", key: "known/a.json", caller: "rewrap", want: []trace.Event{{Effect: "Table.Delete", Source: "corpus", Row: "known/a.json"}}},
 		{name: "entries deleted at once", service: "s3", op: "DeleteObjects", bucket: "it-corpus", fails: true},
@@ -529,10 +533,11 @@ func TestSee(t *testing.T) {
 	}
 }
 
-// numbered is a run with its DEKs named in the order of their appearance.
+// numbered is a run with its DEKs and its texts named in the order of their appearance.
 func numbered(events []trace.Event) []trace.Event {
 	var out []trace.Event
 	names := map[string]string{"": "", trace.UnknownDEK: trace.UnknownDEK}
+	texts := map[string]string{"": ""}
 	for _, e := range events {
 		for _, name := range []*string{&e.DEK, &e.BodyDEK} {
 			if _, ok := names[*name]; !ok {
@@ -540,14 +545,17 @@ func numbered(events []trace.Event) []trace.Event {
 			}
 			*name = names[*name]
 		}
-		e.N = 0
+		if _, ok := texts[e.Text]; !ok {
+			texts[e.Text] = fmt.Sprintf("text %d", len(texts))
+		}
+		e.N, e.Text = 0, texts[e.Text]
 		out = append(out, e)
 	}
 	return out
 }
 
-// leaks requires that neither events nor errors hold a DEK, nor a digest that who guesses
-// a DEK could compare with.
+// leaks requires that neither events nor errors hold a DEK or a payload's text, nor a digest
+// that who guesses one could compare with.
 func leaks(t *testing.T, name string, events []trace.Event, err error) {
 	t.Helper()
 	var b bytes.Buffer
@@ -555,32 +563,34 @@ func leaks(t *testing.T, name string, events []trace.Event, err error) {
 		t.Fatal(err)
 	}
 	text := b.String() + fmt.Sprint(err)
-	for _, plain := range [][]byte{plainDEK, plainWas} {
+	for _, plain := range [][]byte{plainDEK, plainWas, []byte(payload)} {
 		for _, secret := range []string{string(plain), base64Of(plain), hex.EncodeToString(plain), trace.Digest(plain)} {
 			if strings.Contains(text, secret) {
-				t.Errorf("%s: a DEK, or its digest without a key, is in %s", name, text)
+				t.Errorf("%s: a DEK or a text, or its digest without a key, is in %s", name, text)
 			}
 		}
 	}
 }
 
-// TestNames: two recorders name one DEK differently, so that traces cannot be joined.
+// TestNames: two recorders name one DEK, and one text, differently, so that traces cannot be
+// joined. One recorder names them always the same.
 func TestNames(t *testing.T) {
-	c := secret("a DEK made", "GenerateDataKey", "rewrap", `{"KeyId":"new"}`, plainly("dek", plainDEK))
-	var names []string
+	made := secret("a DEK made", "GenerateDataKey", "rewrap", `{"KeyId":"new"}`, plainly("dek", plainDEK))
+	put := named(t, "a row as it is")
+	var names, texts []string
 	for range 2 {
 		r := wiretrace.New(config)
-		for range 2 {
+		for _, c := range []call{made, made, put, put} {
 			r.See(c.exchange())
 		}
-		events, err := r.Events()
-		if err != nil || len(events) != 2 || events[0].DEK == "" || events[0].DEK != events[1].DEK {
-			t.Fatalf("%+v, %v", events, err)
+		e, err := r.Events()
+		if err != nil || len(e) != 4 || e[0].DEK == "" || e[0].DEK != e[1].DEK || e[2].Text == "" || e[2].Text != e[3].Text {
+			t.Fatalf("%+v, %v", e, err)
 		}
-		names = append(names, events[0].DEK)
+		names, texts = append(names, e[0].DEK), append(texts, e[2].Text)
 	}
-	if names[0] == names[1] {
-		t.Error("the names of DEKs are not keyed by a secret of the run")
+	if names[0] == names[1] || texts[0] == texts[1] {
+		t.Error("the names of DEKs and texts are not keyed by a secret of the run")
 	}
 }
 
@@ -615,7 +625,7 @@ func TestCorpusPages(t *testing.T) {
 		}},
 		"a part of the prefix": {[]call{listed(false, "&delimiter=/"), get("known/a.json", 200), get("known/b.json", 200)}, []trace.Event{with(whole, func(e *trace.Event) { e.Filtered = true })}},
 		"overwritten meanwhile": {[]call{listed(false, ""), get("known/a.json", 200), written, get("known/b.json", 200)}, []trace.Event{
-			unwrapped, {Effect: trace.Plant, Caller: trace.Person, Source: "corpus", Row: "known/a.json", KEK: "new", Epoch: 2, Blob: dek, Body: digest(string(entryBody)), BodyDEK: "dek 1"},
+			unwrapped, {Effect: trace.Plant, Caller: trace.Person, Source: "corpus", Row: "known/a.json", KEK: "new", Epoch: 2, Blob: dek, Body: digest(string(entryBody)), BodyDEK: "dek 1", Text: "text 1"},
 			with(whole, func(e *trace.Event) { e.Consistent = false }),
 		}},
 	} {
