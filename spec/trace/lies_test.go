@@ -287,6 +287,8 @@ var lies = []mutant{
 		return slices.Insert(events, index(t, events, change("kms_rotation_completed"))+1, made, plant)
 	}, trace.Plant, "ExposedDeksGone"},
 
+	{"a row of an epoch that the pointer has not reached", "green", edited(effect(trace.Plant), func(e *trace.Event) { e.Epoch = 7 }), trace.Plant, "EpochOfRows"},
+
 	// Records.
 	{"no record put", "green", dropped(effect("Vault.Put")), "Store.MarkPublished", ""},
 	{"no record put or marked", "green", then(dropped(effect("Vault.Put")), dropped(effect("Store.MarkPublished"))), "KMS.Disable", ""},
