@@ -15,6 +15,20 @@
 (* stands (kek.View, kek.Change). That makes read and write one action.    *)
 (* What a condition does not cover (KMS calls, leases, rows in a worker's  *)
 (* hand) is kept in a variable between two actions and may be stale.       *)
+(*                                                                         *)
+(* Words. A KEK is a KMS key. It wraps DEKs; a DEK encrypts the payload of *)
+(* a row. The row holds the wrapped DEK and, as its label, the KEK's id.   *)
+(* The pointer names the KEK for new DEKs; each switch of it begins an     *)
+(* epoch, which a write stamps on its row. The fence of a KEK is a set of  *)
+(* items (shards, so that no one item is hot). An insert under the KEK     *)
+(* requires that one of them is open; the seal shuts all of them, forever. *)
+(* A lease says that a process may still write under a KEK. A source is a  *)
+(* table that rotations read, a mark says that a process writes into one.  *)
+(* A pass reads all sources: rewrap, confirm (the second scan), verify.    *)
+(*                                                                         *)
+(* The order of this file: constants, variables, the data plane (writers,  *)
+(* readers, other programs), the control plane (a step's actions in the    *)
+(* order of a rotation, from Start to Complete), Next, and the promises.   *)
 (***************************************************************************)
 EXTENDS Naturals, FiniteSets, TLC
 
@@ -49,13 +63,22 @@ Rot  == 1 .. MaxRot
 Table      == {"first"} \cup (IF Side = {} THEN {} ELSE {"second"})
 TableOf(r) == IF r \in Side THEN "second" ELSE "first"
 
+(* The record of a rotation: phase and mode; the pointer's KEK at its start, all the    *)
+(* KEKs that it leaves and the sources that it looks at; whether the census has counted *)
+(* every row; its new KEK, and the KEK that was rehearsed; the mint attempt; the epoch  *)
+(* of its switch; how many sources have joined. If an emergency has ended it: in which  *)
+(* phase, and which emergency. left: keys of a rotation that this one has ended, which  *)
+(* must be disabled too.                                                                *)
 NoRot   == [ph |-> "none", mode |-> "normal", old |-> 0, olds |-> {}, srcs |-> {}, cnt |-> FALSE, new |-> 0,
             reh |-> 0, att |-> 0, ep |-> 0, rev |-> 0, was |-> "none", by |-> 0, left |-> {}]
 NoRow   == [kid |-> 0, real |-> 0, ep |-> 0, dek |-> 0, ct |-> 0, body |-> 0]
 NoLeases == [w \in Writer |-> [k \in KEK |-> 0]]
-NoTag   == [n |-> 0, a |-> 0]
+NoTag   == [n |-> 0, a |-> 0]           \* rotation and attempt
+\* A rewrap worker: the row that it will write, and what it has read: label, DEK, payload.
 NoWork  == [with |-> NoRow, from |-> 0, dek |-> 0, body |-> 0]
+\* A writer: the KEK and epoch that it has loaded, its row, whether that is new, its DEK.
 Idle    == [pc |-> "idle", k |-> 0, e |-> 0, r |-> 0, ins |-> FALSE, d |-> 0]
+\* A sweep: the rotation, and the KMS keys that it has listed. A reader: row and KEK.
 Resting == [pc |-> "idle", n |-> 0, set |-> {}]
 NotRead == [r |-> 0, k |-> 0]
 
@@ -266,7 +289,8 @@ TakeBackup(r) ==
 (* Until the second scan begins a row under k may come to be past the fence. *)
 Early(k) == \A n \in Rot : k \in rot[n].olds => ~Once(n, "rewrapped")
 
-RestoreRow(r) ==        \* writes a backed-up row as it was
+RestoreRow(r) ==        \* writes a backed-up row as it was: "raw" at any time, "fenced" as an insert,
+                        \* the others past the fence, until the second scan begins or during a halt
   LET k    == backup.real
       keks == {k, backup.kid} \ {0}          \* they differ if somebody overwrote the label
   IN
@@ -382,7 +406,23 @@ Count(n) ==             \* Steps.census, View.Count; an emergency may count, but
   /\ rot' = [rot EXCEPT ![n].cnt = (rot[n].mode = "normal")]
   /\ UNCHANGED <<keyV, ptr, fence, lock, tabV, workV, dataV, cntV>>
 
-(* Mint: three effects. Between them anything may happen, a second mint too. *)
+(* Mint makes the new KEK. CreateKey has no idempotency token: if its answer is   *)
+(* lost, or the step runs twice, there are two KMS keys, the second maybe an hour *)
+(* later. The tag of each says for which rotation and attempt it was made: an     *)
+(* emergency whose new KEK fails its tests mints again, which is another attempt. *)
+(*                                                                                *)
+(* The alias decides which of these keys becomes the KEK. Its name has rotation   *)
+(* and attempt in it, and KMS gives a name to one key, the first that claims it:  *)
+(* the owner, forever. So all mints of an attempt, however late, register the     *)
+(* same key. A choice by tags would change with every key that is made.           *)
+(*                                                                                *)
+(* The other keys are strays. A mint that lost the claim disables its own (Lose). *)
+(* A sweep lists the keys of a rotation and disables those that it need not keep. *)
+(* A re-mint disables the owner of the failed attempt (DoomFailed). Deciding and  *)
+(* disabling are two effects: doomed has what is decided.                         *)
+
+(* Three effects. Between them anything may happen, a second mint too.            *)
+
 
 Tagged(n, a) == {k \in KEK : tag[k] = [n |-> n, a |-> a]}
 Made         == {k \in KEK : tag[k] # NoTag}
@@ -417,8 +457,8 @@ Mint(n, k) ==           \* Steps.Mint, View.Mint: registers the owner of this at
 (* The sweep for stray keys (Steps.reap): lists the keys tagged with the    *)
 (* rotation, then reads the record, then disables what it need not keep.    *)
 
-Keep(n) == {rot[n].old, ptr.kek} \cup (IF rot[n].ph = "rolledback" THEN {} ELSE {rot[n].new})
-MintUnderWay(n) == rot[n].new = 0 /\ rot[n].ph \notin Final
+Keep(n) == {rot[n].old, ptr.kek} \cup (IF rot[n].ph = "rolledback" THEN {} ELSE {rot[n].new})    \* no sweep disables these
+MintUnderWay(n) == rot[n].new = 0 /\ rot[n].ph \notin Final      \* any key may become the KEK
 
 ReapBegin(n) ==         \* KeyAdmin.Tagged
   /\ reaper.pc = "idle" /\ rot[n].ph # "none" /\ Dup > 0
