@@ -26,13 +26,17 @@ LagKnownToAll(k) == k \notin Untold
 Changed == (on' \ on) \cup (on \ on')    \* one key at most: each action has one effect
 
 LInit == Init /\ news = << >>
-LNext ==
-  \/ /\ Next
-     /\ \/ Changed = {} /\ news' = news
-        \/ \E k \in Changed : news' = Append(SelectSeq(news, LAMBDA j : j # k), k)
-  \/ /\ news # << >>                     \* the oldest change has reached every host
-     /\ news' = Tail(news)
-     /\ UNCHANGED vars
+GoOn ==                 \* news is of keys that change
+  /\ Next
+  /\ \/ Changed = {} /\ news' = news
+     \/ \E k \in Changed : news' = Append(SelectSeq(news, LAMBDA j : j # k), k)
+
+Spread ==               \* the oldest change has reached every host
+  /\ news # << >>
+  /\ news' = Tail(news)
+  /\ UNCHANGED vars
+
+LNext == GoOn \/ Spread
 LSpec == LInit /\ [][LNext]_<<vars, news>>
 
 (* Not promised: verify asks one host whether an old key is dead.             *)

@@ -106,16 +106,21 @@ Restore(n) ==           \* point-in-time recovery to record n; steps that have r
   /\ marked' = IF marked > n THEN n ELSE marked
   /\ UNCHANGED <<made, bucket, pub, done>>
 
+Plants    == \E g \in DOMAIN from, i \in 1 .. Len(outbox) + 1 : Plant([gen |-> g, seq |-> i, ev |-> Foreign])
+Puts(p)   == \E r \in pub[p].todo : Put(p, r)
+Begins(p) == \E r \in pub[p].todo : Begin(p, r)
+SetBack   == \E n \in 0 .. Len(outbox) : Restore(n)
+
 Next == \/ Apply
         \/ \E ev \in 1 .. MaxEvent : Return(ev)
-        \/ \E g \in DOMAIN from, i \in 1 .. Len(outbox) + 1 : Plant([gen |-> g, seq |-> i, ev |-> Foreign])
-        \/ \E p \in Publisher : Read(p) \/ Mark(p) \/ Crash(p) \/ \E r \in pub[p].todo : Put(p, r) \/ Begin(p, r)
-        \/ Restore(0) \/ \E n \in DOMAIN outbox : Restore(n)
+        \/ Plants
+        \/ \E p \in Publisher : Read(p) \/ Mark(p) \/ Crash(p) \/ Puts(p) \/ Begins(p)
+        \/ SetBack
 
 Spec == Init /\ [][Next]_vars
 FairSpec ==             \* a publisher that is retried does not crash for ever
   /\ Spec /\ \A p \in Publisher : WF_vars(Read(p)) /\ SF_vars(Mark(p))
-              /\ SF_vars(\E r \in pub[p].todo : Begin(p, r))
+              /\ SF_vars(Begins(p))
               /\ \A i \in 1 .. MaxEvent + MaxForeign : SF_vars(\E r \in pub[p].todo : r.seq = i /\ Put(p, r))
 
 AuditLinear ==          \* one object per key

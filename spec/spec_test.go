@@ -5,6 +5,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -38,7 +39,7 @@ var running = make(chan struct{}, 2)
 func TestVariants(t *testing.T) {
 	_, err := tlc.Jar()
 	tlctest.Must(t, err)
-	table := &verdicts{}
+	all := &verdicts{}
 	t.Run("quick", func(t *testing.T) {
 		for _, v := range variants {
 			if !v.deep && strings.HasPrefix(v.name, *only) {
@@ -46,22 +47,29 @@ func TestVariants(t *testing.T) {
 					t.Parallel()
 					running <- struct{}{}
 					defer func() { <-running }()
-					table.add(v, check(t, v, t.Context()))
+					all.add(v, check(t, v, t.Context()))
 				})
 			}
 		}
 	})
-	deep(t, table)
-	t.Log("\n" + table.String())
+	deep(t, all)
+	t.Log("\n" + all.String())
 	if *only == "" {
-		table.compare(t)
+		all.compare(t)
 	}
 }
 
-// compare compares the quick variants with the table of README.md.
+// compare compares the quick variants with the tables of README.md.
 func (s *verdicts) compare(t *testing.T) {
 	t.Helper()
-	const begin, end = "<!-- verdicts: go test ./spec -run TestVariants -update -->\n", "<!-- end of verdicts -->\n"
+	table(t, "verdicts", s.markdown())
+	table(t, "actions taken", s.taken(t))
+}
+
+// table holds a table of README.md to what it must be, or writes it there.
+func table(t *testing.T, name, want string) {
+	t.Helper()
+	begin, end := "<!-- "+name+": go test ./spec -run TestVariants -update -->\n", "<!-- end of "+name+" -->\n"
 	b, err := os.ReadFile("README.md")
 	if err != nil {
 		t.Fatal(err)
@@ -69,9 +77,8 @@ func (s *verdicts) compare(t *testing.T) {
 	before, rest, ok := strings.Cut(string(b), begin)
 	have, after, ok2 := strings.Cut(rest, end)
 	if !ok || !ok2 {
-		t.Fatal("README.md has no place for the table of verdicts")
+		t.Fatalf("README.md has no place for the table of %s", name)
 	}
-	want := s.markdown()
 	switch {
 	case *update:
 		if err := os.WriteFile("README.md", []byte(before+begin+want+end+after), 0o644); err != nil {
@@ -107,7 +114,7 @@ func (s *verdicts) markdown() string {
 
 // deep checks the large models, each for its share of the budget. A model that is
 // not exhausted by then has no counterexample as deep as it was searched.
-func deep(t *testing.T, table *verdicts) {
+func deep(t *testing.T, all *verdicts) {
 	t.Helper()
 	budget, err := time.ParseDuration(firstOf(os.Getenv("MATTER_SPEC_BUDGET"), "0s"))
 	if err != nil {
@@ -127,7 +134,7 @@ func deep(t *testing.T, table *verdicts) {
 		t.Run(v.name, func(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), time.Until(end)*time.Duration(max(v.share, 1))/time.Duration(left))
 			defer cancel()
-			table.add(v, check(t, v, ctx))
+			all.add(v, check(t, v, ctx))
 		})
 		left -= max(v.share, 1)
 	}
@@ -146,7 +153,7 @@ func check(t *testing.T, v variant, ctx context.Context) tlc.Result { //nolint:r
 	r, err := tlc.Check(ctx, tlc.Run{
 		Module: v.moduleName(), Files: files,
 		Config: v.config(), Workers: workers, Long: v.heavy || v.deep,
-		Walk: v.walks, Seed: walkSeed,
+		Walk: v.walks, Seed: walkSeed, Count: slices.Contains(counted, v.name),
 	})
 	if err != nil {
 		t.Fatal(err)

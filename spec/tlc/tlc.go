@@ -46,6 +46,7 @@ type Run struct {
 	Long    bool              // minutes rather than seconds: let the JIT compile
 	Walk    int               // > 0: random walks of so many steps, until the context ends, instead of a search
 	Seed    int64             // of the walks
+	Count   bool              // count how often each action is taken; slower by a tenth to a half
 }
 
 // Result is what TLC said.
@@ -55,8 +56,16 @@ type Result struct {
 	Distinct  int64    // distinct states
 	Depth     int      // longest shortest path, or the counterexample's length
 	Actions   []string // the counterexample's actions, in order
+	Taken     []Taken  // the actions, as TLC takes Next apart, if they were counted
 	Output    string
 	Elapsed   time.Duration
+}
+
+// Taken says how often TLC took an action.
+type Taken struct {
+	Module, Action string
+	Distinct       int64 // states that it was the first to reach
+	Total          int64 // states that it reached
 }
 
 // Jar returns the path of the jar.
@@ -216,10 +225,14 @@ func (r Run) args(dir, jar string) []string {
 	if r.Walk > 0 {
 		walk = []string{"-simulate", "-depth", strconv.Itoa(r.Walk), "-seed", strconv.FormatInt(r.Seed, 10)}
 	}
+	var count []string
+	if r.Count {
+		count = []string{"-coverage", "9999"} // minutes between reports: the last one, at the end, is enough
+	}
 	return slices.Concat(jvm, []string{"-Xss16m", "-Djava.io.tmpdir=" + dir, "-cp", jar, "tlc2.TLC",
 		"-workers", strconv.Itoa(max(r.Workers, 1)), "-metadir", filepath.Join(dir, "states"), "-cleanup",
 		"-deadlock", // a model that has done all it may is no error
-		"-config", "model.cfg"}, walk, []string{r.Module})
+		"-config", "model.cfg"}, walk, count, []string{r.Module})
 }
 
 var (
@@ -228,6 +241,7 @@ var (
 	reached  = regexp.MustCompile(`(?m)^Progress\((\d+)\)`)                              // of a run that did not end
 	walked   = regexp.MustCompile(`(?:Progress: |number of states generated: )([\d,]+)`) // of random walks
 	deep     = regexp.MustCompile(`depth of the complete state graph search is (\d+)`)
+	taken    = regexp.MustCompile(`(?m)^<(\w+) line \d+.* of module (\w+)[^>]*>: (\d+):(\d+)$`)
 	step     = regexp.MustCompile(`(?m)^State \d+: <(\w+)`)
 )
 
@@ -253,6 +267,9 @@ func parse(out string) Result {
 	}
 	if m := deep.FindStringSubmatch(out); m != nil {
 		r.Depth, _ = strconv.Atoi(m[1])
+	}
+	for _, m := range taken.FindAllStringSubmatch(out, -1) {
+		r.Taken = append(r.Taken, Taken{Module: m[2], Action: m[1], Distinct: number(m[3]), Total: number(m[4])})
 	}
 	for _, m := range step.FindAllStringSubmatch(out, -1) {
 		r.Actions = append(r.Actions, m[1])

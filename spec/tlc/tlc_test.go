@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 )
@@ -60,6 +61,22 @@ func TestCheck(t *testing.T) {
 		}
 		if r.Verdict != c.verdict || r.Distinct != c.distinct || actions != c.actions {
 			t.Errorf("%q: %s, %d states, %v", c.config, r.Verdict, r.Distinct, r.Actions)
+		}
+	}
+}
+
+// TestCount: what is counted is how often an action is taken, also if it never is.
+func TestCount(t *testing.T) {
+	installed(t)
+	for config, want := range map[string]Taken{
+		"SPECIFICATION Spec\nCONSTANT Max = 2": {"counter", "Count", 2, 2},
+		"SPECIFICATION Spec\nCONSTANT Max = 0": {"counter", "Count", 0, 0},
+	} {
+		r := run(config)
+		r.Count = true
+		found, err := Check(t.Context(), r)
+		if err != nil || !slices.Contains(found.Taken, want) {
+			t.Errorf("%v: %+v, want %+v", err, found.Taken, want)
 		}
 	}
 }
