@@ -458,8 +458,8 @@ func (e *exam) examineKEK(id kek.ID, shards int, running string) kek.KEK {
 	}
 	want := kek.RebuiltState(said.State, p != nil && p.KEKID == id, kms.Enabled)
 	_, there := e.keys.known[id]
-	wronged := want == kek.Retired && e.inUse[id] && there
-	if wronged {
+	wronged := said.State == kek.Retired && e.inUse[id] && there
+	if wronged && want == kek.Retired {
 		want = kek.Sealed
 	}
 	switch {
@@ -502,7 +502,7 @@ func (e *exam) examineKEK(id kek.ID, shards int, running string) kek.KEK {
 		f.From, f.Repair = fromKMS, "make it sealed, for the chain says nothing of it: rows under it can be read, and the next rotation moves them"
 	}
 	switch {
-	case wronged:
+	case wronged && want == kek.Sealed:
 		f.Repair = "make it sealed: the next rotation moves what is under it and disables it"
 	case said.State == kek.Retired && want == kek.Sealed:
 		f.Repair += ", for its KMS key is enabled: the next rotation moves what is under it and disables it"
