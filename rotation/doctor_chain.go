@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -368,6 +369,31 @@ func (c *chainRead) tell(upTo int64) *told {
 	}
 	branches(upTo)
 	return t
+}
+
+// inUse are the KEKs that records which the control table has forgotten call active, and that
+// no record retires with its rows moved: rows may be under them, whatever the table has
+// concluded since. It does not matter whether the records are believed, for what follows
+// retires nothing: a KEK becomes readable.
+func (c *chainRead) inUse() map[kek.ID]bool {
+	used, moved := map[kek.ID]bool{}, map[kek.ID]bool{}
+	hear := func(r audit.Record, forgotten bool) {
+		for name, state := range r.Body {
+			id, ok := strings.CutPrefix(name, "kek.")
+			used[kek.ID(id)] = used[kek.ID(id)] || ok && forgotten && state == string(kek.Active)
+			moved[kek.ID(id)] = moved[kek.ID(id)] || ok && r.Type == "old_kek_retired" && state == string(kek.Retired)
+		}
+	}
+	for _, e := range c.line {
+		hear(e.Record, false)
+	}
+	for _, b := range c.branches {
+		for _, e := range b.records {
+			hear(e.Record, true)
+		}
+	}
+	maps.DeleteFunc(used, func(id kek.ID, yes bool) bool { return !yes || moved[id] })
+	return used
 }
 
 // known are the branches that doctor has taken account of, by the hash of their last

@@ -25,6 +25,7 @@ type exam struct {
 	keys    keys
 	anchors anchors
 
+	inUse    map[kek.ID]bool // see chainRead.inUse
 	setBack  bool
 	findings []Finding
 	notes    []string
@@ -42,6 +43,7 @@ func (s *Steps) diagnose(ctx context.Context) (d Diagnosis, seq int64, err error
 	if e.anchors, err = s.readAnchors(ctx, e.chain, e.items); err != nil {
 		return d, 0, err
 	}
+	e.inUse = e.chain.inUse()
 	e.chain.forget()
 	if e.keys, e.notes, err = s.describeKeys(ctx, e.items, e.chain, e.anchors.proven); err != nil {
 		return d, 0, err
@@ -419,7 +421,22 @@ func (e *exam) examineKEKs(running string) {
 		}
 		k := e.examineKEK(id, shards[id], running)
 		e.examineFence(k)
+		e.examineUsed(id)
 	}
+}
+
+// examineUsed names a KEK that rows may be under though its KMS key is disabled: a rotation
+// that switched to it was rolled back in a control table that had forgotten the switch.
+func (e *exam) examineUsed(id kek.ID) {
+	kms, known := e.keys.known[id]
+	if !e.inUse[id] || !known || kms.Enabled || e.told.pointer != nil && e.told.pointer.KEKID == id {
+		return
+	}
+	e.find(Finding{
+		Item:  "KEK#" + string(id),
+		Fault: fmt.Sprintf("records that the control table had forgotten say that it was in use, and its KMS key is in state %q: rows under it cannot be read", kms.State),
+		Next:  fmt.Sprintf("find out in CloudTrail who disabled it, then aws kms enable-key --key-id %s; the next rotation moves its rows and disables it again", id),
+	})
 }
 
 // examineKEK returns the entry as it should be.
@@ -440,10 +457,17 @@ func (e *exam) examineKEK(id kek.ID, shards int, running string) kek.KEK {
 		said.State = "" // a switch to it may have been forgotten
 	}
 	want := kek.RebuiltState(said.State, p != nil && p.KEKID == id, kms.Enabled)
+	_, there := e.keys.known[id]
+	wronged := said.State == kek.Retired && e.inUse[id] && there
+	if wronged && want == kek.Retired {
+		want = kek.Sealed
+	}
 	switch {
-	case fault == "" && (!known || found.State == want || found.State == said.State && said.State == kek.Retired):
+	case fault == "" && (!known || found.State == want || found.State == said.State && said.State == kek.Retired && !wronged):
 		e.compareWithKMS(key, found, kms)
 		return found
+	case fault == "" && wronged:
+		fault = "it is retired as if it had never been in use, and records that the control table had forgotten say that it was"
 	case fault == "" && abandoned:
 		fault = fmt.Sprintf("it is %s, and the rotation that minted it is over", found.State)
 	case fault == "":
@@ -477,7 +501,10 @@ func (e *exam) examineKEK(id kek.ID, shards int, running string) kek.KEK {
 	if !known {
 		f.From, f.Repair = fromKMS, "make it sealed, for the chain says nothing of it: rows under it can be read, and the next rotation moves them"
 	}
-	if said.State == kek.Retired && want == kek.Sealed {
+	switch {
+	case wronged && want == kek.Sealed:
+		f.Repair = "make it sealed: the next rotation moves what is under it and disables it"
+	case said.State == kek.Retired && want == kek.Sealed:
 		f.Repair += ", for its KMS key is enabled: the next rotation moves what is under it and disables it"
 	}
 	e.find(f)
@@ -488,7 +515,7 @@ func (e *exam) examineKEK(id kek.ID, shards int, running string) kek.KEK {
 // halfway or a person; and one that was left and is not retired whose key is disabled: a
 // retirement of which the control table has forgotten every record, or a person.
 func (e *exam) compareWithKMS(key ItemKey, k kek.KEK, kms Key) {
-	if !kms.Enabled && (k.State == kek.Draining || k.State == kek.Sealed || k.State == kek.Pending) {
+	if !kms.Enabled && (k.State == kek.Draining || k.State == kek.Sealed || k.State == kek.Pending) && !e.inUse[k.ID] {
 		e.notes = append(e.notes, fmt.Sprintf("%s is %s and its KMS key is not enabled: rows under it, if there are any, cannot be read until aws kms enable-key --key-id %s; "+
 			"find out in CloudTrail who disabled it", key, k.State, k.ID))
 	}
@@ -762,6 +789,10 @@ func (e *exam) examineLock(running string) {
 	e.find(f)
 }
 
+// marksUnknown is said of a table that was set back: no record tells of marks.
+const marksUnknown = "tables that were first written to since then have lost their marks: compare matter ops source list with the tables that applications write to, " +
+	"and register what is missing with matter ops source add --file DEFINITION.json --confirm"
+
 // account records of a table that was set back that this was seen. Then the branches that
 // it has forgotten are history: the record says what the table should be.
 func (e *exam) account() {
@@ -774,7 +805,7 @@ func (e *exam) account() {
 	}
 	key, i := e.item("POINTER", noSortKey)
 	e.find(Finding{
-		Item: "control table", Fault: e.describeSetBack(), From: fromChain, Repair: "record it; the audit chain goes on in a new generation", stage: stageRegistry,
+		Item: "control table", Fault: e.describeSetBack() + "; " + marksUnknown, From: fromChain, Repair: "record it; the audit chain goes on in a new generation", stage: stageRegistry,
 		changes: []ItemChange{{Key: key, Was: i, Keep: true}}, body: map[string]string{audit.BodyForgotten: strings.Join(tips, ",")},
 	})
 }

@@ -34,7 +34,7 @@ const (
 
 	ControlTableDamaged Kind = "ControlTableDamaged" // an item of it cannot be read
 	RehearsalFailed     Kind = "RehearsalFailed"     // a real row cannot be rewrapped, or not be written
-	KeyUnusable         Kind = "KeyUnusable"         // the new KEK cannot wrap and unwrap
+	KeyUnusable         Kind = "KeyUnusable"         // a KEK's KMS key cannot wrap and unwrap
 	CanaryFailed        Kind = "CanaryFailed"        // the known-plaintext roundtrip
 	CorpusCorrupted     Kind = "CorpusCorrupted"     // a known cipher does not open
 	MintsExhausted      Kind = "MintsExhausted"      // emergency: no attempt left

@@ -146,7 +146,8 @@ func TestTooManyForeignObjects(t *testing.T) {
 }
 
 // TestSetBack: a bucket that holds a record after the control table's last one stops a
-// normal rotation before it starts; an emergency notes it and goes on.
+// normal rotation before it starts; an emergency notes it, moves the pointer and the rows,
+// and is stopped before it retires a KEK.
 func TestSetBack(t *testing.T) {
 	s := newSite(t)
 	at, head, err := s.store.Head(t.Context())
@@ -165,10 +166,20 @@ func TestSetBack(t *testing.T) {
 	if i := slices.IndexFunc(p.Checks, func(c rotation.Check) bool { return c.Name == "audit head" }); i < 0 || !strings.Contains(p.Checks[i].Detail, "set back") {
 		t.Errorf("%+v", p.Checks)
 	}
-	s.advance(summer, rotation.ExecutionInput{Mode: "emergency", Reason: "leaked"}, kek.Completed)
-	s.settled()
-	_, err = s.Preflight(t.Context(), preflightInput("Q4-2026-rotation", rotation.ExecutionInput{})) // the chain has gone on, the table is what it was
-	wantKind(t, err, rotation.AuditTampered)
+	s.advance(summer, rotation.ExecutionInput{Mode: "emergency", Reason: "leaked"}, kek.Rewrapped)
+	old := s.record(summer).OldKEK
+	for range 2 {
+		_, err = s.Retire(t.Context(), rotation.RetireInput{RotationID: summer})
+		if wantKind(t, err, rotation.AuditTampered); s.state(old) != kek.Sealed || !s.enabled(old) {
+			t.Errorf("%s is %s, enabled %t", old, s.state(old), s.enabled(old))
+		}
+	}
+	look := preflightInput("Q4-2026-rotation", rotation.ExecutionInput{Mode: "emergency", Reason: "leaked", Again: true})
+	look.CheckOnly = true
+	p = must(s.Preflight(t.Context(), look)) // the chain has gone on, the table is what it was; the other one has switched
+	if i := slices.IndexFunc(p.Checks, func(c rotation.Check) bool { return c.Name == "audit head" }); i < 0 || !strings.Contains(p.Checks[i].Detail, "set back") {
+		t.Errorf("%+v", p.Checks)
+	}
 }
 
 // TestForeignAnchor: an object in the place of an anchor does not keep the chain from being

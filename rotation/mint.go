@@ -120,8 +120,11 @@ func (s *Steps) reapAll(ctx context.Context, id string, losersOnly bool) error {
 		keep = append(keep, v.Pointer.KEKID)
 	}
 	for _, k := range tagged {
-		if slices.Contains(keep, k) {
+		if slices.Contains(keep, k) || v.KEKs[k].State.Resolves() { // doctor has found that it was in use
 			continue
+		}
+		if err := s.checkSetBack(ctx); err != nil {
+			return err
 		}
 		// The listing lags: a stray that a person has deleted meanwhile is gone.
 		err := s.Keys.Disable(ctx, k)

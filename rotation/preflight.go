@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -306,6 +307,14 @@ func (s *Steps) check(ctx context.Context, v kek.View, r kek.Rotation, again boo
 	}
 	run("pointer and lock", free, err)
 	run("pointer's KMS key", "enabled", s.checkPointerKey(ctx, v))
+	if left := leftKEKs(v); len(left) > 0 {
+		err := s.checkLeftKeys(ctx, left)
+		detail := "enabled"
+		if err != nil && r.Mode == kek.Emergency { // the pointer must leave the KEK; the retirement halts on the rows
+			detail, err = overridden+" by the emergency: "+err.Error(), nil
+		}
+		run("other KEKs' KMS keys", detail, err)
+	}
 	if scheduled(r) {
 		run("quarter", "not rotated yet", s.checkQuarter(ctx, v, r))
 	}
@@ -319,7 +328,7 @@ func (s *Steps) check(ctx context.Context, v kek.View, r kek.Rotation, again boo
 	}
 	run("audit bucket", "versioned, Object Lock", s.Vault.Check(ctx))
 	detail, err := "the chain ends where the control table says", s.checkSetBack(ctx)
-	if err != nil && r.Mode == kek.Emergency { // it moves what it knows of, and disables nothing else
+	if err != nil && r.Mode == kek.Emergency && !givesUp(c) { // the pointer leaves the KEK; the retirement halts until doctor has repaired the table
 		detail, err = overridden+" by the emergency: "+err.Error(), nil
 	}
 	run("audit head", detail, err)
@@ -342,7 +351,10 @@ func (s *Steps) check(ctx context.Context, v kek.View, r kek.Rotation, again boo
 
 // checkSetBack fails if the bucket holds a record that follows the control table's last
 // one: the table has been set back to an earlier time, as a restore does, and what it says
-// of KEKs is no longer so.
+// of KEKs is no longer so. Whatever gives a KEK up asks it twice: before the registry is
+// written, and before the key is disabled. If the table was set back in between, the record
+// of the first has met a forgotten one in the bucket, which the second sees. A transaction
+// whose record was not in the bucket yet leaves nothing there to see.
 func (s *Steps) checkSetBack(ctx context.Context) error {
 	for range maxTries {
 		at, head, err := s.Outbox.Head(ctx)
@@ -520,6 +532,40 @@ func (s *Steps) checkPointerKey(ctx context.Context, v kek.View) error {
 			Kind: PointerInvalid, Field: "POINTER.kek_id", Err: err,
 			Msg:  fmt.Sprintf("KMS key %s is not usable (state %q)", v.Pointer.KEKID, k.State),
 			Next: cmdDoctor + ": it says whether the control table was set back to a KEK that was left since, which must stay disabled",
+		}
+	}
+	return nil
+}
+
+// leftKEKs are the KEKs that the pointer has left and that rows may still be under.
+func leftKEKs(v kek.View) (left []kek.ID) {
+	for id, k := range v.KEKs {
+		if k.State.Resolves() && (v.Pointer == nil || id != v.Pointer.KEKID) {
+			left = append(left, id)
+		}
+	}
+	slices.Sort(left)
+	return left
+}
+
+// checkLeftKeys refuses to start while the KMS key of a KEK that rows may be under is
+// disabled: those rows can be neither read nor moved. A key that was deleted is no reason to
+// wait, for nobody can enable it.
+func (s *Steps) checkLeftKeys(ctx context.Context, left []kek.ID) error {
+	for _, id := range left {
+		k, err := s.Keys.Describe(ctx, id)
+		if errors.Is(err, ErrNoKey) {
+			continue
+		}
+		if err != nil {
+			return unavailable("KMS", err)
+		}
+		if !k.Enabled {
+			return &Error{
+				Kind: KeyUnusable, Field: "KEK#" + string(id),
+				Msg:  fmt.Sprintf("rows may be under it, and its KMS key is in state %q", k.State),
+				Next: fmt.Sprintf("%s; find out in CloudTrail who disabled it, then aws kms enable-key --key-id %s: the rotation moves its rows and disables it again", cmdDoctor, id),
+			}
 		}
 	}
 	return nil

@@ -105,6 +105,9 @@ func (s *Steps) disableRetired(ctx context.Context, v kek.View, id kek.ID) error
 	if v.Pointer == nil || v.Pointer.KEKID == id || v.KEKs[id].State != kek.Retired {
 		return refusal(fmt.Errorf("KEK %s is %q in the registry: its KMS key stays enabled", id, v.KEKs[id].State))
 	}
+	if err := s.checkSetBack(ctx); err != nil {
+		return err
+	}
 	made := v.KEKs[id].CreatedAt
 	if err := s.Keys.Disable(ctx, id); err != nil && (!errors.Is(err, ErrNoKey) || s.isYoung(made)) {
 		return s.young(made, unavailable("KMS DisableKey", err))
@@ -153,6 +156,9 @@ func (s *Steps) remint(ctx context.Context, in RetireInput) (RetireOutput, error
 	}
 	over := in.FailedAttempt < r.Attempt && v.Pointer != nil
 	if over && failed != "" && failed != r.NewKEK && !slices.Contains(r.Olds, failed) && failed != v.Pointer.KEKID {
+		if err := s.checkSetBack(ctx); err != nil {
+			return RetireOutput{}, err
+		}
 		if err := s.Keys.Disable(ctx, failed); err != nil {
 			return RetireOutput{}, s.young(r.UpdatedAt, unavailable("KMS DisableKey", err))
 		}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"time"
 
 	"github.com/matter-ops/kms-rotation/audit"
@@ -102,12 +103,27 @@ func (s *Steps) drive(ctx context.Context, step string, load func() (kek.View, e
 		if err != nil {
 			return v, refusal(err)
 		}
+		if givesUp(c) {
+			if err := s.checkSetBack(ctx); err != nil {
+				return v, err
+			}
+		}
 		err = s.Registry.Apply(ctx, c, s.event(step, c, body))
 		if err != nil && !errors.Is(err, kek.ErrConflict) {
 			return v, unavailable("control table", err)
 		}
 	}
 	return kek.View{}, unavailable("control table", fmt.Errorf("%s: still %w after %d tries", step, kek.ErrConflict, maxTries))
+}
+
+// givesUp reports a change that retires a KEK or rolls a rotation back, after which keys
+// with its tag are disabled. In a control table that was set back such a change is wrong: a
+// rotation that stands before its switch there may have switched, and rows may be under its
+// new KEK; a source that was registered since may have rows under an old one.
+func givesUp(c kek.Change) bool {
+	return slices.ContainsFunc(c.KEKs, func(m kek.KEKMove) bool { return m.After.State == kek.Retired }) ||
+		c.Rotation != nil && c.Rotation.After.Phase == kek.RolledBack ||
+		c.Ends != nil && c.Ends.After.Phase == kek.RolledBack
 }
 
 func (s *Steps) load(ctx context.Context, id string) (kek.View, error) {
