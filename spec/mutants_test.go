@@ -32,7 +32,7 @@ var mutants = []variant{
 	{name: "mut_rollback_pending", set: quiet, edits: change("rot[n].mode = \"normal\"\n  /\\ kek' = IF k = 0 THEN", "rot[n].mode = \"normal\"\n  /\\ kek' = IF TRUE THEN"), want: "NoPendingOver", says: "a rollback that leaves the new KEK pending"},
 	{name: "mut_remint_pending", set: with(quiet, set("Modes", emergency, "MaxMint", "2")), edits: change("att < MaxMint\n  /\\ kek' = IF k = 0 THEN", "att < MaxMint\n  /\\ kek' = IF TRUE THEN"), want: "NoPendingOver", says: "another mint that leaves the failed KEK pending"},
 	{name: "mut_takeover_pending", set: over, edits: change(`IF pre /\ k = rot[n].new THEN "retired"`, `IF FALSE THEN "retired"`), want: "NoPendingOver", says: "a takeover that leaves the other's new KEK pending"},
-	{name: "mut_retire_one", set: with(quiet, historic), edits: change(`IF k \in olds THEN "retired"`, `IF k = rot[n].old THEN "retired"`), instead: []string{""}, want: "OneKekLeft", says: "a retirement of the pointer's old KEK alone"},
+	{name: "mut_retire_one", set: with(quiet, historic, set("Row", "{}")), edits: change(`IF k \in olds THEN "retired"`, `IF k = rot[n].old THEN "retired"`), live: "FairSpec", steps: []string{"Terminates"}, want: tlc.Temporal, says: "a retirement of the pointer's old KEK alone: the rotation never ends"},
 	{name: "mut_retire_unseen", set: quiet, edits: change(`At(n, "rewrapped") /\ AllClean(n)`, `At(n, "drained")`), instead: []string{""}, want: "RetiredIsMoved", says: "a retirement before the rewrap has ended"},
 
 	// Pointer and registry.
