@@ -8,19 +8,22 @@
 (*                                                                         *)
 (* The rule that protects: nothing uses the restored table before doctor   *)
 (* has repaired it (docs/runbook.md, "The control table was restored").    *)
-(* DynamoDB restores into a new table, so the rule can be kept.            *)
+(* DynamoDB restores into a new table, so the rule can be kept. Where      *)
+(* steps do not keep it, they give up no KEK while the bucket has a record *)
+(* that the table does not know (Steps.checkSetBack).                      *)
 (***************************************************************************)
 EXTENDS rotation
 
 CONSTANTS
-  KeptBy,        \* who keeps the rule: "all", "steps" (writers use the table at once), "nobody"
+  KeptBy,        \* who keeps the rule: "all", "steps" (applications use the table at once), "writers" (steps do)
   Moments,       \* what moment it is set back to: "any", or the "first" alone
   Unpublished    \* the last change may have no record in the bucket yet
 
 VARIABLES
   past,    \* the moment that the table may be set back to
   told,    \* what the records in the bucket tell of the table
-  back     \* "no", "set" (back, and not repaired yet), "over" (repaired)
+  back     \* "no", "set" (back, and not repaired yet), "same" (set back, and the bucket has no
+           \* record that the table does not know: its chain continues), "over" (repaired)
 
 backV == <<past, told, back>>
 
@@ -38,8 +41,11 @@ Remember ==             \* this is the moment
   /\ past' = Stored
   /\ UNCHANGED <<vars, told, back>>
 
+Used      == back \in {"set", "same"}
+Continues == back \in {"no", "same"}
+
 Publish ==              \* Steps.publish
-  /\ back = "no" /\ told # Recorded
+  /\ Continues /\ told # Recorded
   /\ told' = Recorded
   /\ UNCHANGED <<vars, past, back>>
 
@@ -69,18 +75,35 @@ Repaired(t) ==
 SetBack ==
   /\ back = "no" /\ past # Nothing
   /\ IF KeptBy = "all" THEN Put(Repaired(past)) /\ back' = "over"
-                       ELSE Put(past) /\ back' = "set"
+     ELSE /\ Put(past)
+          /\ back' = IF told = [kek |-> past.kek, ptr |-> past.ptr, lock |-> past.lock, rot |-> past.rot, src |-> past.src]
+                     THEN "same" ELSE "set"
   /\ UNCHANGED <<past, told>>
 
 Repair ==
-  /\ back = "set"
+  /\ Used
   /\ Put(Repaired(Stored)) /\ back' = "over"
   /\ UNCHANGED <<past, told>>
 
+GivesUp ==              \* what a step must not do then: Steps.givesUp, and KMS DisableKey
+  \/ \E k \in KEK : kek[k] # "retired" /\ kek'[k] = "retired"
+  \/ \E n \in Rot : rot[n].ph # "rolledback" /\ rot'[n].ph = "rolledback"
+  \/ ~(on \subseteq on')
+
+(* Steps.Switch describes the new key, and KMS wraps under no key that is       *)
+(* disabled. In rotation.tla the new KEK's key is always enabled (NewKekUsable).*)
+KmsAgrees ==
+  /\ ptr' # ptr => ptr'.kek \in on
+  /\ \A n \in Rot, r \in Row : rw'[n][r] \notin {NoWork, rw[n][r]} => rot[n].new \in on
+
 GoOn ==                 \* a step returns, and disables a key, when its record is in the bucket
-  /\ IF back = "set" /\ KeptBy = "steps" THEN Writing \/ Reading \/ Backups ELSE Next
-  /\ back = "no" /\ (Recorded' # Recorded \/ \E k \in on \ on' : kek[k] = "retired") => told = Recorded
-  /\ told' = IF back = "no" /\ ~Unpublished THEN Recorded' ELSE told
+  /\ CASE Used /\ KeptBy = "steps"   -> Writing \/ Reading \/ Backups
+       [] Used /\ KeptBy = "writers" -> People \/ Keys \/ Steps \/ Others
+       [] OTHER                      -> Next
+  /\ back = "set" => ~GivesUp       \* Steps.checkSetBack
+  /\ KmsAgrees
+  /\ Continues /\ (Recorded' # Recorded \/ \E k \in on \ on' : kek[k] = "retired") => told = Recorded
+  /\ told' = IF Continues /\ ~Unpublished THEN Recorded' ELSE told
   /\ UNCHANGED <<past, back>>
 
 BNext == GoOn \/ Remember \/ Publish \/ SetBack \/ Repair
@@ -89,9 +112,9 @@ BSpec == BInit /\ [][BNext]_<<vars, backV>>
 (* While the table is set back the registry is wrong; once it is repaired       *)
 (* everything holds again, and all the time nothing that a row is under is      *)
 (* disabled.                                                                    *)
-RepairedNoKeyOrphans  == back # "set" => NoKeyOrphans
-RepairedPointerUsable == back # "set" => PointerUsable
-RepairedSealedIsShut  == back # "set" => SealedIsShut
+RepairedNoKeyOrphans  == ~Used => NoKeyOrphans
+RepairedPointerUsable == ~Used => PointerUsable
+RepairedSealedIsShut  == ~Used => SealedIsShut
 EveryRowOpens == \A r \in Row : row[r] # NoRow => row[r].real \in on
 
 NeverRecovered ==       \* must be violated

@@ -40,6 +40,8 @@ var without = map[string][]edit{
 
 	"restore-label": {{`keks == {k, backup.kid} \ {0}`, `keks == {k}`}},
 
+	"look-behind": {{"  /\\ back = \"set\" => ~GivesUp       \\* Steps.checkSetBack\n", ""}},
+
 	// Start, lock and takeover.
 	"lock": {
 		{`rot[n].ph = ph /\ lock = n`, `rot[n].ph = ph`},
