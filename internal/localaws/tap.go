@@ -17,12 +17,14 @@ const maxTapped = 64 << 20
 
 // tap shows somebody the calls that matter, in the order of their effects.
 type tap struct {
-	order sync.RWMutex // held for reading by calls that nobody is shown
+	order sync.RWMutex // held for reading by calls without an effect, and by those that nobody is shown
 	see   func(wire.Exchange)
+	one   sync.Mutex // calls without an effect are shown one at a time too
 }
 
-// Tap has calls that matter ([wire.Call.Matters]) served one at a time from now on,
-// and see shown each of them with its answer, also one that the caller never gets
+// Tap has calls that matter ([wire.Call.Matters]) served in an order from now on: one with
+// an effect alone, those without one side by side between two of these. see is
+// shown each of them with its answer, one at a time, also one that the caller never gets
 // because of a fault or its death. begin runs before the first of them and while
 // none is under way: what it reads is what these calls start from. Whatever it
 // returns as an error is returned, and nothing is tapped.
@@ -79,7 +81,7 @@ func (p *proxy) showAndPass(w http.ResponseWriter, r *http.Request, c wire.Call)
 		panic(http.ErrAbortHandler) // the caller died while it sent
 	}
 	e := wire.Exchange{Call: c, Caller: p.caller(c), Query: r.URL.Query(), Header: r.Header.Clone(), Body: body}
-	answer := p.passAlone(r.WithContext(context.WithoutCancel(r.Context())), e)
+	answer := p.passInOrder(r.WithContext(context.WithoutCancel(r.Context())), e)
 	maps.Copy(w.Header(), answer.header)
 	w.WriteHeader(answer.status)
 	_, _ = w.Write(answer.body) // the caller may be gone
@@ -96,12 +98,19 @@ func (p *proxy) caller(c wire.Call) string {
 	return wire.Person
 }
 
-func (p *proxy) passAlone(r *http.Request, e wire.Exchange) *kept {
-	p.tap.order.Lock()
-	defer p.tap.order.Unlock()
+func (p *proxy) passInOrder(r *http.Request, e wire.Exchange) *kept {
+	if e.Reads() {
+		p.tap.order.RLock()
+		defer p.tap.order.RUnlock()
+	} else {
+		p.tap.order.Lock()
+		defer p.tap.order.Unlock()
+	}
 	k := &kept{header: http.Header{}}
 	defer func() {
 		e.Status, e.AnsweredHeader, e.Answer = k.status, k.header, k.body
+		p.tap.one.Lock()
+		defer p.tap.one.Unlock()
 		if p.tap.see != nil {
 			p.tap.see(e)
 		}

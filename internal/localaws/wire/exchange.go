@@ -73,3 +73,14 @@ func (c Call) Matters() bool {
 	}
 	return false
 }
+
+// reads are operations that matter for what they show or make of a DEK, and that change
+// nothing: two of them may be served side by side.
+var reads = map[string]bool{
+	"kms GenerateDataKey": true, "kms Decrypt": true, "kms Encrypt": true, "kms ReEncrypt": true,
+	"dynamodb Scan": true, "dynamodb Query": true,
+	"s3 GetObject": true, "s3 ListObjectsV2": true,
+}
+
+// Reads reports whether a call that matters changes no key, item or object.
+func (c Call) Reads() bool { return reads[c.Service+" "+c.Operation] }
