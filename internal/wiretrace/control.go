@@ -242,7 +242,7 @@ func (r *Recorder) part(e *trace.Event, w write) error {
 		}
 		if i.num("rev") == 1 {
 			var err error
-			if e.Segments, err = segments(i); err != nil {
+			if e.Segments, err = r.segments(i); err != nil {
 				return err
 			}
 		}
@@ -266,7 +266,7 @@ func (r *Recorder) part(e *trace.Event, w write) error {
 
 // segments is how many parts each source that a rotation has frozen is worked on in, by
 // the name that checkpoints know it by: each new definition begins from the start.
-func segments(rotation item) (map[string]int, error) {
+func (r *Recorder) segments(rotation item) (map[string]int, error) {
 	var sources []struct {
 		Name, Kind string
 		Generation int
@@ -276,6 +276,9 @@ func segments(rotation item) (map[string]int, error) {
 	}
 	out := map[string]int{}
 	for _, s := range sources {
+		if !r.follows(s.Name) {
+			continue
+		}
 		if s.Generation > 0 {
 			s.Name = fmt.Sprintf("%s~%d", s.Name, s.Generation)
 		}
@@ -285,6 +288,14 @@ func segments(rotation item) (map[string]int, error) {
 		}
 	}
 	return out, nil
+}
+
+// follows reports whether the rows of a source are recorded, under whatever definition. A
+// table that becomes a source during the run is not: nobody has looked at its rows when the
+// recording began, and neither its rows nor its passes are part of the run.
+func (r *Recorder) follows(source string) bool {
+	name, _, _ := strings.Cut(source, "~")
+	return name == r.cfg.Corpus && name != "" || slices.ContainsFunc(r.cfg.Tables, func(t Table) bool { return t.Source == name })
 }
 
 // control is what a write of one item of the control table did.
@@ -302,7 +313,7 @@ func (r *Recorder) control(w write, caller string) ([]trace.Event, error) {
 		shard, err := strconv.Atoi(i.str("sk"))
 		return []trace.Event{{Effect: "Store.SealFence", KEK: pk[len(pkFence):], Shard: shard}}, err
 	case strings.HasPrefix(pk, pkCheckpoint) && w.kind == kindPut:
-		return checkpoint(w)
+		return r.checkpoint(w)
 	case pk == pkAuditHead && w.kind == kindUpdate:
 		set, err := w.updates()
 		if n, ok := set["published_seq"]; err == nil && ok && n.N != nil && len(set) == 1 {
@@ -363,7 +374,7 @@ func (r *Recorder) lease(w write, caller string) ([]trace.Event, error) {
 
 // checkpoint is CHECKPOINT#<rotation>#<source>#<pass>, <segment>. It conditions on the
 // revision that was read, or that there was none.
-func checkpoint(w write) ([]trace.Event, error) {
+func (r *Recorder) checkpoint(w write) ([]trace.Event, error) {
 	pk, i := w.pk(), w.Item
 	if equal, absent := w.requires(); equal["rev"].N == nil && !slices.Contains(absent, "pk") {
 		return []trace.Event{unconditional(w, trace.Event{})}, nil
@@ -373,6 +384,9 @@ func checkpoint(w write) ([]trace.Event, error) {
 	segment, err := strconv.Atoi(i.str("sk"))
 	if !ok || last < 0 || err != nil {
 		return nil, fmt.Errorf("checkpoint %s/%s: %w", pk, i.str("sk"), errUnknown)
+	}
+	if !r.follows(rest[:last]) {
+		return nil, nil
 	}
 	done := i["done"].BOOL != nil && *i["done"].BOOL
 	return []trace.Event{{Effect: "Store.SaveCheckpoint", Rotation: rotation, Source: rest[:last], Sweep: rest[last+1:], Segment: segment, Done: done}}, nil
