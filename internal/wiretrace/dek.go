@@ -183,6 +183,9 @@ func (r *Recorder) secret(e wire.Exchange) ([]trace.Event, error) {
 // for the model to judge.
 func (r *Recorder) reencrypted(ev trace.Event, was, blob []byte, from string, fromContext, toContext map[string]string) ([]trace.Event, error) {
 	events := r.deks.open(was, fromContext)
+	if keyID(from) == ev.KEK { // a proof that it unwraps: what a row never holds says nothing, and what one holds is opened then
+		return events, nil
+	}
 	kek, plain, ok := r.deks.ask(blob, toContext)
 	if !ok || kek != ev.KEK {
 		return nil, errors.New("what KMS wrapped again does not open under the key and the context that were asked for")
