@@ -120,6 +120,9 @@ func function(name string) string {
 // invoke runs a step in a process of its own.
 func (r *run) invoke(owner *machine, name string, f func(context.Context) (answer, error)) (a answer, err error, orphan bool) {
 	inv := &invocation{name: name, owner: owner, from: r.call}
+	if name == "Drain" && r.drain == 0 {
+		r.drain = r.call
+	}
 	inv.again = func() { _, _, _ = r.invoke(nil, name+" (duplicate)", f) }
 	outer := r.inv
 	r.inv = inv

@@ -69,6 +69,7 @@ type run struct {
 	sched   Schedule
 	next    int // first fault that is still to come
 	call    int // calls of steps so far
+	drain   int // calls before drain was first invoked
 	mine    bool
 	inv     *invocation
 	depth   int
@@ -270,22 +271,28 @@ func (r *run) resumed() bool {
 	return true
 }
 
-var calls = [2]func() int{countCalls(false), countCalls(true)}
+// course is what an undisturbed rotation is, in calls of its steps.
+type course struct{ calls, drain int } // how many it makes, and after how many drain begins
 
-func countCalls(emergency bool) func() int {
-	return sync.OnceValue(func() int {
-		n, v := Run(Schedule{Emergency: emergency})
-		if v != nil {
-			panic(v)
+var courses = [2]func() course{courseOf(false), courseOf(true)}
+
+func courseOf(emergency bool) func() course {
+	return sync.OnceValue(func() course {
+		r := fork(Schedule{Emergency: emergency})
+		r.play()
+		if r.failed != nil {
+			panic(r.failed)
 		}
-		return n
+		return course{r.call, r.drain}
 	})
 }
 
-// Calls is how many calls the steps of an undisturbed rotation make.
-func Calls(emergency bool) int {
+func undisturbedCourse(emergency bool) course {
 	if emergency {
-		return calls[1]()
+		return courses[1]()
 	}
-	return calls[0]()
+	return courses[0]()
 }
+
+// Calls is how many calls the steps of an undisturbed rotation make.
+func Calls(emergency bool) int { return undisturbedCourse(emergency).calls }

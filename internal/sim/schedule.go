@@ -213,8 +213,10 @@ func holder(seed uint64, undisturbed func(emergency bool) int) Schedule {
 	who := r.IntN(4)
 	s.Faults = append(s.Faults, Fault{r.IntN(calls / 2), Begin, who})
 	disturb := []Kind{Slow, Slow, Slow, Pause, Pause, Skew, Duplicate, CrashBefore, CrashAfter, Lost, Begin, Finish}
-	for range 1 + r.IntN(3) { // an undisturbed drain begins about there
-		s.add(r, calls*9/20-5+r.IntN(calls/8), disturb[r.IntN(len(disturb))])
+	c := undisturbedCourse(s.Emergency)
+	drain := calls * c.drain / c.calls // where other calls are counted, about there
+	for range 1 + r.IntN(3) {
+		s.add(r, drain-5+r.IntN(calls/8), disturb[r.IntN(len(disturb))])
 	}
 	if r.IntN(2) == 0 {
 		s.Faults = append(s.Faults, Fault{calls/4 + r.IntN(calls*3/4), Finish, who / 2})
