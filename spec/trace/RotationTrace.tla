@@ -34,11 +34,11 @@ VARIABLES
   rec,     \* of each KEK: the record that it was retired by
   read,    \* how far chains of pages have come: <<segment, cursor, when it began>>
   strange, \* somebody else has written a row since the rotation under way began
-  spoilt,  \* rows that somebody else has written with a payload that does not open
+  corrupted, \* rows that somebody else has written with a payload that does not open
   shown    \* rows that a page of the phase under way has shown, or shown to be absent
 
 logV  == <<out, stored, marked, rec>>
-seenV == <<past, blob, todo, looked, begun, read, shown, strange, spoilt>>
+seenV == <<past, blob, todo, looked, begun, read, shown, strange, corrupted>>
 all   == <<vars, t, i, logV, seenV>>
 
 T == Traces[t]
@@ -52,7 +52,7 @@ TInit ==
   /\ blob = [r \in Row |-> <<0, 0, 0>>]
   /\ todo = {} /\ looked = {}
   /\ begun = Begun[t] /\ marked = 0 /\ rec = [k \in KEK |-> 0]
-  /\ read = {} /\ shown = {} /\ strange = FALSE /\ spoilt = {}
+  /\ read = {} /\ shown = {} /\ strange = FALSE /\ corrupted = {}
 
 (* When something was read: in which phase of which rotation. *)
 When(n, ph) == 10 * n + Order(ph)
@@ -109,7 +109,7 @@ Changed ==
   /\ Change
   /\ CASE E.a = "kek_genesis" -> WroteFirst [] E.a = "recorded" -> TRUE [] OTHER -> Wrote
   /\ begun' = TRUE /\ (begun \/ E.a = "kek_genesis")
-  /\ strange' = (strange /\ E.a \notin {"rotation_started", "emergency_took_over"}) /\ UNCHANGED spoilt
+  /\ strange' = (strange /\ E.a \notin {"rotation_started", "emergency_took_over"}) /\ UNCHANGED corrupted
   /\ rec' = [k \in KEK |-> IF kek'[k] = "retired" /\ kek[k] # "retired" THEN E.seq ELSE rec[k]]
   /\ shown' = IF \E n \in Rot : rot'[n].ph # rot[n].ph THEN {} ELSE shown
   /\ E.seq = out + 1 /\ out' = E.seq                          \* with its record
@@ -235,15 +235,16 @@ Page ==
 Act ==
   CASE E.c = "change" -> Changed
     [] E.c = "kms"    -> InKMS /\ UNCHANGED <<logV, seenV>>
-    [] E.c = "drain"  -> /\ begun /\ InDrain /\ UNCHANGED <<logV, past, blob, todo, begun, read, shown, strange, spoilt>>
+    [] E.c = "drain"  -> /\ begun /\ InDrain /\ UNCHANGED <<logV, past, blob, todo, begun, read, shown, strange, corrupted>>
                          /\ looked' = IF E.a = "look" THEN looked \cup {<<lock, E.k>>} ELSE looked
     [] E.c = "rows"   -> /\ begun /\ InRows /\ UNCHANGED <<logV, past, todo, looked, begun, read, shown>>
                          /\ strange' = (strange \/ E.a = "plant")
-                         /\ spoilt' = CASE E.a = "plant" /\ E.dek # E.ct                   -> spoilt \cup {E.r}
-                                        [] E.a \in {"plant", "insert", "update", "delete"} -> spoilt \ {E.r}
-                                        [] OTHER                                          -> spoilt
-    [] E.c = "note"   -> begun /\ Noted /\ UNCHANGED <<vars, out, rec, past, blob, looked, begun, read, shown, strange, spoilt>>
-    [] E.c = "scan"   -> begun /\ Page /\ UNCHANGED <<vars, logV, past, blob, todo, looked, begun, strange, spoilt>>
+                         /\ corrupted' = CASE E.a = "plant" /\ E.dek # E.ct -> corrupted \cup {E.r}
+                                           [] E.a \in {"plant", "insert", "update", "delete"} \/ (E.a = "replace" /\ E.pay # 0)
+                                              -> corrupted \ {E.r}
+                                           [] OTHER -> corrupted
+    [] E.c = "note"   -> begun /\ Noted /\ UNCHANGED <<vars, out, rec, past, blob, looked, begun, read, shown, strange, corrupted>>
+    [] E.c = "scan"   -> begun /\ Page /\ UNCHANGED <<vars, logV, past, blob, todo, looked, begun, strange, corrupted>>
     [] OTHER          -> FALSE                   \* what can be in no run
 
 (* Which action of rotation.tla that is. *)
@@ -294,7 +295,10 @@ See     == /\ clean' = clean \cup Seeable
 (* two. OldsDisabled and SupersededOff say that a key stays disabled: in a run a      *)
 (* person may enable one, which rotation.tla does not have.                           *)
 Says(name, ok) == ok \/ (PrintT(<<"violates", t, i, name>>) /\ FALSE)
-RowsIntact == \A r \in Row \ spoilt' : row'[r].dek = row'[r].ct /\ (row'[r].real = 0 <=> row'[r].dek = 0)   \* RowIntegrity
+(* RowIntegrity, but for rows that others have corrupted: of such a row a rewrap keeps the DEK. *)
+RowsIntact == \A r \in Row :
+  IF r \in corrupted' THEN E.c = "rows" /\ E.a = "replace" /\ E.r = r => row'[r].dek = row[r].dek
+  ELSE row'[r].dek = row'[r].ct /\ (row'[r].real = 0 <=> row'[r].dek = 0)
 
 Sound ==
   /\ Says("NoKeyOrphans", NoKeyOrphans') /\ Says("RetireAfterSwitch", RetireAfterSwitch')

@@ -122,6 +122,38 @@ func sameDEK(t *testing.T, events []trace.Event) []trace.Event {
 	return every(effect("Table.Replace"), func(e *trace.Event) { e.Blob = blob })(t, events)
 }
 
+// secondRow is where the run rewraps its second row, and where that row was written before.
+func secondRow(t *testing.T, events []trace.Event) (moved, written *trace.Event) {
+	t.Helper()
+	first := index(t, events, effect("Table.Replace"))
+	second := first + 1 + index(t, events[first+1:], effect("Table.Replace"))
+	for i := range second {
+		if events[i].Row == events[second].Row && events[i].Blob == events[second].Was {
+			written = &events[i]
+		}
+	}
+	if written == nil {
+		t.Fatal("the row was never written")
+	}
+	return &events[second], written
+}
+
+// corruptedRow has a person overwrite the payload of the row that is moved second.
+func corruptedRow(t *testing.T, events []trace.Event) []trace.Event {
+	t.Helper()
+	_, w := secondRow(t, events)
+	w.Effect, w.Caller, w.Shard, w.BodyDEK, w.Text = trace.Plant, trace.Person, 0, trace.UnknownDEK, ""
+	return events
+}
+
+// otherDEK wraps another row's DEK in the row that is moved second.
+func otherDEK(t *testing.T, events []trace.Event) []trace.Event {
+	t.Helper()
+	moved, _ := secondRow(t, events)
+	moved.Blob = events[index(t, events, effect("Table.Replace"))].Blob
+	return events
+}
+
 // kept makes an emergency keep the exposed DEK of the row that it moves first, wrapped
 // again.
 func kept(t *testing.T, events []trace.Event) []trace.Event {
@@ -264,6 +296,7 @@ var lies = []mutant{
 	{"every row with the first one's wrapped DEK", "green", sameDEK, "Table.Replace", "RowIntegrity"},
 	{"a DEK that KMS wrapped for nobody", "green", every(effect(trace.ReEncrypt), func(e *trace.Event) { e.DEK = "ffffffffffffffff" }), trace.ReEncrypt, ""},
 	{"the wrapped DEK stays the old one", "green", edited(effect("Table.Replace"), func(e *trace.Event) { e.Blob = e.Was }), "Table.Replace", ""},
+	{"a row that a person has corrupted gets another DEK", "green", then(corruptedRow, otherDEK), "Table.Replace", "RowIntegrity"},
 	{"inserted with the payload under another DEK", "green", edited(effect("Table.Insert"), func(e *trace.Event) { e.BodyDEK = trace.UnknownDEK }), "Table.Insert", "RowIntegrity"},
 	{"updated with the payload under another DEK", "green", edited(effect("Table.Update"), func(e *trace.Event) { e.BodyDEK = trace.UnknownDEK }), "Table.Update", "RowIntegrity"},
 	{"inserted without saying what the payload opens under", "green", edited(effect("Table.Insert"), func(e *trace.Event) { e.BodyDEK = "" }), "Table.Insert", ""},
@@ -396,6 +429,7 @@ var allowed = []struct {
 	{"a person enables the retired key", "people may; who does has the records of KMS against them, and verify halts", made(trace.Event{Caller: trace.Person, Effect: "KMS.Enable", KEK: first}, change("kms_rotation_completed"))},
 	{"a person enables a key of another team", "it is none of ours", made(trace.Event{Caller: trace.Person, Effect: "KMS.Enable", KEK: "kek-0099"}, change("old_kek_retired"))},
 	{"a person disables a key of another team", "it is none of ours", made(trace.Event{Caller: trace.Person, Effect: "KMS.Disable", KEK: "kek-0099"}, change("old_kek_retired"))},
+	{"a person corrupts a payload", "the rotation moves what is wrapped, and the canary and the corpus find what does not open", corruptedRow},
 	{"a person deletes a row", "rows are the application's", edited(effect("Table.Delete"), by(trace.Person))},
 	{"an application takes a lease on a KEK that is being left", "leases promise nothing: the fence refuses its rows", made(trace.Event{Caller: trace.Application, Effect: "Store.PutLease", Actor: "late", KEK: first, Expires: 1}, change("old_kek_sealed"))},
 	{"a fence sealed twice", "it is shut", added(effect("Store.SealFence"), change("old_kek_sealed"), same)},
