@@ -27,8 +27,8 @@ type letters struct {
 	deks  map[string][]byte // likewise
 }
 
-// letters reads the table and unwraps its first data keys, as whoever has a KEK can that is
-// compromised.
+// letters reads the table and unwraps its first data keys, as an attacker with the old KEK
+// can.
 func (w *world) letters(t *testing.T) *letters {
 	t.Helper()
 	l := &letters{world: w, t: t, cfg: w.Set.Sources()[0], table: dynamodb.NewFromConfig(w.AWSConfig()), was: map[string]item{}, deks: map[string][]byte{}}

@@ -244,7 +244,7 @@ func (s *Steps) readUnknown(ctx context.Context, c *chainRead, read func(audit.L
 		}
 		found = append(found, branches...)
 	}
-	slices.SortFunc(found, func(a, b branch) int { // one that goes on from another comes after it
+	slices.SortFunc(found, func(a, b branch) int { // a branch that continues another comes after it
 		first, second := a.records[0].Record, b.records[0].Record
 		return cmp.Or(strings.Compare(first.Time, second.Time), cmp.Compare(first.Seq, second.Seq))
 	})

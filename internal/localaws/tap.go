@@ -47,7 +47,7 @@ func (s *Stack) Untap() {
 }
 
 // Behind returns configurations of the SDK for DynamoDB, and for KMS and S3, that pass the
-// endpoint by: such a call is no call of a run. No tap is shown it, no fault and no policy
+// endpoint by: such a call is not part of a run. No tap is shown it, no fault and no policy
 // meets it, and it may be made while a tap is shown another. moto is held to AWS all the
 // same.
 func (s *Stack) Behind() (dynamo, others aws.Config) {

@@ -34,7 +34,7 @@ type Unwrapper interface {
 }
 
 // Checker remembers of the rows that it has opened what the promises speak of. Its
-// methods may be called at once; its maps are for whoever calls none.
+// methods may be called at once; its maps may be read only while no method runs.
 type Checker struct {
 	KMS    Unwrapper
 	Cipher rotation.Cipher

@@ -214,7 +214,7 @@ func (r *run) pass(d time.Duration) {
 			delete(r.dying, id)
 			was := r.mine
 			r.mine = true
-			r.must(r.kms.Disable(memstore.WithCaller(ctx, "retire"), id)) // as whoever asked for it
+			r.must(r.kms.Disable(memstore.WithCaller(ctx, "retire"), id)) // which step asked for it is not kept
 			r.mine = was
 		}
 	}

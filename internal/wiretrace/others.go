@@ -88,7 +88,7 @@ func (r *Recorder) object(e wire.Exchange) ([]trace.Event, error) {
 	case e.Key == "" && (isFunction(e.Caller) || e.Operation == "DeleteObjects" || e.Operation == "PostObject" || e.Operation == "DeleteBucket"):
 		return nil, errUnknown
 	case e.Key == "", !strings.HasSuffix(e.Key, ".json"):
-		return nil, nil // how the bucket is; what is no entry of the corpus
+		return nil, nil // properties of the bucket, or an object outside the corpus
 	}
 	switch e.Operation {
 	case "GetObject":
@@ -148,7 +148,7 @@ func (r *Recorder) entry(e wire.Exchange) ([]trace.Event, error) {
 	r.objects[e.Key] = object{etag(e.AnsweredHeader.Get("Etag")), ev.KEK, ev.Blob, ev.Body}
 	match := etag(e.Header.Get("If-Match"))
 	if match == "" && !isFunction(e.Caller) {
-		ev.Caller = trace.Person // S3 has no fence: whoever puts an entry puts it past everything
+		ev.Caller = trace.Person // S3 has no fence, so every put is a put past the fence
 		return append(before, ev), nil
 	}
 	ev.Effect = "Table.Replace"

@@ -27,7 +27,7 @@ func (r *Recorder) scan(e wire.Exchange) ([]trace.Event, error) {
 	}
 	t, ok := r.table(in.TableName)
 	if !ok {
-		return nil, nil // the control table: whoever finds items by it conditions on each that matters
+		return nil, nil // the control table: a step that finds items there conditions its write on each of them
 	}
 	var out struct {
 		Items            []item
@@ -72,7 +72,7 @@ func (t Table) cursor(key item) string {
 type listing struct {
 	page trace.Event
 	keys []string
-	seen map[string]trace.Seen // by key; without a row, if it was gone or is no entry
+	seen map[string]trace.Seen // by key; without a row, if it was gone or cannot be read as an entry
 }
 
 // listed begins a page of the corpus.
@@ -122,7 +122,7 @@ func (r *Recorder) read(e wire.Exchange) ([]trace.Event, error) {
 	}
 	var seen trace.Seen
 	var k known
-	if e.Status != http.StatusNotFound && unmarshal(e.Answer, &k) == nil { // what is no entry has no KEK that a page could show
+	if e.Status != http.StatusNotFound && unmarshal(e.Answer, &k) == nil { // an object that is not an entry names no KEK
 		seen = trace.Seen{Row: e.Key, KEK: label(k.KEK), Blob: trace.Digest(k.WrappedDEK)}
 	}
 	for _, l := range r.lists[e.AccessKey] {

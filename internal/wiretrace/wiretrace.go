@@ -59,7 +59,7 @@ type Config struct {
 	Behind       Behind
 }
 
-// Behind is the local AWS, asked past the recording: a call to it is no call of the run.
+// Behind is the local AWS, asked past the recording: a call to it is not part of the run.
 type Behind struct {
 	DynamoDB DynamoDB
 	KMS      KMS

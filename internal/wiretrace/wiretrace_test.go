@@ -293,7 +293,7 @@ func calls() []call {
 			})),
 		dynamo("a record of another rotation", "TransactWriteItems", "switch", transaction(put(`"pk":{"S":"KEK#k"},"state":{"S":"active"}`), five),
 			unrecorded(func(e *trace.Event) { e.States = map[string]string{"k": "active"} })),
-		dynamo("the pointer by itself", "UpdateItem", "switch", `{"TableName":"it-control","Key":{"pk":{"S":"POINTER"},"sk":{"S":"-"}},"UpdateExpression":"SET kek_id = :k","ExpressionAttributeValues":{":k":{"S":"x"}}}`,
+		dynamo("the pointer alone", "UpdateItem", "switch", `{"TableName":"it-control","Key":{"pk":{"S":"POINTER"},"sk":{"S":"-"}},"UpdateExpression":"SET kek_id = :k","ExpressionAttributeValues":{":k":{"S":"x"}}}`,
 			unrecorded(func(e *trace.Event) { e.Actor, e.KEK = "Update POINTER", "x" })),
 		dynamo("the lock released", "TransactWriteItems", "verify", transaction(putIf(step, switched), `{"Delete":{"TableName":"it-control","Key":{"pk":{"S":"LOCK"},"sk":{"S":"-"}},`+ours+`}}`, five),
 			trace.Event{
@@ -306,7 +306,7 @@ func calls() []call {
 		dynamo("a damaged record", "TransactWriteItems", "switch", transaction(put(`"pk":{"S":"AUDIT"},"record":{"B":"e30="}`))).error(),
 		dynamo("a shard sealed", "PutItem", "drain", `{"TableName":"it-control","Item":{"pk":{"S":"FENCE#old"},"sk":{"S":"03"},"state":{"S":"sealed"}}}`,
 			trace.Event{Effect: "Store.SealFence", KEK: "old", Shard: 3}),
-		dynamo("a shard opened by itself", "PutItem", "drain", `{"TableName":"it-control","Item":{"pk":{"S":"FENCE#old"},"sk":{"S":"03"},"state":{"S":"open"}}}`,
+		dynamo("a shard opened alone", "PutItem", "drain", `{"TableName":"it-control","Item":{"pk":{"S":"FENCE#old"},"sk":{"S":"03"},"state":{"S":"open"}}}`,
 			unrecorded(func(e *trace.Event) { e.Actor = "Put FENCE#old" })),
 		dynamo("a checkpoint", "PutItem", "rewrap", `{"TableName":"it-control",`+counted+`,"Item":{"pk":{"S":"CHECKPOINT#q2#orders#rewrap"},"sk":{"S":"001"},"done":{"BOOL":true}}}`,
 			trace.Event{Effect: "Store.SaveCheckpoint", Rotation: "q2", Source: "orders", Sweep: "rewrap", Segment: 1, Done: true}),

@@ -64,7 +64,7 @@ var quiet = map[string]string{
 }
 
 // Matters reports whether a call may have an effect on a key, an item, an object or a
-// DEK, or shows several items at once: whoever follows what a rotation does must see
+// DEK, or shows several items at once: a recording of a rotation needs
 // these calls in one order.
 func (c Call) Matters() bool {
 	switch c.Service {
