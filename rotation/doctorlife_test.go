@@ -3,6 +3,7 @@ package rotation_test
 import (
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -55,17 +56,17 @@ func TestPayloadsOfARewrap(t *testing.T) {
 	for name, in := range map[string]rotation.ExecutionInput{"normal": {}, "emergency": emergency} {
 		s := newSite(t)
 		s.advance(spring, in, kek.Drained)
-		scans := 0
+		var scans atomic.Int64 // segments are walked side by side
 		s.world.SetHook(func(op string, args ...any) (bool, error) {
 			if op == "Table.Scan" {
-				if scans++; args[1].(rotation.ScanRequest).Payload != (name == "emergency") {
+				if scans.Add(1); args[1].(rotation.ScanRequest).Payload != (name == "emergency") {
 					t.Errorf("%s: a scan %+v", name, args[1])
 				}
 			}
 			return true, nil
 		})
-		if _, err := s.Rewrap(t.Context(), rotation.RewrapInput{RotationID: spring, Complete: true}); err != nil || scans == 0 {
-			t.Errorf("%s: %d scans, %v", name, scans, err)
+		if _, err := s.Rewrap(t.Context(), rotation.RewrapInput{RotationID: spring, Complete: true}); err != nil || scans.Load() == 0 {
+			t.Errorf("%s: %d scans, %v", name, scans.Load(), err)
 		}
 	}
 }

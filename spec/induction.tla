@@ -139,8 +139,6 @@ Backup ==
     /\ backup.ep \in {0, Epoch(backup.real)}
     /\ backup.dek = backup.ct /\ Fresh(backup.real, backup.ct)
 
-Leases_ == "renewed lease revoked" \notin harm
-
 SwitchedBefore == RetireAfterSwitch
 
 Off_ == \A n \in Rot : rot[n].ph = "completed" => rot[n].olds \cap on = {}
