@@ -31,7 +31,7 @@ import (
 const (
 	stackName      = "it"
 	rows           = 160 // a rotation of them takes seconds
-	executionLimit = 8 * time.Minute
+	executionLimit = 2 * time.Minute
 	watchEvery     = 250 * time.Millisecond
 )
 

@@ -76,17 +76,13 @@ func (w *watch) check(when string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	ctx := as("application")
-	v, err := w.store.Load(ctx, "")
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	keks, err := w.store.KEKs(ctx)
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	rotations, err := w.store.Rotations(ctx)
-	if err != nil {
-		w.t.Fatal(err)
+	v, keks, rotations := must(w.store.Load(ctx, "")), must(w.store.KEKs(ctx)), must(w.store.Rotations(ctx))
+	for { // segments are walked side by side, and a test may begin a rotation under them
+		now := must(w.store.Load(ctx, ""))
+		if now.Lock == v.Lock && *now.Pointer == *v.Pointer {
+			break
+		}
+		v, keks, rotations = now, must(w.store.KEKs(ctx)), must(w.store.Rotations(ctx))
 	}
 	w.registry(when, v, keks)
 	w.rotations(when, v, rotations)
