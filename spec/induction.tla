@@ -14,7 +14,6 @@ Epoch(k) ==
 Left(k)    == \E n \in Rot : k \in rot[n].olds
 Exposes(k) == \E n \in Rot : /\ rot[n].mode = "emergency" /\ Reached(n, "retired")
                              /\ \E i \in 1 .. n : k \in rot[i].olds
-Work       == {rw[n][r] : n \in Rot, r \in Row} \ {NoWork}           \* what rewrap workers carry
 
 Running_(n)   == rot[n].ph \notin Final \cup {"none"}
 SameTag(j, k) == tag[j] = tag[k]
@@ -127,10 +126,10 @@ Clean ==
     \A r \in clean : row[r].real \notin rot[lock].olds /\ row[r].kid \notin rot[lock].olds
 
 Jobs ==
-  \A b \in Work :
-    /\ rot[b.n].ep # 0 /\ b.from \in rot[b.n].olds
-    /\ b.with.kid = rot[b.n].new /\ b.with.real = rot[b.n].new /\ b.with.ep = rot[b.n].ep
-    /\ IF rot[b.n].mode = "emergency" THEN Born(b.with.dek) = rot[b.n].new ELSE b.with.dek = b.dek
+  \A n \in Rot, r \in Row : LET b == rw[n][r] IN b # NoWork =>       \* what rewrap workers carry
+    /\ rot[n].ep # 0 /\ b.from \in rot[n].olds
+    /\ b.with.kid = rot[n].new /\ b.with.real = rot[n].new /\ b.with.ep = rot[n].ep
+    /\ IF rot[n].mode = "emergency" THEN Born(b.with.dek) = rot[n].new ELSE b.with.dek = b.dek
 
 Backup ==
   backup # NoRow =>

@@ -65,7 +65,7 @@ func TestInductionInvariantCanFail(t *testing.T) {
 	tlctest.Must(t, err)
 	running <- struct{}{}
 	defer func() { <-running }()
-	text := strings.Replace(Rotation, "row[r].ep <= e\n", "TRUE\n", 1)
+	text := strings.Replace(Rotation, "row[r].ep <= e ELSE", "TRUE ELSE", 1)
 	if text == Rotation {
 		t.Fatal("rotation.tla has no condition of an update on the epoch")
 	}
