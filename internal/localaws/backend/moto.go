@@ -2,6 +2,7 @@ package backend
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	_ "embed"
 	"fmt"
@@ -28,13 +29,10 @@ func Moto(ctx context.Context, o MotoOptions) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	return start(ctx, "moto", probe{path: "/moto-api/config", server: "Werkzeug"}, func(port int) *exec.Cmd {
+	return start(ctx, "moto", probe{path: "/moto-api/config", server: "moto"}, func(port int) *exec.Cmd {
 		args := append(command[1:len(command):len(command)], "-H", "127.0.0.1", "-p", strconv.Itoa(port))
 		cmd := exec.CommandContext(context.WithoutCancel(ctx), command[0], args...)
-		cmd.Env = append(cmd.Env, "MOTO_ACCOUNT_ID="+Account)
-		if o.CallbackPort != 0 {
-			cmd.Env = append(cmd.Env, "MOTO_PORT="+strconv.Itoa(o.CallbackPort))
-		}
+		cmd.Env = append(cmd.Env, "MOTO_ACCOUNT_ID="+Account, "MOTO_PORT="+strconv.Itoa(cmp.Or(o.CallbackPort, port)))
 		return cmd
 	})
 }

@@ -16,18 +16,20 @@ developer guide, "How multi-Region keys work"), which fit.
 moto answers GetExecutionHistory with all events in order, whatever is asked for.
 
 The rest makes moto start and answer faster. For each request moto lists the directory
-of its services while it holds a lock, and Werkzeug writes a line; for each service it
-reads megabytes of API model for the names of the regions, which are those of STS here;
-and it reads JSON templates as YAML.
+of its services while it holds a lock and the methods of a class, Flask prepares an error
+of forms, and Werkzeug begins a thread and closes the connection: waitress keeps both.
+For each service moto reads megabytes of API model for the names of the regions, which
+are those of STS here; and it reads JSON templates as YAML.
 """
 
+import argparse
 import functools
 import json
-import logging
 import re
-import sys
 
 import boto3.session
+import flask.debughelpers
+import waitress
 
 available_regions = functools.cache(
     functools.partial(boto3.session.Session().get_available_regions, "sts")
@@ -39,12 +41,12 @@ boto3.session.Session.get_available_regions = (
 )
 
 from moto.cloudformation.models import Stack
+from moto.core import responses
 from moto.core.responses import ActionResult
 from moto.kms import models
 from moto.kms.models import Key, kms_backends
 from moto.kms.responses import KmsResponse
-from moto.moto_server.werkzeug_app import DomainDispatcherApplication
-from moto.server import main
+from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 from moto.stepfunctions.parser.backend.execution import Execution
 from moto.stepfunctions.responses import StepFunctionResponse
 
@@ -101,6 +103,15 @@ DomainDispatcherApplication.get_backend_for_host = functools.cache(
     DomainDispatcherApplication.get_backend_for_host
 )
 Stack.parse_template = staticmethod(json.loads)
-logging.getLogger("werkzeug").setLevel(logging.WARNING)
+responses.method_names_from_class = functools.cache(responses.method_names_from_class)
+flask.debughelpers.attach_enctype_error_multidict = lambda request: None
 
-main(sys.argv[1:])
+arguments = argparse.ArgumentParser()
+arguments.add_argument("-H", "--host")
+arguments.add_argument("-p", "--port", type=int)
+waitress.serve(
+    DomainDispatcherApplication(create_backend_app),
+    **vars(arguments.parse_args()),
+    threads=64,  # states of an execution wait in some, for what others answer
+    ident="moto",
+)
