@@ -42,7 +42,7 @@ test: build venv dynoxide rekor-server build/tla2tools.jar asl ministack ## all 
 	# first, in which order they begin; dates are worked out by one goroutine
 	( CGO_ENABLED=1 go test -race -vet=off -timeout 40m -skip '^TestCalendar$$' $(addprefix ./,$(CONCURRENT))
 	  CGO_ENABLED=1 go test -race -vet=off -timeout 40m ./internal/sim -run 'TestOneFault|TestTwoFaults|TestRandomSchedules$$|Amid' ) & race=$$!
-	go test -timeout 40m $(addprefix ./,$(SCHEDULED)) ./spec $$(go list ./... | grep -vxFf <(go list $(addprefix ./,$(filter-out $(SCHEDULED),$(CONCURRENT))) ./integration ./cmd/matter)) && ok=1 || ok=
+	go test -p 3 -timeout 40m $(addprefix ./,$(SCHEDULED)) ./spec $$(go list ./... | grep -vxFf <(go list $(addprefix ./,$(filter-out $(SCHEDULED),$(CONCURRENT))) ./integration ./cmd/matter)) && ok=1 || ok=
 	wait $$race
 	test "$$ok"
 
