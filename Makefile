@@ -27,22 +27,22 @@ help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
 
 demo: build venv dynoxide rekor-server ## adopt rows that boto3 wrote, rotate real rows on a local AWS, twice, and prove what happened
-	@bin/matter local demo
+	@bin/matter-local demo
 
 # Packages in which goroutines meet. The others drive processes, in which the race
 # detector sees nothing, or do one thing after the other. What belongs to both kinds,
 # and is five times slower with it, also runs whole without it: SCHEDULED.
-CONCURRENT := rotation audit envelope/... kek $(addprefix internal/,announce app corpus lambdastep linear load memddb/... memstore/... rekor restore)
-SCHEDULED  := rotation internal/sim
+CONCURRENT := rotation audit envelope/... kek $(addprefix internal/,announce app corpus lambdastep rekor restore) $(addprefix test/,linear load memddb/... memstore/...)
+SCHEDULED  := rotation test/sim
 
 test: build venv dynoxide rekor-server build/tla2tools.jar asl ministack ## all tests, as CI runs them
 	@export MATTER_REQUIRE_LOCAL=1 GOGC=$${GOGC:-400} MATTER_SIM_SECONDS=$${MATTER_SIM_SECONDS:-10}
-	go test -timeout 40m -parallel 4 ./integration ./cmd/matter
+	go test -timeout 40m -parallel 4 ./test/integration ./cmd/matter
 	# side by side, for neither keeps two processors busy to its end; the longest packages
 	# first, in which order they begin; dates are worked out by one goroutine
 	( CGO_ENABLED=1 go test -race -vet=off -timeout 40m -skip '^TestCalendar$$' $(addprefix ./,$(CONCURRENT))
-	  CGO_ENABLED=1 go test -race -vet=off -timeout 40m ./internal/sim -run 'TestOneFault|TestTwoFaults|TestRandomSchedules$$|Amid' ) & race=$$!
-	go test -p 3 -timeout 40m $(addprefix ./,$(SCHEDULED)) ./spec $$(go list ./... | grep -vxFf <(go list $(addprefix ./,$(filter-out $(SCHEDULED),$(CONCURRENT))) ./integration ./cmd/matter)) && ok=1 || ok=
+	  CGO_ENABLED=1 go test -race -vet=off -timeout 40m ./test/sim -run 'TestOneFault|TestTwoFaults|TestRandomSchedules$$|Amid' ) & race=$$!
+	go test -p 3 -timeout 40m $(addprefix ./,$(SCHEDULED)) ./spec $$(go list ./... | grep -vxFf <(go list $(addprefix ./,$(filter-out $(SCHEDULED),$(CONCURRENT))) ./test/integration ./cmd/matter)) && ok=1 || ok=
 	wait $$race
 	test "$$ok"
 
@@ -107,26 +107,26 @@ spec-deep: build/tla2tools.jar ## larger models, for MATTER_SPEC_BUDGET (default
 
 sim: ## fault schedules for MATTER_SIM_SECONDS; SEED=… or SCHEDULE='…' tells one as a story, WORLD=adapters or requests in the real adapters
 	@if [[ -n '$(SEED)$(SCHEDULE)' ]]; then
-	  MATTER_SIM_WORLD='$(WORLD)' MATTER_SIM_SEED='$(SEED)' MATTER_SIM_SCHEDULE='$(SCHEDULE)' go test ./internal/sim -run TestReplay -v -count 1
+	  MATTER_SIM_WORLD='$(WORLD)' MATTER_SIM_SEED='$(SEED)' MATTER_SIM_SCHEDULE='$(SCHEDULE)' go test ./test/sim -run TestReplay -v -count 1
 	else
-	  go test ./internal/sim -run 'TestOneFault|TestTwoFaults|TestRandomSchedules$$|TestRandomAmid|TestTakeOvers|TestObjects|TestRestores' -v -count 1 -timeout 0
+	  go test ./test/sim -run 'TestOneFault|TestTwoFaults|TestRandomSchedules$$|TestRandomAmid|TestTakeOvers|TestObjects|TestRestores' -v -count 1 -timeout 0
 	fi
 
 sim-deep: ## every single fault in the real adapters, every pair of faults, then seeds, for MATTER_SIM_BUDGET (default 30m)
-	@MATTER_SIM_WORLD='$(WORLD)' MATTER_SIM_BUDGET=$${MATTER_SIM_BUDGET:-30m} go test ./internal/sim -run 'TestDeep|TestOneFaultAmid' -v -count 1 -timeout 0
+	@MATTER_SIM_WORLD='$(WORLD)' MATTER_SIM_BUDGET=$${MATTER_SIM_BUDGET:-30m} go test ./test/sim -run 'TestDeep|TestOneFaultAmid' -v -count 1 -timeout 0
 
 sim-takeovers: ## an emergency begun at every call of a rotation, with every single fault at each of its own; SEED=… tests that sample alone
-	@MATTER_SIM_SEED='$(SEED)' MATTER_SIM_BUDGET=$(if $(SEED),,$${MATTER_SIM_BUDGET:-30m}) go test ./internal/sim -run 'TestTakeOvers' -v -count 1 -timeout 0
+	@MATTER_SIM_SEED='$(SEED)' MATTER_SIM_BUDGET=$(if $(SEED),,$${MATTER_SIM_BUDGET:-30m}) go test ./test/sim -run 'TestTakeOvers' -v -count 1 -timeout 0
 
 mutants: build venv dynoxide rekor-server build/tla2tools.jar ## plant every bug and write the tables of docs/testing.md
-	@MATTER_MUTANTS=1 go test ./internal/sim -run TestPlantedBugs -v -count 1 -timeout 0 -args -update
-	MATTER_REQUIRE_LOCAL=1 MATTER_MUTANTS=1 go test ./integration -run TestPlantedBugs -v -count 1 -timeout 0 -args -update
+	@MATTER_MUTANTS=1 go test ./test/sim -run TestPlantedBugs -v -count 1 -timeout 0 -args -update
+	MATTER_REQUIRE_LOCAL=1 MATTER_MUTANTS=1 go test ./test/integration -run TestPlantedBugs -v -count 1 -timeout 0 -args -update
 
 mutation: venv dynoxide rekor-server ## change every line of the main packages, for MATTER_MUTATION_BUDGET (default 10m), and see their tests fail
-	@MATTER_REQUIRE_LOCAL=1 MATTER_MUTATION=1 go test ./internal/mutation -run 'TestMutation$$' -v -count 1 -timeout 0 -args $(if $(UPDATE),-update)
+	@MATTER_REQUIRE_LOCAL=1 MATTER_MUTATION=1 go test ./test/mutation -run 'TestMutation$$' -v -count 1 -timeout 0 -args $(if $(UPDATE),-update)
 
 chaos: build venv dynoxide rekor-server ## rotations with killed processes, MATTER_CHAOS_RUNS of them (default 50)
-	@MATTER_REQUIRE_LOCAL=1 MATTER_CHAOS_RUNS=$${MATTER_CHAOS_RUNS:-50} go test ./integration -run 'TestChaos$$' -v -count 1 -timeout 0
+	@MATTER_REQUIRE_LOCAL=1 MATTER_CHAOS_RUNS=$${MATTER_CHAOS_RUNS:-50} go test ./test/integration -run 'TestChaos$$' -v -count 1 -timeout 0
 
 fuzz: ## every fuzz target for FUZZ_SECONDS (default 30)
 	@grep -rl --include='*_test.go' '^func Fuzz' audit envelope internal rotation | sort | while read -r f; do

@@ -5,7 +5,7 @@ import (
 	"testing"
 
 	"github.com/matter-ops/kms-rotation/audit"
-	"github.com/matter-ops/kms-rotation/internal/audittest"
+	"github.com/matter-ops/kms-rotation/test/audittest"
 )
 
 // FuzzParseAnchor: whatever is stored, an anchor that parses has one encoding, and

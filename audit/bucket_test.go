@@ -15,7 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/matter-ops/kms-rotation/audit"
-	"github.com/matter-ops/kms-rotation/internal/audittest"
+	"github.com/matter-ops/kms-rotation/test/audittest"
 )
 
 // TestCopyIsTheBucket: a copy has every version with its bytes and its lock, whatever

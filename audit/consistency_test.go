@@ -8,8 +8,8 @@ import (
 	"testing"
 
 	"github.com/matter-ops/kms-rotation/audit"
-	"github.com/matter-ops/kms-rotation/internal/audittest"
-	"github.com/matter-ops/kms-rotation/internal/rekor/rekortest"
+	"github.com/matter-ops/kms-rotation/test/audittest"
+	"github.com/matter-ops/kms-rotation/test/rekortest"
 )
 
 // copyOfV1 opens the copy of a chain with anchors of version 1, which a release before

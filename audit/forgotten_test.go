@@ -11,8 +11,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/matter-ops/kms-rotation/audit"
-	"github.com/matter-ops/kms-rotation/internal/audittest"
-	"github.com/matter-ops/kms-rotation/internal/rekor/rekortest"
+	"github.com/matter-ops/kms-rotation/test/audittest"
+	"github.com/matter-ops/kms-rotation/test/rekortest"
 )
 
 // repaired is the record of a repair that names forgotten generations by their last records.

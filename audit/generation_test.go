@@ -10,7 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/matter-ops/kms-rotation/audit"
-	"github.com/matter-ops/kms-rotation/internal/audittest"
+	"github.com/matter-ops/kms-rotation/test/audittest"
 )
 
 // verified verifies with or without what the control table says.

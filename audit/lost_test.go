@@ -9,7 +9,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/matter-ops/kms-rotation/audit"
-	"github.com/matter-ops/kms-rotation/internal/audittest"
+	"github.com/matter-ops/kms-rotation/test/audittest"
 )
 
 // lost is the event that says that a record is lost.

@@ -8,8 +8,8 @@ import (
 	"testing"
 
 	"github.com/matter-ops/kms-rotation/audit"
-	"github.com/matter-ops/kms-rotation/internal/audittest"
-	"github.com/matter-ops/kms-rotation/internal/rekor/rekortest"
+	"github.com/matter-ops/kms-rotation/test/audittest"
+	"github.com/matter-ops/kms-rotation/test/rekortest"
 )
 
 // TestLogEntry pins the entry: a log makes its own of the same parts.

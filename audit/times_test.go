@@ -10,8 +10,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/matter-ops/kms-rotation/audit"
-	"github.com/matter-ops/kms-rotation/internal/audittest"
-	"github.com/matter-ops/kms-rotation/internal/rekor/rekortest"
+	"github.com/matter-ops/kms-rotation/test/audittest"
+	"github.com/matter-ops/kms-rotation/test/rekortest"
 )
 
 // minute is the time of a record of [audittest.New], by its number.

@@ -17,8 +17,8 @@ import (
 	"golang.org/x/mod/sumdb/note"
 
 	"github.com/matter-ops/kms-rotation/audit"
-	"github.com/matter-ops/kms-rotation/internal/audittest"
-	"github.com/matter-ops/kms-rotation/internal/rekor/rekortest"
+	"github.com/matter-ops/kms-rotation/test/audittest"
+	"github.com/matter-ops/kms-rotation/test/rekortest"
 )
 
 // TestParseTrust: a list that is not wholly usable is refused, and the error names

@@ -15,7 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/matter-ops/kms-rotation/audit"
-	"github.com/matter-ops/kms-rotation/internal/audittest"
+	"github.com/matter-ops/kms-rotation/test/audittest"
 )
 
 func record(seq int64) string { return audit.ObjectKey(audittest.Chain, seq) }

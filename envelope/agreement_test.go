@@ -16,9 +16,9 @@ import (
 	"github.com/matter-ops/kms-rotation/envelope"
 	"github.com/matter-ops/kms-rotation/envelope/aead"
 	"github.com/matter-ops/kms-rotation/internal/ddb"
-	"github.com/matter-ops/kms-rotation/internal/ddb/ddbtest"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/test/ddbtest"
 )
 
 // The data plane must not depend on the control plane, so each has its own code

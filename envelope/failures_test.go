@@ -13,8 +13,8 @@ import (
 	ddbtypes "github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
 
 	"github.com/matter-ops/kms-rotation/envelope"
-	"github.com/matter-ops/kms-rotation/internal/memddb"
 	"github.com/matter-ops/kms-rotation/kek"
+	"github.com/matter-ops/kms-rotation/test/memddb"
 )
 
 // failingDB answers one of its requests with an error, by number from 1, and notes the

@@ -17,11 +17,11 @@ import (
 	"github.com/matter-ops/kms-rotation/envelope"
 	"github.com/matter-ops/kms-rotation/envelope/aead"
 	"github.com/matter-ops/kms-rotation/internal/ddb"
-	"github.com/matter-ops/kms-rotation/internal/ddb/ddbtest"
-	"github.com/matter-ops/kms-rotation/internal/memstore"
-	"github.com/matter-ops/kms-rotation/internal/memstore/awsapi"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/test/ddbtest"
+	"github.com/matter-ops/kms-rotation/test/memstore"
+	"github.com/matter-ops/kms-rotation/test/memstore/awsapi"
 )
 
 func TestMain(m *testing.M) { ddbtest.Main(m) }

@@ -14,7 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/matter-ops/kms-rotation/envelope"
-	"github.com/matter-ops/kms-rotation/internal/ddb/ddbtest"
+	"github.com/matter-ops/kms-rotation/test/ddbtest"
 )
 
 // keyed makes a table with a key of its own and opens it as cfg says, which gets the

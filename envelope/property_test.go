@@ -16,7 +16,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/matter-ops/kms-rotation/envelope"
-	"github.com/matter-ops/kms-rotation/internal/ddb/ddbtest"
+	"github.com/matter-ops/kms-rotation/test/ddbtest"
 )
 
 // TestAnyItem: whatever the table's definition, the item and the change, a write

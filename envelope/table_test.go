@@ -18,9 +18,9 @@ import (
 
 	"github.com/matter-ops/kms-rotation/envelope"
 	"github.com/matter-ops/kms-rotation/envelope/aead"
-	"github.com/matter-ops/kms-rotation/internal/ddb/ddbtest"
-	"github.com/matter-ops/kms-rotation/internal/memddb"
 	"github.com/matter-ops/kms-rotation/kek"
+	"github.com/matter-ops/kms-rotation/test/ddbtest"
+	"github.com/matter-ops/kms-rotation/test/memddb"
 )
 
 var ignoreSDK = cmpopts.IgnoreUnexported(s{}, n{}, b{})

@@ -14,7 +14,7 @@ import (
 
 	"github.com/matter-ops/kms-rotation/envelope"
 	"github.com/matter-ops/kms-rotation/envelope/aead"
-	"github.com/matter-ops/kms-rotation/internal/memstore/awsapi"
+	"github.com/matter-ops/kms-rotation/test/memstore/awsapi"
 )
 
 // tinkKeys is KMS with one more key, under which Tink wraps: like Tink's AWS KMS

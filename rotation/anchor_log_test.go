@@ -10,8 +10,8 @@ import (
 
 	"github.com/matter-ops/kms-rotation/audit"
 	"github.com/matter-ops/kms-rotation/internal/lambdastep"
-	"github.com/matter-ops/kms-rotation/internal/rekor/rekortest"
 	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/test/rekortest"
 )
 
 // moody is a transparency log that at some time takes nothing, or nothing any more.

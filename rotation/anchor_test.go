@@ -11,11 +11,11 @@ import (
 	"time"
 
 	"github.com/matter-ops/kms-rotation/audit"
-	"github.com/matter-ops/kms-rotation/internal/memstore"
 	"github.com/matter-ops/kms-rotation/internal/rekor"
-	"github.com/matter-ops/kms-rotation/internal/rekor/rekortest"
-	"github.com/matter-ops/kms-rotation/internal/storetest"
 	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/test/memstore"
+	"github.com/matter-ops/kms-rotation/test/rekortest"
+	"github.com/matter-ops/kms-rotation/test/storetest"
 )
 
 // errKilled is what a process sees of the world once it has been killed: nothing.

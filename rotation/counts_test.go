@@ -8,9 +8,9 @@ import (
 	"testing"
 
 	"github.com/matter-ops/kms-rotation/internal/lambdastep"
-	"github.com/matter-ops/kms-rotation/internal/memstore"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/test/memstore"
 )
 
 // deleting is a source with a bug: it deletes the row that it should replace.

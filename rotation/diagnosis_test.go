@@ -18,10 +18,10 @@ import (
 
 	"github.com/matter-ops/kms-rotation/audit"
 	"github.com/matter-ops/kms-rotation/internal/ddb"
-	"github.com/matter-ops/kms-rotation/internal/memddb"
-	"github.com/matter-ops/kms-rotation/internal/rekor/rekortest"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/test/memddb"
+	"github.com/matter-ops/kms-rotation/test/rekortest"
 )
 
 // diagnosis is damage to the control table, KMS or the bucket at a phase of a rotation.

@@ -8,7 +8,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/matter-ops/kms-rotation/audit"
-	"github.com/matter-ops/kms-rotation/internal/rekor/rekortest"
+	"github.com/matter-ops/kms-rotation/test/rekortest"
 )
 
 // anchorist makes anchors of a chain.

@@ -19,12 +19,12 @@ import (
 	"github.com/matter-ops/kms-rotation/audit"
 	"github.com/matter-ops/kms-rotation/envelope/aead"
 	"github.com/matter-ops/kms-rotation/internal/ddb"
-	"github.com/matter-ops/kms-rotation/internal/memddb"
-	"github.com/matter-ops/kms-rotation/internal/memstore"
 	"github.com/matter-ops/kms-rotation/internal/rekor"
-	"github.com/matter-ops/kms-rotation/internal/rekor/rekortest"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/test/memddb"
+	"github.com/matter-ops/kms-rotation/test/memstore"
+	"github.com/matter-ops/kms-rotation/test/rekortest"
 )
 
 const control = "control"

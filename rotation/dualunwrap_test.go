@@ -6,9 +6,9 @@ import (
 	"fmt"
 	"testing"
 
-	"github.com/matter-ops/kms-rotation/internal/memstore"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/test/memstore"
 )
 
 // lax is a KMS that forgets to compare encryption contexts.

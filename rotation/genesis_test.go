@@ -3,9 +3,9 @@ package rotation_test
 import (
 	"testing"
 
-	"github.com/matter-ops/kms-rotation/internal/memstore"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/test/memstore"
 )
 
 // TestLastEpoch: a deployment of rows that an earlier one has moved begins after the highest

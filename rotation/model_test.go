@@ -6,8 +6,8 @@ import (
 	"time"
 
 	"github.com/matter-ops/kms-rotation/rotation"
-	"github.com/matter-ops/kms-rotation/spec/tlc/tlctest"
-	"github.com/matter-ops/kms-rotation/spec/trace"
+	"github.com/matter-ops/kms-rotation/test/tlc/tlctest"
+	"github.com/matter-ops/kms-rotation/test/trace"
 )
 
 // sampled is one run in how many is given to TLC; another one every day.

@@ -6,9 +6,9 @@ import (
 	"testing"
 
 	"github.com/matter-ops/kms-rotation/audit"
-	"github.com/matter-ops/kms-rotation/internal/memddb"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/test/memddb"
 )
 
 // switchedPast brings a rotation to a phase before its switch, remembers the control table,

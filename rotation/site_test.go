@@ -11,9 +11,9 @@ import (
 	"time"
 
 	"github.com/matter-ops/kms-rotation/envelope/aead"
-	"github.com/matter-ops/kms-rotation/internal/memstore"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/test/memstore"
 )
 
 const (

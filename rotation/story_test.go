@@ -10,10 +10,10 @@ import (
 	"testing"
 	"time"
 
-	"github.com/matter-ops/kms-rotation/internal/asltest"
-	"github.com/matter-ops/kms-rotation/internal/memstore"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/test/asltest"
+	"github.com/matter-ops/kms-rotation/test/memstore"
 )
 
 // story writes down all that a rotation says to anybody: each step's output or error,

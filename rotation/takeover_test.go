@@ -4,9 +4,9 @@ import (
 	"slices"
 	"testing"
 
-	"github.com/matter-ops/kms-rotation/internal/asltest"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/test/asltest"
 )
 
 const stolen = "emergency-1"

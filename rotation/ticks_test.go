@@ -8,9 +8,9 @@ import (
 	"time"
 
 	"github.com/matter-ops/kms-rotation/audit"
-	"github.com/matter-ops/kms-rotation/internal/memstore"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/test/memstore"
 )
 
 // ordered is a [rotation.Starter] and a meter that write down what they are asked for.

@@ -9,9 +9,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/matter-ops/kms-rotation/internal/memstore"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/test/memstore"
 )
 
 // traffic are applications that write while a rotation runs: with a pointer read

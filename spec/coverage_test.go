@@ -8,7 +8,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/matter-ops/kms-rotation/spec/tlc"
+	"github.com/matter-ops/kms-rotation/test/tlc"
 )
 
 // counted are the variants in which TLC counts how often each action is taken. They are the

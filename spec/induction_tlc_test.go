@@ -7,8 +7,8 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/matter-ops/kms-rotation/spec/tlc"
-	"github.com/matter-ops/kms-rotation/spec/tlc/tlctest"
+	"github.com/matter-ops/kms-rotation/test/tlc"
+	"github.com/matter-ops/kms-rotation/test/tlc/tlctest"
 )
 
 //go:embed induction.tla

@@ -1,6 +1,6 @@
 package spec
 
-import "github.com/matter-ops/kms-rotation/spec/tlc"
+import "github.com/matter-ops/kms-rotation/test/tlc"
 
 // withLag adds the module lag: KMS that is eventually consistent.
 func withLag(all map[string]model) map[string]model {

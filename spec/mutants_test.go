@@ -4,7 +4,7 @@ import (
 	"slices"
 	"testing"
 
-	"github.com/matter-ops/kms-rotation/spec/tlc"
+	"github.com/matter-ops/kms-rotation/test/tlc"
 )
 
 // quiet are rotations without applications; the rows are those of before.

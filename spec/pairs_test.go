@@ -1,6 +1,6 @@
 package spec
 
-import "github.com/matter-ops/kms-rotation/spec/tlc"
+import "github.com/matter-ops/kms-rotation/test/tlc"
 
 // pairs are variants of two features each, small enough to be searched whole: a fault that
 // needs both is in none of the variants of one feature, and too deep in those of all.

@@ -13,8 +13,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/matter-ops/kms-rotation/spec/tlc"
-	"github.com/matter-ops/kms-rotation/spec/tlc/tlctest"
+	"github.com/matter-ops/kms-rotation/test/tlc"
+	"github.com/matter-ops/kms-rotation/test/tlc/tlctest"
 )
 
 var (

@@ -6,7 +6,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/matter-ops/kms-rotation/spec/tlc"
+	"github.com/matter-ops/kms-rotation/test/tlc"
 )
 
 // variant is a model with its bounds, features and mechanisms, and the verdict

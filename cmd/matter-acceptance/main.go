@@ -21,7 +21,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/config"
 	"github.com/aws/aws-sdk-go-v2/service/sts"
 
-	"github.com/matter-ops/kms-rotation/internal/acceptance"
+	"github.com/matter-ops/kms-rotation/test/acceptance"
 )
 
 const forecast = `

@@ -11,7 +11,7 @@ import (
 	"time"
 
 	"github.com/matter-ops/kms-rotation/audit"
-	"github.com/matter-ops/kms-rotation/internal/audittest"
+	"github.com/matter-ops/kms-rotation/test/audittest"
 )
 
 // site is a copied bucket with the trust list of its auditor.

@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/matter-ops/kms-rotation/internal/console"
 	"github.com/matter-ops/kms-rotation/rotation"
 )
 
@@ -36,18 +37,18 @@ adopted), 1 if some are left.`,
 }
 
 func (o *operator) adopt(ctx context.Context, source string, confirm bool) error {
-	line := &statusLine{out: o.err, live: isTerminal(o.err)}
+	line := console.NewStatusLine(o.Err)
 	a, err := o.Steps.Adopt(ctx, o.Table, rotation.AdoptInput{Source: source, Write: confirm, Seen: func(n int64) {
-		if line.live {
-			line.show(fmt.Sprintf("%s: %d items read", source, n), "")
+		if line.Live {
+			line.Show(fmt.Sprintf("%s: %d items read", source, n), "")
 		}
 	}})
-	line.end()
+	line.End()
 	if err != nil {
 		return err
 	}
 	command := afterAdopt(a, confirm)
-	if err := o.result(struct {
+	if err := o.Result(struct {
 		rotation.Adoption
 		Confirmed bool   `json:"confirmed"`
 		Next      string `json:"next"`
@@ -55,7 +56,7 @@ func (o *operator) adopt(ctx context.Context, source string, confirm bool) error
 		return err
 	}
 	if len(a.Left) > 0 || a.Changed > 0 {
-		return exit(exitFailed)
+		return console.Exit(console.ExitFailed)
 	}
 	return nil
 }

@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/matter-ops/kms-rotation/internal/console"
 	"github.com/matter-ops/kms-rotation/rotation"
 )
 
@@ -37,7 +38,7 @@ func (o *operator) announce(ctx context.Context, label, from string) error {
 	if from != "" {
 		at, err := time.ParseInLocation("2006-01-02T15:04", from, zone)
 		if err != nil {
-			return usageError{fmt.Errorf("--from %q: use YYYY-MM-DDTHH:MM, such as 2026-04-12T02:00", from)}
+			return console.UsageError{Err: fmt.Errorf("--from %q: use YYYY-MM-DDTHH:MM, such as 2026-04-12T02:00", from)}
 		}
 		in.From = at
 	}
@@ -50,7 +51,7 @@ func (o *operator) announce(ctx context.Context, label, from string) error {
 		told = strings.Join(a.Told, ", ")
 	}
 	command := fmt.Sprintf("matter ops kms-preflight --label %q", a.Label)
-	return o.result(map[string]any{
+	return o.Result(map[string]any{
 		"label": a.Label, "from": a.From.UTC(), "to": a.To.UTC(), "announced_at": a.At.UTC(), "told": a.Told, "next": command,
 	},
 		fmt.Sprintf("announced %s: %s to %s", a.Label, a.From.In(zone).Format("Mon 2006-01-02 15:04"), a.To.In(zone).Format("Mon 2006-01-02 15:04 MST")),

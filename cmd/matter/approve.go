@@ -78,7 +78,7 @@ func (o *operator) verdict(ctx context.Context, v rotation.Verdict) error {
 			command = o.goOn(ctx, r)
 		}
 	}
-	return o.result(map[string]any{
+	return o.Result(map[string]any{
 		"rotation_id": a.Rotation, "plan": a.Plan, "state": a.State, "by": a.By, "requested_by": a.Requester, "execution_told": waits, "next": command,
 	}, fmt.Sprintf("rotation %s is %s by %s; it was asked for by %s", a.Rotation, a.State, a.By, a.Requester), next(command))
 }

@@ -14,11 +14,12 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/matter-ops/kms-rotation/audit"
+	"github.com/matter-ops/kms-rotation/internal/console"
 	"github.com/matter-ops/kms-rotation/rotation"
 )
 
 func newAudit() *cobra.Command {
-	cmd := group(&cobra.Command{
+	cmd := console.Group(&cobra.Command{
 		Use: "audit", Short: "Verify, show, export and anchor the audit chain",
 		Example: "  matter ops audit verify\n  matter ops audit export --to copy",
 	})
@@ -48,7 +49,7 @@ Exit code: 0 green, 1 tampered, 5 unproven.`,
 		for _, s := range known {
 			k, err := audit.ParseKnown(s)
 			if err != nil {
-				return usageError{err}
+				return console.UsageError{Err: err}
 			}
 			opts.Known = append(opts.Known, k)
 		}
@@ -68,16 +69,16 @@ func (o *operator) auditVerify(ctx context.Context, opts rotation.AuditOptions) 
 	if err := r.Print(&text); err != nil {
 		return err
 	}
-	if err := o.result(r, strings.TrimSuffix(text.String(), "\n")); err != nil {
+	if err := o.Result(r, strings.TrimSuffix(text.String(), "\n")); err != nil {
 		return err
 	}
 	switch r.Result {
 	case audit.Green:
 		return nil
 	case audit.Unproven:
-		return exit(exitUnproven)
+		return console.Exit(console.ExitUnproven)
 	default:
-		return exit(exitFailed)
+		return console.Exit(console.ExitFailed)
 	}
 }
 
@@ -94,7 +95,7 @@ func newAuditShow() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return o.result(records, table(records))
+		return o.Result(records, table(records))
 	})
 }
 
@@ -163,7 +164,7 @@ func newAuditExport() *cobra.Command {
 		if err := audit.Copy(ctx, a.Bucket, to); err != nil {
 			return err
 		}
-		return o.result(map[string]string{"directory": to}, "copied to "+to)
+		return o.Result(map[string]string{"directory": to}, "copied to "+to)
 	}, "to")
 }
 
@@ -205,7 +206,7 @@ from the Sigstore TUF repository with a client that verifies it, such as cosign 
 		if err != nil {
 			return err
 		}
-		return o.result(t, string(text))
+		return o.Result(t, string(text))
 	})
 }
 
@@ -240,6 +241,6 @@ func newAuditAnchor() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return o.result(out, fmt.Sprintf("%d records, anchor %d at log index %d of %s", out.Records, out.Anchor, out.LogIndex, out.Log))
+		return o.Result(out, fmt.Sprintf("%d records, anchor %d at log index %d of %s", out.Records, out.Anchor, out.LogIndex, out.Log))
 	})
 }

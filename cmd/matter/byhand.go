@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/matter-ops/kms-rotation/internal/app"
+	"github.com/matter-ops/kms-rotation/internal/console"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
 )
@@ -137,7 +138,7 @@ func (o *operator) idle(ctx context.Context, r kek.Rotation) error {
 	}
 	e, ok, err := o.running(ctx, r.ID)
 	if err != nil { // by hand is what is left when Step Functions does not answer
-		fmt.Fprintf(o.err, "warning: no answer whether an execution is at work on rotation %s; the step is safe either way: %v\n", r.ID, err)
+		fmt.Fprintf(o.Err, "warning: no answer whether an execution is at work on rotation %s; the step is safe either way: %v\n", r.ID, err)
 		return nil
 	}
 	if !ok {
@@ -245,17 +246,17 @@ func (o *operator) done(ctx context.Context, id string, before kek.Phase, output
 	if res.Already {
 		head += "; this step was done before"
 	}
-	return o.result(res, append(append([]string{head}, lines...), next(res.Next))...)
+	return o.Result(res, append(append([]string{head}, lines...), next(res.Next))...)
 }
 
 // would says what a destructive command was not told to do, and the command that
 // does it.
 func (o *operator) would(does, command string) error {
 	command += " --confirm"
-	if err := o.result(map[string]string{"would": does, "next": command}, "would "+does); err != nil {
+	if err := o.Result(map[string]string{"would": does, "next": command}, "would "+does); err != nil {
 		return err
 	}
-	return usageError{fmt.Errorf("nothing was done without --confirm (next: %s)", command)}
+	return console.UsageError{Err: fmt.Errorf("nothing was done without --confirm (next: %s)", command)}
 }
 
 var notInID = regexp.MustCompile(`[^A-Za-z0-9_-]`)

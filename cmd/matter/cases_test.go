@@ -8,7 +8,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/matter-ops/kms-rotation/internal/localaws/backend"
+	"github.com/matter-ops/kms-rotation/test/localaws/backend"
 )
 
 // TestCases runs the scripts of testdata/cases, faults that people met in public, on one

@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/matter-ops/kms-rotation/internal/console"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
 )
@@ -32,13 +33,13 @@ Exit code: 0 if a rotation would not be refused, 1 if it would.`,
 }
 
 func (o *operator) census(ctx context.Context, source string) error {
-	line := &statusLine{out: o.err, live: isTerminal(o.err)}
+	line := console.NewStatusLine(o.Err)
 	c, err := o.Steps.TakeCensus(ctx, source, func(n int64) {
-		if line.live {
-			line.show(fmt.Sprintf("%d items read", n), "")
+		if line.Live {
+			line.Show(fmt.Sprintf("%d items read", n), "")
 		}
 	})
-	line.end()
+	line.End()
 	if err != nil {
 		return err
 	}
@@ -50,7 +51,7 @@ func (o *operator) census(ctx context.Context, source string) error {
 	if c.Problem != "" {
 		command = ""
 	}
-	if err := o.result(struct {
+	if err := o.Result(struct {
 		rotation.Census
 		Forgotten []markEntry `json:"forgotten"`
 		Next      string      `json:"next"`
@@ -60,10 +61,10 @@ func (o *operator) census(ctx context.Context, source string) error {
 	if c.Problem == "" {
 		return nil
 	}
-	if !o.json {
-		fmt.Fprintln(o.err, "matter:", c.Problem)
+	if !o.JSON {
+		fmt.Fprintln(o.Err, "matter:", c.Problem)
 	}
-	return exit(exitFailed)
+	return console.Exit(console.ExitFailed)
 }
 
 // states maps the registered KEKs to their states.
@@ -94,7 +95,7 @@ func (o *operator) censusLines(c rotation.Census, states map[kek.ID]kek.State) [
 		}
 	}
 	for _, m := range c.Forgotten {
-		lines = append(lines, fmt.Sprintf("%s  table %s is no source: %s wrote envelopes into it, last seen %s", paint(o.out, red, "FORGOTTEN"), m.Table, m.Holder, stamp(m.SeenAt)))
+		lines = append(lines, fmt.Sprintf("%s  table %s is no source: %s wrote envelopes into it, last seen %s", console.Paint(o.Out, console.Red, "FORGOTTEN"), m.Table, m.Holder, stamp(m.SeenAt)))
 	}
 	return lines
 }

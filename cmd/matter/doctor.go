@@ -6,6 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/matter-ops/kms-rotation/internal/console"
 	"github.com/matter-ops/kms-rotation/rotation"
 )
 
@@ -50,9 +51,9 @@ func (o *operator) doctor(ctx context.Context, f doctorFlags) error {
 		}
 		switch {
 		case f.repair && len(d.Findings) > len(d.Open()):
-			return usageError{fmt.Errorf("nothing was done without --confirm (next: %s)", repairCommand)}
+			return console.UsageError{Err: fmt.Errorf("nothing was done without --confirm (next: %s)", repairCommand)}
 		case len(d.Findings) > 0:
-			return exit(exitFailed)
+			return console.Exit(console.ExitFailed)
 		}
 		return nil
 	}
@@ -64,7 +65,7 @@ func (o *operator) doctor(ctx context.Context, f doctorFlags) error {
 		err = serr
 	}
 	if err == nil && len(d.Findings) > 0 {
-		return exit(exitFailed)
+		return console.Exit(console.ExitFailed)
 	}
 	return err
 }
@@ -75,13 +76,13 @@ const repairCommand = "matter ops doctor --repair --confirm"
 func (o *operator) sayDiagnosis(d rotation.Diagnosis) error {
 	var lines []string
 	if d.SetBack != "" {
-		lines = append(lines, paint(o.out, red, "SET BACK")+"  "+d.SetBack)
+		lines = append(lines, console.Paint(o.Out, console.Red, "SET BACK")+"  "+d.SetBack)
 	}
 	for _, f := range d.Repaired {
-		lines = append(lines, fmt.Sprintf("%s  %s: %s; done: %s", paint(o.out, green, "repaired"), f.Item, f.Fault, f.Repair))
+		lines = append(lines, fmt.Sprintf("%s  %s: %s; done: %s", console.Paint(o.Out, console.Green, "repaired"), f.Item, f.Fault, f.Repair))
 	}
 	for _, f := range d.Findings {
-		line := fmt.Sprintf("%s  %s: %s", paint(o.out, red, "NO"), f.Item, f.Fault)
+		line := fmt.Sprintf("%s  %s: %s", console.Paint(o.Out, console.Red, "NO"), f.Item, f.Fault)
 		switch {
 		case f.Repair == "":
 			line += "; next: " + f.Next
@@ -98,7 +99,7 @@ func (o *operator) sayDiagnosis(d rotation.Diagnosis) error {
 	if d.Chain != "" {
 		lines = append(lines, "read: "+d.Chain)
 	}
-	return o.result(diagnosis{d, nextOf(d)}, append(lines, next(nextOf(d)))...)
+	return o.Result(diagnosis{d, nextOf(d)}, append(lines, next(nextOf(d)))...)
 }
 
 // diagnosis is what a program reads.

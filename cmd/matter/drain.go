@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/matter-ops/kms-rotation/internal/console"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
 )
@@ -34,7 +35,7 @@ nor after Ctrl-C: run it again.`,
 	cmd.Flags().DurationVar(&every, "poll", 2*time.Second, "pause between two looks")
 	return newStep(cmd, func(ctx context.Context, o *operator) error {
 		if wait < 0 || every <= 0 {
-			return usageError{errors.New("--max-wait and --poll must be durations such as 30m and 2s")}
+			return console.UsageError{Err: errors.New("--max-wait and --poll must be durations such as 30m and 2s")}
 		}
 		return o.drain(ctx, kek.ID(id), wait, every)
 	}, "old-kek-id")
@@ -50,8 +51,8 @@ func (o *operator) drain(ctx context.Context, id kek.ID, wait, every time.Durati
 	}
 	steps := *o.Steps
 	steps.DrainMaxWait = math.MaxInt64 // this command waits, not the step
-	line := &statusLine{out: o.progress(), live: isTerminal(o.progress())}
-	defer line.end()
+	line := console.NewStatusLine(o.Progress())
+	defer line.End()
 	start := time.Now()
 	for {
 		out, err := steps.Drain(ctx, rotation.StepInput{RotationID: r.ID})
@@ -61,13 +62,13 @@ func (o *operator) drain(ctx context.Context, id kek.ID, wait, every time.Durati
 		case err != nil:
 			return o.advise(err, r)
 		case out.Done:
-			line.end()
+			line.End()
 			return o.done(ctx, r.ID, later(r.Phase, kek.Switched), out, fmt.Sprintf("KEK %s is sealed: no row can be inserted under it, what was written still unwraps", id))
 		}
 		waited := time.Since(start)
-		line.show(fmt.Sprintf("%d in flight, %d leases", out.Refs, out.Leases), fmt.Sprintf("  %s of %s", short(waited), short(wait)))
+		line.Show(fmt.Sprintf("%d in flight, %d leases", out.Refs, out.Leases), fmt.Sprintf("  %s of %s", console.ShortDuration(waited), console.ShortDuration(wait)))
 		if waited >= wait {
-			line.end()
+			line.End()
 			return o.held(ctx, id, wait)
 		}
 		select {
@@ -95,8 +96,8 @@ func (o *operator) held(ctx context.Context, id kek.ID, wait time.Duration) erro
 }
 
 // detached ends a command that was interrupted while something goes on.
-func (o *operator) detached(line *statusLine, again string) error {
-	line.end()
-	fmt.Fprintln(o.err, "interrupted; nothing is lost. Again:", again)
-	return exit(exitRunning)
+func (o *operator) detached(line *console.StatusLine, again string) error {
+	line.End()
+	fmt.Fprintln(o.Err, "interrupted; nothing is lost. Again:", again)
+	return console.Exit(console.ExitRunning)
 }

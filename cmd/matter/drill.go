@@ -10,12 +10,13 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/matter-ops/kms-rotation/internal/app"
+	"github.com/matter-ops/kms-rotation/internal/console"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
 )
 
 func newDrill() *cobra.Command {
-	cmd := group(&cobra.Command{
+	cmd := console.Group(&cobra.Command{
 		Use: "drill", Short: "Try the way back before it is needed",
 		Example: "  matter ops drill run kms_rotation_failure\n  matter ops drill status",
 	})
@@ -44,9 +45,9 @@ Exit code: 0 passed, 1 failed.`,
 	cmd.Args = func(cmd *cobra.Command, args []string) error {
 		switch {
 		case len(args) != 1:
-			return usageError{fmt.Errorf("name one drill: %s; see %s --help", rotation.DrillFailure, cmd.CommandPath())}
+			return console.UsageError{Err: fmt.Errorf("name one drill: %s; see %s --help", rotation.DrillFailure, cmd.CommandPath())}
 		case args[0] != rotation.DrillFailure:
-			return usageError{fmt.Errorf("%q is no drill: use %s", args[0], rotation.DrillFailure)}
+			return console.UsageError{Err: fmt.Errorf("%q is no drill: use %s", args[0], rotation.DrillFailure)}
 		}
 		name = args[0]
 		return nil
@@ -57,7 +58,7 @@ Exit code: 0 passed, 1 failed.`,
 
 func (o *operator) drill(ctx context.Context, name string, every time.Duration) error {
 	if every <= 0 {
-		return usageError{errors.New("--poll must be a duration such as 2s")}
+		return console.UsageError{Err: errors.New("--poll must be a duration such as 2s")}
 	}
 	m, err := o.Machine(kek.Normal)
 	if err != nil {
@@ -71,8 +72,8 @@ func (o *operator) drill(ctx context.Context, name string, every time.Duration) 
 	if err != nil {
 		return err
 	}
-	if !o.json {
-		fmt.Fprintf(o.out, "execution %s started; Ctrl-C ends the watching, not the drill\n", e.Name)
+	if !o.JSON {
+		fmt.Fprintf(o.Out, "execution %s started; Ctrl-C ends the watching, not the drill\n", e.Name)
 	}
 	for {
 		if e, err = m.Describe(ctx, e.ARN); err != nil {
@@ -84,8 +85,8 @@ func (o *operator) drill(ctx context.Context, name string, every time.Duration) 
 		select {
 		case <-time.After(every):
 		case <-ctx.Done():
-			fmt.Fprintf(o.err, "stopped watching; the drill goes on: matter ops drill status\n")
-			return exit(exitRunning)
+			fmt.Fprintf(o.Err, "stopped watching; the drill goes on: matter ops drill status\n")
+			return console.Exit(console.ExitRunning)
 		}
 	}
 	d, err := o.Table.LoadDrill(ctx, name)
@@ -99,7 +100,7 @@ func (o *operator) drill(ctx context.Context, name string, every time.Duration) 
 		}
 	}
 	res := drillResult(d, o.Steps.Now(), o.Config.DrillFreshDays)
-	return o.result(res,
+	return o.Result(res,
 		fmt.Sprintf("drill %s passed: rotation %s was rolled back for %s", name, d.Rotation, rotation.CanaryFailed),
 		fmt.Sprintf("pointer: KEK %s, before and after (%t)", d.Pointer, before.Pointer != nil && before.Pointer.KEKID == d.Pointer),
 		fmt.Sprintf("KEK %s, minted for the drill: retired, its KMS key disabled", d.Retired), next(res.Next))
@@ -163,9 +164,9 @@ func (o *operator) drillStatus(ctx context.Context) error {
 		return err
 	}
 	s := drillResult(d, o.Steps.Now(), o.Config.DrillFreshDays)
-	line := fmt.Sprintf("%s  %s", paint(o.out, red, string(s.Freshness)), s.Name)
+	line := fmt.Sprintf("%s  %s", console.Paint(o.Out, console.Red, string(s.Freshness)), s.Name)
 	if s.Freshness == rotation.Fresh {
-		line = fmt.Sprintf("%s  %s", paint(o.out, green, string(s.Freshness)), s.Name)
+		line = fmt.Sprintf("%s  %s", console.Paint(o.Out, console.Green, string(s.Freshness)), s.Name)
 	}
 	evidence := ""
 	if s.PassedAt != nil {
@@ -175,11 +176,11 @@ func (o *operator) drillStatus(ctx context.Context) error {
 		}
 		evidence = fmt.Sprintf("evidence: rotation %s rolled back, pointer stayed on KEK %s, KEK %s retired and disabled", s.Rotation, s.Pointer, s.Retired)
 	}
-	if err := o.result(s, line, evidence, next(s.Next)); err != nil {
+	if err := o.Result(s, line, evidence, next(s.Next)); err != nil {
 		return err
 	}
 	if s.Freshness != rotation.Fresh {
-		return exit(exitFailed)
+		return console.Exit(console.ExitFailed)
 	}
 	return nil
 }

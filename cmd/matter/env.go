@@ -18,6 +18,7 @@ import (
 
 	"github.com/matter-ops/kms-rotation/internal/app"
 	"github.com/matter-ops/kms-rotation/internal/awserr"
+	"github.com/matter-ops/kms-rotation/internal/console"
 	"github.com/matter-ops/kms-rotation/rotation"
 )
 
@@ -35,13 +36,13 @@ Commands that change the deployment are refused in a shell whose MATTER_ variabl
 differ from the function's: evaluate this again after a deployment.`,
 		Example: `  matter ops env --stack matter
   eval "$(matter ops env --stack matter)"`,
-		Args: noArgs,
+		Args: console.NoArgs,
 	}
 	cmd.Flags().StringVar(&stack, "stack", "matter", "name of the CloudFormation stack")
 	cmd.Flags().StringVarP(&output, "output", "o", "text", "text or json")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if output != "text" && output != "json" {
-			return usageError{fmt.Errorf("-o %q: use text or json", output)}
+			return console.UsageError{Err: fmt.Errorf("-o %q: use text or json", output)}
 		}
 		env, err := stackEnv(cmd, stack)
 		if err != nil {
@@ -51,7 +52,7 @@ differ from the function's: evaluate this again after a deployment.`,
 		for _, name := range slices.Sorted(maps.Keys(env)) {
 			lines = append(lines, fmt.Sprintf("export %s='%s'", name, strings.ReplaceAll(env[name], "'", `'\''`)))
 		}
-		return console{out: cmd.OutOrStdout(), err: cmd.ErrOrStderr(), json: output == "json"}.result(env, lines...)
+		return console.Console{Out: cmd.OutOrStdout(), Err: cmd.ErrOrStderr(), JSON: output == "json"}.Result(env, lines...)
 	}
 	return cmd
 }
@@ -115,7 +116,7 @@ func (o *operator) checkShell(ctx context.Context) error {
 		return nil
 	}
 	if err != nil { // by hand is what is left when AWS does not answer
-		fmt.Fprintf(o.err, "warning: the shell could not be compared with the functions' settings: %v\n", err)
+		fmt.Fprintf(o.Err, "warning: the shell could not be compared with the functions' settings: %v\n", err)
 		return nil
 	}
 	var differ []string // names alone: a webhook's address may hold a secret

@@ -83,7 +83,7 @@ func (o *operator) genesis(ctx context.Context, f keyFlags) error {
 		command = "matter ops source add --file DEFINITION.json --confirm"
 	}
 	schedule, told := o.prospects(ctx)
-	return o.result(map[string]any{
+	return o.Result(map[string]any{
 		"kek_id": p.KEKID, "epoch": p.Epoch, "sources": sourceNames(registered), "schedule": schedule, "told": told, "next": command,
 	},
 		fmt.Sprintf("pointer: KEK %s, epoch %d", p.KEKID, p.Epoch), "registered: "+describeSources(registered),
@@ -248,7 +248,7 @@ func (o *operator) mayRegister(ctx context.Context, v kek.View) error {
 
 func (o *operator) registeredAs(k kek.KEK) error {
 	const command = "matter ops census"
-	return o.result(map[string]any{"kek_id": k.ID, "state": k.State, "label": k.Label, "next": command},
+	return o.Result(map[string]any{"kek_id": k.ID, "state": k.State, "label": k.Label, "next": command},
 		fmt.Sprintf("KEK %s is registered and %s (%s)", k.ID, k.State, k.Label), next(command))
 }
 

@@ -8,6 +8,8 @@ import (
 	"github.com/matter-ops/kms-rotation/internal/app"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
+
+	"github.com/matter-ops/kms-rotation/internal/console"
 )
 
 // keysByName answers DescribeKey.
@@ -42,7 +44,7 @@ func TestGenesisOfAnotherAccount(t *testing.T) {
 		"with the id of one here": {theirs, map[kek.ID]rotation.Key{theirs: key(theirs), "k": key(ours)}, "another account or Region"},
 		"of nobody":               {"x", nil, "knows no key"},
 	} {
-		o := &operator{&app.Deployment{Steps: &rotation.Steps{Deps: rotation.Deps{Keys: keysByName{keys: c.keys}}}}, console{}}
+		o := &operator{&app.Deployment{Steps: &rotation.Steps{Deps: rotation.Deps{Keys: keysByName{keys: c.keys}}}}, console.Console{}}
 		_, err := o.usableKey(t.Context(), c.give)
 		if (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: %v, want %q", name, err, c.want)

@@ -7,12 +7,13 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/matter-ops/kms-rotation/internal/console"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
 )
 
 func newLease() *cobra.Command {
-	cmd := group(&cobra.Command{
+	cmd := console.Group(&cobra.Command{
 		Use:   "lease",
 		Short: "Show who may write under which KEK, and take a lease back",
 		Long: `Every process that uses package envelope holds a lease on the pointer's KEK. After
@@ -55,7 +56,7 @@ again under the pointer's KEK. The lease on the pointer's own KEK is not taken b
 		if err != nil {
 			return err
 		}
-		return o.result(leaseOf(l), fmt.Sprintf("the lease of %s on KEK %s is revoked", l.Holder, l.KEK))
+		return o.Result(leaseOf(l), fmt.Sprintf("the lease of %s on KEK %s is revoked", l.Holder, l.KEK))
 	}, "kek-id", "holder", "reason")
 }
 
@@ -93,5 +94,5 @@ func (o *operator) listLeases(ctx context.Context) error {
 	if len(out) == 0 {
 		text.WriteString("no leases: nobody writes")
 	}
-	return o.result(out, strings.TrimSuffix(text.String(), "\n"))
+	return o.Result(out, strings.TrimSuffix(text.String(), "\n"))
 }

@@ -1,5 +1,4 @@
-// Command matter is the operator's tool for KEK rotations, and the local AWS that
-// makes all of it run on a laptop.
+// Command matter is the operator's tool for KEK rotations.
 package main
 
 import (
@@ -13,28 +12,10 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/matter-ops/kms-rotation/internal/console"
 	"github.com/matter-ops/kms-rotation/internal/lambdastep"
 	"github.com/matter-ops/kms-rotation/rotation"
 )
-
-// The exit codes.
-const (
-	exitDone       = 0 // done, green
-	exitFailed     = 1 // failed, or tampered with
-	exitUsage      = 2
-	exitRolledBack = 3
-	exitOrphans    = 4
-	exitUnproven   = 5
-	exitRunning    = 6 // still running
-)
-
-// exit is an outcome that is said already and only sets the exit code.
-type exit int
-
-func (e exit) Error() string { return fmt.Sprintf("exit code %d", int(e)) }
-
-// usageError is a mistake on the command line.
-type usageError struct{ error }
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -49,15 +30,15 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	root.SetOut(stdout)
 	root.SetErr(stderr)
 	cmd, err := root.ExecuteContextC(ctx)
-	var code exit
+	var code console.Exit
 	switch {
 	case err == nil:
-		return exitDone
+		return console.ExitDone
 	case errors.As(err, &code):
 		return int(code)
 	case ctx.Err() != nil:
 		fmt.Fprintln(stderr, "matter: interrupted; nothing is lost: repeat the command")
-		return exitRunning
+		return console.ExitRunning
 	}
 	output := cmd.Flag("output")
 	n := exitCode(err)
@@ -66,29 +47,29 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 }
 
 func exitCode(err error) int {
-	var usage usageError
+	var usage console.UsageError
 	var running stillRunning
 	var open unproven
 	switch {
 	case errors.As(err, &open):
-		return exitUnproven
+		return console.ExitUnproven
 	case errors.As(err, &usage):
-		return exitUsage
+		return console.ExitUsage
 	case errors.As(err, &running):
-		return exitRunning
+		return console.ExitRunning
 	}
 	switch lambdastep.Kind(err) {
 	case rotation.InvalidInput, rotation.Misconfigured:
-		return exitUsage
+		return console.ExitUsage
 	case rotation.OrphansFound:
-		return exitOrphans
+		return console.ExitOrphans
 	default:
-		return exitFailed
+		return console.ExitFailed
 	}
 }
 
 func newRoot() *cobra.Command {
-	root := group(&cobra.Command{
+	root := console.Root(&cobra.Command{
 		Use:   "matter",
 		Short: "Rotate the key-encryption key of live, envelope-encrypted data",
 		Long: `Rotates the KEK of live, envelope-encrypted data on AWS. The commands of matter ops
@@ -97,25 +78,15 @@ functions: MATTER_* and AWS_* variables.
 
 Exit codes: 0 done or green, 1 failed or tampered with, 2 usage, 3 rolled back,
 4 orphans found, 5 unproven, 6 still running.`,
-		Example:       "  matter ops kms-status\n  matter ops kms-rotate --watch\n  matter local up --detach",
-		SilenceUsage:  true,
-		SilenceErrors: true,
+		Example: "  matter ops kms-status\n  matter ops kms-rotate --watch",
 	})
-	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
-		return usageError{fmt.Errorf("%w; see %s --help", err, c.CommandPath())}
-	})
-	ops := group(&cobra.Command{
+	ops := console.Group(&cobra.Command{
 		Use: "ops", Short: "Operate rotations, with the environment's MATTER_* and AWS_* variables",
 		Example: "  matter ops kms-status\n  matter ops kms-mint-kek --label \"Q2-2026-rotation\"",
 	})
 	ops.AddCommand(newEnv(), newReinstall(), newGenesis(), newSource(), newCensus(), newAdopt(), newRegisterKEK(), newStatus(), newPlan(), newPreflight(), newMint(), newDualUnwrap(), newSwitch(),
 		newDrain(), newRewrap(), newRetire(), newVerify(), newRotate(), newResume(), newRestore(), newReport(), newAudit(),
 		newDrill(), newApprove(), newReject(), newAnnounce(), newDoctor(), newLease())
-	local := group(&cobra.Command{
-		Use: "local", Short: "The local AWS: no account, no container",
-		Example: "  matter local up --detach && . .local/env && matter ops kms-status",
-	})
-	local.AddCommand(newLocalUp(), newLocalDown(), newLocalDemo())
-	root.AddCommand(ops, local, newLoad(), newMan())
+	root.AddCommand(ops, newLocal(), newMan())
 	return root
 }

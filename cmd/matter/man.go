@@ -10,6 +10,8 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+
+	"github.com/matter-ops/kms-rotation/internal/console"
 )
 
 func newMan() *cobra.Command {
@@ -19,7 +21,7 @@ func newMan() *cobra.Command {
 		Example: "  matter man /usr/local/share/man/man1 && man matter-ops-kms-rotate",
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) != 1 {
-				return usageError{errors.New("name one directory; see matter man --help")}
+				return console.UsageError{Err: errors.New("name one directory; see matter man --help")}
 			}
 			return nil
 		},

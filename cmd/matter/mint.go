@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/matter-ops/kms-rotation/internal/console"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
 )
@@ -41,11 +42,11 @@ runs, if one does, and moves every row from that one's KEKs too.`,
 func (f mintFlags) check() error {
 	switch {
 	case f.emergency && f.reason == "":
-		return usageError{errors.New(`an emergency needs --reason "what happened", for the audit chain`)}
+		return console.UsageError{Err: errors.New(`an emergency needs --reason "what happened", for the audit chain`)}
 	case f.emergency && f.window != "":
-		return usageError{errors.New("an emergency waits for no window: leave --window out")}
+		return console.UsageError{Err: errors.New("an emergency waits for no window: leave --window out")}
 	case f.again && !f.emergency:
-		return usageError{errors.New("--again ends another emergency: add --emergency and --reason")}
+		return console.UsageError{Err: errors.New("--again ends another emergency: add --emergency and --reason")}
 	}
 	return nil
 }
@@ -111,7 +112,7 @@ func (o *operator) countRows(ctx context.Context, id, again string) (string, err
 	})
 	switch {
 	case ctx.Err() != nil:
-		return "", o.detached(&statusLine{out: o.err}, again)
+		return "", o.detached(&console.StatusLine{Out: o.Err}, again)
 	case err == nil:
 		t := out.Tally
 		return fmt.Sprintf("census: every item of %d sources was read, %d envelopes and %d other items", len(r.Sources), t.Scanned, t.Other+t.Declared), nil

@@ -7,6 +7,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/sfn/types"
 
 	"github.com/matter-ops/kms-rotation/internal/app"
+	"github.com/matter-ops/kms-rotation/internal/console"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
 )
@@ -25,26 +26,26 @@ func TestOutcome(t *testing.T) {
 		kind        rotation.Kind
 		says, after string
 	}{
-		{types.ExecutionStatusSucceeded, "", "", "Completed", kek.Completed, exitDone, "", "rotation q is completed", "verify-kms-rotation --new-kek-id new"},
+		{types.ExecutionStatusSucceeded, "", "", "Completed", kek.Completed, console.ExitDone, "", "rotation q is completed", "verify-kms-rotation --new-kek-id new"},
 		{
 			types.ExecutionStatusFailed, "WindowClosed", `{"errorMessage":"WindowClosed: window: it is 12:00","errorType":"WindowClosed"}`, "Preflight Refused", "",
-			exitFailed, rotation.WindowClosed, "nothing was changed\nWindowClosed: window: it is 12:00", "kms-preflight",
+			console.ExitFailed, rotation.WindowClosed, "nothing was changed\nWindowClosed: window: it is 12:00", "kms-preflight",
 		},
 		{
 			types.ExecutionStatusFailed, "CanaryFailed", `{"errorMessage":"CanaryFailed: k: came back changed"}`, "PreSwitchFailure RolledBack", kek.RolledBack,
-			exitRolledBack, rotation.CanaryFailed, "the pointer never moved from KEK old\nCanaryFailed: k: came back changed", "matter ops kms-rotate",
+			console.ExitRolledBack, rotation.CanaryFailed, "the pointer never moved from KEK old\nCanaryFailed: k: came back changed", "matter ops kms-rotate",
 		},
 		{
 			types.ExecutionStatusFailed, "Halted", orphans, "Verify Halted", kek.KEKRetired,
-			exitOrphans, rotation.OrphansFound, "has halted (failed)\nOrphansFound: rows: 2 rows are not under the new KEK", "matter ops resume --rotation q",
+			console.ExitOrphans, rotation.OrphansFound, "has halted (failed)\nOrphansFound: rows: 2 rows are not under the new KEK", "matter ops resume --rotation q",
 		},
 		{
 			types.ExecutionStatusFailed, "Halted", timeout, "Rewrap Halted", kek.Drained,
-			exitFailed, "States.Timeout", "rotation q is drained and has halted (failed)\nStates.Timeout", "matter ops resume --rotation q",
+			console.ExitFailed, "States.Timeout", "rotation q is drained and has halted (failed)\nStates.Timeout", "matter ops resume --rotation q",
 		},
-		{types.ExecutionStatusFailed, "Halted", "no message at all", "Halted", kek.Drained, exitFailed, rotation.Halted, "no message at all", "resume"},
-		{types.ExecutionStatusAborted, "", "", "Rewrap", kek.Drained, exitFailed, "", "rotation q is drained and has halted (aborted)", "resume --rotation q"},
-		{types.ExecutionStatusTimedOut, "States.Timeout", "", "", "", exitFailed, "States.Timeout", "is not started and has halted (timed_out)", "matter ops kms-rotate"},
+		{types.ExecutionStatusFailed, "Halted", "no message at all", "Halted", kek.Drained, console.ExitFailed, rotation.Halted, "no message at all", "resume"},
+		{types.ExecutionStatusAborted, "", "", "Rewrap", kek.Drained, console.ExitFailed, "", "rotation q is drained and has halted (aborted)", "resume --rotation q"},
+		{types.ExecutionStatusTimedOut, "States.Timeout", "", "", "", console.ExitFailed, "States.Timeout", "is not started and has halted (timed_out)", "matter ops kms-rotate"},
 	} {
 		out := outcome{
 			Execution: app.Execution{RotationID: "q", Status: c.status, Error: c.err, Cause: c.cause},
@@ -86,7 +87,7 @@ func TestSameCorpus(t *testing.T) {
 
 // TestWorse: the worst expectation is the exit code, whatever the order.
 func TestWorse(t *testing.T) {
-	order := []int{exitDone, exitUnproven, exitFailed, exitOrphans}
+	order := []int{console.ExitDone, console.ExitUnproven, console.ExitFailed, console.ExitOrphans}
 	for i, a := range order {
 		for j, b := range order {
 			if worse(a, b) != (i > j) {

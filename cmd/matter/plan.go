@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/matter-ops/kms-rotation/internal/app"
+	"github.com/matter-ops/kms-rotation/internal/console"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
 )
@@ -73,7 +74,7 @@ type plan struct {
 
 func (o *operator) plan(ctx context.Context, f planFlags) error {
 	if f.sample < 0 || f.rate < 0 {
-		return usageError{errors.New("--sample and --kms-rate must not be negative")}
+		return console.UsageError{Err: errors.New("--sample and --kms-rate must not be negative")}
 	}
 	if err := f.check(); err != nil {
 		return err
@@ -101,12 +102,12 @@ func (o *operator) plan(ctx context.Context, f planFlags) error {
 	if !p.Ready {
 		p.Next = "fix what the checks name; matter ops kms-preflight"
 	}
-	return o.result(p, o.planLines(p)...)
+	return o.Result(p, o.planLines(p)...)
 }
 
 func (o *operator) planRows(ctx context.Context, p *plan, f planFlags) error {
-	line := &statusLine{out: o.err, live: isTerminal(o.err)}
-	defer line.end()
+	line := console.NewStatusLine(o.Err)
+	defer line.End()
 	defs, err := o.Table.Sources(ctx)
 	if err != nil {
 		return err
@@ -117,8 +118,8 @@ func (o *operator) planRows(ctx context.Context, p *plan, f planFlags) error {
 	}
 	for i, src := range sources {
 		c, err := o.Count(ctx, src, f.sample, func(n int64) {
-			if line.live {
-				line.show(fmt.Sprintf("%s: %d items read", src.Name(), n), "")
+			if line.Live {
+				line.Show(fmt.Sprintf("%s: %d items read", src.Name(), n), "")
 			}
 		})
 		if err != nil {
@@ -182,7 +183,7 @@ func (o *operator) planLines(p plan) []string {
 		}
 	}
 	lines = append(lines, p.proofLine())
-	lines = append(lines, fmt.Sprintf("time  rewrap %s or more, at %.0f KMS requests/s (%d at once); drain at most %s", short(p.Rewrap), p.Rate, p.Concurrency, short(p.Drain)))
+	lines = append(lines, fmt.Sprintf("time  rewrap %s or more, at %.0f KMS requests/s (%d at once); drain at most %s", console.ShortDuration(p.Rewrap), p.Rate, p.Concurrency, console.ShortDuration(p.Drain)))
 	lines = append(lines, fmt.Sprintf("cost  about %.2f %s, at list prices of %s in %s", p.Total, p.Prices.Currency, p.Prices.AsOf, p.Prices.Region))
 	for _, c := range p.Costs {
 		lines = append(lines, fmt.Sprintf("  %10.4f  %s", c.Amount, c.What))

@@ -6,6 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/matter-ops/kms-rotation/internal/console"
 	"github.com/matter-ops/kms-rotation/internal/lambdastep"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
@@ -105,7 +106,7 @@ func (o *operator) preflight(ctx context.Context, f mintFlags) error {
 		command = f.rotate()
 	}
 	lines := append(o.checkLines(plan.Checks), next(command))
-	if err := o.result(map[string]any{"ready": refusal == nil, "checks": plan.Checks, "next": command}, lines...); err != nil {
+	if err := o.Result(map[string]any{"ready": refusal == nil, "checks": plan.Checks, "next": command}, lines...); err != nil {
 		return err
 	}
 	return o.startError(ctx, refusal, "matter ops kms-rotate --window any")
@@ -114,9 +115,9 @@ func (o *operator) preflight(ctx context.Context, f mintFlags) error {
 func (o *operator) checkLines(checks []rotation.Check) []string {
 	var lines []string
 	for _, c := range checks {
-		mark := paint(o.out, green, "ok")
+		mark := console.Paint(o.Out, console.Green, "ok")
 		if !c.OK {
-			mark = paint(o.out, red, "NO")
+			mark = console.Paint(o.Out, console.Red, "NO")
 		}
 		lines = append(lines, fmt.Sprintf("%s  %-20s  %s", mark, c.Name, c.Detail))
 	}

@@ -6,6 +6,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+
+	"github.com/matter-ops/kms-rotation/internal/console"
 )
 
 //go:embed prices.json
@@ -34,14 +36,14 @@ func loadPrices(path string) (prices, error) {
 	if path != "" {
 		var err error
 		if b, err = os.ReadFile(path); err != nil {
-			return prices{}, usageError{fmt.Errorf("--prices: %w", err)}
+			return prices{}, console.UsageError{Err: fmt.Errorf("--prices: %w", err)}
 		}
 	}
 	var p prices
 	d := json.NewDecoder(bytes.NewReader(b))
 	d.DisallowUnknownFields()
 	if err := d.Decode(&p); err != nil {
-		return p, usageError{fmt.Errorf("--prices %s: %w; see cmd/matter/prices.json for the form", path, err)}
+		return p, console.UsageError{Err: fmt.Errorf("--prices %s: %w; see cmd/matter/prices.json for the form", path, err)}
 	}
 	return p, nil
 }

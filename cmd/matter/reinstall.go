@@ -11,6 +11,8 @@ import (
 
 	"github.com/spf13/cobra"
 	"go.yaml.in/yaml/v3"
+
+	"github.com/matter-ops/kms-rotation/internal/console"
 )
 
 // What reinstall writes, in the working directory.
@@ -38,7 +40,7 @@ and prints the commands that import them and deploy the rest. It calls nothing o
 Without it a new stack begins with an empty table and a chain of its own.`,
 		Example: `  matter ops reinstall --table matter-ControlTable-1ABC --bucket matter-auditbucket-1abc \
     --anchor-key 1234abcd-12ab-34cd-56ef-1234567890ab --retention-days 365`,
-		Args: noArgs,
+		Args: console.NoArgs,
 	}
 	cmd.Flags().StringVar(&f.stack, "stack", "matter", "name of the deleted stack, which the new one takes")
 	cmd.Flags().StringVar(&f.template, "template", "template.yaml", "the template that is deployed afterwards")
@@ -52,9 +54,9 @@ Without it a new stack begins with an empty table and a chain of its own.`,
 	}
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if output != "text" && output != "json" {
-			return usageError{fmt.Errorf("-o %q: use text or json", output)}
+			return console.UsageError{Err: fmt.Errorf("-o %q: use text or json", output)}
 		}
-		return f.run(console{out: cmd.OutOrStdout(), err: cmd.ErrOrStderr(), json: output == "json"})
+		return f.run(console.Console{Out: cmd.OutOrStdout(), Err: cmd.ErrOrStderr(), JSON: output == "json"})
 	}
 	return cmd
 }
@@ -75,7 +77,7 @@ func (f reinstallFlags) resources() []imported {
 	}
 }
 
-func (f reinstallFlags) run(c console) error {
+func (f reinstallFlags) run(c console.Console) error {
 	for name, v := range map[string]string{"--table": f.table, "--bucket": f.bucket, "--anchor-key": f.key, "--stack": f.stack} {
 		if !regexp.MustCompile(`^[A-Za-z0-9_.-]+$`).MatchString(v) {
 			return refused(name, fmt.Sprintf("%q is a name or an id, without slashes and colons", v), "matter ops reinstall --help")
@@ -99,7 +101,7 @@ func (f reinstallFlags) run(c console) error {
 		}
 	}
 	commands := f.commands()
-	return c.result(map[string]any{"files": []string{stateFile, resourcesFile}, "commands": commands},
+	return c.Result(map[string]any{"files": []string{stateFile, resourcesFile}, "commands": commands},
 		append([]string{"wrote " + stateFile + " and " + resourcesFile + "; now:", ""}, commands...)...)
 }
 

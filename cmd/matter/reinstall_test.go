@@ -11,6 +11,8 @@ import (
 	"testing"
 
 	"go.yaml.in/yaml/v3"
+
+	"github.com/matter-ops/kms-rotation/internal/console"
 )
 
 // TestReinstall: what is imported is all that a deleted stack leaves, the way that
@@ -27,7 +29,7 @@ func TestReinstall(t *testing.T) {
 		key: "1234abcd-12ab-34cd-56ef-1234567890ab", retention: 365,
 	}
 	var out bytes.Buffer
-	if err := f.run(console{out: &out, err: &out}); err != nil {
+	if err := f.run(console.Console{Out: &out, Err: &out}); err != nil {
 		t.Fatal(err)
 	}
 	read := func(name string, into any, parse func([]byte, any) error) string {
@@ -105,7 +107,7 @@ func TestReinstallRefuses(t *testing.T) {
 			}
 			f := good
 			c.change(&f)
-			err := f.run(console{out: &bytes.Buffer{}, err: &bytes.Buffer{}})
+			err := f.run(console.Console{Out: &bytes.Buffer{}, Err: &bytes.Buffer{}})
 			if err == nil || !strings.Contains(err.Error(), c.want) {
 				t.Errorf("got %v, want %q", err, c.want)
 			}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/matter-ops/kms-rotation/audit"
 	"github.com/matter-ops/kms-rotation/internal/app"
+	"github.com/matter-ops/kms-rotation/internal/console"
 	"github.com/matter-ops/kms-rotation/internal/report"
 )
 
@@ -32,10 +33,10 @@ audit chain shows tampering.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if id == "" {
-				return usageError{errors.New("--rotation is required: matter ops kms-status lists the rotations")}
+				return console.UsageError{Err: errors.New("--rotation is required: matter ops kms-status lists the rotations")}
 			}
 			if format != "html" && format != "json" {
-				return usageError{fmt.Errorf("-o %q: use html or json", format)}
+				return console.UsageError{Err: fmt.Errorf("-o %q: use html or json", format)}
 			}
 			d, err := app.Deployed(cmd.Context())
 			if err != nil {
@@ -72,7 +73,7 @@ func writeReport(cmd *cobra.Command, r report.Report, out, format string) error 
 	}
 	if r.Audit.Verification.Result == audit.Tampered {
 		fmt.Fprintln(cmd.ErrOrStderr(), "matter: the audit chain does not verify; treat it as an incident: matter ops audit verify")
-		return exit(exitFailed)
+		return console.Exit(console.ExitFailed)
 	}
 	return nil
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/matter-ops/kms-rotation/audit"
+	"github.com/matter-ops/kms-rotation/internal/console"
 	"github.com/matter-ops/kms-rotation/internal/report"
 )
 
@@ -28,7 +29,7 @@ func TestReportUsage(t *testing.T) {
 		cmd.SetArgs(c.args)
 		cmd.SilenceUsage, cmd.SilenceErrors = true, true
 		err := cmd.ExecuteContext(t.Context())
-		var usage usageError
+		var usage console.UsageError
 		if !errors.As(err, &usage) || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("report %q: %v", c.args, err)
 		}
@@ -55,7 +56,7 @@ func TestWriteReport(t *testing.T) {
 		{"html", green, "", "html", nil, "<!doctype html>", ""},
 		{"json", green, "", "json", nil, "{\n  \"v\"", ""},
 		{"file", green, file, "html", nil, "Q2-2026-rotation: Completed; verified\nreport in " + file, "<!doctype html>"},
-		{"tampered", tampered, file, "json", exit(exitFailed), "Q2-2026-rotation: Completed", "{\n  \"v\""},
+		{"tampered", tampered, file, "json", console.Exit(console.ExitFailed), "Q2-2026-rotation: Completed", "{\n  \"v\""},
 	} {
 		var out, errs bytes.Buffer
 		cmd := &cobra.Command{}

@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/matter-ops/kms-rotation/audit"
+	"github.com/matter-ops/kms-rotation/internal/console"
 	"github.com/matter-ops/kms-rotation/internal/ddb"
 	"github.com/matter-ops/kms-rotation/internal/restore"
 	"github.com/matter-ops/kms-rotation/kek"
@@ -90,7 +91,7 @@ func (o *operator) restore(ctx context.Context, f restoreFlags) error {
 	out := restored{Source: f.source, KEK: v.Pointer.KEKID}
 	if out.Plan, err = r.Plan(ctx, restore.File{Path: f.file}); err != nil {
 		if errors.Is(err, restore.ErrFormat) || errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
-			return usageError{fmt.Errorf("--file: %w", err)}
+			return console.UsageError{Err: fmt.Errorf("--file: %w", err)}
 		}
 		return err
 	}
@@ -131,7 +132,7 @@ func (o *operator) restorer(ctx context.Context, source string) (*restore.Restor
 			Registry: o.Table, Keys: o.Steps.Keys, KMS: o.Steps.KMS, Cipher: o.Steps.Cipher,
 		}, err
 	}
-	return nil, usageError{fmt.Errorf("--source %q is no registered table: %s", source, strings.Join(names, ", "))}
+	return nil, console.UsageError{Err: fmt.Errorf("--source %q is no registered table: %s", source, strings.Join(names, ", "))}
 }
 
 // locked refuses to begin while KMS does not let a KEK be used that rows are under,
@@ -204,11 +205,11 @@ func (o *operator) restoredAll(out restored) error {
 	for _, d := range out.Result.First {
 		lines = append(lines, "  "+d)
 	}
-	if err := o.result(out, append(lines, next(out.Next))...); err != nil {
+	if err := o.Result(out, append(lines, next(out.Next))...); err != nil {
 		return err
 	}
 	if out.Result.Defects > 0 {
-		return exit(exitFailed)
+		return console.Exit(console.ExitFailed)
 	}
 	return nil
 }

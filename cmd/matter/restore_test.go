@@ -18,6 +18,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/kms"
 
 	"github.com/matter-ops/kms-rotation/audit"
+	"github.com/matter-ops/kms-rotation/internal/console"
 	"github.com/matter-ops/kms-rotation/internal/ddb"
 	"github.com/matter-ops/kms-rotation/internal/restore"
 	"github.com/matter-ops/kms-rotation/kek"
@@ -38,32 +39,32 @@ func TestRestoreRows(t *testing.T) {
 
 	// The KEK of the backup is the current one.
 	r.lose(t, 0, 3)
-	r.must(t, exitUsage, "would insert 3 of 80 rows", "--file", r.file)
+	r.must(t, console.ExitUsage, "would insert 3 of 80 rows", "--file", r.file)
 	r.whole(t, 3)
-	r.must(t, exitDone, "3 rows restored", "--file", r.file, "--confirm")
+	r.must(t, console.ExitDone, "3 rows restored", "--file", r.file, "--confirm")
 	r.whole(t, 0)
-	r.must(t, exitDone, "0 rows restored", "--file", r.file, "--confirm")
+	r.must(t, console.ExitDone, "0 rows restored", "--file", r.file, "--confirm")
 
 	// It is retired.
-	r.cli(t, exitDone, "ops", "kms-rotate", "--watch", "--poll", "200ms")
+	r.cli(t, console.ExitDone, "ops", "kms-rotate", "--watch", "--poll", "200ms")
 	r.lose(t, 10, 15)
-	out := r.must(t, exitFailed, "aws kms enable-key --key-id "+string(first)+"; matter ops restore-rows", "--file", r.file, "--confirm")
+	out := r.must(t, console.ExitFailed, "aws kms enable-key --key-id "+string(first)+"; matter ops restore-rows", "--file", r.file, "--confirm")
 	if !strings.HasSuffix(strings.TrimSpace(out), "aws kms disable-key --key-id "+string(first)+")") {
 		t.Errorf("it does not say to disable the key again: %s", out)
 	}
 	r.whole(t, 5)
 	r.enable(t, first)
 	r.fenced(t, first, 10)
-	r.must(t, exitDone, "next: aws kms disable-key --key-id "+string(first), "--file", r.file, "--confirm")
+	r.must(t, console.ExitDone, "next: aws kms disable-key --key-id "+string(first), "--file", r.file, "--confirm")
 	r.disable(t, first)
 	r.whole(t, 0)
 
 	// Its data keys may be exposed.
-	r.cli(t, exitDone, "ops", "kms-rotate", "--emergency", "--reason", "key material in a log", "--watch", "--poll", "200ms")
+	r.cli(t, console.ExitDone, "ops", "kms-rotate", "--emergency", "--reason", "key material in a log", "--watch", "--poll", "200ms")
 	r.lose(t, 20, 24)
 	r.enable(t, first)
 	exposed := r.dek(t, r.items[20])
-	r.must(t, exitDone, "4 rows restored under KEK "+string(r.pointer(t))+" and 0 orphans repaired in place, 4 of them encrypted under fresh data keys", "--file", r.file, "--confirm")
+	r.must(t, console.ExitDone, "4 rows restored under KEK "+string(r.pointer(t))+" and 0 orphans repaired in place, 4 of them encrypted under fresh data keys", "--file", r.file, "--confirm")
 	r.disable(t, first)
 	r.whole(t, 0)
 	if fresh := r.dek(t, r.stored(t, r.items[20])); bytes.Equal(exposed, fresh) {
@@ -247,9 +248,9 @@ func (r *restorer) usage(t *testing.T) {
 	if err := os.WriteFile(bad, []byte("{\"block\":{\"S\":\"x\"}}\nno item\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	r.must(t, exitUsage, "line 2", "--file", bad, "--confirm")
-	r.must(t, exitUsage, "no such file", "--file", bad+"-missing")
-	r.cli(t, exitUsage, "ops", "restore-rows", "--source", "nowhere", "--file", bad)
+	r.must(t, console.ExitUsage, "line 2", "--file", bad, "--confirm")
+	r.must(t, console.ExitUsage, "no such file", "--file", bad+"-missing")
+	r.cli(t, console.ExitUsage, "ops", "restore-rows", "--source", "nowhere", "--file", bad)
 	odd := []map[string]types.AttributeValue{maps.Clone(r.items[0]), maps.Clone(r.items[1]), maps.Clone(r.items[2])}
 	for n, i := range odd {
 		i["number"] = &types.AttributeValueMemberN{Value: fmt.Sprint(-1 - n)} // no row has that key
@@ -258,7 +259,7 @@ func (r *restorer) usage(t *testing.T) {
 	delete(odd[1], "edek")
 	odd[2]["edek"] = &types.AttributeValueMemberB{Value: []byte("nothing that KMS wrapped")}
 	r.write(t, bad, odd)
-	out := r.must(t, exitFailed, "0 rows restored", "--file", bad, "--confirm")
+	out := r.must(t, console.ExitFailed, "0 rows restored", "--file", bad, "--confirm")
 	for _, says := range []string{"3 cannot be restored", "is not in the registry", `attribute edek is missing or empty`, "KMS refused to unwrap"} {
 		if !strings.Contains(out, says) {
 			t.Errorf("restore-rows does not say %q:\n%s", says, out)
@@ -280,7 +281,7 @@ func (r *restorer) untouched(t *testing.T, first kek.ID) {
 	}
 	r.lose(t, 40, 41)
 	r.enable(t, first)
-	r.must(t, exitDone, "1 rows restored", "--file", r.file, "--confirm")
+	r.must(t, console.ExitDone, "1 rows restored", "--file", r.file, "--confirm")
 	r.disable(t, first)
 	note, ok := r.stored(t, newer)["note"].(*types.AttributeValueMemberS)
 	if !ok || note.Value != "newer" {
@@ -298,10 +299,10 @@ func (r *restorer) repaired(t *testing.T, first kek.ID) {
 	if _, err := r.dynamo.PutItem(t.Context(), &dynamodb.PutItemInput{TableName: &r.table, Item: orphan}); err != nil {
 		t.Fatal(err)
 	}
-	r.must(t, exitFailed, "aws kms enable-key --key-id "+string(first), "--file", r.file, "--confirm")
+	r.must(t, console.ExitFailed, "aws kms enable-key --key-id "+string(first), "--file", r.file, "--confirm")
 	r.enable(t, first)
-	r.must(t, exitUsage, "and repair 1 orphans in place", "--file", r.file)
-	r.must(t, exitDone, "0 rows restored under KEK "+string(r.pointer(t))+" and 1 orphans repaired in place", "--file", r.file, "--confirm")
+	r.must(t, console.ExitUsage, "and repair 1 orphans in place", "--file", r.file)
+	r.must(t, console.ExitDone, "0 rows restored under KEK "+string(r.pointer(t))+" and 1 orphans repaired in place", "--file", r.file, "--confirm")
 	r.disable(t, first)
 	if note, ok := r.stored(t, orphan)["note"].(*types.AttributeValueMemberS); !ok || note.Value != "written back" {
 		t.Error("the repaired row lost what was written to it")

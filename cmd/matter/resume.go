@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/matter-ops/kms-rotation/internal/console"
 	"github.com/matter-ops/kms-rotation/kek"
 )
 
@@ -36,7 +37,7 @@ the lock. A rotation begun by hand is handed to the state machine of its mode.`,
 
 func (o *operator) resume(ctx context.Context, f resumeFlags) error {
 	if f.every <= 0 {
-		return usageError{errors.New("--poll must be a duration such as 2s")}
+		return console.UsageError{Err: errors.New("--poll must be a duration such as 2s")}
 	}
 	r, err := o.halted(ctx, f.rotation)
 	if err != nil {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/matter-ops/kms-rotation/internal/console"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
 )
@@ -44,9 +45,9 @@ A rotation that failed before it had a KEK is named with --rotation.`,
 func (o *operator) retire(ctx context.Context, f retireFlags) error {
 	switch {
 	case f.id == "" && f.rotation == "":
-		return usageError{errors.New("--kek-id is required: the KEK to retire; see matter ops kms-retire-kek --help")}
+		return console.UsageError{Err: errors.New("--kek-id is required: the KEK to retire; see matter ops kms-retire-kek --help")}
 	case f.id != "" && f.rotation != "":
-		return usageError{errors.New("use --kek-id or --rotation, not both")}
+		return console.UsageError{Err: errors.New("use --kek-id or --rotation, not both")}
 	case f.rotation != "":
 		r, err := o.reload(ctx, f.rotation)
 		if err != nil {
@@ -95,7 +96,7 @@ func (o *operator) retireOld(ctx context.Context, k kek.KEK, f retireFlags) erro
 		return nil
 	})
 	if ctx.Err() != nil {
-		return o.detached(&statusLine{out: o.err}, fmt.Sprintf("matter ops kms-retire-kek --kek-id %s --confirm", k.ID))
+		return o.detached(&console.StatusLine{Out: o.Err}, fmt.Sprintf("matter ops kms-retire-kek --kek-id %s --confirm", k.ID))
 	}
 	if err != nil {
 		return o.advise(err, r)
@@ -165,7 +166,7 @@ func (o *operator) remint(ctx context.Context, r kek.Rotation, f retireFlags) er
 		return err
 	}
 	res := stepResult{RotationID: now.ID, Phase: now.Phase, OldKEK: now.OldKEK, NewKEK: now.NewKEK, Next: o.nextCommand(now), Output: out}
-	return o.result(res, fmt.Sprintf("rotation %s is %s, attempt %d of %d", now.ID, now.Phase, now.Attempt, o.Config.MaxMints),
+	return o.Result(res, fmt.Sprintf("rotation %s is %s, attempt %d of %d", now.ID, now.Phase, now.Attempt, o.Config.MaxMints),
 		fmt.Sprintf("KEK %s is retired and its KMS key disabled; an emergency never rolls back", orNone(r.NewKEK)), next(res.Next))
 }
 

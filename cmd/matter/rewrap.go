@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/matter-ops/kms-rotation/internal/console"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
 )
@@ -49,7 +50,7 @@ func (o *operator) rewrap(ctx context.Context, id kek.ID) error {
 		return err
 	})
 	if ctx.Err() != nil {
-		return o.detached(&statusLine{out: o.err}, "matter ops kms-rewrap --kek-id "+string(id))
+		return o.detached(&console.StatusLine{Out: o.Err}, "matter ops kms-rewrap --kek-id "+string(id))
 	}
 	if err != nil {
 		return o.advise(err, r)

@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/matter-ops/kms-rotation/internal/app"
+	"github.com/matter-ops/kms-rotation/internal/console"
 	"github.com/matter-ops/kms-rotation/internal/watch"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
@@ -59,9 +60,9 @@ switch, 4 halted on orphaned rows, 6 still running.`,
 func (o *operator) rotate(ctx context.Context, f rotateFlags) error {
 	switch {
 	case f.execution != "" && !f.watch:
-		return usageError{errors.New("--execution attaches to an execution: add --watch")}
+		return console.UsageError{Err: errors.New("--execution attaches to an execution: add --watch")}
 	case f.every <= 0:
-		return usageError{errors.New("--poll must be a duration such as 2s")}
+		return console.UsageError{Err: errors.New("--poll must be a duration such as 2s")}
 	}
 	if err := f.check(); err != nil {
 		return err
@@ -84,12 +85,12 @@ func (o *operator) rotate(ctx context.Context, f rotateFlags) error {
 func (o *operator) started(ctx context.Context, e app.Execution, follow bool, every time.Duration, how string) error {
 	again := "matter ops kms-rotate --watch --execution " + e.Name
 	if follow {
-		if !o.json {
-			fmt.Fprintf(o.out, "execution %s %s; Ctrl-C ends the watching, not the rotation\n", e.Name, how)
+		if !o.JSON {
+			fmt.Fprintf(o.Out, "execution %s %s; Ctrl-C ends the watching, not the rotation\n", e.Name, how)
 		}
 		return o.follow(ctx, e, every)
 	}
-	return o.result(struct {
+	return o.Result(struct {
 		app.Execution
 		Next string `json:"next"`
 	}{e, again}, fmt.Sprintf("execution %s %s: rotation %s", e.Name, how, e.RotationID), next(again))
@@ -212,12 +213,12 @@ func (o *operator) follow(ctx context.Context, e app.Execution, every time.Durat
 		return err
 	}
 	w := watch.Watcher{SFN: sfn.NewFromConfig(o.AWS), Table: o.Table, Every: every, Rotation: e.RotationID}
-	view := &liveView{out: o.progress(), live: isTerminal(o.progress()), rows: total, quiet: quietFor}
-	end, err := w.Run(ctx, e.ARN, view.show)
-	view.end()
+	view := &console.LiveView{Out: o.Progress(), Live: console.IsTerminal(o.Progress()), Rows: total, Quiet: console.QuietFor}
+	end, err := w.Run(ctx, e.ARN, view.Show)
+	view.End()
 	if ctx.Err() != nil {
-		fmt.Fprintf(o.err, "stopped watching; the rotation goes on. Attach again: matter ops kms-rotate --watch --execution %s\n", e.Name)
-		return exit(exitRunning)
+		fmt.Fprintf(o.Err, "stopped watching; the rotation goes on. Attach again: matter ops kms-rotate --watch --execution %s\n", e.Name)
+		return console.Exit(console.ExitRunning)
 	}
 	if err != nil {
 		return err
@@ -236,11 +237,11 @@ func (o *operator) ended(ctx context.Context, e app.Execution, end watch.Outcome
 		out.Phase, out.OldKEK, out.NewKEK = r.Phase, r.OldKEK, r.NewKEK
 	}
 	message := out.judge()
-	if err := o.result(out, message, next(out.Next)); err != nil {
+	if err := o.Result(out, message, next(out.Next)); err != nil {
 		return err
 	}
-	if out.ExitCode != exitDone {
-		return exit(out.ExitCode)
+	if out.ExitCode != console.ExitDone {
+		return console.Exit(out.ExitCode)
 	}
 	return nil
 }
@@ -254,21 +255,21 @@ func (out *outcome) judge() string {
 		out.Next = "matter ops verify-kms-rotation --new-kek-id " + string(out.NewKEK)
 		return fmt.Sprintf("rotation %s is completed: the pointer is on KEK %s, KEK %s is retired", out.RotationID, out.NewKEK, out.OldKEK)
 	case out.Phase == kek.Superseded || slices.Contains(out.States, "Superseded"):
-		out.ExitCode = exitFailed
+		out.ExitCode = console.ExitFailed
 		out.Next = "matter ops kms-status shows the emergency"
 		return fmt.Sprintf("an emergency has ended rotation %s and moves its rows\n%s: %s", out.RotationID, kind, text)
 	case slices.Contains(out.States, "RolledBack"):
-		out.ExitCode = exitRolledBack
+		out.ExitCode = console.ExitRolledBack
 		out.Next = "fix the cause, then: matter ops kms-rotate"
 		return fmt.Sprintf("rotation %s is rolled back before the switch: the pointer never moved from KEK %s\n%s: %s", out.RotationID, out.OldKEK, kind, text)
 	case slices.Contains(out.States, "Refused"):
-		out.ExitCode = exitFailed
+		out.ExitCode = console.ExitFailed
 		out.Next = "matter ops kms-preflight shows every check"
 		return fmt.Sprintf("preflight refused rotation %s; nothing was changed\n%s: %s", out.RotationID, kind, text)
 	}
-	out.ExitCode = exitFailed
+	out.ExitCode = console.ExitFailed
 	if kind == rotation.OrphansFound {
-		out.ExitCode = exitOrphans
+		out.ExitCode = console.ExitOrphans
 	}
 	out.Next = "fix the cause, then: matter ops resume --rotation " + out.RotationID
 	if out.Phase == "" {

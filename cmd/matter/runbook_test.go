@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/matter-ops/kms-rotation/internal/app"
+	"github.com/matter-ops/kms-rotation/internal/console"
 	"github.com/matter-ops/kms-rotation/internal/lambdastep"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
@@ -102,7 +103,7 @@ func TestInterrupted(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	var stdout, stderr bytes.Buffer
-	if code := run(ctx, []string{"ops", "kms-status"}, &stdout, &stderr); code != exitRunning || !strings.Contains(stderr.String(), "nothing is lost") {
+	if code := run(ctx, []string{"ops", "kms-status"}, &stdout, &stderr); code != console.ExitRunning || !strings.Contains(stderr.String(), "nothing is lost") {
 		t.Errorf("interrupted: exit code %d, %s", code, stderr.String())
 	}
 }

@@ -22,13 +22,13 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/matter-ops/kms-rotation/internal/ddb"
-	"github.com/matter-ops/kms-rotation/internal/localaws"
-	"github.com/matter-ops/kms-rotation/internal/localaws/backend"
-	"github.com/matter-ops/kms-rotation/internal/sample"
-	"github.com/matter-ops/kms-rotation/internal/wiretrace/tracetest"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
-	"github.com/matter-ops/kms-rotation/spec/trace"
+	"github.com/matter-ops/kms-rotation/test/localaws"
+	"github.com/matter-ops/kms-rotation/test/localaws/backend"
+	"github.com/matter-ops/kms-rotation/test/sample"
+	"github.com/matter-ops/kms-rotation/test/trace"
+	"github.com/matter-ops/kms-rotation/test/wiretrace/tracetest"
 )
 
 // TestMain lets the scripts call the command by its name.
@@ -102,7 +102,7 @@ func deployedWith(t *testing.T, stack string, parameters map[string]string) *wor
 	if _, err := os.Stat(filepath.Join(root, "build", "local", "mint", "bootstrap")); err != nil && !required {
 		t.Skip("the functions are not built: make build")
 	}
-	l, err := sample.Up(t.Context(), sample.Options{Rows: sampleRows, Tables: []string{letters}, Options: localaws.Options{
+	l, err := sample.Up(t.Context(), sample.Options{Rows: sampleRows, Tables: []string{lettersTable}, Options: localaws.Options{
 		StackName: stack, Dir: t.TempDir(), Parameters: parameters,
 	}})
 	if errors.Is(err, backend.ErrNotInstalled) && !required {
@@ -411,7 +411,7 @@ func (w *world) holds(t *testing.T) {
 // TestDocumentedCommands: every command that a document shows is one, with flags that it has.
 // The runbook's and the scripts' are also run.
 func TestDocumentedCommands(t *testing.T) {
-	shown := regexp.MustCompile("(?:^|[\\s`(\"'])(?:bin/)?matter ((?:ops|local|load)\\b[^`\n|#;)]*)")
+	shown := regexp.MustCompile("(?:^|[\\s`(\"'])(?:bin/)?matter (ops\\b[^`\n|#;)]*)")
 	flagName := regexp.MustCompile(`(?:^|\s)--([a-z][a-z-]*)`)
 	var files []string
 	for _, pattern := range []string{"../../README.md", "../../SECURITY.md", "../../docs/*.md", "../../docs/adr/*.md", "../../examples/*/*.md", "../../examples/*/*.yml"} {

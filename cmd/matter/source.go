@@ -13,13 +13,14 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/matter-ops/kms-rotation/internal/app"
+	"github.com/matter-ops/kms-rotation/internal/console"
 	"github.com/matter-ops/kms-rotation/internal/lambdastep"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
 )
 
 func newSource() *cobra.Command {
-	cmd := group(&cobra.Command{
+	cmd := console.Group(&cobra.Command{
 		Use: "source", Short: "Register, check, list and remove the sources whose rows are rotated",
 		Long: `The sources are part of the control table: every rotation freezes those that are
 registered when it starts, and every step of it, in Lambda or by hand, reads the
@@ -88,10 +89,10 @@ func (o *operator) listSources(ctx context.Context) error {
 	}
 	forgotten := kek.Forgotten(v.Marks, v.Sources)
 	for _, m := range forgotten {
-		lines = append(lines, fmt.Sprintf("%s  table %s is no source: %s wrote envelopes into it, last seen %s", paint(o.out, red, "FORGOTTEN"), m.Table, m.Holder, stamp(m.SeenAt)))
+		lines = append(lines, fmt.Sprintf("%s  table %s is no source: %s wrote envelopes into it, last seen %s", console.Paint(o.Out, console.Red, "FORGOTTEN"), m.Table, m.Holder, stamp(m.SeenAt)))
 		command = forgottenCommand(m.Table)
 	}
-	return o.result(map[string]any{"sources": entries, "forgotten": marksOf(forgotten), "next": command}, append(lines, next(command))...)
+	return o.Result(map[string]any{"sources": entries, "forgotten": marksOf(forgotten), "next": command}, append(lines, next(command))...)
 }
 
 // forgottenCommand is what to do about a table that is written into and no source.
@@ -138,14 +139,14 @@ again changes nothing.`,
 func readDefinitions(file string) ([]kek.Source, error) {
 	text, err := os.ReadFile(file)
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
-		return nil, usageError{fmt.Errorf("--file: %w", err)}
+		return nil, console.UsageError{Err: fmt.Errorf("--file: %w", err)}
 	}
 	if err != nil {
 		return nil, fmt.Errorf("read the definitions: %w", err)
 	}
 	defs, err := app.ParseDefinitions(text)
 	if err != nil {
-		return nil, usageError{fmt.Errorf("--file %s: %w", file, err)}
+		return nil, console.UsageError{Err: fmt.Errorf("--file %s: %w", file, err)}
 	}
 	return defs, nil
 }
@@ -181,13 +182,13 @@ func (o *operator) addSources(ctx context.Context, f sourceFlags) error {
 		}
 	}
 	const after = "matter ops census"
-	return o.result(map[string]any{"added": done, "next": after}, append(lines, next(after))...)
+	return o.Result(map[string]any{"added": done, "next": after}, append(lines, next(after))...)
 }
 
 // afterSome says how many of several sources were registered before one failed.
 func (o *operator) afterSome(done int, err error) error {
 	if done > 0 {
-		fmt.Fprintf(o.err, "%d sources before it are registered; repeating the command changes nothing of them\n", done)
+		fmt.Fprintf(o.Err, "%d sources before it are registered; repeating the command changes nothing of them\n", done)
 	}
 	return err
 }
@@ -246,7 +247,7 @@ func (o *operator) checkSources(ctx context.Context, file string) error {
 	if first != nil {
 		command = ""
 	}
-	if err := o.result(map[string]any{"sources": out, "next": command}, append(lines, next(command))...); err != nil {
+	if err := o.Result(map[string]any{"sources": out, "next": command}, append(lines, next(command))...); err != nil {
 		return err
 	}
 	return first
@@ -321,15 +322,15 @@ source; the --reason says why nobody writes into it any more.`,
 func (f sourceFlags) checkRemove() error {
 	switch {
 	case f.name == "" && f.table == "":
-		return usageError{errors.New("--name is required: the source to remove; see matter ops source remove --help")}
+		return console.UsageError{Err: errors.New("--name is required: the source to remove; see matter ops source remove --help")}
 	case f.name != "" && f.table != "":
-		return usageError{errors.New("use --name or --table, not both")}
+		return console.UsageError{Err: errors.New("use --name or --table, not both")}
 	case f.table != "" && f.force:
-		return usageError{errors.New("--force is for a source: leave it out with --table")}
+		return console.UsageError{Err: errors.New("--force is for a source: leave it out with --table")}
 	case (f.table != "" || f.force) && f.reason == "":
-		return usageError{errors.New(`--reason "why" is required, for the audit chain`)}
+		return console.UsageError{Err: errors.New(`--reason "why" is required, for the audit chain`)}
 	case f.name != "" && !f.force && f.reason != "":
-		return usageError{errors.New("--reason goes with --force, or with --table")}
+		return console.UsageError{Err: errors.New("--reason goes with --force, or with --table")}
 	}
 	return nil
 }
@@ -354,7 +355,7 @@ func (o *operator) removeSource(ctx context.Context, f sourceFlags) error {
 		if err := o.Steps.ForgetMark(ctx, f.table, f.reason); err != nil {
 			return err
 		}
-		return o.result(map[string]string{"removed_mark": f.table, "next": list}, fmt.Sprintf("the mark of table %s is removed", f.table), next(list))
+		return o.Result(map[string]string{"removed_mark": f.table, "next": list}, fmt.Sprintf("the mark of table %s is removed", f.table), next(list))
 	}
 	registered := false
 	for _, s := range v.Sources {
@@ -377,7 +378,7 @@ func (o *operator) removeSource(ctx context.Context, f sourceFlags) error {
 	if err := o.Steps.RemoveSource(ctx, f.name, f.reason); err != nil {
 		return err
 	}
-	return o.result(map[string]string{"removed": f.name, "next": list}, fmt.Sprintf("source %s is removed; no row was touched", f.name), next(list))
+	return o.Result(map[string]string{"removed": f.name, "next": list}, fmt.Sprintf("source %s is removed; no row was touched", f.name), next(list))
 }
 
 func (o *operator) forgotten(v kek.View, table string) bool {

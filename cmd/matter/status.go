@@ -82,10 +82,10 @@ func (o *operator) status(ctx context.Context) error {
 	if s.Next, err = o.afterStatus(ctx, table); err != nil {
 		return err
 	}
-	if o.json {
-		return o.result(s)
+	if o.JSON {
+		return o.Result(s)
 	}
-	return printStatus(o.out, s)
+	return printStatus(o.Out, s)
 }
 
 // unknown notes what could not be read: the rest is worth showing all the same.

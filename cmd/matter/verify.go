@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/matter-ops/kms-rotation/audit"
+	"github.com/matter-ops/kms-rotation/internal/console"
 	"github.com/matter-ops/kms-rotation/internal/lambdastep"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
@@ -50,7 +51,7 @@ func expect(text, seen string, holds bool) expectation {
 	if holds {
 		return expectation{Text: text, Verdict: "true", Seen: seen}
 	}
-	return expectation{Text: text, Verdict: "false", Seen: seen, exit: exitFailed}
+	return expectation{Text: text, Verdict: "false", Seen: seen, exit: console.ExitFailed}
 }
 
 type verdict struct {
@@ -111,7 +112,7 @@ func (o *operator) closeRotation(ctx context.Context, r kek.Rotation) (kek.Rotat
 		}
 	})
 	if ctx.Err() != nil {
-		return r, o.detached(&statusLine{out: o.err}, fmt.Sprintf("matter ops verify-kms-rotation --new-kek-id %s", r.NewKEK))
+		return r, o.detached(&console.StatusLine{Out: o.Err}, fmt.Sprintf("matter ops verify-kms-rotation --new-kek-id %s", r.NewKEK))
 	}
 	if err == nil {
 		return o.reload(ctx, r.ID)
@@ -129,24 +130,24 @@ func (o *operator) judge(v verdict) error {
 		if worse(e.exit, v.ExitCode) {
 			v.ExitCode = e.exit
 		}
-		mark := map[string]string{"true": paint(o.out, green, "ok      "), "false": paint(o.out, red, "FALSE   "), "unproven": paint(o.out, yellow, "unproven")}[e.Verdict]
+		mark := map[string]string{"true": console.Paint(o.Out, console.Green, "ok      "), "false": console.Paint(o.Out, console.Red, "FALSE   "), "unproven": console.Paint(o.Out, console.Yellow, "unproven")}[e.Verdict]
 		lines = append(lines, fmt.Sprintf("%s  %s\n          %s", mark, e.Text, e.Seen))
 	}
 	if v.Missing != "" {
-		lines = append(lines, fmt.Sprintf("%s  rows were deleted while the rotation ran; ask the owner of the table whether on purpose\n          %s", paint(o.out, yellow, "missing "), v.Missing))
+		lines = append(lines, fmt.Sprintf("%s  rows were deleted while the rotation ran; ask the owner of the table whether on purpose\n          %s", console.Paint(o.Out, console.Yellow, "missing "), v.Missing))
 	}
-	if err := o.result(v, lines...); err != nil {
+	if err := o.Result(v, lines...); err != nil {
 		return err
 	}
-	if v.ExitCode != exitDone {
-		return exit(v.ExitCode)
+	if v.ExitCode != console.ExitDone {
+		return console.Exit(v.ExitCode)
 	}
 	return nil
 }
 
 // worse orders exit codes: orphans before anything false before unproven.
 func worse(a, b int) bool {
-	rank := []int{exitDone, exitUnproven, exitFailed, exitOrphans}
+	rank := []int{console.ExitDone, console.ExitUnproven, console.ExitFailed, console.ExitOrphans}
 	return slices.Index(rank, a) > slices.Index(rank, b)
 }
 
@@ -187,7 +188,7 @@ func (o *operator) expectRows(ctx context.Context, r kek.Rotation) (expectation,
 		len(v.Sources), rows.Scanned, elsewhere, orphans, unaccounted, first(rows.Poison), rows.Other+rows.Declared, proof)
 	e := expect(text, seen, elsewhere == 0 && orphans == 0 && unaccounted == 0 && len(proof.wrong) == 0)
 	if orphans > 0 || len(proof.wrong) > 0 {
-		e.exit = exitOrphans
+		e.exit = console.ExitOrphans
 	}
 	return e, nil
 }
@@ -209,13 +210,13 @@ func (o *operator) countProven(ctx context.Context, v kek.View) (rotation.Tally,
 		src, err := o.Steps.OpenSource(def)
 		return provenSource{src, proof}, err
 	}
-	line := &statusLine{out: o.err, live: isTerminal(o.err)}
+	line := console.NewStatusLine(o.Err)
 	c, err := steps.TakeCensus(ctx, "", func(n int64) {
-		if line.live {
-			line.show(fmt.Sprintf("%d items read", n), "")
+		if line.Live {
+			line.Show(fmt.Sprintf("%d items read", n), "")
 		}
 	})
-	line.end()
+	line.End()
 	total := rotation.Tally{ByKEK: map[string]int64{}, ByKind: map[string]int64{}}
 	for _, name := range slices.Sorted(maps.Keys(c.Sources)) {
 		t := c.Sources[name]
@@ -335,7 +336,7 @@ func (o *operator) completedRecord(ctx context.Context, line audit.Line, last in
 func (o *operator) expectAnchor(ctx context.Context, seq int64, refusal error) (expectation, error) {
 	const text = "the anchor cron processed the rotation event"
 	missing := func(seen string) expectation {
-		return expectation{Text: text, Verdict: "unproven", Seen: seen, exit: exitUnproven}
+		return expectation{Text: text, Verdict: "unproven", Seen: seen, exit: console.ExitUnproven}
 	}
 	if o.Steps.Anchoring == nil {
 		return missing("this deployment has no transparency log; see docs/audit.md"), nil

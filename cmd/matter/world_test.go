@@ -21,8 +21,8 @@ import (
 	lambdatypes "github.com/aws/aws-sdk-go-v2/service/lambda/types"
 	"github.com/rogpeppe/go-internal/testscript"
 
-	"github.com/matter-ops/kms-rotation/internal/localaws/fault"
 	"github.com/matter-ops/kms-rotation/kek"
+	"github.com/matter-ops/kms-rotation/test/localaws/fault"
 )
 
 // redeploy gives the function preflight, and the scripts' shell, another setting.
@@ -99,6 +99,9 @@ func (w *world) mark(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(err)
 }
 
+// lettersTable is a table of rows that boto3 writes without this project (examples/adopt).
+const lettersTable = "letters"
+
 // letters makes the table of rows that were written without this project: three under
 // the KEK given, one under a key that no registry knows, which becomes $HISTORIC.
 func (w *world) letters(ts *testscript.TestScript, _ bool, args []string) {
@@ -107,7 +110,7 @@ func (w *world) letters(ts *testscript.TestScript, _ bool, args []string) {
 }
 
 func (w *world) writeLetters(ctx context.Context, current kek.ID) (err error) {
-	table := aws.String(w.Name + "-" + letters)
+	table := aws.String(w.Name + "-" + lettersTable)
 	_, err = w.Set.Dynamo.CreateTable(ctx, &dynamodb.CreateTableInput{
 		TableName: table, BillingMode: types.BillingModePayPerRequest,
 		AttributeDefinitions: []types.AttributeDefinition{{AttributeName: aws.String("id"), AttributeType: types.ScalarAttributeTypeS}},
@@ -125,7 +128,7 @@ func (w *world) writeLetters(ctx context.Context, current kek.ID) (err error) {
 			under = w.historic
 		}
 		out, err := kms.NewFromConfig(w.AWSConfig()).Encrypt(ctx, &kms.EncryptInput{
-			KeyId: aws.String(string(under)), Plaintext: []byte("plain " + id), EncryptionContext: map[string]string{"table": letters, "id": id},
+			KeyId: aws.String(string(under)), Plaintext: []byte("plain " + id), EncryptionContext: map[string]string{"table": lettersTable, "id": id},
 		})
 		if err != nil {
 			return err
@@ -142,14 +145,14 @@ func (w *world) writeLetters(ctx context.Context, current kek.ID) (err error) {
 
 // openLetters reads every letter as who wrote them would: by KMS alone.
 func (w *world) openLetters(ctx context.Context) error {
-	out, err := w.Set.Dynamo.Scan(ctx, &dynamodb.ScanInput{TableName: aws.String(w.Name + "-" + letters), ConsistentRead: aws.Bool(true)})
+	out, err := w.Set.Dynamo.Scan(ctx, &dynamodb.ScanInput{TableName: aws.String(w.Name + "-" + lettersTable), ConsistentRead: aws.Bool(true)})
 	if err != nil {
 		return err
 	}
 	for _, item := range out.Items {
 		id := item["id"].(*types.AttributeValueMemberS).Value
 		plain, err := kms.NewFromConfig(w.AWSConfig()).Decrypt(ctx, &kms.DecryptInput{
-			CiphertextBlob: item["body"].(*types.AttributeValueMemberB).Value, EncryptionContext: map[string]string{"table": letters, "id": id},
+			CiphertextBlob: item["body"].(*types.AttributeValueMemberB).Value, EncryptionContext: map[string]string{"table": lettersTable, "id": id},
 		})
 		if err != nil || string(plain.Plaintext) != "plain "+id {
 			return fmt.Errorf("letter %s: %w", id, errors.Join(err, errors.New("it does not open to what was written")))
@@ -161,10 +164,10 @@ func (w *world) openLetters(ctx context.Context) error {
 	return nil
 }
 
-// writeDefinition writes the letters' definition, as the runbook has it, to a file.
+// writeDefinition writes the lettersTable' definition, as the runbook has it, to a file.
 func (w *world) writeDefinition() error {
 	text := fmt.Sprintf(`{"name": %q, "table": %q, "format": "kms", "kek_id_attribute": "kek_id", "ciphertext_attribute": "body",
- "context": {"table": %q, "id": "$id"}}`, letters, w.Name+"-"+letters, letters)
+ "context": {"table": %q, "id": "$id"}}`, lettersTable, w.Name+"-"+lettersTable, lettersTable)
 	return os.WriteFile(filepath.Join(w.dir, "letters.json"), []byte(text), 0o600)
 }
 

@@ -13,9 +13,9 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/matter-ops/kms-rotation/internal/awskms"
-	"github.com/matter-ops/kms-rotation/internal/keystest"
-	"github.com/matter-ops/kms-rotation/internal/mototest"
 	"github.com/matter-ops/kms-rotation/kek"
+	"github.com/matter-ops/kms-rotation/test/keystest"
+	"github.com/matter-ops/kms-rotation/test/mototest"
 )
 
 func TestMain(m *testing.M) { mototest.Main(m) }

@@ -15,9 +15,9 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/kms/types"
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/matter-ops/kms-rotation/internal/localaws/iam"
-	"github.com/matter-ops/kms-rotation/internal/mototest"
 	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/test/localaws/iam"
+	"github.com/matter-ops/kms-rotation/test/mototest"
 )
 
 // minted returns the key policy that CreateKey is sent for a key that follows old.

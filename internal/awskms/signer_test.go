@@ -10,9 +10,9 @@ import (
 
 	"github.com/matter-ops/kms-rotation/audit"
 	"github.com/matter-ops/kms-rotation/internal/awskms"
-	"github.com/matter-ops/kms-rotation/internal/mototest"
-	"github.com/matter-ops/kms-rotation/internal/storetest"
 	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/test/mototest"
+	"github.com/matter-ops/kms-rotation/test/storetest"
 )
 
 // TestSigner signs a statement as the anchor key and verifies it without KMS.

@@ -22,10 +22,10 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/matter-ops/kms-rotation/internal/awskms"
-	"github.com/matter-ops/kms-rotation/internal/keystest"
-	"github.com/matter-ops/kms-rotation/internal/mototest"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/test/keystest"
+	"github.com/matter-ops/kms-rotation/test/mototest"
 )
 
 const id = "Q2-2026-rotation"

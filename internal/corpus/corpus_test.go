@@ -18,10 +18,10 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/matter-ops/kms-rotation/internal/corpus"
-	"github.com/matter-ops/kms-rotation/internal/mototest"
-	"github.com/matter-ops/kms-rotation/internal/storetest"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/test/mototest"
+	"github.com/matter-ops/kms-rotation/test/storetest"
 )
 
 func TestMain(m *testing.M) { mototest.Main(m) }

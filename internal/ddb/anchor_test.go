@@ -4,9 +4,9 @@ import (
 	"testing"
 
 	"github.com/matter-ops/kms-rotation/internal/ddb"
-	"github.com/matter-ops/kms-rotation/internal/ddb/ddbtest"
-	"github.com/matter-ops/kms-rotation/internal/storetest"
 	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/test/ddbtest"
+	"github.com/matter-ops/kms-rotation/test/storetest"
 )
 
 func TestAnchorStore(t *testing.T) {

@@ -13,9 +13,9 @@ import (
 	"github.com/aws/smithy-go"
 
 	"github.com/matter-ops/kms-rotation/internal/ddb"
-	"github.com/matter-ops/kms-rotation/internal/ddb/ddbtest"
-	"github.com/matter-ops/kms-rotation/internal/storetest"
 	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/test/ddbtest"
+	"github.com/matter-ops/kms-rotation/test/storetest"
 )
 
 // TestCheck: a wrong definition is named by its JSON field, and an item that is

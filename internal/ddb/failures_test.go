@@ -14,11 +14,11 @@ import (
 
 	"github.com/matter-ops/kms-rotation/audit"
 	"github.com/matter-ops/kms-rotation/internal/ddb"
-	"github.com/matter-ops/kms-rotation/internal/ddb/ddbtest"
-	"github.com/matter-ops/kms-rotation/internal/memddb"
-	"github.com/matter-ops/kms-rotation/internal/storetest"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/test/ddbtest"
+	"github.com/matter-ops/kms-rotation/test/memddb"
+	"github.com/matter-ops/kms-rotation/test/storetest"
 )
 
 // failing answers one of its requests with an error, by number from 1, and notes the

@@ -10,9 +10,9 @@ import (
 
 	"github.com/matter-ops/kms-rotation/audit"
 	"github.com/matter-ops/kms-rotation/internal/ddb"
-	"github.com/matter-ops/kms-rotation/internal/ddb/ddbtest"
-	"github.com/matter-ops/kms-rotation/internal/storetest"
 	"github.com/matter-ops/kms-rotation/kek"
+	"github.com/matter-ops/kms-rotation/test/ddbtest"
+	"github.com/matter-ops/kms-rotation/test/storetest"
 )
 
 // between calls f once, after the nth request of a store, reads and all.

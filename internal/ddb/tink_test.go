@@ -10,8 +10,8 @@ import (
 	"github.com/tink-crypto/tink-go/v2/aead/subtle"
 
 	"github.com/matter-ops/kms-rotation/internal/ddb"
-	"github.com/matter-ops/kms-rotation/internal/ddb/ddbtest"
 	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/test/ddbtest"
 )
 
 // TestTinkRows rewraps in place what Tink's KMSEnvelopeAEAD wrote: under the new

@@ -8,8 +8,8 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
 
-	"github.com/matter-ops/kms-rotation/internal/ddb/ddbtest"
 	"github.com/matter-ops/kms-rotation/internal/itemsize"
+	"github.com/matter-ops/kms-rotation/test/ddbtest"
 )
 
 func TestMain(m *testing.M) { ddbtest.Main(m) }

@@ -17,11 +17,11 @@ import (
 	"github.com/matter-ops/kms-rotation/audit"
 	"github.com/matter-ops/kms-rotation/internal/awskms"
 	"github.com/matter-ops/kms-rotation/internal/ddb"
-	"github.com/matter-ops/kms-rotation/internal/ddb/ddbtest"
-	"github.com/matter-ops/kms-rotation/internal/mototest"
 	"github.com/matter-ops/kms-rotation/internal/rekor"
 	"github.com/matter-ops/kms-rotation/internal/worm"
 	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/test/ddbtest"
+	"github.com/matter-ops/kms-rotation/test/mototest"
 )
 
 func TestMain(m *testing.M) { ddbtest.Main(m) } // moto ends with the process

@@ -14,11 +14,11 @@ import (
 	"time"
 
 	"github.com/matter-ops/kms-rotation/audit"
-	"github.com/matter-ops/kms-rotation/internal/localaws/backend"
-	"github.com/matter-ops/kms-rotation/internal/localaws/rekorlocal"
 	"github.com/matter-ops/kms-rotation/internal/rekor"
-	"github.com/matter-ops/kms-rotation/internal/rekor/rekortest"
 	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/test/localaws/backend"
+	"github.com/matter-ops/kms-rotation/test/localaws/rekorlocal"
+	"github.com/matter-ops/kms-rotation/test/rekortest"
 )
 
 // log is a log under test and the way to it.

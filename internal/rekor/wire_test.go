@@ -19,8 +19,8 @@ import (
 
 	"github.com/matter-ops/kms-rotation/audit"
 	"github.com/matter-ops/kms-rotation/internal/rekor"
-	"github.com/matter-ops/kms-rotation/internal/rekor/rekortest"
 	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/test/rekortest"
 )
 
 var errWire = errors.New("the wire is cut")

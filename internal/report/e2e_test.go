@@ -16,11 +16,11 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/sfn/types"
 
 	"github.com/matter-ops/kms-rotation/audit"
-	"github.com/matter-ops/kms-rotation/internal/localaws"
-	"github.com/matter-ops/kms-rotation/internal/localaws/backend"
-	"github.com/matter-ops/kms-rotation/internal/sample"
-	"github.com/matter-ops/kms-rotation/internal/wiretrace/tracetest"
 	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/test/localaws"
+	"github.com/matter-ops/kms-rotation/test/localaws/backend"
+	"github.com/matter-ops/kms-rotation/test/sample"
+	"github.com/matter-ops/kms-rotation/test/wiretrace/tracetest"
 )
 
 const e2eRows = 60

@@ -23,10 +23,10 @@ import (
 	"github.com/matter-ops/kms-rotation/envelope"
 	"github.com/matter-ops/kms-rotation/envelope/aead"
 	"github.com/matter-ops/kms-rotation/internal/ddb"
-	"github.com/matter-ops/kms-rotation/internal/memddb"
-	"github.com/matter-ops/kms-rotation/internal/memstore"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/test/memddb"
+	"github.com/matter-ops/kms-rotation/test/memstore"
 )
 
 // site is a table on the DynamoDB in memory and two KEKs: the old one is retired, the

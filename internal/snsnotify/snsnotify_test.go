@@ -13,9 +13,9 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/sns"
 
-	"github.com/matter-ops/kms-rotation/internal/mototest"
 	"github.com/matter-ops/kms-rotation/internal/snsnotify"
 	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/test/mototest"
 )
 
 func TestMain(m *testing.M) { mototest.Main(m) }

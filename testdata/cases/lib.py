@@ -1,7 +1,7 @@
 """Helper of the case scripts: a deployment of its own (control table, locked bucket,
 KEK, tables) on a running local AWS, and the operator's commands by hand.
 
-Run a case:   make build venv dynoxide && bin/matter local up --detach
+Run a case:   make build venv dynoxide && bin/matter-local up --detach
               . .local/env && .venv/bin/python testdata/cases/NN-name.py
 $MATTER_BIN names another binary than bin/matter."""
 import json, os, subprocess, sys, tempfile, time, uuid

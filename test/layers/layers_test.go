@@ -1,0 +1,184 @@
+// Package layers holds the direction of the dependencies: kek ← audit, envelope;
+// kek, audit ← rotation; all ← adapters ← app ← functions, cmd.
+package layers
+
+import (
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/matter-ops/kms-rotation"
+
+// deps lists what a package is built from, itself excluded.
+func deps(t *testing.T, pkg string) []string {
+	t.Helper()
+	out, err := exec.CommandContext(t.Context(), "go", "list", "-deps", module+"/"+pkg).Output()
+	if err != nil {
+		t.Fatalf("go list -deps %s: %v", pkg, err)
+	}
+	return slices.DeleteFunc(strings.Fields(string(out)), func(p string) bool { return p == module+"/"+pkg })
+}
+
+// TestDependencies: what each package may be built from, the standard library
+// apart. An entry that ends in / allows everything below it.
+func TestDependencies(t *testing.T) {
+	for pkg, allowed := range map[string][]string{
+		"kek":      nil,
+		"audit":    {"github.com/transparency-dev/merkle", "github.com/transparency-dev/merkle/", "golang.org/x/mod/"},
+		"rotation": {module + "/kek", module + "/audit", "golang.org/x/sync/", "github.com/transparency-dev/merkle", "github.com/transparency-dev/merkle/", "golang.org/x/mod/"},
+	} {
+		for _, d := range deps(t, pkg) {
+			std := !strings.Contains(strings.Split(d, "/")[0], ".")
+			ok := std || slices.ContainsFunc(allowed, func(a string) bool {
+				return d == a || strings.HasSuffix(a, "/") && strings.HasPrefix(d, a)
+			})
+			if !ok {
+				t.Errorf("%s is built from %s", pkg, d)
+			}
+		}
+	}
+}
+
+// TestForbidden: what must never get into a package.
+func TestForbidden(t *testing.T) {
+	for _, c := range []struct{ pkg, part, why string }{
+		{"envelope", module + "/rotation", "applications would import the control plane"},
+		{"envelope", module + "/internal", "applications would import the control plane"},
+	} {
+		for _, d := range deps(t, c.pkg) {
+			if strings.HasPrefix(d, c.part) {
+				t.Errorf("%s is built from %s: %s", c.pkg, d, c.why)
+			}
+		}
+	}
+}
+
+// TestOneDoor: what proves the product is under test/, and nothing that ships is built from
+// it. The workshop's own programs are, and tests.
+func TestOneDoor(t *testing.T) {
+	workshop := []string{"cmd/matter-local", "cmd/matter-acceptance"}
+	out, err := exec.CommandContext(t.Context(), "go", "list", "-f", `{{.ImportPath}} {{join .Deps " "}}`, module+"/...").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	product, apparatus := 0, 0
+	for line := range strings.Lines(string(out)) {
+		fields := strings.Fields(line)
+		pkg := strings.TrimPrefix(fields[0], module+"/")
+		if strings.HasPrefix(pkg, "test/") || slices.Contains(workshop, pkg) {
+			apparatus++
+			continue
+		}
+		product++
+		for _, d := range fields[1:] {
+			if strings.HasPrefix(d, module+"/test/") {
+				t.Errorf("%s is built from %s, which must not ship", pkg, d)
+			}
+		}
+	}
+	if product < 20 || apparatus < 20 {
+		t.Errorf("%d packages of the product and %d of the workshop", product, apparatus)
+	}
+}
+
+// TestOnlyAppWiresAdapters: nothing that ships but internal/app is built on the
+// adapters directly.
+func TestOnlyAppWiresAdapters(t *testing.T) {
+	out, err := exec.CommandContext(t.Context(), "go", "list", "-f", `{{.ImportPath}} {{join .Imports " "}}`, module+"/functions/...").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(out)) {
+		fields := strings.Fields(line)
+		for _, imported := range fields[1:] {
+			switch strings.TrimPrefix(imported, module+"/") {
+			case "internal/app", "internal/lambdastep", "rotation":
+			default:
+				t.Errorf("%s imports %s", fields[0], imported)
+			}
+		}
+	}
+}
+
+// TestNamedTests: a test that a document names is there. A name that ends in …, or that
+// go test -run gets, is the beginning of one.
+func TestNamedTests(t *testing.T) {
+	const root = "../.."
+	named, declared := regexp.MustCompile(`(-run )?Test[A-Z]\w+…?`), regexp.MustCompile(`(?m)^func (Test\w+)\(`)
+	var have []string
+	docs := map[string][]string{}
+	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case d.IsDir() && path != root && (strings.HasPrefix(d.Name(), ".") || d.Name() == "build"):
+			return fs.SkipDir
+		case strings.HasSuffix(path, "_test.go"), strings.HasSuffix(path, ".md"):
+		default:
+			return nil
+		}
+		b, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		if strings.HasSuffix(path, ".md") {
+			docs[path] = named.FindAllString(string(b), -1)
+			return nil
+		}
+		for _, m := range declared.FindAllStringSubmatch(string(b), -1) {
+			have = append(have, m[1])
+		}
+		return nil
+	})
+	if err != nil || len(have) < 500 || len(docs) < 10 {
+		t.Fatalf("%d tests and %d documents found: %v", len(have), len(docs), err)
+	}
+	for path, names := range docs {
+		for _, name := range names {
+			name, open := strings.CutPrefix(name, "-run ")
+			beginning, cut := strings.CutSuffix(name, "…")
+			open = open || cut
+			if !slices.ContainsFunc(have, func(h string) bool { return h == name || open && strings.HasPrefix(h, beginning) }) {
+				t.Errorf("%s names %s, which is no test", path, name)
+			}
+		}
+	}
+}
+
+// TestLedger: every fact about AWS that docs/aws.md lists says where AWS states it, where it
+// is relied on, and how it is checked: by a test, or that only an account can tell.
+func TestLedger(t *testing.T) {
+	b, err := os.ReadFile("../../docs/aws.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	rows := 0
+	for i, line := range strings.Split(string(b), "\n") {
+		if !strings.HasPrefix(line, "|") || strings.HasPrefix(line, "|---") || strings.HasPrefix(line, "| fact ") {
+			continue
+		}
+		rows++
+		cells := strings.Split(strings.Trim(line, "|"), "|")
+		if len(cells) != 4 {
+			t.Errorf("line %d has %d cells: %s", i+1, len(cells), line)
+			continue
+		}
+		for j, c := range cells {
+			if len(strings.TrimSpace(c)) < 3 {
+				t.Errorf("line %d: cell %d is empty", i+1, j+1)
+			}
+		}
+		if how := cells[3]; !strings.Contains(how, "Test") && !strings.Contains(how, "account") {
+			t.Errorf("line %d is checked by nothing that has a name: %s", i+1, how)
+		}
+	}
+	if rows < 40 {
+		t.Errorf("only %d facts", rows)
+	}
+}

@@ -1,0 +1,126 @@
+package rowcheck_test
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/matter-ops/kms-rotation/envelope/aead"
+	"github.com/matter-ops/kms-rotation/kek"
+	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/test/memstore"
+	"github.com/matter-ops/kms-rotation/test/rowcheck"
+)
+
+// TestEachHarmIsNamed does one kind of harm to a row at a time.
+func TestEachHarmIsNamed(t *testing.T) {
+	kms := memstore.New("rowcheck", time.Now).KMS()
+	create := func() kek.ID {
+		k, err := kms.Create(t.Context(), "", 0, "", rotation.Key{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return k.ID
+	}
+	encctx := map[string]string{"table": "t"}
+	seal := func(under kek.ID, payload string) rotation.Row {
+		dek, wrapped, err := kms.GenerateDataKey(t.Context(), under, encctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sealed, err := aead.Cipher{}.Seal(dek, []byte(payload), encctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return rotation.Row{ID: "r", KEK: under, WrappedDEK: wrapped, Ciphertext: sealed, Context: encctx, Bound: encctx}
+	}
+	rewrap := func(row rotation.Row, to kek.ID) rotation.Row {
+		wrapped, err := kms.ReEncrypt(t.Context(), row.KEK, to, row.WrappedDEK, encctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		row.KEK, row.WrappedDEK = to, wrapped
+		return row
+	}
+	left, current := create(), create()
+	for _, c := range []struct {
+		name    string
+		then    func(row rotation.Row) []rotation.Row
+		promise string
+	}{
+		{"sealed afresh", func(rotation.Row) []rotation.Row { return []rotation.Row{seal(current, "mine")} }, ""},
+		{"gone", func(rotation.Row) []rotation.Row { return nil }, "NoLostWrite"},
+		{"another payload", func(rotation.Row) []rotation.Row { return []rotation.Row{seal(current, "other")} }, "NoLostWrite"},
+		{"garbage for a data key", func(row rotation.Row) []rotation.Row {
+			row.WrappedDEK = []byte("garbage")
+			return []rotation.Row{row}
+		}, "RowIntegrity"},
+		{"a payload of another key", func(row rotation.Row) []rotation.Row {
+			row.Ciphertext = seal(current, "mine").Ciphertext
+			return []rotation.Row{row}
+		}, "RowIntegrity"},
+		{"a defect", func(row rotation.Row) []rotation.Row {
+			row.Defect, row.WrappedDEK = "attribute edek is missing", nil
+			return []rotation.Row{row}
+		}, "RowIntegrity"},
+		{"one more", func(row rotation.Row) []rotation.Row {
+			more := seal(current, "mine")
+			more.ID = "s"
+			return []rotation.Row{seal(current, "mine"), more}
+		}, "NoRowComesBack"},
+		{"the exposed data key", func(row rotation.Row) []rotation.Row { return []rotation.Row{rewrap(row, current)} }, "ExposedDeksGone"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			check := rowcheck.New(kms, aead.Cipher{})
+			want := map[string]string{"r": "mine"}
+			row := seal(left, "mine")
+			if f := check.Row(t.Context(), row, want); f != nil {
+				t.Fatal(f)
+			}
+			var found []string
+			note := func(f *rowcheck.Finding) {
+				if f != nil {
+					found = append(found, f.String())
+				}
+			}
+			now := c.then(row)
+			for _, row := range now {
+				note(check.Row(t.Context(), row, want))
+			}
+			note(rowcheck.Missing(len(now), want))
+			note(check.Exposed("an emergency", []kek.ID{left}, want))
+			if c.promise == "" && len(found) == 0 {
+				return
+			}
+			if len(found) == 0 || c.promise == "" || !strings.HasPrefix(found[0], c.promise+": ") {
+				t.Errorf("found %q, want %q", found, c.promise)
+			}
+		})
+	}
+}
+
+// TestAcknowledgedAndNotStored: a write that was acknowledged and left the row as it was is
+// lost, though nothing of the row has changed.
+func TestAcknowledgedAndNotStored(t *testing.T) {
+	kms := memstore.New("rowcheck", time.Now).KMS()
+	k, err := kms.Create(t.Context(), "", 0, "", rotation.Key{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	dek, wrapped, err := kms.GenerateDataKey(t.Context(), k.ID, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sealed, err := aead.Cipher{}.Seal(dek, []byte("old"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	row := rotation.Row{ID: "r", KEK: k.ID, WrappedDEK: wrapped, Ciphertext: sealed}
+	check := rowcheck.New(kms, aead.Cipher{})
+	if f := check.Row(t.Context(), row, map[string]string{"r": "old"}); f != nil {
+		t.Fatal(f)
+	}
+	if f := check.Row(t.Context(), row, map[string]string{"r": "new"}); f == nil || f.Promise != "NoLostWrite" {
+		t.Errorf("found %v", f)
+	}
+}

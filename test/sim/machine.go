@@ -1,0 +1,319 @@
+package sim
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"time"
+
+	"github.com/matter-ops/kms-rotation/internal/lambdastep"
+	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/test/memstore"
+)
+
+// machine is statemachine.asl.json in Go, without JSON: TestMachineIsTheShippedOne
+// holds it to the definition.
+type machine struct {
+	r         *run
+	id        string
+	execution string
+	in        rotation.ExecutionInput
+	state     string
+	tries     int
+	attempt   int
+	halts     int
+	mode      string
+	failure   rotation.Kind
+	segments  []rotation.Segment // of the plan
+	segment   int                // of them, that RewrapSegment works on
+	trail     []string
+}
+
+// The states in which an execution has ended.
+const (
+	refused    = "Refused"
+	rolledBack = "RolledBack"
+	completed  = "Completed"
+	halted     = "Halted"
+	superseded = "Superseded"
+)
+
+const maxHalts = 4
+
+func newMachine(r *run, id string, in rotation.ExecutionInput) *machine {
+	return &machine{r: r, id: id, execution: id, in: in, state: "Preflight"}
+}
+
+func (m *machine) over() bool {
+	switch m.state {
+	case refused, rolledBack, completed, halted, superseded:
+		return true
+	}
+	return false
+}
+
+// retries is how often a state's Retry takes a transient failure up again, and the
+// most that it waits.
+func retries(state string) (int, time.Duration) {
+	switch state {
+	case "Mint", "Rehearse", "DualUnwrap", "Switch", "Remint", "PreSwitchFailure", "RewrapSegment", "Retire", "Verify":
+		return 20, time.Minute
+	case "Preflight", "Abandon":
+		return 5, 30 * time.Second
+	default:
+		return 8, time.Minute
+	}
+}
+
+// deadlined is a context with a deadline in virtual time. It is never cancelled.
+type deadlined struct {
+	context.Context
+	at time.Time
+}
+
+func (d deadlined) Deadline() (time.Time, bool) { return d.at, true }
+
+// answer is what the state machine looks at.
+type answer struct {
+	done      bool
+	rewrapped bool // a segment
+	attempt   int
+	mode      string
+	id        string
+	segments  []rotation.Segment
+}
+
+// step makes one invocation and goes to the next state.
+func (m *machine) step() {
+	state := m.state
+	m.trail = append(m.trail, state)
+	input := *m // a duplicate has the same
+	a, err, orphan := m.r.invoke(m, state, func(ctx context.Context) (answer, error) { return input.call(ctx, state) })
+	if orphan || m.r.failed != nil {
+		return
+	}
+	if err != nil {
+		m.result(err)
+		return
+	}
+	m.tries = 0
+	m.advance(a)
+}
+
+// function is the function behind a state, by the name of its folder; a person makes the
+// other calls.
+func function(name string) string {
+	name, _, _ = strings.Cut(name, " (duplicate)")
+	switch name {
+	case "Preflight", "Mint", "DualUnwrap", "Switch", "Drain", "Retire", "Verify":
+		return strings.ToLower(name)
+	case "Abandon", "PreSwitchFailure", "Remint":
+		return "retire"
+	case "Census":
+		return "verify"
+	case "Rehearse", "RewrapSegment", "RewrapComplete":
+		return "rewrap"
+	}
+	return "person"
+}
+
+// invoke runs a step in a process of its own.
+func (r *run) invoke(owner *machine, name string, f func(context.Context) (answer, error)) (a answer, err error, orphan bool) {
+	inv := &invocation{name: name, owner: owner, from: r.call}
+	if name == "Drain" && r.drain == 0 {
+		r.drain = r.call
+	}
+	inv.again = func() { _, _, _ = r.invoke(nil, name+" (duplicate)", f) }
+	outer := r.inv
+	r.inv = inv
+	before := r.inner
+	r.tell("%s", name)
+	a, err = f(deadlined{memstore.WithCaller(r.context, function(name)), r.now.Add(r.skew).Add(lambda)})
+	r.inv = outer
+	if inv.err != nil {
+		err = inv.err
+	}
+	if err != nil {
+		r.tell("%s fails: %v", name, err)
+	} else if r.failed == nil {
+		r.check.look()
+		r.check.stored(inv, before == r.inner && owner != nil && (a.done || owner.concludes()))
+	}
+	return a, err, inv.orphan
+}
+
+// call calls the function behind a state.
+func (m *machine) call(ctx context.Context, state string) (answer, error) {
+	s, in := m.r.steps, rotation.StepInput{RotationID: m.id}
+	switch state {
+	case "Preflight":
+		p, err := s.Preflight(ctx, rotation.PreflightInput{ExecutionARN: "arn:" + m.execution, ExecutionName: m.execution, Input: m.in})
+		return answer{attempt: p.Current.Attempt, mode: p.Mode, id: p.RotationID, segments: p.Segments}, err
+	case "Abandon":
+		return m.retire(ctx, rotation.RetireInput{RotationID: m.execution, Action: rotation.ActionAbandon, ExecutionARN: "arn:" + m.execution, Error: string(m.failure)})
+	case "Mint":
+		_, err := s.Mint(ctx, in)
+		return answer{}, err
+	case "Census":
+		o, err := s.Verify(ctx, rotation.VerifyInput{RotationID: m.id, Census: true})
+		return answer{done: o.Done}, err
+	case "Rehearse":
+		_, err := s.Rewrap(ctx, rotation.RewrapInput{RotationID: m.id, Rehearse: true})
+		return answer{}, err
+	case "DualUnwrap":
+		_, err := s.DualUnwrap(ctx, in)
+		return answer{}, err
+	case "PreSwitchFailure":
+		return m.retire(ctx, rotation.RetireInput{RotationID: m.id, Action: rotation.ActionPreSwitchFailure, Error: string(m.failure)})
+	case "Remint":
+		return m.retire(ctx, rotation.RetireInput{RotationID: m.id, Action: rotation.ActionRemint, FailedAttempt: m.attempt, Error: string(m.failure)})
+	case "Switch":
+		_, err := s.Switch(ctx, in)
+		return answer{}, err
+	case "Drain":
+		d, err := s.Drain(ctx, in)
+		return answer{done: d.Done}, err
+	case "RewrapSegment":
+		o, err := s.Rewrap(ctx, rotation.RewrapInput{RotationID: m.id, Source: m.segments[m.segment].Source, Segment: m.segments[m.segment].Segment})
+		return answer{rewrapped: o.Done}, err
+	case "RewrapComplete":
+		_, err := s.Rewrap(ctx, rotation.RewrapInput{RotationID: m.id, Complete: true})
+		return answer{}, err
+	case "Retire":
+		return m.retire(ctx, rotation.RetireInput{RotationID: m.id})
+	case "Verify":
+		o, err := s.Verify(ctx, rotation.VerifyInput{RotationID: m.id})
+		return answer{done: o.Done}, err
+	}
+	return answer{}, errors.New("no state " + state)
+}
+
+func (m *machine) retire(ctx context.Context, in rotation.RetireInput) (answer, error) {
+	o, err := m.r.steps.Retire(ctx, in)
+	return answer{done: o.Done, attempt: o.Attempt}, err
+}
+
+// concludes reports whether a state's success means that its effect is made. What is
+// polled says so itself, and a segment's rewrap writes no record.
+func (m *machine) concludes() bool {
+	switch m.state {
+	case "Census", "Drain", "RewrapSegment", "Retire", "Verify":
+		return false
+	}
+	return true
+}
+
+// advance is Next, and the Choice states.
+func (m *machine) advance(a answer) {
+	switch m.state {
+	case "Preflight":
+		m.attempt, m.mode, m.id, m.segments, m.state = a.attempt, a.mode, a.id, a.segments, "Census"
+	case "Abandon":
+		m.state = refused
+	case "Census":
+		if a.done {
+			m.state = "Mint"
+		}
+	case "Mint":
+		m.state = "Rehearse"
+	case "Rehearse":
+		m.state = "DualUnwrap"
+	case "DualUnwrap":
+		m.state = "Switch"
+	case "PreSwitchFailure":
+		m.state = rolledBack
+	case "Remint":
+		m.attempt, m.state = a.attempt, "Mint"
+	case "Switch":
+		m.state = "Drain"
+	case "Drain":
+		if a.done {
+			m.state, m.segment = "RewrapSegment", 0
+			return
+		}
+		m.r.pass(30 * time.Second)
+	case "RewrapSegment":
+		if a.rewrapped {
+			m.segment++
+		}
+		if m.segment == len(m.segments) {
+			m.state = "RewrapComplete"
+		}
+	case "RewrapComplete":
+		m.state = "Retire"
+	case "Retire":
+		if a.done {
+			m.state = "Verify"
+		}
+	case "Verify":
+		if a.done {
+			m.state = completed
+		}
+	}
+}
+
+// result is a failure of the state: Retry, else Catch.
+func (m *machine) result(err error) {
+	kind := lambdastep.Kind(err)
+	again := kind == rotation.Transient || errors.Is(err, errCrashed)
+	limit, most := retries(m.state)
+	if again && m.tries < limit {
+		m.r.pass(min(time.Second<<min(m.tries, 10), most))
+		m.tries++
+		return
+	}
+	m.tries, m.failure = 0, kind
+	if kind == rotation.Superseded && (m.mode == "emergency" && m.state == "Remint" || m.state == "PreSwitchFailure" || afterTest(m.state)) {
+		m.state = superseded
+		return
+	}
+	m.r.blocked = m.r.blocked || unaccounted(kind)
+	switch m.state {
+	case "Preflight":
+		switch kind {
+		case rotation.InvalidInput, rotation.Misconfigured, rotation.ControlTableMissing, rotation.PointerInvalid,
+			rotation.RotationInProgress, rotation.SourceMisconfigured, rotation.SourceForgotten, rotation.KeyInUse,
+			rotation.AuditUnlocked, rotation.WindowClosed:
+			m.state = refused
+		default:
+			m.state = "Abandon"
+		}
+	case "Abandon":
+		m.state = refused
+	case "Census", "Mint", "Rehearse", "DualUnwrap":
+		if m.state = "PreSwitchFailure"; m.mode == "emergency" {
+			m.state = "Remint"
+		}
+	case "Remint", "PreSwitchFailure":
+		m.halt("Mint")
+	default:
+		m.halt("Switch")
+	}
+}
+
+// afterTest reports a state whose failure halts.
+func afterTest(state string) bool {
+	switch state {
+	case "Preflight", "Abandon", "Census", "Mint", "Rehearse", "DualUnwrap", "Remint":
+		return false
+	}
+	return true
+}
+
+// halt pages; the operator redrives an hour later, a bounded number of times.
+func (m *machine) halt(next string) {
+	m.r.tell("%s halts at %s: %s", m.id, m.state, m.failure)
+	if m.halts++; m.halts > maxHalts {
+		m.state = halted
+		return
+	}
+	if m.r.lost { // nobody redrives it before the control table is rebuilt
+		m.state = halted
+		return
+	}
+	m.state = next // as soon as anybody redrives it
+	m.r.alone(m.r.apps.paged)
+	m.r.accountForRows()
+	m.r.pass(time.Hour)
+	m.r.outage = 0
+}
