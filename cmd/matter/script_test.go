@@ -166,7 +166,9 @@ func scripts(t *testing.T, folder string, w *world) {
 // some of them plant, which is an orphan.
 func ofTheModel(t *testing.T, runs [][]trace.Event) {
 	t.Helper()
+	events := 0
 	for i, v := range tracetest.Check(t, runs...) {
+		events += len(runs[i])
 		planted := slices.ContainsFunc(runs[i], func(e trace.Event) bool { return e.Row == plantedRow })
 		if planted && v.Violated == "NoKeyOrphans" && v.Event.Row == plantedRow {
 			continue
@@ -175,6 +177,7 @@ func ofTheModel(t *testing.T, runs [][]trace.Event) {
 			t.Errorf("%s\n%+v\nthe run is in %s", v, v.Event, tracetest.Keep(t, runs[i]))
 		}
 	}
+	t.Logf("%d traces of %d events", len(runs), events)
 }
 
 // plantedRow is the row that the command row plants.
