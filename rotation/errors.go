@@ -70,6 +70,18 @@ type Error struct {
 	// to logs, notifications, the execution's history and the audit chain. A person's
 	// terminal shows them.
 	Rows []string
+
+	// Halt is what an execution halted on: of kind [Halted], else nil.
+	Halt *Halt
+}
+
+// Halt is the cause of a halted execution, as the state machine's history has it: JSON
+// in the error message of the function that halts. A program reads the kind from it.
+type Halt struct {
+	Rotation string `json:"rotation"`
+	Kind     Kind   `json:"kind"`  // of the error that the execution halted on; a States.… error has that name
+	Cause    string `json:"cause"` // that error in words; "" if the state machine gave none
+	Next     string `json:"next"`  // what to do
 }
 
 func (e *Error) Error() string {

@@ -2,6 +2,7 @@ package rotation
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"strings"
 	"time"
@@ -35,9 +36,35 @@ func (s *Steps) Notify(ctx context.Context, in NotifyInput) (NotifyOutput, error
 		out.Untold = s.moveWindow(ctx, in.Label, stage)
 	}
 	if in.Event == NotifyHalted {
-		return out, &Error{Kind: Halted, Field: in.RotationID, Msg: in.Error + ": " + in.Cause, Next: in.next()}
+		h := &Halt{Rotation: in.RotationID, Kind: Kind(in.Error), Cause: functionMessage(in.Cause), Next: in.next()}
+		return out, &Error{Kind: Halted, Field: h.Rotation, Msg: strings.TrimSuffix(in.Error+": "+strings.TrimPrefix(h.Cause, in.Error+": "), ": "), Next: h.Next, Halt: h}
 	}
 	return out, nil
+}
+
+// functionMessage is the error of a function in words. Lambda gives it to a state machine as
+// JSON (Lambda developer guide, "Function errors in Step Functions"); another cause is
+// returned as it is.
+func functionMessage(cause string) string {
+	var function struct {
+		Message string `json:"errorMessage"`
+	}
+	if json.Unmarshal([]byte(cause), &function) == nil && function.Message != "" {
+		return function.Message
+	}
+	return cause
+}
+
+// ReadFailure reads what an execution failed with, by the error name and cause that Step
+// Functions has of it: the kind of the step's error, and its text. For a halt they are
+// those of the error that it halted on.
+func ReadFailure(name, cause string) (kind Kind, text string) {
+	kind, text = Kind(name), functionMessage(cause)
+	var h Halt
+	if kind == Halted && json.Unmarshal([]byte(text), &h) == nil && h.Kind != "" {
+		kind, text = h.Kind, h.Cause
+	}
+	return kind, strings.TrimPrefix(text, string(kind)+": ")
 }
 
 // windowLasts is how long after its end a window's announcement still stands for a

@@ -2,6 +2,7 @@ package rotation_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"strings"
 	"testing"
@@ -91,6 +92,41 @@ func TestNotifyOrphansDoesNotCalm(t *testing.T) {
 		wantKind(t, err, rotation.Halted)
 		if got := strings.Contains(b.message, "No row is orphaned"); got != calm {
 			t.Errorf("%s: %q", kind, b.message)
+		}
+	}
+}
+
+// TestReadFailure: what Step Functions has of a failed execution is read back as it was
+// told, a halt from its JSON. An execution of an older version, and a cause that no
+// function wrote, are shown as they are.
+func TestReadFailure(t *testing.T) {
+	function := func(message string) string {
+		return string(must(json.Marshal(map[string]string{"errorType": "any", "errorMessage": message})))
+	}
+	in := halted(0, nil)
+	in.Error, in.Cause = string(rotation.KeyInUse), function("KeyInUse: kek-1: a grant: of another team (next: retire it)")
+	_, err := notifier(&inbox{}).Notify(t.Context(), in)
+	var typed *rotation.Error
+	if !errors.As(err, &typed) || typed.Halt == nil || typed.Halt.Rotation != spring || typed.Halt.Next != typed.Next || typed.Next == "" {
+		t.Fatalf("%v: %+v", err, typed)
+	}
+	if want := "Halted: " + spring + ": KeyInUse: kek-1: a grant: of another team (next: retire it) (next: "; !strings.HasPrefix(err.Error(), want) {
+		t.Errorf("%v", err)
+	}
+	said := function(string(must(json.Marshal(typed.Halt))))
+	for _, tc := range []struct {
+		name, cause string
+		kind        rotation.Kind
+		text        string
+	}{
+		{"Halted", said, rotation.KeyInUse, "kek-1: a grant: of another team (next: retire it)"},
+		{"WindowClosed", function("WindowClosed: window: it is 12:00"), rotation.WindowClosed, "window: it is 12:00"},
+		{"Halted", function("Halted: q: Internal: r1 failed: x (next: y)"), rotation.Halted, "q: Internal: r1 failed: x (next: y)"},
+		{"Halted", `{"kind":""}`, rotation.Halted, `{"kind":""}`},
+		{"States.Timeout", "", "States.Timeout", ""},
+	} {
+		if kind, text := rotation.ReadFailure(tc.name, tc.cause); kind != tc.kind || text != tc.text {
+			t.Errorf("%s %s: %s, %q", tc.name, tc.cause, kind, text)
 		}
 	}
 }

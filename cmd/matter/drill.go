@@ -94,7 +94,7 @@ func (o *operator) drill(ctx context.Context, name string, every time.Duration) 
 		return err
 	}
 	if e.Status != types.ExecutionStatusSucceeded || d.Rotation != e.RotationID {
-		kind, text := failure(e.Error, e.Cause)
+		kind, text := rotation.ReadFailure(e.Error, e.Cause)
 		return &rotation.Error{
 			Kind: rotation.Refused, Field: name, Msg: fmt.Sprintf("the drill has not passed (%s): %s: %s", e.Status, kind, text), Next: "matter ops kms-status",
 		}

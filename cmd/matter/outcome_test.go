@@ -15,8 +15,9 @@ import (
 // TestOutcome: how an execution ended, as an exit code and in words. The causes are
 // those that Lambda and the state machine really make.
 func TestOutcome(t *testing.T) {
-	const orphans = `{"errorMessage":"Halted: q: OrphansFound: {\"errorMessage\":\"OrphansFound: rows: 2 rows are not under the new KEK. First: [\\\"a: it is under KEK b\\\"] (next: enable the old KMS key)\",\"errorType\":\"OrphansFound\"} (next: fix the cause, then: aws stepfunctions redrive-execution)","errorType":"Halted"}`
-	const timeout = `{"errorMessage":"Halted: q: States.Timeout:  (next: fix the cause)","errorType":"Halted"}`
+	const orphans = `{"errorMessage":"{\"rotation\":\"q\",\"kind\":\"OrphansFound\",\"cause\":\"OrphansFound: rows: 2 rows are not under the new KEK. First: [\\\"a: it is under KEK b\\\"] (next: enable the old KMS key)\",\"next\":\"fix the cause, then: aws stepfunctions redrive-execution\"}","errorType":"Halted"}`
+	const timeout = `{"errorMessage":"{\"rotation\":\"q\",\"kind\":\"States.Timeout\",\"cause\":\"\",\"next\":\"fix the cause\"}","errorType":"Halted"}`
+	const colons = `{"errorMessage":"{\"rotation\":\"\",\"kind\":\"Internal\",\"cause\":\"Internal: r1 failed: x: y\",\"next\":\"\"}","errorType":"Halted"}` // cut at colons, its kind was "r1 failed"
 	for _, c := range []struct {
 		status      types.ExecutionStatus
 		err, cause  string
@@ -43,6 +44,7 @@ func TestOutcome(t *testing.T) {
 			types.ExecutionStatusFailed, "Halted", timeout, "Rewrap Halted", kek.Drained,
 			console.ExitFailed, "States.Timeout", "rotation q is drained and has halted (failed)\nStates.Timeout", "matter ops resume --rotation q",
 		},
+		{types.ExecutionStatusFailed, "Halted", colons, "Rewrap Halted", kek.Drained, console.ExitFailed, rotation.Internal, "Internal: r1 failed: x: y", "resume"},
 		{types.ExecutionStatusFailed, "Halted", "no message at all", "Halted", kek.Drained, console.ExitFailed, rotation.Halted, "no message at all", "resume"},
 		{types.ExecutionStatusAborted, "", "", "Rewrap", kek.Drained, console.ExitFailed, "", "rotation q is drained and has halted (aborted)", "resume --rotation q"},
 		{types.ExecutionStatusTimedOut, "States.Timeout", "", "", "", console.ExitFailed, "States.Timeout", "is not started and has halted (timed_out)", "matter ops kms-rotate"},

@@ -3,7 +3,6 @@ package main
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -248,7 +247,7 @@ func (o *operator) ended(ctx context.Context, e app.Execution, end watch.Outcome
 
 // judge fills in exit code and next command, and says how it ended.
 func (out *outcome) judge() string {
-	kind, text := failure(out.Error, out.Cause)
+	kind, text := rotation.ReadFailure(out.Error, out.Cause)
 	out.Failure = string(kind)
 	switch {
 	case out.Status == types.ExecutionStatusSucceeded:
@@ -280,28 +279,4 @@ func (out *outcome) judge() string {
 		message += "\n" + strings.TrimSuffix(string(kind)+": "+text, ": ")
 	}
 	return message
-}
-
-// failure unpacks what an execution failed with: the kind and message of the step's
-// error. A halt wraps the error that it halted on.
-func failure(name, cause string) (kind rotation.Kind, text string) {
-	var lambda struct {
-		Message string `json:"errorMessage"`
-	}
-	if json.Unmarshal([]byte(cause), &lambda) == nil && lambda.Message != "" {
-		cause = lambda.Message
-	}
-	if name != string(rotation.Halted) {
-		return rotation.Kind(name), strings.TrimPrefix(cause, name+": ")
-	}
-	// Halted: <rotation>: <kind>: <cause of the step, JSON> (next: …)
-	_, rest, _ := strings.Cut(strings.TrimPrefix(cause, name+": "), ": ")
-	inner, step, _ := strings.Cut(rest, ": ")
-	if i := strings.LastIndex(step, " (next: "); i >= 0 {
-		step = step[:i]
-	}
-	if inner == "" || inner == name {
-		return rotation.Halted, cause
-	}
-	return failure(inner, step)
 }

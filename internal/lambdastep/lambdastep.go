@@ -139,6 +139,15 @@ func Kind(err error) rotation.Kind {
 	}
 }
 
+// named is an error as Lambda answers it. The message of a halt is JSON, for the programs
+// that look at the execution.
 func named(err error) error {
-	return messages.InvokeResponse_Error{Type: string(Kind(err)), Message: err.Error()}
+	message := err.Error()
+	var typed *rotation.Error
+	if errors.As(err, &typed) && typed.Halt != nil {
+		if b, err := json.Marshal(typed.Halt); err == nil {
+			message = string(b)
+		}
+	}
+	return messages.InvokeResponse_Error{Type: string(Kind(err)), Message: message}
 }

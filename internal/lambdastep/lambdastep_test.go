@@ -81,6 +81,15 @@ func TestHandlerNamesErrors(t *testing.T) {
 			t.Errorf("log %q lacks the error type", log)
 		}
 	}
+	halt := &rotation.Halt{Rotation: "q", Kind: rotation.DrainTimeout, Cause: "DrainTimeout: a \"lease\"", Next: "wait"}
+	halts := func(context.Context, rotation.StepInput) (rotation.MintOutput, error) {
+		return rotation.MintOutput{}, &rotation.Error{Kind: rotation.Halted, Msg: "m", Halt: halt}
+	}
+	_, e, _ := invoke(t, halts, nil, `{"rotation_id":"q"}`)
+	var got rotation.Halt
+	if err := json.Unmarshal([]byte(e.Message), &got); err != nil || got != *halt || e.Type != "Halted" {
+		t.Errorf("a halt: %+v, %v", e, err)
+	}
 	setup := &rotation.Error{Kind: rotation.Misconfigured, Field: "MATTER_WINDOW", Msg: "m"}
 	if _, e, _ := invoke(t, nil, setup, `{}`); e.Type != "Misconfigured" || !strings.Contains(e.Message, "MATTER_WINDOW") {
 		t.Errorf("setup failure: got %+v", e)

@@ -2,6 +2,8 @@ package report
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
 	"testing"
 	"time"
 
@@ -81,7 +83,19 @@ func halted(t *testing.T) *site {
 	if cause == nil {
 		t.Fatal("the rewrap passed")
 	}
-	s.states.stop(s.at, types.ExecutionStatusFailed, "Halted", cause.Error())
+	var typed *rotation.Error
+	if !errors.As(cause, &typed) {
+		t.Fatal(cause)
+	}
+	h, err := json.Marshal(rotation.Halt{Rotation: spring, Kind: typed.Kind, Cause: cause.Error(), Next: "fix the cause"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	function, err := json.Marshal(map[string]string{"errorMessage": string(h), "errorType": "Halted"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.states.stop(s.at, types.ExecutionStatusFailed, "Halted", string(function))
 	s.anchor()
 	s.pass(time.Minute)
 	return s

@@ -29,7 +29,8 @@ func (c *collection) outcome() {
 		o.Next = "matter ops report --rotation " + c.view.Rotation.EndedBy
 	case Halted:
 		o.Title = "Halted " + r.where()
-		o.Error = strings.TrimPrefix(last.Error+": "+last.Cause, ": ")
+		kind, text := rotation.ReadFailure(last.Error, last.Cause)
+		o.Error = strings.Trim(string(kind)+": "+text, ": ")
 		o.Next = "mend the cause, then: matter ops resume --rotation " + r.Rotation.ID
 	case Running:
 		o.Title = "Running " + r.where()
