@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -8,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/matter-ops/kms-rotation/flow"
 	"github.com/matter-ops/kms-rotation/internal/app"
 	"github.com/matter-ops/kms-rotation/internal/console"
 	"github.com/matter-ops/kms-rotation/kek"
@@ -86,37 +88,36 @@ func refused(field, msg, next string) error {
 
 // nextCommand is what comes next for a rotation done by hand.
 func (o *operator) nextCommand(r kek.Rotation) string {
+	command := "matter ops " + cmp.Or(flow.CommandAt(r.Phase), "kms-status")
 	switch r.Phase {
 	case kek.Started:
-		c := fmt.Sprintf("matter ops kms-mint-kek --label %q", r.Label)
+		command += fmt.Sprintf(" --label %q", r.Label)
 		if r.Mode == kek.Emergency {
-			c += fmt.Sprintf(" --emergency --reason %q", r.Reason)
+			command += fmt.Sprintf(" --emergency --reason %q", r.Reason)
 		}
-		return c
 	case kek.Minted:
-		c := fmt.Sprintf("matter ops kms-dual-unwrap --kek-id %s", r.NewKEK)
+		command += fmt.Sprintf(" --kek-id %s", r.NewKEK)
 		if known := corporaOf(r); len(known) > 0 {
-			c += " --corpus s3://" + known[0] + "/"
+			command += " --corpus s3://" + known[0] + "/"
 		}
-		return c
 	case kek.Tested:
-		return fmt.Sprintf("matter ops kms-switch-pointer --kek-id %s --confirm", r.NewKEK)
+		command += fmt.Sprintf(" --kek-id %s --confirm", r.NewKEK)
 	case kek.Switched:
-		return fmt.Sprintf("matter ops kms-watch-drain --old-kek-id %s --max-wait 30m", r.OldKEK)
+		command += fmt.Sprintf(" --old-kek-id %s --max-wait 30m", r.OldKEK)
 	case kek.Drained:
-		return fmt.Sprintf("matter ops kms-rewrap --kek-id %s", r.NewKEK)
+		command += fmt.Sprintf(" --kek-id %s", r.NewKEK)
 	case kek.Rewrapped:
-		return fmt.Sprintf("matter ops kms-retire-kek --kek-id %s --confirm", r.OldKEK)
+		command += fmt.Sprintf(" --kek-id %s --confirm", r.OldKEK)
 	case kek.KEKRetired:
-		return fmt.Sprintf("matter ops verify-kms-rotation --new-kek-id %s", r.NewKEK)
+		command += fmt.Sprintf(" --new-kek-id %s", r.NewKEK)
 	case kek.Completed:
-		return "nothing; matter ops kms-status shows the pointer and the KEKs"
+		return "nothing; " + command + " shows the pointer and the KEKs"
 	case kek.Superseded:
-		return "nothing: emergency " + r.EndedBy + " has ended it; matter ops kms-status"
+		return "nothing: emergency " + r.EndedBy + " has ended it; " + command
 	case kek.RolledBack:
-		return fmt.Sprintf("fix the cause, then: matter ops kms-mint-kek --label %q", r.Label)
+		return fmt.Sprintf("fix the cause, then: matter ops %s --label %q", flow.CommandAt(kek.Started), r.Label)
 	}
-	return "matter ops kms-status"
+	return command
 }
 
 // ready refuses a step that must not run at the rotation's phase, and one that an

@@ -5,24 +5,19 @@ import (
 	"encoding/json"
 	"time"
 
+	"github.com/matter-ops/kms-rotation/flow"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
 )
 
-// titles name the time that leads to each transition.
-var titles = map[string]string{
-	"rotation_started":       "Preflight",
-	"rows_counted":           "Census",
-	"kek_minted":             "Mint",
-	"rows_rehearsed":         "Rehearsal",
-	"dual_unwrap_passed":     "Dual unwrap",
-	"pointer_switched":       "Switch",
-	"old_kek_sealed":         "Drain and seal",
-	"rows_rewrapped":         "Rewrap",
-	"old_kek_retired":        "Second scan and retire",
-	"kms_rotation_completed": "Verify",
-	"rolled_back":            "Roll back",
-	"reminted":               "Give up this attempt",
+// titleOf names the time that leads to a transition; "" is no transition.
+func titleOf(event string) string {
+	for _, s := range flow.Rotation {
+		if event != "" && s.Event == event {
+			return s.Title
+		}
+	}
+	return ""
 }
 
 // instants name the records that end no phase.
@@ -33,16 +28,8 @@ var instants = map[string]string{
 
 // underWay names what a rotation works on.
 func underWay(r kek.Rotation) string {
-	switch {
-	case r.Phase == kek.Started && r.Mode == kek.Normal && !r.Counted:
-		return "Census"
-	case r.Phase == kek.Minted && r.Rehearsed != r.NewKEK:
-		return "Rehearsal"
-	}
-	return map[kek.Phase]string{
-		kek.Started: "Mint", kek.Minted: "Dual unwrap", kek.Tested: "Switch", kek.Switched: "Drain and seal",
-		kek.Drained: "Rewrap", kek.Rewrapped: "Second scan and retire", kek.KEKRetired: "Verify",
-	}[r.Phase]
+	s, _ := flow.At(r)
+	return s.Title
 }
 
 // timeline lays the rotation's records out in time: each transition ends the span
@@ -56,7 +43,7 @@ func (c *collection) timeline() {
 		}
 	}
 	for _, rec := range r.Audit.Records {
-		s := Span{Title: titles[rec.Type], Event: rec.Type, Step: rec.Step, Actor: rec.Actor, Seq: rec.Seq, From: last, To: rec.Time}
+		s := Span{Title: titleOf(rec.Type), Event: rec.Type, Step: rec.Step, Actor: rec.Actor, Seq: rec.Seq, From: last, To: rec.Time}
 		if s.Title == "" {
 			s.Title, s.Instant, s.From = cmp.Or(instants[rec.Type], rec.Type), true, rec.Time
 		} else {

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/matter-ops/kms-rotation/flow"
 	"github.com/matter-ops/kms-rotation/internal/lambdastep"
 	"github.com/matter-ops/kms-rotation/rotation"
 	"github.com/matter-ops/kms-rotation/test/memstore"
@@ -52,17 +53,13 @@ func (m *machine) over() bool {
 	return false
 }
 
-// retries is how often a state's Retry takes a transient failure up again, and the
-// most that it waits.
-func retries(state string) (int, time.Duration) {
-	switch state {
-	case "Mint", "Rehearse", "DualUnwrap", "Switch", "Remint", "PreSwitchFailure", "RewrapSegment", "Retire", "Verify":
-		return 20, time.Minute
-	case "Preflight", "Abandon":
-		return 5, 30 * time.Second
-	default:
-		return 8, time.Minute
+// shipped is the state as the state machine has it.
+func shipped(name string) flow.State {
+	s, ok := flow.Find(name)
+	if !ok {
+		panic("the state machine has no state " + name)
 	}
+	return s
 }
 
 // deadlined is a context with a deadline in virtual time. It is never cancelled.
@@ -104,15 +101,8 @@ func (m *machine) step() {
 // other calls.
 func function(name string) string {
 	name, _, _ = strings.Cut(name, " (duplicate)")
-	switch name {
-	case "Preflight", "Mint", "DualUnwrap", "Switch", "Drain", "Retire", "Verify":
-		return strings.ToLower(name)
-	case "Abandon", "PreSwitchFailure", "Remint":
-		return "retire"
-	case "Census":
-		return "verify"
-	case "Rehearse", "RewrapSegment", "RewrapComplete":
-		return "rewrap"
+	if s, ok := flow.Find(name); ok {
+		return s.Folder()
 	}
 	return "person"
 }
@@ -256,48 +246,36 @@ func (m *machine) advance(a answer) {
 func (m *machine) result(err error) {
 	kind := lambdastep.Kind(err)
 	again := kind == rotation.Transient || errors.Is(err, errCrashed)
-	limit, most := retries(m.state)
-	if again && m.tries < limit {
-		m.r.pass(min(time.Second<<min(m.tries, 10), most))
+	state := shipped(m.state)
+	if again && m.tries < state.Retry.Attempts {
+		m.r.pass(min(time.Second<<min(m.tries, 10), state.Retry.Most))
 		m.tries++
 		return
 	}
 	m.tries, m.failure = 0, kind
-	if kind == rotation.Superseded && (m.mode == "emergency" && m.state == "Remint" || m.state == "PreSwitchFailure" || afterTest(m.state)) {
+	if m.state == "RewrapSegment" {
+		state = shipped("Rewrap") // which catches what fails for an item
+	}
+	clause, _ := state.CatchOf(kind)
+	if clause.Next == superseded {
 		m.state = superseded
 		return
 	}
 	m.r.blocked = m.r.blocked || unaccounted(kind)
-	switch m.state {
-	case "Preflight":
-		switch kind {
-		case rotation.InvalidInput, rotation.Misconfigured, rotation.ControlTableMissing, rotation.PointerInvalid,
-			rotation.RotationInProgress, rotation.SourceMisconfigured, rotation.SourceForgotten, rotation.KeyInUse,
-			rotation.AuditUnlocked, rotation.WindowClosed:
-			m.state = refused
-		default:
-			m.state = "Abandon"
-		}
-	case "Abandon":
+	switch clause.Next {
+	case "NotifyRefused":
 		m.state = refused
-	case "Census", "Mint", "Rehearse", "DualUnwrap":
+	case "RollBackOrRemint":
 		if m.state = "PreSwitchFailure"; m.mode == "emergency" {
 			m.state = "Remint"
 		}
-	case "Remint", "PreSwitchFailure":
-		m.halt("Mint")
+	case "HaltedBeforeSwitchRecord":
+		m.halt("Mint") // by way of the census, which an emergency does not wait for
+	case "HaltedRecord":
+		m.halt(shipped("Halted").Next)
 	default:
-		m.halt("Switch")
+		m.state = clause.Next
 	}
-}
-
-// afterTest reports a state whose failure halts.
-func afterTest(state string) bool {
-	switch state {
-	case "Preflight", "Abandon", "Census", "Mint", "Rehearse", "DualUnwrap", "Remint":
-		return false
-	}
-	return true
 }
 
 // halt pages; the operator redrives an hour later, a bounded number of times.
