@@ -151,8 +151,8 @@ func At(r kek.Rotation) (State, bool) {
 	for _, s := range Rotation {
 		switch {
 		case s.From == "" || s.From != r.Phase:
-		case s.Event == "rows_counted" && (r.Counted || r.Mode == kek.Emergency):
-		case s.Event == "rows_rehearsed" && r.Rehearsed == r.NewKEK:
+		case s.Event == kek.EventRowsCounted && (r.Counted || r.Mode == kek.Emergency):
+		case s.Event == kek.EventRowsRehearsed && r.Rehearsed == r.NewKEK:
 		default:
 			return s, true
 		}

@@ -53,7 +53,7 @@ var Rotation = []State{
 	{
 		Name: "Preflight", Type: Task,
 		Comment: "Checks everything a rotation relies on and, as its last act, takes the lock and writes the rotation's record. Its plan becomes the payload. The entrance is this state machine's, not the input's: which mode it may start.",
-		Event:   "rotation_started", Title: "Preflight",
+		Event:   kek.EventRotationStarted, Title: "Preflight",
 		Function: "Preflight", Payload: []Field{{"execution_arn", Path("$$.Execution.Id")}, {"execution_name", Path("$$.Execution.Name")}, {"entrance", "${Entrance}"}, {"input", Path("$")}},
 		Timeout: 135 * time.Second,
 		Retry:   Brief,
@@ -99,7 +99,7 @@ var Rotation = []State{
 	{
 		Name: "Census", Type: Task,
 		Comment: "Reads every item of every source and classifies it, before a key is minted. An item that cannot be accounted for ends a normal rotation here: it is rolled back with nothing changed. An emergency does not wait for it.",
-		From:    kek.Started, Event: "rows_counted", Title: "Census",
+		From:    kek.Started, Event: kek.EventRowsCounted, Title: "Census",
 		Function: "Verify", Payload: ofRotation(Field{"census", true}),
 		Timeout: 930 * time.Second,
 		Retry:   Polled,
@@ -116,7 +116,7 @@ var Rotation = []State{
 	{
 		Name: "Mint", Type: Task,
 		Comment: "Makes the new KEK, one per attempt whatever is repeated, and registers it as pending. Its retries outlast the minutes until a new key's tag is known everywhere.",
-		From:    kek.Started, Event: "kek_minted", Title: "Mint", Command: "kms-mint-kek",
+		From:    kek.Started, Event: kek.EventKEKMinted, Title: "Mint", Command: "kms-mint-kek",
 		Function: "Mint", Payload: ofRotation(),
 		Timeout: 75 * time.Second,
 		Retry:   Patient,
@@ -128,7 +128,7 @@ var Rotation = []State{
 	{
 		Name: "Rehearse", Type: Task,
 		Comment: "Rewraps a sample of real rows of every source for trial, under the role that rewraps later, and changes none. Its retries outlast the minutes until a new key's tag is known everywhere.",
-		From:    kek.Minted, Event: "rows_rehearsed", Title: "Rehearsal",
+		From:    kek.Minted, Event: kek.EventRowsRehearsed, Title: "Rehearsal",
 		Function: "Rewrap", Payload: ofRotation(Field{"rehearse", true}),
 		Timeout: 930 * time.Second,
 		Retry:   Patient,
@@ -140,7 +140,7 @@ var Rotation = []State{
 	{
 		Name: "DualUnwrap", Type: Task,
 		Comment: "Shows that old and new KEKs unwrap: canaries under the new one, every known cipher of the corpus under its own and the new one. Its retries outlast the minutes until a new key's tag is known everywhere.",
-		From:    kek.Minted, Event: "dual_unwrap_passed", Title: "Dual unwrap", Command: "kms-dual-unwrap",
+		From:    kek.Minted, Event: kek.EventDualUnwrapPassed, Title: "Dual unwrap", Command: "kms-dual-unwrap",
 		Function: "DualUnwrap", Payload: ofRotation(),
 		Timeout: 135 * time.Second,
 		Retry:   Patient,
@@ -186,7 +186,7 @@ var Rotation = []State{
 	{
 		Name: "Remint", Type: Task,
 		Comment: "Emergency: retires the KEK that failed and goes back to started, a bounded number of times (MintsExhausted).",
-		Event:   "reminted", Title: "Give up this attempt",
+		Event:   kek.EventReminted, Title: "Give up this attempt",
 		Function: "Retire", Payload: ofRotation(Field{"action", "remint"}, Field{"failed_attempt", Path("$.current.attempt")}, Field{"error", Path("$.failure.Error")}, Field{"cause", Path("$.failure.Cause")}),
 		Timeout: 930 * time.Second,
 		Retry:   Patient,
@@ -198,7 +198,7 @@ var Rotation = []State{
 	{
 		Name: "PreSwitchFailure", Type: Task,
 		Comment: "Normal mode: retires the new KEK, if one was minted, at once and frees the lock. The pointer never moved.",
-		Event:   "rolled_back", Title: "Roll back",
+		Event:   kek.EventRolledBack, Title: "Roll back",
 		Function: "Retire", Payload: ofRotation(Field{"action", "pre_switch_failure"}, Field{"error", Path("$.failure.Error")}, Field{"cause", Path("$.failure.Cause")}),
 		Timeout: 930 * time.Second,
 		Retry:   Patient,
@@ -260,7 +260,7 @@ var Rotation = []State{
 	{
 		Name: "Switch", Type: Task,
 		Comment: "The point of no return: moves the pointer to the new KEK in one transaction. No path from here leads back before it.",
-		From:    kek.Tested, Event: "pointer_switched", Title: "Switch", Command: "kms-switch-pointer",
+		From:    kek.Tested, Event: kek.EventPointerSwitched, Title: "Switch", Command: "kms-switch-pointer",
 		Function: "Switch", Payload: ofRotation(),
 		Timeout: 75 * time.Second,
 		Retry:   Patient,
@@ -272,7 +272,7 @@ var Rotation = []State{
 	{
 		Name: "Drain", Type: Task,
 		Comment: "Looks once whether any process may still write under the old KEK; seals it when none may.",
-		From:    kek.Switched, Event: "old_kek_sealed", Title: "Drain and seal", Command: "kms-watch-drain",
+		From:    kek.Switched, Event: kek.EventOldKEKSealed, Title: "Drain and seal", Command: "kms-watch-drain",
 		Function: "Drain", Payload: ofRotation(),
 		Timeout: 75 * time.Second,
 		Retry:   Polled,
@@ -325,7 +325,7 @@ var Rotation = []State{
 	{
 		Name: "RewrapComplete", Type: Task,
 		Comment: "Records that every segment's checkpoint says done and that no row is quarantined.",
-		From:    kek.Drained, Event: "rows_rewrapped", Title: "Rewrap", Command: "kms-rewrap",
+		From:    kek.Drained, Event: kek.EventRowsRewrapped, Title: "Rewrap", Command: "kms-rewrap",
 		Function: "Rewrap", Payload: ofRotation(Field{"complete", true}),
 		Timeout: 930 * time.Second,
 		Retry:   Polled,
@@ -337,7 +337,7 @@ var Rotation = []State{
 	{
 		Name: "Retire", Type: Task,
 		Comment: "Looks who else uses the old KEKs, scans every row a second time, retires the KEKs in the registry, and only then disables their KMS keys.",
-		From:    kek.Rewrapped, Event: "old_kek_retired", Title: "Second scan and retire", Command: "kms-retire-kek",
+		From:    kek.Rewrapped, Event: kek.EventOldKEKRetired, Title: "Second scan and retire", Command: "kms-retire-kek",
 		Function: "Retire", Payload: ofRotation(),
 		Timeout: 930 * time.Second,
 		Retry:   Patient,
@@ -374,7 +374,7 @@ var Rotation = []State{
 	{
 		Name: "Verify", Type: Task,
 		Comment: "Every row is under the new KEK, the old KMS keys refuse to unwrap, the audit chain is whole. Closes the rotation and frees the lock.",
-		From:    kek.KEKRetired, Event: "kms_rotation_completed", Title: "Verify", Command: "verify-kms-rotation",
+		From:    kek.KEKRetired, Event: kek.EventRotationCompleted, Title: "Verify", Command: "verify-kms-rotation",
 		Function: "Verify", Payload: ofRotation(),
 		Timeout: 930 * time.Second,
 		Retry:   Patient,

@@ -39,7 +39,7 @@ func (v View) PutSource(src Source, now time.Time) (Change, error) {
 		src.Generation = max(src.Generation, generation)
 	}
 	src.AddedAt = now
-	return v.withRotation(RegistryMove{Before: v.Registry, Put: []Source{src}}, "source_added", now, func(r *Rotation) {
+	return v.withRotation(RegistryMove{Before: v.Registry, Put: []Source{src}}, EventSourceAdded, now, func(r *Rotation) {
 		r.Sources = slices.DeleteFunc(slices.Clone(r.Sources), func(s Source) bool { return s.Name == src.Name })
 		r.Sources = append(r.Sources, src)
 		slices.SortFunc(r.Sources, func(a, b Source) int { return strings.Compare(a.Name, b.Name) })
@@ -66,7 +66,7 @@ func (v View) RemoveSource(name string, now time.Time) (Change, error) {
 			if v.Marked(s.Place) {
 				m.Forget, m.Absent = s.Place, ""
 			}
-			return v.withRotation(m, "source_removed", now, nil)
+			return v.withRotation(m, EventSourceRemoved, now, nil)
 		}
 	}
 	return Change{}, ErrDone
@@ -81,7 +81,7 @@ func (v View) Marked(table string) bool {
 func (v View) ForgetMark(table string, now time.Time) (Change, error) {
 	for _, m := range Forgotten(v.Marks, v.Sources) {
 		if m.Table == table {
-			return v.withRotation(RegistryMove{Before: v.Registry, Forget: table}, "mark_removed", now, nil)
+			return v.withRotation(RegistryMove{Before: v.Registry, Forget: table}, EventMarkRemoved, now, nil)
 		}
 	}
 	return Change{}, ErrDone
@@ -107,7 +107,7 @@ func (v View) RegisterKEK(k KEK, now time.Time) (Change, error) {
 	k.State, k.CreatedAt = Sealed, now
 	return Change{
 		Lock: LockFree, Keeps: v.Pointer, KEKs: []KEKMove{{After: k}}, Shuts: k.ID, Shards: k.FenceShards,
-		Registry: &RegistryMove{Before: v.Registry}, Event: "kek_registered",
+		Registry: &RegistryMove{Before: v.Registry}, Event: EventKEKRegistered,
 	}, nil
 }
 

@@ -95,7 +95,7 @@ func (v View) GenesisAfter(first KEK, sources []Source, last int64, now time.Tim
 		KEKs:    []KEKMove{{After: first}},
 		Opens:   first.ID, Shards: first.FenceShards,
 		Registry: &RegistryMove{Put: sources},
-		Event:    "kek_genesis",
+		Event:    EventGenesis,
 	}, nil
 }
 
@@ -127,7 +127,7 @@ func (v View) Start(r Rotation, now time.Time) (Change, error) {
 	r.TookOver, r.Leftover, r.EndedBy = nil, nil, ""
 	r.StartedAt, r.UpdatedAt = now, now
 	return Change{
-		Rotation: &RotationMove{After: r}, Lock: LockTake, Keeps: v.Pointer, AtRegistry: &v.Registry, Event: "rotation_started",
+		Rotation: &RotationMove{After: r}, Lock: LockTake, Keeps: v.Pointer, AtRegistry: &v.Registry, Event: EventRotationStarted,
 	}, nil
 }
 
@@ -156,7 +156,7 @@ func (v View) end(c Change, again bool, now time.Time) (Change, error) {
 	other := v.Holder
 	r := &c.Rotation.After
 	r.TookOver = []string{c.From}
-	c.Event = "emergency_took_over"
+	c.Event = EventEmergencyTookOver
 	if other == nil || other.ID != c.From { // the lock of a rotation whose record is lost
 		return c, nil
 	}
@@ -224,7 +224,7 @@ func (v View) Count(now time.Time) (Change, error) {
 		return Change{}, ErrDone
 	}
 	r.Counted = true
-	return v.change(r, Started, now, "rows_counted"), nil
+	return v.change(r, Started, now, EventRowsCounted), nil
 }
 
 // Rehearse records that rows of every source and KEK were rewrapped under the new KEK
@@ -238,7 +238,7 @@ func (v View) Rehearse(now time.Time) (Change, error) {
 		return Change{}, ErrDone
 	}
 	r.Rehearsed = r.NewKEK
-	return v.change(r, Minted, now, "rows_rehearsed"), nil
+	return v.change(r, Minted, now, EventRowsRehearsed), nil
 }
 
 // current is the KEK that the pointer names, which must be active.
@@ -268,7 +268,7 @@ func (v View) Mint(k KEK, now time.Time) (Change, error) {
 	}
 	k.State, k.RotationID = Pending, r.ID
 	r.NewKEK = k.ID
-	return v.change(r, Minted, now, "kek_minted", KEKMove{After: k}), nil
+	return v.change(r, Minted, now, EventKEKMinted, KEKMove{After: k}), nil
 }
 
 // Test records that the new KEK and the old ones both unwrap (spec: DualUnwrap). It
@@ -287,7 +287,7 @@ func (v View) Test(probes map[ID][]byte, now time.Time) (Change, error) {
 		return Change{}, &IllegalTransition{What: "rotation " + r.ID + " without a rehearsal", From: string(Minted), To: string(Tested)}
 	}
 	r.Probes = probes
-	return v.change(r, Tested, now, "dual_unwrap_passed"), nil
+	return v.change(r, Tested, now, EventDualUnwrapPassed), nil
 }
 
 // Switch moves the pointer to the new KEK: the one atomic step after which there
@@ -309,7 +309,7 @@ func (v View) Switch(now time.Time) (Change, error) {
 		return Change{}, err
 	}
 	up.After.SwitchedAt, r.SwitchedAt, r.Epoch = now, now, v.Pointer.Epoch+1
-	c := v.change(r, Switched, now, "pointer_switched", up, down)
+	c := v.change(r, Switched, now, EventPointerSwitched, up, down)
 	c.Pointer = &PointerMove{Before: v.Pointer, After: Pointer{
 		KEKID: up.After.ID, KeyARN: up.After.ARN, Epoch: r.Epoch, RotationID: r.ID, SwitchedAt: now,
 	}}
@@ -338,7 +338,7 @@ func (v View) Seal(now time.Time) (Change, error) {
 	if len(draining) == 1 {
 		to, r.SealedAt = Drained, now
 	}
-	c := v.change(r, to, now, "old_kek_sealed", m)
+	c := v.change(r, to, now, EventOldKEKSealed, m)
 	c.Sealed, c.Shards = draining[0], m.After.FenceShards
 	return c, nil
 }
@@ -362,7 +362,7 @@ func (v View) Rewrap(rev int64, now time.Time) (Change, error) {
 	if err != nil {
 		return Change{}, err
 	}
-	return v.change(r, Rewrapped, now, "rows_rewrapped"), nil
+	return v.change(r, Rewrapped, now, EventRowsRewrapped), nil
 }
 
 // Retire marks the sealed old KEKs retired (spec: Retire). It refuses the pointer's
@@ -390,7 +390,7 @@ func (v View) Retire(rev int64, now, notBeforeDelete time.Time) (Change, error) 
 		m.After.RetiredAt, m.After.Reason, m.After.NotBeforeDelete = now, "rotated by "+r.ID, notBeforeDelete
 		moves = append(moves, m)
 	}
-	c := v.change(r, KEKRetired, now, "old_kek_retired", moves...)
+	c := v.change(r, KEKRetired, now, EventOldKEKRetired, moves...)
 	c.Keeps = v.Pointer
 	return c, nil
 }
@@ -402,7 +402,7 @@ func (v View) Complete(rev int64, now time.Time) (Change, error) {
 	if err != nil {
 		return Change{}, err
 	}
-	c := v.change(r, Completed, now, "kms_rotation_completed")
+	c := v.change(r, Completed, now, EventRotationCompleted)
 	c.Lock = LockRelease
 	return c, nil
 }
@@ -421,7 +421,7 @@ func (v View) Resume(now time.Time) (Change, error) {
 		return Change{}, ErrDone
 	}
 	r.ResumedAt = now
-	return v.change(r, r.Phase, now, "rotation_resumed"), nil
+	return v.change(r, r.Phase, now, EventRotationResumed), nil
 }
 
 // Restart raises the revision of a rotation before rows that were read at revision rev are
@@ -436,7 +436,7 @@ func (v View) Restart(rev int64, now time.Time) (Change, error) {
 	case r.Phase.Final():
 		return Change{}, &IllegalTransition{What: "rotation " + r.ID, From: string(r.Phase), To: "restarted"}
 	default:
-		return v.change(*r, r.Phase, now, "reading_restarted"), nil
+		return v.change(*r, r.Phase, now, EventReadingRestarted), nil
 	}
 }
 
@@ -456,7 +456,7 @@ func (v View) PreSwitchFailure(reason string, now time.Time) (Change, error) {
 		return Change{}, err
 	}
 	r.Err = reason
-	c := v.change(r, RolledBack, now, "rolled_back", moves...)
+	c := v.change(r, RolledBack, now, EventRolledBack, moves...)
 	c.Lock, c.Keeps = LockRelease, v.Pointer
 	return c, nil
 }
@@ -471,7 +471,7 @@ func (v View) Remint(failed, limit int, reason string, now time.Time) (Change, e
 		return Change{}, err
 	}
 	if r.Mode != Emergency {
-		return Change{}, &IllegalTransition{What: "normal rotation " + r.ID, From: string(r.Phase), To: "reminted"}
+		return Change{}, &IllegalTransition{What: "normal rotation " + r.ID, From: string(r.Phase), To: EventReminted}
 	}
 	switch {
 	case r.Attempt > failed:
@@ -490,7 +490,7 @@ func (v View) Remint(failed, limit int, reason string, now time.Time) (Change, e
 	}
 	r.NewKEK, r.Err = "", reason
 	r.Attempt++
-	c := v.change(r, Started, now, "reminted", moves...)
+	c := v.change(r, Started, now, EventReminted, moves...)
 	c.Keeps = v.Pointer
 	return c, nil
 }

@@ -381,7 +381,7 @@ func (c *chainRead) inUse() map[kek.ID]bool {
 		for name, state := range r.Body {
 			id, ok := strings.CutPrefix(name, "kek.")
 			used[kek.ID(id)] = used[kek.ID(id)] || ok && forgotten && state == string(kek.Active)
-			moved[kek.ID(id)] = moved[kek.ID(id)] || ok && r.Type == "old_kek_retired" && state == string(kek.Retired)
+			moved[kek.ID(id)] = moved[kek.ID(id)] || ok && r.Type == kek.EventOldKEKRetired && state == string(kek.Retired)
 		}
 	}
 	for _, e := range c.line {

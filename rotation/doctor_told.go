@@ -98,7 +98,7 @@ func (t *told) hearPhase(r audit.Record, at time.Time) {
 	if v.OldKEK != "" && len(v.Olds) == 0 {
 		v.Olds = []kek.ID{v.OldKEK}
 	}
-	if r.Type == "old_kek_sealed" || r.Type == "old_kek_retired" {
+	if r.Type == kek.EventOldKEKSealed || r.Type == kek.EventOldKEKRetired {
 		for name := range b {
 			if id, ok := strings.CutPrefix(name, "kek."); ok && !slices.Contains(v.Olds, kek.ID(id)) {
 				v.Olds = append(v.Olds, kek.ID(id))
@@ -133,7 +133,7 @@ func (t *told) hearRotation(r kek.Rotation) {
 func (t *told) hearSources(r audit.Record, at time.Time) {
 	b := r.Body
 	switch r.Type {
-	case "kek_genesis":
+	case kek.EventGenesis:
 		for name, definition := range b {
 			if name, ok := strings.CutPrefix(name, "source."); ok {
 				src := kek.Source{Name: name, Kind: b["kind."+name], Place: b["place."+name], Definition: definition, AddedAt: at, AddedBy: r.Actor}
@@ -142,16 +142,16 @@ func (t *told) hearSources(r audit.Record, at time.Time) {
 		}
 		t.registry = 1
 		return
-	case "source_added":
+	case kek.EventSourceAdded:
 		was, again := t.sources[b["source"]]
 		src := kek.Source{Name: b["source"], Kind: b["kind"], Place: b["place"], Definition: b["definition"], AddedAt: at, AddedBy: r.Actor}
 		if again && was.Definition != src.Definition {
 			src.Generation = was.Generation + 1
 		}
 		t.sources[src.Name] = toldSource{src, true}
-	case "source_removed":
+	case kek.EventSourceRemoved:
 		delete(t.sources, b["source"])
-	case "mark_removed", "kek_registered":
+	case kek.EventMarkRemoved, kek.EventKEKRegistered:
 	case EventRepaired:
 		if rev, err := strconv.ParseInt(b["registry"], 10, 64); err == nil {
 			t.registry = max(t.registry, rev)

@@ -199,11 +199,11 @@ func (s *Steps) register(ctx context.Context, next func(kek.View) (kek.Change, e
 // its own: the registry's revision, or the rotation's.
 func repeatable(ev *audit.Event, c kek.Change) {
 	switch {
-	case c.Registry != nil && c.Event != "kek_genesis":
+	case c.Registry != nil && c.Event != kek.EventGenesis:
 		ev.ID = fmt.Sprintf("%s/%d", c.Event, c.Registry.Before+1)
-	case c.Event == "old_kek_sealed" && c.Rotation.After.Phase == kek.Switched: // not the last one
+	case c.Event == kek.EventOldKEKSealed && c.Rotation.After.Phase == kek.Switched: // not the last one
 		ev.ID = fmt.Sprintf("%s/%s", ev.ID, c.Sealed)
-	case c.Event == "rotation_resumed", c.Event == "reading_restarted":
+	case c.Event == kek.EventRotationResumed, c.Event == kek.EventReadingRestarted:
 		ev.ID = fmt.Sprintf("%s/%d", ev.ID, c.Rotation.After.Rev)
 	}
 }

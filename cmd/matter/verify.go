@@ -324,7 +324,7 @@ func (o *operator) completedRecord(ctx context.Context, line audit.Line, last in
 		if err != nil {
 			return 0, "", fmt.Errorf("audit record %d: %w", seq, err)
 		}
-		if e.Record.Rotation == id && e.Record.Type == "kms_rotation_completed" {
+		if e.Record.Rotation == id && e.Record.Type == kek.EventRotationCompleted {
 			return seq, e.Record.Time, nil
 		}
 	}

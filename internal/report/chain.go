@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/matter-ops/kms-rotation/audit"
+	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
 )
 
@@ -60,7 +61,7 @@ func (c *collection) audit(ctx context.Context) error {
 }
 
 // registryEvents are the records of what decides which rows a rotation moves.
-var registryEvents = []string{"kek_genesis", "source_added", "source_removed", "mark_removed", "kek_registered", rotation.EventAdopted}
+var registryEvents = []string{kek.EventGenesis, kek.EventSourceAdded, kek.EventSourceRemoved, kek.EventMarkRemoved, kek.EventKEKRegistered, rotation.EventAdopted}
 
 // registry lists the changes of sources and historic KEKs, and the rows that were
 // adopted, from the end of the rotation before to the last record of this one.
@@ -73,7 +74,7 @@ func (c *collection) registry(at audit.Line) ([]Change, error) {
 		switch {
 		case rec.Rotation == c.report.Rotation.ID:
 			seen = true
-		case !seen && (rec.Type == "kms_rotation_completed" || rec.Type == "rolled_back"):
+		case !seen && (rec.Type == kek.EventRotationCompleted || rec.Type == kek.EventRolledBack):
 			pending = nil
 		}
 		if slices.Contains(registryEvents, rec.Type) {

@@ -89,7 +89,7 @@ func (c *collection) protectsKeys() Claim {
 		Framework: soc2, Ref: "CC6.1", Status: Shown,
 		Asks:     "Cryptographic keys are protected during generation, storage, use and destruction.",
 		Text:     "The KEKs are KMS keys, which never leave KMS. The new one was made, tested and put in use, and the old one retired and disabled, each step recorded.",
-		Evidence: append(c.evidence("kek_minted", "dual_unwrap_passed", "pointer_switched", "old_kek_retired", "rolled_back", "reminted"), c.keyEvidence()...),
+		Evidence: append(c.evidence(kek.EventKEKMinted, kek.EventDualUnwrapPassed, kek.EventPointerSwitched, kek.EventOldKEKRetired, kek.EventRolledBack, kek.EventReminted), c.keyEvidence()...),
 	}
 	if !c.done() {
 		k.Status, k.Text = Partly, "The KEKs are KMS keys, which never leave KMS. This rotation did not complete: it shows how the keys were handled as far as it came."
@@ -102,12 +102,12 @@ func (c *collection) encryptsData() Claim {
 		Framework: soc2, Ref: "CC6.1", Status: NotShown,
 		Asks:     "Data at rest is encrypted, under keys that are in use.",
 		Text:     "No scan of this rotation has read every row under the new KEK.",
-		Evidence: c.evidence("rows_counted", "rows_rehearsed", "rows_rewrapped", "old_kek_retired", "kms_rotation_completed"),
+		Evidence: c.evidence(kek.EventRowsCounted, kek.EventRowsRehearsed, kek.EventRowsRewrapped, kek.EventOldKEKRetired, kek.EventRotationCompleted),
 	}
 	if t, ok := c.report.total(passVerify); ok && c.done() && t.Quarantined == 0 {
 		k.Status = Shown
 		k.Text = fmt.Sprintf("The last scan read %d rows in %d sources, and each names the new KEK.", t.Scanned, len(c.report.Rows))
-		if rec, ok := c.report.record("kms_rotation_completed"); ok && rec.Body["unwrapped"] != "" {
+		if rec, ok := c.report.record(kek.EventRotationCompleted); ok && rec.Body["unwrapped"] != "" {
 			k.Text += " Unwrapped under it: " + rec.Body["unwrapped"] + "."
 		}
 	}
@@ -119,9 +119,9 @@ func (c *collection) strongKeys() Claim {
 		Framework: pci, Ref: "3.6.1.2, 3.7.1", Status: NotShown,
 		Asks:     "Strong keys are generated, and kept in a secure cryptographic device or under a key-encryption key at least as strong.",
 		Text:     "This rotation made no key.",
-		Evidence: append(c.evidence("kek_minted"), c.keyEvidence()...),
+		Evidence: append(c.evidence(kek.EventKEKMinted), c.keyEvidence()...),
 	}
-	if _, ok := c.report.record("kek_minted"); ok {
+	if _, ok := c.report.record(kek.EventKEKMinted); ok {
 		k.Status = Partly
 		k.Text = "KMS generated the new KEK as SYMMETRIC_DEFAULT (256-bit AES-GCM) for ENCRYPT_DECRYPT. That KMS keeps it in a validated HSM is AWS's evidence (AWS Artifact), not this report's."
 	}
@@ -134,7 +134,7 @@ func (c *collection) keyChange() Claim {
 		Framework: pci, Ref: "3.7.4", Status: NotShown,
 		Asks:     "Keys are changed at the end of their defined cryptoperiod.",
 		Text:     "The old KEK was not changed: the pointer did not move.",
-		Evidence: c.evidence("rotation_started", "pointer_switched", "old_kek_sealed", "rows_rewrapped"),
+		Evidence: c.evidence(kek.EventRotationStarted, kek.EventPointerSwitched, kek.EventOldKEKSealed, kek.EventRowsRewrapped),
 	}
 	if !p.WrapTo.IsZero() {
 		k.Status = Partly
@@ -153,7 +153,7 @@ func (c *collection) retirement() Claim {
 		Framework: pci, Ref: "3.7.5", Status: NotShown,
 		Asks:     "Keys are retired or replaced when their cryptoperiod ends or when they may be compromised, and retired keys encrypt nothing.",
 		Text:     "The old KEK is not retired.",
-		Evidence: append(c.evidence("rotation_started", "old_kek_sealed", "old_kek_retired", "kms_rotation_completed"), c.keyEvidence()...),
+		Evidence: append(c.evidence(kek.EventRotationStarted, kek.EventOldKEKSealed, kek.EventOldKEKRetired, kek.EventRotationCompleted), c.keyEvidence()...),
 	}
 	old, ok := c.report.old()
 	if ok && old.State == kek.Retired && r.Phase.Reached(kek.KEKRetired) {
@@ -175,9 +175,9 @@ func (c *collection) substitution() Claim {
 		Framework: pci, Ref: "3.7.7", Status: NotShown,
 		Asks:     "Unauthorized substitution of keys is prevented.",
 		Text:     "The pointer did not move in this rotation.",
-		Evidence: c.evidence("kek_minted", "pointer_switched"),
+		Evidence: c.evidence(kek.EventKEKMinted, kek.EventPointerSwitched),
 	}
-	if rec, ok := c.report.record("pointer_switched"); ok {
+	if rec, ok := c.report.record(kek.EventPointerSwitched); ok {
 		k.Status = Shown
 		k.Text = fmt.Sprintf("The pointer moved once, by %s, in a transaction conditional on the KEK it named before and on this rotation's lock, and to the key that dual unwrap had tested.", rec.Actor)
 	}
@@ -198,7 +198,7 @@ func (c *collection) cryptoperiods() Claim {
 	k := Claim{
 		Framework: nist, Ref: "5.3, Table 1", Status: Shown,
 		Asks:     "A symmetric key-wrapping key wraps for at most 2 years, and unwraps for at most 3 years more.",
-		Evidence: append(c.evidence("pointer_switched", "old_kek_sealed", "old_kek_retired"), c.keyEvidence()...),
+		Evidence: append(c.evidence(kek.EventPointerSwitched, kek.EventOldKEKSealed, kek.EventOldKEKRetired), c.keyEvidence()...),
 	}
 	k.Text = fmt.Sprintf("The old KEK could wrap for %s", human(wrap))
 	if p.SealedAt.IsZero() {
@@ -238,7 +238,7 @@ func (c *collection) keyStates() Claim {
 		Framework: nist, Ref: "7", Status: Partly,
 		Asks:     "Keys go through defined states: pre-activation, active, deactivated, compromised, destroyed.",
 		Text:     "pending is pre-activation, active is active, draining and sealed are deactivated for wrapping, retired is deactivated for all use and disabled in KMS; none is destroyed by a rotation. This rotation has not taken its keys through all of them.",
-		Evidence: c.evidence("kek_minted", "pointer_switched", "old_kek_sealed", "old_kek_retired", "rolled_back", "reminted"),
+		Evidence: c.evidence(kek.EventKEKMinted, kek.EventPointerSwitched, kek.EventOldKEKSealed, kek.EventOldKEKRetired, kek.EventRolledBack, kek.EventReminted),
 	}
 	if c.done() {
 		k.Status = Shown

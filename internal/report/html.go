@@ -97,7 +97,7 @@ func bars(r Report) []bar {
 		switch {
 		case s.Open:
 			b.Class, b.When = "open", "since "+exact(s.From)+", not finished at "+exact(s.To)
-		case s.Event == "rolled_back" || s.Event == "reminted":
+		case s.Event == kek.EventRolledBack || s.Event == kek.EventReminted:
 			b.Class = "fail"
 		case s.Instant:
 			b.Took = "–"

@@ -101,20 +101,20 @@ func (r Report) safe() string {
 func (c *collection) checks() {
 	r := c.report
 	c.preflightChecks()
-	c.recorded("rows_counted", "census of every item before the mint", bySource)
-	c.recorded("rows_rehearsed", "rehearsal with real rows before the switch", bySource)
-	c.recorded("dual_unwrap_passed", "dual unwrap", func(b map[string]string) string {
+	c.recorded(kek.EventRowsCounted, "census of every item before the mint", bySource)
+	c.recorded(kek.EventRowsRehearsed, "rehearsal with real rows before the switch", bySource)
+	c.recorded(kek.EventDualUnwrapPassed, "dual unwrap", func(b map[string]string) string {
 		return fmt.Sprintf("%s known-plaintext roundtrips under the new KEK, %s known ciphers opened under both KEKs", b["canaries"], b["corpus_entries"])
 	})
-	c.recorded("old_kek_sealed", "write fence of the old KEK", func(map[string]string) string {
+	c.recorded(kek.EventOldKEKSealed, "write fence of the old KEK", func(map[string]string) string {
 		return "every shard sealed in the transaction that recorded it"
 	})
-	c.recorded("rows_rewrapped", "every segment rewrapped", bySource)
-	c.recorded("old_kek_retired", "second full scan", func(b map[string]string) string {
+	c.recorded(kek.EventRowsRewrapped, "every segment rewrapped", bySource)
+	c.recorded(kek.EventOldKEKRetired, "second full scan", func(b map[string]string) string {
 		return b["confirmed_rows"] + " rows read, none names an old KEK" + unwrapped(b)
 	})
-	c.recorded("old_kek_retired", "other users of the KEKs that are disabled", usesOf)
-	c.recorded("kms_rotation_completed", "verification", func(b map[string]string) string {
+	c.recorded(kek.EventOldKEKRetired, "other users of the KEKs that are disabled", usesOf)
+	c.recorded(kek.EventRotationCompleted, "verification", func(b map[string]string) string {
 		return b["verified_rows"] + " rows read, each names the new KEK" + unwrapped(b) + "; the old KMS keys refused to unwrap"
 	})
 	c.rowsOfPasses()
@@ -128,7 +128,7 @@ func (c *collection) checks() {
 // Many rows that are missing are for the reader to explain: an application may have deleted
 // them on purpose, which no record can tell.
 func (c *collection) rowsOfPasses() {
-	rec, ok := c.report.record("kms_rotation_completed")
+	rec, ok := c.report.record(kek.EventRotationCompleted)
 	text := bySource(rec.Body)
 	if !ok || text == "" { // a record of an earlier release
 		return

@@ -22,8 +22,8 @@ func titleOf(event string) string {
 
 // instants name the records that end no phase.
 var instants = map[string]string{
-	"rotation_resumed": "A person resumes it", "reading_restarted": "Rows are read again after a pause",
-	"source_added": "A source joins", "source_removed": "A source is removed from the registry", "mark_removed": "A writer's mark is removed",
+	kek.EventRotationResumed: "A person resumes it", kek.EventReadingRestarted: "Rows are read again after a pause",
+	kek.EventSourceAdded: "A source joins", kek.EventSourceRemoved: "A source is removed from the registry", kek.EventMarkRemoved: "A writer's mark is removed",
 }
 
 // underWay names what a rotation works on.
@@ -70,7 +70,7 @@ func (c *collection) cryptoperiod() {
 	}
 	p := Cryptoperiod{KEK: k.ID, Genesis: c.genesis(k.ID), CreatedAt: k.CreatedAt, WrapFrom: k.SwitchedAt, UnwrapTo: k.RetiredAt}
 	p.WrapTo = r.Rotation.SwitchedAt
-	if rec, ok := r.record("old_kek_sealed"); ok {
+	if rec, ok := r.record(kek.EventOldKEKSealed); ok {
 		p.SealedAt = rec.Time
 	}
 	p.WrapMillis = span(p.WrapFrom, p.SealedAt, r.GeneratedAt)
