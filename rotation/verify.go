@@ -162,18 +162,31 @@ func (s *Steps) verifyKeyDead(ctx context.Context, r kek.Rotation, old kek.ID) e
 			Next: "it is looked at again; if it stays so, find out who enabled it (CloudTrail)",
 		}
 	}
+	if unwraps, _, err := s.OldKEKUnwraps(ctx, r, old); err != nil {
+		return err
+	} else if unwraps { // KMS is eventually consistent: a while later it refuses
+		return &Error{Kind: Transient, Field: string(old), Msg: "the old KMS key still unwraps", Next: "it is looked at again"}
+	}
+	return nil
+}
+
+// OldKEKUnwraps asks KMS to unwrap, under an old KEK of a rotation, the data key that the
+// rotation wrapped under it before the switch. Where an emergency could wrap none, nothing
+// was tried.
+func (s *Steps) OldKEKUnwraps(ctx context.Context, r kek.Rotation, old kek.ID) (unwraps, tried bool, err error) {
 	if r.Mode == kek.Emergency && len(r.Probes[old]) == 0 {
-		return nil // none could be made
+		return false, false, nil
 	}
 	dek, err := s.KMS.Decrypt(ctx, old, r.Probes[old], probeContext(r.ID))
 	clear(dek)
-	if err == nil { // KMS is eventually consistent: a while later it refuses
-		return &Error{Kind: Transient, Field: string(old), Msg: "the old KMS key still unwraps", Next: "it is looked at again"}
+	switch {
+	case err == nil:
+		return true, true, nil
+	case errors.Is(err, ErrKeyDisabled), errors.Is(err, ErrNoKey):
+		return false, true, nil
+	default:
+		return false, true, unavailable("KMS Decrypt", err)
 	}
-	if !errors.Is(err, ErrKeyDisabled) && !errors.Is(err, ErrNoKey) {
-		return unavailable("KMS Decrypt", err)
-	}
-	return nil
 }
 
 // VerifyChain reads the audit chain from the bucket, first record to last, and

@@ -183,3 +183,37 @@ func TestBucketAway(t *testing.T) {
 		s.settled()
 	}
 }
+
+// TestOldKEKUnwraps: what a person sees of an old KEK is what the step looked at, also
+// where an emergency could wrap no data key under it, and of the KEKs of a rotation that
+// an emergency ended.
+func TestOldKEKUnwraps(t *testing.T) {
+	s := newSite(t)
+	s.advance(spring, rotation.ExecutionInput{}, kek.Completed)
+	r := s.record(spring)
+	for name, tc := range map[string]struct {
+		r              kek.Rotation
+		id             kek.ID
+		unwraps, tried bool
+	}{
+		"retired":          {r, r.OldKEK, false, true},
+		"a key that is on": {kek.Rotation{ID: r.ID, Probes: map[kek.ID][]byte{r.NewKEK: probeUnder(t, s, r, r.NewKEK)}}, r.NewKEK, true, true},
+		"none was wrapped": {kek.Rotation{ID: r.ID, Mode: kek.Emergency}, r.OldKEK, false, false},
+	} {
+		if unwraps, tried, err := s.OldKEKUnwraps(t.Context(), tc.r, tc.id); err != nil || unwraps != tc.unwraps || tried != tc.tried {
+			t.Errorf("%s: %t, tried %t, %v", name, unwraps, tried, err)
+		}
+	}
+	r.Probes = map[kek.ID][]byte{r.NewKEK: []byte("not a data key")}
+	_, _, err := s.OldKEKUnwraps(t.Context(), r, r.NewKEK)
+	wantKind(t, err, rotation.Transient)
+}
+
+func probeUnder(t *testing.T, s *site, r kek.Rotation, id kek.ID) []byte {
+	t.Helper()
+	_, wrapped, err := s.KMS.GenerateDataKey(t.Context(), id, map[string]string{"matter:purpose": "canary", "matter:rotation": r.ID})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return wrapped
+}
