@@ -39,7 +39,9 @@ type unproven struct {
 // checkConsistency checks that the checkpoint of an anchor extends that of the anchor
 // before. c is the anchor's, which verifies.
 func (v *verifier) checkConsistency(key string, a Anchor, c Checkpoint) {
-	n, before, hashes := a.Signed.Statement.N, v.shown, a.Proof.Consistency
+	n := a.Signed.Statement.N
+	before := v.shown
+	hashes := a.Proof.Consistency
 	v.mustProve = v.mustProve || a.V >= AnchorVersion
 	v.shown = shown{n, c}
 	alone := before.n == n-1 && before.checkpoint.Origin != c.Origin // also for anchor 1

@@ -122,9 +122,18 @@ func (v View) Start(r Rotation, now time.Time) (Change, error) {
 	if forgotten := Forgotten(v.Marks, v.Sources); len(forgotten) > 0 && r.Mode == Normal {
 		return Change{}, fmt.Errorf("%w: %s", ErrForgotten, tables(forgotten))
 	}
-	r.Phase, r.OldKEK, r.NewKEK, r.Attempt, r.Rev = Started, old.ID, "", 1, 1
-	r.Olds, r.Sources, r.Counted, r.Rehearsed = v.olds(old.ID), v.Sources, false, ""
-	r.TookOver, r.Leftover, r.EndedBy = nil, nil, ""
+	r.Phase = Started
+	r.OldKEK = old.ID
+	r.NewKEK = ""
+	r.Attempt = 1
+	r.Rev = 1
+	r.Olds = v.olds(old.ID)
+	r.Sources = v.Sources
+	r.Counted = false
+	r.Rehearsed = ""
+	r.TookOver = nil
+	r.Leftover = nil
+	r.EndedBy = ""
 	r.StartedAt, r.UpdatedAt = now, now
 	return Change{
 		Rotation: &RotationMove{After: r}, Lock: LockTake, Keeps: v.Pointer, AtRegistry: &v.Registry, Event: EventRotationStarted,
@@ -308,7 +317,9 @@ func (v View) Switch(now time.Time) (Change, error) {
 	if err != nil {
 		return Change{}, err
 	}
-	up.After.SwitchedAt, r.SwitchedAt, r.Epoch = now, now, v.Pointer.Epoch+1
+	up.After.SwitchedAt = now
+	r.SwitchedAt = now
+	r.Epoch = v.Pointer.Epoch + 1
 	c := v.change(r, Switched, now, EventPointerSwitched, up, down)
 	c.Pointer = &PointerMove{Before: v.Pointer, After: Pointer{
 		KEKID: up.After.ID, KeyARN: up.After.ARN, Epoch: r.Epoch, RotationID: r.ID, SwitchedAt: now,
@@ -387,7 +398,9 @@ func (v View) Retire(rev int64, now, notBeforeDelete time.Time) (Change, error) 
 		if err != nil {
 			return Change{}, err
 		}
-		m.After.RetiredAt, m.After.Reason, m.After.NotBeforeDelete = now, "rotated by "+r.ID, notBeforeDelete
+		m.After.RetiredAt = now
+		m.After.Reason = "rotated by " + r.ID
+		m.After.NotBeforeDelete = notBeforeDelete
 		moves = append(moves, m)
 	}
 	c := v.change(r, KEKRetired, now, EventOldKEKRetired, moves...)

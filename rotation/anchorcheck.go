@@ -136,7 +136,9 @@ func withoutLitter(r audit.Report) audit.Report {
 	if r.Result != audit.Tampered || len(r.Findings)+r.More-r.Strays > len(kept) {
 		return r
 	}
-	r.Findings, r.More, r.Strays = kept, 0, 0
+	r.Findings = kept
+	r.More = 0
+	r.Strays = 0
 	switch {
 	case len(kept) == 0:
 		r.Result = audit.Green

@@ -99,7 +99,9 @@ func (s *Steps) Announce(ctx context.Context, in AnnounceInput) (Announcement, e
 			return there, s.publish(ctx)
 		}
 		a := want
-		a.Rev, a.At, a.Actor = there.Rev, s.Now(), s.Actor
+		a.Rev = there.Rev
+		a.At = s.Now()
+		a.Actor = s.Actor
 		for _, n := range s.Announcers {
 			if err := n.Tell(ctx, a, StageScheduled); err != nil {
 				return Announcement{}, unavailable("announcer "+n.Name(), err)

@@ -91,7 +91,10 @@ func (s *Steps) AskApproval(ctx context.Context, in ApprovalInput) (ApprovalOutp
 			return was, &Error{Kind: ApprovalRejected, Field: r.ID, Msg: fmt.Sprintf("rejected by %s: %s", was.By, was.Reason)}
 		case ApprovalPending:
 		}
-		was.State, was.Token, was.Asked, was.Expires = ApprovalPending, in.Token, s.Now(), s.Now().Add(s.ApprovalWait)
+		was.State = ApprovalPending
+		was.Token = in.Token
+		was.Asked = s.Now()
+		was.Expires = s.Now().Add(s.ApprovalWait)
 		return was, nil
 	})
 	if err != nil {
@@ -143,7 +146,10 @@ func (s *Steps) Judge(ctx context.Context, in Verdict) (Approval, error) {
 				Next: "start the rotation again",
 			}
 		}
-		was.State, was.By, was.At, was.Reason = answer, s.Actor, s.Now(), in.Reason
+		was.State = answer
+		was.By = s.Actor
+		was.At = s.Now()
+		was.Reason = in.Reason
 		return was, nil
 	})
 }

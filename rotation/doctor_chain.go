@@ -67,7 +67,9 @@ func (s *Steps) readChain(ctx context.Context, chain string, items []Item) (*cha
 			c.last = max(c.last, seq)
 		case HeadItem:
 			if said = faultOf(&i) == ""; said {
-				c.last, c.said, c.at.Generations = max(c.last, v.Head.Seq), v.Head, v.Generations
+				c.last = max(c.last, v.Head.Seq)
+				c.said = v.Head
+				c.at.Generations = v.Generations
 			}
 		}
 	}

@@ -384,9 +384,13 @@ func fill(r, said kek.Rotation) kek.Rotation {
 	if len(r.Olds) == 0 {
 		r.Olds = said.Olds
 	}
-	r.Execution, r.Actor, r.Requester = or(r.Execution, said.Execution), or(r.Actor, said.Actor), or(r.Requester, said.Requester)
+	r.Execution = or(r.Execution, said.Execution)
+	r.Actor = or(r.Actor, said.Actor)
+	r.Requester = or(r.Requester, said.Requester)
 	r.Drill, r.EndedBy = or(r.Drill, said.Drill), or(r.EndedBy, said.EndedBy)
-	r.Epoch, r.Rev, r.Attempt = max(r.Epoch, said.Epoch), max(r.Rev, said.Rev, 1), max(r.Attempt, 1)
+	r.Epoch = max(r.Epoch, said.Epoch)
+	r.Rev = max(r.Rev, said.Rev, 1)
+	r.Attempt = max(r.Attempt, 1)
 	if r.StartedAt.IsZero() {
 		r.StartedAt = said.StartedAt
 	}
@@ -475,7 +479,9 @@ func (e *exam) examineKEK(id kek.ID, shards int, running string) kek.KEK {
 	}
 	k := found
 	k.ID, k.State = id, want
-	k.ARN, k.Label, k.RotationID = or(kms.ARN, k.ARN), or(k.Label, said.Label), or(k.RotationID, said.RotationID)
+	k.ARN = or(kms.ARN, k.ARN)
+	k.Label = or(k.Label, said.Label)
+	k.RotationID = or(k.RotationID, said.RotationID)
 	if k.ARN == "" {
 		k.ARN = "unknown"
 	}
@@ -487,9 +493,13 @@ func (e *exam) examineKEK(id kek.ID, shards int, running string) kek.KEK {
 			*t.at = *t.said
 		}
 	}
-	k.RetiredAt, k.Reason, k.NotBeforeDelete = time.Time{}, "", time.Time{}
+	k.RetiredAt = time.Time{}
+	k.Reason = ""
+	k.NotBeforeDelete = time.Time{}
 	if want == kek.Retired {
-		k.RetiredAt, k.Reason, k.NotBeforeDelete = said.RetiredAt, or(found.Reason, said.Reason), said.RetiredAt.Add(e.config.DeleteHold)
+		k.RetiredAt = said.RetiredAt
+		k.Reason = or(found.Reason, said.Reason)
+		k.NotBeforeDelete = said.RetiredAt.Add(e.config.DeleteHold)
 	}
 	f := Finding{
 		Item: key.String(), Fault: fault, From: fromChain + " and " + fromKMS, Repair: "make it " + string(want), stage: stageRegistry,
@@ -757,7 +767,9 @@ func (e *exam) frozenSource(name string, said toldSource) (src kek.Source, found
 		}
 		for _, f := range r.Sources {
 			if f.Name == name && (said.Definition == "" || f.Definition == said.Definition) {
-				src, found, at = f, true, r.StartedAt
+				src = f
+				found = true
+				at = r.StartedAt
 			}
 		}
 	}

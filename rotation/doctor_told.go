@@ -91,9 +91,18 @@ func (t *told) hearPhase(r audit.Record, at time.Time) {
 		v = kek.Rotation{ID: r.Rotation, StartedAt: at, Attempt: 1, Rev: 1}
 	}
 	b := r.Body
-	v.Mode, v.Phase, v.Label, v.Reason = kek.Mode(b["mode"]), kek.Phase(b["phase"]), b["label"], b["reason"]
-	v.OldKEK, v.NewKEK, v.Execution, v.Err = kek.ID(b["old_kek_id"]), kek.ID(b["new_kek_id"]), b["execution"], b["error"]
-	v.Requester, v.Drill, v.Actor, v.UpdatedAt = b["requested_by"], b["drill"], r.Actor, at
+	v.Mode = kek.Mode(b["mode"])
+	v.Phase = kek.Phase(b["phase"])
+	v.Label = b["label"]
+	v.Reason = b["reason"]
+	v.OldKEK = kek.ID(b["old_kek_id"])
+	v.NewKEK = kek.ID(b["new_kek_id"])
+	v.Execution = b["execution"]
+	v.Err = b["error"]
+	v.Requester = b["requested_by"]
+	v.Drill = b["drill"]
+	v.Actor = r.Actor
+	v.UpdatedAt = at
 	v.Rev++
 	if v.OldKEK != "" && len(v.Olds) == 0 {
 		v.Olds = []kek.ID{v.OldKEK}
@@ -111,7 +120,9 @@ func (t *told) hearPhase(r audit.Record, at time.Time) {
 	}
 	if ended := b["ended"]; ended != "" {
 		other := t.rotations[ended]
-		other.ID, other.Phase, other.EndedBy = ended, kek.Phase(b["ended_as"]), r.Rotation
+		other.ID = ended
+		other.Phase = kek.Phase(b["ended_as"])
+		other.EndedBy = r.Rotation
 		if other.Phase == "" { // its record was lost then
 			other.Phase = kek.Superseded
 		}

@@ -35,7 +35,9 @@ func (s *Steps) GenesisAfter(ctx context.Context, id kek.ID, label string, sourc
 			sources[i].AddedAt, sources[i].AddedBy = s.Now(), s.Actor
 		}
 		name := sources[i].Name
-		body["source."+name], body["kind."+name], body["place."+name] = sources[i].Definition, sources[i].Kind, sources[i].Place
+		body["source."+name] = sources[i].Definition
+		body["kind."+name] = sources[i].Kind
+		body["place."+name] = sources[i].Place
 	}
 	v, err := s.transitionAll(ctx, "genesis", "", func(v kek.View) (kek.Change, error) {
 		return v.GenesisAfter(kek.KEK{ID: k.ID, ARN: k.ARN, Label: label, FenceShards: s.FenceShards}, sources, last, s.Now())

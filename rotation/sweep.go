@@ -73,7 +73,9 @@ func (s *Steps) run(ctx context.Context, w sweep) (Checkpoint, error) {
 		return cp, unavailable("checkpoint", err)
 	}
 	if cp.Done && cp.Tally.Quarantined > 0 { // called again: somebody may have corrected the rows
-		cp.Cursor, cp.Done, cp.Tally = "", false, Tally{}
+		cp.Cursor = ""
+		cp.Done = false
+		cp.Tally = Tally{}
 	}
 	for !cp.Done && s.Now().Before(w.until) {
 		read := s.Now()
@@ -92,7 +94,9 @@ func (s *Steps) run(ctx context.Context, w sweep) (Checkpoint, error) {
 		}
 		next.Cursor, next.Done = page.Next, page.Next == ""
 		if w.pass == passConfirm && next.Done && next.Tally.Rewrapped > 0 { // not clean: look at all of it again
-			next.Cursor, next.Done, next.Tally = "", false, Tally{}
+			next.Cursor = ""
+			next.Done = false
+			next.Tally = Tally{}
 		}
 		next.SavedAt = read
 		if err := w.pulse.beat(s.Now()); err != nil {

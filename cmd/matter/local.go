@@ -26,7 +26,9 @@ func newLocal() *cobra.Command {
 			}
 			program := filepath.Join(filepath.Dir(self), "matter-local")
 			child := exec.CommandContext(cmd.Context(), program, args...) //nolint:gosec // the program beside this one
-			child.Stdin, child.Stdout, child.Stderr = os.Stdin, cmd.OutOrStdout(), cmd.ErrOrStderr()
+			child.Stdin = os.Stdin
+			child.Stdout = cmd.OutOrStdout()
+			child.Stderr = cmd.ErrOrStderr()
 			child.Cancel = func() error { return child.Process.Signal(os.Interrupt) }
 			err = child.Run()
 			var ended *exec.ExitError

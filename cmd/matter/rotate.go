@@ -226,14 +226,18 @@ func (o *operator) follow(ctx context.Context, e app.Execution, every time.Durat
 }
 
 func (o *operator) ended(ctx context.Context, e app.Execution, end watch.Outcome) error {
-	e.Status, e.Error, e.Cause = end.Status, end.Error, end.Cause
+	e.Status = end.Status
+	e.Error = end.Error
+	e.Cause = end.Cause
 	out := outcome{Execution: e, States: end.States}
 	v, err := o.Table.Load(ctx, e.RotationID)
 	if err != nil {
 		return err
 	}
 	if r := v.Rotation; r != nil {
-		out.Phase, out.OldKEK, out.NewKEK = r.Phase, r.OldKEK, r.NewKEK
+		out.Phase = r.Phase
+		out.OldKEK = r.OldKEK
+		out.NewKEK = r.NewKEK
 	}
 	message := out.judge()
 	if err := o.Result(out, message, next(out.Next)); err != nil {

@@ -243,7 +243,9 @@ func (o *operator) expectDead(ctx context.Context, r kek.Rotation) (expectation,
 	if len(r.Olds) == 0 { // a rotation of an earlier release
 		olds = []kek.ID{r.OldKEK}
 	}
-	text, dead, seen := "the old KEK is inactive", true, []string{}
+	text := "the old KEK is inactive"
+	dead := true
+	seen := []string{}
 	if len(olds) > 1 {
 		text = fmt.Sprintf("the %d old KEKs are inactive", len(olds))
 	}

@@ -185,7 +185,10 @@ func (m *Machine) Resume(ctx context.Context, rotationID, last string) (e Execut
 			if _, err := m.API.RedriveExecution(ctx, &sfn.RedriveExecutionInput{ExecutionArn: &last}); err != nil {
 				return e, false, fmt.Errorf("redrive execution %s: %w", e.Name, err)
 			}
-			e.Status, e.Redrivable, e.Error, e.Cause = types.ExecutionStatusRunning, false, "", ""
+			e.Status = types.ExecutionStatusRunning
+			e.Redrivable = false
+			e.Error = ""
+			e.Cause = ""
 			return e, true, nil
 		}
 	}

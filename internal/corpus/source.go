@@ -163,7 +163,9 @@ func (s *Source) Replace(ctx context.Context, old rotation.Row, with rotation.Re
 		with.Ciphertext != nil && !bytes.Equal(e.Ciphertext, old.Ciphertext) {
 		return false, nil
 	}
-	e.KEK, e.Epoch, e.WrappedDEK = with.KEK, with.Epoch, with.WrappedDEK
+	e.KEK = with.KEK
+	e.Epoch = with.Epoch
+	e.WrappedDEK = with.WrappedDEK
 	if with.Ciphertext != nil {
 		e.Ciphertext = with.Ciphertext
 	}

@@ -185,7 +185,10 @@ func (c *collection) verification(ctx context.Context, at audit.Line, head *audi
 	p := audit.Policy{Chain: at.Chain, Retention: c.Retention, Head: head, Generations: at.Generations, Now: c.report.GeneratedAt}
 	bucket := c.Bucket
 	if a := c.Anchoring; a != nil {
-		bucket, p.Retention, p.MaxTail, p.Trust = a.Bucket, a.Retention, a.MaxTail, a.Trust
+		bucket = a.Bucket
+		p.Retention = a.Retention
+		p.MaxTail = a.MaxTail
+		p.Trust = a.Trust
 		own, err := a.Signer.PublicKey(ctx)
 		if err != nil {
 			return unverified(fmt.Errorf("anchor key: %w", err))

@@ -62,7 +62,9 @@ func drainPlot(r Report) *plot {
 	}
 	last := r.Drain[len(r.Drain)-1]
 	end := refs[len(refs)-1].at
-	p.Top, p.From, p.To = strconv.FormatInt(top, 10), "switch", "+"+human(end)
+	p.Top = strconv.FormatInt(top, 10)
+	p.From = "switch"
+	p.To = "+" + human(end)
 	p.Curves = []curve{
 		{Name: "in-flight references", Path: steps(refs, end, top)},
 		{Name: "leases", Path: steps(leases, end, top), Second: true},
@@ -90,7 +92,9 @@ func rewrapPlot(r Report) *plot {
 		moved = append(moved, point{at, s.Rewrapped})
 	}
 	last := moved[len(moved)-1]
-	p.Top, p.From, p.To = strconv.FormatInt(max(1, highest(moved)), 10), "start", "+"+human(last.at)
+	p.Top = strconv.FormatInt(max(1, highest(moved)), 10)
+	p.From = "start"
+	p.To = "+" + human(last.at)
 	p.Curves = []curve{{Name: "rows moved, all sources", Path: line(moved, last.at, max(1, highest(moved)))}}
 	p.Area = under(p.Curves[0].Path)
 	p.Summary = fmt.Sprintf("%d rows moved in %s: %s rows per second on average.", last.value, human(last.at), perSecond(last.value, last.at))

@@ -45,7 +45,9 @@ func (c *collection) timeline() {
 	for _, rec := range r.Audit.Records {
 		s := Span{Title: titleOf(rec.Type), Event: rec.Type, Step: rec.Step, Actor: rec.Actor, Seq: rec.Seq, From: last, To: rec.Time}
 		if s.Title == "" {
-			s.Title, s.Instant, s.From = cmp.Or(instants[rec.Type], rec.Type), true, rec.Time
+			s.Title = cmp.Or(instants[rec.Type], rec.Type)
+			s.Instant = true
+			s.From = rec.Time
 		} else {
 			last = rec.Time
 		}
