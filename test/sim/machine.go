@@ -3,6 +3,7 @@ package sim
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"time"
 
@@ -244,6 +245,9 @@ func (m *machine) advance(a answer) {
 
 // result is a failure of the state: Retry, else Catch.
 func (m *machine) result(err error) {
+	if m.over() { // ended while the call was under way
+		return
+	}
 	kind := lambdastep.Kind(err)
 	again := kind == rotation.Transient || errors.Is(err, errCrashed)
 	state := shipped(m.state)
@@ -256,7 +260,10 @@ func (m *machine) result(err error) {
 	if m.state == "RewrapSegment" {
 		state = shipped("Rewrap") // which catches what fails for an item
 	}
-	clause, _ := state.CatchOf(kind)
+	clause, ok := state.CatchOf(kind)
+	if !ok {
+		panic(fmt.Sprintf("state %s does not catch %s", state.Name, kind))
+	}
 	if clause.Next == superseded {
 		m.state = superseded
 		return
