@@ -13,6 +13,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
 
 	"github.com/matter-ops/kms-rotation/envelope/aead"
+	"github.com/matter-ops/kms-rotation/internal/attr"
 	"github.com/matter-ops/kms-rotation/kek"
 )
 
@@ -220,13 +221,13 @@ type stored struct {
 // bound to is left to [Table.load].
 func (c TableConfig) decode(i Item) (stored, error) {
 	s := stored{record: newRecord(Sealed{
-		KEKID: kek.ID(text(i[c.KEKID])), WrappedDEK: bytesOf(i[c.WrappedDEK]), Ciphertext: bytesOf(i[c.Ciphertext]),
+		KEKID: kek.ID(attr.Text(i[c.KEKID])), WrappedDEK: attr.Bytes(i[c.WrappedDEK]), Ciphertext: attr.Bytes(i[c.Ciphertext]),
 	}), item: i}
 	var err error
-	if s.version, err = number(i[c.Version]); err != nil { // no attribute is called ""
+	if s.version, err = attr.Int(i[c.Version]); err != nil { // no attribute is called ""
 		return s, fmt.Errorf("%w: attribute %s: %w", ErrNoEnvelope, c.Version, err)
 	}
-	if s.Epoch, err = number(i[c.Epoch]); err != nil {
+	if s.Epoch, err = attr.Int(i[c.Epoch]); err != nil {
 		return s, fmt.Errorf("%w: attribute %s: %w", ErrNoEnvelope, c.Epoch, err)
 	}
 	if c.Format == FormatTink && i[c.WrappedDEK] == nil {
@@ -251,8 +252,8 @@ func (c TableConfig) decode(i Item) (stored, error) {
 // encode is the attributes that make a row an envelope, the version aside.
 func (c TableConfig) encode(s Sealed) Item {
 	return Item{
-		c.KEKID: str(string(s.KEKID)), c.WrappedDEK: blob(s.WrappedDEK), c.Ciphertext: blob(s.Ciphertext),
-		c.Epoch: numeric(s.Epoch),
+		c.KEKID: attr.Str(string(s.KEKID)), c.WrappedDEK: attr.Blob(s.WrappedDEK), c.Ciphertext: attr.Blob(s.Ciphertext),
+		c.Epoch: attr.Num(s.Epoch),
 	}
 }
 
@@ -263,14 +264,6 @@ func (c TableConfig) without(i Item) Item {
 		delete(out, a)
 	}
 	return out
-}
-
-func bytesOf(v types.AttributeValue) []byte {
-	b, ok := v.(*types.AttributeValueMemberB)
-	if !ok {
-		return nil
-	}
-	return b.Value
 }
 
 // changes lists the attributes to set and to remove that make old into with.
@@ -302,11 +295,11 @@ func cloneItem(i Item) Item {
 func cloneValue(v types.AttributeValue) types.AttributeValue {
 	switch v := v.(type) {
 	case *types.AttributeValueMemberS:
-		return str(v.Value)
+		return attr.Str(v.Value)
 	case *types.AttributeValueMemberN:
 		return &types.AttributeValueMemberN{Value: v.Value}
 	case *types.AttributeValueMemberB:
-		return blob(slices.Clone(v.Value))
+		return attr.Blob(slices.Clone(v.Value))
 	case *types.AttributeValueMemberBOOL:
 		return &types.AttributeValueMemberBOOL{Value: v.Value}
 	case *types.AttributeValueMemberSS:

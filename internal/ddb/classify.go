@@ -12,6 +12,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
 
 	"github.com/matter-ops/kms-rotation/envelope/aead"
+	"github.com/matter-ops/kms-rotation/internal/attr"
 	"github.com/matter-ops/kms-rotation/internal/itemsize"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
@@ -69,15 +70,15 @@ func (c SourceConfig) readRow(i item, keys []keyAttribute, payload, whole bool) 
 	if h.tink || c.Format == formatKMS {
 		h.holder = c.Ciphertext
 	}
-	h.held = bytesOf(i[h.holder])
+	h.held = attr.Bytes(i[h.holder])
 	row := rotation.Row{
 		ID: rowID(i, keys), Epoch: integer(i[c.Epoch]), WrappedDEK: h.held,
 		Whole: h.tink || c.Format == formatKMS || c.Payloads == payloadsOpaque,
 	}
-	row.KEK, row.KeyARN, _ = kek.ParseKeyRef(textOf(h.kek))
+	row.KEK, row.KeyARN, _ = kek.ParseKeyRef(attr.Text(h.kek))
 	unreadable := c.readBound(&row, i, h)
 	if payload && !row.Whole {
-		row.Ciphertext = bytesOf(i[c.Ciphertext])
+		row.Ciphertext = attr.Bytes(i[c.Ciphertext])
 	}
 	row.Handle = h
 	f := cmp.Or(c.checkAlone(i, h), c.checkTypes(i), unreadable, c.checkComplete(i, h), c.checkVersion(i), c.checkRoom(i, whole), c.checkKEK(h))
@@ -143,7 +144,7 @@ func (c SourceConfig) checkComplete(i item, h handle) *flaw {
 	switch {
 	case h.holder != c.Ciphertext && len(h.held) == 0:
 		return &flaw{rotation.NoWrappedDEK, "wrapped_dek_attribute", missing(c.WrappedDEK)}
-	case c.Ciphertext != "" && len(bytesOf(i[c.Ciphertext])) == 0:
+	case c.Ciphertext != "" && len(attr.Bytes(i[c.Ciphertext])) == 0:
 		return &flaw{rotation.NoCiphertext, "ciphertext_attribute", missing(c.Ciphertext)}
 	}
 	return nil
@@ -179,10 +180,10 @@ func (c SourceConfig) checkRoom(i item, whole bool) *flaw {
 		return nil
 	}
 	after := maps.Clone(i)
-	after[c.KEKID] = str(strings.Repeat("x", keyIDLength))
-	after[c.Epoch] = num(math.MaxInt64)
+	after[c.KEKID] = attr.Str(strings.Repeat("x", keyIDLength))
+	after[c.Epoch] = attr.Num(math.MaxInt64)
 	if c.Version != "" {
-		after[c.Version] = num(integer(i[c.Version]) + 1)
+		after[c.Version] = attr.Num(integer(i[c.Version]) + 1)
 	}
 	if n := itemsize.Of(after) + wrappedGrowth + itemsize.UpdateCost(rewrapSets, 0); n > itemsize.Max {
 		return &flaw{
@@ -195,7 +196,7 @@ func (c SourceConfig) checkRoom(i item, whole bool) *flaw {
 
 // checkKEK finds a row that does not name its KEK in a form that says which it is.
 func (c SourceConfig) checkKEK(h handle) *flaw {
-	text := textOf(h.kek)
+	text := attr.Text(h.kek)
 	if text == "" {
 		return &flaw{rotation.NoKEK, "kek_id_attribute", missing(c.KEKID)}
 	}
@@ -206,22 +207,6 @@ func (c SourceConfig) checkKEK(h handle) *flaw {
 		}
 	}
 	return nil
-}
-
-func textOf(v types.AttributeValue) string {
-	s, ok := v.(*types.AttributeValueMemberS)
-	if !ok {
-		return ""
-	}
-	return s.Value
-}
-
-func bytesOf(v types.AttributeValue) []byte {
-	b, ok := v.(*types.AttributeValueMemberB)
-	if !ok {
-		return nil
-	}
-	return b.Value
 }
 
 // integer is the value of a whole number; 0 of anything else.

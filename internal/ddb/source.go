@@ -12,6 +12,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
 
 	"github.com/matter-ops/kms-rotation/envelope/aead"
+	"github.com/matter-ops/kms-rotation/internal/attr"
 	"github.com/matter-ops/kms-rotation/internal/awserr"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
@@ -178,7 +179,7 @@ func (t *TableSource) handleOf(what string, row rotation.Row) (handle, error) {
 // byte, and the wrapped bytes that were read: so the row exists, and none is created.
 func (t *TableSource) changeIfUnchanged(h handle) change {
 	c := change{
-		key: h.key, names: map[string]string{"#kek": t.cfg.KEKID, "#held": h.holder}, values: item{":oldheld": blob(h.held)},
+		key: h.key, names: map[string]string{"#kek": t.cfg.KEKID, "#held": h.holder}, values: item{":oldheld": attr.Blob(h.held)},
 		cond: "#held = :oldheld AND attribute_not_exists(#kek)",
 	}
 	if h.kek != nil {
@@ -208,11 +209,11 @@ func (t *TableSource) rewrapRow(h handle, old rotation.Row, with rotation.Rewrap
 	c := t.changeIfUnchanged(h)
 	c.update = "SET #kek = :kek, #held = :held, #epoch = :epoch"
 	c.names["#epoch"] = t.cfg.Epoch
-	c.values[":kek"], c.values[":held"], c.values[":epoch"] = str(string(with.KEK)), blob(held), num(with.Epoch)
+	c.values[":kek"], c.values[":held"], c.values[":epoch"] = attr.Str(string(with.KEK)), attr.Blob(held), attr.Num(with.Epoch)
 	if t.cfg.Version != "" {
 		c.update += ", #version = if_not_exists(#version, :zero) + :one"
 		c.names["#version"] = t.cfg.Version
-		c.values[":zero"], c.values[":one"] = num(0), num(1)
+		c.values[":zero"], c.values[":one"] = attr.Num(0), attr.Num(1)
 	}
 	if with.Ciphertext != nil {
 		if old.Ciphertext == nil {
@@ -220,7 +221,7 @@ func (t *TableSource) rewrapRow(h handle, old rotation.Row, with rotation.Rewrap
 		}
 		c.update, c.cond = c.update+", #payload = :payload", c.cond+" AND #payload = :oldpayload"
 		c.names["#payload"] = t.cfg.Ciphertext
-		c.values[":payload"], c.values[":oldpayload"] = blob(with.Ciphertext), blob(old.Ciphertext)
+		c.values[":payload"], c.values[":oldpayload"] = attr.Blob(with.Ciphertext), attr.Blob(old.Ciphertext)
 	}
 	return c, nil
 }
@@ -286,7 +287,7 @@ func (t *TableSource) Label(ctx context.Context, old rotation.Row, id kek.ID) (b
 	}
 	c := t.changeIfUnchanged(h)
 	c.update = "SET #kek = :kek"
-	c.values[":kek"] = str(string(id))
+	c.values[":kek"] = attr.Str(string(id))
 	return t.updateItem(ctx, c)
 }
 
