@@ -1,7 +1,9 @@
 package envelope
 
-// Bound makes what a row is bound to.
-func (c TableConfig) Bound(i Item) (encctx, bind map[string]string, err error) { return c.bound(i) }
+import "github.com/matter-ops/kms-rotation/internal/rowschema"
+
+// Schema is the definition as a rotation has it.
+func (c TableConfig) Schema() rowschema.Schema { return c.schema() }
 
 // Decode reads an item as a row.
 func (c TableConfig) Decode(i Item) (Sealed, error) {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/matter-ops/kms-rotation/internal/attr"
 	"github.com/matter-ops/kms-rotation/internal/controltable"
+	"github.com/matter-ops/kms-rotation/internal/rowschema"
 )
 
 // The items of the control table by partition key: those that package controltable
@@ -31,6 +32,12 @@ const (
 
 func auditSK(seq int64) string  { return fmt.Sprintf("%012d", seq) }
 func checkpointSK(n int) string { return fmt.Sprintf("%03d", n) }
+
+// SourceConfig is the definition of a table whose rows are envelopes.
+type SourceConfig = rowschema.Schema
+
+// OtherItems declares items that are not rows.
+type OtherItems = rowschema.OtherItems
 
 type (
 	item   = attr.Item

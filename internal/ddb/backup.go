@@ -51,7 +51,7 @@ func (t *TableSource) ReadBackup(ctx context.Context, i map[string]types.Attribu
 
 // rowOf reads an item; one without any of the envelope's attributes is a row with a Defect.
 func (t *TableSource) rowOf(i item, keys []keyAttribute, whole bool) rotation.Row {
-	row, _, ok := t.cfg.readRow(i, keys, true, whole)
+	row, _, ok := readRow(t.cfg, i, keys, true, whole)
 	if !ok {
 		row = rotation.Row{ID: rowID(i, keys), Handle: handle{key: keyOf(i, keys)}, Defect: "it has none of the envelope's attributes"}
 	}

@@ -16,6 +16,7 @@ import (
 
 	"github.com/matter-ops/kms-rotation/envelope/aead"
 	"github.com/matter-ops/kms-rotation/internal/attr"
+	"github.com/matter-ops/kms-rotation/internal/rowschema"
 	"github.com/matter-ops/kms-rotation/rotation"
 )
 
@@ -55,10 +56,10 @@ func backupSource(t *testing.T, format string) (*TableSource, *oneItem, item) {
 		"kek_epoch": attr.Num(1), "version": attr.Num(3), "note": attr.Str("stays"),
 	}
 	switch format {
-	case formatKMS:
+	case rowschema.FormatKMS:
 		cfg.WrappedDEK = ""
 		delete(i, "dek")
-	case formatTink:
+	case rowschema.FormatTink:
 		held, err := aead.JoinTink([]byte("old dek"), []byte("payload"))
 		if err != nil {
 			t.Fatal(err)
@@ -173,9 +174,9 @@ func TestBackupWrites(t *testing.T) {
 		t.Fatal(err)
 	}
 	for format, want := range map[string]item{
-		"":         {"dek": attr.Blob([]byte("new dek")), "data": attr.Blob([]byte("new data"))},
-		formatKMS:  {"data": attr.Blob([]byte("new dek"))},
-		formatTink: {"data": attr.Blob(joined)},
+		"":                   {"dek": attr.Blob([]byte("new dek")), "data": attr.Blob([]byte("new data"))},
+		rowschema.FormatKMS:  {"data": attr.Blob([]byte("new dek"))},
+		rowschema.FormatTink: {"data": attr.Blob(joined)},
 	} {
 		for _, payload := range []bool{false, true} {
 			s, _, i := backupSource(t, format)

@@ -15,6 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/matter-ops/kms-rotation/internal/attr"
+	"github.com/matter-ops/kms-rotation/internal/rowschema"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
 )
@@ -74,7 +75,7 @@ func TestRowsThatAreRefused(t *testing.T) {
 	if _, err := s.Replace(t.Context(), rotation.Row{ID: "x", Handle: h}, rotation.Rewrapped{Ciphertext: []byte("y")}); !errors.Is(err, errNoPayload) {
 		t.Errorf("no payload: %v", err)
 	}
-	tink, _, i := backupSource(t, formatTink)
+	tink, _, i := backupSource(t, rowschema.FormatTink)
 	b, err := tink.ReadBackup(t.Context(), i)
 	if err != nil {
 		t.Fatal(err)
@@ -211,19 +212,6 @@ func TestCheckLeavesRoomToTheCensus(t *testing.T) {
 	}
 	if page, err := s.Scan(t.Context(), rotation.ScanRequest{Total: 1, Whole: true}); err != nil || page.Rows[0].Kind != rotation.NoRoom {
 		t.Errorf("a census: %+v, %v", page.Rows, err)
-	}
-}
-
-// TestOtherWithoutAttribute: a rule without an attribute is one fault, not one more for
-// each attribute that the definition leaves out.
-func TestOtherWithoutAttribute(t *testing.T) {
-	c := SourceConfig{Table: "t", Other: &OtherItems{Values: []string{"x"}}}
-	var faults []string
-	c.checkOther(func(field, format string, args ...any) {
-		faults = append(faults, field+" "+fmt.Sprintf(format, args...))
-	})
-	if len(faults) != 1 || !strings.HasPrefix(faults[0], "other names an attribute") {
-		t.Errorf("%q", faults)
 	}
 }
 

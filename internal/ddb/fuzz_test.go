@@ -98,18 +98,3 @@ func FuzzItems(f *testing.F) {
 		_, _ = decodeView([]item{i})
 	})
 }
-
-// FuzzParseSource: a definition that is taken is one that a source can be made of, and says
-// the same when it is written again.
-func FuzzParseSource(f *testing.F) {
-	f.Add([]byte(`{"table":"orders","kek_id_attribute":"kek","wrapped_dek_attribute":"dek","ciphertext_attribute":"data","context":{"tenant":"acme"},"bind":{"id":"$id"}}`))
-	f.Add([]byte(`{"table":"t","kek_id_attribute":"k","wrapped_dek_attribute":"w","format":"tink","other":{"attribute":"kind","values":["note"]}}`))
-	f.Fuzz(func(t *testing.T, b []byte) {
-		if _, err := ParseSource(b); err != nil {
-			return
-		}
-		if _, err := ParseSource(append([]byte(" "), b...)); err != nil {
-			t.Fatalf("with a space before it: %v", err)
-		}
-	})
-}

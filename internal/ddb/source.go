@@ -14,6 +14,7 @@ import (
 	"github.com/matter-ops/kms-rotation/envelope/aead"
 	"github.com/matter-ops/kms-rotation/internal/attr"
 	"github.com/matter-ops/kms-rotation/internal/awserr"
+	"github.com/matter-ops/kms-rotation/internal/rowschema"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
 )
@@ -49,13 +50,13 @@ func NewTableSource(client TableAPI, cfg SourceConfig) (*TableSource, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	return &TableSource{client: client, cfg: cfg.withDefaults()}, nil
+	return &TableSource{client: client, cfg: cfg.WithDefaults()}, nil
 }
 
 // OpenTable returns the source of a definition of kind [kek.KindDynamoDB], under the
 // name that it is registered by.
 func OpenTable(client TableAPI, def kek.Source) (*TableSource, error) {
-	cfg, err := ParseSource([]byte(def.Definition))
+	cfg, err := rowschema.Parse([]byte(def.Definition))
 	if err != nil {
 		return nil, err
 	}
@@ -90,11 +91,11 @@ func (t *TableSource) Scan(ctx context.Context, req rotation.ScanRequest) (rotat
 	}
 	page := rotation.Page{Rows: make([]rotation.Row, 0, len(out.Items))}
 	for _, i := range out.Items {
-		row, _, ok := t.cfg.readRow(i, keys, req.Payload, req.Whole)
+		row, _, ok := readRow(t.cfg, i, keys, req.Payload, req.Whole)
 		switch {
 		case ok:
 			page.Rows = append(page.Rows, row)
-		case t.cfg.declares(i):
+		case t.cfg.Other.Declares(i):
 			page.Declared++
 		default:
 			page.Other++
@@ -128,12 +129,12 @@ func (t *TableSource) projection(keys []keyAttribute) (*string, map[string]strin
 	for _, k := range keys {
 		attrs = append(attrs, k.name)
 	}
-	for _, a := range t.cfg.attributes() {
-		attrs = append(attrs, a.name)
+	for _, a := range t.cfg.Attributes() {
+		attrs = append(attrs, a.Name)
 	}
-	for _, m := range t.cfg.bound() {
-		for _, v := range m.values {
-			a, _ := contextAttribute(v) // "" of a literal
+	for _, m := range t.cfg.Bound() {
+		for _, v := range m.Values {
+			a, _ := rowschema.ContextAttribute(v) // "" of a literal
 			attrs = append(attrs, a)
 		}
 	}
@@ -325,7 +326,7 @@ func (t *TableSource) Reread(ctx context.Context, old rotation.Row, payload bool
 	if err != nil {
 		return rotation.Row{}, false, awserr.Wrap("dynamodb GetItem "+t.cfg.Table, err)
 	}
-	row, _, ok := t.cfg.readRow(out.Item, keys, payload, false)
+	row, _, ok := readRow(t.cfg, out.Item, keys, payload, false)
 	return row, ok, nil
 }
 

@@ -3,7 +3,6 @@ package envelope_test
 import (
 	"bytes"
 	"encoding/json"
-	"errors"
 	"strings"
 	"testing"
 	"time"
@@ -12,7 +11,6 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/matter-ops/kms-rotation/envelope"
-	"github.com/matter-ops/kms-rotation/envelope/aead"
 	"github.com/matter-ops/kms-rotation/internal/ddb"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
@@ -47,9 +45,9 @@ func TestMarkStopsRotation(t *testing.T) {
 	}
 }
 
-// TestSourceAgreement: a definition decodes strictly into both, and both have the same
-// fields.
-func TestSourceAgreement(t *testing.T) {
+// TestTableConfigIsADefinition: a definition of a source decodes strictly into a
+// TableConfig, which says the same in every field.
+func TestTableConfigIsADefinition(t *testing.T) {
 	want := ddb.SourceConfig{
 		Name: "a", Table: "b", KEKID: "c", WrappedDEK: "d", Ciphertext: "e", Epoch: "f", Version: "g",
 		Context: map[string]string{"h": "$i"}, Bind: map[string]string{"j": "$k"}, Format: "matter", Payloads: "opaque",
@@ -68,6 +66,9 @@ func TestSourceAgreement(t *testing.T) {
 	back, err := json.Marshal(got)
 	if err != nil || !bytes.Equal(back, text) {
 		t.Errorf("%s, %v\nwant %s", back, err, text)
+	}
+	if d := cmp.Diff(want, got.Schema()); d != "" {
+		t.Errorf("(-definition +schema):\n%s", d)
 	}
 }
 
@@ -90,39 +91,4 @@ func TestDefinition(t *testing.T) {
 	if d := cmp.Diff(want, got); d != "" {
 		t.Error(d)
 	}
-}
-
-// FuzzContextAgreement: both bind a row to the same values, or both refuse it.
-func FuzzContextAgreement(f *testing.F) {
-	f.Add("k", "$attr", "b", "attr", "value", byte(0))
-	f.Add("k", "$$attr", "", "attr", "value", byte(0))
-	f.Add("k", "$attr", "k", "other", "value", byte(1))
-	f.Add("", "", "", "", "", byte(2))
-	f.Add("k", "v", "$attr", "attr", "value", byte(2))
-	f.Fuzz(func(t *testing.T, key, value, bound, attr, content string, kind byte) {
-		i := item{}
-		switch kind % 3 {
-		case 0:
-			i[attr] = &s{Value: content}
-		case 1:
-			i[attr] = &n{Value: content}
-		case 2:
-			i[attr] = &b{Value: []byte(content)}
-		}
-		encctx, bind := map[string]string{key: value, "fixed": "$$1"}, map[string]string{"bind " + key: bound}
-		theirs := ddb.SourceConfig{Context: encctx, Bind: bind}
-		want, werr := ddb.ContextOf(theirs, i)
-		whole, err := ddb.BoundOf(theirs, i)
-		werr = errors.Join(werr, err)
-		got, rest, gerr := envelope.TableConfig{Context: encctx, Bind: bind}.Bound(i)
-		if (werr == nil) != (gerr == nil) {
-			t.Fatalf("the rotation: %v, the data plane: %v", werr, gerr)
-		}
-		if werr != nil {
-			return
-		}
-		if a, b := aead.AssociatedData(whole), aead.AppendAssociatedData(nil, got, rest); !cmp.Equal(want, got) || !bytes.Equal(a, b) {
-			t.Errorf("the rotation binds %q to %x, the data plane %q to %x", want, a, got, b)
-		}
-	})
 }
