@@ -6,7 +6,6 @@ package attr
 import (
 	"encoding/json"
 	"fmt"
-	"maps"
 	"strconv"
 	"time"
 
@@ -117,29 +116,28 @@ func (r *Reader) keep(name string, err error) {
 	}
 }
 
-func (r *Reader) fail(name, want string, got types.AttributeValue) {
-	if r.Err == nil {
+// get returns an attribute that has type T, or notes that it has another.
+func get[T types.AttributeValue](r *Reader, name, want string) (v T, ok bool) {
+	got := r.Item[name]
+	if v, ok = got.(T); !ok && got != nil && r.Err == nil {
 		r.Err = fmt.Errorf("attribute %s is %T, not %s", name, got, want)
 	}
+	return v, ok
 }
 
 // Str decodes an attribute of type S.
 func (r *Reader) Str(name string) string {
-	switch v := r.Item[name].(type) {
-	case nil:
-	case *types.AttributeValueMemberS:
-		return v.Value
-	default:
-		r.fail(name, "a string", v)
+	v, ok := get[*types.AttributeValueMemberS](r, name, "a string")
+	if !ok {
+		return ""
 	}
-	return ""
+	return v.Value
 }
 
 // Num decodes an attribute of type N that is a whole number.
 func (r *Reader) Num(name string) int64 {
-	v := r.Item[name]
-	if _, ok := v.(*types.AttributeValueMemberN); !ok && v != nil {
-		r.fail(name, "a number", v)
+	v, ok := get[*types.AttributeValueMemberN](r, name, "a number")
+	if !ok {
 		return 0
 	}
 	n, err := Int(v)
@@ -151,42 +149,30 @@ func (r *Reader) Num(name string) int64 {
 
 // Bytes decodes an attribute of type B.
 func (r *Reader) Bytes(name string) []byte {
-	switch v := r.Item[name].(type) {
-	case nil:
-	case *types.AttributeValueMemberB:
-		return v.Value
-	default:
-		r.fail(name, "binary", v)
+	v, ok := get[*types.AttributeValueMemberB](r, name, "binary")
+	if !ok {
+		return nil
 	}
-	return nil
+	return v.Value
 }
 
 // Bool decodes an attribute of type BOOL.
 func (r *Reader) Bool(name string) bool {
-	switch v := r.Item[name].(type) {
-	case nil:
-	case *types.AttributeValueMemberBOOL:
-		return v.Value
-	default:
-		r.fail(name, "a boolean", v)
-	}
-	return false
+	v, ok := get[*types.AttributeValueMemberBOOL](r, name, "a boolean")
+	return ok && v.Value
 }
 
 // Strs decodes a list of attributes of type S.
 func (r *Reader) Strs(name string) []string {
-	v, ok := r.Item[name].(*types.AttributeValueMemberL)
+	v, ok := get[*types.AttributeValueMemberL](r, name, "a list")
 	if !ok {
-		if got := r.Item[name]; got != nil {
-			r.fail(name, "a list", got)
-		}
 		return nil
 	}
 	var out []string
 	for _, e := range v.Value {
 		s, ok := e.(*types.AttributeValueMemberS)
 		if !ok {
-			r.fail(name, "a list of strings", e)
+			r.keep(name, fmt.Errorf("%T in a list of strings", e))
 			return nil
 		}
 		out = append(out, s.Value)
@@ -220,14 +206,11 @@ func (r *Reader) JSON(name string, into any) {
 
 // Map decodes an attribute of type M.
 func (r *Reader) Map(name string) Item {
-	switch v := r.Item[name].(type) {
-	case nil:
-	case *types.AttributeValueMemberM:
-		return v.Value
-	default:
-		r.fail(name, "a map", v)
+	v, ok := get[*types.AttributeValueMemberM](r, name, "a map")
+	if !ok {
+		return nil
 	}
-	return nil
+	return v.Value
 }
 
 // Counts decodes a map of numbers; nil if it is absent.
@@ -236,7 +219,7 @@ func (r *Reader) Counts(name string) map[string]int64 {
 	if len(nested) == 0 {
 		return nil
 	}
-	in := Reader{Item: maps.Clone(nested)}
+	in := Reader{Item: nested}
 	out := make(map[string]int64, len(nested))
 	for k := range nested {
 		out[k] = in.Num(k)

@@ -5,9 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 
-	"github.com/aws/aws-sdk-go-v2/aws"
-	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
-
 	"github.com/matter-ops/kms-rotation/audit"
 	"github.com/matter-ops/kms-rotation/internal/attr"
 	"github.com/matter-ops/kms-rotation/internal/controltable"
@@ -36,22 +33,11 @@ func (s *Store) LoadAnchor(ctx context.Context) (rotation.AnchorState, error) {
 // and repeated is a [kek.ErrConflict]: what is then loaded is this save or a later
 // one.
 func (s *Store) SaveAnchor(ctx context.Context, st rotation.AnchorState) error {
-	cond, vals := "attribute_not_exists(#pk)", values(nil)
-	if st.Rev > 0 {
-		cond, vals = "#rev = :rev", values{"rev": attr.Num(st.Rev)}
+	saved, err := s.putAtRev(ctx, encodeAnchor(st), st.Rev)
+	if err == nil && !saved {
+		err = fmt.Errorf("save the anchor state at revision %d: %w", st.Rev, kek.ErrConflict)
 	}
-	names, params := controltable.Expression(cond, vals)
-	_, err := s.client.PutItem(ctx, &dynamodb.PutItemInput{
-		TableName: &s.table, Item: encodeAnchor(st), ConditionExpression: aws.String(cond),
-		ExpressionAttributeNames: names, ExpressionAttributeValues: params,
-	})
-	if failedCondition(err) {
-		return fmt.Errorf("save the anchor state at revision %d: %w", st.Rev, kek.ErrConflict)
-	}
-	if err != nil {
-		return wrap("PutItem "+pkAnchor, err)
-	}
-	return nil
+	return err
 }
 
 // encodeAnchor is the item of st's next revision.

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"strconv"
 
-	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
 
@@ -33,22 +32,28 @@ func (s *Store) LoadCheckpoint(ctx context.Context, rotationID, source, pass str
 // lost and repeated is a [kek.ErrConflict]: what is then loaded is this save or a
 // later one.
 func (s *Store) SaveCheckpoint(ctx context.Context, c rotation.Checkpoint) error {
-	cond, vals := "attribute_not_exists(#pk)", values(nil)
-	if c.Rev > 0 {
-		cond, vals = "#rev = :rev", values{"rev": attr.Num(c.Rev)}
+	saved, err := s.putAtRev(ctx, encodeCheckpoint(c), c.Rev)
+	if err == nil && !saved {
+		err = fmt.Errorf("save checkpoint %s %s %d at revision %d: %w", c.Source, c.Pass, c.Segment, c.Rev, kek.ErrConflict)
 	}
-	names, params := controltable.Expression(cond, vals)
+	return err
+}
+
+// putAtRev puts an item if the stored one has revision rev, 0 being none; false if not.
+func (s *Store) putAtRev(ctx context.Context, i item, rev int64) (bool, error) {
+	c := atRev(rev)
+	names, params := controltable.Expression(c.expr, c.values)
 	_, err := s.client.PutItem(ctx, &dynamodb.PutItemInput{
-		TableName: &s.table, Item: encodeCheckpoint(c), ConditionExpression: aws.String(cond),
+		TableName: &s.table, Item: i, ConditionExpression: &c.expr,
 		ExpressionAttributeNames: names, ExpressionAttributeValues: params,
 	})
 	if failedCondition(err) {
-		return fmt.Errorf("save checkpoint %s %s %d at revision %d: %w", c.Source, c.Pass, c.Segment, c.Rev, kek.ErrConflict)
+		return false, nil
 	}
 	if err != nil {
-		return wrap("PutItem "+checkpointPK(c.RotationID, c.Source, c.Pass), err)
+		return false, wrap("PutItem "+attr.Text(i["pk"]), err)
 	}
-	return nil
+	return true, nil
 }
 
 // ListCheckpoints implements [rotation.Checkpoints], in order of segment.

@@ -110,11 +110,7 @@ func (s *Store) SaveApproval(ctx context.Context, a rotation.Approval, ev audit.
 // none, and appends the record in the same transaction.
 func (s *Store) saveRev(ctx context.Context, pk string, i item, rev int64, ev audit.Event) error {
 	i["pk"], i["sk"], i["rev"] = attr.Str(pk), attr.Str(noSK), attr.Num(rev+1)
-	cond := unless()
-	if rev != 0 {
-		cond = condition{"#rev = :rev", values{"rev": attr.Num(rev)}}
-	}
-	if err := s.commit(ctx, []action{s.put(pk, i, cond)}, ev, nil); err != nil {
+	if err := s.commit(ctx, []action{s.put(pk, i, atRev(rev))}, ev, nil); err != nil {
 		return fmt.Errorf("save %s at revision %d: %w", pk, rev, err)
 	}
 	return nil

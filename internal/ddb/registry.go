@@ -110,10 +110,10 @@ func decodeMark(i item) (kek.Mark, error) {
 func (s *Store) registry(c kek.Change) []action {
 	var out []action
 	if at := c.AtRegistry; at != nil && c.Registry == nil {
-		out = append(out, s.check(pkRegistry, controltable.Key(pkRegistry, noSK), registryAt(*at)))
+		out = append(out, s.check(pkRegistry, controltable.Key(pkRegistry, noSK), atRev(*at)))
 	}
 	if m := c.Registry; m != nil {
-		out = append(out, s.put(pkRegistry, attr.Set(controltable.Key(pkRegistry, noSK), "rev", m.Before+1), registryAt(m.Before)))
+		out = append(out, s.put(pkRegistry, attr.Set(controltable.Key(pkRegistry, noSK), "rev", m.Before+1), atRev(m.Before)))
 		for _, src := range m.Put {
 			out = append(out, s.put(pkSource+"/"+src.Name, encodeSource(src), condition{}))
 		}
@@ -136,7 +136,8 @@ func (s *Store) registry(c kek.Change) []action {
 	return out
 }
 
-func registryAt(rev int64) condition {
+// atRev holds if a stored item has revision rev, 0 being none.
+func atRev(rev int64) condition {
 	if rev == 0 {
 		return unless()
 	}

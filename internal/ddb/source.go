@@ -11,7 +11,6 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
 
-	"github.com/matter-ops/kms-rotation/envelope/aead"
 	"github.com/matter-ops/kms-rotation/internal/attr"
 	"github.com/matter-ops/kms-rotation/internal/awserr"
 	"github.com/matter-ops/kms-rotation/internal/rowschema"
@@ -197,15 +196,9 @@ func (t *TableSource) changeIfUnchanged(h handle) change {
 // condition covers the old ciphertext too: a writer with a cached DEK may have written
 // another payload under the same wrapped DEK, and its write would be lost.
 func (t *TableSource) rewrapRow(h handle, old rotation.Row, with rotation.Rewrapped) (change, error) {
-	held := with.WrappedDEK
-	if h.tink {
-		_, payload, err := aead.ParseTink(h.held)
-		if err == nil {
-			held, err = aead.JoinTink(with.WrappedDEK, payload)
-		}
-		if err != nil {
-			return change{}, err
-		}
+	held, err := heldAfter(h, with)
+	if err != nil {
+		return change{}, err
 	}
 	c := t.changeIfUnchanged(h)
 	c.update = "SET #kek = :kek, #held = :held, #epoch = :epoch"
