@@ -1,5 +1,5 @@
-// Package layers holds the direction of the dependencies: kek ← audit, controltable;
-// kek, controltable ← envelope; kek, audit ← rotation; all ← adapters ← app ← functions,
+// Package layers holds the direction of the dependencies: kek ← audit, controltable, rowschema;
+// kek, controltable, rowschema ← envelope; kek, audit ← rotation; all ← adapters ← app ← functions,
 // cmd.
 package layers
 
