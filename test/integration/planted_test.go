@@ -81,11 +81,12 @@ var plantedBugs = []planted{
 		"c.Sealed, c.Shards = draining[0], m.After.FenceShards", "c.Sealed, c.Shards = draining[0], m.After.FenceShards-1",
 	}}, function: "drain", at: "Store.Apply unconditional"},
 	{Bug: plant.Bug{Name: "drain trusts the clock", File: "internal/ddb/drainage.go", With: []string{
+		"\t\"context\"\n", "\t\"context\"\n\t\"time\"\n",
 		"\t\tout = append(out, l)", "\t\tif time.Now().Before(l.Expires) {\n\t\t\tout = append(out, l)\n\t\t}",
 	}}, function: "drain", at: "Store.SealFence", during: expiredLease},
 	{Bug: plant.Bug{Name: "a lease is revoked whatever has become of it", File: "internal/ddb/drainage.go", With: []string{
 		"Key: controltable.Key(controltable.LeasePK(l.KEK), l.Holder), ConditionExpression: aws.String(cond),\n\t\tExpressionAttributeNames: names, ExpressionAttributeValues: vals,\n\t})\n\tif failedCondition(err) {\n\t\treturn false, nil\n\t}\n\tif err != nil {\n\t\treturn false, wrap(\"DeleteItem",
-		"Key: controltable.Key(controltable.LeasePK(l.KEK), l.Holder),\n\t})\n\t_, _ = names, vals\n\tif err != nil {\n\t\treturn false, wrap(\"DeleteItem",
+		"Key: controltable.Key(controltable.LeasePK(l.KEK), l.Holder),\n\t})\n\t_, _, _ = aws.String(cond), names, vals\n\tif err != nil {\n\t\treturn false, wrap(\"DeleteItem",
 	}}, function: "drain", at: "Store.Revoke", during: expiredLease},
 	{Bug: plant.Bug{Name: "drain looks at what may be stale", File: "internal/ddb/list.go", With: []string{
 		"TableName: &s.table, ConsistentRead: aws.Bool(true), KeyConditionExpression: &expr,", "TableName: &s.table, ConsistentRead: aws.Bool(false), KeyConditionExpression: &expr,",
