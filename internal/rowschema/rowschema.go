@@ -230,16 +230,16 @@ func checkContext(k, v string, c Schema) error {
 	case v == "":
 		return fmt.Errorf("key %q has no value", k)
 	}
-	attr, ok := ContextAttribute(v)
+	name, ok := ContextAttribute(v)
 	if !ok {
 		return nil
 	}
-	if attr == "" {
+	if name == "" {
 		return fmt.Errorf("key %q: $ names no attribute; a literal $ is written $$", k)
 	}
 	for _, a := range c.Attributes() {
-		if a.Name == attr {
-			return fmt.Errorf("key %q: attribute %q changes with every rewrap, so it cannot be bound", k, attr)
+		if a.Name == name {
+			return fmt.Errorf("key %q: attribute %q changes with every rewrap, so it cannot be bound", k, name)
 		}
 	}
 	return nil
