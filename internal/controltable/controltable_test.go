@@ -75,6 +75,20 @@ func TestStoredItems(t *testing.T) {
 	}
 }
 
+// TestDamagedItems: an attribute of another type is an error that names it.
+func TestDamagedItems(t *testing.T) {
+	for attribute, decode := range map[string]func(attr.Item) error{
+		"kek_id": func(i attr.Item) error { _, err := DecodePointer(i); return err },
+		"state":  func(i attr.Item) error { _, err := DecodeKEK(i); return err },
+		"refs":   func(i attr.Item) error { _, err := DecodeLease(i); return err },
+		"holder": func(i attr.Item) error { _, err := DecodeMark(i); return err },
+	} {
+		if err := decode(attr.Item{attribute: attr.Bool(true)}); err == nil || !strings.Contains(err.Error(), "attribute "+attribute) {
+			t.Errorf("%s: %v", attribute, err)
+		}
+	}
+}
+
 // FuzzItems: no item brings a decoder down, and what decodes keeps its meaning when it is
 // written again.
 func FuzzItems(f *testing.F) {
@@ -125,8 +139,8 @@ func TestFenceOpen(t *testing.T) {
 }
 
 func TestExpression(t *testing.T) {
-	names, vals := Expression("#a = :a AND attribute_exists(#b)", attr.Item{"a": attr.Num(1)})
-	if !cmp.Equal(names, map[string]string{"#a": "a", "#b": "b"}) || !cmp.Equal(vals, attr.Item{":a": attr.Num(1)}, ignoreSDK) {
+	names, vals := Expression("#a = :a AND #b > :b", attr.Item{"a": attr.Num(1), "b": attr.Num(2)})
+	if !cmp.Equal(names, map[string]string{"#a": "a", "#b": "b"}) || !cmp.Equal(vals, attr.Item{":a": attr.Num(1), ":b": attr.Num(2)}, ignoreSDK) {
 		t.Errorf("%v, %v", names, vals)
 	}
 	if _, vals := Expression("attribute_exists(#b)", nil); vals != nil { // DynamoDB refuses an empty map

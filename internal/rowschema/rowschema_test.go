@@ -233,3 +233,15 @@ func TestDeclares(t *testing.T) {
 		}
 	}
 }
+
+// TestAttributes: the attributes of an envelope in their order, the epoch by default.
+func TestAttributes(t *testing.T) {
+	c := Schema{KEKID: "k", WrappedDEK: "w", Ciphertext: "c", Version: "v"}
+	for epoch, want := range map[string]string{"": "kek_epoch", "e": "e"} {
+		c.Epoch = epoch
+		all := []Attribute{{"kek_id_attribute", "k"}, {"wrapped_dek_attribute", "w"}, {"ciphertext_attribute", "c"}, {"epoch_attribute", want}, {"version_attribute", "v"}}
+		if d := cmp.Diff(all, c.WithDefaults().Attributes()); d != "" {
+			t.Errorf("(-want +got):\n%s", d)
+		}
+	}
+}
