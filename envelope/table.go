@@ -363,9 +363,9 @@ func (t *Table) update(ctx context.Context, h *hold, old stored, set Item, remov
 	case string(attr.Bytes(failed.Item[t.cfg.Ciphertext])) == string(attr.Bytes(set[t.cfg.Ciphertext])):
 		return verdict{}, nil // it had gone through, and its answer was lost
 	}
-	epochs, nerr := attr.Int(failed.Item[t.cfg.Epoch])
-	mine, _ := attr.Int(set[t.cfg.Epoch]) // it is what this client seals with
-	return verdict{again: true, fenced: nerr == nil && epochs > mine}, fmt.Errorf("dynamodb UpdateItem %s: %w", t.cfg.Table, err)
+	theirs, _ := attr.Int(failed.Item[t.cfg.Epoch]) // 0 if it cannot be read
+	mine, _ := attr.Int(set[t.cfg.Epoch])           // it is what this client seals with
+	return verdict{again: true, fenced: theirs > mine}, fmt.Errorf("dynamodb UpdateItem %s: %w", t.cfg.Table, err)
 }
 
 // updateFenced is an update in one transaction with a check of the KEK's fence.
