@@ -13,6 +13,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/kms"
 
 	"github.com/matter-ops/kms-rotation/envelope/aead"
+	"github.com/matter-ops/kms-rotation/internal/controltable"
 	"github.com/matter-ops/kms-rotation/kek"
 )
 
@@ -21,7 +22,7 @@ type fakeControl struct {
 	mu       sync.Mutex
 	at       kek.Pointer
 	modes    map[string]kek.Mode
-	leases   map[kek.ID]lease
+	leases   map[kek.ID]controltable.Lease
 	marks    map[string][]time.Time
 	unknown  map[kek.ID]bool // KEKs that are not in the registry
 	down     bool
@@ -34,14 +35,14 @@ type fakeControl struct {
 
 // newFakeControl points at kek-1.
 func newFakeControl() *fakeControl {
-	f := &fakeControl{modes: map[string]kek.Mode{}, leases: map[kek.ID]lease{}, marks: map[string][]time.Time{}}
+	f := &fakeControl{modes: map[string]kek.Mode{}, leases: map[kek.ID]controltable.Lease{}, marks: map[string][]time.Time{}}
 	f.move(1, "")
 	return f
 }
 
 var errDown = errors.New("down")
 
-func (f *fakeControl) pointer(ctx context.Context) (kek.Pointer, error) {
+func (f *fakeControl) Pointer(ctx context.Context) (kek.Pointer, error) {
 	f.mu.Lock()
 	before := f.onRead
 	f.mu.Unlock()
@@ -57,7 +58,7 @@ func (f *fakeControl) pointer(ctx context.Context) (kek.Pointer, error) {
 	return f.at, ctx.Err()
 }
 
-func (f *fakeControl) kek(_ context.Context, id kek.ID) (kek.KEK, error) {
+func (f *fakeControl) KEK(_ context.Context, id kek.ID) (kek.KEK, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.down {
@@ -69,56 +70,56 @@ func (f *fakeControl) kek(_ context.Context, id kek.ID) (kek.KEK, error) {
 	return kek.KEK{ID: id, State: kek.Active, FenceShards: 1}, nil
 }
 
-func (f *fakeControl) mode(_ context.Context, rotation string) (kek.Mode, error) {
+func (f *fakeControl) Mode(_ context.Context, rotation string) (kek.Mode, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.modes[rotation], nil
 }
 
-func (f *fakeControl) putLease(_ context.Context, l lease) error {
+func (f *fakeControl) PutLease(_ context.Context, l controltable.Lease) error {
 	if f.onPut != nil {
 		f.onPut()
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.leases[l.kek] = l
+	f.leases[l.KEK] = l
 	return nil
 }
 
-func (f *fakeControl) renewLease(_ context.Context, l lease) (bool, error) {
+func (f *fakeControl) RenewLease(_ context.Context, l controltable.Lease) (bool, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.down {
 		return false, errDown
 	}
 	f.renewals++
-	if _, ok := f.leases[l.kek]; !ok {
+	if _, ok := f.leases[l.KEK]; !ok {
 		return false, nil
 	}
-	f.leases[l.kek] = l
+	f.leases[l.KEK] = l
 	return true, nil
 }
 
-func (f *fakeControl) dropLease(_ context.Context, l lease) error {
+func (f *fakeControl) DropLease(_ context.Context, l controltable.Lease) error {
 	f.mu.Lock()
 	before := f.onDrop
 	f.mu.Unlock()
 	if before != nil {
-		before(l.kek)
+		before(l.KEK)
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	delete(f.leases, l.kek)
+	delete(f.leases, l.KEK)
 	return nil
 }
 
-func (f *fakeControl) putMark(_ context.Context, table, _ string, at time.Time) error {
+func (f *fakeControl) PutMark(_ context.Context, m kek.Mark) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.down {
 		return errDown
 	}
-	f.marks[table] = append(f.marks[table], at)
+	f.marks[m.Table] = append(f.marks[m.Table], m.SeenAt)
 	return nil
 }
 
@@ -141,7 +142,7 @@ func (f *fakeControl) reads() int {
 
 func kekOf(epoch int64) kek.ID { return kek.ID(fmt.Sprintf("kek-%d", epoch)) }
 
-func (f *fakeControl) lease(id kek.ID) (lease, bool) {
+func (f *fakeControl) lease(id kek.ID) (controltable.Lease, bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	l, ok := f.leases[id]

@@ -13,6 +13,7 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/service/kms"
 
+	"github.com/matter-ops/kms-rotation/internal/controltable"
 	"github.com/matter-ops/kms-rotation/kek"
 )
 
@@ -89,7 +90,7 @@ func (c Config) withDefaults() (Config, error) {
 type Client struct {
 	cfg     Config
 	control control
-	me      lease // holder, host and pid of every lease
+	me      controltable.Lease // holder, host and pid of every lease
 	count   counters
 
 	current atomic.Pointer[hold]
@@ -118,7 +119,7 @@ func New(ctx context.Context, cfg Config) (*Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("envelope: %w", err)
 	}
-	return newClient(ctx, cfg, &controlTable{client: cfg.DynamoDB, table: cfg.ControlTable})
+	return newClient(ctx, cfg, &controltable.Client{DynamoDB: cfg.DynamoDB, Table: cfg.ControlTable})
 }
 
 func newClient(ctx context.Context, cfg Config, table control) (*Client, error) {
@@ -146,11 +147,11 @@ func (c Config) clock() time.Time {
 
 // holder names this process. The random part tells apart two clients of one
 // process and two processes that a container runtime gives the same pid.
-func holder(name string) lease {
+func holder(name string) controltable.Lease {
 	host, _ := os.Hostname() // "" is fine, it only helps a person
-	l := lease{holder: name, host: host, pid: os.Getpid()}
+	l := controltable.Lease{Holder: name, Host: host, PID: os.Getpid()}
 	if name == "" {
-		l.holder = fmt.Sprintf("%s-%d-%s", host, l.pid, cryptorand.Text()[:8])
+		l.Holder = fmt.Sprintf("%s-%d-%s", host, l.PID, cryptorand.Text()[:8])
 	}
 	return l
 }
@@ -173,7 +174,7 @@ func (c *Client) Close() error {
 	var faults []error
 	for _, h := range holds {
 		h.sealing.drop(true)
-		faults = append(faults, c.control.dropLease(ctx, c.lease(h)))
+		faults = append(faults, c.control.DropLease(ctx, c.lease(h)))
 	}
 	return errors.Join(faults...)
 }

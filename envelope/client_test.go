@@ -20,6 +20,8 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/matter-ops/kms-rotation/envelope/aead"
+	"github.com/matter-ops/kms-rotation/internal/attr"
+	"github.com/matter-ops/kms-rotation/internal/controltable"
 	"github.com/matter-ops/kms-rotation/kek"
 )
 
@@ -52,55 +54,55 @@ func (h *hookedControl) count(op string) int {
 	return h.calls[op]
 }
 
-func (h *hookedControl) pointer(ctx context.Context) (kek.Pointer, error) {
+func (h *hookedControl) Pointer(ctx context.Context) (kek.Pointer, error) {
 	if err := h.called("pointer"); err != nil {
 		return kek.Pointer{}, err
 	}
-	return h.fakeControl.pointer(ctx)
+	return h.fakeControl.Pointer(ctx)
 }
 
-func (h *hookedControl) kek(ctx context.Context, id kek.ID) (kek.KEK, error) {
+func (h *hookedControl) KEK(ctx context.Context, id kek.ID) (kek.KEK, error) {
 	if err := h.called("kek"); err != nil {
 		return kek.KEK{}, err
 	}
-	k, err := h.fakeControl.kek(ctx, id)
+	k, err := h.fakeControl.KEK(ctx, id)
 	k.FenceShards = h.shards
 	return k, err
 }
 
-func (h *hookedControl) mode(ctx context.Context, rotation string) (kek.Mode, error) {
+func (h *hookedControl) Mode(ctx context.Context, rotation string) (kek.Mode, error) {
 	if err := h.called("mode"); err != nil {
 		return kek.Normal, err
 	}
-	return h.fakeControl.mode(ctx, rotation)
+	return h.fakeControl.Mode(ctx, rotation)
 }
 
-func (h *hookedControl) putLease(ctx context.Context, l lease) error {
+func (h *hookedControl) PutLease(ctx context.Context, l controltable.Lease) error {
 	if err := h.called("putLease"); err != nil {
 		return err
 	}
-	return h.fakeControl.putLease(ctx, l)
+	return h.fakeControl.PutLease(ctx, l)
 }
 
-func (h *hookedControl) renewLease(ctx context.Context, l lease) (bool, error) {
+func (h *hookedControl) RenewLease(ctx context.Context, l controltable.Lease) (bool, error) {
 	if err := h.called("renewLease"); err != nil {
 		return false, err
 	}
-	return h.fakeControl.renewLease(ctx, l)
+	return h.fakeControl.RenewLease(ctx, l)
 }
 
-func (h *hookedControl) dropLease(ctx context.Context, l lease) error {
+func (h *hookedControl) DropLease(ctx context.Context, l controltable.Lease) error {
 	if err := h.called("dropLease"); err != nil {
 		return err
 	}
-	return h.fakeControl.dropLease(ctx, l)
+	return h.fakeControl.DropLease(ctx, l)
 }
 
-func (h *hookedControl) putMark(ctx context.Context, table, holder string, at time.Time) error {
+func (h *hookedControl) PutMark(ctx context.Context, m kek.Mark) error {
 	if err := h.called("putMark"); err != nil {
 		return err
 	}
-	return h.fakeControl.putMark(ctx, table, holder, at)
+	return h.fakeControl.PutMark(ctx, m)
 }
 
 // hooked is a test in fake time on a hookedControl.
@@ -195,13 +197,13 @@ func TestConfigDefaults(t *testing.T) {
 // TestHolder: a process has the name that it is given, or one of its own that no other
 // client has.
 func TestHolder(t *testing.T) {
-	if l := holder("me"); l.holder != "me" || l.pid == 0 {
+	if l := holder("me"); l.Holder != "me" || l.PID == 0 {
 		t.Errorf("%+v", l)
 	}
 	own, other := holder(""), holder("")
-	form := regexp.MustCompile(fmt.Sprintf(`^%s-%d-[A-Z2-7]{8}$`, regexp.QuoteMeta(own.host), own.pid))
-	if !form.MatchString(own.holder) || own.holder == other.holder {
-		t.Errorf("%q, %q", own.holder, other.holder)
+	form := regexp.MustCompile(fmt.Sprintf(`^%s-%d-[A-Z2-7]{8}$`, regexp.QuoteMeta(own.Host), own.PID))
+	if !form.MatchString(own.Holder) || own.Holder == other.Holder {
+		t.Errorf("%q, %q", own.Holder, other.Holder)
 	}
 }
 
@@ -495,13 +497,13 @@ func TestRenewal(t *testing.T) {
 		time.Sleep(time.Nanosecond)
 		tend(1, "after a third")
 		l, _ := t.table.lease("kek-1")
-		if left := time.Until(l.expires); left != time.Minute {
+		if left := time.Until(l.Expires); left != time.Minute {
 			t.Errorf("it runs out in %s", left)
 		}
 		tend(0, "just renewed")
 		r := begin(t, t.c)
 		tend(1, "another reference")
-		if l, _ := t.table.lease("kek-1"); l.refs != 1 || l.holder != t.c.me.holder || l.pid != t.c.me.pid || l.host != t.c.me.host {
+		if l, _ := t.table.lease("kek-1"); l.Refs != 1 || l.Holder != t.c.me.Holder || l.PID != t.c.me.PID || l.Host != t.c.me.Host {
 			t.Errorf("%+v", l)
 		}
 		tend(0, "the same references")
@@ -519,7 +521,7 @@ func TestRenewal(t *testing.T) {
 		}
 		t.table.set("renewLease", nil)
 		tend(1, "it is tried again")
-		if l, _ := t.table.lease("kek-1"); l.refs != 0 {
+		if l, _ := t.table.lease("kek-1"); l.Refs != 0 {
 			t.Errorf("%+v", l)
 		}
 	})
@@ -547,7 +549,7 @@ func TestRevokedLease(t *testing.T) {
 		t.table.set("putLease", nil)
 		reads := t.table.count("pointer")
 		t.c.tend(t.Context()) // at once
-		if l, ok := t.table.lease("kek-1"); !ok || l.refs != 1 || t.table.count("pointer") != reads+1 {
+		if l, ok := t.table.lease("kek-1"); !ok || l.Refs != 1 || t.table.count("pointer") != reads+1 {
 			t.Errorf("lease %+v, %v, %d reads of the pointer", l, ok, t.table.count("pointer")-reads)
 		}
 		t.table.move(2, kek.Normal)
@@ -556,7 +558,7 @@ func TestRevokedLease(t *testing.T) {
 			t.Fatal(err)
 		}
 		revoke()
-		if err := t.table.fakeControl.putLease(t.Context(), t.c.lease(t.c.current.Load())); err != nil {
+		if err := t.table.fakeControl.PutLease(t.Context(), t.c.lease(t.c.current.Load())); err != nil {
 			t.Fatal(err)
 		}
 		revoked, puts := t.c.Stats().RevokedLeases, t.table.count("putLease")
@@ -1445,10 +1447,10 @@ func TestInFlightIsRenewed(t *testing.T) {
 		t.table.set("putMark", errHook)
 		time.Sleep(20 * time.Second)
 		t.c.tend(t.Context())
-		if l, ok := t.table.lease("kek-1"); !ok || l.refs != 1 || time.Until(l.expires) != time.Minute {
+		if l, ok := t.table.lease("kek-1"); !ok || l.Refs != 1 || time.Until(l.Expires) != time.Minute {
 			t.Errorf("%t, %+v", ok, l)
 		}
-		if l, ok := t.table.lease("kek-2"); !ok || l.refs != 0 || time.Until(l.expires) != time.Minute {
+		if l, ok := t.table.lease("kek-2"); !ok || l.Refs != 0 || time.Until(l.Expires) != time.Minute {
 			t.Errorf("the current KEK's: %t, %+v", ok, l)
 		}
 		r.End()
@@ -1530,10 +1532,10 @@ func TestEveryKey(t *testing.T) {
 	for _, bad := range []bool{false, true} {
 		k := Item{}
 		for n := range 20 {
-			k[fmt.Sprint(n)] = str("x")
+			k[fmt.Sprint(n)] = attr.Str("x")
 		}
 		if bad {
-			k["bad"] = str("\xff")
+			k["bad"] = attr.Str("\xff")
 		}
 		for range 5 { // in any order
 			if err := checkKey(k); (err != nil) != bad || bad && !errors.Is(err, ErrInvalidItem) {
@@ -1566,11 +1568,11 @@ func TestUnusableIsNoOrphan(t *testing.T) {
 // badMark cannot leave the mark of one table.
 type badMark struct{ *hookedControl }
 
-func (b badMark) putMark(ctx context.Context, table, holder string, at time.Time) error {
-	if table == "people" {
+func (b badMark) PutMark(ctx context.Context, m kek.Mark) error {
+	if m.Table == "people" {
 		return errHook
 	}
-	return b.hookedControl.putMark(ctx, table, holder, at)
+	return b.hookedControl.PutMark(ctx, m)
 }
 
 // TestOneMarkMissing: one mark that cannot be left is enough, whichever comes last.

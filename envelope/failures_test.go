@@ -6,14 +6,11 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
-	ddbtypes "github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
 
 	"github.com/matter-ops/kms-rotation/envelope"
-	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/test/memddb"
 )
 
@@ -197,83 +194,5 @@ func TestKeyNotWhole(t *testing.T) {
 	_, err := table.Get(t.Context(), item{"id": &s{Value: "\xff"}})
 	if !errors.Is(err, envelope.ErrInvalidItem) || !strings.Contains(err.Error(), "table "+w.table) || len(f.ops) > 0 {
 		t.Errorf("%v after %v", err, f.ops)
-	}
-}
-
-// TestControlDecoding: items of the control table that cannot be read are told, and
-// not guessed.
-func TestControlDecoding(t *testing.T) {
-	null := &ddbtypes.AttributeValueMemberNULL{Value: true}
-	for name, c := range map[string]struct {
-		item item
-		want string
-	}{
-		"no pointer":      {nil, "read the pointer"},
-		"no KEK":          {item{"epoch": &n{Value: "1"}}, "read the pointer"},
-		"a null KEK":      {item{"kek_id": null, "epoch": &n{Value: "1"}}, "read the pointer"},
-		"no epoch":        {item{"kek_id": &s{Value: "k"}}, "read the pointer"},
-		"epoch 0":         {item{"kek_id": &s{Value: "k"}, "epoch": &n{Value: "0"}}, "read the pointer"},
-		"a null epoch":    {item{"kek_id": &s{Value: "k"}, "epoch": null}, "is not a number"},
-		"a large epoch":   {item{"kek_id": &s{Value: "k"}, "epoch": &n{Value: "99999999999999999999"}}, "out of range"},
-		"a broken epoch":  {item{"kek_id": &s{Value: "k"}, "epoch": &n{Value: "1.5"}}, "1.5"},
-		"all of it":       {item{"kek_id": &s{Value: "k"}, "key_arn": &s{Value: "arn"}, "epoch": &n{Value: "1"}, "rotation_id": &s{Value: "r"}}, ""},
-		"only what it is": {item{"kek_id": &s{Value: "k"}, "epoch": &n{Value: "1"}}, ""},
-	} {
-		f := &failingDB{DB: memddb.New()}
-		w := newSiteOn(t, f)
-		control := envelope.NewControl(f, w.control)
-		key := item{"pk": &s{Value: "POINTER"}, "sk": &s{Value: "-"}}
-		_, err := f.DB.DeleteItem(t.Context(), &dynamodb.DeleteItemInput{TableName: &w.control, Key: key})
-		w.must("delete", err)
-		if c.item != nil {
-			c.item["pk"], c.item["sk"] = key["pk"], key["sk"]
-			_, err := f.DB.PutItem(t.Context(), &dynamodb.PutItemInput{TableName: &w.control, Item: c.item})
-			w.must("put", err)
-		}
-		p, err := control.Pointer(t.Context())
-		if c.want == "" {
-			if err != nil || p.KEKID != "k" || p.Epoch != 1 || (p.KeyARN == "arn") != (p.RotationID == "r") || (p.KeyARN == "arn") != (name == "all of it") {
-				t.Errorf("%s: %+v, %v", name, p, err)
-			}
-			continue
-		}
-		if !errors.Is(err, kek.ErrNoPointer) || !strings.Contains(err.Error(), c.want) || p != (kek.Pointer{}) {
-			t.Errorf("%s: %+v, %v, want %q", name, p, err, c.want)
-		}
-	}
-}
-
-// TestShardsDecoding: a number of fence shards that is none is no KEK of one shard.
-func TestShardsDecoding(t *testing.T) {
-	f := &failingDB{DB: memddb.New()}
-	w := newSiteOn(t, f)
-	for _, v := range []ddbtypes.AttributeValue{&s{Value: "3"}, &n{Value: "1.5"}} {
-		_, err := f.DB.PutItem(t.Context(), &dynamodb.PutItemInput{TableName: &w.control, Item: item{
-			"pk": &s{Value: "KEK#k"}, "sk": &s{Value: "-"}, "state": &s{Value: "active"}, "fence_shards": v,
-		}})
-		w.must("put", err)
-		if k, err := envelope.NewControl(f, w.control).KEK(t.Context(), "k"); err == nil || !strings.Contains(err.Error(), "KEK#k: fence_shards") || k != (kek.KEK{}) {
-			t.Errorf("%+v, %v", k, err)
-		}
-	}
-}
-
-// TestControlRequests: the mode of a rotation that cannot be read is an error, and a lease
-// of a host without a name has no host.
-func TestControlRequests(t *testing.T) {
-	f := &failingDB{DB: memddb.New()}
-	w := newSiteOn(t, f)
-	control := envelope.NewControl(f, w.control)
-	for host, want := range map[string]bool{"": false, "h": true} {
-		w.must("put", control.PutLease(t.Context(), "k", "holder"+host, host, 1, 2, time.Unix(0, 0)))
-		out, err := f.DB.GetItem(t.Context(), &dynamodb.GetItemInput{TableName: &w.control, Key: item{"pk": &s{Value: "LEASE#k"}, "sk": &s{Value: "holder" + host}}})
-		w.must("get", err)
-		if (out.Item["host"] != nil) != want || out.Item["refs"].(*n).Value != "2" {
-			t.Errorf("host %q: %v", host, out.Item)
-		}
-	}
-	f.begin(1)
-	if mode, err := control.Mode(t.Context(), "r"); !errors.Is(err, errLost) || mode != "" {
-		t.Errorf("%q, %v", mode, err)
 	}
 }

@@ -247,7 +247,7 @@ func (w *site) must(what string, err error) {
 
 func (w *site) pointer() kek.Pointer {
 	w.t.Helper()
-	p, err := ddb.NewLeases(w.dynamo, w.control).Pointer(w.t.Context())
+	p, err := ddbtest.NewDataPlane(w.dynamo, w.control).Pointer(w.t.Context())
 	w.must("pointer", err)
 	return p
 }

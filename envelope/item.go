@@ -26,7 +26,7 @@ func (c TableConfig) checkWrite(i Item) error {
 			return fmt.Errorf("%w: attribute %q %s", ErrInvalidItem, name, fault)
 		}
 	}
-	if c.Other.declares(i) { // such an envelope would block every rotation
+	if c.schema().Other.Declares(i) { // such an envelope would block every rotation
 		return fmt.Errorf("%w: attribute %q has a value that declares that the item is not an envelope", ErrInvalidItem, c.Other.Attribute)
 	}
 	return nil

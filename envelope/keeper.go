@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/matter-ops/kms-rotation/internal/controltable"
 	"github.com/matter-ops/kms-rotation/kek"
 )
 
@@ -123,7 +124,7 @@ func (c *Client) refresh(ctx context.Context, stale *hold) error {
 func (c *Client) read(ctx context.Context, h *hold) error {
 	for range maxTries {
 		at := c.elapsed()
-		p, err := c.control.pointer(ctx)
+		p, err := c.control.Pointer(ctx)
 		if err != nil {
 			return err
 		}
@@ -160,7 +161,7 @@ func (c *Client) adopt(ctx context.Context, h *hold, at time.Duration) {
 // emergency reports whether a rotation was one. When it cannot be told it was:
 // dropping keys costs calls, keeping exposed ones costs more.
 func (c *Client) emergency(ctx context.Context, rotation string) bool {
-	m, err := c.control.mode(ctx, rotation)
+	m, err := c.control.Mode(ctx, rotation)
 	return err != nil || m != kek.Normal
 }
 
@@ -174,14 +175,14 @@ func (c *Client) hold(ctx context.Context, p kek.Pointer) (*hold, error) {
 	}
 	c.mu.Unlock()
 	at := c.elapsed()
-	k, err := c.control.kek(ctx, p.KEKID)
+	k, err := c.control.KEK(ctx, p.KEKID)
 	if err != nil {
 		return nil, err
 	}
 	c.learn(k, at)
 	h := &hold{pointer: p, shards: max(k.FenceShards, 1), sealing: newCache(c.cfg.Cache)}
 	h.renewed = c.elapsed()
-	if err := c.control.putLease(ctx, c.lease(h)); err != nil {
+	if err := c.control.PutLease(ctx, c.lease(h)); err != nil {
 		return nil, err
 	}
 	c.mu.Lock()
@@ -191,9 +192,9 @@ func (c *Client) hold(ctx context.Context, p kek.Pointer) (*hold, error) {
 }
 
 // lease is the lease on h as it should be written now.
-func (c *Client) lease(h *hold) lease {
+func (c *Client) lease(h *hold) controltable.Lease {
 	l := c.me
-	l.kek, l.refs, l.expires = h.pointer.KEKID, h.refs.Load(), c.cfg.clock().Add(c.cfg.LeaseTTL)
+	l.KEK, l.Refs, l.Expires = h.pointer.KEKID, h.refs.Load(), c.cfg.clock().Add(c.cfg.LeaseTTL)
 	return l
 }
 
@@ -222,25 +223,25 @@ func (c *Client) tend(ctx context.Context) {
 func (c *Client) renew(ctx context.Context, h *hold) error {
 	l := c.lease(h)
 	superseded := h.pointer.Epoch < c.current.Load().pointer.Epoch
-	if h.revoked && l.refs > 0 {
+	if h.revoked && l.Refs > 0 {
 		return nil // what is in flight meets the fence
 	}
-	if superseded && l.refs == 0 {
-		if err := c.control.dropLease(ctx, l); err != nil {
+	if superseded && l.Refs == 0 {
+		if err := c.control.DropLease(ctx, l); err != nil {
 			return err
 		}
 		c.forget(h)
 		return nil
 	}
 	now := c.elapsed()
-	if l.refs == h.written && now-h.renewed < c.cfg.LeaseTTL/3 {
+	if l.Refs == h.written && now-h.renewed < c.cfg.LeaseTTL/3 {
 		return nil
 	}
-	alive, err := c.control.renewLease(ctx, l)
+	alive, err := c.control.RenewLease(ctx, l)
 	if err != nil {
 		return err
 	}
-	h.written, h.renewed = l.refs, now
+	h.written, h.renewed = l.Refs, now
 	if alive {
 		return nil
 	}
@@ -251,7 +252,7 @@ func (c *Client) renew(ctx context.Context, h *hold) error {
 	}
 	// Revoked while the pointer still named it a moment ago: take a new lease on
 	// what it names now. What is in flight under a revoked lease meets the fence.
-	if err := c.control.putLease(ctx, l); err != nil {
+	if err := c.control.PutLease(ctx, l); err != nil {
 		h.renewed = -c.cfg.LeaseTTL // try again soon
 		return err
 	}
@@ -279,7 +280,7 @@ func (c *Client) registered(ctx context.Context, id kek.ID, again bool) (kek.KEK
 		return e.kek, nil
 	}
 	at := c.elapsed()
-	k, err := c.control.kek(ctx, id)
+	k, err := c.control.KEK(ctx, id)
 	switch {
 	case err == nil:
 		c.learn(k, at)
@@ -316,7 +317,7 @@ type marked struct {
 // table is not a registered source, every rotation is refused.
 func (c *Client) mark(ctx context.Context, table string) error {
 	m := marked{at: c.elapsed(), epoch: c.current.Load().pointer.Epoch}
-	if err := c.control.putMark(ctx, table, c.me.holder, c.cfg.clock()); err != nil {
+	if err := c.control.PutMark(ctx, kek.Mark{Table: table, Holder: c.me.Holder, SeenAt: c.cfg.clock()}); err != nil {
 		return err
 	}
 	c.mu.Lock()

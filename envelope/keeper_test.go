@@ -40,8 +40,8 @@ func TestLeaseRenewal(t *testing.T) {
 		c, table := t.c, t.table
 		for range 300 {
 			time.Sleep(time.Second)
-			if l, ok := table.lease("kek-1"); !ok || time.Until(l.expires) < defaultLeaseTTL/3 {
-				t.Fatalf("lease %+v, %v, runs out in %v", l, ok, time.Until(l.expires))
+			if l, ok := table.lease("kek-1"); !ok || time.Until(l.Expires) < defaultLeaseTTL/3 {
+				t.Fatalf("lease %+v, %v, runs out in %v", l, ok, time.Until(l.Expires))
 			}
 		}
 		if table.renewals > 20 {
@@ -49,16 +49,16 @@ func TestLeaseRenewal(t *testing.T) {
 		}
 		refs := []*Ref{begin(t, c), begin(t, c)}
 		time.Sleep(defaultPointerAge)
-		if l, _ := table.lease("kek-1"); l.refs != 2 || c.Stats().InFlight != 2 {
-			t.Errorf("the lease says %d in flight, the client %d; 2 are", l.refs, c.Stats().InFlight)
+		if l, _ := table.lease("kek-1"); l.Refs != 2 || c.Stats().InFlight != 2 {
+			t.Errorf("the lease says %d in flight, the client %d; 2 are", l.Refs, c.Stats().InFlight)
 		}
 		for _, r := range refs {
 			r.End()
 			r.End()
 		}
 		time.Sleep(defaultPointerAge)
-		if l, _ := table.lease("kek-1"); l.refs != 0 || c.Stats().InFlight != 0 {
-			t.Errorf("the lease says %d in flight, the client %d; none is", l.refs, c.Stats().InFlight)
+		if l, _ := table.lease("kek-1"); l.Refs != 0 || c.Stats().InFlight != 0 {
+			t.Errorf("the lease says %d in flight, the client %d; none is", l.Refs, c.Stats().InFlight)
 		}
 	})
 }
@@ -76,7 +76,7 @@ func TestSwitch(t *testing.T) {
 			t.Errorf("a new reference is to %s, the old one to %s", r.KEK(), old.KEK())
 		}
 		time.Sleep(time.Hour)
-		if l, ok := table.lease("kek-1"); !ok || l.refs != 1 || time.Until(l.expires) <= 0 {
+		if l, ok := table.lease("kek-1"); !ok || l.Refs != 1 || time.Until(l.Expires) <= 0 {
 			t.Errorf("lease on the old KEK while a reference lives: %+v, %v", l, ok)
 		}
 		r.End()
@@ -145,7 +145,7 @@ func TestRevoked(t *testing.T) {
 		clear(table.leases)
 		table.mu.Unlock()
 		time.Sleep(defaultLeaseTTL)
-		if l, ok := table.lease("kek-1"); !ok || l.refs != 1 {
+		if l, ok := table.lease("kek-1"); !ok || l.Refs != 1 {
 			t.Errorf("no new lease on the same KEK: %+v, %v", l, ok)
 		}
 		table.mu.Lock()

@@ -13,20 +13,22 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
 
 	"github.com/matter-ops/kms-rotation/envelope/aead"
+	"github.com/matter-ops/kms-rotation/internal/attr"
+	"github.com/matter-ops/kms-rotation/internal/rowschema"
 	"github.com/matter-ops/kms-rotation/kek"
 )
 
 // The formats of a table's payloads.
 const (
-	FormatMatter = "matter" // package aead; also ""
-	FormatTink   = "tink"   // rows without a wrapped DEK of their own are Tink's KMSEnvelopeAEAD
-	FormatKMS    = "kms"    // the ciphertext is KMS's, of the data itself; only a rotation reads such rows
+	FormatMatter = rowschema.FormatMatter // package aead; also ""
+	FormatTink   = rowschema.FormatTink   // rows without a wrapped DEK of their own are Tink's KMSEnvelopeAEAD
+	FormatKMS    = rowschema.FormatKMS    // the ciphertext is KMS's, of the data itself; only a rotation reads such rows
 )
 
 // PayloadsOpaque says that the payloads of a table are not in the format of package
 // aead: an emergency rotation rewraps the data keys of its rows and leaves their
 // payloads.
-const PayloadsOpaque = "opaque"
+const PayloadsOpaque = rowschema.PayloadsOpaque
 
 // TableConfig describes a table whose rows are envelopes. Its JSON is the definition
 // that the table is registered with as a source: the application and the rotation are
@@ -56,18 +58,17 @@ type OtherItems struct {
 	Values    []string `json:"values"`
 }
 
-// declares reports whether o declares an item.
-func (o *OtherItems) declares(i Item) bool {
-	if o == nil {
-		return false
+// schema is the definition as a rotation has it.
+func (c TableConfig) schema() rowschema.Schema {
+	return rowschema.Schema{
+		Name: c.Name, Table: c.Table, KEKID: c.KEKID, WrappedDEK: c.WrappedDEK, Ciphertext: c.Ciphertext, Epoch: c.Epoch, Version: c.Version,
+		Context: c.Context, Bind: c.Bind, Format: c.Format, Payloads: c.Payloads, Other: (*rowschema.OtherItems)(c.Other),
 	}
-	s, ok := i[o.Attribute].(*types.AttributeValueMemberS)
-	return ok && slices.Contains(o.Values, s.Value)
 }
 
 func (c TableConfig) withDefaults() TableConfig {
 	if c.Epoch == "" {
-		c.Epoch = "kek_epoch"
+		c.Epoch = rowschema.DefaultEpoch
 	}
 	return c
 }
@@ -129,14 +130,14 @@ func checkBound(field string, m, taken map[string]string) error {
 	var faults []error
 	for _, k := range slices.Sorted(maps.Keys(m)) {
 		v := m[k]
-		attr, ok := contextAttribute(v)
+		name, ok := rowschema.ContextAttribute(v)
 		switch {
 		case k == "" || v == "" || strings.HasPrefix(k, "aws:"):
 			faults = append(faults, fmt.Errorf("%s: %q: %q: KMS takes no empty key or value and no key aws:…", field, k, v))
 		case !utf8.ValidString(k) || !utf8.ValidString(v):
 			faults = append(faults, fmt.Errorf("%s: %q: %q is not UTF-8", field, k, v))
-		case ok && (attr == "" || taken[attr] != ""):
-			faults = append(faults, fmt.Errorf("%s: key %q: attribute %q cannot be bound", field, k, attr))
+		case ok && (name == "" || taken[name] != ""):
+			faults = append(faults, fmt.Errorf("%s: key %q: attribute %q cannot be bound", field, k, name))
 		}
 	}
 	return errors.Join(faults...)
@@ -148,44 +149,15 @@ func (c TableConfig) own() []string {
 	return []string{c.KEKID, c.WrappedDEK, c.Ciphertext, c.Epoch, c.Version} // no attribute is called ""
 }
 
-func contextAttribute(v string) (string, bool) {
-	if !strings.HasPrefix(v, "$") || strings.HasPrefix(v, "$$") {
-		return "", false
-	}
-	return v[1:], true
-}
-
 // bound is what a row is bound to: the encryption context, and what is bound to its
-// payload alone; both to the byte as the rotation makes them.
+// payload alone.
 func (c TableConfig) bound(row Item) (encctx, bind map[string]string, err error) {
-	if encctx, err = valuesOf("encryption context", c.Context, row); err != nil {
+	s := c.schema()
+	if encctx, err = s.ContextOf(row); err != nil {
 		return nil, nil, err
 	}
-	bind, err = valuesOf("bind", c.Bind, row)
+	bind, err = s.BindOf(row)
 	return encctx, bind, err
-}
-
-// valuesOf makes the values that m, a context or a bind, names in a row.
-func valuesOf(what string, m map[string]string, row Item) (map[string]string, error) {
-	out := make(map[string]string, len(m))
-	for k, v := range m {
-		attr, ok := contextAttribute(v)
-		if !ok {
-			out[k] = strings.TrimPrefix(v, "$")
-			continue
-		}
-		switch a := row[attr].(type) {
-		case *types.AttributeValueMemberS:
-			out[k] = a.Value
-		case *types.AttributeValueMemberN:
-			out[k] = a.Value
-		case nil:
-			return nil, fmt.Errorf("%s %q: the row has no attribute %q", what, k, attr)
-		default:
-			return nil, fmt.Errorf("%s %q: attribute %q is neither a string nor a number", what, k, attr)
-		}
-	}
-	return out, nil
 }
 
 // plainNumber is how DynamoDB gives back a number of common size.
@@ -197,9 +169,9 @@ var plainNumber = regexp.MustCompile(`^(0|-?[1-9][0-9]{0,36}|-?(0|[1-9][0-9]{0,1
 func (c TableConfig) sealBound(row Item) (encctx, bind map[string]string, err error) {
 	for _, m := range []map[string]string{c.Context, c.Bind} {
 		for k, v := range m {
-			attr, _ := contextAttribute(v) // "" of a literal, which no attribute is called
-			if n, ok := row[attr].(*types.AttributeValueMemberN); ok && !plainNumber.MatchString(n.Value) {
-				return nil, nil, fmt.Errorf("%w: attribute %q, which is bound as %q, must be written as a plain decimal without needless zeros", ErrInvalidItem, attr, k)
+			name, _ := rowschema.ContextAttribute(v) // "" of a literal, which no attribute is called
+			if n, ok := row[name].(*types.AttributeValueMemberN); ok && !plainNumber.MatchString(n.Value) {
+				return nil, nil, fmt.Errorf("%w: attribute %q, which is bound as %q, must be written as a plain decimal without needless zeros", ErrInvalidItem, name, k)
 			}
 		}
 	}
@@ -220,16 +192,16 @@ type stored struct {
 // bound to is left to [Table.load].
 func (c TableConfig) decode(i Item) (stored, error) {
 	s := stored{record: newRecord(Sealed{
-		KEKID: kek.ID(text(i[c.KEKID])), WrappedDEK: bytesOf(i[c.WrappedDEK]), Ciphertext: bytesOf(i[c.Ciphertext]),
+		KEKID: kek.ID(attr.Text(i[c.KEKID])), WrappedDEK: attr.Bytes(i[c.WrappedDEK]), Ciphertext: attr.Bytes(i[c.Ciphertext]),
 	}), item: i}
 	var err error
-	if s.version, err = number(i[c.Version]); err != nil { // no attribute is called ""
+	if s.version, err = attr.Int(i[c.Version]); err != nil { // no attribute is called ""
 		return s, fmt.Errorf("%w: attribute %s: %w", ErrNoEnvelope, c.Version, err)
 	}
-	if s.Epoch, err = number(i[c.Epoch]); err != nil {
+	if s.Epoch, err = attr.Int(i[c.Epoch]); err != nil {
 		return s, fmt.Errorf("%w: attribute %s: %w", ErrNoEnvelope, c.Epoch, err)
 	}
-	if c.Format == FormatTink && i[c.WrappedDEK] == nil {
+	if c.schema().IsTink(i) {
 		s.tink = &tinkFormat{}
 		if c.TinkAssociated != nil {
 			s.tink.associated = c.TinkAssociated(maps.Clone(i))
@@ -251,8 +223,8 @@ func (c TableConfig) decode(i Item) (stored, error) {
 // encode is the attributes that make a row an envelope, the version aside.
 func (c TableConfig) encode(s Sealed) Item {
 	return Item{
-		c.KEKID: str(string(s.KEKID)), c.WrappedDEK: blob(s.WrappedDEK), c.Ciphertext: blob(s.Ciphertext),
-		c.Epoch: numeric(s.Epoch),
+		c.KEKID: attr.Str(string(s.KEKID)), c.WrappedDEK: attr.Blob(s.WrappedDEK), c.Ciphertext: attr.Blob(s.Ciphertext),
+		c.Epoch: attr.Num(s.Epoch),
 	}
 }
 
@@ -263,14 +235,6 @@ func (c TableConfig) without(i Item) Item {
 		delete(out, a)
 	}
 	return out
-}
-
-func bytesOf(v types.AttributeValue) []byte {
-	b, ok := v.(*types.AttributeValueMemberB)
-	if !ok {
-		return nil
-	}
-	return b.Value
 }
 
 // changes lists the attributes to set and to remove that make old into with.
@@ -302,11 +266,11 @@ func cloneItem(i Item) Item {
 func cloneValue(v types.AttributeValue) types.AttributeValue {
 	switch v := v.(type) {
 	case *types.AttributeValueMemberS:
-		return str(v.Value)
+		return attr.Str(v.Value)
 	case *types.AttributeValueMemberN:
 		return &types.AttributeValueMemberN{Value: v.Value}
 	case *types.AttributeValueMemberB:
-		return blob(slices.Clone(v.Value))
+		return attr.Blob(slices.Clone(v.Value))
 	case *types.AttributeValueMemberBOOL:
 		return &types.AttributeValueMemberBOOL{Value: v.Value}
 	case *types.AttributeValueMemberSS:

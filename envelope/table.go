@@ -12,6 +12,9 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
+
+	"github.com/matter-ops/kms-rotation/internal/attr"
+	"github.com/matter-ops/kms-rotation/internal/controltable"
 )
 
 // TableAPI is what a [Table] uses of the DynamoDB client.
@@ -179,7 +182,7 @@ func (t *Table) InsertAll(ctx context.Context, rows []Row) error {
 			items[n] = maps.Clone(row.Item)
 			maps.Copy(items[n], sealed)
 			if t.cfg.Version != "" {
-				items[n][t.cfg.Version] = numeric(1)
+				items[n][t.cfg.Version] = attr.Num(1)
 			}
 		}
 		return t.insert(ctx, h, items)
@@ -224,7 +227,7 @@ func (t *Table) insert(ctx context.Context, h *hold, items []Item) (verdict, err
 func (t *Table) writeFenced(ctx context.Context, h *hold, writes []types.TransactWriteItem, items []Item) (verdict, error) {
 	shard := int(t.c.cfg.Random(int64(h.shards)))
 	for tries := 1; ; tries++ {
-		check := fenceCheck(t.c.cfg.ControlTable, h.pointer.KEKID, shard)
+		check := types.TransactWriteItem{ConditionCheck: controltable.FenceOpen(t.c.cfg.ControlTable, h.pointer.KEKID, shard)}
 		_, err := t.c.cfg.DynamoDB.TransactWriteItems(ctx, &dynamodb.TransactWriteItemsInput{TransactItems: append(writes[:len(writes):len(writes)], check)})
 		if tries >= h.shards || !onlyFenceBusy(err, len(items)) {
 			return t.transacted(err, items)
@@ -236,29 +239,22 @@ func (t *Table) writeFenced(ctx context.Context, h *hold, writes []types.Transac
 // onlyFenceBusy reports whether a transaction of so many rows and, last, a fence check
 // was cancelled because another one holds the fence's shard, and for nothing else.
 func onlyFenceBusy(err error, rows int) bool {
-	var e *types.TransactionCanceledException
-	if !errors.As(err, &e) || len(e.CancellationReasons) != rows+1 {
+	reasons := controltable.Reasons(err)
+	if len(reasons) != rows+1 || reasons[rows] != controltable.Conflict {
 		return false
 	}
-	for _, r := range e.CancellationReasons[:rows] {
-		if code := aws.ToString(r.Code); code != "" && code != "None" {
-			return false
-		}
-	}
-	return aws.ToString(e.CancellationReasons[rows].Code) == "TransactionConflict"
+	return !slices.ContainsFunc(reasons[:rows], func(r controltable.Reason) bool { return r != controltable.Innocent })
 }
 
 // transacted judges the answer to a transaction of rows and, last, a fence check.
 func (t *Table) transacted(err error, items []Item) (verdict, error) {
 	var cancelled *types.TransactionCanceledException
-	var conflict *types.TransactionConflictException
-	var busy *types.TransactionInProgressException
 	switch {
 	case err == nil:
 		return verdict{}, nil
 	case errors.As(err, &cancelled) && len(cancelled.CancellationReasons) == len(items)+1:
 		return t.cancelled(items, cancelled)
-	case errors.As(err, &conflict), errors.As(err, &busy):
+	case controltable.Busy(err):
 		return verdict{again: true}, fmt.Errorf("dynamodb TransactWriteItems %s: %w", t.cfg.Table, err)
 	default:
 		return verdict{}, fmt.Errorf("dynamodb TransactWriteItems %s: %w", t.cfg.Table, err)
@@ -271,16 +267,16 @@ func (t *Table) transacted(err error, items []Item) (verdict, error) {
 func (t *Table) cancelled(items []Item, e *types.TransactionCanceledException) (verdict, error) {
 	var v verdict
 	for n, r := range e.CancellationReasons {
-		switch code := aws.ToString(r.Code); {
-		case code == "" || code == "None":
-		case code == "ConditionalCheckFailed" && n == len(items):
+		switch reason := controltable.ReasonOf(r); {
+		case reason == controltable.Innocent:
+		case reason == controltable.Condition && n == len(items):
 			v.fenced = true
-		case code == "ConditionalCheckFailed":
-			if string(bytesOf(r.Item[t.cfg.Ciphertext])) == string(bytesOf(items[n][t.cfg.Ciphertext])) {
+		case reason == controltable.Condition:
+			if string(attr.Bytes(r.Item[t.cfg.Ciphertext])) == string(attr.Bytes(items[n][t.cfg.Ciphertext])) {
 				return verdict{}, nil
 			}
 			return verdict{}, fmt.Errorf("table %s: %w", t.cfg.Table, ErrExists)
-		case code == "TransactionConflict" || code == "ThrottlingError" || code == "ProvisionedThroughputExceeded":
+		case reason.Busy():
 			v.again = true
 		default:
 			return verdict{}, fmt.Errorf("dynamodb TransactWriteItems %s: %w", t.cfg.Table, e)
@@ -364,12 +360,12 @@ func (t *Table) update(ctx context.Context, h *hold, old stored, set Item, remov
 		return verdict{again: true}, fmt.Errorf("dynamodb UpdateItem %s: %w", t.cfg.Table, err)
 	case !errors.As(err, &failed):
 		return verdict{}, fmt.Errorf("dynamodb UpdateItem %s: %w", t.cfg.Table, err)
-	case string(bytesOf(failed.Item[t.cfg.Ciphertext])) == string(bytesOf(set[t.cfg.Ciphertext])):
+	case string(attr.Bytes(failed.Item[t.cfg.Ciphertext])) == string(attr.Bytes(set[t.cfg.Ciphertext])):
 		return verdict{}, nil // it had gone through, and its answer was lost
 	}
-	epochs, nerr := number(failed.Item[t.cfg.Epoch])
-	mine, _ := number(set[t.cfg.Epoch]) // it is what this client seals with
-	return verdict{again: true, fenced: nerr == nil && epochs > mine}, fmt.Errorf("dynamodb UpdateItem %s: %w", t.cfg.Table, err)
+	theirs, _ := attr.Int(failed.Item[t.cfg.Epoch]) // 0 if it cannot be read
+	mine, _ := attr.Int(set[t.cfg.Epoch])           // it is what this client seals with
+	return verdict{again: true, fenced: theirs > mine}, fmt.Errorf("dynamodb UpdateItem %s: %w", t.cfg.Table, err)
 }
 
 // updateFenced is an update in one transaction with a check of the KEK's fence.

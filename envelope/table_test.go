@@ -33,7 +33,7 @@ func TestInMemory(t *testing.T) {
 		"ZombieUpdate": TestZombieUpdate, "LaterEpoch": TestLaterEpoch, "OldRows": TestOldRows, "Lost": TestLost,
 		"ReplacedBetween": TestReplacedBetween, "OwnVersion": TestOwnVersion, "VersionCounts": TestVersionCounts, "Bind": TestBind,
 		"BindUpdate": TestBindUpdate, "KeyChanged": TestKeyChanged, "InvalidText": TestInvalidText, "UnknownKEK": TestUnknownKEK,
-		"KEKByARN": TestKEKByARN, "Mark": TestMark, "MarkAgreement": TestMarkAgreement,
+		"KEKByARN": TestKEKByARN, "Mark": TestMark, "MarkStopsRotation": TestMarkStopsRotation,
 	} {
 		t.Run(name, test)
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/matter-ops/kms-rotation/internal/attr"
 	"github.com/matter-ops/kms-rotation/kek"
 )
 
@@ -44,22 +45,22 @@ func (a *answering) table() *Table {
 }
 
 func epochs(n int64, payload string) Item {
-	return Item{"kek_epoch": numeric(n), "data": blob([]byte(payload))}
+	return Item{"kek_epoch": attr.Num(n), "data": attr.Blob([]byte(payload))}
 }
 
 // TestInsertVerdicts: what the answer to an insert says: made, by this insert or by
 // another, refused by the fence, or worth another try.
 func TestInsertVerdicts(t *testing.T) {
-	items := []Item{{"id": str("a"), "data": blob([]byte("mine a"))}, {"id": str("b"), "data": blob([]byte("mine b"))}}
+	items := []Item{{"id": attr.Str("a"), "data": attr.Blob([]byte("mine a"))}, {"id": attr.Str("b"), "data": attr.Blob([]byte("mine b"))}}
 	cancelled := func(codes ...string) error {
 		e := &types.TransactionCanceledException{}
 		for _, c := range codes {
 			r := types.CancellationReason{Code: aws.String(c)}
 			switch c {
 			case "mine":
-				r.Code, r.Item = aws.String("ConditionalCheckFailed"), Item{"data": blob([]byte("mine a"))}
+				r.Code, r.Item = aws.String("ConditionalCheckFailed"), Item{"data": attr.Blob([]byte("mine a"))}
 			case "theirs":
-				r.Code, r.Item = aws.String("ConditionalCheckFailed"), Item{"data": blob([]byte("theirs"))}
+				r.Code, r.Item = aws.String("ConditionalCheckFailed"), Item{"data": attr.Blob([]byte("theirs"))}
 			case "nil":
 				r.Code = nil
 			}
@@ -107,12 +108,12 @@ func TestInsertVerdicts(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 		if n := len(a.write.TransactItems); n != 3 || *a.write.TransactItems[2].ConditionCheck.TableName != "control" ||
-			!cmp.Equal(text(a.write.TransactItems[2].ConditionCheck.Key["sk"]), "02") || text(a.write.TransactItems[2].ConditionCheck.Key["pk"]) != "FENCE#k" {
+			!cmp.Equal(attr.Text(a.write.TransactItems[2].ConditionCheck.Key["sk"]), "02") || attr.Text(a.write.TransactItems[2].ConditionCheck.Key["pk"]) != "FENCE#k" {
 			t.Errorf("%s: %d writes, fence %+v", name, n, a.write.TransactItems[2].ConditionCheck)
 		}
 		for i, w := range a.write.TransactItems[:2] {
 			if *w.Put.TableName != "orders" || *w.Put.ConditionExpression != "attribute_not_exists(#key)" || w.Put.ExpressionAttributeNames["#key"] != "id" ||
-				text(w.Put.Item["id"]) != text(items[i]["id"]) || w.Put.ReturnValuesOnConditionCheckFailure != "ALL_OLD" {
+				attr.Text(w.Put.Item["id"]) != attr.Text(items[i]["id"]) || w.Put.ReturnValuesOnConditionCheckFailure != "ALL_OLD" {
 				t.Errorf("%s: put %+v", name, w.Put)
 			}
 		}
@@ -136,15 +137,15 @@ func TestUpdateVerdicts(t *testing.T) {
 		"another payload":     {failed(epochs(5, "theirs")), verdict{again: true}, true},
 		"of an earlier epoch": {failed(epochs(4, "theirs")), verdict{again: true}, true},
 		"of a later epoch":    {failed(epochs(6, "theirs")), verdict{again: true, fenced: true}, true},
-		"without an epoch":    {failed(Item{"data": blob([]byte("theirs"))}), verdict{again: true}, true},
-		"epoch not a number":  {failed(Item{"data": blob([]byte("theirs")), "kek_epoch": str("6")}), verdict{again: true}, true},
+		"without an epoch":    {failed(Item{"data": attr.Blob([]byte("theirs"))}), verdict{again: true}, true},
+		"epoch not a number":  {failed(Item{"data": attr.Blob([]byte("theirs")), "kek_epoch": attr.Str("6")}), verdict{again: true}, true},
 		"epoch too large":     {failed(Item{"kek_epoch": &types.AttributeValueMemberN{Value: "9223372036854775808"}}), verdict{again: true}, true},
 		"gone":                {failed(nil), verdict{again: true}, true},
 		"conflict":            {&types.TransactionConflictException{}, verdict{again: true}, true},
 		"other":               {other, verdict{}, true},
 	} {
 		a := &answering{err: c.answer}
-		old := stored{item: Item{"id": str("a"), "data": blob([]byte("old")), "kek_epoch": numeric(3)}}
+		old := stored{item: Item{"id": attr.Str("a"), "data": attr.Blob([]byte("old")), "kek_epoch": attr.Num(3)}}
 		old.Epoch = 3
 		set := epochs(5, "mine")
 		got, err := a.table().update(t.Context(), &hold{}, old, set, []string{"note"})
@@ -154,7 +155,7 @@ func TestUpdateVerdicts(t *testing.T) {
 		in := a.update
 		expressions := []string{resolve(*in.ConditionExpression, in.ExpressionAttributeNames, in.ExpressionAttributeValues), resolve(*in.UpdateExpression, in.ExpressionAttributeNames, in.ExpressionAttributeValues)}
 		want := []string{"data = old AND kek_epoch <= 5", "SET data = mine, kek_epoch = 5, version = if_not_exists(version, 0) + 1 REMOVE note"}
-		if d := cmp.Diff(want, expressions); d != "" || *in.TableName != "orders" || !cmp.Equal(text(in.Key["id"]), "a") || in.ReturnValuesOnConditionCheckFailure != "ALL_OLD" {
+		if d := cmp.Diff(want, expressions); d != "" || *in.TableName != "orders" || !cmp.Equal(attr.Text(in.Key["id"]), "a") || in.ReturnValuesOnConditionCheckFailure != "ALL_OLD" {
 			t.Errorf("%s: the request %+v (-want +got):\n%s", name, in, d)
 		}
 	}
@@ -166,7 +167,7 @@ func resolve(expr string, names map[string]string, values Item) string {
 		expr = strings.ReplaceAll(expr, n, names[n])
 	}
 	for _, n := range slices.Backward(slices.Sorted(maps.Keys(values))) {
-		v := text(values[n])
+		v := attr.Text(values[n])
 		switch a := values[n].(type) {
 		case *types.AttributeValueMemberN:
 			v = a.Value
@@ -186,7 +187,7 @@ type busyFence struct {
 }
 
 func (b *busyFence) TransactWriteItems(_ context.Context, in *dynamodb.TransactWriteItemsInput, _ ...func(*dynamodb.Options)) (*dynamodb.TransactWriteItemsOutput, error) {
-	shard := text(in.TransactItems[len(in.TransactItems)-1].ConditionCheck.Key["sk"])
+	shard := attr.Text(in.TransactItems[len(in.TransactItems)-1].ConditionCheck.Key["sk"])
 	b.asked = append(b.asked, shard)
 	if !b.busy[shard] {
 		return nil, b.err
@@ -231,7 +232,7 @@ func TestBusyFence(t *testing.T) {
 		}
 		table := b.table()
 		table.c.cfg.DynamoDB = b
-		got, err := table.insert(t.Context(), &hold{pointer: kek.Pointer{KEKID: "k"}, shards: c.shards}, []Item{{"id": str("a")}})
+		got, err := table.insert(t.Context(), &hold{pointer: kek.Pointer{KEKID: "k"}, shards: c.shards}, []Item{{"id": attr.Str("a")}})
 		if got != c.want || (err == nil) != (c.want == verdict{}) {
 			t.Errorf("%s: %+v, %v, want %+v", name, got, err, c.want)
 		}
@@ -249,7 +250,7 @@ func TestFencedUpdates(t *testing.T) {
 		cond  string
 	}{
 		"none": {nil, "data = old AND attribute_not_exists(kek_epoch)"},
-		"zero": {numeric(0), "data = old AND kek_epoch = 0"},
+		"zero": {attr.Num(0), "data = old AND kek_epoch = 0"},
 	} {
 		for code, want := range map[string]verdict{"theirs": {again: true}, "mine": {}, "fence": {fenced: true}, "": {}} {
 			e := &types.TransactionCanceledException{CancellationReasons: make([]types.CancellationReason, 2)}
@@ -263,7 +264,7 @@ func TestFencedUpdates(t *testing.T) {
 			default:
 				e.CancellationReasons[0] = types.CancellationReason{Code: failed, Item: epochs(1, code)}
 			}
-			old := stored{item: Item{"id": str("a"), "data": blob([]byte("old"))}}
+			old := stored{item: Item{"id": attr.Str("a"), "data": attr.Blob([]byte("old"))}}
 			if c.epoch != nil {
 				old.item["kek_epoch"] = c.epoch
 			}
@@ -273,14 +274,14 @@ func TestFencedUpdates(t *testing.T) {
 			}
 			u := a.write.TransactItems[0].Update
 			if got := resolve(*u.ConditionExpression, u.ExpressionAttributeNames, u.ExpressionAttributeValues); got != c.cond || *u.TableName != "orders" ||
-				text(u.Key["id"]) != "a" || u.ReturnValuesOnConditionCheckFailure != "ALL_OLD" {
+				attr.Text(u.Key["id"]) != "a" || u.ReturnValuesOnConditionCheckFailure != "ALL_OLD" {
 				t.Errorf("%s: condition %s, %+v", name, got, u)
 			}
 			if got := resolve(*u.UpdateExpression, u.ExpressionAttributeNames, u.ExpressionAttributeValues); got != "SET data = mine, kek_epoch = 5, version = if_not_exists(version, 0) + 1" {
 				t.Errorf("%s: %s", name, got)
 			}
-			if f := a.write.TransactItems[1].ConditionCheck; text(f.Key["pk"]) != "FENCE#k" || text(f.Key["sk"]) != "00" || *f.ConditionExpression != "#state = :open" ||
-				f.ExpressionAttributeNames["#state"] != "state" || text(f.ExpressionAttributeValues[":open"]) != "open" {
+			if f := a.write.TransactItems[1].ConditionCheck; attr.Text(f.Key["pk"]) != "FENCE#k" || attr.Text(f.Key["sk"]) != "00" || *f.ConditionExpression != "#state = :open" ||
+				f.ExpressionAttributeNames["#state"] != "state" || attr.Text(f.ExpressionAttributeValues[":open"]) != "open" {
 				t.Errorf("%s: fence %+v", name, f)
 			}
 		}
@@ -302,7 +303,7 @@ func TestExpression(t *testing.T) {
 			t.Errorf("%s is %s and %s", a, n, again)
 		}
 	}
-	if v, w := e.value(str("v")), e.value(str("v")); v == w || len(e.values) != 2 {
+	if v, w := e.value(attr.Str("v")), e.value(attr.Str("v")); v == w || len(e.values) != 2 {
 		t.Errorf("%s, %s of %v", v, w, e.values)
 	}
 	for _, c := range []struct {
@@ -311,9 +312,9 @@ func TestExpression(t *testing.T) {
 		count  string
 		want   string
 	}{
-		{Item{"b": str("2"), "a": str("1")}, nil, "", "SET a = 1, b = 2"},
-		{Item{"a": str("1")}, []string{"x", "y"}, "", "SET a = 1 REMOVE x, y"},
-		{Item{"a": str("1")}, nil, "n", "SET a = 1, n = if_not_exists(n, 0) + 1"},
+		{Item{"b": attr.Str("2"), "a": attr.Str("1")}, nil, "", "SET a = 1, b = 2"},
+		{Item{"a": attr.Str("1")}, []string{"x", "y"}, "", "SET a = 1 REMOVE x, y"},
+		{Item{"a": attr.Str("1")}, nil, "n", "SET a = 1, n = if_not_exists(n, 0) + 1"},
 	} {
 		e := expression{names: map[string]string{}, values: Item{}}
 		if got := resolve(e.update(c.set, c.remove, c.count), e.names, e.values); got != c.want {
@@ -330,13 +331,13 @@ func TestInsertWithoutKeys(t *testing.T) {
 	newHooked(t, func(c *Config) { c.KMS, c.DynamoDB = k, db }, func(t *hooked) {
 		table := db.table()
 		table.c = t.c
-		if err := table.Insert(t.Context(), Item{"id": str("a")}, []byte("x")); !errors.Is(err, errHook) || db.write != nil {
+		if err := table.Insert(t.Context(), Item{"id": attr.Str("a")}, []byte("x")); !errors.Is(err, errHook) || db.write != nil {
 			t.Errorf("%v, %+v", err, db.write)
 		}
 		k.err = nil
 		for version, attributes := range map[string]int{"version": 6, "": 5} {
 			table.cfg.Version = version
-			if err := table.Insert(t.Context(), Item{"id": str("a")}, []byte("x")); err != nil {
+			if err := table.Insert(t.Context(), Item{"id": attr.Str("a")}, []byte("x")); err != nil {
 				t.Fatal(err)
 			}
 			if i := db.write.TransactItems[0].Put.Item; len(i) != attributes || (i["version"] != nil) != (version != "") {
@@ -386,10 +387,10 @@ func TestOnlyFenceBusy(t *testing.T) {
 func TestKeyOfItem(t *testing.T) {
 	table := (&answering{}).table()
 	table.cfg.Keys = []string{"id", "sk"}
-	if k := table.key(Item{"id": str("a"), "note": str("x")}); len(k) != 1 || text(k["id"]) != "a" {
+	if k := table.key(Item{"id": attr.Str("a"), "note": attr.Str("x")}); len(k) != 1 || attr.Text(k["id"]) != "a" {
 		t.Errorf("%v", k)
 	}
-	if k := table.key(Item{"id": str("a"), "sk": str("b"), "note": str("x")}); len(k) != 2 || text(k["sk"]) != "b" {
+	if k := table.key(Item{"id": attr.Str("a"), "sk": attr.Str("b"), "note": attr.Str("x")}); len(k) != 2 || attr.Text(k["sk"]) != "b" {
 		t.Errorf("%v", k)
 	}
 }
@@ -499,12 +500,12 @@ func TestTries(t *testing.T) {
 // everyType is an item with every type of attribute.
 func everyType() Item {
 	return Item{
-		"S": str("s"), "N": &types.AttributeValueMemberN{Value: "1.50"}, "B": blob([]byte("b")),
+		"S": attr.Str("s"), "N": &types.AttributeValueMemberN{Value: "1.50"}, "B": attr.Blob([]byte("b")),
 		"BOOL": &types.AttributeValueMemberBOOL{Value: true}, "NULL": &types.AttributeValueMemberNULL{Value: true},
 		"SS": &types.AttributeValueMemberSS{Value: []string{"a", "b"}}, "NS": &types.AttributeValueMemberNS{Value: []string{"1", "2"}},
 		"BS": &types.AttributeValueMemberBS{Value: [][]byte{{1}, {2}}},
-		"L":  &types.AttributeValueMemberL{Value: []types.AttributeValue{str("l"), &types.AttributeValueMemberM{Value: Item{"x": blob([]byte{3})}}}},
-		"M":  &types.AttributeValueMemberM{Value: Item{"m": &types.AttributeValueMemberL{Value: []types.AttributeValue{numeric(4)}}}},
+		"L":  &types.AttributeValueMemberL{Value: []types.AttributeValue{attr.Str("l"), &types.AttributeValueMemberM{Value: Item{"x": attr.Blob([]byte{3})}}}},
+		"M":  &types.AttributeValueMemberM{Value: Item{"m": &types.AttributeValueMemberL{Value: []types.AttributeValue{attr.Num(4)}}}},
 	}
 }
 
@@ -523,7 +524,7 @@ func TestCloneItem(t *testing.T) {
 	i["NS"].(*types.AttributeValueMemberNS).Value[1] = "x"
 	i["BS"].(*types.AttributeValueMemberBS).Value[1][0] = 'x'
 	i["L"].(*types.AttributeValueMemberL).Value[1].(*types.AttributeValueMemberM).Value["x"].(*types.AttributeValueMemberB).Value[0] = 'x'
-	i["M"].(*types.AttributeValueMemberM).Value["m"].(*types.AttributeValueMemberL).Value[0] = str("x")
+	i["M"].(*types.AttributeValueMemberM).Value["m"].(*types.AttributeValueMemberL).Value[0] = attr.Str("x")
 	set, remove := changes(c, everyType())
 	if len(set)+len(remove) > 0 {
 		t.Errorf("the copy changed with the item: %v, %v", slices.Sorted(maps.Keys(set)), remove)
@@ -534,10 +535,10 @@ func TestCloneItem(t *testing.T) {
 	}
 	delete(i, "S")
 	delete(i, "NULL")
-	i["new"] = str("n")
+	i["new"] = attr.Str("n")
 	many := Item{}
 	for _, name := range strings.Split("abcdefghij", "") {
-		many[name] = str("x")
+		many[name] = attr.Str("x")
 	}
 	if set, remove := changes(many, Item{}); len(set) != 0 || strings.Join(remove, "") != "abcdefghij" {
 		t.Errorf("in order: %v, %v", set, remove)
@@ -621,7 +622,7 @@ func TestFaults(t *testing.T) {
 // says which; one that is whole has all of it.
 func TestDecode(t *testing.T) {
 	cfg := TableConfig{KEKID: "key", WrappedDEK: "dek", Ciphertext: "data", Version: "version"}.withDefaults()
-	good := Item{"key": str("k"), "dek": blob([]byte("w")), "data": blob([]byte("c")), "kek_epoch": numeric(3), "version": numeric(7)}
+	good := Item{"key": attr.Str("k"), "dek": attr.Blob([]byte("w")), "data": attr.Blob([]byte("c")), "kek_epoch": attr.Num(3), "version": attr.Num(7)}
 	s, err := cfg.decode(good)
 	if err != nil || s.KEKID != "k" || string(s.WrappedDEK) != "w" || string(s.Ciphertext) != "c" || s.Epoch != 3 || s.version != 7 || s.tink != nil {
 		t.Errorf("%+v, %v", s, err)
@@ -632,7 +633,7 @@ func TestDecode(t *testing.T) {
 		if _, err := cfg.decode(i); err != nil {
 			t.Errorf("without %s: %v", attribute, err)
 		}
-		for _, v := range []types.AttributeValue{str("1"), &types.AttributeValueMemberN{Value: "1.5"}} {
+		for _, v := range []types.AttributeValue{attr.Str("1"), &types.AttributeValueMemberN{Value: "1.5"}} {
 			i[attribute] = v
 			if _, err := cfg.decode(i); !errors.Is(err, ErrNoEnvelope) || !strings.Contains(err.Error(), "attribute "+attribute) {
 				t.Errorf("%s is %T: %v", attribute, v, err)
@@ -640,7 +641,7 @@ func TestDecode(t *testing.T) {
 		}
 	}
 	for _, attribute := range []string{"key", "dek", "data"} {
-		for name, v := range map[string]types.AttributeValue{"missing": nil, "another type": numeric(1), "empty": str(""), "no bytes": blob(nil)} {
+		for name, v := range map[string]types.AttributeValue{"missing": nil, "another type": attr.Num(1), "empty": attr.Str(""), "no bytes": attr.Blob(nil)} {
 			i := maps.Clone(good)
 			if i[attribute] = v; v == nil {
 				delete(i, attribute)
@@ -688,21 +689,21 @@ func TestPutGivesUp(t *testing.T) {
 	newHooked(t, func(c *Config) { c.DynamoDB = f }, func(t *hooked) {
 		table := (&answering{}).table()
 		table.c = t.c
-		err := table.Put(t.Context(), Item{"id": str("a")}, []byte("x"))
+		err := table.Put(t.Context(), Item{"id": attr.Str("a")}, []byte("x"))
 		if !errors.Is(err, ErrContended) || f.inserts != 10 || f.reads != 10 || !strings.Contains(err.Error(), "came and went 10 times") {
 			t.Errorf("%v after %d inserts and %d reads", err, f.inserts, f.reads)
 		}
-		if err := table.Update(t.Context(), Item{"id": str("a")}, nil); !errors.Is(err, ErrNotFound) {
+		if err := table.Update(t.Context(), Item{"id": attr.Str("a")}, nil); !errors.Is(err, ErrNotFound) {
 			t.Errorf("update: %v", err)
 		}
-		f.item = Item{"id": str("a"), "key": str("kek-1"), "dek": blob([]byte("w")), "data": blob(t.keys.seal(t))}
-		if r, err := table.Get(t.Context(), Item{"id": str("a")}); err != nil || string(r.Plaintext) != "x" {
+		f.item = Item{"id": attr.Str("a"), "key": attr.Str("kek-1"), "dek": attr.Blob([]byte("w")), "data": attr.Blob(t.keys.seal(t))}
+		if r, err := table.Get(t.Context(), Item{"id": attr.Str("a")}); err != nil || string(r.Plaintext) != "x" {
 			t.Errorf("%+v, %v", r, err)
 		}
 		if err := t.c.Close(); err != nil {
 			t.Error(err)
 		}
-		if r, err := table.Get(t.Context(), Item{"id": str("a")}); !errors.Is(err, ErrClosed) || r.Item != nil {
+		if r, err := table.Get(t.Context(), Item{"id": attr.Str("a")}); !errors.Is(err, ErrClosed) || r.Item != nil {
 			t.Errorf("of a closed client: %+v, %v", r, err)
 		}
 		if r, err := table.Open(t.Context(), f.item); !errors.Is(err, ErrClosed) || r.Item != nil {
@@ -719,7 +720,7 @@ func TestRereadFails(t *testing.T) {
 		table := (&answering{}).table()
 		table.c = t.c
 		t.table.unknown = map[kek.ID]bool{"gone": true}
-		stale := Item{"id": str("a"), "key": str("gone"), "dek": blob([]byte("w")), "data": blob(t.keys.seal(t)), "version": numeric(1), "note": str("old")}
+		stale := Item{"id": attr.Str("a"), "key": attr.Str("gone"), "dek": attr.Blob([]byte("w")), "data": attr.Blob(t.keys.seal(t)), "version": attr.Num(1), "note": attr.Str("old")}
 		f.err = errHook
 		if r, err := table.Open(t.Context(), stale); !errors.Is(err, errHook) || r.Item != nil || r.Plaintext != nil {
 			t.Errorf("%+v, %v", r, err)
@@ -729,16 +730,16 @@ func TestRereadFails(t *testing.T) {
 			t.Errorf("%+v, %v", r, err)
 		}
 		f.item = maps.Clone(stale)
-		f.item["key"], f.item["version"], f.item["note"] = str("kek-1"), numeric(2), str("new")
+		f.item["key"], f.item["version"], f.item["note"] = attr.Str("kek-1"), attr.Num(2), attr.Str("new")
 		r, err := table.Open(t.Context(), stale)
-		if err != nil || string(r.Plaintext) != "x" || r.Version != 2 || text(r.Item["note"]) != "new" || len(r.Item) != 2 {
+		if err != nil || string(r.Plaintext) != "x" || r.Version != 2 || attr.Text(r.Item["note"]) != "new" || len(r.Item) != 2 {
 			t.Errorf("%+v, %v", r, err)
 		}
-		f.item = Item{"id": str("a")}
+		f.item = Item{"id": attr.Str("a")}
 		if r, err := table.Open(t.Context(), stale); !errors.Is(err, ErrNoEnvelope) || r.Item != nil {
 			t.Errorf("it is no envelope any more: %+v, %v", r, err)
 		}
-		if r, err := table.Get(t.Context(), Item{"id": str("a")}); !errors.Is(err, ErrNoEnvelope) || r.Item != nil || !strings.Contains(err.Error(), "table orders") {
+		if r, err := table.Get(t.Context(), Item{"id": attr.Str("a")}); !errors.Is(err, ErrNoEnvelope) || r.Item != nil || !strings.Contains(err.Error(), "table orders") {
 			t.Errorf("%+v, %v", r, err)
 		}
 		table.cfg.Context = map[string]string{"id": "$missing"}
@@ -757,7 +758,7 @@ func TestBatches(t *testing.T) {
 		for n, ok := range map[int]bool{0: false, 1: true, 99: true, 100: false} {
 			rows := make([]Row, n)
 			for i := range rows {
-				rows[i].Item = Item{"id": numeric(int64(i))}
+				rows[i].Item = Item{"id": attr.Num(int64(i))}
 			}
 			a.write = nil
 			err := table.InsertAll(t.Context(), rows)
@@ -766,13 +767,13 @@ func TestBatches(t *testing.T) {
 			}
 			if ok {
 				i := a.write.TransactItems[0].Put.Item
-				if text(i["key"]) != "kek-1" || i["version"].(*types.AttributeValueMemberN).Value != "1" || i["kek_epoch"].(*types.AttributeValueMemberN).Value != "1" {
+				if attr.Text(i["key"]) != "kek-1" || i["version"].(*types.AttributeValueMemberN).Value != "1" || i["kek_epoch"].(*types.AttributeValueMemberN).Value != "1" {
 					t.Errorf("%d rows: %v", n, i)
 				}
 			}
 		}
 		a.write = nil
-		rows := []Row{{Item: Item{"id": str("a")}}, {Item: Item{"id": str("b"), "note": str("\xff")}}}
+		rows := []Row{{Item: Item{"id": attr.Str("a")}}, {Item: Item{"id": attr.Str("b"), "note": attr.Str("\xff")}}}
 		if err := table.InsertAll(t.Context(), rows); !errors.Is(err, ErrInvalidItem) || !strings.Contains(err.Error(), "row 2 of 2") || a.write != nil {
 			t.Errorf("%v, written %t", err, a.write != nil)
 		}
@@ -780,30 +781,6 @@ func TestBatches(t *testing.T) {
 			t.Errorf("the caller's item is changed: %v", rows[0].Item)
 		}
 	})
-}
-
-// TestRenewLease: a lease that is not there was revoked, and an answer that does not come
-// says nothing.
-func TestRenewLease(t *testing.T) {
-	for name, c := range map[string]struct {
-		err   error
-		alive bool
-		fails bool
-	}{
-		"renewed": {nil, true, false}, "revoked": {&types.ConditionalCheckFailedException{}, false, false}, "lost": {errHook, false, true},
-	} {
-		a := &answering{err: c.err}
-		at := time.UnixMilli(1234)
-		alive, err := (&controlTable{client: a, table: "control"}).renewLease(t.Context(), lease{kek: "k", holder: "me", refs: 7, expires: at})
-		if alive != c.alive || (err != nil) != c.fails || c.fails && (!errors.Is(err, errHook) || !strings.Contains(err.Error(), "dynamodb UpdateItem LEASE#k")) {
-			t.Errorf("%s: %t, %v", name, alive, err)
-		}
-		in := a.update
-		if got := resolve(*in.UpdateExpression, nil, in.ExpressionAttributeValues); got != "SET refs = 7, expires_at = 1234" || *in.ConditionExpression != "attribute_exists(pk)" ||
-			*in.TableName != "control" || text(in.Key["pk"]) != "LEASE#k" || text(in.Key["sk"]) != "me" {
-			t.Errorf("%s: %s, %+v", name, got, in)
-		}
-	}
 }
 
 // TestSameKey: key attributes are the same by type and value; what is no key attribute
@@ -815,20 +792,20 @@ func TestSameKey(t *testing.T) {
 		a, b types.AttributeValue
 		same bool
 	}{
-		{str("a"), str("a"), true},
-		{str("a"), str("b"), false},
-		{str("1"), n("1"), false},
-		{n("1"), str("1"), false},
+		{attr.Str("a"), attr.Str("a"), true},
+		{attr.Str("a"), attr.Str("b"), false},
+		{attr.Str("1"), n("1"), false},
+		{n("1"), attr.Str("1"), false},
 		{n("1"), n("1.0"), true},
 		{n("1"), n("2"), false},
 		{n("x"), n("x"), false},
 		{n("x"), n("1"), false},
 		{n("1"), n("x"), false},
-		{blob([]byte("a")), blob([]byte("a")), true},
-		{blob([]byte("a")), blob([]byte("b")), false},
-		{blob([]byte("a")), str("a"), false},
-		{str("a"), nil, false},
-		{nil, str("a"), false},
+		{attr.Blob([]byte("a")), attr.Blob([]byte("a")), true},
+		{attr.Blob([]byte("a")), attr.Blob([]byte("b")), false},
+		{attr.Blob([]byte("a")), attr.Str("a"), false},
+		{attr.Str("a"), nil, false},
+		{nil, attr.Str("a"), false},
 		{nil, nil, false},
 		{yes, yes, false},
 	} {

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
+
+	"github.com/matter-ops/kms-rotation/internal/attr"
 )
 
 // verdict says what a write that failed may do.
@@ -103,7 +105,7 @@ func (e *expression) update(set Item, remove []string, count string) string {
 	}
 	if count != "" {
 		n := e.name(count)
-		sets = append(sets, fmt.Sprintf("%s = if_not_exists(%s, %s) + %s", n, n, e.value(numeric(0)), e.value(numeric(1))))
+		sets = append(sets, fmt.Sprintf("%s = if_not_exists(%s, %s) + %s", n, n, e.value(attr.Num(0)), e.value(attr.Num(1))))
 	}
 	for _, a := range remove {
 		removes = append(removes, e.name(a))

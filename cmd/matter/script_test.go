@@ -21,9 +21,9 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 	"github.com/spf13/cobra"
 
-	"github.com/matter-ops/kms-rotation/internal/ddb"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/test/ddbtest"
 	"github.com/matter-ops/kms-rotation/test/localaws"
 	"github.com/matter-ops/kms-rotation/test/localaws/backend"
 	"github.com/matter-ops/kms-rotation/test/sample"
@@ -67,7 +67,7 @@ func TestOperator(t *testing.T) {
 // world is what scripts run against.
 type world struct {
 	*sample.Local
-	leases *ddb.Leases
+	leases *ddbtest.DataPlane
 	undo   func(context.Context) error // of what broke the corpus
 	more   map[string]string           // environment of the scripts
 	dir    string                      // where the runbook's commands run
@@ -112,7 +112,7 @@ func deployedWith(t *testing.T, stack string, parameters map[string]string) *wor
 		t.Fatal(err)
 	}
 	t.Cleanup(l.Close)
-	return &world{Local: l, leases: ddb.NewLeases(dynamodb.NewFromConfig(l.ApplicationConfig()), l.Env()["MATTER_CONTROL_TABLE"])}
+	return &world{Local: l, leases: ddbtest.NewDataPlane(dynamodb.NewFromConfig(l.ApplicationConfig()), l.Env()["MATTER_CONTROL_TABLE"])}
 }
 
 // scripts runs a folder of scripts one after the other.

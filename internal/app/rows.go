@@ -10,7 +10,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 
 	"github.com/matter-ops/kms-rotation/internal/corpus"
-	"github.com/matter-ops/kms-rotation/internal/ddb"
+	"github.com/matter-ops/kms-rotation/internal/rowschema"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
 )
@@ -49,7 +49,7 @@ func (d *Deployment) About(ctx context.Context, source string) (About, bool, err
 
 // describe asks DynamoDB about the table of a source.
 func (d *Deployment) describe(ctx context.Context, def kek.Source) (About, error) {
-	c, err := ddb.ParseSource([]byte(def.Definition))
+	c, err := rowschema.Parse([]byte(def.Definition))
 	if err != nil {
 		return About{}, fmt.Errorf("source %s: %w", def.Name, err)
 	}

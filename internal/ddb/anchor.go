@@ -5,10 +5,9 @@ import (
 	"encoding/json"
 	"fmt"
 
-	"github.com/aws/aws-sdk-go-v2/aws"
-	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
-
 	"github.com/matter-ops/kms-rotation/audit"
+	"github.com/matter-ops/kms-rotation/internal/attr"
+	"github.com/matter-ops/kms-rotation/internal/controltable"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
 )
@@ -34,52 +33,41 @@ func (s *Store) LoadAnchor(ctx context.Context) (rotation.AnchorState, error) {
 // and repeated is a [kek.ErrConflict]: what is then loaded is this save or a later
 // one.
 func (s *Store) SaveAnchor(ctx context.Context, st rotation.AnchorState) error {
-	cond, vals := "attribute_not_exists(#pk)", values(nil)
-	if st.Rev > 0 {
-		cond, vals = "#rev = :rev", values{"rev": num(st.Rev)}
+	saved, err := s.putAtRev(ctx, encodeAnchor(st), st.Rev)
+	if err == nil && !saved {
+		err = fmt.Errorf("save the anchor state at revision %d: %w", st.Rev, kek.ErrConflict)
 	}
-	names, params := expression(cond, vals)
-	_, err := s.client.PutItem(ctx, &dynamodb.PutItemInput{
-		TableName: &s.table, Item: encodeAnchor(st), ConditionExpression: aws.String(cond),
-		ExpressionAttributeNames: names, ExpressionAttributeValues: params,
-	})
-	if failedCondition(err) {
-		return fmt.Errorf("save the anchor state at revision %d: %w", st.Rev, kek.ErrConflict)
-	}
-	if err != nil {
-		return wrap("PutItem "+pkAnchor, err)
-	}
-	return nil
+	return err
 }
 
 // encodeAnchor is the item of st's next revision.
 func encodeAnchor(st rotation.AnchorState) item {
 	l := st.Last
-	i := set(key(pkAnchor, noSK), "rev", st.Rev+1, "n", l.N, "digest", l.Digest, "seq", l.Head.Seq, "hash", l.Head.Hash,
+	i := attr.Set(controltable.Key(pkAnchor, noSK), "rev", st.Rev+1, "n", l.N, "digest", l.Digest, "seq", l.Head.Seq, "hash", l.Head.Hash,
 		"log", l.Log, "log_index", l.Index, "anchored_at", l.At, "generations", string(st.Places))
 	if st.Intent != nil {
-		i["intent"] = str(encodeJSON(st.Intent))
+		i["intent"] = attr.Str(encodeJSON(st.Intent))
 	}
 	return i
 }
 
 func decodeAnchor(i item) (rotation.AnchorState, error) {
-	r := reader{item: i}
-	st := rotation.AnchorState{Rev: r.num("rev"), Last: rotation.Anchored{
-		N: r.num("n"), Digest: r.str("digest"), Head: audit.Head{Seq: r.num("seq"), Hash: r.str("hash")},
-		Log: r.str("log"), Index: r.num("log_index"), At: r.time("anchored_at"),
+	r := attr.Reader{Item: i}
+	st := rotation.AnchorState{Rev: r.Num("rev"), Last: rotation.Anchored{
+		N: r.Num("n"), Digest: r.Str("digest"), Head: audit.Head{Seq: r.Num("seq"), Hash: r.Str("hash")},
+		Log: r.Str("log"), Index: r.Num("log_index"), At: r.Time("anchored_at"),
 	}}
-	places, err := audit.ParseGenerations(r.str("generations"))
+	places, err := audit.ParseGenerations(r.Str("generations"))
 	if err != nil {
 		return st, damaged(pkAnchor, err)
 	}
 	st.Places = places
-	if intent := r.str("intent"); intent != "" {
+	if intent := r.Str("intent"); intent != "" {
 		st.Intent = new(audit.Signed)
 		if err := json.Unmarshal([]byte(intent), st.Intent); err != nil {
 			st.Intent = nil
 			return st, damaged(pkAnchor, fmt.Errorf("intent: %w", err))
 		}
 	}
-	return st, r.decoded(pkAnchor)
+	return st, damagedIf(r.Err, pkAnchor)
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -12,7 +13,9 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
 
 	"github.com/matter-ops/kms-rotation/audit"
+	"github.com/matter-ops/kms-rotation/internal/attr"
 	"github.com/matter-ops/kms-rotation/internal/backoff"
+	"github.com/matter-ops/kms-rotation/internal/controltable"
 	"github.com/matter-ops/kms-rotation/kek"
 )
 
@@ -22,12 +25,6 @@ const (
 	maxTries  = 10
 	firstWait = 10 * time.Millisecond
 	maxWait   = time.Second
-)
-
-// The states of a fence shard.
-const (
-	fenceOpen   = "open"
-	fenceSealed = "sealed"
 )
 
 // action is one item of a transaction.
@@ -122,53 +119,35 @@ func (s *Store) transact(ctx context.Context, actions []action) (again bool, err
 func cancellation(actions []action, e *types.TransactionCanceledException) (again bool, err error) {
 	var why []string
 	for i, r := range e.CancellationReasons {
-		code, what, outbox := aws.ToString(r.Code), "item", false
-		if code == "" || code == reasonNone {
+		reason, what, outbox := controltable.ReasonOf(r), "item", false
+		if reason == controltable.Innocent {
 			continue
 		}
 		if i < len(actions) {
 			what, outbox = actions[i].what, actions[i].audit
 		}
-		if code == reasonCondition && !outbox {
+		if reason == controltable.Condition && !outbox {
 			return false, fmt.Errorf("%s: %w", what, kek.ErrConflict)
 		}
-		again = (again || len(why) == 0) && (code == reasonCondition || contention[code])
-		why = append(why, what+": "+code)
+		again = (again || len(why) == 0) && (reason == controltable.Condition || reason.Busy())
+		why = append(why, what+": "+aws.ToString(r.Code))
 	}
 	return again, fmt.Errorf("dynamodb TransactWriteItems (%s): %w", strings.Join(why, ", "), e)
-}
-
-// Why DynamoDB cancels a transaction, item by item.
-const (
-	reasonNone      = "None"
-	reasonCondition = "ConditionalCheckFailed"
-)
-
-// contention lists the reasons for which the same again may succeed.
-var contention = map[string]bool{
-	"TransactionConflict":           true,
-	"ThrottlingError":               true,
-	"ProvisionedThroughputExceeded": true,
 }
 
 // contended reports whether a transaction was cancelled for contention alone:
 // nothing was done, and the same again may succeed.
 func contended(e *types.TransactionCanceledException) bool {
-	for _, r := range e.CancellationReasons {
-		if code := aws.ToString(r.Code); code != "" && code != reasonNone && !contention[code] {
-			return false
-		}
-	}
-	return true
+	return !slices.ContainsFunc(controltable.Reasons(e), func(r controltable.Reason) bool { return r != controltable.Innocent && !r.Busy() })
 }
 
 // changes is the transaction of a change without its audit record.
 func (s *Store) changes(c kek.Change) ([]action, error) {
 	var out []action
 	if m := c.Rotation; m != nil {
-		a := s.put("ROTATION#"+m.After.ID, encodeRotation(m.After), unless())
+		a := s.put(controltable.RotationPK(m.After.ID), encodeRotation(m.After), unless())
 		if m.Before != nil {
-			a = s.put("ROTATION#"+m.After.ID, encodeRotation(m.After), standsAt(*m.Before))
+			a = s.put(controltable.RotationPK(m.After.ID), encodeRotation(m.After), standsAt(*m.Before))
 		}
 		out = append(out, a)
 	}
@@ -179,18 +158,18 @@ func (s *Store) changes(c kek.Change) ([]action, error) {
 	out = append(out, lock...)
 	switch {
 	case c.Pointer != nil && c.Pointer.Before != nil:
-		out = append(out, s.put(pkPointer, encodePointer(c.Pointer.After), pointsAt(*c.Pointer.Before)))
+		out = append(out, s.put(pkPointer, controltable.EncodePointer(c.Pointer.After), pointsAt(*c.Pointer.Before)))
 	case c.Pointer != nil:
-		out = append(out, s.put(pkPointer, encodePointer(c.Pointer.After), unless()))
+		out = append(out, s.put(pkPointer, controltable.EncodePointer(c.Pointer.After), unless()))
 	case c.Keeps != nil:
-		out = append(out, s.check(pkPointer, key(pkPointer, noSK), pointsAt(*c.Keeps)))
+		out = append(out, s.check(pkPointer, controltable.Key(pkPointer, noSK), pointsAt(*c.Keeps)))
 	}
 	for _, m := range c.KEKs {
 		cond := unless()
 		if m.Before != nil {
-			cond = condition{"#state = :state", values{"state": str(string(m.Before.State))}}
+			cond = condition{"#state = :state", values{"state": attr.Str(string(m.Before.State))}}
 		}
-		out = append(out, s.put(kekPK(m.After.ID), encodeKEK(m.After), cond))
+		out = append(out, s.put(controltable.KEKPK(m.After.ID), controltable.EncodeKEK(m.After), cond))
 	}
 	out = append(out, s.registry(c)...)
 	return append(out, s.fences(c)...), nil
@@ -203,22 +182,22 @@ func (s *Store) lock(c kek.Change) ([]action, error) {
 	} else if c.Lock != kek.LockIgnore && c.Lock != kek.LockFree {
 		return nil, errors.New("a change to the lock names no rotation")
 	}
-	ours := condition{"#rotation_id = :rotation_id", values{"rotation_id": str(id)}}
+	ours := condition{"#rotation_id = :rotation_id", values{"rotation_id": attr.Str(id)}}
 	switch c.Lock {
 	case kek.LockIgnore:
 		return nil, nil
 	case kek.LockFree:
-		return []action{s.check(pkLock, key(pkLock, noSK), unless())}, nil
+		return []action{s.check(pkLock, controltable.Key(pkLock, noSK), unless())}, nil
 	case kek.LockHold:
-		return []action{s.check(pkLock, key(pkLock, noSK), ours)}, nil
+		return []action{s.check(pkLock, controltable.Key(pkLock, noSK), ours)}, nil
 	case kek.LockTake:
 		free := condition{"attribute_not_exists(#pk) OR " + ours.expr, ours.values}
-		return []action{s.put(pkLock, set(key(pkLock, noSK), "rotation_id", id), free)}, nil
+		return []action{s.put(pkLock, attr.Set(controltable.Key(pkLock, noSK), "rotation_id", id), free)}, nil
 	case kek.LockRelease:
-		return []action{s.remove(pkLock, key(pkLock, noSK), ours)}, nil
+		return []action{s.remove(pkLock, controltable.Key(pkLock, noSK), ours)}, nil
 	case kek.LockTakeOver:
-		held := condition{ours.expr, values{"rotation_id": str(c.From)}}
-		return []action{s.put(pkLock, set(key(pkLock, noSK), "rotation_id", id), held), s.ended(c)}, nil
+		held := condition{ours.expr, values{"rotation_id": attr.Str(c.From)}}
+		return []action{s.put(pkLock, attr.Set(controltable.Key(pkLock, noSK), "rotation_id", id), held), s.ended(c)}, nil
 	}
 	return nil, fmt.Errorf("unknown lock operation %d", c.Lock)
 }
@@ -226,16 +205,16 @@ func (s *Store) lock(c kek.Change) ([]action, error) {
 // ended writes the record of the rotation that an emergency takes over from, or checks
 // that it has none.
 func (s *Store) ended(c kek.Change) action {
-	what := rotationPK(c.From)
+	what := controltable.RotationPK(c.From)
 	if c.Ends == nil {
-		return s.check(what, key(what, noSK), unless())
+		return s.check(what, controltable.Key(what, noSK), unless())
 	}
 	return s.put(what, encodeRotation(c.Ends.After), standsAt(*c.Ends.Before))
 }
 
 // standsAt holds if a rotation's record is what was read.
 func standsAt(r kek.Rotation) condition {
-	return condition{"#phase = :phase AND #rev = :rev", values{"phase": str(string(r.Phase)), "rev": num(r.Rev)}}
+	return condition{"#phase = :phase AND #rev = :rev", values{"phase": attr.Str(string(r.Phase)), "rev": attr.Num(r.Rev)}}
 }
 
 // fences opens a new KEK's shards, none of which may exist, so that a sealed one
@@ -244,12 +223,12 @@ func (s *Store) fences(c kek.Change) []action {
 	var out []action
 	for i := range c.Shards {
 		if c.Opens != "" {
-			shard := set(key(fencePK(c.Opens), fenceSK(i)), "state", fenceOpen)
-			out = append(out, s.put(fencePK(c.Opens)+"/"+fenceSK(i), shard, unless()))
+			shard := controltable.EncodeFence(c.Opens, i, controltable.Open)
+			out = append(out, s.put(controltable.FencePK(c.Opens)+"/"+controltable.FenceSK(i), shard, unless()))
 		}
 		if c.Sealed != "" {
-			sealed := condition{"#state = :state", values{"state": str(fenceSealed)}}
-			out = append(out, s.check(fencePK(c.Sealed)+"/"+fenceSK(i), key(fencePK(c.Sealed), fenceSK(i)), sealed))
+			sealed := condition{"#state = :state", values{"state": attr.Str(controltable.Sealed)}}
+			out = append(out, s.check(controltable.FencePK(c.Sealed)+"/"+controltable.FenceSK(i), controltable.Key(controltable.FencePK(c.Sealed), controltable.FenceSK(i)), sealed))
 		}
 	}
 	return out
@@ -258,21 +237,21 @@ func (s *Store) fences(c kek.Change) []action {
 // appends puts the record after head and moves the head on, if head still is the
 // chain's.
 func (s *Store) appends(head audit.Head, e audit.Entry, b *beginning) []action {
-	record := set(key(pkAudit, auditSK(e.Record.Seq)), "record", e.Bytes, "hash", e.Hash)
+	record := attr.Set(controltable.Key(pkAudit, auditSK(e.Record.Seq)), "record", e.Bytes, "hash", e.Hash)
 	put := s.put(pkAudit+"/"+auditSK(e.Record.Seq), record, unless())
 	cond, vals := "attribute_not_exists(#pk)", values{}
 	if head.Seq > 0 {
-		cond, vals = "#seq = :was AND #hash = :washash", values{"was": num(head.Seq), "washash": str(head.Hash)}
+		cond, vals = "#seq = :was AND #hash = :washash", values{"was": attr.Num(head.Seq), "washash": attr.Str(head.Hash)}
 	}
-	vals["chain"], vals["seq"], vals["hash"] = str(s.chain), num(e.Record.Seq), str(e.Hash)
+	vals["chain"], vals["seq"], vals["hash"] = attr.Str(s.chain), attr.Num(e.Record.Seq), attr.Str(e.Hash)
 	update := "SET #chain = :chain, #seq = :seq, #hash = :hash"
 	if b != nil {
 		update += ", #generations = :generations"
-		vals["generations"] = str(string(b.at.Generations.With(b.g)))
+		vals["generations"] = attr.Str(string(b.at.Generations.With(b.g)))
 	}
-	names, params := expression(update+cond, vals)
+	names, params := controltable.Expression(update+cond, vals)
 	move := action{what: pkAuditHead, write: types.TransactWriteItem{Update: &types.Update{
-		TableName: &s.table, Key: key(pkAuditHead, noSK), UpdateExpression: &update, ConditionExpression: &cond,
+		TableName: &s.table, Key: controltable.Key(pkAuditHead, noSK), UpdateExpression: &update, ConditionExpression: &cond,
 		ExpressionAttributeNames: names, ExpressionAttributeValues: params,
 	}}}
 	put.audit, move.audit = true, true
@@ -289,14 +268,14 @@ type condition struct {
 func unless() condition { return condition{expr: "attribute_not_exists(#pk)"} }
 
 func pointsAt(p kek.Pointer) condition {
-	return condition{"#kek_id = :kek_id AND #epoch = :epoch", values{"kek_id": str(string(p.KEKID)), "epoch": num(p.Epoch)}}
+	return condition{"#kek_id = :kek_id AND #epoch = :epoch", values{"kek_id": attr.Str(string(p.KEKID)), "epoch": attr.Num(p.Epoch)}}
 }
 
 func (s *Store) put(what string, i item, c condition) action {
 	if c.expr == "" { // the registry's revision is the condition
 		return action{what: what, write: types.TransactWriteItem{Put: &types.Put{TableName: &s.table, Item: i}}}
 	}
-	names, vals := expression(c.expr, c.values)
+	names, vals := controltable.Expression(c.expr, c.values)
 	return action{what: what, write: types.TransactWriteItem{Put: &types.Put{
 		TableName: &s.table, Item: i, ConditionExpression: &c.expr,
 		ExpressionAttributeNames: names, ExpressionAttributeValues: vals,
@@ -304,7 +283,7 @@ func (s *Store) put(what string, i item, c condition) action {
 }
 
 func (s *Store) check(what string, k item, c condition) action {
-	names, vals := expression(c.expr, c.values)
+	names, vals := controltable.Expression(c.expr, c.values)
 	return action{what: what, write: types.TransactWriteItem{ConditionCheck: &types.ConditionCheck{
 		TableName: &s.table, Key: k, ConditionExpression: &c.expr,
 		ExpressionAttributeNames: names, ExpressionAttributeValues: vals,
@@ -315,7 +294,7 @@ func (s *Store) remove(what string, k item, c condition) action {
 	if c.expr == "" { // as above
 		return action{what: what, write: types.TransactWriteItem{Delete: &types.Delete{TableName: &s.table, Key: k}}}
 	}
-	names, vals := expression(c.expr, c.values)
+	names, vals := controltable.Expression(c.expr, c.values)
 	return action{what: what, write: types.TransactWriteItem{Delete: &types.Delete{
 		TableName: &s.table, Key: k, ConditionExpression: &c.expr,
 		ExpressionAttributeNames: names, ExpressionAttributeValues: vals,

@@ -12,8 +12,8 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
 
 	"github.com/matter-ops/kms-rotation/envelope/aead"
+	"github.com/matter-ops/kms-rotation/internal/attr"
 	"github.com/matter-ops/kms-rotation/internal/awserr"
-	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
 )
 
@@ -51,7 +51,7 @@ func (t *TableSource) ReadBackup(ctx context.Context, i map[string]types.Attribu
 
 // rowOf reads an item; one without any of the envelope's attributes is a row with a Defect.
 func (t *TableSource) rowOf(i item, keys []keyAttribute, whole bool) rotation.Row {
-	row, _, ok := t.cfg.readRow(i, keys, true, whole)
+	row, _, ok := readRow(t.cfg, i, keys, true, whole)
 	if !ok {
 		row = rotation.Row{ID: rowID(i, keys), Handle: handle{key: keyOf(i, keys)}, Defect: "it has none of the envelope's attributes"}
 	}
@@ -91,12 +91,12 @@ func (t *TableSource) InsertOf(b Backed, with rotation.Rewrapped) (*types.Put, e
 		return nil, fmt.Errorf("insert %s: %w", b.Row.ID, err)
 	}
 	i := maps.Clone(b.item)
-	i[t.cfg.KEKID], i[t.cfg.Epoch], i[h.holder] = str(string(with.KEK)), num(with.Epoch), blob(held)
+	i[t.cfg.KEKID], i[t.cfg.Epoch], i[h.holder] = attr.Str(string(with.KEK)), attr.Num(with.Epoch), attr.Blob(held)
 	if with.Ciphertext != nil {
-		i[t.cfg.Ciphertext] = blob(with.Ciphertext)
+		i[t.cfg.Ciphertext] = attr.Blob(with.Ciphertext)
 	}
 	if t.cfg.Version != "" {
-		i[t.cfg.Version] = num(integer(i[t.cfg.Version]) + 1)
+		i[t.cfg.Version] = attr.Num(integer(i[t.cfg.Version]) + 1)
 	}
 	keys, err := t.schema(context.Background()) // known since the item was read
 	if err != nil {
@@ -131,14 +131,4 @@ func heldAfter(h handle, with rotation.Rewrapped) ([]byte, error) {
 		return nil, err
 	}
 	return aead.JoinTink(with.WrappedDEK, payload)
-}
-
-// FenceOpen is the condition that rows may come to be under a KEK, by one of its fence
-// shards (spec: InsertOK).
-func FenceOpen(controlTable string, id kek.ID, shard int) *types.ConditionCheck {
-	names, vals := expression("#state = :open", values{"open": str(fenceOpen)})
-	return &types.ConditionCheck{
-		TableName: &controlTable, Key: key(fencePK(id), fenceSK(shard)), ConditionExpression: aws.String("#state = :open"),
-		ExpressionAttributeNames: names, ExpressionAttributeValues: vals,
-	}
 }

@@ -15,6 +15,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/matter-ops/kms-rotation/envelope/aead"
+	"github.com/matter-ops/kms-rotation/internal/attr"
+	"github.com/matter-ops/kms-rotation/internal/rowschema"
 	"github.com/matter-ops/kms-rotation/rotation"
 )
 
@@ -50,20 +52,20 @@ func backupSource(t *testing.T, format string) (*TableSource, *oneItem, item) {
 	t.Helper()
 	cfg := SourceConfig{Table: "orders", KEKID: "key", WrappedDEK: "dek", Ciphertext: "data", Version: "version", Format: format, Context: map[string]string{"id": "$id"}}
 	i := item{
-		"id": str("a"), "sk": num(7), "key": str("k"), "dek": blob([]byte("old dek")), "data": blob([]byte("old data")),
-		"kek_epoch": num(1), "version": num(3), "note": str("stays"),
+		"id": attr.Str("a"), "sk": attr.Num(7), "key": attr.Str("k"), "dek": attr.Blob([]byte("old dek")), "data": attr.Blob([]byte("old data")),
+		"kek_epoch": attr.Num(1), "version": attr.Num(3), "note": attr.Str("stays"),
 	}
 	switch format {
-	case formatKMS:
+	case rowschema.FormatKMS:
 		cfg.WrappedDEK = ""
 		delete(i, "dek")
-	case formatTink:
+	case rowschema.FormatTink:
 		held, err := aead.JoinTink([]byte("old dek"), []byte("payload"))
 		if err != nil {
 			t.Fatal(err)
 		}
 		delete(i, "dek")
-		i["data"] = blob(held)
+		i["data"] = attr.Blob(held)
 	}
 	api := &oneItem{item: i}
 	s, err := NewTableSource(api, cfg)
@@ -88,10 +90,10 @@ func TestReadBackup(t *testing.T) {
 		"no sort key":             {item{"sk": nil}, ErrNoKey, "", ""},
 		"no envelope":             {item{"key": nil, "dek": nil, "data": nil, "kek_epoch": nil}, nil, "", "it has none of the envelope's attributes"},
 		"no data key":             {item{"dek": nil}, nil, rotation.NoWrappedDEK, "attribute dek is missing or empty"},
-		"the last version":        {item{"version": num(math.MaxInt64)}, nil, rotation.ForeignNumber, "attribute version cannot be counted up"},
-		"the last version but 1":  {item{"version": num(math.MaxInt64 - 1)}, nil, "", ""},
-		"no data key, no version": {item{"dek": nil, "version": num(math.MaxInt64)}, nil, rotation.NoWrappedDEK, "attribute dek is missing or empty"},
-		"too large":               {item{"note": str(strings.Repeat("x", 400<<10))}, nil, rotation.NoRoom, "it has"},
+		"the last version":        {item{"version": attr.Num(math.MaxInt64)}, nil, rotation.ForeignNumber, "attribute version cannot be counted up"},
+		"the last version but 1":  {item{"version": attr.Num(math.MaxInt64 - 1)}, nil, "", ""},
+		"no data key, no version": {item{"dek": nil, "version": attr.Num(math.MaxInt64)}, nil, rotation.NoWrappedDEK, "attribute dek is missing or empty"},
+		"too large":               {item{"note": attr.Str(strings.Repeat("x", 400<<10))}, nil, rotation.NoRoom, "it has"},
 	} {
 		s, _, i := backupSource(t, "")
 		for n, v := range c.change {
@@ -115,7 +117,7 @@ func TestReadBackup(t *testing.T) {
 			t.Errorf("%s: %+v", name, r)
 		}
 		h, err := s.handleOf("test", r)
-		if err != nil || !cmp.Equal(textOf(h.key["id"]), "a") || integer(h.key["sk"]) != 7 || len(h.key) != 2 {
+		if err != nil || !cmp.Equal(attr.Text(h.key["id"]), "a") || integer(h.key["sk"]) != 7 || len(h.key) != 2 {
 			t.Errorf("%s: %+v, %v", name, h, err)
 		}
 		if c.defect == "" && (r.KEK != "k" || string(r.WrappedDEK) != "old dek" || string(r.Ciphertext) != "old data" || r.Epoch != 1) {
@@ -124,7 +126,7 @@ func TestReadBackup(t *testing.T) {
 	}
 	bare, _, i := backupSource(t, "")
 	bare.cfg.Version = ""
-	i["version"] = num(math.MaxInt64) // the application's own
+	i["version"] = attr.Num(math.MaxInt64) // the application's own
 	if got, err := bare.ReadBackup(t.Context(), i); err != nil || got.Row.Defect != "" {
 		t.Errorf("a table without versions: %+v, %v", got, err)
 	}
@@ -142,14 +144,14 @@ func TestReadStored(t *testing.T) {
 	if err != nil || !ok || row.Defect != "" || string(row.Ciphertext) != "old data" {
 		t.Errorf("%+v, %t, %v", row, ok, err)
 	}
-	if in := api.get; *in.TableName != "orders" || !aws.ToBool(in.ConsistentRead) || in.ProjectionExpression != nil || textOf(in.Key["id"]) != "a" || integer(in.Key["sk"]) != 7 {
+	if in := api.get; *in.TableName != "orders" || !aws.ToBool(in.ConsistentRead) || in.ProjectionExpression != nil || attr.Text(in.Key["id"]) != "a" || integer(in.Key["sk"]) != 7 {
 		t.Errorf("%+v", in)
 	}
-	api.item = item{"id": str("a"), "sk": num(7), "other": str("x")}
+	api.item = item{"id": attr.Str("a"), "sk": attr.Num(7), "other": attr.Str("x")}
 	if row, ok, err := s.ReadStored(t.Context(), b); err != nil || !ok || row.Defect != "it has none of the envelope's attributes" || row.ID != "id=a,sk=7" {
 		t.Errorf("%+v, %t, %v", row, ok, err)
 	}
-	i["data"] = blob(make([]byte, 400<<10-200))
+	i["data"] = attr.Blob(make([]byte, 400<<10-200))
 	api.item = i
 	if row, ok, err := s.ReadStored(t.Context(), b); err != nil || !ok || row.Kind != rotation.NoRoom {
 		t.Errorf("it is read whole, so that it is known to have no room: %+v, %t, %v", row, ok, err)
@@ -172,9 +174,9 @@ func TestBackupWrites(t *testing.T) {
 		t.Fatal(err)
 	}
 	for format, want := range map[string]item{
-		"":         {"dek": blob([]byte("new dek")), "data": blob([]byte("new data"))},
-		formatKMS:  {"data": blob([]byte("new dek"))},
-		formatTink: {"data": blob(joined)},
+		"":                   {"dek": attr.Blob([]byte("new dek")), "data": attr.Blob([]byte("new data"))},
+		rowschema.FormatKMS:  {"data": attr.Blob([]byte("new dek"))},
+		rowschema.FormatTink: {"data": attr.Blob(joined)},
 	} {
 		for _, payload := range []bool{false, true} {
 			s, _, i := backupSource(t, format)
@@ -194,9 +196,9 @@ func TestBackupWrites(t *testing.T) {
 			case payload:
 				with.Ciphertext = []byte("new data")
 			default:
-				whole["data"] = blob([]byte("old data"))
+				whole["data"] = attr.Blob([]byte("old data"))
 			}
-			whole["key"], whole["kek_epoch"], whole["version"] = str("k2"), num(9), num(4)
+			whole["key"], whole["kek_epoch"], whole["version"] = attr.Str("k2"), attr.Num(9), attr.Num(4)
 			p, err := s.InsertOf(b, with)
 			if err != nil {
 				t.Fatal(err)
@@ -213,7 +215,7 @@ func TestBackupWrites(t *testing.T) {
 			}
 			c, err := s.replaceRow("test", b.Row, with)
 			if err != nil || *u.TableName != "orders" || *u.UpdateExpression != c.update || *u.ConditionExpression != c.cond ||
-				!maps.Equal(u.ExpressionAttributeNames, c.names) || !cmp.Equal(texts(u.ExpressionAttributeValues), texts(c.values)) || !cmp.Equal(texts(u.Key), texts(item{"id": str("a"), "sk": num(7)})) {
+				!maps.Equal(u.ExpressionAttributeNames, c.names) || !cmp.Equal(texts(u.ExpressionAttributeValues), texts(c.values)) || !cmp.Equal(texts(u.Key), texts(item{"id": attr.Str("a"), "sk": attr.Num(7)})) {
 				t.Errorf("%q: %+v, %v", format, u, err)
 			}
 		}
@@ -238,11 +240,6 @@ func TestBackupWrites(t *testing.T) {
 	if p, err := s.InsertOf(b, rotation.Rewrapped{}); err == nil || p != nil || !strings.Contains(err.Error(), b.Row.ID) {
 		t.Errorf("a payload that is not Tink's: %+v, %v", p, err)
 	}
-	f := FenceOpen("control", "k", 3)
-	if *f.TableName != "control" || *f.ConditionExpression != "#state = :open" || !cmp.Equal(texts(f.Key), texts(item{"pk": str("FENCE#k"), "sk": str("03")})) ||
-		f.ExpressionAttributeNames["#state"] != "state" || textOf(f.ExpressionAttributeValues[":open"]) != "open" {
-		t.Errorf("%+v", f)
-	}
 }
 
 // texts is an item for a comparison.
@@ -255,7 +252,7 @@ func texts(i item) map[string]string {
 		case *types.AttributeValueMemberN:
 			out[name] = "N " + v.Value
 		default:
-			out[name] = typeOf(v) + " " + textOf(v)
+			out[name] = typeOf(v) + " " + attr.Text(v)
 		}
 	}
 	return out

@@ -17,6 +17,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/matter-ops/kms-rotation/audit"
+	"github.com/matter-ops/kms-rotation/internal/attr"
+	"github.com/matter-ops/kms-rotation/internal/controltable"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
 )
@@ -30,15 +32,15 @@ func told(a action) string {
 			text = strings.ReplaceAll(text, p, names[p])
 		}
 		for _, p := range slices.Backward(slices.Sorted(maps.Keys(vals))) {
-			text = strings.ReplaceAll(text, p, textOf(vals[p])+number(vals[p]))
+			text = strings.ReplaceAll(text, p, attr.Text(vals[p])+number(vals[p]))
 		}
 		return text
 	}
 	line := func(op, table, cond string, k item, attributes ...string) string {
-		text := a.what + ": " + op + " " + table + " " + textOf(k["pk"]) + "/" + textOf(k["sk"])
+		text := a.what + ": " + op + " " + table + " " + attr.Text(k["pk"]) + "/" + attr.Text(k["sk"])
 		for _, name := range attributes {
 			if v := k[name]; v != nil {
-				text += " " + name + "=" + textOf(v) + number(v)
+				text += " " + name + "=" + attr.Text(v) + number(v)
 			}
 		}
 		if cond != "" {
@@ -228,7 +230,7 @@ type heads struct {
 func (h *heads) GetItem(context.Context, *dynamodb.GetItemInput, ...func(*dynamodb.Options)) (*dynamodb.GetItemOutput, error) {
 	seq := h.at[0]
 	h.at = h.at[min(1, len(h.at)-1):]
-	return &dynamodb.GetItemOutput{Item: item{"chain": str("c"), "seq": num(seq), "hash": str(fmt.Sprint(seq))}}, nil
+	return &dynamodb.GetItemOutput{Item: item{"chain": attr.Str("c"), "seq": attr.Num(seq), "hash": attr.Str(fmt.Sprint(seq))}}, nil
 }
 
 func (h *heads) TransactWriteItems(_ context.Context, in *dynamodb.TransactWriteItemsInput, _ ...func(*dynamodb.Options)) (*dynamodb.TransactWriteItemsOutput, error) {
@@ -245,10 +247,10 @@ func TestHeadBehindItsRecords(t *testing.T) {
 		heads   heads
 		damaged bool
 	}{
-		"it never moves":     {heads{at: []int64{7}, code: reasonCondition}, true},
-		"it moves at first":  {heads{at: []int64{7, 8}, code: reasonCondition}, false},
-		"it moves later":     {heads{at: []int64{7, 7, 7, 8}, code: reasonCondition}, false},
-		"it moves at last":   {heads{at: []int64{7, 7, 7, 7, 7, 7, 7, 7, 7, 8}, code: reasonCondition}, false},
+		"it never moves":     {heads{at: []int64{7}, code: "ConditionalCheckFailed"}, true},
+		"it moves at first":  {heads{at: []int64{7, 8}, code: "ConditionalCheckFailed"}, false},
+		"it moves later":     {heads{at: []int64{7, 7, 7, 8}, code: "ConditionalCheckFailed"}, false},
+		"it moves at last":   {heads{at: []int64{7, 7, 7, 7, 7, 7, 7, 7, 7, 8}, code: "ConditionalCheckFailed"}, false},
 		"it is in the way":   {heads{at: []int64{7}, code: "TransactionConflict"}, false},
 		"others are as well": {heads{at: []int64{7, 8}, code: "TransactionConflict"}, false},
 	} {
@@ -271,9 +273,9 @@ func TestDamagedHeads(t *testing.T) {
 		item item
 		why  string
 	}{
-		"no chain":        {item{"seq": num(3), "hash": str("h")}, "it names no chain"},
-		"no generations":  {item{"chain": str("c"), "seq": num(3), "generations": str("x")}, "generations"},
-		"not their order": {item{"chain": str("c"), "seq": num(3), "generations": str("9=g1-0123456789abcdef,8=g2-0123456789abcdef")}, "generations"},
+		"no chain":        {item{"seq": attr.Num(3), "hash": attr.Str("h")}, "it names no chain"},
+		"no generations":  {item{"chain": attr.Str("c"), "seq": attr.Num(3), "generations": attr.Str("x")}, "generations"},
+		"not their order": {item{"chain": attr.Str("c"), "seq": attr.Num(3), "generations": attr.Str("9=g1-0123456789abcdef,8=g2-0123456789abcdef")}, "generations"},
 	} {
 		s := New(&fixed{item: c.item}, "t", "c", time.Now)
 		_, _, err := s.Head(t.Context())
@@ -324,7 +326,7 @@ func TestKinds(t *testing.T) {
 		{"KEK", "-", "", ""},
 		{"OTHER", "-", "", ""},
 	} {
-		i := key(c.pk, c.sk)
+		i := controltable.Key(c.pk, c.sk)
 		got := s.examine(i)
 		if got.Kind != c.kind || got.ID != c.id || got.Key != (rotation.ItemKey{PK: c.pk, SK: c.sk}) || (got.Value == nil) != (c.kind == "") || got.Raw == nil {
 			t.Errorf("%s/%s: %+v", c.pk, c.sk, got)
@@ -335,7 +337,7 @@ func TestKinds(t *testing.T) {
 		"CHECKPOINT#r#s#p#q": {RotationID: "r", Source: "s", Pass: "p#q", Segment: 3},
 		"CHECKPOINT#r#s":     {RotationID: "r", Segment: 3},
 	} {
-		if d := cmp.Diff(any(want), s.examine(key(pk, "003")).Value); d != "" {
+		if d := cmp.Diff(any(want), s.examine(controltable.Key(pk, "003")).Value); d != "" {
 			t.Errorf("%s (-want +got):\n%s", pk, d)
 		}
 	}
@@ -343,13 +345,13 @@ func TestKinds(t *testing.T) {
 		item item
 		want any
 	}{
-		rotation.ItemAnnouncement: {item{"pk": str("ANNOUNCEMENT#l"), "actor": str("a")}, rotation.Announcement{Label: "l", Actor: "a"}},
-		rotation.ItemDrill:        {item{"pk": str("DRILL#d"), "actor": str("a")}, rotation.Drill{Name: "d", Actor: "a"}},
-		rotation.ItemApproval:     {item{"pk": str("APPROVAL#r"), "plan": str("p")}, rotation.Approval{Rotation: "r", Plan: "p"}},
-		rotation.ItemHealth:       {item{"pk": str("HEALTH#d"), "red": num(2)}, rotation.HealthDay{Day: "d", Red: 2}},
-		rotation.ItemMark:         {item{"pk": str("MARK"), "sk": str("orders"), "holder": str("a")}, kek.Mark{Table: "orders", Holder: "a"}},
+		rotation.ItemAnnouncement: {item{"pk": attr.Str("ANNOUNCEMENT#l"), "actor": attr.Str("a")}, rotation.Announcement{Label: "l", Actor: "a"}},
+		rotation.ItemDrill:        {item{"pk": attr.Str("DRILL#d"), "actor": attr.Str("a")}, rotation.Drill{Name: "d", Actor: "a"}},
+		rotation.ItemApproval:     {item{"pk": attr.Str("APPROVAL#r"), "plan": attr.Str("p")}, rotation.Approval{Rotation: "r", Plan: "p"}},
+		rotation.ItemHealth:       {item{"pk": attr.Str("HEALTH#d"), "red": attr.Num(2)}, rotation.HealthDay{Day: "d", Red: 2}},
+		rotation.ItemMark:         {item{"pk": attr.Str("MARK"), "sk": attr.Str("orders"), "holder": attr.Str("a")}, kek.Mark{Table: "orders", Holder: "a"}},
 		rotation.ItemHead: {
-			item{"pk": str("AUDIT_HEAD"), "chain": str("c"), "seq": num(3), "hash": str("h"), "published_seq": num(2), "generations": str("2=g1-0123456789abcdef")},
+			item{"pk": attr.Str("AUDIT_HEAD"), "chain": attr.Str("c"), "seq": attr.Num(3), "hash": attr.Str("h"), "published_seq": attr.Num(2), "generations": attr.Str("2=g1-0123456789abcdef")},
 			rotation.HeadItem{Head: audit.Head{Seq: 3, Hash: "h"}, Published: 2, Generations: "2=g1-0123456789abcdef"},
 		},
 	} {
@@ -359,11 +361,11 @@ func TestKinds(t *testing.T) {
 		}
 	}
 	for pk, attribute := range map[string]string{"ANNOUNCEMENT#l": "actor", "DRILL#d": "actor", "APPROVAL#r": "plan", "HEALTH#d": "red"} {
-		if got := s.examine(item{"pk": str(pk), attribute: boolean(true)}); got.Err == nil || !strings.Contains(got.Err.Error(), pk) {
+		if got := s.examine(item{"pk": attr.Str(pk), attribute: attr.Bool(true)}); got.Err == nil || !strings.Contains(got.Err.Error(), pk) {
 			t.Errorf("a damaged item: %+v", got)
 		}
 	}
-	if got := s.examine(item{"pk": str("AUDIT"), "sk": str("1"), "hash": str("h")}); got.Err == nil || got.Value.(audit.Entry).Hash != "h" {
+	if got := s.examine(item{"pk": attr.Str("AUDIT"), "sk": attr.Str("1"), "hash": attr.Str("h")}); got.Err == nil || got.Value.(audit.Entry).Hash != "h" {
 		t.Errorf("a damaged record: %+v", got)
 	}
 }
@@ -385,7 +387,7 @@ func TestFenceItems(t *testing.T) {
 		"other state": {"07", "ajar", 7, false},
 		"no state":    {"07", "", 7, false},
 	} {
-		f, err := decodeFence(set(key("FENCE#k", c.sk), "state", c.state))
+		f, err := decodeFence(attr.Set(controltable.Key("FENCE#k", c.sk), "state", c.state))
 		if f.KEK != "k" || f.Shard != c.shard || f.Open != (c.state == "open") || (err == nil) != c.ok {
 			t.Errorf("%s: %+v, %v", name, f, err)
 		}
@@ -394,7 +396,7 @@ func TestFenceItems(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	if _, err := decodeFence(item{"pk": str("FENCE#k"), "sk": str("07"), "state": num(1)}); err == nil || !strings.Contains(err.Error(), "attribute state is") {
+	if _, err := decodeFence(item{"pk": attr.Str("FENCE#k"), "sk": attr.Str("07"), "state": attr.Num(1)}); err == nil || !strings.Contains(err.Error(), "attribute state is") {
 		t.Errorf("a state that is no text: %v", err)
 	}
 }
@@ -402,7 +404,7 @@ func TestFenceItems(t *testing.T) {
 // TestRepairsWritten: a repair writes each kind of item over what was read, attribute by
 // attribute, or where there was nothing.
 func TestRepairsWritten(t *testing.T) {
-	was := &rotation.Item{Raw: item{"pk": str("p"), "sk": str("-"), "n": num(7)}}
+	was := &rotation.Item{Raw: item{"pk": attr.Str("p"), "sk": attr.Str("-"), "n": attr.Num(7)}}
 	at := func(pk, sk string) rotation.ItemKey { return rotation.ItemKey{PK: pk, SK: sk} }
 	none, read := " if attribute_not_exists(pk)", " if n = 7 AND pk = p AND sk = -"
 	s := New(nil, "t", "c", time.Now)
@@ -461,13 +463,13 @@ type moved struct{ fixed }
 
 func (*moved) TransactGetItems(context.Context, *dynamodb.TransactGetItemsInput, ...func(*dynamodb.Options)) (*dynamodb.TransactGetItemsOutput, error) {
 	return &dynamodb.TransactGetItemsOutput{Responses: []types.ItemResponse{
-		{Item: encodePointer(kek.Pointer{KEKID: "k", Epoch: 1})}, {Item: encodeKEK(kek.KEK{ID: "k", State: kek.Active})},
+		{Item: controltable.EncodePointer(kek.Pointer{KEKID: "k", Epoch: 1})}, {Item: controltable.EncodeKEK(kek.KEK{ID: "k", State: kek.Active})},
 	}}, nil
 }
 
 func (*moved) Scan(context.Context, *dynamodb.ScanInput, ...func(*dynamodb.Options)) (*dynamodb.ScanOutput, error) {
 	return &dynamodb.ScanOutput{Items: []item{
-		encodeKEK(kek.KEK{ID: "k", State: kek.Draining}), encodeKEK(kek.KEK{ID: "l", State: kek.Retired}), encodeKEK(kek.KEK{ID: "m", State: kek.Sealed}),
+		controltable.EncodeKEK(kek.KEK{ID: "k", State: kek.Draining}), controltable.EncodeKEK(kek.KEK{ID: "l", State: kek.Retired}), controltable.EncodeKEK(kek.KEK{ID: "m", State: kek.Sealed}),
 	}}, nil
 }
 

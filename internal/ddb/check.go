@@ -12,6 +12,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
 
 	"github.com/matter-ops/kms-rotation/internal/awserr"
+	"github.com/matter-ops/kms-rotation/internal/rowschema"
 	"github.com/matter-ops/kms-rotation/rotation"
 )
 
@@ -50,10 +51,10 @@ func (t *TableSource) Check(ctx context.Context) (notes []string, err error) {
 // write is one transaction, which DynamoDB does not span over them (API reference,
 // TransactWriteItems). By its bare name there is another table here, or none.
 func (t *TableSource) checkPlace(ctx context.Context, d *types.TableDescription) error {
-	if t.cfg.tableName() == t.cfg.Table {
+	if t.cfg.TableName() == t.cfg.Table {
 		return nil
 	}
-	name := t.cfg.tableName()
+	name := t.cfg.TableName()
 	here, err := t.client.DescribeTable(ctx, &dynamodb.DescribeTableInput{TableName: &name})
 	var missing *types.ResourceNotFoundException
 	if err != nil {
@@ -87,9 +88,9 @@ func (t *TableSource) checkTable(d *types.TableDescription) ([]keyAttribute, err
 		return nil, t.misconfigured("table", err.Error(), correct)
 	}
 	for _, k := range keys {
-		for _, a := range t.cfg.attributes() {
-			if a.name == k.name {
-				return nil, t.misconfigured(a.field, fmt.Sprintf("attribute %q is part of the table's key, which a rewrap cannot change", k.name), correct)
+		for _, a := range t.cfg.Attributes() {
+			if a.Name == k.name {
+				return nil, t.misconfigured(a.Field, fmt.Sprintf("attribute %q is part of the table's key, which a rewrap cannot change", k.name), correct)
 			}
 		}
 	}
@@ -103,13 +104,13 @@ func (t *TableSource) notes(d *types.TableDescription) []string {
 		notes = append(notes, "its stream is enabled: readers of it see every rewrapped row as a change")
 	}
 	switch {
-	case t.cfg.Format == formatKMS:
+	case t.cfg.Format == rowschema.FormatKMS:
 		notes = append(notes, "format kms: an emergency rewraps the data itself and cannot give it another data key")
-	case t.cfg.Payloads == payloadsOpaque:
+	case t.cfg.Payloads == rowschema.PayloadsOpaque:
 		notes = append(notes, "opaque payloads: an emergency rewraps only their data keys, which stay the same")
 	case t.cfg.Ciphertext == "":
 		notes = append(notes, "no ciphertext_attribute: an emergency cannot move its rows")
-	case t.cfg.Format == formatTink:
+	case t.cfg.Format == rowschema.FormatTink:
 		notes = append(notes, "format tink: an emergency rewraps only the data keys of rows that Tink wrote, which stay the same")
 	}
 	return notes
@@ -132,19 +133,19 @@ func (t *TableSource) checkSample(ctx context.Context, keys []keyAttribute) erro
 	if err != nil || s.rows == 0 {
 		return err
 	}
-	for _, a := range []configured{{"wrapped_dek_attribute", t.cfg.WrappedDEK}, {"ciphertext_attribute", t.cfg.Ciphertext}} {
-		if t.cfg.Format == formatTink && a.name == t.cfg.WrappedDEK {
+	for _, a := range t.cfg.Attributes()[1:3] { // the wrapped DEK and the ciphertext
+		if t.cfg.Format == rowschema.FormatTink && a.Name == t.cfg.WrappedDEK {
 			continue // Tink's rows have it in the ciphertext
 		}
-		if a.name != "" && s.have[a.name] == 0 {
-			return t.misconfigured(a.field, fmt.Sprintf("none of the %d rows looked at has the attribute %q", s.rows, a.name),
+		if a.Name != "" && s.have[a.Name] == 0 {
+			return t.misconfigured(a.Field, fmt.Sprintf("none of the %d rows looked at has the attribute %q", s.rows, a.Name),
 				correct+`; for payloads that Tink or KMS itself encrypted, say "format": "tink" or "kms"`)
 		}
 	}
-	for _, m := range t.cfg.bound() {
-		for _, k := range slices.Sorted(maps.Keys(m.values)) {
-			if a, ok := contextAttribute(m.values[k]); ok && s.have[a] == 0 && s.bound > 0 {
-				return t.misconfigured(m.field, fmt.Sprintf("%q is the attribute %q, which none of the %d rows looked at has", k, a, s.rows), correct)
+	for _, m := range t.cfg.Bound() {
+		for _, k := range slices.Sorted(maps.Keys(m.Values)) {
+			if a, ok := rowschema.ContextAttribute(m.Values[k]); ok && s.have[a] == 0 && s.bound > 0 {
+				return t.misconfigured(m.Field, fmt.Sprintf("%q is the attribute %q, which none of the %d rows looked at has", k, a, s.rows), correct)
 			}
 		}
 	}
@@ -169,7 +170,7 @@ func (t *TableSource) sample(ctx context.Context, keys []keyAttribute) (sample, 
 		}
 		items += len(out.Items)
 		for _, i := range out.Items {
-			row, f, ok := t.cfg.readRow(i, keys, false, false)
+			row, f, ok := readRow(t.cfg, i, keys, false, false)
 			if !ok {
 				continue
 			}

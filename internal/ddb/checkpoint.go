@@ -5,10 +5,11 @@ import (
 	"fmt"
 	"strconv"
 
-	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
 
+	"github.com/matter-ops/kms-rotation/internal/attr"
+	"github.com/matter-ops/kms-rotation/internal/controltable"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
 )
@@ -31,22 +32,28 @@ func (s *Store) LoadCheckpoint(ctx context.Context, rotationID, source, pass str
 // lost and repeated is a [kek.ErrConflict]: what is then loaded is this save or a
 // later one.
 func (s *Store) SaveCheckpoint(ctx context.Context, c rotation.Checkpoint) error {
-	cond, vals := "attribute_not_exists(#pk)", values(nil)
-	if c.Rev > 0 {
-		cond, vals = "#rev = :rev", values{"rev": num(c.Rev)}
+	saved, err := s.putAtRev(ctx, encodeCheckpoint(c), c.Rev)
+	if err == nil && !saved {
+		err = fmt.Errorf("save checkpoint %s %s %d at revision %d: %w", c.Source, c.Pass, c.Segment, c.Rev, kek.ErrConflict)
 	}
-	names, params := expression(cond, vals)
+	return err
+}
+
+// putAtRev puts an item if the stored one has revision rev, 0 being none; false if not.
+func (s *Store) putAtRev(ctx context.Context, i item, rev int64) (bool, error) {
+	c := atRev(rev)
+	names, params := controltable.Expression(c.expr, c.values)
 	_, err := s.client.PutItem(ctx, &dynamodb.PutItemInput{
-		TableName: &s.table, Item: encodeCheckpoint(c), ConditionExpression: aws.String(cond),
+		TableName: &s.table, Item: i, ConditionExpression: &c.expr,
 		ExpressionAttributeNames: names, ExpressionAttributeValues: params,
 	})
 	if failedCondition(err) {
-		return fmt.Errorf("save checkpoint %s %s %d at revision %d: %w", c.Source, c.Pass, c.Segment, c.Rev, kek.ErrConflict)
+		return false, nil
 	}
 	if err != nil {
-		return wrap("PutItem "+checkpointPK(c.RotationID, c.Source, c.Pass), err)
+		return false, wrap("PutItem "+attr.Text(i["pk"]), err)
 	}
-	return nil
+	return true, nil
 }
 
 // ListCheckpoints implements [rotation.Checkpoints], in order of segment.
@@ -57,10 +64,10 @@ func (s *Store) ListCheckpoints(ctx context.Context, rotationID, source, pass st
 	}
 	var out []rotation.Checkpoint
 	for _, i := range items {
-		r := reader{item: i}
-		n, err := strconv.Atoi(r.str("sk"))
+		r := attr.Reader{Item: i}
+		n, err := strconv.Atoi(r.Str("sk"))
 		if err != nil {
-			return nil, fmt.Errorf("checkpoint %s: %w", r.str("sk"), err)
+			return nil, fmt.Errorf("checkpoint %s: %w", r.Str("sk"), err)
 		}
 		c, err := decodeCheckpoint(i, rotation.Checkpoint{RotationID: rotationID, Source: source, Pass: pass, Segment: n})
 		if err != nil {
@@ -73,14 +80,14 @@ func (s *Store) ListCheckpoints(ctx context.Context, rotationID, source, pass st
 
 // encodeCheckpoint is the item of c's next revision.
 func encodeCheckpoint(c rotation.Checkpoint) item {
-	i := set(key(checkpointPK(c.RotationID, c.Source, c.Pass), checkpointSK(c.Segment)),
+	i := attr.Set(controltable.Key(checkpointPK(c.RotationID, c.Source, c.Pass), checkpointSK(c.Segment)),
 		"rev", c.Rev+1, "cursor", c.Cursor, "scanned", c.Tally.Scanned, "rewrapped", c.Tally.Rewrapped,
 		"other", c.Tally.Other, "declared", c.Tally.Declared, "unwrapped", c.Tally.Unwrapped, "quarantined", c.Tally.Quarantined, "saved_at", c.SavedAt)
-	i["done"] = boolean(c.Done)
+	i["done"] = attr.Bool(c.Done)
 	if len(c.Tally.Poison) > 0 {
 		list := make([]types.AttributeValue, len(c.Tally.Poison))
 		for n, p := range c.Tally.Poison {
-			list[n] = str(p)
+			list[n] = attr.Str(p)
 		}
 		i["poison"] = &types.AttributeValueMemberL{Value: list}
 	}
@@ -95,12 +102,12 @@ func encodeCheckpoint(c rotation.Checkpoint) item {
 
 // decodeCheckpoint fills in c, which has its key.
 func decodeCheckpoint(i item, c rotation.Checkpoint) (rotation.Checkpoint, error) {
-	r := reader{item: i}
-	c.Rev, c.Cursor, c.Done, c.SavedAt = r.num("rev"), r.str("cursor"), r.bool("done"), r.time("saved_at")
+	r := attr.Reader{Item: i}
+	c.Rev, c.Cursor, c.Done, c.SavedAt = r.Num("rev"), r.Str("cursor"), r.Bool("done"), r.Time("saved_at")
 	c.Tally = rotation.Tally{
-		Scanned: r.num("scanned"), Rewrapped: r.num("rewrapped"), Other: r.num("other"), Declared: r.num("declared"),
-		Quarantined: r.num("quarantined"), Unwrapped: r.num("unwrapped"), Poison: r.strs("poison"),
-		ByKEK: r.counts("by_kek"), ByKind: r.counts("by_kind"),
+		Scanned: r.Num("scanned"), Rewrapped: r.Num("rewrapped"), Other: r.Num("other"), Declared: r.Num("declared"),
+		Quarantined: r.Num("quarantined"), Unwrapped: r.Num("unwrapped"), Poison: r.Strs("poison"),
+		ByKEK: r.Counts("by_kek"), ByKind: r.Counts("by_kind"),
 	}
-	return c, r.decoded(checkpointPK(c.RotationID, c.Source, c.Pass))
+	return c, damagedIf(r.Err, checkpointPK(c.RotationID, c.Source, c.Pass))
 }

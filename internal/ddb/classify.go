@@ -6,13 +6,14 @@ import (
 	"maps"
 	"math"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
 
 	"github.com/matter-ops/kms-rotation/envelope/aead"
+	"github.com/matter-ops/kms-rotation/internal/attr"
 	"github.com/matter-ops/kms-rotation/internal/itemsize"
+	"github.com/matter-ops/kms-rotation/internal/rowschema"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
 )
@@ -37,47 +38,42 @@ type handle struct {
 	tink   bool                 // it is Tink's: the wrapped DEK is inside held
 }
 
+// rowReader reads rows of a table.
+type rowReader struct{ rowschema.Schema }
+
 // envelopeAttributes lists the attributes that make an item an envelope. The version is
 // not one of them: it may be the application's own.
-func (c SourceConfig) envelopeAttributes() []configured { return c.attributes()[:4] }
+func (c rowReader) envelopeAttributes() []rowschema.Attribute { return c.Attributes()[:4] }
 
 // hasEnvelope reports an item with any of the envelope's attributes.
-func (c SourceConfig) hasEnvelope(i item) bool {
-	return slices.ContainsFunc(c.envelopeAttributes(), func(a configured) bool { return i[a.name] != nil })
-}
-
-// declares reports an item that the definition says is something else.
-func (c SourceConfig) declares(i item) bool {
-	if c.Other == nil {
-		return false
-	}
-	s, ok := i[c.Other.Attribute].(*types.AttributeValueMemberS)
-	return ok && slices.Contains(c.Other.Values, s.Value)
+func (c rowReader) hasEnvelope(i item) bool {
+	return slices.ContainsFunc(c.envelopeAttributes(), func(a rowschema.Attribute) bool { return i[a.Name] != nil })
 }
 
 // readRow reads an item; false if it has none of the envelope's attributes, or if the
 // definition declares it and it names neither a KEK nor a data key. A row with a
 // flaw is filled in as far as it can be: adopting one needs its wrapped DEK and context.
 // whole says that all attributes of the item are there.
-func (c SourceConfig) readRow(i item, keys []keyAttribute, payload, whole bool) (rotation.Row, *flaw, bool) {
+func readRow(cfg SourceConfig, i item, keys []keyAttribute, payload, whole bool) (rotation.Row, *flaw, bool) {
+	c := rowReader{cfg}
 	bare := i[c.KEKID] == nil && i[c.WrappedDEK] == nil
-	if !c.hasEnvelope(i) || bare && c.declares(i) { // what names a KEK or holds a DEK is a row, whatever is declared
+	if !c.hasEnvelope(i) || bare && c.Other.Declares(i) { // what names a KEK or holds a DEK is a row, whatever is declared
 		return rotation.Row{}, nil, false
 	}
 	h := handle{key: keyOf(i, keys), kek: i[c.KEKID], holder: c.WrappedDEK}
-	h.tink = c.Format == formatTink && i[c.WrappedDEK] == nil
-	if h.tink || c.Format == formatKMS {
+	h.tink = c.IsTink(i)
+	if h.tink || c.Format == rowschema.FormatKMS {
 		h.holder = c.Ciphertext
 	}
-	h.held = bytesOf(i[h.holder])
+	h.held = attr.Bytes(i[h.holder])
 	row := rotation.Row{
 		ID: rowID(i, keys), Epoch: integer(i[c.Epoch]), WrappedDEK: h.held,
-		Whole: h.tink || c.Format == formatKMS || c.Payloads == payloadsOpaque,
+		Whole: h.tink || c.Format == rowschema.FormatKMS || c.Payloads == rowschema.PayloadsOpaque,
 	}
-	row.KEK, row.KeyARN, _ = kek.ParseKeyRef(textOf(h.kek))
+	row.KEK, row.KeyARN, _ = kek.ParseKeyRef(attr.Text(h.kek))
 	unreadable := c.readBound(&row, i, h)
 	if payload && !row.Whole {
-		row.Ciphertext = bytesOf(i[c.Ciphertext])
+		row.Ciphertext = attr.Bytes(i[c.Ciphertext])
 	}
 	row.Handle = h
 	f := cmp.Or(c.checkAlone(i, h), c.checkTypes(i), unreadable, c.checkComplete(i, h), c.checkVersion(i), c.checkRoom(i, whole), c.checkKEK(h))
@@ -89,7 +85,7 @@ func (c SourceConfig) readRow(i item, keys []keyAttribute, payload, whole bool) 
 
 // readBound fills in what the row's DEK and payload are bound to. Tink binds nothing to a DEK
 // that it wraps; what it binds to the payload only the application knows.
-func (c SourceConfig) readBound(row *rotation.Row, i item, h handle) *flaw {
+func (c rowReader) readBound(row *rotation.Row, i item, h handle) *flaw {
 	var err error
 	if h.tink {
 		if row.WrappedDEK, _, err = aead.ParseTink(h.held); err != nil && len(h.held) > 0 {
@@ -97,10 +93,10 @@ func (c SourceConfig) readBound(row *rotation.Row, i item, h handle) *flaw {
 		}
 		return nil
 	}
-	if row.Context, err = ContextOf(c, i); err != nil {
+	if row.Context, err = c.ContextOf(i); err != nil {
 		return &flaw{rotation.NoContext, "context", err.Error()}
 	}
-	if row.Bound, err = BoundOf(c, i); err != nil {
+	if row.Bound, err = c.BoundOf(i); err != nil {
 		return &flaw{rotation.NoContext, "bind", err.Error()}
 	}
 	return nil
@@ -108,7 +104,7 @@ func (c SourceConfig) readBound(row *rotation.Row, i item, h handle) *flaw {
 
 // checkAlone finds an item that has one attribute of the envelope without those that
 // would make sense of it.
-func (c SourceConfig) checkAlone(i item, h handle) *flaw {
+func (c rowReader) checkAlone(i item, h handle) *flaw {
 	switch {
 	case i[c.KEKID] != nil || i[c.WrappedDEK] != nil:
 		return nil
@@ -124,14 +120,14 @@ func (c SourceConfig) checkAlone(i item, h handle) *flaw {
 }
 
 // checkTypes finds an attribute of the envelope that is of another type.
-func (c SourceConfig) checkTypes(i item) *flaw {
+func (c rowReader) checkTypes(i item) *flaw {
 	for n, a := range c.envelopeAttributes() {
-		v, want := i[a.name], []string{"S", "B", "B", "N"}[n]
+		v, want := i[a.Name], []string{"S", "B", "B", "N"}[n]
 		if v != nil && typeOf(v) != want {
-			return &flaw{rotation.WrongType, a.field, fmt.Sprintf("attribute %s is of type %s, not %s", a.name, typeOf(v), want)}
+			return &flaw{rotation.WrongType, a.Field, fmt.Sprintf("attribute %s is of type %s, not %s", a.Name, typeOf(v), want)}
 		}
 	}
-	if v := i[c.Epoch]; v != nil && !isInteger(v) {
+	if !isInteger(i[c.Epoch]) {
 		return &flaw{rotation.WrongType, "epoch_attribute", fmt.Sprintf("attribute %s is not a whole number", c.Epoch)}
 	}
 	return nil
@@ -139,11 +135,11 @@ func (c SourceConfig) checkTypes(i item) *flaw {
 
 // checkComplete finds an attribute of the envelope that is missing or empty. The KEK is not
 // one of them: adopting brings it in.
-func (c SourceConfig) checkComplete(i item, h handle) *flaw {
+func (c rowReader) checkComplete(i item, h handle) *flaw {
 	switch {
 	case h.holder != c.Ciphertext && len(h.held) == 0:
 		return &flaw{rotation.NoWrappedDEK, "wrapped_dek_attribute", missing(c.WrappedDEK)}
-	case c.Ciphertext != "" && len(bytesOf(i[c.Ciphertext])) == 0:
+	case c.Ciphertext != "" && len(attr.Bytes(i[c.Ciphertext])) == 0:
 		return &flaw{rotation.NoCiphertext, "ciphertext_attribute", missing(c.Ciphertext)}
 	}
 	return nil
@@ -152,8 +148,8 @@ func (c SourceConfig) checkComplete(i item, h handle) *flaw {
 func missing(name string) string { return fmt.Sprintf("attribute %s is missing or empty", name) }
 
 // checkVersion finds a version that a write cannot count up.
-func (c SourceConfig) checkVersion(i item) *flaw {
-	if v := i[c.Version]; c.Version != "" && v != nil && !isInteger(v) {
+func (c rowReader) checkVersion(i item) *flaw {
+	if !isInteger(i[c.Version]) {
 		return &flaw{rotation.ForeignNumber, "version_attribute", fmt.Sprintf("attribute %s is not a whole number: it is not the version of an envelope", c.Version)}
 	}
 	return nil
@@ -174,15 +170,15 @@ const (
 )
 
 // checkRoom finds an item that a rewrap could make larger than DynamoDB allows.
-func (c SourceConfig) checkRoom(i item, whole bool) *flaw {
+func (c rowReader) checkRoom(i item, whole bool) *flaw {
 	if !whole {
 		return nil
 	}
 	after := maps.Clone(i)
-	after[c.KEKID] = str(strings.Repeat("x", keyIDLength))
-	after[c.Epoch] = num(math.MaxInt64)
+	after[c.KEKID] = attr.Str(strings.Repeat("x", keyIDLength))
+	after[c.Epoch] = attr.Num(math.MaxInt64)
 	if c.Version != "" {
-		after[c.Version] = num(integer(i[c.Version]) + 1)
+		after[c.Version] = attr.Num(integer(i[c.Version]) + 1)
 	}
 	if n := itemsize.Of(after) + wrappedGrowth + itemsize.UpdateCost(rewrapSets, 0); n > itemsize.Max {
 		return &flaw{
@@ -194,8 +190,8 @@ func (c SourceConfig) checkRoom(i item, whole bool) *flaw {
 }
 
 // checkKEK finds a row that does not name its KEK in a form that says which it is.
-func (c SourceConfig) checkKEK(h handle) *flaw {
-	text := textOf(h.kek)
+func (c rowReader) checkKEK(h handle) *flaw {
+	text := attr.Text(h.kek)
 	if text == "" {
 		return &flaw{rotation.NoKEK, "kek_id_attribute", missing(c.KEKID)}
 	}
@@ -208,41 +204,15 @@ func (c SourceConfig) checkKEK(h handle) *flaw {
 	return nil
 }
 
-func textOf(v types.AttributeValue) string {
-	s, ok := v.(*types.AttributeValueMemberS)
-	if !ok {
-		return ""
-	}
-	return s.Value
-}
-
-func bytesOf(v types.AttributeValue) []byte {
-	b, ok := v.(*types.AttributeValueMemberB)
-	if !ok {
-		return nil
-	}
-	return b.Value
-}
-
 // integer is the value of a whole number; 0 of anything else.
 func integer(v types.AttributeValue) int64 {
-	n, ok := v.(*types.AttributeValueMemberN)
-	if !ok {
-		return 0
-	}
-	i, err := strconv.ParseInt(n.Value, 10, 64)
-	if err != nil {
-		return 0
-	}
-	return i
+	n, _ := attr.Int(v)
+	return n
 }
 
+// isInteger reports a whole number, or no attribute.
 func isInteger(v types.AttributeValue) bool {
-	n, ok := v.(*types.AttributeValueMemberN)
-	if !ok {
-		return false
-	}
-	_, err := strconv.ParseInt(n.Value, 10, 64)
+	_, err := attr.Int(v)
 	return err == nil
 }
 

@@ -50,7 +50,7 @@ func newStore(t *testing.T, client dynamo) storetest.RegistryHarness {
 	t.Helper()
 	table := ddbtest.ControlTable(t, client)
 	return storetest.RegistryHarness{
-		Store: ddb.New(client, table, "test", storetest.Clock()), Data: ddb.NewLeases(client, table), Chain: "test",
+		Store: ddb.New(client, table, "test", storetest.Clock()), Data: ddbtest.NewDataPlane(client, table), Chain: "test",
 		Fences: func(t *testing.T, id kek.ID) map[int]string {
 			t.Helper()
 			return fences(t, client, table, id)

@@ -13,6 +13,8 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
+
+	"github.com/matter-ops/kms-rotation/internal/attr"
 )
 
 // keyAttribute is one part of a table's primary key.
@@ -143,11 +145,11 @@ func decodeCursor(cursor string, keys []keyAttribute) (item, error) {
 func (v cursorValue) attribute(kind types.ScalarAttributeType) (types.AttributeValue, bool) {
 	switch kind {
 	case types.ScalarAttributeTypeS:
-		return str(v.S), v.S != "" && v.N == "" && len(v.B) == 0
+		return attr.Str(v.S), v.S != "" && v.N == "" && len(v.B) == 0
 	case types.ScalarAttributeTypeN:
 		return &types.AttributeValueMemberN{Value: v.N}, decimal.MatchString(v.N) && v.S == "" && len(v.B) == 0
 	case types.ScalarAttributeTypeB:
-		return blob(v.B), len(v.B) > 0 && v.S == "" && v.N == ""
+		return attr.Blob(v.B), len(v.B) > 0 && v.S == "" && v.N == ""
 	}
 	return nil, false
 }

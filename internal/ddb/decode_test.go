@@ -11,6 +11,8 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
 
+	"github.com/matter-ops/kms-rotation/internal/attr"
+	"github.com/matter-ops/kms-rotation/internal/controltable"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
 )
@@ -49,8 +51,8 @@ func TestDamagedItems(t *testing.T) {
 	}{
 		{"ROTATION#r1", encodeRotation(r), r, func(i item) (any, error) { return decodeRotation(i) }},
 		{"SOURCE/orders", encodeSource(src), src, func(i item) (any, error) { return decodeSource(i) }},
-		{"KEK#kek-0", encodeKEK(k), k, func(i item) (any, error) { return decodeKEK(i) }},
-		{"POINTER", encodePointer(p), p, func(i item) (any, error) { return decodePointer(i) }},
+		{"KEK#kek-0", controltable.EncodeKEK(k), k, func(i item) (any, error) { return decodeKEK(i) }},
+		{"POINTER", controltable.EncodePointer(p), p, func(i item) (any, error) { return decodePointer(i) }},
 		{"CHECKPOINT#r1#orders~2#census", encodeCheckpoint(cp), saved, func(i item) (any, error) {
 			return decodeCheckpoint(i, rotation.Checkpoint{RotationID: "r1", Source: "orders~2", Pass: "census", Segment: 3})
 		}},
@@ -81,13 +83,13 @@ func TestDamagedItems(t *testing.T) {
 				refused(attribute, "too large", &types.AttributeValueMemberN{Value: "99999999999999999999"})
 			case *types.AttributeValueMemberS:
 				if strings.HasSuffix(attribute, "_at") || attribute == "not_before_delete" {
-					refused(attribute, "no time", str("yesterday"))
+					refused(attribute, "no time", attr.Str("yesterday"))
 				}
 				if attribute == "sources" || attribute == "settings" {
-					refused(attribute, "no JSON", str(v.Value[:len(v.Value)-1]))
+					refused(attribute, "no JSON", attr.Str(v.Value[:len(v.Value)-1]))
 				}
 			case *types.AttributeValueMemberL:
-				refused(attribute, "a list of numbers", &types.AttributeValueMemberL{Value: []types.AttributeValue{num(1)}})
+				refused(attribute, "a list of numbers", &types.AttributeValueMemberL{Value: []types.AttributeValue{attr.Num(1)}})
 			case *types.AttributeValueMemberM:
 				refused(attribute, "a map of nulls", &types.AttributeValueMemberM{Value: item{"kek-0": &types.AttributeValueMemberNULL{Value: true}}})
 			}
@@ -98,16 +100,16 @@ func TestDamagedItems(t *testing.T) {
 // TestMarkThatCannotBeRead: a writer of another version may leave one; it still names
 // its table.
 func TestMarkThatCannotBeRead(t *testing.T) {
-	i := set(key(pkMark, "orders"), "holder", "a", "seen_at", decoded)
+	i := attr.Set(controltable.Key(pkMark, "orders"), "holder", "a", "seen_at", decoded)
 	want := kek.Mark{Table: "orders", Holder: "a", SeenAt: decoded}
 	if m, err := decodeMark(i); err != nil || m != want {
 		t.Errorf("%+v, %v", m, err)
 	}
-	i["seen_at"], i["holder"] = num(5), boolean(true)
+	i["seen_at"], i["holder"] = attr.Num(5), attr.Bool(true)
 	if m, err := decodeMark(i); err != nil || m.Table != "orders" {
 		t.Errorf("%+v, %v", m, err)
 	}
-	i["sk"] = num(5)
+	i["sk"] = attr.Num(5)
 	if m, err := decodeMark(i); err == nil {
 		t.Errorf("a mark without a table was read as %+v", m)
 	}
@@ -115,10 +117,10 @@ func TestMarkThatCannotBeRead(t *testing.T) {
 
 // TestDamagedLock: a lock of another type holds nobody out in silence.
 func TestDamagedLock(t *testing.T) {
-	if _, err := decodeView([]item{{"pk": str(pkLock), "rotation_id": num(1)}}); err == nil || !strings.Contains(err.Error(), "rotation_id") {
+	if _, err := decodeView([]item{{"pk": attr.Str(pkLock), "rotation_id": attr.Num(1)}}); err == nil || !strings.Contains(err.Error(), "rotation_id") {
 		t.Errorf("a lock of a number: %v", err)
 	}
-	if v, err := decodeView([]item{{"pk": str(pkLock), "rotation_id": str("r1")}}); err != nil || v.Lock != "r1" {
+	if v, err := decodeView([]item{{"pk": attr.Str(pkLock), "rotation_id": attr.Str("r1")}}); err != nil || v.Lock != "r1" {
 		t.Errorf("%+v, %v", v, err)
 	}
 }

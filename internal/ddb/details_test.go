@@ -14,6 +14,8 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/matter-ops/kms-rotation/internal/attr"
+	"github.com/matter-ops/kms-rotation/internal/rowschema"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
 )
@@ -66,14 +68,14 @@ func TestForeignRows(t *testing.T) {
 func TestRowsThatAreRefused(t *testing.T) {
 	s, _, _ := backupSource(t, "")
 	s.client = nil
-	h := handle{key: item{"id": str("a")}, kek: str("k"), holder: "dek", held: []byte("x")}
+	h := handle{key: item{"id": attr.Str("a")}, kek: attr.Str("k"), holder: "dek", held: []byte("x")}
 	if _, err := s.Replace(t.Context(), rotation.Row{ID: "x", Handle: h, Defect: "odd"}, rotation.Rewrapped{}); !errors.Is(err, errDefect) || !strings.HasSuffix(err.Error(), ": odd") {
 		t.Errorf("a defect: %v", err)
 	}
 	if _, err := s.Replace(t.Context(), rotation.Row{ID: "x", Handle: h}, rotation.Rewrapped{Ciphertext: []byte("y")}); !errors.Is(err, errNoPayload) {
 		t.Errorf("no payload: %v", err)
 	}
-	tink, _, i := backupSource(t, formatTink)
+	tink, _, i := backupSource(t, rowschema.FormatTink)
 	b, err := tink.ReadBackup(t.Context(), i)
 	if err != nil {
 		t.Fatal(err)
@@ -176,7 +178,7 @@ func TestCheckNamesTheFirst(t *testing.T) {
 		for k, v := range sound {
 			i[k] = v
 		}
-		i["id"] = str(id)
+		i["id"] = attr.Str(id)
 		edit(i)
 		return i
 	}
@@ -203,26 +205,13 @@ func TestCheckNamesTheFirst(t *testing.T) {
 // one has no room.
 func TestCheckLeavesRoomToTheCensus(t *testing.T) {
 	s, api, i := backupSource(t, "")
-	i["data"] = blob(make([]byte, 400<<10-200))
+	i["data"] = attr.Blob(make([]byte, 400<<10-200))
 	s.client = &items{oneItem: api, all: []item{i}}
 	if _, err := s.Check(t.Context()); err != nil {
 		t.Error(err)
 	}
 	if page, err := s.Scan(t.Context(), rotation.ScanRequest{Total: 1, Whole: true}); err != nil || page.Rows[0].Kind != rotation.NoRoom {
 		t.Errorf("a census: %+v, %v", page.Rows, err)
-	}
-}
-
-// TestOtherWithoutAttribute: a rule without an attribute is one fault, not one more for
-// each attribute that the definition leaves out.
-func TestOtherWithoutAttribute(t *testing.T) {
-	c := SourceConfig{Table: "t", Other: &OtherItems{Values: []string{"x"}}}
-	var faults []string
-	c.checkOther(func(field, format string, args ...any) {
-		faults = append(faults, field+" "+fmt.Sprintf(format, args...))
-	})
-	if len(faults) != 1 || !strings.HasPrefix(faults[0], "other names an attribute") {
-		t.Errorf("%q", faults)
 	}
 }
 
@@ -248,7 +237,7 @@ func TestCursorsOfOtherTypes(t *testing.T) {
 func TestLastKeys(t *testing.T) {
 	s, api, i := backupSource(t, "")
 	for last, ok := range map[string]bool{"id": true, "other": false} {
-		page, err := scanLast(s, api, item{last: str("a"), "sk": num(7)}, i)
+		page, err := scanLast(s, api, item{last: attr.Str("a"), "sk": attr.Num(7)}, i)
 		if (err == nil) != ok || ok && page.Next == "" {
 			t.Errorf("%s: %+v, %v", last, page, err)
 		}
@@ -267,7 +256,7 @@ type lasting struct {
 }
 
 func (l *lasting) Scan(_ context.Context, in *dynamodb.ScanInput, _ ...func(*dynamodb.Options)) (*dynamodb.ScanOutput, error) {
-	if in.ExclusiveStartKey != nil && textOf(in.ExclusiveStartKey["id"]) != "a" {
+	if in.ExclusiveStartKey != nil && attr.Text(in.ExclusiveStartKey["id"]) != "a" {
 		return nil, errors.New("another key")
 	}
 	return &dynamodb.ScanOutput{Items: []item{l.item}, LastEvaluatedKey: l.last}, nil
@@ -281,7 +270,7 @@ func scanLast(s *TableSource, api *oneItem, last, i item) (rotation.Page, error)
 
 // TestEntriesThatAreGarbage: a record that cannot be parsed says so.
 func TestEntriesThatAreGarbage(t *testing.T) {
-	_, err := decodeEntry(item{"sk": str("1"), "hash": str("h"), "record": blob([]byte("garbage"))})
+	_, err := decodeEntry(item{"sk": attr.Str("1"), "hash": attr.Str("h"), "record": attr.Blob([]byte("garbage"))})
 	var typed *rotation.Error
 	if !errors.As(err, &typed) || typed.Kind != rotation.AuditTampered || !strings.Contains(err.Error(), "audit record: ") {
 		t.Error(err)
@@ -290,25 +279,12 @@ func TestEntriesThatAreGarbage(t *testing.T) {
 
 // TestListsThatAreDamaged: a source or a mark that cannot be read is an error, and no list.
 func TestListsThatAreDamaged(t *testing.T) {
-	s := New(&fixed{items: []item{{"pk": str("SOURCES"), "sk": num(1)}}}, "t", "c", time.Now)
+	s := New(&fixed{items: []item{{"pk": attr.Str("SOURCES"), "sk": attr.Num(1)}}}, "t", "c", time.Now)
 	if list, err := s.Sources(t.Context()); err == nil {
 		t.Errorf("sources %+v", list)
 	}
 	if list, err := s.Marks(t.Context()); err == nil {
 		t.Errorf("marks %+v", list)
-	}
-}
-
-// TestFirstFault: of an item with many faults the first is told.
-func TestFirstFault(t *testing.T) {
-	first := errors.New("the first")
-	r := reader{item: item{"n": &types.AttributeValueMemberM{Value: item{"a": str("x")}}}, err: first}
-	if r.counts("n"); !errors.Is(r.err, first) {
-		t.Error(r.err)
-	}
-	r.err = nil
-	if r.counts("n"); r.err == nil || !strings.Contains(r.err.Error(), "attribute n") {
-		t.Error(r.err)
 	}
 }
 
@@ -325,7 +301,7 @@ func TestRehearsalSendsTheRewrap(t *testing.T) {
 		t.Fatal(err)
 	}
 	v := u.in.ExpressionAttributeValues
-	if textOf(v[":kek"]) != "k" || integer(v[":epoch"]) != 1 || string(bytesOf(v[":held"])) != "old dek" || string(bytesOf(v[":payload"])) != "old data" {
+	if attr.Text(v[":kek"]) != "k" || integer(v[":epoch"]) != 1 || string(attr.Bytes(v[":held"])) != "old dek" || string(attr.Bytes(v[":payload"])) != "old data" {
 		t.Errorf("%v", v)
 	}
 }

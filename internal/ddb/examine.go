@@ -13,6 +13,8 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
 
 	"github.com/matter-ops/kms-rotation/audit"
+	"github.com/matter-ops/kms-rotation/internal/attr"
+	"github.com/matter-ops/kms-rotation/internal/controltable"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
 )
@@ -39,8 +41,8 @@ func (s *Store) Examine(ctx context.Context) ([]rotation.Item, error) {
 
 // examine decodes an item with the decoder of its kind.
 func (s *Store) examine(i item) rotation.Item {
-	r := reader{item: i}
-	out := rotation.Item{Key: rotation.ItemKey{PK: r.str("pk"), SK: r.str("sk")}, Raw: i}
+	r := attr.Reader{Item: i}
+	out := rotation.Item{Key: rotation.ItemKey{PK: r.Str("pk"), SK: r.Str("sk")}, Raw: i}
 	for _, k := range kinds {
 		if id, ok := k.id(out.Key); ok {
 			out.Kind, out.ID = k.kind, id
@@ -89,8 +91,8 @@ var kinds = []kind{
 	{kind: rotation.ItemRecord, pk: pkAudit, bySK: true, decode: func(_ *Store, i item, _ rotation.ItemKey, _ string) (any, error) {
 		e, err := decodeEntry(i)
 		if err != nil { // the hash that is stored with it is what the next record commits to
-			r := reader{item: i}
-			e = audit.Entry{Hash: r.str("hash")}
+			r := attr.Reader{Item: i}
+			e = audit.Entry{Hash: r.Str("hash")}
 		}
 		return e, err
 	}},
@@ -127,30 +129,31 @@ func of[T any](decode func(item) (T, error)) func(*Store, item, rotation.ItemKey
 }
 
 func decodeLock(i item) (rotation.LockItem, error) {
-	r := reader{item: i}
-	l := rotation.LockItem{RotationID: r.str("rotation_id")}
-	return l, r.decoded(pkLock)
+	r := attr.Reader{Item: i}
+	l := rotation.LockItem{RotationID: r.Str("rotation_id")}
+	return l, damagedIf(r.Err, pkLock)
 }
 
 func decodeFence(i item) (rotation.FenceItem, error) {
-	r := reader{item: i}
-	pk, sk := r.str("pk"), r.str("sk")
+	r := attr.Reader{Item: i}
+	pk, sk := r.Str("pk"), r.Str("sk")
 	f := rotation.FenceItem{KEK: kek.ID(strings.TrimPrefix(pk, pkFence)), Shard: -1}
-	if n, _ := strconv.Atoi(sk); fenceSK(n) == sk {
+	if n, _ := strconv.Atoi(sk); controltable.FenceSK(n) == sk {
 		f.Shard = n
 	}
-	state := r.str("state")
-	f.Open = state == fenceOpen
-	err := r.decoded(pk + "/" + sk)
-	if err == nil && (f.Shard < 0 || !f.Open && state != fenceSealed) {
+	state := r.Str("state")
+	f.Open = state == controltable.Open
+	err := damagedIf(r.Err, pk+"/"+sk)
+	if err == nil && (f.Shard < 0 || !f.Open && state != controltable.Sealed) {
 		err = damaged(pk+"/"+sk, fmt.Errorf("its state is %q", state))
 	}
 	return f, err
 }
 
 func decodeRegistry(i item) (rotation.RegistryItem, error) {
-	r := reader{item: i}
-	return rotation.RegistryItem{Rev: r.num("rev")}, r.decoded(pkRegistry)
+	r := attr.Reader{Item: i}
+	rev := rotation.RegistryItem{Rev: r.Num("rev")}
+	return rev, damagedIf(r.Err, pkRegistry)
 }
 
 // Repair implements [rotation.ControlItems].
@@ -187,7 +190,7 @@ func (s *Store) rebuildHead(ctx context.Context, actions []action, c rotation.It
 	if err != nil {
 		return err
 	}
-	record := set(key(pkAudit, auditSK(e.Record.Seq)), "record", e.Bytes, "hash", e.Hash)
+	record := attr.Set(controltable.Key(pkAudit, auditSK(e.Record.Seq)), "record", e.Bytes, "hash", e.Hash)
 	h.Head = e.Head()
 	actions = append(actions, s.put(pkAudit+"/"+auditSK(e.Record.Seq), record, unless()), s.putAsRead(c, s.encodeHead(h)))
 	_, err = s.transact(ctx, actions)
@@ -196,30 +199,30 @@ func (s *Store) rebuildHead(ctx context.Context, actions []action, c rotation.It
 
 // repair is the action of one change.
 func (s *Store) repair(c rotation.ItemChange) (action, error) {
-	k := key(c.Key.PK, c.Key.SK)
+	k := controltable.Key(c.Key.PK, c.Key.SK)
 	switch v := c.Put.(type) {
 	case nil:
 		return s.removeAsRead(c, k), nil
 	case kek.Pointer:
-		return s.putAsRead(c, encodePointer(v)), nil
+		return s.putAsRead(c, controltable.EncodePointer(v)), nil
 	case kek.KEK:
-		return s.putAsRead(c, encodeKEK(v)), nil
+		return s.putAsRead(c, controltable.EncodeKEK(v)), nil
 	case kek.Rotation:
 		return s.putAsRead(c, encodeRotation(v)), nil
 	case kek.Source:
 		return s.putAsRead(c, encodeSource(v)), nil
 	case rotation.LockItem:
-		return s.putAsRead(c, set(k, "rotation_id", v.RotationID)), nil
+		return s.putAsRead(c, attr.Set(k, "rotation_id", v.RotationID)), nil
 	case rotation.FenceItem:
-		state := fenceSealed
+		state := controltable.Sealed
 		if v.Open {
-			state = fenceOpen
+			state = controltable.Open
 		}
-		return s.putAsRead(c, set(k, "state", state)), nil
+		return s.putAsRead(c, attr.Set(k, "state", state)), nil
 	case rotation.RegistryItem:
-		return s.putAsRead(c, set(k, "rev", v.Rev)), nil
+		return s.putAsRead(c, attr.Set(k, "rev", v.Rev)), nil
 	case audit.Entry:
-		return s.putAsRead(c, set(k, "record", v.Bytes, "hash", v.Hash)), nil
+		return s.putAsRead(c, attr.Set(k, "record", v.Bytes, "hash", v.Hash)), nil
 	case rotation.AnchorState:
 		return s.putAsRead(c, encodeAnchor(v)), nil
 	default:
@@ -252,7 +255,7 @@ func (s *Store) removeAsRead(c rotation.ItemChange, k item) action {
 // that there is none.
 func asRead(was *rotation.Item) (cond string, names map[string]string, vals item) {
 	if was == nil {
-		names, _ = expression("attribute_not_exists(#pk)", nil)
+		names, _ = controltable.Expression("attribute_not_exists(#pk)", nil)
 		return "attribute_not_exists(#pk)", names, nil
 	}
 	raw := was.Raw.(item) //nolint:forcetypeassert // Examine's own
@@ -267,6 +270,6 @@ func asRead(was *rotation.Item) (cond string, names map[string]string, vals item
 
 // encodeHead is the item AUDIT_HEAD.
 func (s *Store) encodeHead(h rotation.HeadItem) item {
-	return set(key(pkAuditHead, noSK), "chain", s.chain, "seq", h.Head.Seq, "hash", h.Head.Hash,
+	return attr.Set(controltable.Key(pkAuditHead, noSK), "chain", s.chain, "seq", h.Head.Seq, "hash", h.Head.Hash,
 		"generations", string(h.Generations), "published_seq", h.Published)
 }

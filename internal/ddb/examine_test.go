@@ -52,7 +52,7 @@ func TestExamine(t *testing.T) {
 		want[anchor] = a
 		lease := rotation.Lease{KEK: "k", Holder: "worker", Host: "h", PID: 1, Expires: noon}
 		if err := errors.Join(
-			ddb.NewLeases(client, table).PutLease(t.Context(), lease),
+			ddbtest.NewDataPlane(client, table).PutLease(t.Context(), lease),
 			store.SaveCheckpoint(t.Context(), rotation.Checkpoint{RotationID: "r", Source: "orders", Pass: "census", Segment: 3}),
 		); err != nil {
 			t.Fatal(err)

@@ -118,7 +118,7 @@ func (f *failing) TransactWriteItems(ctx context.Context, in *dynamodb.TransactW
 type failed struct {
 	*failing
 	store  *ddb.Store
-	leases *ddb.Leases
+	leases *ddbtest.DataPlane
 	source *ddb.TableSource
 	row    rotation.Row
 	lease  rotation.Lease
@@ -130,7 +130,7 @@ func newFailed(t *testing.T) *failed {
 	f := &failed{failing: &failing{DB: memddb.New()}}
 	control := ddbtest.ControlTable(t, f)
 	table := ddbtest.Table(t, f, ddbtest.Key{Name: "id", Type: types.ScalarAttributeTypeS})
-	f.store, f.leases = ddb.New(f, control, "test", storetest.Clock()), ddb.NewLeases(f, control)
+	f.store, f.leases = ddb.New(f, control, "test", storetest.Clock()), ddbtest.NewDataPlane(f, control)
 	if err := f.store.Apply(t.Context(), first(t, f.store), audit.Event{ID: "genesis"}); err != nil {
 		t.Fatal(err)
 	}

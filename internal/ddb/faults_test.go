@@ -48,7 +48,7 @@ func (w *wire) RoundTrip(r *http.Request) (*http.Response, error) {
 
 // rig is a control table behind a wire that breaks. With tries 1 the SDK does not
 // repeat a request.
-func rig(t *testing.T, w *wire, tries int) (*ddb.Store, *ddb.Leases, *dynamodb.Client) {
+func rig(t *testing.T, w *wire, tries int) (*ddb.Store, *ddbtest.DataPlane, *dynamodb.Client) {
 	t.Helper()
 	client := ddbtest.Client(t)
 	table := ddbtest.ControlTable(t, client)
@@ -59,7 +59,7 @@ func rig(t *testing.T, w *wire, tries int) (*ddb.Store, *ddb.Leases, *dynamodb.C
 			s.MaxBackoff = time.Millisecond
 		})
 	})
-	return ddb.New(bad, table, "test", storetest.Clock()), ddb.NewLeases(bad, table), client
+	return ddb.New(bad, table, "test", storetest.Clock()), ddbtest.NewDataPlane(bad, table), client
 }
 
 func first(t *testing.T, s *ddb.Store) kek.Change {
@@ -197,7 +197,7 @@ func TestSingleWritesOnABrokenWire(t *testing.T) {
 // TestNoControlTable: every operation on a table that is not there says so.
 func TestNoControlTable(t *testing.T) {
 	client := ddbtest.Client(t)
-	s, l := ddb.New(client, "missing-table", "test", storetest.Clock()), ddb.NewLeases(client, "missing-table")
+	s := ddb.New(client, "missing-table", "test", storetest.Clock())
 	ctx := t.Context()
 	lease := rotation.Lease{KEK: "k", Holder: "h"}
 	calls := map[string]func() error{
@@ -222,11 +222,6 @@ func TestNoControlTable(t *testing.T) {
 		"LoadCheckpoint":  func() error { _, err := s.LoadCheckpoint(ctx, "r", "s", "p", 0); return err },
 		"SaveCheckpoint":  func() error { return s.SaveCheckpoint(ctx, rotation.Checkpoint{}) },
 		"ListCheckpoints": func() error { _, err := s.ListCheckpoints(ctx, "r", "s", "p"); return err },
-		"PutLease":        func() error { return l.PutLease(ctx, lease) },
-		"RenewLease":      func() error { _, err := l.RenewLease(ctx, lease); return err },
-		"DropLease":       func() error { return l.DropLease(ctx, lease) },
-		"Pointer":         func() error { _, err := l.Pointer(ctx); return err },
-		"KEKState":        func() error { _, err := l.KEKState(ctx, "k"); return err },
 	}
 	for name, call := range calls {
 		if err := call(); !errors.Is(err, rotation.ErrNoControlTable) {

@@ -9,6 +9,8 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
 
 	"github.com/matter-ops/kms-rotation/audit"
+	"github.com/matter-ops/kms-rotation/internal/attr"
+	"github.com/matter-ops/kms-rotation/internal/controltable"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
 )
@@ -38,19 +40,19 @@ func (s *Store) LoadAnnouncement(ctx context.Context, label string) (rotation.An
 }
 
 func decodeAnnouncement(i item, label string) (rotation.Announcement, error) {
-	r, a := reader{item: i}, rotation.Announcement{Label: label}
-	a.Rev, a.From, a.To, a.At = r.num("rev"), r.time("from"), r.time("to"), r.time("announced_at")
-	a.Actor, a.Told = r.str("actor"), r.strs("told")
-	return a, r.decoded(pkAnnouncement + label)
+	r, a := attr.Reader{Item: i}, rotation.Announcement{Label: label}
+	a.Rev, a.From, a.To, a.At = r.Num("rev"), r.Time("from"), r.Time("to"), r.Time("announced_at")
+	a.Actor, a.Told = r.Str("actor"), r.Strs("told")
+	return a, damagedIf(r.Err, pkAnnouncement+label)
 }
 
 // SaveAnnouncement implements [rotation.Announcements].
 func (s *Store) SaveAnnouncement(ctx context.Context, a rotation.Announcement, ev audit.Event) error {
-	i := set(item{}, "from", a.From, "to", a.To, "announced_at", a.At, "actor", a.Actor)
+	i := attr.Set(item{}, "from", a.From, "to", a.To, "announced_at", a.At, "actor", a.Actor)
 	if len(a.Told) > 0 {
 		told := &types.AttributeValueMemberL{}
 		for _, name := range a.Told {
-			told.Value = append(told.Value, str(name))
+			told.Value = append(told.Value, attr.Str(name))
 		}
 		i["told"] = told
 	}
@@ -67,16 +69,16 @@ func (s *Store) LoadDrill(ctx context.Context, name string) (rotation.Drill, err
 }
 
 func decodeDrill(i item, name string) (rotation.Drill, error) {
-	r, d := reader{item: i}, rotation.Drill{Name: name}
-	d.Rev, d.PassedAt, d.Rotation = r.num("rev"), r.time("passed_at"), r.str("rotation_id")
-	d.Pointer, d.Retired = kek.ID(r.str("pointer_kek_id")), kek.ID(r.str("retired_kek_id"))
-	d.Error, d.Actor = r.str("error"), r.str("actor")
-	return d, r.decoded(pkDrill + name)
+	r, d := attr.Reader{Item: i}, rotation.Drill{Name: name}
+	d.Rev, d.PassedAt, d.Rotation = r.Num("rev"), r.Time("passed_at"), r.Str("rotation_id")
+	d.Pointer, d.Retired = kek.ID(r.Str("pointer_kek_id")), kek.ID(r.Str("retired_kek_id"))
+	d.Error, d.Actor = r.Str("error"), r.Str("actor")
+	return d, damagedIf(r.Err, pkDrill+name)
 }
 
 // SaveDrill implements [rotation.Drills].
 func (s *Store) SaveDrill(ctx context.Context, d rotation.Drill, ev audit.Event) error {
-	return s.saveRev(ctx, pkDrill+d.Name, set(item{}, "passed_at", d.PassedAt, "rotation_id", d.Rotation,
+	return s.saveRev(ctx, pkDrill+d.Name, attr.Set(item{}, "passed_at", d.PassedAt, "rotation_id", d.Rotation,
 		"pointer_kek_id", string(d.Pointer), "retired_kek_id", string(d.Retired), "error", d.Error, "actor", d.Actor), d.Rev, ev)
 }
 
@@ -90,16 +92,16 @@ func (s *Store) LoadApproval(ctx context.Context, rotationID string) (rotation.A
 }
 
 func decodeApproval(i item, rotationID string) (rotation.Approval, error) {
-	r, a := reader{item: i}, rotation.Approval{Rotation: rotationID}
-	a.Rev, a.Plan, a.State, a.Token = r.num("rev"), r.str("plan"), rotation.ApprovalState(r.str("state")), r.str("task_token")
-	a.Requester, a.Asked, a.Expires = r.str("requested_by"), r.time("asked_at"), r.time("expires_at")
-	a.By, a.At, a.Reason = r.str("answered_by"), r.time("answered_at"), r.str("reason")
-	return a, r.decoded(pkApproval + rotationID)
+	r, a := attr.Reader{Item: i}, rotation.Approval{Rotation: rotationID}
+	a.Rev, a.Plan, a.State, a.Token = r.Num("rev"), r.Str("plan"), rotation.ApprovalState(r.Str("state")), r.Str("task_token")
+	a.Requester, a.Asked, a.Expires = r.Str("requested_by"), r.Time("asked_at"), r.Time("expires_at")
+	a.By, a.At, a.Reason = r.Str("answered_by"), r.Time("answered_at"), r.Str("reason")
+	return a, damagedIf(r.Err, pkApproval+rotationID)
 }
 
 // SaveApproval implements [rotation.Approvals].
 func (s *Store) SaveApproval(ctx context.Context, a rotation.Approval, ev audit.Event) error {
-	return s.saveRev(ctx, pkApproval+a.Rotation, set(item{}, "plan", a.Plan, "state", string(a.State), "task_token", a.Token,
+	return s.saveRev(ctx, pkApproval+a.Rotation, attr.Set(item{}, "plan", a.Plan, "state", string(a.State), "task_token", a.Token,
 		"requested_by", a.Requester, "asked_at", a.Asked, "expires_at", a.Expires,
 		"answered_by", a.By, "answered_at", a.At, "reason", a.Reason), a.Rev, ev)
 }
@@ -107,12 +109,8 @@ func (s *Store) SaveApproval(ctx context.Context, a rotation.Approval, ev audit.
 // saveRev puts an item with revision rev+1 if the stored one has revision rev, 0 being
 // none, and appends the record in the same transaction.
 func (s *Store) saveRev(ctx context.Context, pk string, i item, rev int64, ev audit.Event) error {
-	i["pk"], i["sk"], i["rev"] = str(pk), str(noSK), num(rev+1)
-	cond := unless()
-	if rev != 0 {
-		cond = condition{"#rev = :rev", values{"rev": num(rev)}}
-	}
-	if err := s.commit(ctx, []action{s.put(pk, i, cond)}, ev, nil); err != nil {
+	i["pk"], i["sk"], i["rev"] = attr.Str(pk), attr.Str(noSK), attr.Num(rev+1)
+	if err := s.commit(ctx, []action{s.put(pk, i, atRev(rev))}, ev, nil); err != nil {
 		return fmt.Errorf("save %s at revision %d: %w", pk, rev, err)
 	}
 	return nil
@@ -124,9 +122,9 @@ func (s *Store) CountHealth(ctx context.Context, day string, green bool) (rotati
 	if !green {
 		expr, counter = "ADD #red :n", "red"
 	}
-	names, params := expression(expr, values{"n": num(1)})
+	names, params := controltable.Expression(expr, values{"n": attr.Num(1)})
 	out, err := s.client.UpdateItem(ctx, &dynamodb.UpdateItemInput{
-		TableName: &s.table, Key: key(pkHealth+day, noSK), UpdateExpression: &expr,
+		TableName: &s.table, Key: controltable.Key(pkHealth+day, noSK), UpdateExpression: &expr,
 		ExpressionAttributeNames: names, ExpressionAttributeValues: params, ReturnValues: types.ReturnValueAllNew,
 	})
 	if err != nil {
@@ -156,7 +154,7 @@ func (s *Store) ListHealth(ctx context.Context, days []string) ([]rotation.Healt
 }
 
 func decodeHealth(day string, i item) (rotation.HealthDay, error) {
-	r := reader{item: i}
-	d := rotation.HealthDay{Day: day, Green: r.num("green"), Red: r.num("red")}
-	return d, r.decoded(pkHealth + day)
+	r := attr.Reader{Item: i}
+	d := rotation.HealthDay{Day: day, Green: r.Num("green"), Red: r.Num("red")}
+	return d, damagedIf(r.Err, pkHealth+day)
 }

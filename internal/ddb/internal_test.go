@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/matter-ops/kms-rotation/audit"
+	"github.com/matter-ops/kms-rotation/internal/attr"
 	"github.com/matter-ops/kms-rotation/kek"
 )
 
@@ -102,8 +103,8 @@ func TestCursor(t *testing.T) {
 		keys []keyAttribute
 		last item
 	}{
-		{cursorKeys[0], item{"id": str("<é\x00>")}},
-		{cursorKeys[1], item{"id": blob([]byte{0, 255}), "n": &types.AttributeValueMemberN{Value: "-1.5E+10"}}},
+		{cursorKeys[0], item{"id": attr.Str("<é\x00>")}},
+		{cursorKeys[1], item{"id": attr.Blob([]byte{0, 255}), "n": &types.AttributeValueMemberN{Value: "-1.5E+10"}}},
 	} {
 		cursor, err := encodeCursor(c.last, c.keys)
 		if err != nil {
@@ -124,7 +125,7 @@ func TestCursor(t *testing.T) {
 			}
 		}
 	}
-	if _, err := encodeCursor(item{"id": num(1), "n": boolean(true)}, cursorKeys[1]); err == nil {
+	if _, err := encodeCursor(item{"id": attr.Num(1), "n": attr.Bool(true)}, cursorKeys[1]); err == nil {
 		t.Error("a key of another type was encoded")
 	}
 }
@@ -173,10 +174,10 @@ func FuzzCursor(f *testing.F) {
 func TestRowID(t *testing.T) {
 	keys := []keyAttribute{{"pk", types.ScalarAttributeTypeS}, {"sk", types.ScalarAttributeTypeN}}
 	for want, i := range map[string]item{
-		"pk=order 1,sk=7":  {"pk": str("order 1"), "sk": num(7)},
-		`pk="a\nb",sk=1`:   {"pk": str("a\nb"), "sk": num(1)},
-		"pk=AP8=,sk=00":    {"pk": blob([]byte{0, 255}), "sk": str("00")},
-		`pk="\x1b[2J",sk=`: {"pk": str("\x1b[2J")},
+		"pk=order 1,sk=7":  {"pk": attr.Str("order 1"), "sk": attr.Num(7)},
+		`pk="a\nb",sk=1`:   {"pk": attr.Str("a\nb"), "sk": attr.Num(1)},
+		"pk=AP8=,sk=00":    {"pk": attr.Blob([]byte{0, 255}), "sk": attr.Str("00")},
+		`pk="\x1b[2J",sk=`: {"pk": attr.Str("\x1b[2J")},
 	} {
 		if got := rowID(i, keys); got != want {
 			t.Errorf("%s, want %s", got, want)

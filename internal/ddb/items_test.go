@@ -20,7 +20,10 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/matter-ops/kms-rotation/audit"
+	"github.com/matter-ops/kms-rotation/internal/attr"
+	"github.com/matter-ops/kms-rotation/internal/controltable"
 	"github.com/matter-ops/kms-rotation/internal/itemsize"
+	"github.com/matter-ops/kms-rotation/internal/rowschema"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
 )
@@ -163,11 +166,11 @@ func TestLocks(t *testing.T) {
 		a := actions[0]
 		switch w := a.write; {
 		case w.Put != nil:
-			return a.what + " put " + *w.Put.ConditionExpression + " " + textOf(w.Put.Item["rotation_id"]) + textOf(w.Put.Item["pk"])
+			return a.what + " put " + *w.Put.ConditionExpression + " " + attr.Text(w.Put.Item["rotation_id"]) + attr.Text(w.Put.Item["pk"])
 		case w.Delete != nil:
-			return a.what + " delete " + *w.Delete.ConditionExpression + " " + textOf(w.Delete.ExpressionAttributeValues[":rotation_id"]) + textOf(w.Delete.Key["pk"])
+			return a.what + " delete " + *w.Delete.ConditionExpression + " " + attr.Text(w.Delete.ExpressionAttributeValues[":rotation_id"]) + attr.Text(w.Delete.Key["pk"])
 		default:
-			return a.what + " check " + *w.ConditionCheck.ConditionExpression + " " + textOf(w.ConditionCheck.ExpressionAttributeValues[":rotation_id"]) + textOf(w.ConditionCheck.Key["pk"])
+			return a.what + " check " + *w.ConditionCheck.ConditionExpression + " " + attr.Text(w.ConditionCheck.ExpressionAttributeValues[":rotation_id"]) + attr.Text(w.ConditionCheck.Key["pk"])
 		}
 	}
 	for op, c := range map[kek.LockOp]struct {
@@ -207,30 +210,30 @@ func TestLocks(t *testing.T) {
 // first fault.
 func TestAttributes(t *testing.T) {
 	at := time.Date(2026, 4, 1, 2, 0, 0, 0, time.FixedZone("", 3600))
-	i := set(item{}, "empty", "", "text", "t", "never", time.Time{}, "at", at, "zero", int64(0), "none", []byte(nil), "bytes", []byte("b"))
+	i := attr.Set(item{}, "empty", "", "text", "t", "never", time.Time{}, "at", at, "zero", int64(0), "none", []byte(nil), "bytes", []byte("b"))
 	want := map[string]string{"text": "S t", "at": "S 2026-04-01T01:00:00.000Z", "zero": "N 0", "bytes": `B "b"`}
 	if d := cmp.Diff(want, texts(i)); d != "" {
 		t.Errorf("item (-want +got):\n%s", d)
 	}
-	r := reader{item: item{"a": num(1), "b": num(2), "c": str("x"), "d": &types.AttributeValueMemberN{Value: "x"}}}
-	_, _, _ = r.str("a"), r.str("b"), r.num("c")
-	if _ = r.num("d"); r.err == nil || !strings.HasPrefix(r.err.Error(), "attribute a ") {
-		t.Errorf("%v, want the first fault", r.err)
+	r := attr.Reader{Item: item{"a": attr.Num(1), "b": attr.Num(2), "c": attr.Str("x"), "d": &types.AttributeValueMemberN{Value: "x"}}}
+	_, _, _ = r.Str("a"), r.Str("b"), r.Num("c")
+	if _ = r.Num("d"); r.Err == nil || !strings.HasPrefix(r.Err.Error(), "attribute a ") {
+		t.Errorf("%v, want the first fault", r.Err)
 	}
-	r = reader{item: item{"d": &types.AttributeValueMemberN{Value: "x"}, "t": str("yesterday"), "j": str("{")}}
+	r = attr.Reader{Item: item{"d": &types.AttributeValueMemberN{Value: "x"}, "t": attr.Str("yesterday"), "j": attr.Str("{")}}
 	var into any
-	_ = r.num("d")
-	_ = r.time("t")
-	r.json("j", &into)
-	if r.err == nil || !strings.HasPrefix(r.err.Error(), "attribute d:") {
-		t.Errorf("%v, want the first fault", r.err)
+	_ = r.Num("d")
+	_ = r.Time("t")
+	r.JSON("j", &into)
+	if r.Err == nil || !strings.HasPrefix(r.Err.Error(), "attribute d:") {
+		t.Errorf("%v, want the first fault", r.Err)
 	}
 	early, late := time.Unix(1, 0), time.Unix(2, 0)
 	if later(early, late, "b", "a") >= 0 || later(late, early, "a", "b") <= 0 || later(early, early, "a", "b") >= 0 || later(early, early, "b", "a") <= 0 || later(early, early, "a", "a") != 0 {
 		t.Error("later")
 	}
-	for name, v := range map[string]types.AttributeValue{"nil": nil, "text": str("7"), "fraction": &types.AttributeValueMemberN{Value: "7.5"}, "too large": &types.AttributeValueMemberN{Value: "9223372036854775808"}} {
-		if integer(v) != 0 || isInteger(v) {
+	for name, v := range map[string]types.AttributeValue{"nil": nil, "text": attr.Str("7"), "fraction": &types.AttributeValueMemberN{Value: "7.5"}, "too large": &types.AttributeValueMemberN{Value: "9223372036854775808"}} {
+		if integer(v) != 0 || isInteger(v) != (v == nil) {
 			t.Errorf("%s: %d, %t", name, integer(v), isInteger(v))
 		}
 	}
@@ -268,11 +271,11 @@ func TestNamed(t *testing.T) {
 	}
 	damaged := &types.AttributeValueMemberNULL{Value: true}
 	for pk, attribute := range map[string]string{pkPointer: "epoch", pkLock: "rotation_id", pkRotation + "r": "rev", pkKEK + "k": "state"} {
-		if _, err := decodeView([]item{{"pk": str(pk), attribute: damaged}}); err == nil || !strings.Contains(err.Error(), attribute) {
+		if _, err := decodeView([]item{{"pk": attr.Str(pk), attribute: damaged}}); err == nil || !strings.Contains(err.Error(), attribute) {
 			t.Errorf("%s with a damaged %s: %v", pk, attribute, err)
 		}
 	}
-	if v, err := decodeView([]item{{"pk": str("MARK"), "state": damaged}}); err != nil || len(v.KEKs) > 0 {
+	if v, err := decodeView([]item{{"pk": attr.Str("MARK"), "state": damaged}}); err != nil || len(v.KEKs) > 0 {
 		t.Errorf("another item: %+v, %v", v, err)
 	}
 }
@@ -338,7 +341,7 @@ func TestRereadLarge(t *testing.T) {
 		t.Fatal(err)
 	}
 	api.item = maps.Clone(i)
-	api.item["data"] = blob(bytes.Repeat([]byte("x"), 400<<10))
+	api.item["data"] = attr.Blob(bytes.Repeat([]byte("x"), 400<<10))
 	for _, payload := range []bool{false, true} {
 		row, ok, err := s.Reread(t.Context(), b.Row, payload)
 		if err != nil || !ok || row.Defect != "" || (row.Ciphertext != nil) != payload {
@@ -357,22 +360,22 @@ func TestRoomBoundary(t *testing.T) {
 		s, _, i := backupSource(t, "")
 		delete(i, "version")
 		after := maps.Clone(i)
-		after["key"], after["kek_epoch"] = str(strings.Repeat("x", 36)), num(math.MaxInt64)
+		after["key"], after["kek_epoch"] = attr.Str(strings.Repeat("x", 36)), attr.Num(math.MaxInt64)
 		if version < 0 {
 			s.cfg.Version = ""
 		} else {
-			i["version"], after["version"] = num(version), num(version+1)
+			i["version"], after["version"] = attr.Num(version), attr.Num(version+1)
 		}
 		note := len("stays") + itemsize.Max - 128 - itemsize.UpdateCost(5, 0) - itemsize.Of(after) // the longest that fits
-		i["note"] = str(strings.Repeat("x", note))
-		if f := s.cfg.checkRoom(i, true); f != nil {
+		i["note"] = attr.Str(strings.Repeat("x", note))
+		if f := (rowReader{s.cfg}).checkRoom(i, true); f != nil {
 			t.Errorf("version %d, %d bytes: %+v", version, note, f)
 		}
-		i["note"] = str(strings.Repeat("x", note+1))
-		if f := s.cfg.checkRoom(i, true); f == nil || f.kind != rotation.NoRoom || f.field != "table" || !strings.Contains(f.text, "can have 409601 after a rewrap") {
+		i["note"] = attr.Str(strings.Repeat("x", note+1))
+		if f := (rowReader{s.cfg}).checkRoom(i, true); f == nil || f.kind != rotation.NoRoom || f.field != "table" || !strings.Contains(f.text, "can have 409601 after a rewrap") {
 			t.Errorf("version %d, a byte more: %+v", version, f)
 		}
-		if f := s.cfg.checkRoom(i, false); f != nil {
+		if f := (rowReader{s.cfg}).checkRoom(i, false); f != nil {
 			t.Errorf("version %d, an item that was not read whole: %+v", version, f)
 		}
 	}
@@ -380,7 +383,7 @@ func TestRoomBoundary(t *testing.T) {
 
 // TestAnchorIntent: an intent that cannot be read is told, and names its item.
 func TestAnchorIntent(t *testing.T) {
-	i := set(key(pkAnchor, noSK), "rev", int64(1), "intent", "{")
+	i := attr.Set(controltable.Key(pkAnchor, noSK), "rev", int64(1), "intent", "{")
 	if st, err := decodeAnchor(i); err == nil || !strings.Contains(err.Error(), "ANCHOR: it is damaged: intent") || st.Intent != nil {
 		t.Errorf("%+v, %v", st, err)
 	}
@@ -393,7 +396,7 @@ func TestDamagedRecords(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	good := set(key(pkAudit, auditSK(1)), "record", e.Bytes, "hash", e.Hash)
+	good := attr.Set(controltable.Key(pkAudit, auditSK(1)), "record", e.Bytes, "hash", e.Hash)
 	if got, err := decodeEntry(good); err != nil || got.Hash != e.Hash {
 		t.Fatalf("%+v, %v", got, err)
 	}
@@ -402,12 +405,12 @@ func TestDamagedRecords(t *testing.T) {
 		v         types.AttributeValue
 		why       string
 	}{
-		"another hash":  {"hash", str("x"), "not the record that was appended"},
-		"another place": {"sk", str(auditSK(2)), "not the record that was appended"},
+		"another hash":  {"hash", attr.Str("x"), "not the record that was appended"},
+		"another place": {"sk", attr.Str(auditSK(2)), "not the record that was appended"},
 		"no record":     {"record", nil, ""},
-		"a text":        {"record", str("x"), "attribute record is"},
-		"a number":      {"hash", num(1), "attribute hash is"},
-		"no JSON":       {"record", blob([]byte("{")), ""},
+		"a text":        {"record", attr.Str("x"), "attribute record is"},
+		"a number":      {"hash", attr.Num(1), "attribute hash is"},
+		"no JSON":       {"record", attr.Blob([]byte("{")), ""},
 	} {
 		i := maps.Clone(good)
 		if i[c.attribute] = c.v; c.v == nil {
@@ -435,7 +438,7 @@ func (e *endless) Scan(ctx context.Context, in *dynamodb.ScanInput, o ...func(*d
 		return nil, errEndless
 	}
 	out.Items = slices.Repeat(out.Items, e.page)
-	out.LastEvaluatedKey = key("a", "b")
+	out.LastEvaluatedKey = controltable.Key("a", "b")
 	return out, err
 }
 
@@ -471,7 +474,7 @@ func TestSampleBound(t *testing.T) {
 		s.cfg.Bind = map[string]string{"c": "$c", "z": "$z"}
 		for _, name := range []string{"a", "b", "c", "z"} {
 			if name != missing {
-				i[name] = str("x")
+				i[name] = attr.Str("x")
 			}
 		}
 		api.item = i
@@ -492,7 +495,7 @@ func TestSampleBound(t *testing.T) {
 func TestLabels(t *testing.T) {
 	s, _, _ := backupSource(t, "")
 	for name, h := range map[string]handle{
-		"a KEK of another type": {kek: num(1), held: []byte("x")}, "no wrapped bytes": {kek: str("k")}, "neither": {},
+		"a KEK of another type": {kek: attr.Num(1), held: []byte("x")}, "no wrapped bytes": {kek: attr.Str("k")}, "neither": {},
 	} {
 		if ok, err := s.Label(t.Context(), rotation.Row{ID: "a", Handle: h}, "k"); ok || !errors.Is(err, errDefect) || !strings.Contains(err.Error(), "label a") {
 			t.Errorf("%s: %t, %v", name, ok, err)
@@ -501,7 +504,7 @@ func TestLabels(t *testing.T) {
 }
 
 // TestDefinitions: a field that is not known spoils a definition that is whole without
-// it, every key that is bound twice is named, and a name has up to 65,535 bytes.
+// it.
 func TestDefinitions(t *testing.T) {
 	good := SourceConfig{Table: "orders", KEKID: "key", WrappedDEK: "dek"}
 	def := good.Source()
@@ -516,24 +519,6 @@ func TestDefinitions(t *testing.T) {
 	named.Name = "sales"
 	if s, err := OpenTable(nil, named.Source()); err != nil || s.Name() != "sales" {
 		t.Errorf("under the name that it says itself: %v", err)
-	}
-	if err := (SourceConfig{KEKID: "key", WrappedDEK: "dek"}).Validate(); err == nil || err.Error() != "table: is required" {
-		t.Errorf("%v", err)
-	}
-	for length, ok := range map[int]bool{65535: true, 65536: false} {
-		c := good
-		c.KEKID = strings.Repeat("x", length)
-		if err := c.Validate(); (err == nil) != ok {
-			t.Errorf("%d bytes: %v", length, err)
-		}
-	}
-	c := good
-	c.Context, c.Bind = map[string]string{"a": "1", "b": "2", "c": "3"}, map[string]string{"a": "1", "b": "2", "c": "3"}
-	err := c.Validate()
-	for k := range c.Bind {
-		if err == nil || !strings.Contains(err.Error(), fmt.Sprintf("key %q is in the context already", k)) {
-			t.Errorf("%v does not name %q", err, k)
-		}
 	}
 }
 
@@ -557,7 +542,7 @@ func (f *fixed) Query(context.Context, *dynamodb.QueryInput, ...func(*dynamodb.O
 // TestOutboxHead: a chain of another name is an error of the configuration; where all is
 // published nothing is asked for.
 func TestOutboxHead(t *testing.T) {
-	api := &fixed{item: item{"chain": str("theirs"), "seq": num(3), "hash": str("h"), "published_seq": num(3)}}
+	api := &fixed{item: item{"chain": attr.Str("theirs"), "seq": attr.Num(3), "hash": attr.Str("h"), "published_seq": attr.Num(3)}}
 	_, _, err := New(api, "t", "ours", time.Now).Head(t.Context())
 	var typed *rotation.Error
 	if !errors.As(err, &typed) || typed.Kind != rotation.Misconfigured || typed.Field != "AUDIT_HEAD.chain" || !strings.Contains(typed.Msg, `"theirs"`) || typed.Next == "" {
@@ -565,7 +550,7 @@ func TestOutboxHead(t *testing.T) {
 	}
 	s := New(api, "t", "theirs", time.Now)
 	for published, queries := range map[int64]int{2: 1, 3: 0, 4: 0} {
-		api.queries, api.item["published_seq"] = 0, num(published)
+		api.queries, api.item["published_seq"] = 0, attr.Num(published)
 		if entries, _, err := s.Unpublished(t.Context()); err != nil || len(entries) > 0 || api.queries != queries {
 			t.Errorf("%d of 3 are published: %v, %v after %d queries", published, entries, err, api.queries)
 		}
@@ -598,10 +583,6 @@ func TestAbsent(t *testing.T) {
 			v, err := s.ListHealth(t.Context(), []string{"d"})
 			return v, []rotation.HealthDay(nil), err
 		},
-		"KEK": func() (any, any, error) {
-			v, err := NewLeases(&fixed{}, "t").KEKState(t.Context(), "k")
-			return v, kek.State(""), err
-		},
 		"checkpoint": func() (any, any, error) {
 			v, err := s.LoadCheckpoint(t.Context(), "r", "s", "p", 3)
 			return v, rotation.Checkpoint{RotationID: "r", Source: "s", Pass: "p", Segment: 3}, err
@@ -612,22 +593,12 @@ func TestAbsent(t *testing.T) {
 			t.Errorf("%s: %v (-want +got):\n%s", name, err, d)
 		}
 	}
-	if p, err := NewLeases(&fixed{}, "t").Pointer(t.Context()); !errors.Is(err, kek.ErrNoPointer) || p != (kek.Pointer{}) {
-		t.Errorf("pointer: %+v, %v", p, err)
-	}
-	damaged := NewLeases(&fixed{item: item{"pk": str("KEK#k"), "state": num(1)}}, "t")
-	if state, err := damaged.KEKState(t.Context(), "k"); err == nil || state != "" {
-		t.Errorf("a damaged KEK: %q, %v", state, err)
-	}
-	if p, err := NewLeases(&fixed{item: item{"epoch": str("x")}}, "t").Pointer(t.Context()); err == nil || errors.Is(err, kek.ErrNoPointer) {
-		t.Errorf("a damaged pointer: %+v, %v", p, err)
-	}
-	listed, err := New(&fixed{items: []item{{"sk": str("007")}}}, "t", "c", time.Now).ListCheckpoints(t.Context(), "r", "s", "p")
+	listed, err := New(&fixed{items: []item{{"sk": attr.Str("007")}}}, "t", "c", time.Now).ListCheckpoints(t.Context(), "r", "s", "p")
 	if err != nil || len(listed) != 1 || listed[0].Segment != 7 || listed[0].Pass != "p" {
 		t.Errorf("%+v, %v", listed, err)
 	}
 	for _, sk := range []string{"x", "p#007", ""} {
-		got, err := New(&fixed{items: []item{{"sk": str(sk)}}}, "t", "c", time.Now).ListCheckpoints(t.Context(), "r", "s", "p")
+		got, err := New(&fixed{items: []item{{"sk": attr.Str(sk)}}}, "t", "c", time.Now).ListCheckpoints(t.Context(), "r", "s", "p")
 		if err == nil || got != nil || !strings.Contains(err.Error(), "checkpoint "+sk) {
 			t.Errorf("a checkpoint of no segment: %+v, %v", got, err)
 		}
@@ -677,7 +648,7 @@ func TestCursorsRefused(t *testing.T) {
 // one attribute tells.
 func TestRowsOfTable(t *testing.T) {
 	s, api, _ := backupSource(t, "")
-	api.item = item{"id": str("a"), "sk": num(1), "kind": str("session")}
+	api.item = item{"id": attr.Str("a"), "sk": attr.Num(1), "kind": attr.Str("session")}
 	if page, err := s.Scan(t.Context(), rotation.ScanRequest{Total: 1}); err != nil || page.Other != 1 || page.Declared != 0 || len(page.Rows) != 0 {
 		t.Errorf("nothing is declared: %+v, %v", page, err)
 	}
@@ -686,18 +657,18 @@ func TestRowsOfTable(t *testing.T) {
 		more item
 		row  bool
 	}{
-		"nothing": {item{}, false}, "a payload": {item{"data": blob([]byte("x"))}, false}, "a KEK": {item{"key": str("k")}, true}, "a data key": {item{"dek": blob([]byte("x"))}, true},
+		"nothing": {item{}, false}, "a payload": {item{"data": attr.Blob([]byte("x"))}, false}, "a KEK": {item{"key": attr.Str("k")}, true}, "a data key": {item{"dek": attr.Blob([]byte("x"))}, true},
 	} {
-		api.item = item{"id": str("a"), "sk": num(1), "kind": str("session")}
+		api.item = item{"id": attr.Str("a"), "sk": attr.Num(1), "kind": attr.Str("session")}
 		maps.Copy(api.item, c.more)
 		page, err := s.Scan(t.Context(), rotation.ScanRequest{Total: 1})
 		if err != nil || page.Other != 0 || page.Declared+len(page.Rows) != 1 || (len(page.Rows) == 1) != c.row || c.row && page.Rows[0].Defect == "" {
 			t.Errorf("declared, with %s: %+v, %v", name, page, err)
 		}
 	}
-	tink, api, _ := backupSource(t, formatTink)
+	tink, api, _ := backupSource(t, rowschema.FormatTink)
 	for size, kind := range map[int]rotation.Defect{0: rotation.NoCiphertext, 1: rotation.Damaged, 3: rotation.Damaged} {
-		api.item["data"] = blob(make([]byte, size))
+		api.item["data"] = attr.Blob(make([]byte, size))
 		page, err := tink.Scan(t.Context(), rotation.ScanRequest{Total: 1})
 		if err != nil || len(page.Rows) != 1 || page.Rows[0].Kind != kind {
 			t.Errorf("%d bytes of Tink's: %+v, %v, want %s", size, page, err, kind)
@@ -708,7 +679,7 @@ func TestRowsOfTable(t *testing.T) {
 		}
 	}
 	delete(api.item, "data")
-	api.item["dek"] = blob([]byte("x"))
+	api.item["dek"] = attr.Blob([]byte("x"))
 	var typed *rotation.Error
 	if _, err := tink.Check(t.Context()); !errors.As(err, &typed) || typed.Field != "sources[orders].ciphertext_attribute" || typed.Kind != rotation.SourceMisconfigured {
 		t.Errorf("a table of Tink's in which no row has a payload: %v", err)
@@ -740,7 +711,7 @@ type moving struct {
 
 func (m *moving) TransactGetItems(context.Context, *dynamodb.TransactGetItemsInput, ...func(*dynamodb.Options)) (*dynamodb.TransactGetItemsOutput, error) {
 	m.looks++
-	return &dynamodb.TransactGetItemsOutput{Responses: []types.ItemResponse{{}, {Item: encodePointer(kek.Pointer{KEKID: kek.ID(fmt.Sprint(m.looks)), Epoch: 1})}}}, nil
+	return &dynamodb.TransactGetItemsOutput{Responses: []types.ItemResponse{{}, {Item: controltable.EncodePointer(kek.Pointer{KEKID: kek.ID(fmt.Sprint(m.looks)), Epoch: 1})}}}, nil
 }
 
 // TestLoadMoving: a pointer that moves at every look ends in an error, and no view.
@@ -775,7 +746,7 @@ func (c *counting) TransactWriteItems(_ context.Context, in *dynamodb.TransactWr
 // TestGateItems: a day's counts that cannot be read are told; nobody told is stored as
 // nothing.
 func TestGateItems(t *testing.T) {
-	c := &counting{item: item{"green": str("x")}}
+	c := &counting{item: item{"green": attr.Str("x")}}
 	s := New(c, "t", "c", time.Now)
 	if d, err := s.CountHealth(t.Context(), "2026-04-01", true); err == nil || !strings.Contains(err.Error(), "HEALTH#2026-04-01") {
 		t.Errorf("%+v, %v", d, err)
@@ -789,8 +760,8 @@ func TestGateItems(t *testing.T) {
 		}
 	}
 	r := encodeRotation(kek.Rotation{ID: "r", Probes: map[kek.ID][]byte{"k": []byte("p")}})
-	r["rev"] = str("x")
-	r["probes"] = &types.AttributeValueMemberM{Value: item{"k": num(1)}}
+	r["rev"] = attr.Str("x")
+	r["probes"] = &types.AttributeValueMemberM{Value: item{"k": attr.Num(1)}}
 	if _, err := decodeRotation(r); err == nil || !strings.Contains(err.Error(), "attribute rev") {
 		t.Errorf("%v, want the first fault", err)
 	}

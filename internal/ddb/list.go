@@ -6,6 +6,8 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
 
+	"github.com/matter-ops/kms-rotation/internal/attr"
+	"github.com/matter-ops/kms-rotation/internal/controltable"
 	"github.com/matter-ops/kms-rotation/kek"
 )
 
@@ -38,7 +40,7 @@ func (s *Store) Rotations(ctx context.Context) ([]kek.Rotation, error) {
 // scanPrefix reads the items of a kind that has one sort key. An item under another one, or
 // of no id, is none of it: nothing else here reads it either.
 func (s *Store) scanPrefix(ctx context.Context, prefix string) ([]item, error) {
-	names, values := expression("begins_with(#pk, :prefix)", values{"prefix": str(prefix)})
+	names, values := controltable.Expression("begins_with(#pk, :prefix)", values{"prefix": attr.Str(prefix)})
 	in := &dynamodb.ScanInput{
 		TableName: &s.table, ConsistentRead: aws.Bool(true), FilterExpression: aws.String("begins_with(#pk, :prefix)"),
 		ExpressionAttributeNames: names, ExpressionAttributeValues: values,
@@ -50,7 +52,7 @@ func (s *Store) scanPrefix(ctx context.Context, prefix string) ([]item, error) {
 			return nil, wrap("Scan "+prefix, err)
 		}
 		for _, i := range out.Items {
-			if r := (reader{item: i}); r.str("pk") != prefix && r.str("sk") == noSK {
+			if r := (attr.Reader{Item: i}); r.Str("pk") != prefix && r.Str("sk") == noSK {
 				items = append(items, i)
 			}
 		}
@@ -63,11 +65,11 @@ func (s *Store) scanPrefix(ctx context.Context, prefix string) ([]item, error) {
 // query reads consistently every item of a pk whose sk is not before from, in
 // order of sk; "" reads all.
 func (s *Store) query(ctx context.Context, pk, from string) ([]item, error) {
-	expr, vals := "#pk = :pk", values{"pk": str(pk)}
+	expr, vals := "#pk = :pk", values{"pk": attr.Str(pk)}
 	if from != "" {
-		expr, vals["from"] = expr+" AND #sk >= :from", str(from)
+		expr, vals["from"] = expr+" AND #sk >= :from", attr.Str(from)
 	}
-	names, params := expression(expr, vals)
+	names, params := controltable.Expression(expr, vals)
 	in := &dynamodb.QueryInput{
 		TableName: &s.table, ConsistentRead: aws.Bool(true), KeyConditionExpression: &expr,
 		ExpressionAttributeNames: names, ExpressionAttributeValues: params,

@@ -10,6 +10,8 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
 
 	"github.com/matter-ops/kms-rotation/audit"
+	"github.com/matter-ops/kms-rotation/internal/attr"
+	"github.com/matter-ops/kms-rotation/internal/controltable"
 	"github.com/matter-ops/kms-rotation/rotation"
 )
 
@@ -33,10 +35,10 @@ func (s *Store) head(ctx context.Context) (chainHead, error) {
 }
 
 func (s *Store) decodeHead(i item) (chainHead, error) {
-	r := reader{item: i}
-	h := chainHead{Head: audit.Head{Seq: r.num("seq"), Hash: r.str("hash")}, Line: audit.Line{Chain: s.chain}, published: r.num("published_seq")}
-	chain, text := r.str("chain"), r.str("generations")
-	if err := r.decoded(pkAuditHead); err != nil {
+	r := attr.Reader{Item: i}
+	h := chainHead{Head: audit.Head{Seq: r.Num("seq"), Hash: r.Str("hash")}, Line: audit.Line{Chain: s.chain}, published: r.Num("published_seq")}
+	chain, text := r.Str("chain"), r.Str("generations")
+	if err := damagedIf(r.Err, pkAuditHead); err != nil {
 		return h, err
 	}
 	generations, err := audit.ParseGenerations(text)
@@ -109,12 +111,12 @@ func (s *Store) AuditEntries(ctx context.Context, fromSeq int64) ([]audit.Entry,
 }
 
 func decodeEntry(i item) (audit.Entry, error) {
-	r := reader{item: i}
-	sk, hash := r.str("sk"), r.str("hash")
-	e, err := audit.Parse(r.bytes("record"))
+	r := attr.Reader{Item: i}
+	sk, hash := r.Str("sk"), r.Str("hash")
+	e, err := audit.Parse(r.Bytes("record"))
 	switch {
-	case r.err != nil:
-		err = r.err
+	case r.Err != nil:
+		err = r.Err
 	case err != nil:
 	case e.Hash != hash || auditSK(e.Record.Seq) != sk:
 		err = errors.New("it is not the record that was appended")
@@ -131,19 +133,19 @@ func decodeEntry(i item) (audit.Entry, error) {
 func (s *Store) MarkPublished(ctx context.Context, seq int64) error {
 	update := "SET #published_seq = :seq"
 	cond := "#seq >= :seq AND (attribute_not_exists(#published_seq) OR #published_seq < :seq)"
-	names, vals := expression(update+cond, values{"seq": num(seq)})
+	names, vals := controltable.Expression(update+cond, values{"seq": attr.Num(seq)})
 	_, err := s.client.UpdateItem(ctx, &dynamodb.UpdateItemInput{
-		TableName: &s.table, Key: key(pkAuditHead, noSK), UpdateExpression: aws.String(update), ConditionExpression: aws.String(cond),
+		TableName: &s.table, Key: controltable.Key(pkAuditHead, noSK), UpdateExpression: aws.String(update), ConditionExpression: aws.String(cond),
 		ExpressionAttributeNames: names, ExpressionAttributeValues: vals,
 		ReturnValuesOnConditionCheckFailure: types.ReturnValuesOnConditionCheckFailureAllOld,
 	})
 	var failed *types.ConditionalCheckFailedException
 	if errors.As(err, &failed) {
-		r := reader{item: failed.Item}
-		if r.num("published_seq") >= seq {
+		r := attr.Reader{Item: failed.Item}
+		if r.Num("published_seq") >= seq {
 			return nil // marked already, as far or farther
 		}
-		return fmt.Errorf("mark published %d: the chain ends at %d", seq, r.num("seq"))
+		return fmt.Errorf("mark published %d: the chain ends at %d", seq, r.Num("seq"))
 	}
 	if err != nil {
 		return wrap("UpdateItem "+pkAuditHead, err)

@@ -5,10 +5,11 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"maps"
 
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
 
+	"github.com/matter-ops/kms-rotation/internal/attr"
+	"github.com/matter-ops/kms-rotation/internal/controltable"
 	"github.com/matter-ops/kms-rotation/kek"
 )
 
@@ -82,26 +83,25 @@ func (s *Store) Marks(ctx context.Context) ([]kek.Mark, error) {
 }
 
 func encodeSource(src kek.Source) item {
-	return set(key(pkSource, src.Name), "kind", src.Kind, "definition", src.Definition, "place", src.Place,
+	return attr.Set(controltable.Key(pkSource, src.Name), "kind", src.Kind, "definition", src.Definition, "place", src.Place,
 		"generation", int64(src.Generation), "added_at", src.AddedAt, "added_by", src.AddedBy)
 }
 
 func decodeSource(i item) (kek.Source, error) {
-	r := reader{item: i}
+	r := attr.Reader{Item: i}
 	src := kek.Source{
-		Name: r.str("sk"), Kind: r.str("kind"), Definition: r.str("definition"), Place: r.str("place"),
-		Generation: int(r.num("generation")), AddedAt: r.time("added_at"), AddedBy: r.str("added_by"),
+		Name: r.Str("sk"), Kind: r.Str("kind"), Definition: r.Str("definition"), Place: r.Str("place"),
+		Generation: int(r.Num("generation")), AddedAt: r.Time("added_at"), AddedBy: r.Str("added_by"),
 	}
-	return src, r.decoded(pkSource + "/" + src.Name)
+	return src, damagedIf(r.Err, pkSource+"/"+src.Name)
 }
 
 // decodeMark reads what a process of the data plane has written. A mark that cannot be
 // read still names its table, which is what counts.
 func decodeMark(i item) (kek.Mark, error) {
-	r := reader{item: i}
-	m := kek.Mark{Table: r.str("sk"), Holder: r.str("holder"), SeenAt: r.time("seen_at")}
+	m, err := controltable.DecodeMark(i)
 	if m.Table == "" {
-		return m, r.decoded(pkMark)
+		return m, damagedIf(err, pkMark)
 	}
 	return m, nil
 }
@@ -110,37 +110,38 @@ func decodeMark(i item) (kek.Mark, error) {
 func (s *Store) registry(c kek.Change) []action {
 	var out []action
 	if at := c.AtRegistry; at != nil && c.Registry == nil {
-		out = append(out, s.check(pkRegistry, key(pkRegistry, noSK), registryAt(*at)))
+		out = append(out, s.check(pkRegistry, controltable.Key(pkRegistry, noSK), atRev(*at)))
 	}
 	if m := c.Registry; m != nil {
-		out = append(out, s.put(pkRegistry, set(key(pkRegistry, noSK), "rev", m.Before+1), registryAt(m.Before)))
+		out = append(out, s.put(pkRegistry, attr.Set(controltable.Key(pkRegistry, noSK), "rev", m.Before+1), atRev(m.Before)))
 		for _, src := range m.Put {
 			out = append(out, s.put(pkSource+"/"+src.Name, encodeSource(src), condition{}))
 		}
 		if m.Remove != "" {
-			out = append(out, s.remove(pkSource+"/"+m.Remove, key(pkSource, m.Remove), condition{}))
+			out = append(out, s.remove(pkSource+"/"+m.Remove, controltable.Key(pkSource, m.Remove), condition{}))
 		}
 		if m.Absent != "" {
-			out = append(out, s.check(pkMark+"/"+m.Absent, key(pkMark, m.Absent), unless()))
+			out = append(out, s.check(pkMark+"/"+m.Absent, controltable.Key(pkMark, m.Absent), unless()))
 		}
 		if m.Forget != "" {
-			out = append(out, s.remove(pkMark+"/"+m.Forget, key(pkMark, m.Forget), condition{}))
+			out = append(out, s.remove(pkMark+"/"+m.Forget, controltable.Key(pkMark, m.Forget), condition{}))
 		}
 	}
 	if c.Shuts != "" {
 		for i := range c.Shards {
-			sealed := set(key(fencePK(c.Shuts), fenceSK(i)), "state", fenceSealed)
-			out = append(out, s.put(fencePK(c.Shuts)+"/"+fenceSK(i), sealed, unless()))
+			sealed := controltable.EncodeFence(c.Shuts, i, controltable.Sealed)
+			out = append(out, s.put(controltable.FencePK(c.Shuts)+"/"+controltable.FenceSK(i), sealed, unless()))
 		}
 	}
 	return out
 }
 
-func registryAt(rev int64) condition {
+// atRev holds if a stored item has revision rev, 0 being none.
+func atRev(rev int64) condition {
 	if rev == 0 {
 		return unless()
 	}
-	return condition{"#rev = :rev", values{"rev": num(rev)}}
+	return condition{"#rev = :rev", values{"rev": attr.Num(rev)}}
 }
 
 // frozenSource is a source within a rotation's record.
@@ -159,68 +160,59 @@ func encodeFrozen(i item, r kek.Rotation) {
 		sources[n] = frozenSource{src.Name, src.Kind, src.Definition, src.Place, src.Generation}
 	}
 	if len(sources) > 0 {
-		i["sources"] = str(encodeJSON(sources))
+		i["sources"] = attr.Str(encodeJSON(sources))
 	}
 	if r.Settings != (kek.Settings{}) {
-		i["settings"] = str(encodeJSON(r.Settings))
+		i["settings"] = attr.Str(encodeJSON(r.Settings))
 	}
 	if len(r.Olds) > 0 {
-		i["old_kek_ids"] = strs(r.Olds)
+		i["old_kek_ids"] = attr.Strs(r.Olds)
 	}
 	if len(r.Probes) > 0 {
 		probes := item{}
 		for id, probe := range r.Probes {
-			probes[string(id)] = blob(probe)
+			probes[string(id)] = attr.Blob(probe)
 		}
 		i["probes"] = &types.AttributeValueMemberM{Value: probes}
 	}
 	if r.Counted {
-		i["counted"] = boolean(true)
+		i["counted"] = attr.Bool(true)
 	}
 	if len(r.TookOver) > 0 {
-		i["took_over"] = strs(r.TookOver)
+		i["took_over"] = attr.Strs(r.TookOver)
 	}
 	if len(r.Leftover) > 0 {
-		i["leftover_kek_ids"] = strs(r.Leftover)
+		i["leftover_kek_ids"] = attr.Strs(r.Leftover)
 	}
-	set(i, "rehearsed", string(r.Rehearsed), "sealed_at", r.SealedAt, "resumed_at", r.ResumedAt, "ended_by", r.EndedBy)
+	attr.Set(i, "rehearsed", string(r.Rehearsed), "sealed_at", r.SealedAt, "resumed_at", r.ResumedAt, "ended_by", r.EndedBy)
 }
 
 // decodeFrozen fills in what encodeFrozen has written.
-func decodeFrozen(rd *reader, r *kek.Rotation) {
+func decodeFrozen(rd *attr.Reader, r *kek.Rotation) {
 	var sources []frozenSource
-	rd.json("sources", &sources)
+	rd.JSON("sources", &sources)
 	for _, src := range sources {
 		r.Sources = append(r.Sources, kek.Source{Name: src.Name, Kind: src.Kind, Definition: src.Definition, Place: src.Place, Generation: src.Generation})
 	}
-	rd.json("settings", &r.Settings)
-	for _, id := range rd.strs("old_kek_ids") {
+	rd.JSON("settings", &r.Settings)
+	for _, id := range rd.Strs("old_kek_ids") {
 		r.Olds = append(r.Olds, kek.ID(id))
 	}
-	if probes := rd.nested("probes"); len(probes) > 0 {
-		p := reader{item: probes}
+	if probes := rd.Map("probes"); len(probes) > 0 {
+		p := attr.Reader{Item: probes}
 		r.Probes = map[kek.ID][]byte{}
 		for id := range probes {
-			r.Probes[kek.ID(id)] = p.bytes(id)
+			r.Probes[kek.ID(id)] = p.Bytes(id)
 		}
-		if p.err != nil && rd.err == nil {
-			rd.err = fmt.Errorf("attribute probes: %w", p.err)
+		if p.Err != nil && rd.Err == nil {
+			rd.Err = fmt.Errorf("attribute probes: %w", p.Err)
 		}
 	}
-	r.Counted, r.Rehearsed, r.SealedAt = rd.bool("counted"), kek.ID(rd.str("rehearsed")), rd.time("sealed_at")
-	r.ResumedAt, r.TookOver, r.EndedBy = rd.time("resumed_at"), rd.strs("took_over"), rd.str("ended_by")
-	for _, id := range rd.strs("leftover_kek_ids") {
+	r.Counted, r.Rehearsed, r.SealedAt = rd.Bool("counted"), kek.ID(rd.Str("rehearsed")), rd.Time("sealed_at")
+	r.ResumedAt, r.TookOver, r.EndedBy = rd.Time("resumed_at"), rd.Strs("took_over"), rd.Str("ended_by")
+	for _, id := range rd.Strs("leftover_kek_ids") {
 		r.Leftover = append(r.Leftover, kek.ID(id))
 	}
-}
-
-// strs is a list of strings.
-func strs[S ~string](all []S) types.AttributeValue {
-	list := make([]types.AttributeValue, len(all))
-	for n, s := range all {
-		list[n] = str(string(s))
-	}
-	return &types.AttributeValueMemberL{Value: list}
 }
 
 func encodeJSON(v any) string {
@@ -231,50 +223,10 @@ func encodeJSON(v any) string {
 	return string(b)
 }
 
-// json decodes a string attribute that holds JSON.
-func (r *reader) json(name string, into any) {
-	text := r.str(name)
-	if text == "" {
-		return
-	}
-	if err := json.Unmarshal([]byte(text), into); err != nil && r.err == nil {
-		r.err = fmt.Errorf("attribute %s: %w", name, err)
-	}
-}
-
-// nested is a map attribute.
-func (r *reader) nested(name string) item {
-	switch v := r.item[name].(type) {
-	case nil:
-	case *types.AttributeValueMemberM:
-		return v.Value
-	default:
-		r.fail(name, "a map", v)
-	}
-	return nil
-}
-
 func encodeCounts(counts map[string]int64) types.AttributeValue {
 	out := item{}
 	for name, n := range counts {
-		out[name] = num(n)
+		out[name] = attr.Num(n)
 	}
 	return &types.AttributeValueMemberM{Value: out}
-}
-
-// counts decodes a map of numbers; nil if it is absent.
-func (r *reader) counts(name string) map[string]int64 {
-	nested := r.nested(name)
-	if len(nested) == 0 {
-		return nil
-	}
-	in := reader{item: maps.Clone(nested)}
-	out := make(map[string]int64, len(nested))
-	for k := range nested {
-		out[k] = in.num(k)
-	}
-	if in.err != nil && r.err == nil {
-		r.err = fmt.Errorf("attribute %s: %w", name, in.err)
-	}
-	return out
 }

@@ -11,8 +11,9 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
 
-	"github.com/matter-ops/kms-rotation/envelope/aead"
+	"github.com/matter-ops/kms-rotation/internal/attr"
 	"github.com/matter-ops/kms-rotation/internal/awserr"
+	"github.com/matter-ops/kms-rotation/internal/rowschema"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
 )
@@ -48,13 +49,13 @@ func NewTableSource(client TableAPI, cfg SourceConfig) (*TableSource, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	return &TableSource{client: client, cfg: cfg.withDefaults()}, nil
+	return &TableSource{client: client, cfg: cfg.WithDefaults()}, nil
 }
 
 // OpenTable returns the source of a definition of kind [kek.KindDynamoDB], under the
 // name that it is registered by.
 func OpenTable(client TableAPI, def kek.Source) (*TableSource, error) {
-	cfg, err := ParseSource([]byte(def.Definition))
+	cfg, err := rowschema.Parse([]byte(def.Definition))
 	if err != nil {
 		return nil, err
 	}
@@ -89,11 +90,11 @@ func (t *TableSource) Scan(ctx context.Context, req rotation.ScanRequest) (rotat
 	}
 	page := rotation.Page{Rows: make([]rotation.Row, 0, len(out.Items))}
 	for _, i := range out.Items {
-		row, _, ok := t.cfg.readRow(i, keys, req.Payload, req.Whole)
+		row, _, ok := readRow(t.cfg, i, keys, req.Payload, req.Whole)
 		switch {
 		case ok:
 			page.Rows = append(page.Rows, row)
-		case t.cfg.declares(i):
+		case t.cfg.Other.Declares(i):
 			page.Declared++
 		default:
 			page.Other++
@@ -127,12 +128,12 @@ func (t *TableSource) projection(keys []keyAttribute) (*string, map[string]strin
 	for _, k := range keys {
 		attrs = append(attrs, k.name)
 	}
-	for _, a := range t.cfg.attributes() {
-		attrs = append(attrs, a.name)
+	for _, a := range t.cfg.Attributes() {
+		attrs = append(attrs, a.Name)
 	}
-	for _, m := range t.cfg.bound() {
-		for _, v := range m.values {
-			a, _ := contextAttribute(v) // "" of a literal
+	for _, m := range t.cfg.Bound() {
+		for _, v := range m.Values {
+			a, _ := rowschema.ContextAttribute(v) // "" of a literal
 			attrs = append(attrs, a)
 		}
 	}
@@ -178,7 +179,7 @@ func (t *TableSource) handleOf(what string, row rotation.Row) (handle, error) {
 // byte, and the wrapped bytes that were read: so the row exists, and none is created.
 func (t *TableSource) changeIfUnchanged(h handle) change {
 	c := change{
-		key: h.key, names: map[string]string{"#kek": t.cfg.KEKID, "#held": h.holder}, values: item{":oldheld": blob(h.held)},
+		key: h.key, names: map[string]string{"#kek": t.cfg.KEKID, "#held": h.holder}, values: item{":oldheld": attr.Blob(h.held)},
 		cond: "#held = :oldheld AND attribute_not_exists(#kek)",
 	}
 	if h.kek != nil {
@@ -195,24 +196,18 @@ func (t *TableSource) changeIfUnchanged(h handle) change {
 // condition covers the old ciphertext too: a writer with a cached DEK may have written
 // another payload under the same wrapped DEK, and its write would be lost.
 func (t *TableSource) rewrapRow(h handle, old rotation.Row, with rotation.Rewrapped) (change, error) {
-	held := with.WrappedDEK
-	if h.tink {
-		_, payload, err := aead.ParseTink(h.held)
-		if err == nil {
-			held, err = aead.JoinTink(with.WrappedDEK, payload)
-		}
-		if err != nil {
-			return change{}, err
-		}
+	held, err := heldAfter(h, with)
+	if err != nil {
+		return change{}, err
 	}
 	c := t.changeIfUnchanged(h)
 	c.update = "SET #kek = :kek, #held = :held, #epoch = :epoch"
 	c.names["#epoch"] = t.cfg.Epoch
-	c.values[":kek"], c.values[":held"], c.values[":epoch"] = str(string(with.KEK)), blob(held), num(with.Epoch)
+	c.values[":kek"], c.values[":held"], c.values[":epoch"] = attr.Str(string(with.KEK)), attr.Blob(held), attr.Num(with.Epoch)
 	if t.cfg.Version != "" {
 		c.update += ", #version = if_not_exists(#version, :zero) + :one"
 		c.names["#version"] = t.cfg.Version
-		c.values[":zero"], c.values[":one"] = num(0), num(1)
+		c.values[":zero"], c.values[":one"] = attr.Num(0), attr.Num(1)
 	}
 	if with.Ciphertext != nil {
 		if old.Ciphertext == nil {
@@ -220,7 +215,7 @@ func (t *TableSource) rewrapRow(h handle, old rotation.Row, with rotation.Rewrap
 		}
 		c.update, c.cond = c.update+", #payload = :payload", c.cond+" AND #payload = :oldpayload"
 		c.names["#payload"] = t.cfg.Ciphertext
-		c.values[":payload"], c.values[":oldpayload"] = blob(with.Ciphertext), blob(old.Ciphertext)
+		c.values[":payload"], c.values[":oldpayload"] = attr.Blob(with.Ciphertext), attr.Blob(old.Ciphertext)
 	}
 	return c, nil
 }
@@ -286,7 +281,7 @@ func (t *TableSource) Label(ctx context.Context, old rotation.Row, id kek.ID) (b
 	}
 	c := t.changeIfUnchanged(h)
 	c.update = "SET #kek = :kek"
-	c.values[":kek"] = str(string(id))
+	c.values[":kek"] = attr.Str(string(id))
 	return t.updateItem(ctx, c)
 }
 
@@ -324,7 +319,7 @@ func (t *TableSource) Reread(ctx context.Context, old rotation.Row, payload bool
 	if err != nil {
 		return rotation.Row{}, false, awserr.Wrap("dynamodb GetItem "+t.cfg.Table, err)
 	}
-	row, _, ok := t.cfg.readRow(out.Item, keys, payload, false)
+	row, _, ok := readRow(t.cfg, out.Item, keys, payload, false)
 	return row, ok, nil
 }
 

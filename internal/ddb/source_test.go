@@ -213,3 +213,24 @@ func envelopeItem(i item, id string, e storetest.Envelope) item {
 	}
 	return i
 }
+
+// TestOpenTable: a registered source has the name that it is registered by.
+func TestOpenTable(t *testing.T) {
+	c := ddb.SourceConfig{Table: "orders", KEKID: "kek_id", WrappedDEK: "dek"}
+	def := c.Source()
+	def.Name = "sales"
+	if source, err := ddb.OpenTable(nil, def); err != nil || source.Name() != "sales" {
+		t.Errorf("%v, %v", source, err)
+	}
+	c.Name = "others"
+	def.Definition = c.Source().Definition
+	if _, err := ddb.OpenTable(nil, def); err == nil || !strings.Contains(err.Error(), `"others"`) {
+		t.Errorf("a definition of another name: %v", err)
+	}
+	for _, definition := range []string{`{`, `{"table":"orders"}`} {
+		def.Definition = definition
+		if _, err := ddb.OpenTable(nil, def); err == nil {
+			t.Errorf("%s was opened", definition)
+		}
+	}
+}

@@ -31,27 +31,24 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
 
 	"github.com/matter-ops/kms-rotation/audit"
+	"github.com/matter-ops/kms-rotation/internal/attr"
 	"github.com/matter-ops/kms-rotation/internal/awserr"
 	"github.com/matter-ops/kms-rotation/internal/backoff"
+	"github.com/matter-ops/kms-rotation/internal/controltable"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
 )
 
 // API is what [Store] uses of the DynamoDB client.
 type API interface {
-	LeaseAPI
-	Query(context.Context, *dynamodb.QueryInput, ...func(*dynamodb.Options)) (*dynamodb.QueryOutput, error)
-	Scan(context.Context, *dynamodb.ScanInput, ...func(*dynamodb.Options)) (*dynamodb.ScanOutput, error)
-	TransactGetItems(context.Context, *dynamodb.TransactGetItemsInput, ...func(*dynamodb.Options)) (*dynamodb.TransactGetItemsOutput, error)
-	TransactWriteItems(context.Context, *dynamodb.TransactWriteItemsInput, ...func(*dynamodb.Options)) (*dynamodb.TransactWriteItemsOutput, error)
-}
-
-// LeaseAPI is what [Leases] uses of the DynamoDB client.
-type LeaseAPI interface {
 	GetItem(context.Context, *dynamodb.GetItemInput, ...func(*dynamodb.Options)) (*dynamodb.GetItemOutput, error)
 	PutItem(context.Context, *dynamodb.PutItemInput, ...func(*dynamodb.Options)) (*dynamodb.PutItemOutput, error)
 	UpdateItem(context.Context, *dynamodb.UpdateItemInput, ...func(*dynamodb.Options)) (*dynamodb.UpdateItemOutput, error)
 	DeleteItem(context.Context, *dynamodb.DeleteItemInput, ...func(*dynamodb.Options)) (*dynamodb.DeleteItemOutput, error)
+	Query(context.Context, *dynamodb.QueryInput, ...func(*dynamodb.Options)) (*dynamodb.QueryOutput, error)
+	Scan(context.Context, *dynamodb.ScanInput, ...func(*dynamodb.Options)) (*dynamodb.ScanOutput, error)
+	TransactGetItems(context.Context, *dynamodb.TransactGetItemsInput, ...func(*dynamodb.Options)) (*dynamodb.TransactGetItemsOutput, error)
+	TransactWriteItems(context.Context, *dynamodb.TransactWriteItemsInput, ...func(*dynamodb.Options)) (*dynamodb.TransactWriteItemsOutput, error)
 }
 
 var (
@@ -81,15 +78,15 @@ func New(client API, table, chain string, now func() time.Time) *Store {
 // read the rotation before another's switch and the new KEK after it would see a
 // KEK that is active already, and take for an illegal transition what is a race.
 func (s *Store) Load(ctx context.Context, rotationID string) (kek.View, error) {
-	keys := []item{key(pkPointer, noSK), key(pkLock, noSK)}
+	keys := []item{controltable.Key(pkPointer, noSK), controltable.Key(pkLock, noSK)}
 	if rotationID != "" {
-		keys = append(keys, key(rotationPK(rotationID), noSK))
+		keys = append(keys, controltable.Key(controltable.RotationPK(rotationID), noSK))
 	}
 	var read []kek.ID
 	for range maxTries {
 		all := keys[:len(keys):len(keys)]
 		for _, id := range read {
-			all = append(all, key(kekPK(id), noSK))
+			all = append(all, controltable.Key(controltable.KEKPK(id), noSK))
 		}
 		items, err := s.snapshot(ctx, all)
 		if err != nil {
@@ -140,8 +137,8 @@ func (s *Store) snapshot(ctx context.Context, keys []item) ([]item, error) {
 func decodeView(items []item) (kek.View, error) {
 	v := kek.View{KEKs: map[kek.ID]kek.KEK{}}
 	for _, i := range items {
-		r := reader{item: i}
-		switch pk := r.str("pk"); {
+		r := attr.Reader{Item: i}
+		switch pk := r.Str("pk"); {
 		case pk == pkPointer:
 			p, err := decodePointer(i)
 			if err != nil {
@@ -149,8 +146,8 @@ func decodeView(items []item) (kek.View, error) {
 			}
 			v.Pointer = &p
 		case pk == pkLock:
-			v.Lock = r.str("rotation_id")
-			if err := r.decoded(pk); err != nil {
+			v.Lock = r.Str("rotation_id")
+			if err := damagedIf(r.Err, pk); err != nil {
 				return v, err
 			}
 		case strings.HasPrefix(pk, pkRotation):
@@ -193,23 +190,14 @@ func named(v kek.View) []kek.ID {
 
 // getItem reads one item consistently; nil if it is absent, of which every attribute is
 // its zero value.
-func getItem(ctx context.Context, client LeaseAPI, table, pk, sk string) (item, error) {
+func getItem(ctx context.Context, client API, table, pk, sk string) (item, error) {
 	out, err := client.GetItem(ctx, &dynamodb.GetItemInput{
-		TableName: &table, Key: key(pk, sk), ConsistentRead: aws.Bool(true),
+		TableName: &table, Key: controltable.Key(pk, sk), ConsistentRead: aws.Bool(true),
 	})
 	if err != nil {
 		return nil, wrap("GetItem "+pk, err)
 	}
 	return out.Item, nil
-}
-
-func readPointer(ctx context.Context, client LeaseAPI, table string) (kek.Pointer, bool, error) {
-	item, err := getItem(ctx, client, table, pkPointer, noSK)
-	if item == nil {
-		return kek.Pointer{}, false, err
-	}
-	p, err := decodePointer(item)
-	return p, true, err
 }
 
 // wrap names the operation that failed. A table that is not there becomes

@@ -32,13 +32,13 @@ func TestStored(t *testing.T) {
 	signed := &audit.Signed{Key: []byte("key"), Signature: []byte("sig"), Statement: audit.NewStatement("test", 3, audit.AnchorGenesis("test"), audit.Genesis("test"), at)}
 	for name, c := range map[string]struct {
 		pk, sk string
-		save   func(ctx context.Context, s *ddb.Store, l *ddb.Leases) error
+		save   func(ctx context.Context, s *ddb.Store, l *ddbtest.DataPlane) error
 		load   func(ctx context.Context, s *ddb.Store) (any, error)
 		want   any
 	}{
 		"announcement": {
 			"ANNOUNCEMENT#l", "-",
-			func(ctx context.Context, s *ddb.Store, _ *ddb.Leases) error {
+			func(ctx context.Context, s *ddb.Store, _ *ddbtest.DataPlane) error {
 				return s.SaveAnnouncement(ctx, rotation.Announcement{Label: "l", From: at, To: at.Add(time.Hour), At: at.Add(2 * time.Hour), Actor: "a", Told: []string{"x", "y"}}, ev)
 			},
 			func(ctx context.Context, s *ddb.Store) (any, error) { return s.LoadAnnouncement(ctx, "l") },
@@ -46,7 +46,7 @@ func TestStored(t *testing.T) {
 		},
 		"drill": {
 			"DRILL#d", "-",
-			func(ctx context.Context, s *ddb.Store, _ *ddb.Leases) error {
+			func(ctx context.Context, s *ddb.Store, _ *ddbtest.DataPlane) error {
 				return s.SaveDrill(ctx, rotation.Drill{Name: "d", PassedAt: at, Rotation: "r", Pointer: "p", Retired: "q", Error: "e", Actor: "a"}, ev)
 			},
 			func(ctx context.Context, s *ddb.Store) (any, error) { return s.LoadDrill(ctx, "d") },
@@ -54,7 +54,7 @@ func TestStored(t *testing.T) {
 		},
 		"approval": {
 			"APPROVAL#r", "-",
-			func(ctx context.Context, s *ddb.Store, _ *ddb.Leases) error {
+			func(ctx context.Context, s *ddb.Store, _ *ddbtest.DataPlane) error {
 				return s.SaveApproval(ctx, rotation.Approval{
 					Rotation: "r", Plan: "p", State: "s", Token: "t", Requester: "q", Asked: at, Expires: at.Add(time.Hour), By: "b", At: at.Add(time.Minute), Reason: "x",
 				}, ev)
@@ -66,7 +66,7 @@ func TestStored(t *testing.T) {
 		},
 		"health": {
 			"HEALTH#2026-04-01", "-",
-			func(ctx context.Context, s *ddb.Store, _ *ddb.Leases) error {
+			func(ctx context.Context, s *ddb.Store, _ *ddbtest.DataPlane) error {
 				var err error
 				for _, green := range []bool{true, false, true} {
 					_, e := s.CountHealth(ctx, "2026-04-01", green)
@@ -81,7 +81,7 @@ func TestStored(t *testing.T) {
 		},
 		"anchor": {
 			"ANCHOR", "-",
-			func(ctx context.Context, s *ddb.Store, _ *ddb.Leases) error {
+			func(ctx context.Context, s *ddb.Store, _ *ddbtest.DataPlane) error {
 				return s.SaveAnchor(ctx, rotation.AnchorState{
 					Last:   rotation.Anchored{N: 2, Digest: "d", Head: audit.Head{Seq: 7, Hash: "h"}, Log: "l", Index: 9, At: at},
 					Intent: signed, Places: "13=g1-0123456789abcdef",
@@ -94,7 +94,7 @@ func TestStored(t *testing.T) {
 		},
 		"checkpoint": {
 			"CHECKPOINT#r#s#p", "003",
-			func(ctx context.Context, s *ddb.Store, _ *ddb.Leases) error {
+			func(ctx context.Context, s *ddb.Store, _ *ddbtest.DataPlane) error {
 				return s.SaveCheckpoint(ctx, rotation.Checkpoint{RotationID: "r", Source: "s", Pass: "p", Segment: 3, Cursor: "c", Done: true})
 			},
 			func(ctx context.Context, s *ddb.Store) (any, error) { return s.LoadCheckpoint(ctx, "r", "s", "p", 3) },
@@ -102,7 +102,7 @@ func TestStored(t *testing.T) {
 		},
 		"checkpoints": {
 			"CHECKPOINT#r#s#p", "003",
-			func(ctx context.Context, s *ddb.Store, _ *ddb.Leases) error {
+			func(ctx context.Context, s *ddb.Store, _ *ddbtest.DataPlane) error {
 				return s.SaveCheckpoint(ctx, rotation.Checkpoint{RotationID: "r", Source: "s", Pass: "p", Segment: 3})
 			},
 			func(ctx context.Context, s *ddb.Store) (any, error) { return s.ListCheckpoints(ctx, "r", "s", "p") },
@@ -110,7 +110,7 @@ func TestStored(t *testing.T) {
 		},
 		"lease": {
 			"LEASE#k", "a",
-			func(ctx context.Context, _ *ddb.Store, l *ddb.Leases) error {
+			func(ctx context.Context, _ *ddb.Store, l *ddbtest.DataPlane) error {
 				return l.PutLease(ctx, rotation.Lease{KEK: "k", Holder: "a", Host: "h", PID: 7, Refs: 8, Expires: at})
 			},
 			func(ctx context.Context, s *ddb.Store) (any, error) { return s.Leases(ctx, "k") },
@@ -118,7 +118,7 @@ func TestStored(t *testing.T) {
 		},
 		"audit head": {
 			"AUDIT_HEAD", "-",
-			func(ctx context.Context, s *ddb.Store, _ *ddb.Leases) error {
+			func(ctx context.Context, s *ddb.Store, _ *ddbtest.DataPlane) error {
 				if err := s.Record(ctx, ev); err != nil {
 					return err
 				}
@@ -132,7 +132,7 @@ func TestStored(t *testing.T) {
 		},
 		"registry": {
 			"REGISTRY", "-",
-			func(ctx context.Context, s *ddb.Store, _ *ddb.Leases) error {
+			func(ctx context.Context, s *ddb.Store, _ *ddbtest.DataPlane) error {
 				return s.Apply(ctx, kek.Change{Lock: kek.LockIgnore, Registry: &kek.RegistryMove{}}, ev)
 			},
 			func(ctx context.Context, s *ddb.Store) (any, error) {
@@ -143,7 +143,7 @@ func TestStored(t *testing.T) {
 		},
 		"pointer": {
 			"POINTER", "-",
-			func(ctx context.Context, s *ddb.Store, _ *ddb.Leases) error {
+			func(ctx context.Context, s *ddb.Store, _ *ddbtest.DataPlane) error {
 				return s.Apply(ctx, kek.Change{Lock: kek.LockIgnore, Pointer: &kek.PointerMove{After: kek.Pointer{KEKID: "k", KeyARN: "arn", Epoch: 4, RotationID: "r", SwitchedAt: at}}}, ev)
 			},
 			func(ctx context.Context, s *ddb.Store) (any, error) {
@@ -157,7 +157,7 @@ func TestStored(t *testing.T) {
 		},
 		"KEK": {
 			"KEK#k", "-",
-			func(ctx context.Context, s *ddb.Store, _ *ddb.Leases) error {
+			func(ctx context.Context, s *ddb.Store, _ *ddbtest.DataPlane) error {
 				return s.Apply(ctx, kek.Change{Lock: kek.LockIgnore, KEKs: []kek.KEKMove{{After: kek.KEK{ID: "k", State: kek.Active, FenceShards: 3}}}}, ev)
 			},
 			func(ctx context.Context, s *ddb.Store) (any, error) { return s.KEKs(ctx) },
@@ -165,7 +165,7 @@ func TestStored(t *testing.T) {
 		},
 		"rotation": {
 			"ROTATION#r", "-",
-			func(ctx context.Context, s *ddb.Store, _ *ddb.Leases) error {
+			func(ctx context.Context, s *ddb.Store, _ *ddbtest.DataPlane) error {
 				return s.Apply(ctx, kek.Change{Lock: kek.LockIgnore, Rotation: &kek.RotationMove{After: kek.Rotation{ID: "r", Phase: kek.Drained, Rev: 4, StartedAt: at}}}, ev)
 			},
 			func(ctx context.Context, s *ddb.Store) (any, error) { return s.Rotations(ctx) },
@@ -176,7 +176,7 @@ func TestStored(t *testing.T) {
 			db := memddb.New()
 			table := ddbtest.ControlTable(t, db)
 			store := ddb.New(db, table, "test", storetest.Clock())
-			if err := c.save(t.Context(), store, ddb.NewLeases(db, table)); err != nil {
+			if err := c.save(t.Context(), store, ddbtest.NewDataPlane(db, table)); err != nil {
 				t.Fatal(err)
 			}
 			got, err := c.load(t.Context(), store)
@@ -222,7 +222,7 @@ func (p paged) Scan(ctx context.Context, in *dynamodb.ScanInput, o ...func(*dyna
 func TestLists(t *testing.T) {
 	db := memddb.New()
 	table := ddbtest.ControlTable(t, db)
-	store, leases := ddb.New(paged{db}, table, "test", storetest.Clock()), ddb.NewLeases(db, table)
+	store, leases := ddb.New(paged{db}, table, "test", storetest.Clock()), ddbtest.NewDataPlane(db, table)
 	at := time.Date(2026, 4, 1, 2, 0, 0, 0, time.UTC)
 	must := func(err error) {
 		t.Helper()

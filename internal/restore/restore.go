@@ -25,13 +25,13 @@ import (
 	"sync"
 	"time"
 
-	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/matter-ops/kms-rotation/envelope"
 	"github.com/matter-ops/kms-rotation/internal/backoff"
+	"github.com/matter-ops/kms-rotation/internal/controltable"
 	"github.com/matter-ops/kms-rotation/internal/ddb"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
@@ -366,27 +366,15 @@ var errAgain = errors.New("nothing was written")
 
 // commit writes the row behind the fence of the pointer's KEK.
 func (r *Restorer) commit(ctx context.Context, write types.TransactWriteItem, p kek.Pointer, shards int) (bool, error) {
-	fence := ddb.FenceOpen(r.ControlTable, p.KEKID, rand.IntN(max(shards, 1))) //nolint:gosec // spreads load
+	fence := controltable.FenceOpen(r.ControlTable, p.KEKID, rand.IntN(max(shards, 1))) //nolint:gosec // spreads load
 	_, err := r.DynamoDB.TransactWriteItems(ctx, &dynamodb.TransactWriteItemsInput{
 		TransactItems: []types.TransactWriteItem{write, {ConditionCheck: fence}},
 	})
 	if err == nil {
 		return true, nil
 	}
-	var cancelled *types.TransactionCanceledException
-	var conflict *types.TransactionConflictException
-	var busy *types.TransactionInProgressException
-	again := errors.As(err, &conflict) || errors.As(err, &busy)
-	if errors.As(err, &cancelled) {
-		again = !slices.ContainsFunc(cancelled.CancellationReasons, func(reason types.CancellationReason) bool {
-			switch aws.ToString(reason.Code) {
-			case "", "None", "ConditionalCheckFailed", "TransactionConflict", "ThrottlingError", "ProvisionedThroughputExceeded":
-				return false
-			default:
-				return true
-			}
-		})
-	}
+	reasons := controltable.Reasons(err)
+	again := controltable.Busy(err) || reasons != nil && !slices.Contains(reasons, controltable.Refused)
 	err = fmt.Errorf("dynamodb TransactWriteItems: %w", err)
 	if again {
 		err = fmt.Errorf("%w: %w", errAgain, err)

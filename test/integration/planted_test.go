@@ -33,17 +33,17 @@ type planted struct {
 
 var plantedBugs = []planted{
 	{Bug: plant.Bug{Name: "unconditional pointer write", File: "internal/ddb/apply.go", With: []string{
-		"\t\tout = append(out, s.put(pkPointer, encodePointer(c.Pointer.After), pointsAt(*c.Pointer.Before)))",
-		"\t\tif _, err := s.client.PutItem(context.Background(), &dynamodb.PutItemInput{TableName: &s.table, Item: encodePointer(c.Pointer.After)}); err != nil {\n\t\t\treturn nil, err\n\t\t}",
+		"\t\tout = append(out, s.put(pkPointer, controltable.EncodePointer(c.Pointer.After), pointsAt(*c.Pointer.Before)))",
+		"\t\tif _, err := s.client.PutItem(context.Background(), &dynamodb.PutItemInput{TableName: &s.table, Item: controltable.EncodePointer(c.Pointer.After)}); err != nil {\n\t\t\treturn nil, err\n\t\t}",
 	}}, function: "switch", at: "Store.Apply unrecorded"},
 	{Bug: plant.Bug{Name: "the pointer is written whatever it was", File: "internal/ddb/apply.go", With: []string{
-		"encodePointer(c.Pointer.After), pointsAt(*c.Pointer.Before))", "encodePointer(c.Pointer.After), condition{expr: \"attribute_exists(#pk)\"})",
+		"EncodePointer(c.Pointer.After), pointsAt(*c.Pointer.Before))", "EncodePointer(c.Pointer.After), condition{expr: \"attribute_exists(#pk)\"})",
 	}}, function: "switch", at: "Store.Apply unconditional"},
 	{Bug: plant.Bug{Name: "retire does not ask where the pointer stands", File: "internal/ddb/apply.go", With: []string{
 		"case c.Keeps != nil:", "case c.Keeps != nil && len(c.KEKs) == 0:",
 	}}, function: "retire", at: "Store.Apply unconditional"},
 	{Bug: plant.Bug{Name: "a step does not ask whose the lock is", File: "internal/ddb/apply.go", With: []string{
-		"return []action{s.check(pkLock, key(pkLock, noSK), ours)}, nil", "return nil, nil",
+		"return []action{s.check(pkLock, controltable.Key(pkLock, noSK), ours)}, nil", "return nil, nil",
 	}}, function: "dualunwrap", at: "Store.Apply unconditional"},
 	{Bug: plant.Bug{Name: "the seal does not ask for every shard", File: "internal/ddb/apply.go", With: []string{
 		"if c.Sealed != \"\" {", "if c.Sealed != \"\" && i > 0 {",
@@ -59,7 +59,7 @@ var plantedBugs = []planted{
 		"if c.Opens != \"\" {", "if c.Opens != \"\" && i > 0 {",
 	}}, function: "switch", at: "Store.Apply pointer_switched"},
 	{Bug: plant.Bug{Name: "the lock is not released", File: "internal/ddb/apply.go", With: []string{
-		"return []action{s.remove(pkLock, key(pkLock, noSK), ours)}, nil", "return nil, nil",
+		"return []action{s.remove(pkLock, controltable.Key(pkLock, noSK), ours)}, nil", "return nil, nil",
 	}}, function: "verify", at: "Store.Apply unconditional"},
 	{Bug: plant.Bug{Name: "records are marked published before they are put", File: "rotation/steps.go", With: []string{
 		"for _, e := range entries {\n", "if len(entries) > 0 {\n\t\t_ = s.Outbox.MarkPublished(ctx, entries[len(entries)-1].Record.Seq)\n\t}\n\tfor _, e := range entries {\n",
@@ -81,11 +81,12 @@ var plantedBugs = []planted{
 		"c.Sealed, c.Shards = draining[0], m.After.FenceShards", "c.Sealed, c.Shards = draining[0], m.After.FenceShards-1",
 	}}, function: "drain", at: "Store.Apply unconditional"},
 	{Bug: plant.Bug{Name: "drain trusts the clock", File: "internal/ddb/drainage.go", With: []string{
+		"\t\"context\"\n", "\t\"context\"\n\t\"time\"\n",
 		"\t\tout = append(out, l)", "\t\tif time.Now().Before(l.Expires) {\n\t\t\tout = append(out, l)\n\t\t}",
 	}}, function: "drain", at: "Store.SealFence", during: expiredLease},
 	{Bug: plant.Bug{Name: "a lease is revoked whatever has become of it", File: "internal/ddb/drainage.go", With: []string{
-		"Key: key(leasePK(l.KEK), l.Holder), ConditionExpression: aws.String(cond),\n\t\tExpressionAttributeNames: names, ExpressionAttributeValues: vals,\n\t})\n\tif failedCondition(err) {\n\t\treturn false, nil\n\t}\n\tif err != nil {\n\t\treturn false, wrap(\"DeleteItem",
-		"Key: key(leasePK(l.KEK), l.Holder),\n\t})\n\t_, _ = names, vals\n\tif err != nil {\n\t\treturn false, wrap(\"DeleteItem",
+		"Key: controltable.Key(controltable.LeasePK(l.KEK), l.Holder), ConditionExpression: aws.String(cond),\n\t\tExpressionAttributeNames: names, ExpressionAttributeValues: vals,\n\t})\n\tif failedCondition(err) {\n\t\treturn false, nil\n\t}\n\tif err != nil {\n\t\treturn false, wrap(\"DeleteItem",
+		"Key: controltable.Key(controltable.LeasePK(l.KEK), l.Holder),\n\t})\n\t_, _, _ = aws.String(cond), names, vals\n\tif err != nil {\n\t\treturn false, wrap(\"DeleteItem",
 	}}, function: "drain", at: "Store.Revoke", during: expiredLease},
 	{Bug: plant.Bug{Name: "drain looks at what may be stale", File: "internal/ddb/list.go", With: []string{
 		"TableName: &s.table, ConsistentRead: aws.Bool(true), KeyConditionExpression: &expr,", "TableName: &s.table, ConsistentRead: aws.Bool(false), KeyConditionExpression: &expr,",

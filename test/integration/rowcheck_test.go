@@ -61,7 +61,7 @@ func stringIn(v types.AttributeValue) string {
 
 func (l *letters) context(i item) map[string]string {
 	l.t.Helper()
-	encctx, err := ddb.ContextOf(l.cfg, i)
+	encctx, err := l.cfg.ContextOf(i)
 	if err != nil {
 		l.t.Fatal(err)
 	}
@@ -102,7 +102,7 @@ func (l *letters) seal(id, payload string, under kek.ID, dek []byte) item {
 		}
 		wrapped = out.CiphertextBlob
 	}
-	bound, err := ddb.BoundOf(l.cfg, i)
+	bound, err := l.cfg.BoundOf(i)
 	if err != nil {
 		l.t.Fatal(err)
 	}

@@ -32,7 +32,7 @@ import (
 func Packages() []string {
 	return []string{
 		"kek", "audit", "envelope/aead", "internal/rekor", "internal/worm", "internal/awskms",
-		"internal/corpus", "envelope", "internal/ddb", "rotation",
+		"internal/corpus", "internal/attr", "internal/controltable", "internal/rowschema", "envelope", "internal/ddb", "rotation",
 	}
 }
 

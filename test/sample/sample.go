@@ -133,11 +133,11 @@ func (s *Set) seedTable(ctx context.Context, src ddb.SourceConfig, p kek.Pointer
 	for _, c := range all {
 		g.Go(func() error {
 			item := key(src, c)
-			encctx, err := ddb.ContextOf(src, item)
+			encctx, err := src.ContextOf(item)
 			if err != nil {
 				return err
 			}
-			bound, err := ddb.BoundOf(src, item)
+			bound, err := src.BoundOf(item)
 			if err != nil {
 				return err
 			}

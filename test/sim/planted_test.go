@@ -109,7 +109,7 @@ var mutants = []plant.Bug{
 		"func (s *Store) put(what string, i item, c condition) action {\n", "func (s *Store) put(what string, i item, c condition) action {\n\tc = condition{expr: \"attribute_exists(#pk) OR attribute_not_exists(#pk)\"}\n",
 	}},
 	{Name: "the pointer is written by itself", File: "internal/ddb/apply.go", With: []string{
-		"\tactions, err := s.changes(c)\n", "\tif c.Pointer != nil {\n\t\tin := &dynamodb.PutItemInput{TableName: &s.table, Item: encodePointer(c.Pointer.After)}\n\t\tif _, err := s.client.PutItem(ctx, in); err != nil {\n\t\t\treturn err\n\t\t}\n\t\tc.Pointer.Before = &c.Pointer.After\n\t}\n\tactions, err := s.changes(c)\n",
+		"\tactions, err := s.changes(c)\n", "\tif c.Pointer != nil {\n\t\tin := &dynamodb.PutItemInput{TableName: &s.table, Item: controltable.EncodePointer(c.Pointer.After)}\n\t\tif _, err := s.client.PutItem(ctx, in); err != nil {\n\t\t\treturn err\n\t\t}\n\t\tc.Pointer.Before = &c.Pointer.After\n\t}\n\tactions, err := s.changes(c)\n",
 	}},
 	{Name: "outbox outside of the transaction", File: "internal/ddb/apply.go", With: []string{
 		"\tif err := s.commit(ctx, actions, ev, nil); err != nil {", "\tif _, err := s.transact(ctx, actions); err != nil {\n\t\treturn fmt.Errorf(\"apply %s: %w\", c.Event, err)\n\t}\n\tif err := s.commit(ctx, nil, ev, nil); err != nil {",
@@ -129,13 +129,13 @@ var mutants = []plant.Bug{
 		"c.update = \"SET #kek = :kek, #held = :held, #epoch = :epoch\"", "c.update = \"SET #kek = :kek, #held = :held, #epoch = if_not_exists(#epoch, :epoch)\"",
 	}},
 	{Name: "rewrap looks, then writes", File: "internal/ddb/source.go", With: []string{
-		"c, err := t.replaceRow(\"replace\", old, with)\n", "c, err := t.replaceRow(\"replace\", old, with)\n\tif err == nil {\n\t\tout, err := t.client.GetItem(ctx, &dynamodb.GetItemInput{TableName: &t.cfg.Table, Key: c.key, ConsistentRead: aws.Bool(true)})\n\t\tif err != nil {\n\t\t\treturn false, err\n\t\t}\n\t\tr := reader{item: out.Item}\n\t\tif r.str(t.cfg.KEKID) != string(old.KEK) || string(r.bytes(t.cfg.WrappedDEK)) != string(old.WrappedDEK) {\n\t\t\treturn false, nil\n\t\t}\n\t\tc.cond = \"attribute_exists(#kek) OR \" + c.cond\n\t}\n",
+		"c, err := t.replaceRow(\"replace\", old, with)\n", "c, err := t.replaceRow(\"replace\", old, with)\n\tif err == nil {\n\t\tout, err := t.client.GetItem(ctx, &dynamodb.GetItemInput{TableName: &t.cfg.Table, Key: c.key, ConsistentRead: aws.Bool(true)})\n\t\tif err != nil {\n\t\t\treturn false, err\n\t\t}\n\t\tr := attr.Reader{Item: out.Item}\n\t\tif r.Str(t.cfg.KEKID) != string(old.KEK) || string(r.Bytes(t.cfg.WrappedDEK)) != string(old.WrappedDEK) {\n\t\t\treturn false, nil\n\t\t}\n\t\tc.cond = \"attribute_exists(#kek) OR \" + c.cond\n\t}\n",
 	}},
 	{Name: "an emergency's rewrap overwrites another payload", File: "internal/ddb/source.go", With: []string{
 		"c.cond+\" AND #payload = :oldpayload\"", "c.cond+\" AND (#payload = :oldpayload OR attribute_exists(#payload))\"",
 	}},
 	{Name: "a seal leaves the fence open", File: "internal/ddb/drainage.go", With: []string{
-		"fenceSK(shard)), \"state\", fenceSealed)", "fenceSK(shard)), \"state\", fenceOpen)",
+		"EncodeFence(id, shard, controltable.Sealed)", "EncodeFence(id, shard, controltable.Open)",
 		"internal/ddb/apply.go", "",
 		"if c.Sealed != \"\" {", "if c.Sealed != \"\" && i < 0 {",
 	}},
@@ -143,7 +143,7 @@ var mutants = []plant.Bug{
 		"cond := \"#expires_at = :expires_at\"", "cond := \"#expires_at = :expires_at OR attribute_exists(#expires_at)\"",
 	}},
 	{Name: "revoke looks, then deletes", File: "internal/ddb/drainage.go", With: []string{
-		"\tcond := \"#expires_at = :expires_at\"\n", "\ti, err := getItem(ctx, s.client, s.table, leasePK(l.KEK), l.Holder)\n\tif r := (&reader{item: i}); err != nil || i == nil || r.num(\"expires_at\") != l.Expires.UnixMilli() {\n\t\treturn false, err\n\t}\n\tcond := \"#expires_at = :expires_at OR attribute_exists(#expires_at)\"\n",
+		"\tcond := \"#expires_at = :expires_at\"\n", "\ti, err := getItem(ctx, s.client, s.table, controltable.LeasePK(l.KEK), l.Holder)\n\tif r := (&attr.Reader{Item: i}); err != nil || i == nil || r.Num(\"expires_at\") != l.Expires.UnixMilli() {\n\t\treturn false, err\n\t}\n\tcond := \"#expires_at = :expires_at OR attribute_exists(#expires_at)\"\n",
 		"_, err := s.client.DeleteItem(ctx, &dynamodb.DeleteItemInput{\n", "_, err = s.client.DeleteItem(ctx, &dynamodb.DeleteItemInput{\n",
 	}},
 	{Name: "leases are listed without the last", File: "internal/ddb/drainage.go", With: []string{
@@ -151,7 +151,7 @@ var mutants = []plant.Bug{
 	}},
 	{Name: "the fence is skipped on insert (envelope)", File: "envelope/table.go", With: []string{
 		"append(writes[:len(writes):len(writes)], check)", "writes",
-		"check := fenceCheck", "_ = fenceCheck",
+		"check := types.TransactWriteItem", "_ = types.TransactWriteItem",
 	}},
 	{Name: "an update ignores the row's epoch and ciphertext (envelope)", File: "envelope/table.go", With: []string{
 		"cond := fmt.Sprintf(\"%s = %s AND \", payload, e.value(old.item[t.cfg.Ciphertext]))", "cond := fmt.Sprintf(\"attribute_exists(%s) AND \", payload)",
@@ -171,10 +171,10 @@ var mutants = []plant.Bug{
 		"old.sealing.drop(true)", "_ = old.sealing",
 	}},
 	{Name: "a lease is given back that is referred to", File: "envelope/keeper.go", With: []string{
-		"if superseded && l.refs == 0 {", "if superseded {",
+		"if superseded && l.Refs == 0 {", "if superseded {",
 	}},
 	{Name: "leases are not renewed", File: "envelope/keeper.go", With: []string{
-		"if l.refs == h.written && now-h.renewed < c.cfg.LeaseTTL/3 {", "if now > 0 {",
+		"if l.Refs == h.written && now-h.renewed < c.cfg.LeaseTTL/3 {", "if now > 0 {",
 	}},
 	{Name: "a thawed process trusts a read that it slept over", File: "envelope/keeper.go", With: []string{
 		"err != nil && now-at < 2*c.cfg.PointerAge {", "err != nil && now >= at {",
