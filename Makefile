@@ -139,7 +139,7 @@ fuzz: ## every fuzz target for FUZZ_SECONDS (default 30)
 aws-acceptance: build package venv ## the whole life of a deployment in your AWS account; says first what that costs, and asks
 	@PATH="$(CURDIR)/.venv/bin:$$PATH" bin/matter-acceptance $(if $(YES),--yes)
 
-requirements: ## resolve requirements.txt, and that of the second AWS, anew from their lists
+requirements: ## resolve requirements.txt, and that of the second AWS, again from their lists
 	@resolve() {
 	  rm -rf build/resolve && python3 -m venv build/resolve
 	  build/resolve/bin/pip install --quiet -r "$$1"

@@ -129,7 +129,7 @@ func stateTemplate(text []byte, resources []imported) ([]byte, error) {
 		return nil, err
 	}
 	if len(doc.Content) != 1 {
-		return nil, errors.New("is no template")
+		return nil, errors.New("is not a template")
 	}
 	all, parameters := child(doc.Content[0], "Resources"), child(doc.Content[0], "Parameters")
 	if all == nil || parameters == nil {

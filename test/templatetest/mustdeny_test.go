@@ -110,7 +110,7 @@ func (tpl *template) parse(t *testing.T, name string, document any) iam.Policy {
 	return p
 }
 
-// application is the column of whoever has the policy that applications attach.
+// application is the column of an application that has the policy that applications attach.
 const application = "application"
 
 // principals returns the functions' policies by function, and the application's.
@@ -199,11 +199,11 @@ type attempt struct {
 var attempts = []attempt{
 	{
 		"unwrap a row's data key", []iam.Access{onKey("Decrypt", kekInUse, rowContext...)},
-		"rewrap and retire: an emergency encrypts payloads anew, and IAM cannot tell an emergency. dualunwrap: the known ciphers have the application's contexts; it reads no table",
+		"rewrap and retire: an emergency encrypts payloads again, and IAM cannot tell an emergency. dualunwrap: the known ciphers have the application's contexts; it reads no table",
 	},
 	{
 		"read a source's rows in clear", []iam.Access{onKey("Decrypt", kekInUse, rowContext...), access("dynamodb:Scan", orders)},
-		"as above: whoever re-encrypts every payload reads every payload",
+		"as above: a function that re-encrypts every payload reads every payload",
 	},
 	{"read the rows of a source, encrypted", []iam.Access{access("dynamodb:Scan", orders)}, "preflight checks a sample of the definitions, the others scan"},
 	{
@@ -268,7 +268,7 @@ var attempts = []attempt{
 	},
 	{
 		"add to the audit chain", []iam.Access{onItem("PutItem", "AUDIT"), onItem("UpdateItem", "AUDIT_HEAD")},
-		"each step's effect and its record are one transaction. What is added stays for ever, a false record too",
+		"each step's effect and its record are one transaction. What is added stays forever, a false record too",
 	},
 	{"change a record in the outbox", []iam.Access{onItem("UpdateItem", "AUDIT")}, ""},
 	{"remove a record from the outbox", []iam.Access{onItem("DeleteItem", "AUDIT")}, ""},
@@ -295,7 +295,7 @@ var attempts = []attempt{
 	{"add, change or remove a source", []iam.Access{onItem("PutItem", "SOURCE"), onItem("PutItem", "REGISTRY")}, ""},
 	{"remove a source", []iam.Access{onItem("DeleteItem", "SOURCE")}, ""},
 	{"hide a forgotten table", []iam.Access{onItem("DeleteItem", "MARK")}, ""},
-	{"mark a table that is no source, which refuses normal rotations", []iam.Access{onItem("PutItem", "MARK")}, "an application says by it what it writes; the refusal names the table, and an emergency starts"},
+	{"mark a table that is not a source, which refuses normal rotations", []iam.Access{onItem("PutItem", "MARK")}, "an application says by it what it writes; the refusal names the table, and an emergency starts"},
 	{"hold a lease, which delays the drain", []iam.Access{onItem("PutItem", "LEASE#x")}, "an application holds leases; drain revokes those that have run out, an emergency all"},
 	{"revoke a lease", []iam.Access{onItem("DeleteItem", "LEASE#x")}, "a writer whose lease is gone is refused by the fence, and loses nothing"},
 	{"scan the control table", []iam.Access{access("dynamodb:Scan", control)}, "they decide by the whole registry, which no index has; the table holds no secret but the token above"},
@@ -340,7 +340,7 @@ var attempts = []attempt{
 	},
 	{
 		"call preflight past the state machines", []iam.Access{access("lambda:InvokeFunction", fmt.Sprintf(arnOf, "lambda", "function:PreflightFunction"))},
-		"schedule has it look ahead. Asked to start, it takes the lock for a rotation that no state machine runs, or ends one as an emergency does: every row stays readable, kms-status shows it, and matter ops resume or an emergency goes on",
+		"schedule has it look ahead. Asked to start, it takes the lock for a rotation that no state machine runs, or ends one as an emergency does: every row stays readable, kms-status shows it, and matter ops resume or an emergency continues",
 	},
 	{"start an emergency", []iam.Access{access("states:StartExecution", fmt.Sprintf(arnOf, "states", "stateMachine:EmergencyStateMachine"))}, ""},
 	{"wake the task that waits for a second person", []iam.Access{access("states:SendTaskSuccess", fmt.Sprintf(arnOf, "states", "stateMachine:StateMachine"))}, ""},
