@@ -1,6 +1,7 @@
 package layers
 
 import (
+	"cmp"
 	"flag"
 	"fmt"
 	"go/scanner"
@@ -65,11 +66,19 @@ func count(text string, pattern *regexp.Regexp) int {
 	return n
 }
 
+// place is a folder and an expression in its prose.
+type place struct{ dir, word string }
+
+func places(counts map[place]int) []place {
+	return slices.SortedFunc(maps.Keys(counts), func(a, b place) int {
+		return cmp.Or(strings.Compare(a.dir, b.dir), strings.Compare(a.word, b.word))
+	})
+}
+
 // TestWords: no folder has more of these expressions than test/layers/words.txt allows,
 // which allows as many as there are: the counts only fall.
 func TestWords(t *testing.T) {
 	const list = "test/layers/words.txt"
-	type place struct{ dir, word string }
 	counts, where := map[place]int{}, map[place][]string{}
 	for _, f := range repository(t) {
 		ext := path.Ext(f)
@@ -102,14 +111,14 @@ func TestWords(t *testing.T) {
 	for _, w := range words {
 		instead[w.name] = w.instead
 	}
-	for p, n := range counts {
-		if n > allowed[p] {
+	for _, p := range places(counts) {
+		if n := counts[p]; n > allowed[p] {
 			t.Errorf("%s has %d times %q, %d allowed; write: %s. It is in %s", p.dir, n, p.word, allowed[p], instead[p.word], strings.Join(where[p], ", "))
 		}
 	}
 	lower := false
-	for p, n := range allowed {
-		if counts[p] < n {
+	for _, p := range places(allowed) {
+		if n := allowed[p]; counts[p] < n {
 			lower = true
 			if !*update {
 				t.Errorf("%s has %d times %q, %d allowed: lower the count in %s (go test ./test/layers -run TestWords -update)", p.dir, counts[p], p.word, n, list)
@@ -118,10 +127,9 @@ func TestWords(t *testing.T) {
 		}
 	}
 	if *update && lower {
-		places := slices.SortedFunc(maps.Keys(allowed), func(a, b place) int { return strings.Compare(a.dir+" "+a.word, b.dir+" "+b.word) })
 		var b strings.Builder
 		b.WriteString("# How often a folder's prose may have an expression that test/layers/words_test.go lists.\n# Counts only fall: go test ./test/layers -run TestWords -update\n")
-		for _, p := range places {
+		for _, p := range places(allowed) {
 			if allowed[p] > 0 {
 				fmt.Fprintf(&b, "%s %d %s\n", p.dir, allowed[p], p.word)
 			}
