@@ -50,6 +50,7 @@ func prose(name, text string) string {
 			return b.String()
 		case token.COMMENT, token.STRING:
 			fmt.Fprintln(&b, strings.ReplaceAll(lit, "\n// ", " "))
+		default:
 		}
 	}
 }

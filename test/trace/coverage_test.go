@@ -158,7 +158,7 @@ func table(t *testing.T, want string) {
 		t.Errorf("the table of actions in spec/README.md is not this one; go test ./test/trace -run TestRuns -update:\n%s", want)
 		return
 	}
-	if err := os.WriteFile(file, []byte(head+tableBegin+want+tableEnd+tail), 0o644); err != nil { //nolint:gosec // a document
+	if err := os.WriteFile(file, []byte(head+tableBegin+want+tableEnd+tail), 0o644); err != nil {
 		t.Fatal(err)
 	}
 }
