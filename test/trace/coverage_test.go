@@ -59,9 +59,7 @@ func (c coverage) add(run string, actions map[string]int) {
 	}
 }
 
-var (
-	identifier = regexp.MustCompile(`[A-Z]\w+`)
-)
+var identifier = regexp.MustCompile(`[A-Z]\w+`)
 
 // actions are the actions of rotation.tla that Next is made of, without those of a
 // mechanism that is taken away.
