@@ -139,7 +139,7 @@ fuzz: ## every fuzz target for FUZZ_SECONDS (default 30)
 aws-acceptance: build package venv ## the whole life of a deployment in your AWS account; says first what that costs, and asks
 	@PATH="$(CURDIR)/.venv/bin:$$PATH" bin/matter-acceptance $(if $(YES),--yes)
 
-requirements: ## resolve requirements.txt, and that of the second AWS, anew from their lists
+requirements: ## resolve requirements.txt, and that of the second AWS, again from their lists
 	@resolve() {
 	  rm -rf build/resolve && python3 -m venv build/resolve
 	  build/resolve/bin/pip install --quiet -r "$$1"
@@ -148,8 +148,17 @@ requirements: ## resolve requirements.txt, and that of the second AWS, anew from
 	resolve tools/python/requirements.in requirements.txt
 	resolve tools/ministack/requirements.in tools/ministack/requirements.txt
 
-lint: ## golangci-lint, gofumpt, go vet, cfn-lint
-	@go tool -modfile=tools/go.mod golangci-lint run ./...
+# What no program calls is dead, but for what tools/deadcode.allow lists; envelope, kek and
+# audit are libraries, whose callers are not here. What no test calls either is dead anywhere.
+DEADCODE := go tool -modfile=tools/go.mod deadcode -tags $(TAGS) -f '{{$$p := .Path}}{{range .Funcs}}{{println $$p .Name}}{{end}}'
+
+lint: ## golangci-lint, gofumpt, go vet, deadcode
+	@ok=1
+	go tool -modfile=tools/go.mod golangci-lint run ./... || ok=
+	$(DEADCODE) -filter '^github.com/matter-ops/kms-rotation/(rotation|internal|cmd|functions)/?' ./functions/... ./cmd/... | sed 's,^github.com/matter-ops/kms-rotation/,,; /^$$/d' | LC_ALL=C sort |
+	  diff -U0 --label tools/deadcode.allow --label 'found dead' <(grep -v '^#' tools/deadcode.allow) - || ok=
+	$(DEADCODE) -test ./... | sed '/^$$/d' | diff -U0 --label 'nothing is dead' --label 'called by no test either' /dev/null - || ok=
+	test "$$ok"
 
 fmt: ## format the Go code
 	@go tool -modfile=tools/go.mod golangci-lint fmt ./...

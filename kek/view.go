@@ -39,9 +39,14 @@ var (
 	ErrMintsExhausted = errors.New("no mint attempt is left")
 )
 
-// View is what a step has read, consistently, item by item: the pointer, one
-// rotation, the lock, and the registry entries that those name. Items may be of
-// different moments; the conditions of a [Change] catch that.
+// View is what a step has read: the pointer, one rotation, the lock, and the registry
+// entries that those name. These are one snapshot of the control table: read at different
+// moments, a rotation of before another process's switch and a new KEK of after it would
+// look like an illegal transition, where there is only a race.
+//
+// What a read of the whole registry adds may be of other moments. The revision in Registry
+// is read before what it counts the changes of, and the conditions of a [Change] refuse a
+// decision that changes overtook.
 type View struct {
 	Pointer  *Pointer  // nil: none
 	Rotation *Rotation // nil: no record

@@ -58,7 +58,7 @@ func TestFrozenLog(t *testing.T) {
 	if typed := asError(t, err); typed.Kind != rotation.Misconfigured || typed.Field != frozen.URL || strings.Count(err.Error(), "frozen") < 2 {
 		t.Errorf("%v", err)
 	}
-	f.fail = func(l audit.Log) error { return errDown }
+	f.fail = func(audit.Log) error { return errDown }
 	_, err = a.Anchor(t.Context(), rotation.AnchorInput{})
 	if typed := asError(t, err); typed.Kind != rotation.Transient {
 		t.Errorf("one that does not answer was passed over: %v", err)

@@ -637,7 +637,7 @@ type late struct {
 	n  *int
 }
 
-func (l late) Claim(ctx context.Context, rotationID string, attempt int, id kek.ID) (kek.ID, error) {
+func (l late) Claim(ctx context.Context, rotationID string, attempt int, _ kek.ID) (kek.ID, error) {
 	if *l.n++; *l.n == 1 {
 		return "", nil
 	}
@@ -1274,7 +1274,7 @@ func TestPauseSavesNothing(t *testing.T) {
 	s.advance(spring, rotation.ExecutionInput{}, kek.Rewrapped)
 	var mu sync.Mutex
 	asleep, saved := false, 0
-	s.world.SetHook(func(op string, args ...any) (bool, error) {
+	s.world.SetHook(func(op string, _ ...any) (bool, error) {
 		mu.Lock()
 		defer mu.Unlock()
 		switch {
@@ -1301,8 +1301,13 @@ func TestFreshnessInDays(t *testing.T) {
 		days int
 		want rotation.Freshness
 	}{
-		{0, 0, 0, rotation.Never}, {0, 0, 9, rotation.Never}, {1, 900 * day, 0, rotation.Fresh}, {1, day, 1, rotation.Fresh}, {1, day + 1, 1, rotation.Stale},
-		{1, 2 * day, 2, rotation.Fresh}, {1, 2*day + 1, 2, rotation.Stale},
+		{0, 0, 0, rotation.Never},
+		{0, 0, 9, rotation.Never},
+		{1, 900 * day, 0, rotation.Fresh},
+		{1, day, 1, rotation.Fresh},
+		{1, day + 1, 1, rotation.Stale},
+		{1, 2 * day, 2, rotation.Fresh},
+		{1, 2*day + 1, 2, rotation.Stale},
 	} {
 		if got := (rotation.Drill{Rev: tc.rev, PassedAt: at}).Freshness(at.Add(tc.ago), tc.days); got != tc.want {
 			t.Errorf("%+v: %s", tc, got)

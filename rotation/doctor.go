@@ -89,8 +89,9 @@ func (i Item) misplaced() bool {
 		return i.Key.SK != noSortKey
 	case ItemRecord:
 		return recordSeq(i.Key) == 0
+	default:
+		return false
 	}
-	return false
 }
 
 type (

@@ -415,6 +415,7 @@ func (e *exam) examineKEKs(running string) {
 		case ItemFence:
 			f, _ := i.Value.(FenceItem)
 			shards[kek.ID(i.ID)] = max(shards[kek.ID(i.ID)], f.Shard+1)
+		default:
 		}
 	}
 	slices.Sort(ids)

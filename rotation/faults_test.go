@@ -77,7 +77,7 @@ func (e *effects) hook(op string, args ...any) (bool, error) {
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	stem := e.d.at + " " + op + " " + subject(e.d.at, op, args)
+	stem := e.d.at + " " + op + " " + subject(op, args)
 	e.count[stem]++
 	name := fmt.Sprintf("%s #%d", stem, e.count[stem])
 	e.names = append(e.names, name)
@@ -123,7 +123,7 @@ func (e *effects) strike() (bool, error) {
 }
 
 // subject is what a call works on.
-func subject(state, op string, args []any) string {
+func subject(op string, args []any) string {
 	encctx := func(v any) string {
 		m, _ := v.(map[string]string)
 		return m["table"] + "/" + m["id"]

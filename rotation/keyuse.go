@@ -70,8 +70,8 @@ func (u KeyUse) summary() string {
 	if len(u.Grants) > 0 {
 		text += ": " + strings.Join(u.Grants, "; ")
 	}
-	switch {
-	case u.LastUse == "":
+	switch u.LastUse {
+	case "":
 		text += ", last use not known to KMS"
 	default:
 		text += fmt.Sprintf(", last use %s at %s", u.LastUse, u.LastUseAt.UTC().Format(time.RFC3339))

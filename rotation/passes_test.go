@@ -443,7 +443,7 @@ func TestEveryRowDenied(t *testing.T) {
 		s.Segments = 1
 		s.advance(spring, rotation.ExecutionInput{}, kek.Drained)
 		s.clock.pass(tagDelay)
-		s.world.SetHook(func(got string, args ...any) (bool, error) {
+		s.world.SetHook(func(got string, _ ...any) (bool, error) {
 			if got == op {
 				return false, rotation.ErrDenied
 			}

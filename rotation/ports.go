@@ -19,14 +19,15 @@ import (
 
 // Registry is the control table as the steps see it.
 type Registry interface {
-	// Load reads consistently the pointer, the lock, the rotation's record and the
-	// registry entries that these name. An absent item is nil or empty, no error;
-	// an absent table is [ErrNoControlTable].
+	// Load reads the pointer, the lock, the rotation's record and the registry entries
+	// that these name, as one snapshot: all of them as of one moment. An absent item is
+	// nil or empty, no error; an absent table is [ErrNoControlTable].
 	Load(ctx context.Context, rotationID string) (kek.View, error)
 	// LoadAll is Load with the whole registry: every KEK, the registered sources by
 	// name, the marks of writers by table, and the registry's revision. If rotationID is
-	// "" it reads the record of the rotation that holds the lock. Items may be of
-	// different moments; changes of the registry condition on its revision.
+	// "" it reads the record of the rotation that holds the lock. What it adds to Load may
+	// be of other moments: the revision is read first and the lock before the KEKs, and
+	// changes of the registry condition on the revision.
 	LoadAll(ctx context.Context, rotationID string) (kek.View, error)
 	// Apply writes a change and appends ev to the outbox in one transaction. It
 	// returns [kek.ErrConflict] if a condition failed and nothing was written; any

@@ -251,7 +251,7 @@ func TestRemoveSourceBesideAWriter(t *testing.T) {
 		carts := s.newTable("carts", "")
 		s.add(carts)
 		begun := false
-		s.world.SetHook(func(now string, args ...any) (bool, error) {
+		s.world.SetHook(func(now string, _ ...any) (bool, error) {
 			if now == op && !begun {
 				begun = true
 				s.mark("carts")
@@ -542,7 +542,7 @@ func TestSettingsAreFrozen(t *testing.T) {
 	_, err = s.Drain(t.Context(), input(spring))
 	wantKind(t, err, rotation.DrainTimeout)
 	s.clock.pass(10 * time.Hour)
-	s.Config.Segments = was.Segments // of the test's own steps
+	s.Segments = was.Segments // of the test's own steps
 	s.advance(spring, rotation.ExecutionInput{}, kek.KEKRetired)
 	if k := s.view(looking).KEKs[s.first]; !k.NotBeforeDelete.Equal(k.RetiredAt.Add(was.DeleteHold)) {
 		t.Errorf("retired at %s, not to be deleted before %s", k.RetiredAt, k.NotBeforeDelete)

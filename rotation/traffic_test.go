@@ -39,7 +39,7 @@ func (tr *traffic) hook(op string, args ...any) (bool, error) {
 	tr.mu.Lock()
 	defer tr.mu.Unlock()
 	tr.w.check("before " + op)
-	stem := op + subject("", op, args)
+	stem := op + subject(op, args)
 	tr.calls[stem]++
 	h := fnv.New64a()
 	fmt.Fprint(h, stem, tr.calls[stem])

@@ -13,7 +13,7 @@ import (
 // TestNamedVariants: a variant that a document or a comment names is there. A name that ends
 // in _ or * is the beginning of one.
 func TestNamedVariants(t *testing.T) {
-	named := regexp.MustCompile("\\b(?:cx|ok|live|reach|deep|walk)_[a-z0-9_]+\\*?")
+	named := regexp.MustCompile(`\b(?:cx|ok|live|reach|deep|walk)_[a-z0-9_]+\*?`)
 	files, names := 0, 0
 	err := filepath.WalkDir("..", func(path string, d fs.DirEntry, err error) error {
 		switch {

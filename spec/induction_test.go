@@ -112,7 +112,7 @@ func TestInductionIsOfTheModel(t *testing.T) {
 	}
 	const file = "induction.digests"
 	if *update {
-		if err := os.WriteFile(file, []byte(b.String()), 0o644); err != nil { //nolint:gosec // a file of the project
+		if err := os.WriteFile(file, []byte(b.String()), 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -41,7 +41,7 @@ func TestCitedNamesExist(t *testing.T) {
 		case filepath.Ext(path) != ".go" || path == filepath.Join("..", "spec", "names_test.go"):
 			return nil
 		}
-		b, err := os.ReadFile(path) //nolint:gosec // a file of the module
+		b, err := os.ReadFile(path)
 		if err != nil {
 			return err //nolint:wrapcheck // has the path
 		}

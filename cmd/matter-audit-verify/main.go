@@ -136,7 +136,7 @@ func verify(o options) (audit.Report, error) {
 		return audit.Report{}, fmt.Errorf("%s: anchor_keys: at least one is required", o.trust)
 	}
 	if info, err := os.Stat(o.dir); err != nil || !info.IsDir() {
-		return audit.Report{}, errors.Join(err, fmt.Errorf("%s is no directory", o.dir))
+		return audit.Report{}, errors.Join(err, fmt.Errorf("%s is not a directory", o.dir))
 	}
 	dir, err := audit.OpenDir(os.DirFS(o.dir))
 	if err != nil {

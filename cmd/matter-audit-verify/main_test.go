@@ -148,7 +148,7 @@ func TestUsage(t *testing.T) {
 		"bad known head":   {[]string{"--trust", s.trust, "--chain", "m", "--known-head", "x", dir}, exitUsage, "want a sequence number"},
 		"bad format":       {[]string{"--trust", s.trust, "--chain", "m", "-o", "xml", dir}, exitUsage, "use text or json"},
 		"help":             {[]string{"--help"}, exitGreen, "usage: matter-audit-verify"},
-		"no directory":     {[]string{"--trust", s.trust, "--chain", "m", bad}, exitTampered, "is no directory"},
+		"no directory":     {[]string{"--trust", s.trust, "--chain", "m", bad}, exitTampered, "is not a directory"},
 		"bad trust":        {[]string{"--trust", bad, "--chain", "m", dir}, exitTampered, "logs[0].url"},
 		"no anchor key":    {[]string{"--trust", keyless, "--chain", "m", dir}, exitTampered, "anchor_keys: at least one is required"},
 		"empty":            {[]string{"--trust", s.trust, "--chain", "m", dir}, exitUnproven, ""},

@@ -296,7 +296,7 @@ func (d *demo) pointer(ctx context.Context) (kek.Pointer, error) {
 	return *v.Pointer, nil
 }
 
-// rotate starts an execution and shows how it goes on.
+// rotate starts an execution and shows its progress.
 func (d *demo) rotate(ctx context.Context, id, input string) (watch.Outcome, error) {
 	client := sfn.NewFromConfig(d.AWSConfig())
 	machine := d.Env()["MATTER_STATE_MACHINE_ARN"]

@@ -60,7 +60,7 @@ func (l *demoLoad) String() string {
 		c.Writers, c.Updaters, c.Deleters, c.Readers, c.Rate)
 }
 
-// now is how the load goes on, told anew every second.
+// now is the progress of the load, printed every second.
 func (l *demoLoad) now() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -74,7 +74,7 @@ func (l *demoLoad) now() string {
 func (d *demo) traffic(r load.Report, current kek.Pointer) {
 	const about = "traffic"
 	c := r.Client
-	d.proof.claim(about, "applications went on through both rotations: 0 wrong reads, 0 errors, 0 orphaned rows met", r.Clean(),
+	d.proof.claim(about, "applications worked through both rotations: 0 wrong reads, 0 errors, 0 orphaned rows met", r.Clean(),
 		fmt.Sprintf("%d operations, %.0f/s; %d wrong, %d errors, %d orphaned%s", r.Count, r.PerSecond, r.WrongReads, r.Errors, c.OrphanedKeys, problem(r)))
 	slowest, times := time.Duration(0), []string{}
 	for _, k := range r.Operations {
@@ -87,7 +87,7 @@ func (d *demo) traffic(r load.Report, current kek.Pointer) {
 		total += n
 	}
 	d.proof.claim(about, "of the rows it wrote none is under another KEK than the pointer's",
-		total > 0 && r.Rows[current.KEKID] == total, fmt.Sprintf("%d rows, %d under %s; %d writes refused and sealed anew, unseen by the writers",
+		total > 0 && r.Rows[current.KEKID] == total, fmt.Sprintf("%d rows, %d under %s; %d writes refused and sealed again, unseen by the writers",
 			total, r.Rows[current.KEKID], current.KEKID, c.RefusedWrites))
 }
 

@@ -145,7 +145,7 @@ func startTraffic(ctx context.Context, d *app.Deployment, f loadFlags) (*traffic
 	return &traffic{g, client}, err
 }
 
-// watchLoad shows how the load goes on until it is done.
+// watchLoad shows the progress of the load until it is done.
 func watchLoad(out console.Console, t *traffic, done <-chan struct{}) {
 	line := console.NewStatusLine(out.Err)
 	defer line.End()

@@ -36,7 +36,7 @@ func newReject() *cobra.Command {
 		Use:   "reject --rotation ID --plan HASH --reason WHY",
 		Short: "Refuse that a rotation switches: it rolls back",
 		Long: `The opposite of approve: the rotation rolls back at once, with the pointer where it
-was. Whoever asked for the rotation may reject it too.`,
+was. The person who asked for the rotation may reject it too.`,
 		Example: `  matter ops reject --rotation Q2-2026-rotation --plan 3f5a… --reason "release tonight"`,
 	}
 	cmd.Flags().StringVar(&v.Reason, "reason", "", "why not, for the audit chain")

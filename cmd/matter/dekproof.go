@@ -15,7 +15,7 @@ import (
 // ask for all of them.
 const dekSample = 20
 
-// dekProof unwraps data keys under the KEKs that rows name: a label is no proof.
+// dekProof unwraps data keys under the KEKs that rows name: a label proves nothing.
 type dekProof struct {
 	kms  rotation.Wrapper
 	keks map[kek.ID]kek.KEK // the registry: a row under another KEK is unaccounted

@@ -95,7 +95,7 @@ func (o *operator) held(ctx context.Context, id kek.ID, wait time.Duration) erro
 	}
 }
 
-// detached ends a command that was interrupted while something goes on.
+// detached ends a command that was interrupted while something still runs.
 func (o *operator) detached(line *console.StatusLine, again string) error {
 	line.End()
 	fmt.Fprintln(o.Err, "interrupted; nothing is lost. Again:", again)

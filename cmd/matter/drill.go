@@ -29,7 +29,7 @@ func newDrillRun() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "run kms_rotation_failure",
 		Short: "Run a rotation whose canary is made to fail, and see it roll back",
-		Long: `Starts an execution of the state machine that mints a KEK, spoils its canary, and
+		Long: `Starts an execution of the state machine that mints a KEK, corrupts its canary, and
 must roll back by itself: the drill passes if the pointer has not moved and the new
 KEK is retired and its KMS key disabled. A drill never switches, needs no window and
 no announcement, and holds the lock while it runs, about a minute.
@@ -47,7 +47,7 @@ Exit code: 0 passed, 1 failed.`,
 		case len(args) != 1:
 			return console.UsageError{Err: fmt.Errorf("name one drill: %s; see %s --help", rotation.DrillFailure, cmd.CommandPath())}
 		case args[0] != rotation.DrillFailure:
-			return console.UsageError{Err: fmt.Errorf("%q is no drill: use %s", args[0], rotation.DrillFailure)}
+			return console.UsageError{Err: fmt.Errorf("unknown drill %q: use %s", args[0], rotation.DrillFailure)}
 		}
 		name = args[0]
 		return nil
@@ -85,7 +85,7 @@ func (o *operator) drill(ctx context.Context, name string, every time.Duration) 
 		select {
 		case <-time.After(every):
 		case <-ctx.Done():
-			fmt.Fprintf(o.Err, "stopped watching; the drill goes on: matter ops drill status\n")
+			fmt.Fprintf(o.Err, "stopped watching; the drill continues: matter ops drill status\n")
 			return console.Exit(console.ExitRunning)
 		}
 	}
@@ -152,7 +152,7 @@ func newDrillStatus() *cobra.Command {
 		Use:   "status",
 		Short: "Say whether the drill is fresh, stale or was never passed",
 		Long: `Reads only. Exit code: 0 fresh, 1 stale or never. A drill is fresh for the days of the
-stack's parameter DrillFreshDays; where that is 0, for ever.`,
+stack's parameter DrillFreshDays; where that is 0, forever.`,
 		Example: "  matter ops drill status",
 	}
 	return newOp(cmd, func(ctx context.Context, o *operator) error { return o.drillStatus(ctx) })

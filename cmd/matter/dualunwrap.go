@@ -56,7 +56,7 @@ func (o *operator) dualUnwrap(ctx context.Context, id kek.ID, known string) erro
 	}
 	var rehearsed, seen string
 	switch {
-	case tried.Tally.Scanned > 0 && r.Mode == kek.Emergency: // which goes on whatever it finds
+	case tried.Tally.Scanned > 0 && r.Mode == kek.Emergency: // which continues whatever it finds
 		rehearsed = fmt.Sprintf("rehearsal: %d rows tried; what failed is in the record rows_rehearsed (matter ops audit show --rotation %s -o json)", tried.Tally.Scanned, r.ID)
 	case tried.Tally.Scanned > 0:
 		rehearsed = fmt.Sprintf("rehearsal: a sample of %d rows unwraps, rewraps and may be written", tried.Tally.Scanned)

@@ -132,7 +132,7 @@ func (o *operator) countRows(ctx context.Context, id, again string) (string, err
 	return "", &e
 }
 
-// mayMint refuses to go on with a rotation that is not the one asked for.
+// mayMint refuses to continue a rotation that is not the one asked for.
 func (o *operator) mayMint(ctx context.Context, r kek.Rotation, f mintFlags) error {
 	if err := o.idle(ctx, r); err != nil {
 		return err
@@ -202,7 +202,7 @@ func emergencyCommand(r kek.Rotation) string {
 	return `matter ops kms-rotate --emergency --reason "what happened" --watch`
 }
 
-// goOn is the command for a rotation that holds the lock, whoever runs it.
+// goOn is the command for a rotation that holds the lock, no matter who runs it.
 func (o *operator) goOn(ctx context.Context, r kek.Rotation) string {
 	if e, ok, err := o.running(ctx, r.ID); err == nil && ok {
 		return "matter ops kms-rotate --watch --execution " + e.Name

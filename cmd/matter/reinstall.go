@@ -96,7 +96,7 @@ func (f reinstallFlags) run(c console.Console) error {
 		return err
 	}
 	for name, b := range map[string][]byte{stateFile: state, resourcesFile: append(list, '\n')} {
-		if err := os.WriteFile(name, b, 0o644); err != nil {
+		if err := os.WriteFile(name, b, 0o644); err != nil { //nolint:gosec // a template is not secret
 			return err
 		}
 	}
@@ -129,7 +129,7 @@ func stateTemplate(text []byte, resources []imported) ([]byte, error) {
 		return nil, err
 	}
 	if len(doc.Content) != 1 {
-		return nil, errors.New("is no template")
+		return nil, errors.New("is not a template")
 	}
 	all, parameters := child(doc.Content[0], "Resources"), child(doc.Content[0], "Parameters")
 	if all == nil || parameters == nil {
@@ -152,7 +152,8 @@ func stateTemplate(text []byte, resources []imported) ([]byte, error) {
 		}
 	}
 	out := &yaml.Node{Kind: yaml.MappingNode, Content: []*yaml.Node{
-		scalar("AWSTemplateFormatVersion"), {Kind: yaml.ScalarNode, Value: "2010-09-09", Style: yaml.DoubleQuotedStyle},
+		scalar("AWSTemplateFormatVersion"),
+		{Kind: yaml.ScalarNode, Value: "2010-09-09", Style: yaml.DoubleQuotedStyle},
 		scalar("Description"), scalar("State of a deleted stack, taken over"),
 	}}
 	if len(used.Content) > 0 {

@@ -98,7 +98,7 @@ func TestReinstallRefuses(t *testing.T) {
 		"a resource missing":  {func(*reinstallFlags) {}, "Parameters: {}\nResources: {}\n", "no resource ControlTable"},
 		"one that goes":       {func(*reinstallFlags) {}, "Parameters: {}\nResources: {ControlTable: {DeletionPolicy: Delete}}\n", "does not outlive"},
 		"one without policy":  {func(*reinstallFlags) {}, "Parameters: {}\nResources: {ControlTable: {}}\n", "does not outlive"},
-		"no template at all":  {func(*reinstallFlags) {}, "", "is no template"},
+		"no template at all":  {func(*reinstallFlags) {}, "", "is not a template"},
 		"neither of the maps": {func(*reinstallFlags) {}, "{}\n", "no Resources"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -78,7 +78,7 @@ func writeReport(cmd *cobra.Command, r report.Report, out, format string) error 
 	return nil
 }
 
-// replaceFile writes a file as a whole or not at all: half a report is no evidence.
+// replaceFile writes a file as a whole or not at all: half a report proves nothing.
 func replaceFile(name string, write func(io.Writer) error) error {
 	f, err := os.CreateTemp(filepath.Dir(name), ".report-*")
 	if err != nil {

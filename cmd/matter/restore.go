@@ -32,7 +32,7 @@ func newRestore() *cobra.Command {
 		Long: `Inserts the rows of a backup that are not in the table. A backup names the KEKs of
 its day, which may be retired by now; so every row is rewrapped under the pointer's
 KEK and inserted behind its write fence. What is in the table under a KEK in use is
-never overwritten, so the command can be repeated; a rotation may go on meanwhile.
+never overwritten, so the command can be repeated; a rotation may run meanwhile.
 
 A row of the file that is in the table already, but is an orphan there because its KEK
 is retired, is repaired in place: it is rewrapped under the pointer's KEK as it is in
@@ -132,7 +132,7 @@ func (o *operator) restorer(ctx context.Context, source string) (*restore.Restor
 			Registry: o.Table, Keys: o.Steps.Keys, KMS: o.Steps.KMS, Cipher: o.Steps.Cipher,
 		}, err
 	}
-	return nil, console.UsageError{Err: fmt.Errorf("--source %q is no registered table: %s", source, strings.Join(names, ", "))}
+	return nil, console.UsageError{Err: fmt.Errorf("--source %q is not a registered table: %s", source, strings.Join(names, ", "))}
 }
 
 // locked refuses to begin while KMS does not let a KEK be used that rows are under,

@@ -22,7 +22,7 @@ func newResume() *cobra.Command {
 	var f resumeFlags
 	cmd := &cobra.Command{
 		Use:   "resume",
-		Short: "Go on with a halted rotation, once its cause is fixed",
+		Short: "Continue a halted rotation, once its cause is fixed",
 		Long: `Redrives the execution that halted, if AWS still can; else it starts a new one that
 finds every finished step done. Without --rotation it is the rotation that holds
 the lock. A rotation begun by hand is handed to the state machine of its mode.`,
@@ -54,14 +54,14 @@ func (o *operator) resume(ctx context.Context, f resumeFlags) error {
 	if err != nil {
 		return err
 	}
-	how := "goes on with rotation " + r.ID + ", which is " + string(r.Phase)
+	how := "continues rotation " + r.ID + ", which is " + string(r.Phase)
 	if redriven {
 		how = "is redriven"
 	}
 	return o.started(ctx, e, f.watch, f.every, how)
 }
 
-// halted finds the rotation to go on with.
+// halted finds the rotation to continue.
 func (o *operator) halted(ctx context.Context, id string) (kek.Rotation, error) {
 	if id == "" {
 		v, err := o.Table.Load(ctx, "")
@@ -77,7 +77,7 @@ func (o *operator) halted(ctx context.Context, id string) (kek.Rotation, error) 
 		return r, err
 	}
 	if r.Phase.Final() {
-		return r, refused("--rotation", fmt.Sprintf("rotation %s is %s: there is nothing to go on with", r.ID, r.Phase), o.nextCommand(r))
+		return r, refused("--rotation", fmt.Sprintf("rotation %s is %s: there is nothing to continue", r.ID, r.Phase), o.nextCommand(r))
 	}
 	return r, nil
 }

@@ -23,7 +23,7 @@ func newRewrap() *cobra.Command {
 		Short: "Step 4b: move every row from the old KEKs to the new one",
 		Long: `Rewraps the data key of every row of every source that the rotation has frozen, the
 known-cipher corpus among them: without it retiring the old KEK would orphan every old
-row. It goes on from its checkpoints, so it may be interrupted and repeated, and it
+row. It continues from its checkpoints, so it may be interrupted and repeated, and it
 makes at most MATTER_KMS_RATE KMS requests per second. In an emergency every payload is
 encrypted again under a fresh data key; where a payload is declared opaque, only its
 data key is rewrapped.`,

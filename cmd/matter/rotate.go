@@ -34,7 +34,7 @@ func newRotate() *cobra.Command {
 		Short: "Start the state machine: the whole rotation, unattended",
 		Long: `Starts an execution of the state machine, as the schedule does every quarter; with
 --emergency, of the emergencies' state machine, which takes a permission of its own. With
---watch it shows how the rotation goes on: the step, the in-flight references that
+--watch it shows the progress of the rotation: the step, the in-flight references that
 drain, rows per second and the time left. Ctrl-C ends the watching, not the
 rotation; --watch --execution NAME attaches again.
 
@@ -216,7 +216,7 @@ func (o *operator) follow(ctx context.Context, e app.Execution, every time.Durat
 	end, err := w.Run(ctx, e.ARN, view.Show)
 	view.End()
 	if ctx.Err() != nil {
-		fmt.Fprintf(o.Err, "stopped watching; the rotation goes on. Attach again: matter ops kms-rotate --watch --execution %s\n", e.Name)
+		fmt.Fprintf(o.Err, "stopped watching; the rotation continues. Attach again: matter ops kms-rotate --watch --execution %s\n", e.Name)
 		return console.Exit(console.ExitRunning)
 	}
 	if err != nil {

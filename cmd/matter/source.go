@@ -304,7 +304,7 @@ func newSourceRemove() *cobra.Command {
 		Long: `Removes a source, with its table's mark, and records it in the audit chain. It is
 refused while any item of it is an envelope under a KEK that is not retired, or cannot be
 accounted for: the next rotation would leave such rows under a disabled KEK. --force
-goes on all the same, for a --reason that the chain keeps. No row is touched.
+continues all the same, for a --reason that the chain keeps. No row is touched.
 
 With --table it removes the mark that an application left of a table that is no
 source; the --reason says why nobody writes into it any more.`,

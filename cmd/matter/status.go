@@ -113,7 +113,7 @@ func (o *operator) afterStatus(ctx context.Context, s app.Status) (string, error
 		return "", err
 	}
 	if plan != "" {
-		return fmt.Sprintf("matter ops approve --rotation %s --plan %s, by whoever did not ask for it", r.ID, plan), nil
+		return fmt.Sprintf("matter ops approve --rotation %s --plan %s, by a person who did not ask for it", r.ID, plan), nil
 	}
 	return o.goOn(ctx, r), nil
 }

@@ -1,6 +1,7 @@
-// Package app turns the environment of a process into wired steps. It is the only
-// importer of the adapters, and the only place outside commands that knows the
-// real clock and real randomness.
+// Package app turns the environment of a process into wired steps. Functions get the
+// adapters from here only (test/layers holds that); internal/restore and cmd/matter import
+// some of them for definitions of sources and for what no step does. Outside commands and
+// internal/watch this is the only place that knows the real clock and real randomness.
 package app
 
 import (

@@ -32,7 +32,9 @@ func TestNoRedirects(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			resp.Body.Close()
+			if err := resp.Body.Close(); err != nil {
+				t.Error(err)
+			}
 			if resp.StatusCode != status || asked > 0 {
 				t.Errorf("%d: the answer is %d, the other server was asked %d times", status, resp.StatusCode, asked)
 			}

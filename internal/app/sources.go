@@ -35,23 +35,6 @@ func sourceOpener(tables *dynamodb.Client, objects *s3.Client) func(kek.Source) 
 // Sources returns the registered sources by name.
 func (d *Deployment) Sources(ctx context.Context) ([]kek.Source, error) { return d.Table.Sources(ctx) }
 
-// OpenSources returns the registered sources by name, opened by their drivers.
-func (d *Deployment) OpenSources(ctx context.Context) ([]rotation.Source, error) {
-	defs, err := d.Sources(ctx)
-	if err != nil {
-		return nil, err
-	}
-	var out []rotation.Source
-	for _, def := range defs {
-		src, err := d.Steps.OpenSource(def)
-		if err != nil {
-			return nil, fmt.Errorf("source %s: %w", def.Name, err)
-		}
-		out = append(out, src)
-	}
-	return out, nil
-}
-
 // Seed reads the sources that genesis registers first: MATTER_SOURCES, as
 // [ParseDefinitions] takes it, and MATTER_CORPUS, s3://bucket/prefix/. Either may be
 // empty. Every fault is reported at once, under the name of its variable, as one

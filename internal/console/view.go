@@ -25,6 +25,7 @@ type LiveView struct {
 	from  int64
 }
 
+// Show prints a line of progress if there is something new to say.
 func (v *LiveView) Show(p watch.Progress) {
 	if p.Rewrapped > 0 && v.since == 0 {
 		v.since, v.from = p.Elapsed, p.Rewrapped
@@ -57,6 +58,7 @@ func (v *LiveView) Show(p watch.Progress) {
 	v.last = p
 }
 
+// End ends the line that a live terminal shows.
 func (v *LiveView) End() {
 	if v.Live {
 		fmt.Fprintln(v.Out)

@@ -115,6 +115,7 @@ func (b bench) put(t *testing.T, id string, e storetest.Envelope) {
 		fields["wrapped_dek"] = 7
 	case rotation.UnknownForm:
 		fields["kek_id"] = "alias/orders"
+	default:
 	}
 	body, err := json.Marshal(fields)
 	if err != nil {

@@ -158,7 +158,8 @@ func TestFailures(t *testing.T) {
 				if d := cmp.Diff(none, got); d != "" {
 					t.Errorf("%s, %s fails: the answer is %v", call, op, got)
 				}
-				if kind := (&rotation.Error{}); call == "Check" && errors.As(err, &kind) != (cause == denied) {
+				kind, refused := (&rotation.Error{}), errors.Is(cause, denied)
+				if call == "Check" && errors.As(err, &kind) != refused {
 					t.Errorf("Check, %s fails: %v", op, err)
 				}
 			}

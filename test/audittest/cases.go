@@ -142,7 +142,7 @@ func linkCases() []Case {
 			},
 		},
 		{
-			Name: "history is rewritten and linked anew", Kind: audit.AnchoredOther, Object: anc(2),
+			Name: "history is rewritten and linked again", Kind: audit.AnchoredOther, Object: anc(2),
 			Tamper: func(w *World) { w.relink(5) },
 		},
 		{
@@ -181,7 +181,7 @@ func objectCases() []Case {
 			Tamper: func(w *World) { w.Bucket.Delete(rec(5)) },
 		},
 		{
-			Name: "a record is deleted and written anew", Kind: audit.DeleteMarker, Object: rec(5),
+			Name: "a record is deleted and written again", Kind: audit.DeleteMarker, Object: rec(5),
 			Tamper: func(w *World) {
 				w.Bucket.Delete(rec(5))
 				again(w, rec(5), w.Entries[4].Bytes)
@@ -421,7 +421,7 @@ func hiddenCases() []Case {
 			Before: audit.Green, Reason: "what is left is a chain that waits for its anchor; it turns unproven when the tail is too old",
 		},
 		{
-			Name: "history is rewritten and anchored anew with the anchor key", Kind: audit.Rollback, Object: anc(1),
+			Name: "history is rewritten and anchored again with the anchor key", Kind: audit.Rollback, Object: anc(1),
 			Tamper: func(w *World) { w.rewriteAll() }, Memory: withKnown(1),
 			Before: audit.Green, Reason: "who has the anchor key can state anything; the log keeps both statements, so a known anchor or a watch on the log for the key shows it",
 		},

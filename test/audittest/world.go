@@ -180,7 +180,7 @@ func (w *World) edit(n int64, change func(*audit.Anchor)) {
 	w.Bucket.Replace(audit.AnchorKey(Chain, n), w.encode(a))
 }
 
-// relink rewrites record seq and links all that follow it anew.
+// relink rewrites record seq and links all that follow it again.
 func (w *World) relink(seq int64) {
 	w.T.Helper()
 	head := audit.Genesis(Chain)

@@ -209,11 +209,15 @@ func (o *observer) report(t *testing.T) {
 func (o *observer) run(ctx context.Context) {
 	for ctx.Err() == nil {
 		err := o.pointer(ctx)
-		var sources []rotation.Source
+		var defs []kek.Source
 		if err == nil {
-			sources, err = o.Deployment.OpenSources(ctx)
+			defs, err = o.Deployment.Sources(ctx)
 		}
-		for _, src := range sources {
+		for _, def := range defs {
+			var src rotation.Source
+			if err == nil {
+				src, err = o.Deployment.Steps.OpenSource(def)
+			}
 			if err == nil {
 				err = o.source(ctx, src)
 			}

@@ -111,7 +111,6 @@ func TestOnlyAppWiresAdapters(t *testing.T) {
 // TestNamedTests: a test that a document names is there. A name that ends in …, or that
 // go test -run gets, is the beginning of one.
 func TestNamedTests(t *testing.T) {
-	const root = "../.."
 	named, declared := regexp.MustCompile(`(-run )?Test[A-Z]\w+…?`), regexp.MustCompile(`(?m)^func (Test\w+)\(`)
 	var have []string
 	docs := map[string][]string{}
@@ -147,7 +146,7 @@ func TestNamedTests(t *testing.T) {
 			beginning, cut := strings.CutSuffix(name, "…")
 			open = open || cut
 			if !slices.ContainsFunc(have, func(h string) bool { return h == name || open && strings.HasPrefix(h, beginning) }) {
-				t.Errorf("%s names %s, which is no test", path, name)
+				t.Errorf("%s names %s, which is not a test", path, name)
 			}
 		}
 	}

@@ -43,6 +43,7 @@ func newSource(table *memstore.Table) storetest.SourceHarness {
 			switch e.Defect {
 			case rotation.NoWrappedDEK, rotation.CipherAlone, rotation.EpochAlone, rotation.WrongType:
 				r.WrappedDEK = nil
+			default:
 			}
 			table.Plant(id, r)
 		},

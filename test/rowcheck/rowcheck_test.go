@@ -63,7 +63,7 @@ func TestEachHarmIsNamed(t *testing.T) {
 			row.Defect, row.WrappedDEK = "attribute edek is missing", nil
 			return []rotation.Row{row}
 		}, "RowIntegrity"},
-		{"one more", func(row rotation.Row) []rotation.Row {
+		{"one more", func(rotation.Row) []rotation.Row {
 			more := seal(current, "mine")
 			more.ID = "s"
 			return []rotation.Row{seal(current, "mine"), more}

@@ -19,13 +19,9 @@ func memoryPlayer() player {
 	}
 }
 
-// Campaign runs schedules on several workers until stop says so, none is left or
+// campaign runs schedules on several workers until stop says so, none is left or
 // one of them breaks a promise. It returns how many ran, and the one that broke
 // something.
-func Campaign(workers int, stop func() bool, schedules iter.Seq[Schedule]) (ran int64, bad *Schedule) {
-	return campaign(workers, stop, schedules, memoryPlayer)
-}
-
 func campaign(workers int, stop func() bool, schedules iter.Seq[Schedule], players func() player) (ran int64, bad *Schedule) {
 	var n atomic.Int64
 	var mu sync.Mutex

@@ -87,7 +87,7 @@ var mutants = []plant.Bug{
 	{Name: "an emergency forgets what the other had retired", File: "kek/view.go", With: []string{
 		"r.Leftover = append(r.Leftover, other.Olds...)", "_ = r",
 	}},
-	{Name: "an emergency seals one KEK and goes on", File: "kek/view.go", With: []string{
+	{Name: "an emergency seals one KEK and continues", File: "kek/view.go", With: []string{
 		"if len(draining) == 1 {", "if len(draining) > 0 {",
 	}},
 	{Name: "an emergency only rewraps", File: "rotation/rewrap.go", With: []string{

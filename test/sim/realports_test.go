@@ -94,6 +94,7 @@ func (t *realRows) Plant(id string, rec memstore.Record) {
 		i["kek_epoch"], i["version"] = number(rec.Epoch), number(rec.Version)
 	case rotation.UnknownForm:
 		i["kek_id"] = &types.AttributeValueMemberS{Value: foreignAlias}
+	default:
 	}
 	_, err := t.db.PutItem(ctx, &dynamodb.PutItemInput{TableName: aws.String(t.Name()), Item: i})
 	t.r.must(err)

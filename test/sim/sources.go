@@ -183,8 +183,9 @@ func unaccounted(kind rotation.Kind) bool {
 	case rotation.RowsUnaccounted, rotation.RehearsalFailed, rotation.SourceForgotten, rotation.RowsQuarantined, rotation.OrphansFound,
 		rotation.CorpusCorrupted: // the rows are the corpus too
 		return true
+	default:
+		return false
 	}
-	return false
 }
 
 // accountForRows is what an operator does whom a rotation has told of such rows or

@@ -110,7 +110,7 @@ func (tpl *template) parse(t *testing.T, name string, document any) iam.Policy {
 	return p
 }
 
-// application is the column of whoever has the policy that applications attach.
+// application is the column of an application that has the policy that applications attach.
 const application = "application"
 
 // principals returns the functions' policies by function, and the application's.
@@ -198,32 +198,38 @@ type attempt struct {
 // attempts are in the order of the table. One without a reason is allowed to nobody.
 var attempts = []attempt{
 	{
-		"unwrap a row's data key", []iam.Access{onKey("Decrypt", kekInUse, rowContext...)},
-		"rewrap and retire: an emergency encrypts payloads anew, and IAM cannot tell an emergency. dualunwrap: the known ciphers have the application's contexts; it reads no table",
+		"unwrap a row's data key",
+		[]iam.Access{onKey("Decrypt", kekInUse, rowContext...)},
+		"rewrap and retire: an emergency encrypts payloads again, and IAM cannot tell an emergency. dualunwrap: the known ciphers have the application's contexts; it reads no table",
 	},
 	{
-		"read a source's rows in clear", []iam.Access{onKey("Decrypt", kekInUse, rowContext...), access("dynamodb:Scan", orders)},
-		"as above: whoever re-encrypts every payload reads every payload",
+		"read a source's rows in clear",
+		[]iam.Access{onKey("Decrypt", kekInUse, rowContext...), access("dynamodb:Scan", orders)},
+		"as above: a function that re-encrypts every payload reads every payload",
 	},
 	{"read the rows of a source, encrypted", []iam.Access{access("dynamodb:Scan", orders)}, "preflight checks a sample of the definitions, the others scan"},
 	{
-		"make a data key for a row", []iam.Access{onKey("GenerateDataKey", kekInUse, rowContext...)},
+		"make a data key for a row",
+		[]iam.Access{onKey("GenerateDataKey", kekInUse, rowContext...)},
 		"of an emergency's fresh data keys, and of the application's",
 	},
 	{"encrypt under a KEK", []iam.Access{onKey("Encrypt", kekInUse, rowContext...)}, ""},
 	{
-		"rewrap a row's data key under a KEK of this stack", []iam.Access{onKey("ReEncryptFrom", kekInUse, rowContext...), onKey("ReEncryptTo", kekInUse, rowContext...)},
+		"rewrap a row's data key under a KEK of this stack",
+		[]iam.Access{onKey("ReEncryptFrom", kekInUse, rowContext...), onKey("ReEncryptTo", kekInUse, rowContext...)},
 		"it is what a rotation does; verify proves by it that a row is under its KEK, and decrypts nothing",
 	},
 	{
 		"turn a row's data key into a canary's, which more roles may unwrap",
-		[]iam.Access{onKey("ReEncryptFrom", kekInUse, rowContext...), onKey("ReEncryptTo", kekInUse, canaryContext...)}, "",
+		[]iam.Access{onKey("ReEncryptFrom", kekInUse, rowContext...), onKey("ReEncryptTo", kekInUse, canaryContext...)},
+		"",
 	},
 	{"rewrap a row's data key under a foreign key", []iam.Access{onKey("ReEncryptFrom", kekInUse, rowContext...), onKey("ReEncryptTo", foreign, rowContext...)}, ""},
 	{"unwrap under a KEK of another stack", []iam.Access{onKey("Decrypt", otherStacks, rowContext...)}, ""},
 	{"unwrap under a foreign key", []iam.Access{onKey("Decrypt", foreign, rowContext...)}, ""},
 	{
-		"disable a KEK in use", []iam.Access{onKey("DisableKey", kekInUse)},
+		"disable a KEK in use",
+		[]iam.Access{onKey("DisableKey", kekInUse)},
 		"retire disables the old KEKs, and a key does not say that it is old. Undone by aws kms enable-key; kms-status and the hourly canary show it",
 	},
 	{"disable a key that lost its mint's race", []iam.Access{onKey("DisableKey", loser)}, "nothing is under it"},
@@ -235,40 +241,47 @@ var attempts = []attempt{
 	{"move an alias to another key", []iam.Access{access("kms:UpdateAlias", fmt.Sprintf(arnOf, "kms", "alias/matter/kek/matter/x/1")), onKey("UpdateAlias", kekInUse)}, ""},
 	{"delete an alias", []iam.Access{access("kms:DeleteAlias", fmt.Sprintf(arnOf, "kms", "alias/matter/kek/matter/x/1")), onKey("DeleteAlias", kekInUse)}, ""},
 	{
-		"make a KEK, with any key policy", []iam.Access{access("kms:CreateKey", "*", append(slices.Clone(ourTag), "kms:KeySpec", "SYMMETRIC_DEFAULT", "kms:KeyUsage", "ENCRYPT_DECRYPT")...)},
+		"make a KEK, with any key policy",
+		[]iam.Access{access("kms:CreateKey", "*", append(slices.Clone(ourTag), "kms:KeySpec", "SYMMETRIC_DEFAULT", "kms:KeyUsage", "ENCRYPT_DECRYPT")...)},
 		"it is mint's work, and IAM has no condition on a policy's text: dualunwrap refuses a new KEK with another policy than mint gives",
 	},
 	{"make a foreign key with an alias a KEK, by its tag", []iam.Access{onKey("TagResource", foreign, ourTag...)}, ""},
 	{
-		"make a foreign key without an alias a KEK, by its tag", []iam.Access{onKey("TagResource", foreignPlain, ourTag...)},
+		"make a foreign key without an alias a KEK, by its tag",
+		[]iam.Access{onKey("TagResource", foreignPlain, ourTag...)},
 		"CreateKey with tags takes this permission, and a new key has no alias either. Give every key an alias",
 	},
 	{"make a KEK of another stack one of this stack", []iam.Access{onKey("TagResource", otherStacks, ourTag...)}, ""},
 	{"give a key another stack's tag", []iam.Access{onKey("TagResource", foreignPlain, otherTag...)}, ""},
 	{
-		"sign a head of the audit chain", []iam.Access{onKey("Sign", anchorKey, "kms:SigningAlgorithm", "ECDSA_SHA_256")},
+		"sign a head of the audit chain",
+		[]iam.Access{onKey("Sign", anchorKey, "kms:SigningAlgorithm", "ECDSA_SHA_256")},
 		"preflight shows that anchoring works by anchoring a canary. A false head contradicts the records in the bucket, which nobody can change",
 	},
 
 	{"move the pointer", []iam.Access{onItem("PutItem", "POINTER")}, "it is switch's work"},
 	{
-		"write a KEK's state", []iam.Access{onItem("PutItem", "KEK#x")},
+		"write a KEK's state",
+		[]iam.Access{onItem("PutItem", "KEK#x")},
 		"each of them makes one transition; preflight retires the new KEK of a rotation that an emergency ends. IAM cannot tell transitions apart",
 	},
 	{"open or seal a fence", []iam.Access{onItem("PutItem", "FENCE#x")}, "switch opens the new KEK's, drain seals the old one's"},
 	{"take the lock", []iam.Access{onItem("PutItem", "LOCK")}, "preflight starts rotations"},
 	{"free the lock", []iam.Access{onItem("DeleteItem", "LOCK")}, "they end rotations"},
 	{
-		"end a rotation as an emergency does", []iam.Access{onItem("PutItem", "LOCK"), onItem("PutItem", "ROTATION#x")},
+		"end a rotation as an emergency does",
+		[]iam.Access{onItem("PutItem", "LOCK"), onItem("PutItem", "ROTATION#x")},
 		"preflight starts emergencies; what an emergency leaves behind is safe",
 	},
 	{
-		"claim a census, a rehearsal or a phase that never was", []iam.Access{onItem("PutItem", "ROTATION#x"), onItem("PutItem", "AUDIT"), onItem("UpdateItem", "AUDIT_HEAD")},
+		"claim a census, a rehearsal or a phase that never was",
+		[]iam.Access{onItem("PutItem", "ROTATION#x"), onItem("PutItem", "AUDIT"), onItem("UpdateItem", "AUDIT_HEAD")},
 		"each step records its own phase in the same item. Retire and verify scan every row again and believe no record",
 	},
 	{
-		"add to the audit chain", []iam.Access{onItem("PutItem", "AUDIT"), onItem("UpdateItem", "AUDIT_HEAD")},
-		"each step's effect and its record are one transaction. What is added stays for ever, a false record too",
+		"add to the audit chain",
+		[]iam.Access{onItem("PutItem", "AUDIT"), onItem("UpdateItem", "AUDIT_HEAD")},
+		"each step's effect and its record are one transaction. What is added stays forever, a false record too",
 	},
 	{"change a record in the outbox", []iam.Access{onItem("UpdateItem", "AUDIT")}, ""},
 	{"remove a record from the outbox", []iam.Access{onItem("DeleteItem", "AUDIT")}, ""},
@@ -280,11 +293,13 @@ var attempts = []attempt{
 	{"claim that customers were told", []iam.Access{onItem("PutItem", "ANNOUNCEMENT#x")}, "preflight announces"},
 	{"count green canaries", []iam.Access{onItem("UpdateItem", "HEALTH#x")}, "health counts them"},
 	{
-		"have the rewrap skip rows, by a checkpoint", []iam.Access{onItem("PutItem", "CHECKPOINT#x#orders#rewrap")},
+		"have the rewrap skip rows, by a checkpoint",
+		[]iam.Access{onItem("PutItem", "CHECKPOINT#x#orders#rewrap")},
 		"rewrap keeps its own checkpoints; retire's pass has others, and reads every row again",
 	},
 	{
-		"have the second scan skip rows, by a checkpoint", []iam.Access{onItem("PutItem", "CHECKPOINT#x#orders#confirm")},
+		"have the second scan skip rows, by a checkpoint",
+		[]iam.Access{onItem("PutItem", "CHECKPOINT#x#orders#confirm")},
 		"retire keeps its own; preflight resets them when a rotation is resumed. verify's pass has others, and matter ops verify-kms-rotation has none",
 	},
 	{
@@ -295,7 +310,7 @@ var attempts = []attempt{
 	{"add, change or remove a source", []iam.Access{onItem("PutItem", "SOURCE"), onItem("PutItem", "REGISTRY")}, ""},
 	{"remove a source", []iam.Access{onItem("DeleteItem", "SOURCE")}, ""},
 	{"hide a forgotten table", []iam.Access{onItem("DeleteItem", "MARK")}, ""},
-	{"mark a table that is no source, which refuses normal rotations", []iam.Access{onItem("PutItem", "MARK")}, "an application says by it what it writes; the refusal names the table, and an emergency starts"},
+	{"mark a table that is not a source, which refuses normal rotations", []iam.Access{onItem("PutItem", "MARK")}, "an application says by it what it writes; the refusal names the table, and an emergency starts"},
 	{"hold a lease, which delays the drain", []iam.Access{onItem("PutItem", "LEASE#x")}, "an application holds leases; drain revokes those that have run out, an emergency all"},
 	{"revoke a lease", []iam.Access{onItem("DeleteItem", "LEASE#x")}, "a writer whose lease is gone is refused by the fence, and loses nothing"},
 	{"scan the control table", []iam.Access{access("dynamodb:Scan", control)}, "they decide by the whole registry, which no index has; the table holds no secret but the token above"},
@@ -305,7 +320,8 @@ var attempts = []attempt{
 	{"end point-in-time recovery", []iam.Access{access("dynamodb:UpdateContinuousBackups", control)}, ""},
 
 	{
-		"change any attribute of a row", []iam.Access{access("dynamodb:UpdateItem", orders)},
+		"change any attribute of a row",
+		[]iam.Access{access("dynamodb:UpdateItem", orders)},
 		"a rewrap changes up to five attributes, whose names the sources' definitions have and the template does not",
 	},
 	{"put a row", []iam.Access{access("dynamodb:PutItem", orders)}, ""},
@@ -329,18 +345,21 @@ var attempts = []attempt{
 	{"change the audit bucket's lock", []iam.Access{access("s3:PutBucketObjectLockConfiguration", "arn:aws:s3:::AuditBucket")}, ""},
 
 	{
-		"send the operators a false message", []iam.Access{access("sns:Publish", fmt.Sprintf(arnOf, "sns", "Topic"))},
+		"send the operators a false message",
+		[]iam.Access{access("sns:Publish", fmt.Sprintf(arnOf, "sns", "Topic"))},
 		"they tell people what they do. Every message names a command, and the commands read the state, not the message",
 	},
 	{"send the customers a false message", []iam.Access{access("sns:Publish", given["AnnounceTopicArn"])}, "preflight announces windows, notify moves them on"},
 	{"read the announcers' keys", []iam.Access{access("secretsmanager:GetSecretValue", given["AnnounceSecretArn"])}, "as above"},
 	{
-		"start a rotation", []iam.Access{access("states:StartExecution", fmt.Sprintf(arnOf, "states", "stateMachine:StateMachine"))},
+		"start a rotation",
+		[]iam.Access{access("states:StartExecution", fmt.Sprintf(arnOf, "states", "stateMachine:StateMachine"))},
 		"schedule starts them when they are due. A normal rotation too many does no harm, and the gates of announcement, drill and canary hold for it",
 	},
 	{
-		"call preflight past the state machines", []iam.Access{access("lambda:InvokeFunction", fmt.Sprintf(arnOf, "lambda", "function:PreflightFunction"))},
-		"schedule has it look ahead. Asked to start, it takes the lock for a rotation that no state machine runs, or ends one as an emergency does: every row stays readable, kms-status shows it, and matter ops resume or an emergency goes on",
+		"call preflight past the state machines",
+		[]iam.Access{access("lambda:InvokeFunction", fmt.Sprintf(arnOf, "lambda", "function:PreflightFunction"))},
+		"schedule has it look ahead. Asked to start, it takes the lock for a rotation that no state machine runs, or ends one as an emergency does: every row stays readable, kms-status shows it, and matter ops resume or an emergency continues",
 	},
 	{"start an emergency", []iam.Access{access("states:StartExecution", fmt.Sprintf(arnOf, "states", "stateMachine:EmergencyStateMachine"))}, ""},
 	{"wake the task that waits for a second person", []iam.Access{access("states:SendTaskSuccess", fmt.Sprintf(arnOf, "states", "stateMachine:StateMachine"))}, ""},
@@ -433,7 +452,7 @@ func checkTable(t *testing.T, table string) {
 		t.Fatalf("%s has no place for the table", file)
 	}
 	if *update {
-		if err := os.WriteFile(file, []byte(before+begin+table+end+after), 0o644); err != nil { //nolint:gosec // a document
+		if err := os.WriteFile(file, []byte(before+begin+table+end+after), 0o644); err != nil {
 			t.Fatal(err)
 		}
 		return

@@ -144,7 +144,7 @@ func Check(ctx context.Context, r Run) (Result, error) {
 		return Result{}, err
 	}
 	fast, keep := startFast(java, jar)
-	cmd := exec.CommandContext(ctx, java, slices.Concat(fast, r.args(dir, jar))...) //nolint:gosec // our own arguments
+	cmd := exec.CommandContext(ctx, java, slices.Concat(fast, r.args(dir, jar))...)
 	cmd.Dir = dir
 	cmd.WaitDelay = time.Second
 	start := time.Now() //nolint:forbidigo // measures a child process
@@ -229,10 +229,12 @@ func (r Run) args(dir, jar string) []string {
 	if r.Count {
 		count = []string{"-coverage", "9999"} // minutes between reports: the last one, at the end, is enough
 	}
-	return slices.Concat(jvm, []string{"-Xss16m", "-Djava.io.tmpdir=" + dir, "-cp", jar, "tlc2.TLC",
+	return slices.Concat(jvm, []string{
+		"-Xss16m", "-Djava.io.tmpdir=" + dir, "-cp", jar, "tlc2.TLC",
 		"-workers", strconv.Itoa(max(r.Workers, 1)), "-metadir", filepath.Join(dir, "states"), "-cleanup",
 		"-deadlock", // a model that has done all it may is no error
-		"-config", "model.cfg"}, walk, count, []string{r.Module})
+		"-config", "model.cfg",
+	}, walk, count, []string{r.Module})
 }
 
 var (

@@ -59,9 +59,7 @@ func (c coverage) add(run string, actions map[string]int) {
 	}
 }
 
-var (
-	identifier = regexp.MustCompile(`[A-Z]\w+`)
-)
+var identifier = regexp.MustCompile(`[A-Z]\w+`)
 
 // actions are the actions of rotation.tla that Next is made of, without those of a
 // mechanism that is taken away.
@@ -158,7 +156,7 @@ func table(t *testing.T, want string) {
 		t.Errorf("the table of actions in spec/README.md is not this one; go test ./test/trace -run TestRuns -update:\n%s", want)
 		return
 	}
-	if err := os.WriteFile(file, []byte(head+tableBegin+want+tableEnd+tail), 0o644); err != nil { //nolint:gosec // a document
+	if err := os.WriteFile(file, []byte(head+tableBegin+want+tableEnd+tail), 0o644); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -47,14 +47,6 @@ func every(f is, edit func(*trace.Event)) mutation {
 	}
 }
 
-// cut leaves what comes before the first event that f finds.
-func cut(f is) mutation {
-	return func(t *testing.T, events []trace.Event) []trace.Event {
-		t.Helper()
-		return events[:index(t, events, f)]
-	}
-}
-
 // scanned are the checkpoints of a pass after which a lie says that it is done. early puts
 // them, all done, after the first event that g finds, and leaves out the true ones.
 func early(name string, after is) mutation {

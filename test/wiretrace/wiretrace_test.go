@@ -625,7 +625,8 @@ func TestCorpusPages(t *testing.T) {
 		}},
 		"a part of the prefix": {[]call{listed(false, "&delimiter=/"), get("known/a.json", 200), get("known/b.json", 200)}, []trace.Event{with(whole, func(e *trace.Event) { e.Filtered = true })}},
 		"overwritten meanwhile": {[]call{listed(false, ""), get("known/a.json", 200), written, get("known/b.json", 200)}, []trace.Event{
-			unwrapped, {Effect: trace.Plant, Caller: trace.Person, Source: "corpus", Row: "known/a.json", KEK: "new", Epoch: 2, Blob: dek, Body: digest(string(entryBody)), BodyDEK: "dek 1", Text: "text 1"},
+			unwrapped,
+			{Effect: trace.Plant, Caller: trace.Person, Source: "corpus", Row: "known/a.json", KEK: "new", Epoch: 2, Blob: dek, Body: digest(string(entryBody)), BodyDEK: "dek 1", Text: "text 1"},
 			with(whole, func(e *trace.Event) { e.Consistent = false }),
 		}},
 	} {
