@@ -194,7 +194,9 @@ func (c *Client) hold(ctx context.Context, p kek.Pointer) (*hold, error) {
 // lease is the lease on h as it should be written now.
 func (c *Client) lease(h *hold) controltable.Lease {
 	l := c.me
-	l.KEK, l.Refs, l.Expires = h.pointer.KEKID, h.refs.Load(), c.cfg.clock().Add(c.cfg.LeaseTTL)
+	l.KEK = h.pointer.KEKID
+	l.Refs = h.refs.Load()
+	l.Expires = c.cfg.clock().Add(c.cfg.LeaseTTL)
 	return l
 }
 

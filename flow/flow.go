@@ -1,9 +1,9 @@
 // Package flow is the state machine of a rotation as one table. Each state is one entry of
 // [Rotation]: what it does, the function that it calls and with what, how often it tries
-// again, and where it goes on success and on failure.
+// again, and the state that follows a success and a failure.
 //
 // statemachine.asl.json is generated from it (go generate ./flow). The simulator, the
-// operator's tool and the report read the table. Whoever adds a state adds an entry here.
+// operator's tool and the report read the table. To add a state, add an entry here.
 package flow
 
 import (
@@ -43,7 +43,7 @@ type State struct {
 	Event string    // audit record that it ends with
 	Title string    // of that record's time in a report
 
-	Command string // of matter ops, for whoever does the step by hand
+	Command string // of matter ops, for the person who does the step by hand
 
 	// Task: calls a function.
 	Function   string // as template.yaml names it: the folder is the same in lower case
@@ -102,7 +102,7 @@ var (
 	Patient = Retry{Attempts: 20, Most: time.Minute} // outlasts the minutes until a new key's tag is known everywhere
 )
 
-// CatchClause is where a state goes on a failure.
+// CatchClause is the state that follows a failure.
 type CatchClause struct {
 	Comment string
 	Errors  []rotation.Kind

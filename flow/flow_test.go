@@ -66,7 +66,7 @@ func TestFind(t *testing.T) {
 		t.Errorf("a halt is caught by %+v", c)
 	}
 	if !slices.Contains(flow.Refusals, rotation.RowsUnaccounted) {
-		t.Error("rows that are not accounted for are no refusal")
+		t.Error("rows that are not accounted for are missing from the refusals")
 	}
 }
 

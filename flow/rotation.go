@@ -63,7 +63,7 @@ var Rotation = []State{
 	},
 	{
 		Name: "NotifyStarted", Type: Task,
-		Comment:  "Tells people, and customers who follow the announced window, that it has begun. It goes on whether or not they hear of it.",
+		Comment:  "Tells people, and customers who follow the announced window, that it has begun. It continues whether or not they hear of it.",
 		Function: "Notify", Payload: []Field{{"event", "started"}, {"rotation_id", Path("$.rotation_id")}, {"label", Path("$.label")}, {"mode", Path("$.mode")}, {"drill", Path("$.drill")}, {"execution", Path("$$.Execution")}},
 		Timeout: 40 * time.Second,
 		Retry:   Brief,
@@ -110,7 +110,7 @@ var Rotation = []State{
 	},
 	{
 		Name: "CensusDone?", Type: Choice,
-		Comment: "The census goes on from its checkpoints until it is done.",
+		Comment: "The census continues from its checkpoints until it is done.",
 		Choices: []ChoiceRule{{At: "$.census.done", Is: true, Next: "Mint"}}, Default: "Census",
 	},
 	{
@@ -309,7 +309,7 @@ var Rotation = []State{
 			},
 			{
 				Name: "SegmentDone?", Type: Choice,
-				Comment: "A call that ran out of time is made again and goes on from its checkpoint.",
+				Comment: "A call that ran out of time is made again and continues from its checkpoint.",
 				Choices: []ChoiceRule{{At: "$.progress.done", Is: true, Next: "SegmentDone"}}, Default: "RewrapSegment",
 			},
 			{
@@ -348,7 +348,7 @@ var Rotation = []State{
 	},
 	{
 		Name: "RetireDone?", Type: Choice,
-		Comment: "The second scan goes on from its checkpoints until it is clean.",
+		Comment: "The second scan continues from its checkpoints until it is clean.",
 		Choices: []ChoiceRule{{At: "$.retire.done", Is: true, Next: "NotifyVerifying"}}, Default: "Retire",
 	},
 	{
@@ -385,7 +385,7 @@ var Rotation = []State{
 	},
 	{
 		Name: "VerifyDone?", Type: Choice,
-		Comment: "The last scan goes on from its checkpoints until it is done.",
+		Comment: "The last scan continues from its checkpoints until it is done.",
 		Choices: []ChoiceRule{{At: "$.verify.done", Is: true, Next: "AnchorCompletion"}}, Default: "Verify",
 	},
 	{

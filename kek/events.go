@@ -23,5 +23,5 @@ const (
 	EventKEKRegistered     = "kek_registered"      // a KEK that rows name from before this project
 	EventSourceAdded       = "source_added"
 	EventSourceRemoved     = "source_removed"
-	EventMarkRemoved       = "mark_removed" // of a table that is no source
+	EventMarkRemoved       = "mark_removed" // of a table that is not a source
 )

@@ -119,7 +119,9 @@ func (s *Store) transact(ctx context.Context, actions []action) (again bool, err
 func cancellation(actions []action, e *types.TransactionCanceledException) (again bool, err error) {
 	var why []string
 	for i, r := range e.CancellationReasons {
-		reason, what, outbox := controltable.ReasonOf(r), "item", false
+		reason := controltable.ReasonOf(r)
+		what := "item"
+		outbox := false
 		if reason == controltable.Innocent {
 			continue
 		}
@@ -243,7 +245,9 @@ func (s *Store) appends(head audit.Head, e audit.Entry, b *beginning) []action {
 	if head.Seq > 0 {
 		cond, vals = "#seq = :was AND #hash = :washash", values{"was": attr.Num(head.Seq), "washash": attr.Str(head.Hash)}
 	}
-	vals["chain"], vals["seq"], vals["hash"] = attr.Str(s.chain), attr.Num(e.Record.Seq), attr.Str(e.Hash)
+	vals["chain"] = attr.Str(s.chain)
+	vals["seq"] = attr.Num(e.Record.Seq)
+	vals["hash"] = attr.Str(e.Hash)
 	update := "SET #chain = :chain, #seq = :seq, #hash = :hash"
 	if b != nil {
 		update += ", #generations = :generations"

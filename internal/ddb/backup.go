@@ -91,7 +91,9 @@ func (t *TableSource) InsertOf(b Backed, with rotation.Rewrapped) (*types.Put, e
 		return nil, fmt.Errorf("insert %s: %w", b.Row.ID, err)
 	}
 	i := maps.Clone(b.item)
-	i[t.cfg.KEKID], i[t.cfg.Epoch], i[h.holder] = attr.Str(string(with.KEK)), attr.Num(with.Epoch), attr.Blob(held)
+	i[t.cfg.KEKID] = attr.Str(string(with.KEK))
+	i[t.cfg.Epoch] = attr.Num(with.Epoch)
+	i[h.holder] = attr.Blob(held)
 	if with.Ciphertext != nil {
 		i[t.cfg.Ciphertext] = attr.Blob(with.Ciphertext)
 	}

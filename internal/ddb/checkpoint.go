@@ -103,7 +103,10 @@ func encodeCheckpoint(c rotation.Checkpoint) item {
 // decodeCheckpoint fills in c, which has its key.
 func decodeCheckpoint(i item, c rotation.Checkpoint) (rotation.Checkpoint, error) {
 	r := attr.Reader{Item: i}
-	c.Rev, c.Cursor, c.Done, c.SavedAt = r.Num("rev"), r.Str("cursor"), r.Bool("done"), r.Time("saved_at")
+	c.Rev = r.Num("rev")
+	c.Cursor = r.Str("cursor")
+	c.Done = r.Bool("done")
+	c.SavedAt = r.Time("saved_at")
 	c.Tally = rotation.Tally{
 		Scanned: r.Num("scanned"), Rewrapped: r.Num("rewrapped"), Other: r.Num("other"), Declared: r.Num("declared"),
 		Quarantined: r.Num("quarantined"), Unwrapped: r.Num("unwrapped"), Poison: r.Strs("poison"),

@@ -41,7 +41,10 @@ func (s *Store) LoadAnnouncement(ctx context.Context, label string) (rotation.An
 
 func decodeAnnouncement(i item, label string) (rotation.Announcement, error) {
 	r, a := attr.Reader{Item: i}, rotation.Announcement{Label: label}
-	a.Rev, a.From, a.To, a.At = r.Num("rev"), r.Time("from"), r.Time("to"), r.Time("announced_at")
+	a.Rev = r.Num("rev")
+	a.From = r.Time("from")
+	a.To = r.Time("to")
+	a.At = r.Time("announced_at")
 	a.Actor, a.Told = r.Str("actor"), r.Strs("told")
 	return a, damagedIf(r.Err, pkAnnouncement+label)
 }
@@ -70,7 +73,9 @@ func (s *Store) LoadDrill(ctx context.Context, name string) (rotation.Drill, err
 
 func decodeDrill(i item, name string) (rotation.Drill, error) {
 	r, d := attr.Reader{Item: i}, rotation.Drill{Name: name}
-	d.Rev, d.PassedAt, d.Rotation = r.Num("rev"), r.Time("passed_at"), r.Str("rotation_id")
+	d.Rev = r.Num("rev")
+	d.PassedAt = r.Time("passed_at")
+	d.Rotation = r.Str("rotation_id")
 	d.Pointer, d.Retired = kek.ID(r.Str("pointer_kek_id")), kek.ID(r.Str("retired_kek_id"))
 	d.Error, d.Actor = r.Str("error"), r.Str("actor")
 	return d, damagedIf(r.Err, pkDrill+name)
@@ -93,9 +98,16 @@ func (s *Store) LoadApproval(ctx context.Context, rotationID string) (rotation.A
 
 func decodeApproval(i item, rotationID string) (rotation.Approval, error) {
 	r, a := attr.Reader{Item: i}, rotation.Approval{Rotation: rotationID}
-	a.Rev, a.Plan, a.State, a.Token = r.Num("rev"), r.Str("plan"), rotation.ApprovalState(r.Str("state")), r.Str("task_token")
-	a.Requester, a.Asked, a.Expires = r.Str("requested_by"), r.Time("asked_at"), r.Time("expires_at")
-	a.By, a.At, a.Reason = r.Str("answered_by"), r.Time("answered_at"), r.Str("reason")
+	a.Rev = r.Num("rev")
+	a.Plan = r.Str("plan")
+	a.State = rotation.ApprovalState(r.Str("state"))
+	a.Token = r.Str("task_token")
+	a.Requester = r.Str("requested_by")
+	a.Asked = r.Time("asked_at")
+	a.Expires = r.Time("expires_at")
+	a.By = r.Str("answered_by")
+	a.At = r.Time("answered_at")
+	a.Reason = r.Str("reason")
 	return a, damagedIf(r.Err, pkApproval+rotationID)
 }
 
@@ -109,7 +121,9 @@ func (s *Store) SaveApproval(ctx context.Context, a rotation.Approval, ev audit.
 // saveRev puts an item with revision rev+1 if the stored one has revision rev, 0 being
 // none, and appends the record in the same transaction.
 func (s *Store) saveRev(ctx context.Context, pk string, i item, rev int64, ev audit.Event) error {
-	i["pk"], i["sk"], i["rev"] = attr.Str(pk), attr.Str(noSK), attr.Num(rev+1)
+	i["pk"] = attr.Str(pk)
+	i["sk"] = attr.Str(noSK)
+	i["rev"] = attr.Num(rev + 1)
 	if err := s.commit(ctx, []action{s.put(pk, i, atRev(rev))}, ev, nil); err != nil {
 		return fmt.Errorf("save %s at revision %d: %w", pk, rev, err)
 	}

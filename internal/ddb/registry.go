@@ -208,8 +208,12 @@ func decodeFrozen(rd *attr.Reader, r *kek.Rotation) {
 			rd.Err = fmt.Errorf("attribute probes: %w", p.Err)
 		}
 	}
-	r.Counted, r.Rehearsed, r.SealedAt = rd.Bool("counted"), kek.ID(rd.Str("rehearsed")), rd.Time("sealed_at")
-	r.ResumedAt, r.TookOver, r.EndedBy = rd.Time("resumed_at"), rd.Strs("took_over"), rd.Str("ended_by")
+	r.Counted = rd.Bool("counted")
+	r.Rehearsed = kek.ID(rd.Str("rehearsed"))
+	r.SealedAt = rd.Time("sealed_at")
+	r.ResumedAt = rd.Time("resumed_at")
+	r.TookOver = rd.Strs("took_over")
+	r.EndedBy = rd.Str("ended_by")
 	for _, id := range rd.Strs("leftover_kek_ids") {
 		r.Leftover = append(r.Leftover, kek.ID(id))
 	}

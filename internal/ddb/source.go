@@ -203,7 +203,9 @@ func (t *TableSource) rewrapRow(h handle, old rotation.Row, with rotation.Rewrap
 	c := t.changeIfUnchanged(h)
 	c.update = "SET #kek = :kek, #held = :held, #epoch = :epoch"
 	c.names["#epoch"] = t.cfg.Epoch
-	c.values[":kek"], c.values[":held"], c.values[":epoch"] = attr.Str(string(with.KEK)), attr.Blob(held), attr.Num(with.Epoch)
+	c.values[":kek"] = attr.Str(string(with.KEK))
+	c.values[":held"] = attr.Blob(held)
+	c.values[":epoch"] = attr.Num(with.Epoch)
 	if t.cfg.Version != "" {
 		c.update += ", #version = if_not_exists(#version, :zero) + :one"
 		c.names["#version"] = t.cfg.Version

@@ -10,7 +10,7 @@ import (
 	"github.com/matter-ops/kms-rotation/rotation"
 )
 
-// titleOf names the time that leads to a transition; "" is no transition.
+// titleOf names the time that leads to a transition; "" if it is not a transition.
 func titleOf(event string) string {
 	for _, s := range flow.Rotation {
 		if event != "" && s.Event == event {
