@@ -81,7 +81,7 @@ func (c *customers) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // repository ships.
 func (w *world) invoke(t *testing.T, function, event string) (out map[string]any, failed bool) {
 	t.Helper()
-	payload, err := os.ReadFile(filepath.Join("..", "events", event+".json"))
+	payload, err := os.ReadFile(filepath.Join("..", "..", "events", event+".json"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -173,7 +173,7 @@ func TestDrillDeployed(t *testing.T) {
 	w.traced(t)
 	before := w.view(t, "").Pointer
 	w.refused(t, "no-drill", "{}", string(rotation.DrillStale), rotation.DrillFailure)
-	input, err := os.ReadFile(filepath.Join("..", "events", "execution-drill.json"))
+	input, err := os.ReadFile(filepath.Join("..", "..", "events", "execution-drill.json"))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -140,7 +140,7 @@ func (w *emulation) step(t *testing.T, function, what string, payload []byte, wa
 // run sends the event of that name, as the repository ships it.
 func (w *emulation) run(t *testing.T, event string, want map[string]any) map[string]any {
 	t.Helper()
-	payload, err := os.ReadFile(filepath.Join("..", "events", event+".json"))
+	payload, err := os.ReadFile(filepath.Join("..", "..", "events", event+".json"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -207,7 +207,7 @@ func TestEmulator(t *testing.T) {
 // allUsed checks that no event of a function is shipped untried.
 func (w *emulation) allUsed(t *testing.T) {
 	t.Helper()
-	all, err := os.ReadDir(filepath.Join("..", "events"))
+	all, err := os.ReadDir(filepath.Join("..", "..", "events"))
 	if err != nil {
 		t.Fatal(err)
 	}
