@@ -149,7 +149,7 @@ requirements: ## resolve requirements.txt, and that of the second AWS, again fro
 	resolve tools/ministack/requirements.in tools/ministack/requirements.txt
 
 # What no program calls is dead, but for what tools/deadcode.allow lists; envelope, kek and
-# audit are libraries, whose callers are not here. What no test calls either is dead anywhere.
+# audit are libraries, whose callers are not here, and tests and the generator read flow. What no test calls either is dead anywhere.
 DEADCODE := go tool -modfile=tools/go.mod deadcode -tags $(TAGS) -f '{{$$p := .Path}}{{range .Funcs}}{{println $$p .Name}}{{end}}'
 
 lint: ## golangci-lint, gofumpt, go vet, deadcode
