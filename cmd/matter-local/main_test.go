@@ -4,6 +4,9 @@ import (
 	"bytes"
 	"errors"
 	"maps"
+	"os"
+	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -58,5 +61,41 @@ func TestProof(t *testing.T) {
 	p.claim("b", "it does not", false, "seen too")
 	if p.print(&out) || !strings.Contains(out.String(), "FALSE it does not\n          seen too") {
 		t.Error(&out)
+	}
+}
+
+// TestDocumentedCommands: every command that a document shows is there, with the flags
+// that it shows.
+func TestDocumentedCommands(t *testing.T) {
+	shown := regexp.MustCompile("matter-local ([a-z]+[^`\n|#;)&]*)")
+	flagName := regexp.MustCompile(`(?:^|\s)--([a-z][a-z-]*)`)
+	seen := 0
+	for _, pattern := range []string{"../../*.md", "../../docs/*.md", "../../docs/adr/*.md", "../../Makefile"} {
+		files, err := filepath.Glob(pattern)
+		if err != nil || len(files) == 0 {
+			t.Fatalf("%s: %v", pattern, err)
+		}
+		for _, file := range files {
+			text, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, m := range shown.FindAllStringSubmatch(string(text), -1) {
+				name, _, _ := strings.Cut(m[1], " ")
+				cmd, _, err := newRoot().Find([]string{name})
+				if err != nil || cmd.Name() != name {
+					continue // a sentence about the program
+				}
+				seen++
+				for _, f := range flagName.FindAllStringSubmatch(m[1], -1) {
+					if cmd.Flags().Lookup(f[1]) == nil {
+						t.Errorf("%s: matter-local %s: there is no flag --%s", file, m[1], f[1])
+					}
+				}
+			}
+		}
+	}
+	if seen < 4 {
+		t.Errorf("only %d commands were found", seen)
 	}
 }
