@@ -319,3 +319,30 @@ func TestAdoptRefuses(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestAdoptTries: a row that changes eleven times while it is labelled is labelled the
+// twelfth time.
+func TestAdoptTries(t *testing.T) {
+	s := newSite(t)
+	unlabel(s, "o1")
+	tries := 0
+	s.OpenSource = fickle(s, func(src rotation.Source) rotation.Source { return lagging{src, src.(rotation.Labeler), &tries} })
+	out := must(s.Adopt(t.Context(), s.store, rotation.AdoptInput{Source: "orders", Write: true}))
+	if out.Written != 1 || out.Changed != 0 || tries != 12 {
+		t.Errorf("after %d tries: %+v", tries, out)
+	}
+}
+
+// lagging is a source whose row is what was read at the twelfth try.
+type lagging struct {
+	rotation.Source
+	to    rotation.Labeler
+	tries *int
+}
+
+func (l lagging) Label(ctx context.Context, old rotation.Row, id kek.ID) (bool, error) {
+	if *l.tries++; *l.tries < 12 {
+		return false, nil
+	}
+	return l.to.Label(ctx, old, id)
+}

@@ -270,7 +270,7 @@ func (s *Steps) needsApproval(r kek.Rotation) bool {
 }
 
 // samePerson reports whether two ARNs may be of one person. In doubt it is one.
-func samePerson(a, b string) bool { return a == b || person(a) == person(b) }
+func samePerson(a, b string) bool { return person(a) == person(b) }
 
 // ssoRole begins the names of the roles that IAM Identity Center makes. Their sessions
 // are named after the user (IAM Identity Center user guide, "Referencing permission sets

@@ -90,11 +90,12 @@ const (
 	manyRows      = 100
 )
 
-// missing reports whether so many rows are gone that people should know of it.
+// missing reports whether so many rows are gone that people should know of it, of a source
+// that has fewer.
 func (c passRows) missing() bool {
 	_, before := c.most()
 	gone := before - c.rows[passVerify]
-	return gone > 0 && (gone*missingOfAny >= before || before >= manyRows && gone*missingOfMany >= before)
+	return gone*missingOfAny >= before || before >= manyRows && gone*missingOfMany >= before
 }
 
 // tellCounts puts the rows of each pass into the body of the completion's record, and

@@ -241,3 +241,26 @@ func TestZombieWriter(t *testing.T) {
 		})
 	}
 }
+
+// TestDrainOfTwoKEKs: an emergency that ends a rotation which has switched drains two KEKs,
+// and takes the leases on both.
+func TestDrainOfTwoKEKs(t *testing.T) {
+	s := newSite(t)
+	s.advance(spring, rotation.ExecutionInput{}, kek.Switched)
+	second := s.pointer().KEKID
+	s.advance(summer, emergency, kek.Switched)
+	leases := map[kek.ID]rotation.Lease{}
+	for _, id := range []kek.ID{s.first, second} {
+		l := rotation.Lease{KEK: id, Holder: "web", Host: "web-1", PID: 7, Refs: 1, Expires: s.clock.now().Add(time.Hour)}
+		s.must(s.store.PutLease(t.Context(), l))
+		leases[id] = l
+	}
+	if out, err := s.Drain(t.Context(), input(summer)); !out.Done || err != nil {
+		t.Fatalf("%+v, %v", out, err)
+	}
+	for id, l := range leases {
+		if s.renew(l, time.Hour) {
+			t.Errorf("the lease on %s is still held", id)
+		}
+	}
+}

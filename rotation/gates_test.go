@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -386,5 +387,46 @@ func TestAheadAndAtTime(t *testing.T) {
 	s.phase(spring, kek.Completed)
 	if diff := cmp.Diff([]string{"scheduled", "in_progress", "verifying", "completed"}, page.stages()); diff != "" {
 		t.Errorf("stages (-want +got):\n%s", diff)
+	}
+}
+
+// TestGatesOfOneDay: a deployment that demands one day of notice demands it.
+func TestGatesOfOneDay(t *testing.T) {
+	s := newSite(t)
+	s.AnnounceDays = 1
+	_, err := s.start(spring, rotation.ExecutionInput{})
+	wantKind(t, err, rotation.AnnouncementMissing)
+}
+
+// TestLookAheadAnnounces: a look at a later window announces it also where no notice is
+// demanded, and is judged by that window; a start is judged by the time at which it starts.
+func TestLookAheadAnnounces(t *testing.T) {
+	s := newSite(t)
+	s.clock.pass(5 * time.Hour) // 07:00
+	from := s.clock.now().Add(-6*time.Hour).AddDate(0, 0, 10)
+	in := preflightInput(spring, rotation.ExecutionInput{Label: "Q2"})
+	in.AnnounceFrom = &from
+	_, err := s.Preflight(t.Context(), in)
+	wantKind(t, err, rotation.WindowClosed)
+	in.CheckOnly, in.Announce = true, true
+	plan := must(s.Preflight(t.Context(), in))
+	if i := slices.IndexFunc(plan.Checks, func(c rotation.Check) bool { return c.Name == "announcement" }); i < 0 || plan.Checks[i].Detail != "made" {
+		t.Errorf("checks %+v", plan.Checks)
+	}
+	if a := must(s.store.LoadAnnouncement(t.Context(), "Q2")); !a.From.Equal(from) {
+		t.Errorf("announced %+v", a)
+	}
+}
+
+// TestAnnouncedInTheDeploymentsZone: people read a window in their deployment's zone, in
+// whatever zone it was stored.
+func TestAnnouncedInTheDeploymentsZone(t *testing.T) {
+	s := newSite(t)
+	s.AnnounceDays, s.Window.Zone = 7, time.FixedZone("X", 60*60)
+	s.told("Q2-2026-rotation", s.clock.now(), s.clock.now().Add(2*time.Hour), s.clock.now())
+	_, err := s.start(spring, rotation.ExecutionInput{})
+	wantKind(t, err, rotation.AnnouncementYoung)
+	if want := "rotate in the window announced, 2026-04-01 03:00 to 2026-04-01 05:00 X"; typed(err).Next != want {
+		t.Errorf("%q, want %q", typed(err).Next, want)
 	}
 }

@@ -224,3 +224,32 @@ func TestForeignAnchor(t *testing.T) {
 		}
 	}
 }
+
+// TestManyForeignObjects: a step goes past eleven objects in a row, and tells people of each
+// by its key; where a function counts them for the alarm it sends nothing.
+func TestManyForeignObjects(t *testing.T) {
+	for _, counted := range []bool{false, true} {
+		s := newSite(t)
+		var b inbox
+		s.Notifier = &b
+		if counted {
+			s.Meter = counts{}
+		}
+		planted, last := 0, ""
+		s.world.SetHook(func(op string, args ...any) (bool, error) {
+			if op == "Vault.Put" && planted < 11 {
+				planted++
+				last = args[0].(string)
+				return false, audit.TakenBy(last, "only", nil)
+			}
+			return true, nil
+		})
+		must(s.Preflight(t.Context(), preflightInput(spring, rotation.ExecutionInput{})))
+		if planted != 11 || counted != (b.message == "") || !counted && !strings.Contains(b.message, "Detail:    "+last+"\n") {
+			t.Errorf("counted %t, after %d objects, the last %s: %q", counted, planted, last, b.message)
+		}
+		s.world.SetHook(nil)
+		s.advance(spring, rotation.ExecutionInput{}, kek.Completed)
+		s.settled()
+	}
+}

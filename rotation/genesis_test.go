@@ -1,7 +1,10 @@
 package rotation_test
 
 import (
+	"math"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
@@ -27,4 +30,36 @@ func TestLastEpoch(t *testing.T) {
 	s.people.Plant("odd", memstore.Record{KEK: s.first, Epoch: 1 << 40, WrappedDEK: []byte("w"), Ciphertext: []byte("c")})
 	_, err := s.LastEpoch(t.Context(), sources)
 	wantKind(t, err, rotation.RowsUnaccounted)
+}
+
+// TestLastEpochTells: what is refused is told by the item, with what to mend, and no number
+// comes with it. The highest epoch that may be is no reason, and what cannot be read is not
+// taken for rows without one.
+func TestLastEpochTells(t *testing.T) {
+	s := newSite(t)
+	sources := []kek.Source{s.orders.Source(), s.people.Source()}
+	row := memstore.Record{KEK: s.first, Epoch: math.MaxInt32, WrappedDEK: []byte("w"), Ciphertext: []byte("c")}
+	s.orders.Plant("highest", row)
+	if last, err := s.LastEpoch(t.Context(), sources); last != math.MaxInt32 || err != nil {
+		t.Errorf("the highest epoch: %d, %v", last, err)
+	}
+	s.world.SetHook(away("Table.Scan"))
+	last, err := s.LastEpoch(t.Context(), sources)
+	if wantKind(t, err, rotation.Transient); last != 0 {
+		t.Errorf("a scan that fails: %d", last)
+	}
+	s.world.SetHook(nil)
+	row.Epoch++
+	s.people.Plant("odd", row)
+	last, err = s.LastEpoch(t.Context(), sources)
+	want := &rotation.Error{
+		Kind: rotation.RowsUnaccounted, Field: "sources[people]", Msg: "item odd: epoch 2147483648 is no count of rotations",
+		Next: "correct the item's epoch attribute, or the name of that attribute in the source's definition",
+	}
+	if d := cmp.Diff(want, typed(err)); d != "" || last != 0 {
+		t.Errorf("%d (-want +got):\n%s", last, d)
+	}
+	if last, err := s.LastEpoch(t.Context(), []kek.Source{{Name: "letters"}}); err == nil || last != 0 {
+		t.Errorf("a source that cannot be opened: %d, %v", last, err)
+	}
 }

@@ -100,3 +100,24 @@ func TestKeyPolicyUnknown(t *testing.T) {
 		s.phase(spring, kek.Minted)
 	}
 }
+
+// TestForeignKeyPolicyOfALastAttempt: only an emergency goes on with a policy that is not
+// mint's. A normal rotation has one attempt, and refuses it.
+func TestForeignKeyPolicyOfALastAttempt(t *testing.T) {
+	for _, foreign := range []bool{true, false} {
+		s := newSite(t)
+		s.MaxMints = 1
+		s.advance(spring, rotation.ExecutionInput{}, kek.Minted)
+		s.must(s.rehearse(spring))
+		if foreign {
+			mintedAs(s, 1, "Destroy")
+		} else {
+			s.world.SetHook(away("KMS.PolicyDifferences"))
+		}
+		_, err := s.DualUnwrap(t.Context(), input(spring))
+		if want := map[bool]rotation.Kind{true: rotation.KeyUnusable, false: rotation.Transient}[foreign]; typed(err).Kind != want {
+			t.Errorf("foreign %t: %v", foreign, err)
+		}
+		s.phase(spring, kek.Minted)
+	}
+}

@@ -1,9 +1,13 @@
 package rotation_test
 
 import (
+	"context"
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/matter-ops/kms-rotation/audit"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
 )
@@ -103,5 +107,60 @@ func TestApprovedOutsideTheWindow(t *testing.T) {
 	d.clock.pass(-90 * time.Minute)
 	if _, err := d.Switch(t.Context(), input(spring)); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestRevokeLeaseRecords: the record of a lease that was taken back, and what a holder is
+// told that has none.
+func TestRevokeLeaseRecords(t *testing.T) {
+	s, _ := at(t, rotation.ExecutionInput{}, kek.Switched)
+	l := s.lease("web", 5*time.Minute)
+	_, err := s.RevokeLease(t.Context(), s.store, s.first, "other", "gone")
+	want := &rotation.Error{Kind: rotation.Refused, Field: "holder", Msg: "it has no lease on KEK " + string(s.first), Next: "matter ops lease list"}
+	if d := cmp.Diff(want, typed(err)); d != "" {
+		t.Errorf("-want +got:\n%s", d)
+	}
+	var noted note
+	if got, err := s.RevokeLease(t.Context(), &noted, s.first, "web", "host is gone"); got.Holder != "web" || err != nil {
+		t.Errorf("%+v, %v", got, err)
+	}
+	if d := cmp.Diff([]audit.Event{{
+		ID: "lease_revoked/" + string(s.first) + "/web", Type: "lease_revoked", Step: "lease revoke", Actor: s.Actor, Body: map[string]string{
+			"kek_id": string(s.first), "holder": "web", "host": "web-1", "pid": "7", "refs": "3", "reason": "host is gone",
+			"expires_at": l.Expires.UTC().Format(time.RFC3339),
+		},
+	}}, []audit.Event(noted)); d != "" {
+		t.Errorf("the record (-want +got):\n%s", d)
+	}
+	s.lease("batch", 5*time.Minute)
+	alter(func(v *kek.View) { v.Pointer = nil })(s)
+	if _, err := s.RevokeLease(t.Context(), s.store, s.first, "batch", "the pointer is lost"); err != nil {
+		t.Errorf("without a pointer: %v", err)
+	}
+}
+
+// note is a recorder that keeps what it is told.
+type note []audit.Event
+
+func (n *note) Record(_ context.Context, ev audit.Event) error { *n = append(*n, ev); return nil }
+
+// TestRevokeLeaseOfALiveHolder: a holder that renews its lease twelve times in a row is
+// alive; one that stops before loses it.
+func TestRevokeLeaseOfALiveHolder(t *testing.T) {
+	for _, renewals := range []int{11, 12} {
+		s, _ := at(t, rotation.ExecutionInput{}, kek.Switched)
+		l := s.lease("web", 5*time.Minute)
+		renewed := 0
+		s.world.SetHook(func(op string, _ ...any) (bool, error) {
+			if op == "Store.Revoke" && renewed < renewals {
+				renewed++
+				s.renew(l, 5*time.Minute+time.Duration(renewed)*time.Second)
+			}
+			return true, nil
+		})
+		_, err := s.RevokeLease(t.Context(), s.store, s.first, "web", "gone")
+		if alive := renewals == 12; alive != (err != nil) || alive && typed(err).Next != "stop that process" {
+			t.Errorf("%d renewals: %v", renewals, err)
+		}
 	}
 }

@@ -63,3 +63,27 @@ func TestMoveWindow(t *testing.T) {
 		t.Errorf("nobody to tell: %q", untold)
 	}
 }
+
+// TestMissingIsTold: who reads that a rotation completed reads which rows are missing, and
+// what to do about it, but is not sent after rows that are there.
+func TestMissingIsTold(t *testing.T) {
+	in := NotifyInput{Event: NotifyCompleted, RotationID: "id", Missing: "orders: the number of rows fell from 9 to 2"}
+	subject, body, err := in.message()
+	want := `KEK rotation completed, but rows are missing.
+
+Rotation:  id
+Missing:   orders: the number of rows fell from 9 to 2
+
+What is safe: Every row that is there is under the new KEK; the old KMS key is disabled, not deleted, so a backup still opens once it is enabled. ` +
+		`Whether the rows were deleted on purpose nobody knows but the owner of the table.
+Next: ask the owner of the table who deleted them; matter ops report --rotation id has the rows of each pass; ` +
+		`if nobody did, matter ops restore-rows brings them back from a backup
+`
+	if d := cmp.Diff("KEK rotation completed, but rows are missing\n"+want, subject+"\n"+body); d != "" || err != nil {
+		t.Errorf("-want +got:\n%s%v", d, err)
+	}
+	in.Missing = ""
+	if got := in.next(); got != nextStatus {
+		t.Errorf("nothing is missing, and next is %q", got)
+	}
+}

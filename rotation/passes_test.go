@@ -3,6 +3,7 @@ package rotation_test
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -574,5 +575,83 @@ func TestProofs(t *testing.T) {
 		if got := s.body("kms_rotation_completed")["unwrapped"]; got != want || !strings.Contains(got, fmt.Sprint(fresh.Load())) {
 			t.Errorf("deep %t, KMS was asked %d times: %q, want %q", deep, fresh.Load(), got, want)
 		}
+	}
+}
+
+// TestRestartFails: a pass that nobody has worked on for a while does not go on before its
+// restart is recorded and its checkpoints are reset.
+func TestRestartFails(t *testing.T) {
+	for _, tc := range []struct {
+		pass string
+		from kek.Phase
+		call func(s *site) (done bool, err error)
+		stop string // this, so that the pass has looked at every row and concluded nothing
+	}{
+		{"confirm", kek.Rewrapped, func(s *site) (bool, error) {
+			out, err := s.Retire(s.t.Context(), rotation.RetireInput{RotationID: spring})
+			return out.Done, err
+		}, "Store.Apply"},
+		{"verify", kek.KEKRetired, func(s *site) (bool, error) {
+			out, err := s.Verify(s.t.Context(), verifyInput(spring))
+			return out.Done, err
+		}, "KMS.Describe"},
+	} {
+		for _, op := range []string{"Store.Apply", "Store.SaveCheckpoint"} {
+			s := newSite(t)
+			s.advance(spring, rotation.ExecutionInput{}, tc.from)
+			s.world.SetHook(away(tc.stop))
+			_, err := tc.call(s)
+			wantKind(t, err, rotation.Transient)
+			s.clock.pass(10 * time.Minute)
+			s.world.SetHook(away(op))
+			if done, err := tc.call(s); done || !errors.Is(err, errAway) {
+				t.Errorf("%s, %s fails: done %t, %v", tc.pass, op, done, err)
+			}
+			seen := 0
+			for _, cp := range must(s.store.ListCheckpoints(t.Context(), spring, "orders", tc.pass)) {
+				if !cp.SavedAt.IsZero() {
+					seen++
+				}
+			}
+			if seen != 2 {
+				t.Errorf("%s, %s fails: %d segments are as they were", tc.pass, op, seen)
+			}
+			s.world.SetHook(nil)
+			if done, err := tc.call(s); done || err != nil {
+				t.Errorf("%s, then: done %t, %v", tc.pass, done, err)
+			}
+			if body := s.body("reading_restarted"); body["pass"] != tc.pass {
+				t.Errorf("%s: the record says %v", tc.pass, body)
+			}
+			s.advance(spring, rotation.ExecutionInput{}, kek.Completed)
+			s.settled()
+		}
+	}
+}
+
+// TestVerifyCannotForget: where what was seen before a halt cannot be forgotten, that is
+// told beside what it halted on. What has seen nothing forgets nothing.
+func TestVerifyCannotForget(t *testing.T) {
+	for _, op := range []string{"Store.ListCheckpoints", "Store.Apply", "Store.SaveCheckpoint"} {
+		s := retired(t)
+		s.vault.Tamper(audit.ObjectKey(chain, 2), []byte("foreign"))
+		var read atomic.Bool
+		s.world.SetHook(func(got string, _ ...any) (bool, error) {
+			read.CompareAndSwap(false, got == "Vault.Get")
+			if read.Load() && got == op {
+				return false, errAway
+			}
+			return true, nil
+		})
+		_, err := s.Verify(t.Context(), verifyInput(spring))
+		if wantKind(t, err, rotation.AuditTampered); !strings.Contains(err.Error(), errAway.Error()) {
+			t.Errorf("%s fails: %v", op, err)
+		}
+	}
+	s := retired(t)
+	alter(func(v *kek.View) { v.Pointer.KEKID = "kek-9999" })(s)
+	s.unverified(t, rotation.Unverified)
+	if slices.Contains(s.events(), "reading_restarted") {
+		t.Errorf("nothing was read, and %q", s.events())
 	}
 }

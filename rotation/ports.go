@@ -141,7 +141,7 @@ type Row struct {
 	KeyARN     string            // as the row says it; "" if it names its KEK by id alone
 	Epoch      int64             // pointer epoch of its last wrap; 0 if unknown
 	WrappedDEK []byte            // KMS ciphertext blob; of format kms the data itself
-	Ciphertext []byte            // only when the scan asked for payloads
+	Ciphertext []byte            // only when the scan asked for payloads, and never of a whole row
 	PlainSHA   string            // hex SHA-256 of the plaintext, corpus entries only; "" where it is no known cipher
 	Context    map[string]string // KMS encryption context
 	Bound      map[string]string // associated data of the payload: the context and what is bound beside it

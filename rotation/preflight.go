@@ -38,7 +38,7 @@ func (s *Steps) Preflight(ctx context.Context, in PreflightInput) (Plan, error) 
 	if v.Rotation != nil { // a retry after the start was written
 		return s.restarted(ctx, r)
 	}
-	r.Segments = min(r.Segments, max(1, MaxSegments/max(1, len(v.Sources))))
+	r.Segments = segmentsOf(r.Segments, len(v.Sources))
 	checks, err := s.check(ctx, v, r, in.Input.Again, s.gates(in, r, window))
 	if err != nil {
 		return Plan{Checks: checks}, err
@@ -74,6 +74,9 @@ func (s *Steps) Preflight(ctx context.Context, in PreflightInput) (Plan, error) 
 // each segment takes 11 of them and 7 more for each time that it is continued. Many sources
 // are scanned in fewer parts each.
 const MaxSegments = 400
+
+// segmentsOf is in how many parts each of some sources is scanned when n are wished for.
+func segmentsOf(n, sources int) int { return min(n, max(1, MaxSegments/max(1, sources))) }
 
 // MachineLasts is how long an execution of the state machine may run: its TimeoutSeconds.
 const MachineLasts = 30 * day

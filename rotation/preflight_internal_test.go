@@ -1,11 +1,18 @@
 package rotation
 
 import (
+	"context"
+	"encoding/json"
 	"errors"
+	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/matter-ops/kms-rotation/audit"
+	"github.com/matter-ops/kms-rotation/kek"
 )
 
 // TestCheckSetBack: a record in the bucket after the table's last one is a sign of a
@@ -160,6 +167,185 @@ func TestCheckForgotten(t *testing.T) {
 			if isError(t, tc.name, err, AuditTampered, "AUDIT_HEAD"); err != nil && !strings.Contains(err.Error(), "generation "+tc.want+" ") {
 				t.Errorf("%s: %v", tc.name, err)
 			}
+		}
+	}
+}
+
+// TestCheckSetBackLooksOnPastForeignObjects: an object that is not of the chain lies after
+// the last record and hides no generation that goes on past the chain's own records.
+func TestCheckSetBackLooksOnPastForeignObjects(t *testing.T) {
+	own := chained(t, audit.Genesis(line), 0, "a=1", "a=2", "a=3", "a=4")
+	after := chained(t, own[1].Head(), 10, "b=3", "b=4")
+	g := audit.Generation{ID: generation(1), From: 3}
+	at := audit.Line{Chain: line, Generations: audit.Generations("").With(g)}
+	for what, foreign := range map[string][]byte{
+		"no record": []byte("{}"), "a record that does not follow": chained(t, audit.Head{Seq: 4, Hash: strings.Repeat("a", 64)}, 0, "c=5")[0].Bytes,
+	} {
+		var bucket shelf
+		bucket.keep("", own...)
+		bucket.keep(g.ID, after...)
+		bucket.objects[at.RecordKey(5)] = foreign
+		s := Steps{Deps: Deps{Outbox: lined{at: at, head: after[1].Head()}, Vault: &bucket}}
+		isError(t, what, s.checkSetBack(t.Context()), AuditTampered, "AUDIT_HEAD")
+	}
+}
+
+// lined is a control table whose chain has generations.
+type lined struct {
+	Outbox
+	at   audit.Line
+	head audit.Head
+}
+
+func (l lined) Head(context.Context) (audit.Line, audit.Head, error) { return l.at, l.head, nil }
+
+// TestSegmentsOf: all sources together are scanned in 400 parts at most, each in one at
+// least.
+func TestSegmentsOf(t *testing.T) {
+	for _, tc := range []struct{ n, sources, want int }{
+		{4, 1, 4}, {400, 1, 400}, {401, 1, 400}, {500, 0, 400}, {500, 3, 133}, {133, 3, 133}, {500, 200, 2}, {500, 201, 1}, {500, 400, 1}, {500, 401, 1},
+	} {
+		if got := segmentsOf(tc.n, tc.sources); got != tc.want {
+			t.Errorf("%d of %d sources: %d, want %d", tc.n, tc.sources, got, tc.want)
+		}
+	}
+}
+
+// TestSameStart: a repeated preflight goes on with its own record alone; another execution
+// that chose the same name is told so, whatever has become of the record.
+func TestSameStart(t *testing.T) {
+	record := func(execution string, phase kek.Phase, endedBy string) kek.Rotation {
+		return kek.Rotation{ID: "id", Execution: execution, Phase: phase, EndedBy: endedBy}
+	}
+	for _, tc := range []struct {
+		r     kek.Rotation
+		kind  Kind
+		field string
+	}{
+		{record("a", kek.Minted, ""), "", ""},
+		{record("b", kek.Minted, ""), InvalidInput, "execution_name"},
+		{record("a", kek.Completed, ""), InvalidInput, "execution_name"},
+		{record("b", kek.Completed, ""), InvalidInput, "execution_name"},
+		{record("a", kek.RolledBack, "e"), Superseded, "rotation_id"},
+		{record("b", kek.RolledBack, "e"), InvalidInput, "execution_name"},
+	} {
+		if err := sameStart(tc.r, kek.Rotation{ID: "id", Execution: "a"}); tc.kind != "" {
+			isError(t, fmt.Sprintf("%+v", tc.r), err, tc.kind, tc.field)
+		} else if err != nil {
+			t.Errorf("%+v: %v", tc.r, err)
+		}
+	}
+}
+
+// TestPlanHasLists: the state machine maps over the lists of a plan, which are never null.
+func TestPlanHasLists(t *testing.T) {
+	s := Steps{
+		Config: Config{Concurrency: 7},
+		Deps:   Deps{OpenSource: func(kek.Source) (Source, error) { return scripted{}, nil }},
+	}
+	p, err := s.plan(kek.Rotation{Sources: []kek.Source{{Name: "orders"}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := json.Marshal(p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{`"old_kek_ids":[]`, `"segments":[]`, `"checks":[]`, `"rewrap_concurrency":7`} {
+		if !strings.Contains(string(b), want) {
+			t.Errorf("%s has no %s", b, want)
+		}
+	}
+}
+
+// TestLeftKEKs: they are those that rows may be under, but the pointer's, in one order.
+func TestLeftKEKs(t *testing.T) {
+	v := kek.View{KEKs: map[kek.ID]kek.KEK{}}
+	var want []kek.ID
+	for i := range 40 {
+		id, state := kek.ID(fmt.Sprintf("k%02d", i)), kek.Sealed
+		if i%2 == 0 {
+			state = kek.Retired
+		} else {
+			want = append(want, id)
+		}
+		v.KEKs[id] = kek.KEK{ID: id, State: state}
+	}
+	if got := leftKEKs(v); !slices.Equal(got, want) {
+		t.Errorf("without a pointer: %v", got)
+	}
+	v.Pointer = &kek.Pointer{KEKID: want[0]}
+	if got := leftKEKs(v); !slices.Equal(got, want[1:]) {
+		t.Errorf("%v", got)
+	}
+}
+
+// TestCheckLeftKeys: a KEK that rows may be under, and whose KMS key is disabled, stops a
+// start; one that KMS does not know stops nothing, and one that it does not tell of does.
+func TestCheckLeftKeys(t *testing.T) {
+	keys := map[kek.ID]Key{"on": {Enabled: true}, "off": {State: "Disabled"}, "unread": {Enabled: true}}
+	for _, tc := range []struct {
+		left  []kek.ID
+		kind  Kind
+		field string
+	}{
+		{nil, "", ""},
+		{[]kek.ID{"on"}, "", ""},
+		{[]kek.ID{"gone", "on"}, "", ""},
+		{[]kek.ID{"off"}, KeyUnusable, "KEK#off"},
+		{[]kek.ID{"on", "off"}, KeyUnusable, "KEK#off"},
+		{[]kek.ID{"gone", "off"}, KeyUnusable, "KEK#off"},
+		{[]kek.ID{"on", "unread", "off"}, Transient, "KMS"},
+	} {
+		s := Steps{Deps: Deps{Keys: describer{keys: keys, broken: "unread"}}}
+		err := s.checkLeftKeys(t.Context(), tc.left)
+		if tc.kind == "" {
+			if err != nil {
+				t.Errorf("%v: %v", tc.left, err)
+			}
+			continue
+		}
+		isError(t, fmt.Sprint(tc.left), err, tc.kind, tc.field)
+		if want := `rows may be under it, and its KMS key is in state "Disabled"`; tc.kind == KeyUnusable && typedOf(err).Msg != want {
+			t.Errorf("%v: %q, want %q", tc.left, typedOf(err).Msg, want)
+		}
+	}
+}
+
+// TestCheckAwakeOfNoWindow: a record whose window cannot be read says what is wrong with it.
+func TestCheckAwakeOfNoWindow(t *testing.T) {
+	s := Steps{Config: Config{ApprovalRequired: true}}
+	err := s.checkAwake(kek.Rotation{ID: "id", Mode: kek.Normal, Settings: kek.Settings{Window: "night"}})
+	isError(t, "night", err, Misconfigured, "ROTATION#id.window")
+	_, want := ParseWindow("night", nil)
+	if d := cmp.Diff(want.Error(), fmt.Sprint(typedOf(err).Err)); d != "" {
+		t.Errorf("its cause (-want +got):\n%s", d)
+	}
+}
+
+// TestCheckCorpus: a corpus has an entry, on whichever page; a scan that fails is no empty
+// corpus, whatever comes with the error.
+func TestCheckCorpus(t *testing.T) {
+	empty, one := Page{Next: "n"}, Page{Rows: []Row{{ID: "a"}}}
+	for name, tc := range map[string]struct {
+		pages []Page
+		errs  []error
+		kind  Kind
+		field string
+	}{
+		"an entry":                       {[]Page{one}, nil, "", ""},
+		"an entry on the third page":     {[]Page{empty, empty, one}, nil, "", ""},
+		"none":                           {[]Page{empty, {}}, nil, SourceMisconfigured, "sources[orders]"},
+		"no answer":                      {[]Page{{}}, []error{errShelf}, Transient, "corpus"},
+		"no answer to the first page":    {[]Page{empty, one}, []error{errShelf}, Transient, "corpus"},
+		"no answer to the second page":   {[]Page{empty, empty, one}, []error{nil, errShelf}, Transient, "corpus"},
+		"no answer, but with some entry": {[]Page{one}, []error{errShelf}, Transient, "corpus"},
+	} {
+		s := Steps{}
+		if err := s.checkCorpus(t.Context(), frozen{Source: scripted{pages: tc.pages, errs: tc.errs, n: new(int)}}); tc.kind != "" {
+			isError(t, name, err, tc.kind, tc.field)
+		} else if err != nil {
+			t.Errorf("%s: %v", name, err)
 		}
 	}
 }

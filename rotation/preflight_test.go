@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -301,5 +302,44 @@ func TestResume(t *testing.T) {
 			d.phase(spring, kek.Completed)
 			d.settled()
 		}
+	}
+}
+
+// TestPreflightOpensEverySource: a source that cannot be opened is told, whenever that is.
+func TestPreflightOpensEverySource(t *testing.T) {
+	s := newSite(t)
+	in := preflightInput(spring, rotation.ExecutionInput{})
+	in.CheckOnly = true
+	opened := 0
+	for fails := 1; ; fails++ {
+		opened = 0
+		s.OpenSource = func(def kek.Source) (rotation.Source, error) {
+			if opened++; opened == fails {
+				return nil, errAway
+			}
+			return s.world.Open(def)
+		}
+		_, err := s.Preflight(t.Context(), in)
+		if opened < fails {
+			break
+		}
+		if err == nil {
+			t.Errorf("opening %d failed, and nobody is told", fails)
+		}
+	}
+	if opened < 6 {
+		t.Errorf("%d openings: the plan opens the sources again", opened)
+	}
+}
+
+// TestPreflightOfTwoCorpora: each corpus must have a known cipher.
+func TestPreflightOfTwoCorpora(t *testing.T) {
+	s := newSite(t)
+	def := s.newTable("wrong prefix", "").Source()
+	def.Kind = kek.KindCorpus
+	alter(func(v *kek.View) { v.Sources = append(slices.Clone(v.Sources), def) })(s)
+	_, err := s.start(spring, rotation.ExecutionInput{})
+	if e := typed(err); e.Kind != rotation.SourceMisconfigured || e.Field != "sources[wrong prefix]" {
+		t.Errorf("%v", err)
 	}
 }

@@ -108,7 +108,7 @@ func (s *Steps) rehearseSource(ctx context.Context, t roster, src frozen) (rehea
 		}
 		out.rows++
 		out.byKEK[string(row.KEK)]++
-		if !row.Whole && len(row.Ciphertext) > 0 {
+		if len(row.Ciphertext) > 0 {
 			out.sealed++
 		}
 		if opens {
@@ -200,7 +200,7 @@ func (s *Steps) rehearseRow(ctx context.Context, r kek.Rotation, src frozen, row
 
 // opens reports whether the row's payload opens under its data key.
 func (s *Steps) opens(dek []byte, row Row) bool {
-	if row.Whole || len(row.Ciphertext) == 0 {
+	if len(row.Ciphertext) == 0 {
 		return false
 	}
 	plain, err := s.Cipher.Open(dek, row.Ciphertext, row.Bound)
@@ -262,7 +262,7 @@ func (s *Steps) checkRows(ctx context.Context, t roster, src frozen, mode kek.Mo
 			return out
 		}
 		tried++
-		if !row.Whole && len(row.Ciphertext) > 0 {
+		if len(row.Ciphertext) > 0 {
 			sealed++
 			if s.opens(dek, row) {
 				opened++

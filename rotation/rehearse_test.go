@@ -420,3 +420,23 @@ func TestEmergencyWithoutProbes(t *testing.T) {
 	}
 	s.phase(spring, kek.Minted)
 }
+
+// TestRehearsalLeavesOpaquePayloadsOut: a payload that is said not to be this project's is
+// no payload that opens, so that it makes up for none that does not.
+func TestRehearsalLeavesOpaquePayloadsOut(t *testing.T) {
+	s := newSite(t)
+	foreignPayload(s)
+	r := s.rows()[place{s.people, "p0"}]
+	r.Whole = true
+	s.people.Plant("p0", r)
+	for _, c := range must(s.CheckRows(t.Context(), kek.Emergency)) {
+		if c.Name == "rows of people" && (c.OK || !strings.Contains(c.Detail, "a sample of 4 rows unwraps, 2 of 3 payloads open: ")) {
+			t.Errorf("%+v", c)
+		}
+	}
+	s.advance(spring, rotation.ExecutionInput{}, kek.Minted)
+	s.must(s.rehearse(spring))
+	if got := s.body("rows_rehearsed")["source.people"]; !strings.Contains(got, "2 of 3 payloads open") || !strings.Contains(got, "cannot re-encrypt 1 of 3") {
+		t.Errorf("the record says %q", got)
+	}
+}

@@ -130,10 +130,7 @@ func (t *tick) run(ctx context.Context) (err error) {
 // tend does for the rotation of a quarter what is due now, or measures whether it is
 // overdue.
 func (t *tick) tend(ctx context.Context, q Quarter) error {
-	late := ""
-	if !t.genesis.IsZero() {
-		late = t.Late(q, t.genesis)
-	}
+	late := t.Late(q, t.genesis)
 	notice, err := t.Announcements.LoadAnnouncement(ctx, q.Label)
 	if err != nil {
 		return unavailable("announcement", err)

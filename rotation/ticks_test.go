@@ -234,3 +234,40 @@ func TestOddTicks(t *testing.T) {
 	}
 	wantGolden(t, "odd-ticks.golden", text.String())
 }
+
+// TestOneDayIsDemanded: a deployment that demands one day of notice, or a drill of one day,
+// demands it.
+func TestOneDayIsDemanded(t *testing.T) {
+	p := newPlanner(t, "01:00-05:00", "UTC", "2027-02-01 00:00")
+	for _, tc := range []struct {
+		what            string
+		announce, drill int
+		at              func(q rotation.Quarter) time.Time
+		waits           string
+	}{
+		{"a notice, ahead", 1, 0, func(q rotation.Quarter) time.Time { return q.Announce.Add(2*time.Hour + time.Second) }, ""},
+		{"a notice", 1, 0, func(q rotation.Quarter) time.Time { return q.Rotation }, "AnnouncementMissing"},
+		{"a drill", 0, 1, func(q rotation.Quarter) time.Time { return q.Rotation }, "DrillStale"},
+	} {
+		p.AnnounceDays, p.DrillFreshDays, p.clock.at = tc.announce, tc.drill, p.begin
+		p.clock.at = tc.at(must(p.Outlook(t.Context(), hour2)).Next)
+		if out := must(p.Outlook(t.Context(), hour2)); !out.PreparationOverdue || !strings.Contains(fmt.Sprint(out.Waits), tc.waits) {
+			t.Errorf("%s: %+v", tc.what, out)
+		}
+	}
+}
+
+// TestOverdueInTheNextQuarter: a rotation that has not completed is overdue until that of
+// the next quarter is due, also in the first days of that quarter.
+func TestOverdueInTheNextQuarter(t *testing.T) {
+	p := newPlanner(t, "01:00-05:00", "UTC", "2027-02-01 00:00")
+	for date, want := range map[string]string{
+		"2027-06-30 12:00": "Q2-2027-rotation", "2027-07-01 12:00": "Q2-2027-rotation", "2027-07-04 01:59": "Q2-2027-rotation", "2027-07-05 05:01": "Q3-2027-rotation",
+	} {
+		p.clock.at = must(time.Parse("2006-01-02 15:04", date))
+		out := must(p.Outlook(t.Context(), hour2))
+		if told := "the rotation of " + want + " has not completed"; !out.RotationOverdue || !strings.Contains(fmt.Sprint(out.Waits), told) {
+			t.Errorf("%s: %+v", date, out)
+		}
+	}
+}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"testing"
+	"time"
 
 	"github.com/matter-ops/kms-rotation/audit"
 	"github.com/matter-ops/kms-rotation/kek"
@@ -216,4 +217,48 @@ func probeUnder(t *testing.T, s *site, r kek.Rotation, id kek.ID) []byte {
 		t.Fatal(err)
 	}
 	return wrapped
+}
+
+// TestVerifyConcludesNothingEarly: a call whose time runs out says that it is not done, and
+// nothing of what it has not looked at.
+func TestVerifyConcludesNothingEarly(t *testing.T) {
+	s := retired(t)
+	s.kms.Enable(s.first)
+	out, err := s.Verify(until{t.Context(), s.clock.now()}, verifyInput(spring))
+	if out.Done || err != nil {
+		t.Errorf("done %t, %v", out.Done, err)
+	}
+	s.unverified(t, rotation.Transient)
+}
+
+// TestVerifyReapsOfTakenOver: keys of a rotation that an emergency has ended are disabled
+// when that is completed.
+func TestVerifyReapsOfTakenOver(t *testing.T) {
+	s := newSite(t)
+	s.advance(spring, rotation.ExecutionInput{}, kek.Minted)
+	s.advance(summer, emergency, kek.KEKRetired)
+	var strays []kek.ID
+	for _, id := range []string{spring, summer} {
+		strays = append(strays, must(s.kms.Create(t.Context(), id, 7, "stray", rotation.Key{})).ID)
+	}
+	s.advance(summer, emergency, kek.Completed)
+	for _, id := range strays {
+		if s.enabled(id) {
+			t.Errorf("the stray %s is enabled", id)
+		}
+	}
+	s.settled()
+}
+
+// TestSwitchOnce: a switch that is repeated says what it has done, whatever has become of
+// the new KEK, of the window or of the approval since.
+func TestSwitchOnce(t *testing.T) {
+	s := newSite(t)
+	s.advance(spring, rotation.ExecutionInput{}, kek.Switched)
+	want := must(s.Switch(t.Context(), input(spring)))
+	s.Keys, s.ApprovalRequired = unusable{s.kms, ""}, true
+	s.clock.pass(4 * time.Hour) // 06:00
+	if got, err := s.Switch(t.Context(), input(spring)); got != want || err != nil {
+		t.Errorf("%+v, %v, want %+v", got, err, want)
+	}
 }

@@ -43,6 +43,8 @@ func TestWallClock(t *testing.T) {
 		{"Europe/Berlin", "2027-10-31", "02:59", "2027-10-31T02:59:00+02:00"},
 		{"Europe/Berlin", "2027-10-31", "03:00", "2027-10-31T03:00:00+01:00"},
 		{"Europe/Berlin", "2027-11-01", "02:30", "2027-11-01T02:30:00+01:00"},
+		{"America/New_York", "2027-03-14", "02:30", "2027-03-14T03:00:00-04:00"},
+		{"America/New_York", "2027-11-07", "01:30", "2027-11-07T01:30:00-04:00"},
 		{"Australia/Lord_Howe", "2027-10-03", "02:15", "2027-10-03T02:30:00+11:00"},
 		{"Australia/Lord_Howe", "2027-04-04", "01:45", "2027-04-04T01:45:00+11:00"},
 		{"Pacific/Apia", "2011-12-29", "12:00", "2011-12-29T12:00:00-10:00"},
@@ -57,7 +59,7 @@ func TestWallClock(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := wallClock(date, at, zoneOf(t, tc.zone)).Format(time.RFC3339); got != tc.want {
+		if got := wallClock(date, at, zoneOf(t, tc.zone)).Format(time.RFC3339Nano); got != tc.want {
 			t.Errorf("%s %s %s: %s, want %s", tc.zone, tc.date, tc.clock, got, tc.want)
 		}
 	}
@@ -68,6 +70,7 @@ func TestWallClock(t *testing.T) {
 func TestWindowStarts(t *testing.T) {
 	for _, tc := range []struct{ zone, window, due, from, to string }{
 		{"UTC", "any", "2027-04-04T02:00:00Z", "2027-04-04T02:00:00Z", "2027-04-04T14:00:00Z"},
+		{"UTC", "any", "2027-04-04T13:00:00Z", "2027-04-04T13:00:00Z", "2027-04-05T01:00:00Z"}, // over midnight
 		{"UTC", "01:00-05:00", "2027-04-04T00:59:59Z", "2027-04-04T01:00:00Z", "2027-04-04T05:00:00Z"},
 		{"UTC", "01:00-05:00", "2027-04-04T01:00:00Z", "2027-04-04T01:00:00Z", "2027-04-04T05:00:00Z"},
 		{"UTC", "01:00-05:00", "2027-04-04T04:30:00Z", "2027-04-04T04:30:00Z", "2027-04-04T05:00:00Z"},
@@ -179,6 +182,7 @@ func TestLate(t *testing.T) {
 		{0, 7, 0, "2027-03-27T23:59:59Z", green},
 		{0, 1, 0, "2027-04-02T23:59:59Z", green},
 		{0, 0, 90, "2027-04-01T01:59:59Z", proved},
+		{0, 0, 1, "2027-04-01T15:59:59Z", proved}, // the drill must be done half way between it and the rotation
 		{7, 7, 90, "2027-03-26T01:59:59Z", told},
 	} {
 		w, err := ParseWindow("01:00-05:00", time.UTC)
