@@ -123,6 +123,9 @@ func (s *Steps) reapAll(ctx context.Context, id string, losersOnly bool) error {
 		if slices.Contains(keep, k) || v.KEKs[k].State.Resolves() { // doctor has found that it was in use
 			continue
 		}
+		if v.Pointer == nil { // the KEK in use could not be told from a stray
+			return refusal(kek.ErrNoPointer)
+		}
 		if err := s.checkSetBack(ctx); err != nil {
 			return err
 		}

@@ -2,6 +2,7 @@ package rotation
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"testing"
@@ -68,6 +69,18 @@ func TestReapSpares(t *testing.T) {
 		if err := reaping(reaper{tagged: keys, disabled: &disabled}, tc.v).reap(t.Context(), "id"); err != nil || !slices.Equal(disabled, tc.want) {
 			t.Errorf("%s: disabled %v, want %v; %v", name, disabled, tc.want, err)
 		}
+	}
+}
+
+// TestReapWithoutAPointer: without a pointer the KEK in use cannot be told from a stray, if
+// its entry in the registry is lost too. Nothing is disabled.
+func TestReapWithoutAPointer(t *testing.T) {
+	var disabled []kek.ID
+	v := kek.View{Rotation: &kek.Rotation{Phase: kek.Completed, OldKEK: "first", NewKEK: "new"}}
+	err := reaping(reaper{tagged: []kek.ID{"first", "in use"}, disabled: &disabled}, v).reap(t.Context(), "id")
+	var typed *Error
+	if !errors.As(err, &typed) || typed.Kind != PointerInvalid || disabled != nil {
+		t.Errorf("disabled %v, %v", disabled, err)
 	}
 }
 
