@@ -100,6 +100,6 @@ func TestReapOfYoungKeys(t *testing.T) {
 	} {
 		var disabled []kek.ID
 		keys := reaper{tagged: []kek.ID{"stray"}, disabled: &disabled, err: fmt.Errorf("disable key: %w", ErrDenied)}
-		isError(t, name, reaping(keys, kek.View{Rotation: &tc.r, KEKs: tc.keks}).reap(t.Context(), "id"), tc.kind, "KMS DisableKey")
+		isError(t, name, reaping(keys, kek.View{Rotation: &tc.r, Pointer: &kek.Pointer{KEKID: "in use"}, KEKs: tc.keks}).reap(t.Context(), "id"), tc.kind, "KMS DisableKey")
 	}
 }
