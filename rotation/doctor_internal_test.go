@@ -148,6 +148,7 @@ func TestHearKEKs(t *testing.T) {
 		{"b", []kek.ID{"a", "b"}, true},
 		{"a", []kek.ID{"a", "b"}, false},
 		{"a", []kek.ID{"a"}, true},
+		{"a", []kek.ID{"a", "h"}, false},
 		{"b", []kek.ID{"c"}, true},
 		{"b", []kek.ID{"h"}, false},
 		{"x", nil, false},
@@ -215,6 +216,7 @@ func TestHearRotations(t *testing.T) {
 		want    map[string]kek.Rotation // phase and who ended it
 	}{
 		{"it runs", []audit.Record{record(1, "x", "r", "phase", "minted")}, "r", map[string]kek.Rotation{"r": {Phase: kek.Minted}}},
+		{"it has no name", []audit.Record{record(1, "x", "", "phase", "minted")}, "", map[string]kek.Rotation{}},
 		{"it has no phase", []audit.Record{record(1, "x", "r")}, "", map[string]kek.Rotation{}},
 		{"it is over", []audit.Record{record(1, "x", "r", "phase", "minted"), record(2, "x", "r", "phase", "completed")}, "", map[string]kek.Rotation{"r": {Phase: kek.Completed}}},
 		{"an earlier one is over", []audit.Record{
@@ -281,6 +283,7 @@ func TestHearSources(t *testing.T) {
 		{"something else", []audit.Record{genesis, numbered(record(3, "other", ""), "other/9")}, 1, first},
 		{"repaired", []audit.Record{genesis, record(3, EventRepaired, "", "registry", "7")}, 7, first},
 		{"repaired with less", []audit.Record{genesis, record(3, EventRepaired, "", "registry", "0")}, 1, first},
+		{"repaired with more than a number holds", []audit.Record{genesis, record(3, EventRepaired, "", "registry", "99999999999999999999")}, 1, first},
 		{"another repair", []audit.Record{genesis, numbered(record(3, EventRepaired, "", "registry", "x"), "control_repaired/X/9")}, 1, first},
 	} {
 		got := heard(tc.records...)
@@ -338,6 +341,36 @@ func TestFaultOf(t *testing.T) {
 	}
 }
 
+// TestItemKeyString: a key as people write it, without a sort key that says nothing.
+func TestItemKeyString(t *testing.T) {
+	for want, k := range map[string]ItemKey{"POINTER": {"POINTER", noSortKey}, "LOCK": {PK: "LOCK"}, "SOURCE/orders": {"SOURCE", "orders"}} {
+		if got := k.String(); got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+}
+
+// TestInspectRegistry: a pointer is missed as soon as anything was registered.
+func TestInspectRegistry(t *testing.T) {
+	for _, tc := range []struct {
+		name  string
+		items []Item
+		want  []string
+	}{
+		{"nothing", nil, nil},
+		{"a revision alone", []Item{itemOf(ItemRegistry, "", RegistryItem{1})}, []string{"POINTER"}},
+		{"a KEK alone", []Item{itemOf(ItemKEK, "a", kek.KEK{ID: "a", State: kek.Sealed, ARN: "arn", FenceShards: 1})}, []string{"POINTER", "REGISTRY"}},
+	} {
+		var got []string
+		for _, f := range Inspect(tc.items) {
+			got = append(got, f.Item)
+		}
+		if d := cmp.Diff(tc.want, got); d != "" {
+			t.Errorf("%s (-want +got):\n%s", tc.name, d)
+		}
+	}
+}
+
 func TestRecordSeq(t *testing.T) {
 	for sk, want := range map[string]int64{"000000000012": 12, "12": 0, "0000000000012": 0, "x": 0, "": 0, "00000000001x": 0, "1000000000000": 1e12, "-00000000001": 0, "000000000000": 0} {
 		if got := recordSeq(ItemKey{"AUDIT", sk}); got != want {
@@ -356,8 +389,8 @@ func TestOpenFindings(t *testing.T) {
 // TestDoctorUnwired: without the port that examines the table there is no diagnosis.
 func TestDoctorUnwired(t *testing.T) {
 	var typed *Error
-	if _, err := (&Steps{}).Doctor(t.Context()); !errors.As(err, &typed) || typed.Kind != Internal || typed.Field != "control table" {
-		t.Error(err)
+	if _, seq, err := (&Steps{}).diagnose(t.Context()); !errors.As(err, &typed) || typed.Kind != Internal || typed.Field != "control table" || seq != 0 {
+		t.Error(seq, err)
 	}
 }
 
