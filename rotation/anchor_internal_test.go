@@ -82,6 +82,7 @@ func TestIsSound(t *testing.T) {
 	}{
 		{name: "sound", change: func(*grown) {}, want: true},
 		{name: "in a log that is not trusted", change: func(g *grown) { g.log = rekortest.New(t) }},
+		{name: "the first in a log that is not trusted", change: func(g *grown) { g.log, g.made.Proof.Consistency = rekortest.New(t), [][]byte{} }},
 		{name: "of a release before consistency proofs", change: func(g *grown) { g.made.V, g.made.Proof.Consistency = 1, nil }, want: true},
 		{name: "without a consistency proof", change: func(g *grown) { g.made.Proof.Consistency = nil }},
 		{name: "with an empty one", change: func(g *grown) { g.made.Proof.Consistency = [][]byte{} }},

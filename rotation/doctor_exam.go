@@ -325,7 +325,7 @@ func (e *exam) examineRotation(id string) bool {
 	switch {
 	case fault == "" && r.Phase.Final():
 		return false
-	case fault == "" && e.setBack && (said.Phase != r.Phase || said.Phase.Final()):
+	case fault == "" && e.setBack && said.Phase != r.Phase:
 		fault = fmt.Sprintf("it is %s here and %s in the audit chain: the control table was set back", r.Phase, or(string(said.Phase), "unknown"))
 	case fault == "" && e.setBack:
 		fault = "the control table was set back while it ran"

@@ -299,6 +299,8 @@ func TestEndRotation(t *testing.T) {
 // was set back.
 func TestFaultOfARotation(t *testing.T) {
 	here := kek.Rotation{ID: "r", Mode: kek.Normal, Phase: kek.Minted, Rev: 1, Attempt: 1, OldKEK: "a", NewKEK: "b"}
+	over := here
+	over.Phase = kek.Completed
 	for _, tc := range []struct {
 		name    string
 		item    Item
@@ -315,6 +317,8 @@ func TestFaultOfARotation(t *testing.T) {
 		{"set back, of another phase", itemOf(ItemRotation, "r", here), true, kek.Tested, false, "it is minted here and tested in"},
 		{"damaged", broken(itemOf(ItemRotation, "r", here)), false, kek.Minted, false, "it is damaged: odd"},
 		{"damaged and over", broken(itemOf(ItemRotation, "r", here)), false, kek.Completed, false, "it is damaged: odd"},
+		{"damaged, over and said to be over", broken(itemOf(ItemRotation, "r", over)), false, kek.Completed, false, "it is damaged: odd"},
+		{"over", itemOf(ItemRotation, "r", over), true, kek.Minted, false, ""},
 		{"damaged and set back", broken(itemOf(ItemRotation, "r", here)), true, kek.Minted, false, "it is damaged: odd"},
 		{"damaged, set back and unknown", broken(itemOf(ItemRotation, "r", here)), true, "", false, "it is damaged: odd"},
 	} {
@@ -555,6 +559,7 @@ func TestRebuiltPointer(t *testing.T) {
 		}, key: usable, fault: "it is missing; neither", open: true},
 		{name: "the registry's is damaged", items: []Item{broken(itemOf(ItemKEK, "b", kek.KEK{ID: "b", State: kek.Active}))}, key: usable, fault: "it is missing; neither", open: true},
 		{name: "before genesis"},
+		{name: "nothing else says which", items: []Item{pointer("b", 5)}, key: usable},
 		{name: "damaged before genesis", items: []Item{broken(pointer("", 0))}, fault: "it is damaged: odd; neither", open: true},
 	} {
 		e := examOf(tc.items...)
@@ -592,6 +597,8 @@ func TestRebuiltSource(t *testing.T) {
 	item := func(src kek.Source) Item { return Item{Key: key, Kind: ItemSource, ID: "s", Value: src} }
 	said := toldSource{source("{1}", 1), true}
 	said.AddedAt, said.AddedBy = at(1), "who"
+	later := said
+	later.Generation = 3
 	part := toldSource{kek.Source{Name: "s", Definition: "{1}", AddedAt: at(1), AddedBy: "who"}, false} // as records before it say
 	nothing := toldSource{kek.Source{Name: "s", AddedAt: at(1), AddedBy: "who"}, false}
 	froze := func(id string, minute int, src kek.Source) Item {
@@ -612,6 +619,7 @@ func TestRebuiltSource(t *testing.T) {
 		{name: "set back, as it should be", items: []Item{item(source("{1}", 1))}, said: &said, setBack: true},
 		{name: "set back, of another definition", items: []Item{item(source("{2}", 4))}, said: &said, setBack: true, want: added(source("{1}", 5)), from: fromChain},
 		{name: "set back, of another definition and long ago", items: []Item{item(source("{2}", 0))}, said: &said, setBack: true, want: added(source("{1}", 1)), from: fromChain},
+		{name: "set back, of another definition, and the chain is later", items: []Item{item(source("{2}", 0))}, said: &later, setBack: true, want: added(source("{1}", 3)), from: fromChain},
 		{name: "set back, and the chain does not know it", items: []Item{item(source("{2}", 1))}, setBack: true},
 		{name: "set back, and the chain knows half", items: []Item{item(source("{2}", 1))}, said: &part, setBack: true},
 		{name: "missing", said: &said, want: added(source("{1}", 1)), from: fromChain},

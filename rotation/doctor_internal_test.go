@@ -389,7 +389,7 @@ func TestOpenFindings(t *testing.T) {
 // TestDoctorUnwired: without the port that examines the table there is no diagnosis.
 func TestDoctorUnwired(t *testing.T) {
 	var typed *Error
-	if _, seq, err := (&Steps{}).diagnose(t.Context()); !errors.As(err, &typed) || typed.Kind != Internal || typed.Field != "control table" || seq != 0 {
+	if _, seq, err := (&Steps{}).diagnose(t.Context()); !errors.As(err, &typed) || typed.Kind != Internal || typed.Field != "control table" || typed.Msg != "nothing is wired that examines it" || seq != 0 {
 		t.Error(seq, err)
 	}
 }
