@@ -209,6 +209,16 @@ func TestReadChainOfADamagedHead(t *testing.T) {
 	}
 }
 
+// TestReadChainInAnyOrder: the chain is as long as the last of the table's records says,
+// wherever that is among them.
+func TestReadChainInAnyOrder(t *testing.T) {
+	own := chained(t, audit.Genesis(line), 0, "a=1", "a=2", "a=3")
+	s := Steps{Deps: Deps{Vault: &shelf{}}}
+	if c, err := s.readChain(t.Context(), line, itemsOf(own[2], own[0], own[1])); err != nil || c.last != 3 || len(c.line) != 3 {
+		t.Errorf("%+v, %v", c, err)
+	}
+}
+
 // TestFollow: which of the table's and the bucket's records are the chain, and where it
 // forks. Records with a prime follow others than those without.
 func TestFollow(t *testing.T) {

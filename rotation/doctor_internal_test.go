@@ -209,6 +209,9 @@ func TestHearRotations(t *testing.T) {
 	if d := cmp.Diff(want, got.rotations["r"]); d != "" {
 		t.Errorf("the rotation (-want +got):\n%s", d)
 	}
+	if got := heard(record(1, "x", "r", "phase", "minted")).rotations["r"]; got.Olds != nil {
+		t.Errorf("a rotation of no old KEK leaves %q", got.Olds)
+	}
 	for _, tc := range []struct {
 		name    string
 		records []audit.Record
@@ -274,6 +277,7 @@ func TestHearSources(t *testing.T) {
 		{"genesis", []audit.Record{genesis}, 1, first},
 		{"added", []audit.Record{added}, 1, map[string]toldSource{"c": source("c", "s3", "carts", "{3}", 0, 2)}},
 		{"added again", []audit.Record{added, again}, 2, map[string]toldSource{"c": source("c", "s3", "carts", "{4}", 1, 3)}},
+		{"added a third time", []audit.Record{added, again, record(5, "source_added", "", "source", "c", "kind", "s3", "place", "carts", "definition", "{5}")}, 3, map[string]toldSource{"c": source("c", "s3", "carts", "{5}", 2, 5)}},
 		{"added twice with one definition", []audit.Record{again, same}, 2, map[string]toldSource{"c": source("c", "s3", "elsewhere", "{4}", 0, 4)}},
 		{"removed", []audit.Record{added, record(3, "source_removed", "", "source", "c")}, 2, map[string]toldSource{}},
 		{"a mark", []audit.Record{genesis, record(3, "mark_removed", "")}, 2, first},
