@@ -56,11 +56,9 @@ func (r Rotation) Check() error {
 }
 
 // Rebuild is the pointer as the audit chain has it, where found is what could be read of
-// the stored one. The epoch never goes back.
-func (p Pointer) Rebuild(found *Pointer) Pointer {
-	if found != nil {
-		p.Epoch = max(p.Epoch, found.Epoch)
-	}
+// the stored one, zero if nothing could. The epoch never goes back.
+func (p Pointer) Rebuild(found Pointer) Pointer {
+	p.Epoch = max(p.Epoch, found.Epoch)
 	return p
 }
 

@@ -36,11 +36,11 @@ func TestRebuiltState(t *testing.T) {
 func TestRebuildPointer(t *testing.T) {
 	p := kek.Pointer{KEKID: "k", Epoch: 3}
 	for epoch, want := range map[int64]int64{0: 3, 3: 3, 7: 7} {
-		if got := p.Rebuild(&kek.Pointer{KEKID: "other", Epoch: epoch}); got.Epoch != want || got.KEKID != "k" {
+		if got := p.Rebuild(kek.Pointer{KEKID: "other", Epoch: epoch}); got.Epoch != want || got.KEKID != "k" {
 			t.Errorf("found epoch %d: %+v", epoch, got)
 		}
 	}
-	if got := p.Rebuild(nil); got != p {
+	if got := p.Rebuild(kek.Pointer{}); got != p {
 		t.Errorf("%+v", got)
 	}
 }

@@ -536,39 +536,91 @@ func TestAnchorThatIsThere(t *testing.T) {
 		"wrong proof":   {func(p *audit.Proof) { p.Consistency = [][]byte{make([]byte, 32)} }, false},
 	} {
 		t.Run(name, func(t *testing.T) {
-			a := newAnchorage(t)
-			a.mustAnchor(t, rotation.AnchorInput{Canary: true})
-			a.arm(0, false)
-			up := a.Anchoring.Log
-			a.Anchoring.Log = refusing{}
-			if _, err := a.Anchor(t.Context(), rotation.AnchorInput{Canary: true}); err == nil {
-				t.Fatal("a log that answers nothing")
-			}
-			a.Anchoring.Log = up
+			a := anchoredByAnother(t, c.change)
+			out := a.mustAnchor(t, rotation.AnchorInput{})
 			st, err := a.world.Store().LoadAnchor(t.Context())
-			if err != nil || st.Intent == nil {
-				t.Fatal(st, err)
+			if err != nil || out.Anchor < 2 || (st.Places == "") != c.ok {
+				t.Errorf("%+v, anchors are in %q, %v", out, st.Places, err)
 			}
-			p := a.log.Submit(t, *st.Intent)
-			p.Consistency = a.log.Consistency(1, 2)
-			a.log.Append([]byte("the entry of somebody else")) // so that this call's proof is another
-			c.change(&p)
-			b, err := audit.Anchor{V: 2, Signed: *st.Intent, Proof: p}.Encode()
+			entries, err := a.world.Store().AuditEntries(t.Context(), 1)
 			if err != nil {
 				t.Fatal(err)
 			}
-			if _, err := a.world.Vault().PutAnchor(t.Context(), audit.AnchorKey("matter", 2), b); err != nil {
-				t.Fatal(err)
+			var actors []string // of the records that name another place
+			for _, e := range entries {
+				if e.Record.Type == audit.EventGeneration {
+					actors = append(actors, e.Record.Actor)
+				}
 			}
-			out := a.mustAnchor(t, rotation.AnchorInput{})
-			st, err = a.world.Store().LoadAnchor(t.Context())
-			if err != nil || out.Anchor < 2 || (st.Places == "") != c.ok {
-				t.Errorf("%+v, anchors are in %q, %v", out, st.Places, err)
+			if want := map[bool]string{true: "", false: "test"}[c.ok]; strings.Join(actors, " ") != want {
+				t.Errorf("new places are recorded by %q, want %q", actors, want)
 			}
 			a.mustAnchor(t, rotation.AnchorInput{Canary: true})
 			a.mustBeSound(t)
 		})
 	}
+}
+
+// anchoredByAnother is a deployment whose second anchor a call that was faster has stored,
+// with a proof that was changed. The intent is open.
+func anchoredByAnother(t *testing.T, change func(p *audit.Proof)) *anchorage {
+	t.Helper()
+	a := newAnchorage(t)
+	a.mustAnchor(t, rotation.AnchorInput{Canary: true})
+	a.arm(0, false)
+	up := a.Anchoring.Log
+	a.Anchoring.Log = refusing{}
+	if _, err := a.Anchor(t.Context(), rotation.AnchorInput{Canary: true}); err == nil {
+		t.Fatal("a log that answers nothing")
+	}
+	a.Anchoring.Log = up
+	st, err := a.world.Store().LoadAnchor(t.Context())
+	if err != nil || st.Intent == nil {
+		t.Fatal(st, err)
+	}
+	p := a.log.Submit(t, *st.Intent)
+	p.Consistency = a.log.Consistency(1, 2)
+	a.log.Append([]byte("the entry of somebody else")) // so that this call's proof is another
+	change(&p)
+	b, err := audit.Anchor{V: 2, Signed: *st.Intent, Proof: p}.Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := a.world.Vault().PutAnchor(t.Context(), audit.AnchorKey("matter", 2), b); err != nil {
+		t.Fatal(err)
+	}
+	return a
+}
+
+// TestAnchorThatIsThereUnread: if the last anchor cannot be read, whether the anchor of a
+// call that was faster is sound stays open. Nothing is concluded, and the next call goes on.
+func TestAnchorThatIsThereUnread(t *testing.T) {
+	a := anchoredByAnother(t, func(*audit.Proof) {})
+	before, err := a.world.Store().LoadAnchor(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	reads := 0
+	a.world.SetHook(func(op string, _ ...any) (bool, error) {
+		if op == "Vault.GetAnchor" {
+			if reads++; reads == 2 { // the first is for the proof of this call
+				return false, errors.New("the bucket is away")
+			}
+		}
+		return true, nil
+	})
+	_, err = a.Anchor(t.Context(), rotation.AnchorInput{})
+	if typed := asError(t, err); typed.Kind != rotation.Transient || typed.Field != "audit bucket" {
+		t.Errorf("%v, want Transient", err)
+	}
+	a.world.SetHook(nil)
+	if st, err := a.world.Store().LoadAnchor(t.Context()); err != nil || st.Rev != before.Rev || st.Intent == nil || st.Places != "" || reads != 2 {
+		t.Errorf("after %d reads the state is %+v, %v", reads, st, err)
+	}
+	if out := a.mustAnchor(t, rotation.AnchorInput{}); out.Anchor != 2 {
+		t.Errorf("%+v", out)
+	}
+	a.mustBeSound(t)
 }
 
 // refusing is a log that answers nothing.

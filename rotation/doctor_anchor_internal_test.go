@@ -129,7 +129,8 @@ func TestLastAnchors(t *testing.T) {
 		s := Steps{Deps: Deps{Anchoring: &Anchoring{Vault: &bucket, Signer: a.key, Trust: audit.Trust{Logs: []audit.Log{a.log.Trust()}}}}}
 		c := &chainRead{at: audit.Line{Chain: line}, line: own, last: 4, table: map[int64]audit.Entry{}}
 		state := itemOf(ItemAnchor, "", AnchorState{Rev: 1, Last: Anchored{N: 1, Digest: "d"}, Places: later})
-		out, err := s.readAnchors(t.Context(), c, []Item{state})
+		other := itemOf(ItemLock, "", LockItem{"r"})
+		out, err := s.readAnchors(t.Context(), c, []Item{other, state})
 		if err != nil || out.places != later {
 			t.Errorf("%s: %q, %v", tc.name, out.places, err)
 		}

@@ -209,11 +209,22 @@ func TestReadChainOfADamagedHead(t *testing.T) {
 	}
 }
 
+// TestReadChainInAnyOrder: the chain is as long as the last of the table's records says,
+// wherever that is among them.
+func TestReadChainInAnyOrder(t *testing.T) {
+	own := chained(t, audit.Genesis(line), 0, "a=1", "a=2", "a=3")
+	s := Steps{Deps: Deps{Vault: &shelf{}}}
+	if c, err := s.readChain(t.Context(), line, itemsOf(own[2], own[0], own[1])); err != nil || c.last != 3 || len(c.line) != 3 {
+		t.Errorf("%+v, %v", c, err)
+	}
+}
+
 // TestFollow: which of the table's and the bucket's records are the chain, and where it
 // forks. Records with a prime follow others than those without.
 func TestFollow(t *testing.T) {
 	own := chained(t, audit.Genesis(line), 0, "a=1", "a=2", "a=3", "a=4")
 	other := append(slices.Clone(own[:1]), chained(t, own[0].Head(), 10, "b=2", "b=3", "b=4")...)
+	third := chained(t, own[1].Head(), 20, "c=3")[0]
 	none := audit.Entry{}
 	for _, tc := range []struct {
 		name          string
@@ -221,23 +232,28 @@ func TestFollow(t *testing.T) {
 		want          []audit.Entry
 		gaps          map[int64]string
 		fork          int64
+		damaged       int64 // a record of the table that is not sound
 	}{
-		{"the same", own, own, own, nil, 4},
-		{"the table alone", own, nil, own, nil, 4},
-		{"the bucket alone", nil, own, own, nil, 4},
-		{"each half", own[:2], []audit.Entry{none, none, own[2], own[3]}, own, nil, 4},
-		{"they differ from the second on", own, other, own, nil, 1},
-		{"after a fork the bucket's do not count", own[:3], other, own[:3], map[int64]string{4: ""}, 1},
-		{"the bucket's does not follow", own[:2], []audit.Entry{none, none, other[2], none}, own[:2], map[int64]string{3: "", 4: ""}, 4},
-		{"the table's does not follow", []audit.Entry{own[0], own[1], other[2], own[3]}, own, own, nil, 4},
-		{"one is in neither", []audit.Entry{own[0], none, own[2], own[3]}, nil, []audit.Entry{own[0], own[2], own[3]}, map[int64]string{2: own[1].Hash}, 4},
-		{"one is in neither and the bucket says its hash", []audit.Entry{own[0]}, []audit.Entry{none, none, own[2], own[3]}, []audit.Entry{own[0], own[2], own[3]}, map[int64]string{2: own[1].Hash}, 4},
-		{"the last is in neither", own[:3], nil, own[:3], map[int64]string{4: ""}, 4},
+		{"the same", own, own, own, nil, 4, 0},
+		{"the table alone", own, nil, own, nil, 4, 0},
+		{"the bucket alone", nil, own, own, nil, 4, 0},
+		{"each half", own[:2], []audit.Entry{none, none, own[2], own[3]}, own, nil, 4, 0},
+		{"they differ from the second on", own, other, own, nil, 1, 0},
+		{"they differ in the second, and again in the third", own, []audit.Entry{own[0], other[1], third, none}, own, nil, 1, 0},
+		{"after a fork the bucket's do not count", own[:3], other, own[:3], map[int64]string{4: ""}, 1, 0},
+		{"nor does one that follows the table's", own[:3], []audit.Entry{own[0], other[1], none, own[3]}, own[:3], map[int64]string{4: ""}, 1, 0},
+		{"the bucket's does not follow", own[:2], []audit.Entry{none, none, other[2], none}, own[:2], map[int64]string{3: "", 4: ""}, 4, 0},
+		{"the table's does not follow", []audit.Entry{own[0], own[1], other[2], own[3]}, own, own, nil, 4, 0},
+		{"one is in neither", []audit.Entry{own[0], none, own[2], own[3]}, nil, []audit.Entry{own[0], own[2], own[3]}, map[int64]string{2: own[1].Hash}, 4, 0},
+		{"one is in neither and the bucket says its hash", []audit.Entry{own[0]}, []audit.Entry{none, none, own[2], own[3]}, []audit.Entry{own[0], own[2], own[3]}, map[int64]string{2: own[1].Hash}, 4, 0},
+		{"the last is in neither", own[:3], nil, own[:3], map[int64]string{4: ""}, 4, 0},
+		{"the last is damaged, though it seems to follow", own, nil, own[:3], map[int64]string{4: own[3].Hash}, 4, 4},
+		{"one is damaged, and the bucket has another", own[:2], []audit.Entry{own[0], other[1], other[2], other[3]}, other, nil, 4, 2},
 	} {
 		c := &chainRead{at: audit.Line{Chain: line}, last: 4, table: map[int64]audit.Entry{}, sound: map[int64]bool{}, bucket: map[int64]audit.Entry{}, gaps: map[int64]string{}}
 		for i, e := range tc.table {
 			if e.Bytes != nil {
-				c.table[int64(i+1)], c.sound[int64(i+1)] = e, true
+				c.table[int64(i+1)], c.sound[int64(i+1)] = e, int64(i+1) != tc.damaged
 			}
 		}
 		for i, e := range tc.bucket {
@@ -419,6 +435,7 @@ func TestTell(t *testing.T) {
 	own := chained(t, audit.Genesis(line), 0, pointed("a1"), pointed("a2"), pointed("a3"))
 	mid := chained(t, own[1].Head(), 5, pointed("b3"), pointed("b4"))
 	lost := chained(t, audit.Genesis(line), 5, pointed("c1"))
+	second := chained(t, own[0].Head(), 5, pointed("d2"))
 	for _, tc := range []struct {
 		name     string
 		branches []branch
@@ -430,6 +447,7 @@ func TestTell(t *testing.T) {
 		{"nothing", nil, 0, ""},
 		{"a branch from its beginning", []branch{{fork: 0, records: lost, believed: 1}}, 0, "c1"},
 		{"and the chain after it", []branch{{fork: 0, records: lost, believed: 1}}, 1, "a1"},
+		{"a branch after the first", []branch{{fork: 1, records: second, believed: 1}}, 1, "d2"},
 		{"a branch of which nothing is believed", []branch{{fork: 2, records: mid}}, 2, "a2"},
 		{"a part of it", []branch{{fork: 2, records: mid, believed: 1}}, 2, "b3"},
 		{"all of it", []branch{{fork: 2, records: mid, believed: 2}}, 2, "b4"},
@@ -499,6 +517,41 @@ func TestBelieve(t *testing.T) {
 			t.Errorf("%s: %d believed, want %d", tc.name, c.branches[0].believed, tc.want)
 		}
 	}
+	c := &chainRead{branches: []branch{{records: chained(t, audit.Genesis(line), 0, "x=1", "x=2")}}}
+	if c.believe(nil, keys{}); c.branches[0].believed != 0 {
+		t.Errorf("of records that tell of no pointer %d are believed", c.branches[0].believed)
+	}
+}
+
+// TestInUse: a KEK that forgotten records call active may have rows under it until a record
+// of a retirement, forgotten or not, retires it.
+func TestInUse(t *testing.T) {
+	for _, tc := range []struct {
+		name            string
+		line, forgotten []audit.Record
+		want            []kek.ID
+	}{
+		{"the chain's own records", []audit.Record{record(1, "x", "", "kek.a", "active")}, nil, nil},
+		{"a forgotten switch", nil, []audit.Record{record(1, "x", "", "kek.a", "active", "kek.b", "draining")}, []kek.ID{"a"}},
+		{"a field that is no KEK", nil, []audit.Record{record(1, "x", "", "a", "active")}, nil},
+		{"retired in the chain", []audit.Record{record(2, kek.EventOldKEKRetired, "", "kek.a", "retired")}, []audit.Record{record(1, "x", "", "kek.a", "active")}, nil},
+		{"and in forgotten records", nil, []audit.Record{record(1, "x", "", "kek.a", "active"), record(2, kek.EventOldKEKRetired, "", "kek.a", "retired")}, nil},
+		{"retired without its rows moved", nil, []audit.Record{record(1, "x", "", "kek.a", "active"), record(2, "x", "", "kek.a", "retired")}, []kek.ID{"a"}},
+		{"not what the retirement retires", nil, []audit.Record{record(1, "x", "", "kek.a", "active"), record(2, kek.EventOldKEKRetired, "", "kek.a", "active", "kek.b", "retired")}, []kek.ID{"a"}},
+		{"a retirement with a field of its name", nil, []audit.Record{record(1, "x", "", "kek.a", "active"), record(2, kek.EventOldKEKRetired, "", "a", "retired")}, []kek.ID{"a"}},
+		{"of two the one that is not retired", nil, []audit.Record{record(1, "x", "", "kek.a", "active", "kek.b", "active"), record(2, kek.EventOldKEKRetired, "", "kek.b", "retired")}, []kek.ID{"a"}},
+	} {
+		entries := func(records []audit.Record) (out []audit.Entry) {
+			for _, r := range records {
+				out = append(out, audit.Entry{Record: r})
+			}
+			return out
+		}
+		c := &chainRead{line: entries(tc.line), branches: []branch{{records: entries(tc.forgotten)}}}
+		if d := cmp.Diff(tc.want, slices.Sorted(maps.Keys(c.inUse()))); d != "" {
+			t.Errorf("%s (-want +got):\n%s", tc.name, d)
+		}
+	}
 }
 
 // TestForget: a branch is history once a repair has named its last record.
@@ -532,10 +585,13 @@ func TestForget(t *testing.T) {
 
 // TestBegun: a generation begins once, whatever repeats its record.
 func TestBegun(t *testing.T) {
-	c := chainRead{last: 4, table: map[int64]audit.Entry{}}
+	c := chainRead{last: 5, table: map[int64]audit.Entry{}}
 	first, second := audit.Generation{ID: generation(1), From: 2}, audit.Generation{ID: generation(2), From: 4}
 	taken := audit.Taken{Key: "k", Version: "v", SHA256: strings.Repeat("0", 64)}
+	other := audit.Generation{ID: generation(3), From: 5}.Event(audit.OfRecords, "", taken)
+	other.Type = "x" // it says the same and is another record
 	for seq, ev := range map[int64]audit.Event{
+		5: other,
 		1: first.Event(audit.OfRecords, "", taken), 2: first.Event(audit.OfRecords, "", taken),
 		3: first.Event(audit.OfAnchors, "", taken), 4: second.Event(audit.OfRecords, audit.Generations("").With(first), taken),
 	} {
@@ -550,6 +606,10 @@ func TestBegun(t *testing.T) {
 	}
 	if got, want := c.begun(audit.OfAnchors), audit.Generations("").With(first); got != want {
 		t.Errorf("anchors: %q, want %q", got, want)
+	}
+	c.last = 1
+	if got, want := c.begun(audit.OfRecords), audit.Generations("").With(first); got != want {
+		t.Errorf("the first record: %q, want %q", got, want)
 	}
 }
 
@@ -631,7 +691,7 @@ func TestDescribeKeys(t *testing.T) {
 	}
 	proven := map[audit.Head]bool{c.branches[0].records[0].Head(): true}
 	items := []Item{{Kind: ItemKEK, ID: "listed"}, {Kind: ItemSource, ID: "source"}}
-	kms := describer{keys: map[kek.ID]Key{}, tagged: map[string][]kek.ID{"r1": {"chain1", "stray2"}, "r4": {"tagged", "stray1"}, "r5": {"x"}}}
+	kms := describer{keys: map[kek.ID]Key{}, tagged: map[string][]kek.ID{"r1": {"chain1", "stray2", "listed"}, "r4": {"tagged", "stray1"}, "r5": {"x"}}}
 	names := []kek.ID{"chain1", "chain2", "listed", "named1", "named2", "proven", "tagged"}
 	for _, id := range append(slices.Clone(names), "stray1", "stray2", "x", "source") {
 		kms.keys[id] = Key{ID: id, Enabled: true}

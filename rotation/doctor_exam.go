@@ -51,14 +51,10 @@ func (s *Steps) diagnose(ctx context.Context) (d Diagnosis, seq int64, err error
 	e.chain.believe(e.anchors.proven, e.keys)
 	e.setBack, e.told = len(e.chain.branches) > 0, e.chain.tell(e.chain.last)
 	e.examine()
-	d = Diagnosis{Findings: e.findings, Notes: e.notes, Chain: e.rests()}
-	if e.setBack {
-		d.SetBack = e.describeSetBack()
-	}
-	return d, e.chain.last, nil
+	return Diagnosis{Findings: e.findings, Notes: e.notes, Chain: e.rests(), SetBack: e.describeSetBack()}, e.chain.last, nil
 }
 
-// describeSetBack says from when to when the control table was set back.
+// describeSetBack says from when to when the control table was set back; "" if it was not.
 func (e *exam) describeSetBack() string {
 	var all []string
 	for _, b := range e.chain.branches {
@@ -293,7 +289,7 @@ func (e *exam) examineRotations() (kept string) {
 			ids = append(ids, i.ID)
 		}
 	}
-	if _, lock := e.item("LOCK", noSortKey); lock != nil && faultOf(lock) == "" {
+	if _, lock := e.item("LOCK", noSortKey); faultOf(lock) == "" {
 		ids = append(ids, lock.Value.(LockItem).RotationID) //nolint:forcetypeassert // by its kind
 	}
 	slices.Sort(ids)
@@ -320,7 +316,7 @@ func (e *exam) examineRotations() (kept string) {
 // examineRotation reports whether a rotation may go on.
 func (e *exam) examineRotation(id string) bool {
 	_, i := e.item("ROTATION#"+id, noSortKey)
-	said, known := e.told.rotations[id]
+	said := e.told.rotations[id] // of one that the chain does not know the phase is "", which is neither final nor the record's
 	fault := faultOf(i)
 	var r kek.Rotation
 	if i != nil {
@@ -329,11 +325,11 @@ func (e *exam) examineRotation(id string) bool {
 	switch {
 	case fault == "" && r.Phase.Final():
 		return false
-	case fault == "" && e.setBack && (!known || said.Phase != r.Phase || said.Phase.Final()):
+	case fault == "" && e.setBack && said.Phase != r.Phase:
 		fault = fmt.Sprintf("it is %s here and %s in the audit chain: the control table was set back", r.Phase, or(string(said.Phase), "unknown"))
 	case fault == "" && e.setBack:
 		fault = "the control table was set back while it ran"
-	case fault == "" && known && said.Phase.Final():
+	case fault == "" && said.Phase.Final():
 		fault = fmt.Sprintf("it is %s here and %s in the audit chain", r.Phase, said.Phase)
 	case fault == "":
 		return true
@@ -552,7 +548,7 @@ func (e *exam) examineFence(k kek.KEK) {
 		case i == nil && (!fenced || n >= k.FenceShards):
 			continue
 		case fault != "":
-		case f.Open == (k.State == kek.Active), f.Open && k.State == kek.Draining:
+		case f.Open == (k.State == kek.Active), k.State == kek.Draining:
 			continue
 		case f.Open:
 			fault = fmt.Sprintf("it is open, and its KEK is %s", k.State)
@@ -604,7 +600,7 @@ func valueOf[T any](i *Item) (T, bool) {
 func (e *exam) examinePointer() {
 	key, i := e.item("POINTER", noSortKey)
 	fault := faultOf(i)
-	found, ok := valueOf[kek.Pointer](i)
+	found, _ := valueOf[kek.Pointer](i)
 	want := e.told.pointer
 	if want == nil {
 		want = e.activeKEK()
@@ -628,11 +624,7 @@ func (e *exam) examinePointer() {
 	if e.checkPointed(key, want.KEKID, fault) {
 		return
 	}
-	var was *kek.Pointer
-	if ok {
-		was = &found
-	}
-	p := want.Rebuild(was)
+	p := want.Rebuild(found)
 	if e.setBack { // a switch of which no record came into the bucket would have had the next epoch
 		p.Epoch++
 	}
@@ -675,7 +667,7 @@ func (e *exam) activeKEK() *kek.Pointer {
 				if p != nil {
 					return nil
 				}
-				p = &kek.Pointer{KEKID: v.ID, KeyARN: v.ARN, RotationID: v.RotationID, SwitchedAt: v.SwitchedAt}
+				p = &kek.Pointer{KEKID: v.ID, RotationID: v.RotationID, SwitchedAt: v.SwitchedAt}
 			}
 		case kek.Rotation:
 			epoch = max(epoch, v.Epoch)
@@ -735,7 +727,7 @@ func (e *exam) examineSource(name string, bump ItemChange, body map[string]strin
 	found, _ := valueOf[kek.Source](i)
 	src, from := said.Source, fromChain
 	switch {
-	case fault == "" && (!e.setBack || !known || !said.whole || said.Definition == found.Definition):
+	case fault == "" && (!e.setBack || !said.whole || said.Definition == found.Definition):
 		return
 	case fault == "":
 		fault = "its definition is not the last that was registered: the control table was set back"
@@ -762,8 +754,8 @@ func (e *exam) examineSource(name string, bump ItemChange, body map[string]strin
 func (e *exam) frozenSource(name string, said toldSource) (src kek.Source, found bool) {
 	var at time.Time
 	for _, i := range e.items {
-		r, ok := i.Value.(kek.Rotation)
-		if !ok || i.Err != nil || r.StartedAt.Before(at) {
+		r, _ := i.Value.(kek.Rotation)
+		if i.Err != nil || r.StartedAt.Before(at) {
 			continue
 		}
 		for _, f := range r.Sources {

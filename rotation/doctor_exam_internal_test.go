@@ -299,6 +299,8 @@ func TestEndRotation(t *testing.T) {
 // was set back.
 func TestFaultOfARotation(t *testing.T) {
 	here := kek.Rotation{ID: "r", Mode: kek.Normal, Phase: kek.Minted, Rev: 1, Attempt: 1, OldKEK: "a", NewKEK: "b"}
+	over := here
+	over.Phase = kek.Completed
 	for _, tc := range []struct {
 		name    string
 		item    Item
@@ -315,6 +317,8 @@ func TestFaultOfARotation(t *testing.T) {
 		{"set back, of another phase", itemOf(ItemRotation, "r", here), true, kek.Tested, false, "it is minted here and tested in"},
 		{"damaged", broken(itemOf(ItemRotation, "r", here)), false, kek.Minted, false, "it is damaged: odd"},
 		{"damaged and over", broken(itemOf(ItemRotation, "r", here)), false, kek.Completed, false, "it is damaged: odd"},
+		{"damaged, over and said to be over", broken(itemOf(ItemRotation, "r", over)), false, kek.Completed, false, "it is damaged: odd"},
+		{"over", itemOf(ItemRotation, "r", over), true, kek.Minted, false, ""},
 		{"damaged and set back", broken(itemOf(ItemRotation, "r", here)), true, kek.Minted, false, "it is damaged: odd"},
 		{"damaged, set back and unknown", broken(itemOf(ItemRotation, "r", here)), true, "", false, "it is damaged: odd"},
 	} {
@@ -555,6 +559,7 @@ func TestRebuiltPointer(t *testing.T) {
 		}, key: usable, fault: "it is missing; neither", open: true},
 		{name: "the registry's is damaged", items: []Item{broken(itemOf(ItemKEK, "b", kek.KEK{ID: "b", State: kek.Active}))}, key: usable, fault: "it is missing; neither", open: true},
 		{name: "before genesis"},
+		{name: "nothing else says which", items: []Item{pointer("b", 5)}, key: usable},
 		{name: "damaged before genesis", items: []Item{broken(pointer("", 0))}, fault: "it is damaged: odd; neither", open: true},
 	} {
 		e := examOf(tc.items...)
@@ -592,6 +597,8 @@ func TestRebuiltSource(t *testing.T) {
 	item := func(src kek.Source) Item { return Item{Key: key, Kind: ItemSource, ID: "s", Value: src} }
 	said := toldSource{source("{1}", 1), true}
 	said.AddedAt, said.AddedBy = at(1), "who"
+	later := said
+	later.Generation = 3
 	part := toldSource{kek.Source{Name: "s", Definition: "{1}", AddedAt: at(1), AddedBy: "who"}, false} // as records before it say
 	nothing := toldSource{kek.Source{Name: "s", AddedAt: at(1), AddedBy: "who"}, false}
 	froze := func(id string, minute int, src kek.Source) Item {
@@ -612,6 +619,7 @@ func TestRebuiltSource(t *testing.T) {
 		{name: "set back, as it should be", items: []Item{item(source("{1}", 1))}, said: &said, setBack: true},
 		{name: "set back, of another definition", items: []Item{item(source("{2}", 4))}, said: &said, setBack: true, want: added(source("{1}", 5)), from: fromChain},
 		{name: "set back, of another definition and long ago", items: []Item{item(source("{2}", 0))}, said: &said, setBack: true, want: added(source("{1}", 1)), from: fromChain},
+		{name: "set back, of another definition, and the chain is later", items: []Item{item(source("{2}", 0))}, said: &later, setBack: true, want: added(source("{1}", 3)), from: fromChain},
 		{name: "set back, and the chain does not know it", items: []Item{item(source("{2}", 1))}, setBack: true},
 		{name: "set back, and the chain knows half", items: []Item{item(source("{2}", 1))}, said: &part, setBack: true},
 		{name: "missing", said: &said, want: added(source("{1}", 1)), from: fromChain},
@@ -857,6 +865,207 @@ func TestRemovedOthers(t *testing.T) {
 		e := examOf(broken(itemOf(kind, "x", nil)))
 		if e.examineOthers(); len(e.findings)+len(e.notes) > 0 {
 			t.Errorf("%s: %+v, %q", kind, e.findings, e.notes)
+		}
+	}
+}
+
+// TestExamineOtherRecord: a sound record that does not follow is replaced by the bucket's,
+// which does.
+func TestExamineOtherRecord(t *testing.T) {
+	own, apart := chained(t, audit.Genesis(line), 0, "a=1")[0], chained(t, audit.Head{Hash: strings.Repeat("a", 64)}, 0, "b=1")[0]
+	const other = "it does not follow the record before it; the bucket's does"
+	for _, tc := range []struct {
+		name   string
+		table  audit.Entry
+		broken bool
+		line   []audit.Entry
+		want   string // the fault; "" none
+	}{
+		{"the same", own, false, []audit.Entry{own}, ""},
+		{"another", apart, false, []audit.Entry{own}, other},
+		{"in no line", apart, false, nil, ""},
+		{"another, which is damaged", apart, true, []audit.Entry{own}, "it is damaged: odd"},
+	} {
+		i := itemsOf(tc.table)[0]
+		if tc.broken {
+			i = broken(i)
+		}
+		e := examOf(i)
+		e.chain.last, e.chain.table[1], e.chain.line, e.chain.gaps = 1, tc.table, tc.line, map[int64]string{}
+		e.examineRecords()
+		if tc.want == "" {
+			if len(e.findings) > 0 {
+				t.Errorf("%s: %+v", tc.name, e.findings)
+			}
+			continue
+		}
+		f := e.single(t, tc.name)
+		if f.Fault != tc.want || f.From != "the bucket" || f.event != "" {
+			t.Errorf("%s: %+v", tc.name, f)
+		}
+		changed(t, tc.name, f, ItemChange{Key: i.Key, Was: e.by[i.Key], Put: own})
+	}
+}
+
+// TestRebuiltHead: the head is that of the last record, published as far as the bucket
+// holds the chain, and never made where its hash is not known.
+func TestRebuiltHead(t *testing.T) {
+	own := chained(t, audit.Genesis(line), 0, "a=1", "a=2")
+	key := ItemKey{"AUDIT_HEAD", noSortKey}
+	head := func(h audit.Head, published int64) Item {
+		return itemOf(ItemHead, "", HeadItem{Head: h, Published: published})
+	}
+	for _, tc := range []struct {
+		name  string
+		items []Item
+		line  []audit.Entry
+		fault string // "" none
+		open  bool
+	}{
+		{name: "as it should be", items: []Item{head(own[1].Head(), 1)}, line: own},
+		{name: "behind with what is published", items: []Item{head(own[1].Head(), 0)}, line: own},
+		{name: "ahead with what is published", items: []Item{head(own[1].Head(), 2)}, line: own, fault: "it says that the bucket holds the records up to 2; it holds them up to 1"},
+		{name: "of an earlier record", items: []Item{head(own[0].Head(), 1)}, line: own, fault: "it says record 1 with hash " + own[0].Hash},
+		{name: "damaged", items: []Item{broken(head(own[1].Head(), 1))}, line: own, fault: "it is damaged: odd"},
+		{name: "missing", line: own, fault: "it is missing"},
+		{name: "missing with the last record", line: own[:1], fault: "it is missing; the last record cannot be read either", open: true},
+		{name: "before the first record"},
+	} {
+		e := examOf(tc.items...)
+		e.chain.line, e.chain.bucket, e.chain.gaps = tc.line, map[int64]audit.Entry{1: own[0]}, map[int64]string{}
+		if tc.line != nil {
+			e.chain.last = 2
+		}
+		e.examineHead()
+		if tc.fault == "" {
+			if len(e.findings) > 0 {
+				t.Errorf("%s: %+v", tc.name, e.findings)
+			}
+			continue
+		}
+		f := e.single(t, tc.name)
+		if !strings.HasPrefix(f.Fault, tc.fault) || (f.Repair == "") != tc.open {
+			t.Errorf("%s: %+v", tc.name, f)
+		}
+		if !tc.open {
+			changed(t, tc.name, f, ItemChange{Key: key, Was: e.by[key], Put: HeadItem{Head: own[1].Head(), Published: 1}})
+		}
+	}
+}
+
+// TestShardsOfALostKEK: a KEK whose entry is lost has as many shards as its fence, in
+// whatever order they are read.
+func TestShardsOfALostKEK(t *testing.T) {
+	var items []Item
+	for _, n := range []int{2, 0, 1} {
+		items = append(items, Item{Key: ItemKey{"FENCE#a", fmt.Sprintf("%02d", n)}, Kind: ItemFence, ID: "a", Value: FenceItem{KEK: "a", Shard: n}})
+	}
+	e := examOf(items...)
+	e.told.keks["a"], e.keys.ours["a"] = kek.KEK{ID: "a", State: kek.Sealed}, true
+	e.examineKEKs("")
+	if k, ok := e.single(t, "lost").changes[0].Put.(kek.KEK); !ok || k.FenceShards != 3 {
+		t.Errorf("%+v", e.findings)
+	}
+}
+
+// TestExamineUsed: a KEK that rows may be under is named if KMS knows its key and the key
+// is not enabled. Of the pointer's KEK the pointer's finding says so.
+func TestExamineUsed(t *testing.T) {
+	for _, tc := range []struct {
+		name    string
+		used    bool
+		key     *Key // nil: KMS does not know it
+		pointer kek.ID
+		want    bool
+	}{
+		{"disabled", true, &Key{State: "Disabled"}, "b", true},
+		{"disabled, and no pointer is told", true, &Key{State: "Disabled"}, "", true},
+		{"disabled, and the pointer names it", true, &Key{State: "Disabled"}, "a", false},
+		{"enabled", true, &Key{Enabled: true}, "b", false},
+		{"not known to KMS", true, nil, "b", false},
+		{"not in use", false, &Key{State: "Disabled"}, "b", false},
+	} {
+		e := examOf()
+		e.inUse = map[kek.ID]bool{"a": tc.used}
+		if tc.key != nil {
+			e.keys.known["a"] = *tc.key
+		}
+		if tc.pointer != "" {
+			e.told.pointer = &kek.Pointer{KEKID: tc.pointer}
+		}
+		e.examineUsed("a")
+		if !tc.want {
+			if len(e.findings) > 0 {
+				t.Errorf("%s: %+v", tc.name, e.findings)
+			}
+			continue
+		}
+		if f := e.single(t, tc.name); f.Item != "KEK#a" || !strings.Contains(f.Fault, `in state "Disabled"`) || !strings.Contains(f.Next, "enable-key --key-id a;") || f.Repair != "" {
+			t.Errorf("%s: %+v", tc.name, f)
+		}
+	}
+}
+
+// TestWrongedKEK: a KEK that was retired as if it had never been in use, and that forgotten
+// records call active, becomes readable, unless KMS does not know its key or the pointer
+// names it. An entry counts as it is if the chain says the same of it, and only then.
+func TestWrongedKEK(t *testing.T) {
+	const sealed = "make it sealed: the next rotation moves what is under it and disables it"
+	entry := func(state kek.State) Item {
+		return itemOf(ItemKEK, "a", kek.KEK{ID: "a", State: state, ARN: "arn", FenceShards: 2, CreatedAt: at(1)})
+	}
+	for _, tc := range []struct {
+		name    string
+		item    Item
+		said    kek.State
+		unused  bool
+		unknown bool // to KMS
+		enabled bool
+		pointer kek.ID
+		want    kek.State // "" nothing is found
+		fault   string
+		repair  string
+	}{
+		{
+			name: "retired", item: entry(kek.Retired), said: kek.Retired, want: kek.Sealed,
+			fault: "it is retired as if it had never been in use, and records that the control table had forgotten say that it was", repair: sealed,
+		},
+		{name: "retired, and never in use", item: entry(kek.Retired), said: kek.Retired, unused: true},
+		{name: "retired, never in use, and enabled", item: entry(kek.Retired), said: kek.Retired, unused: true, enabled: true},
+		{name: "retired, and not known to KMS", item: entry(kek.Retired), said: kek.Retired, unknown: true},
+		{name: "sealed already", item: entry(kek.Sealed), said: kek.Retired},
+		{name: "damaged", item: broken(entry(kek.Retired)), said: kek.Retired, want: kek.Sealed, fault: "it is damaged: odd", repair: sealed},
+		{
+			name: "damaged and never in use", item: broken(entry(kek.Retired)), said: kek.Retired, unused: true, enabled: true, want: kek.Sealed, fault: "it is damaged: odd",
+			repair: "make it sealed, for its KMS key is enabled: the next rotation moves what is under it and disables it",
+		},
+		{
+			name: "retired, and the pointer names it", item: entry(kek.Retired), said: kek.Retired, pointer: "a", want: kek.Active,
+			fault: "it is retired as if", repair: "make it active",
+		},
+		{
+			name: "active, and the pointer names another", item: entry(kek.Active), said: kek.Active, pointer: "b", want: kek.Draining,
+			fault: "it is active here; the audit chain says active", repair: "make it draining",
+		},
+	} {
+		e := examOf(tc.item)
+		e.told.keks["a"], e.inUse = kek.KEK{ID: "a", State: tc.said}, map[kek.ID]bool{"a": !tc.unused}
+		if tc.pointer != "" {
+			e.told.pointer = &kek.Pointer{KEKID: tc.pointer}
+		}
+		if !tc.unknown {
+			e.keys.known["a"] = Key{Enabled: tc.enabled}
+		}
+		got := e.examineKEK("a", 2, "")
+		if tc.want == "" {
+			if found := tc.item.Value.(kek.KEK); got != found || len(e.findings) > 0 {
+				t.Errorf("%s: %+v, %+v", tc.name, got, e.findings)
+			}
+			continue
+		}
+		f := e.single(t, tc.name)
+		if got.State != tc.want || !strings.HasPrefix(f.Fault, tc.fault) || f.Repair != tc.repair {
+			t.Errorf("%s: %s, %+v", tc.name, got.State, f)
 		}
 	}
 }

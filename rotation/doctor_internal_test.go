@@ -148,6 +148,7 @@ func TestHearKEKs(t *testing.T) {
 		{"b", []kek.ID{"a", "b"}, true},
 		{"a", []kek.ID{"a", "b"}, false},
 		{"a", []kek.ID{"a"}, true},
+		{"a", []kek.ID{"a", "h"}, false},
 		{"b", []kek.ID{"c"}, true},
 		{"b", []kek.ID{"h"}, false},
 		{"x", nil, false},
@@ -208,6 +209,9 @@ func TestHearRotations(t *testing.T) {
 	if d := cmp.Diff(want, got.rotations["r"]); d != "" {
 		t.Errorf("the rotation (-want +got):\n%s", d)
 	}
+	if got := heard(record(1, "x", "r", "phase", "minted")).rotations["r"]; got.Olds != nil {
+		t.Errorf("a rotation of no old KEK leaves %q", got.Olds)
+	}
 	for _, tc := range []struct {
 		name    string
 		records []audit.Record
@@ -215,6 +219,7 @@ func TestHearRotations(t *testing.T) {
 		want    map[string]kek.Rotation // phase and who ended it
 	}{
 		{"it runs", []audit.Record{record(1, "x", "r", "phase", "minted")}, "r", map[string]kek.Rotation{"r": {Phase: kek.Minted}}},
+		{"it has no name", []audit.Record{record(1, "x", "", "phase", "minted")}, "", map[string]kek.Rotation{}},
 		{"it has no phase", []audit.Record{record(1, "x", "r")}, "", map[string]kek.Rotation{}},
 		{"it is over", []audit.Record{record(1, "x", "r", "phase", "minted"), record(2, "x", "r", "phase", "completed")}, "", map[string]kek.Rotation{"r": {Phase: kek.Completed}}},
 		{"an earlier one is over", []audit.Record{
@@ -272,6 +277,7 @@ func TestHearSources(t *testing.T) {
 		{"genesis", []audit.Record{genesis}, 1, first},
 		{"added", []audit.Record{added}, 1, map[string]toldSource{"c": source("c", "s3", "carts", "{3}", 0, 2)}},
 		{"added again", []audit.Record{added, again}, 2, map[string]toldSource{"c": source("c", "s3", "carts", "{4}", 1, 3)}},
+		{"added a third time", []audit.Record{added, again, record(5, "source_added", "", "source", "c", "kind", "s3", "place", "carts", "definition", "{5}")}, 3, map[string]toldSource{"c": source("c", "s3", "carts", "{5}", 2, 5)}},
 		{"added twice with one definition", []audit.Record{again, same}, 2, map[string]toldSource{"c": source("c", "s3", "elsewhere", "{4}", 0, 4)}},
 		{"removed", []audit.Record{added, record(3, "source_removed", "", "source", "c")}, 2, map[string]toldSource{}},
 		{"a mark", []audit.Record{genesis, record(3, "mark_removed", "")}, 2, first},
@@ -281,6 +287,7 @@ func TestHearSources(t *testing.T) {
 		{"something else", []audit.Record{genesis, numbered(record(3, "other", ""), "other/9")}, 1, first},
 		{"repaired", []audit.Record{genesis, record(3, EventRepaired, "", "registry", "7")}, 7, first},
 		{"repaired with less", []audit.Record{genesis, record(3, EventRepaired, "", "registry", "0")}, 1, first},
+		{"repaired with more than a number holds", []audit.Record{genesis, record(3, EventRepaired, "", "registry", "99999999999999999999")}, 1, first},
 		{"another repair", []audit.Record{genesis, numbered(record(3, EventRepaired, "", "registry", "x"), "control_repaired/X/9")}, 1, first},
 	} {
 		got := heard(tc.records...)
@@ -338,6 +345,36 @@ func TestFaultOf(t *testing.T) {
 	}
 }
 
+// TestItemKeyString: a key as people write it, without a sort key that says nothing.
+func TestItemKeyString(t *testing.T) {
+	for want, k := range map[string]ItemKey{"POINTER": {"POINTER", noSortKey}, "LOCK": {PK: "LOCK"}, "SOURCE/orders": {"SOURCE", "orders"}} {
+		if got := k.String(); got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+}
+
+// TestInspectRegistry: a pointer is missed as soon as anything was registered.
+func TestInspectRegistry(t *testing.T) {
+	for _, tc := range []struct {
+		name  string
+		items []Item
+		want  []string
+	}{
+		{"nothing", nil, nil},
+		{"a revision alone", []Item{itemOf(ItemRegistry, "", RegistryItem{1})}, []string{"POINTER"}},
+		{"a KEK alone", []Item{itemOf(ItemKEK, "a", kek.KEK{ID: "a", State: kek.Sealed, ARN: "arn", FenceShards: 1})}, []string{"POINTER", "REGISTRY"}},
+	} {
+		var got []string
+		for _, f := range Inspect(tc.items) {
+			got = append(got, f.Item)
+		}
+		if d := cmp.Diff(tc.want, got); d != "" {
+			t.Errorf("%s (-want +got):\n%s", tc.name, d)
+		}
+	}
+}
+
 func TestRecordSeq(t *testing.T) {
 	for sk, want := range map[string]int64{"000000000012": 12, "12": 0, "0000000000012": 0, "x": 0, "": 0, "00000000001x": 0, "1000000000000": 1e12, "-00000000001": 0, "000000000000": 0} {
 		if got := recordSeq(ItemKey{"AUDIT", sk}); got != want {
@@ -356,8 +393,8 @@ func TestOpenFindings(t *testing.T) {
 // TestDoctorUnwired: without the port that examines the table there is no diagnosis.
 func TestDoctorUnwired(t *testing.T) {
 	var typed *Error
-	if _, err := (&Steps{}).Doctor(t.Context()); !errors.As(err, &typed) || typed.Kind != Internal || typed.Field != "control table" {
-		t.Error(err)
+	if _, seq, err := (&Steps{}).diagnose(t.Context()); !errors.As(err, &typed) || typed.Kind != Internal || typed.Field != "control table" || typed.Msg != "nothing is wired that examines it" || seq != 0 {
+		t.Error(seq, err)
 	}
 }
 

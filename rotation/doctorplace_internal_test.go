@@ -1,6 +1,10 @@
 package rotation
 
-import "testing"
+import (
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
 
 // TestMisplaced: kinds with one sort key, and ids.
 func TestMisplaced(t *testing.T) {
@@ -24,5 +28,19 @@ func TestMisplaced(t *testing.T) {
 		if (Item{Key: ItemKey{string(k), "00"}, Kind: k}).misplaced() {
 			t.Errorf("%s has a sort key of its own", k)
 		}
+	}
+}
+
+// TestOfKind: of an item under a key that is none of its kind its key is left, and what a
+// repair of that key conditions on.
+func TestOfKind(t *testing.T) {
+	well, odd := itemOf(ItemLock, "", LockItem{"r"}), itemOf(ItemLock, "", LockItem{"r"})
+	well.Raw, odd.Raw, odd.Key.SK = "well", "odd", "copy"
+	items := []Item{well, odd}
+	if d := cmp.Diff([]Item{well, {Key: odd.Key, Raw: "odd"}}, ofKind(items)); d != "" {
+		t.Errorf("items (-want +got):\n%s", d)
+	}
+	if d := cmp.Diff(odd, items[1]); d != "" {
+		t.Errorf("what was given has changed (-want +got):\n%s", d)
 	}
 }

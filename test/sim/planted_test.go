@@ -103,7 +103,7 @@ var mutants = []plant.Bug{
 		"if len(records) > 0 {\n\t\t\tc.branches", "if len(records) > 1000 {\n\t\t\tc.branches",
 	}},
 	{Name: "doctor leaves fences of left KEKs open", File: "rotation/doctor_exam.go", With: []string{
-		"case f.Open == (k.State == kek.Active), f.Open && k.State == kek.Draining:", "case f.Open, f.Open == (k.State == kek.Active):",
+		"case f.Open == (k.State == kek.Active), k.State == kek.Draining:", "case f.Open, f.Open == (k.State == kek.Active):",
 	}},
 	{Name: "unconditional writes of the registry", File: "internal/ddb/apply.go", With: []string{
 		"func (s *Store) put(what string, i item, c condition) action {\n", "func (s *Store) put(what string, i item, c condition) action {\n\tc = condition{expr: \"attribute_exists(#pk) OR attribute_not_exists(#pk)\"}\n",
