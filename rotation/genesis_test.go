@@ -32,7 +32,7 @@ func TestLastEpoch(t *testing.T) {
 	wantKind(t, err, rotation.RowsUnaccounted)
 }
 
-// TestLastEpochTells: what is refused is told by the item, with what to mend, and no number
+// TestLastEpochTells: what is refused is told by the item, with what to correct, and no number
 // comes with it. The highest epoch that may be is no reason, and what cannot be read is not
 // taken for rows without one.
 func TestLastEpochTells(t *testing.T) {
