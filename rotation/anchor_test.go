@@ -473,7 +473,7 @@ func TestAnchorTreeGrows(t *testing.T) {
 }
 
 // TestAnchorTreeUnread: an answer of the log about its tree that does not come is an
-// outage, and the next call goes on.
+// outage, and the next call continues.
 func TestAnchorTreeUnread(t *testing.T) {
 	a := newAnchorage(t)
 	a.mustAnchor(t, rotation.AnchorInput{Canary: true})
@@ -593,7 +593,7 @@ func anchoredByAnother(t *testing.T, change func(p *audit.Proof)) *anchorage {
 }
 
 // TestAnchorThatIsThereUnread: if the last anchor cannot be read, whether the anchor of a
-// call that was faster is sound stays open. Nothing is concluded, and the next call goes on.
+// call that was faster is sound stays open. Nothing is concluded, and the next call continues.
 func TestAnchorThatIsThereUnread(t *testing.T) {
 	a := anchoredByAnother(t, func(*audit.Proof) {})
 	before, err := a.world.Store().LoadAnchor(t.Context())

@@ -533,7 +533,7 @@ func TestInUse(t *testing.T) {
 	}{
 		{"the chain's own records", []audit.Record{record(1, "x", "", "kek.a", "active")}, nil, nil},
 		{"a forgotten switch", nil, []audit.Record{record(1, "x", "", "kek.a", "active", "kek.b", "draining")}, []kek.ID{"a"}},
-		{"a field that is no KEK", nil, []audit.Record{record(1, "x", "", "a", "active")}, nil},
+		{"a field that is not a KEK", nil, []audit.Record{record(1, "x", "", "a", "active")}, nil},
 		{"retired in the chain", []audit.Record{record(2, kek.EventOldKEKRetired, "", "kek.a", "retired")}, []audit.Record{record(1, "x", "", "kek.a", "active")}, nil},
 		{"and in forgotten records", nil, []audit.Record{record(1, "x", "", "kek.a", "active"), record(2, kek.EventOldKEKRetired, "", "kek.a", "retired")}, nil},
 		{"retired without its rows moved", nil, []audit.Record{record(1, "x", "", "kek.a", "active"), record(2, "x", "", "kek.a", "retired")}, []kek.ID{"a"}},

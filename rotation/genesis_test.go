@@ -33,7 +33,7 @@ func TestLastEpoch(t *testing.T) {
 }
 
 // TestLastEpochTells: what is refused is told by the item, with what to correct, and no number
-// comes with it. The highest epoch that may be is no reason, and what cannot be read is not
+// comes with it. The highest possible epoch is not a reason, and what cannot be read is not
 // taken for rows without one.
 func TestLastEpochTells(t *testing.T) {
 	s := newSite(t)

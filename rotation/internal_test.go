@@ -171,7 +171,7 @@ func TestDeadline(t *testing.T) {
 }
 
 // TestPulse: a pause of ten minutes ends a pass, also for the segments that come after. A
-// clock that is read out of order is no pause.
+// clock that is read out of order is not a pause.
 func TestPulse(t *testing.T) {
 	p := &pulse{last: midnight}
 	at := func(d time.Duration) error { return p.beat(midnight.Add(d)) }

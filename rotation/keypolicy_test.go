@@ -101,7 +101,7 @@ func TestKeyPolicyUnknown(t *testing.T) {
 	}
 }
 
-// TestForeignKeyPolicyOfALastAttempt: only an emergency goes on with a policy that is not
+// TestForeignKeyPolicyOfALastAttempt: only an emergency continues with a policy that is not
 // mint's. A normal rotation has one attempt, and refuses it.
 func TestForeignKeyPolicyOfALastAttempt(t *testing.T) {
 	for _, foreign := range []bool{true, false} {

@@ -40,7 +40,7 @@ func (k *secrets) Decrypt(ctx context.Context, id kek.ID, wrapped []byte, encctx
 
 func (k *secrets) Open(dek, sealed []byte, bound map[string]string) ([]byte, error) {
 	plain, err := k.Cipher.Open(dek, sealed, bound)
-	if !strings.HasPrefix(string(plain), "known plaintext") { // a canary is no secret
+	if !strings.HasPrefix(string(plain), "known plaintext") { // a canary is not a secret
 		k.keep(plain)
 	}
 	return plain, err

@@ -578,7 +578,7 @@ func TestProofs(t *testing.T) {
 	}
 }
 
-// TestRestartFails: a pass that nobody has worked on for a while does not go on before its
+// TestRestartFails: a pass that nobody has worked on for a while does not continue before its
 // restart is recorded and its checkpoints are reset.
 func TestRestartFails(t *testing.T) {
 	for _, tc := range []struct {

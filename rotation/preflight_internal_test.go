@@ -172,7 +172,7 @@ func TestCheckForgotten(t *testing.T) {
 }
 
 // TestCheckSetBackLooksOnPastForeignObjects: an object that is not of the chain lies after
-// the last record and hides no generation that goes on past the chain's own records.
+// the last record and hides no generation that continues past the chain's own records.
 func TestCheckSetBackLooksOnPastForeignObjects(t *testing.T) {
 	own := chained(t, audit.Genesis(line), 0, "a=1", "a=2", "a=3", "a=4")
 	after := chained(t, own[1].Head(), 10, "b=3", "b=4")
@@ -211,7 +211,7 @@ func TestSegmentsOf(t *testing.T) {
 	}
 }
 
-// TestSameStart: a repeated preflight goes on with its own record alone; another execution
+// TestSameStart: a repeated preflight continues with its own record alone; another execution
 // that chose the same name is told so, whatever has become of the record.
 func TestSameStart(t *testing.T) {
 	record := func(execution string, phase kek.Phase, endedBy string) kek.Rotation {
@@ -323,7 +323,7 @@ func TestCheckAwakeOfNoWindow(t *testing.T) {
 	}
 }
 
-// TestCheckCorpus: a corpus has an entry, on whichever page; a scan that fails is no empty
+// TestCheckCorpus: a corpus has an entry, on whichever page; a scan that fails is not an empty
 // corpus, whatever comes with the error.
 func TestCheckCorpus(t *testing.T) {
 	empty, one := Page{Next: "n"}, Page{Rows: []Row{{ID: "a"}}}

@@ -126,7 +126,7 @@ func TestCheckQuarter(t *testing.T) {
 	s.Registry = l
 	isError(t, "unread", s.checkQuarter(t.Context(), l.views[""], asked("label r3")), Transient, "control table")
 	if _, err := s.Outlook(t.Context(), 2); err == nil {
-		t.Error("a tick goes on without the history")
+		t.Error("a tick continues without the history")
 	}
 }
 

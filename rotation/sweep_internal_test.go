@@ -215,7 +215,7 @@ func TestCheckSeen(t *testing.T) {
 	}
 }
 
-// TestUntampered: what nothing speaks against is no reason to keep an emergency open.
+// TestUntampered: what nothing speaks against is not a reason to keep an emergency open.
 func TestUntampered(t *testing.T) {
 	stray, gone := audit.Finding{Kind: audit.StrayObject}, audit.Finding{Kind: audit.MissingRecord}
 	for i, tc := range []struct {
