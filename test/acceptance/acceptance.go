@@ -445,14 +445,14 @@ func (r *run) drill(ctx context.Context) (string, error) {
 	return "rolled back before the switch by itself", err
 }
 
-// load starts live traffic on the orders.
+// load starts live traffic on the orders, by the program that is built beside the tool.
 func (r *run) load(ctx context.Context, d time.Duration, args ...string) (*exec.Cmd, *bytes.Buffer, error) {
 	args = append([]string{"load", "--source", "orders", "--duration", d.String(), "--rate", "20", "--keep", "-o", "json"}, args...)
-	cmd := exec.CommandContext(ctx, r.Tool, args...)
+	cmd := exec.CommandContext(ctx, filepath.Join(filepath.Dir(r.Tool), "matter-local"), args...)
 	cmd.Env = append(os.Environ(), r.env...)
 	out := new(bytes.Buffer)
 	cmd.Stdout, cmd.Stderr = out, out
-	fmt.Fprintf(r.Out, "   $ matter %s &\n", strings.Join(args, " "))
+	fmt.Fprintf(r.Out, "   $ matter-local %s &\n", strings.Join(args, " "))
 	return cmd, out, cmd.Start()
 }
 
