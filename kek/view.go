@@ -489,7 +489,7 @@ func (v View) Remint(failed, limit int, reason string, now time.Time) (Change, e
 		return Change{}, err
 	}
 	if r.Mode != Emergency {
-		return Change{}, &IllegalTransition{What: "normal rotation " + r.ID, From: string(r.Phase), To: EventReminted}
+		return Change{}, &IllegalTransition{What: "normal rotation " + r.ID, From: string(r.Phase), To: "reminted"}
 	}
 	switch {
 	case r.Attempt > failed:

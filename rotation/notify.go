@@ -57,13 +57,16 @@ func functionMessage(cause string) string {
 
 // ReadFailure reads what an execution failed with, by the error name and cause that Step
 // Functions has of it: the kind of the step's error, and its text. For a halt they are
-// those of the error that it halted on.
+// those of the error that it halted on. Anyone who may fail a task has written the cause:
+// both are in one line, without what a terminal would act on.
 func ReadFailure(name, cause string) (kind Kind, text string) {
 	kind, text = Kind(name), functionMessage(cause)
 	var h Halt
 	if kind == Halted && json.Unmarshal([]byte(text), &h) == nil && h.Kind != "" {
 		kind, text = h.Kind, h.Cause
 	}
+	kind = Kind(audit.Visible(string(kind)))
+	text = audit.Visible(strings.ReplaceAll(text, "\n", "; "))
 	return kind, strings.TrimPrefix(text, string(kind)+": ")
 }
 

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/matter-ops/kms-rotation/audit"
 	"github.com/matter-ops/kms-rotation/rotation"
 )
 
@@ -124,6 +125,8 @@ func TestReadFailure(t *testing.T) {
 		{"Halted", function("Halted: q: Internal: r1 failed: x (next: y)"), rotation.Halted, "q: Internal: r1 failed: x (next: y)"},
 		{"Halted", `{"kind":""}`, rotation.Halted, `{"kind":""}`},
 		{"States.Timeout", "", "States.Timeout", ""},
+		{"ApprovalRejected", "no\x1b[2J\nyes", rotation.ApprovalRejected, audit.Visible("no\x1b[2J; yes")},
+		{"Halted", function(`{"kind":"a\u001b","cause":"a\u001b: \u001b[2Jgreen"}`), rotation.Kind(audit.Visible("a\x1b")), audit.Visible("\x1b[2Jgreen")},
 	} {
 		if kind, text := rotation.ReadFailure(tc.name, tc.cause); kind != tc.kind || text != tc.text {
 			t.Errorf("%s %s: %s, %q", tc.name, tc.cause, kind, text)
