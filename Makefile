@@ -23,7 +23,7 @@ export SAM_CLI_TELEMETRY := 0
 # Memory for time: the compiler and the tests collect garbage less often.
 export GOGC ?= 400
 
-.PHONY: help demo test build package check-tools venv dynoxide rekor-server asl ministack spec spec-deep fuzz sim sim-deep sim-takeovers mutants mutation chaos aws-acceptance requirements lint fmt clean
+.PHONY: help demo test build install package check-tools venv dynoxide rekor-server asl ministack spec spec-deep fuzz sim sim-deep sim-takeovers mutants mutation chaos aws-acceptance requirements lint fmt clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -34,19 +34,22 @@ demo: build venv dynoxide rekor-server ## adopt rows that boto3 wrote, rotate re
 # Packages in which goroutines meet. The others drive processes, in which the race
 # detector sees nothing, or do one thing after the other. What belongs to both kinds,
 # and is five times slower with it, also runs whole without it: SCHEDULED.
-CONCURRENT := rotation audit envelope/... kek $(addprefix internal/,announce corpus rekor restore) $(addprefix test/,linear load memddb/... memstore/...)
-SCHEDULED  := rotation test/sim
+CONCURRENT := rotation/... audit envelope/... kek source source/s3 $(addprefix internal/,budget notify rekor restore) $(addprefix test/,linear load memddb/... memstore/...)
+SCHEDULED  := rotation/... test/sim
 
 test: build venv dynoxide rekor-server build/tla2tools.jar asl ministack ## all tests, as CI runs them
 	@export MATTER_REQUIRE_LOCAL=1 MATTER_SIM_SECONDS=$${MATTER_SIM_SECONDS:-10}
-	go test -timeout 40m -parallel 4 ./test/integration ./cmd/matter
-	# side by side, for neither keeps two processors busy to its end; the longest packages
-	# first, in which order they begin; what one goroutine works out is left to the other lane
-	( CGO_ENABLED=1 go test -race -vet=off -timeout 40m -skip '^(TestCalendar|TestYear|TestFirstQuarter|TestDrillUnderFaults|TestFaultSchedulesAreOfTheModel)$$' $(addprefix ./,$(CONCURRENT))
+	# go vet is part of the lint, which works while the first packages wait for processes
+	make --no-print-directory lint & lint=$$!
+	go test -vet=off -timeout 40m -parallel 4 ./test/integration ./cmd/matter && first=1 || first=
+	# side by side, for neither keeps two processors busy to its end; the longest packages first, in which order they
+	# begin; what one goroutine works out is left to the other lane
+	( CGO_ENABLED=1 go test -race -vet=off -timeout 40m -skip '^(TestCalendar|TestYear|TestFirstQuarter|TestDrillUnderFaults|TestFaultSchedulesAreOfTheModel|TestMemoryMillion)$$' $(addprefix ./,$(CONCURRENT))
 	  CGO_ENABLED=1 go test -race -vet=off -timeout 40m ./test/sim -run 'TestOneFault|TestTwoFaults|TestRandomSchedules$$|Amid' ) & race=$$!
-	go test -p 3 -timeout 40m $(addprefix ./,$(SCHEDULED)) ./spec $$(go list ./... | grep -vxFf <(go list $(addprefix ./,$(filter-out $(SCHEDULED),$(CONCURRENT))) ./test/integration ./cmd/matter)) && ok=1 || ok=
-	wait $$race
-	test "$$ok"
+	go test -vet=off -p 3 -timeout 40m $(addprefix ./,$(SCHEDULED)) ./spec $$(go list ./... | grep -vxFf <(go list $(addprefix ./,$(filter-out $(SCHEDULED),$(CONCURRENT))) ./test/integration ./cmd/matter)) && ok=1 || ok=
+	wait $$race || ok=
+	wait $$lint || ok=
+	test "$$first" -a "$$ok"
 
 build: check-tools ## the CLI at bin/matter and the functions for this machine
 	@mkdir -p bin
@@ -54,6 +57,13 @@ build: check-tools ## the CLI at bin/matter and the functions for this machine
 	for f in $(FUNCTIONS); do
 	  go build -tags $(TAGS) -ldflags '$(LDFLAGS)' -o build/local/$$f/bootstrap ./functions/$$f
 	done
+
+PREFIX ?= /usr/local
+
+install: build ## matter and matter-audit-verify, with manual pages, under PREFIX (default /usr/local)
+	@install -d '$(DESTDIR)$(PREFIX)/bin' '$(DESTDIR)$(PREFIX)/share/man/man1'
+	install -m 755 bin/matter bin/matter-audit-verify '$(DESTDIR)$(PREFIX)/bin'
+	bin/matter man '$(DESTDIR)$(PREFIX)/share/man/man1'
 
 package: ## the functions as template.yaml deploys them (ARCH=arm64 or x86_64)
 	@test -n '$(GOARCH_$(ARCH))' || { echo "ARCH=$(ARCH): use arm64 or x86_64" >&2; exit 2; }
@@ -101,8 +111,8 @@ build/asl/.done: tools/asl/fetch.sh tools/asl/package.json tools/asl/package-loc
 build/tla2tools.jar: tools/tlc/fetch.sh | venv
 	@tools/tlc/fetch.sh
 
-spec: build/tla2tools.jar ## check the models and recorded runs
-	@go test ./spec/...
+spec: build/tla2tools.jar ## check every model, and recorded runs
+	@MATTER_SPEC=all go test ./spec/...
 
 spec-deep: build/tla2tools.jar ## larger models, for MATTER_SPEC_BUDGET (default 30m)
 	@MATTER_SPEC_BUDGET=$${MATTER_SPEC_BUDGET:-30m} go test ./spec -run TestVariants -v -timeout 0
@@ -122,6 +132,8 @@ sim-takeovers: ## an emergency begun at every call of a rotation, with every sin
 
 mutants: build venv dynoxide rekor-server build/tla2tools.jar ## plant every bug and write the tables of docs/testing.md
 	@MATTER_MUTANTS=1 go test ./test/sim -run TestPlantedBugs -v -count 1 -timeout 0 -args -update
+	MATTER_MUTANTS=1 go test ./rotation -run TestPlantedBugs -v -count 1 -timeout 0
+	MATTER_MUTANTS=1 go test ./envelope -run TestPlantedBugs -v -count 1 -timeout 0
 	MATTER_REQUIRE_LOCAL=1 MATTER_MUTANTS=1 go test ./test/integration -run TestPlantedBugs -v -count 1 -timeout 0 -args -update
 
 mutation: venv dynoxide rekor-server ## change every line of the main packages, for MATTER_MUTATION_BUDGET (default 10m), and see their tests fail
@@ -154,10 +166,10 @@ requirements: ## resolve requirements.txt, and that of the second AWS, again fro
 # audit are libraries, whose callers are not here, and tests and the generator read flow. What no test calls either is dead anywhere.
 DEADCODE := go tool -modfile=tools/go.mod deadcode -tags $(TAGS) -f '{{$$p := .Path}}{{range .Funcs}}{{println $$p .Name}}{{end}}'
 
-lint: ## golangci-lint, gofumpt, go vet, deadcode
+lint: ## golangci-lint (with gofumpt and go vet) and deadcode; make test runs it too
 	@ok=1
-	go tool -modfile=tools/go.mod golangci-lint run ./... || ok=
-	$(DEADCODE) -filter '^github.com/matter-ops/kms-rotation/(rotation|internal|cmd|functions)/?' ./functions/... ./cmd/... | sed 's,^github.com/matter-ops/kms-rotation/,,; /^$$/d' | LC_ALL=C sort |
+	GOMEMLIMIT=2GiB go tool -modfile=tools/go.mod golangci-lint run ./... || ok=
+	$(DEADCODE) -filter '^github.com/matter-ops/kms-rotation/(rotation|source|internal|cmd|functions)/?' ./functions/... ./cmd/... | sed 's,^github.com/matter-ops/kms-rotation/,,; /^$$/d' | LC_ALL=C sort |
 	  diff -U0 --label tools/deadcode.allow --label 'found dead' <(grep -v '^#' tools/deadcode.allow) - || ok=
 	$(DEADCODE) -test ./... | sed '/^$$/d' | diff -U0 --label 'nothing is dead' --label 'called by no test either' /dev/null - || ok=
 	test "$$ok"

@@ -13,20 +13,21 @@ import (
 )
 
 // AnchorVersion is the version of anchors and their statements that this package
-// writes. Since version 2 an anchor proves that its log's tree has grown from that of
-// the anchor before; the statement has the version too, so that who does not hold the
-// anchor key cannot make an anchor an older one.
+// writes. Since version 2 an anchor proves that its log's tree has grown from the tree of
+// the anchor before. The signed statement has the version too, so that only the holder of
+// the anchor key can make an anchor of version 1, which needs no such proof.
 const AnchorVersion = 2
 
 const (
 	anchorDomain     = "matter-ops/kms-rotation audit anchor v1"
 	anchorGenesis    = "matter-ops/kms-rotation audit anchors v1"
-	maxSignedMessage = 4096 // what KMS signs without a digest made before
+	maxSignedMessage = 4096 // bytes that KMS hashes and signs itself (KMS API reference, Sign)
 )
 
-// Statement is what an anchor says of a chain: the record Seq has the hash Head,
-// and so every record up to it is what it was. Anchors are a chain of their own.
-// Fields are declared in the order of their JSON names.
+// Statement is what an anchor says of a chain: record Seq has the hash Head. This fixes
+// every record up to Seq, because each record commits to the one before. Anchors are a
+// chain of their own. Fields are declared in the order of their JSON names, which makes
+// the encoding canonical.
 type Statement struct {
 	Chain string `json:"chain"`
 	Head  string `json:"head"` // hash of record Seq
@@ -37,11 +38,11 @@ type Statement struct {
 	V     int    `json:"v"`
 }
 
-// AnchorGenesis is what the first statement of a chain has for Prev.
-func AnchorGenesis(chain string) string { return digest(anchorGenesis, []byte(chain)) }
+// AnchorGenesis returns the Prev of the first statement of a chain.
+func AnchorGenesis(chain string) string { return hashInDomain(anchorGenesis, []byte(chain)) }
 
-// NewStatement makes statement n of a chain, which follows the one with the given
-// digest and covers the records up to head.
+// NewStatement returns statement n of a chain. It follows the statement whose digest is
+// prev, and covers the records up to head.
 func NewStatement(chain string, n int64, prev string, head Head, at time.Time) Statement {
 	return Statement{
 		V: AnchorVersion, Chain: chain, N: n, Prev: prev, Seq: head.Seq, Head: head.Hash,
@@ -49,9 +50,10 @@ func NewStatement(chain string, n int64, prev string, head Head, at time.Time) S
 	}
 }
 
-// Message is what the anchor key signs: domain ‖ 0 ‖ canonical encoding.
+// Message returns what the anchor key signs: domain ‖ 0 ‖ canonical encoding. It fails if
+// that is longer than KMS signs.
 func (s Statement) Message() ([]byte, error) {
-	b, err := canonical(s)
+	b, err := encodeCanonical(s)
 	if err != nil {
 		return nil, err
 	}
@@ -65,11 +67,11 @@ func (s Statement) Message() ([]byte, error) {
 // Digest is the hex SHA-256 of [Statement.Message]: the digest in the log, and
 // what the next statement has for Prev.
 func (s Statement) Digest() (string, error) {
-	b, err := canonical(s)
+	b, err := encodeCanonical(s)
 	if err != nil {
 		return "", err
 	}
-	return digest(anchorDomain, b), nil
+	return hashInDomain(anchorDomain, b), nil
 }
 
 // Signed is a statement signed by an anchor key.
@@ -81,10 +83,10 @@ type Signed struct {
 
 var errSignature = errors.New("the signature is not the key's over the statement")
 
-// Verify checks the signature under the key that Signed itself names; whether
-// that key is an anchor key is for a [Trust] to say.
+// Verify checks the signature under the key that Signed itself names. It does not check
+// that this key is an anchor key: see [Trust].
 func (s Signed) Verify() error {
-	key, err := p256(s.Key)
+	key, err := parseP256(s.Key)
 	if err != nil {
 		return err
 	}
@@ -99,7 +101,8 @@ func (s Signed) Verify() error {
 	return nil
 }
 
-func p256(der []byte) (*ecdsa.PublicKey, error) {
+// parseP256 decodes a public key in PKIX DER and refuses any other curve.
+func parseP256(der []byte) (*ecdsa.PublicKey, error) {
 	pub, err := x509.ParsePKIXPublicKey(der)
 	if err != nil {
 		return nil, fmt.Errorf("anchor key: %w", err)
@@ -123,13 +126,13 @@ func (a Anchor) Encode() ([]byte, error) {
 	if a.Proof.Hashes == nil {
 		a.Proof.Hashes = [][]byte{} // the tree of one entry: a path, an empty one
 	}
-	return canonical(a)
+	return encodeCanonical(a)
 }
 
 // ParseAnchor decodes a stored anchor and refuses any other encoding of it.
 func ParseAnchor(b []byte) (Anchor, error) {
 	var a Anchor
-	if err := strict(b, &a); err != nil {
+	if err := decodeStrict(b, &a); err != nil {
 		return Anchor{}, fmt.Errorf("audit anchor: %w", err)
 	}
 	again, err := a.Encode()
@@ -150,15 +153,14 @@ func ParseAnchor(b []byte) (Anchor, error) {
 	return a, nil
 }
 
-// AnchorKey is where an anchor is stored in the bucket:
-// v1/<chain>/anchors/<12 digits>.json.
+// AnchorKey returns the key of an anchor in the bucket: v1/<chain>/anchors/<12 digits>.json.
 func AnchorKey(chain string, n int64) string {
 	return fmt.Sprintf("v1/%s/anchors/%012d.json", chain, n)
 }
 
-// canonical is the one encoding of v: fields in the order of their declaration,
-// no white space, no HTML escapes.
-func canonical(v any) ([]byte, error) {
+// encodeCanonical returns the only accepted encoding of v: fields in the order of their
+// declaration, no white space, no HTML escapes.
+func encodeCanonical(v any) ([]byte, error) {
 	var b bytes.Buffer
 	e := json.NewEncoder(&b)
 	e.SetEscapeHTML(false)

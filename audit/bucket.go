@@ -47,10 +47,11 @@ type Bucket interface {
 	Read(ctx context.Context, v ObjectVersion) (Object, error)
 }
 
-// ManifestName is the file in which [Copy] keeps what plain files cannot say.
+// ManifestName is the file in which [Copy] keeps what plain files cannot hold: versions,
+// delete markers, locks and times.
 const ManifestName = "versions.json"
 
-// otherVersions is the directory of what cannot be a file under its key.
+// otherVersions is the directory of versions that cannot be a file under their key.
 const otherVersions = "other-versions"
 
 // manifestEntry is a version and where its bytes are.
@@ -60,16 +61,23 @@ type manifestEntry struct {
 	Lock *Lock  `json:"lock,omitempty"`
 }
 
-// Dir is a directory copy of a bucket, each object a file under its key: what
-// [Copy] makes, or aws s3 sync. Only the former has versions and locks; files that
-// its manifest does not name are part of the copy all the same.
+// Dir is a directory copy of a bucket, each object a file under its key, made by [Copy]
+// or by aws s3 sync. Only a copy made by [Copy] has versions and locks. Files that its
+// manifest does not name are part of the copy too, so an added file is found. Those that a
+// desktop adds are left out, and the report says so.
 type Dir struct {
 	files    fs.FS
 	manifest map[ObjectVersion]manifestEntry
 	versions []ObjectVersion
+	ignored  []string
 }
 
-// OpenDir opens a directory copy.
+// desktopFiles are the names of files that a desktop adds to each directory that it shows. No
+// object of a chain has such a name.
+var desktopFiles = []string{".DS_Store", "Thumbs.db", "desktop.ini", ".directory"}
+
+// OpenDir opens a directory copy. It lists the files and does not read them, except for
+// the manifest, which it decodes strictly.
 func OpenDir(files fs.FS) (*Dir, error) {
 	d := &Dir{files: files}
 	named := map[string]bool{ManifestName: true}
@@ -79,7 +87,7 @@ func OpenDir(files fs.FS) (*Dir, error) {
 	}
 	if err == nil {
 		var entries []manifestEntry
-		if err := strict(b, &entries); err != nil {
+		if err := decodeStrict(b, &entries); err != nil {
 			return nil, fmt.Errorf("directory copy: %s: %w", ManifestName, err)
 		}
 		d.manifest = map[ObjectVersion]manifestEntry{}
@@ -90,7 +98,11 @@ func OpenDir(files fs.FS) (*Dir, error) {
 		}
 	}
 	err = fs.WalkDir(files, ".", func(name string, e fs.DirEntry, err error) error {
-		if err == nil && !e.IsDir() && !named[name] {
+		switch {
+		case err != nil || e.IsDir() || named[name]:
+		case slices.Contains(desktopFiles, e.Name()):
+			d.ignored = append(d.ignored, name)
+		default:
 			d.versions = append(d.versions, ObjectVersion{Key: name})
 		}
 		return err
@@ -102,9 +114,9 @@ func OpenDir(files fs.FS) (*Dir, error) {
 	return d, nil
 }
 
-// claims reports whether the copy says of itself what versions, locks and times the
-// bucket has.
-func (d *Dir) claims() bool { return d.manifest != nil }
+// hasManifest reports whether versions, locks and times come from a manifest, which
+// anybody who has the copy can edit.
+func (d *Dir) hasManifest() bool { return d.manifest != nil }
 
 // Versions implements [Bucket].
 func (d *Dir) Versions(context.Context) ([]ObjectVersion, error) {
@@ -137,14 +149,15 @@ func Copy(ctx context.Context, from Bucket, dir string) error {
 	if err != nil {
 		return fmt.Errorf("copy the audit bucket: %w", err)
 	}
-	err = copyInto(ctx, from, root)
+	err = copyVersions(ctx, from, root)
 	if err := errors.Join(err, root.Close()); err != nil {
 		return fmt.Errorf("copy the audit bucket: %w", err)
 	}
 	return nil
 }
 
-func copyInto(ctx context.Context, from Bucket, root *os.Root) error {
+// copyVersions writes each version to a file, and the manifest last.
+func copyVersions(ctx context.Context, from Bucket, root *os.Root) error {
 	versions, err := from.Versions(ctx)
 	if err != nil {
 		return err
@@ -159,7 +172,7 @@ func copyInto(ctx context.Context, from Bucket, root *os.Root) error {
 				e.File = fmt.Sprintf("%s/%06d", otherVersions, i)
 			}
 			taken[e.File] = true
-			if e.Lock, err = copyOne(ctx, from, v, root, e.File); err != nil {
+			if e.Lock, err = copyVersion(ctx, from, v, root, e.File); err != nil {
 				return err
 			}
 		}
@@ -172,9 +185,9 @@ func copyInto(ctx context.Context, from Bucket, root *os.Root) error {
 	return root.WriteFile(ManifestName, b, 0o600)
 }
 
-// isTaken says whether a key cannot be a file because there is one of its name, or
-// one where its directory would be: whoever can write the bucket can write such keys,
-// and must not be able to prevent a copy.
+// isTaken reports whether a key cannot become a file, because a file has its name already,
+// or the name of one of its directories. Anyone who can write to the bucket can write such
+// keys, and must not be able to prevent a copy.
 func isTaken(taken map[string]bool, key string) bool {
 	for p := path.Dir(key); p != "."; p = path.Dir(p) {
 		if taken[p] {
@@ -184,7 +197,8 @@ func isTaken(taken map[string]bool, key string) bool {
 	return taken[key]
 }
 
-func copyOne(ctx context.Context, from Bucket, v ObjectVersion, root *os.Root, file string) (*Lock, error) {
+// copyVersion writes the bytes of one version to a file and returns its lock.
+func copyVersion(ctx context.Context, from Bucket, v ObjectVersion, root *os.Root, file string) (*Lock, error) {
 	o, err := from.Read(ctx, v)
 	if err != nil {
 		return nil, err

@@ -159,6 +159,29 @@ func TestDirIsSorted(t *testing.T) {
 	audittest.MustFind(t, r, audit.StrayObject, "0")
 }
 
+// TestKeyCopies: copies of data keys lie beside the chain. They are counted and do not count as strays,
+// but that one was deleted or written again is a finding.
+func TestKeyCopies(t *testing.T) {
+	const dek = "deks/74aaaaaaaaaaaaaaaaaaaaaaae/"
+	w := audittest.New(t)
+	lock := audittest.Lock(w.Policy.Now)
+	w.Bucket.Put(dek+"000000000005-kek-2-adbf45b08ad6468a.json", []byte("{}"), lock)
+	w.Bucket.Put(dek+"000000000006-kek-3-adbf45b08ad6468a.json", []byte("{}"), lock)
+	if r := verify(t, w.Bucket, w.Policy); r.Result != audit.Green || r.KeyCopies != 2 || r.Strays > 0 ||
+		!slices.ContainsFunc(r.Unchecked, func(u string) bool { return strings.HasPrefix(u, "what the 2 copies of data keys say") }) {
+		t.Errorf("%s", r)
+	}
+	again, gone := dek+"000000000007-kek-4-adbf45b08ad6468a.json", dek+"000000000008-kek-5-adbf45b08ad6468a.json"
+	w.Bucket.Put(again, []byte("{}"), lock)
+	w.Bucket.Put(again, []byte("{ }"), lock)
+	w.Bucket.Delete(gone)
+	w.Bucket.Put("deks/notes.txt", []byte("{}"), lock)
+	r := verify(t, w.Bucket, w.Policy)
+	audittest.MustFind(t, r, audit.StrayObject, "deks/notes.txt")
+	audittest.MustFind(t, r, audit.ExtraVersion, again)
+	audittest.MustFind(t, r, audit.DeleteMarker, gone)
+}
+
 // TestUndated: where a copy does not know when a version was written, no time is named.
 func TestUndated(t *testing.T) {
 	d, err := audit.OpenDir(fstest.MapFS{

@@ -7,38 +7,41 @@ import (
 	"strings"
 )
 
-// encode is canonical for a record, without reflection. FuzzEncode holds it to
+// canonicalBytes returns the canonical encoding of a record. It does not use reflection,
+// which takes most of the time of a verification. FuzzEncode compares it with
 // encoding/json.
-func (r Record) encode() ([]byte, error) { return r.appendTo(make([]byte, 0, 512)) }
+func (r Record) canonicalBytes() ([]byte, error) { return r.appendTo(make([]byte, 0, 512)) }
 
+// appendTo appends the canonical encoding to b.
 func (r Record) appendTo(b []byte) ([]byte, error) {
 	e := encoder{b: b}
-	e.raw(`{"actor":`).text(r.Actor).raw(`,"body":`).texts(r.Body).raw(`,"chain":`).text(r.Chain).raw(`,"id":`).text(r.ID)
-	e.raw(`,"prev":`).text(r.Prev).raw(`,"rotation":`).text(r.Rotation).raw(`,"seq":`).number(r.Seq).raw(`,"step":`).text(r.Step)
-	e.raw(`,"time":`).text(r.Time).raw(`,"type":`).text(r.Type).raw(`,"v":`).number(int64(r.V)).raw(`}`)
+	e.writeRaw(`{"actor":`).writeText(r.Actor).writeRaw(`,"body":`).writeMap(r.Body).writeRaw(`,"chain":`).writeText(r.Chain).writeRaw(`,"id":`).writeText(r.ID)
+	e.writeRaw(`,"prev":`).writeText(r.Prev).writeRaw(`,"rotation":`).writeText(r.Rotation).writeRaw(`,"seq":`).writeNumber(r.Seq).writeRaw(`,"step":`).writeText(r.Step)
+	e.writeRaw(`,"time":`).writeText(r.Time).writeRaw(`,"type":`).writeText(r.Type).writeRaw(`,"v":`).writeNumber(int64(r.V)).writeRaw(`}`)
 	return e.b, e.err
 }
 
+// encoder appends JSON and keeps the last error.
 type encoder struct {
 	b   []byte
 	err error
 }
 
-func (e *encoder) raw(s string) *encoder {
+func (e *encoder) writeRaw(s string) *encoder {
 	e.b = append(e.b, s...)
 	return e
 }
 
-func (e *encoder) number(n int64) *encoder {
+func (e *encoder) writeNumber(n int64) *encoder {
 	e.b = strconv.AppendInt(e.b, n, 10)
 	return e
 }
 
-// text leaves to encoding/json whatever might need an escape.
-func (e *encoder) text(s string) *encoder {
+// writeText appends a string. A string that may need an escape goes to encoding/json.
+func (e *encoder) writeText(s string) *encoder {
 	for i := range len(s) {
 		if c := s[i]; c < ' ' || c > '~' || c == '"' || c == '\\' {
-			b, err := canonical(s)
+			b, err := encodeCanonical(s)
 			if e.b = append(e.b, b...); err != nil {
 				e.err = err
 			}
@@ -49,9 +52,11 @@ func (e *encoder) text(s string) *encoder {
 	return e
 }
 
-func (e *encoder) texts(m map[string]string) *encoder {
+// writeMap appends an object with sorted names. The array avoids an allocation for the
+// common number of names.
+func (e *encoder) writeMap(m map[string]string) *encoder {
 	if m == nil {
-		return e.raw("null")
+		return e.writeRaw("null")
 	}
 	var few [16]string
 	keys := few[:0]
@@ -61,78 +66,82 @@ func (e *encoder) texts(m map[string]string) *encoder {
 	slices.Sort(keys)
 	between := "{"
 	for _, k := range keys {
-		e.raw(between).text(k).raw(":").text(m[k])
+		e.writeRaw(between).writeText(k).writeRaw(":").writeText(m[k])
 		between = ","
 	}
 	if len(m) == 0 {
-		e.raw("{")
+		e.writeRaw("{")
 	}
-	return e.raw("}")
+	return e.writeRaw("}")
 }
 
-// plain reads an encoded record without escapes, which is what records mostly are;
-// false if it is anything else. It looks at little, and need not be trusted: what it
-// has read is the record of which b is the encoding, because that is compared.
-func plain(b []byte) (Record, bool) {
+// parsePlain decodes a canonical record without escapes, as most records are; it returns
+// false for anything else. The scanner checks little. That is safe, because the result is
+// encoded again and compared with b.
+func parsePlain(b []byte) (Record, bool) {
 	s := scanner{rest: string(b), ok: true}
 	var r Record
-	r.Actor = s.raw(`{"actor":`).text()
-	r.Body = s.raw(`,"body":`).texts()
-	r.Chain = s.raw(`,"chain":`).text()
-	r.ID = s.raw(`,"id":`).text()
-	r.Prev = s.raw(`,"prev":`).text()
-	r.Rotation = s.raw(`,"rotation":`).text()
-	r.Seq = s.raw(`,"seq":`).number()
-	r.Step = s.raw(`,"step":`).text()
-	r.Time = s.raw(`,"time":`).text()
-	r.Type = s.raw(`,"type":`).text()
-	r.V = int(s.raw(`,"v":`).number())
-	if s.raw(`}`); !s.ok {
+	r.Actor = s.skipPrefix(`{"actor":`).readText()
+	r.Body = s.skipPrefix(`,"body":`).readMap()
+	r.Chain = s.skipPrefix(`,"chain":`).readText()
+	r.ID = s.skipPrefix(`,"id":`).readText()
+	r.Prev = s.skipPrefix(`,"prev":`).readText()
+	r.Rotation = s.skipPrefix(`,"rotation":`).readText()
+	r.Seq = s.skipPrefix(`,"seq":`).readNumber()
+	r.Step = s.skipPrefix(`,"step":`).readText()
+	r.Time = s.skipPrefix(`,"time":`).readText()
+	r.Type = s.skipPrefix(`,"type":`).readText()
+	r.V = int(s.skipPrefix(`,"v":`).readNumber())
+	if s.skipPrefix(`}`); !s.ok {
 		return Record{}, false
 	}
 	again, err := r.appendTo(make([]byte, 0, len(b)))
 	return r, err == nil && bytes.Equal(again, b)
 }
 
+// scanner reads JSON in the exact form that encoder writes without escapes. ok turns false
+// at the first difference.
 type scanner struct {
 	rest string
 	ok   bool
 }
 
-func (s *scanner) raw(prefix string) *scanner {
+// skipPrefix removes a prefix that must be there.
+func (s *scanner) skipPrefix(prefix string) *scanner {
 	var ok bool
 	s.rest, ok = strings.CutPrefix(s.rest, prefix)
 	s.ok = s.ok && ok
 	return s
 }
 
-func (s *scanner) until(end string) (found string) {
+// readUntil returns the text before end; "" if end is not found.
+func (s *scanner) readUntil(end string) (found string) {
 	i := max(strings.Index(s.rest, end), 0)
 	found, s.rest = s.rest[:i], s.rest[i:]
 	return found
 }
 
-func (s *scanner) text() string {
-	found := s.raw(`"`).until(`"`)
-	s.raw(`"`)
+func (s *scanner) readText() string {
+	found := s.skipPrefix(`"`).readUntil(`"`)
+	s.skipPrefix(`"`)
 	return found
 }
 
-func (s *scanner) texts() map[string]string {
+func (s *scanner) readMap() map[string]string {
 	m := map[string]string{}
-	s.raw("{")
+	s.skipPrefix("{")
 	for s.ok && !strings.HasPrefix(s.rest, "}") {
 		if len(m) > 0 {
-			s.raw(",")
+			s.skipPrefix(",")
 		}
-		k := s.text()
-		m[k] = s.raw(":").text()
+		k := s.readText()
+		m[k] = s.skipPrefix(":").readText()
 	}
-	s.raw("}")
+	s.skipPrefix("}")
 	return m
 }
 
-func (s *scanner) number() int64 {
+func (s *scanner) readNumber() int64 {
 	digits := s.rest[:len(s.rest)-len(strings.TrimLeft(s.rest, "-0123456789"))]
 	n, err := strconv.ParseInt(digits, 10, 64)
 	s.rest, s.ok = s.rest[len(digits):], s.ok && err == nil

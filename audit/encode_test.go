@@ -17,11 +17,11 @@ var hard = []string{
 // sameEncoding holds encode to encoding/json, and Parse to decode of what it wrote.
 func sameEncoding(t *testing.T, r Record) bool {
 	t.Helper()
-	want, err := canonical(r)
+	want, err := encodeCanonical(r)
 	if err != nil {
 		t.Fatal(err)
 	}
-	got, err := r.encode()
+	got, err := r.canonicalBytes()
 	if err != nil || !bytes.Equal(got, want) {
 		t.Errorf("%+v: %v\n got %s\nwant %s", r, err, got, want)
 		return false
@@ -33,8 +33,8 @@ func sameEncoding(t *testing.T, r Record) bool {
 // decode refuses, with its error.
 func sameParse(t *testing.T, b []byte) bool {
 	t.Helper()
-	want, refused := decode(b)
-	got, ok := plain(b)
+	want, refused := decodeRecord(b)
+	got, ok := parsePlain(b)
 	if ok && (refused != nil || !cmp.Equal(got, want)) {
 		t.Errorf("%s:\n got %+v\nwant %+v, %v", b, got, want, refused)
 		return false
@@ -61,11 +61,11 @@ func TestEncode(t *testing.T) {
 		t.Error(err)
 	}
 	r := Record{Body: map[string]string{"a": "b", "c": ""}, Seq: 7, V: Version}
-	b, err := r.encode()
+	b, err := r.canonicalBytes()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got, ok := plain(b); !ok || !cmp.Equal(got, r) {
+	if got, ok := parsePlain(b); !ok || !cmp.Equal(got, r) {
 		t.Errorf("plain reads %+v, %v", got, ok) // else it would be of no use
 	}
 }
@@ -74,7 +74,7 @@ func TestEncode(t *testing.T) {
 // something out everywhere.
 func TestPlainIsTight(t *testing.T) {
 	r := Record{Actor: "a", Body: map[string]string{"a": "b", "c": ""}, Chain: "c", Seq: 10, V: Version}
-	b, err := r.encode()
+	b, err := r.canonicalBytes()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -110,7 +110,7 @@ func FuzzEncode(f *testing.F) {
 
 func FuzzPlain(f *testing.F) {
 	for _, s := range hard {
-		b, err := Record{Actor: s, Body: map[string]string{s: "x", "y": s}, Seq: 1, V: Version}.encode()
+		b, err := Record{Actor: s, Body: map[string]string{s: "x", "y": s}, Seq: 1, V: Version}.canonicalBytes()
 		if err != nil {
 			f.Fatal(err)
 		}

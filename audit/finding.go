@@ -2,7 +2,7 @@ package audit
 
 import "fmt"
 
-// Kind is the stable name of something that verification found.
+// Kind is the stable name of a kind of finding.
 type Kind string
 
 // The kinds of findings. Those of the second group leave the chain unproven;
@@ -46,7 +46,7 @@ const (
 	NotAnchored Kind = "not_anchored"    // no anchor proves anything
 	TailTooOld  Kind = "tail_too_old"    // records have waited too long for an anchor
 
-	GenerationUnproven Kind = "generation_not_anchored" // only an unanchored record says where the chain goes on
+	GenerationUnproven Kind = "generation_not_anchored" // only an unanchored record says where the chain continues
 )
 
 // Tampering reports whether a finding shows tampering; else it only leaves the chain
@@ -60,14 +60,14 @@ func (k Kind) Tampering() bool {
 	}
 }
 
-// Finding is one thing that is not as it should be.
+// Finding is one fault that verification found.
 type Finding struct {
 	Kind   Kind   `json:"kind"`
 	Object string `json:"object"` // key in the bucket, or what else it is about
 	Detail string `json:"detail"`
 }
 
-// String is the finding on one line.
+// String returns the finding as one line.
 func (f Finding) String() string {
 	return Visible(fmt.Sprintf("%s: %s: %s", f.Object, f.Kind, f.Detail))
 }
@@ -79,5 +79,5 @@ type Result string
 const (
 	Green    Result = "green"    // whole, linked, anchored
 	Tampered Result = "tampered" // something was changed
-	Unproven Result = "unproven" // nothing speaks against it, but the proof is not complete
+	Unproven Result = "unproven" // no sign of tampering, but the proof is not complete
 )

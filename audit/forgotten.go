@@ -9,31 +9,32 @@ import (
 	"strings"
 )
 
-// A control table that is set back to a time before a generation began does not know that
-// generation, and neither does the chain that goes on from there. A record of type
-// [EventRepaired] says of each what its last record was: matter ops doctor has read it.
+// A control table that is restored to a time before a generation began does not know that
+// generation, and neither does the chain that continues from there. A record of type
+// [EventRepaired] names the last record of each forgotten generation, as matter ops doctor
+// found it in the bucket.
 
-// EventRepaired is the type of the record of a repair of the control table.
+// EventRepaired is the type of a record that states a repair of the control table.
 const EventRepaired = "control_repaired"
 
-// BodyForgotten names in such a record the hashes of the last records of what the table had
-// forgotten, separated by commas.
+// BodyForgotten is the name in the body of such a record that holds the hashes of the last
+// records of the forgotten generations, separated by commas.
 const BodyForgotten = "forgotten"
 
-// hearForgotten takes in what a record of the chain says of forgotten generations.
-func (v *verifier) hearForgotten(r Record) {
+// noteForgotten keeps what a record of the chain states about forgotten generations.
+func (v *verifier) noteForgotten(r Record) {
 	if r.Type != EventRepaired || r.Body[BodyForgotten] == "" {
 		return
 	}
 	for hash := range strings.SplitSeq(r.Body[BodyForgotten], ",") {
-		v.tips[hash] = r.Seq
+		v.forgottenTips[hash] = r.Seq
 	}
 }
 
-// explainUnknown goes through the generations that are not on the chain's path. known says
-// how many of one, from its first on, the chain knows to be forgotten; every other object is
-// a stray.
-func (v *verifier) explainUnknown(ctx context.Context, of string, l line, known func(numbers []int64, objects []Object) (n int, by int64)) error {
+// explainUnknown explains the generations that are not on the chain's path. known returns
+// how many objects of a generation, from its first on, the chain states to be forgotten,
+// and by which record. Every other object is a [StrayObject].
+func (v *verifier) explainUnknown(ctx context.Context, of string, l objectSet, known func(numbers []int64, objects []Object) (n int, by int64)) error {
 	for _, id := range slices.Sorted(maps.Keys(l.unknown)) {
 		numbers := slices.Sorted(maps.Keys(l.unknown[id]))
 		var objects []Object
@@ -49,14 +50,15 @@ func (v *verifier) explainUnknown(ctx context.Context, of string, l line, known 
 			v.report.Generations = append(v.report.Generations, GenerationReport{Of: of, ID: id, From: numbers[0], Seq: by, Forgotten: int64(n)})
 		}
 		for _, seq := range numbers[n:] {
-			v.find(StrayObject, l.unknown[id][seq].Key, "no record of the chain begins its generation")
+			v.addFinding(StrayObject, l.unknown[id][seq].Key, "no record of the chain begins its generation")
 		}
 	}
 	return nil
 }
 
-// forgottenGeneration: records that link, the last of which the chain names.
-func (v *verifier) forgottenGeneration(numbers []int64, objects []Object) (n int, by int64) {
+// countForgottenRecords counts the records that link to one another up to the last one
+// that the chain names as forgotten.
+func (v *verifier) countForgottenRecords(numbers []int64, objects []Object) (n int, by int64) {
 	var head Head
 	var heads []Head
 	for i, o := range objects {
@@ -71,7 +73,7 @@ func (v *verifier) forgottenGeneration(numbers []int64, objects []Object) (n int
 			break
 		}
 		heads = append(heads, head)
-		if seq, named := v.tips[head.Hash]; named {
+		if seq, named := v.forgottenTips[head.Hash]; named {
 			n, by = i+1, seq
 		}
 	}
@@ -81,11 +83,12 @@ func (v *verifier) forgottenGeneration(numbers []int64, objects []Object) (n int
 	return n, by
 }
 
-// anchorsOfGeneration: anchors that are this chain's own.
-func (v *verifier) anchorsOfGeneration(numbers []int64, objects []Object) (n int, by int64) {
-	if len(v.tips) > 0 { // else nothing was ever forgotten
-		by = slices.Max(slices.Collect(maps.Values(v.tips)))
-		for n < len(numbers) && v.forgottenAnchor(numbers[n], objects[n]) {
+// countForgottenAnchors counts the anchors that were signed for this chain, provided that
+// the chain states that anything was forgotten.
+func (v *verifier) countForgottenAnchors(numbers []int64, objects []Object) (n int, by int64) {
+	if len(v.forgottenTips) > 0 { // else nothing was ever forgotten
+		by = slices.Max(slices.Collect(maps.Values(v.forgottenTips)))
+		for n < len(numbers) && v.isForgottenAnchor(numbers[n], objects[n]) {
 			n++
 		}
 	}

@@ -27,7 +27,7 @@ func inGeneration(key string, g audit.Generation) string {
 }
 
 // restored is a world whose control table was set back to before generations of records
-// and of anchors began, g and a. The chain goes on past the objects in its way in others
+// and of anchors began, g and a. The chain continues past the objects in its way in others
 // and names the last record of g in record 13, if it is told to.
 func restored(t *testing.T, named bool) (w *audittest.World, g, a audit.Generation) {
 	t.Helper()

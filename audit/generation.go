@@ -11,12 +11,16 @@ import (
 	"strings"
 )
 
-// A key of the bucket may be taken before the chain comes to it: a person or a
-// compromised function has put an object there, or the steps themselves have, before
-// the control table was set back to an earlier time. Object Lock keeps it. Then the
-// chain goes on in a new generation: the same numbers and the same links under keys
-// that nobody knew before, beginning with the record that met the object. A record of
-// type [EventGeneration] names the object, so that verification can tell what it is.
+// A key of the bucket may be occupied before the chain needs it: a person or a compromised
+// function has put an object there, or the steps have, before the control table was set
+// back to an earlier time. Object Lock keeps the object. The chain then continues in a new
+// generation: the same numbers and the same links, under keys that nobody could know
+// before, beginning with the record whose key is occupied. A record of type
+// [EventGeneration] names the object, so that verification can explain it.
+//
+//	v1/prod/records/000000000012.json
+//	v1/prod/records/000000000013.json                       an object in the way
+//	v1/prod/records/g1-0123456789abcdef/000000000013.json   the chain continues here
 
 // EventGeneration is the type of the record of a generation's beginning.
 const EventGeneration = "audit_generation_begun"
@@ -32,26 +36,28 @@ const (
 	bodySHA256     = "object_sha256"
 )
 
-// Kinds of what has generations.
+// Records and anchors have generations of their own.
 const (
 	OfRecords = "records"
 	OfAnchors = "anchors"
 )
 
-// Generation is where the chain's records, or its anchors, are from a number on.
+// Generation says under which keys the chain's records, or its anchors, are stored from a
+// number on.
 type Generation struct {
 	ID   string // directory of its keys; "" for the first
 	From int64  // first number under its keys
 }
 
-// Generations are the generations after the first, in order, as "13=g1-0123456789abcdef,
-// 27=g2-…" without the space; "" is none. The text is what the control table stores.
+// Generations are the generations after the first, in order, as the control table stores
+// them: "13=g1-0123456789abcdef,27=g2-…", each the first number and the id; "" if there
+// are none.
 type Generations string
 
 var generationID = regexp.MustCompile(`^g[1-9][0-9]{0,5}-[0-9a-f]{16}$`)
 
-// ParseGenerations checks the text of generations: numbers that never fall and ids that
-// can be part of a key.
+// ParseGenerations checks the text of generations: the numbers must not fall, and each id
+// must be one that a key can contain.
 func ParseGenerations(s string) (Generations, error) {
 	var last int64
 	for _, g := range Generations(s).All() {
@@ -63,7 +69,7 @@ func ParseGenerations(s string) (Generations, error) {
 	return Generations(s), nil
 }
 
-// All are the generations in order.
+// All returns the generations in order.
 func (g Generations) All() []Generation {
 	if g == "" {
 		return nil
@@ -77,7 +83,7 @@ func (g Generations) All() []Generation {
 	return out
 }
 
-// Of is the id of the generation that holds a number; "" for the first.
+// Of returns the id of the generation that holds a number; "" for the first generation.
 func (g Generations) Of(n int64) string {
 	id := ""
 	for _, one := range g.All() {
@@ -88,7 +94,7 @@ func (g Generations) Of(n int64) string {
 	return id
 }
 
-// Last is the generation that new numbers come into.
+// Last returns the generation that holds new numbers.
 func (g Generations) Last() Generation {
 	if all := g.All(); len(all) > 0 {
 		return all[len(all)-1]
@@ -96,7 +102,7 @@ func (g Generations) Last() Generation {
 	return Generation{From: 1}
 }
 
-// With is g with one more, which begins at a number.
+// With returns g with one more generation at its end.
 func (g Generations) With(one Generation) Generations {
 	s := fmt.Sprintf("%d=%s", one.From, one.ID)
 	if g != "" {
@@ -105,44 +111,47 @@ func (g Generations) With(one Generation) Generations {
 	return Generations(s)
 }
 
-// Next is the generation after these, which begins at a number because of an object. Its
-// id is a digest of salt too, so that nobody can have taken its keys before who does not
-// know the salt.
+// Next returns the generation that follows g. It begins at the number whose key the object
+// o occupies. The id is a digest that includes salt, so only a person who knows the salt
+// could have occupied the new keys too.
 func (g Generations) Next(from int64, o Taken, salt string) Generation {
 	h := sha256.New()
 	fmt.Fprintf(h, "%s\x00%d\x00%s\x00%s\x00%s", g, from, o.Key, o.SHA256, salt)
 	return Generation{ID: fmt.Sprintf("g%d-%s", len(g.All())+1, hex.EncodeToString(h.Sum(nil)[:8])), From: from}
 }
 
-// Line is a chain and where its records are.
+// Line is a chain and the generations of its records.
 type Line struct {
 	Chain       string
 	Generations Generations
 }
 
-// RecordKey is the key of a record in the bucket.
+// RecordKey returns the key of a record in the bucket.
 func (l Line) RecordKey(seq int64) string { return recordKey(l.Chain, l.Generations.Of(seq), seq) }
 
+// recordKey returns the key of a record in a generation; "" is the first generation.
 func recordKey(chain, generation string, seq int64) string {
 	return inGeneration(ObjectKey(chain, seq), generation)
 }
 
+// anchorKey returns the key of an anchor in a generation; "" is the first generation.
 func anchorKey(chain, generation string, n int64) string {
 	return inGeneration(AnchorKey(chain, n), generation)
 }
 
-// AnchorKeyIn is the key of an anchor, of which g are the generations of anchors.
+// AnchorKeyIn returns the key of an anchor. g are the generations of the chain's anchors.
 func (g Generations) AnchorKeyIn(chain string, n int64) string { return anchorKey(chain, g.Of(n), n) }
 
-// PlaceOf is the generation and the number of a record by its key; false for any other
-// object.
+// PlaceOf returns the generation and the number that the key of a record names; ok is
+// false for any other key.
 func PlaceOf(chain, key string) (generation string, seq int64, ok bool) {
 	generation, seq = placeIn(key)
 	return generation, seq, seq > 0 && key == recordKey(chain, generation, seq)
 }
 
-// placeIn is the generation and the number that a key names, if it is that of a record or
-// an anchor. Of any other the number is below 1, or the key is not that of the number.
+// placeIn returns the generation and the number in a key. The caller must check that the
+// key of that number is this key: for a key that belongs to neither a record nor an anchor
+// the result has no meaning.
 func placeIn(key string) (generation string, n int64) {
 	dir, name := path.Split(key)
 	n, _ = strconv.ParseInt(strings.TrimSuffix(name, ".json"), 10, 64)
@@ -162,11 +171,11 @@ func inGeneration(key, generation string) string {
 	return key[:i] + generation + "/" + key[i:]
 }
 
-// Taken is an object in the place of a record or an anchor: its key, the id of its
-// oldest version and the hex SHA-256 of its bytes.
+// Taken is the error that another object occupies the key of a record or an anchor: its
+// key, the id of its oldest version and the hex SHA-256 of its bytes.
 type Taken struct{ Key, Version, SHA256 string }
 
-// ErrTaken is what a [*Taken] is as an error.
+// ErrTaken is wrapped by every [*Taken].
 var ErrTaken = errors.New("another object is in its place")
 
 // Error names the object.
@@ -177,14 +186,14 @@ func (t *Taken) Error() string {
 // Unwrap returns [ErrTaken].
 func (t *Taken) Unwrap() error { return ErrTaken }
 
-// TakenBy describes the bytes of an object that is in the way.
+// TakenBy returns the [Taken] for an object with these bytes.
 func TakenBy(key, version string, b []byte) *Taken {
 	sum := sha256.Sum256(b)
 	return &Taken{Key: key, Version: version, SHA256: hex.EncodeToString(sum[:])}
 }
 
-// Event is the record of a generation's beginning: of says what it is a generation of, g
-// are those before it.
+// Event returns the event that records the beginning of a generation. of is [OfRecords] or
+// [OfAnchors], g are the generations before it, and o is the object in the way.
 func (one Generation) Event(of string, g Generations, o Taken) Event {
 	body := map[string]string{
 		bodyOf: of, bodyGeneration: one.ID, bodyFrom: strconv.FormatInt(one.From, 10), bodyObject: o.Key, bodySHA256: o.SHA256,
@@ -197,7 +206,7 @@ func (one Generation) Event(of string, g Generations, o Taken) Event {
 	return Event{ID: EventGeneration + "/" + one.ID, Type: EventGeneration, Step: "publish", Body: body}
 }
 
-// Begun is what a record of type [EventGeneration] says.
+// Begun is the content of a record of type [EventGeneration].
 type Begun struct {
 	Generation
 	Of     string // records or anchors
@@ -206,7 +215,8 @@ type Begun struct {
 	Taken  Taken
 }
 
-// ParseBegun reads it; false for any other record, and for one that says nothing usable.
+// ParseBegun decodes a record of type [EventGeneration]. ok is false for a record of
+// another type, and for one with an invalid body.
 func ParseBegun(r Record) (Begun, bool) {
 	from, err := strconv.ParseInt(r.Body[bodyFrom], 10, 64)
 	b := Begun{

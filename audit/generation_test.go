@@ -27,7 +27,7 @@ func verified(t *testing.T, w *audittest.World, table bool) audit.Report {
 	return r
 }
 
-// TestGenerations: a chain that went on past objects in its way is whole, and the report
+// TestGenerations: a chain that continued past objects in its way is whole, and the report
 // names them, whether the control table is at hand or not.
 func TestGenerations(t *testing.T) {
 	for name, c := range map[string]struct {
@@ -209,7 +209,7 @@ func TestForgedGenerations(t *testing.T) {
 			w.Bucket.Replace(w.Line().RecordKey(14), []byte("{}"))
 			return w.Line().RecordKey(14)
 		}, true, audit.UnreadableRecord, audit.Tampered},
-		{"two that a record begins and the chain does not go on in", func(w *audittest.World) string {
+		{"two that a record begins and the chain does not continue in", func(w *audittest.World) string {
 			one := audit.Generation{ID: "g1-0123456789abcdef", From: 12}
 			two := audit.Generation{ID: "g2-0123456789abcdef", From: 13}
 			w.Append(one.Event(audit.OfRecords, "", audit.Taken{Key: record(12)}))
@@ -365,7 +365,7 @@ func TestBeginsNothing(t *testing.T) {
 }
 
 // TestReadsOnce: of a generation only the records up to its beginning are read twice: a
-// chain stays in its last generation for ever.
+// chain stays in its last generation forever.
 func TestReadsOnce(t *testing.T) {
 	w := audittest.New(t)
 	w.Generation(11, w.Plant(record(11), "foreign"), 1, false)
@@ -414,7 +414,7 @@ func TestForgottenFromTheFirst(t *testing.T) {
 	}
 }
 
-// TestNotForgotten: what is put in the chain's way is no forgotten record unless it links.
+// TestNotForgotten: what is put in the chain's way is not a forgotten record unless it links.
 func TestNotForgotten(t *testing.T) {
 	w := audittest.New(t)
 	e, err := audit.Next(audittest.Chain, audit.Head{Seq: 10, Hash: audit.Genesis("other").Hash}, w.Policy.Now, audit.Event{ID: "forged"})
@@ -428,7 +428,7 @@ func TestNotForgotten(t *testing.T) {
 }
 
 // TestForgottenAfterNothing: what claims to follow a record that is not there, with no hash
-// of it, is no forgotten record of the chain.
+// of it, is not a forgotten record of the chain.
 func TestForgottenAfterNothing(t *testing.T) {
 	w := audittest.New(t)
 	e, err := audit.Next(audittest.Chain, audit.Head{Seq: 10}, w.Policy.Now, audit.Event{ID: "forged"})

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
+	"regexp"
 	"slices"
 	"time"
 )
@@ -17,10 +18,11 @@ type inventory struct {
 	records, anchors map[string]map[int64]ObjectVersion
 }
 
-// takeInventory lists the bucket and finds whatever is there that should not be.
+// takeInventory lists the bucket. Objects that are neither records nor anchors, delete
+// markers and second versions of a key are findings.
 func (v *verifier) takeInventory(ctx context.Context) (inventory, error) {
 	inv := inventory{map[string]map[int64]ObjectVersion{}, map[string]map[int64]ObjectVersion{}}
-	versions, err := v.bucket.Versions(ctx)
+	versions, err := v.listVersions(ctx)
 	if err != nil {
 		return inv, err
 	}
@@ -30,7 +32,7 @@ func (v *verifier) takeInventory(ctx context.Context) (inventory, error) {
 		for n < len(versions) && versions[n].Key == versions[0].Key {
 			n++
 		}
-		v.oneKey(inv, versions[:n])
+		v.checkVersions(inv, versions[:n])
 		unversioned = unversioned || versions[0].ID == ""
 		versions = versions[n:]
 	}
@@ -40,40 +42,68 @@ func (v *verifier) takeInventory(ctx context.Context) (inventory, error) {
 	return inv, nil
 }
 
-// oneKey looks at the versions of one key, oldest first.
-func (v *verifier) oneKey(inv inventory, versions []ObjectVersion) {
+// checkVersions checks the versions of one key, oldest first. The oldest version counts:
+// Object Lock protects it, while anyone who can write may add another version on top.
+func (v *verifier) checkVersions(inv inventory, versions []ObjectVersion) {
 	key := versions[0].Key
-	place, n, ok := v.place(inv, key)
+	if isKeyCopy(key) {
+		v.checkKeyCopy(versions)
+		return
+	}
+	place, n, ok := v.findPlace(inv, key)
 	if !ok {
-		v.find(StrayObject, key, "it is neither a record nor an anchor of chain %q", v.Chain)
+		v.addFinding(StrayObject, key, "it is neither a record nor an anchor of chain %q", v.Chain)
 		return
 	}
 	live := 0
 	for _, o := range versions {
 		if o.DeleteMarker {
-			v.find(DeleteMarker, key, "the key was deleted: delete marker %s%s", o.ID, on(o.Modified))
+			v.addFinding(DeleteMarker, key, "the key was deleted: delete marker %s%s", o.ID, describeDate(o.Modified))
 			continue
 		}
 		if live++; live == 1 {
 			place[n] = o
 			continue
 		}
-		v.find(ExtraVersion, key, "the key was written again: version %s%s", o.ID, on(o.Modified))
+		v.addFinding(ExtraVersion, key, "the key was written again: version %s%s", o.ID, describeDate(o.Modified))
 	}
 }
 
-func on(t time.Time) string {
+// keyCopy is the key of a copy of a data key's record, which the bucket keeps beside the chain:
+// its id, and the epoch, the KEK and a digest of its wrapping.
+var keyCopy = regexp.MustCompile(`^deks/[a-z2-7]{26}/[0-9]{12}-[A-Za-z0-9-]{1,128}-[0-9a-f]{16}\.json$`)
+
+func isKeyCopy(key string) bool { return keyCopy.MatchString(key) }
+
+// checkKeyCopy counts a copy of a data key's record. What it says is not part of the chain; that
+// it was deleted or written again is a finding all the same.
+func (v *verifier) checkKeyCopy(versions []ObjectVersion) {
+	v.report.KeyCopies++
+	live := 0
+	for _, o := range versions {
+		switch {
+		case o.DeleteMarker:
+			v.addFinding(DeleteMarker, o.Key, "the copy of a data key was deleted: delete marker %s%s", o.ID, describeDate(o.Modified))
+		case live > 0:
+			v.addFinding(ExtraVersion, o.Key, "the copy of a data key was written again: version %s%s", o.ID, describeDate(o.Modified))
+		default:
+			live++
+		}
+	}
+}
+
+func describeDate(t time.Time) string {
 	if t.IsZero() {
 		return ""
 	}
-	return " of " + stamp(t)
+	return " of " + formatTime(t)
 }
 
-// stamp is a time in a finding.
-func stamp(t time.Time) string { return t.UTC().Format(timeFormat) }
+// formatTime formats a time for a finding.
+func formatTime(t time.Time) string { return t.UTC().Format(timeFormat) }
 
-// place is where an object belongs and its number there.
-func (v *verifier) place(inv inventory, key string) (map[int64]ObjectVersion, int64, bool) {
+// findPlace returns where in the inventory a key belongs, and its number there.
+func (v *verifier) findPlace(inv inventory, key string) (map[int64]ObjectVersion, int64, bool) {
 	id, n := placeIn(key)
 	if n < 1 {
 		return nil, 0, false
@@ -92,34 +122,34 @@ func (v *verifier) place(inv inventory, key string) (map[int64]ObjectVersion, in
 	return all[id], n, true
 }
 
-// link is a record as the anchors and the head see it.
-type link struct {
+// recordLink is what the anchors and the head are compared with.
+type recordLink struct {
 	seq  int64
 	hash string
 	at   time.Time // as far as it can be believed
 }
 
-// record returns the link of a record that is there and can be read.
-func (v *verifier) record(seq int64) (link, bool) {
-	i, ok := slices.BinarySearchFunc(v.links, seq, func(l link, seq int64) int { return cmp.Compare(l.seq, seq) })
+// findLink returns the link of a record that is there and can be read.
+func (v *verifier) findLink(seq int64) (recordLink, bool) {
+	i, ok := slices.BinarySearchFunc(v.links, seq, func(l recordLink, seq int64) int { return cmp.Compare(l.seq, seq) })
 	if !ok {
-		return link{}, false
+		return recordLink{}, false
 	}
 	return v.links[i], true
 }
 
-// records reads the chain from its first record to its last. After a fault it goes
-// on from what it met, so that one fault is one finding.
-func (v *verifier) records(ctx context.Context, objects map[int64]ObjectVersion) error {
+// verifyRecords verifies the records from the first to the last. After a fault it
+// continues with the record that it found, so that one fault is one finding.
+func (v *verifier) verifyRecords(ctx context.Context, objects map[int64]ObjectVersion) error {
 	head := Genesis(v.Chain)
-	linked := true // head is the record right before
-	return v.walk(ctx, objects, MissingRecord, v.recordAt, func(seq int64, o Object, afterGap bool) {
+	linked := v.Start == nil // head belongs to the record right before
+	return v.walkObjects(ctx, objects, v.firstRecord(), MissingRecord, v.recordAt, func(seq int64, o Object, afterGap bool) {
 		v.report.Records, v.report.HeadHash = seq, ""
 		linked = linked && !afterGap
 		key := v.recordAt(seq)
 		e, at, err := readRecord(o.Bytes)
 		if err != nil {
-			v.find(UnreadableRecord, key, "%v", err)
+			v.addFinding(UnreadableRecord, key, "%v", err)
 			linked = false
 			return
 		}
@@ -127,21 +157,22 @@ func (v *verifier) records(ctx context.Context, objects map[int64]ObjectVersion)
 		v.checkLock(key, o, at, stored)
 		switch _, err := e.Follow(v.Chain, head); {
 		case e.Record.Seq != seq:
-			v.find(MisplacedRecord, key, "it is record %d", e.Record.Seq)
+			v.addFinding(MisplacedRecord, key, "it is record %d", e.Record.Seq)
 		case linked && err != nil:
-			v.find(UnlinkedRecord, key, "%v", err)
+			v.addFinding(UnlinkedRecord, key, "%v", err)
 		}
-		v.links = append(v.links, link{seq, e.Hash, v.checkRecordTime(key, seq, at, stored)})
+		v.links = append(v.links, recordLink{seq, e.Hash, v.checkRecordTime(key, seq, at, stored)})
 		v.gaps.Meet(e.Record)
-		v.hearForgotten(e.Record)
-		if b, ok := ParseBegun(e.Record); ok && !slices.ContainsFunc(v.begins[b.Of], func(o Begun) bool { return o.ID == b.ID }) {
-			v.begins[b.Of] = append(v.begins[b.Of], b)
+		v.noteForgotten(e.Record)
+		if b, ok := ParseBegun(e.Record); ok && !slices.ContainsFunc(v.beginnings[b.Of], func(o Begun) bool { return o.ID == b.ID }) {
+			v.beginnings[b.Of] = append(v.beginnings[b.Of], b)
 		}
 		v.report.HeadHash = e.Hash
 		head, linked = Head{Seq: seq, Hash: e.Hash}, true
 	})
 }
 
+// readRecord decodes a record and its time.
 func readRecord(b []byte) (Entry, time.Time, error) {
 	e, err := Parse(b)
 	if err != nil {
@@ -151,8 +182,8 @@ func readRecord(b []byte) (Entry, time.Time, error) {
 	return e, at, err
 }
 
-// checkLock demands a compliance lock that lasts for the policy's retention: from when
-// S3 stored the object, or else from the object's own time.
+// checkLock requires a compliance lock for the policy's retention, counted from the time
+// at which S3 stored the object, or from the object's own time if that is not known.
 func (v *verifier) checkLock(key string, o Object, at, stored time.Time) {
 	if !stored.IsZero() {
 		at = stored
@@ -161,31 +192,30 @@ func (v *verifier) checkLock(key string, o Object, at, stored time.Time) {
 	case o.Lock == nil:
 		v.noLocks = true
 	case o.Lock.Mode != Compliance:
-		v.find(ShortRetention, key, "its Object Lock has mode %q, not %s", o.Lock.Mode, Compliance)
+		v.addFinding(ShortRetention, key, "its Object Lock has mode %q, not %s", o.Lock.Mode, Compliance)
 	case o.Lock.Until.Before(at.Add(v.Retention - clockSkew)):
-		v.find(ShortRetention, key, "it is locked until %s, less than %s after %s",
-			stamp(o.Lock.Until), v.Retention, stamp(at))
+		v.addFinding(ShortRetention, key, "it is locked until %s, less than %s after %s",
+			formatTime(o.Lock.Until), v.Retention, formatTime(at))
 	}
 }
 
-// walk visits the objects in order. A gap before one, from number 1 on, is one
-// finding.
-func (v *verifier) walk(ctx context.Context, objects map[int64]ObjectVersion, missing Kind,
+// walkObjects visits the objects in order, from number next on. A gap before an object is one
+// finding, of kind missing.
+func (v *verifier) walkObjects(ctx context.Context, objects map[int64]ObjectVersion, next int64, missing Kind,
 	key func(n int64) string, visit func(n int64, o Object, afterGap bool),
 ) error {
-	next := int64(1)
 	gone := false
-	return v.readAll(ctx, objects, func(n int64, o Object, err error) error {
+	return readObjects(ctx, v.bucket, objects, func(n int64, o Object, err error) error {
 		if n > next {
 			if missing == MissingRecord {
-				v.miss(next, n-1)
+				v.noteGap(next, n-1)
 			}
-			v.find(missing, key(next), "%s", gap(next, n-1))
+			v.addFinding(missing, key(next), "%s", describeGap(next, n-1))
 			gone = true
 		}
 		next = n + 1
 		if errors.Is(err, fs.ErrNotExist) {
-			v.find(missing, key(n), "it is listed and not there")
+			v.addFinding(missing, key(n), "it is listed and not there")
 			gone = true
 			return nil
 		}
@@ -198,18 +228,20 @@ func (v *verifier) walk(ctx context.Context, objects map[int64]ObjectVersion, mi
 	})
 }
 
-func gap(from, to int64) string {
+// describeGap names the missing numbers, for a finding.
+func describeGap(from, to int64) string {
 	if from == to {
 		return fmt.Sprintf("number %d is not there", from)
 	}
 	return fmt.Sprintf("numbers %d to %d are not there", from, to)
 }
 
-// readers is how many objects are read at once.
+// readers is how many objects are read at the same time: a chain has thousands, and each
+// read from S3 takes tens of milliseconds.
 const readers = 16
 
-// readAll reads the objects a few at a time and visits them in order.
-func (v *verifier) readAll(ctx context.Context, objects map[int64]ObjectVersion,
+// readObjects reads the objects, several at a time, and visits them in order.
+func readObjects(ctx context.Context, b Bucket, objects map[int64]ObjectVersion,
 	visit func(n int64, o Object, err error) error,
 ) error {
 	numbers := slices.Sorted(maps.Keys(objects))
@@ -226,7 +258,7 @@ func (v *verifier) readAll(ctx context.Context, objects map[int64]ObjectVersion,
 			c, o := make(chan answer, 1), objects[numbers[started]]
 			ahead = append(ahead, c)
 			go func() {
-				obj, err := v.bucket.Read(ctx, o)
+				obj, err := b.Read(ctx, o)
 				c <- answer{obj, err}
 			}()
 		}

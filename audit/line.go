@@ -19,20 +19,19 @@ type GenerationReport struct {
 	Forgotten int64  `json:"forgotten"`     // records of the chain itself that the control table forgot, or anchors
 }
 
-// line is what the objects of one kind come to: those of the chain, by number, and those
-// that generations have left behind, by generation.
-type line struct {
-	path    []Begun
-	objects map[int64]ObjectVersion
-	behind  map[string]map[int64]ObjectVersion
-	unknown map[string]map[int64]ObjectVersion // of generations that are not on the path
+// objectSet are the records, or the anchors, in the bucket.
+type objectSet struct {
+	path    []Begun                            // the generations of the chain after the first
+	objects map[int64]ObjectVersion            // the chain's own, by number
+	behind  map[string]map[int64]ObjectVersion // of a generation on the path, after the next one began
+	unknown map[string]map[int64]ObjectVersion // of a generation that is not on the path
 }
 
-// lineOf splits the objects of all generations along a path. Those of a generation that
-// is not on it are no part of the chain, nor are those with a number before their
-// generation's first.
-func (v *verifier) lineOf(path []Begun, all map[string]map[int64]ObjectVersion) line {
-	l := line{path: path, objects: map[int64]ObjectVersion{}, behind: map[string]map[int64]ObjectVersion{}, unknown: map[string]map[int64]ObjectVersion{}}
+// splitObjects splits the objects of all generations along a path. An object does not
+// belong to the chain if its generation is not on the path, or if its number is below the
+// first one of its generation.
+func (v *verifier) splitObjects(path []Begun, all map[string]map[int64]ObjectVersion) objectSet {
+	l := objectSet{path: path, objects: map[int64]ObjectVersion{}, behind: map[string]map[int64]ObjectVersion{}, unknown: map[string]map[int64]ObjectVersion{}}
 	steps := append([]Begun{{}}, path...)
 	for _, id := range slices.Sorted(maps.Keys(all)) {
 		objects := all[id]
@@ -45,7 +44,7 @@ func (v *verifier) lineOf(path []Begun, all map[string]map[int64]ObjectVersion) 
 		for _, n := range slices.Sorted(maps.Keys(objects)) {
 			switch o := objects[n]; {
 			case n < steps[i].From:
-				v.find(StrayObject, o.Key, "generation %s begins at number %d", id, steps[i].From)
+				v.addFinding(StrayObject, o.Key, "generation %s begins at number %d", id, steps[i].From)
 			case i+1 == len(steps) || n < steps[i+1].From:
 				l.objects[n] = o
 			default:
@@ -56,10 +55,11 @@ func (v *verifier) lineOf(path []Begun, all map[string]map[int64]ObjectVersion) 
 	return l
 }
 
-// pathOf is the way of the records through the generations. The control table says it,
-// if its head was given; else the bucket's own records do, where there is but one way.
-func (v *verifier) pathOf(ctx context.Context, all map[string]map[int64]ObjectVersion) ([]Begun, error) {
-	begun, err := v.begun(ctx, all)
+// findPath returns the generations of the chain in order. If the control table's head was
+// given, the control table decides. Otherwise the records in the bucket decide; if two
+// generations follow the same one, that is a finding.
+func (v *verifier) findPath(ctx context.Context, all map[string]map[int64]ObjectVersion) ([]Begun, error) {
+	begun, err := v.readBeginnings(ctx, all)
 	if err != nil {
 		return nil, err
 	}
@@ -84,7 +84,7 @@ func (v *verifier) pathOf(ctx context.Context, all map[string]map[int64]ObjectVe
 			return path, nil
 		}
 		if len(next) > 1 {
-			v.find(SplitChain, recordKey(v.Chain, next[1].ID, next[1].From), "generations %s and %s both follow %q: compare with the control table",
+			v.addFinding(SplitChain, recordKey(v.Chain, next[1].ID, next[1].From), "generations %s and %s both follow %q: compare with the control table",
 				next[0].ID, next[1].ID, last.ID)
 		}
 		last = next[0]
@@ -92,10 +92,10 @@ func (v *verifier) pathOf(ctx context.Context, all map[string]map[int64]ObjectVe
 	}
 }
 
-// begun reads the beginnings of generations of records, by id. In each generation it reads
-// the records up to that of its own beginning, which comes after those that were waiting
-// for the bucket.
-func (v *verifier) begun(ctx context.Context, all map[string]map[int64]ObjectVersion) (map[string]Begun, error) {
+// readBeginnings returns the beginnings of generations of records, by id. In each
+// generation it reads the records up to the one that states its own beginning. The records
+// before that one were in the outbox when the generation began.
+func (v *verifier) readBeginnings(ctx context.Context, all map[string]map[int64]ObjectVersion) (map[string]Begun, error) {
 	out := map[string]Begun{}
 	for _, id := range slices.Sorted(maps.Keys(all)) {
 		if id == "" {
@@ -128,10 +128,11 @@ func (v *verifier) begun(ctx context.Context, all map[string]map[int64]ObjectVer
 	return out, nil
 }
 
-// explain says of what generations have left behind whether a record of the chain names
-// it. forgotten makes for each what says of the objects, from its first number on, whether
-// they are the chain's own that the control table has forgotten.
-func (v *verifier) explain(ctx context.Context, of string, l line, forgotten func() func(n int64, o Object) bool) error {
+// explainLeftBehind explains the objects that generations left behind. A record of the
+// chain must name the object that was in the way. forgotten returns a function that
+// reports, for the objects from a generation's first number on, whether they are the
+// chain's own and the control table has forgotten them. Any other object is a finding.
+func (v *verifier) explainLeftBehind(ctx context.Context, of string, l objectSet, forgotten func() func(n int64, o Object) bool) error {
 	for i, b := range l.path {
 		r := GenerationReport{Of: of, ID: b.ID, From: b.From, Seq: b.Seq, Object: b.Taken.Key, SHA256: b.Taken.SHA256}
 		before := ""
@@ -153,29 +154,30 @@ func (v *verifier) explain(ctx context.Context, of string, l line, forgotten fun
 			case at.Key == b.Taken.Key && err == nil:
 				named = true
 				if TakenBy(at.Key, at.ID, o.Bytes).SHA256 != b.Taken.SHA256 {
-					v.find(NamedOther, at.Key, "record %d says that its SHA-256 is %s", b.Seq, b.Taken.SHA256)
+					v.addFinding(NamedOther, at.Key, "record %d says that its SHA-256 is %s", b.Seq, b.Taken.SHA256)
 				}
 			case !own:
-				v.find(StrayObject, at.Key, "generation %s goes on in its place, and no record names it", b.ID)
+				v.addFinding(StrayObject, at.Key, "generation %s continues in its place, and no record names it", b.ID)
 			}
 		}
 		if !named && b.Seq > 0 { // else no record says that it begins
-			v.find(NamedOther, b.Taken.Key, "record %d names it as the object in the way of generation %s, and it is not there", b.Seq, b.ID)
+			v.addFinding(NamedOther, b.Taken.Key, "record %d names it as the object in the way of generation %s, and it is not there", b.Seq, b.ID)
 		}
 		v.report.Generations = append(v.report.Generations, r)
 	}
 	return nil
 }
 
-// forgottenRecords reports whether a record follows the chain, from where a generation
-// begins, or the one that it was asked of before.
-func (v *verifier) forgottenRecords() func(n int64, o Object) bool {
+// matchForgotten returns a function for the objects of one generation, in order. It
+// reports whether an object is a record that follows the chain, or the record of the call
+// before.
+func (v *verifier) matchForgotten() func(n int64, o Object) bool {
 	var head Head
 	return func(n int64, o Object) bool {
 		if head.Hash == "" {
 			head = Genesis(v.Chain)
 			if n > 1 {
-				before, ok := v.record(n - 1)
+				before, ok := v.findLink(n - 1)
 				if !ok {
 					return false
 				}
@@ -196,12 +198,12 @@ func (v *verifier) forgottenRecords() func(n int64, o Object) bool {
 	}
 }
 
-// forgottenAnchor reports whether an object is an anchor of this chain, signed by a key
-// that is pinned.
-func (v *verifier) forgottenAnchor(n int64, o Object) bool {
+// isForgottenAnchor reports whether an object is an anchor of this chain, signed under a
+// pinned key.
+func (v *verifier) isForgottenAnchor(n int64, o Object) bool {
 	a, at, err := readAnchor(o.Bytes)
 	s := a.Signed.Statement
-	_, pinned := v.Trust.pinned(a.Signed.Key, at)
+	_, pinned := v.Trust.findPinnedKey(a.Signed.Key, at)
 	if err != nil || s.N != n || s.Chain != v.Chain || a.Signed.Verify() != nil || !pinned {
 		return false
 	}
@@ -210,21 +212,21 @@ func (v *verifier) forgottenAnchor(n int64, o Object) bool {
 	return err == nil
 }
 
-// checkGenerations compares what the records of the chain say of generations with the
-// path that was taken.
+// checkGenerations compares the generations that the records of the chain state with the
+// path of the verification.
 func (v *verifier) checkGenerations(path []Begun) {
 	for i, b := range path {
 		key := recordKey(v.Chain, b.ID, b.From)
-		if i >= len(v.begins[OfRecords]) || v.begins[OfRecords][i].Generation != b.Generation {
-			v.find(NamedOther, key, "no record of the chain says that generation %s begins here", b.ID)
+		if i >= len(v.beginnings[OfRecords]) || v.beginnings[OfRecords][i].Generation != b.Generation {
+			v.addFinding(NamedOther, key, "no record of the chain says that generation %s begins here", b.ID)
 			return
 		}
 		if v.Head == nil && b.Seq > v.report.Anchored {
-			v.find(GenerationUnproven, key, "no anchor covers record %d, which says that generation %s begins here", b.Seq, b.ID)
+			v.addFinding(GenerationUnproven, key, "no anchor covers record %d, which says that generation %s begins here", b.Seq, b.ID)
 		}
 	}
-	if n := len(v.begins[OfRecords]); n > len(path) {
-		b := v.begins[OfRecords][n-1]
-		v.find(NamedOther, recordKey(v.Chain, b.ID, b.From), "record %d says that generation %s begins here, and the chain does not go on in it", b.Seq, b.ID)
+	if n := len(v.beginnings[OfRecords]); n > len(path) {
+		b := v.beginnings[OfRecords][n-1]
+		v.addFinding(NamedOther, recordKey(v.Chain, b.ID, b.From), "record %d says that generation %s begins here, and the chain does not continue in it", b.Seq, b.ID)
 	}
 }

@@ -5,40 +5,42 @@ import (
 	"strconv"
 )
 
-// A record is first in the control table and then in the bucket. One that is damaged or
-// deleted in between is lost: nothing can bring its bytes back. The chain goes on, for the
-// record after it commits to its hash, and a record of type [EventRecordLost] says that it
-// is lost. So a gap that such a record names is explained, and any other is tampering.
+// A record is written to the control table and then published to the bucket. A record that
+// is damaged or deleted in between is lost: nothing can restore its bytes. The chain can
+// continue, because the next record commits to the hash of the lost one, and a record of
+// type [EventRecordLost] states the loss. A gap that such a record names is explained; any
+// other gap is tampering.
 
-// EventRecordLost is the type of the record that says that another was lost before it was
-// in the bucket. Its body has the number and, if it is known, the hash.
+// EventRecordLost is the type of a record that states that another record was lost before
+// it was published. Its body has the number and, if known, the hash of the lost record.
 const EventRecordLost = "audit_record_lost"
 
-// Lost is a record that the chain says is lost.
+// Lost is a record whose loss the chain states.
 type Lost struct {
 	Seq  int64  `json:"seq"`
 	Hash string `json:"hash"` // that the record after it commits to
-	By   int64  `json:"by"`   // the record that says so
+	By   int64  `json:"by"`   // the record that states the loss
 }
 
-// Gaps are the records that are missing along a chain, and what the chain says of them.
-// Records are told in order: each either missing or met.
+// Gaps collects the missing records of a chain, and what the chain states about them. Call
+// [Gaps.Miss] or [Gaps.Meet] for every record, in order.
 type Gaps struct {
 	missing []missingRecord
 	lost    map[int64]Lost
 }
 
-// missingRecord is a record that is not there, and its hash if the next one is.
+// missingRecord is a record that is not in the bucket. Its hash is known if the next
+// record is there.
 type missingRecord struct {
 	seq   int64
 	hash  string
 	known bool
 }
 
-// Miss notes that a record is not there.
+// Miss notes that a record is missing.
 func (g *Gaps) Miss(seq int64) { g.missing = append(g.missing, missingRecord{seq: seq}) }
 
-// Meet notes a record that is there.
+// Meet notes a record that is present.
 func (g *Gaps) Meet(r Record) {
 	if n := len(g.missing); n > 0 && g.missing[n-1].seq == r.Seq-1 {
 		g.missing[n-1].hash, g.missing[n-1].known = r.Prev, true
@@ -53,9 +55,9 @@ func (g *Gaps) Meet(r Record) {
 	g.lost[seq] = Lost{Seq: seq, Hash: r.Body["hash"], By: r.Seq}
 }
 
-// Explain sorts the missing records: those that the chain says are lost, and the others.
-// Of a record that is said to be lost with another hash than the next one commits to,
-// nothing is explained.
+// Explain separates the missing records whose loss the chain states from the others. A
+// statement with another hash than the one that the next record commits to explains
+// nothing.
 func (g *Gaps) Explain() (lost []Lost, others []int64) {
 	for _, m := range g.missing {
 		l, said := g.lost[m.seq]
@@ -71,23 +73,24 @@ func (g *Gaps) Explain() (lost []Lost, others []int64) {
 // missedRecords is a gap and the finding of it.
 type missedRecords struct {
 	from, to int64
-	finding  int // index; beyond those that are listed if the report is full
+	finding  int // index among the findings; beyond the end if the report is full
 }
 
-// miss notes a gap that is about to be found.
-func (v *verifier) miss(from, to int64) {
+// noteGap notes a gap whose finding is added next.
+func (v *verifier) noteGap(from, to int64) {
 	for seq := from; seq <= to && seq-from < maxLost; seq++ {
 		v.gaps.Miss(seq)
 	}
-	v.missed = append(v.missed, missedRecords{from, to, len(v.report.Findings)})
+	v.gapsFound = append(v.gapsFound, missedRecords{from, to, len(v.report.Findings)})
 }
 
-// maxLost is how many records of one gap are looked up.
+// maxLost bounds how many records of one gap are looked up, because the numbers in the
+// keys, and so the length of a gap, are chosen by those who can write to the bucket.
 const maxLost = 1000
 
-// explainLost takes back the finding of each gap that the chain explains whole. An anchor
-// that covers a record and not the one that says it is lost contradicts that: whoever made
-// it has read the record from the bucket.
+// explainLost removes the finding of each gap that the chain explains completely. An
+// anchor that covers a record, but not the statement of its loss, contradicts the
+// statement: the signer had read the record from the bucket.
 func (v *verifier) explainLost() {
 	lost, _ := v.gaps.Explain()
 	said := map[int64]Lost{}
@@ -96,13 +99,13 @@ func (v *verifier) explainLost() {
 			said[l.Seq] = l
 		}
 	}
-	for i := len(v.missed) - 1; i >= 0; i-- {
-		m := v.missed[i]
+	for i := len(v.gapsFound) - 1; i >= 0; i-- {
+		m := v.gapsFound[i]
 		var explained []Lost
 		for seq := m.from; seq <= m.to; seq++ {
 			l, ok := said[seq]
 			if !ok {
-				break // the gap may be as long as numbers go
+				break // before the end of the gap, which may be very long
 			}
 			explained = append(explained, l)
 		}
@@ -112,6 +115,6 @@ func (v *verifier) explainLost() {
 		}
 	}
 	if v.report.More == 0 {
-		v.changed = slices.ContainsFunc(v.report.Findings, func(f Finding) bool { return f.Kind.Tampering() })
+		v.tampered = slices.ContainsFunc(v.report.Findings, func(f Finding) bool { return f.Kind.Tampering() })
 	}
 }

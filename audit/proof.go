@@ -15,8 +15,8 @@ import (
 	"golang.org/x/mod/sumdb/note"
 )
 
-// Proof shows that a Rekor v2 log holds an entry: the entry, a checkpoint that the
-// log signed, and the path from the one to the other.
+// Proof proves that a Rekor v2 log holds an entry: the entry, a checkpoint that the log
+// signed, and the inclusion path between the two.
 type Proof struct {
 	Body       []byte `json:"body"`       // the entry: canonical JSON of a hashedrekord
 	Checkpoint string `json:"checkpoint"` // signed note
@@ -35,7 +35,7 @@ var (
 	ErrLogUnknown = errors.New("no trusted log has this origin at this time")
 	// ErrCheckpoint reports a checkpoint that its log did not sign.
 	ErrCheckpoint = errors.New("the log did not sign this checkpoint")
-	// ErrBody reports a log entry that is not that of the statement.
+	// ErrBody reports a log entry that belongs to another statement.
 	ErrBody = errors.New("the log entry is another one")
 	// ErrInclusion reports an entry that is not in the tree of the checkpoint.
 	ErrInclusion = errors.New("the log entry is not in the tree of the checkpoint")
@@ -48,18 +48,20 @@ type Checkpoint struct {
 	Root   []byte
 }
 
-// Verify checks offline that a trusted log holds s: the entry is exactly that of
-// its digest, signature and key, the checkpoint is signed under the pinned key of
-// the log, and the entry is in its tree. The log must not have ended at the time of the
-// statement, which is the signer's claim. It may have begun later: a statement that
-// waits for its log goes to the log's successor. Consistency is not looked at, see
-// [Checkpoint.VerifyConsistency].
+// Verify checks offline that a trusted log holds s: the entry has exactly the digest,
+// signature and key of s, the checkpoint is signed under the pinned key of the log, and
+// the entry is in the checkpoint's tree. The log must not have ended at the time of the
+// statement, which is the signer's claim. It may have begun later, because a statement
+// that waits for its log goes to the log's successor. Consistency is not checked here: see
+// [Checkpoint.VerifyConsistency]. The errors are [ErrLogUnknown], [ErrCheckpoint],
+// [ErrBody] and [ErrInclusion].
 func (p Proof) Verify(s Signed, trust Trust) (Checkpoint, error) {
-	_, c, err := p.verify(s, trust)
+	_, c, err := p.verifyInLog(s, trust)
 	return c, err
 }
 
-func (p Proof) verify(s Signed, trust Trust) (Log, Checkpoint, error) {
+// verifyInLog is [Proof.Verify], and also returns the log.
+func (p Proof) verifyInLog(s Signed, trust Trust) (Log, Checkpoint, error) {
 	at, err := time.Parse(timeFormat, s.Statement.Time)
 	if err != nil {
 		return Log{}, Checkpoint{}, fmt.Errorf("statement time: %w", err)
@@ -81,12 +83,13 @@ func (p Proof) verify(s Signed, trust Trust) (Log, Checkpoint, error) {
 	return l, c, nil
 }
 
-// Origin is the name of the log, as the checkpoint claims it.
-func (p Proof) Origin() string { return origin(p.Checkpoint) }
+// Origin returns the name of the log that the checkpoint claims. It is not verified.
+func (p Proof) Origin() string { return readOrigin(p.Checkpoint) }
 
-// OpenCheckpoint verifies a checkpoint of this log.
+// OpenCheckpoint verifies the signature of this log on a checkpoint and decodes it. Its
+// error is [ErrCheckpoint], unless the log's own name or key cannot be used.
 func (l Log) OpenCheckpoint(text string) (Checkpoint, error) {
-	v, err := l.verifier()
+	v, err := l.newVerifier()
 	if err != nil {
 		return Checkpoint{}, err
 	}
@@ -99,9 +102,9 @@ func (l Log) OpenCheckpoint(text string) (Checkpoint, error) {
 
 // openCheckpoint finds the trusted log of a checkpoint and verifies it.
 func openCheckpoint(text string, trust Trust, at time.Time) (Log, Checkpoint, error) {
-	logs := trust.logs(origin(text), at)
+	logs := trust.findLogs(readOrigin(text), at)
 	if len(logs) == 0 {
-		return Log{}, Checkpoint{}, fmt.Errorf("%w: %q at %s", ErrLogUnknown, origin(text), at.Format(timeFormat))
+		return Log{}, Checkpoint{}, fmt.Errorf("%w: %q at %s", ErrLogUnknown, readOrigin(text), at.Format(timeFormat))
 	}
 	var last error
 	for _, l := range logs { // more than one while a log changes its key
@@ -114,8 +117,8 @@ func openCheckpoint(text string, trust Trust, at time.Time) (Log, Checkpoint, er
 	return Log{}, Checkpoint{}, last
 }
 
-// origin is the name that a checkpoint gives its log.
-func origin(checkpoint string) string {
+// readOrigin returns the name that a checkpoint claims for its log: its first line.
+func readOrigin(checkpoint string) string {
 	name, _, _ := strings.Cut(checkpoint, "\n")
 	return name
 }
@@ -138,7 +141,7 @@ func parseCheckpoint(text, origin string) (Checkpoint, error) {
 	return Checkpoint{Origin: origin, Size: size, Root: root}, nil
 }
 
-// What a hashedrekord says of how it was signed.
+// How the entry of a statement was signed, in a hashedrekord's terms.
 const (
 	keyDetails    = "PKIX_ECDSA_P256_SHA_256"
 	hashAlgorithm = "SHA2_256"
@@ -154,6 +157,7 @@ type rekord struct {
 	} `json:"spec"`
 }
 
+// hashedRekord has the digest of a statement, its signature and the public key.
 type hashedRekord struct {
 	Data struct {
 		Algorithm string `json:"algorithm"`
@@ -170,7 +174,8 @@ type hashedRekord struct {
 	} `json:"signature"`
 }
 
-// LogEntry is the entry that a log makes of s, byte for byte.
+// LogEntry returns the entry that a log makes of s, byte for byte. Only so can a verifier
+// be sure that the entry is not for another statement.
 func (s Signed) LogEntry() ([]byte, error) {
 	hexed, err := s.Statement.Digest()
 	if err != nil {
@@ -186,10 +191,11 @@ func (s Signed) LogEntry() ([]byte, error) {
 	h.Signature.Content = s.Signature
 	h.Signature.Verifier.KeyDetails = keyDetails
 	h.Signature.Verifier.PublicKey.RawBytes = s.Key
-	return canonical(r)
+	return encodeCanonical(r)
 }
 
-// checkBody compares the entry with that of s and says what differs.
+// checkBody compares the entry with the one that a log makes of s. The error says what
+// differs.
 func (p Proof) checkBody(s Signed) error {
 	want, err := s.LogEntry()
 	if err != nil {
@@ -199,10 +205,10 @@ func (p Proof) checkBody(s Signed) error {
 		return nil
 	}
 	var got, must rekord
-	if err := strict(want, &must); err != nil {
+	if err := decodeStrict(want, &must); err != nil {
 		return err
 	}
-	if err := strict(p.Body, &got); err != nil {
+	if err := decodeStrict(p.Body, &got); err != nil {
 		return fmt.Errorf("%w: %w", ErrBody, err)
 	}
 	g, w := got.Spec.HashedRekord, must.Spec.HashedRekord

@@ -79,7 +79,7 @@ func TestProofBody(t *testing.T) {
 	}
 }
 
-// TestProofRefuses what is no proof although the entry is right.
+// TestProofRefuses what is not a proof although the entry is right.
 func TestProofRefuses(t *testing.T) {
 	w := audittest.New(t)
 	a := w.Anchors[0]

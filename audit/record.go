@@ -4,9 +4,45 @@
 // parties import it to check a copied bucket, so it depends on nothing but the
 // standard library, transparency-dev/merkle and x/mod/sumdb/note.
 //
-// Invariants (spec/rotation.tla): AuditLinear, one record per sequence number;
-// AuditOnceInOrder, every transition is recorded once and in the order in which
-// it happened.
+// # Stored formats
+//
+// A record is one JSON object, its fields sorted by name, without white space (shown here
+// on several lines):
+//
+//	v1/<chain>/records/<seq, 12 digits>.json
+//	{"actor":"…","body":{"name":"text",…},"chain":"<chain>","id":"<rotation>/<event>",
+//	 "prev":"<hex>","rotation":"<id>","seq":1,"step":"switch",
+//	 "time":"2026-04-01T02:00:00.000Z","type":"pointer_switched","v":1}
+//
+// The hash of a record is over its exact bytes. Records are a chain: prev is the hash of
+// the record before, and of the first record the hash of the chain's name.
+//
+//	hash(record) = hex SHA-256("matter-ops/kms-rotation audit record v1" ‖ 0x00 ‖ bytes)
+//	hash(name)   = hex SHA-256("matter-ops/kms-rotation audit chain v1" ‖ 0x00 ‖ name)
+//
+//	name ← record 1 ← record 2 ← record 3 ← …
+//	          ↑                     ↑
+//	       anchor 1   ←──────    anchor 2 ← …
+//
+// An anchor is a signed statement "record seq has hash head" with the proof that a public
+// transparency log holds it. Anchors are a chain of their own: prev is the digest of the
+// statement before.
+//
+//	v1/<chain>/anchors/<n, 12 digits>.json
+//	{"proof":{"body":…,"checkpoint":…,"consistency":[…],"hashes":[…],"index":7},
+//	 "signed":{"key":…,"signature":…,"statement":
+//	   {"chain":"<chain>","head":"<hex>","n":1,"prev":"<hex>","seq":3,"time":"…","v":2}},
+//	 "v":2}
+//
+// If another object occupies a key, the chain continues in a new generation, under keys
+// with one more directory; see [Generation].
+//
+// # Invariants
+//
+// From spec/rotation.tla: AuditLinear, one record per sequence number; AuditOnceInOrder,
+// every transition is recorded once and in the order in which it happened. A record never
+// holds a secret. A record or an anchor has exactly one encoding: [Parse] and
+// [ParseAnchor] refuse every other one, so equal content means equal bytes and hash.
 package audit
 
 import (
@@ -30,15 +66,15 @@ const (
 )
 
 var (
-	// ErrNotCanonical reports bytes that parse but are not the one encoding of
-	// what they say.
+	// ErrNotCanonical reports bytes that can be decoded but are not the canonical
+	// encoding of the result.
 	ErrNotCanonical = errors.New("audit record is not in canonical form")
 	// ErrBroken reports a chain whose records do not follow one another.
 	ErrBroken = errors.New("audit chain is broken")
 )
 
-// Event is what an actor wants recorded. ID makes the record idempotent: it is
-// the same for every attempt at the same step of the same rotation.
+// Event is what an actor wants to record. ID makes the record idempotent: every attempt
+// at the same step of the same rotation has the same ID.
 type Event struct {
 	ID       string            // rotation/event, plus the attempt where a step may recur
 	Type     string            // e.g. pointer_switched
@@ -64,7 +100,7 @@ type Record struct {
 	V        int               `json:"v"`
 }
 
-// Head is the last link of a chain: all that the next record needs to know.
+// Head is the end of a chain. The next record commits to it.
 type Head struct {
 	Seq  int64  // 0 before the first record
 	Hash string // hex; before the first record, the hash of the chain's name
@@ -77,58 +113,59 @@ type Entry struct {
 	Hash   string // hex SHA-256 of domain ‖ 0 ‖ Bytes
 }
 
-// Genesis is the head of an empty chain.
+// Genesis returns the head of an empty chain.
 func Genesis(chain string) Head {
-	return Head{Hash: digest(genesisDomain, []byte(chain))}
+	return Head{Hash: hashInDomain(genesisDomain, []byte(chain))}
 }
 
-// Next makes the record of ev that follows head at the given time.
+// Next returns the record of ev that follows head. at is its time, stored in milliseconds.
+// Text that is not UTF-8 is changed, see toValidText.
 func Next(chain string, head Head, at time.Time, ev Event) (Entry, error) {
 	body := make(map[string]string, len(ev.Body))
 	for k, v := range ev.Body {
-		body[text(k)] = text(v)
+		body[toValidText(k)] = toValidText(v)
 	}
 	r := Record{
-		V: Version, Chain: chain, Seq: head.Seq + 1, ID: text(ev.ID), Prev: head.Hash,
-		Time: at.UTC().Format(timeFormat), Type: text(ev.Type), Rotation: text(ev.Rotation),
-		Step: text(ev.Step), Actor: text(ev.Actor), Body: body,
+		V: Version, Chain: chain, Seq: head.Seq + 1, ID: toValidText(ev.ID), Prev: head.Hash,
+		Time: at.UTC().Format(timeFormat), Type: toValidText(ev.Type), Rotation: toValidText(ev.Rotation),
+		Step: toValidText(ev.Step), Actor: toValidText(ev.Actor), Body: body,
 	}
-	b, err := r.encode()
+	b, err := r.canonicalBytes()
 	if err != nil {
 		return Entry{}, err
 	}
-	return Entry{Record: r, Bytes: b, Hash: digest(recordDomain, b)}, nil
+	return Entry{Record: r, Bytes: b, Hash: hashInDomain(recordDomain, b)}, nil
 }
 
-// text replaces what is no UTF-8, which has no canonical encoding: a record that
-// cannot be read again would break the chain for ever.
-func text(s string) string { return strings.ToValidUTF8(s, "\uFFFD") }
+// toValidText replaces bytes that are not UTF-8, which have no canonical JSON encoding: a
+// record that cannot be read again would break the chain permanently.
+func toValidText(s string) string { return strings.ToValidUTF8(s, "\uFFFD") }
 
 // Parse decodes one stored record and refuses any other encoding of it: unknown
 // fields, another order, white space, escapes.
 func Parse(b []byte) (Entry, error) {
-	r, ok := plain(b)
+	r, ok := parsePlain(b)
 	if !ok {
 		var err error
-		if r, err = decode(b); err != nil {
+		if r, err = decodeRecord(b); err != nil {
 			return Entry{}, err
 		}
 	}
 	if r.V != Version {
 		return Entry{}, fmt.Errorf("audit record %d has version %d, this program knows %d", r.Seq, r.V, Version)
 	}
-	return Entry{Record: r, Bytes: b, Hash: digest(recordDomain, b)}, nil
+	return Entry{Record: r, Bytes: b, Hash: hashInDomain(recordDomain, b)}, nil
 }
 
-// decode is the record of which b is the encoding.
-func decode(b []byte) (Record, error) {
+// decodeRecord decodes a record and refuses bytes that are not its canonical encoding.
+func decodeRecord(b []byte) (Record, error) {
 	var r Record
 	d := json.NewDecoder(bytes.NewReader(b))
 	d.DisallowUnknownFields()
 	if err := d.Decode(&r); err != nil {
 		return Record{}, fmt.Errorf("audit record: %w", err)
 	}
-	canonical, err := r.encode()
+	canonical, err := r.canonicalBytes()
 	if err != nil {
 		return Record{}, err
 	}
@@ -138,8 +175,8 @@ func decode(b []byte) (Record, error) {
 	return r, nil
 }
 
-// Follow checks that e is the record that comes right after head, and returns
-// the new head.
+// Follow checks that e is the record that comes right after head, and returns the new
+// head. Its error is [ErrBroken].
 func (e Entry) Follow(chain string, head Head) (Head, error) {
 	r := e.Record
 	switch {
@@ -153,16 +190,18 @@ func (e Entry) Follow(chain string, head Head) (Head, error) {
 	return e.Head(), nil
 }
 
-// Head is the chain's head once e is its last record.
+// Head returns the head of a chain whose last record is e.
 func (e Entry) Head() Head { return Head{Seq: e.Record.Seq, Hash: e.Hash} }
 
-// ObjectKey is where a record is stored in the bucket, so that a listing is in
-// order: v1/<chain>/records/<12 digits>.json.
+// ObjectKey returns the key of a record in the bucket: v1/<chain>/records/<12 digits>.json.
+// The digits have leading zeros, so S3 lists records in order.
 func ObjectKey(chain string, seq int64) string {
 	return fmt.Sprintf("v1/%s/records/%012d.json", chain, seq)
 }
 
-func digest(domain string, b []byte) string {
+// hashInDomain returns the hex SHA-256 of domain ‖ 0 ‖ b. The domain keeps a record, a
+// statement and a name apart: bytes of one kind never have the hash of another kind.
+func hashInDomain(domain string, b []byte) string {
 	h := sha256.New()
 	h.Write([]byte(domain))
 	h.Write([]byte{0})

@@ -6,8 +6,8 @@ import (
 	"io"
 )
 
-// Print writes the report for a person: findings, what was not checked, the last
-// anchor to remember, and the verdict as the last line.
+// Print writes the report for a person: findings, what was not checked, the last anchor to
+// remember unless the copy was changed, and the verdict as the last line.
 func (r Report) Print(w io.Writer) error {
 	b := bufio.NewWriter(w)
 	for _, f := range r.Findings {
@@ -22,7 +22,7 @@ func (r Report) Print(w io.Writer) error {
 	for _, u := range r.Unchecked {
 		fmt.Fprintln(b, "not checked:", u)
 	}
-	if r.Last != nil {
+	if r.Last != nil && r.Result != Tampered { // of a copy that was changed there is nothing to trust later
 		fmt.Fprintf(b, "remember: --known-anchor %s\n", r.Last)
 	}
 	fmt.Fprintln(b, r)

@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// signingConfig is what is read of a Sigstore signing config, media type
+// signingConfig has the fields that are used of a Sigstore signing config, media type
 // application/vnd.dev.sigstore.signingconfig.v0.2+json (sigstore/protobuf-specs).
 type signingConfig struct {
 	MediaType string `json:"mediaType"`
@@ -19,7 +19,7 @@ type signingConfig struct {
 	} `json:"rekorTlogUrls"`
 }
 
-// trustedRoot is what is read of a Sigstore trusted root, media type
+// trustedRoot has the fields that are used of a Sigstore trusted root, media type
 // application/vnd.dev.sigstore.trustedroot+json;version=0.1 or .v0.2+json.
 type trustedRoot struct {
 	MediaType string `json:"mediaType"`
@@ -36,10 +36,11 @@ type validFor struct {
 	End   time.Time `json:"end,omitzero"`
 }
 
-// LogsOf reads the Rekor v2 logs that a Sigstore signing config names, with the keys that
-// the trusted root has for them. Both files are Sigstore's, signed by TUF, which the caller
-// has verified; fields that are not known are theirs to add. A log has no end here: that
-// writers leave it says nothing of what it holds.
+// LogsOf returns the Rekor v2 logs that a Sigstore signing config names, with their keys
+// from the trusted root. Both files belong to Sigstore and are signed by TUF; the caller
+// has verified that. Unknown fields are accepted, because Sigstore may add some. The
+// returned logs have no end: an end in the signing config only tells writers to use
+// another log; the entries in the log stay valid.
 func LogsOf(signing, root []byte) ([]Log, error) {
 	var c signingConfig
 	if err := json.Unmarshal(signing, &c); err != nil {
@@ -63,11 +64,11 @@ func LogsOf(signing, root []byte) ([]Log, error) {
 		}
 		u, err := url.Parse(l.URL)
 		if err != nil || u.Scheme != "https" || u.Hostname() == "" {
-			return nil, fmt.Errorf("signing config: rekorTlogUrls[%d].url: %q is no https URL", i, l.URL)
+			return nil, fmt.Errorf("signing config: rekorTlogUrls[%d].url: %q is not an https URL", i, l.URL)
 		}
 		base := strings.TrimSuffix(l.URL, "/")
 		log := Log{URL: base, Origin: u.Hostname(), Key: keys[base], From: l.ValidFor.Start}
-		if _, err := log.verifier(); err != nil {
+		if _, err := log.newVerifier(); err != nil {
 			return nil, fmt.Errorf("trusted root: the key of %s: %w", base, err)
 		}
 		out = append(out, log)
@@ -78,7 +79,8 @@ func LogsOf(signing, root []byte) ([]Log, error) {
 	return out, nil
 }
 
-// With adds the logs whose URL the list has not, and reports how many they were.
+// With returns a trust list with the logs added whose URL it does not have yet, and how
+// many were added.
 func (t Trust) With(logs []Log) (Trust, int) {
 	out, added := t, 0
 	out.Logs = append([]Log(nil), t.Logs...)

@@ -9,8 +9,8 @@ import (
 	"slices"
 )
 
-// strict decodes one JSON value without unknown fields and with nothing after it.
-func strict(b []byte, v any) error {
+// decodeStrict decodes one JSON value without unknown fields and with nothing after it.
+func decodeStrict(b []byte, v any) error {
 	d := json.NewDecoder(bytes.NewReader(b))
 	d.DisallowUnknownFields()
 	if err := d.Decode(v); err != nil {
@@ -22,28 +22,31 @@ func strict(b []byte, v any) error {
 	return nil
 }
 
-// fields are the names that the objects of a JSON value may have; nil: it has no object.
+// fields are the names that the objects in a JSON value may have; nil if the value holds
+// no object.
 type fields map[string]fields
 
-// checkFields refuses what [strict] takes: null for a value, a field twice, and a field
-// in another case. The error names the field by its path.
+// checkFields refuses what decodeStrict accepts because encoding/json is lenient: null in
+// the place of a value, a repeated field, and a field name in another case. The error
+// names the field by its path.
 func checkFields(b []byte, known fields) error {
 	if !json.Valid(b) {
 		return nil // strict says why
 	}
 	d := json.NewDecoder(bytes.NewReader(b))
 	d.UseNumber() // any number is a token
-	return known.check(d, "")
+	return known.checkValue(d, "")
 }
 
-func (f fields) check(d *json.Decoder, path string) error {
+// checkValue checks the next value of d. The JSON is valid, so tokens have no errors.
+func (f fields) checkValue(d *json.Decoder, path string) error {
 	t, _ := d.Token() // never an error: the value is valid
 	switch t {
 	case nil:
-		return fmt.Errorf("%s: null is no value", orWhole(path))
+		return fmt.Errorf("%s: null is not a value", describePath(path))
 	case json.Delim('['):
 		for i := 0; d.More(); i++ {
-			if err := f.check(d, fmt.Sprintf("%s[%d]", path, i)); err != nil {
+			if err := f.checkValue(d, fmt.Sprintf("%s[%d]", path, i)); err != nil {
 				return err
 			}
 		}
@@ -58,6 +61,7 @@ func (f fields) check(d *json.Decoder, path string) error {
 	return nil
 }
 
+// checkObject checks the fields of an object, whose opening brace has been read.
 func (f fields) checkObject(d *json.Decoder, path string) error {
 	var seen []string
 	for d.More() {
@@ -75,14 +79,14 @@ func (f fields) checkObject(d *json.Decoder, path string) error {
 			return fmt.Errorf("%s: the field is there twice", below)
 		}
 		seen = append(seen, name)
-		if err := inner.check(d, below); err != nil {
+		if err := inner.checkValue(d, below); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func orWhole(path string) string {
+func describePath(path string) string {
 	if path == "" {
 		return "the whole value"
 	}

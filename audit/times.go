@@ -6,47 +6,46 @@ import (
 	"time"
 )
 
-// Who states the time of what: a record and an anchor are dated by who writes them; S3
-// dates each version of an object itself (Last-Modified), and nobody can change that
-// date. Verification holds these against one another and against its own clock.
+// The writer dates a record or an anchor. S3 dates each version of an object itself
+// (Last-Modified), and nobody can change that date. Verification compares these dates with
+// one another and with its own clock.
 
-// clockSkew is how far two of these clocks may disagree. Functions and S3 have Amazon's
-// time, milliseconds apart. An operator's program refuses to run when its machine is
-// more than two minutes from AWS (internal/app), so two machines are four minutes apart
-// at most.
+// clockSkew is how far two of these clocks may differ. Functions and S3 use Amazon's time,
+// milliseconds apart. An operator's program refuses to run if its machine is more than two
+// minutes from AWS (internal/app), so two machines differ by four minutes at most.
 const clockSkew = 5 * time.Minute
 
-// maxLate is how long after its own time a record may come into the bucket. The outbox
-// is published at once and, after a fault, every hour; a week is an outage that no
-// bucket has had, and not so long that a forged date would gain by it.
+// maxLate is how long after its own time a record may be stored in the bucket. The outbox
+// is published at once and, after a fault, every hour. A week is longer than any known
+// outage of S3, and too short for a forged date to be of use.
 const maxLate = 7 * 24 * time.Hour
 
-// moment is the time of a numbered record or anchor.
+// moment is the number and the time of a record or an anchor.
 type moment struct {
 	n  int64
 	at time.Time
 }
 
-// DefaultMaxTail is how long a record may wait for its anchor before verification says
-// unproven: the schedule runs every hour, up to a quarter of an hour late, and may fail
+// DefaultMaxTail is how long a record may wait for its anchor before the result is
+// [Unproven]: the schedule runs every hour, up to a quarter of an hour late, and may fail
 // once.
 const DefaultMaxTail = 3 * time.Hour
 
-// checkTime holds the time of a record or an anchor against the verifier's clock,
-// against S3's (stored; zero: unknown), and against the latest one before, which it
-// moves on. It reports whether the time can be believed. A time that jumps ahead and
-// cannot be disproved shows at the next one, which then runs backward.
+// checkTime compares the time of a record or an anchor with the verifier's clock, with the
+// time at which S3 stored it (stored; zero: unknown), and with last, the latest time
+// before, which it updates. It reports whether the time can be believed. A time that jumps
+// ahead and cannot be disproved becomes visible at the next one, which then runs backward.
 func (v *verifier) checkTime(key, what string, now moment, stored time.Time, last *moment) bool {
 	switch {
 	case now.at.After(v.Now.Add(clockSkew)):
-		v.find(FutureTime, key, "%s %d is dated %s%s, the verifier's clock shows %s", what, now.n, stamp(now.at), last.before(), stamp(v.Now))
+		v.addFinding(FutureTime, key, "%s %d is dated %s%s, the verifier's clock shows %s", what, now.n, formatTime(now.at), last.describePrevious(), formatTime(v.Now))
 		return false
 	case !stored.IsZero() && now.at.After(stored.Add(clockSkew)):
-		v.find(FutureTime, key, "%s %d is dated %s%s, S3 stored it at %s", what, now.n, stamp(now.at), last.before(), stamp(stored))
+		v.addFinding(FutureTime, key, "%s %d is dated %s%s, S3 stored it at %s", what, now.n, formatTime(now.at), last.describePrevious(), formatTime(stored))
 		return false
 	case now.at.Before(last.at.Add(-clockSkew)):
-		v.find(TimeBackward, key, "%s %d is dated %s%s", what, now.n, stamp(now.at), last.before())
-		*last = now // the next one is held against this one: one jump is one finding
+		v.addFinding(TimeBackward, key, "%s %d is dated %s%s", what, now.n, formatTime(now.at), last.describePrevious())
+		*last = now // the next one is compared with this one: one jump is one finding
 		return false
 	}
 	if now.at.After(last.at) {
@@ -55,21 +54,21 @@ func (v *verifier) checkTime(key, what string, now moment, stored time.Time, las
 	return true
 }
 
-// before says what came before, for a finding.
-func (m moment) before() string {
+// describePrevious describes the one before, for a finding; "" if there is none.
+func (m moment) describePrevious() string {
 	if m.n == 0 {
 		return ""
 	}
-	return fmt.Sprintf(", number %d before it %s", m.n, stamp(m.at))
+	return fmt.Sprintf(", number %d before it %s", m.n, formatTime(m.at))
 }
 
-// checkRecordTime checks the time of record seq and returns when it was made, as far as
-// that can be believed: the age of the tail and the anchors are held against it. Zero:
-// nobody knows.
+// checkRecordTime checks the time of record seq and returns the time at which it was made,
+// as far as that can be believed; zero if it is not known. The age of the tail and the
+// times of anchors are compared with it.
 func (v *verifier) checkRecordTime(key string, seq int64, at, stored time.Time) time.Time {
 	if at.Before(stored.Add(-maxLate)) {
-		v.find(Backdated, key, "record %d is dated %s%s, S3 stored it at %s, more than %s later",
-			seq, stamp(at), v.recordTime.before(), stamp(stored), maxLate)
+		v.addFinding(Backdated, key, "record %d is dated %s%s, S3 stored it at %s, more than %s later",
+			seq, formatTime(at), v.recordTime.describePrevious(), formatTime(stored), maxLate)
 		return stored
 	}
 	believed := v.recordTime.at // before a jump ahead
@@ -85,20 +84,21 @@ func (v *verifier) checkRecordTime(key string, seq int64, at, stored time.Time) 
 	}
 }
 
-// checkAnchorTime checks the time of an anchor, also against the record that it covers.
+// checkAnchorTime checks the time of an anchor, and that it is not before the record that
+// the anchor covers.
 func (v *verifier) checkAnchorTime(key string, s Statement, at, stored time.Time) {
-	l, _ := v.record(s.Seq) // zero: it cannot be read
+	l, _ := v.findLink(s.Seq) // zero: it cannot be read
 	if at.Before(l.at.Add(-clockSkew)) {
-		v.find(TimeBackward, key, "anchor %d is dated %s, record %d that it covers %s", s.N, stamp(at), s.Seq, stamp(l.at))
+		v.addFinding(TimeBackward, key, "anchor %d is dated %s, record %d that it covers %s", s.N, formatTime(at), s.Seq, formatTime(l.at))
 		return
 	}
 	v.checkTime(key, "anchor", moment{s.N, at}, stored, &v.anchorTime)
 }
 
-// oldestWaiting is when the oldest record was made that no anchor covers: at the latest
-// when any record after it was, so that one odd date does not make the tail young. Zero:
-// no record waits.
-func (v *verifier) oldestWaiting() time.Time {
+// findOldestWaiting returns the earliest time of the records that no anchor covers; zero
+// if there are none. It takes the minimum, so that one wrong date does not make the tail
+// look young.
+func (v *verifier) findOldestWaiting() time.Time {
 	var oldest time.Time
 	for _, l := range v.links {
 		if l.seq > v.report.Anchored && (oldest.IsZero() || l.at.Before(oldest)) {
@@ -113,18 +113,18 @@ type validity struct {
 	from, to time.Time // to: zero if it still is
 }
 
-// succeeds reports whether v took over from old, which ends: it began no earlier, and
-// goes on then.
+// succeeds reports whether v replaced old, which has an end: v began no earlier, and is
+// still valid at that end.
 func (v validity) succeeds(old validity) bool {
 	return (v.to.IsZero() || v.to.After(old.to)) && !v.from.Before(old.from)
 }
 
-// used are the validities of the keys or logs of earlier anchors, each with the first
-// anchor that has it.
-type used map[validity]int64
+// usedValidity has the validities of the keys, or logs, of earlier anchors, each with the
+// number of the first anchor that has it.
+type usedValidity map[validity]int64
 
-// successor is the first anchor with a successor of old; 0: none.
-func (u used) successor(old validity) (first int64) {
+// findSuccessor returns the first anchor with a successor of old; 0 if there is none.
+func (u usedValidity) findSuccessor(old validity) (first int64) {
 	for v, n := range u {
 		if v.succeeds(old) {
 			first = min(n, cmp.Or(first, n))
@@ -133,26 +133,27 @@ func (u used) successor(old validity) (first int64) {
 	return first
 }
 
-func (u used) add(n int64, v validity) {
+// noteFirst notes that anchor n has the validity v, unless an earlier one has.
+func (u usedValidity) noteFirst(n int64, v validity) {
 	if u[v] == 0 {
 		u[v] = n
 	}
 }
 
-// checkEnd finds an anchor that was made with a key or in a log (what) after its end and
-// dated back before it: S3 stored the anchor later, or an earlier anchor was made with
-// the successor.
-func (v *verifier) checkEnd(key, what string, is validity, stored time.Time) {
+// checkValidityEnd finds an anchor that was made after the end of its key or log (what)
+// and dated before that end: S3 stored it later, or an earlier anchor was made with the
+// successor.
+func (v *verifier) checkValidityEnd(key, what string, is validity, stored time.Time) {
 	kind, earlier := SupersededKey, v.keysUsed
 	if what == "log" {
 		kind, earlier = SupersededLog, v.logsUsed
 	}
-	n := earlier.successor(is)
+	n := earlier.findSuccessor(is)
 	switch {
 	case is.to.IsZero():
 	case !stored.Before(is.to.Add(clockSkew)):
-		v.find(Backdated, key, "S3 stored it at %s, its %s was valid until %s", stamp(stored), what, stamp(is.to))
+		v.addFinding(Backdated, key, "S3 stored it at %s, its %s was valid until %s", formatTime(stored), what, formatTime(is.to))
 	case n > 0:
-		v.find(kind, key, "its %s is valid until %s, anchor %d before it has the successor", what, stamp(is.to), n)
+		v.addFinding(kind, key, "its %s is valid until %s, anchor %d before it has the successor", what, formatTime(is.to), n)
 	}
 }

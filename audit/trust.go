@@ -17,9 +17,9 @@ import (
 	"golang.org/x/mod/sumdb/note"
 )
 
-// Trust is what a verifier brings along and takes from nobody: which logs it
-// believes and whose anchors it expects. It is kept where whoever can write the
-// bucket cannot change it.
+// Trust is what a verifier brings along and takes from nobody: which logs it trusts and
+// which keys sign anchors. Keep it where a person who can write to the bucket cannot change
+// it; otherwise the verification proves nothing.
 type Trust struct {
 	Logs       []Log       `json:"logs"`
 	AnchorKeys []PinnedKey `json:"anchor_keys,omitempty"`
@@ -56,7 +56,7 @@ func ParseTrust(b []byte) (Trust, error) {
 	if err := checkFields(b, trustFields); err != nil {
 		return Trust{}, fmt.Errorf("trust list: %w", err)
 	}
-	if err := strict(b, &t); err != nil {
+	if err := decodeStrict(b, &t); err != nil {
 		return Trust{}, fmt.Errorf("trust list: %w", err)
 	}
 	var faults []error
@@ -67,18 +67,18 @@ func ParseTrust(b []byte) (Trust, error) {
 		if l.URL == "" {
 			faults = append(faults, fmt.Errorf("logs[%d].url: is required", i))
 		}
-		if _, err := l.verifier(); err != nil {
+		if _, err := l.newVerifier(); err != nil {
 			faults = append(faults, fmt.Errorf("logs[%d]: %w", i, err))
 		}
-		if !ordered(l.From, l.To) {
+		if !isOrdered(l.From, l.To) {
 			faults = append(faults, fmt.Errorf("logs[%d].valid_to: it is not after valid_from", i))
 		}
 	}
 	for i, k := range t.AnchorKeys {
-		if _, err := p256(k.Key); err != nil {
+		if _, err := parseP256(k.Key); err != nil {
 			faults = append(faults, fmt.Errorf("anchor_keys[%d]: %w", i, err))
 		}
-		if !ordered(k.From, k.To) {
+		if !isOrdered(k.From, k.To) {
 			faults = append(faults, fmt.Errorf("anchor_keys[%d].valid_to: it is not after valid_from", i))
 		}
 	}
@@ -88,23 +88,23 @@ func ParseTrust(b []byte) (Trust, error) {
 	return t, nil
 }
 
-// Writable are the logs to write to at a moment, the one that became valid last first: an
-// earlier one is for when that takes nothing.
+// Writable returns the logs that are valid at a time, the latest first. A writer uses an
+// earlier one only if the latest accepts no entries.
 func (t Trust) Writable(at time.Time) []Log {
-	logs := slices.DeleteFunc(slices.Clone(t.Logs), func(l Log) bool { return !within(at, l.From, l.To) })
+	logs := slices.DeleteFunc(slices.Clone(t.Logs), func(l Log) bool { return !isWithin(at, l.From, l.To) })
 	slices.SortStableFunc(logs, func(a, b Log) int { return b.From.Compare(a.From) })
 	return logs
 }
 
-// The public instance begins a shard about every year and freezes the one before
-// (rekor-tiles, SHARDING.md), with its name in the Sigstore signing config.
+// The public Rekor instance begins a new shard about every year, names it in the Sigstore
+// signing config, and freezes the shard before (rekor-tiles, SHARDING.md).
 const (
 	shardDomain = ".rekor.sigstore.dev"
 	shardLife   = 330 * 24 * time.Hour
 )
 
-// Aging warns of a list that may soon name no log that takes entries: its youngest is a
-// shard of the public instance, as old as shards become, and no successor is named. "" if
+// Aging returns a warning if the list may soon name no log that accepts entries: its
+// latest log is a shard of the public instance that is nearly a year old. It returns "" if
 // there is nothing to warn of.
 func (t Trust) Aging(at time.Time) string {
 	var young Log
@@ -121,36 +121,38 @@ func (t Trust) Aging(at time.Time) string {
 		u.Hostname(), int(at.Sub(young.From).Hours()/24))
 }
 
-// pinned returns the entry of a key that was an anchor key at a moment.
-func (t Trust) pinned(key []byte, at time.Time) (PinnedKey, bool) {
+// findPinnedKey returns the entry of a key that was an anchor key at a time.
+func (t Trust) findPinnedKey(key []byte, at time.Time) (PinnedKey, bool) {
 	for _, k := range t.AnchorKeys {
-		if bytes.Equal(k.Key, key) && within(at, k.From, k.To) {
+		if bytes.Equal(k.Key, key) && isWithin(at, k.From, k.To) {
 			return k, true
 		}
 	}
 	return PinnedKey{}, false
 }
 
-// logs returns the logs of an origin that had not ended at a moment.
-func (t Trust) logs(origin string, at time.Time) []Log {
+// findLogs returns the logs of an origin that had not ended at a time.
+func (t Trust) findLogs(origin string, at time.Time) []Log {
 	var out []Log
 	for _, l := range t.Logs {
-		if l.Origin == origin && within(at, time.Time{}, l.To) {
+		if l.Origin == origin && isWithin(at, time.Time{}, l.To) {
 			out = append(out, l)
 		}
 	}
 	return out
 }
 
-func ordered(from, to time.Time) bool { return to.IsZero() || to.After(from) }
+// isOrdered reports whether a validity ends after it begins; a zero to has no end.
+func isOrdered(from, to time.Time) bool { return to.IsZero() || to.After(from) }
 
-func within(at, from, to time.Time) bool {
+// isWithin reports whether at is in [from, to); a zero to has no end.
+func isWithin(at, from, to time.Time) bool {
 	return !at.Before(from) && (to.IsZero() || at.Before(to))
 }
 
-// verifier checks the log's signatures on signed notes
-// (https://c2sp.org/signed-note).
-func (l Log) verifier() (note.Verifier, error) {
+// newVerifier returns the verifier of the log's signatures on signed notes
+// (https://c2sp.org/signed-note). It fails if the log's name or key cannot be used.
+func (l Log) newVerifier() (note.Verifier, error) {
 	if l.Origin == "" || strings.ContainsAny(l.Origin, "+ \n\t") {
 		return nil, fmt.Errorf("origin %q is not a log's name", l.Origin)
 	}
@@ -161,10 +163,10 @@ func (l Log) verifier() (note.Verifier, error) {
 	v := &logVerifier{name: l.Origin}
 	switch k := pub.(type) {
 	case ed25519.PublicKey:
-		v.hash = keyHash(append([]byte(l.Origin+"\n\x01"), k...))
+		v.hash = hashKey(append([]byte(l.Origin+"\n\x01"), k...))
 		v.verify = func(msg, sig []byte) bool { return ed25519.Verify(k, msg, sig) }
 	case *ecdsa.PublicKey:
-		v.hash = keyHash(l.Key)
+		v.hash = hashKey(l.Key)
 		v.verify = func(msg, sig []byte) bool {
 			sum := sha256.Sum256(msg)
 			return ecdsa.VerifyASN1(k, sum[:], sig)
@@ -175,7 +177,9 @@ func (l Log) verifier() (note.Verifier, error) {
 	return v, nil
 }
 
-func keyHash(b []byte) uint32 {
+// hashKey returns the first four bytes of SHA-256, which a signed note carries to name the
+// key.
+func hashKey(b []byte) uint32 {
 	sum := sha256.Sum256(b)
 	return binary.BigEndian.Uint32(sum[:])
 }

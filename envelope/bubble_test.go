@@ -42,7 +42,7 @@ func newFakeControl() *fakeControl {
 
 var errDown = errors.New("down")
 
-func (f *fakeControl) Pointer(ctx context.Context) (kek.Pointer, error) {
+func (f *fakeControl) ReadPointer(ctx context.Context) (kek.Pointer, error) {
 	f.mu.Lock()
 	before := f.onRead
 	f.mu.Unlock()
@@ -58,7 +58,7 @@ func (f *fakeControl) Pointer(ctx context.Context) (kek.Pointer, error) {
 	return f.at, ctx.Err()
 }
 
-func (f *fakeControl) KEK(_ context.Context, id kek.ID) (kek.KEK, error) {
+func (f *fakeControl) ReadKEK(_ context.Context, id kek.ID) (kek.KEK, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.down {
@@ -70,7 +70,7 @@ func (f *fakeControl) KEK(_ context.Context, id kek.ID) (kek.KEK, error) {
 	return kek.KEK{ID: id, State: kek.Active, FenceShards: 1}, nil
 }
 
-func (f *fakeControl) Mode(_ context.Context, rotation string) (kek.Mode, error) {
+func (f *fakeControl) ReadMode(_ context.Context, rotation string) (kek.Mode, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.modes[rotation], nil

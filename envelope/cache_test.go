@@ -16,18 +16,18 @@ func TestCacheBounds(t *testing.T) {
 	born := time.Hour
 	k := &dataKey{born: born}
 	taken := func(c *cache, name string, size int, at time.Duration) bool {
-		return c.take([]byte(name), size, born+at) == k
+		return c.takeKey([]byte(name), size, born+at) == k
 	}
 	t.Run("age", func(t *testing.T) {
 		c := newCache(limits)
-		c.put("a", k, charge{1, 1})
+		c.putKey("a", k, usage{1, 1})
 		if !taken(c, "a", 1, time.Minute-1) || taken(c, "a", 1, time.Minute) {
 			t.Error("the age is not its bound")
 		}
 	})
 	t.Run("uses", func(t *testing.T) {
 		c := newCache(limits)
-		c.put("a", k, charge{1, 1}) // the first
+		c.putKey("a", k, usage{1, 1}) // the first
 		for use := 2; use <= 4; use++ {
 			if got := taken(c, "a", 1, 0); got != (use <= 3) {
 				t.Errorf("use %d: %v", use, got)
@@ -36,38 +36,38 @@ func TestCacheBounds(t *testing.T) {
 	})
 	t.Run("bytes", func(t *testing.T) {
 		c := newCache(limits)
-		c.put("a", k, charge{1, 60})
+		c.putKey("a", k, usage{1, 60})
 		if !taken(c, "a", 40, 0) || taken(c, "a", 1, 0) {
 			t.Error("it does not seal 100 bytes")
 		}
 	})
 	t.Run("keys", func(t *testing.T) {
 		c := newCache(limits)
-		c.put("a", k, charge{1, 1})
-		c.put("b", k, charge{1, 1})
+		c.putKey("a", k, usage{1, 1})
+		c.putKey("b", k, usage{1, 1})
 		taken(c, "a", 1, 0)
-		c.put("c", k, charge{1, 1})
+		c.putKey("c", k, usage{1, 1})
 		if taken(c, "b", 1, 0) || !taken(c, "a", 1, 0) || !taken(c, "c", 1, 0) {
 			t.Error("the least recently used key is not the one that went")
 		}
 	})
 	t.Run("drop", func(t *testing.T) {
 		c := newCache(limits)
-		c.put("a", k, charge{1, 1})
-		c.drop(false)
+		c.putKey("a", k, usage{1, 1})
+		c.dropAll(false)
 		if taken(c, "a", 1, 0) {
 			t.Error("it survived")
 		}
-		c.put("a", k, charge{1, 1})
-		c.drop(true)
-		c.put("a", k, charge{1, 1})
+		c.putKey("a", k, usage{1, 1})
+		c.dropAll(true)
+		c.putKey("a", k, usage{1, 1})
 		if taken(c, "a", 1, 0) {
 			t.Error("a shut cache takes keys")
 		}
 	})
 	t.Run("off", func(t *testing.T) {
 		c := newCache(Cache{Off: true}.withDefaults())
-		c.put("a", k, charge{1, 1})
+		c.putKey("a", k, usage{1, 1})
 		if taken(c, "a", 1, 0) {
 			t.Error("it keeps keys")
 		}
@@ -165,7 +165,7 @@ func TestDropWhileCalled(t *testing.T) {
 		c := newCache(Cache{}.withDefaults())
 		asked := 0
 		obtain := func() {
-			_, err := c.obtain(t.Context(), "a", 1, 0, func(context.Context) (*dataKey, error) {
+			_, err := c.obtainKey(t.Context(), "a", 1, 0, func(context.Context) (*dataKey, error) {
 				asked++
 				time.Sleep(time.Second)
 				return &dataKey{}, nil
@@ -176,13 +176,13 @@ func TestDropWhileCalled(t *testing.T) {
 		}
 		go obtain()
 		synctest.Wait()
-		c.drop(false)
+		c.dropAll(false)
 		time.Sleep(2 * time.Second)
-		if c.take([]byte("a"), 1, 0) != nil {
+		if c.takeKey([]byte("a"), 1, 0) != nil {
 			t.Error("it was kept")
 		}
 		obtain()
-		if c.take([]byte("a"), 1, 0) == nil || asked != 2 {
+		if c.takeKey([]byte("a"), 1, 0) == nil || asked != 2 {
 			t.Errorf("the next one is not kept, asked %d times", asked)
 		}
 	})
@@ -200,7 +200,7 @@ func TestWaiterGivesUp(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		gaveUp := make(chan error, 1)
 		go func() {
-			_, err := c.obtain(ctx, "a", 1, 0, ask)
+			_, err := c.obtainKey(ctx, "a", 1, 0, ask)
 			gaveUp <- err
 		}()
 		synctest.Wait()
@@ -208,10 +208,10 @@ func TestWaiterGivesUp(t *testing.T) {
 		if err := <-gaveUp; err == nil {
 			t.Error("it waited on")
 		}
-		if k, err := c.obtain(t.Context(), "a", 1, 0, ask); k == nil || err != nil {
+		if k, err := c.obtainKey(t.Context(), "a", 1, 0, ask); k == nil || err != nil {
 			t.Errorf("another waiter: %v, %v", k, err)
 		}
-		if k := c.take([]byte("a"), 1, 0); k == nil {
+		if k := c.takeKey([]byte("a"), 1, 0); k == nil {
 			t.Error("it was not kept")
 		}
 	})

@@ -17,42 +17,42 @@ import (
 	"github.com/matter-ops/kms-rotation/kek"
 )
 
-// KMS is what the client uses of the KMS client.
+// KMS is the part of the KMS client that this package uses.
 type KMS interface {
 	GenerateDataKey(context.Context, *kms.GenerateDataKeyInput, ...func(*kms.Options)) (*kms.GenerateDataKeyOutput, error)
 	Decrypt(context.Context, *kms.DecryptInput, ...func(*kms.Options)) (*kms.DecryptOutput, error)
 }
 
-// DynamoDB is what the client uses of the DynamoDB client.
+// DynamoDB is the part of the DynamoDB client that this package uses.
 type DynamoDB interface {
 	ControlAPI
 	TableAPI
 }
 
-// Config says where a client finds its deployment. ControlTable, DynamoDB and KMS
-// are required.
+// Config configures a client. ControlTable, DynamoDB and KMS are required.
 type Config struct {
 	ControlTable string // name of the control table, output ControlTableName of the stack
 	DynamoDB     DynamoDB
 	KMS          KMS
+	Keys         *KeyTable // required for tables with keyed rows
 	Cache        Cache
 	Holder       string           // name of this process in its leases, unique; default made from host and pid
-	PointerAge   time.Duration    // how old the pointer may be; default 10 s
+	PointerAge   time.Duration    // age at which the pointer is read again; default 10 s
 	LeaseTTL     time.Duration    // how long a rotation waits for this process if it dies; default 60 s, at most 10 min
 	Now          func() time.Time // default time.Now
 
-	// Random draws a number from [0, n), for what spreads load and is no secret:
-	// jitter and the choice of a fence shard. Default math/rand/v2; a test that must
-	// replay gives its own. Keys and nonces never come from it.
+	// Random returns a number in [0, n). It spreads load: it chooses jitter and fence
+	// shards, never keys or nonces. Default math/rand/v2; a test that must be
+	// reproducible sets its own.
 	Random func(n int64) int64
 }
 
 const (
 	defaultPointerAge = 10 * time.Second
 	defaultLeaseTTL   = time.Minute
-	closeTimeout      = 5 * time.Second // to give leases back
-	retryPointer      = time.Second     // after a read of it failed
-	maxTries          = 10              // of a write that is refused
+	closeTimeout      = 5 * time.Second // to return leases
+	retryPointer      = time.Second     // wait after a failed read of the pointer
+	maxTries          = 10              // of a refused write
 )
 
 func (c Config) withDefaults() (Config, error) {
@@ -82,38 +82,44 @@ func (c Config) withDefaults() (Config, error) {
 		c.Random = rand.Int64N
 	}
 	c.Cache = c.Cache.withDefaults()
+	if c.Keys != nil {
+		keys, err := c.Keys.withDefaults()
+		c.Keys = &keys
+		faults = append(faults, err)
+	}
 	return c, errors.Join(faults...)
 }
 
 // Client seals and opens under the deployment's KEKs. It is safe for concurrent
 // use; a process needs one.
 type Client struct {
-	cfg     Config
-	control control
-	me      controltable.Lease // holder, host and pid of every lease
-	count   counters
+	cfg      Config
+	control  control
+	identity controltable.Lease // holder, host and pid of every lease
+	count    counters
 
-	current atomic.Pointer[hold]
+	current atomic.Pointer[heldLease]
 	fresh   atomic.Int64 // when the pointer was last read, on the client's clock
 	started time.Time
-	opening *cache // DEKs by KEK, wrapped DEK and encryption context
+	opening *cache // DEKs for reading, by KEK, wrapped DEK and encryption context, or by id
+	keyed   *keySupply
 
-	reading chan struct{} // held while the pointer is read, so that readers share one call
-	retryAt time.Duration // guarded by reading: not before, after a failure
+	reading chan struct{} // a lock on reading the pointer, so that callers share one read
+	retryAt time.Duration // guarded by reading: after a failure, no read before this time
 
-	mu    sync.Mutex
-	holds []*hold           // every KEK this process has a lease on; current among them
-	known map[kek.ID]entry  // KEKs that rows may name, or that were retired
-	marks map[string]marked // tables that this client has marked
+	mu     sync.Mutex
+	leases []*heldLease         // every KEK this process has a lease on; current among them
+	known  map[kek.ID]knownKEK  // KEKs that rows may name, or that were retired
+	marks  map[string]tableMark // tables that this client has marked
 
-	wake   chan struct{} // a superseded hold is idle
+	wake   chan struct{} // wakes the background work: a superseded lease has no references
 	cancel context.CancelFunc
 	done   chan struct{}
 	closed atomic.Bool
 }
 
-// New reads the pointer, takes a lease on its KEK and keeps both fresh in the
-// background until [Client.Close]. ctx bounds New alone.
+// New reads the pointer, takes a lease on its KEK and keeps both current in the
+// background until [Client.Close]. ctx bounds only New itself.
 func New(ctx context.Context, cfg Config) (*Client, error) {
 	cfg, err := cfg.withDefaults()
 	if err != nil {
@@ -122,32 +128,36 @@ func New(ctx context.Context, cfg Config) (*Client, error) {
 	return newClient(ctx, cfg, &controltable.Client{DynamoDB: cfg.DynamoDB, Table: cfg.ControlTable})
 }
 
+// newClient is [New] with the control table as an interface, for tests.
 func newClient(ctx context.Context, cfg Config, table control) (*Client, error) {
 	c := &Client{
-		cfg: cfg, control: table, me: holder(cfg.Holder), started: cfg.clock(), opening: newCache(cfg.Cache),
-		reading: make(chan struct{}, 1), known: map[kek.ID]entry{}, marks: map[string]marked{},
+		cfg: cfg, control: table, identity: newIdentity(cfg.Holder), started: cfg.wallClock(), opening: newCache(cfg.Cache),
+		reading: make(chan struct{}, 1), known: map[kek.ID]knownKEK{}, marks: map[string]tableMark{},
 		wake: make(chan struct{}, 1), done: make(chan struct{}),
 	}
-	if err := c.refresh(ctx, nil); err != nil {
+	if cfg.Keys != nil {
+		c.keyed = newKeySupply(*cfg.Keys, cfg.Cache, &c.count.hits, c.createKey)
+	}
+	if err := c.refreshPointer(ctx, nil); err != nil {
 		return nil, fmt.Errorf("envelope: %w", err)
 	}
 	background, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	c.cancel = cancel
-	go c.keep(background)
+	go c.runBackground(background)
 	return c, nil
 }
 
-// clock is the time of day.
-func (c Config) clock() time.Time {
+// wallClock returns the time of day, for times that other processes read.
+func (c Config) wallClock() time.Time {
 	if c.Now == nil {
 		return time.Now() //nolint:forbidigo // an application's clock, unless it injects one
 	}
 	return c.Now()
 }
 
-// holder names this process. The random part tells apart two clients of one
-// process and two processes that a container runtime gives the same pid.
-func holder(name string) controltable.Lease {
+// newIdentity returns the fields that name this process in its leases. The random part
+// separates two clients of one process, and two containers with the same host and pid.
+func newIdentity(name string) controltable.Lease {
 	host, _ := os.Hostname() // "" is fine, it only helps a person
 	l := controltable.Lease{Holder: name, Host: host, PID: os.Getpid()}
 	if name == "" {
@@ -156,85 +166,96 @@ func holder(name string) controltable.Lease {
 	return l
 }
 
-// Close stops the background work, gives the leases back and forgets every key.
-// References must have ended. It may be called more than once.
+// Close stops the background work, returns the leases and drops every key. References must
+// have ended. It may be called more than once.
 func (c *Client) Close() error {
 	c.closed.Store(true)
 	c.cancel()
 	<-c.done
-	c.opening.drop(true)
+	c.opening.dropAll(true)
+	c.keyed.close()
 	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
 	defer cancel()
-	c.reading <- struct{}{} // whoever reads the pointer now has put its lease
+	c.reading <- struct{}{} // waits for a running read of the pointer, which may add a lease
 	c.mu.Lock()
-	holds := c.holds
-	c.holds = nil
+	holds := c.leases
+	c.leases = nil
 	c.mu.Unlock()
 	<-c.reading
 	var faults []error
 	for _, h := range holds {
-		h.sealing.drop(true)
-		faults = append(faults, c.control.DropLease(ctx, c.lease(h)))
+		h.sealing.dropAll(true)
+		faults = append(faults, c.control.DropLease(ctx, c.leaseItem(h)))
 	}
 	return errors.Join(faults...)
 }
 
-// Ref is a reference to the KEK that was current at [Client.Begin]. It counts as
-// in flight, which a rotation's drain waits for, until [Ref.End]. What is sealed
-// with it should be written before it ends.
+// Ref is a reference to the KEK that was current at [Client.Begin]. Until [Ref.End] it
+// counts as in flight, and a rotation's drain waits for it. Write what was sealed with it
+// before it ends.
 type Ref struct {
 	c     *Client
-	h     *hold
+	h     *heldLease
 	at    time.Duration // when it was taken, on the client's clock
 	ended atomic.Bool
 }
 
-// Begin takes a reference to the current KEK. Unless the background work has
-// fallen behind (a frozen Lambda, a paused process), it calls nothing.
+// Begin takes a reference to the current KEK. It makes no call, unless the process was
+// paused (a frozen Lambda) and the pointer is too old. The errors are [ErrClosed] and
+// [ErrStalePointer].
 func (c *Client) Begin(ctx context.Context) (*Ref, error) {
-	h, at, err := c.begin(ctx)
-	if err != nil {
+	r := &Ref{c: c} // on the caller's stack: Begin is so short that it is inlined
+	return r.begin(ctx)
+}
+
+// begin takes the reference, and returns it.
+func (r *Ref) begin(ctx context.Context) (*Ref, error) {
+	var err error
+	if r.h, r.at, err = r.c.beginRef(ctx); err != nil {
 		return nil, err
 	}
-	return &Ref{c: c, h: h, at: at}, nil
+	return r, nil
 }
 
-// End drops the reference. More calls do nothing.
+// End ends the reference. Further calls do nothing.
 func (r *Ref) End() {
 	if !r.ended.Swap(true) {
-		r.c.release(r.h)
+		r.c.releaseRef(r.h)
 	}
 }
 
-// KEK is the id of the KEK that is referred to.
+// KEK returns the id of the KEK.
 func (r *Ref) KEK() kek.ID { return r.h.pointer.KEKID }
 
-// Epoch is the pointer's epoch that the reference was taken in.
+// Epoch returns the pointer's epoch at the time of [Client.Begin].
 func (r *Ref) Epoch() int64 { return r.h.pointer.Epoch }
 
-func (c *Client) begin(ctx context.Context) (*hold, time.Duration, error) {
+// beginRef takes a reference to the current lease, and returns the time at which it did. A
+// lease that is superseded in between may be returned already, so it checks again.
+func (c *Client) beginRef(ctx context.Context) (*heldLease, time.Duration, error) {
 	for {
 		if c.closed.Load() {
 			return nil, 0, ErrClosed
 		}
-		now := c.elapsed()
-		if c.age(now) > c.cfg.PointerAge {
-			if err := c.catchUp(ctx); err != nil {
+		now := c.elapsedTime()
+		if c.pointerAge(now) > c.cfg.PointerAge {
+			if err := c.refreshStalePointer(ctx); err != nil {
 				return nil, 0, err
 			}
 		}
 		h := c.current.Load()
 		h.refs.Add(1)
-		if c.current.Load() == h { // else the keeper may have dropped its lease already
+		if c.current.Load() == h { // else its lease may have been returned already
 			return h, now, nil
 		}
-		c.release(h)
+		c.releaseRef(h)
 	}
 }
 
-// release wakes the keeper when the last reference to a superseded KEK is gone,
-// so that drain need not wait for the next renewal.
-func (c *Client) release(h *hold) {
+// releaseRef ends a reference. After the last one to a superseded KEK it wakes the
+// background work, which returns the lease, so that drain need not wait for the next
+// renewal.
+func (c *Client) releaseRef(h *heldLease) {
 	if h.refs.Add(-1) == 0 && c.current.Load() != h {
 		select {
 		case c.wake <- struct{}{}:
@@ -243,14 +264,14 @@ func (c *Client) release(h *hold) {
 	}
 }
 
-// age is how long before now the pointer was read.
-func (c *Client) age(now time.Duration) time.Duration {
+// pointerAge returns how long before now the pointer was read.
+func (c *Client) pointerAge(now time.Duration) time.Duration {
 	return now - time.Duration(c.fresh.Load())
 }
 
-// elapsed is the client's clock: the time since it was made. Every Begin reads it,
-// and the monotonic clock alone is read in half the time.
-func (c *Client) elapsed() time.Duration {
+// elapsedTime returns the client's clock: the time since it was made. Every Begin reads
+// it; the monotonic clock takes half the time of [time.Now] to read, and is never set.
+func (c *Client) elapsedTime() time.Duration {
 	if c.cfg.Now == nil {
 		return time.Since(c.started)
 	}

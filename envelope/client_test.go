@@ -54,27 +54,27 @@ func (h *hookedControl) count(op string) int {
 	return h.calls[op]
 }
 
-func (h *hookedControl) Pointer(ctx context.Context) (kek.Pointer, error) {
+func (h *hookedControl) ReadPointer(ctx context.Context) (kek.Pointer, error) {
 	if err := h.called("pointer"); err != nil {
 		return kek.Pointer{}, err
 	}
-	return h.fakeControl.Pointer(ctx)
+	return h.fakeControl.ReadPointer(ctx)
 }
 
-func (h *hookedControl) KEK(ctx context.Context, id kek.ID) (kek.KEK, error) {
+func (h *hookedControl) ReadKEK(ctx context.Context, id kek.ID) (kek.KEK, error) {
 	if err := h.called("kek"); err != nil {
 		return kek.KEK{}, err
 	}
-	k, err := h.fakeControl.KEK(ctx, id)
+	k, err := h.fakeControl.ReadKEK(ctx, id)
 	k.FenceShards = h.shards
 	return k, err
 }
 
-func (h *hookedControl) Mode(ctx context.Context, rotation string) (kek.Mode, error) {
+func (h *hookedControl) ReadMode(ctx context.Context, rotation string) (kek.Mode, error) {
 	if err := h.called("mode"); err != nil {
 		return kek.Normal, err
 	}
-	return h.fakeControl.Mode(ctx, rotation)
+	return h.fakeControl.ReadMode(ctx, rotation)
 }
 
 func (h *hookedControl) PutLease(ctx context.Context, l controltable.Lease) error {
@@ -142,7 +142,7 @@ func newHooked(t *testing.T, change func(*Config), f func(*hooked)) {
 	})
 }
 
-// still stops the keeper: nothing happens but what the test does.
+// still stops the background work: nothing happens but what the test does.
 func (h *hooked) still() {
 	h.c.cancel()
 	<-h.c.done
@@ -197,10 +197,10 @@ func TestConfigDefaults(t *testing.T) {
 // TestHolder: a process has the name that it is given, or one of its own that no other
 // client has.
 func TestHolder(t *testing.T) {
-	if l := holder("me"); l.Holder != "me" || l.PID == 0 {
+	if l := newIdentity("me"); l.Holder != "me" || l.PID == 0 {
 		t.Errorf("%+v", l)
 	}
-	own, other := holder(""), holder("")
+	own, other := newIdentity(""), newIdentity("")
 	form := regexp.MustCompile(fmt.Sprintf(`^%s-%d-[A-Z2-7]{8}$`, regexp.QuoteMeta(own.Host), own.PID))
 	if !form.MatchString(own.Holder) || own.Holder == other.Holder {
 		t.Errorf("%q, %q", own.Holder, other.Holder)
@@ -212,7 +212,7 @@ func TestHolder(t *testing.T) {
 func TestCloseTwice(t *testing.T) {
 	newHooked(t, nil, func(t *hooked) {
 		t.table.set("dropLease", errHook)
-		t.c.holds[0].refs.Add(1) // somebody has not ended his reference
+		t.c.leases[0].refs.Add(1) // somebody has not ended his reference
 		if err := t.c.Close(); !errors.Is(err, errHook) {
 			t.Errorf("%v", err)
 		}
@@ -222,17 +222,17 @@ func TestCloseTwice(t *testing.T) {
 		if err := t.c.Close(); err != nil || t.table.count("dropLease") != 1 {
 			t.Errorf("%v after %d tries", err, t.table.count("dropLease"))
 		}
-		if err := t.c.refresh(t.Context(), nil); !errors.Is(err, ErrClosed) {
+		if err := t.c.refreshPointer(t.Context(), nil); !errors.Is(err, ErrClosed) {
 			t.Errorf("the pointer is read after Close: %v", err)
 		}
-		if t.c.opening.put("a", &dataKey{}, charge{}); len(t.c.opening.keys) > 0 || len(t.c.current.Load().sealing.keys) > 0 {
+		if t.c.opening.putKey("a", &dataKey{}, usage{}); len(t.c.opening.keys) > 0 || len(t.c.current.Load().sealing.keys) > 0 {
 			t.Error("keys are kept after Close")
 		}
 	})
 }
 
 // TestCatchUp: a pointer that is too old is read by Begin; while it cannot be, the client
-// goes on for the life of a lease, asks once a second, and counts what failed.
+// continues for the life of a lease, asks once a second, and counts what failed.
 func TestCatchUp(t *testing.T) {
 	newHooked(t, nil, func(t *hooked) {
 		t.still()
@@ -298,7 +298,7 @@ func TestSharedRead(t *testing.T) {
 		t.table.mu.Unlock()
 		before := t.table.count("pointer")
 		errs := make(chan error, 10)
-		refresh := func() { errs <- t.c.refresh(t.Context(), nil) }
+		refresh := func() { errs <- t.c.refreshPointer(t.Context(), nil) }
 		go refresh()
 		synctest.Wait()
 		go refresh() // at the moment at which the first read begins
@@ -319,7 +319,7 @@ func TestSharedRead(t *testing.T) {
 		t.table.mu.Unlock()
 		before = t.table.count("pointer")
 		for range 2 { // at one moment, one behind the other: nothing is known of after
-			if err := t.c.refresh(t.Context(), nil); err != nil {
+			if err := t.c.refreshPointer(t.Context(), nil); err != nil {
 				t.Error(err)
 			}
 		}
@@ -338,21 +338,21 @@ func TestRefreshGone(t *testing.T) {
 		reads := t.table.count("pointer")
 		time.Sleep(time.Millisecond)
 		t.table.move(2, kek.Normal)
-		if err := t.c.refresh(t.Context(), old); err != nil || t.c.current.Load() == old {
+		if err := t.c.refreshPointer(t.Context(), old); err != nil || t.c.current.Load() == old {
 			t.Fatalf("%v, at %s", err, t.c.current.Load().pointer.KEKID)
 		}
 		after := t.table.count("pointer")
 		time.Sleep(time.Millisecond)
-		if err := t.c.refresh(t.Context(), old); err != nil || after == reads || t.table.count("pointer") != after {
+		if err := t.c.refreshPointer(t.Context(), old); err != nil || after == reads || t.table.count("pointer") != after {
 			t.Errorf("%v after %d reads more", err, t.table.count("pointer")-after)
 		}
-		if err := t.c.refresh(t.Context(), t.c.current.Load()); err != nil || t.table.count("pointer") != after+1 {
+		if err := t.c.refreshPointer(t.Context(), t.c.current.Load()); err != nil || t.table.count("pointer") != after+1 {
 			t.Errorf("of the current KEK: %v after %d reads more", err, t.table.count("pointer")-after)
 		}
 		ctx, cancel := context.WithCancel(t.Context())
 		t.c.reading <- struct{}{}
 		cancel()
-		if err := t.c.refresh(ctx, nil); !errors.Is(err, context.Canceled) {
+		if err := t.c.refreshPointer(ctx, nil); !errors.Is(err, context.Canceled) {
 			t.Errorf("while another reads: %v", err)
 		}
 		<-t.c.reading
@@ -371,7 +371,7 @@ func TestPointerKeepsMoving(t *testing.T) {
 			t.table.move(epoch, kek.Normal)
 		}
 		t.table.mu.Unlock()
-		if err := t.c.refresh(t.Context(), nil); !errors.Is(err, ErrStalePointer) || !strings.Contains(err.Error(), "moved 10 times") || epoch != 11 {
+		if err := t.c.refreshPointer(t.Context(), nil); !errors.Is(err, ErrStalePointer) || !strings.Contains(err.Error(), "moved 10 times") || epoch != 11 {
 			t.Errorf("%v after %d reads", err, epoch-1)
 		}
 		t.table.mu.Lock()
@@ -389,11 +389,11 @@ func TestNoLease(t *testing.T) {
 			t.table.set(op, errHook)
 			t.table.move(2, kek.Normal)
 			time.Sleep(2 * time.Second)
-			if err := t.c.refresh(t.Context(), nil); !errors.Is(err, errHook) || t.c.current.Load().pointer.Epoch != 1 {
+			if err := t.c.refreshPointer(t.Context(), nil); !errors.Is(err, errHook) || t.c.current.Load().pointer.Epoch != 1 {
 				t.Errorf("%s fails: %v, at epoch %d", op, err, t.c.current.Load().pointer.Epoch)
 			}
-			if len(t.c.holds) != 1 {
-				t.Errorf("%s fails: %d holds", op, len(t.c.holds))
+			if len(t.c.leases) != 1 {
+				t.Errorf("%s fails: %d holds", op, len(t.c.leases))
 			}
 			t.table.set(op, nil)
 			puts := t.table.count("putLease")
@@ -401,13 +401,13 @@ func TestNoLease(t *testing.T) {
 			t.table.onPut = func() { t.table.fail["pointer"] = errHook } // the lease is put, the look behind it fails
 			t.table.mu.Unlock()
 			time.Sleep(2 * time.Second)
-			if err := t.c.refresh(t.Context(), nil); !errors.Is(err, errHook) || t.c.current.Load().pointer.Epoch != 1 {
+			if err := t.c.refreshPointer(t.Context(), nil); !errors.Is(err, errHook) || t.c.current.Load().pointer.Epoch != 1 {
 				t.Errorf("the pointer fails: %v", err)
 			}
 			t.table.onPut = nil
 			t.table.set("pointer", nil)
 			time.Sleep(2 * time.Second)
-			if err := t.c.refresh(t.Context(), nil); err != nil || t.c.current.Load().pointer.Epoch != 2 || t.table.count("putLease") != puts+1 {
+			if err := t.c.refreshPointer(t.Context(), nil); err != nil || t.c.current.Load().pointer.Epoch != 2 || t.table.count("putLease") != puts+1 {
 				t.Errorf("%v, at epoch %d, %d leases put", err, t.c.current.Load().pointer.Epoch, t.table.count("putLease")-puts)
 			}
 		})
@@ -433,7 +433,7 @@ func TestEmergencyUnknown(t *testing.T) {
 			}
 			open()
 			time.Sleep(time.Second)
-			if err := t.c.refresh(t.Context(), nil); err != nil || t.table.count("mode") != 0 {
+			if err := t.c.refreshPointer(t.Context(), nil); err != nil || t.table.count("mode") != 0 {
 				t.Fatalf("%v, mode read %d times", err, t.table.count("mode"))
 			}
 			open()
@@ -446,17 +446,17 @@ func TestEmergencyUnknown(t *testing.T) {
 			}
 			t.table.move(2, kek.Normal)
 			time.Sleep(time.Second)
-			if err := t.c.refresh(t.Context(), nil); err != nil {
+			if err := t.c.refreshPointer(t.Context(), nil); err != nil {
 				t.Fatal(err)
 			}
 			open()
 			if (t.keys.unwrapped == 2) != fails {
 				t.Errorf("mode fails %t: %d unwrapped", fails, t.keys.unwrapped)
 			}
-			if len(t.c.holds[0].sealing.keys) > 0 {
+			if len(t.c.leases[0].sealing.keys) > 0 {
 				t.Error("keys that seal under the old KEK are kept")
 			}
-			t.c.tend(t.Context())
+			t.c.renewAll(t.Context())
 		})
 	}
 }
@@ -469,10 +469,10 @@ func TestShards(t *testing.T) {
 			t.table.shards = says
 			t.table.move(2, kek.Normal)
 			time.Sleep(time.Second)
-			if err := t.c.refresh(t.Context(), nil); err != nil || t.c.current.Load().shards != want {
+			if err := t.c.refreshPointer(t.Context(), nil); err != nil || t.c.current.Load().shards != want {
 				t.Errorf("%d shards: %d, %v", says, t.c.current.Load().shards, err)
 			}
-			t.c.tend(t.Context())
+			t.c.renewAll(t.Context())
 		})
 	}
 }
@@ -486,7 +486,7 @@ func TestRenewal(t *testing.T) {
 		tend := func(want int, when string) {
 			t.Helper()
 			before := renewals()
-			t.c.tend(t.Context())
+			t.c.renewAll(t.Context())
 			if n := renewals() - before; n != want {
 				t.Errorf("%s: %d renewals, want %d", when, n, want)
 			}
@@ -503,7 +503,7 @@ func TestRenewal(t *testing.T) {
 		tend(0, "just renewed")
 		r := begin(t, t.c)
 		tend(1, "another reference")
-		if l, _ := t.table.lease("kek-1"); l.Refs != 1 || l.Holder != t.c.me.Holder || l.PID != t.c.me.PID || l.Host != t.c.me.Host {
+		if l, _ := t.table.lease("kek-1"); l.Refs != 1 || l.Holder != t.c.identity.Holder || l.PID != t.c.identity.PID || l.Host != t.c.identity.Host {
 			t.Errorf("%+v", l)
 		}
 		tend(0, "the same references")
@@ -515,7 +515,7 @@ func TestRenewal(t *testing.T) {
 		}
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
-		t.c.tend(ctx)
+		t.c.renewAll(ctx)
 		if n := t.c.Stats().PointerErrors; n != 1 {
 			t.Errorf("%d errors are counted when the client stops", n)
 		}
@@ -527,7 +527,7 @@ func TestRenewal(t *testing.T) {
 	})
 }
 
-// TestRevokedLease: one that is revoked while its KEK is current is taken anew, and the
+// TestRevokedLease: one that is revoked while its KEK is current is taken again, and the
 // pointer read; if that fails it is tried again at the next look. One on a superseded
 // KEK is not, and not asked for any more while something is in flight.
 func TestRevokedLease(t *testing.T) {
@@ -542,40 +542,40 @@ func TestRevokedLease(t *testing.T) {
 		revoke()
 		t.table.set("putLease", errHook)
 		time.Sleep(time.Second)
-		t.c.tend(t.Context())
+		t.c.renewAll(t.Context())
 		if _, ok := t.table.lease("kek-1"); ok || t.c.Stats().PointerErrors != 1 || t.c.Stats().RevokedLeases != 1 {
 			t.Errorf("a lease %v, %+v", ok, t.c.Stats())
 		}
 		t.table.set("putLease", nil)
 		reads := t.table.count("pointer")
-		t.c.tend(t.Context()) // at once
+		t.c.renewAll(t.Context()) // at once
 		if l, ok := t.table.lease("kek-1"); !ok || l.Refs != 1 || t.table.count("pointer") != reads+1 {
 			t.Errorf("lease %+v, %v, %d reads of the pointer", l, ok, t.table.count("pointer")-reads)
 		}
 		t.table.move(2, kek.Normal)
 		time.Sleep(time.Minute)
-		if err := t.c.refresh(t.Context(), nil); err != nil {
+		if err := t.c.refreshPointer(t.Context(), nil); err != nil {
 			t.Fatal(err)
 		}
 		revoke()
-		if err := t.table.fakeControl.PutLease(t.Context(), t.c.lease(t.c.current.Load())); err != nil {
+		if err := t.table.fakeControl.PutLease(t.Context(), t.c.leaseItem(t.c.current.Load())); err != nil {
 			t.Fatal(err)
 		}
 		revoked, puts := t.c.Stats().RevokedLeases, t.table.count("putLease")
-		t.c.tend(t.Context())
+		t.c.renewAll(t.Context())
 		if _, ok := t.table.lease("kek-1"); ok || t.c.Stats().RevokedLeases != revoked+1 || t.table.count("putLease") != puts {
 			t.Errorf("a superseded lease is back %v, %+v", ok, t.c.Stats())
 		}
 		time.Sleep(time.Minute)
 		renewals := t.table.count("renewLease")
-		t.c.tend(t.Context())
+		t.c.renewAll(t.Context())
 		if n := t.table.count("renewLease") - renewals; n != 1 { // of the current one
 			t.Errorf("%d renewals", n)
 		}
 		r.End()
-		t.c.tend(t.Context())
-		if len(t.c.holds) != 1 {
-			t.Errorf("%d holds when nothing is in flight", len(t.c.holds))
+		t.c.renewAll(t.Context())
+		if len(t.c.leases) != 1 {
+			t.Errorf("%d holds when nothing is in flight", len(t.c.leases))
 		}
 	})
 }
@@ -585,20 +585,20 @@ func TestRevokedLease(t *testing.T) {
 func TestGivenBack(t *testing.T) {
 	newHooked(t, nil, func(t *hooked) {
 		t.still()
-		if err := t.c.mark(t.Context(), "orders"); err != nil {
+		if err := t.c.putMark(t.Context(), "orders"); err != nil {
 			t.Fatal(err)
 		}
 		r := begin(t, t.c)
 		t.table.move(2, kek.Normal)
 		time.Sleep(time.Second)
-		if err := t.c.refresh(t.Context(), nil); err != nil {
+		if err := t.c.refreshPointer(t.Context(), nil); err != nil {
 			t.Fatal(err)
 		}
 		held := func(want bool, when string) {
 			t.Helper()
-			t.c.tend(t.Context())
-			if _, ok := t.table.lease("kek-1"); ok != want || len(t.c.holds) == 2 != want {
-				t.Errorf("%s: lease %t, %d holds", when, ok, len(t.c.holds))
+			t.c.renewAll(t.Context())
+			if _, ok := t.table.lease("kek-1"); ok != want || len(t.c.leases) == 2 != want {
+				t.Errorf("%s: lease %t, %d holds", when, ok, len(t.c.leases))
 			}
 		}
 		t.table.set("putMark", errHook)
@@ -618,22 +618,22 @@ func TestGivenBack(t *testing.T) {
 		t.table.set("dropLease", nil)
 		held(false, "all done")
 		t.table.move(3, kek.Normal)
-		if err := t.c.refresh(t.Context(), nil); err != nil {
+		if err := t.c.refreshPointer(t.Context(), nil); err != nil {
 			t.Fatal(err)
 		}
-		t.c.tend(t.Context()) // leaves the mark and gives the lease back
+		t.c.renewAll(t.Context()) // leaves the mark and gives the lease back
 		if _, ok := t.table.lease("kek-2"); ok {
 			t.Error("a lease is kept although every mark was left")
 		}
 		marks := t.table.count("putMark")
-		t.c.tend(t.Context())
+		t.c.renewAll(t.Context())
 		time.Sleep(time.Hour - time.Second - 1)
-		t.c.tend(t.Context())
+		t.c.renewAll(t.Context())
 		if n := t.table.count("putMark") - marks; n != 0 {
 			t.Errorf("the mark was left %d times within an hour", n)
 		}
 		time.Sleep(2 * time.Second)
-		t.c.tend(t.Context())
+		t.c.renewAll(t.Context())
 		if n := t.table.count("putMark") - marks; n != 1 {
 			t.Errorf("the mark was left %d times after an hour", n)
 		}
@@ -658,7 +658,7 @@ func TestRegistryReads(t *testing.T) {
 		ask := func(id kek.ID, again bool, reads int, when string) {
 			t.Helper()
 			before := t.table.count("kek")
-			k, err := t.c.registered(t.Context(), id, again)
+			k, err := t.c.lookUpKEK(t.Context(), id, again)
 			if err != nil || k.ID != id || k.State != kek.Active || t.table.count("kek")-before != reads {
 				t.Errorf("%s: %+v, %v, %d reads", when, k, err, t.table.count("kek")-before)
 			}
@@ -674,13 +674,13 @@ func TestRegistryReads(t *testing.T) {
 		ask("kek-7", false, 1, "another, long known")
 		t.table.set("kek", errHook)
 		ask("kek-7", true, 1, "another, registry away")
-		if k, err := t.c.registered(t.Context(), "kek-8", false); !errors.Is(err, errHook) || k.State != "" {
+		if k, err := t.c.lookUpKEK(t.Context(), "kek-8", false); !errors.Is(err, errHook) || k.State != "" {
 			t.Errorf("%+v, %v", k, err)
 		}
 	})
-	c := &Client{known: map[kek.ID]entry{}}
+	c := &Client{known: map[kek.ID]knownKEK{}}
 	for state, kept := range map[kek.State]bool{kek.Active: true, kek.Retired: true, kek.Pending: false, "": false} {
-		c.learn(kek.KEK{ID: kek.ID(state), State: state}, 1)
+		c.rememberKEK(kek.KEK{ID: kek.ID(state), State: state}, 1)
 		if e, ok := c.known[kek.ID(state)]; ok != kept || kept && (e.at != 1 || e.kek.State != state) {
 			t.Errorf("state %q: kept %t", state, ok)
 		}
@@ -827,16 +827,16 @@ func TestClock(t *testing.T) {
 	now := time.Date(2026, 4, 1, 2, 0, 0, 0, time.UTC)
 	c := &Client{cfg: Config{Now: func() time.Time { return now }}, started: now}
 	now = now.Add(time.Hour)
-	if c.elapsed() != time.Hour || !c.cfg.clock().Equal(now) {
-		t.Errorf("%s, %s", c.elapsed(), c.cfg.clock())
+	if c.elapsedTime() != time.Hour || !c.cfg.wallClock().Equal(now) {
+		t.Errorf("%s, %s", c.elapsedTime(), c.cfg.wallClock())
 	}
-	if got := (Config{}).clock(); time.Since(got) > time.Minute {
+	if got := (Config{}).wallClock(); time.Since(got) > time.Minute {
 		t.Errorf("%s", got)
 	}
 }
 
 // TestSuspectUnknown: a record whose KEK does not resolve, and of which the registry says
-// nothing when it is asked again, is no orphan.
+// nothing when it is asked again, is not an orphan.
 func TestSuspectUnknown(t *testing.T) {
 	newHooked(t, nil, func(t *hooked) {
 		t.table.unknown = map[kek.ID]bool{"gone": true}
@@ -889,11 +889,11 @@ func TestSameRecord(t *testing.T) {
 	} {
 		o := r
 		c.change(&o)
-		if r.same(o) != c.want {
+		if r.sameWrapping(o) != c.want {
 			t.Errorf("%s: same %t", name, !c.want)
 		}
 	}
-	if !r.names(kek.KEK{ARN: "arn"}) || r.names(kek.KEK{ARN: "other"}) || !(record{}).names(kek.KEK{ARN: "any"}) {
+	if !r.namesKEK(kek.KEK{ARN: "arn"}) || r.namesKEK(kek.KEK{ARN: "other"}) || !(record{}).namesKEK(kek.KEK{ARN: "any"}) {
 		t.Error("names")
 	}
 }
@@ -923,12 +923,12 @@ func TestKeyNames(t *testing.T) {
 		"by a short ARN":  {Sealed: Sealed{KEKID: "k", WrappedDEK: []byte(strings.Repeat("w", 96))}, arn: "a"},
 		"it as a length":  {Sealed: Sealed{KEKID: "k", WrappedDEK: []byte("\x60" + strings.Repeat("w", 96))}}, // 'a' is 97
 	} {
-		got := string(r.appendName(nil))
+		got := string(r.appendCacheName(nil))
 		if other, ok := seen[got]; ok {
 			t.Errorf("%s has the name of %s", name, other)
 		}
 		seen[got] = name
-		if string(r.appendName([]byte("x"))) != "x"+got {
+		if string(r.appendCacheName([]byte("x"))) != "x"+got {
 			t.Errorf("%s: it does not append", name)
 		}
 	}
@@ -940,7 +940,7 @@ func (c *cache) consistent() string {
 		return fmt.Sprintf("%d keys, %d in order", len(c.keys), c.order.Len())
 	}
 	for e := c.order.Front(); e != nil; e = e.Next() {
-		if k := e.Value.(*cached); c.keys[k.name] != e {
+		if k := e.Value.(*cacheEntry); c.keys[k.name] != e {
 			return k.name + " is not where its name says"
 		}
 	}
@@ -968,40 +968,40 @@ func TestCacheForgets(t *testing.T) {
 	limits := Cache{MaxAge: time.Minute, MaxUses: 2, MaxBytes: 100, MaxKeys: 3}
 	c := newCache(limits)
 	for i, name := range []string{"a", "b", "c", "d"} {
-		c.put(name, key(time.Duration(i)*time.Second), charge{})
+		c.putKey(name, key(time.Duration(i)*time.Second), usage{})
 	}
 	held(c, "b", "c", "d")
 	other := key(4 * time.Second)
-	c.put("b", other, charge{1, 99})
+	c.putKey("b", other, usage{1, 99})
 	held(c, "b", "c", "d")
-	if c.take([]byte("b"), 2, 5*time.Second) != nil {
+	if c.takeKey([]byte("b"), 2, 5*time.Second) != nil {
 		t.Error("it seals more bytes than it may")
 	}
 	held(c, "c", "d")
-	c.put("b", other, charge{1, 99})
-	if c.take([]byte("b"), 1, 5*time.Second) != other || c.take([]byte("b"), 0, 5*time.Second) != nil {
+	c.putKey("b", other, usage{1, 99})
+	if c.takeKey([]byte("b"), 1, 5*time.Second) != other || c.takeKey([]byte("b"), 0, 5*time.Second) != nil {
 		t.Error("it is not used twice")
 	}
 	held(c, "c", "d")
-	c.put("young", key(time.Hour), charge{})
-	c.sweep(time.Minute + 2*time.Second - 1)
+	c.putKey("young", key(time.Hour), usage{})
+	c.dropExpired(time.Minute + 2*time.Second - 1)
 	held(c, "c", "d", "young")
-	c.sweep(time.Minute + 3*time.Second)
+	c.dropExpired(time.Minute + 3*time.Second)
 	held(c, "young")
-	c.put("old", key(0), charge{})
-	c.sweep(time.Hour)
+	c.putKey("old", key(0), usage{})
+	c.dropExpired(time.Hour)
 	held(c, "young")
-	c.calls["x"] = &call{}
-	c.drop(false)
+	c.calls["x"] = &keyCall{}
+	c.dropAll(false)
 	held(c)
 	if len(c.calls) > 0 {
 		t.Error("a call is still that of its name")
 	}
-	c.put("a", key(0), charge{})
+	c.putKey("a", key(0), usage{})
 	held(c, "a")
-	c.drop(true)
-	c.drop(false)
-	c.put("a", key(0), charge{})
+	c.dropAll(true)
+	c.dropAll(false)
+	c.putKey("a", key(0), usage{})
 	held(c)
 }
 
@@ -1020,18 +1020,18 @@ func TestCacheAsks(t *testing.T) {
 				return &dataKey{}, err
 			}
 		}
-		if _, err := c.obtain(t.Context(), "a", 1, 0, ask(errHook)); !errors.Is(err, errHook) || len(c.keys)+len(c.calls) > 0 {
+		if _, err := c.obtainKey(t.Context(), "a", 1, 0, ask(errHook)); !errors.Is(err, errHook) || len(c.keys)+len(c.calls) > 0 {
 			t.Errorf("%v, %d keys", err, len(c.keys))
 		}
 		for range 2 {
-			if k, err := c.obtain(t.Context(), "a", 5, 0, ask(nil)); err != nil || k == nil || asked != 2 {
+			if k, err := c.obtainKey(t.Context(), "a", 5, 0, ask(nil)); err != nil || k == nil || asked != 2 {
 				t.Errorf("%v, %v, asked %d times", k, err, asked)
 			}
 		}
-		if k, err := c.obtain(t.Context(), "a", 1, 0, ask(nil)); err != nil || k == nil || asked != 3 {
+		if k, err := c.obtainKey(t.Context(), "a", 1, 0, ask(nil)); err != nil || k == nil || asked != 3 {
 			t.Errorf("%v, %v, asked %d times: it sealed more bytes than it may", k, err, asked)
 		}
-		if k, err := c.obtain(t.Context(), "a", 1, 5*time.Minute, ask(nil)); err != nil || k == nil || asked != 4 {
+		if k, err := c.obtainKey(t.Context(), "a", 1, 5*time.Minute, ask(nil)); err != nil || k == nil || asked != 4 {
 			t.Errorf("%v, %v, asked %d times: the key is too old", k, err, asked)
 		}
 	})
@@ -1067,7 +1067,7 @@ func TestExpandTink(t *testing.T) {
 		}
 	}
 	r := record{tink: &tinkFormat{}}
-	if _, err := r.expand([]byte{0xff}); !errors.Is(err, errTinkDEK) {
+	if _, err := r.expandKey([]byte{0xff}); !errors.Is(err, errTinkDEK) {
 		t.Errorf("expand: %v", err)
 	}
 }
@@ -1079,7 +1079,7 @@ func TestBeginBesideASwitch(t *testing.T) {
 	newHooked(t, nil, func(t *hooked) {
 		t.still()
 		current := t.c.current.Load()
-		holds := make([]hold, 100_000)
+		holds := make([]heldLease, 100_000)
 		idle := make([]atomic.Bool, len(holds)) // found without a reference when it was left
 		for n := range holds {
 			holds[n].pointer.Epoch = int64(n)
@@ -1155,7 +1155,7 @@ func TestOldKeysAreNotKept(t *testing.T) {
 		r := begin(t, t.c)
 		t.table.move(2, kek.Normal)
 		time.Sleep(time.Second)
-		if err := t.c.refresh(t.Context(), nil); err != nil {
+		if err := t.c.refreshPointer(t.Context(), nil); err != nil {
 			t.Fatal(err)
 		}
 		for n := range 2 {
@@ -1164,7 +1164,7 @@ func TestOldKeysAreNotKept(t *testing.T) {
 			}
 		}
 		r.End()
-		t.c.tend(t.Context())
+		t.c.renewAll(t.Context())
 	})
 }
 
@@ -1175,7 +1175,7 @@ func TestEveryMark(t *testing.T) {
 		t.still()
 		tables := []string{"orders", "people", "sessions"}
 		for _, table := range tables {
-			if err := t.c.mark(t.Context(), table); err != nil {
+			if err := t.c.putMark(t.Context(), table); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -1203,7 +1203,7 @@ func TestEveryMark(t *testing.T) {
 
 // TestEveryFaultOfABound: each value that cannot be bound is named.
 func TestEveryFaultOfABound(t *testing.T) {
-	err := checkBound("bind", map[string]string{"a": "", "b": "x\xff", "c": "$dek", "d": "$", "e": "$tenant", "f": "x", "aws:g": "x", "": "x"}, map[string]string{"dek": "dek"})
+	err := checkBoundValues("bind", map[string]string{"a": "", "b": "x\xff", "c": "$dek", "d": "$", "e": "$tenant", "f": "x", "aws:g": "x", "": "x"}, map[string]string{"dek": "dek"})
 	for _, want := range []string{
 		`bind: "a": "": KMS takes`, `bind: "b": "x\xff" is not UTF-8`, `bind: key "c": attribute "dek" cannot`, `bind: key "d": attribute "" cannot`,
 		`bind: "aws:g": "x": KMS takes`, `bind: "": "x": KMS takes`,
@@ -1270,14 +1270,14 @@ func TestWriteOfAClosedClient(t *testing.T) {
 			t.Fatal(err)
 		}
 		tries := 0
-		err := t.c.write(t.Context(), func(*hold, time.Duration) (verdict, error) { tries++; return verdict{}, nil })
+		err := t.c.retryWrite(t.Context(), func(*heldLease, time.Duration) (refusal, error) { tries++; return refusal{}, nil })
 		if !errors.Is(err, ErrClosed) || tries != 0 {
 			t.Errorf("%v after %d tries", err, tries)
 		}
 	})
 }
 
-// TestLeaseWithoutAPointer: a lease that was revoked is taken anew; that the pointer cannot
+// TestLeaseWithoutAPointer: a lease that was revoked is taken again; that the pointer cannot
 // be read then is counted.
 func TestLeaseWithoutAPointer(t *testing.T) {
 	newHooked(t, nil, func(t *hooked) {
@@ -1288,7 +1288,7 @@ func TestLeaseWithoutAPointer(t *testing.T) {
 		t.table.mu.Unlock()
 		t.table.set("pointer", errHook)
 		time.Sleep(time.Second)
-		t.c.tend(t.Context())
+		t.c.renewAll(t.Context())
 		if _, ok := t.table.lease("kek-1"); !ok || t.c.Stats().PointerErrors != 1 || t.c.Stats().RevokedLeases != 1 {
 			t.Errorf("a lease %t, %+v", ok, t.c.Stats())
 		}
@@ -1303,10 +1303,10 @@ func TestTwoKEKs(t *testing.T) {
 		time.Sleep(time.Hour)
 		old := begin(t, t.c)
 		t.table.move(2, kek.Normal)
-		if err := t.c.refresh(t.Context(), nil); err != nil {
+		if err := t.c.refreshPointer(t.Context(), nil); err != nil {
 			t.Fatal(err)
 		}
-		t.c.tend(t.Context())
+		t.c.renewAll(t.Context())
 		if n := t.table.count("renewLease"); n != 1 {
 			t.Errorf("%d renewals, want that of the old KEK", n)
 		}
@@ -1316,7 +1316,7 @@ func TestTwoKEKs(t *testing.T) {
 		}
 		old.End()
 		current.End()
-		t.c.tend(t.Context())
+		t.c.renewAll(t.Context())
 	})
 }
 
@@ -1335,11 +1335,11 @@ func TestSlowFailure(t *testing.T) {
 				t.table.down, t.table.onRead = true, nil
 			}
 			t.table.mu.Unlock()
-			if err := t.c.refresh(t.Context(), nil); !errors.Is(err, errDown) {
+			if err := t.c.refreshPointer(t.Context(), nil); !errors.Is(err, errDown) {
 				t.Errorf("%s: %v", took, err)
 			}
 			time.Sleep(time.Millisecond)
-			if err := t.c.refresh(t.Context(), nil); errors.Is(err, errBackoff) == again {
+			if err := t.c.refreshPointer(t.Context(), nil); errors.Is(err, errBackoff) == again {
 				t.Errorf("%s, asked again: %v", took, err)
 			}
 			t.table.mu.Lock()
@@ -1400,7 +1400,7 @@ func TestKeyByARN(t *testing.T) {
 		t.table.move(2, kek.Normal)
 		t.table.at.KeyARN = arn
 		time.Sleep(time.Second)
-		if err := t.c.refresh(t.Context(), nil); err != nil {
+		if err := t.c.refreshPointer(t.Context(), nil); err != nil {
 			t.Fatal(err)
 		}
 		r := begin(t, t.c)
@@ -1413,7 +1413,7 @@ func TestKeyByARN(t *testing.T) {
 			t.Errorf("%v, %s, %s", err, *k.made.KeyId, *k.opened.KeyId)
 		}
 		r.End()
-		t.c.tend(t.Context())
+		t.c.renewAll(t.Context())
 	})
 }
 
@@ -1424,7 +1424,7 @@ func TestHeldAlready(t *testing.T) {
 		t.still()
 		puts := t.table.count("putLease")
 		current := t.c.current.Load()
-		if h, err := t.c.hold(t.Context(), current.pointer); err != nil || h != current || t.table.count("putLease") != puts {
+		if h, err := t.c.acquireLease(t.Context(), current.pointer); err != nil || h != current || t.table.count("putLease") != puts {
 			t.Errorf("%v, another hold %t, %d leases more", err, h != current, t.table.count("putLease")-puts)
 		}
 	})
@@ -1435,18 +1435,18 @@ func TestHeldAlready(t *testing.T) {
 func TestInFlightIsRenewed(t *testing.T) {
 	newHooked(t, nil, func(t *hooked) {
 		t.still()
-		if err := t.c.mark(t.Context(), "orders"); err != nil {
+		if err := t.c.putMark(t.Context(), "orders"); err != nil {
 			t.Fatal(err)
 		}
 		r := begin(t, t.c)
 		t.table.move(2, kek.Normal)
 		time.Sleep(time.Second)
-		if err := t.c.refresh(t.Context(), nil); err != nil {
+		if err := t.c.refreshPointer(t.Context(), nil); err != nil {
 			t.Fatal(err)
 		}
 		t.table.set("putMark", errHook)
 		time.Sleep(20 * time.Second)
-		t.c.tend(t.Context())
+		t.c.renewAll(t.Context())
 		if l, ok := t.table.lease("kek-1"); !ok || l.Refs != 1 || time.Until(l.Expires) != time.Minute {
 			t.Errorf("%t, %+v", ok, l)
 		}
@@ -1471,7 +1471,7 @@ func TestEveryText(t *testing.T) {
 			encctx["x"] = "\xff"
 		}
 		for range 5 { // in any order
-			if err := checkText(encctx); (err == nil) != (bad == "") {
+			if err := checkContextText(encctx); (err == nil) != (bad == "") {
 				t.Errorf("%s: %v", bad, err)
 			}
 		}
@@ -1580,7 +1580,7 @@ func TestOneMarkMissing(t *testing.T) {
 	newHooked(t, nil, func(t *hooked) {
 		t.still()
 		for _, table := range []string{"orders", "people", "sessions"} {
-			if err := t.c.mark(t.Context(), table); err != nil {
+			if err := t.c.putMark(t.Context(), table); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -1599,8 +1599,8 @@ func TestOneMarkMissing(t *testing.T) {
 func TestObtainLooksAgain(t *testing.T) {
 	c := newCache(Cache{}.withDefaults())
 	key := &dataKey{}
-	c.put("a", key, charge{})
-	got, err := c.obtain(t.Context(), "a", 0, 0, func(context.Context) (*dataKey, error) {
+	c.putKey("a", key, usage{})
+	got, err := c.obtainKey(t.Context(), "a", 0, 0, func(context.Context) (*dataKey, error) {
 		t.Error("it is made again")
 		return nil, errHook
 	})
@@ -1609,7 +1609,7 @@ func TestObtainLooksAgain(t *testing.T) {
 	}
 }
 
-// TestClosedWhileReading: that the keeper's read ends with the client is no error.
+// TestClosedWhileReading: that the background read ends with the client is not an error.
 func TestClosedWhileReading(t *testing.T) {
 	newHooked(t, nil, func(t *hooked) {
 		t.table.mu.Lock()
@@ -1625,7 +1625,7 @@ func TestClosedWhileReading(t *testing.T) {
 	})
 }
 
-// TestLastReferenceWakes: the keeper is woken when the last reference to a KEK of before is
+// TestLastReferenceWakes: the background work is woken when the last reference to a KEK of before is
 // gone, not sooner, and not for the current one.
 func TestLastReferenceWakes(t *testing.T) {
 	newHooked(t, nil, func(t *hooked) {
@@ -1641,7 +1641,7 @@ func TestLastReferenceWakes(t *testing.T) {
 		first, second := begin(t, t.c), begin(t, t.c)
 		t.table.move(2, kek.Normal)
 		time.Sleep(time.Second)
-		if err := t.c.refresh(t.Context(), nil); err != nil {
+		if err := t.c.refreshPointer(t.Context(), nil); err != nil {
 			t.Fatal(err)
 		}
 		<-t.c.wake // for the switch itself
@@ -1653,6 +1653,6 @@ func TestLastReferenceWakes(t *testing.T) {
 		if len(t.c.wake) != 1 {
 			t.Error("not woken")
 		}
-		t.c.tend(t.Context())
+		t.c.renewAll(t.Context())
 	})
 }

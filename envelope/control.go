@@ -10,7 +10,7 @@ import (
 	"github.com/matter-ops/kms-rotation/kek"
 )
 
-// ControlAPI is what the client uses of DynamoDB for the control table.
+// ControlAPI is the part of the DynamoDB client that is used for the control table.
 type ControlAPI interface {
 	GetItem(context.Context, *dynamodb.GetItemInput, ...func(*dynamodb.Options)) (*dynamodb.GetItemOutput, error)
 	PutItem(context.Context, *dynamodb.PutItemInput, ...func(*dynamodb.Options)) (*dynamodb.PutItemOutput, error)
@@ -21,12 +21,12 @@ type ControlAPI interface {
 // Item is a DynamoDB item.
 type Item = attr.Item
 
-// control is the control table as a process of the data plane sees it:
-// [controltable.Client].
+// control is the control table as the data plane uses it. [controltable.Client] implements
+// it.
 type control interface {
-	Pointer(ctx context.Context) (kek.Pointer, error)
-	KEK(ctx context.Context, id kek.ID) (kek.KEK, error)
-	Mode(ctx context.Context, rotation string) (kek.Mode, error)
+	ReadPointer(ctx context.Context) (kek.Pointer, error)
+	ReadKEK(ctx context.Context, id kek.ID) (kek.KEK, error)
+	ReadMode(ctx context.Context, rotation string) (kek.Mode, error)
 	PutLease(ctx context.Context, l controltable.Lease) error
 	RenewLease(ctx context.Context, l controltable.Lease) (bool, error)
 	DropLease(ctx context.Context, l controltable.Lease) error

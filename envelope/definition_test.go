@@ -11,9 +11,10 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/matter-ops/kms-rotation/envelope"
-	"github.com/matter-ops/kms-rotation/internal/ddb"
+	"github.com/matter-ops/kms-rotation/internal/rowschema"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
+	dynamosource "github.com/matter-ops/kms-rotation/source/dynamodb"
 	"github.com/matter-ops/kms-rotation/test/ddbtest"
 )
 
@@ -30,7 +31,7 @@ func TestMarkStopsRotation(t *testing.T) {
 		_, err := c.Table(t.Context(), cfg)
 		w.must("table", err)
 	}
-	v, err := w.steps.Registry.LoadAll(t.Context(), "")
+	v, err := w.steps.Journal.Registry.LoadAll(t.Context(), "")
 	w.must("load", err)
 	want := []kek.Mark{{Table: registered.Table, Holder: "me", SeenAt: at}, {Table: forgotten.Table, Holder: "me", SeenAt: at}}
 	byTable := cmpopts.SortSlices(func(a, b kek.Mark) bool { return a.Table < b.Table })
@@ -48,10 +49,10 @@ func TestMarkStopsRotation(t *testing.T) {
 // TestTableConfigIsADefinition: a definition of a source decodes strictly into a
 // TableConfig, which says the same in every field.
 func TestTableConfigIsADefinition(t *testing.T) {
-	want := ddb.SourceConfig{
-		Name: "a", Table: "b", KEKID: "c", WrappedDEK: "d", Ciphertext: "e", Epoch: "f", Version: "g",
+	want := dynamosource.Config{
+		Name: "a", Table: "b", KEKID: "c", WrappedDEK: "d", Ciphertext: "e", Epoch: "f", Version: "g", Envelope: "n", DEKID: "o",
 		Context: map[string]string{"h": "$i"}, Bind: map[string]string{"j": "$k"}, Format: "matter", Payloads: "opaque",
-		Other: &ddb.OtherItems{Attribute: "l", Values: []string{"m"}},
+		Other: &rowschema.OtherItems{Attribute: "l", Values: []string{"m"}},
 	}
 	text, err := json.Marshal(want)
 	if err != nil {

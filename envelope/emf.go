@@ -9,9 +9,9 @@ import (
 	"time"
 )
 
-// EMF writes a client's counts as CloudWatch's embedded metric format: one line of
-// JSON, which Lambda's log turns into metrics without a call. It is not safe for
-// concurrent use.
+// EMF writes a client's counts in CloudWatch's embedded metric format: one line of JSON in
+// the log, from which CloudWatch makes metrics (CloudWatch user guide, "Specification:
+// Embedded metric format"). It is not safe for concurrent use.
 type EMF struct {
 	w     io.Writer
 	stack string
@@ -19,15 +19,14 @@ type EMF struct {
 	last  Stats
 }
 
-// The namespace and dimension of the metrics, which the alarms of template.yaml
-// name.
+// The namespace and the dimension of the metrics. The alarms of template.yaml name them.
 const (
 	emfNamespace = "Matter"
 	emfDimension = "stack"
 )
 
-// NewEMF returns a writer of metrics, to os.Stdout in Lambda. stack is the name of
-// the stack that rotates the KEKs, whose alarms watch them.
+// NewEMF returns a writer of metrics; w is os.Stdout in Lambda. stack is the name of the
+// stack that rotates the KEKs: its alarms watch the metrics.
 func NewEMF(w io.Writer, stack string, now func() time.Time) *EMF {
 	return &EMF{w: w, stack: stack, now: now}
 }
@@ -48,8 +47,8 @@ type emfMetric struct {
 	Unit string `json:"Unit"`
 }
 
-// Flush writes what was counted since the last Flush, zeros too: an alarm that
-// sees a zero is not one that sees nothing. Call it at the end of an invocation.
+// Flush writes the counts since the last Flush. It writes zeros too, because an alarm
+// treats a missing value differently from a zero. Call it at the end of an invocation.
 func (e *EMF) Flush(s Stats) error {
 	line := map[string]any{}
 	for name, v := range map[string]int64{

@@ -15,7 +15,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
 	ddbtypes "github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
 
-	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/keyring"
 	"github.com/matter-ops/kms-rotation/test/memstore"
 )
 
@@ -29,7 +29,7 @@ type memory struct {
 // deployment returns a control table that points at kek-0001, and KMS.
 func deployment() (*memory, *keys) {
 	world := memstore.New("example", time.Now)
-	if _, err := world.KMS().Create(context.Background(), "genesis", 1, "first", rotation.Key{}); err != nil {
+	if _, err := world.KMS().Create(context.Background(), "genesis", 1, "first", keyring.Key{}); err != nil {
 		panic(err)
 	}
 	m := &memory{items: map[string]item{}}

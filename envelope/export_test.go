@@ -3,11 +3,11 @@ package envelope
 import "github.com/matter-ops/kms-rotation/internal/rowschema"
 
 // Schema is the definition as a rotation has it.
-func (c TableConfig) Schema() rowschema.Schema { return c.schema() }
+func (c TableConfig) Schema() rowschema.Schema { return c.rowSchema() }
 
 // Decode reads an item as a row.
 func (c TableConfig) Decode(i Item) (Sealed, error) {
-	s, err := c.withDefaults().decode(i)
+	s, err := c.withDefaults().decodeRow(i)
 	return s.Sealed, err
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -18,12 +19,15 @@ import (
 // operation of each and what it is of.
 type failingDB struct {
 	*memddb.DB
-	nth   int // 0: none
+	mu    sync.Mutex // a client's background work asks too
+	nth   int        // 0: none
 	ops   []string
 	stale []string // reads that need not be consistent
 }
 
 func (f *failingDB) asked(op string, i item) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	f.ops = append(f.ops, op)
 	if v, ok := i["pk"].(*s); ok {
 		f.ops[len(f.ops)-1] += " " + v.Value
@@ -34,11 +38,17 @@ func (f *failingDB) asked(op string, i item) error {
 	return nil
 }
 
-func (f *failingDB) begin(nth int) { f.nth, f.ops, f.stale = nth, nil, nil }
+func (f *failingDB) begin(nth int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.nth, f.ops, f.stale = nth, nil, nil
+}
 
 func (f *failingDB) GetItem(ctx context.Context, in *dynamodb.GetItemInput, o ...func(*dynamodb.Options)) (*dynamodb.GetItemOutput, error) {
 	if !aws.ToBool(in.ConsistentRead) {
+		f.mu.Lock()
 		f.stale = append(f.stale, *in.TableName)
+		f.mu.Unlock()
 	}
 	if err := f.asked("GetItem", in.Key); err != nil {
 		return nil, err
@@ -54,7 +64,7 @@ func (f *failingDB) PutItem(ctx context.Context, in *dynamodb.PutItemInput, o ..
 }
 
 func (f *failingDB) UpdateItem(ctx context.Context, in *dynamodb.UpdateItemInput, o ...func(*dynamodb.Options)) (*dynamodb.UpdateItemOutput, error) {
-	if in.Key["pk"] == nil { // else the keeper renews a lease, at a moment of its own
+	if in.Key["pk"] == nil { // else the background work renews a lease, at a moment of its own
 		if err := f.asked("UpdateItem", in.Key); err != nil {
 			return nil, err
 		}

@@ -10,6 +10,7 @@ import (
 	ddbtypes "github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
 
 	"github.com/matter-ops/kms-rotation/envelope"
+	"github.com/matter-ops/kms-rotation/test/ddbtest"
 )
 
 // metered adds up the capacity that DynamoDB charges.
@@ -64,13 +65,17 @@ func (m *metered) TransactWriteItems(ctx context.Context, in *dynamodb.TransactW
 	return out, err
 }
 
-// BenchmarkFence compares the client's writes of 512 bytes with the same writes
-// without fence, version and epoch, on dynoxide in memory: loopback HTTP and a
-// store that is not DynamoDB, so the differences count, not the figures.
+// BenchmarkFence compares the client's writes of 512 bytes, of embedded rows, which are
+// fenced, and of keyed ones, with the same writes without fence, version and epoch, on
+// dynoxide in memory: loopback HTTP and a store that is not DynamoDB, so the differences
+// count, not the figures.
 func BenchmarkFence(bench *testing.B) {
-	w := newSite(bench)
-	m := &metered{dynamoDB: w.dynamo}
-	table := w.open(w.client(slow, func(c *envelope.Config) { c.DynamoDB = m }))
+	ks := newKeyedSite(bench, ddbtest.Client(bench), mixedDefinition)
+	w, m := ks.site, &metered{dynamoDB: ks.dynamo}
+	client := ks.client(slow, func(c *envelope.Config) { c.DynamoDB = m })
+	keyed := w.open(client)
+	w.def.Envelope = envelope.EnvelopeEmbedded
+	table := w.open(client)
 	plain := make([]byte, 512)
 	sealed := item{"key": &s{Value: "kek-0001"}, "wrapped.dek": &b{Value: make([]byte, 60)}, "data": &b{Value: make([]byte, 541)}}
 	run := func(name string, op func(ctx context.Context, i int) error) {
@@ -99,6 +104,7 @@ func BenchmarkFence(bench *testing.B) {
 		return err
 	})
 	run("insert/fenced", func(ctx context.Context, i int) error { return table.Insert(ctx, row("f"+name(i)), plain) })
+	run("insert/keyed", func(ctx context.Context, i int) error { return keyed.Insert(ctx, row("k"+name(i)), plain) })
 	run("insert of 25/unfenced", func(ctx context.Context, i int) error {
 		in := &dynamodb.TransactWriteItemsInput{}
 		for _, r := range batch("ub", i) {
@@ -111,6 +117,7 @@ func BenchmarkFence(bench *testing.B) {
 		return err
 	})
 	run("insert of 25/fenced", func(ctx context.Context, i int) error { return table.InsertAll(ctx, batch("fb", i)) })
+	run("insert of 25/keyed", func(ctx context.Context, i int) error { return keyed.InsertAll(ctx, batch("kb", i)) })
 	w.must("put", table.Put(bench.Context(), row("one"), plain))
 	run("update/unfenced", func(ctx context.Context, _ int) error {
 		_, err := m.GetItem(ctx, &dynamodb.GetItemInput{TableName: &w.table, Key: rowKey("one"), ConsistentRead: aws.Bool(true)})
@@ -127,5 +134,9 @@ func BenchmarkFence(bench *testing.B) {
 	w.must("put", table.Put(bench.Context(), row("two"), plain))
 	run("update/fenced", func(ctx context.Context, _ int) error {
 		return table.Update(ctx, rowKey("two"), func(*envelope.Row) error { return nil })
+	})
+	w.must("put", keyed.Put(bench.Context(), row("three"), plain))
+	run("update/keyed", func(ctx context.Context, _ int) error {
+		return keyed.Update(ctx, rowKey("three"), func(*envelope.Row) error { return nil })
 	})
 }

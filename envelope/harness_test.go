@@ -19,6 +19,11 @@ import (
 	"github.com/matter-ops/kms-rotation/internal/ddb"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/gates"
+	"github.com/matter-ops/kms-rotation/rotation/journal"
+	"github.com/matter-ops/kms-rotation/rotation/keyring"
+	"github.com/matter-ops/kms-rotation/source"
+	dynamosource "github.com/matter-ops/kms-rotation/source/dynamodb"
 	"github.com/matter-ops/kms-rotation/test/ddbtest"
 	"github.com/matter-ops/kms-rotation/test/memstore"
 	"github.com/matter-ops/kms-rotation/test/memstore/awsapi"
@@ -65,7 +70,7 @@ func (k *keys) Decrypt(ctx context.Context, in *kms.DecryptInput, o ...func(*kms
 // dynamoDB is what a deployment and its tests use of a DynamoDB.
 type dynamoDB interface {
 	ddb.API
-	ddb.TableAPI
+	dynamosource.API
 	ddbtest.Tables
 }
 
@@ -78,6 +83,7 @@ type site struct {
 	table   string
 	keys    *keys
 	steps   *rotation.Steps
+	def     dynamosource.Config // of the table
 }
 
 const shards = 3
@@ -94,45 +100,45 @@ func newSite(tb testing.TB) *site {
 	return newSiteOn(tb, ddbtest.Client(tb))
 }
 
-func newSiteOn(tb testing.TB, dynamo dynamoDB) *site {
+func newSiteOn(tb testing.TB, dynamo dynamoDB, change ...func(*dynamosource.Config)) *site {
 	tb.Helper()
 	w := &site{t: tb, dynamo: dynamo}
 	w.control = ddbtest.ControlTable(tb, w.dynamo)
 	w.table = ddbtest.Table(tb, w.dynamo, ddbtest.Key{Name: "id", Type: ddbtypes.ScalarAttributeTypeS})
+	w.def = sourceConfig(w.table)
+	for _, f := range change {
+		f(&w.def)
+	}
 	world := memstore.New("test", time.Now)
 	w.keys = &keys{KMS: world.KMS(), calls: map[string]int{}}
 	store := ddb.New(w.dynamo, w.control, "test", time.Now)
+	j := &journal.Journal{Registry: store, Outbox: store, AuditBucket: world.Vault(), Now: time.Now, Actor: "test"}
 	w.steps = &rotation.Steps{
-		Config: rotation.Config{
-			Window: rotation.Window{Zone: time.UTC}, DrainMaxWait: time.Minute, Segments: 2, FenceShards: shards, MaxMints: 3, CanaryRounds: 1,
-		},
-		Deps: rotation.Deps{
-			Registry: store, Outbox: store, Drainage: store, Checkpoints: store, Vault: world.Vault(),
-			Keys: world.KMS(), KMS: world.KMS(), Cipher: aead.Cipher{},
-			OpenSource: func(def kek.Source) (rotation.Source, error) { return ddb.OpenTable(w.dynamo, def) },
-			Random:     func([]byte) {}, Now: time.Now, Actor: "test",
-		},
+		Config:  rotation.Config{DrainMaxWait: time.Minute, Segments: 2, FenceShards: shards, MaxMints: 3, CanaryRounds: 1},
+		Journal: j, Gates: gates.Gates{Rules: gates.Rules{Window: gates.Window{Zone: time.UTC}}, Journal: j}, Drainage: store, Checkpoints: rotation.SealCheckpoints(store, memstore.CheckpointKeys{}),
+		OpenSource: func(def kek.Source) (source.Driver, error) { return dynamosource.Open(w.dynamo, def) },
+		Keys:       keyring.Keyring{Admin: world.KMS(), Wrapper: world.KMS(), Cipher: aead.Cipher{}, Random: func([]byte) {}},
 	}
-	first, err := world.KMS().Create(tb.Context(), "genesis", 1, "first", rotation.Key{})
+	first, err := world.KMS().Create(tb.Context(), "genesis", 1, "first", keyring.Key{})
 	if err != nil {
 		tb.Fatal(err)
 	}
-	if _, err := w.steps.Genesis(tb.Context(), first.ID, "first", []kek.Source{sourceConfig(w.table).Source()}); err != nil {
+	if _, err := w.steps.Genesis(tb.Context(), first.ID, "first", []kek.Source{w.def.Source()}); err != nil {
 		tb.Fatal(err)
 	}
 	return w
 }
 
 // sourceConfig uses names that are reserved words or have odd characters.
-func sourceConfig(table string) ddb.SourceConfig {
-	return ddb.SourceConfig{
+func sourceConfig(table string) dynamosource.Config {
+	return dynamosource.Config{
 		Name: "orders", Table: table, KEKID: "key", WrappedDEK: "wrapped.dek", Ciphertext: "data", Version: "version",
 		Context: map[string]string{"table": "orders", "tenant": "$tenant"}, Bind: map[string]string{"id": "$id"}, Format: "matter",
 	}
 }
 
 // tableConfig is the same definition, read by an application.
-func tableConfig(c ddb.SourceConfig) envelope.TableConfig {
+func tableConfig(c dynamosource.Config) envelope.TableConfig {
 	var out envelope.TableConfig
 	if err := json.Unmarshal([]byte(c.Source().Definition), &out); err != nil {
 		panic(err)
@@ -160,7 +166,7 @@ func (w *site) client(change ...func(*envelope.Config)) *envelope.Client {
 
 func (w *site) open(c *envelope.Client) *envelope.Table {
 	w.t.Helper()
-	table, err := c.Table(w.t.Context(), tableConfig(sourceConfig(w.table)))
+	table, err := c.Table(w.t.Context(), tableConfig(w.def))
 	if err != nil {
 		w.t.Fatal(err)
 	}

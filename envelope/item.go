@@ -12,39 +12,39 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
 )
 
-// checkWrite refuses an item that a read would not give back as it is given here.
-// [ErrInvalidItem] names the attribute.
+// checkWrite refuses an item that a read would not return unchanged. The error is
+// [ErrInvalidItem] and names the attribute.
 func (c TableConfig) checkWrite(i Item) error {
 	for name, v := range i {
-		if slices.Contains(c.own(), name) {
-			return fmt.Errorf("%w: attribute %q makes a row an envelope, and is written by this package alone", ErrInvalidItem, name)
+		if slices.Contains(c.envelopeAttributes(), name) {
+			return fmt.Errorf("%w: attribute %q makes a row an envelope, and only this package writes it", ErrInvalidItem, name)
 		}
 		if !utf8.ValidString(name) {
 			return fmt.Errorf("%w: the attribute name %q is not UTF-8", ErrInvalidItem, name)
 		}
-		if fault := faultOf(v); fault != "" {
+		if fault := describeFault(v); fault != "" {
 			return fmt.Errorf("%w: attribute %q %s", ErrInvalidItem, name, fault)
 		}
 	}
-	if c.schema().Other.Declares(i) { // such an envelope would block every rotation
+	if c.rowSchema().Other.Declares(i) { // such an envelope would block every rotation
 		return fmt.Errorf("%w: attribute %q has a value that declares that the item is not an envelope", ErrInvalidItem, c.Other.Attribute)
 	}
 	return nil
 }
 
-// checkKey refuses a key that the SDK would change into another row's.
+// checkKey refuses a key that the SDK would change into the key of another row.
 func checkKey(key Item) error {
 	for name, v := range key {
-		if fault := faultOf(v); fault != "" {
+		if fault := describeFault(v); fault != "" {
 			return fmt.Errorf("%w: key attribute %q %s", ErrInvalidItem, name, fault)
 		}
 	}
 	return nil
 }
 
-// faultOf says why DynamoDB would give back another value than v; "" if it would not.
-// The SDK stores U+FFFD for what is not UTF-8, and leaves out what is nil.
-func faultOf(v types.AttributeValue) string {
+// describeFault says why DynamoDB would not return v unchanged; "" if it would. The SDK
+// stores U+FFFD in the place of bytes that are not UTF-8, and leaves out nil values.
+func describeFault(v types.AttributeValue) string {
 	texts := []string(nil)
 	switch v := v.(type) {
 	case *types.AttributeValueMemberS:
@@ -53,14 +53,14 @@ func faultOf(v types.AttributeValue) string {
 		texts = v.Value
 	case *types.AttributeValueMemberL:
 		for _, e := range v.Value {
-			if fault := faultOf(e); fault != "" {
+			if fault := describeFault(e); fault != "" {
 				return fault
 			}
 		}
 	case *types.AttributeValueMemberM:
 		for name, e := range v.Value {
 			texts = append(texts, name)
-			if fault := faultOf(e); fault != "" {
+			if fault := describeFault(e); fault != "" {
 				return fault
 			}
 		}
@@ -75,9 +75,9 @@ func faultOf(v types.AttributeValue) string {
 	return "holds text that is not UTF-8"
 }
 
-// checkText refuses an encryption context with keys or values that are not UTF-8: KMS
-// and who keeps the context in JSON would be told another one than is bound.
-func checkText(encctx map[string]string) error {
+// checkContextText refuses an encryption context with text that is not UTF-8: the SDK
+// would replace it in the request to KMS, which then has another context than the payload.
+func checkContextText(encctx map[string]string) error {
 	for k, v := range encctx {
 		if !utf8.ValidString(k) || !utf8.ValidString(v) {
 			return fmt.Errorf("encryption context: key %q or its value is not UTF-8", k)
@@ -86,8 +86,8 @@ func checkText(encctx map[string]string) error {
 	return nil
 }
 
-// sameScalar reports whether DynamoDB takes two key attributes for one: a number is
-// the same however it is written.
+// sameScalar reports whether two key attributes are equal for DynamoDB, which compares
+// numbers by value.
 func sameScalar(a, b types.AttributeValue) bool {
 	switch a := a.(type) {
 	case *types.AttributeValueMemberS:
@@ -106,15 +106,15 @@ func sameScalar(a, b types.AttributeValue) bool {
 
 var decimalText = regexp.MustCompile(`^([+-]?)([0-9]*)\.?([0-9]*)(?:[eE]([+-]?[0-9]{1,4}))?$`)
 
-// sameNumber reports whether two texts are one number: 1, 1.0 and 10e-1 are.
+// sameNumber reports whether two texts are the same number, as 1, 1.0 and 10e-1 are.
 func sameNumber(a, b string) bool {
 	x, ok := normalizeNumber(a)
 	y, _ := normalizeNumber(b) // "", which no number is
 	return ok && x == y
 }
 
-// normalizeNumber writes a number in one way: sign, digits without needless zeros, and
-// the power of ten that the first digit has.
+// normalizeNumber returns the only form of a number that sameNumber compares: sign, digits
+// without leading and trailing zeros, and the power of ten of the first digit.
 func normalizeNumber(s string) (string, bool) {
 	m := decimalText.FindStringSubmatch(s)
 	if m == nil || m[2]+m[3] == "" {

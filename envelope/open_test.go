@@ -14,7 +14,7 @@ import (
 	"github.com/matter-ops/kms-rotation/envelope"
 	"github.com/matter-ops/kms-rotation/envelope/aead"
 	"github.com/matter-ops/kms-rotation/kek"
-	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/keyring"
 )
 
 // TestOrphan plants a row under a retired KEK, as a careless restore from a backup
@@ -35,7 +35,7 @@ func TestOrphan(t *testing.T) {
 	if !errors.Is(err, envelope.ErrOrphanedKey) || fresh.Stats().OrphanedKeys != 1 {
 		t.Errorf("%v, %d orphans counted", err, fresh.Stats().OrphanedKeys)
 	}
-	// A person enables the key again: readers get their data, the alarm goes on.
+	// A person enables the key again: readers get their data, the alarm continues.
 	w.keys.Enable("kek-0001")
 	got, err := w.open(fresh).Get(t.Context(), rowKey("a"))
 	if err != nil || string(got.Plaintext) != "x" || fresh.Stats().OrphanedKeys != 2 {
@@ -56,10 +56,10 @@ func TestUnknownKEK(t *testing.T) {
 	good := w.item("a")
 
 	// An attacker's key, which KMS would let the client use, and a new one of ours.
-	theirs, err := w.keys.Create(t.Context(), "attacker", 1, "", rotation.Key{})
+	theirs, err := w.keys.Create(t.Context(), "attacker", 1, "", keyring.Key{})
 	w.must("create", err)
 	wrapped, payload := w.forge(theirs.ID)
-	pending, err := w.keys.Create(t.Context(), "r1", 1, "", rotation.Key{})
+	pending, err := w.keys.Create(t.Context(), "r1", 1, "", keyring.Key{})
 	w.must("create", err)
 	w.register(pending.ID, pending.ARN, kek.Pending)
 
@@ -130,7 +130,7 @@ func TestKEKByARN(t *testing.T) {
 	if len(asked.ids) != 3 {
 		t.Errorf("KMS was asked for %q", asked.ids)
 	}
-	w.must("update", table.Update(t.Context(), rowKey("a"), func(r *envelope.Row) error { return nil }))
+	w.must("update", table.Update(t.Context(), rowKey("a"), func(*envelope.Row) error { return nil }))
 	if id := under(t, w.item("a")); id != "kek-0002" {
 		t.Errorf("the updated row says %s", id)
 	}
@@ -153,7 +153,7 @@ func TestPendingBecomesActive(t *testing.T) {
 	w := newSite(t)
 	c := w.client(slow)
 	table := w.open(c)
-	k, err := w.keys.Create(t.Context(), "r1", 1, "", rotation.Key{})
+	k, err := w.keys.Create(t.Context(), "r1", 1, "", keyring.Key{})
 	w.must("create", err)
 	wrapped, payload := w.forge(k.ID)
 	i := row("a")

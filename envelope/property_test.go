@@ -3,6 +3,7 @@ package envelope_test
 import (
 	"bytes"
 	"cmp"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -23,8 +24,8 @@ import (
 // returns an error and has changed nothing, or a read returns the plaintext and the
 // attributes that were written. More: -rapid.checks=10000.
 func TestAnyItem(t *testing.T) {
-	w := newSite(t)
-	client := w.client(slow)
+	ks := newKeyedSite(t, ddbtest.Client(t))
+	w, client := ks.site, ks.client(slow)
 	tables := map[string]string{}
 	for _, hash := range []ddbtypes.ScalarAttributeType{"S", "N", "B"} {
 		for _, sort := range []ddbtypes.ScalarAttributeType{"", "S", "N", "B"} {
@@ -44,14 +45,32 @@ func TestAnyItem(t *testing.T) {
 		if err != nil {
 			return // the definition is refused
 		}
-		p := &property{site: w, table: table, cfg: table.Config(), kinds: kinds, rows: map[string]envelope.Row{}}
+		both := []*envelope.Table{table}
+		if cfg.DEKID != "" && cfg.KEKID != "" { // rows of both kinds: write some of the other
+			cfg.Envelope = map[string]string{"keyed": "embedded", "embedded": "keyed"}[cfg.Envelope]
+			other, err := client.Table(t.Context(), cfg)
+			if err != nil {
+				t.Fatal(err)
+			}
+			both = append(both, other)
+		}
+		p := &property{site: w, table: table, any: table, cfg: table.Config(), kinds: kinds, rows: map[string]envelope.Row{}}
+		if i := slices.IndexFunc(both, func(t *envelope.Table) bool { return t.Config().Envelope != envelope.EnvelopeKeyed }); i >= 0 {
+			p.any = both[i]
+		}
 		defer p.clear(t)
 		for range rapid.IntRange(1, 6).Draw(t, "writes") {
-			accepted[p.write(t)]++
+			p.table = rapid.SampledFrom(both).Draw(t, "table")
+			did := p.write(t)
+			accepted[did]++
+			accepted[strings.TrimSpace(p.table.Config().Envelope+" "+did)]++
 		}
 	})
 	t.Logf("outcomes: %v", accepted)
-	for _, outcome := range []string{"insert", "put", "update", "insert refused", "put refused", "update refused"} {
+	for _, outcome := range []string{
+		"insert", "put", "update", "insert refused", "put refused", "update refused",
+		"keyed insert", "keyed put", "keyed update", "keyed update refused", "embedded insert", "embedded update",
+	} {
 		if accepted[outcome] == 0 {
 			t.Errorf("no %s: what is generated tests nothing", outcome)
 		}
@@ -62,6 +81,7 @@ func TestAnyItem(t *testing.T) {
 type property struct {
 	*site
 	table *envelope.Table
+	any   *envelope.Table // takes every row that was accepted: of two the embedded one, which takes any number in a key
 	cfg   envelope.TableConfig
 	kinds string                  // types of its key attributes
 	rows  map[string]envelope.Row // by key, as they were written
@@ -141,19 +161,19 @@ func (p *property) replace(t *rapid.T, key item) {
 		}
 	}
 	row.Plaintext = append([]byte("by another, after "), row.Plaintext...)
-	if err := p.table.Put(t.Context(), row.Item, row.Plaintext); err != nil {
+	if err := p.any.Put(t.Context(), row.Item, row.Plaintext); err != nil {
 		t.Fatalf("a row that was accepted is refused: %v", err)
 	}
 	p.rows[p.key(key)] = row
 }
 
-// strip takes a row's epoch away, as rows have none that were written without this
+// strip takes an embedded row's epoch away, as rows have none that were written without this
 // package.
 func (p *property) strip(t *rapid.T, key item) {
 	_, err := p.dynamo.UpdateItem(t.Context(), &dynamodb.UpdateItemInput{
-		TableName: &p.cfg.Table, Key: key, UpdateExpression: aws.String("REMOVE kek_epoch"),
+		TableName: &p.cfg.Table, Key: key, UpdateExpression: aws.String("REMOVE kek_epoch"), ConditionExpression: aws.String("attribute_not_exists(dek_id)"),
 	})
-	if err != nil {
+	if keyed := (*ddbtypes.ConditionalCheckFailedException)(nil); err != nil && !errors.As(err, &keyed) {
 		t.Fatal(err)
 	}
 }
@@ -234,6 +254,14 @@ func drawDefinition(t *rapid.T) envelope.TableConfig {
 		Version: rapid.SampledFrom([]string{"", "", "version"}).Draw(t, "version"),
 		Format:  rapid.SampledFrom([]string{"", envelope.FormatTink}).Draw(t, "format"),
 	}
+	switch rapid.IntRange(0, 3).Draw(t, "envelope") {
+	case 1:
+		cfg.Envelope, cfg.KEKID, cfg.WrappedDEK = envelope.EnvelopeKeyed, "", ""
+	case 2:
+		cfg.Envelope, cfg.DEKID = envelope.EnvelopeKeyed, "dek_id"
+	case 3:
+		cfg.Envelope, cfg.DEKID = envelope.EnvelopeEmbedded, "dek_id"
+	}
 	bound := rapid.MapOfN(
 		rapid.SampledFrom([]string{"table", "id", "at", "tenant", "size", "version"}),
 		mostly(
@@ -272,7 +300,7 @@ var (
 	)
 	drawName = mostly(
 		rapid.SampledFrom([]string{"tenant", "size", "note", "tags", "#n0", ":v0", "a.b", "version "}),
-		rapid.SampledFrom([]string{"kek_id", "wrapped_dek", "ciphertext", "kek_epoch", "version", "", "n\xff", "id", "at"}),
+		rapid.SampledFrom([]string{"kek_id", "wrapped_dek", "ciphertext", "kek_epoch", "version", "dek_id", "", "n\xff", "id", "at"}),
 	)
 )
 
@@ -347,7 +375,7 @@ func (p *property) drawItem(t *rapid.T) item {
 		clear(i)
 	}
 	for pos, kind := range p.kinds {
-		i[keyNames[pos]] = drawScalar(t, byte(kind)) //nolint:gosec // S, N or B
+		i[keyNames[pos]] = drawScalar(t, byte(kind)) // S, N or B
 	}
 	for range rapid.IntRange(0, 3).Draw(t, "attributes") {
 		i[drawName.Draw(t, "name")] = drawValue(t, 2)

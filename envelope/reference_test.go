@@ -106,3 +106,30 @@ func refNonce(prefix []byte, segment uint32, last bool) []byte {
 	}
 	return append(nonce, 0)
 }
+
+// refKeyed is the associated data of a keyed payload. key has the attributes of the primary
+// key in DynamoDB's JSON.
+func refKeyed(context, bind map[string]string, key map[string]map[string]string, dekID string) []byte {
+	all := map[string]string{"matter:dek_id": dekID}
+	maps.Copy(all, context)
+	maps.Copy(all, bind)
+	for name, typed := range key {
+		for _, v := range typed {
+			all["matter:key:"+name] = v // DynamoDB's JSON has base64 of a binary value
+		}
+	}
+	return refContext(all)
+}
+
+// refKeyContext is the encryption context of the DEK of a record.
+func refKeyContext(context map[string]string, dekID string, born int) map[string]string {
+	out := map[string]string{"matter:dek_id": dekID, "matter:born_epoch": fmt.Sprint(born)}
+	maps.Copy(out, context)
+	return out
+}
+
+// refCopyKey is the key of the copy of a record.
+func refCopyKey(dekID string, epoch int, kekID string, wrapped []byte) string {
+	sum := fmt.Sprintf("%x", sha256.Sum256(wrapped))
+	return fmt.Sprintf("deks/%s/%012d-%s-%s.json", dekID, epoch, kekID, sum[:16])
+}

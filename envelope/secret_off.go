@@ -2,7 +2,7 @@
 
 package envelope
 
-// secretly runs f. Callers clear the key bytes themselves; the expanded key stays
-// in memory until it is collected. Build with GOEXPERIMENT=runtimesecret to erase
-// it too.
-func secretly(f func()) { f() }
+// runSecretly runs f. Callers clear the key bytes themselves. The expanded key stays in
+// memory until it is garbage collected; build with GOEXPERIMENT=runtimesecret to erase it
+// too.
+func runSecretly(f func()) { f() }

@@ -4,6 +4,6 @@ package envelope
 
 import "runtime/secret"
 
-// secretly runs f so that what it leaves in registers and on the stack is erased,
-// and what it allocates is as soon as it is garbage.
-func secretly(f func()) { secret.Do(f) }
+// runSecretly runs f and then erases the registers and the stack that it used. Memory that
+// it allocates is erased as soon as it is garbage.
+func runSecretly(f func()) { secret.Do(f) }

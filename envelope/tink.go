@@ -9,14 +9,14 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// tinkFormat is what a row that Tink wrote needs beyond its bytes.
+// tinkFormat has what a row that Tink wrote needs besides its bytes.
 type tinkFormat struct{ associated []byte }
 
 // errTinkDEK reports a DEK of Tink's that is not an AES-GCM key.
-var errTinkDEK = errors.New("the data key is no AES-GCM key of Tink's")
+var errTinkDEK = errors.New("the data key is not a Tink AES-GCM key")
 
-// expandTink reads a DEK as Tink wraps it: a serialized AesGcmKey, the default of
-// its envelope. Others (AES-CTR-HMAC, ChaCha20-Poly1305) are refused.
+// expandTink decodes a DEK as Tink wraps it: a serialized AesGcmKey, the default of Tink's
+// envelope encryption. It refuses other types (AES-CTR-HMAC, ChaCha20-Poly1305).
 func expandTink(dek []byte) (tink.AEAD, error) {
 	var k aesgcm.AesGcmKey
 	if err := proto.Unmarshal(dek, &k); err != nil || k.GetVersion() != 0 || len(k.ProtoReflect().GetUnknown()) > 0 {

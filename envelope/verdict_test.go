@@ -71,32 +71,32 @@ func TestInsertVerdicts(t *testing.T) {
 	other := errors.New("other")
 	for name, c := range map[string]struct {
 		answer error
-		want   verdict
+		want   refusal
 		err    error // nil: none
 	}{
-		"made":                    {nil, verdict{}, nil},
-		"made before":             {cancelled("mine", "None", "None"), verdict{}, nil},
-		"made before, fence shut": {cancelled("mine", "None", "ConditionalCheckFailed"), verdict{}, nil},
-		"exists":                  {cancelled("theirs", "None", "None"), verdict{}, ErrExists},
-		"the second exists":       {cancelled("None", "theirs", "None"), verdict{}, ErrExists},
-		"another's ciphertext":    {cancelled("None", "mine", "None"), verdict{}, ErrExists},
-		"fenced":                  {cancelled("None", "None", "ConditionalCheckFailed"), verdict{fenced: true}, errAnswer},
-		"fenced, in the way":      {cancelled("TransactionConflict", "nil", "ConditionalCheckFailed"), verdict{fenced: true, again: true}, errAnswer},
-		"in the way":              {cancelled("TransactionConflict", "None", "None"), verdict{again: true}, errAnswer},
-		"throttled":               {cancelled("None", "ThrottlingError", "None"), verdict{again: true}, errAnswer},
-		"too much":                {cancelled("None", "None", "ProvisionedThroughputExceeded"), verdict{again: true}, errAnswer},
-		"invalid":                 {cancelled("None", "ValidationError", "None"), verdict{}, errAnswer},
-		"invalid, in the way":     {cancelled("TransactionConflict", "ValidationError", "None"), verdict{}, errAnswer},
-		"no reason":               {cancelled("None", "nil", ""), verdict{}, errAnswer},
-		"another transaction's":   {cancelled("ConditionalCheckFailed"), verdict{}, errAnswer},
-		"one too many":            {cancelled("None", "None", "ConditionalCheckFailed", "None"), verdict{}, errAnswer},
-		"conflict":                {&types.TransactionConflictException{}, verdict{again: true}, errAnswer},
-		"in progress":             {&types.TransactionInProgressException{}, verdict{again: true}, errAnswer},
-		"other":                   {other, verdict{}, other},
+		"made":                    {nil, refusal{}, nil},
+		"made before":             {cancelled("mine", "None", "None"), refusal{}, nil},
+		"made before, fence shut": {cancelled("mine", "None", "ConditionalCheckFailed"), refusal{}, nil},
+		"exists":                  {cancelled("theirs", "None", "None"), refusal{}, ErrExists},
+		"the second exists":       {cancelled("None", "theirs", "None"), refusal{}, ErrExists},
+		"another's ciphertext":    {cancelled("None", "mine", "None"), refusal{}, ErrExists},
+		"fenced":                  {cancelled("None", "None", "ConditionalCheckFailed"), refusal{fenced: true}, errAnswer},
+		"fenced, in the way":      {cancelled("TransactionConflict", "nil", "ConditionalCheckFailed"), refusal{fenced: true, retry: true}, errAnswer},
+		"in the way":              {cancelled("TransactionConflict", "None", "None"), refusal{retry: true}, errAnswer},
+		"throttled":               {cancelled("None", "ThrottlingError", "None"), refusal{retry: true}, errAnswer},
+		"too much":                {cancelled("None", "None", "ProvisionedThroughputExceeded"), refusal{retry: true}, errAnswer},
+		"invalid":                 {cancelled("None", "ValidationError", "None"), refusal{}, errAnswer},
+		"invalid, in the way":     {cancelled("TransactionConflict", "ValidationError", "None"), refusal{}, errAnswer},
+		"no reason":               {cancelled("None", "nil", ""), refusal{}, errAnswer},
+		"another transaction's":   {cancelled("ConditionalCheckFailed"), refusal{}, errAnswer},
+		"one too many":            {cancelled("None", "None", "ConditionalCheckFailed", "None"), refusal{}, errAnswer},
+		"conflict":                {&types.TransactionConflictException{}, refusal{retry: true}, errAnswer},
+		"in progress":             {&types.TransactionInProgressException{}, refusal{retry: true}, errAnswer},
+		"other":                   {other, refusal{}, other},
 	} {
 		a := &answering{err: c.answer}
-		h := &hold{pointer: kek.Pointer{KEKID: "k"}, shards: 3}
-		got, err := a.table().insert(t.Context(), h, items)
+		h := &heldLease{pointer: kek.Pointer{KEKID: "k"}, shards: 3}
+		got, err := a.table().insertRows(t.Context(), h, items)
 		want := c.err
 		if errors.Is(want, errAnswer) {
 			want = c.answer
@@ -128,27 +128,27 @@ func TestUpdateVerdicts(t *testing.T) {
 	other := errors.New("other")
 	for name, c := range map[string]struct {
 		answer error
-		want   verdict
+		want   refusal
 		fails  bool
 	}{
-		"made":                {nil, verdict{}, false},
-		"made before":         {failed(epochs(5, "mine")), verdict{}, false},
-		"made, epoch raised":  {failed(epochs(6, "mine")), verdict{}, false},
-		"another payload":     {failed(epochs(5, "theirs")), verdict{again: true}, true},
-		"of an earlier epoch": {failed(epochs(4, "theirs")), verdict{again: true}, true},
-		"of a later epoch":    {failed(epochs(6, "theirs")), verdict{again: true, fenced: true}, true},
-		"without an epoch":    {failed(Item{"data": attr.Blob([]byte("theirs"))}), verdict{again: true}, true},
-		"epoch not a number":  {failed(Item{"data": attr.Blob([]byte("theirs")), "kek_epoch": attr.Str("6")}), verdict{again: true}, true},
-		"epoch too large":     {failed(Item{"kek_epoch": &types.AttributeValueMemberN{Value: "9223372036854775808"}}), verdict{again: true}, true},
-		"gone":                {failed(nil), verdict{again: true}, true},
-		"conflict":            {&types.TransactionConflictException{}, verdict{again: true}, true},
-		"other":               {other, verdict{}, true},
+		"made":                {nil, refusal{}, false},
+		"made before":         {failed(epochs(5, "mine")), refusal{}, false},
+		"made, epoch raised":  {failed(epochs(6, "mine")), refusal{}, false},
+		"another payload":     {failed(epochs(5, "theirs")), refusal{retry: true}, true},
+		"of an earlier epoch": {failed(epochs(4, "theirs")), refusal{retry: true}, true},
+		"of a later epoch":    {failed(epochs(6, "theirs")), refusal{retry: true, fenced: true}, true},
+		"without an epoch":    {failed(Item{"data": attr.Blob([]byte("theirs"))}), refusal{retry: true}, true},
+		"epoch not a number":  {failed(Item{"data": attr.Blob([]byte("theirs")), "kek_epoch": attr.Str("6")}), refusal{retry: true}, true},
+		"epoch too large":     {failed(Item{"kek_epoch": &types.AttributeValueMemberN{Value: "9223372036854775808"}}), refusal{retry: true}, true},
+		"gone":                {failed(nil), refusal{retry: true}, true},
+		"conflict":            {&types.TransactionConflictException{}, refusal{retry: true}, true},
+		"other":               {other, refusal{}, true},
 	} {
 		a := &answering{err: c.answer}
-		old := stored{item: Item{"id": attr.Str("a"), "data": attr.Blob([]byte("old")), "kek_epoch": attr.Num(3)}}
+		old := storedRow{item: Item{"id": attr.Str("a"), "data": attr.Blob([]byte("old")), "kek_epoch": attr.Num(3)}}
 		old.Epoch = 3
 		set := epochs(5, "mine")
-		got, err := a.table().update(t.Context(), &hold{}, old, set, []string{"note"})
+		got, err := a.table().updateRow(t.Context(), &heldLease{}, old, set, []string{"note"})
 		if got != c.want || (err != nil) != c.fails || c.fails && (!errors.Is(err, c.answer) || !strings.Contains(err.Error(), "dynamodb UpdateItem orders")) {
 			t.Errorf("%s: %+v, %v, want %+v", name, got, err, c.want)
 		}
@@ -157,6 +157,43 @@ func TestUpdateVerdicts(t *testing.T) {
 		want := []string{"data = old AND kek_epoch <= 5", "SET data = mine, kek_epoch = 5, version = if_not_exists(version, 0) + 1 REMOVE note"}
 		if d := cmp.Diff(want, expressions); d != "" || *in.TableName != "orders" || !cmp.Equal(attr.Text(in.Key["id"]), "a") || in.ReturnValuesOnConditionCheckFailure != "ALL_OLD" {
 			t.Errorf("%s: the request %+v (-want +got):\n%s", name, in, d)
+		}
+	}
+}
+
+// TestUpdateConditions: what an update asks for, for each kind of row that it finds and that
+// it leaves.
+func TestUpdateConditions(t *testing.T) {
+	keyed := storedRow{item: Item{"id": attr.Str("a"), "data": attr.Blob([]byte("old")), "kek_epoch": attr.Num(3), "dek_id": attr.Str("d")}}
+	keyed.Epoch, keyed.dekID = 3, "d"
+	embedded := storedRow{item: Item{"id": attr.Str("a"), "data": attr.Blob([]byte("old")), "kek_epoch": attr.Num(3), "key": attr.Str("k"), "dek": attr.Blob([]byte("w"))}}
+	embedded.Epoch = 3
+	adopted := storedRow{item: Item{"id": attr.Str("a"), "data": attr.Blob([]byte("old")), "key": attr.Str("k"), "dek": attr.Blob([]byte("w"))}}
+	for name, c := range map[string]struct {
+		envelope string
+		old      storedRow
+		cond     string
+		remove   []string
+		fenced   bool
+	}{
+		"keyed":                        {EnvelopeKeyed, keyed, "data = old AND kek_epoch <= 5", nil, false},
+		"embedded becomes keyed":       {EnvelopeKeyed, embedded, "data = old AND kek_epoch <= 5", []string{"key", "dek"}, false},
+		"adopted becomes keyed":        {EnvelopeKeyed, adopted, "data = old AND attribute_not_exists(kek_epoch)", []string{"key", "dek"}, false},
+		"embedded beside keyed rows":   {EnvelopeEmbedded, embedded, "data = old AND kek_epoch <= 5 AND attribute_not_exists(dek_id)", nil, false},
+		"adopted beside keyed rows":    {EnvelopeEmbedded, adopted, "data = old AND attribute_not_exists(kek_epoch) AND attribute_not_exists(dek_id)", nil, true},
+		"keyed becomes embedded again": {EnvelopeEmbedded, keyed, "data = old AND kek_epoch <= 5", []string{"dek_id"}, true},
+	} {
+		table := (&answering{}).table()
+		table.cfg.Envelope, table.cfg.DEKID = c.envelope, "dek_id"
+		u := table.updateOf(c.old, epochs(5, "mine"), table.otherKind(c.old))
+		cond := resolve(*u.ConditionExpression, u.ExpressionAttributeNames, u.ExpressionAttributeValues)
+		update := resolve(*u.UpdateExpression, u.ExpressionAttributeNames, u.ExpressionAttributeValues)
+		want := "SET data = mine, kek_epoch = 5, version = if_not_exists(version, 0) + 1"
+		if len(c.remove) > 0 {
+			want += " REMOVE " + strings.Join(c.remove, ", ")
+		}
+		if cond != c.cond || update != want || table.needsFence(c.old) != c.fenced {
+			t.Errorf("%s: %q, %q, fenced %t", name, cond, update, table.needsFence(c.old))
 		}
 	}
 }
@@ -206,21 +243,21 @@ func TestBusyFence(t *testing.T) {
 		busy   []string
 		err    error
 		asked  []string
-		want   verdict
+		want   refusal
 	}{
 		"free":         {shards: 3, asked: []string{"02"}},
 		"the next":     {shards: 3, busy: []string{"02"}, asked: []string{"02", "01"}},
 		"the last":     {shards: 3, busy: []string{"02", "01"}, asked: []string{"02", "01", "00"}},
-		"all":          {shards: 3, busy: []string{"02", "01", "00"}, asked: []string{"02", "01", "00"}, want: verdict{again: true}},
-		"the only one": {shards: 1, busy: []string{"00"}, asked: []string{"00"}, want: verdict{again: true}},
+		"all":          {shards: 3, busy: []string{"02", "01", "00"}, asked: []string{"02", "01", "00"}, want: refusal{retry: true}},
+		"the only one": {shards: 1, busy: []string{"00"}, asked: []string{"00"}, want: refusal{retry: true}},
 		"its row too": {
-			shards: 3, asked: []string{"02"}, want: verdict{again: true},
+			shards: 3, asked: []string{"02"}, want: refusal{retry: true},
 			err: &types.TransactionCanceledException{CancellationReasons: []types.CancellationReason{
 				{Code: aws.String("TransactionConflict")}, {Code: aws.String("TransactionConflict")},
 			}},
 		},
 		"fenced meanwhile": {
-			shards: 3, busy: []string{"02"}, asked: []string{"02", "01"}, want: verdict{fenced: true},
+			shards: 3, busy: []string{"02"}, asked: []string{"02", "01"}, want: refusal{fenced: true},
 			err: &types.TransactionCanceledException{CancellationReasons: []types.CancellationReason{
 				{Code: aws.String("None")}, {Code: aws.String("ConditionalCheckFailed")},
 			}},
@@ -232,8 +269,8 @@ func TestBusyFence(t *testing.T) {
 		}
 		table := b.table()
 		table.c.cfg.DynamoDB = b
-		got, err := table.insert(t.Context(), &hold{pointer: kek.Pointer{KEKID: "k"}, shards: c.shards}, []Item{{"id": attr.Str("a")}})
-		if got != c.want || (err == nil) != (c.want == verdict{}) {
+		got, err := table.insertRows(t.Context(), &heldLease{pointer: kek.Pointer{KEKID: "k"}, shards: c.shards}, []Item{{"id": attr.Str("a")}})
+		if got != c.want || (err == nil) != (c.want == refusal{}) {
 			t.Errorf("%s: %+v, %v, want %+v", name, got, err, c.want)
 		}
 		if d := cmp.Diff(c.asked, b.asked); d != "" {
@@ -252,7 +289,7 @@ func TestFencedUpdates(t *testing.T) {
 		"none": {nil, "data = old AND attribute_not_exists(kek_epoch)"},
 		"zero": {attr.Num(0), "data = old AND kek_epoch = 0"},
 	} {
-		for code, want := range map[string]verdict{"theirs": {again: true}, "mine": {}, "fence": {fenced: true}, "": {}} {
+		for code, want := range map[string]refusal{"theirs": {retry: true}, "mine": {}, "fence": {fenced: true}, "": {}} {
 			e := &types.TransactionCanceledException{CancellationReasons: make([]types.CancellationReason, 2)}
 			failed := aws.String("ConditionalCheckFailed")
 			a := &answering{err: e}
@@ -264,12 +301,12 @@ func TestFencedUpdates(t *testing.T) {
 			default:
 				e.CancellationReasons[0] = types.CancellationReason{Code: failed, Item: epochs(1, code)}
 			}
-			old := stored{item: Item{"id": attr.Str("a"), "data": attr.Blob([]byte("old"))}}
+			old := storedRow{item: Item{"id": attr.Str("a"), "data": attr.Blob([]byte("old"))}}
 			if c.epoch != nil {
 				old.item["kek_epoch"] = c.epoch
 			}
-			got, err := a.table().update(t.Context(), &hold{pointer: kek.Pointer{KEKID: "k"}, shards: 1}, old, epochs(5, "mine"), nil)
-			if got != want || (err == nil) != (want == verdict{}) || errors.Is(err, ErrExists) || errors.Is(err, ErrContended) != (code == "theirs") {
+			got, err := a.table().updateRow(t.Context(), &heldLease{pointer: kek.Pointer{KEKID: "k"}, shards: 1}, old, epochs(5, "mine"), nil)
+			if got != want || (err == nil) != (want == refusal{}) || errors.Is(err, ErrExists) || errors.Is(err, ErrContended) != (code == "theirs") {
 				t.Errorf("%s, %q: %+v, %v, want %+v", name, code, got, err, want)
 			}
 			u := a.write.TransactItems[0].Update
@@ -291,19 +328,19 @@ func TestFencedUpdates(t *testing.T) {
 // TestExpression: an attribute has one name in an expression, a value one each time.
 func TestExpression(t *testing.T) {
 	e := expression{names: map[string]string{}, values: Item{}}
-	if a, b, again := e.name("a"), e.name("b"), e.name("a"); a == b || a != again || len(e.names) != 2 {
+	if a, b, again := e.addName("a"), e.addName("b"), e.addName("a"); a == b || a != again || len(e.names) != 2 {
 		t.Errorf("%s, %s, %s of %v", a, b, again, e.names)
 	}
 	first := map[string]string{}
 	for _, a := range strings.Split("cdefghij", "") {
-		first[a] = e.name(a)
+		first[a] = e.addName(a)
 	}
 	for a, n := range first {
-		if again := e.name(a); again != n || e.names[n] != a {
+		if again := e.addName(a); again != n || e.names[n] != a {
 			t.Errorf("%s is %s and %s", a, n, again)
 		}
 	}
-	if v, w := e.value(attr.Str("v")), e.value(attr.Str("v")); v == w || len(e.values) != 2 {
+	if v, w := e.addValue(attr.Str("v")), e.addValue(attr.Str("v")); v == w || len(e.values) != 2 {
 		t.Errorf("%s, %s of %v", v, w, e.values)
 	}
 	for _, c := range []struct {
@@ -317,7 +354,7 @@ func TestExpression(t *testing.T) {
 		{Item{"a": attr.Str("1")}, nil, "n", "SET a = 1, n = if_not_exists(n, 0) + 1"},
 	} {
 		e := expression{names: map[string]string{}, values: Item{}}
-		if got := resolve(e.update(c.set, c.remove, c.count), e.names, e.values); got != c.want {
+		if got := resolve(e.buildUpdate(c.set, c.remove, c.count), e.names, e.values); got != c.want {
 			t.Errorf("%s, want %s", got, c.want)
 		}
 	}
@@ -349,7 +386,7 @@ func TestInsertWithoutKeys(t *testing.T) {
 
 // TestNothingGiven: each field that is required is one fault.
 func TestNothingGiven(t *testing.T) {
-	err := TableConfig{}.check()
+	err := TableConfig{}.checkConfig()
 	for _, field := range []string{"table", "kek_id_attribute", "wrapped_dek_attribute", "ciphertext_attribute", "epoch_attribute"} {
 		if err == nil || !strings.Contains(err.Error(), field+": is required") {
 			t.Errorf("%v does not name %s", err, field)
@@ -387,10 +424,10 @@ func TestOnlyFenceBusy(t *testing.T) {
 func TestKeyOfItem(t *testing.T) {
 	table := (&answering{}).table()
 	table.cfg.Keys = []string{"id", "sk"}
-	if k := table.key(Item{"id": attr.Str("a"), "note": attr.Str("x")}); len(k) != 1 || attr.Text(k["id"]) != "a" {
+	if k := table.keyAttributes(Item{"id": attr.Str("a"), "note": attr.Str("x")}); len(k) != 1 || attr.Text(k["id"]) != "a" {
 		t.Errorf("%v", k)
 	}
-	if k := table.key(Item{"id": attr.Str("a"), "sk": attr.Str("b"), "note": attr.Str("x")}); len(k) != 2 || attr.Text(k["sk"]) != "b" {
+	if k := table.keyAttributes(Item{"id": attr.Str("a"), "sk": attr.Str("b"), "note": attr.Str("x")}); len(k) != 2 || attr.Text(k["sk"]) != "b" {
 		t.Errorf("%v", k)
 	}
 }
@@ -406,7 +443,7 @@ func TestWaits(t *testing.T) {
 			for chance, want := range map[int64]time.Duration{0: longest / 2, 1: longest} {
 				c := Config{Random: func(n int64) int64 { return chance * (n - 1) }}
 				began := time.Now()
-				if err := c.wait(t.Context(), n); err != nil || time.Since(began) != want {
+				if err := c.waitForTry(t.Context(), n); err != nil || time.Since(began) != want {
 					t.Errorf("try %d: %s, %v, want %s", n, time.Since(began), err, want)
 				}
 			}
@@ -414,10 +451,10 @@ func TestWaits(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
 		defer cancel()
 		c := Config{Random: func(int64) int64 { return 0 }}
-		if err := c.wait(ctx, 5); !errors.Is(err, context.DeadlineExceeded) {
+		if err := c.waitForTry(ctx, 5); !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("%v", err)
 		}
-		if err := c.wait(ctx, 0); !errors.Is(err, context.DeadlineExceeded) {
+		if err := c.waitForTry(ctx, 0); !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("the first try of a context that has ended: %v", err)
 		}
 	})
@@ -427,25 +464,25 @@ func TestWaits(t *testing.T) {
 // stopped the last one is told.
 func TestTries(t *testing.T) {
 	for name, c := range map[string]struct {
-		v       verdict
+		v       refusal
 		err     error
 		tries   int
 		want    error
 		without error
 	}{
-		"made":        {verdict{}, nil, 1, nil, nil},
-		"an error":    {verdict{}, errHook, 1, errHook, ErrContended},
-		"contended":   {verdict{again: true}, errHook, 10, ErrContended, ErrFenced},
-		"fenced":      {verdict{fenced: true}, errHook, 10, ErrFenced, ErrContended},
-		"both":        {verdict{again: true, fenced: true}, errHook, 10, ErrFenced, ErrContended},
-		"no data key": {verdict{}, errSealKey, 1, errSealKey, ErrFenced},
+		"made":        {refusal{}, nil, 1, nil, nil},
+		"an error":    {refusal{}, errHook, 1, errHook, ErrContended},
+		"contended":   {refusal{retry: true}, errHook, 10, ErrContended, ErrFenced},
+		"fenced":      {refusal{fenced: true}, errHook, 10, ErrFenced, ErrContended},
+		"both":        {refusal{retry: true, fenced: true}, errHook, 10, ErrFenced, ErrContended},
+		"no data key": {refusal{}, errSealKey, 1, errSealKey, ErrFenced},
 	} {
 		newHooked(t, nil, func(t *hooked) {
 			t.still()
 			tries, reads := 0, t.table.count("pointer")
-			err := t.c.write(t.Context(), func(h *hold, at time.Duration) (verdict, error) {
+			err := t.c.retryWrite(t.Context(), func(h *heldLease, at time.Duration) (refusal, error) {
 				tries++
-				if h.refs.Load() != 1 || at != t.c.elapsed() {
+				if h.refs.Load() != 1 || at != t.c.elapsedTime() {
 					t.Errorf("%s: %d references, at %s", name, h.refs.Load(), at)
 				}
 				time.Sleep(time.Millisecond)
@@ -473,7 +510,7 @@ func TestTries(t *testing.T) {
 		t.still()
 		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Millisecond)
 		defer cancel()
-		err := t.c.write(ctx, func(*hold, time.Duration) (verdict, error) { return verdict{again: true}, errHook })
+		err := t.c.retryWrite(ctx, func(*heldLease, time.Duration) (refusal, error) { return refusal{retry: true}, errHook })
 		if !errors.Is(err, context.DeadlineExceeded) || !errors.Is(err, errHook) {
 			t.Errorf("%v, want the deadline and what went before", err)
 		}
@@ -483,17 +520,17 @@ func TestTries(t *testing.T) {
 		t.table.move(2, kek.Normal)
 		time.Sleep(time.Second)
 		var under []kek.ID
-		err := t.c.write(t.Context(), func(h *hold, _ time.Duration) (verdict, error) {
+		err := t.c.retryWrite(t.Context(), func(h *heldLease, _ time.Duration) (refusal, error) {
 			under = append(under, h.pointer.KEKID)
 			if h.pointer.Epoch == 1 {
-				return verdict{}, errSealKey
+				return refusal{}, errSealKey
 			}
-			return verdict{}, nil
+			return refusal{}, nil
 		})
 		if err != nil || !slices.Equal(under, []kek.ID{"kek-1", "kek-2"}) {
 			t.Errorf("%v under %v", err, under)
 		}
-		t.c.tend(t.Context())
+		t.c.renewAll(t.Context())
 	})
 }
 
@@ -513,7 +550,7 @@ func everyType() Item {
 func TestCloneItem(t *testing.T) {
 	i := everyType()
 	c := cloneItem(i)
-	if set, remove := changes(i, c); len(set)+len(remove) > 0 {
+	if set, remove := diffItems(i, c); len(set)+len(remove) > 0 {
 		t.Fatalf("a copy differs in %v and lacks %v", set, remove)
 	}
 	i["S"].(*types.AttributeValueMemberS).Value = "x"
@@ -525,11 +562,11 @@ func TestCloneItem(t *testing.T) {
 	i["BS"].(*types.AttributeValueMemberBS).Value[1][0] = 'x'
 	i["L"].(*types.AttributeValueMemberL).Value[1].(*types.AttributeValueMemberM).Value["x"].(*types.AttributeValueMemberB).Value[0] = 'x'
 	i["M"].(*types.AttributeValueMemberM).Value["m"].(*types.AttributeValueMemberL).Value[0] = attr.Str("x")
-	set, remove := changes(c, everyType())
+	set, remove := diffItems(c, everyType())
 	if len(set)+len(remove) > 0 {
 		t.Errorf("the copy changed with the item: %v, %v", slices.Sorted(maps.Keys(set)), remove)
 	}
-	set, remove = changes(c, i)
+	set, remove = diffItems(c, i)
 	if got := slices.Sorted(maps.Keys(set)); len(remove) > 0 || !slices.Equal(got, []string{"B", "BOOL", "BS", "L", "M", "N", "NS", "S", "SS"}) {
 		t.Errorf("changed %v, removed %v", got, remove)
 	}
@@ -540,10 +577,10 @@ func TestCloneItem(t *testing.T) {
 	for _, name := range strings.Split("abcdefghij", "") {
 		many[name] = attr.Str("x")
 	}
-	if set, remove := changes(many, Item{}); len(set) != 0 || strings.Join(remove, "") != "abcdefghij" {
+	if set, remove := diffItems(many, Item{}); len(set) != 0 || strings.Join(remove, "") != "abcdefghij" {
 		t.Errorf("in order: %v, %v", set, remove)
 	}
-	if set, remove := changes(c, i); !slices.Equal(remove, []string{"NULL", "S"}) || set["new"] == nil {
+	if set, remove := diffItems(c, i); !slices.Equal(remove, []string{"NULL", "S"}) || set["new"] == nil {
 		t.Errorf("%v, %v", set, remove)
 	}
 }
@@ -559,7 +596,7 @@ func TestFaults(t *testing.T) {
 	plain := good
 	plain.Format = ""
 	for _, c := range []TableConfig{good, same, tink, plain} {
-		if err := c.check(); err != nil {
+		if err := c.checkConfig(); err != nil {
 			t.Errorf("%+v: %v", c, err)
 		}
 	}
@@ -590,7 +627,7 @@ func TestFaults(t *testing.T) {
 	} {
 		c := good
 		change(&c)
-		err := c.check()
+		err := c.checkConfig()
 		if err == nil || !strings.HasPrefix(err.Error(), want) || strings.Contains(err.Error(), "\n") {
 			t.Errorf("%v, want %s alone", err, want)
 		}
@@ -599,14 +636,14 @@ func TestFaults(t *testing.T) {
 	twice.Context = map[string]string{"a": "1", "b": "2", "c": "3"}
 	twice.Bind = twice.Context
 	for k := range twice.Bind {
-		if err := twice.check(); err == nil || !strings.Contains(err.Error(), `bind: key "`+k+`" is in context already`) {
+		if err := twice.checkConfig(); err == nil || !strings.Contains(err.Error(), `bind: key "`+k+`" is in context already`) {
 			t.Errorf("%v does not name %q", err, k)
 		}
 	}
 	for _, values := range []map[string]string{{"k": "$$x"}, {"k": "x"}, {"k": "$other"}, {"k": "$kind"}} {
 		c := good
 		c.Context, c.Other = values, &OtherItems{Attribute: "kind", Values: []string{"x"}}
-		if err := c.check(); err != nil {
+		if err := c.checkConfig(); err != nil {
 			t.Errorf("%v: %v", values, err)
 		}
 	}
@@ -623,19 +660,19 @@ func TestFaults(t *testing.T) {
 func TestDecode(t *testing.T) {
 	cfg := TableConfig{KEKID: "key", WrappedDEK: "dek", Ciphertext: "data", Version: "version"}.withDefaults()
 	good := Item{"key": attr.Str("k"), "dek": attr.Blob([]byte("w")), "data": attr.Blob([]byte("c")), "kek_epoch": attr.Num(3), "version": attr.Num(7)}
-	s, err := cfg.decode(good)
+	s, err := cfg.decodeRow(good)
 	if err != nil || s.KEKID != "k" || string(s.WrappedDEK) != "w" || string(s.Ciphertext) != "c" || s.Epoch != 3 || s.version != 7 || s.tink != nil {
 		t.Errorf("%+v, %v", s, err)
 	}
 	for _, attribute := range []string{"kek_epoch", "version"} {
 		i := maps.Clone(good)
 		delete(i, attribute)
-		if _, err := cfg.decode(i); err != nil {
+		if _, err := cfg.decodeRow(i); err != nil {
 			t.Errorf("without %s: %v", attribute, err)
 		}
 		for _, v := range []types.AttributeValue{attr.Str("1"), &types.AttributeValueMemberN{Value: "1.5"}} {
 			i[attribute] = v
-			if _, err := cfg.decode(i); !errors.Is(err, ErrNoEnvelope) || !strings.Contains(err.Error(), "attribute "+attribute) {
+			if _, err := cfg.decodeRow(i); !errors.Is(err, ErrNoEnvelope) || !strings.Contains(err.Error(), "attribute "+attribute) {
 				t.Errorf("%s is %T: %v", attribute, v, err)
 			}
 		}
@@ -646,18 +683,18 @@ func TestDecode(t *testing.T) {
 			if i[attribute] = v; v == nil {
 				delete(i, attribute)
 			}
-			if _, err := cfg.decode(i); !errors.Is(err, ErrNoEnvelope) || !strings.Contains(err.Error(), "attribute "+attribute+" is missing") {
+			if _, err := cfg.decodeRow(i); !errors.Is(err, ErrNoEnvelope) || !strings.Contains(err.Error(), "attribute "+attribute+" is missing") {
 				t.Errorf("%s is %s: %v", attribute, name, err)
 			}
 		}
 	}
 	cfg.Format = FormatTink
-	if s, err := cfg.decode(good); err != nil || s.tink != nil {
+	if s, err := cfg.decodeRow(good); err != nil || s.tink != nil {
 		t.Errorf("a row of this package in a table of Tink's: %+v, %v", s, err)
 	}
 	i := maps.Clone(good)
 	delete(i, "dek")
-	if _, err := cfg.decode(i); !errors.Is(err, ErrNoEnvelope) || !strings.Contains(err.Error(), "attribute data") {
+	if _, err := cfg.decodeRow(i); !errors.Is(err, ErrNoEnvelope) || !strings.Contains(err.Error(), "attribute data") {
 		t.Errorf("no payload of Tink's: %v", err)
 	}
 }
@@ -737,7 +774,7 @@ func TestRereadFails(t *testing.T) {
 		}
 		f.item = Item{"id": attr.Str("a")}
 		if r, err := table.Open(t.Context(), stale); !errors.Is(err, ErrNoEnvelope) || r.Item != nil {
-			t.Errorf("it is no envelope any more: %+v, %v", r, err)
+			t.Errorf("it is not an envelope any more: %+v, %v", r, err)
 		}
 		if r, err := table.Get(t.Context(), Item{"id": attr.Str("a")}); !errors.Is(err, ErrNoEnvelope) || r.Item != nil || !strings.Contains(err.Error(), "table orders") {
 			t.Errorf("%+v, %v", r, err)
@@ -783,7 +820,7 @@ func TestBatches(t *testing.T) {
 	})
 }
 
-// TestSameKey: key attributes are the same by type and value; what is no key attribute
+// TestSameKey: key attributes are the same by type and value; what is not a key attribute
 // is never the same.
 func TestSameKey(t *testing.T) {
 	n := func(v string) types.AttributeValue { return &types.AttributeValueMemberN{Value: v} }

@@ -15,7 +15,7 @@ import (
 
 	"go.yaml.in/yaml/v3"
 
-	"github.com/matter-ops/kms-rotation/internal/ddb"
+	dynamosource "github.com/matter-ops/kms-rotation/source/dynamodb"
 )
 
 func read(t *testing.T, name string) string {
@@ -97,7 +97,7 @@ func TestTerraformSources(t *testing.T) {
 		have = append(have, m[1])
 	}
 	want := []string{"table_arn"}
-	for _, f := range reflect.VisibleFields(reflect.TypeFor[ddb.SourceConfig]()) {
+	for _, f := range reflect.VisibleFields(reflect.TypeFor[dynamosource.Config]()) {
 		want = append(want, f.Tag.Get("json"))
 	}
 	slices.Sort(have)

@@ -5,12 +5,14 @@ import (
 	"encoding/json"
 	"fmt"
 
-	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/journal"
 )
 
-// object is a JSON object whose members keep their order.
+// object is a JSON object whose members keep their order, so that the generated file reads as
+// a person would write it and its diffs are small.
 type object []member
 
+// member is a name and its value in an [object].
 type member struct {
 	name  string
 	value any
@@ -38,8 +40,9 @@ func (o object) MarshalJSON() ([]byte, error) {
 	return b.Bytes(), nil
 }
 
-// Definition returns the state machine in the Amazon States Language, as JSON that any
-// editor reads. Names in ${…} are substituted by template.yaml.
+// Definition returns the state machine in the Amazon States Language. CloudFormation
+// substitutes the names in ${…}, which are all inside strings, so that the file is valid JSON
+// for every editor and linter.
 func Definition() ([]byte, error) {
 	var compact, b bytes.Buffer
 	e := json.NewEncoder(&compact)
@@ -58,16 +61,18 @@ func Definition() ([]byte, error) {
 	return b.Bytes(), nil
 }
 
+// describeStates returns the member States: each state under its name, in the table's order.
 func describeStates(states []State) object {
 	var out object
 	for _, s := range states {
-		out = append(out, member{s.Name, s.describe()})
+		out = append(out, member{s.Name, s.describeState()})
 	}
 	return out
 }
 
-// describe is a state in the Amazon States Language.
-func (s State) describe() object {
+// describeState returns a state in the Amazon States Language. Fields that are empty are left
+// out: the language has other defaults for absent fields than for null.
+func (s State) describeState() object {
 	out := object{{"Type", s.Type}, {"Comment", s.Comment}}
 	if s.Comment == "" {
 		out = out[:1]
@@ -90,20 +95,25 @@ func (s State) describe() object {
 	case Choice:
 		var rules []object
 		for _, r := range s.Choices {
-			rules = append(rules, r.describe())
+			rules = append(rules, r.describeRule())
 		}
 		add(true, "Choices", rules)
 		add(true, "Default", s.Default)
 	case Wait:
-		add(true, "SecondsPath", s.SecondsAt)
+		add(s.SecondsAt != "", "SecondsPath", s.SecondsAt)
+		add(s.SecondsAt == "", "Seconds", int(s.Pause.Seconds()))
 	case Pass:
 		add(true, "Parameters", describeFields(s.Parameters))
 	case Map:
 		add(true, "ItemsPath", s.Items)
 		add(true, "ItemSelector", describeFields(s.ItemSelector))
 		add(true, "MaxConcurrencyPath", s.ConcurrencyAt)
+		// The label is part of the ARNs of map runs and child executions (developer guide, "Using
+		// Map state in Distributed mode"), to which permissions refer. No failed child execution
+		// is tolerated: that is the default ("Tolerated failure threshold for Distributed Map state").
+		add(true, "Label", s.Name)
 		add(true, "ItemProcessor", object{
-			{"ProcessorConfig", object{{"Mode", "INLINE"}}}, {"StartAt", s.Each[0].Name}, {"States", describeStates(s.Each)},
+			{"ProcessorConfig", object{{"Mode", "DISTRIBUTED"}, {"ExecutionType", "STANDARD"}}}, {"StartAt", s.Each[0].Name}, {"States", describeStates(s.Each)},
 		})
 	case Fail:
 		add(true, "ErrorPath", s.ErrorAt)
@@ -113,18 +123,18 @@ func (s State) describe() object {
 	add(s.Select != nil, "ResultSelector", describeFields(s.Select))
 	out = append(out, describeResult(s.Result)...)
 	add(s.Output != "", "OutputPath", s.Output)
-	add(s.Type == Task, "Retry", []object{s.Retry.describe()})
+	add(s.Type == Task, "Retry", []object{s.Retry.describeRetry()})
 	var catch []object
 	for _, c := range s.Catch {
-		catch = append(catch, c.describe())
+		catch = append(catch, c.describeCatch())
 	}
 	add(catch != nil, "Catch", catch)
 	add(s.Next != "", "Next", s.Next)
 	return out
 }
 
-// describeFields names a field that is a path as the Amazon States Language does: with .$
-// at its end.
+// describeFields returns fields as an object. The name of a field whose value is a path ends in
+// ".$" in the Amazon States Language.
 func describeFields(fields []Field) object {
 	out := object{}
 	for _, f := range fields {
@@ -136,6 +146,8 @@ func describeFields(fields []Field) object {
 	return out
 }
 
+// describeResult returns the member ResultPath: absent if the answer replaces the input, null
+// if it is dropped.
 func describeResult(path string) object {
 	switch path {
 	case "":
@@ -147,15 +159,18 @@ func describeResult(path string) object {
 	}
 }
 
-// retried are the failures that repeating can heal: a step's own Transient, Lambda's
-// (developer guide, "Handle Lambda service exceptions"), and a process that died.
-var retried = []rotation.Kind{
-	rotation.Transient, "Lambda.ServiceException", "Lambda.AWSLambdaException", "Lambda.SdkClientException",
+// retried lists the failures that repeating can heal: Transient, which a step returns itself,
+// those of Lambda (Step Functions developer guide, "Handle Lambda service exceptions"), and a
+// process that died or ran out of time.
+var retried = []journal.Kind{
+	journal.Transient, "Lambda.ServiceException", "Lambda.AWSLambdaException", "Lambda.SdkClientException",
 	"Lambda.ClientExecutionTimeoutException", "Lambda.TooManyRequestsException", "Lambda.Unknown", "Runtime.ExitError", "Sandbox.Timedout",
 }
 
-func (r Retry) describe() object {
-	errors := append([]rotation.Kind(nil), retried...)
+// describeRetry returns the one retrier of a task. Full jitter spreads the tries of many
+// segments that fail together.
+func (r Retry) describeRetry() object {
+	errors := append([]journal.Kind(nil), retried...)
 	if !r.NotOnTimeout {
 		errors = append(errors, timeout)
 	}
@@ -169,7 +184,8 @@ func (r Retry) describe() object {
 	}
 }
 
-func (c CatchClause) describe() object {
+// describeCatch returns a catcher.
+func (c CatchClause) describeCatch() object {
 	var out object
 	if c.Comment != "" {
 		out = object{{"Comment", c.Comment}}
@@ -178,7 +194,8 @@ func (c CatchClause) describe() object {
 	return append(out, member{"Next", c.Next})
 }
 
-func (r ChoiceRule) describe() object {
+// describeRule returns a rule of a choice.
+func (r ChoiceRule) describeRule() object {
 	compare := "StringEquals"
 	if _, ok := r.Is.(bool); ok {
 		compare = "BooleanEquals"

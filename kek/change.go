@@ -1,5 +1,7 @@
 package kek
 
+import "slices"
+
 // LockOp is what a change does to the one lock that admits a single rotation.
 type LockOp int
 
@@ -25,16 +27,35 @@ type Change struct {
 	Pointer  *PointerMove  // nil: the pointer is not touched
 	Keeps    *Pointer      // not nil: condition that the pointer still equals this
 	KEKs     []KEKMove
-	Opens    ID     // not "": open this KEK's fence shards, all of them
-	Sealed   ID     // not "": condition that all of this KEK's fence shards are sealed
-	Shards   int    // how many shards Opens and Sealed speak of
 	Event    string // what happened, in the audit chain's words, e.g. pointer_switched
+
+	// A KEK has two fences, each of as many shards (spec: SealFence): of rows that carry
+	// their data key, and of records of the key table.
+	Opens        ID  // not "": open this KEK's fence of rows, all shards of it
+	OpensRecords ID  // not "": open this KEK's fence of records, all shards of it
+	Sealed       ID  // not "": condition that all shards of both of this KEK's fences are sealed
+	Shards       int // how many shards a fence has that this change speaks of
 
 	// The registry of sources and KEKs. Its revision grows with every change of which
 	// sources or historic KEKs there are.
 	Registry   *RegistryMove // nil: the registry is not touched
 	AtRegistry *int64        // not nil: condition that the registry still has this revision; 0: there is none yet
-	Shuts      ID            // not "": create this KEK's fence shards sealed, all of them (Shards); none may exist
+	Shuts      ID            // not "": create both of this KEK's fences sealed, all shards of them; none may exist
+}
+
+// TakeNoRows returns the change c of a switch without the opening of the new KEK's fence of
+// rows. So no row that carries its data key can come to be under that KEK, and the rotation
+// that leaves it need read no keyed row (spec: CloseEmbedded). It is for a deployment whose
+// sources all hold keyed rows alone.
+func (c Change) TakeNoRows() Change {
+	c.KEKs = slices.Clone(c.KEKs)
+	for i, m := range c.KEKs {
+		if m.After.ID == c.Opens {
+			c.KEKs[i].After.RecordsOnly = true
+		}
+	}
+	c.Opens = ""
+	return c
 }
 
 // RegistryMove changes which sources are registered. The stored revision must be

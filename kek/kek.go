@@ -54,7 +54,8 @@ type KEK struct {
 	State           State     // life-cycle state
 	Label           string    // the operator's name for it, e.g. Q2-2026-rotation
 	RotationID      string    // the rotation that minted it; "" for the genesis KEK
-	FenceShards     int       // how many fence items it has once active
+	FenceShards     int       // how many items each of its two fences has once active
+	RecordsOnly     bool      // its fence of rows was never opened: no row carries a data key under it (spec: RowsLooked)
 	CreatedAt       time.Time // UTC
 	SwitchedAt      time.Time // when the pointer moved to it; zero before
 	RetiredAt       time.Time // zero before retirement
@@ -62,8 +63,8 @@ type KEK struct {
 	NotBeforeDelete time.Time // earliest moment a human may schedule its deletion
 }
 
-// to returns a copy of k moved to the next state, or an [*IllegalTransition].
-func (k KEK) to(next State) (KEK, error) {
+// moveTo returns a copy of k moved to the next state, or an [*IllegalTransition].
+func (k KEK) moveTo(next State) (KEK, error) {
 	for _, s := range legal[k.State] {
 		if s == next {
 			k.State = next

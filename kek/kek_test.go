@@ -14,7 +14,7 @@ func TestStates(t *testing.T) {
 	want := []string{"pending→active", "pending→retired", "active→draining", "draining→sealed", "sealed→retired"}
 	for _, from := range append(all, "") {
 		for _, to := range append(all, "") {
-			k, err := KEK{ID: "k", State: from, Label: "l"}.to(to)
+			k, err := KEK{ID: "k", State: from, Label: "l"}.moveTo(to)
 			var illegal *IllegalTransition
 			switch legal := slices.Contains(want, string(from)+"→"+string(to)); {
 			case legal && (err != nil || k.State != to || k.Label != "l"):

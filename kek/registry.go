@@ -25,7 +25,7 @@ func (v View) PutSource(src Source, now time.Time) (Change, error) {
 			return Change{}, ErrDone
 		}
 	}
-	for _, s := range slices.Concat(v.Sources, v.frozen()) {
+	for _, s := range slices.Concat(v.Sources, v.frozenSources()) {
 		if s.Name != src.Name {
 			continue
 		}
@@ -46,9 +46,9 @@ func (v View) PutSource(src Source, now time.Time) (Change, error) {
 	})
 }
 
-// frozen lists the sources of the rotation that holds the lock, which keeps those that
+// frozenSources lists the sources of the rotation that holds the lock, which keeps those that
 // were removed meanwhile.
-func (v View) frozen() []Source {
+func (v View) frozenSources() []Source {
 	if v.Rotation == nil || v.Rotation.ID != v.Lock {
 		return nil
 	}
@@ -88,7 +88,7 @@ func (v View) ForgetMark(table string, now time.Time) (Change, error) {
 }
 
 // RegisterKEK registers a historic KEK, under which rows were written before this
-// deployment: sealed, with every fence shard sealed, so that nothing new can be
+// deployment: sealed, with every shard of its fences sealed, so that nothing new can be
 // inserted under it (spec: Register). The next rotation moves its rows. It is refused
 // with [ErrLocked] while a rotation runs, which has counted without it.
 func (v View) RegisterKEK(k KEK, now time.Time) (Change, error) {
@@ -124,14 +124,14 @@ func (v View) withRotation(m RegistryMove, event string, now time.Time, join fun
 	if r == nil || r.ID != v.Lock || r.Phase.PreSwitch() {
 		return Change{}, ErrLocked
 	}
-	after := bump(*r, now)
+	after := bumpRevision(*r, now)
 	if join != nil && !r.Phase.Reached(KEKRetired) {
 		join(&after)
 	}
 	return Change{Rotation: &RotationMove{Before: r, After: after}, Lock: LockHold, Registry: &m, Event: event}, nil
 }
 
-func bump(r Rotation, now time.Time) Rotation {
+func bumpRevision(r Rotation, now time.Time) Rotation {
 	r.Rev++
 	r.UpdatedAt = now
 	return r

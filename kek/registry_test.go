@@ -143,7 +143,7 @@ func TestStartConditionsOnTheRegistry(t *testing.T) {
 func TestPlaces(t *testing.T) {
 	v := genesis(t).view("")
 	elsewhere, corpus := src("orders", "{}"), src("orders", "{}")
-	elsewhere.Place, corpus.Kind = "table-x", KindCorpus
+	elsewhere.Place, corpus.Kind = "table-x", "corpus"
 	twice, twiceLater := src("again", "{}"), src("again", "{}")
 	twice.Place, twiceLater.Place = "table-orders", "table-users"
 	for name, tc := range map[string]struct {
@@ -255,6 +255,39 @@ func TestRegisterKEK(t *testing.T) {
 	for _, id := range []ID{old, past1, "kek-later"} {
 		if _, err := tab.view("").RegisterKEK(KEK{ID: id}, now); !errors.Is(err, ErrDone) {
 			t.Errorf("%s again: %v", id, err)
+		}
+	}
+}
+
+// TestTakeNoRows: a switch that opens the fence of records alone says so of the new KEK, and
+// changes neither the change that it was made from nor another KEK.
+func TestTakeNoRows(t *testing.T) {
+	c := Change{
+		Opens: "new", OpensRecords: "new", Shards: 2,
+		KEKs: []KEKMove{{After: KEK{ID: "new"}}, {After: KEK{ID: "old"}}},
+	}
+	got := c.TakeNoRows()
+	if got.Opens != "" || got.OpensRecords != "new" || got.Shards != 2 || !got.KEKs[0].After.RecordsOnly || got.KEKs[1].After.RecordsOnly {
+		t.Errorf("%+v", got)
+	}
+	if c.Opens != "new" || c.KEKs[0].After.RecordsOnly {
+		t.Errorf("it changed %+v", c)
+	}
+}
+
+// TestStartRecordsOnly: a rotation leaves KEKs that take records alone only if each of them does.
+func TestStartRecordsOnly(t *testing.T) {
+	for name, c := range map[string]struct {
+		current, past bool
+		want          bool
+	}{"both": {true, true, true}, "the pointer's": {true, false, false}, "the other": {false, true, false}, "neither": {false, false, false}} {
+		v := View{
+			Pointer: &Pointer{KEKID: "a", Epoch: 1},
+			KEKs:    map[ID]KEK{"a": {ID: "a", State: Active, RecordsOnly: c.current}, "b": {ID: "b", State: Sealed, RecordsOnly: c.past}},
+		}
+		got, err := v.Start(Rotation{ID: "r", Mode: Normal}, time.Now())
+		if err != nil || got.Rotation.After.RecordsOnly != c.want {
+			t.Errorf("%s: %+v, %v", name, got.Rotation, err)
 		}
 	}
 }

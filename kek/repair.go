@@ -87,5 +87,5 @@ func (r Rotation) Lose(reason string, now time.Time) Rotation {
 		r.Phase = Superseded
 	}
 	r.Err = reason
-	return bump(r, now)
+	return bumpRevision(r, now)
 }

@@ -57,34 +57,35 @@ func (p Phase) PreSwitch() bool { return p == Started || p == Minted || p == Tes
 
 // Rotation is the record of one rotation.
 type Rotation struct {
-	ID         string // also the Step Functions execution name
-	Mode       Mode
-	Phase      Phase
-	Label      string
-	Reason     string        // required in emergency mode
-	OldKEK     ID            // the pointer's KEK when the rotation started
-	Olds       []ID          // every KEK whose rows it moves and that it retires: OldKEK first, then the others that resolved at the start
-	NewKEK     ID            // "" until minted
-	Attempt    int           // 1, then one more for every emergency re-mint
-	Epoch      int64         // the pointer's epoch since this rotation switched it; 0 before
-	Probes     map[ID][]byte // a DEK wrapped under each old KEK; verify shows that it no longer unwraps
-	Segments   int           // scan segments per table, fixed at the start
-	Settings   Settings      // fixed at the start
-	Sources    []Source      // frozen at the start; one that is added after the switch joins them
-	Counted    bool          // a census has looked at every item of every source, before the mint
-	Rehearsed  ID            // the new KEK that real rows were rewrapped under in rehearsal; "" before
-	Rev        int64         // grows by one with every change; every change conditions on it
-	Execution  string        // ARN of the execution, "" when run from the CLI
-	Actor      string        // who wrote the record
-	Requester  string        // who asked for it, as the start of the execution says; "" if it does not
-	Drill      string        // name of the drill that it is, "" for a real rotation; a drill never switches
-	Approval   bool          // a second person must agree before the switch; fixed at the start
-	StartedAt  time.Time
-	UpdatedAt  time.Time
-	SwitchedAt time.Time
-	SealedAt   time.Time // when no row could be inserted under OldKEK any more; zero before
-	ResumedAt  time.Time // when a person last resumed it; zero if nobody has
-	Err        string    // why it was rolled back, last re-minted
+	ID          string // also the Step Functions execution name
+	Mode        Mode
+	Phase       Phase
+	Label       string
+	Reason      string        // required in emergency mode
+	OldKEK      ID            // the pointer's KEK when the rotation started
+	Olds        []ID          // every KEK whose rows it moves and that it retires: OldKEK first, then the others that resolved at the start
+	NewKEK      ID            // "" until minted
+	Attempt     int           // 1, then one more for every emergency re-mint
+	Epoch       int64         // the pointer's epoch since this rotation switched it; 0 before
+	Probes      map[ID][]byte // a DEK wrapped under each old KEK; verify shows that it no longer unwraps
+	Segments    int           // scan segments per table, fixed at the start
+	Settings    Settings      // fixed at the start
+	Sources     []Source      // frozen at the start; one that is added after the switch joins them
+	RecordsOnly bool          // every KEK of Olds is RecordsOnly: keyed rows need not be read; fixed at the start
+	Counted     bool          // a census has looked at every item of every source, before the mint
+	Rehearsed   ID            // the new KEK that real rows were rewrapped under in rehearsal; "" before
+	Rev         int64         // grows by one with every change; every change conditions on it
+	Execution   string        // ARN of the execution, "" when run from the CLI
+	Actor       string        // who wrote the record
+	Requester   string        // who asked for it, as the start of the execution says; "" if it does not
+	Drill       string        // name of the drill that it is, "" for a real rotation; a drill never switches
+	Approval    bool          // a second person must agree before the switch; fixed at the start
+	StartedAt   time.Time
+	UpdatedAt   time.Time
+	SwitchedAt  time.Time
+	SealedAt    time.Time // when no row could be inserted under OldKEK any more; zero before
+	ResumedAt   time.Time // when a person last resumed it; zero if nobody has
+	Err         string    // why it was rolled back, last re-minted
 
 	// An emergency that took over from another rotation, and that rotation.
 	TookOver []string // the rotations that it ended, and those that they had ended

@@ -9,17 +9,11 @@ import (
 	"time"
 )
 
-// Kinds of sources. The kind chooses the driver that reads a definition.
-const (
-	KindDynamoDB = "dynamodb" // a DynamoDB table whose items are envelopes
-	KindCorpus   = "corpus"   // the S3 prefix of known ciphers
-)
-
 // Source is one place whose rows a rotation moves, as the control table keeps it. A
 // rotation freezes the registered sources when it starts and reads nothing else.
 type Source struct {
 	Name       string
-	Kind       string    // [KindDynamoDB] or [KindCorpus]
+	Kind       string    // chooses the driver that reads the definition
 	Definition string    // JSON object that the driver of Kind reads
 	Place      string    // what is registered once: the table's name, or the bucket and prefix
 	Generation int       // grows by one with every new definition; what was seen under an older one does not count
@@ -94,8 +88,10 @@ var keyARN = regexp.MustCompile(`^arn:aws[a-z-]*:kms:[a-z0-9-]+:[0-9]{12}:key/([
 // GenerateDataKey answers it. arn is "" for a plain id. ok is false for every other
 // form, an alias among them: an alias moves, so it says nothing of a row.
 func ParseKeyRef(text string) (id ID, arn string, ok bool) {
-	if m := keyARN.FindStringSubmatch(text); m != nil {
-		return ID(m[1]), text, true
+	if strings.HasPrefix(text, "arn:") { // most rows name an id, and each read of a row comes here
+		if m := keyARN.FindStringSubmatch(text); m != nil {
+			return ID(m[1]), text, true
+		}
 	}
 	if text == "" || strings.ContainsAny(text, ":/") {
 		return "", "", false

@@ -25,11 +25,11 @@ func TestCheckSourceName(t *testing.T) {
 // TestDigest: any difference in name, kind, definition, order or number shows, also one
 // that moves a character over a boundary; what a rotation does not depend on does not.
 func TestDigest(t *testing.T) {
-	a, b := Source{Name: "a", Kind: KindDynamoDB, Definition: `{"x":1}`}, Source{Name: "b", Kind: KindCorpus, Definition: "{}"}
+	a, b := Source{Name: "a", Kind: "dynamodb", Definition: `{"x":1}`}, Source{Name: "b", Kind: "corpus", Definition: "{}"}
 	seen := map[string]string{}
 	for what, sources := range map[string][]Source{
 		"none": nil, "a": {a}, "b": {b}, "a and b": {a, b}, "b and a": {b, a}, "a twice": {a, a},
-		"another name": {{Name: "c", Kind: a.Kind, Definition: a.Definition}}, "another kind": {{Name: a.Name, Kind: KindCorpus, Definition: a.Definition}},
+		"another name": {{Name: "c", Kind: a.Kind, Definition: a.Definition}}, "another kind": {{Name: a.Name, Kind: "corpus", Definition: a.Definition}},
 		"another definition": {{Name: a.Name, Kind: a.Kind, Definition: `{"x":2}`}},
 		"shifted into kind":  {{Name: "adyn", Kind: "amodb", Definition: a.Definition}}, "shifted into name": {{Name: "ad", Kind: "ynamodb", Definition: a.Definition}},
 		"empty": {{}},

@@ -144,7 +144,7 @@ func (t *table) pointsAt(p *Pointer) bool {
 
 // src is a source of a table of the same name.
 func src(name, definition string) Source {
-	return Source{Name: name, Kind: KindDynamoDB, Definition: definition, Place: "table-" + name, AddedBy: "alice"}
+	return Source{Name: name, Kind: "dynamodb", Definition: definition, Place: "table-" + name, AddedBy: "alice"}
 }
 
 // names lists sources with their generation.

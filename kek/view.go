@@ -22,7 +22,7 @@ var (
 	ErrNoPointer = errors.New("the pointer names no active KEK")
 	// ErrForgotten reports a table that applications write envelopes into and that
 	// no source covers.
-	ErrForgotten = errors.New("a table that envelopes are written into is no source")
+	ErrForgotten = errors.New("a table that envelopes are written into is not a source")
 	// ErrPointerLost reports a registry without a pointer: the table was damaged, and
 	// genesis would set the epoch back.
 	ErrPointerLost = errors.New("the registry has KEKs but there is no pointer")
@@ -60,7 +60,7 @@ type View struct {
 	Marks    []Mark    // by table
 }
 
-func (v View) kek(id ID) (KEK, error) {
+func (v View) findKEK(id ID) (KEK, error) {
 	k, ok := v.KEKs[id]
 	if !ok {
 		return KEK{}, fmt.Errorf("KEK %q is not in the registry", id)
@@ -98,7 +98,7 @@ func (v View) GenesisAfter(first KEK, sources []Source, last int64, now time.Tim
 		Lock:    LockIgnore,
 		Pointer: &PointerMove{After: Pointer{KEKID: first.ID, KeyARN: first.ARN, Epoch: last + 1, SwitchedAt: now}},
 		KEKs:    []KEKMove{{After: first}},
-		Opens:   first.ID, Shards: first.FenceShards,
+		Opens:   first.ID, OpensRecords: first.ID, Shards: first.FenceShards,
 		Registry: &RegistryMove{Put: sources},
 		Event:    EventGenesis,
 	}, nil
@@ -117,7 +117,7 @@ func (v View) Start(r Rotation, now time.Time) (Change, error) {
 	if v.Lock != "" && v.Lock != r.ID {
 		return Change{}, ErrLocked
 	}
-	old, err := v.current()
+	old, err := v.currentKEK()
 	if err != nil {
 		return Change{}, err
 	}
@@ -125,15 +125,16 @@ func (v View) Start(r Rotation, now time.Time) (Change, error) {
 		return Change{}, &IllegalTransition{What: "emergency rotation " + r.ID, From: "a drill or one to be approved", To: string(Started)}
 	}
 	if forgotten := Forgotten(v.Marks, v.Sources); len(forgotten) > 0 && r.Mode == Normal {
-		return Change{}, fmt.Errorf("%w: %s", ErrForgotten, tables(forgotten))
+		return Change{}, fmt.Errorf("%w: %s", ErrForgotten, listTables(forgotten))
 	}
 	r.Phase = Started
 	r.OldKEK = old.ID
 	r.NewKEK = ""
 	r.Attempt = 1
 	r.Rev = 1
-	r.Olds = v.olds(old.ID)
+	r.Olds = v.oldKEKs(old.ID)
 	r.Sources = v.Sources
+	r.RecordsOnly = !slices.ContainsFunc(r.Olds, func(id ID) bool { return !v.KEKs[id].RecordsOnly })
 	r.Counted = false
 	r.Rehearsed = ""
 	r.TookOver = nil
@@ -160,13 +161,13 @@ func (v View) TakeOver(r Rotation, again bool, now time.Time) (Change, error) {
 			return Change{}, err
 		}
 		c.Lock, c.From = LockTakeOver, from
-		return v.end(c, again, now)
+		return v.endHolder(c, again, now)
 	}
 	return v.Start(r, now)
 }
 
-// end adds to the start of an emergency what ends the rotation that holds the lock.
-func (v View) end(c Change, again bool, now time.Time) (Change, error) {
+// endHolder adds to the start of an emergency what ends the rotation that holds the lock.
+func (v View) endHolder(c Change, again bool, now time.Time) (Change, error) {
 	other := v.Holder
 	r := &c.Rotation.After
 	r.TookOver = []string{c.From}
@@ -177,7 +178,7 @@ func (v View) end(c Change, again bool, now time.Time) (Change, error) {
 	if other.Mode == Emergency && !again {
 		return Change{}, fmt.Errorf("%w: %s", ErrEmergencyRuns, other.ID)
 	}
-	ended := bump(*other, now)
+	ended := bumpRevision(*other, now)
 	r.TookOver = append(r.TookOver, other.TookOver...)
 	r.Leftover = slices.Clone(other.Leftover)
 	switch {
@@ -205,9 +206,9 @@ func (v View) end(c Change, again bool, now time.Time) (Change, error) {
 	return c, nil
 }
 
-// olds lists the KEKs that rows may still be under: the pointer's first, then every
+// oldKEKs lists the KEKs that rows may still be under: the pointer's first, then every
 // other that resolves, by id.
-func (v View) olds(current ID) []ID {
+func (v View) oldKEKs(current ID) []ID {
 	var sealed []ID
 	for id, k := range v.KEKs {
 		if id != current && k.State.Resolves() {
@@ -218,7 +219,7 @@ func (v View) olds(current ID) []ID {
 	return append([]ID{current}, sealed...)
 }
 
-func tables(marks []Mark) string {
+func listTables(marks []Mark) string {
 	names := make([]string, len(marks))
 	for i, m := range marks {
 		names[i] = m.Table
@@ -230,7 +231,7 @@ func tables(marks []Mark) string {
 // are accounted for (spec: Count). It comes before the mint, so that a refusal leaves
 // no key.
 func (v View) Count(now time.Time) (Change, error) {
-	r, err := v.step(Started, Minted)
+	r, err := v.stepPhase(Started, Minted)
 	if err != nil {
 		return Change{}, err
 	}
@@ -238,13 +239,13 @@ func (v View) Count(now time.Time) (Change, error) {
 		return Change{}, ErrDone
 	}
 	r.Counted = true
-	return v.change(r, Started, now, EventRowsCounted), nil
+	return v.newChange(r, Started, now, EventRowsCounted), nil
 }
 
 // Rehearse records that rows of every source and KEK were rewrapped under the new KEK
 // for trial, and that the rewrap may write (spec: Rehearse).
 func (v View) Rehearse(now time.Time) (Change, error) {
-	r, err := v.step(Minted, Tested)
+	r, err := v.stepPhase(Minted, Tested)
 	if err != nil {
 		return Change{}, err
 	}
@@ -252,11 +253,11 @@ func (v View) Rehearse(now time.Time) (Change, error) {
 		return Change{}, ErrDone
 	}
 	r.Rehearsed = r.NewKEK
-	return v.change(r, Minted, now, EventRowsRehearsed), nil
+	return v.newChange(r, Minted, now, EventRowsRehearsed), nil
 }
 
-// current is the KEK that the pointer names, which must be active.
-func (v View) current() (KEK, error) {
+// currentKEK is the KEK that the pointer names, which must be active.
+func (v View) currentKEK() (KEK, error) {
 	if v.Pointer == nil {
 		return KEK{}, ErrNoPointer
 	}
@@ -270,19 +271,19 @@ func (v View) current() (KEK, error) {
 // Mint registers the new KEK as pending (spec: Mint). k gives ID, ARN, Label,
 // FenceShards and CreatedAt.
 func (v View) Mint(k KEK, now time.Time) (Change, error) {
-	r, err := v.step(Started, Minted)
+	r, err := v.stepPhase(Started, Minted)
 	if err != nil {
 		return Change{}, err
 	}
 	if !r.Counted && r.Mode == Normal {
 		return Change{}, &IllegalTransition{What: "rotation " + r.ID + " without a census", From: string(Started), To: string(Minted)}
 	}
-	if v.pointed() == k.ID {
+	if v.pointedKEK() == k.ID {
 		return Change{}, &IllegalTransition{What: "KEK " + string(k.ID), From: string(Active), To: string(Pending)}
 	}
 	k.State, k.RotationID = Pending, r.ID
 	r.NewKEK = k.ID
-	return v.change(r, Minted, now, EventKEKMinted, KEKMove{After: k}), nil
+	return v.newChange(r, Minted, now, EventKEKMinted, KEKMove{After: k}), nil
 }
 
 // Test records that the new KEK and the old ones both unwrap (spec: DualUnwrap). It
@@ -290,7 +291,7 @@ func (v View) Mint(k KEK, now time.Time) (Change, error) {
 // kept to show later that it is dead. A drill is refused, whatever its canary said: it
 // never gets to the switch.
 func (v View) Test(probes map[ID][]byte, now time.Time) (Change, error) {
-	r, err := v.step(Minted, Tested)
+	r, err := v.stepPhase(Minted, Tested)
 	if err != nil {
 		return Change{}, err
 	}
@@ -301,44 +302,46 @@ func (v View) Test(probes map[ID][]byte, now time.Time) (Change, error) {
 		return Change{}, &IllegalTransition{What: "rotation " + r.ID + " without a rehearsal", From: string(Minted), To: string(Tested)}
 	}
 	r.Probes = probes
-	return v.change(r, Tested, now, EventDualUnwrapPassed), nil
+	return v.newChange(r, Tested, now, EventDualUnwrapPassed), nil
 }
 
 // Switch moves the pointer to the new KEK: the one atomic step after which there
 // is no way back (spec: Switch).
 func (v View) Switch(now time.Time) (Change, error) {
-	r, err := v.step(Tested, Switched)
+	r, err := v.stepPhase(Tested, Switched)
 	if err != nil {
 		return Change{}, err
 	}
 	if v.Pointer == nil || v.Pointer.KEKID != r.OldKEK {
-		return Change{}, &IllegalTransition{What: "pointer", From: string(v.pointed()), To: string(r.NewKEK)}
+		return Change{}, &IllegalTransition{What: "pointer", From: string(v.pointedKEK()), To: string(r.NewKEK)}
 	}
-	up, err := v.move(r.NewKEK, Active)
+	up, err := v.moveKEK(r.NewKEK, Active)
 	if err != nil {
 		return Change{}, err
 	}
-	down, err := v.move(r.OldKEK, Draining)
+	down, err := v.moveKEK(r.OldKEK, Draining)
 	if err != nil {
 		return Change{}, err
 	}
 	up.After.SwitchedAt = now
 	r.SwitchedAt = now
 	r.Epoch = v.Pointer.Epoch + 1
-	c := v.change(r, Switched, now, EventPointerSwitched, up, down)
+	c := v.newChange(r, Switched, now, EventPointerSwitched, up, down)
 	c.Pointer = &PointerMove{Before: v.Pointer, After: Pointer{
 		KEKID: up.After.ID, KeyARN: up.After.ARN, Epoch: r.Epoch, RotationID: r.ID, SwitchedAt: now,
 	}}
-	c.Opens, c.Shards = up.After.ID, up.After.FenceShards
+	c.Opens = up.After.ID
+	c.OpensRecords = up.After.ID
+	c.Shards = up.After.FenceShards
 	return c, nil
 }
 
-// Seal seals the next old KEK that is draining: every fence shard of it is sealed, so no
-// row can be inserted under it any more (spec: Seal). With the last of them the drain
+// Seal seals the next old KEK that is draining: every shard of its fences is sealed, so no
+// row can be inserted and no data key created under it any more (spec: Seal). With the last of them the drain
 // ends; until then the rotation stays switched. Most rotations have one, an emergency
 // that took over has more.
 func (v View) Seal(now time.Time) (Change, error) {
-	r, err := v.step(Switched, Drained)
+	r, err := v.stepPhase(Switched, Drained)
 	if err != nil {
 		return Change{}, err
 	}
@@ -346,7 +349,7 @@ func (v View) Seal(now time.Time) (Change, error) {
 	if len(draining) == 0 {
 		return Change{}, &IllegalTransition{What: "KEK " + string(r.OldKEK), From: string(v.KEKs[r.OldKEK].State), To: string(Sealed)}
 	}
-	m, err := v.move(draining[0], Sealed)
+	m, err := v.moveKEK(draining[0], Sealed)
 	if err != nil {
 		return Change{}, err
 	}
@@ -354,7 +357,7 @@ func (v View) Seal(now time.Time) (Change, error) {
 	if len(draining) == 1 {
 		to, r.SealedAt = Drained, now
 	}
-	c := v.change(r, to, now, EventOldKEKSealed, m)
+	c := v.newChange(r, to, now, EventOldKEKSealed, m)
 	c.Sealed, c.Shards = draining[0], m.After.FenceShards
 	return c, nil
 }
@@ -374,11 +377,11 @@ func (v View) Draining() []ID {
 // Rewrapped). The caller has checked every segment's checkpoint of the rotation as it
 // read it, at revision rev; [ErrChanged] if it has changed since.
 func (v View) Rewrap(rev int64, now time.Time) (Change, error) {
-	r, err := v.stepAt(Drained, Rewrapped, rev)
+	r, err := v.stepPhaseAt(Drained, Rewrapped, rev)
 	if err != nil {
 		return Change{}, err
 	}
-	return v.change(r, Rewrapped, now, EventRowsRewrapped), nil
+	return v.newChange(r, Rewrapped, now, EventRowsRewrapped), nil
 }
 
 // Retire marks the sealed old KEKs retired (spec: Retire). It refuses the pointer's
@@ -387,19 +390,19 @@ func (v View) Rewrap(rev int64, now time.Time) (Change, error) {
 // joined since. It needs the whole registry: [ErrForgotten] while a marked table is no
 // source of the rotation.
 func (v View) Retire(rev int64, now, notBeforeDelete time.Time) (Change, error) {
-	r, err := v.stepAt(Rewrapped, KEKRetired, rev)
+	r, err := v.stepPhaseAt(Rewrapped, KEKRetired, rev)
 	if err != nil {
 		return Change{}, err
 	}
 	if forgotten := Forgotten(v.Marks, r.Sources); len(forgotten) > 0 {
-		return Change{}, fmt.Errorf("%w: %s", ErrForgotten, tables(forgotten))
+		return Change{}, fmt.Errorf("%w: %s", ErrForgotten, listTables(forgotten))
 	}
 	var moves []KEKMove
 	for _, id := range r.Olds {
-		if v.pointed() == id || v.Pointer == nil {
+		if v.pointedKEK() == id || v.Pointer == nil {
 			return Change{}, &IllegalTransition{What: "KEK " + string(id), From: string(Active), To: string(Retired)}
 		}
-		m, err := v.move(id, Retired)
+		m, err := v.moveKEK(id, Retired)
 		if err != nil {
 			return Change{}, err
 		}
@@ -408,7 +411,7 @@ func (v View) Retire(rev int64, now, notBeforeDelete time.Time) (Change, error) 
 		m.After.NotBeforeDelete = notBeforeDelete
 		moves = append(moves, m)
 	}
-	c := v.change(r, KEKRetired, now, EventOldKEKRetired, moves...)
+	c := v.newChange(r, KEKRetired, now, EventOldKEKRetired, moves...)
 	c.Keeps = v.Pointer
 	return c, nil
 }
@@ -416,11 +419,11 @@ func (v View) Retire(rev int64, now, notBeforeDelete time.Time) (Change, error) 
 // Complete closes the rotation and frees the lock (spec: Complete). rev is the
 // rotation's revision that the rows were verified at.
 func (v View) Complete(rev int64, now time.Time) (Change, error) {
-	r, err := v.stepAt(KEKRetired, Completed, rev)
+	r, err := v.stepPhaseAt(KEKRetired, Completed, rev)
 	if err != nil {
 		return Change{}, err
 	}
-	c := v.change(r, Completed, now, EventRotationCompleted)
+	c := v.newChange(r, Completed, now, EventRotationCompleted)
 	c.Lock = LockRelease
 	return c, nil
 }
@@ -439,7 +442,7 @@ func (v View) Resume(now time.Time) (Change, error) {
 		return Change{}, ErrDone
 	}
 	r.ResumedAt = now
-	return v.change(r, r.Phase, now, EventRotationResumed), nil
+	return v.newChange(r, r.Phase, now, EventRotationResumed), nil
 }
 
 // Restart raises the revision of a rotation before rows that were read at revision rev are
@@ -454,7 +457,7 @@ func (v View) Restart(rev int64, now time.Time) (Change, error) {
 	case r.Phase.Final():
 		return Change{}, &IllegalTransition{What: "rotation " + r.ID, From: string(r.Phase), To: "restarted"}
 	default:
-		return v.change(*r, r.Phase, now, EventReadingRestarted), nil
+		return v.newChange(*r, r.Phase, now, EventReadingRestarted), nil
 	}
 }
 
@@ -474,7 +477,7 @@ func (v View) PreSwitchFailure(reason string, now time.Time) (Change, error) {
 		return Change{}, err
 	}
 	r.Err = reason
-	c := v.change(r, RolledBack, now, EventRolledBack, moves...)
+	c := v.newChange(r, RolledBack, now, EventRolledBack, moves...)
 	c.Lock, c.Keeps = LockRelease, v.Pointer
 	return c, nil
 }
@@ -508,7 +511,7 @@ func (v View) Remint(failed, limit int, reason string, now time.Time) (Change, e
 	}
 	r.NewKEK, r.Err = "", reason
 	r.Attempt++
-	c := v.change(r, Started, now, EventReminted, moves...)
+	c := v.newChange(r, Started, now, EventReminted, moves...)
 	c.Keeps = v.Pointer
 	return c, nil
 }
@@ -535,10 +538,10 @@ func (v View) retireNew(r Rotation, reason string, now time.Time) ([]KEKMove, er
 	if r.NewKEK == "" {
 		return nil, nil
 	}
-	if v.Pointer == nil || v.pointed() == r.NewKEK {
+	if v.Pointer == nil || v.pointedKEK() == r.NewKEK {
 		return nil, &IllegalTransition{What: "KEK " + string(r.NewKEK), From: string(Active), To: string(Retired)}
 	}
-	m, err := v.move(r.NewKEK, Retired)
+	m, err := v.moveKEK(r.NewKEK, Retired)
 	if err != nil {
 		return nil, err
 	}
@@ -546,16 +549,16 @@ func (v View) retireNew(r Rotation, reason string, now time.Time) ([]KEKMove, er
 	return []KEKMove{m}, nil
 }
 
-func (v View) pointed() ID {
+func (v View) pointedKEK() ID {
 	if v.Pointer == nil {
 		return ""
 	}
 	return v.Pointer.KEKID
 }
 
-// step returns a copy of the rotation's record if it stands at from; [ErrDone]
+// stepPhase returns a copy of the rotation's record if it stands at from; [ErrDone]
 // if it has reached to already; an [*IllegalTransition] otherwise.
-func (v View) step(from, to Phase) (Rotation, error) {
+func (v View) stepPhase(from, to Phase) (Rotation, error) {
 	switch r := v.Rotation; {
 	case r == nil:
 		return Rotation{}, ErrNoRotation
@@ -570,31 +573,31 @@ func (v View) step(from, to Phase) (Rotation, error) {
 	}
 }
 
-// stepAt is step for a conclusion from rows that were looked at when the record had
+// stepPhaseAt is step for a conclusion from rows that were looked at when the record had
 // revision rev. A source that joins the rotation raises it.
-func (v View) stepAt(from, to Phase, rev int64) (Rotation, error) {
-	r, err := v.step(from, to)
+func (v View) stepPhaseAt(from, to Phase, rev int64) (Rotation, error) {
+	r, err := v.stepPhase(from, to)
 	if err == nil && r.Rev != rev {
 		return Rotation{}, ErrChanged
 	}
 	return r, err
 }
 
-// move is one KEK's way to its next state, from what was read.
-func (v View) move(id ID, next State) (KEKMove, error) {
-	before, err := v.kek(id)
+// moveKEK is one KEK's way to its next state, from what was read.
+func (v View) moveKEK(id ID, next State) (KEKMove, error) {
+	before, err := v.findKEK(id)
 	if err != nil {
 		return KEKMove{}, err
 	}
-	after, err := before.to(next)
+	after, err := before.moveTo(next)
 	if err != nil {
 		return KEKMove{}, err
 	}
 	return KEKMove{Before: &before, After: after}, nil
 }
 
-// change carries r, a modified copy of what was read, into phase to.
-func (v View) change(r Rotation, to Phase, now time.Time, event string, moves ...KEKMove) Change {
+// newChange carries r, a modified copy of what was read, into phase to.
+func (v View) newChange(r Rotation, to Phase, now time.Time, event string, moves ...KEKMove) Change {
 	r.Phase, r.UpdatedAt = to, now
 	r.Rev++
 	return Change{Rotation: &RotationMove{Before: v.Rotation, After: r}, Lock: LockHold, KEKs: moves, Event: event}

@@ -12,6 +12,9 @@ import (
 	"github.com/matter-ops/kms-rotation/audit"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/journal"
+	"github.com/matter-ops/kms-rotation/rotation/keyring"
+	"github.com/matter-ops/kms-rotation/source"
 	"github.com/matter-ops/kms-rotation/test/memstore"
 )
 
@@ -21,8 +24,8 @@ func legacy(t *testing.T) (s *site, table *memstore.Table) {
 	t.Helper()
 	s = newSite(t)
 	past := s.past("before")
-	dead := must(s.kms.Create(t.Context(), "", 0, "dead", rotation.Key{}))
-	stranger := must(s.kms.Create(t.Context(), "", 0, "stranger", rotation.Key{}))
+	dead := must(s.kms.Create(t.Context(), "", 0, "dead", keyring.Key{}))
+	stranger := must(s.kms.Create(t.Context(), "", 0, "stranger", keyring.Key{}))
 	table = s.newTable("legacy", "")
 	plant := func(id string, under kek.ID, edit func(r *memstore.Record)) {
 		r := s.seal(table, id, under, 0, "secret of "+id)
@@ -31,18 +34,18 @@ func legacy(t *testing.T) (s *site, table *memstore.Table) {
 		s.expect(table, id, "secret of "+id)
 	}
 	plant("sound", s.first, func(*memstore.Record) {})
-	plant("unlabelled", s.first, func(r *memstore.Record) { r.Kind = rotation.NoKEK })
-	plant("unlabelled of before", past, func(r *memstore.Record) { r.Kind = rotation.NoKEK })
-	plant("by alias", s.first, func(r *memstore.Record) { r.Kind, r.Defect = rotation.UnknownForm, `its KEK is "alias/prod"` })
+	plant("unlabelled", s.first, func(r *memstore.Record) { r.Kind = source.NoKEK })
+	plant("unlabelled of before", past, func(r *memstore.Record) { r.Kind = source.NoKEK })
+	plant("by alias", s.first, func(r *memstore.Record) { r.Kind, r.Defect = source.UnknownForm, `its KEK is "alias/prod"` })
 	plant("by ARN", past, func(r *memstore.Record) { r.KeyARN = must(s.kms.Describe(t.Context(), past)).ARN })
-	plant("under a stranger", stranger.ID, func(r *memstore.Record) { r.Kind = rotation.NoKEK })
+	plant("under a stranger", stranger.ID, func(r *memstore.Record) { r.Kind = source.NoKEK })
 	plant("labelled as a stranger's", stranger.ID, func(*memstore.Record) {})
-	plant("under a dead key", dead.ID, func(r *memstore.Record) { r.Kind = rotation.NoKEK })
-	plant("of another context", s.first, func(r *memstore.Record) { r.Kind, r.Context = rotation.NoKEK, map[string]string{"id": "other"} })
+	plant("under a dead key", dead.ID, func(r *memstore.Record) { r.Kind = source.NoKEK })
+	plant("of another context", s.first, func(r *memstore.Record) { r.Kind, r.Context = source.NoKEK, map[string]string{"id": "other"} })
 	plant("without a data key", s.first, func(r *memstore.Record) {
-		r.Kind, r.Defect, r.WrappedDEK = rotation.CipherAlone, "a payload alone", nil
+		r.Kind, r.Defect, r.WrappedDEK = source.CipherAlone, "a payload alone", nil
 	})
-	plant("in base64", s.first, func(r *memstore.Record) { r.Kind, r.Defect = rotation.WrongType, "its data key is a string" })
+	plant("in base64", s.first, func(r *memstore.Record) { r.Kind, r.Defect = source.WrongType, "its data key is a string" })
 	s.must(s.kms.Disable(t.Context(), dead.ID))
 	table.Plant("note", memstore.Record{Other: true})
 	table.Plant("draft", memstore.Record{Declared: true})
@@ -71,9 +74,9 @@ func TestAdopt(t *testing.T) {
 		},
 		Left: map[string]int64{
 			"ciphertext_only": 1, "wrong_type": 1, "KMS does not unwrap it with the context of the source's definition": 1,
-			"its key cannot be used: KMS key kek-0003: the KMS key is disabled":                                                                 1,
-			`it is under KEK "kek-0004", which the registry does not know`:                                                                      1,
-			"KEK arn:aws:kms:eu-central-1:000000000000:key/kek-0004 is not registered: matter ops kms-register-kek --kek-id kek-0004 --confirm": 1,
+			"its key cannot be used: KMS key kek-0003: the KMS key is disabled":        1,
+			`it is under KEK "kek-0004", which the registry does not know`:             1,
+			"KEK arn:aws:kms:eu-central-1:000000000000:key/kek-0004 is not registered": 1,
 		},
 		First: dry.First, Unknown: []kek.ID{"kek-0004"},
 	}
@@ -140,7 +143,7 @@ func TestAdoptLeavesRetiredKEKs(t *testing.T) {
 		if enabled {
 			s.kms.Enable(s.first)
 		}
-		for _, kind := range []rotation.Defect{rotation.NoKEK, ""} {
+		for _, kind := range []source.Defect{source.NoKEK, ""} {
 			row := old
 			row.Kind = kind
 			s.orders.Plant("o1", row)
@@ -163,10 +166,10 @@ func TestAdoptLeavesRetiredKEKs(t *testing.T) {
 func TestAdoptLosesToWriters(t *testing.T) {
 	s := newSite(t)
 	table := s.newTable("legacy", "")
-	other := must(s.kms.Create(t.Context(), "", 0, "other", rotation.Key{}))
+	other := must(s.kms.Create(t.Context(), "", 0, "other", keyring.Key{}))
 	unlabelled := func(id string, under kek.ID) memstore.Record {
 		r := s.seal(table, id, under, 0, "secret of "+id)
-		r.Kind = rotation.NoKEK
+		r.Kind = source.NoKEK
 		return r
 	}
 	for _, id := range []string{"deleted", "labelled", "replaced", "restless"} {
@@ -180,7 +183,7 @@ func TestAdoptLosesToWriters(t *testing.T) {
 		if op != "Table.Label" {
 			return true, nil
 		}
-		id := args[1].(rotation.Row).ID
+		id := args[1].(source.Row).ID
 		tries[id]++
 		switch {
 		case id == "deleted":
@@ -205,7 +208,7 @@ func TestAdoptLosesToWriters(t *testing.T) {
 	if r := s.rows()[place{table, "labelled"}]; !cmp.Equal(r, labelled, wholeBytes) {
 		t.Errorf("the labelled row: %+v", r)
 	}
-	if r := s.rows()[place{table, "restless"}]; r.Kind != rotation.NoKEK {
+	if r := s.rows()[place{table, "restless"}]; r.Kind != source.NoKEK {
 		t.Errorf("the restless row: %+v", r)
 	}
 	if _, ok := s.rows()[place{table, "deleted"}]; ok {
@@ -224,7 +227,7 @@ func TestAdoptRecordsFirst(t *testing.T) {
 	s, _ := legacy(t)
 	before := s.snapshot()
 	_, err := s.Adopt(t.Context(), dropping{}, rotation.AdoptInput{Source: "legacy", Write: true})
-	wantKind(t, err, rotation.Transient)
+	wantKind(t, err, journal.Transient)
 	if diff := s.diff(before); diff != "" {
 		t.Errorf("without a record (-was +is):\n%s", diff)
 	}
@@ -241,7 +244,7 @@ func TestAdoptRecordsFirst(t *testing.T) {
 		return true, nil
 	})
 	out, err := s.Adopt(t.Context(), s.store, rotation.AdoptInput{Source: "legacy", Write: true})
-	wantKind(t, err, rotation.Transient)
+	wantKind(t, err, journal.Transient)
 	s.world.SetHook(nil)
 	if body := s.body(rotation.EventAdopted); out.Written != 2 || body["state"] != "done" || body["rows"] != "2" {
 		t.Errorf("%d written, the record says %v", out.Written, body)
@@ -252,7 +255,7 @@ func TestAdoptRecordsFirst(t *testing.T) {
 }
 
 // attentive is a recorder that, as AWS, writes nothing for who was interrupted.
-type attentive struct{ rotation.Recorder }
+type attentive struct{ journal.Recorder }
 
 func (r attentive) Record(ctx context.Context, ev audit.Event) error {
 	if err := ctx.Err(); err != nil {
@@ -286,14 +289,14 @@ func TestAdoptPages(t *testing.T) {
 	for i := range 250 {
 		id := fmt.Sprintf("row-%03d", i)
 		r := s.seal(table, id, s.first, 0, id)
-		r.Kind = rotation.NoKEK
+		r.Kind = source.NoKEK
 		table.Plant(id, r)
 	}
 	table.SetEmptyPages(true)
 	s.add(table)
 	s.world.SetHook(func(op string, args ...any) (bool, error) {
-		if op == "Table.Label" && args[1].(rotation.Row).ID == "row-007" {
-			return false, rotation.ErrDenied
+		if op == "Table.Label" && args[1].(source.Row).ID == "row-007" {
+			return false, journal.ErrDenied
 		}
 		return true, nil
 	})
@@ -303,18 +306,18 @@ func TestAdoptPages(t *testing.T) {
 	}
 }
 
-// TestAdoptRefuses: what is no registered table is not adopted.
+// TestAdoptRefuses: what is not a registered table is not adopted.
 func TestAdoptRefuses(t *testing.T) {
 	s := newSite(t)
 	_, err := s.Adopt(t.Context(), s.store, rotation.AdoptInput{Source: "order"})
-	wantKind(t, err, rotation.InvalidInput)
+	wantKind(t, err, journal.InvalidInput)
 	open := s.OpenSource
-	s.OpenSource = func(def kek.Source) (rotation.Source, error) {
+	s.OpenSource = func(def kek.Source) (source.Driver, error) {
 		src, err := open(def)
-		return struct{ rotation.Source }{src}, err // it cannot be labelled
+		return struct{ source.Driver }{src}, err // it cannot be labelled
 	}
 	_, err = s.Adopt(t.Context(), s.store, rotation.AdoptInput{Source: "corpus"})
-	wantKind(t, err, rotation.InvalidInput)
+	wantKind(t, err, journal.InvalidInput)
 	if !strings.Contains(err.Error(), "corpus cannot be adopted") {
 		t.Error(err)
 	}
@@ -326,7 +329,7 @@ func TestAdoptTries(t *testing.T) {
 	s := newSite(t)
 	unlabel(s, "o1")
 	tries := 0
-	s.OpenSource = fickle(s, func(src rotation.Source) rotation.Source { return lagging{src, src.(rotation.Labeler), &tries} })
+	s.OpenSource = fickle(s, func(src source.Driver) source.Driver { return lagging{src, src.(source.Labeler), &tries} })
 	out := must(s.Adopt(t.Context(), s.store, rotation.AdoptInput{Source: "orders", Write: true}))
 	if out.Written != 1 || out.Changed != 0 || tries != 12 {
 		t.Errorf("after %d tries: %+v", tries, out)
@@ -335,12 +338,12 @@ func TestAdoptTries(t *testing.T) {
 
 // lagging is a source whose row is what was read at the twelfth try.
 type lagging struct {
-	rotation.Source
-	to    rotation.Labeler
+	source.Driver
+	to    source.Labeler
 	tries *int
 }
 
-func (l lagging) Label(ctx context.Context, old rotation.Row, id kek.ID) (bool, error) {
+func (l lagging) Label(ctx context.Context, old source.Row, id kek.ID) (bool, error) {
 	if *l.tries++; *l.tries < 12 {
 		return false, nil
 	}

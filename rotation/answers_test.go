@@ -7,6 +7,8 @@ import (
 
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/anchor"
+	"github.com/matter-ops/kms-rotation/rotation/journal"
 	"github.com/matter-ops/kms-rotation/test/memstore"
 )
 
@@ -43,9 +45,9 @@ func TestCorpusLooked(t *testing.T) {
 	if c, err := s.check(rotation.ExecutionInput{}, "known-cipher corpus"); err != nil || !c.OK {
 		t.Errorf("behind an empty page: %+v, %v", c, err)
 	}
-	s.fail("Table.Scan", "corpus", rotation.ErrDenied)
+	s.fail("Table.Scan", "corpus", journal.ErrDenied)
 	c, err := s.check(rotation.ExecutionInput{}, "known-cipher corpus")
-	if wantKind(t, err, rotation.AccessDenied); c.OK {
+	if wantKind(t, err, journal.AccessDenied); c.OK {
 		t.Errorf("unreadable: %+v", c)
 	}
 }
@@ -60,14 +62,14 @@ func TestSparedOnlyInAnEmergency(t *testing.T) {
 		return true, nil
 	})
 	c, err := s.check(rotation.ExecutionInput{}, "KEK's other users")
-	if wantKind(t, err, rotation.Transient); c.OK {
+	if wantKind(t, err, journal.Transient); c.OK {
 		t.Errorf("normal: %+v", c)
 	}
 	if c, err := s.check(emergency, "KEK's other users"); err != nil || !c.OK || !strings.HasPrefix(c.Detail, "overridden") {
 		t.Errorf("emergency: %+v, %v", c, err)
 	}
 	s.world.SetHook(nil)
-	s.people.FailCheck(&rotation.Error{Kind: rotation.SourceMisconfigured, Field: "wrapped_dek", Msg: "no such attribute"})
+	s.people.FailCheck(&journal.Error{Kind: journal.SourceMisconfigured, Field: "wrapped_dek", Msg: "no such attribute"})
 	if c, err := s.check(emergency, "source people"); err != nil || !c.OK || !strings.HasPrefix(c.Detail, "overridden") || !strings.Contains(c.Detail, "no such attribute") {
 		t.Errorf("emergency, a source: %+v, %v", c, err)
 	}
@@ -77,10 +79,10 @@ func TestSparedOnlyInAnEmergency(t *testing.T) {
 // verified there.
 func TestWithoutALog(t *testing.T) {
 	s := newSite(t)
-	_, err := s.CheckAnchoring(t.Context())
-	wantKind(t, err, rotation.Misconfigured)
-	_, err = s.VerifyAudit(t.Context(), rotation.AuditOptions{})
-	wantKind(t, err, rotation.Misconfigured)
+	_, err := s.Anchor.CheckAnchoring(t.Context())
+	wantKind(t, err, journal.Misconfigured)
+	_, err = s.Anchor.VerifyAudit(t.Context(), anchor.AuditOptions{})
+	wantKind(t, err, journal.Misconfigured)
 }
 
 // TestGenesisIsRecorded: the record of genesis has the definition of each source.
@@ -95,7 +97,7 @@ func TestGenesisIsRecorded(t *testing.T) {
 }
 
 // TestCheckpointUnread: a pass whose checkpoint cannot be read after it was saved does not
-// go on from what it believes.
+// continue from what it believes.
 func TestCheckpointUnread(t *testing.T) {
 	s := newSite(t)
 	s.advance(spring, rotation.ExecutionInput{}, kek.Drained)
@@ -110,7 +112,7 @@ func TestCheckpointUnread(t *testing.T) {
 		return true, nil
 	})
 	_, err := s.Rewrap(t.Context(), rotation.RewrapInput{RotationID: spring, Source: "orders"})
-	if wantKind(t, err, rotation.Transient); !saved.Load() {
+	if wantKind(t, err, journal.Transient); !saved.Load() {
 		t.Error("no checkpoint was saved")
 	}
 	s.world.SetHook(nil)
@@ -121,14 +123,14 @@ func TestCheckpointUnread(t *testing.T) {
 // which source, and names the first to a person's terminal alone.
 func TestAllDeniedCounts(t *testing.T) {
 	s := newSite(t)
-	s.Segments = 1
+	s.Config.Segments = 1
 	table := s.newTable("carts", s.first, "c1", "c2", "c3")
 	table.Plant("other", memstore.Record{Other: true})
 	s.add(table)
 	s.advance(spring, rotation.ExecutionInput{}, kek.Drained)
-	s.fail("Table.Replace", "carts", rotation.ErrDenied)
+	s.fail("Table.Replace", "carts", journal.ErrDenied)
 	_, err := s.Rewrap(t.Context(), rotation.RewrapInput{RotationID: spring, Source: "carts"})
-	if wantKind(t, err, rotation.AccessDenied); !strings.Contains(err.Error(), "3 rows of carts") || strings.Contains(err.Error(), "c1") || len(typed(err).Rows) != 1 {
+	if wantKind(t, err, journal.AccessDenied); !strings.Contains(err.Error(), "3 rows of carts") || strings.Contains(err.Error(), "c1") || len(typed(err).Rows) != 1 {
 		t.Errorf("it says %v, rows %q", err, typed(err).Rows)
 	}
 }
@@ -138,7 +140,7 @@ func TestEarlyNamesTheRotation(t *testing.T) {
 	s := newSite(t)
 	s.advance(spring, rotation.ExecutionInput{}, kek.Minted)
 	_, err := s.Switch(t.Context(), input(spring))
-	if wantKind(t, err, rotation.Refused); !strings.Contains(err.Error(), "rotation "+spring) || !strings.Contains(err.Error(), string(kek.Minted)) {
+	if wantKind(t, err, journal.Refused); !strings.Contains(err.Error(), "rotation "+spring) || !strings.Contains(err.Error(), string(kek.Minted)) {
 		t.Errorf("it says %v", err)
 	}
 }

@@ -11,6 +11,8 @@ import (
 
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/gates"
+	"github.com/matter-ops/kms-rotation/rotation/journal"
 	"github.com/matter-ops/kms-rotation/test/asltest"
 )
 
@@ -25,30 +27,30 @@ var asked = rotation.ExecutionInput{RequestedBy: alice}
 func twoPersons(t *testing.T) *driver {
 	t.Helper()
 	d, _ := watched(t)
-	d.ApprovalRequired, d.ApprovalWait = true, time.Hour
-	d.Actor = "lambda/test"
+	d.Gates.Rules.ApprovalRequired, d.Gates.Rules.ApprovalWait = true, time.Hour
+	d.Journal.Actor = "lambda/test"
 	return d
 }
 
 // as runs something as a person.
 func (s *site) as(who string, do func()) {
-	was := s.Actor
-	s.Actor = who
+	was := s.Journal.Actor
+	s.Journal.Actor = who
 	do()
-	s.Actor = was
+	s.Journal.Actor = was
 }
 
 // verdict is what a person says to the plan that waits.
-func (d *driver) verdict(who, reason string, reject bool) (a rotation.Approval, err error) {
+func (d *driver) verdict(who, reason string, reject bool) (a gates.Approval, err error) {
 	d.t.Helper()
 	d.as(who, func() {
-		a, err = d.Judge(d.t.Context(), rotation.Verdict{RotationID: spring, Plan: d.PlanHash(d.record(spring)), Reason: reason, Reject: reject})
+		a, err = d.Gates.JudgePlan(d.t.Context(), gates.Verdict{RotationID: spring, Plan: d.Gates.HashPlan(d.record(spring)), Reason: reason, Reject: reject})
 	})
 	return a, err
 }
 
 // TestApproval checks that the rotation waits for a second person, who is told what to
-// run, and that whoever asked cannot be that person.
+// run, and that the requester cannot be that person.
 func TestApproval(t *testing.T) {
 	d := twoPersons(t)
 	d.machine.Await = func(_, token string) *asltest.Failure {
@@ -56,28 +58,28 @@ func TestApproval(t *testing.T) {
 			t.Error("the pointer moved before anybody agreed")
 		}
 		_, err := d.verdict(alice, "", false)
-		wantKind(t, err, rotation.Refused)
-		if e := typed(err); e.Field != "approver" || !strings.Contains(e.Next, "matter ops approve --rotation "+spring) {
+		wantKind(t, err, journal.Refused)
+		if e := typed(err); e.Field != "approver" || e.Next.Do != journal.AskApprover || e.Next.Rotation != spring || e.Next.Plan == "" {
 			t.Errorf("the refusal: %v", e)
 		}
 		a, err := d.verdict(bob, "", false)
-		if err != nil || a.Token != token || a.By != bob || a.State != rotation.ApprovalGiven {
+		if err != nil || a.Token != token || a.By != bob || a.State != gates.ApprovalGiven {
 			t.Fatalf("%+v, %v; the token is %s", a, err, token)
 		}
 		if again, err := d.verdict(bob, "", false); err != nil || again != a {
 			t.Errorf("repeated: %+v, %v", again, err)
 		}
 		_, err = d.verdict("arn:aws:iam::123456789012:user/carol", "I disagree", true)
-		wantKind(t, err, rotation.Refused) // it is settled
+		wantKind(t, err, journal.Refused) // it is settled
 		return nil
 	}
 	d.complete(spring, asked)
 	d.settled()
-	if again, err := d.verdict(bob, "", false); err != nil || again.State != rotation.ApprovalGiven {
+	if again, err := d.verdict(bob, "", false); err != nil || again.State != gates.ApprovalGiven {
 		t.Errorf("repeated when all is over: %+v, %v", again, err)
 	}
 	_, err := d.verdict(bob, "too late", true)
-	wantKind(t, err, rotation.Refused)
+	wantKind(t, err, journal.Refused)
 	wantEvents(t, d.site, "rotation_started", "rows_counted", "kek_minted", "rows_rehearsed", "dual_unwrap_passed", "approval_wanted", "approval_given", "pointer_switched",
 		"old_kek_sealed", "rows_rewrapped", "old_kek_retired", "kms_rotation_completed")
 	if !slices.Contains(d.mail, "KEK rotation waits for a second person") {
@@ -92,34 +94,34 @@ func TestApprovalNotGiven(t *testing.T) {
 		name  string
 		await func(d *driver) *asltest.Failure
 		final string
-		kind  rotation.Kind
+		kind  journal.Kind
 	}{
 		{"rejected", func(d *driver) *asltest.Failure {
 			_, err := d.verdict(bob, "", true)
-			wantKind(t, err, rotation.InvalidInput) // why not?
+			wantKind(t, err, journal.InvalidInput) // why not?
 			a, err := d.verdict(bob, "not tonight", true)
 			d.must(err)
-			return &asltest.Failure{Name: string(rotation.ApprovalRejected), Cause: a.Reason}
-		}, "RolledBack", rotation.ApprovalRejected},
+			return &asltest.Failure{Name: string(journal.ApprovalRejected), Cause: a.Reason}
+		}, "RolledBack", journal.ApprovalRejected},
 		{"withdrawn by who asked", func(d *driver) *asltest.Failure {
 			_, err := d.verdict(alice, "too early", true)
 			d.must(err)
-			return &asltest.Failure{Name: string(rotation.ApprovalRejected)}
-		}, "RolledBack", rotation.ApprovalRejected},
+			return &asltest.Failure{Name: string(journal.ApprovalRejected)}
+		}, "RolledBack", journal.ApprovalRejected},
 		{"silence", func(d *driver) *asltest.Failure {
 			d.clock.pass(time.Hour + time.Second)
 			_, err := d.verdict(bob, "", false)
-			wantKind(t, err, rotation.ApprovalExpired)
+			wantKind(t, err, journal.ApprovalExpired)
 			return &asltest.Failure{Name: "States.Timeout"}
-		}, "RolledBack", rotation.ApprovalExpired},
-		{"a forged answer", func(*driver) *asltest.Failure { return nil }, "Halted", rotation.ApprovalMissing},
+		}, "RolledBack", journal.ApprovalExpired},
+		{"a forged answer", func(*driver) *asltest.Failure { return nil }, "Halted", journal.ApprovalMissing},
 		{"an answer to another plan", func(d *driver) *asltest.Failure {
 			d.as(bob, func() {
-				_, err := d.Judge(t.Context(), rotation.Verdict{RotationID: spring, Plan: strings.Repeat("0", 64)})
-				wantKind(t, err, rotation.Refused)
+				_, err := d.Gates.JudgePlan(t.Context(), gates.Verdict{RotationID: spring, Plan: strings.Repeat("0", 64)})
+				wantKind(t, err, journal.Refused)
 			})
 			return nil
-		}, "Halted", rotation.ApprovalMissing},
+		}, "Halted", journal.ApprovalMissing},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			d := twoPersons(t)
@@ -132,7 +134,7 @@ func TestApprovalNotGiven(t *testing.T) {
 				d.settled()
 				return
 			}
-			if _, err := d.verdict(bob, "", false); err != nil { // a halt goes on once somebody agrees
+			if _, err := d.verdict(bob, "", false); err != nil { // a halt continues once somebody agrees
 				t.Fatal(err)
 			}
 			e.Redrive()
@@ -172,19 +174,19 @@ func TestApprovalIsForOnePlan(t *testing.T) {
 				edit(v.Rotation)
 			}
 		}}
-		d.Registry = other
+		d.Journal.Registry = other
 		_, err := d.Switch(t.Context(), input(spring))
-		if wantKind(t, err, rotation.ApprovalMissing); d.pointer().KEKID != d.first {
+		if wantKind(t, err, journal.ApprovalMissing); d.pointer().KEKID != d.first {
 			t.Errorf("%s: the pointer moved", name)
 		}
 		d.as(bob, func() { // it can be given again, for the plan that is
 			r := must(other.Load(t.Context(), spring)).Rotation
-			_, err = d.Judge(t.Context(), rotation.Verdict{RotationID: spring, Plan: d.PlanHash(*r)})
+			_, err = d.Gates.JudgePlan(t.Context(), gates.Verdict{RotationID: spring, Plan: d.Gates.HashPlan(*r)})
 		})
 		d.must(err)
-		d.Registry = d.store
+		d.Journal.Registry = d.store
 		_, err = d.Switch(t.Context(), input(spring))
-		wantKind(t, err, rotation.ApprovalMissing)
+		wantKind(t, err, journal.ApprovalMissing)
 		if _, err := d.verdict(bob, "", false); err != nil {
 			t.Fatal(err)
 		}
@@ -220,7 +222,7 @@ func TestApprovalGivenWhileNobodyWaited(t *testing.T) {
 func TestApprovalNamesWhoAsks(t *testing.T) {
 	d := twoPersons(t)
 	_, err := d.Preflight(t.Context(), preflightInput(spring, rotation.ExecutionInput{}))
-	wantKind(t, err, rotation.InvalidInput)
+	wantKind(t, err, journal.InvalidInput)
 	if e := typed(err); e.Field != "requested_by" {
 		t.Errorf("field %q", e.Field)
 	}
@@ -264,7 +266,7 @@ func TestSamePerson(t *testing.T) {
 // switch: nothing switches but with two persons, and who answered is recorded once.
 func TestApprovalUnderFaults(t *testing.T) {
 	arm := func(e *effects) {
-		e.d.ApprovalRequired, e.d.ApprovalWait, e.d.Actor = true, time.Hour, "lambda/test"
+		e.d.Gates.Rules.ApprovalRequired, e.d.Gates.Rules.ApprovalWait, e.d.Journal.Actor = true, time.Hour, "lambda/test"
 		e.d.machine.Await = func(string, string) *asltest.Failure {
 			_, err := e.d.verdict(bob, "", false)
 			e.d.must(err)

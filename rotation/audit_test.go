@@ -7,6 +7,7 @@ import (
 
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/journal"
 )
 
 // TestCauseCutInsideRune is the regression test of a rollback whose cause was cut
@@ -32,9 +33,9 @@ func TestCauseCutInsideRune(t *testing.T) {
 // can spoil the audit chain.
 func TestBytesThatAreNoText(t *testing.T) {
 	s := newSite(t)
-	s.Actor = "cli/m\xfcller"
+	s.Journal.Actor = "cli/m\xfcller"
 	_, err := s.Preflight(t.Context(), preflightInput(spring, rotation.ExecutionInput{Mode: "emergency", Reason: "schl\xfcssel"}))
-	wantKind(t, err, rotation.InvalidInput)
+	wantKind(t, err, journal.InvalidInput)
 	if e := typed(err); e.Field != "reason" {
 		t.Errorf("field %q", e.Field)
 	}

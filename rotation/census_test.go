@@ -10,6 +10,8 @@ import (
 
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/journal"
+	"github.com/matter-ops/kms-rotation/source"
 	"github.com/matter-ops/kms-rotation/test/memstore"
 )
 
@@ -33,14 +35,14 @@ var unaccountedItems = map[string]struct {
 	says  string
 }{
 	"raw KMS ciphertext": {func(r *memstore.Record) {
-		r.Kind, r.Defect, r.KEK, r.WrappedDEK = rotation.CipherAlone, "a payload alone", "", nil
+		r.Kind, r.Defect, r.KEK, r.WrappedDEK = source.CipherAlone, "a payload alone", "", nil
 	}, "ciphertext_only 1"},
-	"no KEK id":      {func(r *memstore.Record) { r.Kind = rotation.NoKEK }, "no_kek_id 1"},
-	"an alias":       {func(r *memstore.Record) { r.Kind, r.Defect = rotation.UnknownForm, `its KEK is "alias/prod"` }, "kek_id_form 1"},
-	"a base64 DEK":   {func(r *memstore.Record) { r.Kind, r.Defect = rotation.WrongType, "its DEK is a string" }, "wrong_type 1"},
-	"no data key":    {func(r *memstore.Record) { r.Kind, r.WrappedDEK = rotation.NoWrappedDEK, nil }, "no_wrapped_dek 1"},
-	"an epoch alone": {func(r *memstore.Record) { r.Kind, r.WrappedDEK = rotation.EpochAlone, nil }, "epoch_only 1"},
-	"no context":     {func(r *memstore.Record) { r.Kind = rotation.NoContext }, "no_context 1"},
+	"no KEK id":      {func(r *memstore.Record) { r.Kind = source.NoKEK }, "no_kek_id 1"},
+	"an alias":       {func(r *memstore.Record) { r.Kind, r.Defect = source.UnknownForm, `its KEK is "alias/prod"` }, "kek_id_form 1"},
+	"a base64 DEK":   {func(r *memstore.Record) { r.Kind, r.Defect = source.WrongType, "its DEK is a string" }, "wrong_type 1"},
+	"no data key":    {func(r *memstore.Record) { r.Kind, r.WrappedDEK = source.NoWrappedDEK, nil }, "no_wrapped_dek 1"},
+	"an epoch alone": {func(r *memstore.Record) { r.Kind, r.WrappedDEK = source.EpochAlone, nil }, "epoch_only 1"},
+	"no context":     {func(r *memstore.Record) { r.Kind = source.NoContext }, "no_context 1"},
 	"damaged":        {func(r *memstore.Record) { r.Defect = "its format cannot be read" }, "damaged 1"},
 	"an unknown KEK": {func(r *memstore.Record) { r.KEK = "kek-9999" }, "unknown_kek 1"},
 	"the ARN of another account's key": {func(r *memstore.Record) {
@@ -53,7 +55,7 @@ var unaccountedItems = map[string]struct {
 // minted, under its kind and its name, with nothing changed; once it is sound the next
 // rotation goes through.
 func TestCensusRefuses(t *testing.T) {
-	items := map[string]func(r *memstore.Record){"no room": func(r *memstore.Record) { r.Kind = rotation.NoRoom }}
+	items := map[string]func(r *memstore.Record){"no room": func(r *memstore.Record) { r.Kind = source.NoRoom }}
 	says := map[string]string{"no room": "no_room 1"}
 	for name, item := range unaccountedItems {
 		items[name], says[name] = item.spoil, item.says
@@ -70,7 +72,7 @@ func TestCensusRefuses(t *testing.T) {
 			d.orders.Plant("o2", bad)
 			before, keys := d.pointer(), len(d.keys())
 			e := d.machine.Start(summer, rotation.ExecutionInput{})
-			if e.Final != "RolledBack" || e.Failure.Name != string(rotation.RowsUnaccounted) ||
+			if e.Final != "RolledBack" || e.Failure.Name != string(journal.RowsUnaccounted) ||
 				!strings.Contains(e.Failure.Cause, "("+says[name]+"): 1 of orders (") || strings.Contains(e.Failure.Cause, "o2") {
 				t.Fatalf("ended in %s: %v", e.Final, e.Failure)
 			}
@@ -99,7 +101,7 @@ var wholeRotation = []string{
 // old KEK from being retired.
 func TestEmergencyLeavesUnaccounted(t *testing.T) {
 	items := map[string]func(r *memstore.Record){
-		"no room":    func(r *memstore.Record) { r.Kind = rotation.NoRoom },
+		"no room":    func(r *memstore.Record) { r.Kind = source.NoRoom },
 		"no payload": func(r *memstore.Record) { r.Ciphertext = nil },
 	}
 	for name, item := range unaccountedItems {
@@ -154,9 +156,9 @@ func TestCensusAccounts(t *testing.T) {
 	d.complete(spring, rotation.ExecutionInput{})
 	d.settled()
 	want := map[string]string{
-		"source.orders": fmt.Sprintf("5 envelopes (%s 4, %s 1), 3 other items", d.first, past),
-		"source.people": fmt.Sprintf("4 envelopes (%s 4), 1 other items", d.first),
-		"source.corpus": fmt.Sprintf("2 envelopes (%s 2), 0 other items", d.first),
+		"source.orders": fmt.Sprintf("5 envelopes (%s 4, %s 1) under about 5 data keys, 3 other items", d.first, past),
+		"source.people": fmt.Sprintf("4 envelopes (%s 4) under about 4 data keys, 1 other items", d.first),
+		"source.corpus": fmt.Sprintf("2 envelopes (%s 2) under about 2 data keys, 0 other items", d.first),
 	}
 	got := d.body("rows_counted")
 	for name, text := range want {
@@ -188,7 +190,7 @@ func TestSourceOfNoEnvelope(t *testing.T) {
 	d := newDriver(s)
 	keys := len(s.keys())
 	e := d.machine.Start(spring, rotation.ExecutionInput{})
-	if e.Final != "RolledBack" || e.Failure.Name != string(rotation.SourceMisconfigured) || !strings.Contains(e.Failure.Cause, "sources[drafts]") || len(s.keys()) != keys {
+	if e.Final != "RolledBack" || e.Failure.Name != string(journal.SourceMisconfigured) || !strings.Contains(e.Failure.Cause, "sources[drafts]") || len(s.keys()) != keys {
 		t.Fatalf("ended in %s with %d keys: %v", e.Final, len(s.keys()), e.Failure)
 	}
 	for name, in := range map[string]rotation.ExecutionInput{"emergency": emergency, "joined": {}} {
@@ -226,7 +228,7 @@ func TestSourceOfNoEnvelope(t *testing.T) {
 	}
 }
 
-// TestAllEnvelopesGone: a source whose rows were all deleted since they were seen is no
+// TestAllEnvelopesGone: a source whose rows were all deleted since they were seen is not a
 // such source.
 func TestAllEnvelopesGone(t *testing.T) {
 	for name, in := range map[string]rotation.ExecutionInput{"normal": {}, "emergency": emergency} {
@@ -241,11 +243,11 @@ func TestAllEnvelopesGone(t *testing.T) {
 	}
 }
 
-// TestCensusInParts: a census that runs out of time goes on from its checkpoints, and
+// TestCensusInParts: a census that runs out of time continues from its checkpoints, and
 // concludes only when all is counted.
 func TestCensusInParts(t *testing.T) {
 	s := newSite(t)
-	s.Segments = 1
+	s.Config.Segments = 1
 	many(s, 300)
 	s.advance(spring, rotation.ExecutionInput{}, kek.Started)
 	s.world.SetHook(func(op string, _ ...any) (bool, error) {
@@ -281,10 +283,10 @@ func TestCensusInParts(t *testing.T) {
 func TestTakeCensus(t *testing.T) {
 	s := newSite(t)
 	row := s.rows()[place{s.orders, "o2"}]
-	row.Kind = rotation.NoKEK
+	row.Kind = source.NoKEK
 	s.orders.Plant("o2", row)
 	row = s.rows()[place{s.orders, "o3"}]
-	row.Kind = rotation.NoRoom
+	row.Kind = source.NoRoom
 	s.orders.Plant("o3", row)
 	s.mark("forgotten")
 	before := s.snapshot()
@@ -302,7 +304,7 @@ func TestTakeCensus(t *testing.T) {
 		t.Errorf("of one source: %+v", only)
 	}
 	_, err := s.TakeCensus(t.Context(), "peoples", nil)
-	wantKind(t, err, rotation.InvalidInput)
+	wantKind(t, err, journal.InvalidInput)
 	if diff := s.diff(before); diff != "" {
 		t.Errorf("a census changed the world (-was +is):\n%s", diff)
 	}

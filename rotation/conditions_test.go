@@ -17,18 +17,23 @@ import (
 	"github.com/matter-ops/kms-rotation/audit"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/anchor"
+	"github.com/matter-ops/kms-rotation/rotation/gates"
+	"github.com/matter-ops/kms-rotation/rotation/journal"
+	"github.com/matter-ops/kms-rotation/rotation/keyring"
+	"github.com/matter-ops/kms-rotation/source"
 	"github.com/matter-ops/kms-rotation/test/memstore"
 )
 
 // unusable is KMS of which one key is enabled and cannot be used, as one that waits for
 // its material. "" is each.
 type unusable struct {
-	rotation.KeyAdmin
+	keyring.Admin
 	id kek.ID
 }
 
-func (k unusable) Describe(ctx context.Context, id kek.ID) (rotation.Key, error) {
-	out, err := k.KeyAdmin.Describe(ctx, id)
+func (k unusable) Describe(ctx context.Context, id kek.ID) (keyring.Key, error) {
+	out, err := k.Admin.Describe(ctx, id)
 	if id == k.id || k.id == "" {
 		out.Usable, out.State = false, "PendingImport"
 	}
@@ -37,7 +42,7 @@ func (k unusable) Describe(ctx context.Context, id kek.ID) (rotation.Key, error)
 
 // later is a registry whose answers a test edits from a call on; the first is 0.
 type later struct {
-	rotation.Registry
+	journal.Registry
 	from int
 	edit func(*kek.View)
 	n    *int
@@ -61,7 +66,7 @@ func (l later) LoadAll(ctx context.Context, id string) (kek.View, error) {
 
 // alterFrom edits what the registry answers from a call on.
 func alterFrom(s *site, from int, edit func(*kek.View)) {
-	s.Registry = later{s.store, from, edit, new(int)}
+	s.Journal.Registry = later{s.store, from, edit, new(int)}
 }
 
 // keyRefusals are those of a key that cannot be used.
@@ -69,20 +74,20 @@ func keyRefusals() []refusal {
 	ctx := context.Background()
 	return []refusal{
 		{name: "the pointer's key waits for its material", call: func(s *site) (any, error) {
-			s.Keys = unusable{s.kms, s.first}
+			s.Keys.Admin = unusable{s.kms, s.first}
 			return s.start(spring, rotation.ExecutionInput{})
 		}},
 		{name: "a historic KEK waits for its material", call: func(s *site) (any, error) {
-			s.Keys = unusable{s.kms, ""}
+			s.Keys.Admin = unusable{s.kms, ""}
 			return nil, s.RegisterKEK(ctx, s.first, "l")
 		}},
 		{name: "a minted key waits for its material", phase: kek.Started, call: func(s *site) (any, error) {
 			s.must(s.census(spring))
-			s.Keys = unusable{s.kms, ""}
+			s.Keys.Admin = unusable{s.kms, ""}
 			return s.Mint(ctx, input(spring))
 		}},
 		{name: "the new KEK waits for its material", phase: kek.Tested, call: func(s *site) (any, error) {
-			s.Keys = unusable{s.kms, ""}
+			s.Keys.Admin = unusable{s.kms, ""}
 			return s.Switch(ctx, input(spring))
 		}},
 		{name: "a multi-Region KEK without replicas", call: func(s *site) (any, error) {
@@ -93,7 +98,7 @@ func keyRefusals() []refusal {
 			return plan.Checks, err
 		}},
 		{name: "a KEK that KMS knows no use of", call: func(s *site) (any, error) {
-			k := must(s.kms.Create(ctx, "", 0, "unused", rotation.Key{}))
+			k := must(s.kms.Create(ctx, "", 0, "unused", keyring.Key{}))
 			s.must(s.RegisterKEK(ctx, k.ID, "unused"))
 			s.advance(spring, rotation.ExecutionInput{}, kek.KEKRetired)
 			return s.body("old_kek_retired"), nil
@@ -149,7 +154,7 @@ func keyRefusals() []refusal {
 				if op == "Table.Scan" && args[0] == "corpus" {
 					mu.Lock()
 					defer mu.Unlock()
-					limits = append(limits, args[1].(rotation.ScanRequest).Limit)
+					limits = append(limits, args[1].(source.ScanRequest).Limit)
 				}
 				return true, nil
 			})
@@ -195,7 +200,7 @@ func raceRefusals() []refusal {
 			return s.Retire(ctx, rotation.RetireInput{RotationID: spring, Action: rotation.ActionPreSwitchFailure, Error: "E"})
 		}},
 		"drill's roll back": {kek.Minted, drill, func(s *site) (any, error) {
-			return s.Retire(ctx, rotation.RetireInput{RotationID: spring, Action: rotation.ActionPreSwitchFailure, Error: string(rotation.CanaryFailed)})
+			return s.Retire(ctx, rotation.RetireInput{RotationID: spring, Action: rotation.ActionPreSwitchFailure, Error: string(journal.CanaryFailed)})
 		}},
 		"next mint": {kek.Minted, emergency, func(s *site) (any, error) {
 			return s.Retire(ctx, rotation.RetireInput{RotationID: spring, Action: rotation.ActionRemint, FailedAttempt: 1, Error: "E"})
@@ -256,13 +261,13 @@ func raceRefusals() []refusal {
 		{"retirement", "KMS.Use", kek.Rewrapped, func(s *site) (any, error) { return nil, s.retire(spring) }},
 		{"verify", "KMS.Describe", kek.KEKRetired, func(s *site) (any, error) { return s.Verify(ctx, verifyInput(spring)) }},
 	} {
-		for _, fault := range []error{errAway, rotation.ErrDenied} {
+		for _, fault := range []error{errAway, journal.ErrDenied} {
 			out = append(out, refusal{name: fmt.Sprintf("an emergency takes over, and the %s fails: %v", at.name, fault), phase: at.phase, call: takeover(at.call, at.op, fault)})
 		}
 		out = append(out, refusal{name: "the " + at.name + " fails without one", phase: at.phase, call: func(s *site) (any, error) {
 			s.world.SetHook(func(got string, _ ...any) (bool, error) {
 				if got == at.op {
-					return false, rotation.ErrDenied
+					return false, journal.ErrDenied
 				}
 				return true, nil
 			})
@@ -278,21 +283,21 @@ func raceRefusals() []refusal {
 			return s.Retire(ctx, rotation.RetireInput{RotationID: spring, Action: rotation.ActionPreSwitchFailure, Error: "Rejected"})
 		}},
 		{name: "a drill fails before its mint", phase: kek.Started, in: drill, call: func(s *site) (any, error) {
-			return s.Retire(ctx, rotation.RetireInput{RotationID: spring, Action: rotation.ActionPreSwitchFailure, Error: string(rotation.CanaryFailed)})
+			return s.Retire(ctx, rotation.RetireInput{RotationID: spring, Action: rotation.ActionPreSwitchFailure, Error: string(journal.CanaryFailed)})
 		}},
 		{name: "a drill's key is still enabled", phase: kek.Minted, in: drill, call: func(s *site) (any, error) {
-			s.Keys = stuck{s.kms}
-			return s.Retire(ctx, rotation.RetireInput{RotationID: spring, Action: rotation.ActionPreSwitchFailure, Error: string(rotation.CanaryFailed)})
+			s.Keys.Admin = stuck{s.kms}
+			return s.Retire(ctx, rotation.RetireInput{RotationID: spring, Action: rotation.ActionPreSwitchFailure, Error: string(journal.CanaryFailed)})
 		}},
 		{name: "a second drill", phase: kek.Minted, in: drill, call: func(s *site) (any, error) {
 			fail := func(id string) (rotation.RetireOutput, error) {
-				return s.Retire(ctx, rotation.RetireInput{RotationID: id, Action: rotation.ActionPreSwitchFailure, Error: string(rotation.CanaryFailed)})
+				return s.Retire(ctx, rotation.RetireInput{RotationID: id, Action: rotation.ActionPreSwitchFailure, Error: string(journal.CanaryFailed)})
 			}
 			must(fail(spring))
 			s.clock.pass(time.Hour)
 			s.advance(summer, drill, kek.Minted)
 			out, err := fail(summer)
-			return []any{out, must(s.store.LoadDrill(ctx, rotation.DrillFailure)), must(fail(summer)), s.body("drill_passed")}, err
+			return []any{out, must(s.store.LoadDrill(ctx, gates.DrillFailure)), must(fail(summer)), s.body("drill_passed")}, err
 		}},
 		{name: "what a rollback records of its cause", phase: kek.Minted, call: func(s *site) (any, error) {
 			var errs []string
@@ -305,7 +310,7 @@ func raceRefusals() []refusal {
 			return errs, nil
 		}},
 		{name: "the attempts of a record that names none", phase: kek.Minted, in: emergency, call: func(s *site) (any, error) {
-			s.MaxMints = 1
+			s.Config.MaxMints = 1
 			alter(func(v *kek.View) {
 				r := *v.Rotation
 				r.Settings.MaxMints = 0
@@ -329,12 +334,12 @@ func raceRefusals() []refusal {
 			return s.Rewrap(ctx, rotation.RewrapInput{RotationID: spring, Rehearse: true})
 		}},
 		{name: "approval asked after the switch", phase: kek.Switched, in: asked, call: func(s *site) (any, error) {
-			s.ApprovalRequired = true
-			return s.AskApproval(ctx, rotation.ApprovalInput{RotationID: spring})
+			s.Gates.Rules.ApprovalRequired = true
+			return s.Gates.AskApproval(ctx, gates.ApprovalInput{RotationID: spring})
 		}},
 		{name: "approval asked for a drill", phase: kek.Minted, in: drill, call: func(s *site) (any, error) {
-			s.ApprovalRequired = true
-			return s.AskApproval(ctx, rotation.ApprovalInput{RotationID: spring})
+			s.Gates.Rules.ApprovalRequired = true
+			return s.Gates.AskApproval(ctx, gates.ApprovalInput{RotationID: spring})
 		}},
 		{name: "a record that demands approval", phase: kek.Tested, in: asked, call: func(s *site) (any, error) {
 			alter(func(v *kek.View) {
@@ -345,12 +350,12 @@ func raceRefusals() []refusal {
 			return s.Switch(ctx, input(spring))
 		}},
 		{name: "who waits before the test", phase: kek.Minted, in: asked, call: func(s *site) (any, error) {
-			s.ApprovalRequired = true
-			return s.Waiting(ctx, s.record(spring))
+			s.Gates.Rules.ApprovalRequired = true
+			return s.Gates.FindWaitingPlan(ctx, s.record(spring))
 		}},
-		{name: "a forged approval of whoever asked", phase: kek.Tested, in: asked, call: func(s *site) (any, error) {
-			s.ApprovalRequired = true
-			a := rotation.Approval{Rotation: spring, Plan: s.PlanHash(s.record(spring)), State: rotation.ApprovalGiven, By: alice}
+		{name: "a forged approval of the requester", phase: kek.Tested, in: asked, call: func(s *site) (any, error) {
+			s.Gates.Rules.ApprovalRequired = true
+			a := gates.Approval{Rotation: spring, Plan: s.Gates.HashPlan(s.record(spring)), State: gates.ApprovalGiven, By: alice}
 			s.must(s.store.SaveApproval(ctx, a, audit.Event{ID: "forged", Type: "approval_given", Step: "approve"}))
 			return s.Switch(ctx, input(spring))
 		}},
@@ -374,8 +379,8 @@ func raceRefusals() []refusal {
 		}},
 		{name: "a key of another maker, and mine cannot be disabled at first", phase: kek.Started, call: func(s *site) (any, error) {
 			s.must(s.census(spring))
-			k := must(s.kms.Create(ctx, spring, 1, "", rotation.Key{}))
-			s.Keys = late{s.kms, k.ID, new(int)}
+			k := must(s.kms.Create(ctx, spring, 1, "", keyring.Key{}))
+			s.Keys.Admin = late{s.kms, k.ID, new(int)}
 			s.world.SetHook(func(op string, _ ...any) (bool, error) {
 				if op == "KMS.Disable" {
 					s.world.SetHook(nil)
@@ -388,7 +393,7 @@ func raceRefusals() []refusal {
 		{name: "a table of an emergency that is misconfigured", phase: kek.Minted, in: emergency, call: func(s *site) (any, error) {
 			s.world.SetHook(func(op string, _ ...any) (bool, error) {
 				if op == "Table.Scan" {
-					return false, &rotation.Error{Kind: rotation.SourceMisconfigured, Field: "pk", Msg: "no key attribute pk"}
+					return false, &journal.Error{Kind: journal.SourceMisconfigured, Field: "pk", Msg: "no key attribute pk"}
 				}
 				return true, nil
 			})
@@ -398,19 +403,19 @@ func raceRefusals() []refusal {
 			var errs []string
 			for _, operation := range []string{"Encrypt", "GenerateDataKeyWithoutPlaintext", "Decrypt", "ReEncrypt"} {
 				f := s.fork(s.t)
-				f.Keys = used{f.kms, rotation.KeyUse{LastUse: operation, LastUseAt: f.clock.now().Add(time.Hour), LastUseBy: "event-1"}}
+				f.Keys.Admin = used{f.kms, keyring.Use{LastUse: operation, LastUseAt: f.clock.now().Add(time.Hour), LastUseBy: "event-1"}}
 				errs = append(errs, fmt.Sprint(f.retire(spring)))
 			}
 			return errs, nil
 		}},
 		{name: "a row that always changes is tried twelve times", phase: kek.Drained, call: func(s *site) (any, error) {
-			s.OpenSource = fickle(s, func(src rotation.Source) rotation.Source { return restless{src} })
+			s.OpenSource = fickle(s, func(src source.Driver) source.Driver { return restless{src} })
 			c := count(s, nil)
 			_, err := s.Rewrap(ctx, rotation.RewrapInput{RotationID: spring, Source: "corpus"})
 			return []any{c.n["Table.Reread"], typed(err).Kind}, nil
 		}},
 		{name: "a row that changes and cannot be read again", phase: kek.Drained, call: func(s *site) (any, error) {
-			s.OpenSource = fickle(s, func(src rotation.Source) rotation.Source { return restless{src} })
+			s.OpenSource = fickle(s, func(src source.Driver) source.Driver { return restless{src} })
 			s.world.SetHook(away("Table.Reread"))
 			return s.Rewrap(ctx, rotation.RewrapInput{RotationID: spring, Source: "corpus"})
 		}},
@@ -418,8 +423,8 @@ func raceRefusals() []refusal {
 			s.must(s.rehearse(spring))
 			var contexts []any
 			drawn := 0
-			random := s.Random
-			s.Random = func(b []byte) { drawn++; random(b) }
+			random := s.Keys.Random
+			s.Keys.Random = func(b []byte) { drawn++; random(b) }
 			s.world.SetHook(func(op string, args ...any) (bool, error) {
 				if op == "KMS.GenerateDataKey" {
 					contexts = append(contexts, args[1])
@@ -431,18 +436,18 @@ func raceRefusals() []refusal {
 			return []any{contexts, drawn}, nil
 		}},
 		{name: "a plan after the switch", phase: kek.Switched, in: asked, call: func(s *site) (any, error) {
-			s.ApprovalRequired = true
+			s.Gates.Rules.ApprovalRequired = true
 			return s.Preflight(ctx, preflightInput("again", rotation.ExecutionInput{Resume: spring}))
 		}},
 		{name: "a plan before it", phase: kek.Tested, in: asked, call: func(s *site) (any, error) {
-			s.ApprovalRequired = true
+			s.Gates.Rules.ApprovalRequired = true
 			return s.Preflight(ctx, preflightInput("again", rotation.ExecutionInput{Resume: spring}))
 		}},
 		{name: "who waits cannot be read", phase: kek.Tested, in: asked, call: func(s *site) (any, error) {
-			s.ApprovalRequired = true
+			s.Gates.Rules.ApprovalRequired = true
 			r := s.record(spring)
 			s.world.SetHook(away("Store.LoadApproval"))
-			return s.Waiting(ctx, r)
+			return s.Gates.FindWaitingPlan(ctx, r)
 		}},
 		{name: "one of two old KEKs encrypts a table", call: func(s *site) (any, error) {
 			s.past("before")
@@ -452,26 +457,26 @@ func raceRefusals() []refusal {
 		{name: "the payloads that are read again", phase: kek.Drained, call: rereads},
 		{name: "the payloads that are read again in an emergency", phase: kek.Drained, in: emergency, call: rereads},
 		{name: "an emergency cannot seal", phase: kek.Drained, in: emergency, call: func(s *site) (any, error) {
-			s.Cipher = mute{s.Cipher}
+			s.Keys.Cipher = mute{s.Keys.Cipher}
 			return s.Rewrap(ctx, rotation.RewrapInput{RotationID: spring, Source: "orders"})
 		}},
 		{name: "the alias of the failed attempt names a historic KEK", in: emergency, call: func(s *site) (any, error) {
 			past := s.past("before")
 			s.advance(spring, emergency, kek.Minted)
-			s.Keys = claimed{s.kms, past}
+			s.Keys.Admin = claimed{s.kms, past}
 			out, err := s.Retire(ctx, rotation.RetireInput{RotationID: spring, Action: rotation.ActionRemint, FailedAttempt: 1, Error: "E"})
 			return []any{out, s.enabled(past)}, err
 		}},
 		{name: "a claimed key", phase: kek.Started, call: func(s *site) (any, error) {
 			s.must(s.census(spring))
-			must(s.kms.Claim(ctx, spring, 1, must(s.kms.Create(ctx, spring, 1, "", rotation.Key{})).ID))
+			must(s.kms.Claim(ctx, spring, 1, must(s.kms.Create(ctx, spring, 1, "", keyring.Key{})).ID))
 			out, err := s.Mint(ctx, input(spring))
 			return []any{out, len(s.keys())}, err
 		}},
 		{name: "a key of another maker, and mine cannot be disabled", phase: kek.Started, call: func(s *site) (any, error) {
 			s.must(s.census(spring))
-			k := must(s.kms.Create(ctx, spring, 1, "", rotation.Key{}))
-			s.Keys = late{s.kms, k.ID, new(int)}
+			k := must(s.kms.Create(ctx, spring, 1, "", keyring.Key{}))
+			s.Keys.Admin = late{s.kms, k.ID, new(int)}
 			s.world.SetHook(away("KMS.Disable"))
 			return s.Mint(ctx, input(spring))
 		}},
@@ -488,10 +493,10 @@ func raceRefusals() []refusal {
 			return nil, s.rehearse(spring)
 		})},
 		{name: "a transient failure of verify keeps its pass", phase: kek.KEKRetired, call: halves(errAway)},
-		{name: "another begins it again", phase: kek.KEKRetired, call: halves(rotation.ErrDenied)},
+		{name: "another begins it again", phase: kek.KEKRetired, call: halves(journal.ErrDenied)},
 		{name: "a rotation that could make no probe", phase: kek.KEKRetired, call: func(s *site) (any, error) {
 			s.kms.Enable(s.first)
-			s.Keys = seemsDisabled{s.kms, s.first}
+			s.Keys.Admin = seemsDisabled{s.kms, s.first}
 			alter(func(v *kek.View) {
 				r := *v.Rotation
 				r.Probes = nil
@@ -512,7 +517,7 @@ func raceRefusals() []refusal {
 			s.must(s.mint(spring))
 			var out []any
 			for _, id := range []kek.ID{s.first, s.record(spring).NewKEK, ""} {
-				s.Keys = claimed{s.kms, id}
+				s.Keys.Admin = claimed{s.kms, id}
 				must(s.Retire(ctx, rotation.RetireInput{RotationID: spring, Action: rotation.ActionRemint, FailedAttempt: 1, Error: "E"}))
 				out = append(out, s.enabled(s.first), s.enabled(s.record(spring).NewKEK))
 			}
@@ -537,12 +542,12 @@ func raceRefusals() []refusal {
 			return []any{s.store.Fences(s.first), s.store.Fences(past)}, nil
 		}},
 		{name: "a row that always changes", phase: kek.Drained, call: func(s *site) (any, error) {
-			s.OpenSource = fickle(s, func(src rotation.Source) rotation.Source { return restless{src} })
+			s.OpenSource = fickle(s, func(src source.Driver) source.Driver { return restless{src} })
 			return nil, s.rewrapAll(spring)
 		}},
 		{name: "a row that is deleted meanwhile", phase: kek.Drained, call: func(s *site) (any, error) {
 			s.world.SetHook(func(op string, args ...any) (bool, error) {
-				if op == "Table.Replace" && args[1].(rotation.Row).ID == "o1" {
+				if op == "Table.Replace" && args[1].(source.Row).ID == "o1" {
 					s.world.SetHook(nil)
 					s.remove(s.orders, "o1")
 				}
@@ -552,18 +557,18 @@ func raceRefusals() []refusal {
 		}},
 		{name: "a label that always changes", call: func(s *site) (any, error) {
 			unlabel(s, "o1")
-			s.OpenSource = fickle(s, func(src rotation.Source) rotation.Source { return restless{src} })
+			s.OpenSource = fickle(s, func(src source.Driver) source.Driver { return restless{src} })
 			return s.Adopt(ctx, s.store, rotation.AdoptInput{Source: "orders", Write: true})
 		}},
 		{name: "a row without a KEK and without a data key", call: func(s *site) (any, error) {
 			r := s.rows()[place{s.orders, "o1"}]
-			r.KEK, r.Kind, r.WrappedDEK = "", rotation.NoKEK, nil
+			r.KEK, r.Kind, r.WrappedDEK = "", source.NoKEK, nil
 			s.orders.Plant("o1", r)
 			return s.Adopt(ctx, s.store, rotation.AdoptInput{Source: "orders"})
 		}},
 		{name: "a row that cannot be read again before its label", call: func(s *site) (any, error) {
 			unlabel(s, "o1")
-			s.OpenSource = fickle(s, func(src rotation.Source) rotation.Source { return restless{src} })
+			s.OpenSource = fickle(s, func(src source.Driver) source.Driver { return restless{src} })
 			s.world.SetHook(away("Table.Reread"))
 			return s.Adopt(ctx, s.store, rotation.AdoptInput{Source: "orders", Write: true})
 		}},
@@ -581,7 +586,7 @@ func raceRefusals() []refusal {
 		{name: "a row that is labelled by somebody else", call: func(s *site) (any, error) {
 			unlabel(s, "o1")
 			var payload []bool
-			s.OpenSource = fickle(s, func(src rotation.Source) rotation.Source { return rereader{src, src.(rotation.Labeler), &payload} })
+			s.OpenSource = fickle(s, func(src source.Driver) source.Driver { return rereader{src, src.(source.Labeler), &payload} })
 			s.world.SetHook(func(op string, _ ...any) (bool, error) {
 				if op == "Table.Label" {
 					r := s.rows()[place{s.orders, "o1"}]
@@ -605,13 +610,13 @@ func raceRefusals() []refusal {
 		{name: "a row of a KEK that is retired", phase: kek.Completed, call: func(s *site) (any, error) {
 			s.kms.Enable(s.first)
 			r := s.seal(s.orders, "o1", s.first, 1, "secret")
-			r.KEK, r.Kind = "", rotation.NoKEK
+			r.KEK, r.Kind = "", source.NoKEK
 			s.orders.Plant("o1", r)
 			return s.Adopt(ctx, s.store, rotation.AdoptInput{Source: "orders"})
 		}},
 		{name: "rows of many keys that are not registered", call: func(s *site) (any, error) {
 			for i := range 14 {
-				k := must(s.kms.Create(ctx, "", 0, "", rotation.Key{}))
+				k := must(s.kms.Create(ctx, "", 0, "", keyring.Key{}))
 				for j := range 2 {
 					if j != i%2 && i > 2 { // some keys are known by their label alone, some by their rows
 						continue
@@ -619,7 +624,7 @@ func raceRefusals() []refusal {
 					id := fmt.Sprintf("p%02d%d", i, j)
 					r := s.seal(s.orders, id, k.ID, 1, "secret")
 					if j == 1 {
-						r.KEK, r.Kind = "", rotation.NoKEK
+						r.KEK, r.Kind = "", source.NoKEK
 					}
 					s.orders.Plant(id, r)
 				}
@@ -632,7 +637,7 @@ func raceRefusals() []refusal {
 
 // late is KMS in which another maker claims the alias just before.
 type late struct {
-	rotation.KeyAdmin
+	keyring.Admin
 	id kek.ID
 	n  *int
 }
@@ -641,16 +646,16 @@ func (l late) Claim(ctx context.Context, rotationID string, attempt int, _ kek.I
 	if *l.n++; *l.n == 1 {
 		return "", nil
 	}
-	return l.KeyAdmin.Claim(ctx, rotationID, attempt, l.id)
+	return l.Admin.Claim(ctx, rotationID, attempt, l.id)
 }
 
 // used is KMS that says how keys were used.
 type used struct {
-	rotation.KeyAdmin
-	use rotation.KeyUse
+	keyring.Admin
+	use keyring.Use
 }
 
-func (u used) Use(context.Context, kek.ID) (rotation.KeyUse, error) { return u.use, nil }
+func (u used) Use(context.Context, kek.ID) (keyring.Use, error) { return u.use, nil }
 
 // overtaken calls a step of a rotation that reaches a phase after the step's first look.
 func overtaken(phase kek.Phase, call func(*site) (any, error)) func(*site) (any, error) {
@@ -685,10 +690,10 @@ func halves(fault error) func(*site) (any, error) {
 // rereads says what rewrap asks for when a row has changed.
 func rereads(s *site) (any, error) {
 	var payload []bool
-	s.OpenSource = fickle(s, func(src rotation.Source) rotation.Source { return rereader{src, src.(rotation.Labeler), &payload} })
+	s.OpenSource = fickle(s, func(src source.Driver) source.Driver { return rereader{src, src.(source.Labeler), &payload} })
 	var changed atomic.Bool
 	s.world.SetHook(func(op string, args ...any) (bool, error) {
-		if op == "Table.Replace" && args[1].(rotation.Row).ID == "o1" && changed.CompareAndSwap(false, true) {
+		if op == "Table.Replace" && args[1].(source.Row).ID == "o1" && changed.CompareAndSwap(false, true) {
 			r := s.rows()[place{s.orders, "o1"}]
 			s.orders.Plant("o1", s.seal(s.orders, "o1", r.KEK, r.Epoch, "another secret"))
 		}
@@ -700,32 +705,32 @@ func rereads(s *site) (any, error) {
 
 // rereader is a source that remembers whether payloads were asked for again.
 type rereader struct {
-	rotation.Source
-	rotation.Labeler
+	source.Driver
+	source.Labeler
 	payload *[]bool
 }
 
-func (r rereader) Reread(ctx context.Context, old rotation.Row, payload bool) (rotation.Row, bool, error) {
+func (r rereader) Reread(ctx context.Context, old source.Row, payload bool) (source.Row, bool, error) {
 	*r.payload = append(*r.payload, payload)
-	return r.Source.Reread(ctx, old, payload)
+	return r.Driver.Reread(ctx, old, payload)
 }
 
 // stuck is KMS in which no key is ever disabled.
-type stuck struct{ rotation.KeyAdmin }
+type stuck struct{ keyring.Admin }
 
 func (stuck) Disable(context.Context, kek.ID) error { return nil }
 
 // claimed is KMS in which every alias names one key.
 type claimed struct {
-	rotation.KeyAdmin
+	keyring.Admin
 	id kek.ID
 }
 
 func (c claimed) Claim(context.Context, string, int, kek.ID) (kek.ID, error) { return c.id, nil }
 
 // fickle opens sources of another behaviour.
-func fickle(s *site, make func(rotation.Source) rotation.Source) func(kek.Source) (rotation.Source, error) {
-	return func(def kek.Source) (rotation.Source, error) {
+func fickle(s *site, make func(source.Driver) source.Driver) func(kek.Source) (source.Driver, error) {
+	return func(def kek.Source) (source.Driver, error) {
 		src, err := s.world.Open(def)
 		if err != nil {
 			return nil, err
@@ -735,18 +740,18 @@ func fickle(s *site, make func(rotation.Source) rotation.Source) func(kek.Source
 }
 
 // restless is a source whose rows never are what was read.
-type restless struct{ rotation.Source }
+type restless struct{ source.Driver }
 
-func (restless) Replace(context.Context, rotation.Row, rotation.Rewrapped) (bool, error) {
+func (restless) Replace(context.Context, source.Row, source.Rewrapped) (bool, error) {
 	return false, nil
 }
 
-func (restless) Label(context.Context, rotation.Row, kek.ID) (bool, error) { return false, nil }
+func (restless) Label(context.Context, source.Row, kek.ID) (bool, error) { return false, nil }
 
 // unlabel makes a row one that names no KEK.
 func unlabel(s *site, id string) {
 	r := s.rows()[place{s.orders, id}]
-	r.KEK, r.Kind = "", rotation.NoKEK
+	r.KEK, r.Kind = "", source.NoKEK
 	s.orders.Plant(id, r)
 }
 
@@ -758,9 +763,9 @@ func manyRefusals() []refusal {
 			for _, table := range []*memstore.Table{s.orders, s.people} {
 				id := fmt.Sprintf("x%02d", i)
 				r := s.seal(table, id, s.pointer().KEKID, 1, "secret")
-				r.Kind = rotation.NoContext
+				r.Kind = source.NoContext
 				if i%2 == 1 {
-					r.Kind = rotation.Damaged
+					r.Kind = source.Damaged
 				}
 				table.Plant(id, r)
 			}
@@ -769,7 +774,7 @@ func manyRefusals() []refusal {
 	of := func(op string, fault error, ids ...string) func(s *site) (any, error) {
 		return func(s *site) (any, error) {
 			s.world.SetHook(func(got string, args ...any) (bool, error) {
-				if got == op && (len(ids) == 0 || slices.Contains(ids, args[1].(rotation.Row).ID)) {
+				if got == op && (len(ids) == 0 || slices.Contains(ids, args[1].(source.Row).ID)) {
 					return false, fault
 				}
 				return true, nil
@@ -808,18 +813,18 @@ func manyRefusals() []refusal {
 			return s.TakeCensus(ctx, "", nil)
 		}},
 		{name: "the end of the rewrap again", call: func(s *site) (any, error) {
-			s.Deep = true
+			s.Config.Deep = true
 			s.advance(spring, rotation.ExecutionInput{}, kek.Rewrapped)
 			return s.Rewrap(ctx, rotation.RewrapInput{RotationID: spring, Complete: true})
 		}},
-		{name: "a segment with a quarantined row goes on after its first page", call: func(s *site) (any, error) {
-			s.Segments = 1
+		{name: "a segment with a quarantined row continues after its first page", call: func(s *site) (any, error) {
+			s.Config.Segments = 1
 			for i := range 150 {
 				s.insert(s.orders, fmt.Sprintf("w%03d", i))
 			}
 			s.advance(spring, rotation.ExecutionInput{}, kek.Drained)
 			r := s.rows()[place{s.orders, "o1"}]
-			r.Kind = rotation.NoContext
+			r.Kind = source.NoContext
 			s.orders.Plant("o1", r)
 			scans := 0
 			s.world.SetHook(func(op string, _ ...any) (bool, error) {
@@ -844,7 +849,7 @@ func manyRefusals() []refusal {
 			return s.Rewrap(soon(s), rotation.RewrapInput{RotationID: spring, Complete: true})
 		}},
 		{name: "time for one page of the retirement", call: func(s *site) (any, error) {
-			s.Segments = 1
+			s.Config.Segments = 1
 			for i := range 150 {
 				s.insert(s.orders, fmt.Sprintf("w%03d", i))
 			}
@@ -859,8 +864,8 @@ func manyRefusals() []refusal {
 		}},
 		{name: "completed after a redrive", call: func(s *site) (any, error) {
 			var b inbox
-			s.Notifier = &b
-			out, err := s.Steps.Notify(ctx, rotation.NotifyInput{Event: rotation.NotifyCompleted, Execution: rotation.Execution{RedriveCount: 1}, HaltedIn: &rotation.Execution{}})
+			s.Journal.Notifier = &b
+			out, err := s.Notify(ctx, journal.Notice{Event: journal.NotifyCompleted, Execution: journal.Execution{RedriveCount: 1}, HaltedIn: &journal.Execution{}})
 			return []any{out, b.subject}, err
 		}},
 		{name: "a rehearsal of an empty source reads it once", call: scans(func(s *site) {
@@ -874,28 +879,28 @@ func manyRefusals() []refusal {
 			}
 		})},
 		{name: "announced where any time is off-peak", call: func(s *site) (any, error) {
-			s.Window = must(rotation.ParseWindow("any", time.FixedZone("X", 3600)))
-			return s.Announce(ctx, rotation.AnnounceInput{From: s.clock.now().Add(day)})
+			s.Gates.Rules.Window = must(gates.ParseWindow("any", time.FixedZone("X", 3600)))
+			return s.Gates.AnnounceWindow(ctx, gates.AnnounceInput{From: s.clock.now().Add(day)})
 		}},
 		{name: "customers hear of no other event", call: func(s *site) (any, error) {
 			page := &teller{}
-			s.Announcers = []rotation.Announcer{page}
-			must(s.Announce(ctx, rotation.AnnounceInput{Label: "Q2"}))
-			for _, event := range []string{rotation.NotifyRefused, rotation.NotifyDrilled, rotation.NotifyStarted} {
-				must(s.Steps.Notify(ctx, rotation.NotifyInput{Event: event, Label: "Q2"}))
+			s.Gates.Announcers = []gates.Announcer{page}
+			must(s.Gates.AnnounceWindow(ctx, gates.AnnounceInput{Label: "Q2"}))
+			for _, event := range []string{journal.NotifyRefused, journal.NotifyDrilled, journal.NotifyStarted} {
+				must(s.Notify(ctx, journal.Notice{Event: event, Label: "Q2"}))
 			}
-			must(s.Steps.Notify(ctx, rotation.NotifyInput{Event: rotation.NotifyCompleted, Label: "Q2", Drill: "d"}))
-			must(s.Steps.Notify(ctx, rotation.NotifyInput{Event: rotation.NotifyCompleted}))
+			must(s.Notify(ctx, journal.Notice{Event: journal.NotifyCompleted, Label: "Q2", Drill: "d"}))
+			must(s.Notify(ctx, journal.Notice{Event: journal.NotifyCompleted}))
 			return page.told, nil
 		}},
-		{name: "every write is denied", phase: kek.Drained, call: of("Table.Replace", rotation.ErrDenied)},
-		{name: "one write is denied", phase: kek.Drained, call: of("Table.Replace", rotation.ErrDenied, "o1")},
-		{name: "the writes of one page are denied", phase: kek.Drained, call: of("Table.Replace", rotation.ErrDenied, "o0", "o1", "o2", "o3")},
-		{name: "every write is rejected", phase: kek.Drained, call: of("Table.Replace", rotation.ErrRejected)},
+		{name: "every write is denied", phase: kek.Drained, call: of("Table.Replace", journal.ErrDenied)},
+		{name: "one write is denied", phase: kek.Drained, call: of("Table.Replace", journal.ErrDenied, "o1")},
+		{name: "the writes of one page are denied", phase: kek.Drained, call: of("Table.Replace", journal.ErrDenied, "o0", "o1", "o2", "o3")},
+		{name: "every write is rejected", phase: kek.Drained, call: of("Table.Replace", journal.ErrRejected)},
 		{name: "every rewrap is denied", phase: kek.Drained, call: func(s *site) (any, error) {
 			s.world.SetHook(func(op string, _ ...any) (bool, error) {
 				if op == "KMS.ReEncrypt" {
-					return false, rotation.ErrDenied
+					return false, journal.ErrDenied
 				}
 				return true, nil
 			})
@@ -926,12 +931,12 @@ func manyRefusals() []refusal {
 		}},
 		{name: "an emergency's old KEK still unwraps", phase: kek.KEKRetired, in: emergency, call: func(s *site) (any, error) {
 			s.kms.Enable(s.first)
-			s.Keys = seemsDisabled{s.kms, s.first}
+			s.Keys.Admin = seemsDisabled{s.kms, s.first}
 			return s.Verify(ctx, verifyInput(spring))
 		}},
 		{name: "an emergency that could make no probe", phase: kek.KEKRetired, in: emergency, call: func(s *site) (any, error) {
 			s.kms.Enable(s.first)
-			s.Keys = seemsDisabled{s.kms, s.first}
+			s.Keys.Admin = seemsDisabled{s.kms, s.first}
 			alter(func(v *kek.View) {
 				r := *v.Rotation
 				r.Probes = nil
@@ -946,12 +951,12 @@ func manyRefusals() []refusal {
 			return s.Verify(ctx, verifyInput(spring))
 		}},
 		{name: "rotations of no segments", call: func(s *site) (any, error) {
-			s.Segments = 0
+			s.Config.Segments = 0
 			s.advance(spring, rotation.ExecutionInput{}, kek.Completed)
 			return s.record(spring).Segments, nil
 		}},
 		{name: "a rehearsal takes three rows of a kind", call: func(s *site) (any, error) {
-			s.Segments = 1
+			s.Config.Segments = 1
 			for i := range 6 {
 				s.insert(s.orders, fmt.Sprintf("w%d", i))
 				r := s.rows()[place{s.orders, fmt.Sprintf("w%d", i)}]
@@ -963,7 +968,7 @@ func manyRefusals() []refusal {
 			return s.rehearsed()
 		}},
 		{name: "a rehearsal reads forty pages for a row", call: func(s *site) (any, error) {
-			s.Segments = 1
+			s.Config.Segments = 1
 			for i := range 1100 {
 				s.orders.Plant(fmt.Sprintf("a%04d", i), memstore.Record{Declared: true})
 			}
@@ -1010,9 +1015,10 @@ func manyRefusals() []refusal {
 		}},
 		{name: "genesis with sources that somebody else added", call: func(s *site) (any, error) {
 			other := memstore.New("other", s.clock.now)
-			k := must(other.KMS().Create(ctx, "", 0, "", rotation.Key{}))
-			steps := *s.Steps
-			steps.Registry, steps.Outbox, steps.Vault, steps.Keys = other.Store(), other.Store(), other.Vault(), other.KMS()
+			k := must(other.KMS().Create(ctx, "", 0, "", keyring.Key{}))
+			steps, j := *s.Steps, *s.Journal
+			j.Registry, j.Outbox, j.AuditBucket = other.Store(), other.Store(), other.Vault()
+			steps.Journal, steps.Keys.Admin = &j, other.KMS()
 			a, b := s.orders.Source(), s.people.Source()
 			a.AddedBy, a.AddedAt = "somebody", s.clock.now().Add(-time.Hour)
 			must(steps.Genesis(ctx, k.ID, "g", []kek.Source{a, b}))
@@ -1020,24 +1026,24 @@ func manyRefusals() []refusal {
 		}},
 		{name: "announced by default, and again a day later", call: func(s *site) (any, error) {
 			page := &teller{}
-			s.AnnounceDays, s.Announcers = 7, []rotation.Announcer{page, page}
-			must(s.Announce(ctx, rotation.AnnounceInput{}))
+			s.Gates.Rules.AnnounceDays, s.Gates.Announcers = 7, []gates.Announcer{page, page}
+			must(s.Gates.AnnounceWindow(ctx, gates.AnnounceInput{}))
 			s.clock.pass(day)
-			a, err := s.Announce(ctx, rotation.AnnounceInput{})
+			a, err := s.Gates.AnnounceWindow(ctx, gates.AnnounceInput{})
 			return []any{a, page.told, s.body("window_announced")}, err
 		}},
 		{name: "nobody is told, and the announcement cannot be read", call: func(s *site) (any, error) {
 			s.world.SetHook(away("Store.LoadAnnouncement"))
-			return s.Steps.Notify(ctx, rotation.NotifyInput{Event: rotation.NotifyCompleted, Label: "Q2"})
+			return s.Notify(ctx, journal.Notice{Event: journal.NotifyCompleted, Label: "Q2"})
 		}},
 		{name: "a window that was over a month ago", call: func(s *site) (any, error) {
 			page := &teller{}
-			s.Announcers = []rotation.Announcer{page}
-			a := must(s.Announce(ctx, rotation.AnnounceInput{Label: "Q2"}))
+			s.Gates.Announcers = []gates.Announcer{page}
+			a := must(s.Gates.AnnounceWindow(ctx, gates.AnnounceInput{Label: "Q2"}))
 			s.clock.pass(a.To.Add(rotation.MachineLasts).Sub(s.clock.now()))
-			must(s.Steps.Notify(ctx, rotation.NotifyInput{Event: rotation.NotifyStarted, Label: "Q2"}))
+			must(s.Notify(ctx, journal.Notice{Event: journal.NotifyStarted, Label: "Q2"}))
 			s.clock.pass(time.Second)
-			must(s.Steps.Notify(ctx, rotation.NotifyInput{Event: rotation.NotifyCompleted, Label: "Q2"}))
+			must(s.Notify(ctx, journal.Notice{Event: journal.NotifyCompleted, Label: "Q2"}))
 			return page.told, nil
 		}},
 	}
@@ -1046,7 +1052,7 @@ func manyRefusals() []refusal {
 // scans says how often a rehearsal reads orders.
 func scans(prepare func(*site)) func(*site) (any, error) {
 	return func(s *site) (any, error) {
-		s.Segments = 1
+		s.Config.Segments = 1
 		prepare(s)
 		s.advance(spring, rotation.ExecutionInput{}, kek.Minted)
 		n := 0
@@ -1061,7 +1067,7 @@ func scans(prepare func(*site)) func(*site) (any, error) {
 	}
 }
 
-// deleteRows deletes rows of orders, some of them only after the census, and goes on with
+// deleteRows deletes rows of orders, some of them only after the census, and continues with
 // the rotation to its end.
 func deleteRows(ids ...string) func(s *site) (any, error) {
 	return func(s *site) (any, error) {
@@ -1114,7 +1120,7 @@ func unopened() []refusal {
 		for from := range 4 {
 			out = append(out, refusal{name: fmt.Sprintf("the %s, and sources cannot be opened after %d", step.name, from), phase: step.phase, call: func(s *site) (any, error) {
 				opened := 0
-				s.OpenSource = func(def kek.Source) (rotation.Source, error) {
+				s.OpenSource = func(def kek.Source) (source.Driver, error) {
 					if opened++; opened > from {
 						return nil, errAway
 					}
@@ -1132,50 +1138,50 @@ func untold() []refusal {
 	ctx := context.Background()
 	deaf := func(call func(s *site) (any, error)) func(s *site) (any, error) {
 		return func(s *site) (any, error) {
-			s.Notifier = &inbox{err: errAway}
+			s.Journal.Notifier = &inbox{err: errAway}
 			return call(s)
 		}
 	}
 	out := []refusal{
-		{name: "announced, and nobody is told", call: deaf(func(s *site) (any, error) { return s.Announce(ctx, rotation.AnnounceInput{}) })},
+		{name: "announced, and nobody is told", call: deaf(func(s *site) (any, error) { return s.Gates.AnnounceWindow(ctx, gates.AnnounceInput{}) })},
 		{name: "asked for approval, and nobody is told", phase: kek.Tested, in: asked, call: deaf(func(s *site) (any, error) {
-			s.ApprovalRequired = true
-			return s.AskApproval(ctx, rotation.ApprovalInput{RotationID: spring})
+			s.Gates.Rules.ApprovalRequired = true
+			return s.Gates.AskApproval(ctx, gates.ApprovalInput{RotationID: spring})
 		})},
 		{name: "a red canary, and nobody is told", call: deaf(func(s *site) (any, error) {
 			s.must(s.kms.Disable(ctx, s.first))
 			return s.Health(ctx, rotation.HealthInput{})
 		})},
 		{name: "a look that announces", call: func(s *site) (any, error) {
-			s.AnnounceDays = 7
+			s.Gates.Rules.AnnounceDays = 7
 			in := preflightInput(spring, rotation.ExecutionInput{Label: "Q2"})
 			in.CheckOnly, in.Announce = true, true
 			plan, err := s.Preflight(ctx, in)
 			return []any{plan.Checks, s.body("window_announced")}, err
 		}},
 		{name: "a look that cannot announce", call: func(s *site) (any, error) {
-			s.AnnounceDays, s.Announcers = 7, []rotation.Announcer{&teller{err: errAway}}
+			s.Gates.Rules.AnnounceDays, s.Gates.Announcers = 7, []gates.Announcer{&teller{err: errAway}}
 			in := preflightInput(spring, rotation.ExecutionInput{Label: "Q2"})
 			in.CheckOnly, in.Announce = true, true
 			return s.Preflight(ctx, in)
 		}},
 		{name: "a start that does not announce", call: func(s *site) (any, error) {
-			s.AnnounceDays = 7
+			s.Gates.Rules.AnnounceDays = 7
 			in := preflightInput(spring, rotation.ExecutionInput{Label: "Q2"})
 			in.Announce = true
 			return s.Preflight(ctx, in)
 		}},
 	}
 	for _, event := range []string{
-		rotation.NotifyStarted, rotation.NotifyVerifying, rotation.NotifyCompleted, rotation.NotifyRolledBack, rotation.NotifyRefused, rotation.NotifyHalted,
-		rotation.NotifyDrilled, rotation.NotifyApproval, rotation.NotifyAnnounced, rotation.NotifyHealthRed, rotation.NotifyGeneration,
+		journal.NotifyStarted, journal.NotifyVerifying, journal.NotifyCompleted, journal.NotifyRolledBack, journal.NotifyRefused, journal.NotifyHalted,
+		journal.NotifyDrilled, journal.NotifyApproval, journal.NotifyAnnounced, journal.NotifyHealthRed, journal.NotifyGeneration,
 	} {
-		for _, kind := range []rotation.Kind{rotation.DrainTimeout, rotation.OrphansFound} {
+		for _, kind := range []journal.Kind{journal.DrainTimeout, journal.OrphansFound} {
 			out = append(out, refusal{name: fmt.Sprintf("the message of %s for %s", event, kind), call: func(s *site) (any, error) {
 				var b inbox
-				s.Notifier = &b
-				out, err := s.Steps.Notify(ctx, rotation.NotifyInput{
-					Event: event, RotationID: "id", Error: string(kind), Cause: "a cause\nof two lines", Execution: rotation.Execution{ID: "arn:x", Name: "n"}, Drill: "d",
+				s.Journal.Notifier = &b
+				out, err := s.Notify(ctx, journal.Notice{
+					Event: event, RotationID: "id", Error: string(kind), Cause: "a cause\nof two lines", Execution: journal.Execution{ID: "arn:x", Name: "n"}, Drill: "d",
 					Plan: "p", Detail: "a detail", Mode: "emergency", Label: "Q2",
 				})
 				return []any{out, typed(err), b.subject, b.message}, nil
@@ -1189,7 +1195,7 @@ func untold() []refusal {
 func TestRowsAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSite(t)
-		s.Segments = 1
+		s.Config.Segments = 1
 		for i := range 40 {
 			s.insert(s.orders, fmt.Sprintf("more-%d", i))
 		}
@@ -1220,7 +1226,7 @@ func TestRowsAtOnce(t *testing.T) {
 // TestPauseEndsAPass: after a pause no page more is read.
 func TestPauseEndsAPass(t *testing.T) {
 	s := newSite(t)
-	s.Segments = 1
+	s.Config.Segments = 1
 	for i := range 150 {
 		s.insert(s.orders, fmt.Sprintf("more-%03d", i))
 	}
@@ -1237,7 +1243,7 @@ func TestPauseEndsAPass(t *testing.T) {
 		}
 		return true, nil
 	})
-	wantKind(t, s.retire(spring), rotation.Transient)
+	wantKind(t, s.retire(spring), journal.Transient)
 	if !asleep || scans != 0 {
 		t.Errorf("asleep %t, %d pages were read afterwards", asleep, scans)
 	}
@@ -1257,7 +1263,7 @@ func TestLookBesideARotation(t *testing.T) {
 		s.advance(summer, rotation.ExecutionInput{}, kek.Started)
 		before := s.snapshot()
 		_, err := s.Preflight(t.Context(), in)
-		wantKind(t, err, rotation.RotationInProgress)
+		wantKind(t, err, journal.RotationInProgress)
 		if e := typed(err); !strings.Contains(e.Msg, summer) {
 			t.Errorf("as %s: %v", name, e)
 		}
@@ -1270,7 +1276,7 @@ func TestLookBesideARotation(t *testing.T) {
 // TestPauseSavesNothing: what was read before a pause is in no checkpoint.
 func TestPauseSavesNothing(t *testing.T) {
 	s := newSite(t)
-	s.Segments = 1
+	s.Config.Segments = 1
 	s.advance(spring, rotation.ExecutionInput{}, kek.Rewrapped)
 	var mu sync.Mutex
 	asleep, saved := false, 0
@@ -1286,30 +1292,30 @@ func TestPauseSavesNothing(t *testing.T) {
 		}
 		return true, nil
 	})
-	wantKind(t, s.retire(spring), rotation.Transient)
+	wantKind(t, s.retire(spring), journal.Transient)
 	if !asleep || saved != 2 {
 		t.Errorf("asleep %t, %d checkpoints", asleep, saved)
 	}
 }
 
-// TestFreshnessInDays: a drill counts for so many whole days; without a number for ever.
+// TestFreshnessInDays: a drill counts for so many whole days; without a number forever.
 func TestFreshnessInDays(t *testing.T) {
 	at := time.Date(2026, 4, 1, 2, 0, 0, 0, time.UTC)
 	for _, tc := range []struct {
 		rev  int64
 		ago  time.Duration
 		days int
-		want rotation.Freshness
+		want gates.Freshness
 	}{
-		{0, 0, 0, rotation.Never},
-		{0, 0, 9, rotation.Never},
-		{1, 900 * day, 0, rotation.Fresh},
-		{1, day, 1, rotation.Fresh},
-		{1, day + 1, 1, rotation.Stale},
-		{1, 2 * day, 2, rotation.Fresh},
-		{1, 2*day + 1, 2, rotation.Stale},
+		{0, 0, 0, gates.Never},
+		{0, 0, 9, gates.Never},
+		{1, 900 * day, 0, gates.Fresh},
+		{1, day, 1, gates.Fresh},
+		{1, day + 1, 1, gates.Stale},
+		{1, 2 * day, 2, gates.Fresh},
+		{1, 2*day + 1, 2, gates.Stale},
 	} {
-		if got := (rotation.Drill{Rev: tc.rev, PassedAt: at}).Freshness(at.Add(tc.ago), tc.days); got != tc.want {
+		if got := (gates.Drill{Rev: tc.rev, PassedAt: at}).Freshness(at.Add(tc.ago), tc.days); got != tc.want {
 			t.Errorf("%+v: %s", tc, got)
 		}
 	}
@@ -1325,19 +1331,19 @@ func TestTriesAreBounded(t *testing.T) {
 		run   func(s *site) error
 	}{
 		{"Store.Apply", kek.Tested, rotation.ExecutionInput{}, func(s *site) error { _, err := s.Switch(ctx, input(spring)); return err }},
-		{"Store.SaveAnnouncement", kek.Tested, rotation.ExecutionInput{}, func(s *site) error { _, err := s.Announce(ctx, rotation.AnnounceInput{}); return err }},
+		{"Store.SaveAnnouncement", kek.Tested, rotation.ExecutionInput{}, func(s *site) error { _, err := s.Gates.AnnounceWindow(ctx, gates.AnnounceInput{}); return err }},
 		{"Store.SaveApproval", kek.Tested, asked, func(s *site) error {
-			s.ApprovalRequired = true
-			_, err := s.AskApproval(ctx, rotation.ApprovalInput{RotationID: spring})
+			s.Gates.Rules.ApprovalRequired = true
+			_, err := s.Gates.AskApproval(ctx, gates.ApprovalInput{RotationID: spring})
 			return err
 		}},
 		{"Store.SaveDrill", kek.Minted, drill, func(s *site) error {
-			_, err := s.Retire(ctx, rotation.RetireInput{RotationID: spring, Action: rotation.ActionPreSwitchFailure, Error: string(rotation.CanaryFailed)})
+			_, err := s.Retire(ctx, rotation.RetireInput{RotationID: spring, Action: rotation.ActionPreSwitchFailure, Error: string(journal.CanaryFailed)})
 			return err
 		}},
 		{"Store.SaveAnchor", kek.Tested, rotation.ExecutionInput{}, func(s *site) error {
 			s.anchor(t)
-			_, err := s.Anchor(ctx, rotation.AnchorInput{})
+			_, err := s.Anchor.AnchorChain(ctx, anchor.Input{})
 			return err
 		}},
 	} {
@@ -1352,7 +1358,7 @@ func TestTriesAreBounded(t *testing.T) {
 			return true, nil
 		})
 		err := tc.run(s)
-		wantKind(t, err, rotation.Transient)
+		wantKind(t, err, journal.Transient)
 		if tries != 12 || !errors.Is(err, kek.ErrConflict) {
 			t.Errorf("%s: %d tries, %v", tc.op, tries, err)
 		}

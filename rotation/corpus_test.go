@@ -5,6 +5,7 @@ import (
 
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/journal"
 )
 
 // TestEmptyCorpus: a corpus without a known cipher, as a wrong prefix makes one,
@@ -14,7 +15,7 @@ func TestEmptyCorpus(t *testing.T) {
 	s.remove(s.corpus, "known-1.json")
 	s.remove(s.corpus, "known-2.json")
 	_, err := s.Preflight(t.Context(), preflightInput(spring, rotation.ExecutionInput{}))
-	wantKind(t, err, rotation.SourceMisconfigured)
+	wantKind(t, err, journal.SourceMisconfigured)
 	if e := typed(err); e.Field != "sources[corpus]" {
 		t.Errorf("field %q", e.Field)
 	}
@@ -24,6 +25,6 @@ func TestEmptyCorpus(t *testing.T) {
 	s.remove(s.corpus, "known-1.json")
 	s.remove(s.corpus, "known-2.json")
 	_, err = s.DualUnwrap(t.Context(), input(spring))
-	wantKind(t, err, rotation.CorpusCorrupted)
+	wantKind(t, err, journal.CorpusCorrupted)
 	s.phase(spring, kek.Minted)
 }

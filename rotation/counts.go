@@ -6,25 +6,26 @@ import (
 	"strings"
 
 	"github.com/matter-ops/kms-rotation/kek"
+	"github.com/matter-ops/kms-rotation/rotation/journal"
 )
 
-// passRows is how many rows of one source the passes of a rotation have scanned, by
-// pass. A pass that was not made, or is not done, is left out: an emergency takes no
-// census, and a source that joined late has no earlier pass.
+// passRows counts the rows of one source that the passes of a rotation have scanned, by
+// pass. A pass that was not made, or is not done, is absent: an emergency takes no census,
+// and a source that joined late has no earlier pass.
 type passRows struct {
 	source string
 	rows   map[string]int64
 }
 
-// everyPass are the passes in the order in which they are made.
+// everyPass lists the passes in the order in which they are made.
 var (
 	everyPass     = []string{PassCensus, PassRewrap, passConfirm, passVerify}
 	earlierPasses = everyPass[:3]
 )
 
 // countPasses reads the rows that each pass has scanned from the checkpoints, for every
-// source in order. Checkpoints stay when a rotation is completed, so a repeated call
-// counts the same.
+// source in order. Checkpoints stay until the next rotation is completed, so a repeated call
+// counts the same. After that the completion's record has the counts.
 func (s *Steps) countPasses(ctx context.Context, r kek.Rotation) ([]passRows, error) {
 	var out []passRows
 	for _, src := range r.Sources {
@@ -32,7 +33,7 @@ func (s *Steps) countPasses(ctx context.Context, r kek.Rotation) ([]passRows, er
 		for _, pass := range everyPass {
 			cps, err := s.Checkpoints.ListCheckpoints(ctx, r.ID, ProgressName(src), pass)
 			if err != nil {
-				return nil, unavailable("checkpoints", err)
+				return nil, journal.WrapUnavailable("checkpoints", err)
 			}
 			scanned, done := int64(0), len(cps) > 0
 			for _, cp := range cps {
@@ -47,7 +48,7 @@ func (s *Steps) countPasses(ctx context.Context, r kek.Rotation) ([]passRows, er
 	return out, nil
 }
 
-// String is what the record of the completion says of a source.
+// String returns what the record of the completion says of a source.
 func (c passRows) String() string {
 	var parts []string
 	for _, pass := range everyPass {
@@ -58,8 +59,8 @@ func (c passRows) String() string {
 	return "rows scanned: " + strings.Join(parts, ", ")
 }
 
-// most is the earlier pass that has scanned most rows, the last one of several.
-func (c passRows) most() (pass string, rows int64) {
+// mostScanned returns the earlier pass that scanned the most rows; of several, the last.
+func (c passRows) mostScanned() (pass string, rows int64) {
 	for _, p := range earlierPasses {
 		if n, ok := c.rows[p]; ok && n >= rows {
 			pass, rows = p, n
@@ -68,10 +69,10 @@ func (c passRows) most() (pass string, rows int64) {
 	return pass, rows
 }
 
-// fewer says in a sentence that there are fewer rows now than an earlier pass has
-// scanned; "" if there are not.
-func (c passRows) fewer() string {
-	pass, before := c.most()
+// describeLoss says in a sentence that the last pass found fewer rows than an earlier one;
+// "" if it did not.
+func (c passRows) describeLoss() string {
+	pass, before := c.mostScanned()
 	now := c.rows[passVerify]
 	if now >= before {
 		return ""
@@ -79,40 +80,43 @@ func (c passRows) fewer() string {
 	return fmt.Sprintf("%s: the number of rows fell from %d in the %s pass to %d in the last", c.source, before, pass, now)
 }
 
-// The rule for rows that are missing. An application may delete rows while a rotation
-// runs, and a table may be emptied on purpose, so fewer rows are recorded and never stop a
-// rotation. So many fewer are told to people as well, since only they know whether it was
-// on purpose: half of a source's rows or more, which includes all of them, or a tenth of a
-// source of a hundred rows or more.
+// When missing rows are told to people. An application may delete rows while a rotation
+// runs, and a table may be emptied on purpose, so a loss is recorded and never stops a
+// rotation. A large loss is also told to people, because only they know whether it was
+// intended: half of a source's rows or more, or a tenth if the source has a hundred rows or
+// more.
 const (
-	missingOfAny  = 2 // one in so many rows
-	missingOfMany = 10
-	manyRows      = 100
+	missingOfAny  = 2   // one in so many rows, in a source of any size
+	missingOfMany = 10  // one in so many rows, in a source of manyRows or more
+	manyRows      = 100 // rows
 )
 
-// missing reports whether so many rows are gone that people should know of it, of a source
-// that has fewer.
-func (c passRows) missing() bool {
-	_, before := c.most()
+// lostMany reports whether the loss is large enough to be told. It expects a source that has
+// lost rows.
+func (c passRows) lostMany() bool {
+	_, before := c.mostScanned()
 	gone := before - c.rows[passVerify]
 	return gone*missingOfAny >= before || before >= manyRows && gone*missingOfMany >= before
 }
 
-// tellCounts puts the rows of each pass into the body of the completion's record, and
+// bodyMissing is the name of the missing rows in the body of the completion's record.
+const bodyMissing = "rows_missing"
+
+// recordCounts puts the rows of each pass into the body of the completion's record, and
 // returns what people are told of rows that are missing; "" if none are.
-func tellCounts(body map[string]string, counts []passRows) (missing string) {
+func recordCounts(body map[string]string, counts []passRows) (missing string) {
 	var fewer, told []string
 	for _, c := range counts {
 		body["source."+c.source] = c.String()
-		if text := c.fewer(); text != "" {
+		if text := c.describeLoss(); text != "" {
 			fewer = append(fewer, text)
-			if c.missing() {
+			if c.lostMany() {
 				told = append(told, text)
 			}
 		}
 	}
 	missing = strings.Join(told, "; ")
-	put(body, "rows_fewer", strings.Join(fewer, "; "), "rows_missing", missing)
+	journal.AddPairs(body, "rows_fewer", strings.Join(fewer, "; "), bodyMissing, missing)
 	return missing
 }
 
@@ -120,5 +124,5 @@ func tellCounts(body map[string]string, counts []passRows) (missing string) {
 // "" if none did.
 func (s *Steps) RowsMissing(ctx context.Context, r kek.Rotation) (string, error) {
 	counts, err := s.countPasses(ctx, r)
-	return tellCounts(map[string]string{}, counts), err
+	return recordCounts(map[string]string{}, counts), err
 }

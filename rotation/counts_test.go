@@ -10,31 +10,33 @@ import (
 	"github.com/matter-ops/kms-rotation/internal/lambdastep"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/journal"
+	"github.com/matter-ops/kms-rotation/source"
 	"github.com/matter-ops/kms-rotation/test/memstore"
 )
 
 // deleting is a source with a bug: it deletes the row that it should replace.
 type deleting struct {
-	rotation.Source
+	source.Driver
 	table *memstore.Table
 }
 
-func (d deleting) Replace(ctx context.Context, old rotation.Row, _ rotation.Rewrapped) (bool, error) {
+func (d deleting) Replace(ctx context.Context, old source.Row, _ source.Rewrapped) (bool, error) {
 	return true, d.table.Delete(ctx, old.ID)
 }
 
 // completed runs a rotation to its end and returns the body of its last record and what
 // people were told of the completion.
-func completed(t *testing.T, s *site, in rotation.ExecutionInput, before func(state string)) (map[string]string, rotation.NotifyInput) {
+func completed(t *testing.T, s *site, in rotation.ExecutionInput, before func(state string)) (map[string]string, journal.Notice) {
 	t.Helper()
 	d := newDriver(s)
-	var told []rotation.NotifyInput
+	var told []journal.Notice
 	d.before = func(c call) {
 		if before != nil {
 			before(c.state)
 		}
 		if c.state == "NotifyCompleted" {
-			told = append(told, must(lambdastep.Decode[rotation.NotifyInput](c.payload)))
+			told = append(told, must(lambdastep.DecodePayload[journal.Notice](c.payload)))
 		}
 	}
 	d.complete(spring, in)
@@ -51,7 +53,7 @@ func TestDeletingRewrapIsTold(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			s := newSite(t)
 			open := s.OpenSource
-			s.OpenSource = func(def kek.Source) (rotation.Source, error) {
+			s.OpenSource = func(def kek.Source) (source.Driver, error) {
 				src, err := open(def)
 				if def.Name == "orders" {
 					src = deleting{src, s.orders}
@@ -162,8 +164,8 @@ func TestCountsOfPassesThatWereNotMade(t *testing.T) {
 // TestRowsMissingIsOfACompletion: no other message may carry it.
 func TestRowsMissingIsOfACompletion(t *testing.T) {
 	s := newSite(t)
-	_, err := s.Steps.Notify(t.Context(), rotation.NotifyInput{Event: rotation.NotifyRolledBack, RotationID: spring, Missing: "orders"})
-	wantKind(t, err, rotation.InvalidInput)
+	_, err := s.Notify(t.Context(), journal.Notice{Event: journal.NotifyRolledBack, RotationID: spring, Missing: "orders"})
+	wantKind(t, err, journal.InvalidInput)
 	if len(s.mail) > 0 {
 		t.Errorf("sent: %q", s.mail)
 	}

@@ -17,9 +17,13 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
 
 	"github.com/matter-ops/kms-rotation/audit"
+	"github.com/matter-ops/kms-rotation/internal/advice"
 	"github.com/matter-ops/kms-rotation/internal/ddb"
 	"github.com/matter-ops/kms-rotation/kek"
-	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/anchor"
+	"github.com/matter-ops/kms-rotation/rotation/doctor"
+	"github.com/matter-ops/kms-rotation/rotation/journal"
+	"github.com/matter-ops/kms-rotation/rotation/keyring"
 	"github.com/matter-ops/kms-rotation/test/memddb"
 	"github.com/matter-ops/kms-rotation/test/rekortest"
 )
@@ -51,12 +55,12 @@ func (c *clinic) treated() string {
 	var b strings.Builder
 	line := func(format string, args ...any) { fmt.Fprintf(&b, "  "+format+"\n", args...) }
 	before := must(c.table.Examine(ctx))
-	for _, f := range rotation.Inspect(before) {
-		line("inspect %s: %s; next %s", f.Item, f.Fault, f.Next)
+	for _, f := range doctor.Inspect(before) {
+		line("inspect %s: %s; next %s", f.Item, f.Fault, advice.Command(f.Next))
 	}
-	tell := func(d rotation.Diagnosis, err error) {
+	tell := func(d doctor.Diagnosis, err error) {
 		if err != nil {
-			line("error: %v", err)
+			line("error: %s", advice.Explain(err))
 			return
 		}
 		line("rests on %s", d.Chain)
@@ -64,24 +68,24 @@ func (c *clinic) treated() string {
 			line("set back: %s", d.SetBack)
 		}
 		for _, f := range d.Findings {
-			line("found %s: %s; from %s; repair %s; next %s", f.Item, f.Fault, cmp.Or(f.From, "-"), cmp.Or(f.Repair, "-"), f.Next)
+			line("found %s: %s; from %s; repair %s; next %s", f.Item, f.Fault, cmp.Or(f.From, "-"), cmp.Or(f.Repair, "-"), advice.Command(f.Next))
 		}
 		for _, n := range d.Notes {
-			line("note %s", n)
+			line("note %s", advice.Describe(n.Text, n.Next))
 		}
 	}
-	d, err := c.Doctor(ctx)
+	d, err := c.Doctor.ExamineTable(ctx)
 	tell(d, err)
 	if len(d.Findings) == 0 {
 		return masked(b.String())
 	}
-	done, err := c.RepairControl(ctx)
+	done, err := c.Doctor.RepairTable(ctx)
 	var repaired []string
 	for _, f := range done.Repaired {
 		repaired = append(repaired, f.Item)
 	}
 	line("repaired %s", strings.Join(repaired, ", "))
-	was := map[rotation.ItemKey]rotation.Item{}
+	was := map[doctor.ItemKey]doctor.Item{}
 	for _, i := range before {
 		was[i.Key] = i
 	}
@@ -97,7 +101,7 @@ func (c *clinic) treated() string {
 			line("%s is now %s", i.Key, is)
 		}
 	}
-	for _, k := range slices.SortedFunc(maps.Keys(was), func(a, b rotation.ItemKey) int { return strings.Compare(a.String(), b.String()) }) {
+	for _, k := range slices.SortedFunc(maps.Keys(was), func(a, b doctor.ItemKey) int { return strings.Compare(a.String(), b.String()) }) {
 		line("%s is gone", k)
 	}
 	tell(done, err)
@@ -105,7 +109,7 @@ func (c *clinic) treated() string {
 }
 
 // state is an item's value in words.
-func state(t *testing.T, i rotation.Item) string {
+func state(t *testing.T, i doctor.Item) string {
 	t.Helper()
 	if i.Err != nil {
 		return i.Err.Error()
@@ -240,7 +244,7 @@ func TestDiagnosesOfTheRegistry(t *testing.T) {
 		{"the pointer is lost and its key disabled", atSwitch, func(c *clinic) { c.drop("POINTER"); c.disable("kek-0003") }},
 		{"the pointer's key is disabled", atSwitch, disable("kek-0003")},
 		{"the pointer's key is not known to KMS", atSwitch, func(c *clinic) {
-			c.answer("KMS.Describe", kek.ID("kek-0003"), rotation.ErrNoKey)
+			c.answer("KMS.Describe", kek.ID("kek-0003"), journal.ErrNoKey)
 		}},
 		{"the key of a KEK that drains is disabled", atSwitch, disable("kek-0002")},
 		{"the key of a sealed KEK is disabled", atDrain, disable("kek-0002")},
@@ -257,9 +261,9 @@ func TestDiagnosesOfTheRegistry(t *testing.T) {
 		edited("a KEK of more shards than it has", atSwitch, "KEK#kek-0003", "fence_shards", "3"),
 		edited("a KEK of fewer shards than it has", atSwitch, "KEK#kek-0003", "fence_shards", "1"),
 		{"a KEK and its fence", atSwitch, func(c *clinic) { c.drop("KEK#kek-0003", "FENCE#kek-0003/00", "FENCE#kek-0003/01") }},
-		{"a KEK is lost, and the deployment makes another number of shards", atSwitch, func(c *clinic) { c.FenceShards = 1; c.drop("KEK#kek-0003") }},
+		{"a KEK is lost, and the deployment makes another number of shards", atSwitch, func(c *clinic) { c.Doctor.FenceShards = 1; c.drop("KEK#kek-0003") }},
 		{"a KEK is lost with one of two shards", atSwitch, func(c *clinic) { c.drop("KEK#kek-0003", "FENCE#kek-0003/01") }},
-		{"a retired KEK and its fence", atEnd, func(c *clinic) { c.drop("KEK#kek-0001", "FENCE#kek-0001/00", "FENCE#kek-0001/01") }},
+		{"a retired KEK and its fence", atEnd, func(c *clinic) { c.drop("KEK#kek-0002", "FENCE#kek-0002/00", "FENCE#kek-0002/01") }},
 		{"a retired KEK whose key is enabled", atEnd, func(c *clinic) { c.world.KMS().Enable("kek-0001") }},
 		{"a retired KEK that is about to be disabled", atRetire, func(c *clinic) { c.world.KMS().Enable("kek-0002") }},
 		{"a retired KEK is lost and its key enabled", atEnd, func(c *clinic) { c.drop("KEK#kek-0001"); c.world.KMS().Enable("kek-0001") }},
@@ -296,7 +300,7 @@ func TestDiagnosesOfTheRegistry(t *testing.T) {
 			c.edit("REGISTRY", "rev", "1")
 		}},
 		{"a key that carries the rotation's tag", atSwitch, func(c *clinic) {
-			must(c.world.KMS().Create(c.t.Context(), spring, 1, "lost", rotation.Key{}))
+			must(c.world.KMS().Create(c.t.Context(), spring, 1, "lost", keyring.Key{}))
 		}},
 	}...)
 	wantDiagnoses(t, "doctor-registry.golden", cases)
@@ -348,7 +352,7 @@ func TestDiagnosesOfRotations(t *testing.T) {
 	wantDiagnoses(t, "doctor-rotations.golden", cases)
 }
 
-// TestDiagnosesOfOthers: sources, the anchor, and what is made anew.
+// TestDiagnosesOfOthers: sources, the anchor, and what is made again.
 func TestDiagnosesOfOthers(t *testing.T) {
 	var cases []diagnosis
 	for _, how := range []string{"deleted", "emptied", "retyped"} {
@@ -379,12 +383,12 @@ func TestDiagnosesOfOthers(t *testing.T) {
 		edited("the anchor is an earlier one", atEnd, "ANCHOR", "n", "1"),
 		edited("there was no anchor", atEnd, "ANCHOR", "n", "0", "digest", "-"),
 		edited("the anchor is a later one", atEnd, "ANCHOR", "n", "9"),
-		edited("a checkpoint without a revision", atEnd, "CHECKPOINT#before#orders#verify/000", "rev", "0"),
+		edited("a checkpoint without a revision", atEnd, "CHECKPOINT#"+spring+"#orders#verify/000", "rev", "0"),
 		plant("MARK", "carts"), plant("LEASE#kek-0003", "x"), plant("ANNOUNCEMENT#x", "-"), plant("DRILL#x", "-"), plant("APPROVAL#x", "-"), plant("HEALTH#x", "-"),
 		plant("LEASE#kek-0003", "x", "holder", "x"), plant("ANNOUNCEMENT#x", "-", "rev", "x"), plant("DRILL#x", "-", "rev", "x"), plant("APPROVAL#x", "-", "rev", "x"), plant("OTHER", "a\nb"), plant("AUDIT", "x"), plant("AUDIT", "12"), plant("AUDIT", "0000000000012"),
 		{"an anchor that is under way is nothing", atEnd, func(c *clinic) {
 			was := c.stored("ANCHOR")
-			must(c.Anchor(c.t.Context(), rotation.AnchorInput{}))
+			must(c.Anchor.AnchorChain(c.t.Context(), anchor.Input{}))
 			must(c.db.PutItem(c.t.Context(), &dynamodb.PutItemInput{TableName: aws.String(control), Item: was}))
 		}},
 	}...)
@@ -526,16 +530,16 @@ func TestDiagnosesOfAnchors(t *testing.T) {
 			c.world.Vault().Tamper(anchorKey(n), b(c))
 		}
 	}
-	anchor := func(n int64) func(c *clinic) []byte {
+	anchorBytes := func(n int64) func(c *clinic) []byte {
 		return func(c *clinic) []byte { return must(c.world.Vault().GetAnchor(c.t.Context(), anchorKey(n))) }
 	}
 	other := func(harm func(c *clinic)) func(c *clinic) {
 		return func(c *clinic) {
 			c.drop("ANCHOR")
 			c.key = rekortest.NewKey(c.t)
-			own := *c.Anchoring
+			own := *c.Anchor
 			own.Signer, own.Trust.AnchorKeys = c.key, nil
-			c.Anchoring = &own
+			c.Anchor, c.Doctor.Anchor = &own, &own
 			harm(c)
 		}
 	}
@@ -545,37 +549,37 @@ func TestDiagnosesOfAnchors(t *testing.T) {
 		{"one in between is gone", atEnd, tamper(2, func(*clinic) []byte { return nil })},
 		{"the first is gone", atEnd, tamper(1, func(*clinic) []byte { return nil })},
 		{"the last is none", atEnd, tamper(4, func(*clinic) []byte { return []byte("{}") })},
-		{"the last is an earlier one", atEnd, tamper(4, anchor(3))},
-		{"the next is an earlier one", atEnd, tamper(5, anchor(3))},
+		{"the last is an earlier one", atEnd, tamper(4, anchorBytes(3))},
+		{"the next is an earlier one", atEnd, tamper(5, anchorBytes(3))},
 		{"the next is none", atEnd, tamper(5, func(*clinic) []byte { return []byte("{}") })},
 		{"the deployment has another key", atEnd, other(func(*clinic) {})},
 		{"the deployment has another key and trusts the old one", atEnd, other(func(c *clinic) {
-			b := anchor(1)(c)
-			c.Anchoring.Trust.AnchorKeys = []audit.PinnedKey{{Key: must(audit.ParseAnchor(b)).Signed.Key}}
+			b := anchorBytes(1)(c)
+			c.Anchor.Trust.AnchorKeys = []audit.PinnedKey{{Key: must(audit.ParseAnchor(b)).Signed.Key}}
 		})},
 		{"the deployment trusts no log", atEnd, other(func(c *clinic) {
-			c.Anchoring.Trust.AnchorKeys = []audit.PinnedKey{{Key: must(audit.ParseAnchor(anchor(1)(c))).Signed.Key}}
-			c.Anchoring.Trust.Logs = nil
+			c.Anchor.Trust.AnchorKeys = []audit.PinnedKey{{Key: must(audit.ParseAnchor(anchorBytes(1)(c))).Signed.Key}}
+			c.Anchor.Trust.Logs = nil
 		})},
-		{"the deployment anchors nothing", atEnd, func(c *clinic) { c.drop("ANCHOR"); c.Anchoring = nil }},
+		{"the deployment anchors nothing", atEnd, func(c *clinic) { c.drop("ANCHOR"); c.Anchor, c.Doctor.Anchor = nil, nil }},
 		{"anchors have gone on past another object, and the state is lost", atEnd, func(c *clinic) {
 			c.world.Vault().Tamper(anchorKey(5), []byte("another object"))
 			c.clock.pass(2 * time.Hour)
-			must(c.Anchor(c.t.Context(), rotation.AnchorInput{Heartbeat: true}))
+			must(c.Anchor.AnchorChain(c.t.Context(), anchor.Input{Heartbeat: true}))
 			c.drop("ANCHOR")
 		}},
 		{"an anchor's maker has died", atEnd, func(c *clinic) {
-			c.Anchoring.Store = &dying{Store: c.table, saves: 1}
-			if _, err := c.Anchor(c.t.Context(), rotation.AnchorInput{Heartbeat: true}); err == nil {
+			c.Anchor.Store = &dying{Store: c.table, saves: 1}
+			if _, err := c.Anchor.AnchorChain(c.t.Context(), anchor.Input{Heartbeat: true}); err == nil {
 				c.t.Error("it has not died")
 			}
-			c.Anchoring.Store = c.table
+			c.Anchor.Store = c.table
 		}},
 		{"the state is two anchors behind", atEnd, func(c *clinic) {
 			was := c.stored("ANCHOR")
 			for range 2 {
 				c.clock.pass(2 * time.Hour)
-				must(c.Anchor(c.t.Context(), rotation.AnchorInput{Heartbeat: true}))
+				must(c.Anchor.AnchorChain(c.t.Context(), anchor.Input{Heartbeat: true}))
 			}
 			must(c.db.PutItem(c.t.Context(), &dynamodb.PutItemInput{TableName: aws.String(control), Item: was}))
 		}},
@@ -588,7 +592,7 @@ type dying struct {
 	saves int
 }
 
-func (d *dying) SaveAnchor(ctx context.Context, st rotation.AnchorState) error {
+func (d *dying) SaveAnchor(ctx context.Context, st anchor.State) error {
 	if d.saves--; d.saves < 0 {
 		return errAway
 	}
@@ -638,11 +642,11 @@ func patientAt(t *testing.T, name string) patient {
 // genesis carries no tag of a rotation; that it is the deployment's own an anchor proves.
 func TestDoctorGenesisForgotten(t *testing.T) {
 	c := newClinic(t)
-	old := must(c.world.KMS().Create(t.Context(), "", 0, "historic", rotation.Key{}))
+	old := must(c.world.KMS().Create(t.Context(), "", 0, "historic", keyring.Key{}))
 	if err := c.RegisterKEK(t.Context(), old.ID, "historic"); err != nil {
 		t.Fatal(err)
 	}
-	must(c.Anchor(t.Context(), rotation.AnchorInput{Heartbeat: true}))
+	must(c.Anchor.AnchorChain(t.Context(), anchor.Input{Heartbeat: true}))
 	c.set(nil)
 	c.cured("POINTER", "KEK#kek-0001", "FENCE#kek-0001/00", "KEK#kek-0002")
 }

@@ -18,10 +18,16 @@ import (
 
 	"github.com/matter-ops/kms-rotation/audit"
 	"github.com/matter-ops/kms-rotation/envelope/aead"
+	"github.com/matter-ops/kms-rotation/internal/advice"
 	"github.com/matter-ops/kms-rotation/internal/ddb"
 	"github.com/matter-ops/kms-rotation/internal/rekor"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/anchor"
+	"github.com/matter-ops/kms-rotation/rotation/doctor"
+	"github.com/matter-ops/kms-rotation/rotation/gates"
+	"github.com/matter-ops/kms-rotation/rotation/journal"
+	"github.com/matter-ops/kms-rotation/rotation/keyring"
 	"github.com/matter-ops/kms-rotation/test/memddb"
 	"github.com/matter-ops/kms-rotation/test/memstore"
 	"github.com/matter-ops/kms-rotation/test/rekortest"
@@ -34,15 +40,16 @@ const control = "control"
 // bucket stay.
 type clinic struct {
 	*rotation.Steps
-	t     *testing.T
-	db    *snapshots
-	table *ddb.Store
-	world *memstore.World
-	rows  []*memstore.Table
-	clock *clock
-	log   *rekortest.Log
-	key   *rekortest.Key
-	plain map[string]string // what each row opens to
+	Doctor *doctor.Doctor
+	t      *testing.T
+	db     *snapshots
+	table  *ddb.Store
+	world  *memstore.World
+	rows   []*memstore.Table
+	clock  *clock
+	log    *rekortest.Log
+	key    *rekortest.Key
+	plain  map[string]string // what each row opens to
 }
 
 // wire makes the deployment out of a world and the items of a control table.
@@ -52,23 +59,27 @@ func (c *clinic) wire(world *memstore.World, items []memddb.Item) {
 	c.set(items)
 	c.table = ddb.New(c.db, control, chain, c.clock.now)
 	vault := c.world.Vault()
+	j := &journal.Journal{Registry: c.table, Outbox: c.table, AuditBucket: vault, Now: c.clock.now, Actor: "test"}
+	keys := c.world.KMS()
 	c.Steps = &rotation.Steps{
 		Config: rotation.Config{
-			Window: must(rotation.ParseWindow("00:00-23:59", time.UTC)), DrainMaxWait: maxWait, DrainPoll: 15 * time.Second, DeleteHold: 90 * 24 * time.Hour,
+			DrainMaxWait: maxWait, DrainPoll: 15 * time.Second, DeleteHold: 90 * 24 * time.Hour,
 			Segments: 1, FenceShards: shards, MaxMints: limit, CanaryRounds: 1,
 		},
-		Deps: rotation.Deps{
-			Registry: c.table, Items: c.table, Outbox: c.table, Drainage: c.table, Checkpoints: c.table, Vault: vault,
-			Keys: c.world.KMS(), KMS: c.world.KMS(), Cipher: aead.Cipher{},
-			Announcements: c.table, Drills: c.table, Approvals: c.table, HealthLog: c.table, OpenSource: c.world.Open,
-			Random: func(b []byte) { copy(b, "known plaintext") }, Now: c.clock.now, Actor: "test",
-			Anchoring: &rotation.Anchoring{
-				Store: c.table, Vault: vault, Signer: c.key, Log: rekor.New(c.log.Client(nil)), Ledger: c.table, Bucket: vault,
-				Trust:     audit.Trust{Logs: []audit.Log{c.log.Trust()}},
-				Retention: 24 * time.Hour, Heartbeat: time.Hour, MaxTail: 24 * time.Hour, Deadline: time.Minute,
-			},
+		Journal: j,
+		Gates: gates.Gates{
+			Rules:   gates.Rules{Window: must(gates.ParseWindow("00:00-23:59", time.UTC))},
+			Journal: j, Announcements: c.table, Drills: c.table, Approvals: c.table, HealthLog: c.table,
 		},
+		Anchor: &anchor.Anchor{
+			Journal: j, Store: c.table, Objects: vault, Signer: c.key, Log: rekor.New(c.log.Client(nil)), Recorder: c.table, Bucket: vault,
+			Trust:     audit.Trust{Logs: []audit.Log{c.log.Trust()}},
+			Retention: 24 * time.Hour, Heartbeat: time.Hour, MaxTail: 24 * time.Hour, Deadline: time.Minute,
+		},
+		Keys:     keyring.Keyring{Admin: keys, Wrapper: keys, Cipher: aead.Cipher{}, Random: func(b []byte) { copy(b, "known plaintext") }},
+		Drainage: c.table, Checkpoints: rotation.SealCheckpoints(c.table, memstore.CheckpointKeys{}), Archive: c.table, OpenSource: c.world.Open,
 	}
+	c.Doctor = &doctor.Doctor{Journal: j, Items: c.table, Keys: keys, Anchor: c.Anchor, FenceShards: shards, DeleteHold: c.Config.DeleteHold}
 }
 
 // clone is the deployment again, for one test to hurt.
@@ -88,8 +99,9 @@ type snapshots struct {
 	*memddb.DB
 	on    bool
 	all   [][]memddb.Item
-	reads int    // transactional ones so far
-	after func() // runs after each of them
+	reads int                            // transactional ones so far
+	after func()                         // runs after each of them
+	write func() (apply bool, err error) // decides the fate of each write of several items or of the head; nil: goes through
 }
 
 func (d *snapshots) TransactGetItems(ctx context.Context, in *dynamodb.TransactGetItemsInput, o ...func(*dynamodb.Options)) (*dynamodb.TransactGetItemsOutput, error) {
@@ -101,11 +113,38 @@ func (d *snapshots) TransactGetItems(ctx context.Context, in *dynamodb.TransactG
 }
 
 func (d *snapshots) TransactWriteItems(ctx context.Context, in *dynamodb.TransactWriteItemsInput, o ...func(*dynamodb.Options)) (*dynamodb.TransactWriteItemsOutput, error) {
+	apply, fault := d.decide()
+	if !apply {
+		return nil, fault
+	}
 	out, err := d.DB.TransactWriteItems(ctx, in, o...)
+	if fault != nil {
+		return nil, fault
+	}
 	if err == nil && d.on {
 		d.all = append(d.all, d.items())
 	}
 	return out, err
+}
+
+func (d *snapshots) UpdateItem(ctx context.Context, in *dynamodb.UpdateItemInput, o ...func(*dynamodb.Options)) (*dynamodb.UpdateItemOutput, error) {
+	apply, fault := d.decide()
+	if !apply {
+		return nil, fault
+	}
+	out, err := d.DB.UpdateItem(ctx, in, o...)
+	if fault != nil {
+		return nil, fault
+	}
+	return out, err
+}
+
+// decide decides the fate of a write.
+func (d *snapshots) decide() (apply bool, fault error) {
+	if d.write == nil {
+		return true, nil
+	}
+	return d.write()
 }
 
 func (d *snapshots) items() []memddb.Item {
@@ -118,14 +157,14 @@ func newClinic(t *testing.T) *clinic {
 	t.Helper()
 	c := &clinic{t: t, clock: &clock{at: time.Date(2026, 4, 1, 2, 0, 0, 0, time.UTC)}, plain: map[string]string{}, log: rekortest.New(t), key: rekortest.NewKey(t)}
 	c.wire(memstore.New(chain, c.clock.now), nil)
-	k := must(c.world.KMS().Create(t.Context(), "", 0, "genesis", rotation.Key{}))
+	k := must(c.world.KMS().Create(t.Context(), "", 0, "genesis", keyring.Key{}))
 	var sources []kek.Source
 	for _, name := range []string{"orders", "corpus"} {
 		table := c.world.NewTable(name)
 		c.rows = append(c.rows, table)
 		def := table.Source()
 		if name == "corpus" {
-			def.Kind = kek.KindCorpus
+			def.Kind = memstore.KindCorpus
 		}
 		sources = append(sources, def)
 	}
@@ -142,11 +181,11 @@ func (c *clinic) plant(id string, under kek.ID) {
 	for _, table := range c.rows {
 		at := table.Name() + "/" + id
 		encctx := map[string]string{"at": at}
-		dek, wrapped, err := c.KMS.GenerateDataKey(c.t.Context(), under, encctx)
+		dek, wrapped, err := c.Keys.Wrapper.GenerateDataKey(c.t.Context(), under, encctx)
 		if err != nil {
 			c.t.Fatal(err)
 		}
-		r := memstore.Record{KEK: under, Epoch: 1, Version: 1, WrappedDEK: wrapped, Ciphertext: must(c.Cipher.Seal(dek, []byte("secret of "+at), encctx)), Context: encctx}
+		r := memstore.Record{KEK: under, Epoch: 1, Version: 1, WrappedDEK: wrapped, Ciphertext: must(c.Keys.Cipher.Seal(dek, []byte("secret of "+at), encctx)), Context: encctx}
 		sum := sha256.Sum256([]byte("secret of " + at))
 		r.PlainSHA = hex.EncodeToString(sum[:])
 		table.Plant(id, r)
@@ -215,7 +254,7 @@ var phases = []struct {
 	{kek.KEKRetired, func(c *clinic, id string, _ rotation.ExecutionInput) error {
 		_, err := c.Retire(c.t.Context(), rotation.RetireInput{RotationID: id})
 		if err == nil {
-			_, err = c.Anchor(c.t.Context(), rotation.AnchorInput{})
+			_, err = c.Anchor.AnchorChain(c.t.Context(), anchor.Input{})
 		}
 		return err
 	}},
@@ -240,26 +279,26 @@ func (c *clinic) run(id string, in rotation.ExecutionInput, to kek.Phase) {
 
 // cured repairs the control table, and shows that nothing is left to repair, that an
 // emergency runs to its end, and that every row opens.
-func (c *clinic) cured(named ...string) rotation.Diagnosis {
+func (c *clinic) cured(named ...string) doctor.Diagnosis {
 	c.t.Helper()
 	ctx := c.t.Context()
-	found, err := c.Doctor(ctx)
+	found, err := c.Doctor.ExamineTable(ctx)
 	if err != nil {
 		c.t.Fatalf("doctor: %v", err)
 	}
 	for _, item := range named {
-		if !slices.ContainsFunc(found.Findings, func(f rotation.Finding) bool { return f.Item == item }) {
+		if !slices.ContainsFunc(found.Findings, func(f doctor.Finding) bool { return f.Item == item }) {
 			c.t.Errorf("doctor does not name %s: %s", item, told(found))
 		}
 	}
 	if len(found.Open()) > 0 {
 		c.t.Fatalf("doctor leaves open: %s", told(found))
 	}
-	done, err := c.RepairControl(ctx)
+	done, err := c.Doctor.RepairTable(ctx)
 	if err != nil {
 		c.t.Fatalf("repair: %v\n%s", err, told(found))
 	}
-	if again, err := c.Doctor(ctx); err != nil || len(again.Findings) > 0 || again.SetBack != "" {
+	if again, err := c.Doctor.ExamineTable(ctx); err != nil || len(again.Findings) > 0 || again.SetBack != "" {
 		c.t.Fatalf("doctor once more: %v %s\nafter %s", err, told(again), told(found))
 	}
 	c.clock.pass(time.Minute)
@@ -268,12 +307,15 @@ func (c *clinic) cured(named ...string) rotation.Diagnosis {
 	return done
 }
 
-func told(d rotation.Diagnosis) string {
+func told(d doctor.Diagnosis) string {
 	lines := []string{d.SetBack, d.Chain}
 	for _, f := range d.Findings {
-		lines = append(lines, fmt.Sprintf("%s: %s -> %s (%s) next: %s", f.Item, f.Fault, f.Repair, f.From, f.Next))
+		lines = append(lines, fmt.Sprintf("%s: %s -> %s (%s) next: %s", f.Item, f.Fault, f.Repair, f.From, advice.Command(f.Next)))
 	}
-	return strings.Join(append(lines, d.Notes...), "\n  ")
+	for _, n := range d.Notes {
+		lines = append(lines, advice.Describe(n.Text, n.Next))
+	}
+	return strings.Join(lines, "\n  ")
 }
 
 // opens fails the test unless every row is under the pointer's KEK and opens.
@@ -286,10 +328,10 @@ func (c *clinic) opens() {
 		table.Each(func(_ string, r memstore.Record) { rows = append(rows, r) })
 		for _, r := range rows {
 			at := r.Context["at"]
-			dek, err := c.KMS.Decrypt(c.t.Context(), r.KEK, r.WrappedDEK, r.Context)
+			dek, err := c.Keys.Wrapper.Decrypt(c.t.Context(), r.KEK, r.WrappedDEK, r.Context)
 			if err == nil {
 				var plain []byte
-				if plain, err = c.Cipher.Open(dek, r.Ciphertext, r.Context); err == nil && string(plain) != c.plain[at] {
+				if plain, err = c.Keys.Cipher.Open(dek, r.Ciphertext, r.Context); err == nil && string(plain) != c.plain[at] {
 					err = errors.New("it opens to something else")
 				}
 			}
@@ -307,8 +349,8 @@ func (c *clinic) opens() {
 // sound is the verdict of a verification of the whole chain, which must be green.
 func (c *clinic) sound() audit.Report {
 	c.t.Helper()
-	must(c.Anchor(c.t.Context(), rotation.AnchorInput{}))
-	r := must(c.VerifyAudit(c.t.Context(), rotation.AuditOptions{}))
+	must(c.Anchor.AnchorChain(c.t.Context(), anchor.Input{}))
+	r := must(c.Anchor.VerifyAudit(c.t.Context(), anchor.AuditOptions{}))
 	if r.Result != audit.Green {
 		c.t.Errorf("audit: %s: %v", r, r.Findings)
 	}
@@ -341,7 +383,7 @@ func TestDoctorWell(t *testing.T) {
 	c := newClinic(t)
 	look := func(when string) {
 		t.Helper()
-		if d, err := c.Doctor(t.Context()); err != nil || len(d.Findings)+len(d.Notes) > 0 || d.SetBack != "" {
+		if d, err := c.Doctor.ExamineTable(t.Context()); err != nil || len(d.Findings)+len(d.Notes) > 0 || d.SetBack != "" {
 			t.Errorf("%s: %v %s", when, err, told(d))
 		}
 	}
@@ -355,7 +397,7 @@ func TestDoctorWell(t *testing.T) {
 			look(string(p.to))
 		}
 	}
-	if d := must(c.RepairControl(t.Context())); len(d.Repaired) > 0 {
+	if d := must(c.Doctor.RepairTable(t.Context())); len(d.Repaired) > 0 {
 		t.Errorf("it repaired %v", d.Repaired)
 	}
 	c.sound()
@@ -402,7 +444,7 @@ func makePatients(t *testing.T) []patient {
 
 // kindsOfItems are those that have a test of their own.
 var kindsOfItems = []string{
-	"POINTER", "LOCK", "KEK#", "FENCE#", "ROTATION#", "REGISTRY", "SOURCE", "AUDIT_HEAD", "AUDIT/", "ANCHOR", "CHECKPOINT#",
+	"POINTER", "LOCK", "KEK#", "FENCE#", "DEKFENCE#", "ROTATION#", "REGISTRY", "SOURCE", "AUDIT_HEAD", "AUDIT/", "ANCHOR", "CHECKPOINT#",
 }
 
 func kindOfItem(t *testing.T, name string) string {
@@ -423,6 +465,7 @@ func TestDoctorEachPointer(t *testing.T)    { hurtEach(t, "POINTER") }
 func TestDoctorEachLock(t *testing.T)       { hurtEach(t, "LOCK") }
 func TestDoctorEachKEK(t *testing.T)        { hurtEach(t, "KEK#") }
 func TestDoctorEachFence(t *testing.T)      { hurtEach(t, "FENCE#") }
+func TestDoctorEachKeyFence(t *testing.T)   { hurtEach(t, "DEKFENCE#") }
 func TestDoctorEachRotation(t *testing.T)   { hurtEach(t, "ROTATION#") }
 func TestDoctorEachRegistry(t *testing.T)   { hurtEach(t, "REGISTRY") }
 func TestDoctorEachSource(t *testing.T)     { hurtEach(t, "SOURCE") }
@@ -444,7 +487,7 @@ func hurtEach(t *testing.T, kind string) {
 				t.Run(strings.Join([]string{p.name, what, how}, "/"), func(t *testing.T) {
 					c := p.clone(t)
 					c.hurt(i, how)
-					if how == "deleted" && replaced(what) {
+					if how == "deleted" && (replaced(what) || c.refusesAsWell(what)) {
 						c.cured()
 						return
 					}
@@ -457,7 +500,7 @@ func hurtEach(t *testing.T, kind string) {
 }
 
 func itemName(i memddb.Item) string {
-	return rotation.ItemKey{PK: i["pk"].(*types.AttributeValueMemberS).Value, SK: i["sk"].(*types.AttributeValueMemberS).Value}.String()
+	return doctor.ItemKey{PK: i["pk"].(*types.AttributeValueMemberS).Value, SK: i["sk"].(*types.AttributeValueMemberS).Value}.String()
 }
 
 // worthHurting leaves out what is like another: of the records every seventh is enough, of
@@ -470,7 +513,7 @@ func worthHurting(i memddb.Item) bool {
 	return !strings.HasPrefix(itemName(i), "CHECKPOINT#") || strings.Contains(itemName(i), "#orders#")
 }
 
-// replaced reports what is made anew where it is missing.
+// replaced reports what is made again where it is missing.
 func replaced(item string) bool {
 	for _, p := range []string{"CHECKPOINT#", "MARK/", "LEASE#", "HEALTH#", "DRILL#", "ANNOUNCEMENT#", "APPROVAL#"} {
 		if strings.HasPrefix(item, p) {
@@ -480,11 +523,18 @@ func replaced(item string) bool {
 	return false
 }
 
+// refusesAsWell reports a shard of the fence of records of a KEK that the pointer does not
+// name: while it is missing it refuses, and the drain makes it.
+func (c *clinic) refusesAsWell(item string) bool {
+	p := must(c.table.Load(c.t.Context(), "")).Pointer
+	return strings.HasPrefix(item, "DEKFENCE#") && p != nil && !strings.HasPrefix(item, "DEKFENCE#"+string(p.KEKID)+"/")
+}
+
 // TestDoctorSetBack: the control table is restored to each moment of a rotation, by
 // point-in-time recovery, when the rotation has come to each phase; KMS, rows and the audit
 // bucket stay as they are. Doctor says so, sets pointer and KEKs to what the chain says,
 // ends the rotation that the table believes in, and an emergency runs to its end. The
-// verification of the chain says that it went on in a new generation.
+// verification of the chain says that it continued in a new generation.
 func TestDoctorSetBack(t *testing.T) {
 	if raced > 1 {
 		t.Skip("one thing after the other: it runs without the race detector")
@@ -506,20 +556,20 @@ func TestDoctorSetBack(t *testing.T) {
 					c := c.clone(t)
 					pointer := must(c.table.Load(t.Context(), "")).Pointer
 					c.set(items)
-					if d := must(c.Doctor(t.Context())); d.SetBack == "" {
+					if d := must(c.Doctor.ExamineTable(t.Context())); d.SetBack == "" {
 						t.Errorf("doctor does not say that the table was set back: %s", told(d))
 					}
 					if m%2 == 1 { // the hourly anchor comes first
 						c.clock.pass(2 * time.Hour)
-						must(c.Anchor(t.Context(), rotation.AnchorInput{Heartbeat: true}))
+						must(c.Anchor.AnchorChain(t.Context(), anchor.Input{Heartbeat: true}))
 					}
-					d := must(c.RepairControl(t.Context()))
+					d := must(c.Doctor.RepairTable(t.Context()))
 					pointer.Epoch++ // the next one may have been given to a switch that nobody recorded
 					if v := must(c.table.Load(t.Context(), "")); v.Pointer.KEKID != pointer.KEKID || v.Pointer.Epoch != pointer.Epoch || v.Lock != "" {
 						t.Errorf("the pointer was %+v, now %+v; the lock is %q\n%s", pointer, v.Pointer, v.Lock, told(d))
 					}
 					c.cured()
-					if r := c.sound(); len(r.Generations) == 0 || !strings.Contains(r.String(), "went on") {
+					if r := c.sound(); len(r.Generations) == 0 || !strings.Contains(r.String(), "continued") {
 						t.Errorf("verification does not say what happened: %s", r)
 					}
 				})
@@ -544,7 +594,7 @@ func TestDoctorBesideARotation(t *testing.T) {
 		}
 		return true, nil
 	})
-	if d := must(c.RepairControl(t.Context())); !started || d.SetBack != "" || len(d.Findings)+len(d.Repaired) > 0 {
+	if d := must(c.Doctor.RepairTable(t.Context())); !started || d.SetBack != "" || len(d.Findings)+len(d.Repaired) > 0 {
 		t.Errorf("started: %t; %s, repaired %v", started, told(d), d.Repaired)
 	}
 	c.world.SetHook(nil)
@@ -567,7 +617,7 @@ func TestDoctorAbandonedKEK(t *testing.T) {
 	}
 	minted := must(c.table.Load(t.Context(), spring)).Rotation.NewKEK
 	c.set(old)
-	must(c.RepairControl(t.Context()))
+	must(c.Doctor.RepairTable(t.Context()))
 	v := must(c.table.LoadAll(t.Context(), ""))
 	if v.KEKs[minted].State != kek.Sealed || v.Pointer.Epoch != 2 {
 		t.Errorf("KEK %+v, pointer %+v", v.KEKs[minted], v.Pointer)
@@ -594,7 +644,7 @@ func TestMintBesideARestore(t *testing.T) {
 			}
 		}
 		if _, err := c.Mint(t.Context(), input(spring)); err != nil {
-			wantKind(t, err, rotation.Transient)
+			wantKind(t, err, journal.Transient)
 			refused++
 		}
 		if v := must(c.table.LoadAll(t.Context(), spring)); slices.ContainsFunc(slices.Collect(maps.Keys(v.KEKs)), func(id kek.ID) bool { return id == "" }) || v.Rotation.NewKEK == "" && v.Rotation.Phase != kek.Started {
@@ -619,8 +669,8 @@ func TestDoctorSetBackTwice(t *testing.T) {
 	c.run(summer+"-not-reached", emergency, kek.Completed) // it ends spring
 	for i, items := range [][]memddb.Item{late, old, late, old} {
 		c.set(items)
-		must(c.RepairControl(t.Context()))
-		if d := must(c.Doctor(t.Context())); len(d.Findings) > 0 || d.SetBack != "" {
+		must(c.Doctor.RepairTable(t.Context()))
+		if d := must(c.Doctor.ExamineTable(t.Context())); len(d.Findings) > 0 || d.SetBack != "" {
 			t.Fatalf("restore %d: %s", i, told(d))
 		}
 		c.clock.pass(time.Hour)
@@ -639,7 +689,7 @@ func TestDoctorForged(t *testing.T) {
 			return map[string]string{"pointer": string(old), "epoch": "9", "kek." + string(old): "active", "kek." + string(now): "draining"}
 		},
 		"to a key of others": func(c *clinic, _, now kek.ID) map[string]string {
-			k := must(c.world.KMS().Create(c.t.Context(), "other", 1, "other", rotation.Key{}))
+			k := must(c.world.KMS().Create(c.t.Context(), "other", 1, "other", keyring.Key{}))
 			return map[string]string{"pointer": string(k.ID), "epoch": "9", "kek." + string(k.ID): "active", "kek." + string(now): "draining"}
 		},
 		"retires the KEK in use": func(_ *clinic, _, now kek.ID) map[string]string {
@@ -655,10 +705,10 @@ func TestDoctorForged(t *testing.T) {
 			}
 			v := must(c.table.Load(t.Context(), "before"))
 			forged := must(audit.Next(at.Chain, head, c.clock.now(), audit.Event{ID: "x", Type: "pointer_switched", Body: forge(c, v.Rotation.OldKEK, v.Pointer.KEKID)}))
-			if err := c.Vault.Put(t.Context(), at.RecordKey(forged.Record.Seq), forged); err != nil {
+			if err := c.Journal.AuditBucket.Put(t.Context(), at.RecordKey(forged.Record.Seq), forged); err != nil {
 				t.Fatal(err)
 			}
-			must(c.RepairControl(t.Context()))
+			must(c.Doctor.RepairTable(t.Context()))
 			after := must(c.table.Load(t.Context(), "before"))
 			if after.Pointer.KEKID != v.Pointer.KEKID || after.KEKs[v.Pointer.KEKID].State != kek.Active {
 				t.Errorf("the pointer was %+v, now %+v, its KEK %+v", v.Pointer, after.Pointer, after.KEKs[v.Pointer.KEKID])
@@ -669,7 +719,7 @@ func TestDoctorForged(t *testing.T) {
 }
 
 // TestDoctorDamagedBeforePublished: a record that is damaged or deleted before it was in the
-// bucket is lost. The chain says so, goes on, and verifies; without that record the gap is
+// bucket is lost. The chain says so, continues, and verifies; without that record the gap is
 // tampering.
 func TestDoctorDamagedBeforePublished(t *testing.T) {
 	for _, how := range []string{"deleted", "emptied", "retyped"} {
@@ -706,10 +756,10 @@ func TestDoctorOfAnotherChain(t *testing.T) {
 			}
 		}
 		other := ddb.New(c.db, control, "other", c.clock.now)
-		c.Items, c.Outbox = other, other
-		_, err := c.RepairControl(t.Context())
-		wantKind(t, err, rotation.Misconfigured)
-		if e := typed(err); !strings.HasPrefix(e.Field, "AUDIT") || !strings.Contains(e.Msg, chain) || e.Next == "" {
+		c.Doctor.Items, c.Journal.Outbox = other, other
+		_, err := c.Doctor.RepairTable(t.Context())
+		wantKind(t, err, journal.Misconfigured)
+		if e := typed(err); !strings.HasPrefix(e.Field, "AUDIT") || !strings.Contains(e.Msg, chain) || e.Next.IsZero() {
 			t.Errorf("%s: %v", how, err)
 		}
 	}
@@ -724,16 +774,16 @@ func TestDoctorWhatWasAnchored(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	must(c.Anchor(t.Context(), rotation.AnchorInput{}))
+	must(c.Anchor.AnchorChain(t.Context(), anchor.Input{}))
 	for _, i := range c.db.items() {
 		if itemName(i) == "AUDIT/000000000002" {
 			c.hurt(i, "deleted")
 		}
 	}
 	c.world.Vault().Tamper(audit.ObjectKey(chain, 2), nil)
-	must(c.RepairControl(t.Context()))
-	must(c.Anchor(t.Context(), rotation.AnchorInput{}))
-	r := must(c.VerifyAudit(t.Context(), rotation.AuditOptions{}))
+	must(c.Doctor.RepairTable(t.Context()))
+	must(c.Anchor.AnchorChain(t.Context(), anchor.Input{}))
+	r := must(c.Anchor.VerifyAudit(t.Context(), anchor.AuditOptions{}))
 	if r.Result != audit.Tampered || len(r.Lost) > 0 || !slices.ContainsFunc(r.Findings, func(f audit.Finding) bool {
 		return f.Kind == audit.MissingRecord && f.Object == audit.ObjectKey(chain, 2)
 	}) {

@@ -9,8 +9,9 @@ import (
 	"testing"
 
 	"github.com/matter-ops/kms-rotation/audit"
+	"github.com/matter-ops/kms-rotation/internal/advice"
 	"github.com/matter-ops/kms-rotation/internal/ddb"
-	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/doctor"
 	"github.com/matter-ops/kms-rotation/test/memstore"
 )
 
@@ -28,14 +29,14 @@ func (h *hookedTable) call(op string) error {
 	return err
 }
 
-func (h *hookedTable) Examine(ctx context.Context) ([]rotation.Item, error) {
+func (h *hookedTable) Examine(ctx context.Context) ([]doctor.Item, error) {
 	if err := h.call("Items.Examine"); err != nil {
 		return nil, err
 	}
 	return h.Store.Examine(ctx)
 }
 
-func (h *hookedTable) Repair(ctx context.Context, changes []rotation.ItemChange, ev audit.Event) error {
+func (h *hookedTable) Repair(ctx context.Context, changes []doctor.ItemChange, ev audit.Event) error {
 	if err := h.call("Items.Repair"); err != nil {
 		return err
 	}
@@ -58,8 +59,8 @@ func (h *hookedTable) Unpublished(ctx context.Context) ([]audit.Entry, audit.Lin
 }
 
 func (c *clinic) hookAll(h memstore.Hook) {
-	c.Items.(*hookedTable).hook = h
-	c.Anchoring.Signer.(*hooked).hook = &h
+	c.Doctor.Items.(*hookedTable).hook = h
+	c.Anchor.Signer.(*hooked).hook = &h
 	c.world.SetHook(func(op string, args ...any) (bool, error) {
 		switch op { // they have no order
 		case "Vault.Get", "KMS.Describe", "KMS.Tagged":
@@ -89,18 +90,18 @@ func TestEveryFailureOfDoctorIsTold(t *testing.T) {
 				c := patientAt(t, atMint).clone(t)
 				p.harm(c)
 				table := &hookedTable{Store: c.table}
-				c.Items, c.Outbox = table, table
-				c.Anchoring.Signer = &hooked{AnchorSigner: c.key}
+				c.Doctor.Items, c.Journal.Outbox = table, table
+				c.Anchor.Signer = &hooked{Signer: c.key}
 				return c
 			}, (*clinic).hookAll, func(c *clinic) (any, error) {
-				look := c.Doctor
+				look := c.Doctor.ExamineTable
 				if step == "repair" {
-					look = c.RepairControl
+					look = c.Doctor.RepairTable
 				}
 				d, err := look(t.Context())
 				told := []string{fmt.Sprintf("%d found, %d repaired, set back: %t, %d notes", len(d.Findings), len(d.Repaired), d.SetBack != "", len(d.Notes))}
 				if err != nil {
-					return nil, errors.New(told[0] + "; " + calledFor.ReplaceAllString(err.Error(), "$1"))
+					return nil, errors.New(told[0] + "; " + calledFor.ReplaceAllString(advice.Explain(err), "$1"))
 				}
 				return told, nil
 			}) {

@@ -10,9 +10,13 @@ import (
 	"github.com/matter-ops/kms-rotation/audit"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/anchor"
+	"github.com/matter-ops/kms-rotation/rotation/doctor"
+	"github.com/matter-ops/kms-rotation/rotation/journal"
+	"github.com/matter-ops/kms-rotation/source"
 )
 
-// TestRotationAfterALateRepair: a table was set back, the chain went on in a new generation,
+// TestRotationAfterALateRepair: a table was set back, the chain continued in a new generation,
 // and doctor's repair is not the first record of that. The next normal rotation starts.
 func TestRotationAfterALateRepair(t *testing.T) {
 	c := patientAt(t, atEnd).clone(t)
@@ -22,12 +26,12 @@ func TestRotationAfterALateRepair(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	must(c.Anchor(t.Context(), rotation.AnchorInput{Heartbeat: true}))
+	must(c.Anchor.AnchorChain(t.Context(), anchor.Input{Heartbeat: true}))
 	in := preflightInput(summer, rotation.ExecutionInput{Label: "next"})
 	if _, err := c.Preflight(t.Context(), in); err == nil || !strings.Contains(err.Error(), "goes on past record 15 of the chain itself") {
 		t.Errorf("before the repair: %v", err)
 	}
-	must(c.RepairControl(t.Context()))
+	must(c.Doctor.RepairTable(t.Context()))
 	c.clock.pass(time.Minute)
 	c.run(summer, rotation.ExecutionInput{Label: "next"}, kek.Completed)
 	c.opens()
@@ -59,7 +63,7 @@ func TestPayloadsOfARewrap(t *testing.T) {
 		var scans atomic.Int64 // segments are walked side by side
 		s.world.SetHook(func(op string, args ...any) (bool, error) {
 			if op == "Table.Scan" {
-				if scans.Add(1); args[1].(rotation.ScanRequest).Payload != (name == "emergency") {
+				if scans.Add(1); args[1].(source.ScanRequest).Payload != (name == "emergency") {
 					t.Errorf("%s: a scan %+v", name, args[1])
 				}
 			}
@@ -77,13 +81,13 @@ func TestDoctorBesideWriters(t *testing.T) {
 	for name, tc := range map[string]struct {
 		op   string
 		harm func(c *clinic)
-		run  func(c *clinic) (rotation.Diagnosis, error)
+		run  func(c *clinic) (doctor.Diagnosis, error)
 	}{
-		"between its reads of the table": {"Items.Examine", func(*clinic) {}, func(c *clinic) (rotation.Diagnosis, error) { return c.Doctor(t.Context()) }},
-		"between the table and the bucket": {"Vault.Versions", func(c *clinic) { c.set(patientAt(t, atStart).db.items()) }, func(c *clinic) (rotation.Diagnosis, error) {
-			return c.Doctor(t.Context())
+		"between its reads of the table": {"Items.Examine", func(*clinic) {}, func(c *clinic) (doctor.Diagnosis, error) { return c.Doctor.ExamineTable(t.Context()) }},
+		"between the table and the bucket": {"Vault.Versions", func(c *clinic) { c.set(patientAt(t, atStart).db.items()) }, func(c *clinic) (doctor.Diagnosis, error) {
+			return c.Doctor.ExamineTable(t.Context())
 		}},
-		"before its repair": {"Items.Repair", func(c *clinic) { c.drop("LOCK") }, func(c *clinic) (rotation.Diagnosis, error) { return c.RepairControl(t.Context()) }},
+		"before its repair": {"Items.Repair", func(c *clinic) { c.drop("LOCK") }, func(c *clinic) (doctor.Diagnosis, error) { return c.Doctor.RepairTable(t.Context()) }},
 	} {
 		limit := 11 // of twelve looks
 		if tc.op == "Items.Repair" {
@@ -93,9 +97,9 @@ func TestDoctorBesideWriters(t *testing.T) {
 			c := patientAt(t, atMint).clone(t)
 			tc.harm(c)
 			table := &hookedTable{Store: c.table}
-			c.Items, c.Outbox = table, table
+			c.Doctor.Items, c.Journal.Outbox = table, table
 			n := 0
-			c.Anchoring.Signer = &hooked{AnchorSigner: c.key}
+			c.Anchor.Signer = &hooked{Signer: c.key}
 			c.hookAll(func(op string, _ ...any) (bool, error) {
 				if op == tc.op && n < times {
 					n++
@@ -111,7 +115,7 @@ func TestDoctorBesideWriters(t *testing.T) {
 				t.Errorf("%s, %d times: %d, %v", name, times, n, err)
 			}
 			if !want {
-				if wantKind(t, err, rotation.Transient); typed(err).Field != "control table" {
+				if wantKind(t, err, journal.Transient); typed(err).Field != "control table" {
 					t.Errorf("%s: %v", name, err)
 				}
 			}

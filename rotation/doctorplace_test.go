@@ -4,7 +4,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/doctor"
 )
 
 // misplaced are items of kinds that have one place, in other places, with what would
@@ -32,19 +32,19 @@ var misplaced = []struct {
 // nothing, and is named.
 func TestDoctorMisplacedItems(t *testing.T) {
 	for _, m := range misplaced {
-		what := rotation.ItemKey{PK: m.pk, SK: m.sk}.String()
+		what := doctor.ItemKey{PK: m.pk, SK: m.sk}.String()
 		t.Run(what, func(t *testing.T) {
 			c := patientAt(t, atSwitch).clone(t)
 			c.copied(m.name, m.pk, m.sk)
 			c.edit(what, m.attributes...)
-			d := must(c.Doctor(t.Context()))
-			if len(d.Findings) > 0 || d.SetBack != "" || len(d.Notes) != 1 || !strings.HasPrefix(d.Notes[0], "item "+what+" ") || !strings.HasSuffix(d.Notes[0], ": it is left alone") {
+			d := must(c.Doctor.ExamineTable(t.Context()))
+			if len(d.Findings) > 0 || d.SetBack != "" || len(d.Notes) != 1 || !strings.HasPrefix(d.Notes[0].Text, "item "+what+" ") || !strings.HasSuffix(d.Notes[0].Text, ": it is left alone") {
 				t.Errorf("doctor finds:%s", told(d))
 			}
-			if found := rotation.Inspect(must(c.table.Examine(t.Context()))); len(found) > 0 {
+			if found := doctor.Inspect(must(c.table.Examine(t.Context()))); len(found) > 0 {
 				t.Errorf("a look at the table alone finds %+v", found)
 			}
-			if done := must(c.RepairControl(t.Context())); len(done.Repaired) > 0 {
+			if done := must(c.Doctor.RepairTable(t.Context())); len(done.Repaired) > 0 {
 				t.Errorf("it repairs %+v", done.Repaired)
 			}
 		})
@@ -56,11 +56,11 @@ func TestDoctorMisplacedBesideDamage(t *testing.T) {
 	c := patientAt(t, atSwitch).clone(t)
 	for _, m := range misplaced {
 		c.copied(m.name, m.pk, m.sk)
-		c.edit(rotation.ItemKey{PK: m.pk, SK: m.sk}.String(), m.attributes...)
+		c.edit(doctor.ItemKey{PK: m.pk, SK: m.sk}.String(), m.attributes...)
 	}
 	c.drop("POINTER", "LOCK", "AUDIT_HEAD", "REGISTRY", "ANCHOR", "KEK#kek-0002")
 	c.cured("POINTER", "LOCK", "AUDIT_HEAD", "REGISTRY", "ANCHOR", "KEK#kek-0002")
 	for _, m := range misplaced {
-		c.stored(rotation.ItemKey{PK: m.pk, SK: m.sk}.String())
+		c.stored(doctor.ItemKey{PK: m.pk, SK: m.sk}.String())
 	}
 }

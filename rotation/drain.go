@@ -4,27 +4,41 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"time"
 
 	"github.com/matter-ops/kms-rotation/audit"
 	"github.com/matter-ops/kms-rotation/kek"
+	"github.com/matter-ops/kms-rotation/rotation/journal"
 )
 
-// Drain looks once whether any process may still write under an old KEK, and
-// seals those when none may (spec: DrainSee, SealShard, Seal). It never waits: the
+// Drain looks once whether any process may still write under an old KEK, and seals the
+// fences of the old KEKs if none may (spec: DrainSee, SealShard, Seal). It never waits: the
 // state machine does.
 //
-// A lease that has run out is revoked by a conditional delete, never assumed
-// dead: its holder may be paused. What makes a late write impossible is not time
-// but the fence: after the seal no row can be inserted under the old KEK, and
-// rewrap raises the epoch that updates are conditional on. Clock skew endangers
-// how long drain takes, not what it promises.
-func (s *Steps) Drain(ctx context.Context, in StepInput) (_ DrainOutput, err error) {
-	defer func() { err = s.ended(ctx, in.RotationID, err) }()
-	v, r, err := s.rotation(ctx, in.RotationID)
+// A lease that has expired is revoked by a conditional delete. Its holder is never assumed
+// dead, because it may only be paused. What makes a late write impossible is not time but
+// the fence: after the seal no row can be inserted under the old KEK, and rewrap raises the
+// epoch that updates are conditional on. So wrong clocks change how long drain takes, but
+// not what it guarantees.
+func (s *Steps) Drain(ctx context.Context, in StepInput) (DrainOutput, error) {
+	return s.DrainWithin(ctx, in, 0)
+}
+
+// WithoutLimit is a longest wait for leases that is never over.
+const WithoutLimit = time.Duration(math.MaxInt64)
+
+// DrainWithin is Drain with a longest wait for leases, from the switch on, in place of the
+// rotation's; 0 is the rotation's.
+func (s *Steps) DrainWithin(ctx context.Context, in StepInput, maxWait time.Duration) (_ DrainOutput, err error) {
+	defer func() { err = s.Journal.ExplainEnded(ctx, in.RotationID, err) }()
+	v, r, err := s.Journal.LoadRotation(ctx, in.RotationID)
 	if err != nil {
 		return DrainOutput{}, err
+	}
+	if maxWait > 0 {
+		r.Settings.DrainMaxWait = maxWait
 	}
 	if r.Phase == kek.Switched {
 		out, err := s.awaitLeases(ctx, r, v.Draining())
@@ -35,30 +49,30 @@ func (s *Steps) Drain(ctx context.Context, in StepInput) (_ DrainOutput, err err
 			return DrainOutput{}, err
 		}
 	}
-	_, err = s.transition(ctx, "drain", r.ID, func(v kek.View) (kek.Change, error) { return v.Seal(s.Now()) }, nil)
+	_, err = s.Journal.Transition(ctx, "drain", r.ID, func(v kek.View) (kek.Change, error) { return v.Seal(s.Journal.Now()) }, nil)
 	return DrainOutput{Done: err == nil, Waited: s.sinceSwitch(r)}, err
 }
 
-// awaitLeases revokes the leases on the KEKs that have run out (in an emergency all of
-// them) and counts the others.
+// awaitLeases revokes the expired leases on the KEKs, in an emergency all of them, and
+// counts those that remain.
 func (s *Steps) awaitLeases(ctx context.Context, r kek.Rotation, keks []kek.ID) (DrainOutput, error) {
 	var leases []Lease
 	for _, id := range keks {
 		held, err := s.Drainage.Leases(ctx, id)
 		if err != nil {
-			return DrainOutput{}, unavailable("leases", err)
+			return DrainOutput{}, journal.WrapUnavailable("leases", err)
 		}
 		leases = append(leases, held...)
 	}
 	out := DrainOutput{Waited: s.sinceSwitch(r)}
-	out.Pause = Pause(out.Waited, s.DrainPoll)
+	out.Pause = Pause(out.Waited, s.Config.DrainPoll)
 	var err error
 	var holder string
 	for _, l := range leases {
 		gone := false
-		if r.Mode == kek.Emergency || s.ranOut(r, l) {
+		if r.Mode == kek.Emergency || s.hasRunOut(r, l) {
 			if gone, err = s.Drainage.Revoke(ctx, l); err != nil {
-				return out, unavailable("leases", err)
+				return out, journal.WrapUnavailable("leases", err)
 			}
 		}
 		if !gone {
@@ -68,67 +82,69 @@ func (s *Steps) awaitLeases(ctx context.Context, r kek.Rotation, keks []kek.ID) 
 		}
 	}
 	if out.Leases > 0 && r.Mode == kek.Normal && out.Waited >= int64(r.Settings.DrainMaxWait/time.Second) {
-		return out, &Error{
-			Kind: DrainTimeout, Field: "LEASE#" + string(r.OldKEK),
-			Msg: fmt.Sprintf("%d leases outlive max-wait %s, the last %s", out.Leases, r.Settings.DrainMaxWait, holder),
-			Next: "stop or restart that process; its lease then runs out, and the redriven execution goes on. If it is gone for good: " +
-				"matter ops lease revoke",
+		return out, &journal.Error{
+			Kind: journal.DrainTimeout, Field: "LEASE#" + string(r.OldKEK),
+			Msg:  fmt.Sprintf("%d leases outlive max-wait %s, the last %s", out.Leases, r.Settings.DrainMaxWait, holder),
+			Next: journal.Next{Do: journal.StopWriter},
 		}
 	}
 	return out, nil
 }
 
-// Pause is how long to wait before the leases are looked at again, in seconds, after waited
-// seconds. It grows with them, up to longest: a switch that every writer follows at once is
-// not held up, and one that a writer holds up does not fill the execution's history.
+// Pause returns how long to wait until the next look at the leases, after waited seconds:
+// a tenth of that, from one second up to longest. So a drain that every writer follows at
+// once is over at once, and a long one does not fill the history of the execution (Step
+// Functions quota: 25,000 events).
 func Pause(waited int64, longest time.Duration) int64 {
 	return max(1, min(waited/10, int64(longest/time.Second)))
 }
 
-// ranOut reports whether a lease has ended. Its end is by the holder's clock: one that is
-// further away than a lease can last is not believed once the switch, of which every live
-// holder learns within seconds, is as long ago.
-func (s *Steps) ranOut(r kek.Rotation, l Lease) bool {
-	now := s.Now()
+// hasRunOut reports whether a lease has expired. The expiry is by the holder's clock, which
+// may be wrong. An expiry further away than a lease can last is therefore ignored once the
+// switch is that long ago: every live holder learns of the switch within seconds.
+func (s *Steps) hasRunOut(r kek.Rotation, l Lease) bool {
+	now := s.Journal.Now()
 	return now.After(l.Expires) || l.Expires.Sub(now) > kek.MaxLease && now.Sub(r.SwitchedAt) > kek.MaxLease
 }
 
+// sinceSwitch returns the seconds since the switch.
 func (s *Steps) sinceSwitch(r kek.Rotation) int64 {
-	return int64(s.Now().Sub(r.SwitchedAt) / time.Second)
+	return int64(s.Journal.Now().Sub(r.SwitchedAt) / time.Second)
 }
 
-// RevokeLease takes back the lease of a holder that is gone, at a person's word (spec:
-// Revoke). A holder that lives after all is refused its next write under that KEK and goes
-// on under the pointer's. It refuses the pointer's own KEK: a lease on that holds up nothing.
-func (s *Steps) RevokeLease(ctx context.Context, to Recorder, id kek.ID, holder, reason string) (Lease, error) {
-	v, err := s.load(ctx, "")
+// RevokeLease revokes the lease of a holder that no longer exists, because a person says so
+// (spec: Revoke). If the holder is alive after all, its next write under that KEK is
+// refused and it continues under the pointer's KEK. A lease on the pointer's own KEK is not
+// revoked, because no rotation waits for it.
+func (s *Steps) RevokeLease(ctx context.Context, to journal.Recorder, id kek.ID, holder, reason string) (Lease, error) {
+	v, err := s.Journal.Load(ctx, "")
 	if err != nil {
 		return Lease{}, err
 	}
 	switch {
 	case v.Pointer != nil && v.Pointer.KEKID == id:
-		return Lease{}, &Error{
-			Kind: Refused, Field: "kek-id", Msg: "the pointer names this KEK: a lease on it holds up nothing", Next: "matter ops lease list",
+		return Lease{}, &journal.Error{
+			Kind: journal.Refused, Field: "kek-id", Msg: "the pointer names this KEK: a lease on it holds up nothing", Next: journal.Next{Do: journal.ListLeases},
 		}
 	case reason == "" || audit.Visible(reason) != reason:
-		return Lease{}, invalid("reason", "a person who takes a lease back says why, in one line of UTF-8", `add --reason "why"`)
+		return Lease{}, journal.RejectInput("reason", "a person who revokes a lease says why, in one line of UTF-8", `add --reason "why"`)
 	}
-	for range maxTries {
+	for range journal.MaxTries {
 		held, err := s.Drainage.Leases(ctx, id)
 		if err != nil {
-			return Lease{}, unavailable("leases", err)
+			return Lease{}, journal.WrapUnavailable("leases", err)
 		}
 		i := slices.IndexFunc(held, func(l Lease) bool { return l.Holder == holder })
 		if i < 0 {
-			return Lease{}, &Error{Kind: Refused, Field: "holder", Msg: fmt.Sprintf("it has no lease on KEK %s", id), Next: "matter ops lease list"}
+			return Lease{}, &journal.Error{Kind: journal.Refused, Field: "holder", Msg: fmt.Sprintf("it has no lease on KEK %s", id), Next: journal.Next{Do: journal.ListLeases}}
 		}
 		l := held[i]
 		gone, err := s.Drainage.Revoke(ctx, l)
 		if err != nil {
-			return l, unavailable("leases", err)
+			return l, journal.WrapUnavailable("leases", err)
 		}
 		if gone {
-			return l, s.Record(ctx, to, audit.Event{
+			return l, s.Journal.RecordEvent(ctx, to, audit.Event{
 				ID: "lease_revoked/" + string(id) + "/" + holder, Type: "lease_revoked", Step: "lease revoke",
 				Body: map[string]string{
 					"kek_id": string(id), "holder": holder, "host": l.Host, "pid": fmt.Sprint(l.PID), "refs": fmt.Sprint(l.Refs),
@@ -137,14 +153,15 @@ func (s *Steps) RevokeLease(ctx context.Context, to Recorder, id kek.ID, holder,
 			})
 		}
 	}
-	return Lease{}, &Error{Kind: Refused, Field: "holder", Msg: "it renews its lease again and again: it is alive", Next: "stop that process"}
+	return Lease{}, &journal.Error{Kind: journal.Refused, Field: "holder", Msg: "it keeps renewing its lease: it is alive", Next: journal.Next{Say: "stop that process"}}
 }
 
-// sealFences shuts the shards of each draining KEK one by one, each for good: a call that
-// dies leaves some sealed, and inserts that meet those move to the new KEK early. The
-// transactions that follow condition on all of them.
+// sealFences permanently seals the shards of each draining KEK one by one, and then the
+// drivers' own fences. A call that dies leaves some shards sealed, which is harmless:
+// inserts that meet those move to the new KEK early. The transaction that ends the drain is
+// conditional on every shard in the control table.
 func (s *Steps) sealFences(ctx context.Context, r kek.Rotation) error {
-	v, err := s.load(ctx, r.ID)
+	v, err := s.Journal.Load(ctx, r.ID)
 	if err != nil {
 		return err
 	}
@@ -152,14 +169,21 @@ func (s *Steps) sealFences(ctx context.Context, r kek.Rotation) error {
 	case v.Rotation != nil && v.Rotation.Phase.Reached(kek.Drained): // a duplicate has sealed it meanwhile
 		return nil
 	case v.Rotation == nil || v.Rotation.Phase != kek.Switched || v.Pointer == nil || v.Pointer.KEKID == r.OldKEK:
-		return refusal(errors.New("the fence may be sealed only after the switch"))
+		return journal.ExplainRefusal(errors.New("the fence may be sealed only after the switch"))
 	}
 	for _, id := range v.Draining() {
 		for i := range v.KEKs[id].FenceShards {
 			if err := s.Drainage.SealFence(ctx, id, i); err != nil {
-				return unavailable("fence", err)
+				return journal.WrapUnavailable("fence", err)
 			}
 		}
 	}
-	return nil
+	sources, err := s.openSources(r.Sources)
+	if err != nil || len(ownFences(sources)) == 0 {
+		return err
+	}
+	if v, err = s.Journal.LoadAll(ctx, r.ID); err != nil {
+		return err
+	}
+	return sealOwnFences(ctx, sources, v)
 }

@@ -8,6 +8,7 @@ import (
 
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/journal"
 	"github.com/matter-ops/kms-rotation/test/memstore"
 )
 
@@ -141,8 +142,8 @@ func TestDrainTimeout(t *testing.T) {
 	}
 	s.clock.pass(time.Second)
 	_, err := s.Drain(t.Context(), input(spring))
-	wantKind(t, err, rotation.DrainTimeout)
-	if e := typed(err); !strings.Contains(e.Msg, "stuck (host web-1, pid 7, 3 in flight)") || e.Next == "" {
+	wantKind(t, err, journal.DrainTimeout)
+	if e := typed(err); !strings.Contains(e.Msg, "stuck (host web-1, pid 7, 3 in flight)") || e.Next.IsZero() {
 		t.Errorf("the error does not name the process: %v", e)
 	}
 	s.phase(spring, kek.Switched)
@@ -150,7 +151,7 @@ func TestDrainTimeout(t *testing.T) {
 }
 
 // TestDrainTimeoutHalts checks the state machine's part: it waits, pages, fails in
-// the task that a redrive enters again, and goes on from there.
+// the task that a redrive enters again, and continues from there.
 func TestDrainTimeoutHalts(t *testing.T) {
 	d, w := watched(t)
 	var l rotation.Lease
@@ -163,7 +164,7 @@ func TestDrainTimeoutHalts(t *testing.T) {
 		}
 	}
 	e := d.machine.Start(spring, rotation.ExecutionInput{})
-	if e.Final != "Halted" || e.Failure.Name != string(rotation.Halted) || !strings.Contains(e.Failure.Cause, "DrainTimeout") {
+	if e.Final != "Halted" || e.Failure.Name != string(journal.Halted) || !strings.Contains(e.Failure.Cause, "DrainTimeout") {
 		t.Fatalf("ended in %s: %v", e.Final, e.Failure)
 	}
 	if len(d.mail) != 2 || d.mail[1] != "KEK rotation halted" {
@@ -203,7 +204,7 @@ func TestDrainBeforeSwitch(t *testing.T) {
 		s.lease("a", -time.Minute)
 		before := s.snapshot()
 		_, err := s.Drain(t.Context(), input(spring))
-		wantKind(t, err, rotation.Refused)
+		wantKind(t, err, journal.Refused)
 		if diff := s.diff(before); diff != "" {
 			t.Errorf("at %s (-was +is):\n%s", phase, diff)
 		}
@@ -263,4 +264,19 @@ func TestDrainOfTwoKEKs(t *testing.T) {
 			t.Errorf("the lease on %s is still held", id)
 		}
 	}
+}
+
+// TestDrainWithin: a person's own limit stands in for the rotation's, in both directions.
+func TestDrainWithin(t *testing.T) {
+	s, _ := at(t, rotation.ExecutionInput{}, kek.Switched)
+	s.clock.pass(time.Hour)
+	s.lease("a", time.Minute)
+	_, err := s.Drain(t.Context(), input(spring))
+	wantKind(t, err, journal.DrainTimeout)
+	if out, err := s.DrainWithin(t.Context(), input(spring), rotation.WithoutLimit); err != nil || out.Done || out.Leases != 1 {
+		t.Errorf("without a limit: %+v, %v", out, err)
+	}
+	_, err = s.DrainWithin(t.Context(), input(spring), time.Nanosecond)
+	wantKind(t, err, journal.DrainTimeout)
+	s.phase(spring, kek.Switched)
 }

@@ -10,9 +10,11 @@ import (
 
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/gates"
+	"github.com/matter-ops/kms-rotation/rotation/journal"
 )
 
-var drill = rotation.ExecutionInput{Drill: rotation.DrillFailure}
+var drill = rotation.ExecutionInput{Drill: gates.DrillFailure}
 
 // TestDrill checks what a drill shows: the canary fails, the pointer stays, the new
 // key is dead, and that is recorded with its evidence.
@@ -28,10 +30,10 @@ func TestDrill(t *testing.T) {
 	if r.Phase != kek.RolledBack || !strings.HasPrefix(r.Err, "CanaryFailed") || d.pointer() != was || d.state(r.NewKEK) != kek.Retired || d.enabled(r.NewKEK) {
 		t.Errorf("record %+v, pointer %+v, was %+v", r, d.pointer(), was)
 	}
-	want := rotation.Drill{
-		Name: rotation.DrillFailure, Rev: 1, PassedAt: d.clock.now(), Rotation: spring, Pointer: was.KEKID, Retired: r.NewKEK, Error: r.Err, Actor: "test",
+	want := gates.Drill{
+		Name: gates.DrillFailure, Rev: 1, PassedAt: d.clock.now(), Rotation: spring, Pointer: was.KEKID, Retired: r.NewKEK, Error: r.Err, Actor: "test",
 	}
-	got, err := d.store.LoadDrill(t.Context(), rotation.DrillFailure)
+	got, err := d.store.LoadDrill(t.Context(), gates.DrillFailure)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -53,15 +55,15 @@ func TestDrillFails(t *testing.T) {
 	d, w := watched(t)
 	d.world.SetHook(func(op string, args ...any) (bool, error) {
 		if op == "KMS.GenerateDataKey" && d.at == "DualUnwrap" {
-			return false, rotation.ErrRejected
+			return false, journal.ErrRejected
 		}
 		return w.hook(op, args...)
 	})
 	e := d.machine.Start(spring, drill)
-	if e.Status != "FAILED" || e.Final != "RolledBack" || e.Failure.Name != string(rotation.Rejected) {
+	if e.Status != "FAILED" || e.Final != "RolledBack" || e.Failure.Name != string(journal.Rejected) {
 		t.Fatalf("ended in %s: %v", e.Final, e.Failure)
 	}
-	if got, err := d.store.LoadDrill(t.Context(), rotation.DrillFailure); err != nil || got.Rev != 0 {
+	if got, err := d.store.LoadDrill(t.Context(), gates.DrillFailure); err != nil || got.Rev != 0 {
 		t.Errorf("drill %+v, %v", got, err)
 	}
 	d.settled()
@@ -71,30 +73,30 @@ func TestDrillFails(t *testing.T) {
 // stopped by the step and by the registry's rules.
 func TestDrillNeverPassesTheTest(t *testing.T) {
 	s := newSite(t)
-	s.CanaryRounds = 0 // no deployment can have it
+	s.Config.CanaryRounds = 0 // no deployment can have it
 	s.advance(spring, drill, kek.Minted)
 	s.must(s.rehearse(spring))
 	_, err := s.DualUnwrap(t.Context(), input(spring))
-	wantKind(t, err, rotation.Internal)
+	wantKind(t, err, journal.Internal)
 	v, err := s.store.Load(t.Context(), spring)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if c, err := v.Test(map[kek.ID][]byte{s.first: []byte("probe")}, s.clock.now()); err == nil {
-		t.Errorf("a drill may go on: %+v", c)
+		t.Errorf("a drill may continue: %+v", c)
 	}
 	_, err = s.Switch(t.Context(), input(spring))
-	wantKind(t, err, rotation.Refused)
+	wantKind(t, err, journal.Refused)
 }
 
 func TestDrillRefused(t *testing.T) {
 	for _, in := range []rotation.ExecutionInput{
-		{Drill: "fire"}, {Drill: rotation.DrillFailure, Mode: "emergency", Reason: "r"}, {Drill: rotation.DrillFailure, Resume: "r"},
+		{Drill: "fire"}, {Drill: gates.DrillFailure, Mode: "emergency", Reason: "r"}, {Drill: gates.DrillFailure, Resume: "r"},
 	} {
 		s := newSite(t)
 		before := s.snapshot()
 		_, err := s.Preflight(t.Context(), preflightInput(spring, in))
-		wantKind(t, err, rotation.InvalidInput)
+		wantKind(t, err, journal.InvalidInput)
 		if diff := s.diff(before); diff != "" {
 			t.Errorf("%+v changed the world (-was +is):\n%s", in, diff)
 		}
@@ -103,18 +105,18 @@ func TestDrillRefused(t *testing.T) {
 
 func TestFreshness(t *testing.T) {
 	at := time.Date(2026, 4, 1, 2, 0, 0, 0, time.UTC)
-	d := rotation.Drill{Rev: 1, PassedAt: at}
+	d := gates.Drill{Rev: 1, PassedAt: at}
 	for _, tc := range []struct {
-		d    rotation.Drill
+		d    gates.Drill
 		ago  time.Duration
 		days int
-		want rotation.Freshness
+		want gates.Freshness
 	}{
-		{rotation.Drill{}, 0, 90, rotation.Never},
-		{rotation.Drill{}, 0, 0, rotation.Never},
-		{d, 90 * day, 90, rotation.Fresh},
-		{d, 90*day + time.Second, 90, rotation.Stale},
-		{d, 9000 * day, 0, rotation.Fresh},
+		{gates.Drill{}, 0, 90, gates.Never},
+		{gates.Drill{}, 0, 0, gates.Never},
+		{d, 90 * day, 90, gates.Fresh},
+		{d, 90*day + time.Second, 90, gates.Stale},
+		{d, 9000 * day, 0, gates.Fresh},
 	} {
 		if got := tc.d.Freshness(at.Add(tc.ago), tc.days); got != tc.want {
 			t.Errorf("%s after %s, %d days count: %s, want %s", tc.d.PassedAt, tc.ago, tc.days, got, tc.want)
@@ -153,7 +155,7 @@ func TestDrillUnderFaults(t *testing.T) {
 						t.Fatal(err)
 					}
 				}
-				got := must(e.d.store.LoadDrill(t.Context(), rotation.DrillFailure))
+				got := must(e.d.store.LoadDrill(t.Context(), gates.DrillFailure))
 				canary := v.Rotation != nil && strings.HasPrefix(e.d.record(spring).Err, "CanaryFailed")
 				if e.d.pointer() != was || got.Rev > 0 && !canary || run.Final == "DrillPassed" && got.Rev == 0 {
 					t.Errorf("pointer %+v, drill %+v, ended in %s: %v", e.d.pointer(), got, run.Final, run.Failure)

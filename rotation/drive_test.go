@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/matter-ops/kms-rotation/internal/advice"
 	"github.com/matter-ops/kms-rotation/internal/lambdastep"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
@@ -76,7 +77,7 @@ func (d *driver) invoke(state, function string, payload []byte) ([]byte, *asltes
 		d.after(c, out, err)
 	}
 	if err != nil {
-		return nil, &asltest.Failure{Name: string(lambdastep.Kind(err)), Cause: err.Error()}
+		return nil, &asltest.Failure{Name: string(lambdastep.ErrorKind(err)), Cause: advice.Explain(err)}
 	}
 	return out, nil
 }
@@ -91,7 +92,7 @@ func (d *driver) run(c call) ([]byte, error) {
 	case "DualUnwrap":
 		return decoded(strings.ToLower(c.function), c.payload, s.DualUnwrap)
 	case "Approve":
-		return decoded(strings.ToLower(c.function), c.payload, s.AskApproval)
+		return decoded(strings.ToLower(c.function), c.payload, s.Gates.AskApproval)
 	case "Switch":
 		return decoded(strings.ToLower(c.function), c.payload, s.Switch)
 	case "Drain":
@@ -101,7 +102,7 @@ func (d *driver) run(c call) ([]byte, error) {
 	case "Retire":
 		return decoded(strings.ToLower(c.function), c.payload, s.Retire)
 	case "Anchor":
-		return decoded(strings.ToLower(c.function), c.payload, s.Anchor)
+		return decoded(strings.ToLower(c.function), c.payload, s.Anchor.AnchorChain)
 	case "Verify":
 		return decoded(strings.ToLower(c.function), c.payload, s.Verify)
 	case "Notify":
@@ -112,7 +113,7 @@ func (d *driver) run(c call) ([]byte, error) {
 }
 
 func decoded[In, Out any](caller string, payload []byte, step func(context.Context, In) (Out, error)) ([]byte, error) {
-	in, err := lambdastep.Decode[In](payload)
+	in, err := lambdastep.DecodePayload[In](payload)
 	if err != nil {
 		return nil, err
 	}
@@ -242,7 +243,7 @@ func untilDone(call func() (bool, error)) error {
 func (s *site) rewrapAll(id string) error {
 	for _, def := range s.record(id).Sources {
 		src := must(s.OpenSource(def))
-		for i := range src.Segments(s.Segments) {
+		for i := range src.Segments(s.Config.Segments) {
 			if _, err := s.Rewrap(s.t.Context(), rotation.RewrapInput{RotationID: id, Source: src.Name(), Segment: i}); err != nil {
 				return err
 			}

@@ -8,22 +8,24 @@ import (
 
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/journal"
+	"github.com/matter-ops/kms-rotation/rotation/keyring"
 	"github.com/matter-ops/kms-rotation/test/memstore"
 )
 
 // lax is a KMS that forgets to compare encryption contexts.
-type lax struct{ rotation.Wrapper }
+type lax struct{ keyring.Wrapper }
 
 func (l lax) Decrypt(ctx context.Context, id kek.ID, wrapped []byte, encctx map[string]string) ([]byte, error) {
 	dek, err := l.Wrapper.Decrypt(ctx, id, wrapped, encctx)
-	if errors.Is(err, rotation.ErrUnwrap) {
+	if errors.Is(err, journal.ErrUnwrap) {
 		return make([]byte, 32), nil
 	}
 	return dek, err
 }
 
 // forgetful is a KMS that unwraps to another DEK than it wrapped.
-type forgetful struct{ rotation.Wrapper }
+type forgetful struct{ keyring.Wrapper }
 
 func (f forgetful) Decrypt(ctx context.Context, id kek.ID, wrapped []byte, encctx map[string]string) ([]byte, error) {
 	dek, err := f.Wrapper.Decrypt(ctx, id, wrapped, encctx)
@@ -34,14 +36,14 @@ func (f forgetful) Decrypt(ctx context.Context, id kek.ID, wrapped []byte, encct
 }
 
 // deaf is a KMS that cannot unwrap what it has just wrapped.
-type deaf struct{ rotation.Wrapper }
+type deaf struct{ keyring.Wrapper }
 
 func (deaf) Decrypt(context.Context, kek.ID, []byte, map[string]string) ([]byte, error) {
-	return nil, fmt.Errorf("decrypt: %w", rotation.ErrUnwrap)
+	return nil, fmt.Errorf("decrypt: %w", journal.ErrUnwrap)
 }
 
 // unfaithful is a cipher that opens to something else.
-type unfaithful struct{ rotation.Cipher }
+type unfaithful struct{ keyring.Cipher }
 
 func (u unfaithful) Open(dek, ct []byte, encctx map[string]string) ([]byte, error) {
 	plain, err := u.Cipher.Open(dek, ct, encctx)
@@ -62,23 +64,23 @@ func TestDualUnwrapFails(t *testing.T) {
 	for _, tc := range []struct {
 		name  string
 		setup func(*site)
-		kind  rotation.Kind
+		kind  journal.Kind
 		field string // "" is the new KEK
 	}{
-		{"a wrong context is accepted", func(s *site) { s.KMS = lax{s.kms} }, rotation.CanaryFailed, ""},
-		{"another DEK comes back", func(s *site) { s.KMS = forgetful{s.kms} }, rotation.CanaryFailed, ""},
-		{"the canary does not unwrap", func(s *site) { s.KMS = deaf{s.kms} }, rotation.CanaryFailed, ""},
-		{"another plaintext comes back", func(s *site) { s.Cipher = unfaithful{s.Cipher} }, rotation.CanaryFailed, ""},
-		{"the new key is disabled", func(s *site) { s.must(s.kms.Disable(s.t.Context(), s.record(spring).NewKEK)) }, rotation.KeyUnusable, ""},
-		{"a corpus entry is garbage", entry(func(_ *site, r *memstore.Record) { r.WrappedDEK = []byte("garbage") }), rotation.CorpusCorrupted, "known-2.json"},
-		{"it has no DEK", entry(func(_ *site, r *memstore.Record) { r.WrappedDEK = nil }), rotation.CorpusCorrupted, "known-2.json"},
-		{"it was altered", entry(func(_ *site, r *memstore.Record) { r.Ciphertext[9] ^= 1 }), rotation.CorpusCorrupted, "known-2.json"},
-		{"it is empty", entry(func(_ *site, r *memstore.Record) { r.Ciphertext = nil }), rotation.CorpusCorrupted, "known-2.json"},
-		{"it is of another context", entry(func(_ *site, r *memstore.Record) { r.Context = nil }), rotation.CorpusCorrupted, "known-2.json"},
-		{"it opens to something else", entry(func(_ *site, r *memstore.Record) { r.PlainSHA = "00" }), rotation.CorpusCorrupted, "known-2.json"},
-		{"its hash is missing", entry(func(_ *site, r *memstore.Record) { r.PlainSHA, r.Defect = "", "no plaintext_sha256" }), rotation.CorpusCorrupted, "known-2.json"},
-		{"it is no envelope", entry(func(_ *site, r *memstore.Record) { r.Defect = "not JSON" }), rotation.CorpusCorrupted, "known-2.json"},
-		{"it is under another KEK", entry(func(_ *site, r *memstore.Record) { r.KEK = "kek-9999" }), rotation.CorpusCorrupted, "known-2.json"},
+		{"a wrong context is accepted", func(s *site) { s.Keys.Wrapper = lax{s.kms} }, journal.CanaryFailed, ""},
+		{"another DEK comes back", func(s *site) { s.Keys.Wrapper = forgetful{s.kms} }, journal.CanaryFailed, ""},
+		{"the canary does not unwrap", func(s *site) { s.Keys.Wrapper = deaf{s.kms} }, journal.CanaryFailed, ""},
+		{"another plaintext comes back", func(s *site) { s.Keys.Cipher = unfaithful{s.Keys.Cipher} }, journal.CanaryFailed, ""},
+		{"the new key is disabled", func(s *site) { s.must(s.kms.Disable(s.t.Context(), s.record(spring).NewKEK)) }, journal.KeyUnusable, ""},
+		{"a corpus entry is garbage", entry(func(_ *site, r *memstore.Record) { r.WrappedDEK = []byte("garbage") }), journal.CorpusCorrupted, "known-2.json"},
+		{"it has no DEK", entry(func(_ *site, r *memstore.Record) { r.WrappedDEK = nil }), journal.CorpusCorrupted, "known-2.json"},
+		{"it was altered", entry(func(_ *site, r *memstore.Record) { r.Ciphertext[9] ^= 1 }), journal.CorpusCorrupted, "known-2.json"},
+		{"it is empty", entry(func(_ *site, r *memstore.Record) { r.Ciphertext = nil }), journal.CorpusCorrupted, "known-2.json"},
+		{"it is of another context", entry(func(_ *site, r *memstore.Record) { r.Context = nil }), journal.CorpusCorrupted, "known-2.json"},
+		{"it opens to something else", entry(func(_ *site, r *memstore.Record) { r.PlainSHA = "00" }), journal.CorpusCorrupted, "known-2.json"},
+		{"its hash is missing", entry(func(_ *site, r *memstore.Record) { r.PlainSHA, r.Defect = "", "no plaintext_sha256" }), journal.CorpusCorrupted, "known-2.json"},
+		{"it is not an envelope", entry(func(_ *site, r *memstore.Record) { r.Defect = "not JSON" }), journal.CorpusCorrupted, "known-2.json"},
+		{"it is under another KEK", entry(func(_ *site, r *memstore.Record) { r.KEK = "kek-9999" }), journal.CorpusCorrupted, "known-2.json"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			s := newSite(t)
@@ -118,11 +120,11 @@ func TestDualUnwrapCounts(t *testing.T) {
 	s.advance(spring, rotation.ExecutionInput{}, kek.Minted)
 	s.must(s.rehearse(spring))
 	out, err := s.DualUnwrap(t.Context(), input(spring))
-	if err != nil || out.Canaries != s.CanaryRounds || out.Corpus != 152 {
+	if err != nil || out.Canaries != s.Config.CanaryRounds || out.Corpus != 152 {
 		t.Errorf("%+v, %v", out, err)
 	}
 	s.advance(spring, rotation.ExecutionInput{}, kek.Completed)
-	for id := range s.rows() { // what is no known cipher does not count, and nothing but that proves nothing
+	for id := range s.rows() { // what is not a known cipher does not count, and nothing but that proves nothing
 		if id.table == s.corpus {
 			r := s.rows()[id]
 			r.PlainSHA = ""
@@ -132,7 +134,7 @@ func TestDualUnwrapCounts(t *testing.T) {
 	s.advance("later", rotation.ExecutionInput{}, kek.Minted)
 	s.must(s.rehearse("later"))
 	_, err = s.DualUnwrap(t.Context(), input("later"))
-	wantKind(t, err, rotation.CorpusCorrupted)
+	wantKind(t, err, journal.CorpusCorrupted)
 	s2 := newSite(t) // a deployment without a corpus
 	s2.must(s2.RemoveSource(t.Context(), "corpus", "there is none"))
 	s2.advance(spring, rotation.ExecutionInput{}, kek.Minted)
@@ -150,7 +152,7 @@ func TestMintNeverSwitchesToDeadKey(t *testing.T) {
 	fresh, pointer := s.record(spring).NewKEK, s.pointer()
 	s.must(s.kms.Disable(t.Context(), fresh))
 	_, err := s.Switch(t.Context(), input(spring))
-	wantKind(t, err, rotation.KeyUnusable)
+	wantKind(t, err, journal.KeyUnusable)
 	if e := typed(err); e.Field != string(fresh) || s.pointer() != pointer {
 		t.Errorf("field %q, pointer %+v", e.Field, s.pointer())
 	}
@@ -174,7 +176,7 @@ func TestMintFindsDeadKey(t *testing.T) {
 		return true, nil
 	})
 	_, err := s.Mint(t.Context(), input(spring))
-	wantKind(t, err, rotation.KeyUnusable)
+	wantKind(t, err, journal.KeyUnusable)
 	s.phase(spring, kek.Started)
 }
 
@@ -201,8 +203,8 @@ func TestStepsOfNothing(t *testing.T) {
 		},
 	} {
 		err := run()
-		wantKind(t, err, rotation.Refused)
-		if e := typed(err); e.Next == "" {
+		wantKind(t, err, journal.Refused)
+		if e := typed(err); e.Next.IsZero() {
 			t.Errorf("%s names no next step", name)
 		}
 	}
@@ -218,19 +220,19 @@ func TestGenesisRefuses(t *testing.T) {
 		t.Errorf("repeated: %+v, %v", p, err)
 	}
 	_, err := s.Genesis(t.Context(), s.first, "a\nb", nil)
-	wantKind(t, err, rotation.InvalidInput)
+	wantKind(t, err, journal.InvalidInput)
 	if diff := s.diff(before); diff != "" {
 		t.Errorf("the world changed (-was +is):\n%s", diff)
 	}
-	k, err := s.kms.Create(t.Context(), "", 0, "second", rotation.Key{})
+	k, err := s.kms.Create(t.Context(), "", 0, "second", keyring.Key{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	_, err = s.Genesis(t.Context(), k.ID, "second", nil)
-	wantKind(t, err, rotation.Refused)
+	wantKind(t, err, journal.Refused)
 	s.must(s.kms.Disable(t.Context(), k.ID))
 	_, err = s.Genesis(t.Context(), k.ID, "second", nil)
-	wantKind(t, err, rotation.KeyUnusable)
+	wantKind(t, err, journal.KeyUnusable)
 	if s.pointer().KEKID != s.first {
 		t.Error("genesis moved the pointer")
 	}

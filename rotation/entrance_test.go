@@ -3,49 +3,50 @@ package rotation_test
 import (
 	"encoding/json"
 	"errors"
-	"strings"
 	"testing"
 
 	"github.com/matter-ops/kms-rotation/internal/lambdastep"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/gates"
+	"github.com/matter-ops/kms-rotation/rotation/journal"
 )
 
 // TestEntrances: what a state machine's entrance is not for is refused with nothing changed,
 // and the next step names the other machine; the rest starts.
 func TestEntrances(t *testing.T) {
 	normal := rotation.ExecutionInput{}
-	drill := rotation.ExecutionInput{Drill: rotation.DrillFailure}
+	drill := rotation.ExecutionInput{Drill: gates.DrillFailure}
 	urgent := rotation.ExecutionInput{Mode: "emergency", Reason: "the key was seen in a log"}
 	for _, tc := range []struct {
 		at   rotation.Entrance
 		in   rotation.ExecutionInput
-		kind rotation.Kind // "" if it starts
-		next string
+		kind journal.Kind // "" if it starts
+		next journal.Action
 	}{
 		{rotation.EntranceNormal, normal, "", ""},
 		{rotation.EntranceNormal, drill, "", ""},
-		{rotation.EntranceNormal, urgent, rotation.InvalidInput, "EmergencyStateMachineArn"},
+		{rotation.EntranceNormal, urgent, journal.InvalidInput, journal.StartEmergency},
 		{rotation.EntranceEmergency, urgent, "", ""},
-		{rotation.EntranceEmergency, normal, rotation.InvalidInput, "StateMachineArn"},
-		{rotation.EntranceEmergency, drill, rotation.InvalidInput, "StateMachineArn"},
+		{rotation.EntranceEmergency, normal, journal.InvalidInput, journal.StartNormal},
+		{rotation.EntranceEmergency, drill, journal.InvalidInput, journal.StartNormal},
 		{rotation.EntranceAny, normal, "", ""},
 		{rotation.EntranceAny, urgent, "", ""},
 		{"", urgent, "", ""},
-		{"${Entrance}", urgent, rotation.Misconfigured, "statemachine.asl.json"}, // a definition that nobody has filled in
-		{"${Entrance}", normal, rotation.Misconfigured, "statemachine.asl.json"},
+		{"${Entrance}", urgent, journal.Misconfigured, journal.DeployOneVersion}, // a definition that nobody has filled in
+		{"${Entrance}", normal, journal.Misconfigured, journal.DeployOneVersion},
 	} {
 		s := newSite(t)
 		before := s.snapshot()
 		_, err := s.Preflight(t.Context(), rotation.PreflightInput{ExecutionARN: "arn:" + spring, ExecutionName: spring, Input: tc.in, Entrance: tc.at})
-		var typed *rotation.Error
+		var typed *journal.Error
 		if tc.kind == "" {
 			if err != nil {
 				t.Errorf("entrance %q, %+v: %v", tc.at, tc.in, err)
 			}
 			continue
 		}
-		if !errors.As(err, &typed) || typed.Kind != tc.kind || !strings.Contains(typed.Next, tc.next) {
+		if !errors.As(err, &typed) || typed.Kind != tc.kind || typed.Next.Do != tc.next {
 			t.Errorf("entrance %q, %+v: %v", tc.at, tc.in, err)
 		}
 		if d := s.diff(before); d != "" {
@@ -73,8 +74,8 @@ func TestEntranceOfResume(t *testing.T) {
 			_, err := s.Preflight(t.Context(), rotation.PreflightInput{ExecutionName: "resumed", Input: rotation.ExecutionInput{Resume: spring}, Entrance: at})
 			return err
 		}
-		var typed *rotation.Error
-		if err := resume(tc.other); !errors.As(err, &typed) || typed.Kind != rotation.InvalidInput || typed.Field != "mode" {
+		var typed *journal.Error
+		if err := resume(tc.other); !errors.As(err, &typed) || typed.Kind != journal.InvalidInput || typed.Field != "mode" {
 			t.Errorf("%s at the other entrance: %v", tc.mode, err)
 		}
 		if err := resume(tc.own); err != nil {
@@ -92,7 +93,7 @@ func TestEntranceIsNotTheInputs(t *testing.T) {
 		`{"mode":"emergency","reason":"r","entrance":"any"}`,
 		`{"mode":"emergency","reason":"r","Entrance":"emergency"}`,
 	} {
-		if in, err := lambdastep.Decode[rotation.PreflightInput](payload(input)); err == nil {
+		if in, err := lambdastep.DecodePayload[rotation.PreflightInput](payload(input)); err == nil {
 			t.Errorf("%s: %+v", input, in)
 		}
 	}

@@ -14,6 +14,11 @@ import (
 	"github.com/matter-ops/kms-rotation/audit"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/anchor"
+	"github.com/matter-ops/kms-rotation/rotation/gates"
+	"github.com/matter-ops/kms-rotation/rotation/journal"
+	"github.com/matter-ops/kms-rotation/rotation/keyring"
+	"github.com/matter-ops/kms-rotation/source"
 	"github.com/matter-ops/kms-rotation/test/memstore"
 )
 
@@ -28,12 +33,12 @@ func (s *site) fork(t *testing.T) *site {
 		orders: s.orders.CloneTo(w), people: s.people.CloneTo(w), corpus: s.corpus.CloneTo(w),
 	}
 	f.tables = []*memstore.Table{f.orders, f.people, f.corpus}
-	f.Deps = rotation.Deps{
-		Registry: f.store, Outbox: f.store, Drainage: f.store, Checkpoints: f.store, Vault: f.vault,
-		Keys: f.kms, KMS: f.kms, Cipher: s.Cipher, Notifier: f,
-		Announcements: f.store, Drills: f.store, Approvals: f.store, HealthLog: f.store,
-		OpenSource: w.Open, Random: s.Random, Now: c.now, Actor: s.Actor,
-	}
+	f.Journal = &journal.Journal{Registry: f.store, Outbox: f.store, AuditBucket: f.vault, Notifier: f, Now: c.now, Actor: s.Journal.Actor}
+	f.Gates = gates.Gates{Rules: s.Gates.Rules, Journal: f.Journal, Announcements: f.store, Drills: f.store, Approvals: f.store, HealthLog: f.store}
+	f.Anchor = nil
+	f.Keys.Admin, f.Keys.Wrapper = f.kms, f.kms
+	f.Drainage, f.Checkpoints, f.OpenSource = f.store, rotation.SealCheckpoints(f.store, memstore.CheckpointKeys{}), w.Open
+	f.Scheduler = &rotation.Scheduler{Journal: f.Journal, Gates: &f.Gates}
 	return f
 }
 
@@ -45,24 +50,24 @@ var errTaken error = audit.TakenBy("the place", "a version", []byte("another obj
 
 // names are those of the failures in the golden file.
 var names = map[error]string{
-	errAway: "away", rotation.ErrDenied: "denied", rotation.ErrRejected: "rejected", rotation.ErrNoKey: "no key", rotation.ErrKeyDisabled: "key disabled",
-	rotation.ErrUnwrap: "unwrap", rotation.ErrNoControlTable: "no table", kek.ErrConflict: "conflict", errTaken: "taken", rotation.ErrNoRecord: "no record",
-	rotation.ErrLogRefused: "refused",
+	errAway: "away", journal.ErrDenied: "denied", journal.ErrRejected: "rejected", journal.ErrNoKey: "no key", journal.ErrKeyDisabled: "key disabled",
+	journal.ErrUnwrap: "unwrap", journal.ErrNoControlTable: "no table", kek.ErrConflict: "conflict", errTaken: "taken", journal.ErrNoRecord: "no record",
+	anchor.ErrLogRefused: "refused",
 }
 
 // failures are how a call of an adapter may fail.
 func failures(op string) []error {
-	out := []error{errAway, fmt.Errorf("%s: %w", op, rotation.ErrDenied), fmt.Errorf("%s: %w", op, rotation.ErrRejected)}
+	out := []error{errAway, fmt.Errorf("%s: %w", op, journal.ErrDenied), fmt.Errorf("%s: %w", op, journal.ErrRejected)}
 	op, _, _ = strings.Cut(op, " ") // what it is about
 	switch op {
 	case "KMS.Describe":
-		out = append(out, rotation.ErrNoKey)
+		out = append(out, journal.ErrNoKey)
 	case "KMS.Disable":
-		out = append(out, rotation.ErrNoKey)
+		out = append(out, journal.ErrNoKey)
 	case "KMS.Decrypt", "KMS.ReEncrypt", "KMS.GenerateDataKey", "KMS.Identify":
-		out = append(out, rotation.ErrNoKey, rotation.ErrKeyDisabled, rotation.ErrUnwrap)
+		out = append(out, journal.ErrNoKey, journal.ErrKeyDisabled, journal.ErrUnwrap)
 	case "Store.Load", "Store.LoadAll", "Items.Examine":
-		out = append(out, rotation.ErrNoControlTable)
+		out = append(out, journal.ErrNoControlTable)
 	case "Store.Apply", "Store.SaveAnnouncement", "Store.SaveApproval", "Store.SaveDrill", "Store.SaveAnchor", "Store.Begin", "Items.Repair":
 		out = append(out, kek.ErrConflict, kek.ErrConflict)
 	case "Store.SaveCheckpoint":
@@ -70,9 +75,9 @@ func failures(op string) []error {
 	case "Vault.Put":
 		out = append(out, errTaken)
 	case "Log.Submit":
-		out = append(out, rotation.ErrLogRefused)
+		out = append(out, anchor.ErrLogRefused)
 	case "Vault.Get", "Vault.GetAnchor":
-		out = append(out, rotation.ErrNoRecord)
+		out = append(out, journal.ErrNoRecord)
 	}
 	return out
 }
@@ -92,7 +97,7 @@ func TestEveryFailureIsTold(t *testing.T) {
 				continue
 			case s == nil || step.phase == "":
 				s = newSite(t)
-				s.Segments = 1
+				s.Config.Segments = 1
 				for _, table := range s.tables { // one row each, so that the calls have one order
 					for id := range rowsOf(table) {
 						if !strings.HasSuffix(id, "0") && id != "known-1.json" {
@@ -118,8 +123,8 @@ func TestEveryFailureIsTold(t *testing.T) {
 
 // tickOnce is a tick of the schedule that starts what it starts nowhere.
 func (s *site) tickOnce() (any, error) {
-	s.Starter = &ordered{t: s.t}
-	out, err := s.Schedule(s.t.Context(), rotation.ScheduleInput{Hour: hour2, State: rotation.ScheduleEnabled})
+	s.Scheduler.Starter = &ordered{t: s.t}
+	out, err := s.Scheduler.StartDue(s.t.Context(), rotation.ScheduleInput{Hour: hour2, State: rotation.ScheduleEnabled})
 	return out, err
 }
 
@@ -170,7 +175,7 @@ func failing[T any](t *testing.T, fresh func() T, hook func(T, memstore.Hook), r
 			for i, failure := range failures(op) {
 				f := fresh()
 				seen, last := 0, from+1
-				if errors.Is(failure, kek.ErrConflict) && i%2 == 0 { // once, and for good
+				if errors.Is(failure, kek.ErrConflict) && i%2 == 0 { // once, and permanently
 					last = math.MaxInt
 				}
 				hook(f, func(now string, _ ...any) (bool, error) {
@@ -190,7 +195,7 @@ func failing[T any](t *testing.T, fresh func() T, hook func(T, memstore.Hook), r
 				if errors.Is(failure, kek.ErrConflict) && last > from+1 {
 					often = " always"
 				}
-				for _, known := range []error{rotation.ErrDenied, rotation.ErrRejected} {
+				for _, known := range []error{journal.ErrDenied, journal.ErrRejected} {
 					if errors.Is(failure, known) {
 						cause = known
 					}
@@ -224,26 +229,26 @@ func failingSteps(in rotation.ExecutionInput) []failingStep {
 		{name: "health", run: func(s *site) (any, error) { return s.Health(ctx, rotation.HealthInput{}) }, in: normal},
 		{name: "a census by hand", run: func(s *site) (any, error) { return s.TakeCensus(ctx, "", nil) }, in: normal},
 		{name: "a sample of rows", run: func(s *site) (any, error) { return s.CheckRows(ctx, kek.Normal) }, in: normal},
-		{name: "announce", run: func(s *site) (any, error) { return s.Announce(ctx, rotation.AnnounceInput{}) }, in: normal},
+		{name: "announce", run: func(s *site) (any, error) { return s.Gates.AnnounceWindow(ctx, gates.AnnounceInput{}) }, in: normal},
 		{name: "announce where another object lies", in: normal, prepare: func(s *site) {
 			at, head, err := s.store.Head(ctx)
 			s.must(err)
 			s.vault.Tamper(at.RecordKey(head.Seq+1), []byte("another object"))
-		}, run: func(s *site) (any, error) { return s.Announce(ctx, rotation.AnnounceInput{}) }},
-		{name: "announce again", prepare: func(s *site) { must(s.Announce(ctx, rotation.AnnounceInput{})) }, run: func(s *site) (any, error) {
-			return s.Announce(ctx, rotation.AnnounceInput{})
+		}, run: func(s *site) (any, error) { return s.Gates.AnnounceWindow(ctx, gates.AnnounceInput{}) }},
+		{name: "announce again", prepare: func(s *site) { must(s.Gates.AnnounceWindow(ctx, gates.AnnounceInput{})) }, run: func(s *site) (any, error) {
+			return s.Gates.AnnounceWindow(ctx, gates.AnnounceInput{})
 		}, in: normal},
 		{name: "add source", run: func(s *site) (any, error) { return s.AddSource(ctx, s.world.NewTable("new").Source()) }, in: normal},
 		{name: "remove source", run: func(s *site) (any, error) { return nil, s.RemoveSource(ctx, "orders", "") }, in: normal},
 		{name: "register KEK", in: normal, run: func(s *site) (any, error) {
-			k, err := s.kms.Create(ctx, "", 0, "old", rotation.Key{})
+			k, err := s.kms.Create(ctx, "", 0, "old", keyring.Key{})
 			return nil, errors.Join(err, s.RegisterKEK(ctx, k.ID, "old"))
 		}},
 		{name: "adopt", in: normal, run: func(s *site) (any, error) {
 			return s.Adopt(ctx, s.store, rotation.AdoptInput{Source: "orders", Write: true})
 		}, prepare: func(s *site) {
 			r := s.seal(s.orders, "unlabelled", s.first, 0, "secret")
-			r.KEK, r.Defect, r.Kind = "", "no kek_id", rotation.NoKEK
+			r.KEK, r.Defect, r.Kind = "", "no kek_id", source.NoKEK
 			s.orders.Plant("unlabelled", r)
 		}},
 		{name: "preflight of the schedule", in: normal, run: func(s *site) (any, error) {
@@ -251,7 +256,7 @@ func failingSteps(in rotation.ExecutionInput) []failingStep {
 		}},
 		{name: "a tick of the schedule", in: normal, prepare: func(s *site) {
 			s.clock.at = time.Date(2026, 7, 5, 2, 0, 0, 0, time.UTC)
-			s.AnnounceDays, s.DrillFreshDays = 7, 90
+			s.Gates.Rules.AnnounceDays, s.Gates.Rules.DrillFreshDays = 7, 90
 			s.told("Q3-2026-rotation", s.clock.at, s.clock.at.Add(3*time.Hour), s.clock.at.AddDate(0, 0, -8))
 			s.passed(s.clock.at.AddDate(0, 0, -14))
 		}, run: func(s *site) (any, error) { return s.tickOnce() }},
@@ -267,7 +272,7 @@ func failingSteps(in rotation.ExecutionInput) []failingStep {
 				s.must(err)
 				s.vault.Tamper(at.RecordKey(head.Seq+1), []byte("another object"))
 				s.must(s.store.Record(ctx, audit.Event{ID: fmt.Sprint("y", n), Type: "y"}))
-				must(s.Announce(ctx, rotation.AnnounceInput{Label: fmt.Sprint("window ", n)})) // a generation begins
+				must(s.Gates.AnnounceWindow(ctx, gates.AnnounceInput{Label: fmt.Sprint("window ", n)})) // a generation begins
 			}
 		}, run: func(s *site) (any, error) {
 			p, err := s.Preflight(ctx, preflightInput(spring, in))
@@ -279,7 +284,7 @@ func failingSteps(in rotation.ExecutionInput) []failingStep {
 			e := must(audit.Next(at.Chain, head, s.clock.now(), audit.Event{ID: "x", Type: "x"}))
 			s.must(s.vault.Put(ctx, at.RecordKey(head.Seq+1), e))
 			s.must(s.store.Record(ctx, audit.Event{ID: "y", Type: "y"}))
-			must(s.Announce(ctx, rotation.AnnounceInput{})) // a generation begins
+			must(s.Gates.AnnounceWindow(ctx, gates.AnnounceInput{})) // a generation begins
 		}, run: func(s *site) (any, error) { return s.Preflight(ctx, preflightInput(spring, in)) }},
 		{name: "preflight", in: notDrill, run: func(s *site) (any, error) { return s.Preflight(ctx, preflightInput(spring, in)) }},
 		{name: "preflight of a strict deployment", prepare: ready, in: normal, run: func(s *site) (any, error) {
@@ -297,7 +302,7 @@ func failingSteps(in rotation.ExecutionInput) []failingStep {
 		}},
 		{name: "mint", in: normal, phase: kek.Started, prepare: func(s *site) {
 			s.must(s.census(spring))
-			must(s.kms.Create(ctx, spring, 1, "a stray", rotation.Key{}))
+			must(s.kms.Create(ctx, spring, 1, "a stray", keyring.Key{}))
 		}, run: func(s *site) (any, error) {
 			return s.Mint(ctx, input(spring))
 		}},
@@ -317,31 +322,31 @@ func failingSteps(in rotation.ExecutionInput) []failingStep {
 			return s.DualUnwrap(ctx, input(spring))
 		}},
 		{name: "roll back", phase: kek.Minted, in: func(in rotation.ExecutionInput) bool { return in.Mode == "" }, run: func(s *site) (any, error) {
-			return s.Retire(ctx, rotation.RetireInput{RotationID: spring, Action: rotation.ActionPreSwitchFailure, Error: string(rotation.CanaryFailed), Cause: "it did"})
+			return s.Retire(ctx, rotation.RetireInput{RotationID: spring, Action: rotation.ActionPreSwitchFailure, Error: string(journal.CanaryFailed), Cause: "it did"})
 		}},
 		{name: "mint again", phase: kek.Minted, in: func(in rotation.ExecutionInput) bool { return in.Mode != "" }, run: func(s *site) (any, error) {
-			return s.Retire(ctx, rotation.RetireInput{RotationID: spring, Action: rotation.ActionRemint, FailedAttempt: 1, Error: string(rotation.CanaryFailed)})
+			return s.Retire(ctx, rotation.RetireInput{RotationID: spring, Action: rotation.ActionRemint, FailedAttempt: 1, Error: string(journal.CanaryFailed)})
 		}},
 		{name: "a drill that is over", phase: kek.Minted, in: isDrill, prepare: func(s *site) {
-			must(s.Retire(ctx, rotation.RetireInput{RotationID: spring, Action: rotation.ActionPreSwitchFailure, Error: string(rotation.CanaryFailed)}))
+			must(s.Retire(ctx, rotation.RetireInput{RotationID: spring, Action: rotation.ActionPreSwitchFailure, Error: string(journal.CanaryFailed)}))
 		}, run: func(s *site) (any, error) {
 			return s.Retire(ctx, rotation.RetireInput{RotationID: spring, Action: rotation.ActionPreSwitchFailure})
 		}},
-		{name: "ask for approval", phase: kek.Tested, in: normal, prepare: func(s *site) { s.ApprovalRequired, s.ApprovalWait = true, time.Hour }, run: func(s *site) (any, error) {
-			return s.AskApproval(ctx, rotation.ApprovalInput{RotationID: spring, Token: "token"})
+		{name: "ask for approval", phase: kek.Tested, in: normal, prepare: func(s *site) { s.Gates.Rules.ApprovalRequired, s.Gates.Rules.ApprovalWait = true, time.Hour }, run: func(s *site) (any, error) {
+			return s.Gates.AskApproval(ctx, gates.ApprovalInput{RotationID: spring, Token: "token"})
 		}},
-		{name: "approve", phase: kek.Tested, in: normal, prepare: func(s *site) { s.Actor, plan = bob, s.PlanHash(s.record(spring)) }, run: func(s *site) (any, error) {
-			return s.Judge(ctx, rotation.Verdict{RotationID: spring, Plan: plan})
+		{name: "approve", phase: kek.Tested, in: normal, prepare: func(s *site) { s.Journal.Actor, plan = bob, s.Gates.HashPlan(s.record(spring)) }, run: func(s *site) (any, error) {
+			return s.Gates.JudgePlan(ctx, gates.Verdict{RotationID: spring, Plan: plan})
 		}},
 		{name: "approve again", phase: kek.Tested, in: normal, prepare: func(s *site) {
-			must(s.Judge(ctx, rotation.Verdict{RotationID: spring, Plan: plan}))
+			must(s.Gates.JudgePlan(ctx, gates.Verdict{RotationID: spring, Plan: plan}))
 		}, run: func(s *site) (any, error) {
-			return s.Judge(ctx, rotation.Verdict{RotationID: spring, Plan: plan})
+			return s.Gates.JudgePlan(ctx, gates.Verdict{RotationID: spring, Plan: plan})
 		}},
 		{name: "switch without approval", phase: kek.Tested, in: normal, run: func(s *site) (any, error) {
 			return s.Switch(ctx, input(spring))
 		}},
-		{name: "switch", in: normal, phase: kek.Tested, prepare: func(s *site) { s.ApprovalRequired, s.Actor = false, "test" }, run: func(s *site) (any, error) {
+		{name: "switch", in: normal, phase: kek.Tested, prepare: func(s *site) { s.Gates.Rules.ApprovalRequired, s.Journal.Actor = false, "test" }, run: func(s *site) (any, error) {
 			return s.Switch(ctx, input(spring))
 		}},
 		{name: "drain", phase: kek.Switched, in: notDrill, prepare: func(s *site) {
@@ -354,7 +359,7 @@ func failingSteps(in rotation.ExecutionInput) []failingStep {
 			return s.RevokeLease(ctx, s.store, s.first, "gone", "its host is gone")
 		}},
 		{name: "a tick beside a rotation that is late", phase: kek.Switched, in: normal, prepare: func(s *site) {
-			s.AnnounceDays, s.DrillFreshDays = 0, 0
+			s.Gates.Rules.AnnounceDays, s.Gates.Rules.DrillFreshDays = 0, 0
 		}, run: func(s *site) (any, error) {
 			s.clock.at = time.Date(2026, 7, 9, 2, 0, 0, 0, time.UTC)
 			return s.tickOnce()

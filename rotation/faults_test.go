@@ -13,6 +13,8 @@ import (
 	"github.com/matter-ops/kms-rotation/audit"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/journal"
+	"github.com/matter-ops/kms-rotation/source"
 )
 
 // fault is what becomes of one call of a whole rotation.
@@ -90,7 +92,7 @@ func (e *effects) hook(op string, args ...any) (bool, error) {
 	}
 	switch {
 	case again:
-		return false, rotation.ErrDenied
+		return false, journal.ErrDenied
 	case !mine:
 		return true, nil
 	case e.onHit != nil:
@@ -116,9 +118,9 @@ func (e *effects) strike() (bool, error) {
 		return true, errPlanted
 	case deniedTwice:
 		e.left = 1
-		return false, rotation.ErrDenied
+		return false, journal.ErrDenied
 	default:
-		return false, rotation.ErrDenied
+		return false, journal.ErrDenied
 	}
 }
 
@@ -137,9 +139,9 @@ func subject(op string, args []any) string {
 	case "Store.LoadCheckpoint":
 		return fmt.Sprint(args[1:]...)
 	case "Table.Scan":
-		return fmt.Sprint(args[0], args[1].(rotation.ScanRequest).Segment)
+		return fmt.Sprint(args[0], args[1].(source.ScanRequest).Segment)
 	case "Table.Replace", "Table.Reread":
-		return args[1].(rotation.Row).ID
+		return args[1].(source.Row).ID
 	case "KMS.Decrypt":
 		return fmt.Sprint(args[0], " ", encctx(args[2]))
 	case "KMS.GenerateDataKey":
@@ -374,7 +376,7 @@ func TestStaleCalls(t *testing.T) {
 					}
 					before := d.snapshot()
 					_, err := d.run(c)
-					var typed *rotation.Error
+					var typed *journal.Error
 					if err != nil && !errors.As(err, &typed) {
 						t.Errorf("stale %s before %s: %v", name, now.state, err)
 					}
@@ -390,7 +392,7 @@ func TestStaleCalls(t *testing.T) {
 }
 
 // TestLateCalls repeats, before each step of a rotation, all that it called so
-// far, rollback included once the pointer has moved: the rotation goes on.
+// far, rollback included once the pointer has moved: the rotation continues.
 func TestLateCalls(t *testing.T) {
 	for mode, in := range map[string]rotation.ExecutionInput{"normal": {}, "emergency": emergency} {
 		t.Run(mode, func(t *testing.T) {
@@ -454,7 +456,7 @@ func (e *effects) added(in rotation.ExecutionInput, name string) string {
 		return err
 	}
 	e.onHit = func(call) {
-		if err := add(); err != nil && typed(err).Kind != rotation.RotationInProgress {
+		if err := add(); err != nil && typed(err).Kind != journal.RotationInProgress {
 			t.Errorf("add: %v", err)
 		}
 	}

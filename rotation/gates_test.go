@@ -13,13 +13,15 @@ import (
 
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/gates"
+	"github.com/matter-ops/kms-rotation/rotation/journal"
 )
 
 const day = 24 * time.Hour
 
 // strict makes a deployment demand everything that the template does by default.
 func strict(s *site) {
-	s.AnnounceDays, s.DrillFreshDays, s.HealthDays = 7, 90, 7
+	s.Gates.Rules.AnnounceDays, s.Gates.Rules.DrillFreshDays, s.Gates.Rules.HealthDays = 7, 90, 7
 }
 
 // ready makes a strict deployment meet what it demands: the window of now was
@@ -60,7 +62,7 @@ func (s *site) green(n int) {
 // drill runs a drill that must pass.
 func (s *site) drill(name string) {
 	s.t.Helper()
-	e := newDriver(s).machine.Start(name, rotation.ExecutionInput{Drill: rotation.DrillFailure})
+	e := newDriver(s).machine.Start(name, rotation.ExecutionInput{Drill: gates.DrillFailure})
 	if e.Status != "SUCCEEDED" || e.Final != "DrillPassed" {
 		s.t.Fatalf("the drill ended in %s: %v", e.Final, e.Failure)
 	}
@@ -69,14 +71,14 @@ func (s *site) drill(name string) {
 // announced records that customers were told of a window so long ago.
 func (s *site) announced(label string, ago time.Duration, from, to time.Time) {
 	s.t.Helper()
-	days := s.AnnounceDays
-	s.AnnounceDays = 0
+	days := s.Gates.Rules.AnnounceDays
+	s.Gates.Rules.AnnounceDays = 0
 	s.clock.pass(-ago)
-	if _, err := s.Announce(s.t.Context(), rotation.AnnounceInput{Label: label, From: from}); err != nil {
+	if _, err := s.Gates.AnnounceWindow(s.t.Context(), gates.AnnounceInput{Label: label, From: from}); err != nil {
 		s.t.Fatal(err)
 	}
 	s.clock.pass(ago)
-	s.AnnounceDays = days
+	s.Gates.Rules.AnnounceDays = days
 	if a, err := s.store.LoadAnnouncement(s.t.Context(), label); err != nil || !a.From.Equal(from) || !a.To.Equal(to) {
 		s.t.Fatalf("announced %s to %s, want %s to %s (%v)", a.From, a.To, from, to, err)
 	}
@@ -88,7 +90,7 @@ func TestGatesRefuse(t *testing.T) {
 	opens := time.Date(2026, 4, 1, 1, 0, 0, 0, time.UTC) // the window of now
 	announce := func(ago time.Duration, days int) func(*site) {
 		return func(s *site) {
-			s.AnnounceDays = 7
+			s.Gates.Rules.AnnounceDays = 7
 			s.announced("Q2-2026-rotation", ago, opens.AddDate(0, 0, days), opens.AddDate(0, 0, days).Add(4*time.Hour))
 		}
 	}
@@ -107,46 +109,51 @@ func TestGatesRefuse(t *testing.T) {
 	for _, tc := range []struct {
 		name  string
 		setup func(*site)
-		kind  rotation.Kind // "" opens
+		kind  journal.Kind // "" opens
 	}{
 		{"ready", ready, ""},
-		{"never announced", func(s *site) { s.AnnounceDays = 7 }, rotation.AnnouncementMissing},
+		{"never announced", func(s *site) { s.Gates.Rules.AnnounceDays = 7 }, journal.AnnouncementMissing},
 		{"announced for another label", func(s *site) {
-			s.AnnounceDays = 7
+			s.Gates.Rules.AnnounceDays = 7
 			s.announced("Q3-2026-rotation", 8*day, opens, opens.Add(4*time.Hour))
-		}, rotation.AnnouncementMissing},
-		{"announced for yesterday", announce(9*day, -1), rotation.AnnouncementMissing},
-		{"announced for tomorrow", announce(8*day, 1), rotation.AnnouncementYoung},
-		{"announced six days ago", announce(6*day, 0), rotation.AnnouncementYoung},
+		}, journal.AnnouncementMissing},
+		{"announced for yesterday", announce(9*day, -1), journal.AnnouncementMissing},
+		{"announced for tomorrow", announce(8*day, 1), journal.AnnouncementYoung},
+		{"announced six days ago", announce(6*day, 0), journal.AnnouncementYoung},
 		{"announced seven days ago but for the schedule's delay", announce(7*day-3*time.Hour, 0), ""},
-		{"announced later than that", announce(7*day-3*time.Hour-time.Second, 0), rotation.AnnouncementYoung},
-		{"no drill", func(s *site) { s.DrillFreshDays = 90 }, rotation.DrillStale},
-		{"a fresh drill", func(s *site) { s.DrillFreshDays = 90; s.clock.pass(-90 * day); s.drill("d"); s.clock.pass(90 * day) }, ""},
+		{"announced later than that", announce(7*day-3*time.Hour-time.Second, 0), journal.AnnouncementYoung},
+		{"no drill", func(s *site) { s.Gates.Rules.DrillFreshDays = 90 }, journal.DrillStale},
+		{"a fresh drill", func(s *site) {
+			s.Gates.Rules.DrillFreshDays = 90
+			s.clock.pass(-90 * day)
+			s.drill("d")
+			s.clock.pass(90 * day)
+		}, ""},
 		{"a stale drill", func(s *site) {
-			s.DrillFreshDays = 90
+			s.Gates.Rules.DrillFreshDays = 90
 			s.clock.pass(-90*day - time.Second)
 			s.drill("d")
 			s.clock.pass(90*day + time.Second)
-		}, rotation.DrillStale},
-		{"no canary", func(s *site) { s.HealthDays = 7 }, rotation.HealthRed},
+		}, journal.DrillStale},
+		{"no canary", func(s *site) { s.Gates.Rules.HealthDays = 7 }, journal.HealthRed},
 		{"a day too short", func(s *site) {
-			s.HealthDays = 2
+			s.Gates.Rules.HealthDays = 2
 			s.clock.pass(-2 * day)
 			s.green(19)
 			s.clock.pass(day)
 			s.green(24)
 			s.clock.pass(day)
-		}, rotation.HealthRed},
+		}, journal.HealthRed},
 		{"green on the days demanded", func(s *site) {
-			s.HealthDays = 2
+			s.Gates.Rules.HealthDays = 2
 			s.clock.pass(-2 * day)
 			s.green(20)
 			s.clock.pass(day)
 			s.green(24)
 			s.clock.pass(day)
 		}, ""},
-		{"red today", red(0), rotation.HealthRed},
-		{"red seven days ago", red(7), rotation.HealthRed},
+		{"red today", red(0), journal.HealthRed},
+		{"red seven days ago", red(7), journal.HealthRed},
 		{"red eight days ago", red(8), ""},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -161,7 +168,7 @@ func TestGatesRefuse(t *testing.T) {
 				return
 			}
 			wantKind(t, err, tc.kind)
-			if e := typed(err); e.Field == "" || e.Next == "" {
+			if e := typed(err); e.Field == "" || e.Next.IsZero() {
 				t.Errorf("it names no field or no next step: %v", e)
 			}
 			if e := newDriver(s).machine.Start(spring, rotation.ExecutionInput{}); e.Final != "Refused" || e.Failure.Name != string(tc.kind) {
@@ -179,7 +186,7 @@ func TestGatesRefuse(t *testing.T) {
 func TestEmergencyOverrides(t *testing.T) {
 	s := newSite(t)
 	strict(s)
-	s.ApprovalRequired = true
+	s.Gates.Rules.ApprovalRequired = true
 	s.clock.pass(8 * time.Hour)
 	d := newDriver(s)
 	d.complete(spring, emergency)
@@ -205,7 +212,7 @@ func TestEmergencyOverrides(t *testing.T) {
 // and says nothing of it.
 func TestGatesNotDemanded(t *testing.T) {
 	s := newSite(t)
-	s.Window = rotation.Window{Zone: time.UTC}
+	s.Gates.Rules.Window = gates.Window{Zone: time.UTC}
 	plan, err := s.Preflight(t.Context(), preflightInput(spring, rotation.ExecutionInput{}))
 	if err != nil {
 		t.Fatal(err)
@@ -226,12 +233,12 @@ type teller struct {
 
 func (*teller) Name() string { return "teller" }
 
-func (p *teller) Tell(_ context.Context, a rotation.Announcement, stage rotation.Stage) error {
+func (p *teller) Tell(_ context.Context, a gates.Announcement, stage gates.Stage) error {
 	if p.err != nil {
 		return p.err
 	}
 	line := a.Label + " " + string(stage)
-	if stage == rotation.StageScheduled {
+	if stage == gates.StageScheduled {
 		line += " " + a.From.Format("2006-01-02 15:04") + " to " + a.To.Format("15:04")
 	}
 	p.told = append(p.told, line)
@@ -251,25 +258,25 @@ func (p *teller) stages() []string {
 func TestAnnounceFails(t *testing.T) {
 	s := newSite(t)
 	page := &teller{err: errors.New("status page is down")}
-	s.Announcers = []rotation.Announcer{page}
-	s.AnnounceDays = 7
+	s.Gates.Announcers = []gates.Announcer{page}
+	s.Gates.Rules.AnnounceDays = 7
 	before := s.snapshot()
-	_, err := s.Announce(t.Context(), rotation.AnnounceInput{})
-	wantKind(t, err, rotation.Transient)
+	_, err := s.Gates.AnnounceWindow(t.Context(), gates.AnnounceInput{})
+	wantKind(t, err, journal.Transient)
 	if diff := s.diff(before); diff != "" {
 		t.Errorf("the world changed (-was +is):\n%s", diff)
 	}
-	_, err = s.Announce(t.Context(), rotation.AnnounceInput{From: s.clock.now().AddDate(0, 0, 6)})
-	wantKind(t, err, rotation.InvalidInput)
+	_, err = s.Gates.AnnounceWindow(t.Context(), gates.AnnounceInput{From: s.clock.now().AddDate(0, 0, 6)})
+	wantKind(t, err, journal.InvalidInput)
 	page.err = nil
 	s.announced("Q2", 0, s.clock.now().Add(-time.Hour), s.clock.now().Add(3*time.Hour))
 	page.err = errors.New("status page is down")
-	out, err := s.Steps.Notify(t.Context(), rotation.NotifyInput{Event: rotation.NotifyCompleted, Label: "Q2"})
+	out, err := s.Notify(t.Context(), journal.Notice{Event: journal.NotifyCompleted, Label: "Q2"})
 	if err != nil || !out.Sent || len(out.Untold) != 1 || !strings.Contains(out.Untold[0], "status page is down") {
 		t.Errorf("%+v, %v", out, err)
 	}
 	page.err = nil
-	s.AnnounceDays = 0
+	s.Gates.Rules.AnnounceDays = 0
 	newDriver(s).complete(spring, rotation.ExecutionInput{}) // of another label: it was announced to nobody
 	if diff := cmp.Diff([]string{"Q2 scheduled 2026-04-01 01:00 to 05:00"}, page.told); diff != "" {
 		t.Errorf("customers (-want +got):\n%s", diff)
@@ -277,19 +284,19 @@ func TestAnnounceFails(t *testing.T) {
 }
 
 // TestAnnounceAnotherWindow checks that a window may be moved, and that a window that
-// is over is announced anew.
+// is over is announced again.
 func TestAnnounceAnotherWindow(t *testing.T) {
 	s := newSite(t)
 	page := &teller{}
-	s.Announcers = []rotation.Announcer{page}
-	s.AnnounceDays = 7
+	s.Gates.Announcers = []gates.Announcer{page}
+	s.Gates.Rules.AnnounceDays = 7
 	for _, tc := range []struct{ pass, from time.Duration }{{0, 0}, {0, 0}, {0, 9 * day}, {0, 9 * day}, {30 * day, 0}} {
 		s.clock.pass(tc.pass)
-		in := rotation.AnnounceInput{Label: "Q2"}
+		in := gates.AnnounceInput{Label: "Q2"}
 		if tc.from > 0 {
 			in.From = s.clock.now().Add(tc.from)
 		}
-		if _, err := s.Announce(t.Context(), in); err != nil {
+		if _, err := s.Gates.AnnounceWindow(t.Context(), in); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -319,17 +326,17 @@ func TestWindowAround(t *testing.T) {
 		{"any", "2026-04-05 02:00", "2026-04-05 02:00", "2026-04-06 02:00"},
 	} {
 		s := newSite(t)
-		w, err := rotation.ParseWindow(tc.window, berlin)
+		w, err := gates.ParseWindow(tc.window, berlin)
 		if err != nil {
 			t.Fatal(err)
 		}
-		s.Window = w
+		s.Gates.Rules.Window = w
 		at, err := time.ParseInLocation("2006-01-02 15:04", tc.at, berlin)
 		if err != nil {
 			t.Fatal(err)
 		}
 		s.clock.pass(at.Sub(s.clock.now()))
-		a, err := s.Announce(t.Context(), rotation.AnnounceInput{From: at})
+		a, err := s.Gates.AnnounceWindow(t.Context(), gates.AnnounceInput{From: at})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -346,7 +353,7 @@ func TestAheadAndAtTime(t *testing.T) {
 	s := newSite(t) // Wednesday 2026-04-01 02:00, outside of what is announced below
 	strict(s)
 	page := &teller{}
-	s.Announcers = []rotation.Announcer{page}
+	s.Gates.Announcers = []gates.Announcer{page}
 	s.clock.pass(-3*day + time.Minute) // Sunday 2026-03-29 02:01, in the quarter before
 	plan := s.look()
 	checks := map[string]bool{}
@@ -375,7 +382,7 @@ func TestAheadAndAtTime(t *testing.T) {
 		s.clock.pass(day)
 		_, err := s.Preflight(t.Context(), preflightInput(spring, rotation.ExecutionInput{}))
 		if early := s.clock.now().Day() != 5; early {
-			wantKind(t, err, map[bool]rotation.Kind{true: rotation.AnnouncementMissing, false: rotation.AnnouncementYoung}[s.clock.now().Month() == time.March])
+			wantKind(t, err, map[bool]journal.Kind{true: journal.AnnouncementMissing, false: journal.AnnouncementYoung}[s.clock.now().Month() == time.March])
 		} else if err != nil {
 			t.Fatal(err)
 		}
@@ -393,9 +400,9 @@ func TestAheadAndAtTime(t *testing.T) {
 // TestGatesOfOneDay: a deployment that demands one day of notice demands it.
 func TestGatesOfOneDay(t *testing.T) {
 	s := newSite(t)
-	s.AnnounceDays = 1
+	s.Gates.Rules.AnnounceDays = 1
 	_, err := s.start(spring, rotation.ExecutionInput{})
-	wantKind(t, err, rotation.AnnouncementMissing)
+	wantKind(t, err, journal.AnnouncementMissing)
 }
 
 // TestLookAheadAnnounces: a look at a later window announces it also where no notice is
@@ -407,7 +414,7 @@ func TestLookAheadAnnounces(t *testing.T) {
 	in := preflightInput(spring, rotation.ExecutionInput{Label: "Q2"})
 	in.AnnounceFrom = &from
 	_, err := s.Preflight(t.Context(), in)
-	wantKind(t, err, rotation.WindowClosed)
+	wantKind(t, err, journal.WindowClosed)
 	in.CheckOnly, in.Announce = true, true
 	plan := must(s.Preflight(t.Context(), in))
 	if i := slices.IndexFunc(plan.Checks, func(c rotation.Check) bool { return c.Name == "announcement" }); i < 0 || plan.Checks[i].Detail != "made" {
@@ -422,11 +429,11 @@ func TestLookAheadAnnounces(t *testing.T) {
 // whatever zone it was stored.
 func TestAnnouncedInTheDeploymentsZone(t *testing.T) {
 	s := newSite(t)
-	s.AnnounceDays, s.Window.Zone = 7, time.FixedZone("X", 60*60)
+	s.Gates.Rules.AnnounceDays, s.Gates.Rules.Window.Zone = 7, time.FixedZone("X", 60*60)
 	s.told("Q2-2026-rotation", s.clock.now(), s.clock.now().Add(2*time.Hour), s.clock.now())
 	_, err := s.start(spring, rotation.ExecutionInput{})
-	wantKind(t, err, rotation.AnnouncementYoung)
-	if want := "rotate in the window announced, 2026-04-01 03:00 to 2026-04-01 05:00 X"; typed(err).Next != want {
-		t.Errorf("%q, want %q", typed(err).Next, want)
+	wantKind(t, err, journal.AnnouncementYoung)
+	if want := "rotate in the window announced, 2026-04-01 03:00 to 2026-04-01 05:00 X"; typed(err).Next.Say != want {
+		t.Errorf("%q, want %q", typed(err).Next.Say, want)
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/matter-ops/kms-rotation/audit"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/journal"
 )
 
 // TestForeignObjectAtEveryPlace puts an object in the place of each record of a rotation,
@@ -31,9 +32,9 @@ func TestForeignObjectAtEveryPlace(t *testing.T) {
 				key := audit.ObjectKey(chain, int64(seq))
 				s.vault.Tamper(key, []byte("foreign"))
 				meter := counts{}
-				s.Meter = meter
+				s.Journal.Meter = meter
 				s.advance(spring, in, kek.Completed)
-				if d := cmp.Diff(counts{rotation.MetricGeneration: {1}}, meter); d != "" {
+				if d := cmp.Diff(counts{journal.MetricGeneration: {1}}, meter); d != "" {
 					t.Errorf("metrics, for the alarm (-want +got):\n%s", d)
 				}
 				s.settled()
@@ -48,7 +49,7 @@ func TestForeignObjectAtEveryPlace(t *testing.T) {
 				entries := must(s.store.AuditEntries(t.Context(), int64(begun+1)))
 				b, ok := audit.ParseBegun(entries[0].Record)
 				taken := *audit.TakenBy(key, "only", []byte("foreign"))
-				if !ok || b.Of != audit.OfRecords || b.From != int64(seq) || b.Before != "" || b.Taken != taken || entries[0].Record.Actor != s.Actor {
+				if !ok || b.Of != audit.OfRecords || b.From != int64(seq) || b.Before != "" || b.Taken != taken || entries[0].Record.Actor != s.Journal.Actor {
 					t.Errorf("%+v, %+v", b, entries[0].Record)
 				}
 				if left := must(s.vault.Get(t.Context(), key)); string(left) != "foreign" {
@@ -62,7 +63,7 @@ func TestForeignObjectAtEveryPlace(t *testing.T) {
 // TestGenerationIsTold: a command, whose output no log turns into metrics, sends the message,
 // before the generation begins. One that cannot be sent stops nothing.
 func TestGenerationIsTold(t *testing.T) {
-	const subject = "Audit chain goes on past a foreign object"
+	const subject = "Audit chain continues past a foreign object"
 	s := newSite(t)
 	s.vault.Tamper(audit.ObjectKey(chain, 2), []byte("foreign"))
 	told := -1
@@ -77,7 +78,7 @@ func TestGenerationIsTold(t *testing.T) {
 		t.Errorf("%d messages when it began, then %q", told, s.mail)
 	}
 	s = newSite(t)
-	s.Notifier = unsent{}
+	s.Journal.Notifier = unsent{}
 	s.vault.Tamper(audit.ObjectKey(chain, 2), []byte("foreign"))
 	must(s.Preflight(t.Context(), preflightInput(spring, rotation.ExecutionInput{})))
 }
@@ -85,9 +86,9 @@ func TestGenerationIsTold(t *testing.T) {
 // unsent is a notifier that cannot send.
 type unsent struct{}
 
-func (unsent) Notify(context.Context, string, string) error { return errors.New("no answer") }
+func (unsent) TellPeople(context.Context, journal.Notice) error { return errors.New("no answer") }
 
-// TestForeignObjectsAhead: whoever puts objects at places far ahead, and in the places of
+// TestForeignObjectsAhead: a writer who puts objects at places far ahead, and in the places of
 // each generation that begins, does not stop the chain.
 func TestForeignObjectsAhead(t *testing.T) {
 	s := newSite(t)
@@ -112,7 +113,7 @@ func TestBeginsOnce(t *testing.T) {
 	s.vault.Tamper(audit.ObjectKey(chain, 2), []byte("foreign"))
 	s.world.SetHook(func(op string, _ ...any) (bool, error) { return op != "Vault.Put", nil }) // the bucket is away
 	_, err := s.Preflight(t.Context(), preflightInput(spring, rotation.ExecutionInput{}))
-	wantKind(t, err, rotation.Transient)
+	wantKind(t, err, journal.Transient)
 	again := false
 	s.world.SetHook(func(op string, _ ...any) (bool, error) {
 		if op == "Store.Begin" && !again {
@@ -139,7 +140,7 @@ func TestTooManyForeignObjects(t *testing.T) {
 		return true, nil
 	})
 	_, err := s.Preflight(t.Context(), preflightInput(spring, rotation.ExecutionInput{}))
-	wantKind(t, err, rotation.Transient)
+	wantKind(t, err, journal.Transient)
 	s.world.SetHook(nil)
 	s.advance(spring, rotation.ExecutionInput{}, kek.Completed)
 	s.settled()
@@ -154,12 +155,12 @@ func TestSetBack(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	forgotten := must(audit.Next(chain, head, s.Now(), audit.Event{ID: "x", Type: "pointer_switched"}))
+	forgotten := must(audit.Next(chain, head, s.Journal.Now(), audit.Event{ID: "x", Type: "pointer_switched"}))
 	s.vault.Tamper(at.RecordKey(forgotten.Record.Seq), forgotten.Bytes)
 	_, err = s.Preflight(t.Context(), preflightInput(spring, rotation.ExecutionInput{}))
-	wantKind(t, err, rotation.AuditTampered)
-	var typed *rotation.Error
-	if errors.As(err, &typed); typed.Field != "AUDIT_HEAD" || typed.Next != "matter ops doctor" {
+	wantKind(t, err, journal.AuditTampered)
+	var typed *journal.Error
+	if errors.As(err, &typed); typed.Field != "AUDIT_HEAD" || typed.Next.Do != journal.RunDoctor {
 		t.Errorf("%v", err)
 	}
 	p := must(s.Preflight(t.Context(), preflightInput(summer, rotation.ExecutionInput{Mode: "emergency", Reason: "leaked"})))
@@ -170,7 +171,7 @@ func TestSetBack(t *testing.T) {
 	old := s.record(summer).OldKEK
 	for range 2 {
 		_, err = s.Retire(t.Context(), rotation.RetireInput{RotationID: summer})
-		if wantKind(t, err, rotation.AuditTampered); s.state(old) != kek.Sealed || !s.enabled(old) {
+		if wantKind(t, err, journal.AuditTampered); s.state(old) != kek.Sealed || !s.enabled(old) {
 			t.Errorf("%s is %s, enabled %t", old, s.state(old), s.enabled(old))
 		}
 	}
@@ -182,58 +183,15 @@ func TestSetBack(t *testing.T) {
 	}
 }
 
-// TestForeignAnchor: an object in the place of an anchor does not keep the chain from being
-// anchored, and verification names it. A process that dies at any call of it leaves
-// nothing behind that the next one does not mend.
-func TestForeignAnchor(t *testing.T) {
-	calls := 0
-	for kill := 0; kill <= calls; kill++ {
-		for _, lost := range []bool{false, true} {
-			a := newAnchorage(t)
-			foreign := []byte("{}")
-			a.world.Vault().Tamper(audit.AnchorKey("matter", 1), foreign)
-			if err := errors.Join(a.record(t.Context(), "one"), a.record(t.Context(), "two")); err != nil {
-				t.Fatal(err)
-			}
-			a.calls, a.kill, a.lost = 0, kill, lost
-			meter := counts{}
-			a.Meter = meter
-			_, err := a.Anchor(t.Context(), rotation.AnchorInput{})
-			if kill == 0 {
-				calls = a.calls
-			}
-			a.dead, a.kill = false, 0
-			if kill > 0 || err == nil {
-				_, err = a.Anchor(t.Context(), rotation.AnchorInput{})
-			}
-			if err != nil {
-				t.Fatalf("killed at call %d: %v", kill, err)
-			}
-			if len(meter[rotation.MetricGeneration]) == 0 {
-				t.Errorf("killed at call %d: nobody was paged", kill)
-			}
-			must(a.Anchor(t.Context(), rotation.AnchorInput{Canary: true}))
-			r, err := a.VerifyAudit(t.Context(), rotation.AuditOptions{})
-			if err != nil || r.Result != audit.Green || r.Anchored != r.Records || len(r.Generations) != 1 {
-				t.Fatalf("killed at call %d: %v, %v %+v", kill, err, r, r)
-			}
-			if g := r.Generations[0]; g.Of != audit.OfAnchors || g.From != 1 || g.Object != audit.AnchorKey("matter", 1) || g.SHA256 != audit.TakenBy("", "", foreign).SHA256 {
-				t.Errorf("%+v", g)
-			}
-			must(a.CheckAnchoring(t.Context()))
-		}
-	}
-}
-
 // TestManyForeignObjects: a step goes past eleven objects in a row, and tells people of each
 // by its key; where a function counts them for the alarm it sends nothing.
 func TestManyForeignObjects(t *testing.T) {
 	for _, counted := range []bool{false, true} {
 		s := newSite(t)
 		var b inbox
-		s.Notifier = &b
+		s.Journal.Notifier = &b
 		if counted {
-			s.Meter = counts{}
+			s.Journal.Meter = counts{}
 		}
 		planted, last := 0, ""
 		s.world.SetHook(func(op string, args ...any) (bool, error) {

@@ -7,7 +7,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/matter-ops/kms-rotation/kek"
-	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/journal"
 	"github.com/matter-ops/kms-rotation/test/memstore"
 )
 
@@ -29,7 +29,7 @@ func TestLastEpoch(t *testing.T) {
 	}
 	s.people.Plant("odd", memstore.Record{KEK: s.first, Epoch: 1 << 40, WrappedDEK: []byte("w"), Ciphertext: []byte("c")})
 	_, err := s.LastEpoch(t.Context(), sources)
-	wantKind(t, err, rotation.RowsUnaccounted)
+	wantKind(t, err, journal.RowsUnaccounted)
 }
 
 // TestLastEpochTells: what is refused is told by the item, with what to correct, and no number
@@ -45,16 +45,16 @@ func TestLastEpochTells(t *testing.T) {
 	}
 	s.world.SetHook(away("Table.Scan"))
 	last, err := s.LastEpoch(t.Context(), sources)
-	if wantKind(t, err, rotation.Transient); last != 0 {
+	if wantKind(t, err, journal.Transient); last != 0 {
 		t.Errorf("a scan that fails: %d", last)
 	}
 	s.world.SetHook(nil)
 	row.Epoch++
 	s.people.Plant("odd", row)
 	last, err = s.LastEpoch(t.Context(), sources)
-	want := &rotation.Error{
-		Kind: rotation.RowsUnaccounted, Field: "sources[people]", Msg: "item odd: epoch 2147483648 is no count of rotations",
-		Next: "correct the item's epoch attribute, or the name of that attribute in the source's definition",
+	want := &journal.Error{
+		Kind: journal.RowsUnaccounted, Field: "sources[people]", Msg: "item odd: epoch 2147483648 is too high to be a count of rotations",
+		Next: journal.Next{Say: "correct the item's epoch attribute, or the name of that attribute in the source's definition"},
 	}
 	if d := cmp.Diff(want, typed(err)); d != "" || last != 0 {
 		t.Errorf("%d (-want +got):\n%s", last, d)

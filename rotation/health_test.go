@@ -10,6 +10,7 @@ import (
 
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/journal"
 )
 
 // counts is a meter.
@@ -22,7 +23,7 @@ func (c counts) Count(name string, n int64) { c[name] = append(c[name], n) }
 func TestHealth(t *testing.T) {
 	s := newSite(t)
 	meter := counts{}
-	s.Meter = meter
+	s.Journal.Meter = meter
 	out, err := s.Health(t.Context(), rotation.HealthInput{})
 	want := rotation.HealthOutput{KEK: string(s.first), OK: true, Detail: "the canary opened", Day: "2026-04-01", Green: 1}
 	if err != nil || out != want {
@@ -49,7 +50,7 @@ func TestHealth(t *testing.T) {
 
 // TestHealthCannotCount: what cannot be counted is an error, so that it is tried again.
 func TestHealthCannotCount(t *testing.T) {
-	for op, kind := range map[string]rotation.Kind{"Store.CountHealth": rotation.Transient, "Store.Load": rotation.Transient} {
+	for op, kind := range map[string]journal.Kind{"Store.CountHealth": journal.Transient, "Store.Load": journal.Transient} {
 		s := newSite(t)
 		s.world.SetHook(func(got string, _ ...any) (bool, error) { return got != op, errors.New("no answer") })
 		_, err := s.Health(t.Context(), rotation.HealthInput{})
@@ -58,5 +59,5 @@ func TestHealthCannotCount(t *testing.T) {
 	s := newSite(t)
 	alter(func(v *kek.View) { v.Pointer = nil })(s)
 	_, err := s.Health(t.Context(), rotation.HealthInput{})
-	wantKind(t, err, rotation.PointerInvalid)
+	wantKind(t, err, journal.PointerInvalid)
 }

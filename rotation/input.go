@@ -8,10 +8,10 @@ import (
 	"strings"
 )
 
-// UnmarshalJSON reads what a person types into a console at night: null, "" and {}
-// are blank, spaces around a value do not count, and the Comment that consoles put
-// into an empty form is ignored. Any other unknown field is refused, for a misspelt
-// mode would start a normal rotation in an emergency.
+// UnmarshalJSON reads what a person types into a console at night. null, "" and {} are
+// blank, spaces around a value are ignored, and so is the field Comment that the Step
+// Functions console puts into an empty form. Any other unknown field is refused: with a
+// misspelt mode a normal rotation would start in an emergency.
 func (in *ExecutionInput) UnmarshalJSON(b []byte) error {
 	var text string
 	switch b = bytes.TrimSpace(b); {
@@ -25,7 +25,7 @@ func (in *ExecutionInput) UnmarshalJSON(b []byte) error {
 		*in = ExecutionInput{}
 		return nil
 	case b[0] != '{':
-		return errors.New(`the input is no object; send {}, or {"mode": "emergency", "reason": "what happened"}`)
+		return errors.New(`the input is not an object; send {}, or {"mode": "emergency", "reason": "what happened"}`)
 	}
 	type plain ExecutionInput // without this method
 	var out struct {

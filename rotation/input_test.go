@@ -6,6 +6,7 @@ import (
 
 	"github.com/matter-ops/kms-rotation/internal/lambdastep"
 	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/journal"
 )
 
 // TestBlankInput checks everything that a console sends for nothing.
@@ -13,7 +14,7 @@ func TestBlankInput(t *testing.T) {
 	for _, text := range []string{
 		`null`, `""`, `"  "`, `{}`, ` { } `, `{"mode":"","reason":" ","label":null}`, `{"Comment":"Insert your JSON here"}`,
 	} {
-		in, err := lambdastep.Decode[rotation.PreflightInput]([]byte(`{"execution_arn":"a","execution_name":"n","input":` + text + `}`))
+		in, err := lambdastep.DecodePayload[rotation.PreflightInput]([]byte(`{"execution_arn":"a","execution_name":"n","input":` + text + `}`))
 		if err != nil || in.Input != (rotation.ExecutionInput{}) || in.ExecutionName != "n" {
 			t.Errorf("%s: %+v, %v", text, in, err)
 		}
@@ -22,7 +23,7 @@ func TestBlankInput(t *testing.T) {
 
 // TestTypedInput checks that spaces do not count.
 func TestTypedInput(t *testing.T) {
-	in, err := lambdastep.Decode[rotation.PreflightInput]([]byte(
+	in, err := lambdastep.DecodePayload[rotation.PreflightInput]([]byte(
 		`{"execution_arn":"a","execution_name":"n","input":{"mode":" emergency\n","reason":"\tthe key leaked ","requested_by":" alice "}}`))
 	want := rotation.ExecutionInput{Mode: "emergency", Reason: "the key leaked", RequestedBy: "alice"}
 	if err != nil || in.Input != want {
@@ -34,14 +35,14 @@ func TestTypedInput(t *testing.T) {
 func TestRefusedInput(t *testing.T) {
 	for text, want := range map[string]string{
 		`"emergency"`:            `the text "emergency"; send an object`,
-		`[]`:                     "no object",
-		`7`:                      "no object",
+		`[]`:                     "not an object",
+		`7`:                      "not an object",
 		`{"mod":"emergency"}`:    `unknown field "mod"; the fields are mode, label`,
 		`{"mode":true}`:          "each a text",
 		`{"mode":["emergency"]}`: "each a text",
 	} {
-		_, err := lambdastep.Decode[rotation.PreflightInput]([]byte(`{"execution_arn":"a","execution_name":"n","input":` + text + `}`))
-		wantKind(t, err, rotation.InvalidInput)
+		_, err := lambdastep.DecodePayload[rotation.PreflightInput]([]byte(`{"execution_arn":"a","execution_name":"n","input":` + text + `}`))
+		wantKind(t, err, journal.InvalidInput)
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want %q", text, err, want)
 		}

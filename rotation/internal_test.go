@@ -4,77 +4,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
-
-	"github.com/matter-ops/kms-rotation/audit"
 	"github.com/matter-ops/kms-rotation/kek"
+	"github.com/matter-ops/kms-rotation/rotation/journal"
+	"github.com/matter-ops/kms-rotation/rotation/keyring"
+	"github.com/matter-ops/kms-rotation/source"
 )
-
-var midnight = time.Date(2026, 4, 1, 0, 0, 0, 0, time.UTC)
-
-// TestDedupeForgets: one data key and context is rewrapped once. A failure is not remembered, and
-// a full memory is emptied.
-func TestDedupeForgets(t *testing.T) {
-	d := newDedupe()
-	calls := 0
-	do := func(row Row, err error) error {
-		_, got := d.do(row, func() ([]byte, error) { calls++; return nil, err })
-		return got
-	}
-	row := func(n int) Row { return Row{KEK: "k", WrappedDEK: fmt.Append(nil, n)} }
-	fault := errors.New("no answer")
-	for i, want := range []struct {
-		row   Row
-		err   error
-		calls int
-	}{
-		{row(0), fault, 1},
-		{row(0), nil, 2},
-		{row(0), fault, 2}, // it is known
-		{Row{KEK: "k", WrappedDEK: row(0).WrappedDEK, Context: map[string]string{"a": "b"}}, nil, 3},
-		{Row{KEK: "k", WrappedDEK: row(0).WrappedDEK, Context: map[string]string{"a": "c"}}, nil, 4},
-		{Row{KEK: "k", WrappedDEK: row(0).WrappedDEK, Context: map[string]string{"a": "", "b": ""}}, nil, 5},
-		{Row{KEK: "l", WrappedDEK: row(0).WrappedDEK}, nil, 6},
-		{row(1), nil, 7},
-		{Row{KEK: "k", WrappedDEK: row(0).WrappedDEK, Context: map[string]string{"a": "b", "z": "1"}}, nil, 8},
-		{Row{KEK: "k", WrappedDEK: row(0).WrappedDEK, Context: map[string]string{"a": "b", "z": "2"}}, nil, 9},
-		{Row{KEK: "k", WrappedDEK: row(0).WrappedDEK, Context: map[string]string{"a": "b"}}, nil, 9},
-	} {
-		if err := do(want.row, want.err); calls != want.calls || (err != nil) != (i == 0) {
-			t.Errorf("%d: %d calls, want %d; %v", i, calls, want.calls, err)
-		}
-	}
-	for n := len(d.seen); n < maxDedupe-1; n++ {
-		do(row(1000+n), nil) //nolint:errcheck // there is none
-	}
-	calls = 0
-	if do(row(0), nil); calls != 0 || len(d.seen) != maxDedupe-1 { //nolint:errcheck // there is none
-		t.Errorf("one short of full: %d calls, %d known", calls, len(d.seen))
-	}
-	do(row(2), nil)                                      //nolint:errcheck // there is none
-	if do(row(0), nil); calls != 2 || len(d.seen) != 1 { //nolint:errcheck // there is none
-		t.Errorf("full: %d calls, %d known", calls, len(d.seen))
-	}
-}
-
-// TestDedupeOfAnother: a failure forgets itself, and not what came in its place.
-func TestDedupeOfAnother(t *testing.T) {
-	d := newDedupe()
-	row := Row{KEK: "k"}
-	_, err := d.do(row, func() ([]byte, error) {
-		d.mu.Lock()
-		defer d.mu.Unlock()
-		d.seen[dedupeKey(row)] = &rewrapping{}
-		return nil, errors.New("no answer")
-	})
-	if err == nil || len(d.seen) != 1 {
-		t.Errorf("%v, %d known", err, len(d.seen))
-	}
-}
 
 // marks is a store of checkpoints.
 type marks struct {
@@ -104,66 +43,130 @@ func TestIdle(t *testing.T) {
 		{[]Checkpoint{{}}, 0},
 	} {
 		m := &marks{list: tc.list}
-		s := &Steps{Deps: Deps{Checkpoints: m, Now: func() time.Time { return midnight.Add(time.Hour) }}}
-		made, last, err := s.progress(t.Context(), "r", []frozen{{}}, passVerify)
-		if err != nil || s.idle(made, last) != (tc.reset > 0) || tc.reset > 0 && len(made) != tc.reset {
+		s := &Steps{Journal: &journal.Journal{Now: func() time.Time { return midnight.Add(time.Hour) }}, Checkpoints: m}
+		made, last, err := s.readProgress(t.Context(), "r", []frozenSource{{}}, passVerify)
+		if err != nil || s.isIdle(made, last) != (tc.reset > 0) || tc.reset > 0 && len(made) != tc.reset {
 			t.Errorf("%d: %d made, the last at %s; want %d reset; %v", i, len(made), last, tc.reset, err)
 		}
 	}
 }
 
-// opening is a KMS in which each wrapped data key opens.
+// opening is a KMS in which each wrapped data key opens, or none does.
 type opening struct {
-	Wrapper
+	keyring.Wrapper
 	calls int
+	err   error
 }
 
 func (o *opening) ReEncrypt(context.Context, kek.ID, kek.ID, []byte, map[string]string) ([]byte, error) {
 	o.calls++
-	return nil, nil
+	return nil, o.err
 }
 
-// TestProverIsBounded: a sample is of twenty data keys; a full memory is emptied.
-func TestProverIsBounded(t *testing.T) {
+// TestProofSample: a sample is of twenty data keys of each segment and call.
+func TestProofSample(t *testing.T) {
 	kms := &opening{}
-	s := &Steps{Deps: Deps{KMS: kms}}
-	row := func(n int) Row { return Row{KEK: "k", WrappedDEK: fmt.Append(nil, n)} }
-	p := s.newProver(kek.Rotation{NewKEK: "k"})
-	proved := 0
-	for n := range 30 {
-		did, err := p.prove(t.Context(), row(n))
+	s := &Steps{Keys: keyring.Keyring{Wrapper: kms}}
+	row := func(n int) source.Row { return source.Row{KEK: "k", WrappedDEK: fmt.Append(nil, n)} }
+	for call := range 2 {
+		p := s.newProver(kek.Rotation{NewKEK: "k"}, "orders")
+		proved := 0
+		for n := range 30 {
+			did, err := p.proveKey(t.Context(), row(n))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if did {
+				proved++
+			}
+		}
+		if proved != 20 || kms.calls != 20*(call+1) {
+			t.Errorf("%d proved, %d calls", proved, kms.calls)
+		}
+	}
+}
+
+// TestDeepProofIsShared: a process asks KMS once about each distinct data key of a pass, however
+// many calls and segments meet it, in any order, with little memory. A row whose page was not
+// saved counts again and costs nothing.
+func TestDeepProofIsShared(t *testing.T) {
+	const keys, rows = 1_000_000, 1_300_000
+	kms := &opening{}
+	s := &Steps{Keys: keyring.Keyring{Wrapper: kms}, Memory: NewMemory(MemoryBytes)}
+	r := kek.Rotation{ID: "r", NewKEK: "k", Settings: kek.Settings{Deep: true}}
+	wrapped := make([]byte, 184)
+	random := rand.New(rand.NewPCG(1, 3))
+	prove := func(p *prover, id, key int) bool {
+		t.Helper()
+		copy(wrapped, fmt.Sprintf("%12d", key))
+		did, err := p.proveKey(t.Context(), source.Row{ID: fmt.Sprint(id), KEK: "k", WrappedDEK: wrapped})
 		if err != nil {
 			t.Fatal(err)
 		}
-		if did {
+		return did
+	}
+	var p *prover
+	distinct, proved := map[int]bool{}, 0
+	for n := range rows {
+		if n%10_000 == 0 { // another call, of another segment
+			p = s.newProver(r, fmt.Sprint("source ", n/500_000))
+		}
+		key := random.IntN(keys)
+		distinct[key] = true
+		if prove(p, n, key) {
 			proved++
 		}
 	}
-	if proved != 20 || kms.calls != 20 {
-		t.Errorf("%d proved, %d calls", proved, kms.calls)
+	if kms.calls != len(distinct) || proved != len(distinct) {
+		t.Errorf("%d requests and %d proved for %d data keys", kms.calls, proved, len(distinct))
 	}
-	p = s.newProver(kek.Rotation{NewKEK: "k", Settings: kek.Settings{Deep: true}})
-	for n := range maxProofs - 1 {
-		p.seen[[32]byte{byte(n), byte(n >> 8), byte(n >> 16)}] = true
+	size := 0
+	for _, set := range s.Memory.sets {
+		size += set.bytes
 	}
-	for _, want := range []int{maxProofs, 1} {
-		if did, err := p.prove(t.Context(), row(want)); !did || err != nil || len(p.seen) != want {
-			t.Errorf("%t, %v, %d known, want %d", did, err, len(p.seen), want)
+	if size > MemoryBytes {
+		t.Errorf("%d bytes", size)
+	}
+	kms.calls = 0
+	p = s.newProver(r, "orders")
+	if !prove(p, 1, keys) || prove(p, 2, keys) || !prove(s.newProver(r, "orders"), 1, keys) || kms.calls != 1 {
+		t.Errorf("a row that is read again: %d requests", kms.calls)
+	}
+	r.Rev++ // the pass begins again
+	if !prove(s.newProver(r, "orders"), 2, keys) || kms.calls != 2 {
+		t.Errorf("a pass that begins again: %d requests", kms.calls)
+	}
+}
+
+// TestProofFails: a data key that does not unwrap is asked about again.
+func TestProofFails(t *testing.T) {
+	for _, deep := range []bool{false, true} {
+		kms := &opening{err: journal.ErrUnwrap}
+		s := &Steps{Keys: keyring.Keyring{Wrapper: kms}, Memory: NewMemory(1 << 20)}
+		p := s.newProver(kek.Rotation{NewKEK: "k", Settings: kek.Settings{Deep: deep}}, "orders")
+		for n := range 2 {
+			if did, err := p.proveKey(t.Context(), source.Row{ID: fmt.Sprint(n), KEK: "k"}); did || !errors.Is(err, journal.ErrUnwrap) {
+				t.Errorf("deep %t: %t, %v", deep, did, err)
+			}
+		}
+		kms.err = nil
+		if did, err := p.proveKey(t.Context(), source.Row{ID: "3", KEK: "k"}); !did || err != nil || kms.calls != 3 {
+			t.Errorf("deep %t, afterwards: %t, %v, %d requests", deep, did, err, kms.calls)
 		}
 	}
 }
 
 // TestDeadline: a pass stops a minute before its context ends, or a fifth of the time.
 func TestDeadline(t *testing.T) {
-	s := &Steps{Deps: Deps{Now: func() time.Time { return midnight }}}
-	if got := s.deadline(t.Context()).Sub(midnight); got != 24*time.Hour {
+	s := &Steps{Journal: &journal.Journal{Now: func() time.Time { return midnight }}}
+	if got := s.passDeadline(t.Context()).Sub(midnight); got != 24*time.Hour {
 		t.Errorf("without an end: %s", got)
 	}
 	for left, want := range map[time.Duration]time.Duration{
 		10 * time.Minute: 9 * time.Minute, 5 * time.Minute: 4 * time.Minute, 100 * time.Second: 80 * time.Second, 0: 0,
 	} {
 		ctx, cancel := context.WithDeadline(t.Context(), midnight.Add(left))
-		if got := s.deadline(ctx).Sub(midnight); got != want {
+		if got := s.passDeadline(ctx).Sub(midnight); got != want {
 			t.Errorf("%s left: %s, want %s", left, got, want)
 		}
 		cancel()
@@ -174,7 +177,7 @@ func TestDeadline(t *testing.T) {
 // clock that is read out of order is not a pause.
 func TestPulse(t *testing.T) {
 	p := &pulse{last: midnight}
-	at := func(d time.Duration) error { return p.beat(midnight.Add(d)) }
+	at := func(d time.Duration) error { return p.recordBeat(midnight.Add(d)) }
 	for _, d := range []time.Duration{5 * time.Minute, time.Minute, 15*time.Minute - time.Nanosecond} {
 		if err := at(d); err != nil {
 			t.Errorf("at %s: %v", d, err)
@@ -183,33 +186,8 @@ func TestPulse(t *testing.T) {
 	if err := errors.Join(at(25*time.Minute-time.Nanosecond), at(26*time.Minute)); err == nil || strings.Count(err.Error(), "10m0s ago") != 2 {
 		t.Errorf("after a pause: %v", err)
 	}
-	if err := (*pulse)(nil).beat(midnight); err != nil {
+	if err := (*pulse)(nil).recordBeat(midnight); err != nil {
 		t.Error(err)
-	}
-}
-
-// TestCut: a text for a record has at most 900 bytes, and no rune that was cut in two.
-func TestCut(t *testing.T) {
-	for text, want := range map[string]string{
-		"": "", strings.Repeat("x", 900): strings.Repeat("x", 900), strings.Repeat("x", 901): strings.Repeat("x", 900),
-		strings.Repeat("x", 899) + "ü": strings.Repeat("x", 899), "a\uFFFDb": "ab",
-	} {
-		if got := cut(text); got != want {
-			t.Errorf("%d bytes: %d, want %d", len(text), len(got), len(want))
-		}
-	}
-}
-
-// TestPerson: who is a user is nobody else.
-func TestPerson(t *testing.T) {
-	for arn, want := range map[string]string{
-		"arn:aws:iam::1:user/a": "arn:aws:iam::1:user/a", "test": "test",
-		"arn:aws:sts::1:assumed-role/ops/a":                   "arn:aws:sts::1 role ops",
-		"arn:aws:sts::1:assumed-role/AWSReservedSSO_ops_00/a": "user a",
-	} {
-		if got := person(arn); got != want {
-			t.Errorf("%s is %q, want %q", arn, got, want)
-		}
 	}
 }
 
@@ -233,60 +211,10 @@ func TestTallyAdd(t *testing.T) {
 	}
 	for _, tc := range []struct{ a, b, want int }{{0, 9, 9}, {0, 12, 10}, {9, 3, 10}, {9, 1, 10}, {10, 1, 10}, {11, 2, 11}, {4, 5, 9}} {
 		t1 := many(tc.a)
-		t1.add(many(tc.b))
+		t1.addTally(many(tc.b))
 		if len(t1.Poison) != tc.want || t1.ByKEK["a"] != 2 || t1.ByKEK["b"] != 4 || t1.ByKind["c"] != 6 || t1.ByKind["d"] != 8 {
 			t.Errorf("%d and %d: %+v", tc.a, tc.b, t1)
 		}
-	}
-}
-
-// TestPlanHash: an approval is of one plan; another in any respect has another hash.
-func TestPlanHash(t *testing.T) {
-	s := &Steps{}
-	plan := func() kek.Rotation {
-		return kek.Rotation{
-			ID: "i", Mode: kek.Normal, Label: "l", Reason: "r", OldKEK: "a", NewKEK: "c", Attempt: 1, Olds: []kek.ID{"a", "b"}, Sources: []kek.Source{{Name: "s"}},
-		}
-	}
-	seen := map[string]string{s.PlanHash(plan()): "the plan"}
-	for what, edit := range map[string]func(*kek.Rotation){
-		"id": func(r *kek.Rotation) { r.ID = "j" }, "mode": func(r *kek.Rotation) { r.Mode = kek.Emergency }, "label": func(r *kek.Rotation) { r.Label = "m" },
-		"reason": func(r *kek.Rotation) { r.Reason = "q" }, "old": func(r *kek.Rotation) { r.OldKEK = "b" }, "new": func(r *kek.Rotation) { r.NewKEK = "d" },
-		"attempt": func(r *kek.Rotation) { r.Attempt = 2 }, "olds": func(r *kek.Rotation) { r.Olds = []kek.ID{"a", "c"} },
-		"fewer olds": func(r *kek.Rotation) { r.Olds = r.Olds[:1] }, "sources": func(r *kek.Rotation) { r.Sources[0].Definition = "{}" },
-	} {
-		r := plan()
-		edit(&r)
-		h := s.PlanHash(r)
-		if was := seen[h]; was != "" {
-			t.Errorf("%s has the hash of %s", what, was)
-		}
-		seen[h] = what
-	}
-}
-
-// TestSameSigned: a signed statement is another if any part of it is.
-func TestSameSigned(t *testing.T) {
-	a := audit.Signed{Statement: audit.Statement{N: 1}, Key: []byte("k"), Signature: []byte("s")}
-	if !sameSigned(a, a) {
-		t.Error("it is not the same as itself")
-	}
-	for i, edit := range []func(*audit.Signed){
-		func(s *audit.Signed) { s.Statement.N = 2 }, func(s *audit.Signed) { s.Key = nil }, func(s *audit.Signed) { s.Signature = nil },
-	} {
-		b := a
-		if edit(&b); sameSigned(a, b) {
-			t.Errorf("%d: they are the same", i)
-		}
-	}
-}
-
-// TestWithoutLitter: of a report without litter nothing of it is left.
-func TestWithoutLitter(t *testing.T) {
-	stray, tail := audit.Finding{Kind: audit.StrayObject}, audit.Finding{Kind: audit.TailTooOld}
-	got := withoutLitter(audit.Report{Result: audit.Tampered, Findings: []audit.Finding{stray, tail, stray}, More: 4, Strays: 6})
-	if d := cmp.Diff(audit.Report{Result: audit.Unproven, Findings: []audit.Finding{tail}}, got); d != "" {
-		t.Errorf("-want +got:\n%s", d)
 	}
 }
 
@@ -300,6 +228,50 @@ func TestRosterOrder(t *testing.T) {
 	for i, id := range registryRoster(kek.View{KEKs: keks}).rotation.Olds {
 		if want := kek.ID(fmt.Sprintf("k%02d", i)); id != want {
 			t.Fatalf("%d: %s", i, id)
+		}
+	}
+}
+
+// TestWithoutRows: what a log gets names no row.
+func TestWithoutRows(t *testing.T) {
+	tally := Tally{Scanned: 3, Poison: []string{"row"}}
+	if got := (SweepOutput{Tally: tally, Sources: map[string]Tally{"s": tally}, Done: true}).WithoutRows(); fmt.Sprintf("%+v", got) != fmt.Sprintf("%+v", SweepOutput{Tally: Tally{Scanned: 3}, Done: true}) {
+		t.Errorf("%+v", got)
+	}
+	if got := (RetireOutput{Tally: tally, Drill: "passed"}).WithoutRows(); fmt.Sprintf("%+v", got) != fmt.Sprintf("%+v", RetireOutput{Tally: Tally{Scanned: 3}, Drill: "passed"}) {
+		t.Errorf("%+v", got)
+	}
+}
+
+func TestRehearsalText(t *testing.T) {
+	for want, r := range map[string]rehearsal{
+		"3 rows tried (a 1, b 2)":                            {rows: 3, byKEK: map[string]int64{"a": 1, "b": 2}},
+		"1 rows tried (a 1), 1 of 2 payloads open; one; two": {rows: 1, byKEK: map[string]int64{"a": 1}, opened: 1, sealed: 2, notes: []string{"one", "two"}},
+	} {
+		if got := r.String(); got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+}
+
+// TestOfSource: what an emergency does not wait for.
+func TestOfSource(t *testing.T) {
+	for kind, want := range map[journal.Kind]bool{journal.RowsUnaccounted: true, journal.SourceMisconfigured: true, journal.Transient: false, journal.AccessDenied: false} {
+		if isSourceError(fmt.Errorf("x: %w", &journal.Error{Kind: kind})) != want {
+			t.Errorf("%s: want %t", kind, want)
+		}
+	}
+	if isSourceError(errors.New("x")) {
+		t.Error("an error without a kind")
+	}
+}
+
+// TestTickLate: what was late once in a tick stays so.
+func TestTickLate(t *testing.T) {
+	var tk tick
+	for i, want := range []bool{false, true, true} {
+		if tk.markLate(i == 1); tk.out.PreparationOverdue != want {
+			t.Errorf("%d: want %t", i, want)
 		}
 	}
 }

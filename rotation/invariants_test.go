@@ -8,7 +8,7 @@ import (
 
 	"github.com/matter-ops/kms-rotation/audit"
 	"github.com/matter-ops/kms-rotation/kek"
-	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/source"
 	"github.com/matter-ops/kms-rotation/test/memstore"
 )
 
@@ -183,7 +183,7 @@ func (w *watch) rows(when string) {
 			switch {
 			case r.Defect == "" && r.Kind == "":
 				w.opens(when, r.place, r.Record, plain)
-			case (r.Kind == rotation.NoKEK || r.Kind == rotation.UnknownForm) && !w.world.Resolves(r.KEK):
+			case (r.Kind == source.NoKEK || r.Kind == source.UnknownForm) && !w.world.Resolves(r.KEK):
 				w.violated(when, "NoKeyOrphans: row %s, which names no KEK, is under %s (%q)", r.id, r.KEK, w.states[r.KEK])
 			}
 		}
@@ -216,7 +216,7 @@ func (w *watch) opens(when string, at place, r memstore.Record, plain string) {
 	if err == nil {
 		got := dek
 		if !r.Whole {
-			got, err = w.Cipher.Open(dek, r.Ciphertext, bound(r))
+			got, err = w.Keys.Cipher.Open(dek, r.Ciphertext, bound(r))
 		}
 		if err == nil && string(got) != plain {
 			err = fmt.Errorf("it opens to %q, not %q", got, plain)

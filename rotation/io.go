@@ -3,11 +3,13 @@ package rotation
 import (
 	"encoding/json"
 	"time"
+
+	"github.com/matter-ops/kms-rotation/audit"
 )
 
-// The inputs and outputs of the functions, as JSON payloads of the state machine
-// and of the CLI. They carry ids and counts, never key material, and are decoded
-// strictly: an unknown field is [InvalidInput].
+// The inputs and outputs of the functions are JSON payloads of the state machine and of the
+// CLI. They carry ids and counts and never key material, because Step Functions keeps them
+// in its history. They are decoded strictly: an unknown field is [journal.InvalidInput].
 
 // ExecutionInput is what a person or the schedule starts the state machine with.
 // Blank ({}) is a normal rotation labelled after the quarter.
@@ -16,12 +18,12 @@ type ExecutionInput struct {
 	Label  string `json:"label,omitempty"`  // default: Q<n>-<year>-rotation
 	Reason string `json:"reason,omitempty"` // required in emergency mode
 	Window string `json:"window,omitempty"` // HH:MM-HH:MM or any; default: the deployment's
-	Resume string `json:"resume,omitempty"` // id of a halted rotation to go on with
-	Again  bool   `json:"again,omitempty"`  // an emergency ends the emergency that runs, too
+	Resume string `json:"resume,omitempty"` // id of a halted rotation to continue
+	Again  bool   `json:"again,omitempty"`  // an emergency may also end another emergency
 	Drill  string `json:"drill,omitempty"`  // name of a drill: a rotation that is made to fail before the switch
 
-	// RequestedBy is who asks: an identity's ARN, or what the schedule calls itself.
-	// Where two persons must agree, this one cannot be the second.
+	// RequestedBy says who asks: an identity's ARN, or [ScheduleRequester]. If two persons
+	// must agree to a rotation, this one cannot be the second.
 	RequestedBy string `json:"requested_by,omitempty"`
 }
 
@@ -31,63 +33,85 @@ type PreflightInput struct {
 	ExecutionARN  string         `json:"execution_arn"`
 	ExecutionName string         `json:"execution_name"`
 	Input         ExecutionInput `json:"input"`
-	Entrance      Entrance       `json:"entrance,omitempty"`      // of the state machine, by its definition
+	Entrance      Entrance       `json:"entrance,omitempty"`      // set by the state machine's definition
 	CheckOnly     bool           `json:"check_only,omitempty"`    // report, start nothing
 	Announce      bool           `json:"announce,omitempty"`      // with CheckOnly, days ahead: tell customers of the window
 	AnnounceFrom  *time.Time     `json:"announce_from,omitempty"` // a moment in that window; default: the next one that the notice allows
 }
 
-// Entrance is which rotations a state machine may start and resume. The state machine's
-// definition says it, beside the execution's input and never from it, so that whoever may
-// start executions of one machine cannot ask for the other kind (docs/adr/0017-entrances.md).
+// Entrance says which rotations a state machine may start and resume. It comes from the
+// state machine's definition and never from the execution's input, so that a permission to
+// start executions of one machine cannot be used for the other kind of rotation
+// (docs/adr/0017-entrances.md).
 type Entrance string
 
-// The entrances. The zero value is the operator's shell and the schedule of preflight, which
-// no state machine stands before: it restricts nothing.
+// The entrances. The zero value restricts nothing: the operator's shell and the schedule
+// call preflight without a state machine.
 const (
 	EntranceNormal    Entrance = "normal"    // normal rotations and drills
 	EntranceEmergency Entrance = "emergency" // emergencies
-	EntranceAny       Entrance = "any"       // both, where the deployment says that one permission is for both
+	EntranceAny       Entrance = "any"       // both, in a deployment with one permission for both
 )
 
 // Plan is preflight's output and the payload that the state machine carries.
 type Plan struct {
-	RotationID string    `json:"rotation_id"`
-	Mode       string    `json:"mode"`
-	Label      string    `json:"label"`
-	OldKEK     string    `json:"old_kek_id"`
-	Olds       []string  `json:"old_kek_ids"` // every KEK that it leaves and retires, old_kek_id first
-	Segments   []Segment `json:"segments"`
-	Checks     []Check   `json:"checks"`
-	Current    Attempt   `json:"current"`
-	Drill      string    `json:"drill"`    // "" for a real rotation
-	Approval   bool      `json:"approval"` // before the switch the execution waits for a second person
+	RotationID string   `json:"rotation_id"`
+	Mode       string   `json:"mode"`
+	Label      string   `json:"label"`
+	OldKEK     string   `json:"old_kek_id"`
+	Olds       []string `json:"old_kek_ids"` // every KEK that it leaves and retires, old_kek_id first
+	Rewrap     Walk     `json:"rewrap"`      // what its map begins with
+	Checks     []Check  `json:"checks"`
+	Current    Attempt  `json:"current"`
+	Drill      string   `json:"drill"`    // "" for a real rotation
+	Approval   bool     `json:"approval"` // before the switch the execution waits for a second person
 
-	// What the state machine itself needs of the configuration.
+	// What the state machine itself needs from the configuration.
 	ApprovalSeconds int64 `json:"approval_seconds"`   // how long it waits for that person
-	Concurrency     int   `json:"rewrap_concurrency"` // segments that it has rewrapped at once
+	Concurrency     int   `json:"rewrap_concurrency"` // segments that a map works on at once
 }
 
-// Attempt is the mint attempt that the execution is at. Remint gets the one that
-// it saw fail, so that a repeated call does not count twice.
+// Attempt is the mint attempt that the execution is at. The action remint gets the attempt
+// that failed, so that a repeated call does not count twice.
 type Attempt struct {
 	Attempt int `json:"attempt"`
 }
 
-// Segment is one part of one source: the unit of work of the rewrap map.
+// Walk is what a map of the state machine works on.
+type Walk struct {
+	Left Segments `json:"left"` // segments that are not done
+}
+
+// Segment is one part of one source: the unit of work of the maps.
 type Segment struct {
 	Source  string `json:"source"`
 	Segment int    `json:"segment"`
 }
+
+// Segments are the items of a map. They are an array in a payload, also if there are none:
+// a map state fails on null.
+type Segments []Segment
+
+// MarshalJSON implements [json.Marshaler].
+func (s Segments) MarshalJSON() ([]byte, error) { return json.Marshal(append([]Segment{}, s...)) }
 
 // Check is one thing that preflight or verify looked at.
 type Check struct {
 	Name   string `json:"name"`
 	OK     bool   `json:"ok"`
 	Detail string `json:"detail"`
+	Err    error  `json:"-"` // why it is not OK, with what to do about it
 }
 
-// StepInput names the rotation a step works on; everything else is read from the
+// fail returns the check as one that failed with an error.
+func (c Check) fail(err error) Check {
+	c.OK = false
+	c.Detail = err.Error()
+	c.Err = err
+	return c
+}
+
+// StepInput names the rotation that a step works on. Everything else is read from the
 // control table, so that a stale argument cannot do harm.
 type StepInput struct {
 	RotationID string `json:"rotation_id"`
@@ -133,31 +157,40 @@ type RewrapInput struct {
 }
 
 // VerifyInput asks for the last look at every row, or with Census for the first one,
-// before the mint.
+// before the mint. With Source it asks for work on one segment of that pass, and for no
+// conclusion.
 type VerifyInput struct {
 	RotationID string `json:"rotation_id"`
 	Census     bool   `json:"census,omitempty"`
+	Source     string `json:"source,omitempty"`
+	Segment    int    `json:"segment,omitempty"`
 }
 
-// SweepOutput is the output of census, rewrap and verify: passes over rows that go on
-// from their checkpoint until done.
+// SweepOutput is the output of census, rewrap and verify: passes over rows. Done false means
+// that time ran out; the next call continues from the checkpoints.
 type SweepOutput struct {
 	Done    bool             `json:"done"`
-	Deep    bool             `json:"deep"` // every distinct data key under the new KEK was unwrapped, else a sample
+	Paused  bool             `json:"paused"` // a person has paused the walk: call again later
+	Left    Segments         `json:"left"`   // of a pass over all sources: segments that are not done
+	Deep    bool             `json:"deep"`   // every distinct data key under the new KEK was unwrapped, else a sample
 	Tally   Tally            `json:"tally"`
 	Sources map[string]Tally `json:"-"`            // by name; of passes over all sources
 	Note    string           `json:"note"`         // what the end of the rotation leaves open; "" for nothing
 	Missing string           `json:"rows_missing"` // sources with far fewer rows at the end than an earlier pass scanned; "" for none
 
-	read   time.Time // when the last page was
-	litter string    // what is in the audit bucket that is no part of the chain
-	open   string    // what of the chain no public log has
+	read     time.Time      // when the last page was
+	litter   string         // objects in the audit bucket that are not part of the chain
+	verified *audit.Start   // where the next verification of the chain may begin; nil: no anchor is proven
+	open     string         // what of the chain no public log has
+	opened   []frozenSource // the sources of Sources
 }
 
 // WithoutRows is the output without the rows that it names, for logs and the execution's
 // history.
 func (o SweepOutput) WithoutRows() SweepOutput {
-	o.Tally.Poison, o.Sources = nil, nil
+	o.Tally.Poison = nil
+	o.Tally.DataKeys = nil
+	o.Sources = nil
 	return o
 }
 
@@ -172,7 +205,7 @@ func (o RetireOutput) WithoutRows() RetireOutput {
 const (
 	ActionRetire           = "retire"             // the old KEK, after the rewrap
 	ActionPreSwitchFailure = "pre_switch_failure" // the new KEK; the rotation is rolled back
-	ActionRemint           = "remint"             // the new KEK; an emergency goes on
+	ActionRemint           = "remint"             // the new KEK; an emergency mints another
 	ActionAbandon          = "abandon"            // a preflight that failed after it took the lock
 )
 
@@ -180,7 +213,9 @@ const (
 // machine caught, for the record.
 type RetireInput struct {
 	RotationID    string `json:"rotation_id"`
-	Action        string `json:"action,omitempty"`         // default retire
+	Action        string `json:"action,omitempty"` // default retire
+	Source        string `json:"source,omitempty"` // retire: work on one segment of the second scan, and retire nothing
+	Segment       int    `json:"segment,omitempty"`
 	FailedAttempt int    `json:"failed_attempt,omitempty"` // remint: the attempt that failed
 	ExecutionARN  string `json:"execution_arn,omitempty"`  // abandon: the execution whose preflight failed
 	Error         string `json:"error,omitempty"`
@@ -189,61 +224,13 @@ type RetireInput struct {
 
 // RetireOutput is the output of retire. Done false means: call again.
 type RetireOutput struct {
-	Done    bool   `json:"done"`
-	Phase   string `json:"phase"`   // the rotation's phase now; "" if it has no record
-	Attempt int    `json:"attempt"` // the mint attempt it is at
-	Tally   Tally  `json:"tally"`
-	Drill   string `json:"drill"` // of a drill that was rolled back: passed or failed; else ""
-}
-
-// Events that notify tells people of.
-const (
-	NotifyStarted    = "started"
-	NotifyVerifying  = "verifying" // of no interest but to customers who follow the window
-	NotifyCompleted  = "completed"
-	NotifyRolledBack = "rolledback"
-	NotifyRefused    = "refused"         // preflight said no; nothing changed
-	NotifyHalted     = "halted"          // after the switch, or an emergency out of attempts
-	NotifyDrilled    = "drilled"         // a drill failed where it should
-	NotifyApproval   = "approval_wanted" // sent by approve
-	NotifyAnnounced  = "announced"       // sent by preflight, seven days ahead
-	NotifyHealthRed  = "health_red"      // sent by health
-	NotifyGeneration = "generation"      // sent by a command in a person's shell; of a function, an alarm tells
-)
-
-// NotifyInput is the input of notify. For a halt the function returns the error
-// [Halted], which fails the execution in a Task state; when the execution is
-// redriven (its redrive count has grown since it halted) it returns success and
-// the rotation goes on.
-type NotifyInput struct {
-	Event      string     `json:"event"`
-	RotationID string     `json:"rotation_id,omitempty"`
-	Error      string     `json:"error,omitempty"`
-	Cause      string     `json:"cause,omitempty"`
-	Execution  Execution  `json:"execution"`              // $$.Execution
-	HaltedIn   *Execution `json:"halted_in,omitempty"`    // $$.Execution when it halted
-	Label      string     `json:"label,omitempty"`        // of the rotation, by which its window was announced
-	Mode       string     `json:"mode,omitempty"`         // of the rotation
-	Drill      string     `json:"drill,omitempty"`        // name of the drill that the rotation is: no customer hears of it
-	Plan       string     `json:"plan,omitempty"`         // hash of the plan to approve
-	Detail     string     `json:"detail,omitempty"`       // one line more
-	Missing    string     `json:"rows_missing,omitempty"` // of a completed rotation: sources that have lost many rows
-}
-
-// Execution is what is used of the Step Functions context object's Execution, of which
-// the redrive count alone is not in every implementation. AWS writes it and has added
-// fields to it before (RedriveCount and RedriveTime in 2023): others are ignored.
-type Execution struct {
-	ID           string `json:"Id"`
-	Name         string `json:"Name"`
-	RedriveCount int    `json:"RedriveCount,omitempty"`
-}
-
-// UnmarshalJSON ignores fields that are not known, however strictly the rest of the
-// payload is decoded.
-func (e *Execution) UnmarshalJSON(b []byte) error {
-	type plain Execution
-	return json.Unmarshal(b, (*plain)(e))
+	Done    bool     `json:"done"`
+	Paused  bool     `json:"paused"`  // see [SweepOutput]
+	Left    Segments `json:"left"`    // segments of the second scan that are not done
+	Phase   string   `json:"phase"`   // the rotation's phase now; "" if it has no record
+	Attempt int      `json:"attempt"` // the mint attempt it is at
+	Tally   Tally    `json:"tally"`
+	Drill   string   `json:"drill"` // of a drill that was rolled back: passed or failed; else ""
 }
 
 // NotifyOutput is the output of notify.
@@ -252,23 +239,10 @@ type NotifyOutput struct {
 	Untold []string `json:"untold,omitempty"` // announcers that could not be reached
 }
 
-// ApprovalInput asks for the approval of a rotation that stands before its switch.
-// Token is the state machine's, which waits for it.
-type ApprovalInput struct {
-	RotationID string `json:"rotation_id"`
-	Token      string `json:"task_token"`
-}
-
-// ApprovalOutput says what is to be approved; nobody reads it but a log.
-type ApprovalOutput struct {
-	Plan    string `json:"plan"`
-	Expires string `json:"expires"`
-}
-
 // HealthInput is empty: there is one pointer.
 type HealthInput struct{}
 
-// HealthOutput is what one canary under the pointer's KEK has shown.
+// HealthOutput is the result of one canary under the pointer's KEK.
 type HealthOutput struct {
 	KEK    string `json:"kek_id"`
 	OK     bool   `json:"ok"`

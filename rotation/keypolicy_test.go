@@ -8,6 +8,7 @@ import (
 
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/journal"
 )
 
 // mintedAs changes the key policy of each KEK as soon as it is minted, up to a number of
@@ -30,7 +31,7 @@ func TestForeignKeyPolicy(t *testing.T) {
 	mintedAs(s, 1, "Destroy")
 	was := s.pointer()
 	e := newDriver(s).machine.Start(spring, rotation.ExecutionInput{})
-	if e.Status != "FAILED" || e.Final != "RolledBack" || e.Failure.Name != string(rotation.KeyUnusable) || !strings.Contains(e.Failure.Cause, "it has Destroy") {
+	if e.Status != "FAILED" || e.Final != "RolledBack" || e.Failure.Name != string(journal.KeyUnusable) || !strings.Contains(e.Failure.Cause, "it has Destroy") {
 		t.Fatalf("ended in %s: %v", e.Final, e.Failure)
 	}
 	if r := s.record(spring); s.pointer() != was || s.state(r.NewKEK) != kek.Retired || s.enabled(r.NewKEK) {
@@ -63,8 +64,8 @@ func TestEmergencyOnAForeignKeyPolicy(t *testing.T) {
 	s.settled()
 
 	for err, attempt := range map[error]int{
-		rotation.ErrDenied: 1, rotation.ErrRejected: 1,
-		errors.New("statement 1 is no object"): limit, // a policy that is not understood
+		journal.ErrDenied: 1, journal.ErrRejected: 1,
+		errors.New("statement 1 is not an object"): limit, // a policy that is not understood
 	} {
 		s := newSite(t)
 		s.world.SetHook(func(op string, _ ...any) (bool, error) {
@@ -84,8 +85,8 @@ func TestEmergencyOnAForeignKeyPolicy(t *testing.T) {
 
 // TestKeyPolicyUnknown: where KMS does not answer nothing is concluded.
 func TestKeyPolicyUnknown(t *testing.T) {
-	for kind, err := range map[rotation.Kind]error{
-		rotation.Transient: fmt.Errorf("get: %w", rotation.ErrDenied), rotation.Rejected: fmt.Errorf("get: %w", rotation.ErrRejected),
+	for kind, err := range map[journal.Kind]error{
+		journal.Transient: fmt.Errorf("get: %w", journal.ErrDenied), journal.Rejected: fmt.Errorf("get: %w", journal.ErrRejected),
 	} {
 		s := newSite(t)
 		s.advance(spring, rotation.ExecutionInput{}, kek.Minted)
@@ -106,7 +107,7 @@ func TestKeyPolicyUnknown(t *testing.T) {
 func TestForeignKeyPolicyOfALastAttempt(t *testing.T) {
 	for _, foreign := range []bool{true, false} {
 		s := newSite(t)
-		s.MaxMints = 1
+		s.Config.MaxMints = 1
 		s.advance(spring, rotation.ExecutionInput{}, kek.Minted)
 		s.must(s.rehearse(spring))
 		if foreign {
@@ -115,7 +116,7 @@ func TestForeignKeyPolicyOfALastAttempt(t *testing.T) {
 			s.world.SetHook(away("KMS.PolicyDifferences"))
 		}
 		_, err := s.DualUnwrap(t.Context(), input(spring))
-		if want := map[bool]rotation.Kind{true: rotation.KeyUnusable, false: rotation.Transient}[foreign]; typed(err).Kind != want {
+		if want := map[bool]journal.Kind{true: journal.KeyUnusable, false: journal.Transient}[foreign]; typed(err).Kind != want {
 			t.Errorf("foreign %t: %v", foreign, err)
 		}
 		s.phase(spring, kek.Minted)

@@ -8,12 +8,14 @@ import (
 	"time"
 
 	"github.com/matter-ops/kms-rotation/kek"
+	"github.com/matter-ops/kms-rotation/rotation/gates"
+	"github.com/matter-ops/kms-rotation/rotation/journal"
 )
 
-// checkOldKeys looks, before the old KEKs are retired, who else uses them: disabling a
-// key disables it for everybody. What it finds halts a normal rotation with its name;
-// an emergency keeps it in the record and goes on, except where the disabled key would
-// make a source itself unreadable. It returns what the record says of the keys' use.
+// checkOldKeys looks for other users of the old KEKs before they are retired: a disabled key
+// is disabled for everybody. A normal rotation halts and names the user. An emergency only
+// records it, unless the disabled key would make a source itself unreadable. It returns
+// what the audit record says about the use of each key.
 func (s *Steps) checkOldKeys(ctx context.Context, r kek.Rotation) (map[string]string, error) {
 	sources, err := s.openSources(r.Sources)
 	if err != nil {
@@ -24,94 +26,79 @@ func (s *Steps) checkOldKeys(ctx context.Context, r kek.Rotation) (map[string]st
 		if err := s.checkEncryptedBy(ctx, sources, old); err != nil {
 			return nil, err
 		}
-		use, err := s.Keys.Use(ctx, old)
+		use, err := s.Keys.Admin.Use(ctx, old)
 		if err != nil && r.Mode == kek.Emergency {
-			body["use."+string(old)] = cut(overridden + ": it could not be read: " + err.Error())
+			body["use."+string(old)] = journal.CutText(gates.Overridden + ": it could not be read: " + err.Error())
 			continue
 		}
 		if err != nil {
-			return nil, unavailable("use of KMS key "+string(old), err)
+			return nil, journal.WrapUnavailable("use of KMS key "+string(old), err)
 		}
 		var found []string
 		for _, g := range use.Grants {
 			found = append(found, "grant "+g)
 		}
-		seen := r.SealedAt // what a person has resumed after is in the record
+		seen := r.SealedAt // a use before a resume was already reported, and a person decided to resume
 		if r.ResumedAt.After(seen) {
 			seen = r.ResumedAt
 		}
-		if wrapping(use.LastUse) && use.LastUseAt.After(seen.Add(clockTolerance)) {
+		if isWrapping(use.LastUse) && use.LastUseAt.After(seen.Add(clockTolerance)) {
 			found = append(found, fmt.Sprintf("%s at %s, after its fence was sealed (CloudTrail event %s)",
 				use.LastUse, use.LastUseAt.UTC().Format(time.RFC3339), use.LastUseBy))
 		}
 		if len(found) > 0 && r.Mode == kek.Normal {
-			return nil, &Error{
-				Kind: KeyInUse, Field: string(old), Msg: "others still use this KEK: " + strings.Join(found, "; "),
-				Next: "move them to the new KEK; revoke grants with aws kms revoke-grant; then resume: matter ops resume --rotation ID",
+			return nil, &journal.Error{
+				Kind: journal.KeyInUse, Field: string(old), Msg: "others still use this KEK: " + strings.Join(found, "; "),
+				Next: journal.Next{Do: journal.MoveUsers, Rotation: r.ID},
 			}
 		}
-		body["use."+string(old)] = cut(use.summary())
+		body["use."+string(old)] = journal.CutText(use.Summarize())
 	}
 	return body, nil
 }
 
-// clockTolerance is how far KMS's clock and ours may be apart.
+// clockTolerance is how far the clocks of KMS and of this process may differ.
 const clockTolerance = time.Minute
 
-// wrapping reports an operation that makes new ciphertexts under a key. Unwrapping
-// does not tell anybody from the rewrap itself.
-func wrapping(operation string) bool {
+// isWrapping reports an operation that makes new ciphertexts under a key. An operation that
+// unwraps says nothing, because the rewrap itself unwraps under the old key.
+func isWrapping(operation string) bool {
 	return operation == "Encrypt" || strings.HasPrefix(operation, "GenerateDataKey")
-}
-
-// summary is a key's use in one line.
-func (u KeyUse) summary() string {
-	text := fmt.Sprintf("%d grants, %d aliases of others", len(u.Grants), len(u.Aliases))
-	if len(u.Grants) > 0 {
-		text += ": " + strings.Join(u.Grants, "; ")
-	}
-	switch u.LastUse {
-	case "":
-		text += ", last use not known to KMS"
-	default:
-		text += fmt.Sprintf(", last use %s at %s", u.LastUse, u.LastUseAt.UTC().Format(time.RFC3339))
-	}
-	return text
 }
 
 // checkEncryptedBy refuses to disable a key that encrypts a source at rest: DynamoDB
 // makes such a table inaccessible and archives it after seven days (DynamoDB developer
 // guide, "Encryption at rest").
-func (s *Steps) checkEncryptedBy(ctx context.Context, sources []frozen, old kek.ID) error {
+func (s *Steps) checkEncryptedBy(ctx context.Context, sources []frozenSource, old kek.ID) error {
 	for _, src := range sources {
 		arn, err := src.EncryptedBy(ctx)
 		if err != nil {
-			return unavailable("source "+src.Name(), err)
+			return journal.WrapUnavailable("source "+src.Name(), err)
 		}
 		if id, _, ok := kek.ParseKeyRef(arn); ok && id == old {
-			return &Error{
-				Kind: KeyInUse, Field: "sources[" + src.Name() + "]", Msg: fmt.Sprintf("it is encrypted at rest by KEK %s: disabling the key would make it unreadable", old),
-				Next: "give the table another key for its encryption at rest, then start or resume",
+			return &journal.Error{
+				Kind: journal.KeyInUse, Field: "sources[" + src.Name() + "]", Msg: fmt.Sprintf("it is encrypted at rest by KEK %s: disabling the key would make it unreadable", old),
+				Next: journal.Next{Say: "give the table another key for its encryption at rest, then start or resume"},
 			}
 		}
 	}
 	return nil
 }
 
-// successorNotes says before a rotation what a new KEK will not have of the old one's,
-// and who would be cut off with it.
+// successorNotes says before a rotation what a new KEK will not inherit from the old one
+// (replicas, policy statements, grants, aliases), and so who would lose access.
 func (s *Steps) successorNotes(ctx context.Context, id kek.ID) ([]string, error) {
-	use, err := s.Keys.Use(ctx, id)
-	if errors.Is(err, ErrDenied) {
+	use, err := s.Keys.Admin.Use(ctx, id)
+	if errors.Is(err, journal.ErrDenied) {
 		return []string{"who else uses the KEK could not be read: " + err.Error()}, nil
 	}
 	if err != nil {
-		return nil, unavailable("use of KMS key "+string(id), err)
+		return nil, journal.WrapUnavailable("use of KMS key "+string(id), err)
 	}
 	var notes []string
 	add := func(format string, args ...any) { notes = append(notes, fmt.Sprintf(format, args...)) }
 	if use.MultiRegion {
-		add("the KEK is a multi-Region key: the new one will be one too, but without replicas (%s)", orNone(use.Replicas))
+		add("the KEK is a multi-Region key: the new one will be one too, but without replicas (%s)", joinOrNone(use.Replicas))
 	}
 	if len(use.Policy) > 0 {
 		add("key policy statements that the new KEK will not have: %s", strings.Join(use.Policy, ", "))
@@ -126,7 +113,7 @@ func (s *Steps) successorNotes(ctx context.Context, id kek.ID) ([]string, error)
 	return notes, nil
 }
 
-func orNone(list []string) string {
+func joinOrNone(list []string) string {
 	if len(list) == 0 {
 		return "it has none"
 	}

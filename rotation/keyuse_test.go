@@ -8,12 +8,13 @@ import (
 
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/journal"
 )
 
 const grant = "to lambda.amazonaws.com: Decrypt, GenerateDataKey"
 
 // TestGrants: a grant on an old KEK halts a normal rotation before the KEK is retired,
-// with the grant's name; an emergency records it and goes on.
+// with the grant's name; an emergency records it and continues.
 func TestGrants(t *testing.T) {
 	for _, historic := range []bool{false, true} {
 		d, w := watched(t)
@@ -43,7 +44,7 @@ func TestGrants(t *testing.T) {
 }
 
 // TestPreflightNamesOtherUsers: what the new KEK will not have of the old one's is said
-// before the start; a denied look is a note, for it is no reason to stay.
+// before the start; a denied look is a note, for it is not a reason to stay.
 func TestPreflightNamesOtherUsers(t *testing.T) {
 	look := func(s *site) rotation.Check {
 		t.Helper()
@@ -76,7 +77,7 @@ func TestPreflightNamesOtherUsers(t *testing.T) {
 	}
 	s.world.SetHook(func(op string, _ ...any) (bool, error) {
 		if op == "KMS.Use" {
-			return false, fmt.Errorf("list grants: %w", rotation.ErrDenied)
+			return false, fmt.Errorf("list grants: %w", journal.ErrDenied)
 		}
 		return true, nil
 	})
@@ -125,7 +126,7 @@ func TestEncryptedBy(t *testing.T) {
 					t.Errorf("the check: %+v", check)
 				}
 				if mode == "normal" {
-					wantKind(t, err, rotation.KeyInUse)
+					wantKind(t, err, journal.KeyInUse)
 					d.people.SetEncryptedBy("arn:aws:kms:eu-central-1:000000000000:key/kek-9999") // another's, until after the start
 				}
 				d.before = func(c call) {
@@ -154,7 +155,7 @@ func TestEncryptedBy(t *testing.T) {
 }
 
 // TestWrappingAfterTheSeal: somebody who wraps new data under an old KEK after its fence
-// was sealed is no writer of ours. A normal rotation halts with the operation and its
+// was sealed is not a writer of ours. A normal rotation halts with the operation and its
 // event; a person who has looked resumes it. Unwrapping, wrapping before the seal, and
 // what the clocks may be apart by tell nothing.
 func TestWrappingAfterTheSeal(t *testing.T) {
@@ -187,12 +188,12 @@ func TestWrappingAfterTheSeal(t *testing.T) {
 				}
 				return
 			}
-			wantKind(t, err, rotation.KeyInUse)
+			wantKind(t, err, journal.KeyInUse)
 			if !strings.Contains(err.Error(), "GenerateDataKey at 2026-04-01T02:01:01Z, after its fence was sealed (CloudTrail event event-") {
 				t.Error(err)
 			}
 			s.phase(spring, kek.Rewrapped)
-			wantKind(t, s.retire(spring), rotation.KeyInUse) // a redrive is no look
+			wantKind(t, s.retire(spring), journal.KeyInUse) // a redrive is not a look
 			s.resume()
 			s.must(s.retire(spring))
 			s.advance(spring, tc.in, kek.Completed)
@@ -208,12 +209,12 @@ func TestUseDenied(t *testing.T) {
 		s, w := at(t, in, kek.Rewrapped)
 		s.world.SetHook(func(op string, args ...any) (bool, error) {
 			if op == "KMS.Use" {
-				return false, fmt.Errorf("list grants: %w", rotation.ErrDenied)
+				return false, fmt.Errorf("list grants: %w", journal.ErrDenied)
 			}
 			return w.hook(op, args...)
 		})
 		if err := s.retire(spring); mode == "normal" {
-			wantKind(t, err, rotation.AccessDenied)
+			wantKind(t, err, journal.AccessDenied)
 			s.phase(spring, kek.Rewrapped)
 			continue
 		} else if err != nil {
@@ -236,7 +237,7 @@ func TestDeniedDisable(t *testing.T) {
 		denied := true
 		d.world.SetHook(func(op string, args ...any) (bool, error) {
 			if op == "KMS.Disable" && args[0] == olds[which] && denied {
-				return false, fmt.Errorf("disable key: %w", rotation.ErrDenied)
+				return false, fmt.Errorf("disable key: %w", journal.ErrDenied)
 			}
 			return w.hook(op, args...)
 		})
@@ -247,8 +248,8 @@ func TestDeniedDisable(t *testing.T) {
 		if d.phase(spring, kek.KEKRetired); d.state(olds[which]) != kek.Retired || !d.enabled(olds[which]) {
 			t.Errorf("the old KEK is %s, enabled %t", d.state(olds[which]), d.enabled(olds[which]))
 		}
-		wantKind(t, d.retire(spring), rotation.AccessDenied)
-		wantKind(t, d.verify(spring), rotation.Transient)
+		wantKind(t, d.retire(spring), journal.AccessDenied)
+		wantKind(t, d.verify(spring), journal.Transient)
 		denied = false
 		e.Redrive()
 		if e.Status != "SUCCEEDED" {

@@ -10,6 +10,8 @@ import (
 	"github.com/matter-ops/kms-rotation/audit"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/gates"
+	"github.com/matter-ops/kms-rotation/rotation/journal"
 )
 
 // TestLeaseFromAFastClock: a dead process whose clock ran a day ahead does not hold up the
@@ -49,7 +51,7 @@ func TestRevokeLease(t *testing.T) {
 	for field, err := range map[string]error{
 		"kek-id": revoke(s.pointer().KEKID, "web", "gone"), "holder": revoke(s.first, "other", "gone"), "reason": revoke(s.first, "web", ""),
 	} {
-		if e := typed(err); e == nil || e.Field != field || e.Next == "" {
+		if e := typed(err); e == nil || e.Field != field || e.Next.IsZero() {
 			t.Errorf("%s: %v", field, err)
 		}
 	}
@@ -86,24 +88,24 @@ func TestRevokeLease(t *testing.T) {
 // window that it was started in, and cannot be approved there; it can be rejected.
 func TestApprovedOutsideTheWindow(t *testing.T) {
 	d := twoPersons(t)
-	d.Window = must(rotation.ParseWindow("01:00-05:00", time.UTC))
+	d.Gates.Rules.Window = must(gates.ParseWindow("01:00-05:00", time.UTC))
 	d.advance(spring, asked, kek.Tested)
 	d.clock.pass(4 * time.Hour) // 06:00
 	_, err := d.verdict(bob, "", false)
-	wantKind(t, err, rotation.WindowClosed)
+	wantKind(t, err, journal.WindowClosed)
 	d.clock.pass(-90 * time.Minute)
 	if _, err := d.verdict(bob, "", false); err != nil {
 		t.Fatal(err)
 	}
 	d.clock.pass(90 * time.Minute)
 	_, err = d.Switch(t.Context(), input(spring))
-	wantKind(t, err, rotation.WindowClosed)
+	wantKind(t, err, journal.WindowClosed)
 	if d.pointer().KEKID != d.first {
 		t.Error("the pointer moved")
 	}
-	d.Window = must(rotation.ParseWindow("06:00-07:00", time.UTC)) // the deployment's now; the rotation keeps its own
+	d.Gates.Rules.Window = must(gates.ParseWindow("06:00-07:00", time.UTC)) // the deployment's now; the rotation keeps its own
 	_, err = d.Switch(t.Context(), input(spring))
-	wantKind(t, err, rotation.WindowClosed)
+	wantKind(t, err, journal.WindowClosed)
 	d.clock.pass(-90 * time.Minute)
 	if _, err := d.Switch(t.Context(), input(spring)); err != nil {
 		t.Fatal(err)
@@ -116,7 +118,7 @@ func TestRevokeLeaseRecords(t *testing.T) {
 	s, _ := at(t, rotation.ExecutionInput{}, kek.Switched)
 	l := s.lease("web", 5*time.Minute)
 	_, err := s.RevokeLease(t.Context(), s.store, s.first, "other", "gone")
-	want := &rotation.Error{Kind: rotation.Refused, Field: "holder", Msg: "it has no lease on KEK " + string(s.first), Next: "matter ops lease list"}
+	want := &journal.Error{Kind: journal.Refused, Field: "holder", Msg: "it has no lease on KEK " + string(s.first), Next: journal.Next{Do: journal.ListLeases}}
 	if d := cmp.Diff(want, typed(err)); d != "" {
 		t.Errorf("-want +got:\n%s", d)
 	}
@@ -125,7 +127,7 @@ func TestRevokeLeaseRecords(t *testing.T) {
 		t.Errorf("%+v, %v", got, err)
 	}
 	if d := cmp.Diff([]audit.Event{{
-		ID: "lease_revoked/" + string(s.first) + "/web", Type: "lease_revoked", Step: "lease revoke", Actor: s.Actor, Body: map[string]string{
+		ID: "lease_revoked/" + string(s.first) + "/web", Type: "lease_revoked", Step: "lease revoke", Actor: s.Journal.Actor, Body: map[string]string{
 			"kek_id": string(s.first), "holder": "web", "host": "web-1", "pid": "7", "refs": "3", "reason": "host is gone",
 			"expires_at": l.Expires.UTC().Format(time.RFC3339),
 		},
@@ -159,7 +161,7 @@ func TestRevokeLeaseOfALiveHolder(t *testing.T) {
 			return true, nil
 		})
 		_, err := s.RevokeLease(t.Context(), s.store, s.first, "web", "gone")
-		if alive := renewals == 12; alive != (err != nil) || alive && typed(err).Next != "stop that process" {
+		if alive := renewals == 12; alive != (err != nil) || alive && typed(err).Next.Say != "stop that process" {
 			t.Errorf("%d renewals: %v", renewals, err)
 		}
 	}

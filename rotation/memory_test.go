@@ -9,12 +9,13 @@ import (
 
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/keyring"
 )
 
 // secrets remembers every plaintext that the steps were handed: data keys and payloads.
 type secrets struct {
-	rotation.Wrapper
-	rotation.Cipher
+	keyring.Wrapper
+	keyring.Cipher
 
 	mu   sync.Mutex
 	seen [][]byte
@@ -51,9 +52,9 @@ func (k *secrets) Open(dek, sealed []byte, bound map[string]string) ([]byte, err
 func TestSecretsAreCleared(t *testing.T) {
 	for name, in := range map[string]rotation.ExecutionInput{"normal": {}, "emergency": emergency} {
 		s := newSite(t)
-		s.Deep = true
-		k := &secrets{Wrapper: s.kms, Cipher: s.Cipher}
-		s.KMS, s.Cipher = k, k
+		s.Config.Deep = true
+		k := &secrets{Wrapper: s.kms, Cipher: s.Keys.Cipher}
+		s.Keys.Wrapper, s.Keys.Cipher = k, k
 		clean := func(step string) {
 			t.Helper()
 			if len(k.seen) == 0 {
@@ -83,7 +84,7 @@ func TestSecretsAreCleared(t *testing.T) {
 		if len(k.seen) > 0 { // it proves within KMS
 			t.Errorf("%s, retirement: it was handed %d secrets", name, len(k.seen))
 		}
-		s.KMS = unlocked{k}
+		s.Keys.Wrapper = unlocked{k}
 		if s.verify(spring) == nil {
 			t.Error("a KEK that unwraps was taken for dead")
 		}

@@ -8,13 +8,14 @@ import (
 	"testing"
 	"time"
 
-	"github.com/matter-ops/kms-rotation/audit"
 	"github.com/matter-ops/kms-rotation/kek"
+	"github.com/matter-ops/kms-rotation/rotation/journal"
+	"github.com/matter-ops/kms-rotation/rotation/keyring"
 )
 
 // reaper is KMS in which keys carry a rotation's tag. It notes what is disabled.
 type reaper struct {
-	KeyAdmin
+	keyring.Admin
 	tagged   []kek.ID
 	err      error // of Disable
 	disabled *[]kek.ID
@@ -29,10 +30,12 @@ func (r reaper) Disable(_ context.Context, id kek.ID) error {
 
 // reaping are steps that find keys with the tag of a rotation.
 func reaping(keys reaper, v kek.View) *Steps {
-	return &Steps{Deps: Deps{
-		Keys: keys, Registry: ledger{views: map[string]kek.View{"id": v}}, Outbox: lined{at: audit.Line{Chain: line}}, Vault: &shelf{},
-		Now: func() time.Time { return at(60) },
-	}}
+	return &Steps{
+		Journal: &journal.Journal{
+			Registry: ledger{views: map[string]kek.View{"id": v}}, Outbox: young{}, AuditBucket: young{}, Now: func() time.Time { return at(60) },
+		},
+		Keys: keyring.Keyring{Admin: keys},
+	}
 }
 
 // TestReapSpares: of the keys that carry a rotation's tag those alone are disabled that
@@ -66,7 +69,7 @@ func TestReapSpares(t *testing.T) {
 		"there is no rotation": {kek.View{Pointer: pointer, KEKs: rest}, nil},
 	} {
 		var disabled []kek.ID
-		if err := reaping(reaper{tagged: keys, disabled: &disabled}, tc.v).reap(t.Context(), "id"); err != nil || !slices.Equal(disabled, tc.want) {
+		if err := reaping(reaper{tagged: keys, disabled: &disabled}, tc.v).disableOrphanKeys(t.Context(), "id"); err != nil || !slices.Equal(disabled, tc.want) {
 			t.Errorf("%s: disabled %v, want %v; %v", name, disabled, tc.want, err)
 		}
 	}
@@ -77,9 +80,9 @@ func TestReapSpares(t *testing.T) {
 func TestReapWithoutAPointer(t *testing.T) {
 	var disabled []kek.ID
 	v := kek.View{Rotation: &kek.Rotation{Phase: kek.Completed, OldKEK: "first", NewKEK: "new"}}
-	err := reaping(reaper{tagged: []kek.ID{"first", "in use"}, disabled: &disabled}, v).reap(t.Context(), "id")
-	var typed *Error
-	if !errors.As(err, &typed) || typed.Kind != PointerInvalid || disabled != nil {
+	err := reaping(reaper{tagged: []kek.ID{"first", "in use"}, disabled: &disabled}, v).disableOrphanKeys(t.Context(), "id")
+	var typed *journal.Error
+	if !errors.As(err, &typed) || typed.Kind != journal.PointerInvalid || disabled != nil {
 		t.Errorf("disabled %v, %v", disabled, err)
 	}
 }
@@ -91,15 +94,15 @@ func TestReapOfYoungKeys(t *testing.T) {
 	for name, tc := range map[string]struct {
 		r    kek.Rotation
 		keks map[kek.ID]kek.KEK
-		kind Kind
+		kind journal.Kind
 	}{
-		"a young KEK":            {kek.Rotation{Phase: kek.Minted, NewKEK: "new", UpdatedAt: before}, map[kek.ID]kek.KEK{"new": {CreatedAt: now}}, Transient},
-		"an old KEK":             {kek.Rotation{Phase: kek.Minted, NewKEK: "new", UpdatedAt: now}, map[kek.ID]kek.KEK{"new": {CreatedAt: before}}, AccessDenied},
-		"no KEK, just now":       {kek.Rotation{Phase: kek.RolledBack, UpdatedAt: now}, nil, Transient},
-		"no KEK, ten minutes on": {kek.Rotation{Phase: kek.RolledBack, UpdatedAt: before}, nil, AccessDenied},
+		"a young KEK":            {kek.Rotation{Phase: kek.Minted, NewKEK: "new", UpdatedAt: before}, map[kek.ID]kek.KEK{"new": {CreatedAt: now}}, journal.Transient},
+		"an old KEK":             {kek.Rotation{Phase: kek.Minted, NewKEK: "new", UpdatedAt: now}, map[kek.ID]kek.KEK{"new": {CreatedAt: before}}, journal.AccessDenied},
+		"no KEK, just now":       {kek.Rotation{Phase: kek.RolledBack, UpdatedAt: now}, nil, journal.Transient},
+		"no KEK, ten minutes on": {kek.Rotation{Phase: kek.RolledBack, UpdatedAt: before}, nil, journal.AccessDenied},
 	} {
 		var disabled []kek.ID
-		keys := reaper{tagged: []kek.ID{"stray"}, disabled: &disabled, err: fmt.Errorf("disable key: %w", ErrDenied)}
-		isError(t, name, reaping(keys, kek.View{Rotation: &tc.r, Pointer: &kek.Pointer{KEKID: "in use"}, KEKs: tc.keks}).reap(t.Context(), "id"), tc.kind, "KMS DisableKey")
+		keys := reaper{tagged: []kek.ID{"stray"}, disabled: &disabled, err: fmt.Errorf("disable key: %w", journal.ErrDenied)}
+		isError(t, name, reaping(keys, kek.View{Rotation: &tc.r, Pointer: &kek.Pointer{KEKID: "in use"}, KEKs: tc.keks}).disableOrphanKeys(t.Context(), "id"), tc.kind, "KMS DisableKey")
 	}
 }

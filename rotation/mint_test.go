@@ -6,6 +6,8 @@ import (
 
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/journal"
+	"github.com/matter-ops/kms-rotation/rotation/keyring"
 )
 
 // TestStaleMintSparesNextAttempt lets the mint of an attempt that is over wake up
@@ -26,7 +28,7 @@ func TestStaleMintSparesNextAttempt(t *testing.T) {
 			<-wake
 		case op == "KMS.Claim" && args[1] == 2 && args[2] != kek.ID(""):
 			close(wake)
-			if err := <-done; typed(err).Kind != rotation.Refused {
+			if err := <-done; typed(err).Kind != journal.Refused {
 				t.Errorf("the stale mint: %v", err)
 			}
 		}
@@ -57,11 +59,11 @@ func TestStaleMintSparesNextAttempt(t *testing.T) {
 // has one. A stray that has one holds neither up, and retire disables it.
 func TestStrayWithAlias(t *testing.T) {
 	s, w := at(t, rotation.ExecutionInput{}, kek.Started)
-	stray := must(s.kms.Create(t.Context(), spring, 7, "stray", rotation.Key{}))
+	stray := must(s.kms.Create(t.Context(), spring, 7, "stray", keyring.Key{}))
 	denied := true
 	s.world.SetHook(func(op string, args ...any) (bool, error) {
 		if op == "KMS.Disable" && args[0] == stray.ID && denied {
-			return false, fmt.Errorf("disable key: %w", rotation.ErrDenied)
+			return false, fmt.Errorf("disable key: %w", journal.ErrDenied)
 		}
 		return w.hook(op, args...)
 	})
@@ -70,7 +72,7 @@ func TestStrayWithAlias(t *testing.T) {
 		t.Error("the stray is disabled though that was denied")
 	}
 	s.clock.pass(tagDelay)
-	wantKind(t, s.retire(spring), rotation.AccessDenied) // a permission of retire's that is missing is no stray's
+	wantKind(t, s.retire(spring), journal.AccessDenied) // a permission of retire's that is missing is not a stray's
 	denied = false
 	s.must(s.retire(spring))
 	if s.enabled(stray.ID) {

@@ -8,7 +8,9 @@ import (
 	"testing"
 
 	"github.com/matter-ops/kms-rotation/audit"
+	"github.com/matter-ops/kms-rotation/internal/notify"
 	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/journal"
 )
 
 // inbox keeps whole messages.
@@ -17,26 +19,28 @@ type inbox struct {
 	err              error
 }
 
-func (b *inbox) Notify(_ context.Context, subject, message string) error {
-	b.subject, b.message = subject, message
+func (b *inbox) TellPeople(_ context.Context, n journal.Notice) error {
+	b.subject, b.message = notify.ComposeMessage(n)
 	return b.err
 }
 
-func notifier(b *inbox) *rotation.Steps { return &rotation.Steps{Deps: rotation.Deps{Notifier: b}} }
+func notifier(b *inbox) *rotation.Steps {
+	return &rotation.Steps{Journal: &journal.Journal{Notifier: b}}
+}
 
-func halted(redrives int, in *rotation.Execution) rotation.NotifyInput {
-	return rotation.NotifyInput{
-		Event: rotation.NotifyHalted, RotationID: spring, Error: "DrainTimeout", Cause: "a lease",
-		Execution: rotation.Execution{ID: "arn:x", RedriveCount: redrives}, HaltedIn: in,
+func halted(redrives int, in *journal.Execution) journal.Notice {
+	return journal.Notice{
+		Event: journal.NotifyHalted, RotationID: spring, Error: "DrainTimeout", Cause: "a lease",
+		Execution: journal.Execution{ID: "arn:x", RedriveCount: redrives}, HaltedIn: in,
 	}
 }
 
 func TestNotify(t *testing.T) {
 	for event, want := range map[string]string{
-		rotation.NotifyCompleted: "completed", rotation.NotifyRolledBack: "The pointer never moved", rotation.NotifyRefused: "no key was minted",
+		journal.NotifyCompleted: "completed", journal.NotifyRolledBack: "The pointer never moved", journal.NotifyRefused: "no key was minted",
 	} {
 		var b inbox
-		out, err := notifier(&b).Notify(t.Context(), rotation.NotifyInput{Event: event, RotationID: spring, Error: "E", Cause: "why"})
+		out, err := notifier(&b).Notify(t.Context(), journal.Notice{Event: event, RotationID: spring, Error: "E", Cause: "why"})
 		if err != nil || !out.Sent || !strings.Contains(b.message, want) || !strings.Contains(b.message, spring) || !strings.Contains(b.message, "Next: ") {
 			t.Errorf("%s: %+v, %v, %q", event, out, err, b.message)
 		}
@@ -44,28 +48,28 @@ func TestNotify(t *testing.T) {
 			t.Errorf("%s: the subject has %d characters", event, len(b.subject))
 		}
 	}
-	_, err := notifier(&inbox{}).Notify(t.Context(), rotation.NotifyInput{Event: "done"})
-	wantKind(t, err, rotation.InvalidInput)
-	_, err = notifier(&inbox{err: errors.New("no answer")}).Notify(t.Context(), rotation.NotifyInput{Event: rotation.NotifyCompleted})
-	wantKind(t, err, rotation.Transient)
-	if out, err := new(rotation.Steps).Notify(t.Context(), rotation.NotifyInput{Event: rotation.NotifyCompleted}); err != nil || out.Sent {
+	_, err := notifier(&inbox{}).Notify(t.Context(), journal.Notice{Event: "done"})
+	wantKind(t, err, journal.InvalidInput)
+	_, err = notifier(&inbox{err: errors.New("no answer")}).Notify(t.Context(), journal.Notice{Event: journal.NotifyCompleted})
+	wantKind(t, err, journal.Transient)
+	if out, err := (&rotation.Steps{Journal: &journal.Journal{}}).Notify(t.Context(), journal.Notice{Event: journal.NotifyCompleted}); err != nil || out.Sent {
 		t.Errorf("without a topic: %+v, %v", out, err)
 	}
 }
 
 // TestNotifyHalt checks that a halt fails until the execution is redriven, and
-// fails anew when it halts anew.
+// fails again when it halts again.
 func TestNotifyHalt(t *testing.T) {
 	for _, tc := range []struct {
 		now    int
-		halted *rotation.Execution
+		halted *journal.Execution
 		fails  bool
 	}{
 		{0, nil, true},
-		{0, &rotation.Execution{}, true},
-		{1, &rotation.Execution{}, false},
-		{1, &rotation.Execution{RedriveCount: 1}, true},
-		{2, &rotation.Execution{RedriveCount: 1}, false},
+		{0, &journal.Execution{}, true},
+		{1, &journal.Execution{}, false},
+		{1, &journal.Execution{RedriveCount: 1}, true},
+		{2, &journal.Execution{RedriveCount: 1}, false},
 	} {
 		var b inbox
 		_, err := notifier(&b).Notify(t.Context(), halted(tc.now, tc.halted))
@@ -75,7 +79,7 @@ func TestNotifyHalt(t *testing.T) {
 			}
 			continue
 		}
-		wantKind(t, err, rotation.Halted)
+		wantKind(t, err, journal.Halted)
 		if !strings.Contains(b.message, "redrive-execution --execution-arn arn:x") || !strings.Contains(b.message, "DrainTimeout") {
 			t.Errorf("mail %q", b.message)
 		}
@@ -85,13 +89,13 @@ func TestNotifyHalt(t *testing.T) {
 // TestNotifyOrphansDoesNotCalm is the regression test of a page that said no row
 // was orphaned when verify had just found orphans.
 func TestNotifyOrphansDoesNotCalm(t *testing.T) {
-	for kind, calm := range map[rotation.Kind]bool{rotation.OrphansFound: false, rotation.DrainTimeout: true, rotation.RowsQuarantined: true} {
+	for kind, calm := range map[journal.Kind]bool{journal.OrphansFound: false, journal.DrainTimeout: true, journal.RowsQuarantined: true} {
 		var b inbox
 		in := halted(0, nil)
 		in.Error = string(kind)
 		_, err := notifier(&b).Notify(t.Context(), in)
-		wantKind(t, err, rotation.Halted)
-		if got := strings.Contains(b.message, "No row is orphaned"); got != calm {
+		wantKind(t, err, journal.Halted)
+		if got := strings.Contains(b.message, "disables a KEK only after a scan that found no row under it"); got != calm {
 			t.Errorf("%s: %q", kind, b.message)
 		}
 	}
@@ -105,30 +109,30 @@ func TestReadFailure(t *testing.T) {
 		return string(must(json.Marshal(map[string]string{"errorType": "any", "errorMessage": message})))
 	}
 	in := halted(0, nil)
-	in.Error, in.Cause = string(rotation.KeyInUse), function("KeyInUse: kek-1: a grant: of another team (next: retire it)")
+	in.Error, in.Cause = string(journal.KeyInUse), function("KeyInUse: kek-1: a grant: of another team (next: retire it)")
 	_, err := notifier(&inbox{}).Notify(t.Context(), in)
-	var typed *rotation.Error
-	if !errors.As(err, &typed) || typed.Halt == nil || typed.Halt.Rotation != spring || typed.Halt.Next != typed.Next || typed.Next == "" {
+	var typed *journal.Error
+	if !errors.As(err, &typed) || typed.Halt == nil || typed.Halt.Rotation != spring || typed.Next != (journal.Next{Do: journal.ResumeRotation, Rotation: spring, Execution: "arn:x"}) {
 		t.Fatalf("%v: %+v", err, typed)
 	}
-	if want := "Halted: " + spring + ": KeyInUse: kek-1: a grant: of another team (next: retire it) (next: "; !strings.HasPrefix(err.Error(), want) {
+	if want := "Halted: " + spring + ": KeyInUse: kek-1: a grant: of another team (next: retire it)"; err.Error() != want {
 		t.Errorf("%v", err)
 	}
 	said := function(string(must(json.Marshal(typed.Halt))))
 	for _, tc := range []struct {
 		name, cause string
-		kind        rotation.Kind
+		kind        journal.Kind
 		text        string
 	}{
-		{"Halted", said, rotation.KeyInUse, "kek-1: a grant: of another team (next: retire it)"},
-		{"WindowClosed", function("WindowClosed: window: it is 12:00"), rotation.WindowClosed, "window: it is 12:00"},
-		{"Halted", function("Halted: q: Internal: r1 failed: x (next: y)"), rotation.Halted, "q: Internal: r1 failed: x (next: y)"},
-		{"Halted", `{"kind":""}`, rotation.Halted, `{"kind":""}`},
+		{"Halted", said, journal.KeyInUse, "kek-1: a grant: of another team (next: retire it)"},
+		{"WindowClosed", function("WindowClosed: window: it is 12:00"), journal.WindowClosed, "window: it is 12:00"},
+		{"Halted", function("Halted: q: Internal: r1 failed: x (next: y)"), journal.Halted, "q: Internal: r1 failed: x (next: y)"},
+		{"Halted", `{"kind":""}`, journal.Halted, `{"kind":""}`},
 		{"States.Timeout", "", "States.Timeout", ""},
-		{"ApprovalRejected", "no\x1b[2J\nyes", rotation.ApprovalRejected, audit.Visible("no\x1b[2J; yes")},
-		{"Halted", function(`{"kind":"a\u001b","cause":"a\u001b: \u001b[2Jgreen"}`), rotation.Kind(audit.Visible("a\x1b")), audit.Visible("\x1b[2Jgreen")},
+		{"ApprovalRejected", "no\x1b[2J\nyes", journal.ApprovalRejected, audit.Visible("no\x1b[2J; yes")},
+		{"Halted", function(`{"kind":"a\u001b","cause":"a\u001b: \u001b[2Jgreen"}`), journal.Kind(audit.Visible("a\x1b")), audit.Visible("\x1b[2Jgreen")},
 	} {
-		if kind, text := rotation.ReadFailure(tc.name, tc.cause); kind != tc.kind || text != tc.text {
+		if kind, text := journal.ReadFailure(tc.name, tc.cause); kind != tc.kind || text != tc.text {
 			t.Errorf("%s %s: %s, %q", tc.name, tc.cause, kind, text)
 		}
 	}

@@ -14,6 +14,8 @@ import (
 	"github.com/matter-ops/kms-rotation/audit"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/journal"
+	"github.com/matter-ops/kms-rotation/source"
 	"github.com/matter-ops/kms-rotation/test/memstore"
 )
 
@@ -34,11 +36,11 @@ func TestVerifyForgetsWhatItSaw(t *testing.T) {
 		sound := s.rows()[place{s.people, "p1"}]
 		record := must(s.vault.Get(t.Context(), audit.ObjectKey(chain, 2)))
 		s.vault.Tamper(audit.ObjectKey(chain, 2), []byte("foreign"))
-		wantKind(t, s.verify(spring), rotation.AuditTampered) // it has looked at every row
+		wantKind(t, s.verify(spring), journal.AuditTampered) // it has looked at every row
 		s.vault.Tamper(audit.ObjectKey(chain, 2), record)
 		s.people.Plant("p1", old)
 		goOn(s)
-		if s.unverified(t, rotation.OrphansFound); t.Failed() {
+		if s.unverified(t, journal.OrphansFound); t.Failed() {
 			t.Fatal(name)
 		}
 		s.people.Plant("p1", sound)
@@ -53,7 +55,7 @@ func (s *site) resume() {
 	must(s.Preflight(s.t.Context(), preflightInput("again", rotation.ExecutionInput{Resume: spring})))
 }
 
-// TestResumeRestartsTheConfirmation: whoever resumes a rotation begins its second scan
+// TestResumeRestartsTheConfirmation: a resumed rotation begins its second scan
 // from the start, however short the pause was.
 func TestResumeRestartsTheConfirmation(t *testing.T) {
 	for _, resumed := range []bool{true, false} {
@@ -64,7 +66,7 @@ func TestResumeRestartsTheConfirmation(t *testing.T) {
 			}
 			return w.hook(op, args...)
 		})
-		wantKind(t, s.retire(spring), rotation.Transient)
+		wantKind(t, s.retire(spring), journal.Transient)
 		s.world.SetHook(w.hook)
 		if s.clock.pass(time.Minute); resumed {
 			s.resume()
@@ -141,16 +143,16 @@ func TestPauses(t *testing.T) {
 			})
 			err := tc.run(s)
 			short := slept < 10*time.Minute
-			if !asleep || short && err != nil || !short && typed(err).Kind != rotation.Transient {
+			if !asleep || short && err != nil || !short && typed(err).Kind != journal.Transient {
 				t.Errorf("from %s asleep for %s in %s (%t): %v", tc.from, slept, tc.op, asleep, err)
 			}
-			for range 3 { // repeated, it goes on
+			for range 3 { // repeated, it continues
 				if err = tc.run(s); err == nil {
 					break
 				}
 			}
 			if s.must(err); s.record(spring).Phase == tc.from && tc.from != kek.Started {
-				t.Errorf("from %s asleep in %s: it does not go on", tc.from, tc.op)
+				t.Errorf("from %s asleep in %s: it does not continue", tc.from, tc.op)
 			}
 			s.world.SetHook(nil)
 			s.advance(spring, rotation.ExecutionInput{}, kek.Completed)
@@ -171,7 +173,7 @@ func TestPauseOverARestoredRow(t *testing.T) {
 		}
 		return w.hook(op, args...)
 	})
-	wantKind(t, s.retire(spring), rotation.Transient)
+	wantKind(t, s.retire(spring), journal.Transient)
 	s.must(s.retire(spring))
 	s.advance(spring, rotation.ExecutionInput{}, kek.Completed)
 	s.settled()
@@ -181,7 +183,7 @@ func TestPauseOverARestoredRow(t *testing.T) {
 // read only after it. The pass counts in no call, also not in the one that comes next.
 func TestPauseWithinAPass(t *testing.T) {
 	s := newSite(t)
-	s.Segments = 16
+	s.Config.Segments = 16
 	s.advance(spring, rotation.ExecutionInput{}, kek.Rewrapped)
 	var mu sync.Mutex
 	asleep, scans := false, 0
@@ -197,7 +199,7 @@ func TestPauseWithinAPass(t *testing.T) {
 		}
 		return true, nil
 	})
-	wantKind(t, s.retire(spring), rotation.Transient)
+	wantKind(t, s.retire(spring), journal.Transient)
 	scans = 0
 	s.must(s.retire(spring))
 	if want := 16 * len(s.record(spring).Sources); scans < want {
@@ -214,7 +216,7 @@ func TestSegmentsAtOnce(t *testing.T) {
 	for segments, want := range map[int]int{1: 1, 2: 2, 3: 3, 4: 4, 8: 4} {
 		synctest.Test(t, func(t *testing.T) {
 			s := newSite(t)
-			s.Segments = segments
+			s.Config.Segments = segments
 			s.advance(spring, rotation.ExecutionInput{}, kek.Rewrapped)
 			var mu sync.Mutex
 			now, most := 0, 0
@@ -269,7 +271,7 @@ func TestAsleepOverTheLastWrite(t *testing.T) {
 			return w.hook(op, args...)
 		})
 		_, err := tc.call(s)
-		if wantKind(t, err, rotation.Transient); !asleep {
+		if wantKind(t, err, journal.Transient); !asleep {
 			t.Errorf("from %s: no write", tc.from)
 		}
 		if s.phase(spring, tc.from); s.events()[len(s.events())-1] != "reading_restarted" {
@@ -283,7 +285,7 @@ func TestAsleepOverTheLastWrite(t *testing.T) {
 // TestTwoPauses: what was read before two pauses is as old as both.
 func TestTwoPauses(t *testing.T) {
 	s := newSite(t)
-	s.Segments = 1
+	s.Config.Segments = 1
 	s.advance(spring, rotation.ExecutionInput{}, kek.Rewrapped)
 	var mu sync.Mutex
 	scans, slept := 0, map[string]bool{}
@@ -299,7 +301,7 @@ func TestTwoPauses(t *testing.T) {
 		}
 		return true, nil
 	})
-	if wantKind(t, s.retire(spring), rotation.Transient); len(slept) != 2 {
+	if wantKind(t, s.retire(spring), journal.Transient); len(slept) != 2 {
 		t.Errorf("it slept in %v", slept)
 	}
 	s.must(s.retire(spring))
@@ -315,13 +317,13 @@ func TestResumeRestartsVerify(t *testing.T) {
 	old := s.rows()[place{s.people, "p1"}]
 	s.advance(spring, rotation.ExecutionInput{}, kek.KEKRetired)
 	s.world.SetHook(func(op string, _ ...any) (bool, error) { return op != "Vault.Get", nil })
-	wantKind(t, s.verify(spring), rotation.Transient) // it has looked at every row
+	wantKind(t, s.verify(spring), journal.Transient) // it has looked at every row
 	s.world.SetHook(nil)
 	sound := s.rows()[place{s.people, "p1"}]
 	s.people.Plant("p1", old)
 	s.clock.pass(time.Minute)
 	s.resume()
-	s.unverified(t, rotation.OrphansFound)
+	s.unverified(t, journal.OrphansFound)
 	s.people.Plant("p1", sound)
 	s.advance(spring, rotation.ExecutionInput{}, kek.Completed)
 	s.settled()
@@ -331,7 +333,7 @@ func TestResumeRestartsVerify(t *testing.T) {
 func TestEmptyPages(t *testing.T) {
 	for name, in := range map[string]rotation.ExecutionInput{"normal": {}, "emergency": emergency} {
 		d, w := watched(t)
-		d.Segments = 1
+		d.Config.Segments = 1
 		many(d.site, 250)
 		d.orders.SetEmptyPages(true)
 		d.complete(spring, in)
@@ -351,7 +353,7 @@ func TestOneRow(t *testing.T) {
 			mine := false
 			switch got {
 			case "Table.Replace":
-				mine = args[1].(rotation.Row).ID == "o1"
+				mine = args[1].(source.Row).ID == "o1"
 			case "KMS.ReEncrypt":
 				mine = args[3].(map[string]string)["id"] == "o1"
 			case "KMS.Decrypt":
@@ -369,16 +371,16 @@ func TestOneRow(t *testing.T) {
 		op   string
 		err  error
 	}{
-		{"a denied write", rotation.ExecutionInput{}, "Table.Replace", rotation.ErrDenied},
-		{"a denied write", emergency, "Table.Replace", rotation.ErrDenied},
-		{"a rejected write", rotation.ExecutionInput{}, "Table.Replace", rotation.ErrRejected},
-		{"a denied key", rotation.ExecutionInput{}, "KMS.ReEncrypt", rotation.ErrDenied},
-		{"a rejected key", rotation.ExecutionInput{}, "KMS.ReEncrypt", rotation.ErrRejected},
-		{"a denied key", emergency, "KMS.Decrypt", rotation.ErrDenied},
+		{"a denied write", rotation.ExecutionInput{}, "Table.Replace", journal.ErrDenied},
+		{"a denied write", emergency, "Table.Replace", journal.ErrDenied},
+		{"a rejected write", rotation.ExecutionInput{}, "Table.Replace", journal.ErrRejected},
+		{"a denied key", rotation.ExecutionInput{}, "KMS.ReEncrypt", journal.ErrDenied},
+		{"a rejected key", rotation.ExecutionInput{}, "KMS.ReEncrypt", journal.ErrRejected},
+		{"a denied key", emergency, "KMS.Decrypt", journal.ErrDenied},
 	} {
 		t.Run(tc.name+" "+tc.in.Mode, func(t *testing.T) {
 			d, w := watched(t)
-			d.Segments = 1
+			d.Config.Segments = 1
 			fails := of(tc.op, tc.err)
 			broken := false
 			d.world.SetHook(func(op string, args ...any) (bool, error) {
@@ -395,7 +397,7 @@ func TestOneRow(t *testing.T) {
 			}
 			e := d.machine.Start(spring, tc.in)
 			if e.Final != "Halted" || !strings.Contains(e.Failure.Cause, "RowsQuarantined") || strings.Contains(e.Failure.Cause, "o1") ||
-				!strings.Contains(e.Failure.Cause, "1 of orders ("+map[error]string{rotation.ErrDenied: "denied", rotation.ErrRejected: "rejected"}[tc.err]+" 1)") {
+				!strings.Contains(e.Failure.Cause, "1 of orders ("+map[error]string{journal.ErrDenied: "denied", journal.ErrRejected: "rejected"}[tc.err]+" 1)") {
 				t.Fatalf("ended in %s: %v", e.Final, e.Failure)
 			}
 			for p, r := range d.rows() {
@@ -418,10 +420,10 @@ func TestOneRow(t *testing.T) {
 func TestNoRoom(t *testing.T) {
 	s, _ := at(t, rotation.ExecutionInput{}, kek.Drained)
 	row := s.rows()[place{s.orders, "o1"}]
-	row.Kind = rotation.NoRoom
+	row.Kind = source.NoRoom
 	s.orders.Plant("o1", row)
 	err := s.rewrapAll(spring)
-	wantKind(t, err, rotation.RowsQuarantined)
+	wantKind(t, err, journal.RowsQuarantined)
 	if rows := typed(err).Rows; len(rows) != 1 || !strings.HasPrefix(rows[0], "o1: ") || !strings.Contains(rows[0], "maximum allowed size") || strings.Contains(err.Error(), "o1") {
 		t.Errorf("%v, rows %q", err, rows)
 	}
@@ -436,22 +438,22 @@ func TestNoRoom(t *testing.T) {
 	s.settled()
 }
 
-// TestEveryRowDenied: a permission that is missing for every row is no fault of rows: it
+// TestEveryRowDenied: a permission that is missing for every row is not a fault of rows: it
 // stops the pass at once and quarantines none.
 func TestEveryRowDenied(t *testing.T) {
 	for _, op := range []string{"Table.Replace", "KMS.ReEncrypt"} {
 		s := newSite(t)
-		s.Segments = 1
+		s.Config.Segments = 1
 		s.advance(spring, rotation.ExecutionInput{}, kek.Drained)
 		s.clock.pass(tagDelay)
 		s.world.SetHook(func(got string, _ ...any) (bool, error) {
 			if got == op {
-				return false, rotation.ErrDenied
+				return false, journal.ErrDenied
 			}
 			return true, nil
 		})
 		err := s.rewrapAll(spring)
-		wantKind(t, err, rotation.AccessDenied)
+		wantKind(t, err, journal.AccessDenied)
 		if !strings.Contains(err.Error(), " rows of ") {
 			t.Errorf("%s: %v", op, err)
 		}
@@ -488,20 +490,20 @@ func TestLabelIsNoProof(t *testing.T) {
 		for _, to := range []kek.Phase{kek.Drained, kek.Rewrapped, kek.KEKRetired} {
 			t.Run(fmt.Sprintf("deep %t at %s", deep, to), func(t *testing.T) {
 				s := newSite(t)
-				s.Segments, s.Deep = 1, deep
+				s.Config.Segments, s.Config.Deep = 1, deep
 				many(s, 60)
 				old := s.rows()
 				s.advance(spring, rotation.ExecutionInput{}, to)
 				lies := s.lie(s.orders, old, func(string) bool { return true })
 				var err error
-				kind := rotation.RowsQuarantined
+				kind := journal.RowsQuarantined
 				switch to {
 				case kek.Drained:
 					err = s.rewrapAll(spring)
 				case kek.Rewrapped:
 					err = s.retire(spring)
 				default:
-					err, kind = s.verify(spring), rotation.OrphansFound
+					err, kind = s.verify(spring), journal.OrphansFound
 				}
 				wantKind(t, err, kind)
 				if !strings.Contains(err.Error(), fmt.Sprintf("%d rows", lies)) ||
@@ -521,15 +523,15 @@ func TestLabelIsNoProof(t *testing.T) {
 func TestDeepFindsTheOne(t *testing.T) {
 	for _, deep := range []bool{true, false} {
 		s := newSite(t)
-		s.Segments, s.Deep = 1, deep
+		s.Config.Segments, s.Config.Deep = 1, deep
 		many(s, 300)
 		old := s.rows()
 		s.advance(spring, rotation.ExecutionInput{}, kek.Rewrapped)
 		s.lie(s.orders, old, func(id string) bool { return id == "row-0299" })
-		s.Deep = !deep // the rotation keeps what it was started with
+		s.Config.Deep = !deep // the rotation keeps what it was started with
 		err := s.retire(spring)
 		if deep {
-			if wantKind(t, err, rotation.RowsQuarantined); !strings.HasPrefix(typed(err).Rows[0], "row-0299: ") || !strings.Contains(err.Error(), "1 of orders (not_unwrapped 1)") {
+			if wantKind(t, err, journal.RowsQuarantined); !strings.HasPrefix(typed(err).Rows[0], "row-0299: ") || !strings.Contains(err.Error(), "1 of orders (not_unwrapped 1)") {
 				t.Error(err)
 			}
 			continue
@@ -549,7 +551,7 @@ func TestProofs(t *testing.T) {
 		false: "a sample of 27 data keys",
 	} {
 		s := newSite(t)
-		s.Segments, s.Deep = 1, deep
+		s.Config.Segments, s.Config.Deep = 1, deep
 		many(s, 40)
 		shared := s.seal(s.people, "shared", s.first, 1, "shared") // one data key, of thirty rows
 		shared.Version = 1
@@ -601,7 +603,7 @@ func TestRestartFails(t *testing.T) {
 			s.advance(spring, rotation.ExecutionInput{}, tc.from)
 			s.world.SetHook(away(tc.stop))
 			_, err := tc.call(s)
-			wantKind(t, err, rotation.Transient)
+			wantKind(t, err, journal.Transient)
 			s.clock.pass(10 * time.Minute)
 			s.world.SetHook(away(op))
 			if done, err := tc.call(s); done || !errors.Is(err, errAway) {
@@ -644,13 +646,13 @@ func TestVerifyCannotForget(t *testing.T) {
 			return true, nil
 		})
 		_, err := s.Verify(t.Context(), verifyInput(spring))
-		if wantKind(t, err, rotation.AuditTampered); !strings.Contains(err.Error(), errAway.Error()) {
+		if wantKind(t, err, journal.AuditTampered); !strings.Contains(err.Error(), errAway.Error()) {
 			t.Errorf("%s fails: %v", op, err)
 		}
 	}
 	s := retired(t)
 	alter(func(v *kek.View) { v.Pointer.KEKID = "kek-9999" })(s)
-	s.unverified(t, rotation.Unverified)
+	s.unverified(t, journal.Unverified)
 	if slices.Contains(s.events(), "reading_restarted") {
 		t.Errorf("nothing was read, and %q", s.events())
 	}

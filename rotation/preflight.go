@@ -4,104 +4,125 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/bits"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/matter-ops/kms-rotation/audit"
 	"github.com/matter-ops/kms-rotation/kek"
+	"github.com/matter-ops/kms-rotation/rotation/gates"
+	"github.com/matter-ops/kms-rotation/rotation/journal"
+	"github.com/matter-ops/kms-rotation/source"
 )
 
-// Preflight checks everything a rotation relies on and, unless CheckOnly is set,
-// starts it: it takes the lock and writes the record as its very last act. A
-// refusal has changed nothing. With Announce a look also tells customers of the
-// window ahead, whatever else it finds: what is red can be fixed until then, but the
-// days of notice cannot be made up. (spec: Start)
+// Preflight checks everything that a rotation relies on and, unless CheckOnly is set, starts
+// it: its last write takes the lock and creates the record. A refusal has changed nothing.
+// With Announce, a check also tells customers of the window ahead, even if other checks
+// fail: those can be fixed before the window, but lost days of notice cannot be made up.
+// (spec: Start)
 func (s *Steps) Preflight(ctx context.Context, in PreflightInput) (Plan, error) {
-	r, window, err := s.request(in)
+	r, window, err := s.readRequest(in)
 	if err != nil {
 		return Plan{}, err
 	}
 	if in.Input.Resume != "" {
-		return s.resume(ctx, in.Input.Resume, in.Entrance)
+		return s.resumeRotation(ctx, in.Input.Resume, in.Entrance)
 	}
 	if err := checkEntrance(in.Entrance, r.Mode); err != nil {
 		return Plan{}, err
 	}
-	v, err := s.loadAll(ctx, r.ID)
+	v, err := s.Journal.LoadAll(ctx, r.ID)
 	if err != nil {
 		return Plan{}, err
 	}
-	if in.CheckOnly { // of a rotation without a name yet: one of this name may run, or be over
+	if in.CheckOnly { // the checked rotation has no name yet; a rotation of this name may exist
 		v.Rotation, r.ID = nil, ""
 	}
 	if v.Rotation != nil { // a retry after the start was written
-		return s.restarted(ctx, r)
+		return s.repeatStart(ctx, r)
 	}
 	r.Segments = segmentsOf(r.Segments, len(v.Sources))
-	checks, err := s.check(ctx, v, r, in.Input.Again, s.gates(in, r, window))
+	asked := gates.Request{Rotation: r, Window: window, Ahead: in.CheckOnly && in.Announce, From: in.AnnounceFrom, Label: in.Input.Label}
+	checks, err := s.runChecks(ctx, v, r, in.Input.Again, s.Gates.ListGates(asked))
 	if err != nil {
 		return Plan{Checks: checks}, err
 	}
 	if in.CheckOnly {
 		look := kek.Rotation{ID: in.ExecutionName, Mode: r.Mode, Label: r.Label, OldKEK: v.Pointer.KEKID, Drill: r.Drill, Segments: r.Segments, Sources: v.Sources}
-		if c, err := s.start(v, r, in.Input.Again); err == nil {
+		if c, err := s.startChange(v, r, in.Input.Again); err == nil {
 			look.Olds = c.Rotation.After.Olds
 		}
-		p, err := s.plan(look)
+		p, err := s.planRotation(look)
 		p.Checks = checks
 		return p, err
 	}
-	v, err = s.transitionAll(ctx, "preflight", r.ID, func(v kek.View) (kek.Change, error) {
-		if err := s.checkQuarter(ctx, v, r); err != nil { // another execution may have rotated meanwhile
+	v, err = s.Journal.TransitionAll(ctx, "preflight", r.ID, func(v kek.View) (kek.Change, error) {
+		if err := s.checkQuarter(ctx, v, r); err != nil { // another execution may have completed meanwhile
 			return kek.Change{}, err
 		}
-		return s.start(v, r, in.Input.Again)
-	}, overrides(checks))
+		return s.startChange(v, r, in.Input.Again)
+	}, listOverrides(checks))
 	if err != nil {
 		return Plan{}, err
 	}
 	if err := sameStart(*v.Rotation, r); err != nil { // another execution of this name came first
 		return Plan{}, err
 	}
-	p, err := s.plan(*v.Rotation)
+	p, err := s.planRotation(*v.Rotation)
 	p.Checks = checks
 	return p, err
 }
 
-// MaxSegments is how many segments of all sources a rotation has at most: one execution
-// may have 25,000 events (Step Functions quotas), past which it ends without any Catch, and
-// each segment takes 11 of them and 7 more for each time that it is continued. Many sources
-// are scanned in fewer parts each.
-const MaxSegments = 400
+// MaxSegments bounds the segments of all sources of a rotation: five for each of the 400 workers
+// that a deployment may have at once. A map's child execution has a history of its own, so
+// segments cost the parent no events. With many sources, each is scanned in fewer segments.
+const MaxSegments = 2000
 
-// segmentsOf is in how many parts each of some sources is scanned when n are wished for.
+// maxLeftBytes bounds a list of segments in the payload. A state passes on 256 KiB (Step
+// Functions developer guide, "Service quotas"), which the plan shares with two lists.
+const maxLeftBytes = 80 << 10
+
+// CutLeft returns as many of the segments as the payload takes. The conclusion of the pass
+// names the others when these are done.
+func CutLeft(left []Segment) []Segment {
+	bytes := 0
+	for i, at := range left {
+		bytes += len(at.Source) + len(`{"source":"","segment":1999},`)
+		if bytes > maxLeftBytes {
+			return left[:i]
+		}
+	}
+	return left
+}
+
+// segmentsOf returns how many segments each source gets if n are configured.
 func segmentsOf(n, sources int) int { return min(n, max(1, MaxSegments/max(1, sources))) }
 
 // MachineLasts is how long an execution of the state machine may run: its TimeoutSeconds.
-const MachineLasts = 30 * day
+const MachineLasts = gates.WindowLasts
 
-// start is the change that begins r. An emergency ends the rotation that runs, whatever it
-// has come to.
-func (s *Steps) start(v kek.View, r kek.Rotation, again bool) (kek.Change, error) {
+// startChange returns the change that starts r. An emergency also ends the rotation that
+// runs, in whatever phase it is.
+func (s *Steps) startChange(v kek.View, r kek.Rotation, again bool) (kek.Change, error) {
 	if r.Mode == kek.Emergency {
-		return v.TakeOver(r, again, s.Now())
+		return v.TakeOver(r, again, s.Journal.Now())
 	}
-	return v.Start(r, s.Now())
+	return v.Start(r, s.Journal.Now())
 }
 
-// request turns the input of the execution into the rotation asked for and the
-// window it may start in.
-func (s *Steps) request(in PreflightInput) (kek.Rotation, Window, error) {
+// readRequest turns the input of the execution into the requested rotation and the window in
+// which it may start.
+func (s *Steps) readRequest(in PreflightInput) (kek.Rotation, gates.Window, error) {
 	r := kek.Rotation{
 		ID: in.ExecutionName, Mode: kek.Mode(in.Input.Mode), Label: in.Input.Label, Reason: in.Input.Reason,
-		Segments: s.Segments, Settings: s.settings(), Execution: in.ExecutionARN, Actor: s.Actor, Requester: in.Input.RequestedBy, Drill: in.Input.Drill,
+		Segments: s.Config.Segments, Settings: s.newSettings(), Execution: in.ExecutionARN, Actor: s.Journal.Actor, Requester: in.Input.RequestedBy, Drill: in.Input.Drill,
 	}
 	if err := kek.CheckRotationID(r.ID); err != nil {
-		return r, s.Window, invalid("execution_name", err.Error(), "start the execution under another name")
+		return r, s.Gates.Rules.Window, journal.RejectInput("execution_name", err.Error(), "start the execution under another name")
 	}
 	if in.Input.Resume != "" {
-		return r, s.Window, checkResume(in.Input)
+		return r, s.Gates.Rules.Window, checkResume(in.Input)
 	}
 	if r.Mode == "" {
 		r.Mode = kek.Normal
@@ -111,104 +132,104 @@ func (s *Steps) request(in PreflightInput) (kek.Rotation, Window, error) {
 	case r.Drill != "":
 		r.Label = "drill " + r.Drill
 	default:
-		r.Label = s.QuarterLabel(s.Now())
+		r.Label = s.Gates.Rules.QuarterLabel(s.Journal.Now())
 	}
 	if err := s.checkRequest(&r, in.Input.Again); err != nil {
-		return r, s.Window, err
+		return r, s.Gates.Rules.Window, err
 	}
-	w := s.Window
+	w := s.Gates.Rules.Window
 	if in.Input.Window != "" {
 		var err error
-		if w, err = ParseWindow(in.Input.Window, s.Window.Zone); err != nil {
-			return r, w, invalid("window", err.Error(), `use "HH:MM-HH:MM" in the deployment's time zone, or "any"`)
+		if w, err = gates.ParseWindow(in.Input.Window, s.Gates.Rules.Window.Zone); err != nil {
+			return r, w, journal.RejectInput("window", err.Error(), `use "HH:MM-HH:MM" in the deployment's time zone, or "any"`)
 		}
 	}
 	r.Settings.Window = w.Text()
 	return r, w, nil
 }
 
-// settings are those of the configuration that a rotation keeps from its start.
-func (s *Steps) settings() kek.Settings {
+// newSettings returns the part of the configuration that a rotation keeps from its start, so
+// that a deployment in between does not change the rules of a rotation that runs.
+func (s *Steps) newSettings() kek.Settings {
 	return kek.Settings{
-		DrainMaxWait: s.DrainMaxWait, DeleteHold: s.DeleteHold, FenceShards: s.FenceShards,
-		MaxMints: s.MaxMints, CanaryRounds: s.CanaryRounds, Deep: s.Deep,
+		DrainMaxWait: s.Config.DrainMaxWait, DeleteHold: s.Config.DeleteHold, FenceShards: s.Config.FenceShards,
+		MaxMints: s.Config.MaxMints, CanaryRounds: s.Config.CanaryRounds, Deep: s.Config.Deep,
 	}
 }
 
-func invalid(field, msg, next string) error {
-	return &Error{Kind: InvalidInput, Field: field, Msg: msg, Next: next}
-}
-
-// checkRequest refuses what no deployment would start, and settles whether the
-// rotation waits for a second person. Who runs a step by hand is who asks.
+// checkRequest refuses a request that no deployment would start, and decides whether the
+// rotation waits for a second person. If a person runs the step by hand, that person is the
+// requester.
 func (s *Steps) checkRequest(r *kek.Rotation, again bool) error {
-	if r.Requester == "" && !strings.HasPrefix(s.Actor, LambdaActor) {
-		r.Requester = strings.ToValidUTF8(s.Actor, "?")
+	if r.Requester == "" && !strings.HasPrefix(s.Journal.Actor, journal.LambdaActor) {
+		r.Requester = strings.ToValidUTF8(s.Journal.Actor, "?")
 	}
-	r.Approval = s.ApprovalRequired && r.Mode == kek.Normal && r.Drill == ""
+	r.Approval = s.Gates.Rules.ApprovalRequired && r.Mode == kek.Normal && r.Drill == ""
 	switch {
-	case r.Drill != "" && r.Drill != DrillFailure:
-		return invalid("drill", fmt.Sprintf("%q is no drill", r.Drill), `use "`+DrillFailure+`"`)
+	case r.Drill != "" && r.Drill != gates.DrillFailure:
+		return journal.RejectInput("drill", fmt.Sprintf("unknown drill %q", r.Drill), `use "`+gates.DrillFailure+`"`)
 	case again && r.Mode != kek.Emergency:
-		return invalid("again", "only an emergency ends another rotation", `leave it out, or add "mode": "emergency" and a reason`)
+		return journal.RejectInput("again", "only an emergency ends another rotation", `leave it out, or add "mode": "emergency" and a reason`)
 	case r.Drill != "" && r.Mode == kek.Emergency:
-		return invalid("drill", "an emergency is no drill", "leave drill out to rotate in earnest, or mode to drill")
+		return journal.RejectInput("drill", "drill and emergency cannot be combined", "leave drill out to rotate in earnest, or mode to drill")
 	case r.Approval && r.Requester == "":
-		return invalid("requested_by", "a second person must approve this rotation, so it must say who asks",
-			`matter ops kms-rotate says so by itself; in the console add "requested_by": "<your ARN>"`)
+		return &journal.Error{Kind: journal.InvalidInput, Field: "requested_by", Msg: "a second person must approve this rotation, so it must say who asks", Next: journal.Next{Do: journal.NameRequester}}
 	case len(r.Requester) > 500 || audit.Visible(r.Requester) != r.Requester:
-		return invalid("requested_by", "it is no identity", "use the ARN that aws sts get-caller-identity says")
+		return &journal.Error{Kind: journal.InvalidInput, Field: "requested_by", Msg: "it is not the ARN of an identity", Next: journal.Next{Do: journal.NameIdentity}}
 	}
 	if r.Mode != kek.Normal && r.Mode != kek.Emergency {
-		return invalid("mode", fmt.Sprintf("%q is neither normal nor emergency", r.Mode), `use "normal", "emergency", or leave it out`)
+		return journal.RejectInput("mode", fmt.Sprintf("%q is neither normal nor emergency", r.Mode), `use "normal", "emergency", or leave it out`)
 	}
 	if r.Mode == kek.Emergency && r.Reason == "" {
-		return invalid("reason", "an emergency needs one", `add "reason": "what happened", for the audit chain`)
+		return journal.RejectInput("reason", "an emergency needs one", `add "reason": "what happened", for the audit chain`)
 	}
 	if audit.Visible(r.Reason) != r.Reason {
-		return invalid("reason", "it has line ends, control characters or other text that is not seen", "write it in one line of UTF-8")
+		return journal.RejectInput("reason", "it has line ends, control characters or other invisible text", "write it in one line of UTF-8")
 	}
 	if len(r.Reason) > 1000 {
-		return invalid("reason", fmt.Sprintf("%d bytes; at most 1000 are kept", len(r.Reason)), "shorten it")
+		return journal.RejectInput("reason", fmt.Sprintf("%d bytes; at most 1000 are kept", len(r.Reason)), "shorten it")
 	}
 	if err := kek.CheckLabel(r.Label); err != nil {
-		return invalid("label", err.Error(), "choose another label or leave it out")
+		return journal.RejectInput("label", err.Error(), "choose another label or leave it out")
 	}
 	return nil
 }
 
-// checkEntrance refuses a rotation of a mode that the state machine which asks does not
-// start or resume.
+// checkEntrance refuses a rotation whose mode the calling state machine must not start or
+// resume.
 func checkEntrance(at Entrance, mode kek.Mode) error {
 	switch {
 	case at == "", at == EntranceAny, string(at) == string(mode):
 		return nil
 	case at == EntranceNormal:
-		return invalid("mode", "this state machine starts and resumes normal rotations alone; an emergency has a state machine, and a permission, of its own",
-			`matter ops kms-rotate --emergency --reason "what happened" --watch; or start the stack's EmergencyStateMachineArn with the same input`)
+		return &journal.Error{
+			Kind: journal.InvalidInput, Field: "mode", Msg: "this state machine starts and resumes only normal rotations; an emergency has its own state machine and its own permission",
+			Next: journal.Next{Do: journal.StartEmergency},
+		}
 	case at == EntranceEmergency:
-		return invalid("mode", "this state machine starts and resumes emergencies alone",
-			`add "mode": "emergency" and a reason; a normal rotation is started with the stack's StateMachineArn`)
+		return &journal.Error{Kind: journal.InvalidInput, Field: "mode", Msg: "this state machine starts and resumes only emergencies", Next: journal.Next{Do: journal.StartNormal}}
 	}
-	return &Error{
-		Kind: Misconfigured, Field: "entrance", Msg: fmt.Sprintf("%q is no entrance", at), Next: "deploy template.yaml and statemachine.asl.json of one version",
+	return &journal.Error{
+		Kind: journal.Misconfigured, Field: "entrance", Msg: fmt.Sprintf("unknown entrance %q", at), Next: journal.Next{Do: journal.DeployOneVersion},
 	}
 }
 
+// checkResume refuses a resume that would change what the rotation was started with.
 func checkResume(in ExecutionInput) error {
 	if in.Mode != "" || in.Label != "" || in.Window != "" || in.Drill != "" || in.Again {
-		return invalid("resume", "a resumed rotation keeps its mode, label, window and drill", `send {"resume": "<rotation id>"} alone`)
+		return journal.RejectInput("resume", "a resumed rotation keeps its mode, label, window and drill", `send {"resume": "<rotation id>"} alone`)
 	}
 	if err := kek.CheckRotationID(in.Resume); err != nil {
-		return invalid("resume", err.Error(), "matter ops kms-status shows the rotation that holds the lock")
+		return &journal.Error{Kind: journal.InvalidInput, Field: "resume", Msg: err.Error(), Next: journal.Next{Do: journal.ShowLock}}
 	}
 	return nil
 }
 
-// resume goes on with a rotation that halted: every finished step returns its
-// old output at once, and every pass over the rows begins from the start.
-func (s *Steps) resume(ctx context.Context, id string, at Entrance) (Plan, error) {
-	_, r, err := s.rotation(ctx, id)
+// resumeRotation continues a rotation that halted. Every finished step returns its old
+// output at once. Every pass over the rows begins from the start, because what an earlier
+// pass saw may have changed during the halt.
+func (s *Steps) resumeRotation(ctx context.Context, id string, at Entrance) (Plan, error) {
+	_, r, err := s.Journal.LoadRotation(ctx, id)
 	if err != nil {
 		return Plan{}, err
 	}
@@ -216,79 +237,96 @@ func (s *Steps) resume(ctx context.Context, id string, at Entrance) (Plan, error
 		return Plan{}, err
 	}
 	if r.Phase.Final() {
-		return Plan{}, &Error{
-			Kind: InvalidInput, Field: "resume", Msg: fmt.Sprintf("rotation %s is %s already", id, r.Phase),
-			Next: "start a new rotation without resume",
+		return Plan{}, &journal.Error{
+			Kind: journal.InvalidInput, Field: "resume", Msg: fmt.Sprintf("rotation %s is %s already", id, r.Phase),
+			Next: journal.Next{Say: "start a new rotation without resume"},
 		}
 	}
 	if err := s.restartPasses(ctx, r); err != nil {
 		return Plan{}, err
 	}
-	now := s.Now().UTC().Truncate(time.Millisecond) // as the control table keeps it
-	v, err := s.transition(ctx, "preflight", id, func(v kek.View) (kek.Change, error) { return v.Resume(now) }, nil)
+	now := s.Journal.Now().UTC().Truncate(time.Millisecond) // as the control table keeps it
+	v, err := s.Journal.Transition(ctx, "preflight", id, func(v kek.View) (kek.Change, error) { return v.Resume(now) }, nil)
 	if err != nil {
 		return Plan{}, err
 	}
-	return s.plan(*v.Rotation)
+	return s.planRotation(*v.Rotation)
 }
 
-// restarted answers a repeated preflight whose record is there.
-func (s *Steps) restarted(ctx context.Context, want kek.Rotation) (Plan, error) {
-	_, r, err := s.rotation(ctx, want.ID)
+// repeatStart answers a preflight that is repeated after it has written the record.
+func (s *Steps) repeatStart(ctx context.Context, want kek.Rotation) (Plan, error) {
+	_, r, err := s.Journal.LoadRotation(ctx, want.ID)
 	if err != nil {
 		return Plan{}, err
 	}
 	if err := sameStart(r, want); err != nil {
 		return Plan{}, err
 	}
-	p, err := s.plan(r)
-	return p, errors.Join(err, s.publish(ctx))
+	p, err := s.planRotation(r)
+	return p, errors.Join(err, s.Journal.Publish(ctx))
 }
 
-// sameStart refuses a record that is not that of the execution which asks.
+// sameStart refuses a record that another execution has written.
 func sameStart(r, want kek.Rotation) error {
 	if r.Execution == want.Execution && !r.Phase.Final() {
 		return nil
 	}
 	if r.Execution == want.Execution && r.EndedBy != "" {
-		return superseded(r)
+		return journal.ReportSuperseded(r)
 	}
-	return &Error{
-		Kind: InvalidInput, Field: "execution_name", Msg: fmt.Sprintf("rotation %s exists and is %s", r.ID, r.Phase),
-		Next: "start the execution under another name",
+	return &journal.Error{
+		Kind: journal.InvalidInput, Field: "execution_name", Msg: fmt.Sprintf("rotation %s exists and is %s", r.ID, r.Phase),
+		Next: journal.Next{Say: "start the execution under another name"},
 	}
 }
 
-func (s *Steps) plan(r kek.Rotation) (Plan, error) {
+// planRotation returns the payload that the state machine carries from preflight on.
+func (s *Steps) planRotation(r kek.Rotation) (Plan, error) {
 	p := Plan{
 		RotationID: r.ID, Mode: string(r.Mode), Label: r.Label, OldKEK: string(r.OldKEK), Olds: []string{},
-		Segments: []Segment{}, Checks: []Check{}, Current: Attempt{Attempt: r.Attempt},
-		Drill: r.Drill, Approval: s.needsApproval(r) && r.Phase.PreSwitch(),
-		ApprovalSeconds: int64(s.ApprovalWait / time.Second), Concurrency: s.Concurrency,
+		Checks: []Check{}, Current: Attempt{Attempt: r.Attempt},
+		Drill: r.Drill, Approval: s.Gates.NeedsApproval(r) && r.Phase.PreSwitch(),
+		ApprovalSeconds: int64(s.Gates.Rules.ApprovalWait / time.Second), Concurrency: s.Config.Concurrency,
 	}
 	for _, id := range r.Olds {
 		p.Olds = append(p.Olds, string(id))
 	}
-	sources, err := s.openSources(r.Sources)
-	for _, src := range sources {
-		for i := range src.Segments(r.Segments) {
-			p.Segments = append(p.Segments, Segment{Source: src.Name(), Segment: i})
-		}
-	}
+	sources, _, err := s.openRead(r)
+	p.Rewrap.Left = CutLeft(listSegments(sources, r))
 	return p, err
 }
 
-// check runs every check and reports them all, so that a tired person fixes
-// everything in one go. The error is the first failure, with the others' names.
-func (s *Steps) check(ctx context.Context, v kek.View, r kek.Rotation, again bool, gates []gate) ([]Check, error) {
+// SpreadSegments orders the segments of a source so that segments which are worked on at the
+// same time are far apart. DynamoDB gives each segment a contiguous part of the hash range,
+// and neighbours share a partition with its limit of 1,000 write units a second. The order
+// is that of fractions with their bits reversed (van der Corput): 0, 1/2, 1/4, 3/4, 1/8, … of the
+// range. Any run of it is spread over the whole range, whatever n is.
+func SpreadSegments(n int) []int {
+	order := make([]int, 0, n)
+	seen := make([]bool, n)
+	shift := bits.Len(uint(max(n-1, 0)))
+	for i := range min(n, 1) << shift {
+		fraction := bits.Reverse64(uint64(i)) >> (64 - shift)
+		if at := int(fraction) * n >> shift; !seen[at] { //nolint:gosec // less than n
+			seen[at] = true
+			order = append(order, at)
+		}
+	}
+	return order
+}
+
+// runChecks runs every check and reports them all, so that a person can fix everything at
+// once. The error is the first failure, with the names and messages of the others. The
+// check of anchoring comes last: it anchors a canary, and a refusal must change nothing.
+func (s *Steps) runChecks(ctx context.Context, v kek.View, r kek.Rotation, again bool, all []gates.Gate) ([]Check, error) {
 	var checks []Check
-	var first *Error
+	var first *journal.Error
 	run := func(name, detail string, err error) {
 		c := Check{Name: name, OK: err == nil, Detail: detail}
 		if err != nil {
-			c.Detail = err.Error()
-			var typed *Error
-			errors.As(unavailable(name, err), &typed)
+			c = c.fail(err)
+			var typed *journal.Error
+			errors.As(journal.WrapUnavailable(name, err), &typed)
 			if first == nil {
 				first = typed
 			} else {
@@ -297,16 +335,16 @@ func (s *Steps) check(ctx context.Context, v kek.View, r kek.Rotation, again boo
 		}
 		checks = append(checks, c)
 	}
-	c, err := s.start(v, r, again) // it computes every condition on the control table
+	c, err := s.startChange(v, r, again) // it computes every condition on the control table
 	free := "one active KEK, no other rotation"
 	if c.From != "" {
 		free = "one active KEK; it ends rotation " + c.From
 	}
 	switch {
 	case errors.Is(err, kek.ErrLocked):
-		err = lockedBy(v.Lock)
+		err = errLocked(v.Lock)
 	case err != nil:
-		err = refusal(err)
+		err = journal.ExplainRefusal(err)
 	}
 	run("pointer and lock", free, err)
 	run("pointer's KMS key", "enabled", s.checkPointerKey(ctx, v))
@@ -314,37 +352,44 @@ func (s *Steps) check(ctx context.Context, v kek.View, r kek.Rotation, again boo
 		err := s.checkLeftKeys(ctx, left)
 		detail := "enabled"
 		if err != nil && r.Mode == kek.Emergency { // the pointer must leave the KEK; the retirement halts on the rows
-			detail, err = overridden+" by the emergency: "+err.Error(), nil
+			detail, err = gates.Overridden+" by the emergency: "+err.Error(), nil
 		}
 		run("other KEKs' KMS keys", detail, err)
 	}
-	if scheduled(r) {
+	if isScheduled(r) {
 		run("quarter", "not rotated yet", s.checkQuarter(ctx, v, r))
 	}
-	for _, g := range gates {
+	for _, g := range all {
 		switch {
-		case g.spared != "":
-			checks = append(checks, Check{Name: g.name, OK: true, Detail: g.spared})
+		case g.Skipped != "":
+			checks = append(checks, Check{Name: g.Name, OK: true, Detail: g.Skipped})
 		default:
-			run(g.name, g.green, g.check(ctx))
+			run(g.Name, g.Green, g.Check(ctx))
 		}
 	}
-	run("audit bucket", "versioned, Object Lock", s.Vault.Check(ctx))
-	detail, err := "the chain ends where the control table says", s.checkSetBack(ctx)
-	if err != nil && r.Mode == kek.Emergency && !givesUp(c) { // the pointer leaves the KEK; the retirement halts until doctor has repaired the table
-		detail, err = overridden+" by the emergency: "+err.Error(), nil
+	run("audit bucket", "versioned, Object Lock", s.Journal.AuditBucket.Check(ctx))
+	detail, err := "the chain ends where the control table says", s.Journal.CheckSetBack(ctx)
+	if err != nil && r.Mode == kek.Emergency && !journal.GivesUpKEK(c) { // the pointer leaves the KEK; the retirement halts until doctor has repaired the table
+		detail, err = gates.Overridden+" by the emergency: "+err.Error(), nil
 	}
 	run("audit head", detail, err)
 	run("sources", fmt.Sprintf("%d registered", len(v.Sources)), s.checkSources(ctx, v, r, run))
+	if err := s.checkLimits(ctx, v, r); err != nil {
+		detail := ""
+		if r.Mode == kek.Emergency { // the pointer must leave the KEK; the execution halts
+			detail, err = gates.Overridden+" by the emergency: "+err.Error(), nil
+		}
+		run("limits", detail, err)
+	}
 	if first != nil {
 		return checks, first // before the canary, which is a record: a refusal changes nothing
 	}
 	detail = "no transparency log is configured"
-	if s.Anchoring != nil {
-		detail, err = s.CheckAnchoring(ctx)
+	if s.Anchor != nil {
+		detail, err = s.Anchor.CheckAnchoring(ctx)
 	}
-	if err != nil && r.Mode == kek.Emergency { // a compromised KEK waits for no log
-		detail, err = overridden+" by the emergency: "+err.Error(), nil
+	if err != nil && r.Mode == kek.Emergency { // leaving a compromised KEK must not wait for a log
+		detail, err = gates.Overridden+" by the emergency: "+err.Error(), nil
 	}
 	if run("audit anchor", detail, err); first != nil {
 		return checks, first
@@ -352,130 +397,36 @@ func (s *Steps) check(ctx context.Context, v kek.View, r kek.Rotation, again boo
 	return checks, nil
 }
 
-// checkSetBack fails if the bucket holds a record that follows the control table's last
-// one: the table has been set back to an earlier time, as a restore does, and what it says
-// of KEKs is no longer so. Whatever gives a KEK up asks it twice: before the registry is
-// written, and before the key is disabled. If the table was set back in between, the record
-// of the first has met a forgotten one in the bucket, which the second sees. A transaction
-// whose record was not in the bucket yet leaves nothing there to see.
-func (s *Steps) checkSetBack(ctx context.Context) error {
-	for range maxTries {
-		at, head, err := s.Outbox.Head(ctx)
-		if err != nil {
-			return unavailable("audit head", err)
-		}
-		key := at.RecordKey(head.Seq + 1)
-		b, err := s.Vault.Get(ctx, key)
-		if errors.Is(err, ErrNoRecord) {
-			return s.checkForgotten(ctx, at, head.Seq)
-		}
-		if err != nil {
-			return unavailable("audit bucket", err)
-		}
-		e, err := audit.Parse(b)
-		if err == nil {
-			_, err = e.Follow(at.Chain, head)
-		}
-		if err != nil { // not of the chain, which goes on past it
-			return s.checkForgotten(ctx, at, head.Seq)
-		}
-		_, now, err := s.Outbox.Head(ctx)
-		if err != nil {
-			return unavailable("audit head", err)
-		}
-		if now == head {
-			return &Error{
-				Kind: AuditTampered, Field: "AUDIT_HEAD",
-				Msg:  fmt.Sprintf("%s follows the control table's last record, %d: the table was set back to an earlier time", key, head.Seq),
-				Next: "matter ops doctor",
-			}
-		}
-	}
-	return unavailable("audit head", fmt.Errorf("it has moved %d times", maxTries))
-}
-
-// checkForgotten fails if the chain has gone on past records of its own, as it does within
-// the hour after a table was set back, and matter ops doctor has not recorded since what was
-// forgotten.
-func (s *Steps) checkForgotten(ctx context.Context, at audit.Line, last int64) error {
-	before := audit.Line{Chain: at.Chain}
-	for _, g := range at.Generations.All() {
-		own, err := s.getRecord(ctx, before, g.From)
-		if err != nil {
-			return err
-		}
-		prev := audit.Genesis(at.Chain).Hash
-		if g.From > 1 && own != nil {
-			if prev, err = s.hashBefore(ctx, at, g.From); err != nil {
-				return err
-			}
-		}
-		before.Generations = before.Generations.With(g)
-		repaired := own == nil || own.Record.Prev != prev // an object of others is not of the chain
-		for seq := g.From; seq <= last && !repaired; seq++ {
-			e, err := s.getRecord(ctx, at, seq)
-			if err != nil {
-				return err
-			}
-			repaired = e != nil && e.Record.Type == audit.EventRepaired && e.Record.Body[audit.BodyForgotten] != ""
-		}
-		if !repaired {
-			return &Error{
-				Kind: AuditTampered, Field: "AUDIT_HEAD",
-				Msg:  fmt.Sprintf("generation %s goes on past record %d of the chain itself: the table was set back to an earlier time", g.ID, g.From),
-				Next: "matter ops doctor",
-			}
-		}
-	}
-	return nil
-}
-
-// hashBefore is the hash of the record before one, as the bucket has it or as the one
-// itself says, so that a delete marker on the former hides nothing; "" if neither is there.
-func (s *Steps) hashBefore(ctx context.Context, at audit.Line, seq int64) (string, error) {
-	before, err := s.getRecord(ctx, at, seq-1)
-	if err != nil {
-		return "", err
-	}
-	if before != nil {
-		return before.Hash, nil
-	}
-	e, err := s.getRecord(ctx, at, seq)
-	if e == nil {
-		return "", err
-	}
-	return e.Record.Prev, nil
-}
-
-// checkSources checks each registered source under its own name, and who else depends
-// on the pointer's KEK. What it returns is of all of them.
+// checkSources checks each registered source under its own name, and who else depends on the
+// pointer's KEK. It returns an error only if the sources cannot be opened at all; run gets
+// the result of each check.
 func (s *Steps) checkSources(ctx context.Context, v kek.View, r kek.Rotation, run func(name, detail string, err error)) error {
 	sources, err := s.openSources(v.Sources)
 	if err != nil {
 		return err
 	}
 	if forgotten := kek.Forgotten(v.Marks, v.Sources); len(forgotten) > 0 && r.Mode == kek.Emergency {
-		run("forgotten tables", overridden+" by the emergency, which will not retire the old KEK before they are sources: "+forgotten[0].Table, nil)
+		run("forgotten tables", gates.Overridden+" by the emergency, which will not retire the old KEK before they are sources: "+forgotten[0].Table, nil)
 	}
 	for _, src := range sources {
-		notes, err := src.Check(ctx)
+		notes, err := CheckSource(ctx, src)
 		notes = append([]string{"readable"}, notes...)
-		if r.Mode == kek.Emergency && ofSource(err) {
-			notes[0], err = overridden+" by the emergency, which moves what it can: "+err.Error(), nil
+		if r.Mode == kek.Emergency && isSourceError(err) {
+			notes[0], err = gates.Overridden+" by the emergency, which moves what it can: "+err.Error(), nil
 		}
 		run("source "+src.Name(), strings.Join(notes, "; "), err)
 	}
-	for _, corpus := range known(sources) {
+	for _, corpus := range listCorpora(sources) {
 		run("known-cipher corpus", "at least one entry", s.checkCorpus(ctx, corpus))
 	}
 	if v.Pointer == nil {
-		return nil // named by an earlier check
+		return nil // an earlier check has reported it
 	}
 	notes, err := s.successorNotes(ctx, v.Pointer.KEKID)
 	if err != nil && r.Mode == kek.Emergency {
-		notes, err = []string{overridden + " by the emergency: " + err.Error()}, nil
+		notes, err = []string{gates.Overridden + " by the emergency: " + err.Error()}, nil
 	}
-	run("KEK's other users", orNone(notes), err)
+	run("KEK's other users", joinOrNone(notes), err)
 	detail := "by none of the KEKs"
 	for _, old := range registryRoster(v).rotation.Olds {
 		if err = s.checkEncryptedBy(ctx, sources, old); err != nil {
@@ -483,64 +434,66 @@ func (s *Steps) checkSources(ctx context.Context, v kek.View, r kek.Rotation, ru
 		}
 	}
 	if err != nil && r.Mode == kek.Emergency { // the pointer must leave the KEK; the retirement halts on it
-		detail, err = overridden+" by the emergency: "+err.Error(), nil
+		detail, err = gates.Overridden+" by the emergency: "+err.Error(), nil
 	}
 	run("encryption at rest", detail, err)
 	return nil
 }
 
-// ofSource reports what is wrong with a source's items or definition. An emergency does
-// not wait for it: the pointer must leave the KEK.
-func ofSource(err error) bool {
-	var typed *Error
-	return errors.As(err, &typed) && (typed.Kind == RowsUnaccounted || typed.Kind == SourceMisconfigured)
+// isSourceError reports an error of a source's items or definition. An emergency does not
+// wait until it is fixed: the pointer must leave the KEK.
+func isSourceError(err error) bool {
+	var typed *journal.Error
+	return errors.As(err, &typed) && (typed.Kind == journal.RowsUnaccounted || typed.Kind == journal.SourceMisconfigured)
 }
 
-// checkCorpus refuses a corpus without entries, as a wrong prefix makes one: dual
-// unwrap would prove nothing.
-func (s *Steps) checkCorpus(ctx context.Context, corpus frozen) error {
-	page, err := corpus.Scan(ctx, ScanRequest{Total: 1, Limit: 1})
+// checkCorpus refuses a corpus without entries, which a wrong prefix gives: dual unwrap
+// would prove nothing.
+func (s *Steps) checkCorpus(ctx context.Context, corpus frozenSource) error {
+	page, err := corpus.Scan(ctx, source.ScanRequest{Total: 1, Limit: 1})
 	for err == nil && len(page.Rows) == 0 && page.Next != "" {
-		page, err = corpus.Scan(ctx, ScanRequest{Total: 1, Limit: 100, Cursor: page.Next})
+		page, err = corpus.Scan(ctx, source.ScanRequest{Total: 1, Limit: 100, Cursor: page.Next})
 	}
 	if err != nil {
-		return unavailable("corpus", err)
+		return journal.WrapUnavailable("corpus", err)
 	}
 	if len(page.Rows) == 0 {
-		return &Error{
-			Kind: SourceMisconfigured, Field: "sources[" + corpus.Name() + "]", Msg: "the corpus has no known cipher",
-			Next: "correct its bucket and prefix, or restore the corpus",
+		return &journal.Error{
+			Kind: journal.SourceMisconfigured, Field: "sources[" + corpus.Name() + "]", Msg: "the corpus has no known cipher",
+			Next: journal.Next{Say: "correct its bucket and prefix, or restore the corpus"},
 		}
 	}
 	return nil
 }
 
-func lockedBy(id string) error {
-	return &Error{
-		Kind: RotationInProgress, Field: "LOCK", Msg: fmt.Sprintf("rotation %s is running or halted", id),
-		Next: fmt.Sprintf(`matter ops kms-status; if it halted, redrive it or start an execution with {"resume": %q}; an emergency need not wait for it`, id),
+// errLocked refuses a start while another rotation holds the lock.
+func errLocked(id string) error {
+	return &journal.Error{
+		Kind: journal.RotationInProgress, Field: "LOCK", Msg: fmt.Sprintf("rotation %s is running or halted", id),
+		Next: journal.Next{Do: journal.AwaitRotation, Rotation: id},
 	}
 }
 
+// checkPointerKey refuses to start while the KMS key of the pointer's KEK is not usable.
 func (s *Steps) checkPointerKey(ctx context.Context, v kek.View) error {
 	if v.Pointer == nil {
-		return nil // named by the check before
+		return nil // an earlier check has reported it
 	}
-	k, err := s.Keys.Describe(ctx, v.Pointer.KEKID)
-	if err != nil && !errors.Is(err, ErrNoKey) {
-		return unavailable("KMS", err)
+	k, err := s.Keys.Admin.Describe(ctx, v.Pointer.KEKID)
+	if err != nil && !errors.Is(err, journal.ErrNoKey) {
+		return journal.WrapUnavailable("KMS", err)
 	}
 	if err != nil || !k.Enabled || !k.Usable {
-		return &Error{
-			Kind: PointerInvalid, Field: "POINTER.kek_id", Err: err,
+		return &journal.Error{
+			Kind: journal.PointerInvalid, Field: "POINTER.kek_id", Err: err,
 			Msg:  fmt.Sprintf("KMS key %s is not usable (state %q)", v.Pointer.KEKID, k.State),
-			Next: cmdDoctor + ": it says whether the control table was set back to a KEK that was left since, which must stay disabled",
+			Next: journal.Next{Do: journal.CheckSetBack},
 		}
 	}
 	return nil
 }
 
-// leftKEKs are the KEKs that the pointer has left and that rows may still be under.
+// leftKEKs lists the KEKs that the pointer has left and that rows may still be under.
 func leftKEKs(v kek.View) (left []kek.ID) {
 	for id, k := range v.KEKs {
 		if k.State.Resolves() && (v.Pointer == nil || id != v.Pointer.KEKID) {
@@ -552,53 +505,39 @@ func leftKEKs(v kek.View) (left []kek.ID) {
 }
 
 // checkLeftKeys refuses to start while the KMS key of a KEK that rows may be under is
-// disabled: those rows can be neither read nor moved. A key that was deleted is no reason to
-// wait, for nobody can enable it.
+// disabled: those rows can be neither read nor moved. A deleted key does not block the
+// start, because nobody can enable it again.
 func (s *Steps) checkLeftKeys(ctx context.Context, left []kek.ID) error {
 	for _, id := range left {
-		k, err := s.Keys.Describe(ctx, id)
-		if errors.Is(err, ErrNoKey) {
+		k, err := s.Keys.Admin.Describe(ctx, id)
+		if errors.Is(err, journal.ErrNoKey) {
 			continue
 		}
 		if err != nil {
-			return unavailable("KMS", err)
+			return journal.WrapUnavailable("KMS", err)
 		}
 		if !k.Enabled {
-			return &Error{
-				Kind: KeyUnusable, Field: "KEK#" + string(id),
+			return &journal.Error{
+				Kind: journal.KeyUnusable, Field: "KEK#" + string(id),
 				Msg:  fmt.Sprintf("rows may be under it, and its KMS key is in state %q", k.State),
-				Next: fmt.Sprintf("%s; find out in CloudTrail who disabled it, then aws kms enable-key --key-id %s: the rotation moves its rows and disables it again", cmdDoctor, id),
+				Next: journal.Next{Do: journal.EnableLeftKey, KEK: id},
 			}
 		}
 	}
 	return nil
 }
 
-// checkAwake refuses to switch outside the window that the rotation was started in: one
-// that waited for its approval may have come out of it.
-func (s *Steps) checkAwake(r kek.Rotation) error {
-	if r.Mode == kek.Emergency || !s.needsApproval(r) {
+// listOverrides returns what the record of the start says of the failed checks that an
+// emergency has overridden; nil for none.
+func listOverrides(checks []Check) map[string]string {
+	var names []string
+	for _, c := range checks {
+		if strings.HasPrefix(c.Detail, gates.Overridden) {
+			names = append(names, c.Name)
+		}
+	}
+	if len(names) == 0 {
 		return nil
 	}
-	w, err := ParseWindow(r.Settings.Window, s.Window.Zone)
-	if err != nil {
-		return &Error{Kind: Misconfigured, Field: "ROTATION#" + r.ID + ".window", Msg: "the rotation's record has no window that can be read", Err: err, Next: "matter ops doctor"}
-	}
-	if w.Open(s.Now()) {
-		return nil
-	}
-	return &Error{
-		Kind: WindowClosed, Field: "window", Msg: fmt.Sprintf("it is %s, outside %s, in which this rotation may switch", s.Now().In(w.Zone).Format("15:04 MST"), w),
-		Next: "approve within the window; or reject it, and start it again with another window",
-	}
-}
-
-func (s *Steps) checkWindow(w Window, at time.Time) error {
-	if w.Open(at) {
-		return nil
-	}
-	return &Error{
-		Kind: WindowClosed, Field: "window", Msg: fmt.Sprintf("it is %s, outside %s", at.In(w.Zone).Format("15:04 MST"), w),
-		Next: `wait for the window, or start with {"window": "any"} if you accept peak load`,
-	}
+	return map[string]string{"overrides": strings.Join(names, ", ")}
 }

@@ -13,22 +13,26 @@ import (
 
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/gates"
+	"github.com/matter-ops/kms-rotation/rotation/journal"
+	"github.com/matter-ops/kms-rotation/source"
+	s3source "github.com/matter-ops/kms-rotation/source/s3"
 )
 
 // lost is a registry whose table is not there.
-type lost struct{ rotation.Registry }
+type lost struct{ journal.Registry }
 
 func (lost) Load(context.Context, string) (kek.View, error) {
-	return kek.View{}, fmt.Errorf("load: %w", rotation.ErrNoControlTable)
+	return kek.View{}, fmt.Errorf("load: %w", journal.ErrNoControlTable)
 }
 
 func (lost) LoadAll(context.Context, string) (kek.View, error) {
-	return kek.View{}, fmt.Errorf("load: %w", rotation.ErrNoControlTable)
+	return kek.View{}, fmt.Errorf("load: %w", journal.ErrNoControlTable)
 }
 
 // altered is a registry whose answers a test edits.
 type altered struct {
-	rotation.Registry
+	journal.Registry
 	edit func(*kek.View)
 }
 
@@ -45,59 +49,59 @@ func (a altered) LoadAll(ctx context.Context, id string) (kek.View, error) {
 }
 
 func alter(edit func(*kek.View)) func(*site) {
-	return func(s *site) { s.Registry = altered{s.store, edit} }
+	return func(s *site) { s.Journal.Registry = altered{s.store, edit} }
 }
 
 // TestPreflightRefuses holds every bad input and every broken precondition to the
 // same: an error that names the field and the next step, and a world that is byte
 // for byte what it was, with no key minted.
 func TestPreflightRefuses(t *testing.T) {
-	misconfigured := &rotation.Error{Kind: rotation.SourceMisconfigured, Field: "wrapped_dek", Msg: "no such attribute", Next: "mend MATTER_SOURCES"}
+	misconfigured := &journal.Error{Kind: journal.SourceMisconfigured, Field: "wrapped_dek", Msg: "no such attribute", Next: journal.Next{Say: "mend the sources"}}
 	for _, tc := range []struct {
 		name  string
 		in    rotation.ExecutionInput
 		id    string
 		setup func(*site)
-		kind  rotation.Kind
+		kind  journal.Kind
 		field string
 	}{
-		{"unknown mode", rotation.ExecutionInput{Mode: "urgent"}, "", nil, rotation.InvalidInput, "mode"},
-		{"mode in capitals", rotation.ExecutionInput{Mode: "Emergency", Reason: "r"}, "", nil, rotation.InvalidInput, "mode"},
-		{"emergency without reason", rotation.ExecutionInput{Mode: "emergency"}, "", nil, rotation.InvalidInput, "reason"},
-		{"endless reason", rotation.ExecutionInput{Reason: strings.Repeat("r", 1001)}, "", nil, rotation.InvalidInput, "reason"},
-		{"bad label", rotation.ExecutionInput{Label: "Q2\n2026"}, "", nil, rotation.InvalidInput, "label"},
-		{"long label", rotation.ExecutionInput{Label: strings.Repeat("l", 81)}, "", nil, rotation.InvalidInput, "label"},
-		{"bad window", rotation.ExecutionInput{Window: "25:00-26:00"}, "", nil, rotation.InvalidInput, "window"},
-		{"empty window", rotation.ExecutionInput{Window: "03:00-03:00"}, "", nil, rotation.InvalidInput, "window"},
-		{"bad name", rotation.ExecutionInput{}, "Q2:2026", nil, rotation.InvalidInput, "execution_name"},
-		{"no name", rotation.ExecutionInput{}, "-", nil, rotation.InvalidInput, "execution_name"},
-		{"resume with a mode", rotation.ExecutionInput{Resume: spring, Mode: "emergency"}, "", nil, rotation.InvalidInput, "resume"},
-		{"resume with a label", rotation.ExecutionInput{Resume: spring, Label: "l"}, "", nil, rotation.InvalidInput, "resume"},
-		{"resume with a window", rotation.ExecutionInput{Resume: spring, Window: "any"}, "", nil, rotation.InvalidInput, "resume"},
-		{"resume with a drill", rotation.ExecutionInput{Resume: spring, Drill: rotation.DrillFailure}, "", nil, rotation.InvalidInput, "resume"},
-		{"resume that ends another", rotation.ExecutionInput{Resume: spring, Again: true}, "", nil, rotation.InvalidInput, "resume"},
-		{"resume of a bad id", rotation.ExecutionInput{Resume: "a b"}, "", nil, rotation.InvalidInput, "resume"},
-		{"resume of nothing", rotation.ExecutionInput{Resume: "Q9"}, "", nil, rotation.Refused, "rotation_id"},
-		{"no control table", rotation.ExecutionInput{}, "", func(s *site) { s.Registry = lost{s.store} }, rotation.ControlTableMissing, "MATTER_CONTROL_TABLE"},
-		{"no pointer", rotation.ExecutionInput{}, "", alter(func(v *kek.View) { v.Pointer = nil }), rotation.PointerInvalid, "POINTER"},
-		{"pointer to an unknown KEK", rotation.ExecutionInput{}, "", alter(func(v *kek.View) { v.KEKs = nil }), rotation.PointerInvalid, "POINTER"},
+		{"unknown mode", rotation.ExecutionInput{Mode: "urgent"}, "", nil, journal.InvalidInput, "mode"},
+		{"mode in capitals", rotation.ExecutionInput{Mode: "Emergency", Reason: "r"}, "", nil, journal.InvalidInput, "mode"},
+		{"emergency without reason", rotation.ExecutionInput{Mode: "emergency"}, "", nil, journal.InvalidInput, "reason"},
+		{"endless reason", rotation.ExecutionInput{Reason: strings.Repeat("r", 1001)}, "", nil, journal.InvalidInput, "reason"},
+		{"bad label", rotation.ExecutionInput{Label: "Q2\n2026"}, "", nil, journal.InvalidInput, "label"},
+		{"long label", rotation.ExecutionInput{Label: strings.Repeat("l", 81)}, "", nil, journal.InvalidInput, "label"},
+		{"bad window", rotation.ExecutionInput{Window: "25:00-26:00"}, "", nil, journal.InvalidInput, "window"},
+		{"empty window", rotation.ExecutionInput{Window: "03:00-03:00"}, "", nil, journal.InvalidInput, "window"},
+		{"bad name", rotation.ExecutionInput{}, "Q2:2026", nil, journal.InvalidInput, "execution_name"},
+		{"no name", rotation.ExecutionInput{}, "-", nil, journal.InvalidInput, "execution_name"},
+		{"resume with a mode", rotation.ExecutionInput{Resume: spring, Mode: "emergency"}, "", nil, journal.InvalidInput, "resume"},
+		{"resume with a label", rotation.ExecutionInput{Resume: spring, Label: "l"}, "", nil, journal.InvalidInput, "resume"},
+		{"resume with a window", rotation.ExecutionInput{Resume: spring, Window: "any"}, "", nil, journal.InvalidInput, "resume"},
+		{"resume with a drill", rotation.ExecutionInput{Resume: spring, Drill: gates.DrillFailure}, "", nil, journal.InvalidInput, "resume"},
+		{"resume that ends another", rotation.ExecutionInput{Resume: spring, Again: true}, "", nil, journal.InvalidInput, "resume"},
+		{"resume of a bad id", rotation.ExecutionInput{Resume: "a b"}, "", nil, journal.InvalidInput, "resume"},
+		{"resume of nothing", rotation.ExecutionInput{Resume: "Q9"}, "", nil, journal.Refused, "rotation_id"},
+		{"no control table", rotation.ExecutionInput{}, "", func(s *site) { s.Journal.Registry = lost{s.store} }, journal.ControlTableMissing, "control table"},
+		{"no pointer", rotation.ExecutionInput{}, "", alter(func(v *kek.View) { v.Pointer = nil }), journal.PointerInvalid, "POINTER"},
+		{"pointer to an unknown KEK", rotation.ExecutionInput{}, "", alter(func(v *kek.View) { v.KEKs = nil }), journal.PointerInvalid, "POINTER"},
 		{"pointer to a retired KEK", rotation.ExecutionInput{}, "", alter(func(v *kek.View) {
 			k := v.KEKs[v.Pointer.KEKID]
 			k.State = kek.Retired
 			v.KEKs[k.ID] = k
-		}), rotation.PointerInvalid, "POINTER"},
-		{"pointer's key is disabled", rotation.ExecutionInput{}, "", func(s *site) { s.must(s.kms.Disable(s.t.Context(), s.first)) }, rotation.PointerInvalid, "POINTER.kek_id"},
-		{"emergency, and the key is disabled", emergency, "", func(s *site) { s.must(s.kms.Disable(s.t.Context(), s.first)) }, rotation.PointerInvalid, "POINTER.kek_id"},
-		{"second rotation", rotation.ExecutionInput{}, "", func(s *site) { s.advance("other", rotation.ExecutionInput{}, kek.Minted) }, rotation.RotationInProgress, "LOCK"},
-		{"second emergency", emergency, "", func(s *site) { s.advance("other", emergency, kek.Minted) }, rotation.RotationInProgress, "LOCK"},
-		{"source misconfigured", rotation.ExecutionInput{}, "", func(s *site) { s.people.FailCheck(misconfigured) }, rotation.SourceMisconfigured, "wrapped_dek"},
-		{"no sources", rotation.ExecutionInput{}, "", alter(func(v *kek.View) { v.Sources = nil }), rotation.SourceMisconfigured, "sources"},
-		{"audit bucket unlocked", rotation.ExecutionInput{}, "", func(s *site) { s.vault.Unlock() }, rotation.AuditUnlocked, "bucket"},
-		{"emergency, bucket unlocked", emergency, "", func(s *site) { s.vault.Unlock() }, rotation.AuditUnlocked, "bucket"},
-		{"outside the window", rotation.ExecutionInput{}, "", func(s *site) { s.clock.pass(8 * time.Hour) }, rotation.WindowClosed, "window"},
-		{"outside the window given", rotation.ExecutionInput{Window: "22:00-01:30"}, "", nil, rotation.WindowClosed, "window"},
-		{"name of a finished rotation", rotation.ExecutionInput{}, "", func(s *site) { s.advance(spring, rotation.ExecutionInput{}, kek.Completed) }, rotation.InvalidInput, "execution_name"},
-		{"resume of a finished rotation", rotation.ExecutionInput{Resume: spring}, "again", func(s *site) { s.advance(spring, rotation.ExecutionInput{}, kek.Completed) }, rotation.InvalidInput, "resume"},
+		}), journal.PointerInvalid, "POINTER"},
+		{"pointer's key is disabled", rotation.ExecutionInput{}, "", func(s *site) { s.must(s.kms.Disable(s.t.Context(), s.first)) }, journal.PointerInvalid, "POINTER.kek_id"},
+		{"emergency, and the key is disabled", emergency, "", func(s *site) { s.must(s.kms.Disable(s.t.Context(), s.first)) }, journal.PointerInvalid, "POINTER.kek_id"},
+		{"second rotation", rotation.ExecutionInput{}, "", func(s *site) { s.advance("other", rotation.ExecutionInput{}, kek.Minted) }, journal.RotationInProgress, "LOCK"},
+		{"second emergency", emergency, "", func(s *site) { s.advance("other", emergency, kek.Minted) }, journal.RotationInProgress, "LOCK"},
+		{"source misconfigured", rotation.ExecutionInput{}, "", func(s *site) { s.people.FailCheck(misconfigured) }, journal.SourceMisconfigured, "wrapped_dek"},
+		{"no sources", rotation.ExecutionInput{}, "", alter(func(v *kek.View) { v.Sources = nil }), journal.SourceMisconfigured, "sources"},
+		{"audit bucket unlocked", rotation.ExecutionInput{}, "", func(s *site) { s.vault.Unlock() }, journal.AuditUnlocked, "bucket"},
+		{"emergency, bucket unlocked", emergency, "", func(s *site) { s.vault.Unlock() }, journal.AuditUnlocked, "bucket"},
+		{"outside the window", rotation.ExecutionInput{}, "", func(s *site) { s.clock.pass(8 * time.Hour) }, journal.WindowClosed, "window"},
+		{"outside the window given", rotation.ExecutionInput{Window: "22:00-01:30"}, "", nil, journal.WindowClosed, "window"},
+		{"name of a finished rotation", rotation.ExecutionInput{}, "", func(s *site) { s.advance(spring, rotation.ExecutionInput{}, kek.Completed) }, journal.InvalidInput, "execution_name"},
+		{"resume of a finished rotation", rotation.ExecutionInput{Resume: spring}, "again", func(s *site) { s.advance(spring, rotation.ExecutionInput{}, kek.Completed) }, journal.InvalidInput, "resume"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			s := newSite(t)
@@ -114,11 +118,11 @@ func TestPreflightRefuses(t *testing.T) {
 			for _, only := range []bool{true, false} {
 				in := preflightInput(tc.id, tc.in)
 				if in.CheckOnly = only; only && tc.in.Resume == "" && tc.field == "execution_name" && tc.id == spring {
-					continue // a look under a finished rotation's name is no start
+					continue // a look under a finished rotation's name is not a start
 				}
 				_, err := s.Preflight(t.Context(), in)
 				wantKind(t, err, tc.kind)
-				if e := typed(err); e.Field != tc.field || e.Next == "" && tc.kind != rotation.AuditUnlocked {
+				if e := typed(err); e.Field != tc.field || e.Next.IsZero() && tc.kind != journal.AuditUnlocked {
 					t.Errorf("check only %t: field %q, want %q; next %q", only, e.Field, tc.field, e.Next)
 				}
 				if diff := s.diff(before); diff != "" {
@@ -147,10 +151,10 @@ func (s *site) must(err error) {
 func TestPreflightNamesEveryFault(t *testing.T) {
 	s := newSite(t)
 	s.vault.Unlock()
-	s.people.FailCheck(&rotation.Error{Kind: rotation.SourceMisconfigured, Field: "pk", Msg: "no key attribute pk"})
+	s.people.FailCheck(&journal.Error{Kind: journal.SourceMisconfigured, Field: "pk", Msg: "no key attribute pk"})
 	s.clock.pass(8 * time.Hour)
 	plan, err := s.Preflight(t.Context(), preflightInput(spring, rotation.ExecutionInput{}))
-	wantKind(t, err, rotation.WindowClosed)
+	wantKind(t, err, journal.WindowClosed)
 	e := typed(err)
 	for _, want := range []string{"outside 01:00-05:00", "no Object Lock", "no key attribute pk"} {
 		if !strings.Contains(e.Error(), want) {
@@ -175,13 +179,13 @@ func TestPreflightDenied(t *testing.T) {
 		s := newSite(t)
 		s.world.SetHook(func(got string, _ ...any) (bool, error) {
 			if got == op {
-				return false, fmt.Errorf("call: %w", rotation.ErrDenied)
+				return false, fmt.Errorf("call: %w", journal.ErrDenied)
 			}
 			return true, nil
 		})
 		_, err := s.Preflight(t.Context(), preflightInput(spring, rotation.ExecutionInput{}))
-		wantKind(t, err, rotation.AccessDenied)
-		if e := typed(err); !errors.Is(e, rotation.ErrDenied) {
+		wantKind(t, err, journal.AccessDenied)
+		if e := typed(err); !errors.Is(e, journal.ErrDenied) {
 			t.Errorf("%s: %v", op, e)
 		}
 	}
@@ -206,8 +210,8 @@ func TestPreflightPlan(t *testing.T) {
 	}
 	want := rotation.Plan{
 		RotationID: spring, Mode: "normal", Label: "Q2-2026-rotation", OldKEK: string(s.first), Olds: []string{string(s.first)}, Checks: plan.Checks,
-		Segments: []rotation.Segment{{Source: "corpus"}, {Source: "corpus", Segment: 1}, {Source: "orders"}, {Source: "orders", Segment: 1}, {Source: "people"}, {Source: "people", Segment: 1}},
-		Current:  rotation.Attempt{Attempt: 1},
+		Rewrap:  rotation.Walk{Left: []rotation.Segment{{Source: "corpus"}, {Source: "corpus", Segment: 1}, {Source: "orders"}, {Source: "orders", Segment: 1}, {Source: "people"}, {Source: "people", Segment: 1}}},
+		Current: rotation.Attempt{Attempt: 1},
 	}
 	if diff := cmp.Diff(want, plan); diff != "" {
 		t.Errorf("plan (-want +got):\n%s", diff)
@@ -221,10 +225,10 @@ func TestPreflightPlan(t *testing.T) {
 			t.Errorf("check %+v", c)
 		}
 	}
-	s.Segments = 7 // a redeployment in between: the rotation keeps its segments
+	s.Config.Segments = 7 // a redeployment in between: the rotation keeps its segments
 	again, err := s.Preflight(t.Context(), in)
-	if err != nil || len(again.Segments) != len(plan.Segments) {
-		t.Errorf("repeated after a redeployment: %d segments, %v", len(again.Segments), err)
+	if err != nil || len(again.Rewrap.Left) != len(plan.Rewrap.Left) {
+		t.Errorf("repeated after a redeployment: %d segments, %v", len(again.Rewrap.Left), err)
 	}
 }
 
@@ -273,9 +277,9 @@ func TestTwoStarts(t *testing.T) {
 			}
 			loser := errors.Join(outer, inner)
 			if second == summer {
-				wantKind(t, loser, rotation.RotationInProgress)
+				wantKind(t, loser, journal.RotationInProgress)
 			} else {
-				wantKind(t, loser, rotation.InvalidInput)
+				wantKind(t, loser, journal.InvalidInput)
 			}
 			won[outer == nil]++
 			if len(s.keys()) != 1 || len(s.snapshot().Rotations) != 1 {
@@ -288,7 +292,7 @@ func TestTwoStarts(t *testing.T) {
 	}
 }
 
-// TestResume goes on with a rotation that halted at each phase.
+// TestResume continues with a rotation that halted at each phase.
 func TestResume(t *testing.T) {
 	for _, in := range []rotation.ExecutionInput{{}, emergency} {
 		for _, phase := range []kek.Phase{kek.Started, kek.Minted, kek.Tested, kek.Switched, kek.Drained, kek.Rewrapped, kek.KEKRetired} {
@@ -313,7 +317,7 @@ func TestPreflightOpensEverySource(t *testing.T) {
 	opened := 0
 	for fails := 1; ; fails++ {
 		opened = 0
-		s.OpenSource = func(def kek.Source) (rotation.Source, error) {
+		s.OpenSource = func(def kek.Source) (source.Driver, error) {
 			if opened++; opened == fails {
 				return nil, errAway
 			}
@@ -336,10 +340,10 @@ func TestPreflightOpensEverySource(t *testing.T) {
 func TestPreflightOfTwoCorpora(t *testing.T) {
 	s := newSite(t)
 	def := s.newTable("wrong prefix", "").Source()
-	def.Kind = kek.KindCorpus
+	def.Kind = s3source.KindName
 	alter(func(v *kek.View) { v.Sources = append(slices.Clone(v.Sources), def) })(s)
 	_, err := s.start(spring, rotation.ExecutionInput{})
-	if e := typed(err); e.Kind != rotation.SourceMisconfigured || e.Field != "sources[wrong prefix]" {
+	if e := typed(err); e.Kind != journal.SourceMisconfigured || e.Field != "sources[wrong prefix]" {
 		t.Errorf("%v", err)
 	}
 }

@@ -10,8 +10,14 @@ import (
 	"time"
 
 	"github.com/matter-ops/kms-rotation/audit"
+	"github.com/matter-ops/kms-rotation/internal/advice"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/anchor"
+	"github.com/matter-ops/kms-rotation/rotation/gates"
+	"github.com/matter-ops/kms-rotation/rotation/journal"
+	"github.com/matter-ops/kms-rotation/rotation/keyring"
+	"github.com/matter-ops/kms-rotation/source"
 	"github.com/matter-ops/kms-rotation/test/memstore"
 )
 
@@ -56,8 +62,8 @@ func TestRefusals(t *testing.T) {
 
 // toldError is an error as a person sees it, and the rows that it names.
 func toldError(err error) string {
-	text := err.Error()
-	var typed *rotation.Error
+	text := advice.Explain(err)
+	var typed *journal.Error
 	if errors.As(err, &typed) && len(typed.Rows) > 0 {
 		text += fmt.Sprintf(" rows %q", typed.Rows)
 	}
@@ -80,9 +86,9 @@ func inputRefusals() []refusal {
 		"a window that is none": {Window: "night"}, "a window without a time": {Window: "25:00-26:00"}, "a window that ends never": {Window: "01:00-26:00"},
 		"another window, which is closed": {Window: "22:00-01:30"}, "any window": {Window: "any"},
 		"resume with a mode": {Resume: spring, Mode: "emergency"}, "resume with a label": {Resume: spring, Label: "l"},
-		"resume with a window": {Resume: spring, Window: "any"}, "resume with a drill": {Resume: spring, Drill: rotation.DrillFailure},
+		"resume with a window": {Resume: spring, Window: "any"}, "resume with a drill": {Resume: spring, Drill: gates.DrillFailure},
 		"resume with again": {Resume: spring, Again: true}, "resume of a bad id": {Resume: "a b"}, "resume of nothing": {Resume: "Q9"},
-		"an unknown drill": {Drill: "fire"}, "an emergency drill": {Drill: rotation.DrillFailure, Mode: "emergency", Reason: "r"},
+		"an unknown drill": {Drill: "fire"}, "an emergency drill": {Drill: gates.DrillFailure, Mode: "emergency", Reason: "r"},
 		"again without an emergency": {Again: true}, "a requester of 501 bytes": {RequestedBy: long[:501]}, "a requester of 500 bytes": {RequestedBy: long[:500]},
 		"a requester of two lines": {RequestedBy: "a\nb"},
 	} {
@@ -99,17 +105,17 @@ func inputRefusals() []refusal {
 	return append(out, []refusal{
 		{name: "an execution's bad name", call: func(s *site) (any, error) { return s.start("Q2:2026", rotation.ExecutionInput{}) }},
 		{name: "nobody asks where two must agree", call: func(s *site) (any, error) {
-			s.ApprovalRequired, s.Actor = true, "lambda/preflight"
+			s.Gates.Rules.ApprovalRequired, s.Journal.Actor = true, "lambda/preflight"
 			return s.start(spring, rotation.ExecutionInput{})
 		}},
 		{name: "a person asks where two must agree", call: func(s *site) (any, error) {
-			s.ApprovalRequired, s.Actor = true, "carol\xff"
+			s.Gates.Rules.ApprovalRequired, s.Journal.Actor = true, "carol\xff"
 			_, err := s.start(spring, rotation.ExecutionInput{})
 			r := s.record(spring)
 			return []any{r.Requester, r.Approval}, err
 		}},
 		{name: "a drill where two must agree", call: func(s *site) (any, error) {
-			s.ApprovalRequired = true
+			s.Gates.Rules.ApprovalRequired = true
 			_, err := s.start(spring, drill)
 			r := s.record(spring)
 			return []any{r.Approval, r.Label}, err
@@ -187,43 +193,43 @@ func gateRefusals() []refusal {
 	}
 	announced := func(ago time.Duration, days int) func(*site) (any, error) {
 		return start(func(s *site) {
-			s.AnnounceDays = 7
+			s.Gates.Rules.AnnounceDays = 7
 			s.announced("Q2-2026-rotation", ago, opens.AddDate(0, 0, days), opens.AddDate(0, 0, days).Add(4*time.Hour))
 		})
 	}
-	announce := func(in rotation.AnnounceInput, prepare func(*site)) func(*site) (any, error) {
+	announce := func(in gates.AnnounceInput, prepare func(*site)) func(*site) (any, error) {
 		return func(s *site) (any, error) {
 			if prepare != nil {
 				prepare(s)
 			}
-			return s.Announce(s.t.Context(), in)
+			return s.Gates.AnnounceWindow(s.t.Context(), in)
 		}
 	}
 	noon := time.Date(2026, 4, 10, 12, 0, 0, 0, time.UTC)
 	return []refusal{
 		{name: "outside of the window", call: start(func(s *site) { s.clock.pass(3 * time.Hour) })},
 		{name: "in a window over midnight of another zone", call: start(func(s *site) {
-			s.Window = must(rotation.ParseWindow("22:30-02:01", time.FixedZone("X", 3600)))
+			s.Gates.Rules.Window = must(gates.ParseWindow("22:30-02:01", time.FixedZone("X", 3600)))
 			s.clock.pass(-time.Hour)
 		})},
-		{name: "never announced", call: start(func(s *site) { s.AnnounceDays = 7 })},
+		{name: "never announced", call: start(func(s *site) { s.Gates.Rules.AnnounceDays = 7 })},
 		{name: "announced for yesterday", call: announced(9*day, -1)},
 		{name: "announced for tomorrow", call: announced(8*day, 1)},
 		{name: "announced six days ago", call: announced(6*day, 0)},
 		{name: "announced in time", call: announced(7*day-3*time.Hour, 0)},
 		{name: "announced, and no zone", call: start(func(s *site) {
-			s.AnnounceDays, s.Window.Zone = 7, nil
+			s.Gates.Rules.AnnounceDays, s.Gates.Rules.Window.Zone = 7, nil
 			s.announced("Q2-2026-rotation", 6*day, opens, opens.Add(4*time.Hour))
 		})},
-		{name: "no drill", call: start(func(s *site) { s.DrillFreshDays = 90 })},
+		{name: "no drill", call: start(func(s *site) { s.Gates.Rules.DrillFreshDays = 90 })},
 		{name: "a stale drill", call: start(func(s *site) {
-			s.DrillFreshDays = 90
+			s.Gates.Rules.DrillFreshDays = 90
 			s.drill("drill-1")
 			s.clock.pass(91*day + time.Second)
 		})},
-		{name: "no canary", call: start(func(s *site) { s.HealthDays = 2 })},
+		{name: "no canary", call: start(func(s *site) { s.Gates.Rules.HealthDays = 2 })},
 		{name: "a red canary", call: start(func(s *site) {
-			s.HealthDays = 1
+			s.Gates.Rules.HealthDays = 1
 			s.green(3)
 			s.must(s.kms.Disable(s.t.Context(), s.first))
 			must(s.Health(s.t.Context(), rotation.HealthInput{}))
@@ -232,36 +238,36 @@ func gateRefusals() []refusal {
 			s.green(1)
 		})},
 		{name: "all is green", call: start(ready)},
-		{name: "announce a window that is too soon", call: announce(rotation.AnnounceInput{From: noon}, func(s *site) { s.AnnounceDays = 10 })},
-		{name: "announce under a bad label", call: announce(rotation.AnnounceInput{Label: "a\nb"}, nil)},
-		{name: "announce the default", call: announce(rotation.AnnounceInput{}, func(s *site) { s.AnnounceDays = 7 })},
-		{name: "announce a moment", call: announce(rotation.AnnounceInput{Label: "special", From: noon}, func(s *site) {
-			s.AnnounceDays, s.Window.Zone = 7, time.FixedZone("X", 3600)
+		{name: "announce a window that is too soon", call: announce(gates.AnnounceInput{From: noon}, func(s *site) { s.Gates.Rules.AnnounceDays = 10 })},
+		{name: "announce under a bad label", call: announce(gates.AnnounceInput{Label: "a\nb"}, nil)},
+		{name: "announce the default", call: announce(gates.AnnounceInput{}, func(s *site) { s.Gates.Rules.AnnounceDays = 7 })},
+		{name: "announce a moment", call: announce(gates.AnnounceInput{Label: "special", From: noon}, func(s *site) {
+			s.Gates.Rules.AnnounceDays, s.Gates.Rules.Window.Zone = 7, time.FixedZone("X", 3600)
 		})},
-		{name: "announce the same again", call: announce(rotation.AnnounceInput{Label: "special", From: noon}, func(s *site) {
-			must(s.Announce(s.t.Context(), rotation.AnnounceInput{Label: "special", From: noon}))
+		{name: "announce the same again", call: announce(gates.AnnounceInput{Label: "special", From: noon}, func(s *site) {
+			must(s.Gates.AnnounceWindow(s.t.Context(), gates.AnnounceInput{Label: "special", From: noon}))
 		})},
-		{name: "announce another window", call: announce(rotation.AnnounceInput{Label: "special", From: noon}, func(s *site) {
-			must(s.Announce(s.t.Context(), rotation.AnnounceInput{Label: "special", From: noon.AddDate(0, 0, 1)}))
+		{name: "announce another window", call: announce(gates.AnnounceInput{Label: "special", From: noon}, func(s *site) {
+			must(s.Gates.AnnounceWindow(s.t.Context(), gates.AnnounceInput{Label: "special", From: noon.AddDate(0, 0, 1)}))
 		})},
-		{name: "announce once that one is over", call: announce(rotation.AnnounceInput{Label: "special"}, func(s *site) {
-			must(s.Announce(s.t.Context(), rotation.AnnounceInput{Label: "special"}))
+		{name: "announce once that one is over", call: announce(gates.AnnounceInput{Label: "special"}, func(s *site) {
+			must(s.Gates.AnnounceWindow(s.t.Context(), gates.AnnounceInput{Label: "special"}))
 			s.clock.pass(3 * time.Hour)
 		})},
-		{name: "announce before that one is over", call: announce(rotation.AnnounceInput{Label: "special"}, func(s *site) {
-			must(s.Announce(s.t.Context(), rotation.AnnounceInput{Label: "special"}))
+		{name: "announce before that one is over", call: announce(gates.AnnounceInput{Label: "special"}, func(s *site) {
+			must(s.Gates.AnnounceWindow(s.t.Context(), gates.AnnounceInput{Label: "special"}))
 			s.clock.pass(3*time.Hour - time.Second)
 		})},
-		{name: "a status page that is down", call: announce(rotation.AnnounceInput{}, func(s *site) { s.Announcers = []rotation.Announcer{&teller{err: errAway}} })},
+		{name: "a status page that is down", call: announce(gates.AnnounceInput{}, func(s *site) { s.Gates.Announcers = []gates.Announcer{&teller{err: errAway}} })},
 		{name: "it moves on without the page", call: func(s *site) (any, error) {
-			must(s.Announce(s.t.Context(), rotation.AnnounceInput{Label: "Q2"}))
-			s.Announcers = []rotation.Announcer{&teller{err: errAway}, &teller{}}
-			return s.Steps.Notify(s.t.Context(), rotation.NotifyInput{Event: rotation.NotifyCompleted, Label: "Q2"})
+			must(s.Gates.AnnounceWindow(s.t.Context(), gates.AnnounceInput{Label: "Q2"}))
+			s.Gates.Announcers = []gates.Announcer{&teller{err: errAway}, &teller{}}
+			return s.Notify(s.t.Context(), journal.Notice{Event: journal.NotifyCompleted, Label: "Q2"})
 		}},
 		{name: "it moves on without the announcement", call: func(s *site) (any, error) {
-			s.Announcers = []rotation.Announcer{&teller{}}
+			s.Gates.Announcers = []gates.Announcer{&teller{}}
 			s.world.SetHook(away("Store.LoadAnnouncement"))
-			return s.Steps.Notify(s.t.Context(), rotation.NotifyInput{Event: rotation.NotifyCompleted, Label: "Q2"})
+			return s.Notify(s.t.Context(), journal.Notice{Event: journal.NotifyCompleted, Label: "Q2"})
 		}},
 	}
 }
@@ -286,8 +292,8 @@ func stepRefusals() []refusal {
 		"retire": func(s *site) (any, error) { return s.Retire(ctx, rotation.RetireInput{RotationID: spring}) },
 		"verify": func(s *site) (any, error) { return s.Verify(ctx, verifyInput(spring)) },
 		"census": func(s *site) (any, error) { return nil, s.census(spring) },
-		"ask":    func(s *site) (any, error) { return s.AskApproval(ctx, rotation.ApprovalInput{RotationID: spring}) },
-		"judge":  func(s *site) (any, error) { return s.Judge(ctx, rotation.Verdict{RotationID: spring}) },
+		"ask":    func(s *site) (any, error) { return s.Gates.AskApproval(ctx, gates.ApprovalInput{RotationID: spring}) },
+		"judge":  func(s *site) (any, error) { return s.Gates.JudgePlan(ctx, gates.Verdict{RotationID: spring}) },
 		"roll back": func(s *site) (any, error) {
 			return s.Retire(ctx, rotation.RetireInput{RotationID: spring, Action: rotation.ActionPreSwitchFailure, Error: "E"})
 		},
@@ -318,7 +324,7 @@ func stepRefusals() []refusal {
 		{name: "the switch to a key that was disabled", phase: kek.Tested, call: func(s *site) (any, error) { disable(s); return s.Switch(ctx, input(spring)) }},
 		{name: "a claimed key that was disabled", phase: kek.Started, call: func(s *site) (any, error) {
 			s.must(s.census(spring))
-			k := must(s.kms.Create(ctx, spring, 1, "", rotation.Key{}))
+			k := must(s.kms.Create(ctx, spring, 1, "", keyring.Key{}))
 			must(s.kms.Claim(ctx, spring, 1, k.ID))
 			s.must(s.kms.Disable(ctx, k.ID))
 			return s.Mint(ctx, input(spring))
@@ -328,7 +334,7 @@ func stepRefusals() []refusal {
 			s.world.SetHook(func(op string, args ...any) (bool, error) {
 				if op == "KMS.Claim" && args[2] != kek.ID("") {
 					s.world.SetHook(nil)
-					k := must(s.kms.Create(ctx, spring, 1, "", rotation.Key{}))
+					k := must(s.kms.Create(ctx, spring, 1, "", keyring.Key{}))
 					must(s.kms.Claim(ctx, spring, 1, k.ID))
 				}
 				return true, nil
@@ -337,7 +343,7 @@ func stepRefusals() []refusal {
 			return []any{out, s.enabled("kek-0002"), s.enabled("kek-0003")}, err
 		}},
 		{name: "strays of the rotation", phase: kek.Minted, call: func(s *site) (any, error) {
-			k := must(s.kms.Create(ctx, spring, 1, "", rotation.Key{}))
+			k := must(s.kms.Create(ctx, spring, 1, "", keyring.Key{}))
 			out, err := s.Mint(ctx, input(spring))
 			return []any{out, s.enabled(k.ID), s.enabled(s.record(spring).NewKEK), s.enabled(s.first)}, err
 		}},
@@ -398,7 +404,7 @@ func stepRefusals() []refusal {
 		{name: "the old key is enabled", phase: kek.KEKRetired, call: func(s *site) (any, error) { s.kms.Enable(s.first); return s.Verify(ctx, verifyInput(spring)) }},
 		{name: "the old key still unwraps", phase: kek.KEKRetired, call: func(s *site) (any, error) {
 			s.kms.Enable(s.first)
-			s.Keys = seemsDisabled{s.kms, s.first}
+			s.Keys.Admin = seemsDisabled{s.kms, s.first}
 			return s.Verify(ctx, verifyInput(spring))
 		}},
 		{name: "the chain has a gap", phase: kek.KEKRetired, call: func(s *site) (any, error) {
@@ -414,19 +420,19 @@ func stepRefusals() []refusal {
 			alter(func(v *kek.View) { v.Pointer = nil })(s)
 			return s.Health(ctx, rotation.HealthInput{})
 		}},
-		{name: "no transparency log", call: func(s *site) (any, error) { return s.CheckAnchoring(ctx) }},
+		{name: "no transparency log", call: func(s *site) (any, error) { return s.Anchor.CheckAnchoring(ctx) }},
 		{name: "an audit without one", call: func(s *site) (any, error) {
-			_, err := s.VerifyAudit(ctx, rotation.AuditOptions{})
+			_, err := s.Anchor.VerifyAudit(ctx, anchor.AuditOptions{})
 			return nil, err
 		}},
-		{name: "an unknown event", call: func(s *site) (any, error) { return s.Steps.Notify(ctx, rotation.NotifyInput{Event: "done"}) }},
-		{name: "a halt", call: func(s *site) (any, error) { return s.Steps.Notify(ctx, halted(0, nil)) }},
-		{name: "a verdict that is none", call: func(*site) (any, error) { return nil, rotation.AuditVerdict(audit.Report{Result: "?"}) }},
+		{name: "an unknown event", call: func(s *site) (any, error) { return s.Notify(ctx, journal.Notice{Event: "done"}) }},
+		{name: "a halt", call: func(s *site) (any, error) { return s.Notify(ctx, halted(0, nil)) }},
+		{name: "a verdict that is none", call: func(*site) (any, error) { return nil, anchor.AuditVerdict(audit.Report{Result: "?"}) }},
 		{name: "an unproven chain", call: func(*site) (any, error) {
-			return nil, rotation.AuditVerdict(audit.Report{Result: audit.Unproven, Findings: []audit.Finding{{Kind: audit.TailTooOld, Object: "o", Detail: "d"}}})
+			return nil, anchor.AuditVerdict(audit.Report{Result: audit.Unproven, Findings: []audit.Finding{{Kind: audit.TailTooOld, Object: "o", Detail: "d"}}})
 		}},
 		{name: "a tampered chain", call: func(*site) (any, error) {
-			return nil, rotation.AuditVerdict(audit.Report{Result: audit.Tampered, More: 2, Findings: []audit.Finding{
+			return nil, anchor.AuditVerdict(audit.Report{Result: audit.Tampered, More: 2, Findings: []audit.Finding{
 				{Kind: audit.TailTooOld, Object: "o", Detail: "d"}, {Kind: audit.MissingRecord, Object: "p", Detail: "e"},
 			}})
 		}},
@@ -435,12 +441,12 @@ func stepRefusals() []refusal {
 
 // seemsDisabled is KMS of which one key says that it is disabled.
 type seemsDisabled struct {
-	rotation.KeyAdmin
+	keyring.Admin
 	id kek.ID
 }
 
-func (k seemsDisabled) Describe(ctx context.Context, id kek.ID) (rotation.Key, error) {
-	out, err := k.KeyAdmin.Describe(ctx, id)
+func (k seemsDisabled) Describe(ctx context.Context, id kek.ID) (keyring.Key, error) {
+	out, err := k.Admin.Describe(ctx, id)
 	if id == k.id {
 		out.Enabled, out.State = false, "Disabled"
 	}
@@ -524,12 +530,12 @@ func rowRefusals() []refusal {
 		}
 	}
 	return append(out, []refusal{
-		{name: "a wrong context is accepted", phase: kek.Minted, call: test(func(s *site) { s.KMS = lax{s.kms} })},
-		{name: "another DEK comes back", phase: kek.Minted, call: test(func(s *site) { s.KMS = forgetful{s.kms} })},
-		{name: "the canary does not unwrap", phase: kek.Minted, call: test(func(s *site) { s.KMS = deaf{s.kms} })},
-		{name: "another plaintext comes back", phase: kek.Minted, call: test(func(s *site) { s.Cipher = unfaithful{s.Cipher} })},
-		{name: "sealing fails", phase: kek.Minted, call: test(func(s *site) { s.Cipher = mute{s.Cipher} })},
-		{name: "a canary that opens to nothing", phase: kek.Minted, in: drill, call: test(func(s *site) { s.Cipher = hollow{s.Cipher} })},
+		{name: "a wrong context is accepted", phase: kek.Minted, call: test(func(s *site) { s.Keys.Wrapper = lax{s.kms} })},
+		{name: "another DEK comes back", phase: kek.Minted, call: test(func(s *site) { s.Keys.Wrapper = forgetful{s.kms} })},
+		{name: "the canary does not unwrap", phase: kek.Minted, call: test(func(s *site) { s.Keys.Wrapper = deaf{s.kms} })},
+		{name: "another plaintext comes back", phase: kek.Minted, call: test(func(s *site) { s.Keys.Cipher = unfaithful{s.Keys.Cipher} })},
+		{name: "sealing fails", phase: kek.Minted, call: test(func(s *site) { s.Keys.Cipher = mute{s.Keys.Cipher} })},
+		{name: "a canary that opens to nothing", phase: kek.Minted, in: drill, call: test(func(s *site) { s.Keys.Cipher = hollow{s.Keys.Cipher} })},
 		{name: "a corpus without a known cipher", phase: kek.Minted, call: test(func(s *site) {
 			for _, id := range []string{"known-1.json", "known-2.json"} {
 				s.remove(s.corpus, id)
@@ -546,7 +552,7 @@ func rowRefusals() []refusal {
 			})(s)
 			return s.DualUnwrap(ctx, input(spring))
 		}},
-		{name: "a rewrap to another data key", phase: kek.Minted, call: func(s *site) (any, error) { s.KMS = swapping{s.kms}; return nil, s.rehearse(spring) }},
+		{name: "a rewrap to another data key", phase: kek.Minted, call: func(s *site) (any, error) { s.Keys.Wrapper = swapping{s.kms}; return nil, s.rehearse(spring) }},
 		{name: "a source of no envelopes", phase: kek.Started, call: func(s *site) (any, error) {
 			for i := range 4 {
 				s.orders.Plant(fmt.Sprintf("o%d", i), memstore.Record{Other: true})
@@ -607,7 +613,7 @@ func rowRefusals() []refusal {
 		}},
 		{name: "an emergency starts over everything", call: func(s *site) (any, error) {
 			strict(s)
-			s.ApprovalRequired = true
+			s.Gates.Rules.ApprovalRequired = true
 			s.clock.pass(8 * time.Hour)
 			s.mark("unknown")
 			s.kms.AddGrant(s.first, grant)
@@ -615,8 +621,8 @@ func rowRefusals() []refusal {
 			s.kms.SetMultiRegion(s.first, "eu-west-1")
 			s.kms.SetPolicy(s.first, "AllowPartner", "AllowAudit")
 			s.orders.SetNotes("it has a stream")
-			s.orders.FailCheck(&rotation.Error{Kind: rotation.SourceMisconfigured, Field: "pk", Msg: "no key attribute pk"})
-			s.people.FailCheck(&rotation.Error{Kind: rotation.RowsUnaccounted, Field: "rows", Msg: "some"})
+			s.orders.FailCheck(&journal.Error{Kind: journal.SourceMisconfigured, Field: "pk", Msg: "no key attribute pk"})
+			s.people.FailCheck(&journal.Error{Kind: journal.RowsUnaccounted, Field: "rows", Msg: "some"})
 			s.people.SetEncryptedBy(must(s.kms.Describe(ctx, s.first)).ARN)
 			in := preflightInput(spring, emergency)
 			plan, err := s.Preflight(ctx, in)
@@ -627,7 +633,7 @@ func rowRefusals() []refusal {
 			s.clock.pass(8 * time.Hour)
 			s.mark("unknown")
 			s.orders.SetNotes("it has a stream")
-			s.orders.FailCheck(&rotation.Error{Kind: rotation.SourceMisconfigured, Field: "pk", Msg: "no key attribute pk"})
+			s.orders.FailCheck(&journal.Error{Kind: journal.SourceMisconfigured, Field: "pk", Msg: "no key attribute pk"})
 			s.people.FailCheck(errors.New("no idea"))
 			s.people.SetEncryptedBy(must(s.kms.Describe(ctx, s.first)).ARN)
 			plan, err := s.Preflight(ctx, preflightInput(spring, rotation.ExecutionInput{}))
@@ -661,12 +667,12 @@ func (s *site) rehearsed() (any, error) {
 }
 
 // mute is a cipher that does not seal.
-type mute struct{ rotation.Cipher }
+type mute struct{ keyring.Cipher }
 
 func (mute) Seal([]byte, []byte, map[string]string) ([]byte, error) { return nil, errAway }
 
 // hollow is a cipher that opens to nothing.
-type hollow struct{ rotation.Cipher }
+type hollow struct{ keyring.Cipher }
 
 func (hollow) Open([]byte, []byte, map[string]string) ([]byte, error) { return nil, nil }
 
@@ -681,7 +687,7 @@ func registryRefusals() []refusal {
 		}},
 		{name: "genesis again", call: func(s *site) (any, error) { return s.Genesis(ctx, s.first, "genesis", nil) }},
 		{name: "genesis of another key", call: func(s *site) (any, error) {
-			return s.Genesis(ctx, must(s.kms.Create(ctx, "", 0, "l", rotation.Key{})).ID, "genesis", nil)
+			return s.Genesis(ctx, must(s.kms.Create(ctx, "", 0, "l", keyring.Key{})).ID, "genesis", nil)
 		}},
 		{name: "the pointer is lost", phase: kek.Completed, call: func(s *site) (any, error) {
 			alter(func(v *kek.View) { v.Pointer = nil })(s)
@@ -714,12 +720,12 @@ func registryRefusals() []refusal {
 		{name: "a source whose items are unaccounted", call: func(s *site) (any, error) {
 			table := s.world.NewTable("letters")
 			table.SetNotes("it has a stream")
-			table.FailCheck(&rotation.Error{Kind: rotation.RowsUnaccounted, Field: "rows", Msg: "some"})
+			table.FailCheck(&journal.Error{Kind: journal.RowsUnaccounted, Field: "rows", Msg: "some"})
 			return s.AddSource(ctx, table.Source())
 		}},
 		{name: "a source that is misconfigured", call: func(s *site) (any, error) {
 			table := s.world.NewTable("letters")
-			table.FailCheck(&rotation.Error{Kind: rotation.SourceMisconfigured, Field: "pk", Msg: "no key attribute pk"})
+			table.FailCheck(&journal.Error{Kind: journal.SourceMisconfigured, Field: "pk", Msg: "no key attribute pk"})
 			return s.AddSource(ctx, table.Source())
 		}},
 		{name: "a source that does not answer", call: func(s *site) (any, error) {
@@ -732,7 +738,7 @@ func registryRefusals() []refusal {
 		{name: "the removal of no source", call: func(s *site) (any, error) { return nil, s.RemoveSource(ctx, "letters", "") }},
 		{name: "the removal of a source in use", call: func(s *site) (any, error) { return nil, s.RemoveSource(ctx, "orders", "") }},
 		{name: "the removal of a source that cannot be opened", call: func(s *site) (any, error) {
-			s.OpenSource = func(kek.Source) (rotation.Source, error) { return nil, errAway }
+			s.OpenSource = func(kek.Source) (source.Driver, error) { return nil, errAway }
 			return nil, s.RemoveSource(ctx, "orders", "")
 		}},
 		{name: "the removal of a source of a retired KEK", phase: kek.Completed, call: func(s *site) (any, error) {
@@ -784,16 +790,16 @@ func registryRefusals() []refusal {
 		{name: "adopt no source", call: func(s *site) (any, error) { return s.Adopt(ctx, s.store, rotation.AdoptInput{Source: "letters"}) }},
 		{name: "adopt what cannot be labelled", call: func(s *site) (any, error) {
 			open := s.OpenSource
-			s.OpenSource = func(def kek.Source) (rotation.Source, error) {
+			s.OpenSource = func(def kek.Source) (source.Driver, error) {
 				src, err := open(def)
-				return struct{ rotation.Source }{src}, err
+				return struct{ source.Driver }{src}, err
 			}
 			return s.Adopt(ctx, s.store, rotation.AdoptInput{Source: "orders"})
 		}},
 		{name: "adopt rows of every kind, dry", call: adoptLegacy(false)},
 		{name: "adopt rows of every kind", call: adoptLegacy(true)},
 		{name: "a person's record", call: func(s *site) (any, error) {
-			err := s.Record(ctx, s.store, audit.Event{ID: "i", Type: "t", Step: "s", Actor: "nobody", Body: map[string]string{"k": "v"}})
+			err := s.Journal.RecordEvent(ctx, s.store, audit.Event{ID: "i", Type: "t", Step: "s", Actor: "nobody", Body: map[string]string{"k": "v"}})
 			entries := must(s.store.AuditEntries(ctx, 1))
 			r := entries[len(entries)-1].Record
 			left, _ := must2(s.store.Unpublished(ctx))
@@ -817,89 +823,89 @@ func adoptLegacy(write bool) func(*site) (any, error) {
 
 func approvalRefusals() []refusal {
 	ctx := context.Background()
-	judge := func(who string, v rotation.Verdict, prepare func(*site)) func(*site) (any, error) {
+	judge := func(who string, v gates.Verdict, prepare func(*site)) func(*site) (any, error) {
 		return func(s *site) (any, error) {
-			s.ApprovalRequired, s.ApprovalWait = true, time.Hour
-			must(s.AskApproval(ctx, rotation.ApprovalInput{RotationID: spring, Token: "token"}))
-			plan := s.PlanHash(s.record(spring))
+			s.Gates.Rules.ApprovalRequired, s.Gates.Rules.ApprovalWait = true, time.Hour
+			must(s.Gates.AskApproval(ctx, gates.ApprovalInput{RotationID: spring, Token: "token"}))
+			plan := s.Gates.HashPlan(s.record(spring))
 			if prepare != nil {
 				prepare(s)
 			}
-			s.Actor = who
+			s.Journal.Actor = who
 			if v.RotationID = spring; v.Plan == "" {
 				v.Plan = plan
 			}
-			return s.Judge(ctx, v)
+			return s.Gates.JudgePlan(ctx, v)
 		}
 	}
 	say := func(who string, reject bool) func(*site) {
 		return func(s *site) {
-			s.Actor = who
-			must(s.Judge(ctx, rotation.Verdict{RotationID: spring, Plan: s.PlanHash(s.record(spring)), Reject: reject, Reason: "because"}))
+			s.Journal.Actor = who
+			must(s.Gates.JudgePlan(ctx, gates.Verdict{RotationID: spring, Plan: s.Gates.HashPlan(s.record(spring)), Reject: reject, Reason: "because"}))
 		}
 	}
 	ask := func(prepare func(*site)) func(*site) (any, error) {
 		return func(s *site) (any, error) {
-			s.ApprovalRequired, s.ApprovalWait = true, time.Hour
+			s.Gates.Rules.ApprovalRequired, s.Gates.Rules.ApprovalWait = true, time.Hour
 			prepare(s)
-			s.Actor = "lambda/approve"
-			return s.AskApproval(ctx, rotation.ApprovalInput{RotationID: spring, Token: "token"})
+			s.Journal.Actor = "lambda/approve"
+			return s.Gates.AskApproval(ctx, gates.ApprovalInput{RotationID: spring, Token: "token"})
 		}
 	}
 	const carol = "arn:aws:iam::123456789012:user/carol"
 	return []refusal{
-		{name: "bob approves", phase: kek.Tested, in: asked, call: judge(bob, rotation.Verdict{}, nil)},
-		{name: "bob rejects", phase: kek.Tested, in: asked, call: judge(bob, rotation.Verdict{Reject: true, Reason: "no"}, nil)},
-		{name: "bob rejects without a reason", phase: kek.Tested, in: asked, call: judge(bob, rotation.Verdict{Reject: true}, nil)},
-		{name: "bob approves with a reason of two lines", phase: kek.Tested, in: asked, call: judge(bob, rotation.Verdict{Reason: "a\nb"}, nil)},
-		{name: "bob approves another plan", phase: kek.Tested, in: asked, call: judge(bob, rotation.Verdict{Plan: "00"}, nil)},
-		{name: "alice approves her own", phase: kek.Tested, in: asked, call: judge(alice, rotation.Verdict{}, nil)},
-		{name: "alice rejects her own", phase: kek.Tested, in: asked, call: judge(alice, rotation.Verdict{Reject: true, Reason: "no"}, nil)},
-		{name: "carol approves what bob has rejected", phase: kek.Tested, in: asked, call: judge(carol, rotation.Verdict{}, say(bob, true))},
-		{name: "carol approves what bob has approved", phase: kek.Tested, in: asked, call: judge(carol, rotation.Verdict{}, say(bob, false))},
-		{name: "bob approves again", phase: kek.Tested, in: asked, call: judge(bob, rotation.Verdict{}, say(bob, false))},
-		{name: "bob approves too late", phase: kek.Tested, in: asked, call: judge(bob, rotation.Verdict{}, func(s *site) { s.clock.pass(time.Hour + time.Second) })},
-		{name: "bob approves at the last moment", phase: kek.Tested, in: asked, call: judge(bob, rotation.Verdict{}, func(s *site) { s.clock.pass(time.Hour) })},
+		{name: "bob approves", phase: kek.Tested, in: asked, call: judge(bob, gates.Verdict{}, nil)},
+		{name: "bob rejects", phase: kek.Tested, in: asked, call: judge(bob, gates.Verdict{Reject: true, Reason: "no"}, nil)},
+		{name: "bob rejects without a reason", phase: kek.Tested, in: asked, call: judge(bob, gates.Verdict{Reject: true}, nil)},
+		{name: "bob approves with a reason of two lines", phase: kek.Tested, in: asked, call: judge(bob, gates.Verdict{Reason: "a\nb"}, nil)},
+		{name: "bob approves another plan", phase: kek.Tested, in: asked, call: judge(bob, gates.Verdict{Plan: "00"}, nil)},
+		{name: "alice approves her own", phase: kek.Tested, in: asked, call: judge(alice, gates.Verdict{}, nil)},
+		{name: "alice rejects her own", phase: kek.Tested, in: asked, call: judge(alice, gates.Verdict{Reject: true, Reason: "no"}, nil)},
+		{name: "carol approves what bob has rejected", phase: kek.Tested, in: asked, call: judge(carol, gates.Verdict{}, say(bob, true))},
+		{name: "carol approves what bob has approved", phase: kek.Tested, in: asked, call: judge(carol, gates.Verdict{}, say(bob, false))},
+		{name: "bob approves again", phase: kek.Tested, in: asked, call: judge(bob, gates.Verdict{}, say(bob, false))},
+		{name: "bob approves too late", phase: kek.Tested, in: asked, call: judge(bob, gates.Verdict{}, func(s *site) { s.clock.pass(time.Hour + time.Second) })},
+		{name: "bob approves at the last moment", phase: kek.Tested, in: asked, call: judge(bob, gates.Verdict{}, func(s *site) { s.clock.pass(time.Hour) })},
 		{name: "asked once more after bob approved", phase: kek.Tested, in: asked, call: ask(say(bob, false))},
 		{name: "asked once more after bob rejected", phase: kek.Tested, in: asked, call: ask(say(bob, true))},
 		{name: "asked once more", phase: kek.Tested, in: asked, call: ask(func(s *site) {
-			must(s.AskApproval(ctx, rotation.ApprovalInput{RotationID: spring, Token: "an earlier one"}))
+			must(s.Gates.AskApproval(ctx, gates.ApprovalInput{RotationID: spring, Token: "an earlier one"}))
 			s.clock.pass(time.Minute)
 		})},
 		{name: "asked where nobody must agree", phase: kek.Tested, in: asked, call: func(s *site) (any, error) {
-			return s.AskApproval(ctx, rotation.ApprovalInput{RotationID: spring})
+			return s.Gates.AskApproval(ctx, gates.ApprovalInput{RotationID: spring})
 		}},
 		{name: "judged where nobody must agree", phase: kek.Tested, in: asked, call: func(s *site) (any, error) {
-			return s.Judge(ctx, rotation.Verdict{RotationID: spring})
+			return s.Gates.JudgePlan(ctx, gates.Verdict{RotationID: spring})
 		}},
 		{name: "judged before the test", phase: kek.Minted, in: asked, call: func(s *site) (any, error) {
-			s.ApprovalRequired = true
-			s.Actor = bob
-			return s.Judge(ctx, rotation.Verdict{RotationID: spring, Plan: s.PlanHash(s.record(spring))})
+			s.Gates.Rules.ApprovalRequired = true
+			s.Journal.Actor = bob
+			return s.Gates.JudgePlan(ctx, gates.Verdict{RotationID: spring, Plan: s.Gates.HashPlan(s.record(spring))})
 		}},
 		{name: "who waits", phase: kek.Tested, in: asked, call: func(s *site) (any, error) {
 			var out []string
-			look := func() { out = append(out, must(s.Waiting(ctx, s.record(spring)))) }
+			look := func() { out = append(out, must(s.Gates.FindWaitingPlan(ctx, s.record(spring)))) }
 			look()
-			s.ApprovalRequired, s.ApprovalWait = true, time.Hour
+			s.Gates.Rules.ApprovalRequired, s.Gates.Rules.ApprovalWait = true, time.Hour
 			look()
-			must(s.AskApproval(ctx, rotation.ApprovalInput{RotationID: spring}))
+			must(s.Gates.AskApproval(ctx, gates.ApprovalInput{RotationID: spring}))
 			look()
 			say(bob, false)(s)
 			look()
 			return out, nil
 		}},
 		{name: "nobody agreed to the switch", phase: kek.Tested, in: asked, call: func(s *site) (any, error) {
-			s.ApprovalRequired = true
+			s.Gates.Rules.ApprovalRequired = true
 			return s.Switch(ctx, input(spring))
 		}},
 		{name: "bob agreed to the switch", phase: kek.Tested, in: asked, call: func(s *site) (any, error) {
-			s.ApprovalRequired = true
+			s.Gates.Rules.ApprovalRequired = true
 			say(bob, false)(s)
 			return s.Switch(ctx, input(spring))
 		}},
 		{name: "bob did not agree to the switch", phase: kek.Tested, in: asked, call: func(s *site) (any, error) {
-			s.ApprovalRequired = true
+			s.Gates.Rules.ApprovalRequired = true
 			say(bob, true)(s)
 			return s.Switch(ctx, input(spring))
 		}},
@@ -910,9 +916,9 @@ func approvalRefusals() []refusal {
 func laterRefusals() []refusal {
 	ctx := context.Background()
 	shut := func(s *site, phase kek.Phase) (any, error) {
-		s.ApprovalRequired, s.Actor = true, bob
+		s.Gates.Rules.ApprovalRequired, s.Journal.Actor = true, bob
 		s.clock.at = time.Date(2026, 4, 2, 12, 0, 0, 0, time.UTC)
-		_, err := s.Judge(ctx, rotation.Verdict{RotationID: spring, Plan: s.PlanHash(s.record(spring))})
+		_, err := s.Gates.JudgePlan(ctx, gates.Verdict{RotationID: spring, Plan: s.Gates.HashPlan(s.record(spring))})
 		return phase, err
 	}
 	return []refusal{
@@ -973,19 +979,19 @@ func laterRefusals() []refusal {
 			return s.Retire(ctx, rotation.RetireInput{RotationID: spring, Action: rotation.ActionRetire})
 		}},
 		{name: "the schedule asks before genesis", call: func(s *site) (any, error) {
-			s.Registry = memstore.New("none", s.clock.now).Store()
+			s.Journal.Registry = memstore.New("none", s.clock.now).Store()
 			return s.start(spring, rotation.ExecutionInput{RequestedBy: rotation.ScheduleRequester})
 		}},
 		{name: "a look ahead of a deployment whose canary is of today", call: func(s *site) (any, error) {
 			strict(s)
-			s.DrillFreshDays = 0
+			s.Gates.Rules.DrillFreshDays = 0
 			s.green(1)
 			in := preflightInput(spring, rotation.ExecutionInput{})
 			in.CheckOnly, in.Announce = true, true
 			return s.Preflight(ctx, in)
 		}},
 		{name: "40 segments of eleven sources", call: func(s *site) (any, error) {
-			s.Segments = 40
+			s.Config.Segments = 40
 			for n := range 8 {
 				must(s.AddSource(ctx, s.newTable(fmt.Sprint("more-", n), s.first, "r").Source()))
 			}
@@ -1004,13 +1010,13 @@ type renewed struct{ rotation.Drainage }
 func (renewed) Revoke(context.Context, rotation.Lease) (bool, error) { return false, nil }
 
 // secondCorpus registers a corpus after the first one, empties it beside the rotation and
-// goes on to dual unwrap.
+// continues to dual unwrap.
 func (s *site) secondCorpus() error {
 	s.t.Helper()
 	must(s.Retire(s.t.Context(), rotation.RetireInput{RotationID: spring, Action: rotation.ActionPreSwitchFailure}))
 	second := s.newTable("second", s.first, "s1")
 	def := second.Source()
-	def.Kind = kek.KindCorpus
+	def.Kind = memstore.KindCorpus
 	if _, err := s.AddSource(s.t.Context(), def); err != nil {
 		return err
 	}

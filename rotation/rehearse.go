@@ -5,9 +5,11 @@ import (
 	"crypto/subtle"
 	"errors"
 	"fmt"
-	"slices"
 
 	"github.com/matter-ops/kms-rotation/kek"
+	"github.com/matter-ops/kms-rotation/rotation/gates"
+	"github.com/matter-ops/kms-rotation/rotation/journal"
+	"github.com/matter-ops/kms-rotation/source"
 )
 
 const (
@@ -16,82 +18,86 @@ const (
 	rehearsalPages = 40 // so often while there is no row among them
 )
 
-// rehearse does to a sample of real rows what the rewrap will do, without changing
-// any (spec: Rehearse): of each source and KEK some rows are unwrapped under their KEK
-// with their context, rewrapped, and unwrapped under the new KEK to the same data key;
-// and a write whose condition cannot hold shows the permission. It also tries to open
-// the payloads, as an emergency would: in a normal rotation a payload that does not
-// open is a note, for it is left alone.
+// rehearseRotation does to a sample of real rows what the rewrap will do, without changing
+// any (spec: Rehearse). Some rows of each source and KEK are unwrapped under their KEK with
+// their context, rewrapped, and unwrapped under the new KEK to the same data key. A write
+// whose condition cannot hold shows the permission to write. It also tries to open the
+// payloads, as an emergency would. A normal rotation does not touch payloads, so there a
+// payload that does not open is only noted.
 //
-// It runs in the function that rewraps later, so that it shows that very role's
-// permissions. An emergency notes what fails and goes on: the pointer must leave the
-// compromised KEK, and what cannot be moved blocks the retirement.
-func (s *Steps) rehearse(ctx context.Context, id string) (out SweepOutput, err error) {
-	v, r, err := s.rotation(ctx, id)
+// It runs in the function that rewraps later, so that it shows the permissions of that
+// role. An emergency notes what fails and continues: the pointer must leave the compromised
+// KEK, and what cannot be moved blocks the retirement.
+func (s *Steps) rehearseRotation(ctx context.Context, id string) (out SweepOutput, err error) {
+	v, r, err := s.Journal.LoadRotation(ctx, id)
 	if err != nil {
 		return out, err
 	}
 	if !r.Phase.Reached(kek.Minted) {
-		return out, early(r, kek.Minted)
+		return out, errTooEarly(r, kek.Minted)
 	}
 	out.Done = true
 	if r.Phase != kek.Minted || r.Rehearsed == r.NewKEK {
-		return out, s.publish(ctx)
+		return out, s.Journal.Publish(ctx)
 	}
-	defer func() { err = s.young(r.UpdatedAt, err) }()
-	sources, err := s.openSources(r.Sources)
+	defer func() { err = s.retryWhileKeyIsYoung(r.UpdatedAt, err) }()
+	sources, unread, err := s.openRead(r)
 	if err != nil {
 		return out, err
 	}
 	body := map[string]string{}
+	for _, name := range unread {
+		body["source."+name] = notRead
+	}
 	for _, src := range sources {
 		tried, err := s.rehearseSource(ctx, rosterOf(v, r), src)
 		out.Tally.Scanned += tried.rows
-		if err != nil && r.Mode == kek.Emergency && ofRow(err) {
-			tried.notes, err = append(tried.notes, overridden+": "+err.Error()), nil
+		if err != nil && r.Mode == kek.Emergency && isRehearsalError(err) {
+			tried.notes, err = append(tried.notes, gates.Overridden+": "+err.Error()), nil
 		}
 		if err != nil {
 			return out, err
 		}
 		body["source."+src.Name()] = tried.String()
 	}
-	_, err = s.transition(ctx, "rewrap", r.ID, func(now kek.View) (kek.Change, error) {
+	_, err = s.Journal.Transition(ctx, "rewrap", r.ID, func(now kek.View) (kek.Change, error) {
 		if now.Rotation != nil && now.Rotation.NewKEK != r.NewKEK {
 			return kek.Change{}, fmt.Errorf("rehearsed with KEK %q, the rotation is at %q", r.NewKEK, now.Rotation.NewKEK)
 		}
-		return now.Rehearse(s.Now())
+		return now.Rehearse(s.Journal.Now())
 	}, body)
 	return out, err
 }
 
-// ofRow reports a failure of a row or a table, which another KEK would not cure.
-func ofRow(err error) bool {
-	var typed *Error
-	return errors.As(err, &typed) && (typed.Kind == RehearsalFailed || typed.Kind == SourceMisconfigured)
+// isRehearsalError reports a failure of a row or a table: minting another KEK would not
+// help.
+func isRehearsalError(err error) bool {
+	var typed *journal.Error
+	return errors.As(err, &typed) && (typed.Kind == journal.RehearsalFailed || typed.Kind == journal.SourceMisconfigured)
 }
 
-// rehearsal is what was tried of one source.
+// rehearsal counts what was tried in one source.
 type rehearsal struct {
 	rows   int64
-	opened int64            // payloads
+	opened int64            // payloads that opened
 	sealed int64            // payloads that were tried
-	byKEK  map[string]int64 // rows tried
+	byKEK  map[string]int64 // rows tried, by KEK
 	notes  []string
 }
 
 func (t rehearsal) String() string {
-	text := fmt.Sprintf("%d rows tried (%s)", t.rows, counted(t.byKEK))
+	text := fmt.Sprintf("%d rows tried (%s)", t.rows, formatCounts(t.byKEK))
 	if t.sealed > 0 {
 		text += fmt.Sprintf(", %d of %d payloads open", t.opened, t.sealed)
 	}
 	for _, n := range t.notes {
 		text += "; " + n
 	}
-	return cut(text)
+	return journal.CutText(text)
 }
 
-// rehearseSource tries a sample of one source's rows.
-func (s *Steps) rehearseSource(ctx context.Context, t roster, src frozen) (rehearsal, error) {
+// rehearseSource rehearses a sample of one source's rows, and one write.
+func (s *Steps) rehearseSource(ctx context.Context, t roster, src frozenSource) (rehearsal, error) {
 	out := rehearsal{byKEK: map[string]int64{}}
 	rows, err := s.sampleRows(ctx, src, t.rotation.Segments)
 	if err != nil {
@@ -99,7 +105,7 @@ func (s *Steps) rehearseSource(ctx context.Context, t roster, src frozen) (rehea
 	}
 	wrote := false
 	for _, row := range rows {
-		if err := t.judge(row); err != nil {
+		if err := t.checkRow(row); err != nil {
 			return out, failedRehearsal(src, row, err)
 		}
 		opens, err := s.rehearseRow(ctx, t.rotation, src, row)
@@ -126,32 +132,32 @@ func (s *Steps) rehearseSource(ctx context.Context, t roster, src frozen) (rehea
 		note := fmt.Sprintf(`an emergency cannot re-encrypt %d of %d payloads tried: they do not open as payloads of this project; `+
 			`say "payloads": "opaque" in the source's definition to have it rewrap their data keys alone`, out.sealed-out.opened, out.sealed)
 		if t.rotation.Mode == kek.Emergency {
-			return out, &Error{Kind: RehearsalFailed, Field: "sources[" + src.Name() + "]", Msg: note}
+			return out, &journal.Error{Kind: journal.RehearsalFailed, Field: "sources[" + src.Name() + "]", Msg: note}
 		}
 		out.notes = append(out.notes, note)
 	}
 	return out, nil
 }
 
-// deniedRehearsal is what a source that rewrap may not read or write ends a rehearsal
-// with.
-func deniedRehearsal(src frozen, what string, err error) error {
-	if errors.Is(err, ErrDenied) || errors.Is(err, ErrRejected) {
-		return &Error{
-			Kind: RehearsalFailed, Field: "sources[" + src.Name() + "]", Msg: fmt.Sprintf("rewrap may not %s its rows; the pointer was left alone", what), Err: err,
-			Next: "compare the stack's parameter SourceTableArns and the policies of the table and the account, then start again",
+// deniedRehearsal returns the error of a source that the function rewrap may not read or
+// write. Any other error is worth a retry.
+func deniedRehearsal(src frozenSource, what string, err error) error {
+	if errors.Is(err, journal.ErrDenied) || errors.Is(err, journal.ErrRejected) {
+		return &journal.Error{
+			Kind: journal.RehearsalFailed, Field: "sources[" + src.Name() + "]", Msg: fmt.Sprintf("rewrap may not %s its rows; the pointer was left alone", what), Err: err,
+			Next: journal.Next{Do: journal.CompareSourcePolicies},
 		}
 	}
-	return unavailable("source "+src.Name(), err)
+	return journal.WrapUnavailable("source "+src.Name(), err)
 }
 
-// sampleRows reads the beginning of each segment, as far as there is a row, and keeps
-// some rows of each KEK and shape.
-func (s *Steps) sampleRows(ctx context.Context, src frozen, segments int) ([]Row, error) {
-	var out []Row
+// sampleRows reads each segment from its beginning until a page has a row, and keeps some
+// rows of each KEK and shape.
+func (s *Steps) sampleRows(ctx context.Context, src frozenSource, segments int) ([]source.Row, error) {
+	var out []source.Row
 	total := src.Segments(segments)
 	for segment := range total {
-		req := ScanRequest{Segment: segment, Total: total, Limit: rehearsalPage, Payload: true}
+		req := source.ScanRequest{Segment: segment, Total: total, Limit: rehearsalPage, Payload: true}
 		taken := map[string]int{}
 		for range rehearsalPages {
 			page, err := src.Scan(ctx, req)
@@ -172,22 +178,22 @@ func (s *Steps) sampleRows(ctx context.Context, src frozen, segments int) ([]Row
 	return out, nil
 }
 
-// rehearseRow rewraps one row for trial. It reports whether its payload opens. What is
-// wrong with an old KEK is wrong with its rows: another new one would not cure it.
-func (s *Steps) rehearseRow(ctx context.Context, r kek.Rotation, src frozen, row Row) (bool, error) {
-	before, err := s.KMS.Decrypt(ctx, row.KEK, row.WrappedDEK, row.Context)
-	if errors.Is(err, ErrDenied) || errors.Is(err, ErrKeyDisabled) || errors.Is(err, ErrNoKey) {
-		return false, failedRehearsal(src, row, s.keyError(row.KEK, err))
+// rehearseRow rewraps one row for trial and reports whether its payload opens. An unusable
+// old KEK is reported as a failure of the row, because minting another KEK would not help.
+func (s *Steps) rehearseRow(ctx context.Context, r kek.Rotation, src frozenSource, row source.Row) (bool, error) {
+	before, err := s.Keys.Wrapper.Decrypt(ctx, row.KEK, row.WrappedDEK, row.Context)
+	if errors.Is(err, journal.ErrDenied) || errors.Is(err, journal.ErrKeyDisabled) || errors.Is(err, journal.ErrNoKey) {
+		return false, failedRehearsal(src, row, s.Keys.ExplainError(row.KEK, err))
 	}
 	if err != nil {
 		return false, s.rehearsalError(src, row, row.KEK, err)
 	}
 	defer clear(before)
-	wrapped, err := s.KMS.ReEncrypt(ctx, row.KEK, r.NewKEK, row.WrappedDEK, row.Context)
+	wrapped, err := s.Keys.Wrapper.ReEncrypt(ctx, row.KEK, r.NewKEK, row.WrappedDEK, row.Context)
 	if err != nil {
 		return false, s.rehearsalError(src, row, r.NewKEK, err)
 	}
-	after, err := s.KMS.Decrypt(ctx, r.NewKEK, wrapped, row.Context)
+	after, err := s.Keys.Wrapper.Decrypt(ctx, r.NewKEK, wrapped, row.Context)
 	if err != nil {
 		return false, s.rehearsalError(src, row, r.NewKEK, err)
 	}
@@ -195,39 +201,41 @@ func (s *Steps) rehearseRow(ctx context.Context, r kek.Rotation, src frozen, row
 	if subtle.ConstantTimeCompare(before, after) != 1 {
 		return false, failedRehearsal(src, row, errors.New("it unwraps to another data key after the rewrap"))
 	}
-	return s.opens(before, row), nil
+	return s.opensPayload(before, row), nil
 }
 
-// opens reports whether the row's payload opens under its data key.
-func (s *Steps) opens(dek []byte, row Row) bool {
+// opensPayload reports whether the row's payload opens under its data key.
+func (s *Steps) opensPayload(dek []byte, row source.Row) bool {
 	if len(row.Ciphertext) == 0 {
 		return false
 	}
-	plain, err := s.Cipher.Open(dek, row.Ciphertext, row.Bound)
+	plain, err := s.Keys.Cipher.Open(dek, row.Ciphertext, row.Bound)
 	clear(plain)
 	return err == nil
 }
 
-func (s *Steps) rehearsalError(src frozen, row Row, id kek.ID, err error) error {
-	if errors.Is(err, ErrUnwrap) {
+// rehearsalError blames the row if KMS does not unwrap it, and otherwise the KEK.
+func (s *Steps) rehearsalError(src frozenSource, row source.Row, id kek.ID, err error) error {
+	if errors.Is(err, journal.ErrUnwrap) {
 		return failedRehearsal(src, row, err)
 	}
-	return s.keyError(id, err)
+	return s.Keys.ExplainError(id, err)
 }
 
-func failedRehearsal(src frozen, row Row, err error) error {
-	return &Error{
-		Kind: RehearsalFailed, Field: "sources[" + src.Name() + "]", Msg: "a row cannot be rewrapped; the pointer was left alone", Err: err,
+// failedRehearsal refuses the switch because of one row.
+func failedRehearsal(src frozenSource, row source.Row, err error) error {
+	return &journal.Error{
+		Kind: journal.RehearsalFailed, Field: "sources[" + src.Name() + "]", Msg: "a row cannot be rewrapped; the pointer was left alone", Err: err,
 		Rows: []string{row.ID},
-		Next: `compare "context" in the source's definition with what the rows were sealed with; matter ops census shows the items that cannot be accounted for`,
+		Next: journal.Next{Do: journal.CompareContext},
 	}
 }
 
-// CheckRows unwraps a sample of each registered source's rows under the KEK that they
-// name, and tries to open their payloads as an emergency would. It is for a person
-// before a rotation: nothing is written.
+// CheckRows unwraps a sample of each registered source's rows under the KEK that they name,
+// and tries to open their payloads as an emergency would. The operator's tool calls it
+// before a rotation. Nothing is written.
 func (s *Steps) CheckRows(ctx context.Context, mode kek.Mode) ([]Check, error) {
-	v, err := s.loadAll(ctx, "")
+	v, err := s.Journal.LoadAll(ctx, "")
 	if err != nil {
 		return nil, err
 	}
@@ -243,28 +251,25 @@ func (s *Steps) CheckRows(ctx context.Context, mode kek.Mode) ([]Check, error) {
 	return checks, nil
 }
 
-func (s *Steps) checkRows(ctx context.Context, t roster, src frozen, mode kek.Mode) Check {
+func (s *Steps) checkRows(ctx context.Context, t roster, src frozenSource, mode kek.Mode) Check {
 	out := Check{Name: "rows of " + src.Name()}
-	rows, err := s.sampleRows(ctx, src, s.Segments)
+	rows, err := s.sampleRows(ctx, src, s.Config.Segments)
 	if err != nil {
-		out.Detail = unavailable("source "+src.Name(), err).Error()
-		return out
+		return out.fail(journal.WrapUnavailable("source "+src.Name(), err))
 	}
 	var tried, sealed, opened int64
 	for _, row := range rows {
-		if err := t.judge(row); err != nil {
-			out.Detail = fmt.Sprintf("item %s: %v", row.ID, err)
-			return out
+		if err := t.checkRow(row); err != nil {
+			return out.fail(fmt.Errorf("item %s: %w", row.ID, err))
 		}
-		dek, err := s.KMS.Decrypt(ctx, row.KEK, row.WrappedDEK, row.Context)
+		dek, err := s.Keys.Wrapper.Decrypt(ctx, row.KEK, row.WrappedDEK, row.Context)
 		if err != nil {
-			out.Detail = s.rehearsalError(src, row, row.KEK, err).Error()
-			return out
+			return out.fail(s.rehearsalError(src, row, row.KEK, err))
 		}
 		tried++
 		if len(row.Ciphertext) > 0 {
 			sealed++
-			if s.opens(dek, row) {
+			if s.opensPayload(dek, row) {
 				opened++
 			}
 		}
@@ -276,13 +281,4 @@ func (s *Steps) checkRows(ctx context.Context, t roster, src frozen, mode kek.Mo
 		out.Detail += `: an emergency cannot re-encrypt the others; say "payloads": "opaque" in the source's definition to have it rewrap their data keys alone`
 	}
 	return out
-}
-
-// cut shortens a text to what a record should hold.
-func cut(text string) string {
-	const most = 900
-	if len(text) > most {
-		text = text[:most]
-	}
-	return string(slices.DeleteFunc([]rune(text), func(r rune) bool { return r == '\uFFFD' }))
 }

@@ -12,11 +12,13 @@ import (
 
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/journal"
+	"github.com/matter-ops/kms-rotation/rotation/keyring"
 	"github.com/matter-ops/kms-rotation/test/memstore"
 )
 
 // swapping is a KMS that rewraps to another data key.
-type swapping struct{ rotation.Wrapper }
+type swapping struct{ keyring.Wrapper }
 
 func (k swapping) ReEncrypt(ctx context.Context, _, to kek.ID, _ []byte, encctx map[string]string) ([]byte, error) {
 	_, wrapped, err := k.GenerateDataKey(ctx, to, encctx)
@@ -39,10 +41,10 @@ var rehearsals = map[string]struct {
 		r.WrappedDEK = []byte("garbage, but long enough to be one")
 		s.people.Plant("p1", r)
 	}, "people", "a row cannot be rewrapped"},
-	"writes are denied":   {func(s *site) { s.fail("Table.Rehearse", "people", rotation.ErrDenied) }, "people", "rewrap may not write its rows"},
-	"writes are rejected": {func(s *site) { s.fail("Table.Rehearse", "people", rotation.ErrRejected) }, "people", "rewrap may not write its rows"},
-	"reads are denied":    {func(s *site) { s.fail("Table.Scan", "people", rotation.ErrDenied) }, "people", "rewrap may not read its rows"},
-	"another data key":    {func(s *site) { s.KMS = swapping{s.kms} }, "corpus", "it unwraps to another data key after the rewrap"},
+	"writes are denied":   {func(s *site) { s.fail("Table.Rehearse", "people", journal.ErrDenied) }, "people", "rewrap may not write its rows"},
+	"writes are rejected": {func(s *site) { s.fail("Table.Rehearse", "people", journal.ErrRejected) }, "people", "rewrap may not write its rows"},
+	"reads are denied":    {func(s *site) { s.fail("Table.Scan", "people", journal.ErrDenied) }, "people", "rewrap may not read its rows"},
+	"another data key":    {func(s *site) { s.Keys.Wrapper = swapping{s.kms} }, "corpus", "it unwraps to another data key after the rewrap"},
 	"a historic KEK is disabled": {func(s *site) {
 		for id, k := range s.view(looking).KEKs {
 			if k.Label == "before" {
@@ -80,7 +82,7 @@ func TestRehearsalFails(t *testing.T) {
 				}
 			}
 			e := d.machine.Start(spring, rotation.ExecutionInput{})
-			if e.Final != "RolledBack" || e.Failure.Name != string(rotation.RehearsalFailed) ||
+			if e.Final != "RolledBack" || e.Failure.Name != string(journal.RehearsalFailed) ||
 				!strings.Contains(e.Failure.Cause, "sources["+tc.source+"]") || !strings.Contains(e.Failure.Cause, tc.says) {
 				t.Fatalf("ended in %s: %v", e.Final, e.Failure)
 			}
@@ -106,19 +108,19 @@ func TestEmergencyNotesAFailedRehearsal(t *testing.T) {
 			if !strings.Contains(note, "overridden: RehearsalFailed") || !strings.Contains(note, tc.says) {
 				t.Errorf("the record says %q", note)
 			}
-			s.KMS = s.kms
+			s.Keys.Wrapper = s.kms
 			s.advance(spring, emergency, kek.Switched)
 		})
 	}
 }
 
-// TestRehearsalOfTheNewKEK: what is wrong with the new KEK is no row's fault: an
-// emergency does not go on with it.
+// TestRehearsalOfTheNewKEK: what is wrong with the new KEK is not a row's fault: an
+// emergency does not continue with it.
 func TestRehearsalOfTheNewKEK(t *testing.T) {
 	s := newSite(t)
 	s.advance(spring, emergency, kek.Minted)
 	s.must(s.kms.Disable(t.Context(), s.record(spring).NewKEK))
-	wantKind(t, s.rehearse(spring), rotation.KeyUnusable)
+	wantKind(t, s.rehearse(spring), journal.KeyUnusable)
 	if r := s.record(spring); r.Rehearsed != "" || r.Phase != kek.Minted {
 		t.Errorf("%+v", r)
 	}
@@ -150,7 +152,7 @@ func TestRehearsalTries(t *testing.T) {
 	}
 	for _, phase := range []kek.Phase{kek.Started} {
 		s, _ := at(t, rotation.ExecutionInput{}, phase)
-		wantKind(t, s.rehearse(spring), rotation.Refused)
+		wantKind(t, s.rehearse(spring), journal.Refused)
 	}
 }
 
@@ -158,7 +160,7 @@ func TestRehearsalTries(t *testing.T) {
 // too, over pages that are empty.
 func TestRehearsalFindsTheRows(t *testing.T) {
 	s := newSite(t)
-	s.Segments = 1
+	s.Config.Segments = 1
 	sparse := s.newTable("sparse", s.first, "z-row")
 	for i := range 500 {
 		sparse.Plant(fmt.Sprintf("a-%04d", i), memstore.Record{Other: true})
@@ -176,7 +178,7 @@ func TestRehearsalFindsTheRows(t *testing.T) {
 // TestRehearsalIsBounded: where there is no row it does not read a whole table.
 func TestRehearsalIsBounded(t *testing.T) {
 	s := newSite(t)
-	s.Segments = 1
+	s.Config.Segments = 1
 	other := s.newTable("other", s.first, "a-row")
 	s.add(other)
 	s.advance(spring, rotation.ExecutionInput{}, kek.Minted)
@@ -283,7 +285,7 @@ func TestBoundRows(t *testing.T) {
 	dek, wrapped, err := d.kms.GenerateDataKey(t.Context(), d.first, encctx)
 	d.must(err)
 	rec := memstore.Record{KEK: d.first, WrappedDEK: wrapped, Context: encctx, Bind: bind}
-	rec.Ciphertext, err = d.Cipher.Seal(dek, []byte("bound"), bound(rec))
+	rec.Ciphertext, err = d.Keys.Cipher.Seal(dek, []byte("bound"), bound(rec))
 	d.must(err)
 	d.orders.Plant("b1", rec)
 	d.expect(d.orders, "b1", "bound")
@@ -342,7 +344,7 @@ func foreignPayload(s *site) {
 // oneSided is a KMS that unwraps nothing of the corpus under one KEK, or unwraps it to
 // another data key.
 type oneSided struct {
-	rotation.Wrapper
+	keyring.Wrapper
 	under kek.ID
 	other bool
 }
@@ -351,7 +353,7 @@ func (k oneSided) Decrypt(ctx context.Context, id kek.ID, wrapped []byte, encctx
 	dek, err := k.Wrapper.Decrypt(ctx, id, wrapped, encctx)
 	if err == nil && id == k.under && encctx["table"] == "corpus" {
 		if !k.other {
-			return nil, fmt.Errorf("decrypt: %w", rotation.ErrUnwrap)
+			return nil, fmt.Errorf("decrypt: %w", journal.ErrUnwrap)
 		}
 		dek[0] ^= 1
 	}
@@ -369,10 +371,10 @@ func TestDualUnwrapOpensUnderBoth(t *testing.T) {
 			s.advance(spring, rotation.ExecutionInput{}, kek.Minted)
 			s.must(s.rehearse(spring))
 			id := map[string]kek.ID{"old": s.first, "historic": past, "new": s.record(spring).NewKEK}[under]
-			s.KMS = oneSided{s.kms, id, other}
-			wantKind(t, s.test(spring), rotation.CorpusCorrupted)
+			s.Keys.Wrapper = oneSided{s.kms, id, other}
+			wantKind(t, s.test(spring), journal.CorpusCorrupted)
 			s.phase(spring, kek.Minted)
-			s.KMS = s.kms
+			s.Keys.Wrapper = s.kms
 			var mu sync.Mutex
 			calls := map[kek.ID]int{}
 			s.world.SetHook(func(op string, args ...any) (bool, error) {
@@ -391,14 +393,14 @@ func TestDualUnwrapOpensUnderBoth(t *testing.T) {
 	}
 }
 
-// TestEmergencyWithoutProbes: an old KEK that does not wrap any more, because whoever
+// TestEmergencyWithoutProbes: an old KEK that does not wrap any more, because a person who
 // saw it compromised has denied that, does not keep an emergency on it. A normal
 // rotation is refused.
 func TestEmergencyWithoutProbes(t *testing.T) {
 	deny := func(s *site) {
 		s.world.SetHook(func(op string, args ...any) (bool, error) {
 			if op == "KMS.GenerateDataKey" && args[0] == s.first {
-				return false, rotation.ErrDenied
+				return false, journal.ErrDenied
 			}
 			return true, nil
 		})
@@ -415,7 +417,7 @@ func TestEmergencyWithoutProbes(t *testing.T) {
 	s.advance(spring, rotation.ExecutionInput{}, kek.Minted)
 	s.must(s.rehearse(spring))
 	deny(s)
-	if err := s.test(spring); !errors.Is(err, rotation.ErrDenied) {
+	if err := s.test(spring); !errors.Is(err, journal.ErrDenied) {
 		t.Errorf("a normal rotation: %v", err)
 	}
 	s.phase(spring, kek.Minted)

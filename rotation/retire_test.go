@@ -7,6 +7,7 @@ import (
 
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/journal"
 )
 
 func (s *site) abandon(t *testing.T) rotation.RetireOutput {
@@ -64,7 +65,7 @@ func TestRetireForgetsIdleScan(t *testing.T) {
 		return w.hook(op, args...)
 	})
 	_, err := s.Retire(t.Context(), rotation.RetireInput{RotationID: spring})
-	wantKind(t, err, rotation.Transient)
+	wantKind(t, err, journal.Transient)
 	s.world.SetHook(w.hook)
 	s.plant(s.orders, "restored", s.first)
 	s.clock.pass(24 * time.Hour)

@@ -4,21 +4,23 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/matter-ops/kms-rotation/kek"
+	"github.com/matter-ops/kms-rotation/rotation/journal"
+	"github.com/matter-ops/kms-rotation/source"
 )
 
-// Rewrap works on one segment of one source until it is done or time is nearly
-// up (spec: RewrapRead, RewrapWrite), or, with Complete, records that every
-// segment is done (spec: Rewrapped). It runs only after the seal: no row can
-// come to be under the old KEK behind its back. With Rehearse it shows before the
-// switch, under the very role that rewraps later, that it can.
+// Rewrap works on one segment of one source until the segment is done or time is nearly up
+// (spec: RewrapRead, RewrapWrite). With Complete it records that every segment is done
+// (spec: Rewrapped). It runs only after the seal, so no row can be inserted under the old
+// KEK behind it. With Rehearse it shows before the switch that its role can rewrap.
 func (s *Steps) Rewrap(ctx context.Context, in RewrapInput) (_ SweepOutput, err error) {
-	defer func() { err = s.ended(ctx, in.RotationID, err) }()
+	defer func() { err = s.Journal.ExplainEnded(ctx, in.RotationID, err) }()
 	if in.Rehearse {
-		return s.rehearse(ctx, in.RotationID)
+		return s.rehearseRotation(ctx, in.RotationID)
 	}
-	v, r, err := s.rotation(ctx, in.RotationID)
+	v, r, err := s.Journal.LoadRotation(ctx, in.RotationID)
 	if err != nil {
 		return SweepOutput{}, err
 	}
@@ -29,146 +31,162 @@ func (s *Steps) Rewrap(ctx context.Context, in RewrapInput) (_ SweepOutput, err 
 		return SweepOutput{Done: true}, nil
 	}
 	if r.Phase != kek.Drained {
-		return SweepOutput{}, refusal(&kek.IllegalTransition{
+		return SweepOutput{}, journal.ExplainRefusal(&kek.IllegalTransition{
 			What: "rotation " + r.ID, From: string(r.Phase), To: string(kek.Rewrapped),
 		})
 	}
-	src, err := s.source(r, in.Source)
-	if err != nil {
-		return SweepOutput{}, err
-	}
-	if n := src.Segments(r.Segments); in.Segment < 0 || in.Segment >= n {
-		return SweepOutput{}, invalid("segment", fmt.Sprintf("%d is not in 0..%d", in.Segment, n-1), "use the segments of preflight's plan")
-	}
-	cp, err := s.run(ctx, sweep{
-		rotation: r, source: src, pass: PassRewrap, segment: in.Segment,
-		payload: r.Mode == kek.Emergency, until: s.deadline(ctx), visit: s.mover(rosterOf(v, r))(src),
-	})
-	return SweepOutput{Done: cp.Done, Tally: cp.Tally}, err
+	return s.runOne(ctx, r, Segment{Source: in.Source, Segment: in.Segment}, s.rewrapPass(v, r))
 }
 
-// source opens a source that the rotation has frozen.
-func (s *Steps) source(r kek.Rotation, name string) (frozen, error) {
-	sources, err := s.openSources(r.Sources)
-	if err != nil {
-		return frozen{}, err
-	}
-	for _, src := range sources {
-		if src.Name() == name {
-			return src, nil
-		}
-	}
-	return frozen{}, invalid("source", fmt.Sprintf("%q is no source of rotation %s", name, r.ID), "use a source of preflight's plan: matter ops source list")
+// rewrapPass is the pass that moves rows to the new KEK.
+func (s *Steps) rewrapPass(v kek.View, r kek.Rotation) pass {
+	return pass{name: PassRewrap, payload: r.Mode == kek.Emergency, keyed: r.Mode == kek.Emergency, visit: s.rewrapRow(rosterOf(v, r))}
 }
 
-// completeRewrap makes the transition once every segment's checkpoint says done and
-// nothing is quarantined. It works on what is not: a source that joined after the plan
-// was made has segments that the state machine's map does not.
+// completeRewrap makes the transition once every segment's checkpoint is done and no row is
+// quarantined. It also works on segments that are not done, and returns those that are left:
+// a source that joined after the plan was made has segments that the plan does not list.
 func (s *Steps) completeRewrap(ctx context.Context, v kek.View, r kek.Rotation) (SweepOutput, error) {
 	body := map[string]string{}
 	out := SweepOutput{Done: true, Deep: r.Settings.Deep}
 	if r.Phase == kek.Drained {
-		sources, err := s.openSources(r.Sources)
+		sources, unread, err := s.openRead(r)
 		if err != nil {
 			return SweepOutput{}, err
 		}
-		out, err = s.runSegments(ctx, r, sources, pass{name: PassRewrap, payload: r.Mode == kek.Emergency, visit: s.mover(rosterOf(v, r))})
-		if err == nil && !out.Done {
-			err = &Error{Kind: Transient, Field: "rows", Msg: "there are segments that are not done", Next: "they are worked on again"}
+		for _, name := range unread {
+			body["source."+name] = notRead
 		}
-		if err == nil {
-			err = poison(out, r.ID)
-		}
-		if err != nil {
+		out, err = s.runSegments(ctx, r, sources, s.rewrapPass(v, r))
+		if err != nil || !out.Done {
 			return out, err
+		}
+		if err := quarantineError(out, r.ID); err != nil {
+			return out, errors.Join(err, s.reopenQuarantined(ctx, r, sources, PassRewrap))
 		}
 		for name, t := range out.Sources {
 			body["source."+name] = fmt.Sprintf("scanned %d, rewrapped %d", t.Scanned, t.Rewrapped)
 		}
 	}
-	_, err := s.transition(ctx, "rewrap", r.ID, func(v kek.View) (kek.Change, error) { return v.Rewrap(r.Rev, s.Now()) }, body)
+	_, err := s.Journal.Transition(ctx, "rewrap", r.ID, func(v kek.View) (kek.Change, error) { return v.Rewrap(r.Rev, s.Journal.Now()) }, body)
 	return out, err
 }
 
-func poison(out SweepOutput, id string) error {
+// quarantineError refuses to conclude from a pass that has quarantined rows.
+func quarantineError(out SweepOutput, id string) error {
 	if out.Tally.Quarantined == 0 {
 		return nil
 	}
-	return &Error{
-		Kind: RowsQuarantined, Field: "rows", Rows: out.Tally.Poison,
-		Msg:  fmt.Sprintf("%d rows cannot be rewrapped: %s; the old KEK stays usable", out.Tally.Quarantined, out.quarantine()),
-		Next: fmt.Sprintf("matter ops report --rotation %s names them; correct or delete these rows, then resume: matter ops resume --rotation %[1]s", id),
+	return &journal.Error{
+		Kind: journal.RowsQuarantined, Field: "rows", Rows: out.Tally.Poison,
+		Msg:  fmt.Sprintf("%d rows cannot be rewrapped: %s; the old KEK stays usable", out.Tally.Quarantined, out.describeQuarantine()),
+		Next: journal.Next{Do: journal.CorrectRows, Rotation: id},
 	}
 }
 
-// errNoPayload is the reason an emergency cannot re-encrypt a row.
+// errNoPayload is the reason why an emergency cannot re-encrypt a row.
 var errNoPayload = errors.New("it has no payload to encrypt under a fresh data key")
 
-// mover returns the visit that moves a row from an old KEK to the new one. A row that
-// no write or unwrapping can move is quarantined under its name, whatever AWS says of
-// it, and the others go on.
-func (s *Steps) mover(t roster) visitor {
+// rewrapRow returns the visit that moves a row from an old KEK to the new one. A row that
+// cannot be unwrapped or written is quarantined with the reason, and the pass continues with
+// the other rows. A row that was deleted meanwhile must not come back, so the driver only
+// replaces what exists.
+func (s *Steps) rewrapRow(t roster) visitor {
 	r := t.rotation
-	return func(src frozen) visit {
-		wrapped, proof := newDedupe(), s.newProver(r)
-		return func(ctx context.Context, row Row) (outcome, error) {
-			for range maxTries {
-				if err := t.judge(row); err != nil {
+	return func(src frozenSource) visit {
+		memory, proof := s.sharedMemory(), s.newProver(r, src.Name())
+		return func(ctx context.Context, row source.Row) (outcome, error) {
+			if row.DEKID != "" && row.Defect == "" {
+				return s.rekeyRow(ctx, t, src, row, memory)
+			}
+			if row.Missing {
+				return s.putBackRecord(ctx, t, src, row, memory)
+			}
+			for range journal.MaxTries {
+				if err := t.checkRow(row); err != nil {
 					return quarantined, err
 				}
 				if row.KEK == r.NewKEK {
-					did, err := proof.keep(ctx, row)
-					return s.perhapsYoung(t, did, err)
+					did, err := proof.keepProved(ctx, row)
+					return s.quarantineUnlessYoung(t, did, err)
 				}
-				with, err := s.rewrapped(ctx, r, row, wrapped)
-				if errors.Is(err, ErrDenied) {
-					return s.perhapsYoung(t, quarantined, err)
+				with, err := s.rewrapDEK(ctx, r, row, memory)
+				if errors.Is(err, journal.ErrDenied) {
+					return s.quarantineUnlessYoung(t, quarantined, err)
 				}
-				if hopeless(err) {
+				if isRowError(err) {
 					return quarantined, err
 				}
 				if err != nil {
-					return kept, s.keyError(row.KEK, err)
+					return kept, s.Keys.ExplainError(row.KEK, err)
 				}
 				done, err := src.Replace(ctx, row, with)
-				if hopeless(err) {
+				if isRowError(err) {
 					return quarantined, err
 				}
 				if err != nil {
-					return kept, unavailable("source "+src.Name(), err)
+					return kept, journal.WrapUnavailable("source "+src.Name(), err)
 				}
 				if done {
 					return moved, nil
 				}
 				again, ok, err := src.Reread(ctx, row, r.Mode == kek.Emergency)
 				if err != nil {
-					return kept, unavailable("source "+src.Name(), err)
+					return kept, journal.WrapUnavailable("source "+src.Name(), err)
 				}
 				if !ok {
 					return kept, nil // deleted meanwhile: it must not come back
 				}
 				row = again
 			}
-			return kept, blame(unavailable("row of "+src.Name(), fmt.Errorf("it changed %d times while it was rewrapped", maxTries)), row.ID)
+			return kept, nameRow(journal.WrapUnavailable("row of "+src.Name(), fmt.Errorf("it changed %d times while it was rewrapped", journal.MaxTries)), row.ID)
 		}
 	}
 }
 
-// perhapsYoung is the outcome of a row of which KMS has said what is given. A denial is of
-// this row, which is quarantined, unless the new KEK is young: then it says nothing yet, and
-// the pass is repeated.
-func (s *Steps) perhapsYoung(t roster, did outcome, err error) (outcome, error) {
-	if made := t.keks[t.rotation.NewKEK].CreatedAt; errors.Is(err, ErrDenied) && s.isYoung(made) {
-		return kept, s.young(made, unavailable("KMS", err))
+// putBackRecord puts the record of a data key back, rewrapped to the new KEK, from a copy
+// under an old one (spec: PutBackRead, PutBackWrite). A copy under the new KEK may be that of
+// a record which is being created. One under a retired KEK belongs to no row: the creation
+// failed at the fence, or an earlier rotation would have put it back. A copy that does not
+// unwrap must not stop the rotation: nobody could remove it from the locked bucket.
+func (s *Steps) putBackRecord(ctx context.Context, t roster, src frozenSource, row source.Row, memory *Memory) (outcome, error) {
+	if !slices.Contains(t.rotation.Olds, row.KEK) {
+		return kept, nil
+	}
+	with, err := s.rewrapDEK(ctx, t.rotation, row, memory)
+	switch {
+	case errors.Is(err, journal.ErrUnwrap):
+		return unusable, nil
+	case errors.Is(err, journal.ErrDenied):
+		return s.quarantineUnlessYoung(t, quarantined, err)
+	case err != nil:
+		return kept, s.Keys.ExplainError(row.KEK, err)
+	}
+	done, err := src.Replace(ctx, row, with)
+	if err != nil {
+		return kept, journal.WrapUnavailable("source "+src.Name(), err)
+	}
+	if done {
+		return moved, nil
+	}
+	return kept, nil // another copy of it was put back
+}
+
+// quarantineUnlessYoung corrects the outcome of a row after a denial by KMS. Usually the
+// denial concerns this row, which stays quarantined. While the new KEK is young the denial
+// may come from a tag that is not known everywhere yet, so the pass is retried.
+func (s *Steps) quarantineUnlessYoung(t roster, did outcome, err error) (outcome, error) {
+	if made := t.keks[t.rotation.NewKEK].CreatedAt; errors.Is(err, journal.ErrDenied) && s.isKeyYoung(made) {
+		return kept, s.retryWhileKeyIsYoung(made, journal.WrapUnavailable("KMS", err))
 	}
 	return did, err
 }
 
-// keep is the outcome of a row that names the new KEK.
-func (p *prover) keep(ctx context.Context, row Row) (outcome, error) {
-	did, err := p.prove(ctx, row)
+// keepProved returns the outcome of a row that names the new KEK.
+func (p *prover) keepProved(ctx context.Context, row source.Row) (outcome, error) {
+	did, err := p.proveKey(ctx, row)
 	switch {
-	case hopeless(err):
+	case isRowError(err):
 		return quarantined, err
 	case err != nil:
 		return kept, err
@@ -178,48 +196,70 @@ func (p *prover) keep(ctx context.Context, row Row) (outcome, error) {
 	return kept, nil
 }
 
-// hopeless reports an error that is of this one row. A denial may be: a key policy can
-// depend on the encryption context. One of every row is not, see [sweep.page].
-func hopeless(err error) bool {
-	return errors.Is(err, ErrUnwrap) || errors.Is(err, ErrDenied) || errors.Is(err, ErrRejected) || errors.Is(err, errNoPayload) || errors.Is(err, errOpen)
+// isRowError reports an error that concerns this row only. A denial may: a key policy can
+// depend on the encryption context. A denial of every row does not, see allDenied.
+func isRowError(err error) bool {
+	return errors.Is(err, journal.ErrUnwrap) || errors.Is(err, journal.ErrDenied) || errors.Is(err, journal.ErrRejected) || errors.Is(err, errNoPayload) || errors.Is(err, errOpen)
 }
 
-// rewrapped computes a row's new wrapping. A normal rotation rewraps the DEK
-// inside KMS, so that no DEK is seen here. An emergency makes a fresh DEK and
-// re-encrypts the payload: who holds a compromised KEK may hold the old DEKs. Where no
-// payload of ours stands behind the wrapped bytes it can only rewrap them too.
-func (s *Steps) rewrapped(ctx context.Context, r kek.Rotation, row Row, cache *dedupe) (Rewrapped, error) {
-	out := Rewrapped{KEK: r.NewKEK, Epoch: r.Epoch}
+// rewrapDEK computes a row's new wrapping. A normal rotation rewraps the DEK inside KMS
+// (ReEncrypt), so this process never sees a DEK. An emergency makes a fresh DEK and
+// re-encrypts the payload: anyone who holds a compromised KEK may hold the old DEKs. If the
+// row has no payload in this project's format, an emergency can only rewrap the DEK too.
+//
+// Both ask KMS once for all rows of a data key. So rows that shared an old DEK share a
+// fresh one, in each process. The fresh DEK seals as many payloads as the old one did, and
+// a few twice, if a row changes meanwhile.
+func (s *Steps) rewrapDEK(ctx context.Context, r kek.Rotation, row source.Row, memory *Memory) (source.Rewrapped, error) {
+	out := source.Rewrapped{KEK: r.NewKEK, Epoch: r.Epoch}
 	if r.Mode != kek.Emergency || row.Whole {
 		var err error
-		out.WrappedDEK, err = cache.do(row, func() ([]byte, error) {
-			return s.KMS.ReEncrypt(ctx, row.KEK, r.NewKEK, row.WrappedDEK, row.Context)
+		out.WrappedDEK, err = memory.recallResult(ctx, r.NewKEK, resultKey("rewrapped", row), func() ([]byte, error) {
+			return s.Keys.Wrapper.ReEncrypt(ctx, row.KEK, r.NewKEK, row.WrappedDEK, row.Context)
 		})
 		return out, err
 	}
 	if len(row.Ciphertext) == 0 {
 		return out, errNoPayload
 	}
-	old, err := s.KMS.Decrypt(ctx, row.KEK, row.WrappedDEK, row.Context)
+	keys, err := memory.recallResult(ctx, r.NewKEK, resultKey("exchanged", row), func() ([]byte, error) { return s.exchangeDEK(ctx, r, row) })
 	if err != nil {
 		return out, err
 	}
-	defer clear(old)
-	plain, err := s.Cipher.Open(old, row.Ciphertext, row.Bound)
+	defer clear(keys)
+	plain, err := s.Keys.Cipher.Open(keys[:dekBytes], row.Ciphertext, row.Bound)
 	if err != nil {
 		return out, errOpen
 	}
 	defer clear(plain)
-	fresh, wrapped, err := s.KMS.GenerateDataKey(ctx, r.NewKEK, row.Context)
-	if err != nil {
-		return out, s.keyError(r.NewKEK, err)
-	}
-	defer clear(fresh)
-	out.WrappedDEK = wrapped
-	out.Ciphertext, err = s.Cipher.Seal(fresh, plain, row.Bound)
+	out.WrappedDEK = slices.Clone(keys[2*dekBytes:])
+	out.Ciphertext, err = s.Keys.Cipher.Seal(keys[dekBytes:2*dekBytes], plain, row.Bound)
 	return out, err
 }
 
-// errOpen is the reason an emergency cannot re-encrypt a row. It carries nothing
-// of the payload.
+// dekBytes is the length of a data key in bytes (AES-256).
+const dekBytes = 32
+
+// exchangeDEK unwraps a row's data key and makes the one that replaces it; see [Memory] for
+// the bytes that it returns. It does not depend on the row's payload, because other rows
+// with the same data key use the result, and this row's payload may be damaged.
+func (s *Steps) exchangeDEK(ctx context.Context, r kek.Rotation, row source.Row) ([]byte, error) {
+	old, err := s.Keys.Wrapper.Decrypt(ctx, row.KEK, row.WrappedDEK, row.Context)
+	if err != nil {
+		return nil, err
+	}
+	defer clear(old)
+	if len(old) != dekBytes {
+		return nil, errOpen
+	}
+	fresh, wrapped, err := s.Keys.Wrapper.GenerateDataKey(ctx, r.NewKEK, row.Context)
+	if err != nil {
+		return nil, s.Keys.ExplainError(r.NewKEK, err)
+	}
+	defer clear(fresh)
+	return slices.Concat(old, fresh, wrapped), nil
+}
+
+// errOpen is the reason why an emergency cannot re-encrypt a row. It quotes nothing of the
+// payload.
 var errOpen = errors.New("its payload does not open under its data key")

@@ -11,6 +11,8 @@ import (
 
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/journal"
+	"github.com/matter-ops/kms-rotation/source"
 	"github.com/matter-ops/kms-rotation/test/memstore"
 )
 
@@ -66,7 +68,7 @@ func TestRewrapRacesWriters(t *testing.T) {
 				if op != "Table.Replace" {
 					return true, nil
 				}
-				id := args[1].(rotation.Row).ID
+				id := args[1].(source.Row).ID
 				mu.Lock()
 				race := races[id]
 				delete(races, id)
@@ -91,18 +93,18 @@ func TestRewrapRacesWriters(t *testing.T) {
 }
 
 // TestRewrapGivesUpOnRestlessRow checks that a row which changes at every try does
-// not hold a call for ever, and does not count as moved.
+// not hold a call forever, and does not count as moved.
 func TestRewrapGivesUpOnRestlessRow(t *testing.T) {
 	s, _ := at(t, rotation.ExecutionInput{}, kek.Drained)
 	version := int64(1)
 	count(s, func(op string, args []any) {
-		if op == "Table.Replace" && args[1].(rotation.Row).ID == "o0" {
+		if op == "Table.Replace" && args[1].(source.Row).ID == "o0" {
 			s.must(s.orders.Update(t.Context(), "o0", version, s.seal(s.orders, "o0", s.first, 1, "restless")))
 			version++
 		}
 	})
 	err := s.rewrapAll(spring)
-	wantKind(t, err, rotation.Transient)
+	wantKind(t, err, journal.Transient)
 	s.phase(spring, kek.Drained)
 }
 
@@ -112,7 +114,7 @@ func TestRewrapRefuses(t *testing.T) {
 		before := s.snapshot()
 		for _, in := range []rotation.RewrapInput{{RotationID: spring, Source: "orders"}, {RotationID: spring, Complete: true}} {
 			_, err := s.Rewrap(t.Context(), in)
-			wantKind(t, err, rotation.Refused)
+			wantKind(t, err, journal.Refused)
 		}
 		if diff := s.diff(before); diff != "" {
 			t.Errorf("at %s (-was +is):\n%s", phase, diff)
@@ -123,21 +125,23 @@ func TestRewrapRefuses(t *testing.T) {
 		"source": {RotationID: spring, Source: "order"}, "segment": {RotationID: spring, Source: "orders", Segment: 2},
 	} {
 		_, err := s.Rewrap(t.Context(), in)
-		wantKind(t, err, rotation.InvalidInput)
+		wantKind(t, err, journal.InvalidInput)
 		if e := typed(err); e.Field != field {
 			t.Errorf("%+v: field %q", in, e.Field)
 		}
 	}
 	_, err := s.Rewrap(t.Context(), rotation.RewrapInput{RotationID: spring, Source: "orders", Segment: -1})
-	wantKind(t, err, rotation.InvalidInput)
+	wantKind(t, err, journal.InvalidInput)
 	if _, err := s.Rewrap(t.Context(), rotation.RewrapInput{RotationID: spring, Source: "orders", Segment: 1}); err != nil {
 		t.Fatal(err)
 	}
 	complete := rotation.RewrapInput{RotationID: spring, Complete: true} // it does what is left, if there is time
-	_, err = s.Rewrap(until{t.Context(), s.clock.now()}, complete)
-	wantKind(t, err, rotation.Transient)
+	out, err := s.Rewrap(until{t.Context(), s.clock.now()}, complete)
+	if err != nil || out.Done || len(out.Left) != 5 {
+		t.Errorf("without time: %+v, %v", out, err)
+	}
 	s.phase(spring, kek.Drained)
-	out, err := s.Rewrap(t.Context(), complete)
+	out, err = s.Rewrap(t.Context(), complete)
 	if err != nil || !out.Done || out.Tally.Rewrapped != 10 {
 		t.Errorf("%+v, %v", out, err)
 	}
@@ -153,10 +157,10 @@ func many(s *site, n int) {
 }
 
 // TestRewrapStopsBeforeDeadline checks that a call saves its checkpoint and returns
-// before its time is up, and that the next one goes on from there.
+// before its time is up, and that the next one continues from there.
 func TestRewrapStopsBeforeDeadline(t *testing.T) {
 	s := newSite(t)
-	s.Segments = 1
+	s.Config.Segments = 1
 	many(s, 300)
 	s.advance(spring, rotation.ExecutionInput{}, kek.Drained)
 	calls := count(s, func(op string, _ []any) {
@@ -172,10 +176,10 @@ func TestRewrapStopsBeforeDeadline(t *testing.T) {
 		}
 		return out
 	}
-	if out := call(); out.Done || out.Tally.Rewrapped != 300 || calls.n["Table.Scan"] != 3 {
+	if out := call(); out.Done || out.Tally.Rewrapped != 200 || calls.n["Table.Scan"] != 3 { // the third page came too late
 		t.Errorf("first call: %+v after %d pages", out, calls.n["Table.Scan"])
 	}
-	if out := call(); !out.Done || out.Tally.Rewrapped != 304 || out.Tally.Scanned != 304 || out.Tally.Other != 1 || calls.n["Table.Scan"] != 4 {
+	if out := call(); !out.Done || out.Tally.Rewrapped != 304 || out.Tally.Scanned != 304 || out.Tally.Other != 1 || calls.n["Table.Scan"] != 5 {
 		t.Errorf("second call: %+v after %d pages", out, calls.n["Table.Scan"])
 	}
 	s.world.SetHook(nil)
@@ -187,7 +191,7 @@ func TestRewrapStopsBeforeDeadline(t *testing.T) {
 // KMS request, and that another context is another DEK.
 func TestDedupe(t *testing.T) {
 	s, _ := at(t, rotation.ExecutionInput{}, kek.Drained)
-	s.Segments = 1
+	s.Config.Segments = 1
 	shared := s.seal(s.people, "shared", s.first, 1, "shared")
 	shared.Version = 1
 	for i := range 20 {
@@ -218,7 +222,7 @@ func TestDedupe(t *testing.T) {
 }
 
 // TestPoisonRows checks that rows which cannot be moved are named, block the
-// retirement and lose no key, and that the rotation goes on once they are mended.
+// retirement and lose no key, and that the rotation continues once they are mended.
 func TestPoisonRows(t *testing.T) {
 	poison := map[string]func(s *site, r *memstore.Record){
 		"defect":      func(_ *site, r *memstore.Record) { r.Defect = "it has no context" },
@@ -284,8 +288,8 @@ func TestRewrapNamesDisabledKey(t *testing.T) {
 		s.world.SetHook(nil)
 		s.must(s.kms.Disable(t.Context(), id))
 		err := s.rewrapAll(spring)
-		wantKind(t, err, rotation.KeyUnusable)
-		if e := typed(err); e.Field != string(id) || !errors.Is(e, rotation.ErrKeyDisabled) {
+		wantKind(t, err, journal.KeyUnusable)
+		if e := typed(err); e.Field != string(id) || !errors.Is(e, journal.ErrKeyDisabled) {
 			t.Errorf("%s is disabled, the error blames %q", id, e.Field)
 		}
 	}
@@ -313,7 +317,7 @@ func TestConfirmMovesPlantedRow(t *testing.T) {
 // the scan had moved another one, it starts over and finds it.
 func TestConfirmRestartsUntilClean(t *testing.T) {
 	s := newSite(t)
-	s.Segments = 1
+	s.Config.Segments = 1
 	many(s, 300)
 	s.advance(spring, rotation.ExecutionInput{}, kek.Rewrapped)
 	behind := s.seal(s.orders, "a-behind", s.first, 1, "behind")
@@ -350,7 +354,7 @@ func TestConfirmPoisonBlocks(t *testing.T) {
 	s.people.Plant("restored", bad)
 	for range 2 {
 		_, err := s.Retire(t.Context(), rotation.RetireInput{RotationID: spring})
-		wantKind(t, err, rotation.RowsQuarantined)
+		wantKind(t, err, journal.RowsQuarantined)
 		if s.state(s.first) != kek.Sealed || !s.enabled(s.first) {
 			t.Errorf("the old KEK is %s, enabled %t", s.state(s.first), s.enabled(s.first))
 		}
@@ -362,16 +366,16 @@ func TestConfirmPoisonBlocks(t *testing.T) {
 }
 
 // TestRetireRefuses checks that the old KEK is retired in no phase before
-// rewrapped, whoever asks.
+// rewrapped, for every caller.
 func TestRetireRefuses(t *testing.T) {
 	for _, phase := range []kek.Phase{kek.Started, kek.Minted, kek.Tested, kek.Switched, kek.Drained} {
 		for _, in := range []rotation.ExecutionInput{{}, emergency} {
 			s, _ := at(t, in, phase)
 			before := s.snapshot()
 			_, err := s.Retire(t.Context(), rotation.RetireInput{RotationID: spring})
-			wantKind(t, err, rotation.Refused)
+			wantKind(t, err, journal.Refused)
 			_, err = s.Retire(t.Context(), rotation.RetireInput{RotationID: spring, Action: "destroy"})
-			wantKind(t, err, rotation.InvalidInput)
+			wantKind(t, err, journal.InvalidInput)
 			if diff := s.diff(before); diff != "" {
 				t.Errorf("at %s (-was +is):\n%s", phase, diff)
 			}

@@ -9,6 +9,7 @@ import (
 	"github.com/matter-ops/kms-rotation/audit"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/journal"
 )
 
 // watched returns a driver under the watch of the invariants.
@@ -124,7 +125,7 @@ func TestNotBeforeDelete(t *testing.T) {
 		t.Fatal(err)
 	}
 	i := slices.IndexFunc(keks, func(k kek.KEK) bool { return k.ID == d.first })
-	if k := keks[i]; !k.NotBeforeDelete.Equal(k.RetiredAt.Add(d.DeleteHold)) || k.RetiredAt.IsZero() {
+	if k := keks[i]; !k.NotBeforeDelete.Equal(k.RetiredAt.Add(d.Config.DeleteHold)) || k.RetiredAt.IsZero() {
 		t.Errorf("retired at %s, not to be deleted before %s", k.RetiredAt, k.NotBeforeDelete)
 	}
 }
@@ -176,7 +177,7 @@ func TestPreSwitchFailure(t *testing.T) {
 	d := newDriver(s)
 	was := s.pointer()
 	e := d.machine.Start(spring, rotation.ExecutionInput{})
-	if e.Status != "FAILED" || e.Final != "RolledBack" || e.Failure.Name != string(rotation.CorpusCorrupted) {
+	if e.Status != "FAILED" || e.Final != "RolledBack" || e.Failure.Name != string(journal.CorpusCorrupted) {
 		t.Fatalf("ended in %s: %v", e.Final, e.Failure)
 	}
 	r := s.record(spring)
@@ -195,7 +196,7 @@ func TestPreSwitchFailure(t *testing.T) {
 	d.complete(summer, rotation.ExecutionInput{})
 }
 
-// TestEmergencyMintsAgain checks that an emergency whose first KEK fails goes on
+// TestEmergencyMintsAgain checks that an emergency whose first KEK fails continues
 // with another and never back.
 func TestEmergencyMintsAgain(t *testing.T) {
 	d, w := watched(t)
@@ -203,7 +204,7 @@ func TestEmergencyMintsAgain(t *testing.T) {
 	d.world.SetHook(func(op string, args ...any) (bool, error) {
 		if op == "KMS.GenerateDataKey" && d.at == "DualUnwrap" && failed == "" {
 			failed = args[0].(kek.ID)
-			return false, &rotation.Error{Kind: rotation.CanaryFailed, Msg: "planted"}
+			return false, &journal.Error{Kind: journal.CanaryFailed, Msg: "planted"}
 		}
 		return w.hook(op, args...)
 	})
@@ -221,18 +222,18 @@ func TestEmergencyMintsAgain(t *testing.T) {
 }
 
 // TestEmergencyRunsOutOfMints checks that it halts after the bounded number of
-// attempts with every failed key but the last dead, and goes on when redriven.
+// attempts with every failed key but the last dead, and continues when redriven.
 func TestEmergencyRunsOutOfMints(t *testing.T) {
 	d, w := watched(t)
 	broken := true
 	d.world.SetHook(func(op string, args ...any) (bool, error) {
 		if op == "KMS.GenerateDataKey" && d.at == "DualUnwrap" && broken {
-			return false, &rotation.Error{Kind: rotation.CanaryFailed, Msg: "planted"}
+			return false, &journal.Error{Kind: journal.CanaryFailed, Msg: "planted"}
 		}
 		return w.hook(op, args...)
 	})
 	e := d.machine.Start(spring, emergency)
-	if e.Final != "HaltedBeforeSwitch" || e.Failure.Name != string(rotation.Halted) {
+	if e.Final != "HaltedBeforeSwitch" || e.Failure.Name != string(journal.Halted) {
 		t.Fatalf("ended in %s: %v", e.Final, e.Failure)
 	}
 	r := d.record(spring)

@@ -9,11 +9,13 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/matter-ops/kms-rotation/kek"
+	"github.com/matter-ops/kms-rotation/rotation/gates"
+	"github.com/matter-ops/kms-rotation/rotation/journal"
 )
 
 // ledger is a registry of rotations that have followed each other, by their ids.
 type ledger struct {
-	Registry
+	journal.Registry
 	views  map[string]kek.View
 	broken string // the record that cannot be read
 }
@@ -77,13 +79,13 @@ func TestHistory(t *testing.T) {
 		l.broken = tc.broken
 		now := l.views[""]
 		delete(l.views, tc.lost)
-		s := Steps{Deps: Deps{Registry: l}}
-		all, genesis, err := s.history(t.Context(), now, midnight.Add(time.Duration(tc.since)*time.Hour))
+		s := Steps{Journal: &journal.Journal{Registry: l}}
+		all, genesis, err := readHistory(t.Context(), s.Journal, now, midnight.Add(time.Duration(tc.since)*time.Hour))
 		if len(all) != tc.want || tc.begins != !genesis.IsZero() || tc.begins && !genesis.Equal(midnight) || tc.fails != (err != nil) {
 			t.Errorf("%+v: %d rotations, genesis %s, %v", tc, len(all), genesis, err)
 		}
 		if tc.fails {
-			isError(t, tc.broken, err, Transient, "control table")
+			isError(t, tc.broken, err, journal.Transient, "control table")
 		}
 		for i, r := range all {
 			if r.ID != fmt.Sprint("r", i) {
@@ -97,20 +99,20 @@ func TestHistory(t *testing.T) {
 // known whether it has.
 func TestCheckQuarter(t *testing.T) {
 	l := newLedger(3)
-	s := Steps{Deps: Deps{Registry: l, Now: func() time.Time { return midnight }}}
+	s := Steps{Journal: &journal.Journal{Registry: l, Now: func() time.Time { return midnight }}}
 	asked := func(label string) kek.Rotation {
 		return kek.Rotation{Requester: ScheduleRequester, Mode: kek.Normal, Label: label}
 	}
 	err := s.checkQuarter(t.Context(), l.views[""], asked("label r1"))
-	want := &Error{
-		Kind: QuarterRotated, Field: "label", Msg: "label r1 has completed, and the schedule rotates once a quarter",
-		Next: "nothing; a person may rotate again: matter ops kms-rotate --watch",
+	want := &journal.Error{
+		Kind: journal.QuarterRotated, Field: "label", Msg: "label r1 has completed, and the schedule rotates once a quarter",
+		Next: journal.Next{Do: journal.RotateByHand},
 	}
 	if d := cmp.Diff(want, typedOf(err)); d != "" {
 		t.Errorf("-want +got:\n%s", d)
 	}
 	byPerson, inEmergency, drilled := asked("label r1"), asked("label r1"), asked("label r1")
-	byPerson.Requester, inEmergency.Mode, drilled.Drill = "ann", kek.Emergency, DrillFailure
+	byPerson.Requester, inEmergency.Mode, drilled.Drill = "ann", kek.Emergency, gates.DrillFailure
 	for name, tc := range map[string]struct {
 		v kek.View
 		r kek.Rotation
@@ -123,9 +125,9 @@ func TestCheckQuarter(t *testing.T) {
 		}
 	}
 	l.broken = "r2"
-	s.Registry = l
-	isError(t, "unread", s.checkQuarter(t.Context(), l.views[""], asked("label r3")), Transient, "control table")
-	if _, err := s.Outlook(t.Context(), 2); err == nil {
+	s.Journal.Registry = l
+	isError(t, "unread", s.checkQuarter(t.Context(), l.views[""], asked("label r3")), journal.Transient, "control table")
+	if _, err := (&Scheduler{Journal: s.Journal, Gates: &s.Gates}).LookAhead(t.Context(), 2); err == nil {
 		t.Error("a tick continues without the history")
 	}
 }
@@ -133,7 +135,7 @@ func TestCheckQuarter(t *testing.T) {
 // TestRotated: a quarter has its rotation when one of its label has completed, however
 // early, or any since it was due.
 func TestRotated(t *testing.T) {
-	q := Quarter{Label: "Q2", Rotation: at(10)}
+	q := gates.Quarter{Label: "Q2", Rotation: at(10)}
 	for _, tc := range []struct {
 		r    kek.Rotation
 		want bool
@@ -145,7 +147,7 @@ func TestRotated(t *testing.T) {
 		{kek.Rotation{Mode: kek.Emergency, Phase: kek.Completed, Label: "other", UpdatedAt: at(11)}, true},
 		{kek.Rotation{Mode: kek.Normal, Phase: kek.RolledBack, Label: "Q2", UpdatedAt: at(11)}, false},
 	} {
-		if got := (&tick{done: []kek.Rotation{{}, tc.r}}).rotated(q); got != tc.want {
+		if got := (&tick{done: []kek.Rotation{{}, tc.r}}).isRotated(q); got != tc.want {
 			t.Errorf("%+v: %t", tc.r, got)
 		}
 	}
@@ -153,12 +155,12 @@ func TestRotated(t *testing.T) {
 
 // TestUnprepared: what a person was told of by day is told apart from what failed.
 func TestUnprepared(t *testing.T) {
-	for kind, want := range map[Kind]bool{AnnouncementMissing: true, AnnouncementYoung: true, DrillStale: true, Transient: false, HealthRed: false} {
-		if got := unprepared(&Error{Kind: kind}); got != want {
+	for kind, want := range map[journal.Kind]bool{journal.AnnouncementMissing: true, journal.AnnouncementYoung: true, journal.DrillStale: true, journal.Transient: false, journal.HealthRed: false} {
+		if got := isUnprepared(&journal.Error{Kind: kind}); got != want {
 			t.Errorf("%s: %t", kind, got)
 		}
 	}
-	if unprepared(nil) || unprepared(errShelf) {
+	if isUnprepared(nil) || isUnprepared(errShelf) {
 		t.Error("what has no kind")
 	}
 }

@@ -16,6 +16,8 @@ import (
 
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/gates"
+	"github.com/matter-ops/kms-rotation/rotation/journal"
 	"github.com/matter-ops/kms-rotation/test/memstore"
 )
 
@@ -48,11 +50,11 @@ func newPlanner(t *testing.T, window, zone string, genesis string) *planner {
 	}
 	s := newSiteAt(t, at.UTC())
 	strict(s)
-	s.Window = defaults(t, window, loc).Window
+	s.Gates.Rules.Window = must(gates.ParseWindow(window, loc))
 	p := &planner{
 		site: s, driver: newDriver(s), begin: at, ended: map[string]string{}, begun: map[string]time.Time{}, last: map[string]int64{}, count: map[string]int64{},
 	}
-	s.Starter, s.Meter = p, p
+	s.Scheduler.Starter, s.Journal.Meter = p, p
 	return p
 }
 
@@ -95,7 +97,7 @@ func (p *planner) input() rotation.ScheduleInput {
 
 func (p *planner) tick() rotation.ScheduleOutput {
 	p.t.Helper()
-	out, err := p.Schedule(p.t.Context(), p.input())
+	out, err := p.Scheduler.StartDue(p.t.Context(), p.input())
 	if err != nil && p.lose == nil {
 		p.t.Fatalf("%s: %v", p.clock.now(), err)
 	}
@@ -146,7 +148,7 @@ func TestFirstQuarter(t *testing.T) {
 			continue
 		}
 		p := newPlanner(t, "01:00-05:00", "Europe/Berlin", time.Date(2027, 4, 4, 13, 7, 0, 0, time.UTC).AddDate(0, 0, -ago).Format("2006-01-02 15:04"))
-		look := must(p.Outlook(t.Context(), hour2))
+		look := must(p.Scheduler.LookAhead(t.Context(), hour2))
 		want := "Q2-2027"
 		if ago < 10 { // 13:07, and nine days and eleven hours: a notice of seven, the drill and time for people
 			want = "Q3-2027"
@@ -217,7 +219,7 @@ func TestScheduleStartsNothing(t *testing.T) {
 	in := p.input()
 	in.State = "DISABLED"
 	for range 60 {
-		if out, err := p.Schedule(t.Context(), in); err != nil || cmp.Diff(rotation.ScheduleOutput{}, out) != "" {
+		if out, err := p.Scheduler.StartDue(t.Context(), in); err != nil || cmp.Diff(rotation.ScheduleOutput{}, out) != "" {
 			t.Fatalf("%+v, %v", out, err)
 		}
 		p.clock.pass(day)
@@ -228,17 +230,17 @@ func TestScheduleStartsNothing(t *testing.T) {
 	}
 	empty := newPlanner(t, "01:00-05:00", "UTC", "2027-03-01 00:00")
 	none := memstore.New("none", empty.clock.now).Store()
-	empty.Registry, empty.Announcements, empty.Drills = none, none, none
+	empty.Journal.Registry, empty.Gates.Announcements, empty.Gates.Drills = none, none, none
 	if out := empty.tick(); cmp.Diff(rotation.ScheduleOutput{}, out) != "" || empty.last[rotation.MetricTick] != 1 {
 		t.Errorf("before genesis: %+v, %v", out, empty.last)
 	}
 	in.State, in.Hour = rotation.ScheduleEnabled, 24
-	_, err := p.Schedule(t.Context(), in)
-	wantKind(t, err, rotation.InvalidInput)
+	_, err := p.Scheduler.StartDue(t.Context(), in)
+	wantKind(t, err, journal.InvalidInput)
 	in.Hour, p.last = hour2, map[string]int64{}
-	p.Window = defaults(t, "23:50-00:10", time.UTC).Window // two ticks may miss it
-	_, err = p.Schedule(t.Context(), in)
-	wantKind(t, err, rotation.Misconfigured)
+	p.Gates.Rules.Window = must(gates.ParseWindow("23:50-00:10", time.UTC)) // two ticks may miss it
+	_, err = p.Scheduler.StartDue(t.Context(), in)
+	wantKind(t, err, journal.Misconfigured)
 	if len(p.last) > 0 {
 		t.Errorf("a tick that failed is measured: %v", p.last)
 	}
@@ -249,7 +251,7 @@ func TestScheduleStartsNothing(t *testing.T) {
 // the day after. Once a person has rotated nothing rings.
 func TestUnpreparedIsToldByDay(t *testing.T) {
 	for what, broken := range map[string]func(*planner){
-		"announcement": func(p *planner) { p.Announcers = []rotation.Announcer{unreachable{}} },
+		"announcement": func(p *planner) { p.Gates.Announcers = []gates.Announcer{unreachable{}} },
 		"drill": func(p *planner) {
 			p.driver.before = func(c call) {
 				if c.state == "Census" {
@@ -261,12 +263,12 @@ func TestUnpreparedIsToldByDay(t *testing.T) {
 		t.Run(what, func(t *testing.T) {
 			p := newPlanner(t, "01:00-05:00", "UTC", "2027-02-01 00:00")
 			broken(p)
-			q := must(p.Outlook(t.Context(), hour2)).Next
+			q := must(p.Scheduler.LookAhead(t.Context(), hour2)).Next
 			p.until(q.Rotation.AddDate(0, 0, -5), time.Hour)
 			if p.last[rotation.MetricPreparationOverdue] != 1 || p.last[rotation.MetricRotationOverdue] != 0 {
 				t.Errorf("five days ahead: %v", p.last)
 			}
-			if look := must(p.Outlook(t.Context(), hour2)); !look.PreparationOverdue || look.Next.Label != q.Label {
+			if look := must(p.Scheduler.LookAhead(t.Context(), hour2)); !look.PreparationOverdue || look.Next.Label != q.Label {
 				t.Errorf("a person sees %+v", look)
 			}
 			p.until(q.Closes.Add(time.Hour), time.Hour)
@@ -283,9 +285,9 @@ func TestUnpreparedIsToldByDay(t *testing.T) {
 			if p.last[rotation.MetricRotationOverdue] != 1 || p.last[rotation.MetricPreparationOverdue] != 0 {
 				t.Errorf("a day later: %v", p.last)
 			}
-			p.Announcers, p.driver.before = nil, nil
+			p.Gates.Announcers, p.driver.before = nil, nil
 			_ = p.orders.Delete(t.Context(), "foreign") // of the drill
-			p.AnnounceDays, p.DrillFreshDays = 0, 0
+			p.Gates.Rules.AnnounceDays, p.Gates.Rules.DrillFreshDays = 0, 0
 			p.driver.complete("by-hand", rotation.ExecutionInput{Window: "any", Label: "by hand"})
 			if p.tick(); p.last[rotation.MetricRotationOverdue] != 0 {
 				t.Errorf("a person has rotated: %v", p.last)
@@ -299,7 +301,7 @@ type unreachable struct{}
 
 func (unreachable) Name() string { return "deaf" }
 
-func (unreachable) Tell(context.Context, rotation.Announcement, rotation.Stage) error {
+func (unreachable) Tell(context.Context, gates.Announcement, gates.Stage) error {
 	return errors.New("no route")
 }
 
@@ -307,7 +309,7 @@ func (unreachable) Tell(context.Context, rotation.Announcement, rotation.Stage) 
 // alarms; a lock that is older holds the rotation back, and is told.
 func TestLongRotationIsNotOverdue(t *testing.T) {
 	p := newPlanner(t, "01:00-05:00", "UTC", "2027-02-01 00:00")
-	q := must(p.Outlook(t.Context(), hour2)).Next
+	q := must(p.Scheduler.LookAhead(t.Context(), hour2)).Next
 	p.until(q.Rotation, time.Hour)
 	p.advance("long", rotation.ExecutionInput{Label: q.Label}, kek.Switched)
 	for days, want := range map[time.Duration]int64{2: 0, 7: 0, 9: 1} {
@@ -318,9 +320,9 @@ func TestLongRotationIsNotOverdue(t *testing.T) {
 	}
 	old := newPlanner(t, "01:00-05:00", "UTC", "2027-02-01 00:00")
 	old.until(q.Rotation.Add(-time.Hour), time.Hour)
-	old.AnnounceDays, old.DrillFreshDays = 0, 0
+	old.Gates.Rules.AnnounceDays, old.Gates.Rules.DrillFreshDays = 0, 0
 	old.advance("before", rotation.ExecutionInput{Label: "before", Window: "any", RequestedBy: "person"}, kek.Started)
-	old.AnnounceDays, old.DrillFreshDays = 7, 90
+	old.Gates.Rules.AnnounceDays, old.Gates.Rules.DrillFreshDays = 7, 90
 	old.clock.at = q.Rotation
 	if out := old.tick(); old.ended["schedule-"+q.Label] != "" || !strings.Contains(fmt.Sprint(out.Waits), "before") {
 		t.Errorf("%+v", out)
@@ -330,9 +332,9 @@ func TestLongRotationIsNotOverdue(t *testing.T) {
 // TestMovedWindow: when a person announces a later window, the rotation starts in that.
 func TestMovedWindow(t *testing.T) {
 	p := newPlanner(t, "01:00-05:00", "UTC", "2027-02-01 00:00")
-	q := must(p.Outlook(t.Context(), hour2)).Next
+	q := must(p.Scheduler.LookAhead(t.Context(), hour2)).Next
 	p.until(q.Rotation.AddDate(0, 0, -3), time.Hour)
-	must(p.Announce(t.Context(), rotation.AnnounceInput{Label: q.Label, From: q.Rotation.AddDate(0, 0, 6)}))
+	must(p.Gates.AnnounceWindow(t.Context(), gates.AnnounceInput{Label: q.Label, From: q.Rotation.AddDate(0, 0, 6)}))
 	p.until(q.Rotation.AddDate(0, 0, 8), time.Hour)
 	p.allGreen("schedule-Q2-2027-drill-1", "schedule-Q2-2027-rotation")
 	if at := p.begun["schedule-"+q.Label]; at.Day() != q.Rotation.AddDate(0, 0, 6).Day() {
@@ -350,20 +352,20 @@ func TestOneQuarterOneRotation(t *testing.T) {
 	d.complete("first", asked)
 	before := s.view("").Pointer
 	e := d.machine.Start("late", asked)
-	if e.Status != "FAILED" || e.Failure.Name != string(rotation.QuarterRotated) || e.Final != "Refused" {
+	if e.Status != "FAILED" || e.Failure.Name != string(journal.QuarterRotated) || e.Final != "Refused" {
 		t.Fatalf("the duplicate ended %s in %s: %v", e.Status, e.Final, e.Failure)
 	}
 	if v := s.view("late"); *v.Pointer != *before || v.Rotation != nil || v.Lock != "" {
 		t.Errorf("it left %+v", v)
 	}
-	if e := d.machine.Start("drill", rotation.ExecutionInput{Drill: rotation.DrillFailure, RequestedBy: rotation.ScheduleRequester}); e.Status != "SUCCEEDED" {
+	if e := d.machine.Start("drill", rotation.ExecutionInput{Drill: gates.DrillFailure, RequestedBy: rotation.ScheduleRequester}); e.Status != "SUCCEEDED" {
 		t.Errorf("a drill: %v", e.Failure)
 	}
 	emergency := d.machine.Start("emergency", rotation.ExecutionInput{Mode: string(kek.Emergency), Reason: "leaked", Label: spring})
 	if emergency.Status != "SUCCEEDED" {
 		t.Fatal(emergency.Failure)
 	}
-	if e := d.machine.Start("later", asked); e.Failure == nil || e.Failure.Name != string(rotation.QuarterRotated) {
+	if e := d.machine.Start("later", asked); e.Failure == nil || e.Failure.Name != string(journal.QuarterRotated) {
 		t.Errorf("after an emergency: %v", e.Failure)
 	}
 	d.complete("again", rotation.ExecutionInput{RequestedBy: "arn:aws:iam::123456789012:user/ann"})
@@ -388,19 +390,50 @@ func TestDuplicateThatSleeps(t *testing.T) {
 	s := newSite(t)
 	asked := rotation.ExecutionInput{RequestedBy: rotation.ScheduleRequester}
 	slept := false
-	s.Vault = sleepyVault{s.vault, func() {
+	s.Journal.AuditBucket = sleepyVault{s.vault, func() {
 		if !slept { // the checks of the control table are over
 			slept = true
 			newDriver(s).complete("first", asked)
 		}
 	}}
 	_, err := s.Preflight(t.Context(), preflightInput("sleepy", asked))
-	wantKind(t, err, rotation.QuarterRotated)
+	wantKind(t, err, journal.QuarterRotated)
 }
 
 type sleepyVault struct {
-	rotation.Vault
+	journal.AuditBucket
 	sleep func()
 }
 
-func (v sleepyVault) Check(ctx context.Context) error { v.sleep(); return v.Vault.Check(ctx) }
+func (v sleepyVault) Check(ctx context.Context) error { v.sleep(); return v.AuditBucket.Check(ctx) }
+
+// TestQuarterLabel: the label is that of the quarter in the deployment's zone, whatever
+// zone the function's clock is in.
+func TestQuarterLabel(t *testing.T) {
+	for _, tc := range []struct{ zone, local, want string }{
+		{"Asia/Tokyo", "2029-04-01 02:00", "Q2-2029-rotation"},
+		{"Pacific/Auckland", "2028-10-01 03:00", "Q4-2028-rotation"},
+		{"America/New_York", "2028-12-31 22:00", "Q4-2028-rotation"},
+		{"UTC", "2029-04-01 02:00", "Q2-2029-rotation"},
+	} {
+		zone, err := time.LoadLocation(tc.zone)
+		if err != nil {
+			t.Fatal(err)
+		}
+		at, err := time.ParseInLocation("2006-01-02 15:04", tc.local, zone)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := newSite(t)
+		s.Gates.Rules.Window = gates.Window{Zone: zone}
+		s.Journal.Now = func() time.Time { return at.UTC() }
+		in := preflightInput("label", rotation.ExecutionInput{})
+		in.CheckOnly = true
+		if p, err := s.Preflight(t.Context(), in); err != nil || p.Label != tc.want {
+			t.Errorf("%s: label %q, want %q (%v)", tc.zone, p.Label, tc.want, err)
+		}
+		if a, err := s.Gates.AnnounceWindow(t.Context(), gates.AnnounceInput{From: at.UTC()}); err != nil || a.Label != tc.want {
+			t.Errorf("%s: announced %q, want %q (%v)", tc.zone, a.Label, tc.want, err)
+		}
+	}
+}

@@ -8,6 +8,8 @@ import (
 	"github.com/matter-ops/kms-rotation/audit"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/doctor"
+	"github.com/matter-ops/kms-rotation/rotation/journal"
 	"github.com/matter-ops/kms-rotation/test/memddb"
 )
 
@@ -49,8 +51,8 @@ func (c *clinic) enabled(id kek.ID) bool {
 // set back, and has disabled nothing.
 func (c *clinic) refusedAsSetBack(err error, ids ...kek.ID) {
 	c.t.Helper()
-	wantKind(c.t, err, rotation.AuditTampered)
-	if e := typed(err); e.Field != "AUDIT_HEAD" || !strings.Contains(e.Msg, "set back") || e.Next != "matter ops doctor" {
+	wantKind(c.t, err, journal.AuditTampered)
+	if e := typed(err); e.Field != "AUDIT_HEAD" || !strings.Contains(e.Msg, "set back") || e.Next.Do != journal.RunDoctor {
 		c.t.Errorf("%v", err)
 	}
 	for _, id := range ids {
@@ -130,7 +132,7 @@ func TestSetBackBeforeDisable(t *testing.T) {
 			c.onward(in, kek.Tested)
 			c.plant("late", minted)
 			c.set(old)
-			return false, rotation.ErrNoRecord // the answer of before
+			return false, journal.ErrNoRecord // the answer of before
 		})
 		_, err = c.Retire(t.Context(), rotation.RetireInput{RotationID: spring, Action: action, FailedAttempt: 1, Error: "E"})
 		c.world.SetHook(nil)
@@ -206,27 +208,27 @@ func TestDoctorOfADisabledKEK(t *testing.T) {
 		c.disable(minted)
 		_ = c.VerifyChain(t.Context()) // publishes the record, past the forgotten one
 		item := "KEK#" + string(minted)
-		names := func(d rotation.Diagnosis) bool {
-			return slices.ContainsFunc(d.Open(), func(f rotation.Finding) bool {
-				return f.Item == item && strings.Contains(f.Next, "aws kms enable-key --key-id "+string(minted))
+		names := func(d doctor.Diagnosis) bool {
+			return slices.ContainsFunc(d.Open(), func(f doctor.Finding) bool {
+				return f.Item == item && (f.Next == (journal.Next{Do: journal.EnableKey, KEK: minted}) || f.Next == (journal.Next{Do: journal.EnableUsedKey, KEK: minted}))
 			})
 		}
-		d := must(c.Doctor(t.Context()))
+		d := must(c.Doctor.ExamineTable(t.Context()))
 		if !names(d) || d.SetBack == "" {
 			t.Fatalf("doctor does not name %s: %s", minted, told(d))
 		}
 		if accounted {
 			c.account(d)
-			if d = must(c.Doctor(t.Context())); !names(d) || d.SetBack != "" {
+			if d = must(c.Doctor.ExamineTable(t.Context())); !names(d) || d.SetBack != "" {
 				t.Fatalf("doctor does not name %s once the set-back is history: %s", minted, told(d))
 			}
 		}
 		if !accounted {
 			_, err := c.Preflight(t.Context(), preflightInput("next", rotation.ExecutionInput{}))
-			wantKind(t, err, rotation.AuditTampered)
+			wantKind(t, err, journal.AuditTampered)
 		}
 		for range 2 {
-			if d = must(c.RepairControl(t.Context())); !names(d) || len(d.Findings) != 1 {
+			if d = must(c.Doctor.RepairTable(t.Context())); !names(d) || len(d.Findings) != 1 {
 				t.Fatalf("after the repair: %s", told(d))
 			}
 		}
@@ -234,12 +236,12 @@ func TestDoctorOfADisabledKEK(t *testing.T) {
 			t.Errorf("%s is %s, enabled %t", minted, k.State, c.enabled(minted))
 		}
 		_, err := c.Preflight(t.Context(), preflightInput("next", rotation.ExecutionInput{}))
-		wantKind(t, err, rotation.KeyUnusable)
-		if e := typed(err); e.Field != item || !strings.Contains(e.Next, "enable-key --key-id "+string(minted)) {
+		wantKind(t, err, journal.KeyUnusable)
+		if e := typed(err); e.Field != item || e.Next.Do != journal.EnableLeftKey || e.Next.KEK != minted {
 			t.Errorf("%v", err)
 		}
 		c.world.KMS().Enable(minted)
-		if d = must(c.Doctor(t.Context())); len(d.Findings)+len(d.Notes) > 0 {
+		if d = must(c.Doctor.ExamineTable(t.Context())); len(d.Findings)+len(d.Notes) > 0 {
 			t.Errorf("with the key enabled: %s", told(d))
 		}
 		c.run("next", rotation.ExecutionInput{}, kek.Completed)
@@ -247,14 +249,14 @@ func TestDoctorOfADisabledKEK(t *testing.T) {
 		if c.enabled(minted) {
 			t.Errorf("%s is enabled after the rotation that left it", minted)
 		}
-		if d = must(c.Doctor(t.Context())); len(d.Findings)+len(d.Notes) > 0 {
+		if d = must(c.Doctor.ExamineTable(t.Context())); len(d.Findings)+len(d.Notes) > 0 {
 			t.Errorf("after the rotation: %s", told(d))
 		}
 	}
 }
 
 // account records that the set-back was seen, and repairs nothing.
-func (c *clinic) account(d rotation.Diagnosis) {
+func (c *clinic) account(d doctor.Diagnosis) {
 	c.t.Helper()
 	at, head, err := c.table.Head(c.t.Context())
 	if err != nil {
@@ -263,7 +265,7 @@ func (c *clinic) account(d rotation.Diagnosis) {
 	place := audit.Line{Chain: at.Chain}
 	tip := ""
 	for seq := at.Generations.All()[0].From; seq <= head.Seq+1; seq++ {
-		b, err := c.Vault.Get(c.t.Context(), place.RecordKey(seq))
+		b, err := c.Journal.AuditBucket.Get(c.t.Context(), place.RecordKey(seq))
 		if err != nil {
 			break
 		}
@@ -289,19 +291,19 @@ func TestMarksOfASetBackTable(t *testing.T) {
 		t.Fatal(err)
 	}
 	_ = c.VerifyChain(t.Context())
-	said := func(all []rotation.Finding) bool {
-		return slices.ContainsFunc(all, func(f rotation.Finding) bool {
-			return strings.Contains(f.Fault, "marks") && strings.Contains(f.Fault, "matter ops source list") && strings.Contains(f.Fault, "matter ops source add")
+	said := func(all []doctor.Finding) bool {
+		return slices.ContainsFunc(all, func(f doctor.Finding) bool {
+			return strings.Contains(f.Fault, "marks") && strings.Contains(f.Fault, "registered sources") && strings.Contains(f.Fault, "register what is missing")
 		})
 	}
-	if d := must(c.RepairControl(t.Context())); said(d.Findings) || said(d.Repaired) {
+	if d := must(c.Doctor.RepairTable(t.Context())); said(d.Findings) || said(d.Repaired) {
 		t.Errorf("of a table that was not set back: %s", told(d))
 	}
 	c.set(slices.Concat([]memddb.Item(nil), old))
-	if d := must(c.Doctor(t.Context())); !said(d.Findings) {
+	if d := must(c.Doctor.ExamineTable(t.Context())); !said(d.Findings) {
 		t.Errorf("doctor does not say that marks are lost: %s", told(d))
 	}
-	if d := must(c.RepairControl(t.Context())); !said(d.Repaired) {
+	if d := must(c.Doctor.RepairTable(t.Context())); !said(d.Repaired) {
 		t.Errorf("the repair does not say that marks are lost: %s", told(d))
 	}
 }

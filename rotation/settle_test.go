@@ -7,6 +7,7 @@ import (
 
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/journal"
 )
 
 // TestSwitchWaitsForTheTag: the pointer names a new KEK only when its tag has had the time
@@ -16,7 +17,7 @@ func TestSwitchWaitsForTheTag(t *testing.T) {
 	for name, in := range map[string]rotation.ExecutionInput{"normal": {}, "emergency": {Mode: "emergency", Reason: "a key has leaked"}} {
 		t.Run(name, func(t *testing.T) {
 			s := newSite(t)
-			s.KeySettle = 5 * time.Minute
+			s.Config.KeySettle = 5 * time.Minute
 			d := newDriver(s)
 			var switched time.Time
 			d.before = func(c call) {
@@ -26,7 +27,7 @@ func TestSwitchWaitsForTheTag(t *testing.T) {
 			}
 			d.complete(spring, in)
 			made := s.view(spring).KEKs[s.record(spring).NewKEK].CreatedAt
-			if age := switched.Sub(made); age < s.KeySettle || age > s.KeySettle+time.Minute {
+			if age := switched.Sub(made); age < s.Config.KeySettle || age > s.Config.KeySettle+time.Minute {
 				t.Errorf("switched to a KEK that was %s old", age)
 			}
 			switches := 0
@@ -41,10 +42,10 @@ func TestSwitchWaitsForTheTag(t *testing.T) {
 		})
 	}
 	s, _ := at(t, rotation.ExecutionInput{}, kek.Tested)
-	s.KeySettle = 5 * time.Minute
+	s.Config.KeySettle = 5 * time.Minute
 	_, err := s.Switch(t.Context(), input(spring))
-	wantKind(t, err, rotation.Transient)
-	if e := typed(err); !strings.Contains(e.Msg, "too young") || !strings.Contains(e.Next, "tried again") || e.Field != string(s.record(spring).NewKEK) {
+	wantKind(t, err, journal.Transient)
+	if e := typed(err); !strings.Contains(e.Msg, "too young") || !strings.Contains(e.Next.Say, "tried again") || e.Field != string(s.record(spring).NewKEK) {
 		t.Errorf("%v", err)
 	}
 	s.phase(spring, kek.Tested)

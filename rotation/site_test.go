@@ -11,8 +11,12 @@ import (
 	"time"
 
 	"github.com/matter-ops/kms-rotation/envelope/aead"
+	"github.com/matter-ops/kms-rotation/internal/notify"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/gates"
+	"github.com/matter-ops/kms-rotation/rotation/journal"
+	"github.com/matter-ops/kms-rotation/rotation/keyring"
 	"github.com/matter-ops/kms-rotation/test/memstore"
 )
 
@@ -25,7 +29,7 @@ const (
 	maxWait = 30 * time.Minute
 )
 
-// clock is a clock that stands still until it is told to go on.
+// clock is a clock that stands still until it is told to continue.
 type clock struct {
 	mu sync.Mutex
 	at time.Time
@@ -46,17 +50,18 @@ func (c *clock) pass(d time.Duration) {
 // site is one deployment with rows: everything a rotation touches.
 type site struct {
 	*rotation.Steps
-	t      *testing.T
-	world  *memstore.World
-	store  *memstore.Store
-	vault  *memstore.Vault
-	kms    *memstore.KMS
-	orders *memstore.Table
-	people *memstore.Table
-	corpus *memstore.Table
-	tables []*memstore.Table // these and others that a test makes, sources or not
-	clock  *clock
-	first  kek.ID // the genesis KEK
+	Scheduler *rotation.Scheduler
+	t         *testing.T
+	world     *memstore.World
+	store     *memstore.Store
+	vault     *memstore.Vault
+	kms       *memstore.KMS
+	orders    *memstore.Table
+	people    *memstore.Table
+	corpus    *memstore.Table
+	tables    []*memstore.Table // these and others that a test makes, sources or not
+	clock     *clock
+	first     kek.ID // the genesis KEK
 
 	mu    sync.Mutex
 	plain map[place]string // what each row opens to
@@ -86,24 +91,23 @@ func newSiteAt(t *testing.T, genesis time.Time) *site {
 		orders: w.NewTable("orders"), people: w.NewTable("people"), corpus: w.NewTable("corpus"),
 	}
 	s.tables = []*memstore.Table{s.orders, s.people, s.corpus}
-	window, err := rotation.ParseWindow("01:00-05:00", time.UTC)
+	window, err := gates.ParseWindow("01:00-05:00", time.UTC)
 	if err != nil {
 		t.Fatal(err)
 	}
+	j := &journal.Journal{Registry: s.store, Outbox: s.store, AuditBucket: s.vault, Notifier: s, Now: c.now, Actor: "test"}
 	s.Steps = &rotation.Steps{
 		Config: rotation.Config{
-			Window: window, DrainMaxWait: maxWait, DrainPoll: 15 * time.Second, DeleteHold: 90 * 24 * time.Hour,
+			DrainMaxWait: maxWait, DrainPoll: 15 * time.Second, DeleteHold: 90 * 24 * time.Hour,
 			Segments: 2, FenceShards: shards, MaxMints: limit, CanaryRounds: 2,
 		},
-		Deps: rotation.Deps{
-			Registry: s.store, Outbox: s.store, Drainage: s.store, Checkpoints: s.store, Vault: s.vault,
-			Keys: s.kms, KMS: s.kms, Cipher: aead.Cipher{}, Notifier: s,
-			Announcements: s.store, Drills: s.store, Approvals: s.store, HealthLog: s.store,
-			OpenSource: w.Open,
-			Random:     func(b []byte) { copy(b, "known plaintext") }, Now: c.now, Actor: "test",
-		},
+		Journal:  j,
+		Gates:    gates.Gates{Rules: gates.Rules{Window: window}, Journal: j, Announcements: s.store, Drills: s.store, Approvals: s.store, HealthLog: s.store},
+		Keys:     keyring.Keyring{Admin: s.kms, Wrapper: s.kms, Cipher: aead.Cipher{}, Random: func(b []byte) { copy(b, "known plaintext") }},
+		Drainage: s.store, Checkpoints: rotation.SealCheckpoints(s.store, memstore.CheckpointKeys{}), Archive: s.store, OpenSource: w.Open,
 	}
-	k, err := s.kms.Create(as("person"), "", 0, "genesis", rotation.Key{})
+	s.Scheduler = &rotation.Scheduler{Journal: j, Gates: &s.Gates}
+	k, err := s.kms.Create(as("person"), "", 0, "genesis", keyring.Key{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -129,11 +133,11 @@ func as(caller string) context.Context {
 // known is the definition of the corpus.
 func (s *site) known() kek.Source {
 	def := s.corpus.Source()
-	def.Kind = kek.KindCorpus
+	def.Kind = memstore.KindCorpus
 	return def
 }
 
-// newTable makes a table that is no source yet, with rows under a KEK.
+// newTable makes a table that is not a source yet, with rows under a KEK.
 func (s *site) newTable(name string, under kek.ID, rows ...string) *memstore.Table {
 	s.t.Helper()
 	table := s.world.NewTable(name)
@@ -155,7 +159,7 @@ func (s *site) add(table *memstore.Table) {
 // past registers a historic KEK, under which there is a row.
 func (s *site) past(label string) kek.ID {
 	s.t.Helper()
-	k := must(s.kms.Create(as("person"), "", 0, label, rotation.Key{}))
+	k := must(s.kms.Create(as("person"), "", 0, label, keyring.Key{}))
 	s.must(s.RegisterKEK(as("person"), k.ID, label))
 	s.plant(s.orders, "of "+label, k.ID)
 	return k.ID
@@ -173,8 +177,9 @@ func (s *site) view(id string) kek.View {
 	return must(s.store.LoadAll(s.t.Context(), id))
 }
 
-// Notify implements [rotation.Notifier].
-func (s *site) Notify(_ context.Context, subject, _ string) error {
+// TellPeople implements [journal.Notifier].
+func (s *site) TellPeople(_ context.Context, n journal.Notice) error {
+	subject, _ := notify.ComposeMessage(n)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.mail = append(s.mail, subject)
@@ -189,7 +194,7 @@ func (s *site) seal(table *memstore.Table, id string, under kek.ID, epoch int64,
 	if err != nil {
 		s.t.Fatalf("seal %s under %s: %v", id, under, err)
 	}
-	ct, err := s.Cipher.Seal(dek, []byte(plain), encctx)
+	ct, err := s.Keys.Cipher.Seal(dek, []byte(plain), encctx)
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -226,7 +231,7 @@ func (s *site) plant(table *memstore.Table, id string, under kek.ID) {
 	s.expect(table, id, plain)
 }
 
-// remove deletes a row for good.
+// remove deletes a row permanently.
 func (s *site) remove(table *memstore.Table, id string) {
 	s.t.Helper()
 	if err := table.Delete(as("application"), id); err != nil {
@@ -285,17 +290,17 @@ func (s *site) phase(id string, want kek.Phase) {
 	}
 }
 
-// wantKind fails the test unless err is a [*rotation.Error] of that kind.
-func wantKind(t *testing.T, err error, want rotation.Kind) {
+// wantKind fails the test unless err is a [*journal.Error] of that kind.
+func wantKind(t *testing.T, err error, want journal.Kind) {
 	t.Helper()
 	if e := typed(err); e.Kind != want {
 		t.Fatalf("error %v, want kind %s", err, want)
 	}
 }
 
-// typed is the [*rotation.Error] in err, a zero one if there is none.
-func typed(err error) *rotation.Error {
-	e := &rotation.Error{}
+// typed is the [*journal.Error] in err, a zero one if there is none.
+func typed(err error) *journal.Error {
+	e := &journal.Error{}
 	errors.As(err, &e)
 	return e
 }

@@ -13,6 +13,8 @@ import (
 	"github.com/matter-ops/kms-rotation/audit"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/journal"
+	"github.com/matter-ops/kms-rotation/rotation/keyring"
 	"github.com/matter-ops/kms-rotation/test/memstore"
 )
 
@@ -28,8 +30,9 @@ type snapshot struct {
 	Chain       []audit.Entry
 	Unpublished []audit.Entry
 	Bucket      map[int64]string
-	Keys        map[kek.ID]rotation.Key
+	Keys        map[kek.ID]keyring.Key
 	Fences      map[kek.ID]map[int]string
+	KeyFences   map[kek.ID]map[int]string
 	Leases      map[kek.ID][]rotation.Lease
 	Checkpoints []rotation.Checkpoint
 	Rows        map[string]memstore.Record
@@ -56,7 +59,7 @@ func (s *site) keys() []kek.ID {
 	for i := 1; ; i++ {
 		id := kek.ID(fmt.Sprintf("kek-%04d", i))
 		_, err := s.kms.Describe(s.t.Context(), id)
-		if errors.Is(err, rotation.ErrNoKey) {
+		if errors.Is(err, journal.ErrNoKey) {
 			return out
 		}
 		if err != nil {
@@ -82,7 +85,7 @@ func (s *site) snapshot() snapshot {
 	out := snapshot{
 		Pointer: *v.Pointer, Lock: v.Lock, Registry: v.Registry, Sources: v.Sources, Marks: v.Marks, KEKs: must(s.store.KEKs(ctx)), Rotations: must(s.store.Rotations(ctx)),
 		Chain:  must(s.store.AuditEntries(ctx, 1)),
-		Bucket: map[int64]string{}, Keys: map[kek.ID]rotation.Key{}, Fences: map[kek.ID]map[int]string{},
+		Bucket: map[int64]string{}, Keys: map[kek.ID]keyring.Key{}, Fences: map[kek.ID]map[int]string{}, KeyFences: map[kek.ID]map[int]string{},
 		Leases: map[kek.ID][]rotation.Lease{}, Rows: map[string]memstore.Record{}, Gates: s.store.Gates(),
 	}
 	waiting, at, err := s.store.Unpublished(ctx)
@@ -98,7 +101,7 @@ func (s *site) snapshot() snapshot {
 	}
 	for _, id := range s.keys() {
 		out.Keys[id] = must(s.kms.Describe(ctx, id))
-		out.Fences[id] = s.store.Fences(id)
+		out.Fences[id], out.KeyFences[id] = s.store.Fences(id), s.store.KeyFences(id)
 		out.Leases[id] = must(s.store.Leases(ctx, id))
 	}
 	for _, r := range out.Rotations {

@@ -4,21 +4,24 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
-	"github.com/matter-ops/kms-rotation/audit"
 	"github.com/matter-ops/kms-rotation/kek"
+	"github.com/matter-ops/kms-rotation/rotation/journal"
+	"github.com/matter-ops/kms-rotation/source"
 )
 
-// frozen is a source as a rotation froze it, opened by its driver.
-type frozen struct {
-	Source
+// frozenSource is a source with its driver, by the definition that a rotation has frozen.
+type frozenSource struct {
+	source.Driver
 	def kek.Source
 }
 
-func (f frozen) progress() string { return ProgressName(f.def) }
+// progressName is [ProgressName] of the source's definition.
+func (f frozenSource) progressName() string { return ProgressName(f.def) }
 
-// ProgressName is the name that checkpoints know a source by. What was seen under an
-// earlier definition does not count, so each definition has its own.
+// ProgressName returns the name of a source in the keys of checkpoints. What was seen under
+// an earlier definition does not count, so each definition has its own name.
 func ProgressName(def kek.Source) string {
 	if def.Generation == 0 {
 		return def.Name
@@ -26,84 +29,212 @@ func ProgressName(def kek.Source) string {
 	return fmt.Sprintf("%s~%d", def.Name, def.Generation)
 }
 
-// openSources opens what a rotation has frozen, or what is registered.
-func (s *Steps) openSources(defs []kek.Source) ([]frozen, error) {
+// openSources opens the sources of definitions. It refuses an empty list: a rotation without
+// sources would find no rows and retire the KEK that they are under.
+func (s *Steps) openSources(defs []kek.Source) ([]frozenSource, error) {
 	if len(defs) == 0 {
-		return nil, &Error{
-			Kind: SourceMisconfigured, Field: "sources", Msg: "no source is registered: retiring the old KEK would orphan every row",
-			Next: "matter ops source add --file DEFINITION.json --confirm",
+		return nil, &journal.Error{
+			Kind: journal.SourceMisconfigured, Field: "sources", Msg: "no source is registered: retiring the old KEK would orphan every row",
+			Next: journal.Next{Do: journal.AddSource},
 		}
 	}
-	out := make([]frozen, 0, len(defs))
+	out := make([]frozenSource, 0, len(defs))
 	for _, def := range defs {
 		src, err := s.OpenSource(def)
 		if err != nil {
-			return nil, &Error{
-				Kind: SourceMisconfigured, Field: "sources[" + def.Name + "]", Msg: "its definition cannot be used", Err: err,
-				Next: "matter ops source list; correct it with matter ops source add --file DEFINITION.json --confirm",
+			return nil, &journal.Error{
+				Kind: journal.SourceMisconfigured, Field: "sources[" + def.Name + "]", Msg: "its definition cannot be used", Err: err,
+				Next: journal.Next{Do: journal.CorrectSource},
 			}
 		}
-		out = append(out, frozen{Source: src, def: def})
+		out = append(out, frozenSource{Driver: src, def: def})
 	}
 	return out, nil
 }
 
-// known lists the corpora among the sources.
-func known(sources []frozen) []frozen {
-	var out []frozen
+// holdsKeyedAlone reports a source whose definition allows keyed rows and no others.
+func holdsKeyedAlone(src frozenSource) bool {
+	k, ok := src.Driver.(source.Keyer)
+	if !ok {
+		return false
+	}
+	keyed, embedded := k.Kinds()
+	return keyed && !embedded
+}
+
+// holdsKeyed reports a source whose definition allows keyed rows.
+func holdsKeyed(src frozenSource) bool {
+	k, ok := src.Driver.(source.Keyer)
+	if !ok {
+		return false
+	}
+	keyed, _ := k.Kinds()
+	return keyed
+}
+
+// checkKeyTable refuses sources with keyed rows without a key table among them: a rotation
+// would leave the records of their data keys under the old KEK.
+func checkKeyTable(sources []frozenSource) error {
+	i := slices.IndexFunc(sources, holdsKeyed)
+	if i < 0 || slices.ContainsFunc(sources, func(src frozenSource) bool { return src.Traits().DataKeys }) {
+		return nil
+	}
+	return &journal.Error{
+		Kind: journal.SourceMisconfigured, Field: "sources[" + sources[i].Name() + "]", Msg: "its rows name data keys of the key table, which is not a source",
+		Next: journal.Next{Do: journal.AddSource},
+	}
+}
+
+// takesRecordsAlone reports that no source may hold rows that carry their data key behind the
+// control table's fence, and that some hold keyed ones: the KEK that is switched to need take
+// records alone.
+func takesRecordsAlone(sources []frozenSource) bool {
+	keyed := false
 	for _, src := range sources {
-		if src.def.Kind == kek.KindCorpus {
+		if src.Traits().Fencing != source.ControlTable() || src.Traits().DataKeys {
+			continue
+		}
+		if !holdsKeyedAlone(src) {
+			return false
+		}
+		keyed = true
+	}
+	return keyed
+}
+
+// openRead opens the sources that a rotation reads. A normal rotation that leaves only KEKs
+// whose fence of rows was never opened reads no source of keyed rows alone: no row in it can
+// carry a data key that is under one of them (spec: RowsLooked). Which KEKs the rows' data
+// keys are under, their records say.
+func (s *Steps) openRead(r kek.Rotation) (read []frozenSource, unread []string, err error) {
+	sources, err := s.openSources(r.Sources)
+	if err == nil {
+		err = checkKeyTable(sources)
+	}
+	if err != nil || !r.RecordsOnly || r.Mode != kek.Normal {
+		return sources, nil, err
+	}
+	for _, src := range sources {
+		if holdsKeyedAlone(src) {
+			unread = append(unread, src.Name())
+		} else {
+			read = append(read, src)
+		}
+	}
+	return read, unread, nil
+}
+
+// notRead is what records say of a source that a rotation need not read.
+const notRead = "not read: no row can carry a data key under a KEK that the rotation leaves"
+
+// recordUnread says in the body of a record which sources were not read.
+func (s *Steps) recordUnread(r kek.Rotation, body map[string]string) error {
+	if !r.RecordsOnly || r.Mode != kek.Normal {
+		return nil
+	}
+	_, unread, err := s.openRead(r)
+	for _, name := range unread {
+		body["source."+name] = notRead
+	}
+	return err
+}
+
+// listCorpora lists the sources whose rows are known ciphers.
+func listCorpora(sources []frozenSource) []frozenSource {
+	var out []frozenSource
+	for _, src := range sources {
+		if src.Traits().KnownPlaintexts {
 			out = append(out, src)
 		}
 	}
 	return out
 }
 
-// loadAll reads the whole registry, and the record of the rotation or of the one that
-// holds the lock.
-func (s *Steps) loadAll(ctx context.Context, id string) (kek.View, error) {
-	v, err := s.Registry.LoadAll(ctx, id)
-	return v, loadError(err)
+// CheckSource runs the driver's check of a source. If a person has to correct something, the
+// error is a [*journal.Error] that names the source.
+func CheckSource(ctx context.Context, src source.Driver) (notes []string, err error) {
+	notes, err = src.Check(ctx)
+	var found *source.Error
+	if !errors.As(err, &found) {
+		return notes, err
+	}
+	out := &journal.Error{Kind: journal.SourceMisconfigured, Field: "sources[" + src.Name() + "]", Msg: found.Msg, Next: journal.Next{Say: found.Next}, Err: found.Err, Rows: found.Rows}
+	if found.Problem == source.Unaccounted {
+		out.Kind = journal.RowsUnaccounted
+	}
+	if found.Field != "" {
+		out.Field += "." + found.Field
+	}
+	return notes, out
 }
 
-// AddSource registers a source, or gives the one of its name another definition, after
-// the driver has checked it (spec: AddSource). Items that cannot be accounted for are a
-// note here: no rotation starts before they are. While a rotation runs it is refused
-// before the switch; after it the source joins the rotation. It returns what the
-// operator should know of the place.
+// AddSource registers a source, or gives the source of that name another definition, after
+// the driver has checked it (spec: AddSource). Items that cannot be accounted for are only
+// noted here, because counting and adopting them needs the source; no rotation starts before
+// they are accounted for. While a rotation runs, AddSource is refused before the switch;
+// after it the source joins the rotation. It returns notes for the operator.
 func (s *Steps) AddSource(ctx context.Context, def kek.Source) (notes []string, err error) {
 	if err := kek.CheckSourceName(def.Name); err != nil {
-		return nil, invalid("name", err.Error(), "choose another name")
+		return nil, journal.RejectInput("name", err.Error(), "choose another name")
 	}
 	opened, err := s.openSources([]kek.Source{def})
 	if err != nil {
 		return nil, err
 	}
-	notes, err = opened[0].Check(ctx)
-	var typed *Error
-	if errors.As(err, &typed) && typed.Kind == RowsUnaccounted { // counting and adopting its items needs the source
+	if err := s.checkKeyTableFor(ctx, opened[0]); err != nil {
+		return nil, err
+	}
+	notes, err = CheckSource(ctx, opened[0])
+	var typed *journal.Error
+	if errors.As(err, &typed) && typed.Kind == journal.RowsUnaccounted { // counting and adopting its items needs the source
 		notes, err = append(notes, typed.Error()), nil
 	}
 	if err != nil {
-		return notes, unavailable("source "+def.Name, err)
+		return notes, journal.WrapUnavailable("source "+def.Name, err)
 	}
-	def.AddedBy = s.Actor
-	_, err = s.register(ctx, func(v kek.View) (kek.Change, error) { return v.PutSource(def, s.Now()) },
+	def.AddedBy = s.Journal.Actor
+	_, err = s.applyRegistryChange(ctx, func(v kek.View) (kek.Change, error) {
+		c, err := v.PutSource(def, s.Journal.Now())
+		if err == nil {
+			err = joinFence(ctx, opened[0], v, &c)
+		}
+		return c, err
+	},
 		map[string]string{"source": def.Name, "kind": def.Kind, "place": def.Place, "definition": def.Definition})
 	return notes, err
 }
 
-// RemoveSource takes a source out of the registry (spec: RemoveSource). It is refused
-// while any item of it is an envelope under a KEK that is not retired, or cannot be
-// accounted for, unless force is the reason to go on, which the chain keeps: the next
-// rotation would leave those rows under a disabled KEK.
+// checkKeyTableFor refuses a source with keyed rows while no key table is registered.
+func (s *Steps) checkKeyTableFor(ctx context.Context, src frozenSource) error {
+	if !holdsKeyed(src) {
+		return nil
+	}
+	v, err := s.Journal.LoadAll(ctx, "")
+	if err != nil {
+		return err
+	}
+	all := []frozenSource{src}
+	if len(v.Sources) > 0 {
+		registered, err := s.openSources(v.Sources)
+		if err != nil {
+			return err
+		}
+		all = append(all, registered...)
+	}
+	return checkKeyTable(all)
+}
+
+// RemoveSource removes a source from the registry (spec: RemoveSource). It is refused while
+// any item of the source is an envelope under a KEK that is not retired, or cannot be
+// accounted for: the next rotation would leave those rows under a disabled KEK. With force,
+// which is the reason and is kept in the audit chain, the rows are not looked at.
 func (s *Steps) RemoveSource(ctx context.Context, name, force string) error {
-	v, err := s.loadAll(ctx, "")
+	v, err := s.Journal.LoadAll(ctx, "")
 	if err != nil {
 		return err
 	}
 	body := map[string]string{"source": name}
-	unmarked := "" // the table, if its items are read and nobody had left a mark of it before; no mark is of ""
+	unmarked := "" // the table, if its items are read and no writer had left a mark before; no mark has the name ""
 	var looked kek.Source
 	for _, def := range v.Sources {
 		if def.Name != name {
@@ -121,7 +252,7 @@ func (s *Steps) RemoveSource(ctx context.Context, name, force string) error {
 			return err
 		}
 	}
-	_, err = s.register(ctx, func(v kek.View) (kek.Change, error) {
+	_, err = s.applyRegistryChange(ctx, func(v kek.View) (kek.Change, error) {
 		if v.Marked(unmarked) {
 			return kek.Change{}, fmt.Errorf("%w: a process has begun to write into the table", kek.ErrChanged)
 		}
@@ -130,17 +261,17 @@ func (s *Steps) RemoveSource(ctx context.Context, name, force string) error {
 				return kek.Change{}, fmt.Errorf("%w: source %s has been registered", kek.ErrChanged, name)
 			}
 		}
-		return v.RemoveSource(name, s.Now())
+		return v.RemoveSource(name, s.Journal.Now())
 	}, body)
 	return err
 }
 
-// checkUnused reads every item of a source until it finds one that is in use.
+// checkUnused reads the items of a source until it finds a row that would be orphaned.
 func (s *Steps) checkUnused(ctx context.Context, v kek.View, def kek.Source) error {
 	used := func(msg string) error {
-		return &Error{
-			Kind: Refused, Field: "sources[" + def.Name + "]", Msg: msg,
-			Next: fmt.Sprintf(`move or delete its rows; or go on with: matter ops source remove --name %s --force --reason "why" --confirm`, def.Name),
+		return &journal.Error{
+			Kind: journal.Refused, Field: "sources[" + def.Name + "]", Msg: msg,
+			Next: journal.Next{Do: journal.MoveSourceRows, Name: def.Name},
 		}
 	}
 	opened, err := s.openSources([]kek.Source{def})
@@ -149,7 +280,7 @@ func (s *Steps) checkUnused(ctx context.Context, v kek.View, def kek.Source) err
 	}
 	cursor := ""
 	for {
-		page, err := opened[0].Scan(ctx, ScanRequest{Total: 1, Cursor: cursor})
+		page, err := opened[0].Scan(ctx, source.ScanRequest{Total: 1, Cursor: cursor})
 		if err != nil {
 			return used("it cannot be read: " + err.Error())
 		}
@@ -158,52 +289,42 @@ func (s *Steps) checkUnused(ctx context.Context, v kek.View, def kek.Source) err
 				return used(fmt.Sprintf("it holds rows, the first %s under KEK %q", row.ID, row.KEK))
 			}
 		}
+		if len(page.Keyed) > 0 {
+			return used(fmt.Sprintf("it holds keyed rows, the first %s", page.Keyed[0].ID))
+		}
 		if cursor = page.Next; cursor == "" {
 			return nil
 		}
 	}
 }
 
-// ForgetMark removes the mark of a table that is no source: its writers are gone, for
-// the reason given, which the chain keeps.
+// ForgetMark removes the mark of a table that is not a source, because nothing writes into it
+// any more. The audit chain keeps the reason.
 func (s *Steps) ForgetMark(ctx context.Context, table, reason string) error {
-	_, err := s.register(ctx, func(v kek.View) (kek.Change, error) { return v.ForgetMark(table, s.Now()) },
+	_, err := s.applyRegistryChange(ctx, func(v kek.View) (kek.Change, error) { return v.ForgetMark(table, s.Journal.Now()) },
 		map[string]string{"table": table, "reason": reason})
 	return err
 }
 
-// RegisterKEK registers a historic KEK, under which rows were written before this
-// deployment or without it (spec: Register). It must carry the stack's tag. The next
-// rotation moves its rows and retires it.
+// RegisterKEK registers a historic KEK: rows were written under it before this deployment,
+// or without this project (spec: Register). It must carry the stack's tag. The next rotation
+// moves its rows and retires it.
 func (s *Steps) RegisterKEK(ctx context.Context, id kek.ID, label string) error {
 	if err := kek.CheckLabel(label); err != nil {
-		return invalid("label", err.Error(), "choose another label")
+		return journal.RejectInput("label", err.Error(), "choose another label")
 	}
-	k, err := s.usableKey(ctx, id)
+	k, err := s.Keys.DescribeUsable(ctx, id)
 	if err != nil {
 		return err
 	}
-	_, err = s.register(ctx, func(v kek.View) (kek.Change, error) {
-		return v.RegisterKEK(kek.KEK{ID: k.ID, ARN: k.ARN, Label: label, FenceShards: s.FenceShards}, s.Now())
+	_, err = s.applyRegistryChange(ctx, func(v kek.View) (kek.Change, error) {
+		return v.RegisterKEK(kek.KEK{ID: k.ID, ARN: k.ARN, Label: label, FenceShards: s.Config.FenceShards}, s.Journal.Now())
 	}, map[string]string{"kek_id": string(k.ID), "label": label})
 	return err
 }
 
-// register drives one change of the registry to its end, as transition does for a
-// rotation's.
-func (s *Steps) register(ctx context.Context, next func(kek.View) (kek.Change, error), body map[string]string) (kek.View, error) {
-	return s.drive(ctx, "register", func() (kek.View, error) { return s.loadAll(ctx, "") }, next, body)
-}
-
-// repeatable gives the record of a change that may happen more than once a number of
-// its own: the registry's revision, or the rotation's.
-func repeatable(ev *audit.Event, c kek.Change) {
-	switch {
-	case c.Registry != nil && c.Event != kek.EventGenesis:
-		ev.ID = fmt.Sprintf("%s/%d", c.Event, c.Registry.Before+1)
-	case c.Event == kek.EventOldKEKSealed && c.Rotation.After.Phase == kek.Switched: // not the last one
-		ev.ID = fmt.Sprintf("%s/%s", ev.ID, c.Sealed)
-	case c.Event == kek.EventRotationResumed, c.Event == kek.EventReadingRestarted:
-		ev.ID = fmt.Sprintf("%s/%d", ev.ID, c.Rotation.After.Rev)
-	}
+// applyRegistryChange applies one change of the registry, as [journal.Journal.Transition]
+// does for a rotation: if its conditions fail, it reads again and decides again.
+func (s *Steps) applyRegistryChange(ctx context.Context, next func(kek.View) (kek.Change, error), body map[string]string) (kek.View, error) {
+	return s.Journal.ApplyChange(ctx, "register", func() (kek.View, error) { return s.Journal.LoadAll(ctx, "") }, next, body)
 }

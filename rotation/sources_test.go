@@ -13,10 +13,13 @@ import (
 
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/journal"
+	"github.com/matter-ops/kms-rotation/rotation/keyring"
+	"github.com/matter-ops/kms-rotation/source"
 	"github.com/matter-ops/kms-rotation/test/memstore"
 )
 
-// TestForgottenTableIsRefused: a table that its own writers have marked and that is no
+// TestForgottenTableIsRefused: a table that its own writers have marked and that is not a
 // source stops a rotation by name, before the start and before the mint; with nothing
 // changed.
 func TestForgottenTableIsRefused(t *testing.T) {
@@ -28,8 +31,8 @@ func TestForgottenTableIsRefused(t *testing.T) {
 		in := preflightInput(spring, rotation.ExecutionInput{})
 		in.CheckOnly = only
 		_, err := s.Preflight(t.Context(), in)
-		wantKind(t, err, rotation.SourceForgotten)
-		if e := typed(err); !strings.Contains(e.Msg, "carts") || strings.Contains(e.Msg, "orders") || !strings.Contains(e.Next, "source add") {
+		wantKind(t, err, journal.SourceForgotten)
+		if e := typed(err); !strings.Contains(e.Msg, "carts") || strings.Contains(e.Msg, "orders") || e.Next.Do != journal.RegisterTable {
 			t.Errorf("the refusal: %v", e)
 		}
 	}
@@ -45,7 +48,7 @@ func TestForgottenTableIsRefused(t *testing.T) {
 		}
 	}
 	e := d.machine.Start(spring, rotation.ExecutionInput{})
-	if e.Final != "RolledBack" || e.Failure.Name != string(rotation.SourceForgotten) || !strings.Contains(e.Failure.Cause, "carts") || len(s.keys()) != 1 {
+	if e.Final != "RolledBack" || e.Failure.Name != string(journal.SourceForgotten) || !strings.Contains(e.Failure.Cause, "carts") || len(s.keys()) != 1 {
 		t.Errorf("ended in %s with %d keys: %v", e.Final, len(s.keys()), e.Failure)
 	}
 	s.must(s.ForgetMark(t.Context(), "carts", "its writers are gone"))
@@ -59,7 +62,7 @@ func TestForgottenTableIsRefused(t *testing.T) {
 
 // TestForgottenTableBlocksRetirement: a mark that appears after the census, or that an
 // emergency started over, keeps the old KEK from being retired. Once the table is a
-// source its rows are moved, and the rotation goes on.
+// source its rows are moved, and the rotation continues.
 func TestForgottenTableBlocksRetirement(t *testing.T) {
 	for name, in := range map[string]rotation.ExecutionInput{"normal": {}, "emergency": emergency} {
 		t.Run(name, func(t *testing.T) {
@@ -131,7 +134,7 @@ func TestSourceJoinsDuringTheConfirmation(t *testing.T) {
 			return w.hook(got, args...)
 		})
 		err := s.retire(spring)
-		wantKind(t, err, rotation.Transient)
+		wantKind(t, err, journal.Transient)
 		if !strings.Contains(err.Error(), "changed since") {
 			t.Errorf("%s: %v", op, err)
 		}
@@ -155,7 +158,7 @@ func TestSourceRedefined(t *testing.T) {
 		}
 		return w.hook(op, args...)
 	})
-	wantKind(t, s.retire(spring), rotation.Transient) // it has looked at every row
+	wantKind(t, s.retire(spring), journal.Transient) // it has looked at every row
 	s.world.SetHook(w.hook)
 	for n, definition := range []string{`{"a":1}`, `{"a":2}`} {
 		def := s.orders.Source()
@@ -179,7 +182,7 @@ func TestRegistryIsFrozenBeforeTheSwitch(t *testing.T) {
 		carts := s.newTable("carts", s.first)
 		other := s.people.Source()
 		other.Definition = `{"a":1}`
-		k := must(s.kms.Create(t.Context(), "", 0, "before", rotation.Key{}))
+		k := must(s.kms.Create(t.Context(), "", 0, "before", keyring.Key{}))
 		s.mark("gone")
 		before := s.snapshot()
 		for name, run := range map[string]func() error{
@@ -189,7 +192,7 @@ func TestRegistryIsFrozenBeforeTheSwitch(t *testing.T) {
 			"forget":   func() error { return s.ForgetMark(t.Context(), "gone", "gone") },
 			"register": func() error { return s.RegisterKEK(t.Context(), k.ID, "before") },
 		} {
-			if err := run(); typed(err).Kind != rotation.RotationInProgress {
+			if err := run(); typed(err).Kind != journal.RotationInProgress {
 				t.Errorf("%s at %s: %v", name, phase, err)
 			}
 		}
@@ -210,16 +213,16 @@ func TestAddSource(t *testing.T) {
 	nowhere.Name = "nowhere"
 	for field, def := range map[string]kek.Source{"name": {Name: "a#b"}, "sources[nowhere]": nowhere} {
 		_, err := s.AddSource(t.Context(), def)
-		if e := typed(err); e.Field != field || e.Next == "" {
+		if e := typed(err); e.Field != field || e.Next.IsZero() {
 			t.Errorf("%s: %v", field, err)
 		}
 	}
-	carts.FailCheck(&rotation.Error{Kind: rotation.SourceMisconfigured, Field: "kek_id", Msg: "no such attribute"})
+	carts.FailCheck(&journal.Error{Kind: journal.SourceMisconfigured, Field: "kek_id", Msg: "no such attribute"})
 	_, err := s.AddSource(t.Context(), carts.Source())
-	wantKind(t, err, rotation.SourceMisconfigured)
-	carts.FailCheck(rotation.ErrDenied)
+	wantKind(t, err, journal.SourceMisconfigured)
+	carts.FailCheck(journal.ErrDenied)
 	_, err = s.AddSource(t.Context(), carts.Source())
-	wantKind(t, err, rotation.AccessDenied)
+	wantKind(t, err, journal.AccessDenied)
 	if diff := s.diff(before); diff != "" {
 		t.Errorf("the world changed (-was +is):\n%s", diff)
 	}
@@ -232,7 +235,7 @@ func TestAddSource(t *testing.T) {
 	if got := s.view(looking).Sources[0]; got != want {
 		t.Errorf("registered %+v, want %+v", got, want)
 	}
-	if got := s.body("source_added"); got["source"] != "carts" || got["definition"] != "{}" || got["place"] != "carts" || got["kind"] != kek.KindDynamoDB {
+	if got := s.body("source_added"); got["source"] != "carts" || got["definition"] != "{}" || got["place"] != "carts" || got["kind"] != memstore.KindTable {
 		t.Errorf("the record says %v", got)
 	}
 	before = s.snapshot()
@@ -245,7 +248,7 @@ func TestAddSource(t *testing.T) {
 // TestRemoveSourceBesideAWriter: a process that begins to write into a table while it is
 // being removed is not forgotten: neither its mark nor its row.
 func TestRemoveSourceBesideAWriter(t *testing.T) {
-	for op, want := range map[string]rotation.Kind{"Table.Scan": rotation.Refused, "Store.Apply": rotation.Transient} { // before its items are read, and after
+	for op, want := range map[string]journal.Kind{"Table.Scan": journal.Refused, "Store.Apply": journal.Transient} { // before its items are read, and after
 		s := newSite(t)
 		s.advance(spring, rotation.ExecutionInput{}, kek.Completed)
 		carts := s.newTable("carts", "")
@@ -264,7 +267,7 @@ func TestRemoveSourceBesideAWriter(t *testing.T) {
 			t.Errorf("%s is not called", op)
 		}
 		s.world.SetHook(nil)
-		wantKind(t, s.RemoveSource(t.Context(), "carts", ""), rotation.Refused)
+		wantKind(t, s.RemoveSource(t.Context(), "carts", ""), journal.Refused)
 		s.advance(summer, rotation.ExecutionInput{}, kek.Completed)
 		s.settled()
 	}
@@ -286,7 +289,7 @@ func TestRemoveSourceBesideAnother(t *testing.T) {
 			}
 			return true, nil
 		})
-		wantKind(t, s.RemoveSource(t.Context(), tc.name, tc.force), rotation.Transient)
+		wantKind(t, s.RemoveSource(t.Context(), tc.name, tc.force), journal.Transient)
 		s.world.SetHook(nil)
 		s.advance(summer, rotation.ExecutionInput{}, kek.Completed)
 		s.settled()
@@ -311,7 +314,7 @@ func TestRemoveSourceRegisteredAgain(t *testing.T) {
 		}
 		return true, nil
 	})
-	wantKind(t, s.RemoveSource(t.Context(), "carts", "moved away"), rotation.Transient)
+	wantKind(t, s.RemoveSource(t.Context(), "carts", "moved away"), journal.Transient)
 	s.world.SetHook(nil)
 	if !slices.ContainsFunc(s.view("").Sources, func(src kek.Source) bool { return src.Name == "carts" }) {
 		t.Error("the source that was registered again is gone")
@@ -331,7 +334,7 @@ func TestRemoveSource(t *testing.T) {
 		left bool // it may go
 	}{
 		"a row under the pointer's KEK": {s.seal(s.orders, "x", s.pointer().KEKID, 2, "x"), false},
-		"an item without a KEK id":      {memstore.Record{Kind: rotation.NoKEK}, false},
+		"an item without a KEK id":      {memstore.Record{Kind: source.NoKEK}, false},
 		"a row under an unknown KEK":    {memstore.Record{KEK: "kek-9999", WrappedDEK: []byte{1}}, false},
 		"a row under a retired KEK":     {retired, true},
 		"something else":                {memstore.Record{Other: true}, true},
@@ -356,8 +359,8 @@ func TestRemoveSource(t *testing.T) {
 				}
 				return
 			}
-			wantKind(t, err, rotation.Refused)
-			if e := typed(err); !strings.Contains(e.Msg, "x under KEK") || !strings.Contains(e.Next, "--force") {
+			wantKind(t, err, journal.Refused)
+			if e := typed(err); !strings.Contains(e.Msg, "x under KEK") || e.Next.Do != journal.MoveSourceRows {
 				t.Errorf("the refusal: %v", e)
 			}
 			if diff := s.diff(before); diff != "" {
@@ -365,11 +368,11 @@ func TestRemoveSource(t *testing.T) {
 			}
 			s.world.SetHook(func(op string, _ ...any) (bool, error) {
 				if op == "Table.Scan" {
-					return false, rotation.ErrDenied
+					return false, journal.ErrDenied
 				}
 				return true, nil
 			})
-			if err := s.RemoveSource(t.Context(), "carts", ""); typed(err).Kind != rotation.Refused || !strings.Contains(err.Error(), "cannot be read") {
+			if err := s.RemoveSource(t.Context(), "carts", ""); typed(err).Kind != journal.Refused || !strings.Contains(err.Error(), "cannot be read") {
 				t.Errorf("unreadable: %v", err)
 			}
 			s.world.SetHook(nil)
@@ -403,26 +406,26 @@ func TestRemovedSourceIsStillMoved(t *testing.T) {
 }
 
 // TestRegisterKEK: a historic KEK is registered with its fence shut, beside no rotation;
-// what is no usable key is not.
+// what is not a usable key is not.
 func TestRegisterKEK(t *testing.T) {
 	s := newSite(t)
-	k := must(s.kms.Create(t.Context(), "", 0, "before", rotation.Key{}))
-	dead := must(s.kms.Create(t.Context(), "", 0, "dead", rotation.Key{}))
+	k := must(s.kms.Create(t.Context(), "", 0, "before", keyring.Key{}))
+	dead := must(s.kms.Create(t.Context(), "", 0, "dead", keyring.Key{}))
 	s.must(s.kms.Disable(t.Context(), dead.ID))
 	before := s.snapshot()
 	for _, tc := range []struct {
 		id    kek.ID
 		label string
-		kind  rotation.Kind
+		kind  journal.Kind
 	}{
-		{"kek-9999", "before", rotation.KeyUnusable}, {dead.ID, "before", rotation.KeyUnusable}, {k.ID, "a\nb", rotation.InvalidInput},
+		{"kek-9999", "before", journal.KeyUnusable}, {dead.ID, "before", journal.KeyUnusable}, {k.ID, "a\nb", journal.InvalidInput},
 	} {
 		wantKind(t, s.RegisterKEK(t.Context(), tc.id, tc.label), tc.kind)
 	}
 	if diff := s.diff(before); diff != "" {
 		t.Errorf("-was +is:\n%s", diff)
 	}
-	for range 2 { // once more is no change
+	for range 2 { // once more is not a change
 		s.must(s.RegisterKEK(t.Context(), k.ID, "before"))
 		s.must(s.RegisterKEK(t.Context(), s.first, "genesis"))
 	}
@@ -437,7 +440,7 @@ func TestRegisterKEK(t *testing.T) {
 	}
 	s.advance(spring, rotation.ExecutionInput{}, kek.Completed)
 	s.kms.Enable(k.ID)
-	wantKind(t, s.RegisterKEK(t.Context(), k.ID, "again"), rotation.Refused) // it was retired
+	wantKind(t, s.RegisterKEK(t.Context(), k.ID, "again"), journal.Refused) // it was retired
 }
 
 // TestSeveralOldKEKs rotates from the pointer's KEK and two historic ones at once: every
@@ -463,7 +466,7 @@ func TestSeveralOldKEKs(t *testing.T) {
 					t.Errorf("%s is %s, enabled %t", id, d.state(id), d.enabled(id))
 				}
 				k := d.view(looking).KEKs[id]
-				if !k.NotBeforeDelete.Equal(k.RetiredAt.Add(d.DeleteHold)) || d.body("old_kek_retired")["kek."+string(id)] != string(kek.Retired) {
+				if !k.NotBeforeDelete.Equal(k.RetiredAt.Add(d.Config.DeleteHold)) || d.body("old_kek_retired")["kek."+string(id)] != string(kek.Retired) {
 					t.Errorf("entry %+v", k)
 				}
 			}
@@ -483,14 +486,14 @@ func TestEveryOldKEKIsDead(t *testing.T) {
 	s.advance(spring, rotation.ExecutionInput{}, kek.KEKRetired)
 	for _, id := range []kek.ID{s.first, past} {
 		s.kms.Enable(id)
-		if field := s.unverified(t, rotation.Transient); field != string(id) {
+		if field := s.unverified(t, journal.Transient); field != string(id) {
 			t.Errorf("%s is enabled, the error names %q", id, field)
 		}
-		s.Keys = hasty{s.kms}
-		if field := s.unverified(t, rotation.Transient); field != string(id) {
+		s.Keys.Admin = hasty{s.kms}
+		if field := s.unverified(t, journal.Transient); field != string(id) {
 			t.Errorf("%s still unwraps, the error names %q", id, field)
 		}
-		s.Keys = s.kms
+		s.Keys.Admin = s.kms
 		s.must(s.kms.Disable(t.Context(), id))
 	}
 	s.advance(spring, rotation.ExecutionInput{}, kek.Completed)
@@ -502,13 +505,13 @@ func TestEveryOldKEKIsDead(t *testing.T) {
 func TestPointerLost(t *testing.T) {
 	s := newSite(t)
 	s.advance(spring, rotation.ExecutionInput{}, kek.Completed)
-	s.Registry = altered{s.store, func(v *kek.View) { v.Pointer = nil }}
+	s.Journal.Registry = altered{s.store, func(v *kek.View) { v.Pointer = nil }}
 	before := s.snapshot()
-	other := must(s.kms.Create(t.Context(), "", 0, "other", rotation.Key{}))
+	other := must(s.kms.Create(t.Context(), "", 0, "other", keyring.Key{}))
 	for _, id := range []kek.ID{s.record(spring).NewKEK, other.ID} {
 		_, err := s.Genesis(t.Context(), id, "again", nil)
-		wantKind(t, err, rotation.PointerInvalid)
-		if e := typed(err); e.Field != "POINTER" || !strings.Contains(e.Next, "matter ops doctor") {
+		wantKind(t, err, journal.PointerInvalid)
+		if e := typed(err); e.Field != "POINTER" || e.Next.Do != journal.RunDoctor && e.Next.Do != journal.MakePointer {
 			t.Errorf("%v", e)
 		}
 	}
@@ -522,7 +525,7 @@ func TestPointerLost(t *testing.T) {
 // as the rotation was started.
 func TestSettingsAreFrozen(t *testing.T) {
 	s := newSite(t)
-	s.Deep = true
+	s.Config.Deep = true
 	s.advance(spring, rotation.ExecutionInput{}, kek.Started)
 	was := s.Config
 	s.Config = rotation.Config{DrainMaxWait: 10 * time.Hour, DeleteHold: time.Hour, Segments: 7, FenceShards: 5, MaxMints: 9, CanaryRounds: 1}
@@ -540,9 +543,9 @@ func TestSettingsAreFrozen(t *testing.T) {
 	s.clock.pass(was.DrainMaxWait)
 	s.renew(stuck, time.Minute)
 	_, err = s.Drain(t.Context(), input(spring))
-	wantKind(t, err, rotation.DrainTimeout)
+	wantKind(t, err, journal.DrainTimeout)
 	s.clock.pass(10 * time.Hour)
-	s.Segments = was.Segments // of the test's own steps
+	s.Config.Segments = was.Segments // of the test's own steps
 	s.advance(spring, rotation.ExecutionInput{}, kek.KEKRetired)
 	if k := s.view(looking).KEKs[s.first]; !k.NotBeforeDelete.Equal(k.RetiredAt.Add(was.DeleteHold)) {
 		t.Errorf("retired at %s, not to be deleted before %s", k.RetiredAt, k.NotBeforeDelete)
@@ -553,11 +556,11 @@ func TestSettingsAreFrozen(t *testing.T) {
 
 	s = newSite(t)
 	s.advance(spring, emergency, kek.Minted)
-	s.MaxMints = 1
+	s.Config.MaxMints = 1
 	for n := range limit {
 		_, err := s.Retire(t.Context(), rotation.RetireInput{RotationID: spring, Action: rotation.ActionRemint, FailedAttempt: n + 1})
 		if last := n+1 == limit; last {
-			wantKind(t, err, rotation.MintsExhausted)
+			wantKind(t, err, journal.MintsExhausted)
 		} else {
 			s.must(err)
 		}

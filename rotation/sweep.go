@@ -13,6 +13,8 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/matter-ops/kms-rotation/kek"
+	"github.com/matter-ops/kms-rotation/rotation/journal"
+	"github.com/matter-ops/kms-rotation/source"
 )
 
 // The passes over the rows. Each has its own checkpoints.
@@ -24,112 +26,72 @@ const (
 )
 
 const (
-	rowsInFlight     = 16 // rows of one page worked on at once
-	segmentsInFlight = 4  // segments of all sources that a pass works on at once, if a table has so many
-	maxPoison        = 10 // quarantined row ids kept in a checkpoint
-	reserve          = time.Minute
+	segmentsInFlight = 4           // segments of all sources that a pass works on at once
+	maxPoison        = 10          // quarantined row ids kept in a checkpoint
+	reserve          = time.Minute // kept before the end of the context to save a checkpoint and return
 )
 
-// MaxInFlight is how many requests one process may have in flight to one service.
-const MaxInFlight = rowsInFlight * segmentsInFlight
-
-// outcome is what became of one row.
+// outcome is the result of a visit to one row.
 type outcome int
 
 const (
 	kept        outcome = iota // nothing to do
 	proved                     // nothing to do, and its data key was unwrapped under the new KEK
 	moved                      // rewrapped
-	quarantined                // cannot be; the reason is in the error
+	quarantined                // cannot be rewrapped; the reason is in the error
+	unusable                   // a copy of a missing record that does not unwrap
+	exposed                    // a keyed row whose data key was made before an emergency's switch
 )
 
 // visit works on one row. An outcome of quarantined comes with the reason as its
 // error; any other error stops the pass.
-type visit func(ctx context.Context, row Row) (outcome, error)
+type visit func(ctx context.Context, row source.Row) (outcome, error)
 
 // visitor makes the visit of one worker to one segment.
-type visitor func(src frozen) visit
+type visitor func(src frozenSource) visit
 
 // sweep is one pass over one segment.
 type sweep struct {
 	rotation kek.Rotation
-	source   frozen
+	source   frozenSource
 	pass     string
 	segment  int
 	payload  bool // scan ciphertexts too
 	whole    bool // scan whole items
+	missing  bool // scan copies of missing records
+	keyed    bool // visit keyed rows too
 	until    time.Time
-	pulse    *pulse // of the pass; nil if no conclusion is drawn from it
+	pulse    *pulse // shared by the segments of a pass; nil if no conclusion is drawn from it
 	visit    visit
+	slots    slots       // shared by the segments of a pass; nil: its own
+	pause    *pauseWatch // shared by the segments of a call
+
+	concludes bool // the call concludes from the pass, so a segment that is done is not read again
 }
 
-// run goes on from the segment's checkpoint until the segment is done or time is
-// up, and saves a checkpoint after every page. Two duplicates of it do each
-// other no harm: rows are replaced conditionally, and the one whose checkpoint
-// lost the race goes on from the other's.
-func (s *Steps) run(ctx context.Context, w sweep) (Checkpoint, error) {
-	cp, err := s.Checkpoints.LoadCheckpoint(ctx, w.rotation.ID, w.source.progress(), w.pass, w.segment)
-	if err != nil {
-		return cp, unavailable("checkpoint", err)
-	}
-	if cp.Done && cp.Tally.Quarantined > 0 { // called again: somebody may have corrected the rows
-		cp.Cursor = ""
-		cp.Done = false
-		cp.Tally = Tally{}
-	}
-	for !cp.Done && s.Now().Before(w.until) {
-		read := s.Now()
-		if err := w.pulse.beat(read); err != nil {
-			return cp, err
-		}
-		page, err := w.source.Scan(ctx, ScanRequest{
-			Segment: w.segment, Total: w.source.Segments(w.rotation.Segments), Cursor: cp.Cursor, Payload: w.payload, Whole: w.whole,
-		})
-		if err != nil {
-			return cp, unavailable("source "+w.source.Name(), err)
-		}
-		next := cp
-		if next.Tally, err = w.page(ctx, page, cp.Tally); err != nil {
-			return cp, err
-		}
-		next.Cursor, next.Done = page.Next, page.Next == ""
-		if w.pass == passConfirm && next.Done && next.Tally.Rewrapped > 0 { // not clean: look at all of it again
-			next.Cursor = ""
-			next.Done = false
-			next.Tally = Tally{}
-		}
-		next.SavedAt = read
-		if err := w.pulse.beat(s.Now()); err != nil {
-			return cp, err
-		}
-		if cp, err = s.save(ctx, w, next); err != nil {
-			return cp, err
-		}
-	}
-	return cp, nil
-}
+// checkAge refuses a conclusion from rows that were last read too long ago. A process may be
+// suspended between any two lines, for example on a laptop that is closed.
+func (s *Steps) checkAge(read time.Time) error { return checkPause(read, s.Journal.Now()) }
 
-// checkAge refuses a conclusion from rows that were last read too long ago. A process
-// may sleep between any two lines, as that of a laptop does.
-func (s *Steps) checkAge(read time.Time) error { return checkPause(read, s.Now()) }
-
+// checkPause refuses a pause of [passIdle] or more.
 func checkPause(last, now time.Time) error {
 	if pause := now.Sub(last); pause >= passIdle {
-		return refusal(fmt.Errorf("%w: %s ago", kek.ErrChanged, pause.Round(time.Second)))
+		return journal.ExplainRefusal(fmt.Errorf("%w: %s ago", kek.ErrChanged, pause.Round(time.Second)))
 	}
 	return nil
 }
 
-// pulse finds a pause of the whole process within a pass. After one, no segment saves
-// a checkpoint: what is saved is as old as the pause, and the next call begins the pass
-// from the start.
+// pulse detects that the whole process was suspended during a pass. After such a pause no
+// segment saves a checkpoint: the stored ones are then as old as the pause, so the next call
+// begins the pass from the start.
 type pulse struct {
 	mu   sync.Mutex
 	last time.Time
 	err  error
 }
 
-func (p *pulse) beat(now time.Time) error {
+// recordBeat notes that the pass is alive, and returns an error if it has paused too long.
+func (p *pulse) recordBeat(now time.Time) error {
 	if p == nil {
 		return nil
 	}
@@ -144,70 +106,53 @@ func (p *pulse) beat(now time.Time) error {
 	return p.err
 }
 
-func (s *Steps) save(ctx context.Context, w sweep, next Checkpoint) (Checkpoint, error) {
-	err := s.Checkpoints.SaveCheckpoint(ctx, next)
-	if err != nil && !errors.Is(err, kek.ErrConflict) {
-		return next, unavailable("checkpoint", err)
-	}
-	cp, err := s.Checkpoints.LoadCheckpoint(ctx, w.rotation.ID, w.source.progress(), w.pass, w.segment)
-	if err != nil {
-		return next, unavailable("checkpoint", err)
-	}
-	return cp, nil
-}
-
-// page visits the rows of one page at once and adds them to the tally.
-func (w sweep) page(ctx context.Context, page Page, t Tally) (Tally, error) {
-	results := make([]outcome, len(page.Rows))
-	reasons := make([]error, len(page.Rows))
-	g, gctx := errgroup.WithContext(ctx)
-	g.SetLimit(rowsInFlight)
-	for i, row := range page.Rows {
-		g.Go(func() error {
-			results[i], reasons[i] = w.visit(gctx, row)
-			if results[i] != quarantined {
-				return reasons[i]
-			}
-			return nil
-		})
-	}
-	if err := g.Wait(); err != nil {
+// countPage adds the rows of a page to a tally.
+func (w sweep) countPage(p *walkedPage, t Tally) (Tally, error) {
+	if err := allDenied(w.source, p.page.Rows, p.results, p.reasons); err != nil {
 		return t, err
 	}
-	if err := allDenied(w.source, page.Rows, results, reasons); err != nil {
-		return t, err
+	t = t.cloneTally() // the checkpoint that it came from must not change
+	t.Scanned += int64(len(p.page.Rows) + len(p.page.Keyed))
+	t.Keyed += int64(len(p.page.Keyed))
+	for _, row := range p.page.Rows {
+		if row.DEKID != "" && row.Defect == "" {
+			t.Keyed++
+		}
 	}
-	t = t.clone() // the checkpoint that it came from must not change
-	t.Scanned += int64(len(page.Rows))
-	t.Other += int64(page.Other)
-	t.Declared += int64(page.Declared)
-	for i, r := range results {
+	t.Other += int64(p.page.Other)
+	t.Declared += int64(p.page.Declared)
+	for i, r := range p.results {
 		switch r {
 		case kept:
 		case proved:
 			t.Unwrapped++
 		case moved:
 			t.Rewrapped++
+		case unusable:
+			t.Unusable++
+		case exposed:
+			t.Exposed++
 		case quarantined:
 			t.Quarantined++
-			t.ByKind[kindOf(reasons[i])]++
+			t.ByKind[kindOf(p.reasons[i])]++
 			if len(t.Poison) < maxPoison {
-				t.Poison = append(t.Poison, fmt.Sprintf("%s: %v", page.Rows[i].ID, reasons[i]))
+				t.Poison = append(t.Poison, fmt.Sprintf("%s: %v", p.page.Rows[i].ID, p.reasons[i]))
 			}
 		}
-		if w.pass == PassCensus && r != quarantined {
-			t.ByKEK[string(page.Rows[i].KEK)]++
+		if w.pass == PassCensus && r != quarantined && p.page.Rows[i].DEKID == "" {
+			t.ByKEK[string(p.page.Rows[i].KEK)]++
+			t.DataKeys = t.DataKeys.addRow(p.page.Rows[i])
 		}
 	}
 	return t, nil
 }
 
-// allDenied returns an error if AWS denied every row of a page that there was something
-// to do with: a permission is missing, and to quarantine them all would tell nobody.
-func allDenied(src frozen, rows []Row, results []outcome, reasons []error) error {
+// allDenied returns an error if AWS denied every row of a page on which there was work to do.
+// Then a permission is missing. Quarantining all rows would hide that.
+func allDenied(src frozenSource, rows []source.Row, results []outcome, reasons []error) error {
 	denied, first := 0, 0
 	for i, r := range results {
-		if r == quarantined && errors.Is(reasons[i], ErrDenied) {
+		if r == quarantined && errors.Is(reasons[i], journal.ErrDenied) {
 			denied, first = denied+1, i
 		} else if r != kept {
 			return nil
@@ -216,12 +161,12 @@ func allDenied(src frozen, rows []Row, results []outcome, reasons []error) error
 	if denied < 2 {
 		return nil
 	}
-	return blame(unavailable(fmt.Sprintf("%d rows of %s", denied, src.Name()), reasons[first]), rows[first].ID)
+	return nameRow(journal.WrapUnavailable(fmt.Sprintf("%d rows of %s", denied, src.Name()), reasons[first]), rows[first].ID)
 }
 
-// blame names the row that an error is of.
-func blame(err error, row string) error {
-	var typed *Error
+// nameRow adds the id of a row to an error that names none.
+func nameRow(err error, row string) error {
+	var typed *journal.Error
 	if errors.As(err, &typed) && len(typed.Rows) == 0 {
 		named := *typed
 		named.Rows = []string{row}
@@ -230,15 +175,15 @@ func blame(err error, row string) error {
 	return err
 }
 
-// kindOf is what a quarantined row is counted by: the kind of its defect, or what became
-// of the try to move it. It tells nothing of the row.
+// kindOf returns the kind by which a quarantined row is counted: that of its defect, or of
+// the error when it was moved. It contains nothing of the row itself.
 func kindOf(reason error) string {
-	var u *unaccounted
+	var u *unaccountedItem
 	if errors.As(reason, &u) {
 		return string(u.kind)
 	}
 	for kind, err := range map[string]error{
-		"not_unwrapped": ErrUnwrap, "denied": ErrDenied, "rejected": ErrRejected, "no_payload": errNoPayload, "not_opened": errOpen,
+		"not_unwrapped": journal.ErrUnwrap, "denied": journal.ErrDenied, "rejected": journal.ErrRejected, "no_payload": errNoPayload, "not_opened": errOpen,
 	} {
 		if errors.Is(reason, err) {
 			return kind
@@ -247,23 +192,25 @@ func kindOf(reason error) string {
 	return "another_kek"
 }
 
-// quarantine says how many rows of which source are quarantined, and by what.
-func (o SweepOutput) quarantine() string {
+// describeQuarantine says how many rows of which source are quarantined, and of what kinds.
+func (o SweepOutput) describeQuarantine() string {
 	var parts []string
 	for _, name := range slices.Sorted(maps.Keys(o.Sources)) {
 		if t := o.Sources[name]; t.Quarantined > 0 {
-			parts = append(parts, fmt.Sprintf("%d of %s (%s)", t.Quarantined, name, counted(t.ByKind)))
+			parts = append(parts, fmt.Sprintf("%d of %s (%s)", t.Quarantined, name, formatCounts(t.ByKind)))
 		}
 	}
 	return strings.Join(parts, ", ")
 }
 
-func (t Tally) clone() Tally {
+// cloneTally returns a copy that shares no map or slice with t.
+func (t Tally) cloneTally() Tally {
 	t.Poison = slices.Clone(t.Poison)
 	byKEK, byKind := map[string]int64{}, map[string]int64{}
 	maps.Copy(byKEK, t.ByKEK)
 	maps.Copy(byKind, t.ByKind)
 	t.ByKEK, t.ByKind = byKEK, byKind
+	t.DataKeys = slices.Clone(t.DataKeys)
 	return t
 }
 
@@ -272,154 +219,303 @@ type pass struct {
 	name    string
 	payload bool
 	whole   bool
+	missing bool
+	keyed   bool
 	visit   visitor
 }
 
-// runAll runs a pass over every segment of every source, a few at once, and adds
-// up their tallies. Done is false when time ran out first. A pass that nobody worked
-// on for a while begins from the start: what was true before the pause does not count.
+// runAll runs a pass over every segment of every source, a few at once, and adds up their
+// tallies. Done is false if time ran out first. A pass that nobody has worked on for a while
+// begins from the start: what was true before the pause does not count.
 func (s *Steps) runAll(ctx context.Context, r kek.Rotation, p pass) (SweepOutput, error) {
-	sources, err := s.openSources(r.Sources)
+	sources, _, err := s.openRead(r)
 	if err != nil {
 		return SweepOutput{}, err
 	}
 	if restarted, err := s.forgetIdle(ctx, r, sources, p.name); err != nil || restarted {
-		return SweepOutput{}, err
+		return SweepOutput{Left: CutLeft(listSegments(sources, r))}, err
 	}
 	return s.runSegments(ctx, r, sources, p)
 }
 
-// runSegments is runAll with what is there of the pass.
-func (s *Steps) runSegments(ctx context.Context, r kek.Rotation, sources []frozen, p pass) (SweepOutput, error) {
-	var sweeps []sweep
-	until := s.deadline(ctx)
-	beats := &pulse{last: s.Now()}
+// runOne works on one segment of a pass until it is done or time is nearly up. The state
+// machine's map calls it for each segment. Like runAll it first begins a pass again on which
+// nobody has worked for a while: the map may have been stopped, or paused. rewrap draws no
+// conclusion from what it has seen, so it does not begin again.
+func (s *Steps) runOne(ctx context.Context, r kek.Rotation, at Segment, p pass) (SweepOutput, error) {
+	sources, unread, err := s.openRead(r)
+	if err != nil {
+		return SweepOutput{}, err
+	}
+	if slices.Contains(unread, at.Source) {
+		return SweepOutput{Done: true}, nil
+	}
+	src, err := findSource(sources, r.ID, at.Source)
+	if err != nil {
+		return SweepOutput{}, err
+	}
+	if n := src.Segments(r.Segments); at.Segment < 0 || at.Segment >= n {
+		return SweepOutput{}, journal.RejectInput("segment", fmt.Sprintf("%d is not in 0..%d", at.Segment, n-1), "use the segments of preflight's plan")
+	}
+	w := p.newSweep(r, src, at.Segment, nil)
+	w.until = s.passDeadline(ctx)
+	if p.name != PassRewrap {
+		if restarted, err := s.forgetIdle(ctx, r, sources, p.name); err != nil || restarted {
+			return SweepOutput{}, err
+		}
+		w.pulse = &pulse{last: s.Journal.Now()}
+	}
+	w.pause = s.watchPause(r.ID)
+	cp, err := s.runSegment(ctx, w)
+	cp.Tally.DataKeys = nil // the conclusion reads it from the checkpoint
+	return SweepOutput{Done: cp.Done, Paused: !cp.Done && w.pause.wasPaused(), Tally: cp.Tally}, err
+}
+
+// findSource returns one of the sources that a rotation has frozen.
+func findSource(sources []frozenSource, rotation, name string) (frozenSource, error) {
 	for _, src := range sources {
-		for i := range src.Segments(r.Segments) {
-			sweeps = append(sweeps, sweep{
-				rotation: r, source: src, pass: p.name, segment: i, payload: p.payload, whole: p.whole, until: until, pulse: beats, visit: p.visit(src),
-			})
+		if src.Name() == name {
+			return src, nil
+		}
+	}
+	return frozenSource{}, &journal.Error{Kind: journal.InvalidInput, Field: "source", Msg: fmt.Sprintf("rotation %s has no source %q", rotation, name), Next: journal.Next{Do: journal.UsePlannedSource}}
+}
+
+// newSweep returns the pass over one segment.
+func (p pass) newSweep(r kek.Rotation, src frozenSource, segment int, beats *pulse) sweep {
+	return sweep{rotation: r, source: src, pass: p.name, segment: segment, payload: p.payload, whole: p.whole, missing: p.missing, keyed: p.keyed, pulse: beats, visit: p.visit(src)}
+}
+
+// listSegments lists every segment of the sources, those of a source far apart.
+func listSegments(sources []frozenSource, r kek.Rotation) []Segment {
+	segments := []Segment{}
+	for _, src := range sources {
+		for _, i := range SpreadSegments(src.Segments(r.Segments)) {
+			segments = append(segments, Segment{Source: src.Name(), Segment: i})
+		}
+	}
+	return segments
+}
+
+// concludeTime is how long a function that concludes a pass works on segments itself. A small
+// deployment needs no more, so a pass over it is one call. What is left then is the state
+// machine's map's: it works on many segments at once.
+const concludeTime = time.Minute
+
+// turns share out the time of a call that works on all segments of a pass. Each segment gets
+// its part, and at least a page, so that a call finds in any segment an error that repeating
+// does not heal.
+type turns struct {
+	mu      sync.Mutex
+	until   time.Time // for all of them
+	latest  time.Time // for the last page of each
+	waiting int       // segments that have had no turn
+	workers int       // segments that have their turn at the same time
+}
+
+// newTurns returns the turns of segments. A call without a deadline, by a person, works until
+// all are done.
+func (s *Steps) newTurns(ctx context.Context, segments, workers int) *turns {
+	t := &turns{latest: s.passDeadline(ctx), waiting: segments, workers: workers}
+	t.until = t.latest
+	if soon := s.Journal.Now().Add(concludeTime); s.isLimited(ctx) && soon.Before(t.until) {
+		t.until = soon
+	}
+	return t
+}
+
+// nextTurn returns until when the next segment is worked on.
+func (t *turns) nextTurn(now time.Time) time.Time {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	rounds := (t.waiting + t.workers - 1) / t.workers
+	t.waiting--
+	end := now.Add(max(t.until.Sub(now)/time.Duration(max(rounds, 1)), time.Millisecond))
+	if end.After(t.latest) {
+		return t.latest
+	}
+	return end
+}
+
+// runSegments is runAll without that check: it continues from the stored checkpoints. In a
+// function it works for [concludeTime] and returns the segments that are left.
+func (s *Steps) runSegments(ctx context.Context, r kek.Rotation, sources []frozenSource, p pass) (SweepOutput, error) {
+	var sweeps []sweep
+	beats := &pulse{last: s.Journal.Now()}
+	for _, src := range sources {
+		for _, i := range SpreadSegments(src.Segments(r.Segments)) {
+			sweeps = append(sweeps, p.newSweep(r, src, i, beats))
 		}
 	}
 	done := make([]Checkpoint, len(sweeps))
+	shared := s.Pace.newSlots()
 	g, gctx := errgroup.WithContext(ctx)
-	g.SetLimit(max(1, min(segmentsInFlight, r.Segments))) // who asks for one segment has one thing read at a time
+	workers := max(1, min(segmentsInFlight, r.Segments)) // with one segment configured, sources are read one after the other
+	g.SetLimit(workers)
+	turns := s.newTurns(ctx, len(sweeps), workers)
+	pause := s.watchPause(r.ID)
 	for i, w := range sweeps {
+		w.slots = shared
+		w.concludes = true
+		w.pause = pause
 		g.Go(func() (err error) {
-			done[i], err = s.run(gctx, w)
+			w.until = turns.nextTurn(s.Journal.Now())
+			done[i], err = s.runSegment(gctx, w)
 			return err
 		})
 	}
 	if err := g.Wait(); err != nil {
 		return SweepOutput{}, err
 	}
-	out := SweepOutput{Done: true, Deep: r.Settings.Deep, Sources: map[string]Tally{}}
+	out := SweepOutput{Done: true, Deep: r.Settings.Deep, Sources: map[string]Tally{}, opened: sources}
 	for i, cp := range done {
-		out.Done = out.Done && cp.Done
+		if out.Done = out.Done && cp.Done; !cp.Done {
+			out.Left = append(out.Left, Segment{Source: sweeps[i].source.Name(), Segment: sweeps[i].segment})
+		}
 		if cp.SavedAt.After(out.read) {
 			out.read = cp.SavedAt
 		}
-		out.Tally.add(cp.Tally)
+		out.Tally.addTally(cp.Tally)
 		name := sweeps[i].source.Name()
 		t := out.Sources[name]
-		t.add(cp.Tally)
+		t.addTally(cp.Tally)
 		out.Sources[name] = t
 	}
+	out.Left = CutLeft(out.Left)
+	out.Paused = !out.Done && pause.wasPaused()
 	return out, nil
 }
 
-// passIdle is how long nobody may have worked on a pass for it to count as under way.
-// It saves a checkpoint every few seconds.
+// passIdle is after how long without a checkpoint a pass counts as interrupted. A pass that
+// runs saves a checkpoint every few seconds.
 const passIdle = 10 * time.Minute
 
-// forgetIdle resets the checkpoints of a pass if nobody has worked on it for a while, and
-// says so: a rotation that halted and is redriven days later must not conclude from what
-// was true before. Nor may a call that slept over its last write: the rotation's
-// revision, which that write is conditional on, is raised first (spec: Retire, Complete,
-// of rows that were seen clean). What reads the rows again does so at the new revision,
-// in another call. A reset checkpoint has no time, so that a call which dies among them
-// leaves the pass as idle as it was.
-func (s *Steps) forgetIdle(ctx context.Context, r kek.Rotation, sources []frozen, name string) (restarted bool, err error) {
-	made, last, err := s.progress(ctx, r.ID, sources, name)
-	if err != nil || !s.idle(made, last) {
+// forgetIdle resets the checkpoints of a pass if nobody has worked on it for [passIdle], and
+// reports whether it did. A rotation that halted and is redriven days later must not
+// conclude from what was true before. Nor may a call that was suspended before its last
+// write: that write is conditional on the rotation's revision, which is raised first (spec:
+// Retire, Complete, of rows that were seen clean). The rows are read again in another call,
+// at the new revision. A reset checkpoint has no time, so if a call dies among the resets
+// the pass still counts as idle.
+func (s *Steps) forgetIdle(ctx context.Context, r kek.Rotation, sources []frozenSource, name string) (restarted bool, err error) {
+	made, last, err := s.readProgress(ctx, r.ID, sources, name)
+	if err != nil || !s.isIdle(made, last) {
 		return false, err
 	}
-	return true, s.restart(ctx, r, name, made)
+	return true, s.restartPass(ctx, r, name, made)
 }
 
-func (s *Steps) idle(made []Checkpoint, last time.Time) bool {
-	return len(made) > 0 && s.Now().Sub(last) >= passIdle
+// isIdle reports whether a pass was begun and nobody has worked on it for [passIdle].
+func (s *Steps) isIdle(made []Checkpoint, last time.Time) bool {
+	return len(made) > 0 && s.Journal.Now().Sub(last) >= passIdle
 }
 
-// restart resets a pass that conclusions may have been drawn from already.
-func (s *Steps) restart(ctx context.Context, r kek.Rotation, name string, made []Checkpoint) error {
-	_, err := s.transition(ctx, name, r.ID, func(v kek.View) (kek.Change, error) { return v.Restart(r.Rev, s.Now()) }, map[string]string{"pass": name})
+// restartPass resets a pass from which another call may be about to conclude. It first raises
+// the rotation's revision, so that the conclusion is refused.
+func (s *Steps) restartPass(ctx context.Context, r kek.Rotation, name string, made []Checkpoint) error {
+	_, err := s.Journal.Transition(ctx, name, r.ID, func(v kek.View) (kek.Change, error) { return v.Restart(r.Rev, s.Journal.Now()) }, map[string]string{"pass": name})
 	if err != nil {
 		return err
 	}
-	return s.reset(ctx, made)
+	return s.resetCheckpoints(ctx, made)
 }
 
-// restartPasses resets every pass that a conclusion is drawn from: whoever resumes a
-// rotation that halted begins them from the start, however short the pause was.
+// restartPasses resets every pass from which a conclusion is drawn, its forged checkpoints
+// too. A rotation that is resumed after a halt begins them from the start, however short the
+// pause was.
 func (s *Steps) restartPasses(ctx context.Context, r kek.Rotation) error {
 	sources, err := s.openSources(r.Sources)
 	if err != nil {
 		return err
 	}
 	for _, name := range []string{PassCensus, passConfirm, passVerify} {
-		made, _, err := s.progress(ctx, r.ID, sources, name)
-		if err == nil {
-			err = s.reset(ctx, made)
-		}
+		cps, err := s.listCheckpoints(ctx, r.ID, sources, name)
 		if err != nil {
+			return err
+		}
+		cps = slices.DeleteFunc(cps, func(cp Checkpoint) bool { return cp.SavedAt.IsZero() && cp.Proof != FalseMAC })
+		if err := s.resetCheckpoints(ctx, cps); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// progress lists the checkpoints of a pass that were not reset, and when the last one was
-// saved.
-func (s *Steps) progress(ctx context.Context, id string, sources []frozen, name string) (made []Checkpoint, last time.Time, err error) {
+// listCheckpoints lists the checkpoints of a pass over all sources.
+func (s *Steps) listCheckpoints(ctx context.Context, id string, sources []frozenSource, name string) ([]Checkpoint, error) {
+	var all []Checkpoint
 	for _, src := range sources {
-		cps, err := s.Checkpoints.ListCheckpoints(ctx, id, src.progress(), name)
+		cps, err := s.Checkpoints.ListCheckpoints(ctx, id, src.progressName(), name)
 		if err != nil {
-			return nil, last, unavailable("checkpoints", err)
+			return nil, journal.WrapUnavailable("checkpoints", err)
 		}
-		for _, cp := range cps {
-			if cp.SavedAt.IsZero() {
-				continue
-			}
-			made = append(made, cp)
-			if cp.SavedAt.After(last) {
-				last = cp.SavedAt
-			}
-		}
+		all = append(all, cps...)
 	}
-	return made, last, nil
+	return all, nil
 }
 
-// reset resets the checkpoints that nobody has saved since they were read.
-func (s *Steps) reset(ctx context.Context, made []Checkpoint) error {
+// readProgress lists the checkpoints of a pass that are not reset, and returns when the last
+// of them was saved.
+func (s *Steps) readProgress(ctx context.Context, id string, sources []frozenSource, name string) (made []Checkpoint, last time.Time, err error) {
+	cps, err := s.listCheckpoints(ctx, id, sources, name)
+	for _, cp := range cps {
+		if cp.SavedAt.IsZero() {
+			continue
+		}
+		made = append(made, cp)
+		if cp.SavedAt.After(last) {
+			last = cp.SavedAt
+		}
+	}
+	return made, last, err
+}
+
+// resetCheckpoints resets checkpoints, except those that were saved since they were read: a
+// worker that runs now saves what it has just seen.
+func (s *Steps) resetCheckpoints(ctx context.Context, made []Checkpoint) error {
 	for _, cp := range made {
 		reset := Checkpoint{RotationID: cp.RotationID, Source: cp.Source, Pass: cp.Pass, Segment: cp.Segment, Rev: cp.Rev}
 		if err := s.Checkpoints.SaveCheckpoint(ctx, reset); err != nil && !errors.Is(err, kek.ErrConflict) {
-			return unavailable("checkpoints", err)
+			return journal.WrapUnavailable("checkpoints", err)
 		}
 	}
 	return nil
 }
 
-// add adds o to t.
-func (t *Tally) add(o Tally) {
-	*t = t.clone()
+// reopenQuarantined has the segments in which rows are quarantined read again by the next
+// call: a person corrects the rows first. It is called once their number is reported. Their
+// tallies stay until then, for those who look.
+func (s *Steps) reopenQuarantined(ctx context.Context, r kek.Rotation, sources []frozenSource, name string) error {
+	made, _, err := s.readProgress(ctx, r.ID, sources, name)
+	for _, cp := range made {
+		if err != nil {
+			return err
+		}
+		if !cp.Done || cp.Tally.Quarantined == 0 {
+			continue
+		}
+		cp.Done = false
+		cp.Cursor = ""
+		if failed := s.Checkpoints.SaveCheckpoint(ctx, cp); failed != nil && !errors.Is(failed, kek.ErrConflict) {
+			err = journal.WrapUnavailable("checkpoints", failed)
+		}
+	}
+	return err
+}
+
+// addTally adds o to t. It keeps at most maxPoison ids of quarantined rows.
+func (t *Tally) addTally(o Tally) {
+	*t = t.cloneTally()
 	t.Scanned += o.Scanned
 	t.Rewrapped += o.Rewrapped
 	t.Other += o.Other
 	t.Declared += o.Declared
 	t.Quarantined += o.Quarantined
 	t.Unwrapped += o.Unwrapped
+	t.DataKeys = t.DataKeys.merge(o.DataKeys)
+	t.Keyed += o.Keyed
+	t.Exposed += o.Exposed
+	t.Unusable += o.Unusable
 	t.Poison = append(t.Poison, o.Poison[:min(len(o.Poison), maxPoison-min(len(t.Poison), maxPoison))]...)
 	for k, n := range o.ByKEK {
 		t.ByKEK[k] += n
@@ -429,14 +525,20 @@ func (t *Tally) add(o Tally) {
 	}
 }
 
-// deadline is when a pass should stop to save its checkpoint and return: a minute
-// before the context ends, or a fifth of the time if that is less.
-func (s *Steps) deadline(ctx context.Context) time.Time {
+// isLimited reports whether a call must end at a deadline, as that of a function must.
+func (s *Steps) isLimited(ctx context.Context) bool {
+	_, ok := ctx.Deadline()
+	return ok
+}
+
+// passDeadline returns when a pass stops, saves its checkpoint and returns: a minute before
+// the context ends, or a fifth of the remaining time if that is less.
+func (s *Steps) passDeadline(ctx context.Context) time.Time {
 	end, ok := ctx.Deadline()
 	if !ok {
-		return s.Now().Add(24 * time.Hour)
+		return s.Journal.Now().Add(24 * time.Hour)
 	}
-	// The context's deadline is real time; it is only ever compared with Now.
-	left := end.Sub(s.Now())
+	// The context's deadline is in real time. It is only compared with Now.
+	left := end.Sub(s.Journal.Now())
 	return end.Add(-min(reserve, left/5))
 }

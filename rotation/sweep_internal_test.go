@@ -9,24 +9,27 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/matter-ops/kms-rotation/audit"
 	"github.com/matter-ops/kms-rotation/kek"
+	"github.com/matter-ops/kms-rotation/rotation/journal"
+	"github.com/matter-ops/kms-rotation/source"
 )
 
 // scripted is a source whose scans a test writes down; errs are beside pages.
 type scripted struct {
-	Source
+	source.Driver
 	segments int
-	pages    []Page
+	pages    []source.Page
 	errs     []error
 	n        *int
 }
 
 func (s scripted) Name() string { return "orders" }
 
+func (s scripted) Traits() source.Traits { return source.Traits{} }
+
 func (s scripted) Segments(int) int { return s.segments }
 
-func (s scripted) Scan(context.Context, ScanRequest) (Page, error) {
+func (s scripted) Scan(context.Context, source.ScanRequest) (source.Page, error) {
 	i := *s.n
 	*s.n++
 	var err error
@@ -39,8 +42,8 @@ func (s scripted) Scan(context.Context, ScanRequest) (Page, error) {
 // TestAllDenied: a page of which AWS denied two rows or more, and nothing else was to be
 // done, stops the pass; rows that there was nothing to do with say nothing either way.
 func TestAllDenied(t *testing.T) {
-	denied, other := fmt.Errorf("put item: %w", ErrDenied), errors.New("defect")
-	rows := []Row{{ID: "a"}, {ID: "b"}, {ID: "c"}}
+	denied, other := fmt.Errorf("put item: %w", journal.ErrDenied), errors.New("defect")
+	rows := []source.Row{{ID: "a"}, {ID: "b"}, {ID: "c"}}
 	for i, tc := range []struct {
 		results []outcome
 		reasons []error
@@ -56,15 +59,15 @@ func TestAllDenied(t *testing.T) {
 		{[]outcome{proved, quarantined, quarantined}, []error{nil, denied, denied}, ""},
 		{[]outcome{quarantined, quarantined, quarantined}, []error{denied, other, denied}, ""},
 	} {
-		err := allDenied(frozen{Source: scripted{}}, rows, tc.results, tc.reasons)
+		err := allDenied(frozenSource{Driver: scripted{}}, rows, tc.results, tc.reasons)
 		if tc.row == "" {
 			if err != nil {
 				t.Errorf("%d: %v", i, err)
 			}
 			continue
 		}
-		var typed *Error
-		isError(t, fmt.Sprint(i), err, AccessDenied, fmt.Sprintf("%d rows of orders", len(rows)-count(tc.results, kept)))
+		var typed *journal.Error
+		isError(t, fmt.Sprint(i), err, journal.AccessDenied, fmt.Sprintf("%d rows of orders", len(rows)-count(tc.results, kept)))
 		if !errors.As(err, &typed) || !cmp.Equal(typed.Rows, []string{tc.row}) {
 			t.Errorf("%d: %+v", i, typed)
 		}
@@ -82,7 +85,7 @@ func count(results []outcome, of outcome) (n int) {
 
 // TestBlame: an error that names no row gets one; what it was stays as it was.
 func TestBlame(t *testing.T) {
-	bare, named := &Error{Kind: Transient, Field: "f"}, &Error{Kind: Transient, Rows: []string{"b"}}
+	bare, named := &journal.Error{Kind: journal.Transient, Field: "f"}, &journal.Error{Kind: journal.Transient, Rows: []string{"b"}}
 	for _, tc := range []struct {
 		err  error
 		rows []string
@@ -91,30 +94,24 @@ func TestBlame(t *testing.T) {
 		{fmt.Errorf("wrapped: %w", bare), []string{"a"}},
 		{named, []string{"b"}},
 	} {
-		var typed *Error
-		if got := blame(tc.err, "a"); !errors.As(got, &typed) || !cmp.Equal(typed.Rows, tc.rows) || typed.Field != typedOf(tc.err).Field {
+		var typed *journal.Error
+		if got := nameRow(tc.err, "a"); !errors.As(got, &typed) || !cmp.Equal(typed.Rows, tc.rows) || typed.Field != typedOf(tc.err).Field {
 			t.Errorf("%v: %+v, want rows %q", tc.err, typed, tc.rows)
 		}
 	}
 	if bare.Rows != nil {
 		t.Errorf("the error was changed: %+v", bare)
 	}
-	if got := blame(errShelf, "a"); !errors.Is(got, errShelf) {
+	if got := nameRow(errShelf, "a"); !errors.Is(got, errShelf) {
 		t.Errorf("an error without a kind: %v", got)
 	}
-}
-
-func typedOf(err error) *Error {
-	typed := &Error{}
-	errors.As(err, &typed)
-	return typed
 }
 
 // TestTallyClone: what is added to a copy is not in what it was copied from, nor the other
 // way round.
 func TestTallyClone(t *testing.T) {
 	from := Tally{Poison: append(make([]string, 0, 2), "a"), ByKEK: map[string]int64{"k": 1}, ByKind: map[string]int64{"d": 1}}
-	c := from.clone()
+	c := from.cloneTally()
 	c.Poison, c.ByKEK["k"], c.ByKind["d"] = append(c.Poison, "of the copy"), 2, 2
 	from.Poison = append(from.Poison, "of the first")
 	if c.Poison[1] != "of the copy" || from.ByKEK["k"] != 1 || from.ByKind["d"] != 1 {
@@ -139,9 +136,9 @@ func TestLastRead(t *testing.T) {
 		for _, m := range minutes {
 			f.at = append(f.at, at(m))
 		}
-		s := Steps{Deps: Deps{Checkpoints: f, Now: func() time.Time { return at(4) }}}
-		src := frozen{Source: scripted{segments: 3}}
-		out, err := s.runSegments(t.Context(), kek.Rotation{Segments: 3}, []frozen{src}, pass{visit: func(frozen) visit { return nil }})
+		s := Steps{Journal: &journal.Journal{Now: func() time.Time { return at(4) }}, Checkpoints: f}
+		src := frozenSource{Driver: scripted{segments: 3}}
+		out, err := s.runSegments(t.Context(), kek.Rotation{Segments: 3}, []frozenSource{src}, pass{visit: func(frozenSource) visit { return nil }})
 		if err != nil || !out.Done || !out.read.Equal(at(3)) {
 			t.Errorf("%v: done %t, read at %s, %v", minutes, out.Done, out.read, err)
 		}
@@ -170,7 +167,7 @@ func TestCountPasses(t *testing.T) {
 	c := tallied{passes: map[string][]Checkpoint{
 		PassCensus: {done(4), done(5)}, PassRewrap: {done(4), open(1)}, passConfirm: {open(1), done(5)}, passVerify: {done(2)},
 	}}
-	s := Steps{Deps: Deps{Checkpoints: c}}
+	s := Steps{Checkpoints: c}
 	got, err := s.countPasses(t.Context(), r)
 	if d := cmp.Diff([]string{"rows scanned: census 9, verify 2"}, []string{got[0].String()}); d != "" || err != nil {
 		t.Errorf("-want +got:\n%s%v", d, err)
@@ -182,54 +179,35 @@ func TestCountPasses(t *testing.T) {
 	for _, pass := range everyPass {
 		c.broken, s.Checkpoints = pass, tallied{passes: c.passes, broken: pass}
 		_, err := s.RowsMissing(t.Context(), r)
-		isError(t, pass, err, Transient, "checkpoints")
+		isError(t, pass, err, journal.Transient, "checkpoints")
 	}
 }
 
 // TestCheckSeen: a source of which the last pass has seen no envelope, though it has other
 // items, is believed if an earlier pass has seen one, and only if that can be read.
 func TestCheckSeen(t *testing.T) {
-	r := kek.Rotation{Sources: []kek.Source{{Name: "orders", Kind: kek.KindDynamoDB}}}
-	out := SweepOutput{Sources: map[string]Tally{"orders": {Other: 3}}}
+	r := kek.Rotation{Sources: []kek.Source{{Name: "orders", Kind: "dynamodb"}}}
+	out := SweepOutput{Sources: map[string]Tally{"orders": {Other: 3}}, opened: []frozenSource{{Driver: scripted{}, def: r.Sources[0]}}}
 	seen := func(n int64) []Checkpoint { return []Checkpoint{{}, {Tally: Tally{Scanned: n}}} }
 	for _, tc := range []struct {
 		name   string
 		passes map[string][]Checkpoint
 		broken string
-		kind   Kind
+		kind   journal.Kind
 		field  string
 	}{
-		{"nothing", nil, "", SourceMisconfigured, "sources[orders]"},
-		{"none", map[string][]Checkpoint{PassCensus: seen(0), PassRewrap: seen(0)}, "", SourceMisconfigured, "sources[orders]"},
+		{"nothing", nil, "", journal.SourceMisconfigured, "sources[orders]"},
+		{"none", map[string][]Checkpoint{PassCensus: seen(0), PassRewrap: seen(0)}, "", journal.SourceMisconfigured, "sources[orders]"},
 		{"by the census", map[string][]Checkpoint{PassCensus: seen(1)}, "", "", ""},
 		{"by the rewrap", map[string][]Checkpoint{PassRewrap: seen(1)}, "", "", ""},
-		{"the census cannot be read", map[string][]Checkpoint{PassRewrap: seen(1)}, PassCensus, Transient, "checkpoints"},
-		{"the rewrap cannot be read", map[string][]Checkpoint{PassCensus: seen(1)}, PassRewrap, Transient, "checkpoints"},
+		{"the census cannot be read", map[string][]Checkpoint{PassRewrap: seen(1)}, PassCensus, journal.Transient, "checkpoints"},
+		{"the rewrap cannot be read", map[string][]Checkpoint{PassCensus: seen(1)}, PassRewrap, journal.Transient, "checkpoints"},
 	} {
-		s := Steps{Deps: Deps{Checkpoints: tallied{passes: tc.passes, broken: tc.broken}}}
+		s := Steps{Checkpoints: tallied{passes: tc.passes, broken: tc.broken}}
 		if err := s.checkSeen(t.Context(), r, out); tc.kind != "" {
 			isError(t, tc.name, err, tc.kind, tc.field)
 		} else if err != nil {
 			t.Errorf("%s: %v", tc.name, err)
-		}
-	}
-}
-
-// TestUntampered: what nothing speaks against is not a reason to keep an emergency open.
-func TestUntampered(t *testing.T) {
-	stray, gone := audit.Finding{Kind: audit.StrayObject}, audit.Finding{Kind: audit.MissingRecord}
-	for i, tc := range []struct {
-		report audit.Report
-		want   bool
-	}{
-		{audit.Report{Result: audit.Green}, true},
-		{audit.Report{Result: audit.Unproven}, true},
-		{audit.Report{Result: audit.Tampered, Findings: []audit.Finding{stray}, Strays: 1}, true},
-		{audit.Report{Result: audit.Tampered, Findings: []audit.Finding{stray, gone}, Strays: 1}, false},
-		{audit.Report{Result: audit.Tampered, Findings: []audit.Finding{gone}}, false},
-	} {
-		if got := untampered(tc.report); got != tc.want {
-			t.Errorf("%d: %t", i, got)
 		}
 	}
 }

@@ -6,17 +6,18 @@ import (
 
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/journal"
 	"github.com/matter-ops/kms-rotation/test/asltest"
 )
 
 const stolen = "emergency-1"
 
 // TestTakeOverAtEveryCall starts an emergency at each call of a whole rotation, runs it to
-// its end inside that call, and lets the rotation go on: the emergency completes, the
+// its end inside that call, and lets the rotation continue: the emergency completes, the
 // other ends without a halt, no row is lost, and no key but the emergency's is left.
 func TestTakeOverAtEveryCall(t *testing.T) {
 	if raced > 1 {
-		t.Skip("the driver knows one state at a time, and the other rows of the page go on")
+		t.Skip("the driver knows one state at a time, and the other rows of the page continue")
 	}
 	for mode, in := range map[string]rotation.ExecutionInput{"normal": {}, "historic": faulted["historic"]} {
 		t.Run(mode, func(t *testing.T) {
@@ -116,7 +117,7 @@ func TestEmergencyTwice(t *testing.T) {
 	s := newSite(t)
 	s.advance(spring, emergency, kek.Rewrapped)
 	_, err := s.Preflight(t.Context(), preflightInput(stolen, emergency))
-	if wantKind(t, err, rotation.RotationInProgress); s.record(spring).Phase != kek.Rewrapped {
+	if wantKind(t, err, journal.RotationInProgress); s.record(spring).Phase != kek.Rewrapped {
 		t.Errorf("the first is %s", s.record(spring).Phase)
 	}
 	again := emergency
@@ -126,7 +127,7 @@ func TestEmergencyTwice(t *testing.T) {
 		t.Errorf("the first is %s", r.Phase)
 	}
 	_, err = s.Preflight(t.Context(), preflightInput("next", rotation.ExecutionInput{Again: true}))
-	wantKind(t, err, rotation.InvalidInput)
+	wantKind(t, err, journal.InvalidInput)
 }
 
 // TestTakeOverLooksFirst: a look says what an emergency would end, and ends nothing.
@@ -152,7 +153,7 @@ func TestTakeOverWithoutRecord(t *testing.T) {
 	s := newSite(t)
 	s.store.LoseRotation(spring)
 	_, err := s.Preflight(t.Context(), preflightInput("next", rotation.ExecutionInput{}))
-	wantKind(t, err, rotation.RotationInProgress)
+	wantKind(t, err, journal.RotationInProgress)
 	s.advance(stolen, emergency, kek.Completed)
 	s.advance("next", rotation.ExecutionInput{}, kek.Completed)
 }

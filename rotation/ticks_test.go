@@ -8,8 +8,10 @@ import (
 	"time"
 
 	"github.com/matter-ops/kms-rotation/audit"
+	"github.com/matter-ops/kms-rotation/internal/advice"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/gates"
 	"github.com/matter-ops/kms-rotation/test/memstore"
 )
 
@@ -39,13 +41,13 @@ func (s *site) ticked(t *testing.T, in rotation.ScheduleInput, change func(*site
 	t.Helper()
 	f := s.fork(t)
 	o := &ordered{t: t}
-	f.Starter, f.Meter = o, o
+	f.Scheduler.Starter, f.Journal.Meter = o, o
 	if change != nil {
 		change(f)
 	}
-	out, err := f.Schedule(t.Context(), in)
+	out, err := f.Scheduler.StartDue(t.Context(), in)
 	if err != nil {
-		o.lines = append(o.lines, "error: "+err.Error())
+		o.lines = append(o.lines, "error: "+advice.Explain(err))
 	}
 	return strings.Join(append(o.lines, set(t, out)), "\n    ")
 }
@@ -56,16 +58,16 @@ func (s *site) told(label string, from, to, at time.Time) {
 	a, err := s.store.LoadAnnouncement(s.t.Context(), label)
 	s.must(err)
 	a.Label, a.From, a.To, a.At = label, from, to, at
-	s.must(s.store.SaveAnnouncement(s.t.Context(), a, audit.Event{ID: fmt.Sprint("a", at, from), Type: rotation.EventAnnounced}))
+	s.must(s.store.SaveAnnouncement(s.t.Context(), a, audit.Event{ID: fmt.Sprint("a", at, from), Type: gates.EventAnnounced}))
 }
 
 // passed stores that the drill has passed.
 func (s *site) passed(at time.Time) {
 	s.t.Helper()
-	d, err := s.store.LoadDrill(s.t.Context(), rotation.DrillFailure)
+	d, err := s.store.LoadDrill(s.t.Context(), gates.DrillFailure)
 	s.must(err)
-	d.Name, d.PassedAt = rotation.DrillFailure, at
-	s.must(s.store.SaveDrill(s.t.Context(), d, audit.Event{ID: fmt.Sprint("d", at), Type: rotation.EventDrillPassed}))
+	d.Name, d.PassedAt = gates.DrillFailure, at
+	s.must(s.store.SaveDrill(s.t.Context(), d, audit.Event{ID: fmt.Sprint("d", at), Type: gates.EventDrillPassed}))
 }
 
 // TestTicks holds the schedule to what it starts, what waits and what is overdue: at each
@@ -73,7 +75,7 @@ func (s *site) passed(at time.Time) {
 func TestTicks(t *testing.T) {
 	const second = time.Second
 	base := newPlanner(t, "01:00-05:00", "UTC", "2027-02-01 00:00")
-	q := must(base.Outlook(t.Context(), hour2)).Next
+	q := must(base.Scheduler.LookAhead(t.Context(), hour2)).Next
 	in := base.input()
 	var text strings.Builder
 	states := []struct {
@@ -119,7 +121,7 @@ func TestTicks(t *testing.T) {
 // TestOddTicks: locks, other settings, other windows, late deployments and failures.
 func TestOddTicks(t *testing.T) {
 	base := newPlanner(t, "01:00-05:00", "UTC", "2027-02-01 00:00")
-	q := must(base.Outlook(t.Context(), hour2)).Next
+	q := must(base.Scheduler.LookAhead(t.Context(), hour2)).Next
 	var text strings.Builder
 	tell := func(name string, s *site, at time.Time, set func(*site)) {
 		fmt.Fprintf(&text, "%s, %s\n    %s\n", name, at.Format(time.DateTime), s.ticked(t, base.input(), func(f *site) {
@@ -144,16 +146,22 @@ func TestOddTicks(t *testing.T) {
 		tell(hook+" fails before the rotation", base.site, q.Rotation.Add(-time.Hour), func(s *site) { prepared(s); on(s, hook) })
 		tell(hook+" fails at the rotation", base.site, q.Rotation, func(s *site) { prepared(s); on(s, hook) })
 	}
-	away := func(s *site) { prepared(s); s.Starter.(*ordered).err = errAway }
+	away := func(s *site) { prepared(s); s.Scheduler.Starter.(*ordered).err = errAway }
 	tell("the rotation cannot be started", base.site, q.Rotation, away)
-	tell("the drill cannot be started", base.site, q.Drill, func(s *site) { s.Starter.(*ordered).err = errAway })
-	tell("nothing can be started", base.site, q.Announce, func(s *site) { s.Starter.(*ordered).err = errAway })
-	tell("nothing is demanded, before", base.site, q.Announce, func(s *site) { s.AnnounceDays, s.DrillFreshDays, s.HealthDays = 0, 0, 0 })
-	tell("nothing is demanded, late", base.site, q.Rotation.Add(-day), func(s *site) { s.AnnounceDays, s.DrillFreshDays, s.HealthDays = 0, 0, 0 })
-	tell("nothing is demanded, due", base.site, q.Rotation, func(s *site) { s.AnnounceDays, s.DrillFreshDays, s.HealthDays = 0, 0, 0 })
-	tell("no notice is demanded, due", base.site, q.Rotation, func(s *site) { s.AnnounceDays = 0; s.passed(q.Drill) })
-	tell("no drill is demanded, due", base.site, q.Rotation, func(s *site) { prepared(s); s.DrillFreshDays = 0 })
-	tell("the drill is due after the announcement is overdue", base.site, q.Closes.AddDate(0, 0, -2).Add(time.Hour+time.Second), func(s *site) { s.DrillFreshDays = 2 })
+	tell("the drill cannot be started", base.site, q.Drill, func(s *site) { s.Scheduler.Starter.(*ordered).err = errAway })
+	tell("nothing can be started", base.site, q.Announce, func(s *site) { s.Scheduler.Starter.(*ordered).err = errAway })
+	tell("nothing is demanded, before", base.site, q.Announce, func(s *site) {
+		s.Gates.Rules.AnnounceDays, s.Gates.Rules.DrillFreshDays, s.Gates.Rules.HealthDays = 0, 0, 0
+	})
+	tell("nothing is demanded, late", base.site, q.Rotation.Add(-day), func(s *site) {
+		s.Gates.Rules.AnnounceDays, s.Gates.Rules.DrillFreshDays, s.Gates.Rules.HealthDays = 0, 0, 0
+	})
+	tell("nothing is demanded, due", base.site, q.Rotation, func(s *site) {
+		s.Gates.Rules.AnnounceDays, s.Gates.Rules.DrillFreshDays, s.Gates.Rules.HealthDays = 0, 0, 0
+	})
+	tell("no notice is demanded, due", base.site, q.Rotation, func(s *site) { s.Gates.Rules.AnnounceDays = 0; s.passed(q.Drill) })
+	tell("no drill is demanded, due", base.site, q.Rotation, func(s *site) { prepared(s); s.Gates.Rules.DrillFreshDays = 0 })
+	tell("the drill is due after the announcement is overdue", base.site, q.Closes.AddDate(0, 0, -2).Add(time.Hour+time.Second), func(s *site) { s.Gates.Rules.DrillFreshDays = 2 })
 	tell("the drill will be too old", base.site, q.Rotation.Add(-2*day), func(s *site) { s.passed(q.Closes.AddDate(0, 0, -90).Add(-time.Second)) })
 	tell("the drill will be just fresh", base.site, q.Rotation.Add(-2*day), func(s *site) { s.passed(q.Closes.AddDate(0, 0, -90)) })
 	for _, days := range []int{-2, 0, 5} {
@@ -168,7 +176,7 @@ func TestOddTicks(t *testing.T) {
 	locked := func(phase kek.Phase, id string, in rotation.ExecutionInput) *site {
 		s := base.fork(t)
 		s.clock.at = q.Rotation
-		s.AnnounceDays, s.DrillFreshDays, s.HealthDays = 0, 0, 0
+		s.Gates.Rules.AnnounceDays, s.Gates.Rules.DrillFreshDays, s.Gates.Rules.HealthDays = 0, 0, 0
 		s.advance(id, in, phase)
 		strict(s)
 		return s
@@ -187,10 +195,10 @@ func TestOddTicks(t *testing.T) {
 	tell("a drill runs long", drilling, q.Closes.Add(day+time.Second), prepared)
 	earlier := base.fork(t)
 	earlier.clock.at = q.Rotation.Add(-time.Second)
-	earlier.AnnounceDays, earlier.DrillFreshDays, earlier.HealthDays, earlier.Window = 0, 0, 0, rotation.Window{Zone: time.UTC}
+	earlier.Gates.Rules.AnnounceDays, earlier.Gates.Rules.DrillFreshDays, earlier.Gates.Rules.HealthDays, earlier.Gates.Rules.Window = 0, 0, 0, gates.Window{Zone: time.UTC}
 	earlier.advance("before", rotation.ExecutionInput{Label: "before"}, kek.Minted)
 	strict(earlier)
-	tell("one that began before runs long", earlier, q.Closes.Add(day+time.Second), func(s *site) { s.Window = base.Window })
+	tell("one that began before runs long", earlier, q.Closes.Add(day+time.Second), func(s *site) { s.Gates.Rules.Window = base.Gates.Rules.Window })
 	lost := other.fork(t)
 	lost.store.LoseRotation("by-hand")
 	tell("the record of the one that runs is lost", lost, q.Closes.Add(day+time.Second), prepared)
@@ -200,7 +208,7 @@ func TestOddTicks(t *testing.T) {
 		tell("completed long ago by "+set(t, in), done, q.Closes.Add(2*day), nil)
 	}
 	year := newPlanner(t, "01:00-05:00", "UTC", "2026-01-02 00:00")
-	year.AnnounceDays, year.DrillFreshDays, year.HealthDays = 0, 0, 0
+	year.Gates.Rules.AnnounceDays, year.Gates.Rules.DrillFreshDays, year.Gates.Rules.HealthDays = 0, 0, 0
 	for n, at := range []time.Time{q.Rotation.AddDate(-1, 0, 0), q.Rotation.AddDate(0, -6, 0), q.Rotation.AddDate(0, -3, 0)} {
 		year.clock.at = at.Truncate(day).Add(2 * time.Hour)
 		year.advance(fmt.Sprint("rotation-", n), rotation.ExecutionInput{Label: fmt.Sprint("rotation-", n)}, kek.Completed)
@@ -215,11 +223,11 @@ func TestOddTicks(t *testing.T) {
 			tell(fmt.Sprintf("%d hours after genesis, %d days before", hours, days), late.site, late.begin.Add(time.Duration(hours)*time.Hour), nil)
 		}
 	}
-	out, err := base.fork(t).Outlook(t.Context(), 24)
+	out, err := base.fork(t).Scheduler.LookAhead(t.Context(), 24)
 	fmt.Fprintf(&text, "the outlook of hour 24: %s, %v\n", set(t, out), err)
 	empty := base.fork(t)
 	none := memstore.New("none", empty.clock.now).Store()
-	tell("no genesis", empty, q.Rotation, func(s *site) { s.Registry = none })
+	tell("no genesis", empty, q.Rotation, func(s *site) { s.Journal.Registry = none })
 	for _, in := range []rotation.ScheduleInput{
 		{State: rotation.ScheduleEnabled, Hour: -1},
 		{State: rotation.ScheduleEnabled, Hour: 24},
@@ -230,7 +238,7 @@ func TestOddTicks(t *testing.T) {
 		fmt.Fprintf(&text, "%+v\n    %s\n", in, base.ticked(t, in, nil))
 	}
 	for _, window := range []string{"01:00-01:29", "01:00-01:30", "23:45-00:15", "23:46-00:15"} {
-		tell("the window "+window, base.site, q.Announce, func(s *site) { s.Window = must(rotation.ParseWindow(window, time.UTC)) })
+		tell("the window "+window, base.site, q.Announce, func(s *site) { s.Gates.Rules.Window = must(gates.ParseWindow(window, time.UTC)) })
 	}
 	wantGolden(t, "odd-ticks.golden", text.String())
 }
@@ -242,16 +250,16 @@ func TestOneDayIsDemanded(t *testing.T) {
 	for _, tc := range []struct {
 		what            string
 		announce, drill int
-		at              func(q rotation.Quarter) time.Time
+		at              func(q gates.Quarter) time.Time
 		waits           string
 	}{
-		{"a notice, ahead", 1, 0, func(q rotation.Quarter) time.Time { return q.Announce.Add(2*time.Hour + time.Second) }, ""},
-		{"a notice", 1, 0, func(q rotation.Quarter) time.Time { return q.Rotation }, "AnnouncementMissing"},
-		{"a drill", 0, 1, func(q rotation.Quarter) time.Time { return q.Rotation }, "DrillStale"},
+		{"a notice, ahead", 1, 0, func(q gates.Quarter) time.Time { return q.Announce.Add(2*time.Hour + time.Second) }, ""},
+		{"a notice", 1, 0, func(q gates.Quarter) time.Time { return q.Rotation }, "AnnouncementMissing"},
+		{"a drill", 0, 1, func(q gates.Quarter) time.Time { return q.Rotation }, "DrillStale"},
 	} {
-		p.AnnounceDays, p.DrillFreshDays, p.clock.at = tc.announce, tc.drill, p.begin
-		p.clock.at = tc.at(must(p.Outlook(t.Context(), hour2)).Next)
-		if out := must(p.Outlook(t.Context(), hour2)); !out.PreparationOverdue || !strings.Contains(fmt.Sprint(out.Waits), tc.waits) {
+		p.Gates.Rules.AnnounceDays, p.Gates.Rules.DrillFreshDays, p.clock.at = tc.announce, tc.drill, p.begin
+		p.clock.at = tc.at(must(p.Scheduler.LookAhead(t.Context(), hour2)).Next)
+		if out := must(p.Scheduler.LookAhead(t.Context(), hour2)); !out.PreparationOverdue || !strings.Contains(fmt.Sprint(out.Waits), tc.waits) {
 			t.Errorf("%s: %+v", tc.what, out)
 		}
 	}
@@ -265,7 +273,7 @@ func TestOverdueInTheNextQuarter(t *testing.T) {
 		"2027-06-30 12:00": "Q2-2027-rotation", "2027-07-01 12:00": "Q2-2027-rotation", "2027-07-04 01:59": "Q2-2027-rotation", "2027-07-05 05:01": "Q3-2027-rotation",
 	} {
 		p.clock.at = must(time.Parse("2006-01-02 15:04", date))
-		out := must(p.Outlook(t.Context(), hour2))
+		out := must(p.Scheduler.LookAhead(t.Context(), hour2))
 		if told := "the rotation of " + want + " has not completed"; !out.RotationOverdue || !strings.Contains(fmt.Sprint(out.Waits), told) {
 			t.Errorf("%s: %+v", date, out)
 		}

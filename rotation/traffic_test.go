@@ -11,6 +11,7 @@ import (
 
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/journal"
 	"github.com/matter-ops/kms-rotation/test/memstore"
 )
 
@@ -94,13 +95,13 @@ func (tr *traffic) act(r *rand.Rand) {
 func (tr *traffic) sealed(w *writer, id, plain string) (memstore.Record, bool) {
 	encctx := map[string]string{"id": id}
 	dek, wrapped, err := tr.kms.GenerateDataKey(tr.t.Context(), w.pointer.KEKID, encctx)
-	if errors.Is(err, rotation.ErrKeyDisabled) {
+	if errors.Is(err, journal.ErrKeyDisabled) {
 		tr.done["found its KEK dead"]++
 		w.pointer = tr.pointer()
 		return memstore.Record{}, false
 	}
 	tr.must(err)
-	ct, err := tr.Cipher.Seal(dek, []byte(plain), encctx)
+	ct, err := tr.Keys.Cipher.Seal(dek, []byte(plain), encctx)
 	tr.must(err)
 	return memstore.Record{KEK: w.pointer.KEKID, Epoch: w.pointer.Epoch, WrappedDEK: wrapped, Ciphertext: ct, Context: encctx}, true
 }

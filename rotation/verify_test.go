@@ -9,11 +9,13 @@ import (
 	"github.com/matter-ops/kms-rotation/audit"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/journal"
+	"github.com/matter-ops/kms-rotation/rotation/keyring"
 )
 
 // unverified fails the test unless verify refuses with the kind, closes nothing
 // and keeps the lock.
-func (s *site) unverified(t *testing.T, want rotation.Kind) (field string) {
+func (s *site) unverified(t *testing.T, want journal.Kind) (field string) {
 	t.Helper()
 	_, err := s.Verify(t.Context(), verifyInput(spring))
 	wantKind(t, err, want)
@@ -39,7 +41,7 @@ func TestVerifyFindsOrphan(t *testing.T) {
 	now := s.rows()[place{s.people, "p1"}]
 	s.people.Plant("p1", old) // restored from a backup
 	for range 2 {
-		s.unverified(t, rotation.OrphansFound)
+		s.unverified(t, journal.OrphansFound)
 	}
 	s.people.Plant("p1", now)
 	s.advance(spring, rotation.ExecutionInput{}, kek.Completed)
@@ -58,13 +60,13 @@ func TestVerifyUnwrapsASample(t *testing.T) {
 			s.people.Plant(p.id, r)
 		}
 	}
-	s.unverified(t, rotation.OrphansFound)
+	s.unverified(t, journal.OrphansFound)
 }
 
 func TestVerifyFindsEnabledKey(t *testing.T) {
 	s := retired(t)
 	s.kms.Enable(s.first)
-	if field := s.unverified(t, rotation.Transient); field != string(s.first) {
+	if field := s.unverified(t, journal.Transient); field != string(s.first) {
 		t.Errorf("field %q", field)
 	}
 	s.must(s.kms.Disable(t.Context(), s.first))
@@ -73,10 +75,10 @@ func TestVerifyFindsEnabledKey(t *testing.T) {
 }
 
 // hasty is a KMS that says disabled of a key before it refuses to unwrap with it.
-type hasty struct{ rotation.KeyAdmin }
+type hasty struct{ keyring.Admin }
 
-func (h hasty) Describe(ctx context.Context, id kek.ID) (rotation.Key, error) {
-	k, err := h.KeyAdmin.Describe(ctx, id)
+func (h hasty) Describe(ctx context.Context, id kek.ID) (keyring.Key, error) {
+	k, err := h.Admin.Describe(ctx, id)
 	k.Enabled = false
 	return k, err
 }
@@ -86,16 +88,16 @@ func (h hasty) Describe(ctx context.Context, id kek.ID) (rotation.Key, error) {
 func TestVerifyTriesTheKey(t *testing.T) {
 	s := retired(t)
 	s.kms.Enable(s.first)
-	s.Keys = hasty{s.kms}
-	s.unverified(t, rotation.Transient)
+	s.Keys.Admin = hasty{s.kms}
+	s.unverified(t, journal.Transient)
 }
 
 func TestVerifyFindsMovedPointer(t *testing.T) {
 	s := retired(t)
-	s.Registry = altered{s.store, func(v *kek.View) { v.Pointer.KEKID = "kek-9999" }}
-	s.unverified(t, rotation.Unverified)
-	s.Registry = altered{s.store, func(v *kek.View) { v.Pointer = nil }}
-	s.unverified(t, rotation.Unverified)
+	s.Journal.Registry = altered{s.store, func(v *kek.View) { v.Pointer.KEKID = "kek-9999" }}
+	s.unverified(t, journal.Unverified)
+	s.Journal.Registry = altered{s.store, func(v *kek.View) { v.Pointer = nil }}
+	s.unverified(t, journal.Unverified)
 }
 
 // TestVerifyFindsTampering changes and removes each record of the bucket in turn.
@@ -114,7 +116,7 @@ func TestVerifyFindsTampering(t *testing.T) {
 				t.Fatal(err)
 			}
 			s.vault.Tamper(audit.ObjectKey(chain, seq), change(b))
-			if field := s.unverified(t, rotation.AuditTampered); field == "" {
+			if field := s.unverified(t, journal.AuditTampered); field == "" {
 				t.Errorf("record %d %s: no object is named", seq, name)
 			}
 		}
@@ -125,7 +127,7 @@ func TestVerifyFindsTampering(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.vault.Tamper(audit.ObjectKey(chain, 3), b)
-	s.unverified(t, rotation.AuditTampered)
+	s.unverified(t, journal.AuditTampered)
 }
 
 // TestOutboxBeforeSuccess checks that a step which succeeds has its record in the
@@ -170,7 +172,7 @@ func TestBucketAway(t *testing.T) {
 			func() error { _, err := s.Verify(t.Context(), verifyInput(spring)); return err },
 		}[i]
 		for range 2 { // the effect is made at the first try; without its record it does not count
-			wantKind(t, run(), rotation.Transient)
+			wantKind(t, run(), journal.Transient)
 		}
 		s.phase(spring, phase)
 		if phase == kek.KEKRetired && !s.enabled(s.first) {
@@ -207,12 +209,12 @@ func TestOldKEKUnwraps(t *testing.T) {
 	}
 	r.Probes = map[kek.ID][]byte{r.NewKEK: []byte("not a data key")}
 	_, _, err := s.OldKEKUnwraps(t.Context(), r, r.NewKEK)
-	wantKind(t, err, rotation.Transient)
+	wantKind(t, err, journal.Transient)
 }
 
 func probeUnder(t *testing.T, s *site, r kek.Rotation, id kek.ID) []byte {
 	t.Helper()
-	_, wrapped, err := s.KMS.GenerateDataKey(t.Context(), id, map[string]string{"matter:purpose": "canary", "matter:rotation": r.ID})
+	_, wrapped, err := s.Keys.Wrapper.GenerateDataKey(t.Context(), id, map[string]string{"matter:purpose": "canary", "matter:rotation": r.ID})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -228,7 +230,7 @@ func TestVerifyConcludesNothingEarly(t *testing.T) {
 	if out.Done || err != nil {
 		t.Errorf("done %t, %v", out.Done, err)
 	}
-	s.unverified(t, rotation.Transient)
+	s.unverified(t, journal.Transient)
 }
 
 // TestVerifyReapsOfTakenOver: keys of a rotation that an emergency has ended are disabled
@@ -239,7 +241,7 @@ func TestVerifyReapsOfTakenOver(t *testing.T) {
 	s.advance(summer, emergency, kek.KEKRetired)
 	var strays []kek.ID
 	for _, id := range []string{spring, summer} {
-		strays = append(strays, must(s.kms.Create(t.Context(), id, 7, "stray", rotation.Key{})).ID)
+		strays = append(strays, must(s.kms.Create(t.Context(), id, 7, "stray", keyring.Key{})).ID)
 	}
 	s.advance(summer, emergency, kek.Completed)
 	for _, id := range strays {
@@ -256,7 +258,7 @@ func TestSwitchOnce(t *testing.T) {
 	s := newSite(t)
 	s.advance(spring, rotation.ExecutionInput{}, kek.Switched)
 	want := must(s.Switch(t.Context(), input(spring)))
-	s.Keys, s.ApprovalRequired = unusable{s.kms, ""}, true
+	s.Keys.Admin, s.Gates.Rules.ApprovalRequired = unusable{s.kms, ""}, true
 	s.clock.pass(4 * time.Hour) // 06:00
 	if got, err := s.Switch(t.Context(), input(spring)); got != want || err != nil {
 		t.Errorf("%+v, %v, want %+v", got, err, want)

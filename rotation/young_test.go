@@ -7,6 +7,7 @@ import (
 
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/journal"
 )
 
 // tagDelay is how long a key is young.
@@ -33,17 +34,17 @@ func TestYoungKey(t *testing.T) {
 		op   string
 		err  error
 		step func(*site) error
-		late rotation.Kind // once the key is not young any more
+		late journal.Kind // once the key is not young any more
 	}{
-		{"switch", kek.Tested, "KMS.Describe", rotation.ErrDenied, switchTo, rotation.AccessDenied},
-		{"switch", kek.Tested, "KMS.Describe", rotation.ErrNoKey, switchTo, rotation.Transient},
-		{"roll back", kek.Tested, "KMS.Disable", rotation.ErrDenied, rollBack, rotation.AccessDenied},
-		{"roll back", kek.Tested, "KMS.Disable", rotation.ErrNoKey, rollBack, ""},
-		{"rewrap", kek.Drained, "KMS.ReEncrypt", rotation.ErrDenied, func(s *site) error { return s.rewrapAll(spring) }, rotation.AccessDenied},
+		{"switch", kek.Tested, "KMS.Describe", journal.ErrDenied, switchTo, journal.AccessDenied},
+		{"switch", kek.Tested, "KMS.Describe", journal.ErrNoKey, switchTo, journal.Transient},
+		{"roll back", kek.Tested, "KMS.Disable", journal.ErrDenied, rollBack, journal.AccessDenied},
+		{"roll back", kek.Tested, "KMS.Disable", journal.ErrNoKey, rollBack, ""},
+		{"rewrap", kek.Drained, "KMS.ReEncrypt", journal.ErrDenied, func(s *site) error { return s.rewrapAll(spring) }, journal.AccessDenied},
 	} {
 		t.Run(c.name+" "+c.err.Error(), func(t *testing.T) {
 			s := newSite(t)
-			s.Segments = 1
+			s.Config.Segments = 1
 			s.advance(spring, rotation.ExecutionInput{}, c.to)
 			denied := true
 			s.world.SetHook(func(op string, _ ...any) (bool, error) {
@@ -52,7 +53,7 @@ func TestYoungKey(t *testing.T) {
 				}
 				return true, nil
 			})
-			wantKind(t, c.step(s), rotation.Transient)
+			wantKind(t, c.step(s), journal.Transient)
 			denied = false
 			for _, cp := range s.snapshot().Checkpoints {
 				if cp.Tally.Quarantined > 0 {

@@ -16,12 +16,20 @@ import (
 var counted = []string{
 	"ok_plain", "ok_leases_renewed", "ok_pair_strays_rows", "ok_pair_remint_rows", "live_normal", "ok_restore_halted", "ok_known_rows",
 	"ok_labels_lie", "ok_known_tables", "live_sources", "ok_pair_sources_takeover",
-	"live_outbox_foreign", "ok_outbox_restored_one", "ok_doctor_fence", "ok_lag", "ok_set_back_unpublished", "ok_set_back_read",
+	"live_outbox_foreign", "ok_outbox_restored_one", "ok_doctor_fence", "ok_lag", "ok_set_back_unpublished", "ok_set_back_read", "ok_checkpoint", "ok_checkpoint_restarts", "ok_archive",
+	"ok_keyed_two_rows", "ok_keyed_convert", "ok_keyed_upgraded", "ok_keyed_stale_early", "ok_keyed_move", "ok_keyed_rowless", "ok_keyed_old_rows", "ok_keyed_lose",
 }
 
 // nexts are the modules, and the next-state relation of each.
 var nexts = []struct{ module, text, next string }{
-	{"rotation", Rotation, "Next"}, {"outbox", Outbox, "Next"}, {"doctor", Doctor, "DNext"}, {"lag", Lag, "LNext"}, {"setback", SetBack, "BNext"},
+	{"rotation", Rotation, "Next"},
+	{"outbox", Outbox, "Next"},
+	{"doctor", Doctor, "DNext"},
+	{"lag", Lag, "LNext"},
+	{"setback", SetBack, "BNext"},
+	{"checkpoint", Checkpoint, "Next"},
+	{"archive", Archive, "ANext"},
+	{"keyed", Keyed, "Next"},
 }
 
 // actionsOf are the actions that a definition consists of: itself, or those that it uses.

@@ -1,7 +1,7 @@
 --------------------------------- MODULE doctor ---------------------------------
 (***************************************************************************)
 (* One item of the control table is lost at any moment of a rotation, and  *)
-(* doctor rebuilds it (rotation.RepairControl, kek/repair.go). The steps,  *)
+(* doctor rebuilds it (doctor.RepairTable, kek/repair.go). The steps,      *)
 (* writers and readers of rotation.tla go on meanwhile, as far as they do  *)
 (* not need the item.                                                      *)
 (*                                                                         *)
@@ -84,7 +84,7 @@ Rebuilt(k, st, p) ==    \* kek.RebuiltState
     [] st = "pending" /\ ~Pending(k) -> "sealed"                    \* nobody switches to it any more
     [] OTHER -> st
 
-Examine ==              \* Steps.diagnose: reads the table, the chain and KMS
+Examine ==              \* Doctor.diagnoseTable: reads the table, the chain and KMS
   /\ ~Sound /\ hand.l = NoLoss
   /\ hand' = [l |-> lost, ptr |-> ptr,
               kek |-> CASE lost.i = "kek" -> Rebuilt(lost.k, said, ptr) [] lost.i = "fence" -> kek[lost.k] [] OTHER -> "none"]
@@ -94,7 +94,7 @@ AsRead == lost = hand.l /\ (hand.l.i = "fence" => kek[hand.l.k] = hand.kek)
 
 EndLost(n) == [rot EXCEPT ![n].ph = "superseded", ![n].was = IF @ = "none" THEN rot[n].ph ELSE @]    \* kek.Rotation.Lose
 
-Repair ==               \* ControlItems.Repair: one transaction on what was read
+Repair ==               \* Items.Repair: one transaction on what was read
   LET h == hand  l == h.l  k == l.k IN
   /\ l # NoLoss
   /\ IF ~AsRead THEN UNCHANGED <<kek, fence, ptr, lock, rot, lost>>     \* looks again

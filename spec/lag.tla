@@ -11,7 +11,7 @@
 (*                                                                         *)
 (* Changes become known in the order in which they were made. This is what *)
 (* a bound in time says (AWS documents five minutes): when a change that   *)
-(* old is known, so are those before it. Steps.settling waits that long.   *)
+(* old is known, so are those before it. Steps.settleTime waits that long. *)
 (***************************************************************************)
 EXTENDS rotation, Sequences
 

@@ -1,8 +1,8 @@
 -------------------------------- MODULE outbox --------------------------------
 (***************************************************************************)
 (* The audit chain: from a change in the control table to a write-once     *)
-(* object in the bucket (rotation.Registry.Apply, Steps.publish,           *)
-(* rotation.Outbox, rotation.Vault; package audit).                        *)
+(* object in the bucket (journal.Registry.Apply, Journal.Publish,          *)
+(* journal.Outbox, journal.AuditBucket; package audit).                    *)
 (*                                                                         *)
 (* An event is a number: the i-th change that was made; 0 is the beginning *)
 (* of a generation. An object is [gen, seq, ev]: its key, which is the     *)
@@ -92,7 +92,7 @@ Crash(p) ==             \* between any two effects
   /\ pub' = [pub EXCEPT ![p] = Resting]
   /\ UNCHANGED <<made, outbox, from, marked, bucket, done, restored>>
 
-Return(ev) ==           \* Steps.transition: finds its change made, and nothing left to publish
+Return(ev) ==           \* Journal.Transition: finds its change made, and nothing left to publish
   /\ ev <= made /\ ev \notin done
   /\ \E i \in 1 .. marked : outbox[i] = ev
   /\ done' = done \cup {ev}

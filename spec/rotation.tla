@@ -401,7 +401,7 @@ RemoveSource(t) ==      \* View.RemoveSource, the mark too; View.ForgetMark if i
 
 Accounted(r) == row[r] = NoRow \/ row[r].kid \in Registered
 
-Count(n) ==             \* Steps.census, View.Count; an emergency may count, but does not need to
+Count(n) ==             \* Steps.runCensus, View.Count; an emergency may count, but does not need to
   /\ At(n, "started") /\ \A r \in Frozen(n) : Accounted(r)
   /\ rot' = [rot EXCEPT ![n].cnt = (rot[n].mode = "normal")]
   /\ UNCHANGED <<keyV, ptr, fence, lock, tabV, workV, dataV, cntV>>
@@ -454,8 +454,8 @@ Mint(n, k) ==           \* Steps.Mint, View.Mint: registers the owner of this at
   /\ rot' = [rot EXCEPT ![n].ph = "minted", ![n].new = k]
   /\ UNCHANGED <<on, tag, owner, doomed, reaper, unfit, ptr, fence, lock, tabV, workV, dataV, cntV>>
 
-(* The sweep for stray keys (Steps.reap): lists the keys tagged with the    *)
-(* rotation, then reads the record, then disables what it need not keep.    *)
+(* The sweep for stray keys (Steps.disableOrphanKeys) lists the keys tagged *)
+(* with the rotation, reads the record, and disables what need not be kept. *)
 
 Keep(n) == {rot[n].old, ptr.kek} \cup (IF rot[n].ph = "rolledback" THEN {} ELSE {rot[n].new})    \* no sweep disables these
 MintUnderWay(n) == rot[n].new = 0 /\ rot[n].ph \notin Final      \* any key may become the KEK
@@ -472,7 +472,7 @@ ReapDecide ==           \* reads the record after the listing, not before
   /\ doomed' = doomed \cup (on \cap IF MintUnderWay(n) THEN {} ELSE reaper.set \ Keep(n))
   /\ UNCHANGED <<kek, on, tag, owner, unfit, ctlV, workV, dataV, cntV>>
 
-DoomFailed(n, k) ==     \* Steps.remint: the alias owner of an attempt that is over
+DoomFailed(n, k) ==     \* Steps.retryMint: the alias owner of an attempt that is over
   /\ k \in owner \cap on /\ tag[k].n = n /\ tag[k].a < rot[n].att
   /\ k \notin {rot[n].new, rot[n].old, ptr.kek}
   /\ doomed' = doomed \cup {k}
@@ -483,7 +483,7 @@ DisableDoomed(k) ==     \* KeyAdmin.Disable of a stray key, however late
   /\ on' = on \ {k} /\ doomed' = doomed \ {k}
   /\ UNCHANGED <<kek, tag, owner, reaper, unfit, ctlV, workV, dataV, cntV>>
 
-Rehearse(n) ==          \* Steps.rehearse, View.Rehearse: real rows rewrapped to the new KEK for trial
+Rehearse(n) ==          \* Steps.rehearseRotation, View.Rehearse: real rows rewrapped to the new KEK for trial
   LET k == rot[n].new IN
   /\ At(n, "minted") /\ rot[n].reh # k /\ k \in on \ unfit
   /\ rot' = [rot EXCEPT ![n].reh = k]
@@ -513,7 +513,7 @@ Remint(n) ==            \* View.Remint: an emergency goes forward, a bounded num
 Switch(n) ==            \* View.Switch: pointer, both registry entries, fence, phase; one transaction
   LET k == rot[n].new o == rot[n].old IN
   /\ At(n, "tested") /\ ptr.kek = o /\ kek[k] = "pending" /\ kek[o] = "active"
-  /\ KnownToAll(k)      \* Steps.settling: as old as the slowest host of KMS is slow
+  /\ KnownToAll(k)      \* Steps.settleTime: as old as the slowest host of KMS is slow
   /\ ptr' = [kek |-> k, ep |-> ptr.ep + 1]
   /\ kek' = [kek EXCEPT ![k] = "active", ![o] = "draining"]
   /\ fence' = [fence EXCEPT ![k] = Shard]
@@ -542,7 +542,7 @@ Revoke(w, k) ==         \* Drainage.Revoke: deletes the lease if it is what was 
 Draining(n) == {k \in rot[n].olds : kek[k] = "draining"}       \* kek.View.Draining
 Drained(n)  == Leases => \A w \in Writer, k \in Draining(n) : <<w, k>> \in gone
 
-SealShard(n, k, s) ==   \* Steps.sealFence, Drainage.SealFence: one shard, forever, however late
+SealShard(n, k, s) ==   \* Steps.sealFences, Drainage.SealFence: one shard, forever, however late
   /\ rot[n].ph # "none" /\ k \in rot[n].olds /\ s \in fence[k]
   /\ Once(n, "switched") /\ (Drained(n) \/ rot[n].ph = "superseded")
   /\ fence' = [fence EXCEPT ![k] = @ \ {s}]
@@ -559,7 +559,7 @@ Seal(n, k) ==           \* View.Seal: one old KEK, on condition that every shard
                  dataV, cntV>>
 
 (* Rewrap: workers move rows, each at its own pace, duplicates and all. The  *)
-(* second full scan before retiring (Steps.confirm) uses the same actions.  *)
+(* second full scan before retiring, Steps.confirmRows, uses the same.      *)
 
 Rewrapping(n) == Once(n, "drained")
 
@@ -571,7 +571,7 @@ Wrapping(n, r) ==       \* what a worker makes of the row that it has read
       with |-> [kid |-> rot[n].new, real |-> rot[n].new, dek |-> d, ct |-> IF Payload(n) THEN d ELSE row[r].ct,
                 ep |-> rot[n].ep, body |-> row[r].body]]
 
-RewrapRead(n, r) ==     \* Steps.mover, Steps.rewrapped: KMS.ReEncrypt, or a fresh DEK
+RewrapRead(n, r) ==     \* Steps.rewrapRow, Steps.rewrapDEK: KMS.ReEncrypt, or a fresh DEK
   /\ Rewrapping(n) /\ r \in Frozen(n) /\ row[r].kid \in rot[n].olds
   /\ row[r].real = row[r].kid /\ rot[n].new \notin unfit     \* else KMS refuses
   /\ rw' = [rw EXCEPT ![n][r] = Wrapping(n, r)]

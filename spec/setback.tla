@@ -10,7 +10,7 @@
 (* has repaired it (docs/runbook.md, "The control table was restored").    *)
 (* DynamoDB restores into a new table, so the rule can be kept. Where      *)
 (* steps do not keep it, they give up no KEK while the bucket has a record *)
-(* that the table does not know (Steps.checkSetBack).                      *)
+(* that the table does not know (Journal.CheckSetBack).                    *)
 (***************************************************************************)
 EXTENDS rotation
 
@@ -44,7 +44,7 @@ Remember ==             \* this is the moment
 Used      == back \in {"set", "same"}
 Continues == back \in {"no", "same"}
 
-Publish ==              \* Steps.publish
+Publish ==              \* Journal.Publish
   /\ Continues /\ told # Recorded
   /\ told' = Recorded
   /\ UNCHANGED <<vars, past, back>>
@@ -85,7 +85,7 @@ Repair ==
   /\ Put(Repaired(Stored)) /\ back' = "over"
   /\ UNCHANGED <<past, told>>
 
-GivesUp ==              \* what a step must not do then: Steps.givesUp, and KMS DisableKey
+GivesUp ==              \* what a step must not do then: journal.GivesUpKEK, and KMS DisableKey
   \/ \E k \in KEK : kek[k] # "retired" /\ kek'[k] = "retired"
   \/ \E n \in Rot : rot[n].ph # "rolledback" /\ rot'[n].ph = "rolledback"
   \/ ~(on \subseteq on')
@@ -100,7 +100,7 @@ GoOn ==                 \* a step returns, and disables a key, when its record i
   /\ CASE Used /\ KeptBy = "steps"   -> Writing \/ Reading \/ Backups
        [] Used /\ KeptBy = "writers" -> People \/ Keys \/ Steps \/ Others
        [] OTHER                      -> Next
-  /\ back = "set" => ~GivesUp       \* Steps.checkSetBack
+  /\ back = "set" => ~GivesUp       \* Journal.CheckSetBack
   /\ KmsAgrees
   /\ Continues /\ (Recorded' # Recorded \/ \E k \in on \ on' : kek[k] = "retired") => told = Recorded
   /\ told' = IF Continues /\ ~Unpublished THEN Recorded' ELSE told

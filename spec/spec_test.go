@@ -32,22 +32,30 @@ var running = make(chan struct{}, 2)
 // ones hold; with a mechanism taken away the named property is violated, which
 // shows that the mechanism is needed and that the property can fail.
 //
-//	go test ./spec -run TestVariants -v               the table, with times
-//	go test ./spec -run TestVariants -update          the table of README.md
+// A verdict that is recorded of the very same text is taken from verdicts.txt, but for a seventh
+// of the variants each day (recorded_test.go).
+//
+//	MATTER_SPEC=all go test ./spec -run TestVariants -v  the table, with times
+//	go test ./spec -run TestVariants -update          the table of README.md, and verdicts.txt
 //	go test ./spec -run TestVariants -variant cx_ -v  the counterexamples
 //	MATTER_SPEC_BUDGET=30m go test ./spec -timeout 0  larger bounds too
 func TestVariants(t *testing.T) {
 	_, err := tlc.Jar()
 	tlctest.Must(t, err)
-	all := &verdicts{}
+	all := &verdicts{recordings: newRecordings(t)}
 	t.Run("quick", func(t *testing.T) {
 		for _, v := range variants {
 			if !v.deep && strings.HasPrefix(v.name, *only) {
 				t.Run(v.name, func(t *testing.T) {
 					t.Parallel()
-					running <- struct{}{}
-					defer func() { <-running }()
-					all.add(v, check(t, v, t.Context()))
+					r := v.run(t)
+					found, ok := all.recordings.find(v, r)
+					if !ok {
+						running <- struct{}{}
+						defer func() { <-running }()
+						found = check(t, v, r, t.Context())
+					}
+					all.add(v, r, found, ok)
 				})
 			}
 		}
@@ -64,6 +72,25 @@ func (s *verdicts) compare(t *testing.T) {
 	t.Helper()
 	table(t, "verdicts", s.markdown())
 	table(t, "actions taken", s.taken(t))
+	s.keep(t)
+}
+
+// keep writes verdicts.txt, or requires that it has each verdict for the text of today.
+func (s *verdicts) keep(t *testing.T) {
+	t.Helper()
+	have, err := os.ReadFile(verdictsFile)
+	if err != nil && !*update {
+		t.Fatal(err)
+	}
+	want := writeRecordings(s.recorded)
+	switch {
+	case *update:
+		if err := os.WriteFile(verdictsFile, []byte(want), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	case string(have) != want:
+		t.Errorf("%s (-want +got), fix it with -update:\n%s", verdictsFile, cmp.Diff(want, string(have)))
+	}
 }
 
 // table holds a table of README.md to what it must be, or writes it there.
@@ -134,13 +161,15 @@ func deep(t *testing.T, all *verdicts) {
 		t.Run(v.name, func(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), time.Until(end)*time.Duration(max(v.share, 1))/time.Duration(left))
 			defer cancel()
-			all.add(v, check(t, v, ctx))
+			r := v.run(t)
+			all.add(v, r, check(t, v, r, ctx), false)
 		})
 		left -= max(v.share, 1)
 	}
 }
 
-func check(t *testing.T, v variant, ctx context.Context) tlc.Result { //nolint:revive // t comes first in a test
+// run is what TLC is given to check a variant.
+func (v variant) run(t *testing.T) tlc.Run {
 	t.Helper()
 	workers := 1
 	if v.deep {
@@ -150,11 +179,16 @@ func check(t *testing.T, v variant, ctx context.Context) tlc.Result { //nolint:r
 	if err != nil {
 		t.Fatal(err)
 	}
-	r, err := tlc.Check(ctx, tlc.Run{
+	return tlc.Run{
 		Module: v.moduleName(), Files: files,
 		Config: v.config(), Workers: workers, Long: v.heavy || v.deep,
 		Walk: v.walks, Seed: walkSeed, Count: slices.Contains(counted, v.name),
-	})
+	}
+}
+
+func check(t *testing.T, v variant, run tlc.Run, ctx context.Context) tlc.Result { //nolint:revive // t comes first in a test
+	t.Helper()
+	r, err := tlc.Check(ctx, run)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -171,17 +205,27 @@ func check(t *testing.T, v variant, ctx context.Context) tlc.Result { //nolint:r
 
 // verdicts are the results so far.
 type verdicts struct {
-	mu   sync.Mutex
-	rows map[string]tlc.Result
+	recordings *recordings
+	mu         sync.Mutex
+	rows       map[string]tlc.Result
+	recorded   map[string]recording // of all variants but the deep ones
+	again      int                  // how many of them were not checked now
 }
 
-func (s *verdicts) add(v variant, r tlc.Result) {
+// add adds the result of a variant; again says that it is the recorded one.
+func (s *verdicts) add(v variant, run tlc.Run, r tlc.Result, again bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.rows == nil {
-		s.rows = map[string]tlc.Result{}
+		s.rows, s.recorded = map[string]tlc.Result{}, map[string]recording{}
 	}
 	s.rows[v.name] = r
+	if again {
+		s.again++
+	}
+	if !v.deep {
+		s.recorded[v.name] = record(digestOf(run, s.recordings.version), r)
+	}
 }
 
 func (s *verdicts) String() string {
@@ -197,6 +241,6 @@ func (s *verdicts) String() string {
 			sum += r.Distinct
 		}
 	}
-	fmt.Fprintf(&b, "%d variants, %d distinct states\n", len(s.rows), sum)
+	fmt.Fprintf(&b, "%d variants, %d distinct states; %d checked now, %d recorded of the same text\n", len(s.rows), sum, len(s.rows)-s.again, s.again)
 	return b.String()
 }

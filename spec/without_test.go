@@ -18,6 +18,13 @@ var without = map[string][]edit{
 	"update-fence": {{`THEN row[r].ep <= e ELSE s \in fence[k]`, `THEN row[r].ep <= e ELSE TRUE`}},
 	"reread":       {{`IF rd[q].k \in on \/ row[r] = NoRow THEN NotRead`, `IF TRUE THEN NotRead`}},
 
+	// Checkpoints.
+	"mac":          {{`IF store[s].mac = NoMAC THEN Absent ELSE store[s]`, `store[s]`}, {`Authentic(s)       == store[s].mac = For(s, store[s].page, store[s].done)`, `Authentic(s)       == TRUE`}},
+	"mac-rotation": {{`For(s, page, done) == [n |-> n,`, `For(s, page, done) == [n |-> 1,`}},
+	"mac-pass":     {{`For(s, page, done) == [n |-> n, p |-> p,`, `For(s, page, done) == [n |-> n, p |-> "pass",`}},
+	"mac-segment":  {{`p |-> p, s |-> s, page |-> page, done |-> done]`, `p |-> p, s |-> "segment", page |-> page, done |-> done]`}},
+	"mac-content":  {{`s |-> s, page |-> page, done |-> done]` + "\nAuth", `s |-> s, page |-> 1, done |-> TRUE]` + "\nAuth"}},
+
 	// People.
 	"adopt-condition": reads(edit{
 		`  /\ Adoptable(r)
@@ -40,7 +47,12 @@ var without = map[string][]edit{
 
 	"restore-label": {{`keks == {k, backup.kid} \ {0}`, `keks == {k}`}},
 
-	"look-behind": {{"  /\\ back = \"set\" => ~GivesUp       \\* Steps.checkSetBack\n", ""}},
+	"missing-refuses": {{"row[r] = NoRow /\\ There(k, s) /\\ s \\in fence[k]", "row[r] = NoRow /\\ (s \\in fence[k] \\/ ~There(k, s))"}},
+	"archive-left":    {{"  /\\ Left(k) /\\ There(k, s)\n", "  /\\ There(k, s)\n"}},
+	"archive-retired": {{"  /\\ kek[k] = \"retired\" /\\ k \\notin on\n  /\\ s", "  /\\ s"}},
+	"archive-sealed":  {{"  /\\ s \\notin fence[k]\n  /\\ none'", "  /\\ none'"}},
+
+	"look-behind": {{"  /\\ back = \"set\" => ~GivesUp       \\* Journal.CheckSetBack\n", ""}},
 
 	// Start, lock and takeover.
 	"lock": {
@@ -81,7 +93,7 @@ var without = map[string][]edit{
 	"emergency-forward": {{`/\ rot[n].ph \in PreSw /\ rot[n].mode = "normal"`, `/\ rot[n].ph \in PreSw`}},
 
 	// Switch, drain and seal.
-	"settle": {{"  /\\ KnownToAll(k)      \\* Steps.settling: as old as the slowest host of KMS is slow\n", ""}},
+	"settle": {{"  /\\ KnownToAll(k)      \\* Steps.settleTime: as old as the slowest host of KMS is slow\n", ""}},
 	"scan-consistent": {{
 		"x.real = rot[n].new)\n\nScanRow", "x.real = rot[n].new)\n  \\/ x.dek % Serials > 0      \\* a row that was inserted meanwhile may not be seen\n\nScanRow",
 	}},
@@ -150,6 +162,52 @@ Next == \/ Apply \/ \E ev \in 1 .. MaxEvent : RecordLater(ev)
 	"put-before-mark":     {{`pub[p].pc = "putting" /\ pub[p].todo = {}`, `pub[p].pc = "putting"`}},
 	"publish-before-done": {{"  /\\ \\E i \\in 1 .. marked : outbox[i] = ev\n", ""}},
 
+	// Keyed rows, and the table of their data keys.
+	"create-fence": {{`IF rec[me.d] = NoRec /\ me.k \in fence`, `IF rec[me.d] = NoRec`}},
+	"seal-records": {{`rot[n].ph = "switched" /\ (1 .. n) \cap (fence \cup efence) = {}`, `rot[n].ph = "switched"`}},
+	"record-first": keyedAction("CreateLate", `\E w \in Writer \cup Walker :
+     /\ wr[w].pc = "made" /\ wr' = [wr EXCEPT ![w].pc = "ready"]
+     /\ UNCHANGED <<ctl, keys, row, work, rd, writes, harm>>`),
+	"record-condition": {{"  /\\ rec[d].kek = h[3]\n  /\\ rec[d] # NoRec\n", "  /\\ rec[d] # NoRec\n"}},
+	"never-delete": keyedAction("Collect", `\E d \in Dek :
+     /\ rec[d] # NoRec /\ \A r \in Row : ~(row[r].f = "key" /\ row[r].d = d)
+     /\ rec' = [rec EXCEPT ![d] = NoRec]
+     /\ UNCHANGED <<ctl, gen, bkt, row, work, wr, rd, writes, harm>>`),
+	"second-pass":    {{`![n].ph = "rewrapped"] /\ clean' = {}`, `![n].ph = "rewrapped"] /\ clean' = clean`}},
+	"strict-records": {{`rec[d].kek \in {0, n + 1}`, `rec[d].kek # n`}},
+	"inventory":      {{"  /\\ rec[d] # NoRec \\/ Olds(n) \\cap bkt[d] = {} \\/ n + 1 \\in bkt[d]\n", ""}},
+	"copy-first": append(keyedAction("CopyLate", `\E d \in Dek :
+     /\ rec[d] # NoRec /\ bkt' = [bkt EXCEPT ![d] = @ \cup {rec[d].kek}]
+     /\ UNCHANGED <<ctl, rec, gen, row, work, wr, rd, writes, harm>>`),
+		edit{`bkt' = [bkt EXCEPT ![wr[w].d] = @ \cup {wr[w].k}]`, `bkt' = bkt`},
+		edit{`bkt' = [bkt EXCEPT ![d] = @ \cup {n + 1}]`, `bkt' = bkt`}),
+	"putback-fence": {
+		{`LET to == IF k \notin fence THEN ptr ELSE k IN`, `LET to == k IN`},
+		{`Bad(d) /\ p[2] \in fence`, `Bad(d)`},
+	},
+	"retire-records-last":       {{`rot[n].ph = "rewrapped" /\ AllClean` + "\n", `rot[n].ph \in {"started", "switched", "sealed", "rewrapped"}` + "\n"}},
+	"seal-records-after-switch": {{"  /\\ Reached(n, \"switched\")\n  /\\ k <= n", "  /\\ Reached(n, \"started\")\n  /\\ k <= n"}},
+	"bind":                      {{`Unbound(x) == FALSE`, `Unbound(x) == x.o = 1`}},
+	"reread-record": {
+		{`ELSE /\ harm' = harm` + "\n", `ELSE /\ harm' = harm \cup {"read failed"}` + "\n"},
+		{`IF row[r] # NoRow THEN [r |-> r, k |-> KekOf(row[r])] ELSE NotRead`, `NotRead`},
+	},
+	"scan-rows":  {{`Olds(n) \cap eopen # {} \/ rot[n].mode = "emergency"`, `rot[n].mode = "emergency"`}},
+	"emb-on-emb": {{`IF me.f = "emb" THEN x.f = "emb" /\ x.ep <= me.k`, `IF me.f = "emb" THEN x.f = "emb" => x.ep <= me.k`}},
+	"back-fence": {{`me.k \in eopen /\ me.k \in efence`, `me.k \in eopen`}},
+	"walk":       {{"  /\\ rot[n].mode = \"emergency\" => ~(x.f", "  /\\ FALSE => ~(x.f"}},
+	"row-epoch":  {{`RowEpoch(k) == k`, `RowEpoch(k) == 0`}},
+	"walk-epoch": {{`x.b = me.was.b /\ x.ep <= me.k`, `x.b = me.was.b`}},
+	"keep-born":  {{`born |-> @.born]]`, `born |-> n + 1]]`}},
+	"walk-ciphertext": {
+		{`V1 == 0`, `V1 == 1`},
+		{`IF x.f = me.was.f /\ x.d = me.was.d /\ x.b = me.was.b /\ x.ep <= me.k`, `IF x.f = me.was.f /\ (x.f = "key" => x.d = me.was.d) /\ x.v = me.was.v /\ x.f # "none" /\ x.ep <= me.k`},
+	},
+	"update-ciphertext": {
+		{`V1 == 0`, `V1 == 1`},
+		{`Same(x, was) == x.f # "none" /\ x.f = was.f /\ x.d = was.d /\ x.b = was.b`, `Same(x, was) == x.f # "none" /\ x.v = was.v`},
+	},
+
 	// Doctor.
 	"repair-condition": {{`IF ~AsRead THEN`, `IF FALSE THEN`}},
 	"repair-chain": {{ // believes tags alone
@@ -170,10 +228,15 @@ func action(name, body string) []edit {
 	return []edit{{"Next == Writing", name + " ==\n  /\\ " + body + "\n\nNext == " + name + " \\/ Writing"}}
 }
 
+// keyedAction adds an action that the code has not to keyed.tla.
+func keyedAction(name, body string) []edit {
+	return []edit{{"Next   == Data \\/", name + " ==\n  " + body + "\n\nNext   == " + name + " \\/ Data \\/"}}
+}
+
 // changed is the text of the modules with the variant's mechanisms taken away and its
 // own edits made.
 func (v variant) changed() (map[string]string, error) {
-	files := map[string]string{"rotation": Rotation, "outbox": Outbox, "doctor": Doctor, "lag": Lag, "setback": SetBack}
+	files := map[string]string{"rotation": Rotation, "outbox": Outbox, "doctor": Doctor, "lag": Lag, "setback": SetBack, "checkpoint": Checkpoint, "archive": Archive, "keyed": Keyed}
 	all := v.edits
 	for _, name := range v.off {
 		edits, ok := without[name]

@@ -11,6 +11,8 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"runtime/debug"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -21,9 +23,9 @@ import (
 // The exit codes, those of matter ops audit verify.
 const (
 	exitGreen    = 0
-	exitTampered = 1 // or it could not be looked at
-	exitUsage    = 2
-	exitUnproven = 5
+	exitTampered = 1
+	exitUsage    = 2 // the command line, the trust list or the directory is not what was meant
+	exitUnproven = 5 // also if reading failed
 )
 
 const usage = `usage: matter-audit-verify --trust FILE --chain NAME [flags] DIRECTORY
@@ -32,36 +34,50 @@ Verifies a copy of an audit bucket offline: every record and every anchor, their
 links, their log entries, and, where the copy has them (matter ops audit export),
 versions, delete markers and Object Lock.
 
-Exit code: 0 green, 1 tampered, 2 usage, 5 unproven.
+Exit code: 0 green, 1 tampered, 2 the command line, the trust list or the directory
+is not what was meant, 5 unproven. Only 1 says that something was changed.
 
 `
 
-func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr, time.Now())) }
+// main verifies against the time of day: ages of anchors and locks are measured from now.
+func main() { os.Exit(runCommand(os.Args[1:], os.Stdout, os.Stderr, time.Now())) }
 
+// options are the parsed command line.
 type options struct {
 	dir, trust, output string
 	policy             audit.Policy
 }
 
-// run is the command; now is what ages are measured against.
-func run(args []string, stdout, stderr io.Writer, now time.Time) int {
-	o, err := parse(args, stderr)
+// runCommand is the command; now is what ages are measured against.
+func runCommand(args []string, stdout, stderr io.Writer, now time.Time) int {
+	o, err := parseFlags(args, stderr)
 	if errors.Is(err, flag.ErrHelp) {
 		return exitGreen
+	}
+	if errors.Is(err, errVersion) {
+		fmt.Fprintln(stdout, "matter-audit-verify version", version())
+		return exitGreen
+	}
+	var dir *audit.Dir
+	if err == nil {
+		o.policy.Now = now
+		dir, err = o.openCopy()
+	}
+	if errors.Is(err, errCopy) {
+		fmt.Fprintln(stderr, "matter-audit-verify: nothing is proven:", err)
+		return exitUnproven
 	}
 	if err != nil {
 		fmt.Fprintln(stderr, "matter-audit-verify:", err)
 		return exitUsage
 	}
-	o.policy.Now = now
-	report, err := verify(o)
-	if err != nil {
-		fmt.Fprintln(stderr, "matter-audit-verify:", err)
-		return exitTampered
+	report, err := audit.Verify(context.Background(), dir, o.policy)
+	if err == nil {
+		err = printReport(stdout, o.output, report)
 	}
-	if err := show(stdout, o.output, report); err != nil {
-		fmt.Fprintln(stderr, "matter-audit-verify:", err)
-		return exitTampered
+	if err != nil {
+		fmt.Fprintln(stderr, "matter-audit-verify: nothing is proven:", err)
+		return exitUnproven
 	}
 	switch report.Result {
 	case audit.Green:
@@ -73,7 +89,8 @@ func run(args []string, stdout, stderr io.Writer, now time.Time) int {
 	}
 }
 
-func parse(args []string, stderr io.Writer) (options, error) {
+// parseFlags parses the command line. Its error is a usage error.
+func parseFlags(args []string, stderr io.Writer) (options, error) {
 	var o options
 	days := 0
 	f := flag.NewFlagSet("matter-audit-verify", flag.ContinueOnError)
@@ -96,6 +113,7 @@ func parse(args []string, stderr io.Writer) (options, error) {
 		o.policy.Head, err = parseHead(s)
 		return err
 	})
+	showVersion := f.Bool("version", false, "print the program's version")
 	if err := f.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
 			return o, err
@@ -105,6 +123,8 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	o.policy.Retention = time.Duration(days) * 24 * time.Hour
 	o.dir = f.Arg(0)
 	switch {
+	case *showVersion:
+		return o, errVersion
 	case f.NArg() != 1:
 		return o, errors.New("name one directory; flags go before it")
 	case o.trust == "" || o.policy.Chain == "":
@@ -115,6 +135,7 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	return o, nil
 }
 
+// parseHead parses "<seq>:<hash>", the head of the chain in the control table.
 func parseHead(s string) (*audit.Head, error) {
 	seq, hash, ok := strings.Cut(s, ":")
 	n, err := strconv.ParseInt(seq, 10, 64)
@@ -124,28 +145,75 @@ func parseHead(s string) (*audit.Head, error) {
 	return &audit.Head{Seq: n, Hash: hash}, nil
 }
 
-func verify(o options) (audit.Report, error) {
+// errCopy is a copy that cannot be read, such as one whose manifest is damaged.
+var errCopy = errors.New("the copy cannot be read")
+
+// openCopy reads the trust list and opens the copy. But for [errCopy] its errors are mistakes of the
+// command line, not signs of tampering.
+func (o *options) openCopy() (*audit.Dir, error) {
 	b, err := os.ReadFile(o.trust)
 	if err != nil {
-		return audit.Report{}, err
+		return nil, fmt.Errorf("--trust: %w", err)
 	}
 	if o.policy.Trust, err = audit.ParseTrust(b); err != nil {
-		return audit.Report{}, err
+		return nil, fmt.Errorf("--trust %s: %w", o.trust, err)
 	}
 	if len(o.policy.Trust.AnchorKeys) == 0 {
-		return audit.Report{}, fmt.Errorf("%s: anchor_keys: at least one is required", o.trust)
+		return nil, fmt.Errorf("--trust %s: anchor_keys: at least one is required", o.trust)
 	}
 	if info, err := os.Stat(o.dir); err != nil || !info.IsDir() {
-		return audit.Report{}, errors.Join(err, fmt.Errorf("%s is not a directory", o.dir))
+		return nil, fmt.Errorf("%s is not a directory", o.dir)
 	}
 	dir, err := audit.OpenDir(os.DirFS(o.dir))
 	if err != nil {
-		return audit.Report{}, err
+		return nil, fmt.Errorf("%w: %w", errCopy, err)
 	}
-	return audit.Verify(context.Background(), dir, o.policy)
+	versions, err := dir.Versions(context.Background())
+	if err != nil {
+		return nil, err
+	}
+	return dir, checkChain(versions, o.policy.Chain)
 }
 
-func show(w io.Writer, format string, r audit.Report) error {
+// checkChain refuses a copy that has objects and none of the chain: every one of them would be a
+// finding. The keys of a chain begin with v1/ and its name, see [audit.ObjectKey].
+func checkChain(versions []audit.ObjectVersion, chain string) error {
+	var others []string
+	for _, v := range versions {
+		parts := strings.Split(v.Key, "/")
+		if len(parts) < 3 || parts[0] != "v1" {
+			continue
+		}
+		if parts[1] == chain {
+			return nil
+		}
+		if !slices.Contains(others, parts[1]) {
+			others = append(others, parts[1])
+		}
+	}
+	switch {
+	case len(versions) == 0:
+		return nil
+	case len(others) == 0:
+		return fmt.Errorf("--chain %s: the directory has files and no chain; name the copy that matter ops audit export made", chain)
+	default:
+		return fmt.Errorf("--chain %s: the copy has no object of that chain; it has %s", chain, audit.Visible(strings.Join(others[:min(len(others), 5)], ", ")))
+	}
+}
+
+// errVersion asks for the version.
+var errVersion = errors.New("version")
+
+// version is what the Go command recorded when it built the program.
+func version() string {
+	if info, ok := debug.ReadBuildInfo(); ok {
+		return info.Main.Version + ", " + info.GoVersion
+	}
+	return "unknown"
+}
+
+// printReport prints the report as text or as JSON.
+func printReport(w io.Writer, format string, r audit.Report) error {
 	if format == "json" {
 		e := json.NewEncoder(w)
 		e.SetIndent("", "  ")

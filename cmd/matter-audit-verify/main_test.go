@@ -43,7 +43,7 @@ func (s site) verify(t *testing.T, args ...string) (code int, stdout, stderr str
 	}
 	var out, errs bytes.Buffer
 	args = append([]string{"--trust", s.trust, "--chain", audittest.Chain, "--retention-days", "36500"}, args...)
-	code = run(append(args, dir), &out, &errs, s.Policy.Now)
+	code = runCommand(append(args, dir), &out, &errs, s.Policy.Now)
 	return code, out.String(), errs.String()
 }
 
@@ -70,7 +70,7 @@ func TestJSON(t *testing.T) {
 // TestDefaultTail: a record may wait for the three hours that docs/audit.md names, which
 // the schedule keeps.
 func TestDefaultTail(t *testing.T) {
-	o, err := parse([]string{"--trust", "t", "--chain", "c", "dir"}, io.Discard)
+	o, err := parseFlags([]string{"--trust", "t", "--chain", "c", "dir"}, io.Discard)
 	if err != nil || o.policy.MaxTail != 3*time.Hour {
 		t.Errorf("%s, %v", o.policy.MaxTail, err)
 	}
@@ -121,11 +121,54 @@ func TestTampering(t *testing.T) {
 	}
 }
 
+// TestDesktopFiles: a file that a desktop added to the copy does not count as tampering, and is named.
+func TestDesktopFiles(t *testing.T) {
+	s := newSite(t)
+	dir := filepath.Join(t.TempDir(), "copy")
+	if err := audit.Copy(t.Context(), s.Bucket, dir); err != nil {
+		t.Fatal(err)
+	}
+	verify := func(added string, want int, says string) {
+		t.Helper()
+		if err := os.WriteFile(filepath.Join(dir, "v1", audittest.Chain, added), []byte("x"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		var out, errs bytes.Buffer
+		code := runCommand([]string{"--trust", s.trust, "--chain", audittest.Chain, dir}, &out, &errs, s.Policy.Now)
+		if code != want || !strings.Contains(out.String(), says) || (code == exitTampered) == strings.Contains(out.String(), "remember:") {
+			t.Errorf("%s: exit code %d\n%s%s", added, code, out.String(), errs.String())
+		}
+	}
+	verify(".DS_Store", exitGreen, "not checked: the file v1/"+audittest.Chain+"/.DS_Store: desktops write such files")
+	verify("other", exitTampered, "stray_object")
+}
+
+// TestDamagedManifest: a copy that cannot be read proves nothing; it is not the command line's
+// fault.
+func TestDamagedManifest(t *testing.T) {
+	s := newSite(t)
+	dir := filepath.Join(t.TempDir(), "copy")
+	if err := audit.Copy(t.Context(), s.Bucket, dir); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, audit.ManifestName), []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var out, errs bytes.Buffer
+	if code := runCommand([]string{"--trust", s.trust, "--chain", audittest.Chain, dir}, &out, &errs, s.Policy.Now); code != exitUnproven || !strings.Contains(errs.String(), "nothing is proven: the copy cannot be read") {
+		t.Errorf("exit code %d\n%s%s", code, out.String(), errs.String())
+	}
+}
+
 func TestUsage(t *testing.T) {
 	s := newSite(t)
 	dir := t.TempDir()
 	bad := filepath.Join(dir, "bad.json")
 	if err := os.WriteFile(bad, []byte(`{"logs":[{"url":"","origin":"a b","key":"AA==","valid_from":"2026-01-01T00:00:00Z"}],"anchor_keys":[]}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	other := filepath.Join(t.TempDir(), "copy")
+	if err := audit.Copy(t.Context(), s.Bucket, other); err != nil {
 		t.Fatal(err)
 	}
 	keyless := filepath.Join(dir, "keyless.json")
@@ -148,9 +191,13 @@ func TestUsage(t *testing.T) {
 		"bad known head":   {[]string{"--trust", s.trust, "--chain", "m", "--known-head", "x", dir}, exitUsage, "want a sequence number"},
 		"bad format":       {[]string{"--trust", s.trust, "--chain", "m", "-o", "xml", dir}, exitUsage, "use text or json"},
 		"help":             {[]string{"--help"}, exitGreen, "usage: matter-audit-verify"},
-		"no directory":     {[]string{"--trust", s.trust, "--chain", "m", bad}, exitTampered, "is not a directory"},
-		"bad trust":        {[]string{"--trust", bad, "--chain", "m", dir}, exitTampered, "logs[0].url"},
-		"no anchor key":    {[]string{"--trust", keyless, "--chain", "m", dir}, exitTampered, "anchor_keys: at least one is required"},
+		"version":          {[]string{"--version"}, exitGreen, ""},
+		"no directory":     {[]string{"--trust", s.trust, "--chain", "m", bad}, exitUsage, "is not a directory"},
+		"no trust file":    {[]string{"--trust", dir + "/none", "--chain", "m", dir}, exitUsage, "--trust: open "},
+		"bad trust":        {[]string{"--trust", bad, "--chain", "m", dir}, exitUsage, "logs[0].url"},
+		"no anchor key":    {[]string{"--trust", keyless, "--chain", "m", dir}, exitUsage, "anchor_keys: at least one is required"},
+		"no chain":         {[]string{"--trust", s.trust, "--chain", "m", dir}, exitUsage, "--chain m: the directory has files and no chain"},
+		"other chain":      {[]string{"--trust", s.trust, "--chain", "m", other}, exitUsage, "--chain m: the copy has no object of that chain; it has " + audittest.Chain},
 		"empty":            {[]string{"--trust", s.trust, "--chain", "m", dir}, exitUnproven, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -158,7 +205,7 @@ func TestUsage(t *testing.T) {
 				c.args[len(c.args)-1] = t.TempDir()
 			}
 			var out, errs bytes.Buffer
-			if code := run(c.args, &out, &errs, s.Policy.Now); code != c.code || !strings.Contains(errs.String(), c.says) {
+			if code := runCommand(c.args, &out, &errs, s.Policy.Now); code != c.code || !strings.Contains(errs.String(), c.says) {
 				t.Errorf("exit code %d, want %d\n%s%s", code, c.code, out.String(), errs.String())
 			}
 		})

@@ -18,9 +18,10 @@ import (
 
 	"github.com/matter-ops/kms-rotation/audit"
 	"github.com/matter-ops/kms-rotation/internal/console"
-	"github.com/matter-ops/kms-rotation/internal/watch"
 	"github.com/matter-ops/kms-rotation/kek"
-	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/anchor"
+	"github.com/matter-ops/kms-rotation/rotation/journal"
+	"github.com/matter-ops/kms-rotation/source"
 	"github.com/matter-ops/kms-rotation/test/localaws"
 	"github.com/matter-ops/kms-rotation/test/sample"
 )
@@ -45,7 +46,7 @@ All the while traffic as an application's inserts, updates, deletes and reads ro
 through package envelope, and checks every read.
 Then it proves what it says; the exit code is 1 if anything of it is false.`,
 		Example: "  matter-local demo --rows 200",
-		Args:    console.NoArgs,
+		Args:    console.RefuseArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx, cancel := context.WithTimeout(cmd.Context(), demoTimeout)
 			defer cancel()
@@ -131,7 +132,7 @@ func (d *demo) all(r sample.Report, id kek.ID) bool {
 }
 
 // green rotates to the end.
-func (d *demo) green(ctx context.Context, old kek.Pointer, row rotation.Row) error {
+func (d *demo) green(ctx context.Context, old kek.Pointer, row source.Row) error {
 	const id = "demo-green"
 	d.say("\nrotation 1, as the schedule starts it: {}\n")
 	o, err := d.rotate(ctx, id, `{}`)
@@ -160,7 +161,7 @@ func (d *demo) green(ctx context.Context, old kek.Pointer, row rotation.Row) err
 	dek, err := d.Set.KMS.Decrypt(ctx, row.KEK, row.WrappedDEK, row.Context)
 	clear(dek)
 	p.claim(id, "a data key wrapped under the old KEK before the rotation does not unwrap any more",
-		errors.Is(err, rotation.ErrKeyDisabled), "Decrypt: "+refusal(err))
+		errors.Is(err, journal.ErrKeyDisabled), "Decrypt: "+refusal(err))
 	return nil
 }
 
@@ -220,7 +221,7 @@ func (d *demo) dead(ctx context.Context, about string, id kek.ID) error {
 	dek, _, err := d.Set.KMS.GenerateDataKey(ctx, id, map[string]string{"demo": "dead"})
 	clear(dek)
 	d.proof.claim(about, fmt.Sprintf("KEK %s is retired and its KMS key is disabled", id),
-		state == kek.Retired && errors.Is(err, rotation.ErrKeyDisabled), fmt.Sprintf("registry: %s; GenerateDataKey: %s", state, refusal(err)))
+		state == kek.Retired && errors.Is(err, journal.ErrKeyDisabled), fmt.Sprintf("registry: %s; GenerateDataKey: %s", state, refusal(err)))
 	return nil
 }
 
@@ -229,7 +230,7 @@ func refusal(err error) string {
 	switch {
 	case err == nil:
 		return "NOT refused"
-	case errors.Is(err, rotation.ErrKeyDisabled):
+	case errors.Is(err, journal.ErrKeyDisabled):
 		return "refused, DisabledException"
 	default:
 		return err.Error()
@@ -239,10 +240,17 @@ func refusal(err error) string {
 // audit claims what the locked bucket and the transparency log hold, and has a copy
 // verified by somebody who has nothing but a trust list.
 func (d *demo) audit(ctx context.Context) error {
-	if _, err := d.Deployment.Steps.Anchor(ctx, rotation.AnchorInput{}); err != nil {
+	if _, err := d.Deployment.Steps.Anchor.AnchorChain(ctx, anchor.Input{}); err != nil {
 		return err
 	}
-	r, err := d.Deployment.Steps.VerifyAnchored(ctx)
+	_, err := d.Deployment.Steps.Anchor.VerifyAnchored(ctx)
+	if err != nil {
+		return err
+	}
+	r, err := d.Deployment.Steps.Anchor.VerifyAudit(ctx, anchor.AuditOptions{}) // from the first record on, as the auditor reads it
+	if err == nil {
+		err = anchor.AuditVerdict(r)
+	}
 	p := &d.proof
 	p.claim("audit", "the hash chain in the locked bucket is whole, ends at the control table's head, and is in the transparency log",
 		err == nil, fmt.Sprintf("%s; %v", r, orOK(err)))
@@ -255,7 +263,7 @@ func (d *demo) audit(ctx context.Context) error {
 
 // audited verifies a copy of the bucket with the log's key and the anchor key alone.
 func (d *demo) audited(ctx context.Context) (audit.Report, error) {
-	a := d.Deployment.Steps.Anchoring
+	a := d.Deployment.Steps.Anchor
 	dir, err := os.MkdirTemp("", "matter-audit-")
 	if err != nil {
 		return audit.Report{}, err
@@ -297,16 +305,16 @@ func (d *demo) pointer(ctx context.Context) (kek.Pointer, error) {
 }
 
 // rotate starts an execution and shows its progress.
-func (d *demo) rotate(ctx context.Context, id, input string) (watch.Outcome, error) {
+func (d *demo) rotate(ctx context.Context, id, input string) (console.Outcome, error) {
 	client := sfn.NewFromConfig(d.AWSConfig())
 	machine := d.Env()["MATTER_STATE_MACHINE_ARN"]
 	out, err := client.StartExecution(ctx, &sfn.StartExecutionInput{StateMachineArn: &machine, Name: &id, Input: &input})
 	if err != nil {
-		return watch.Outcome{}, fmt.Errorf("start the execution: %w", err)
+		return console.Outcome{}, fmt.Errorf("start the execution: %w", err)
 	}
-	w := watch.Watcher{SFN: client, Table: d.Deployment.Table, Every: watchEvery, Rotation: id}
+	w := console.Watcher{SFN: client, Table: d.Deployment.Table, Every: watchEvery, Rotation: id, Prove: d.Deployment.Steps.ProveCheckpoint}
 	view := &console.LiveView{Out: d.out, Live: d.live, Rows: int64(d.Seeded + lettersRows + demoLoadRows), More: d.load.now}
-	o, err := w.Run(ctx, aws.ToString(out.ExecutionArn), view.Show)
+	o, err := w.Follow(ctx, aws.ToString(out.ExecutionArn), view.Show)
 	view.End()
 	return o, err
 }

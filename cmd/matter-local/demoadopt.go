@@ -18,6 +18,8 @@ import (
 	"github.com/matter-ops/kms-rotation/internal/app"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/journal"
+	"github.com/matter-ops/kms-rotation/source"
 	"github.com/matter-ops/kms-rotation/test/localaws/backend"
 )
 
@@ -47,7 +49,7 @@ func (d *demo) adopt(ctx context.Context, first kek.Pointer) error {
 	}
 	t, p := before.Sources[letters], &d.proof
 	p.claim(about, "the census refuses a table of rows that name no KEK, before anything depends on it",
-		strings.HasPrefix(before.Problem, string(rotation.RowsUnaccounted)) && t.ByKind[string(rotation.NoKEK)] == lettersRows, before.Problem[:min(len(before.Problem), 110)]+"…")
+		strings.HasPrefix(before.Problem, string(journal.RowsUnaccounted)) && t.ByKind[string(source.NoKEK)] == lettersRows, before.Problem[:min(len(before.Problem), 110)]+"…")
 	steps := d.Deployment.Steps
 	dry, err := steps.Adopt(ctx, d.Deployment.Table, rotation.AdoptInput{Source: letters})
 	if err != nil {
@@ -60,7 +62,7 @@ func (d *demo) adopt(ctx context.Context, first kek.Pointer) error {
 	if err != nil {
 		return err
 	}
-	class := string(rotation.NoKEK) + " under " + string(first.KEKID)
+	class := string(source.NoKEK) + " under " + string(first.KEKID)
 	p.claim(about, "a dry run asks KMS for the key of each row, and writes nothing",
 		dry.Found[class] == lettersRows && dry.Written == 0 && after.Problem == before.Problem, fmt.Sprintf("found %v, wrote %d", dry.Found, dry.Written))
 	if err := d.matter(ctx, "ops", "adopt", "--source", letters, "--confirm"); err != nil {

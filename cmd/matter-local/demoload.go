@@ -7,7 +7,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/matter-ops/kms-rotation/internal/app"
+	"github.com/matter-ops/kms-rotation/internal/operate"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/test/load"
 )
@@ -30,7 +30,7 @@ type demoLoad struct {
 	text string
 }
 
-func startDemoLoad(ctx context.Context, d *app.Deployment) (*demoLoad, error) {
+func startDemoLoad(ctx context.Context, d *operate.Deployment) (*demoLoad, error) {
 	l := &demoLoad{flags: loadFlags{
 		Config: load.Config{
 			Run: "demo", Rate: demoLoadRate, Rows: demoLoadRows, Writers: 2, Updaters: 3, Deleters: 1, Readers: 4,

@@ -13,8 +13,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/matter-ops/kms-rotation/envelope"
-	"github.com/matter-ops/kms-rotation/internal/app"
 	"github.com/matter-ops/kms-rotation/internal/console"
+	"github.com/matter-ops/kms-rotation/internal/operate"
 	"github.com/matter-ops/kms-rotation/test/load"
 )
 
@@ -63,12 +63,12 @@ error and no orphaned row; else 1.`,
 	fl.DurationVar(&f.leaseTTL, "lease-ttl", time.Minute, "of the envelope client: how long a rotation waits for this process if it dies")
 	fl.BoolVar(&f.keep, "keep", false, "leave the rows in the table at the end")
 	output := fl.StringP("output", "o", "text", "text or json")
-	cmd.Args = console.NoArgs
+	cmd.Args = console.RefuseArgs
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if *output != "text" && *output != "json" {
 			return console.UsageError{Err: fmt.Errorf("-o %q: use text or json", *output)}
 		}
-		d, err := app.Deployed(cmd.Context())
+		d, err := operate.Deployed(cmd.Context())
 		if err != nil {
 			return err
 		}
@@ -78,7 +78,7 @@ error and no orphaned row; else 1.`,
 }
 
 // runLoad runs the traffic and prints its report.
-func runLoad(ctx context.Context, d *app.Deployment, c console.Console, f loadFlags) error {
+func runLoad(ctx context.Context, d *operate.Deployment, c console.Console, f loadFlags) error {
 	if len(f.sources) == 0 {
 		return console.UsageError{Err: errors.New("--source is required: a registered table (matter ops source list); see matter-local load --help")}
 	}
@@ -114,7 +114,7 @@ func runLoad(ctx context.Context, d *app.Deployment, c console.Console, f loadFl
 			return err
 		}
 	}
-	if err := c.Result(r, describeLoad(r)...); err != nil {
+	if err := c.PrintResult(r, describeLoad(r)...); err != nil {
 		return err
 	}
 	if !r.Clean() {
@@ -130,7 +130,7 @@ type traffic struct {
 }
 
 // startTraffic makes the client and the load; it does not run it yet.
-func startTraffic(ctx context.Context, d *app.Deployment, f loadFlags) (*traffic, error) {
+func startTraffic(ctx context.Context, d *operate.Deployment, f loadFlags) (*traffic, error) {
 	f.Now = time.Now
 	sources, err := d.Sources(ctx)
 	if err != nil {

@@ -14,6 +14,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/matter-ops/kms-rotation/internal/advice"
 	"github.com/matter-ops/kms-rotation/internal/console"
 )
 
@@ -38,7 +39,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	case errors.As(err, &code):
 		return int(code)
 	}
-	fmt.Fprintln(stderr, "matter-local:", err)
+	fmt.Fprintln(stderr, "matter-local:", advice.Explain(err))
 	if errors.As(err, &usage) {
 		return console.ExitUsage
 	}
@@ -46,7 +47,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 }
 
 func newRoot() *cobra.Command {
-	root := console.Root(&cobra.Command{
+	root := console.CompleteRoot(&cobra.Command{
 		Use:   "matter-local",
 		Short: "The local AWS: no account, no container",
 		Long: `Runs the shipped template and functions on a local AWS, for rehearsals and tests: the

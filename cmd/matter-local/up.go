@@ -58,7 +58,7 @@ with export lines; any AWS client works against it.
 rehearsed. EmergencyPermission is shared unless it is set: scripts that know only one
 state machine start emergencies with it too.`,
 		Example: "  matter-local up --detach && . .local/env && aws stepfunctions list-executions --state-machine-arn $MATTER_STATE_MACHINE_ARN",
-		Args:    console.NoArgs,
+		Args:    console.RefuseArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if f.rows < 0 || f.rows == 1 {
 				return console.UsageError{Err: fmt.Errorf("--rows %d: use 2 or more, or 0 for all", f.rows)}
@@ -194,7 +194,7 @@ func newDown() *cobra.Command {
 		Use:     "down",
 		Short:   "End the local AWS that runs detached",
 		Example: "  matter-local down",
-		Args:    console.NoArgs,
+		Args:    console.RefuseArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			dir, err := localDir()
 			if err != nil {

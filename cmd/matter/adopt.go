@@ -12,7 +12,10 @@ import (
 	"github.com/matter-ops/kms-rotation/rotation"
 )
 
-func newAdopt() *cobra.Command {
+// newAdoptCommand returns the command matter ops adopt. It writes into rows, so it is
+// refused in a shell with settings of another deployment, also as a dry run: both must see
+// the same sources.
+func newAdoptCommand() *cobra.Command {
 	var source string
 	var confirm bool
 	cmd := &cobra.Command{
@@ -33,26 +36,26 @@ adopted), 1 if some are left.`,
 	}
 	cmd.Flags().StringVar(&source, "source", "", "a registered table")
 	cmd.Flags().BoolVar(&confirm, "confirm", false, "do it")
-	return newStep(cmd, func(ctx context.Context, o *operator) error { return o.adopt(ctx, source, confirm) }, "source")
+	return newStepCommand(cmd, func(ctx context.Context, o *operator) error { return o.adoptRows(ctx, source, confirm) }, "source")
 }
 
-func (o *operator) adopt(ctx context.Context, source string, confirm bool) error {
-	line := console.NewStatusLine(o.Err)
-	a, err := o.Steps.Adopt(ctx, o.Table, rotation.AdoptInput{Source: source, Write: confirm, Seen: func(n int64) {
-		if line.Live {
-			line.Show(fmt.Sprintf("%s: %d items read", source, n), "")
-		}
-	}})
+// adoptRows prints what [rotation.Steps.Adopt] found or wrote. It exits with 1 while rows
+// are left or have changed meanwhile, since a rotation would be refused because of them.
+func (o *operator) adoptRows(ctx context.Context, source string, confirm bool) error {
+	line := console.NewStatusLine(o.console.Err)
+	a, err := o.stack.Steps.Adopt(ctx, o.stack.Table, rotation.AdoptInput{
+		Source: source, Write: confirm, Seen: func(n int64) { line.ShowItems(source, n) },
+	})
 	line.End()
 	if err != nil {
 		return err
 	}
-	command := afterAdopt(a, confirm)
-	if err := o.Result(struct {
+	command := commandAfterAdopt(a, confirm)
+	if err := o.console.PrintResult(struct {
 		rotation.Adoption
 		Confirmed bool   `json:"confirmed"`
 		Next      string `json:"next"`
-	}{a, confirm, command}, append(adoptionLines(a, confirm), next(command))...); err != nil {
+	}{a, confirm, command}, append(adoptionLines(a, confirm), nextLine(command))...); err != nil {
 		return err
 	}
 	if len(a.Left) > 0 || a.Changed > 0 {
@@ -61,8 +64,8 @@ func (o *operator) adopt(ctx context.Context, source string, confirm bool) error
 	return nil
 }
 
-// afterAdopt is the command that comes next.
-func afterAdopt(a rotation.Adoption, confirmed bool) string {
+// commandAfterAdopt is the command that comes next.
+func commandAfterAdopt(a rotation.Adoption, confirmed bool) string {
 	again := "matter ops adopt --source " + a.Source
 	switch {
 	case len(a.Unknown) > 0:
@@ -75,6 +78,8 @@ func afterAdopt(a rotation.Adoption, confirmed bool) string {
 	return "matter ops census --source " + a.Source
 }
 
+// adoptionLines is an adoption as text, by class: what is sound, what can be or was adopted,
+// what is left and why.
 func adoptionLines(a rotation.Adoption, confirmed bool) []string {
 	lines := []string{
 		fmt.Sprintf("%10d  sound: they need nothing", a.Sound),

@@ -9,10 +9,12 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/matter-ops/kms-rotation/internal/console"
-	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/gates"
 )
 
-func newAnnounce() *cobra.Command {
+// newAnnounceCommand returns the command matter ops announce. It changes no key and no row,
+// so it may run from any shell.
+func newAnnounceCommand() *cobra.Command {
 	var label, from string
 	cmd := &cobra.Command{
 		Use:   "announce",
@@ -29,12 +31,15 @@ What was announced already is not announced again, unless --from moves it.`,
 	}
 	cmd.Flags().StringVar(&label, "label", "", "the rotation's label; default: that of the window's quarter")
 	cmd.Flags().StringVar(&from, "from", "", "a moment in the window, YYYY-MM-DDTHH:MM in the deployment's time zone; default: as soon as the notice allows")
-	return newOp(cmd, func(ctx context.Context, o *operator) error { return o.announce(ctx, label, from) })
+	return newOpsCommand(cmd, func(ctx context.Context, o *operator) error { return o.announceWindow(ctx, label, from) })
 }
 
-func (o *operator) announce(ctx context.Context, label, from string) error {
-	in := rotation.AnnounceInput{Label: label}
-	zone := o.Config.Window.Zone
+// announceWindow reads --from in the deployment's time zone, in which the window is defined,
+// and prints the announced window and who was told. The rules for a window are in
+// rotation/gates.
+func (o *operator) announceWindow(ctx context.Context, label, from string) error {
+	in := gates.AnnounceInput{Label: label}
+	zone := o.stack.Config.Window.Zone
 	if from != "" {
 		at, err := time.ParseInLocation("2006-01-02T15:04", from, zone)
 		if err != nil {
@@ -42,7 +47,7 @@ func (o *operator) announce(ctx context.Context, label, from string) error {
 		}
 		in.From = at
 	}
-	a, err := o.Steps.Announce(ctx, in)
+	a, err := o.stack.Steps.Gates.AnnounceWindow(ctx, in)
 	if err != nil {
 		return err
 	}
@@ -51,9 +56,9 @@ func (o *operator) announce(ctx context.Context, label, from string) error {
 		told = strings.Join(a.Told, ", ")
 	}
 	command := fmt.Sprintf("matter ops kms-preflight --label %q", a.Label)
-	return o.Result(map[string]any{
+	return o.console.PrintResult(map[string]any{
 		"label": a.Label, "from": a.From.UTC(), "to": a.To.UTC(), "announced_at": a.At.UTC(), "told": a.Told, "next": command,
 	},
 		fmt.Sprintf("announced %s: %s to %s", a.Label, a.From.In(zone).Format("Mon 2006-01-02 15:04"), a.To.In(zone).Format("Mon 2006-01-02 15:04 MST")),
-		fmt.Sprintf("told at %s: %s", stamp(a.At), told), next(command))
+		fmt.Sprintf("told at %s: %s", formatTime(a.At), told), nextLine(command))
 }

@@ -12,10 +12,13 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/gates"
+	"github.com/matter-ops/kms-rotation/rotation/journal"
 )
 
-func newApprove() *cobra.Command {
-	var v rotation.Verdict
+// newApproveCommand returns the command matter ops approve.
+func newApproveCommand() *cobra.Command {
+	var v gates.Verdict
 	cmd := &cobra.Command{
 		Use:   "approve --rotation ID --plan HASH",
 		Short: "Agree, as a second person, that a rotation switches",
@@ -30,8 +33,10 @@ AWS says of your credentials; it is kept in the audit chain.`,
 	return verdictFlags(cmd, &v)
 }
 
-func newReject() *cobra.Command {
-	v := rotation.Verdict{Reject: true}
+// newRejectCommand returns the command matter ops reject. It needs a reason, because it ends
+// a rotation.
+func newRejectCommand() *cobra.Command {
+	v := gates.Verdict{Reject: true}
 	cmd := &cobra.Command{
 		Use:   "reject --rotation ID --plan HASH --reason WHY",
 		Short: "Refuse that a rotation switches: it rolls back",
@@ -43,20 +48,22 @@ was. The person who asked for the rotation may reject it too.`,
 	return verdictFlags(cmd, &v, "reason")
 }
 
-func verdictFlags(cmd *cobra.Command, v *rotation.Verdict, required ...string) *cobra.Command {
+// verdictFlags completes approve and reject with what both need: the rotation, and the hash
+// of the plan that the person has read.
+func verdictFlags(cmd *cobra.Command, v *gates.Verdict, required ...string) *cobra.Command {
 	cmd.Flags().StringVar(&v.RotationID, "rotation", "", "the rotation's id")
 	cmd.Flags().StringVar(&v.Plan, "plan", "", "the hash of its plan")
-	return newOp(cmd, func(ctx context.Context, o *operator) error { return o.verdict(ctx, *v) }, append([]string{"rotation", "plan"}, required...)...)
+	return newOpsCommand(cmd, func(ctx context.Context, o *operator) error { return o.recordVerdict(ctx, *v) }, append([]string{"rotation", "plan"}, required...)...)
 }
 
-// verdict records the answer first and then wakes the execution: what is recorded is
+// recordVerdict records the answer first and then wakes the execution: what is recorded is
 // what counts, and the command may be repeated.
-func (o *operator) verdict(ctx context.Context, v rotation.Verdict) error {
-	a, err := o.Steps.Judge(ctx, v)
+func (o *operator) recordVerdict(ctx context.Context, v gates.Verdict) error {
+	a, err := o.stack.Steps.Gates.JudgePlan(ctx, v)
 	if err != nil {
 		return err
 	}
-	waits, err := o.wake(ctx, a)
+	waits, err := o.wakeExecution(ctx, a)
 	if err != nil {
 		return fmt.Errorf("%s is recorded, but the execution was not told; repeat the command: %w", a.State, err)
 	}
@@ -70,43 +77,43 @@ func (o *operator) verdict(ctx context.Context, v rotation.Verdict) error {
 	case waits:
 		command = "matter ops kms-rotate --watch --execution " + a.Rotation
 	case !v.Reject:
-		r, err := o.reload(ctx, a.Rotation)
+		r, err := o.reloadRotation(ctx, a.Rotation)
 		if err != nil {
 			return err
 		}
 		if command = o.nextCommand(r); !r.Phase.Final() {
-			command = o.goOn(ctx, r)
+			command = o.continueCommand(ctx, r)
 		}
 	}
-	return o.Result(map[string]any{
+	return o.console.PrintResult(map[string]any{
 		"rotation_id": a.Rotation, "plan": a.Plan, "state": a.State, "by": a.By, "requested_by": a.Requester, "execution_told": waits, "next": command,
-	}, fmt.Sprintf("rotation %s is %s by %s; it was asked for by %s", a.Rotation, a.State, a.By, a.Requester), next(command))
+	}, fmt.Sprintf("rotation %s is %s by %s; it was asked for by %s", a.Rotation, a.State, a.By, a.Requester), nextLine(command))
 }
 
 // rollBackRejected rolls a rotation back that no execution does: one that is done by hand.
-func (o *operator) rollBackRejected(ctx context.Context, a rotation.Approval) error {
-	r, err := o.reload(ctx, a.Rotation)
+func (o *operator) rollBackRejected(ctx context.Context, a gates.Approval) error {
+	r, err := o.reloadRotation(ctx, a.Rotation)
 	if err != nil || r.Phase.Final() {
 		return err
 	}
-	if err := o.idle(ctx, r); err != nil {
+	if err := o.checkNoExecution(ctx, r); err != nil {
 		return err
 	}
-	_, err = o.Steps.Retire(ctx, rotation.RetireInput{
-		RotationID: r.ID, Action: rotation.ActionPreSwitchFailure, Error: string(rotation.ApprovalRejected), Cause: fmt.Sprintf("rejected by %s: %s", a.By, a.Reason),
+	_, err = o.stack.Steps.Retire(ctx, rotation.RetireInput{
+		RotationID: r.ID, Action: rotation.ActionPreSwitchFailure, Error: string(journal.ApprovalRejected), Cause: fmt.Sprintf("rejected by %s: %s", a.By, a.Reason),
 	})
 	return err
 }
 
-// wake ends the task that waits for the answer; false if none does, as with a rotation
+// wakeExecution ends the task that waits for the answer; false if none does, as with a rotation
 // done by hand.
-func (o *operator) wake(ctx context.Context, a rotation.Approval) (bool, error) {
+func (o *operator) wakeExecution(ctx context.Context, a gates.Approval) (bool, error) {
 	if a.Token == "" {
 		return false, nil
 	}
-	client := sfn.NewFromConfig(o.AWS)
+	client := sfn.NewFromConfig(o.stack.AWS)
 	var err error
-	if a.State == rotation.ApprovalGiven {
+	if a.State == gates.ApprovalGiven {
 		var out []byte
 		if out, err = json.Marshal(map[string]string{"approved_by": a.By}); err != nil {
 			return false, err
@@ -114,7 +121,7 @@ func (o *operator) wake(ctx context.Context, a rotation.Approval) (bool, error) 
 		_, err = client.SendTaskSuccess(ctx, &sfn.SendTaskSuccessInput{TaskToken: &a.Token, Output: aws.String(string(out))})
 	} else {
 		_, err = client.SendTaskFailure(ctx, &sfn.SendTaskFailureInput{
-			TaskToken: &a.Token, Error: aws.String(string(rotation.ApprovalRejected)), Cause: aws.String(fmt.Sprintf("rejected by %s: %s", a.By, a.Reason)),
+			TaskToken: &a.Token, Error: aws.String(string(journal.ApprovalRejected)), Cause: aws.String(fmt.Sprintf("rejected by %s: %s", a.By, a.Reason)),
 		})
 	}
 	var over *types.TaskTimedOut

@@ -15,11 +15,13 @@ import (
 
 	"github.com/matter-ops/kms-rotation/audit"
 	"github.com/matter-ops/kms-rotation/internal/console"
-	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/anchor"
+	"github.com/matter-ops/kms-rotation/rotation/journal"
 )
 
-func newAudit() *cobra.Command {
-	cmd := console.Group(&cobra.Command{
+// newAuditCommand returns the group matter ops audit.
+func newAuditCommand() *cobra.Command {
+	cmd := console.CompleteGroup(&cobra.Command{
 		Use: "audit", Short: "Verify, show, export and anchor the audit chain",
 		Example: "  matter ops audit verify\n  matter ops audit export --to copy",
 	})
@@ -27,6 +29,8 @@ func newAudit() *cobra.Command {
 	return cmd
 }
 
+// newAuditVerify returns the command matter ops audit verify: exit code 0 green, 1 tampered,
+// 5 unproven. The program matter-audit-verify does the same offline.
 func newAuditVerify() *cobra.Command {
 	var known []string
 	maxTail := time.Duration(-1)
@@ -35,8 +39,8 @@ func newAuditVerify() *cobra.Command {
 		Short: "Verify every record and every anchor in the bucket, and the head in the control table",
 		Long: `Looks at versions, delete markers, locks, gaps, encoding, links, log entries, and
 the head in the control table; docs/audit.md lists what it finds. A green report
-names the last anchor: keep it where who runs the account cannot reach it, and give
-it to the next verification.
+names the last anchor: keep it where the people who run the account cannot reach it, and
+give it to the next verification.
 
 Exit code: 0 green, 1 tampered, 5 unproven.`,
 		Example: `  matter ops audit verify
@@ -44,8 +48,8 @@ Exit code: 0 green, 1 tampered, 5 unproven.`,
 	}
 	cmd.Flags().StringArrayVar(&known, "known-anchor", nil, "anchor seen before, n:digest; may be repeated")
 	cmd.Flags().DurationVar(&maxTail, "max-tail", -1, "how long a record may wait for its anchor; negative: the deployment's choice")
-	return newOp(cmd, func(ctx context.Context, o *operator) error {
-		var opts rotation.AuditOptions
+	return newOpsCommand(cmd, func(ctx context.Context, o *operator) error {
+		var opts anchor.AuditOptions
 		for _, s := range known {
 			k, err := audit.ParseKnown(s)
 			if err != nil {
@@ -60,8 +64,9 @@ Exit code: 0 green, 1 tampered, 5 unproven.`,
 	})
 }
 
-func (o *operator) auditVerify(ctx context.Context, opts rotation.AuditOptions) error {
-	r, err := o.Steps.VerifyAudit(ctx, opts)
+// auditVerify prints the report of a verification and maps its result to the exit code.
+func (o *operator) auditVerify(ctx context.Context, opts anchor.AuditOptions) error {
+	r, err := o.stack.Steps.Anchor.VerifyAudit(ctx, opts)
 	if err != nil {
 		return err
 	}
@@ -69,7 +74,7 @@ func (o *operator) auditVerify(ctx context.Context, opts rotation.AuditOptions) 
 	if err := r.Print(&text); err != nil {
 		return err
 	}
-	if err := o.Result(r, strings.TrimSuffix(text.String(), "\n")); err != nil {
+	if err := o.console.PrintResult(r, strings.TrimSuffix(text.String(), "\n")); err != nil {
 		return err
 	}
 	switch r.Result {
@@ -82,6 +87,8 @@ func (o *operator) auditVerify(ctx context.Context, opts rotation.AuditOptions) 
 	}
 }
 
+// newAuditShow returns the command matter ops audit show. It reads the bucket, not the
+// control table, because the bucket is what an auditor gets.
 func newAuditShow() *cobra.Command {
 	var id string
 	cmd := &cobra.Command{
@@ -90,26 +97,29 @@ func newAuditShow() *cobra.Command {
 		Example: "  matter ops audit show --rotation Q2-2026-rotation",
 	}
 	cmd.Flags().StringVar(&id, "rotation", "", "of this rotation alone")
-	return newOp(cmd, func(ctx context.Context, o *operator) error {
-		records, err := o.records(ctx, id)
+	return newOpsCommand(cmd, func(ctx context.Context, o *operator) error {
+		records, err := o.readRecords(ctx, id)
 		if err != nil {
 			return err
 		}
-		return o.Result(records, table(records))
+		if id != "" && len(records) == 0 {
+			return refusedError("--rotation", fmt.Sprintf("no record in the bucket is of rotation %q", id), "matter ops kms-status lists the rotations")
+		}
+		return o.console.PrintResult(records, recordTable(records))
 	})
 }
 
-// records reads the chain from the bucket. One that is not there is left out: audit
+// readRecords reads the chain from the bucket. One that is not there is left out: audit
 // verify says why.
-func (o *operator) records(ctx context.Context, rotationID string) ([]audit.Record, error) {
-	at, head, err := o.Steps.Outbox.Head(ctx)
+func (o *operator) readRecords(ctx context.Context, rotationID string) ([]audit.Record, error) {
+	at, head, err := o.stack.Steps.Journal.Outbox.Head(ctx)
 	if err != nil {
 		return nil, err
 	}
 	out := []audit.Record{}
 	for seq := int64(1); seq <= head.Seq; seq++ {
-		b, err := o.Steps.Vault.Get(ctx, at.RecordKey(seq))
-		if errors.Is(err, rotation.ErrNoRecord) {
+		b, err := o.stack.Steps.Journal.AuditBucket.Get(ctx, at.RecordKey(seq))
+		if errors.Is(err, journal.ErrNoRecord) {
 			continue
 		}
 		if err != nil {
@@ -126,7 +136,8 @@ func (o *operator) records(ctx context.Context, rotationID string) ([]audit.Reco
 	return out, nil
 }
 
-func table(records []audit.Record) string {
+// recordTable is a table of records, without their bodies: -o json has these.
+func recordTable(records []audit.Record) string {
 	var b bytes.Buffer
 	t := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(t, "SEQ\tTIME\tTYPE\tROTATION\tACTOR")
@@ -138,16 +149,18 @@ func table(records []audit.Record) string {
 }
 
 // anchoring is what anchors the chain; the error names what is missing.
-func (o *operator) anchoring() (*rotation.Anchoring, error) {
-	if a := o.Steps.Anchoring; a != nil {
+func (o *operator) anchoring() (*anchor.Anchor, error) {
+	if a := o.stack.Steps.Anchor; a != nil {
 		return a, nil
 	}
-	return nil, &rotation.Error{
-		Kind: rotation.Misconfigured, Field: "MATTER_TRUST", Msg: "this deployment has no transparency log",
-		Next: "set the stack's parameter TransparencyLogs, see docs/audit.md",
+	return nil, &journal.Error{
+		Kind: journal.Misconfigured, Field: "MATTER_TRUST", Msg: "this deployment has no transparency log",
+		Next: journal.Next{Say: "set the stack's parameter TransparencyLogs, see docs/audit.md"},
 	}
 }
 
+// newAuditExport returns the command matter ops audit export. Versions, delete markers and
+// locks are copied too, since tampering shows in them.
 func newAuditExport() *cobra.Command {
 	var to string
 	cmd := &cobra.Command{
@@ -156,7 +169,7 @@ func newAuditExport() *cobra.Command {
 		Example: "  matter ops audit export --to copy && matter-audit-verify --trust trust.json --chain $MATTER_STACK copy",
 	}
 	cmd.Flags().StringVar(&to, "to", "", "directory that is empty or not there")
-	return newOp(cmd, func(ctx context.Context, o *operator) error {
+	return newOpsCommand(cmd, func(ctx context.Context, o *operator) error {
 		a, err := o.anchoring()
 		if err != nil {
 			return err
@@ -164,10 +177,12 @@ func newAuditExport() *cobra.Command {
 		if err := audit.Copy(ctx, a.Bucket, to); err != nil {
 			return err
 		}
-		return o.Result(map[string]string{"directory": to}, "copied to "+to)
+		return o.console.PrintResult(map[string]string{"directory": to}, "copied to "+to)
 	}, "to")
 }
 
+// newAuditTrust returns the command matter ops audit trust. It prints a trust list and
+// changes nothing: a new list takes effect by a deployment.
 func newAuditTrust() *cobra.Command {
 	var signing, root string
 	cmd := &cobra.Command{
@@ -186,7 +201,7 @@ from the Sigstore TUF repository with a client that verifies it, such as cosign 
 	cmd.Flags().StringVar(&signing, "signing-config", "", "Sigstore signing config that names Rekor v2 logs")
 	cmd.Flags().StringVar(&root, "trusted-root", "", "Sigstore trusted root with their keys")
 	cmd.MarkFlagsRequiredTogether("signing-config", "trusted-root")
-	return newOp(cmd, func(ctx context.Context, o *operator) error {
+	return newOpsCommand(cmd, func(ctx context.Context, o *operator) error {
 		a, err := o.anchoring()
 		if err != nil {
 			return err
@@ -206,7 +221,7 @@ from the Sigstore TUF repository with a client that verifies it, such as cosign 
 		if err != nil {
 			return err
 		}
-		return o.Result(t, string(text))
+		return o.console.PrintResult(t, string(text))
 	})
 }
 
@@ -216,31 +231,33 @@ func withSigstore(t audit.Trust, signing, root string) (audit.Trust, error) {
 	for i, name := range []string{signing, root} {
 		var err error
 		if text[i], err = os.ReadFile(name); err != nil {
-			return t, refused([]string{"--signing-config", "--trusted-root"}[i], err.Error(), "matter ops audit trust --help")
+			return t, refusedError([]string{"--signing-config", "--trusted-root"}[i], err.Error(), "matter ops audit trust --help")
 		}
 	}
 	logs, err := audit.LogsOf(text[0], text[1])
 	if err != nil {
-		return t, refused("--signing-config", err.Error(), "matter ops audit trust --help")
+		return t, refusedError("--signing-config", err.Error(), "matter ops audit trust --help")
 	}
 	t, _ = t.With(logs)
 	return t, nil
 }
 
+// newAuditAnchor returns the command matter ops audit anchor, which does at once what the
+// hourly schedule does.
 func newAuditAnchor() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "anchor",
 		Short:   "State the head of the chain in the transparency log now",
 		Example: "  matter ops audit anchor",
 	}
-	return newOp(cmd, func(ctx context.Context, o *operator) error {
+	return newOpsCommand(cmd, func(ctx context.Context, o *operator) error {
 		if _, err := o.anchoring(); err != nil {
 			return err
 		}
-		out, err := o.Steps.Anchor(ctx, rotation.AnchorInput{})
+		out, err := o.stack.Steps.Anchor.AnchorChain(ctx, anchor.Input{})
 		if err != nil {
 			return err
 		}
-		return o.Result(out, fmt.Sprintf("%d records, anchor %d at log index %d of %s", out.Records, out.Anchor, out.LogIndex, out.Log))
+		return o.console.PrintResult(out, fmt.Sprintf("%d records, anchor %d at log index %d of %s", out.Records, out.Anchor, out.LogIndex, out.Log))
 	})
 }

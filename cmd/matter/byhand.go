@@ -10,10 +10,11 @@ import (
 	"strings"
 
 	"github.com/matter-ops/kms-rotation/flow"
-	"github.com/matter-ops/kms-rotation/internal/app"
+	"github.com/matter-ops/kms-rotation/internal/advice"
 	"github.com/matter-ops/kms-rotation/internal/console"
+	"github.com/matter-ops/kms-rotation/internal/executions"
 	"github.com/matter-ops/kms-rotation/kek"
-	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/journal"
 )
 
 // A rotation done by hand is the same steps, one command each. The commands find
@@ -21,22 +22,22 @@ import (
 
 // rotationOfNew finds the rotation whose new KEK this is.
 func (o *operator) rotationOfNew(ctx context.Context, id kek.ID) (kek.Rotation, error) {
-	k, err := o.registered(ctx, id)
+	k, err := o.registeredKEK(ctx, id)
 	if err != nil {
 		return kek.Rotation{}, err
 	}
 	if k.RotationID == "" {
-		return kek.Rotation{}, refused("--kek-id", fmt.Sprintf("KEK %s is the first KEK: no rotation minted it", id), "matter ops kms-status")
+		return kek.Rotation{}, refusedError("--kek-id", fmt.Sprintf("KEK %s is the first KEK: no rotation minted it", id), "matter ops kms-status")
 	}
-	v, err := o.Table.Load(ctx, k.RotationID)
+	v, err := o.stack.Table.Load(ctx, k.RotationID)
 	if err != nil {
 		return kek.Rotation{}, err
 	}
 	if v.Rotation == nil {
-		return kek.Rotation{}, refused("--kek-id", fmt.Sprintf("rotation %s, which minted KEK %s, has no record", k.RotationID, id), "matter ops kms-status")
+		return kek.Rotation{}, refusedError("--kek-id", fmt.Sprintf("rotation %s, which minted KEK %s, has no record", k.RotationID, id), "matter ops kms-status")
 	}
 	if v.Rotation.NewKEK != id {
-		return kek.Rotation{}, refused("--kek-id",
+		return kek.Rotation{}, refusedError("--kek-id",
 			fmt.Sprintf("KEK %s was given up by rotation %s, which is %s", id, v.Rotation.ID, v.Rotation.Phase), o.nextCommand(*v.Rotation))
 	}
 	return *v.Rotation, nil
@@ -44,11 +45,11 @@ func (o *operator) rotationOfNew(ctx context.Context, id kek.ID) (kek.Rotation, 
 
 // rotationOfOld finds the rotation that leaves this KEK, or has left it.
 func (o *operator) rotationOfOld(ctx context.Context, id kek.ID) (kek.Rotation, error) {
-	k, err := o.registered(ctx, id)
+	k, err := o.registeredKEK(ctx, id)
 	if err != nil {
 		return kek.Rotation{}, err
 	}
-	all, err := o.Table.Rotations(ctx)
+	all, err := o.stack.Table.Rotations(ctx)
 	if err != nil {
 		return kek.Rotation{}, err
 	}
@@ -60,17 +61,19 @@ func (o *operator) rotationOfOld(ctx context.Context, id kek.ID) (kek.Rotation, 
 	}
 	msg := fmt.Sprintf("no rotation leaves KEK %s, which is %s", id, k.State)
 	if k.RotationID == "" {
-		return kek.Rotation{}, refused("--kek-id", msg, `matter ops kms-mint-kek --label "<label>"`)
+		return kek.Rotation{}, refusedError("--kek-id", msg, `matter ops kms-mint-kek --label "<label>"`)
 	}
-	r, err := o.reload(ctx, k.RotationID)
+	r, err := o.reloadRotation(ctx, k.RotationID)
 	if err != nil {
 		return kek.Rotation{}, err
 	}
-	return kek.Rotation{}, refused("--kek-id", fmt.Sprintf("%s: rotation %s, which minted it, is %s", msg, r.ID, r.Phase), o.nextCommand(r))
+	return kek.Rotation{}, refusedError("--kek-id", fmt.Sprintf("%s: rotation %s, which minted it, is %s", msg, r.ID, r.Phase), o.nextCommand(r))
 }
 
-func (o *operator) registered(ctx context.Context, id kek.ID) (kek.KEK, error) {
-	all, err := o.Table.KEKs(ctx)
+// registeredKEK reads a KEK from the registry, and refuses one that the registry does not
+// know: most often an id with a typing error.
+func (o *operator) registeredKEK(ctx context.Context, id kek.ID) (kek.KEK, error) {
+	all, err := o.stack.Table.KEKs(ctx)
 	if err != nil {
 		return kek.KEK{}, err
 	}
@@ -79,11 +82,13 @@ func (o *operator) registered(ctx context.Context, id kek.ID) (kek.KEK, error) {
 			return k, nil
 		}
 	}
-	return kek.KEK{}, refused("--kek-id", fmt.Sprintf("KEK %s is not in the registry", id), "matter ops kms-status lists the KEKs")
+	return kek.KEK{}, refusedError("--kek-id", fmt.Sprintf("KEK %s is not in the registry", id), "matter ops kms-status lists the KEKs")
 }
 
-func refused(field, msg, next string) error {
-	return &rotation.Error{Kind: rotation.Refused, Field: field, Msg: msg, Next: next}
+// refusedError is the refusal of a command: what is refused, why, and the command that comes
+// next.
+func refusedError(field, msg, next string) error {
+	return &journal.Error{Kind: journal.Refused, Field: field, Msg: msg, Next: journal.Next{Say: next}}
 }
 
 // nextCommand is what comes next for a rotation done by hand.
@@ -97,7 +102,7 @@ func (o *operator) nextCommand(r kek.Rotation) string {
 		}
 	case kek.Minted:
 		command += fmt.Sprintf(" --kek-id %s", r.NewKEK)
-		if known := corporaOf(r); len(known) > 0 {
+		if known := corporaOf(o.stack.Steps.OpenSource, r); len(known) > 0 {
 			command += " --corpus s3://" + known[0] + "/"
 		}
 	case kek.Tested:
@@ -120,78 +125,99 @@ func (o *operator) nextCommand(r kek.Rotation) string {
 	return command
 }
 
-// ready refuses a step that must not run at the rotation's phase, and one that an
-// execution of the state machine is at work on.
-func (o *operator) ready(ctx context.Context, r kek.Rotation, from kek.Phase) error {
+// checkPhase refuses a step that must not run at the rotation's phase, one that an execution of the
+// state machine is at work on, and one of a rotation that is over while another is under way.
+func (o *operator) checkPhase(ctx context.Context, r kek.Rotation, from kek.Phase) error {
 	if !r.Phase.Reached(from) {
-		return refused("phase", fmt.Sprintf("rotation %s is %s; this step needs it %s", r.ID, r.Phase, from), o.nextCommand(r))
+		return refusedError("phase", fmt.Sprintf("rotation %s is %s; this step needs it %s", r.ID, r.Phase, from), o.nextCommand(r))
 	}
-	return o.idle(ctx, r)
+	if r.Phase.Final() {
+		return o.checkMeant(ctx, r)
+	}
+	return o.checkNoExecution(ctx, r)
+}
+
+// checkMeant refuses a step of a rotation that has ended while another one is under way: the KEK
+// that was given is most likely not the one that was meant.
+func (o *operator) checkMeant(ctx context.Context, ended kek.Rotation) error {
+	v, err := o.stack.Table.Load(ctx, "")
+	if err != nil || v.Lock == "" {
+		return err
+	}
+	r, err := o.reloadRotation(ctx, v.Lock)
+	if err != nil {
+		return err
+	}
+	return refusedError("--kek-id", fmt.Sprintf("this KEK is of rotation %s, which is %s; rotation %s is under way", ended.ID, ended.Phase, r.ID), o.continueCommand(ctx, r))
 }
 
 // stillRunning is an outcome that is not known yet.
 type stillRunning struct{ error }
 
-// idle refuses to work on a rotation by hand while an execution does.
-func (o *operator) idle(ctx context.Context, r kek.Rotation) error {
+func (s stillRunning) Unwrap() error { return s.error }
+
+// checkNoExecution refuses to work on a rotation by hand while an execution does.
+func (o *operator) checkNoExecution(ctx context.Context, r kek.Rotation) error {
 	if r.Phase.Final() {
 		return nil
 	}
-	e, ok, err := o.running(ctx, r.ID)
+	e, ok, err := o.findExecution(ctx, r.ID)
 	if err != nil { // by hand is what is left when Step Functions does not answer
-		fmt.Fprintf(o.Err, "warning: no answer whether an execution is at work on rotation %s; the step is safe either way: %v\n", r.ID, err)
+		fmt.Fprintf(o.console.Err, "warning: no answer whether an execution is at work on rotation %s; the step is safe either way: %s\n", r.ID, advice.Explain(err))
 		return nil
 	}
 	if !ok {
 		return nil
 	}
-	return stillRunning{&rotation.Error{
-		Kind: rotation.RotationInProgress, Field: "execution", Msg: fmt.Sprintf("execution %s is at work on rotation %s", e.Name, r.ID),
-		Next: "matter ops kms-rotate --watch --execution " + e.Name,
+	return stillRunning{&journal.Error{
+		Kind: journal.RotationInProgress, Field: "execution", Msg: fmt.Sprintf("execution %s is at work on rotation %s", e.Name, r.ID),
+		Next: journal.Next{Say: "matter ops kms-rotate --watch --execution " + e.Name},
 	}}
 }
 
-// running finds the execution that works on a rotation.
-func (o *operator) running(ctx context.Context, id string) (app.Execution, bool, error) {
-	all, err := o.Running(ctx)
+// findExecution finds the execution that works on a rotation.
+func (o *operator) findExecution(ctx context.Context, id string) (executions.Execution, bool, error) {
+	all, err := o.stack.ListRunning(ctx)
 	if err != nil {
-		return app.Execution{}, false, err
+		return executions.Execution{}, false, err
 	}
 	for _, e := range all {
 		if e.RotationID == id {
 			return e, true, nil
 		}
 	}
-	return app.Execution{}, false, nil
+	return executions.Execution{}, false, nil
 }
 
-// advise gives a failed step the command that comes next for a person, where the
+// adviseByHand gives a failed step the command that comes next for a person, where the
 // step itself speaks of the state machine.
-func (o *operator) advise(err error, r kek.Rotation) error {
-	var typed *rotation.Error
+func (o *operator) adviseByHand(err error, r kek.Rotation) error {
+	var typed *journal.Error
 	if err == nil || !errors.As(err, &typed) {
 		return err
 	}
 	e := *typed
 	switch e.Kind {
-	case rotation.CanaryFailed, rotation.CorpusCorrupted, rotation.KeyUnusable:
+	case journal.CanaryFailed, journal.CorpusCorrupted, journal.KeyUnusable:
 		if r.Phase.PreSwitch() {
-			e.Next = giveUpCommand(r, preSwitchFailure) + " --confirm"
+			e.Next = journal.Next{Say: giveUpCommand(r, preSwitchFailure) + " --confirm"}
 		}
-	case rotation.RehearsalFailed: // a definition is corrected when no rotation holds it
-		e.Next = strings.TrimPrefix(e.Next+"; first give the rotation up: ", "; ") + giveUpCommand(r, preSwitchFailure) + " --confirm"
-	case rotation.RowsQuarantined:
-		e.Next = "correct or delete these rows, then: " + o.nextCommand(r)
-	case rotation.OrphansFound:
-		e.Next = "enable the old KMS key, restore these rows under the current KEK (matter ops restore-rows), then: " + o.nextCommand(r)
-	case rotation.KeyInUse:
-		e.Next = "move its other users to the new KEK, revoke their grants (aws kms revoke-grant), then: " + o.nextCommand(r)
-	case rotation.Transient:
-		e.Next = "repeat the command; nothing is lost"
-	case rotation.Refused, rotation.Unverified:
-		e.Next = o.nextCommand(r)
-	case rotation.MintsExhausted:
-		e.Next = "find out why dual unwrap fails, then: matter ops kms-dual-unwrap --kek-id " + string(r.NewKEK)
+	case journal.RehearsalFailed: // a definition is corrected when no rotation holds it
+		e.Next = journal.Next{Say: strings.TrimPrefix(advice.Command(e.Next)+"; first give the rotation up: ", "; ") + giveUpCommand(r, preSwitchFailure) + " --confirm"}
+	case journal.RowsQuarantined:
+		e.Next = journal.Next{Say: "correct or delete these rows, then: " + o.nextCommand(r)}
+	case journal.OrphansFound:
+		e.Next = journal.Next{Say: "enable the old KMS key, restore these rows under the current KEK (matter ops restore-rows), then: " + o.nextCommand(r)}
+	case journal.KeyInUse:
+		e.Next = journal.Next{Say: "move its other users to the new KEK, revoke their grants (aws kms revoke-grant), then: " + o.nextCommand(r)}
+	case journal.Transient:
+		e.Next = journal.Next{Say: "repeat the command; nothing is lost"}
+	case journal.Refused, journal.Unverified:
+		if e.Next.Do != journal.ContinueRotation { // the pause has to end first
+			e.Next = journal.Next{Say: o.nextCommand(r)}
+		}
+	case journal.MintsExhausted:
+		e.Next = journal.Next{Say: "find out why dual unwrap fails, then: matter ops kms-dual-unwrap --kek-id " + string(r.NewKEK)}
 	default: // it speaks for itself
 	}
 	return &e
@@ -209,14 +235,14 @@ func giveUpCommand(r kek.Rotation, reason string) string {
 // preSwitchFailure is the reason that the runbook gives.
 const preSwitchFailure = "pre-switch failure"
 
-// reload reads a rotation's record as it is now.
-func (o *operator) reload(ctx context.Context, id string) (kek.Rotation, error) {
-	v, err := o.Table.Load(ctx, id)
+// reloadRotation reads a rotation's record as it is now.
+func (o *operator) reloadRotation(ctx context.Context, id string) (kek.Rotation, error) {
+	v, err := o.stack.Table.Load(ctx, id)
 	if err != nil {
 		return kek.Rotation{}, err
 	}
 	if v.Rotation == nil {
-		return kek.Rotation{}, refused("rotation", fmt.Sprintf("rotation %s has no record", id), "matter ops kms-status")
+		return kek.Rotation{}, refusedError("rotation", fmt.Sprintf("rotation %s has no record", id), "matter ops kms-status")
 	}
 	return *v.Rotation, nil
 }
@@ -232,10 +258,10 @@ type stepResult struct {
 	Output     any       `json:"output,omitempty"`
 }
 
-// done reloads the rotation and says how it stands after a step. before is the
+// reportStep reloads the rotation and says how it stands after a step. before is the
 // phase that the command found.
-func (o *operator) done(ctx context.Context, id string, before kek.Phase, output any, lines ...string) error {
-	r, err := o.reload(ctx, id)
+func (o *operator) reportStep(ctx context.Context, id string, before kek.Phase, output any, lines ...string) error {
+	r, err := o.reloadRotation(ctx, id)
 	if err != nil {
 		return err
 	}
@@ -247,14 +273,14 @@ func (o *operator) done(ctx context.Context, id string, before kek.Phase, output
 	if res.Already {
 		head += "; this step was done before"
 	}
-	return o.Result(res, append(append([]string{head}, lines...), next(res.Next))...)
+	return o.console.PrintResult(res, append(append([]string{head}, lines...), nextLine(res.Next))...)
 }
 
-// would says what a destructive command was not told to do, and the command that
+// refuseUnconfirmed says what a destructive command was not told to do, and the command that
 // does it.
-func (o *operator) would(does, command string) error {
+func (o *operator) refuseUnconfirmed(does, command string) error {
 	command += " --confirm"
-	if err := o.Result(map[string]string{"would": does, "next": command}, "would "+does); err != nil {
+	if err := o.console.PrintResult(map[string]string{"would": does, "next": command}, "would "+does); err != nil {
 		return err
 	}
 	return console.UsageError{Err: fmt.Errorf("nothing was done without --confirm (next: %s)", command)}
@@ -262,29 +288,29 @@ func (o *operator) would(does, command string) error {
 
 var notInID = regexp.MustCompile(`[^A-Za-z0-9_-]`)
 
-// name derives a rotation's id from its label. A rotation that was rolled back
+// nameRotation derives a rotation's id from its label. A rotation that was rolled back
 // keeps its name, so the next try has a number; one under way is found again.
-func (o *operator) name(ctx context.Context, label string) (string, *kek.Rotation, error) {
+func (o *operator) nameRotation(ctx context.Context, label string) (string, *kek.Rotation, error) {
 	if err := kek.CheckLabel(label); err != nil {
-		return "", nil, &rotation.Error{Kind: rotation.InvalidInput, Field: "--label", Msg: err.Error(), Next: "choose another label"}
+		return "", nil, &journal.Error{Kind: journal.InvalidInput, Field: "--label", Msg: err.Error(), Next: journal.Next{Say: "choose another label"}}
 	}
 	base := notInID.ReplaceAllString(label, "-")
 	for i := 1; i < 100; i++ {
 		id := base
 		if i > 1 {
-			id = app.Suffixed(base, fmt.Sprintf("-%d", i))
+			id = executions.AppendSuffix(base, fmt.Sprintf("-%d", i))
 		}
-		v, err := o.Table.Load(ctx, id)
+		v, err := o.stack.Table.Load(ctx, id)
 		switch {
 		case err != nil:
 			return "", nil, err
 		case v.Rotation == nil:
 			return id, nil, nil
 		case v.Rotation.Phase == kek.Completed:
-			return "", nil, refused("--label", fmt.Sprintf("rotation %s was completed at %s", id, stamp(v.Rotation.UpdatedAt)), "choose another --label")
+			return "", nil, refusedError("--label", fmt.Sprintf("rotation %s was completed at %s", id, formatTime(v.Rotation.UpdatedAt)), "choose another --label")
 		case !v.Rotation.Phase.Final():
 			return id, v.Rotation, nil
 		}
 	}
-	return "", nil, refused("--label", fmt.Sprintf("99 rotations labelled %q were rolled back or superseded", label), "choose another --label")
+	return "", nil, refusedError("--label", fmt.Sprintf("99 rotations labelled %q were rolled back or superseded", label), "choose another --label")
 }

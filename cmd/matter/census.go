@@ -9,12 +9,15 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/matter-ops/kms-rotation/internal/advice"
 	"github.com/matter-ops/kms-rotation/internal/console"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
 )
 
-func newCensus() *cobra.Command {
+// newCensusCommand returns the command matter ops census. It reads only, so it may run from
+// any shell.
+func newCensusCommand() *cobra.Command {
 	var source string
 	cmd := &cobra.Command{
 		Use:   "census",
@@ -22,28 +25,27 @@ func newCensus() *cobra.Command {
 		Long: `Classifies every item as a rotation that starts now would: it is an envelope under a
 KEK that the registry knows, it is declared to be something else (it has none of the
 envelope's attributes, or the source's definition says so), or it is unaccounted. A
-single unaccounted item, or a table that envelopes are written into and that is no
+single unaccounted item, or a table that envelopes are written into and that is not a
 source, has every normal rotation refused before a key is minted.
 
 Exit code: 0 if a rotation would not be refused, 1 if it would.`,
 		Example: "  matter ops census\n  matter ops census --source orders -o json",
 	}
 	cmd.Flags().StringVar(&source, "source", "", "one source; default: all that are registered")
-	return newOp(cmd, func(ctx context.Context, o *operator) error { return o.census(ctx, source) })
+	return newOpsCommand(cmd, func(ctx context.Context, o *operator) error { return o.takeCensus(ctx, source) })
 }
 
-func (o *operator) census(ctx context.Context, source string) error {
-	line := console.NewStatusLine(o.Err)
-	c, err := o.Steps.TakeCensus(ctx, source, func(n int64) {
-		if line.Live {
-			line.Show(fmt.Sprintf("%d items read", n), "")
-		}
-	})
+// takeCensus prints a census. It exits with 1 if a rotation that starts now would be
+// refused, which the census itself decides.
+func (o *operator) takeCensus(ctx context.Context, source string) error {
+	line := console.NewStatusLine(o.console.Err)
+	c, err := o.stack.Steps.TakeCensus(ctx, source, func(n int64) { line.ShowItems("", n) })
 	line.End()
 	if err != nil {
 		return err
 	}
-	states, err := o.states(ctx)
+	c.Problem = advice.Append(c.Problem, c.Refusal)
+	states, err := o.kekStates(ctx)
 	if err != nil {
 		return err
 	}
@@ -51,25 +53,25 @@ func (o *operator) census(ctx context.Context, source string) error {
 	if c.Problem != "" {
 		command = ""
 	}
-	if err := o.Result(struct {
+	if err := o.console.PrintResult(struct {
 		rotation.Census
 		Forgotten []markEntry `json:"forgotten"`
 		Next      string      `json:"next"`
-	}{c, marksOf(c.Forgotten), command}, append(o.censusLines(c, states), allRead(c), next(command))...); err != nil {
+	}{c, describeMarks(c.Forgotten), command}, append(o.censusLines(c, states), itemsReadLine(c), nextLine(command))...); err != nil {
 		return err
 	}
 	if c.Problem == "" {
 		return nil
 	}
-	if !o.JSON {
-		fmt.Fprintln(o.Err, "matter:", c.Problem)
+	if !o.console.JSON {
+		fmt.Fprintln(o.console.Err, "matter:", c.Problem)
 	}
 	return console.Exit(console.ExitFailed)
 }
 
-// states maps the registered KEKs to their states.
-func (o *operator) states(ctx context.Context) (map[kek.ID]kek.State, error) {
-	all, err := o.Table.KEKs(ctx)
+// kekStates maps the registered KEKs to their states.
+func (o *operator) kekStates(ctx context.Context) (map[kek.ID]kek.State, error) {
+	all, err := o.stack.Table.KEKs(ctx)
 	states := map[kek.ID]kek.State{}
 	for _, k := range all {
 		states[k.ID] = k.State
@@ -89,32 +91,39 @@ func (o *operator) censusLines(c rotation.Census, states map[kek.ID]kek.State) [
 		lines = append(lines,
 			fmt.Sprintf("  %10d  other: none of the envelope's attributes", t.Other),
 			fmt.Sprintf("  %10d  declared other by the definition", t.Declared),
-			fmt.Sprintf("  %10d  unaccounted%s", t.Quarantined, kinds(t.ByKind)))
+			fmt.Sprintf("  %10d  unaccounted%s", t.Quarantined, listKinds(t.ByKind)))
 		for _, row := range t.Poison {
 			lines = append(lines, "              "+row)
 		}
 	}
 	for _, m := range c.Forgotten {
-		lines = append(lines, fmt.Sprintf("%s  table %s is no source: %s wrote envelopes into it, last seen %s", console.Paint(o.Out, console.Red, "FORGOTTEN"), m.Table, m.Holder, stamp(m.SeenAt)))
+		lines = append(lines, o.describeForgotten(m))
 	}
 	return lines
 }
 
-// allRead says what a census that has ended has read.
-func allRead(c rotation.Census) string {
+// describeForgotten names a table that envelopes are written into and that is not a source: a
+// rotation would leave its rows behind.
+func (o *operator) describeForgotten(m kek.Mark) string {
+	return fmt.Sprintf("%s  table %s is not a source: %s wrote envelopes into it, last seen %s",
+		console.PaintText(o.console.Out, console.Red, "FORGOTTEN"), m.Table, m.Holder, formatTime(m.SeenAt))
+}
+
+// itemsReadLine says what a census that has ended has read.
+func itemsReadLine(c rotation.Census) string {
 	return fmt.Sprintf("every item of %d sources was read", len(c.Sources))
 }
 
-// sum adds up counts.
-func sum(counts map[string]int64) (n int64) {
+// sumCounts adds up counts.
+func sumCounts(counts map[string]int64) (n int64) {
 	for _, c := range counts {
 		n += c
 	}
 	return n
 }
 
-// kinds lists counts by kind, to end a line; "" if there are none.
-func kinds(counts map[string]int64) string {
+// listKinds lists counts by kind, to end a line; "" if there are none.
+func listKinds(counts map[string]int64) string {
 	var parts []string
 	for _, kind := range slices.Sorted(maps.Keys(counts)) {
 		parts = append(parts, fmt.Sprintf("%s %d", kind, counts[kind]))

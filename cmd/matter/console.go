@@ -11,26 +11,28 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/matter-ops/kms-rotation/audit"
-	"github.com/matter-ops/kms-rotation/internal/app"
+	"github.com/matter-ops/kms-rotation/internal/advice"
 	"github.com/matter-ops/kms-rotation/internal/console"
 	"github.com/matter-ops/kms-rotation/internal/lambdastep"
+	"github.com/matter-ops/kms-rotation/internal/operate"
 	"github.com/matter-ops/kms-rotation/kek"
-	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/journal"
+	"github.com/matter-ops/kms-rotation/source"
 )
 
 // operator is one command at work on a deployment.
 type operator struct {
-	*app.Deployment
-	console.Console
+	stack   *operate.Deployment // what it works on: steps, control table, configuration
+	console console.Console     // where it prints
 }
 
-// newOp completes a command of matter ops: output format, strict arguments, flags
+// newOpsCommand completes a command of matter ops: output format, strict arguments, flags
 // that must be given, and the deployment wired before act runs.
-func newOp(cmd *cobra.Command, act func(context.Context, *operator) error, required ...string) *cobra.Command {
+func newOpsCommand(cmd *cobra.Command, act func(context.Context, *operator) error, required ...string) *cobra.Command {
 	var output string
 	cmd.Flags().StringVarP(&output, "output", "o", "text", "text or json")
-	complete(cmd)
-	cmd.Args = console.NoArgs
+	completeFlags(cmd, "text", "json")
+	cmd.Args = console.RefuseArgs
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if output != "text" && output != "json" {
 			return console.UsageError{Err: fmt.Errorf("-o %q: use text or json", output)}
@@ -40,19 +42,19 @@ func newOp(cmd *cobra.Command, act func(context.Context, *operator) error, requi
 				return console.UsageError{Err: fmt.Errorf("--%s is required: %s; see %s --help", name, cmd.Flag(name).Usage, cmd.CommandPath())}
 			}
 		}
-		d, err := app.Deployed(cmd.Context())
+		d, err := deployment(cmd)
 		if err != nil {
 			return err
 		}
-		return act(cmd.Context(), &operator{d, console.Console{Out: cmd.OutOrStdout(), Err: cmd.ErrOrStderr(), JSON: output == "json"}})
+		return act(cmd.Context(), &operator{stack: d, console: console.Console{Out: cmd.OutOrStdout(), Err: cmd.ErrOrStderr(), JSON: output == "json"}})
 	}
 	return cmd
 }
 
-// newStep is newOp for a command that changes the deployment: it is refused in a shell
+// newStepCommand is newOpsCommand for a command that changes the deployment: it is refused in a shell
 // whose settings are not those that the functions have.
-func newStep(cmd *cobra.Command, act func(context.Context, *operator) error, required ...string) *cobra.Command {
-	return newOp(cmd, func(ctx context.Context, o *operator) error {
+func newStepCommand(cmd *cobra.Command, act func(context.Context, *operator) error, required ...string) *cobra.Command {
+	return newOpsCommand(cmd, func(ctx context.Context, o *operator) error {
 		if err := o.checkShell(ctx); err != nil {
 			return err
 		}
@@ -60,33 +62,33 @@ func newStep(cmd *cobra.Command, act func(context.Context, *operator) error, req
 	}, required...)
 }
 
-// next is the last line of most results.
-func next(command string) string {
+// nextLine is the last line of most results.
+func nextLine(command string) string {
 	if command == "" {
 		return ""
 	}
 	return "next: " + command
 }
 
-// sayError prints an error for a person, or as JSON for a program.
-func sayError(w io.Writer, asJSON bool, err error, code int) {
+// printError prints an error for a person, or as JSON for a program.
+func printError(w io.Writer, asJSON bool, err error, code int) {
 	if !asJSON {
-		fmt.Fprintln(w, "matter:", err)
-		if typed := (*rotation.Error)(nil); errors.As(err, &typed) {
+		fmt.Fprintln(w, "matter:", advice.Explain(err))
+		if typed := (*journal.Error)(nil); errors.As(err, &typed) {
 			for _, row := range typed.Rows {
 				fmt.Fprintln(w, "  row", audit.Visible(row))
 			}
 		}
 		return
 	}
-	out := map[string]any{"kind": lambdastep.Kind(err), "message": err.Error(), "exit_code": code}
-	var typed *rotation.Error
+	out := map[string]any{"kind": lambdastep.ErrorKind(err), "message": advice.Explain(err), "exit_code": code}
+	var typed *journal.Error
 	var usage console.UsageError
 	switch {
 	case errors.As(err, &usage):
-		out["kind"] = rotation.InvalidInput
+		out["kind"] = journal.InvalidInput
 	case errors.As(err, &typed):
-		out["field"], out["next"] = typed.Field, typed.Next
+		out["field"], out["next"] = typed.Field, advice.Command(typed.Next)
 		if len(typed.Rows) > 0 {
 			out["rows"] = typed.Rows
 		}
@@ -96,16 +98,17 @@ func sayError(w io.Writer, asJSON bool, err error, code int) {
 	_ = e.Encode(map[string]any{"error": out}) // there is nobody left to tell
 }
 
-func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }
+// formatTime is a time as every command prints it: in UTC, to the second.
+func formatTime(t time.Time) string { return t.UTC().Format(time.RFC3339) }
 
-// open opens definitions by their drivers.
-func (o *operator) open(defs []kek.Source) ([]rotation.Source, error) {
-	out := make([]rotation.Source, 0, len(defs))
+// openSources opens definitions by their drivers.
+func (o *operator) openSources(defs []kek.Source) ([]source.Driver, error) {
+	out := make([]source.Driver, 0, len(defs))
 	for _, def := range defs {
-		src, err := o.Steps.OpenSource(def)
+		src, err := o.stack.Steps.OpenSource(def)
 		if err != nil {
-			return nil, &rotation.Error{
-				Kind: rotation.SourceMisconfigured, Field: "sources[" + def.Name + "]", Msg: "its definition cannot be used", Err: err, Next: "matter ops source list",
+			return nil, &journal.Error{
+				Kind: journal.SourceMisconfigured, Field: "sources[" + def.Name + "]", Msg: "its definition cannot be used", Err: err, Next: journal.Next{Say: "matter ops source list"},
 			}
 		}
 		out = append(out, src)

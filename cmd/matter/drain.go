@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
 	"strings"
 	"time"
 
@@ -13,9 +12,11 @@ import (
 	"github.com/matter-ops/kms-rotation/internal/console"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/journal"
 )
 
-func newDrain() *cobra.Command {
+// newDrainCommand returns the command matter ops kms-watch-drain, step 4.
+func newDrainCommand() *cobra.Command {
 	var id string
 	var wait, every time.Duration
 	cmd := &cobra.Command{
@@ -33,43 +34,44 @@ nor after Ctrl-C: run it again.`,
 	cmd.Flags().StringVar(&id, "old-kek-id", "", "the KEK that the pointer has left")
 	cmd.Flags().DurationVar(&wait, "max-wait", 30*time.Minute, "how long to wait, from now")
 	cmd.Flags().DurationVar(&every, "poll", 2*time.Second, "pause between two looks")
-	return newStep(cmd, func(ctx context.Context, o *operator) error {
+	return newStepCommand(cmd, func(ctx context.Context, o *operator) error {
 		if wait < 0 || every <= 0 {
 			return console.UsageError{Err: errors.New("--max-wait and --poll must be durations such as 30m and 2s")}
 		}
-		return o.drain(ctx, kek.ID(id), wait, every)
+		return o.drainKEK(ctx, kek.ID(id), wait, every)
 	}, "old-kek-id")
 }
 
-func (o *operator) drain(ctx context.Context, id kek.ID, wait, every time.Duration) error {
+// drainKEK repeats the step drain until the old KEK is sealed or --max-wait is over. The
+// limit of the rotation itself does not apply, since a person watches; an interrupt exits
+// with 6, because nothing is lost.
+func (o *operator) drainKEK(ctx context.Context, id kek.ID, wait, every time.Duration) error {
 	r, err := o.rotationOfOld(ctx, id)
 	if err != nil {
 		return err
 	}
-	if err := o.ready(ctx, r, kek.Switched); err != nil {
+	if err := o.checkPhase(ctx, r, kek.Switched); err != nil {
 		return err
 	}
-	steps := *o.Steps
-	steps.DrainMaxWait = math.MaxInt64 // this command waits, not the step
-	line := console.NewStatusLine(o.Progress())
+	line := console.NewStatusLine(o.console.ProgressWriter())
 	defer line.End()
 	start := time.Now()
 	for {
-		out, err := steps.Drain(ctx, rotation.StepInput{RotationID: r.ID})
+		out, err := o.stack.Steps.DrainWithin(ctx, rotation.StepInput{RotationID: r.ID}, rotation.WithoutLimit) // this command limits the wait
 		switch {
 		case ctx.Err() != nil:
-			return o.detached(line, "matter ops kms-watch-drain --old-kek-id "+string(id))
+			return o.endDetached(line, "matter ops kms-watch-drain --old-kek-id "+string(id))
 		case err != nil:
-			return o.advise(err, r)
+			return o.adviseByHand(err, r)
 		case out.Done:
 			line.End()
-			return o.done(ctx, r.ID, later(r.Phase, kek.Switched), out, fmt.Sprintf("KEK %s is sealed: no row can be inserted under it, what was written still unwraps", id))
+			return o.reportStep(ctx, r.ID, phaseFoundLater(r.Phase, kek.Switched), out, fmt.Sprintf("KEK %s is sealed: no row can be inserted under it, what was written still unwraps", id))
 		}
 		waited := time.Since(start)
-		line.Show(fmt.Sprintf("%d in flight, %d leases", out.Refs, out.Leases), fmt.Sprintf("  %s of %s", console.ShortDuration(waited), console.ShortDuration(wait)))
+		line.Show(fmt.Sprintf("%d in flight, %d leases", out.Refs, out.Leases), fmt.Sprintf("  %s of %s", console.FormatDuration(waited), console.FormatDuration(wait)))
 		if waited >= wait {
 			line.End()
-			return o.held(ctx, id, wait)
+			return o.checkHolders(ctx, id, wait)
 		}
 		select {
 		case <-time.After(min(every, wait-waited)):
@@ -78,26 +80,26 @@ func (o *operator) drain(ctx context.Context, id kek.ID, wait, every time.Durati
 	}
 }
 
-// held says who holds the old KEK.
-func (o *operator) held(ctx context.Context, id kek.ID, wait time.Duration) error {
-	leases, err := o.Steps.Drainage.Leases(ctx, id)
+// checkHolders says who holds the old KEK.
+func (o *operator) checkHolders(ctx context.Context, id kek.ID, wait time.Duration) error {
+	leases, err := o.stack.Steps.Drainage.Leases(ctx, id)
 	if err != nil {
 		return err
 	}
 	var holders []string
 	for _, l := range leases {
-		holders = append(holders, fmt.Sprintf("%s (host %s, pid %d, %d in flight, lease until %s)", l.Holder, l.Host, l.PID, l.Refs, stamp(l.Expires)))
+		holders = append(holders, fmt.Sprintf("%s (host %s, pid %d, %d in flight, lease until %s)", l.Holder, l.Host, l.PID, l.Refs, formatTime(l.Expires)))
 	}
-	return &rotation.Error{
-		Kind: rotation.DrainTimeout, Field: "LEASE#" + string(id),
+	return &journal.Error{
+		Kind: journal.DrainTimeout, Field: "LEASE#" + string(id),
 		Msg:  fmt.Sprintf("after %s the old KEK is still held by %s", wait, strings.Join(holders, "; ")),
-		Next: "stop or restart these processes, then: matter ops kms-watch-drain --old-kek-id " + string(id) + " --max-wait 30m",
+		Next: journal.Next{Say: "stop or restart these processes, then: matter ops kms-watch-drain --old-kek-id " + string(id) + " --max-wait 30m"},
 	}
 }
 
-// detached ends a command that was interrupted while something still runs.
-func (o *operator) detached(line *console.StatusLine, again string) error {
+// endDetached ends a command that was interrupted while something still runs.
+func (o *operator) endDetached(line *console.StatusLine, again string) error {
 	line.End()
-	fmt.Fprintln(o.Err, "interrupted; nothing is lost. Again:", again)
+	fmt.Fprintln(o.console.Err, "interrupted; nothing is lost. Again:", again)
 	return console.Exit(console.ExitRunning)
 }

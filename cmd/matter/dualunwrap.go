@@ -9,8 +9,11 @@ import (
 
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/journal"
+	"github.com/matter-ops/kms-rotation/source"
 )
 
+// newDualUnwrap returns the command matter ops kms-dual-unwrap, step 2.
 func newDualUnwrap() *cobra.Command {
 	var id, known string
 	cmd := &cobra.Command{
@@ -32,27 +35,29 @@ deployment mean the same known ciphers.`,
 	}
 	cmd.Flags().StringVar(&id, "kek-id", "", "the new KEK, as kms-mint-kek printed it")
 	cmd.Flags().StringVar(&known, "corpus", "", "the known-cipher corpus; default: the rotation's")
-	return newStep(cmd, func(ctx context.Context, o *operator) error { return o.dualUnwrap(ctx, kek.ID(id), known) }, "kek-id")
+	return newStepCommand(cmd, func(ctx context.Context, o *operator) error { return o.dualUnwrap(ctx, kek.ID(id), known) }, "kek-id")
 }
 
+// dualUnwrap runs the rehearsal and then the step dualunwrap. Both may be repeated: what is
+// done already is reported as done before.
 func (o *operator) dualUnwrap(ctx context.Context, id kek.ID, known string) error {
 	r, err := o.rotationOfNew(ctx, id)
 	if err != nil {
 		return err
 	}
-	if err := sameCorpus(known, corporaOf(r)); err != nil {
+	if err := sameCorpus(known, corporaOf(o.stack.Steps.OpenSource, r)); err != nil {
 		return err
 	}
-	if err := o.ready(ctx, r, kek.Minted); err != nil {
+	if err := o.checkPhase(ctx, r, kek.Minted); err != nil {
 		return err
 	}
-	tried, err := o.Steps.Rewrap(ctx, rotation.RewrapInput{RotationID: r.ID, Rehearse: true})
+	tried, err := o.stack.Steps.Rewrap(ctx, rotation.RewrapInput{RotationID: r.ID, Rehearse: true})
 	if err != nil {
-		return o.advise(err, r)
+		return o.adviseByHand(err, r)
 	}
-	out, err := o.Steps.DualUnwrap(ctx, rotation.StepInput{RotationID: r.ID})
+	out, err := o.stack.Steps.DualUnwrap(ctx, rotation.StepInput{RotationID: r.ID})
 	if err != nil {
-		return o.advise(err, r)
+		return o.adviseByHand(err, r)
 	}
 	var rehearsed, seen string
 	switch {
@@ -64,22 +69,22 @@ func (o *operator) dualUnwrap(ctx context.Context, id kek.ID, known string) erro
 	if out.Canaries > 0 {
 		seen = fmt.Sprintf("%d canaries came back byte for byte under the new KEK; %d known ciphers opened under both", out.Canaries, out.Corpus)
 	}
-	return o.done(ctx, r.ID, later(r.Phase, kek.Minted), out, rehearsed, seen)
+	return o.reportStep(ctx, r.ID, phaseFoundLater(r.Phase, kek.Minted), out, rehearsed, seen)
 }
 
-// later is the phase that a step found, "" if it was the step's turn.
-func later(found, turn kek.Phase) kek.Phase {
+// phaseFoundLater is the phase that a step found, "" if it was the step's turn.
+func phaseFoundLater(found, turn kek.Phase) kek.Phase {
 	if found == turn {
 		return ""
 	}
 	return found
 }
 
-// corporaOf lists the corpora that a rotation has frozen, as bucket/prefix.
-func corporaOf(r kek.Rotation) []string {
+// corporaOf lists the places of known ciphers that a rotation has frozen, as bucket/prefix.
+func corporaOf(open func(kek.Source) (source.Driver, error), r kek.Rotation) []string {
 	var out []string
 	for _, def := range r.Sources {
-		if def.Kind == kek.KindCorpus {
+		if src, err := open(def); err == nil && src.Traits().KnownPlaintexts {
 			out = append(out, strings.Trim(strings.TrimPrefix(def.Place, "s3://"), "/"))
 		}
 	}
@@ -92,8 +97,8 @@ func sameCorpus(given string, frozen []string) error {
 		return nil
 	}
 	refuse := func(msg string) error {
-		return &rotation.Error{
-			Kind: rotation.InvalidInput, Field: "--corpus", Msg: msg, Next: "leave --corpus out to use the rotation's; matter ops source list shows the sources",
+		return &journal.Error{
+			Kind: journal.InvalidInput, Field: "--corpus", Msg: msg, Next: journal.Next{Say: "leave --corpus out to use the rotation's; matter ops source list shows the sources"},
 		}
 	}
 	if len(frozen) == 0 {

@@ -9,7 +9,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/sts"
 	"github.com/rogpeppe/go-internal/testscript"
 
-	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/gates"
 )
 
 // TestGates runs, on a stack that demands a drill and a second person, the scripts of
@@ -27,6 +27,21 @@ func TestGates(t *testing.T) {
 		w.more["KEY_"+who], w.more["SECRET_"+who] = *out.Credentials.AccessKeyId, *out.Credentials.SecretAccessKey
 		w.more["TOKEN_"+who] = *out.Credentials.SessionToken
 	}
+	for who, policies := range map[string][]string{"auditor": {"AuditorPolicyArn"}, "approver": {"AuditorPolicyArn", "ApproverPolicyArn"}} {
+		var arns []string
+		for _, output := range policies {
+			arns = append(arns, w.Outputs[output])
+		}
+		cfg, err := w.ConfigWith(t.Context(), arns...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		has, err := cfg.Credentials.Retrieve(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.more["KEY_"+who], w.more["SECRET_"+who] = has.AccessKeyID, has.SecretAccessKey
+	}
 	scripts(t, "gates", w)
 }
 
@@ -38,14 +53,14 @@ func (w *world) plan(ts *testscript.TestScript, _ bool, args []string) {
 	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
 		a, err := w.Deployment.Table.LoadApproval(context.Background(), args[0])
 		ts.Check(err)
-		if a.State == rotation.ApprovalPending {
+		if a.State == gates.ApprovalPending {
 			ts.Setenv("PLAN", a.Plan)
 			return
 		}
 		v, err := w.Deployment.Table.Load(context.Background(), args[0])
 		ts.Check(err)
 		if v.Rotation != nil && v.Rotation.Execution == "" { // by hand nobody is asked
-			ts.Setenv("PLAN", w.Deployment.Steps.PlanHash(*v.Rotation))
+			ts.Setenv("PLAN", w.Deployment.Steps.Gates.HashPlan(*v.Rotation))
 			return
 		}
 	}

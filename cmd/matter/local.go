@@ -12,10 +12,10 @@ import (
 	"github.com/matter-ops/kms-rotation/internal/console"
 )
 
-// newLocal returns a command that hands its arguments to matter-local, the program of the
+// newLocalCommand returns a command that hands its arguments to matter-local, the program of the
 // local AWS. It is built beside this one and is not shipped: this program carries no
 // emulator.
-func newLocal() *cobra.Command {
+func newLocalCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "local", Hidden: true, DisableFlagParsing: true,
 		Short: "The local AWS: matter-local", Example: "  matter local up --detach",

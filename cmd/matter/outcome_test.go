@@ -6,10 +6,14 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/service/sfn/types"
 
-	"github.com/matter-ops/kms-rotation/internal/app"
 	"github.com/matter-ops/kms-rotation/internal/console"
+	"github.com/matter-ops/kms-rotation/internal/executions"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/journal"
+	"github.com/matter-ops/kms-rotation/source"
+	dynamosource "github.com/matter-ops/kms-rotation/source/dynamodb"
+	s3source "github.com/matter-ops/kms-rotation/source/s3"
 )
 
 // TestOutcome: how an execution ended, as an exit code and in words. The causes are
@@ -24,36 +28,36 @@ func TestOutcome(t *testing.T) {
 		states      string
 		phase       kek.Phase
 		exit        int
-		kind        rotation.Kind
+		kind        journal.Kind
 		says, after string
 	}{
 		{types.ExecutionStatusSucceeded, "", "", "Completed", kek.Completed, console.ExitDone, "", "rotation q is completed", "verify-kms-rotation --new-kek-id new"},
 		{
 			types.ExecutionStatusFailed, "WindowClosed", `{"errorMessage":"WindowClosed: window: it is 12:00","errorType":"WindowClosed"}`, "Preflight Refused", "",
-			console.ExitFailed, rotation.WindowClosed, "nothing was changed\nWindowClosed: window: it is 12:00", "kms-preflight",
+			console.ExitFailed, journal.WindowClosed, "nothing was changed\nWindowClosed: window: it is 12:00", "kms-preflight",
 		},
 		{
 			types.ExecutionStatusFailed, "CanaryFailed", `{"errorMessage":"CanaryFailed: k: came back changed"}`, "PreSwitchFailure RolledBack", kek.RolledBack,
-			console.ExitRolledBack, rotation.CanaryFailed, "the pointer never moved from KEK old\nCanaryFailed: k: came back changed", "matter ops kms-rotate",
+			console.ExitRolledBack, journal.CanaryFailed, "the pointer never moved from KEK old\nCanaryFailed: k: came back changed", "matter ops kms-rotate",
 		},
 		{
 			types.ExecutionStatusFailed, "Halted", orphans, "Verify Halted", kek.KEKRetired,
-			console.ExitOrphans, rotation.OrphansFound, "has halted (failed)\nOrphansFound: rows: 2 rows are not under the new KEK", "matter ops resume --rotation q",
+			console.ExitOrphans, journal.OrphansFound, "has halted (failed)\nOrphansFound: rows: 2 rows are not under the new KEK", "matter ops resume --rotation q",
 		},
 		{
 			types.ExecutionStatusFailed, "Halted", timeout, "Rewrap Halted", kek.Drained,
 			console.ExitFailed, "States.Timeout", "rotation q is drained and has halted (failed)\nStates.Timeout", "matter ops resume --rotation q",
 		},
-		{types.ExecutionStatusFailed, "Halted", colons, "Rewrap Halted", kek.Drained, console.ExitFailed, rotation.Internal, "Internal: r1 failed: x: y", "resume"},
-		{types.ExecutionStatusFailed, "Halted", "no message at all", "Halted", kek.Drained, console.ExitFailed, rotation.Halted, "no message at all", "resume"},
+		{types.ExecutionStatusFailed, "Halted", colons, "Rewrap Halted", kek.Drained, console.ExitFailed, journal.Internal, "Internal: r1 failed: x: y", "resume"},
+		{types.ExecutionStatusFailed, "Halted", "no message at all", "Halted", kek.Drained, console.ExitFailed, journal.Halted, "no message at all", "resume"},
 		{types.ExecutionStatusAborted, "", "", "Rewrap", kek.Drained, console.ExitFailed, "", "rotation q is drained and has halted (aborted)", "resume --rotation q"},
 		{types.ExecutionStatusTimedOut, "States.Timeout", "", "", "", console.ExitFailed, "States.Timeout", "is not started and has halted (timed_out)", "matter ops kms-rotate"},
 	} {
 		out := outcome{
-			Execution: app.Execution{RotationID: "q", Status: c.status, Error: c.err, Cause: c.cause},
+			Execution: executions.Execution{RotationID: "q", Status: c.status, Error: c.err, Cause: c.cause},
 			States:    strings.Fields(c.states), Phase: c.phase, OldKEK: "old", NewKEK: "new",
 		}
-		says := out.judge()
+		says := out.judgeOutcome()
 		if out.ExitCode != c.exit || out.Failure != string(c.kind) || !strings.Contains(says, c.says) || !strings.Contains(out.Next, c.after) {
 			t.Errorf("%s %s: exit %d, failure %q, next %q, says\n%s", c.status, c.err, out.ExitCode, out.Failure, out.Next, says)
 		}
@@ -66,8 +70,10 @@ func TestOutcome(t *testing.T) {
 // TestSameCorpus: the runbook's path and the URL name the same corpus; a neighbour
 // is refused.
 func TestSameCorpus(t *testing.T) {
-	frozen := corporaOf(kek.Rotation{Sources: []kek.Source{
-		{Kind: kek.KindDynamoDB, Place: "orders"}, {Kind: kek.KindCorpus, Place: "s3://forensics/known-cipher-corpus/"},
+	kinds := source.NewRegistry(dynamosource.Kind(nil), s3source.Kind(nil))
+	frozen := corporaOf(kinds.Open, kek.Rotation{Sources: []kek.Source{
+		dynamosource.Config{Table: "orders", KEKID: "key", WrappedDEK: "dek"}.Source(),
+		s3source.Config{Bucket: "forensics", Prefix: "known-cipher-corpus/"}.Source(),
 	}})
 	for given, ok := range map[string]bool{
 		"": true, "s3://forensics/known-cipher-corpus/": true, "s3://forensics/known-cipher-corpus": true, "/forensics/known-cipher-corpus": true,
@@ -87,14 +93,19 @@ func TestSameCorpus(t *testing.T) {
 	}
 }
 
-// TestWorse: the worst expectation is the exit code, whatever the order.
-func TestWorse(t *testing.T) {
-	order := []int{console.ExitDone, console.ExitUnproven, console.ExitFailed, console.ExitOrphans}
-	for i, a := range order {
-		for j, b := range order {
-			if worse(a, b) != (i > j) {
-				t.Errorf("worse(%d, %d) = %t", a, b, worse(a, b))
+// TestWorstExitCode: the worst expectation is the exit code, whatever the order.
+func TestWorstExitCode(t *testing.T) {
+	verdicts := []rotation.Verdict{rotation.Fulfilled, rotation.Unproven, rotation.Violated, rotation.Orphaned}
+	codes := []int{console.ExitDone, console.ExitUnproven, console.ExitFailed, console.ExitOrphans}
+	for i, a := range verdicts {
+		for j, b := range verdicts {
+			all := []expectation{newExpectation(a, "", ""), newExpectation(b, "", "")}
+			if got, want := worstExitCode(all), codes[max(i, j)]; got != want {
+				t.Errorf("verdicts %d and %d: exit code %d, want %d", a, b, got, want)
 			}
 		}
+	}
+	if got := worstExitCode(nil); got != console.ExitDone {
+		t.Errorf("without an expectation: %d", got)
 	}
 }

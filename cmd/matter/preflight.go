@@ -6,12 +6,14 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/matter-ops/kms-rotation/internal/advice"
 	"github.com/matter-ops/kms-rotation/internal/console"
 	"github.com/matter-ops/kms-rotation/internal/lambdastep"
-	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/journal"
 )
 
+// newPreflight returns the command matter ops kms-preflight.
 func newPreflight() *cobra.Command {
 	var f mintFlags
 	cmd := &cobra.Command{
@@ -25,12 +27,12 @@ source and KEK are unwrapped, and with --emergency their payloads must open.`,
 		Example: `  matter ops kms-preflight
   matter ops kms-preflight --window any -o json`,
 	}
-	f.register(cmd)
-	return newOp(cmd, func(ctx context.Context, o *operator) error { return o.preflight(ctx, f) })
+	f.addFlags(cmd)
+	return newOpsCommand(cmd, func(ctx context.Context, o *operator) error { return o.runPreflight(ctx, f) })
 }
 
-// register adds the flags that say which rotation is meant.
-func (f *mintFlags) register(cmd *cobra.Command) {
+// addFlags adds the flags that say which rotation is meant.
+func (f *mintFlags) addFlags(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&f.label, "label", "", "the operator's name for the rotation; default: the quarter's, in an emergency the time's")
 	cmd.Flags().BoolVar(&f.emergency, "emergency", false, "the old KEK may be compromised: no window, never roll back to it")
 	cmd.Flags().BoolVar(&f.again, "again", false, "with --emergency: end the emergency that runs, too; any other rotation is ended without it")
@@ -38,45 +40,50 @@ func (f *mintFlags) register(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&f.window, "window", "", "HH:MM-HH:MM or any, instead of the deployment's off-peak window")
 }
 
-// checks runs preflight's checks. A refusal is its own answer; err says that it
+// runChecks runs preflight's checks. A refusal is its own answer; err says that it
 // could not look.
-func (o *operator) checks(ctx context.Context, f mintFlags) (plan rotation.Plan, refusal, err error) {
+func (o *operator) runChecks(ctx context.Context, f mintFlags) (plan rotation.Plan, refusal, err error) {
 	if f.label == "" {
-		f.label = o.Config.QuarterLabel(o.Steps.Now())
+		f.label = o.stack.Config.QuarterLabel(o.stack.Steps.Journal.Now())
 	}
-	plan, err = o.Steps.Preflight(ctx, rotation.PreflightInput{
-		ExecutionName: notInID.ReplaceAllString(f.label, "-"), Input: f.input(), CheckOnly: true,
+	plan, err = o.stack.Steps.Preflight(ctx, rotation.PreflightInput{
+		ExecutionName: notInID.ReplaceAllString(f.label, "-"), Input: f.executionInput(), CheckOnly: true,
 	})
 	if err != nil && len(plan.Checks) == 0 {
 		return plan, nil, err
 	}
-	mode := kek.Normal
-	if f.emergency {
-		mode = kek.Emergency
-	}
-	rows, rerr := o.Steps.CheckRows(ctx, mode)
+	rows, rerr := o.stack.Steps.CheckRows(ctx, f.rotationMode())
 	if rerr != nil && err == nil { // else preflight has named it
 		return plan, nil, rerr
 	}
+	explainChecks(rows)
+	explainChecks(plan.Checks)
 	plan.Checks = append(plan.Checks, rows...)
 	for _, c := range rows {
 		if !c.OK && err == nil {
-			err = &rotation.Error{Kind: rotation.RehearsalFailed, Field: c.Name, Msg: c.Detail, Next: f.afterRows()}
+			err = &journal.Error{Kind: journal.RehearsalFailed, Field: c.Name, Msg: c.Detail, Next: journal.Next{Say: f.afterRows()}}
 		}
 	}
 	return plan, err, nil
 }
 
+// explainChecks adds what to do about the checks that failed.
+func explainChecks(checks []rotation.Check) {
+	for i := range checks {
+		checks[i].Detail = advice.Append(checks[i].Detail, checks[i].Err)
+	}
+}
+
 // afterRows is what to do about a row that would not be moved.
 func (f mintFlags) afterRows() string {
 	if f.emergency {
-		return "correct it beforehand; if the KEK is compromised now, start all the same, for the pointer leaves it at once and what cannot be moved blocks the retirement: " + f.rotate()
+		return "correct it beforehand; if the KEK is compromised now, start all the same, for the pointer leaves it at once and what cannot be moved blocks the retirement: " + f.rotateCommand()
 	}
 	return "matter ops census shows every item that cannot be accounted for"
 }
 
-// rotate is the command that starts the rotation which the flags mean.
-func (f mintFlags) rotate() string {
+// rotateCommand is the command that starts the rotation which the flags mean.
+func (f mintFlags) rotateCommand() string {
 	command := "matter ops kms-rotate"
 	if f.label != "" {
 		command += fmt.Sprintf(" --label %q", f.label)
@@ -93,31 +100,34 @@ func (f mintFlags) rotate() string {
 	return command + " --watch"
 }
 
-func (o *operator) preflight(ctx context.Context, f mintFlags) error {
-	if err := f.check(); err != nil {
+// runPreflight prints every check, and then the refusal if there is one. An emergency may
+// start although a sampled row cannot be moved, so it still gets the command.
+func (o *operator) runPreflight(ctx context.Context, f mintFlags) error {
+	if err := f.checkFlags(); err != nil {
 		return err
 	}
-	plan, refusal, err := o.checks(ctx, f)
+	plan, refusal, err := o.runChecks(ctx, f)
 	if err != nil {
 		return err
 	}
 	command := ""
-	if refusal == nil || f.emergency && lambdastep.Kind(refusal) == rotation.RehearsalFailed { // an emergency starts all the same
-		command = f.rotate()
+	if refusal == nil || f.emergency && lambdastep.ErrorKind(refusal) == journal.RehearsalFailed { // an emergency starts all the same
+		command = f.rotateCommand()
 	}
-	lines := append(o.checkLines(plan.Checks), next(command))
-	if err := o.Result(map[string]any{"ready": refusal == nil, "checks": plan.Checks, "next": command}, lines...); err != nil {
+	lines := append(o.checkLines(plan.Checks), nextLine(command))
+	if err := o.console.PrintResult(map[string]any{"ready": refusal == nil, "checks": plan.Checks, "next": command}, lines...); err != nil {
 		return err
 	}
-	return o.startError(ctx, refusal, "matter ops kms-rotate --window any")
+	return o.adviseStart(ctx, refusal, "matter ops kms-rotate --window any")
 }
 
+// checkLines is checks as text.
 func (o *operator) checkLines(checks []rotation.Check) []string {
 	var lines []string
 	for _, c := range checks {
-		mark := console.Paint(o.Out, console.Green, "ok")
+		mark := console.PaintText(o.console.Out, console.Green, "ok")
 		if !c.OK {
-			mark = console.Paint(o.Out, console.Red, "NO")
+			mark = console.PaintText(o.console.Out, console.Red, "NO")
 		}
 		lines = append(lines, fmt.Sprintf("%s  %-20s  %s", mark, c.Name, c.Detail))
 	}

@@ -5,13 +5,12 @@ import (
 	"time"
 
 	"github.com/matter-ops/kms-rotation/internal/console"
-	"github.com/matter-ops/kms-rotation/internal/watch"
 	"github.com/matter-ops/kms-rotation/kek"
 )
 
-// pass shows the progress of one pass over all rows while work runs.
-func (o *operator) pass(ctx context.Context, r kek.Rotation, name string, work func(context.Context) error) error {
-	total, err := o.RowsAbout(ctx)
+// showPass shows the progress of one pass over all rows while work runs.
+func (o *operator) showPass(ctx context.Context, r kek.Rotation, name string, work func(context.Context) error) error {
+	total, err := o.stack.EstimateRows(ctx)
 	if err != nil {
 		return err
 	}
@@ -19,7 +18,7 @@ func (o *operator) pass(ctx context.Context, r kek.Rotation, name string, work f
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	go func() { done <- work(ctx) }()
-	line := console.NewStatusLine(o.Err)
+	line := console.NewStatusLine(o.console.Err)
 	defer line.End()
 	look := time.NewTicker(time.Second)
 	defer look.Stop()
@@ -31,12 +30,12 @@ func (o *operator) pass(ctx context.Context, r kek.Rotation, name string, work f
 			return err
 		case <-look.C:
 		}
-		t, err := watch.Tally(ctx, o.Table, r, name)
+		t, unproven, err := console.SumCheckpoints(ctx, o.stack.Table, o.stack.Steps.ProveCheckpoint, r, name)
 		if err != nil { // the work itself will say it if it matters
 			continue
 		}
-		if text := m.Text(name, t.Scanned+t.Other+t.Declared, time.Now()); line.Live || time.Since(speak) >= console.QuietFor {
-			line.Show(text, "")
+		if text := m.FormatProgress(name, t.Scanned+t.Other+t.Declared, time.Now()); line.Live || time.Since(speak) >= console.QuietFor {
+			line.Show(text+console.FormatUnproven(unproven), "")
 			speak = time.Now()
 		}
 	}

@@ -21,11 +21,14 @@ const (
 	resourcesFile = "reinstall-resources.json"
 )
 
+// reinstallFlags name the state that a deleted stack has left.
 type reinstallFlags struct {
-	template, stack, table, bucket, key string
-	retention                           int
+	template, stack, table, keyTable, bucket, key string
+	retention                                     int
 }
 
+// newReinstall returns the command matter ops reinstall. It calls nothing of AWS, so it
+// needs no deployment.
 func newReinstall() *cobra.Command {
 	var f reinstallFlags
 	var output string
@@ -33,18 +36,19 @@ func newReinstall() *cobra.Command {
 		Use:   "reinstall --table TABLE --bucket BUCKET --anchor-key KEY",
 		Short: "Prepare a new stack that takes over the state of a deleted one",
 		Long: `A deleted stack leaves its control table, its audit bucket with the bucket's policy, and
-its anchor key. A new stack of the same name takes them over by a CloudFormation import:
+its anchor key; since there are keyed rows, its key table too. A new stack of the same name takes them over by a CloudFormation import:
 this writes the part of the template that describes them and the list of what is imported,
 and prints the commands that import them and deploy the rest. It calls nothing of AWS.
 
 Without it a new stack begins with an empty table and a chain of its own.`,
 		Example: `  matter ops reinstall --table matter-ControlTable-1ABC --bucket matter-auditbucket-1abc \
     --anchor-key 1234abcd-12ab-34cd-56ef-1234567890ab --retention-days 365`,
-		Args: console.NoArgs,
+		Args: console.RefuseArgs,
 	}
 	cmd.Flags().StringVar(&f.stack, "stack", "matter", "name of the deleted stack, which the new one takes")
 	cmd.Flags().StringVar(&f.template, "template", "template.yaml", "the template that is deployed afterwards")
 	cmd.Flags().StringVar(&f.table, "table", "", "the control table")
+	cmd.Flags().StringVar(&f.keyTable, "key-table", "", "the key table; a stack from before keyed rows has none")
 	cmd.Flags().StringVar(&f.bucket, "bucket", "", "the audit bucket")
 	cmd.Flags().StringVar(&f.key, "anchor-key", "", "id of the anchor key")
 	cmd.Flags().IntVar(&f.retention, "retention-days", 365, "RetentionDays of the deleted stack")
@@ -56,7 +60,7 @@ Without it a new stack begins with an empty table and a chain of its own.`,
 		if output != "text" && output != "json" {
 			return console.UsageError{Err: fmt.Errorf("-o %q: use text or json", output)}
 		}
-		return f.run(console.Console{Out: cmd.OutOrStdout(), Err: cmd.ErrOrStderr(), JSON: output == "json"})
+		return f.printReinstall(console.Console{Out: cmd.OutOrStdout(), Err: cmd.ErrOrStderr(), JSON: output == "json"})
 	}
 	return cmd
 }
@@ -68,30 +72,40 @@ type imported struct {
 	ResourceIdentifier map[string]string
 }
 
-func (f reinstallFlags) resources() []imported {
-	return []imported{
+// importedResources are the resources that outlive a stack, by their names in the template.
+func (f reinstallFlags) importedResources() []imported {
+	all := []imported{
 		{"AWS::DynamoDB::Table", "ControlTable", map[string]string{"TableName": f.table}},
 		{"AWS::S3::Bucket", "AuditBucket", map[string]string{"BucketName": f.bucket}},
 		{"AWS::S3::BucketPolicy", "AuditBucketPolicy", map[string]string{"Bucket": f.bucket}},
 		{"AWS::KMS::Key", "AnchorKey", map[string]string{"KeyId": f.key}},
 	}
+	if f.keyTable != "" {
+		all = append(all, imported{"AWS::DynamoDB::Table", "KeyTable", map[string]string{"TableName": f.keyTable}})
+	}
+	return all
 }
 
-func (f reinstallFlags) run(c console.Console) error {
-	for name, v := range map[string]string{"--table": f.table, "--bucket": f.bucket, "--anchor-key": f.key, "--stack": f.stack} {
+// printReinstall writes the two files and prints the commands that use them. It checks the
+// names first, because the commands are for a shell.
+func (f reinstallFlags) printReinstall(c console.Console) error {
+	for name, v := range map[string]string{"--table": f.table, "--key-table": f.keyTable, "--bucket": f.bucket, "--anchor-key": f.key, "--stack": f.stack} {
+		if name == "--key-table" && v == "" {
+			continue
+		}
 		if !regexp.MustCompile(`^[A-Za-z0-9_.-]+$`).MatchString(v) {
-			return refused(name, fmt.Sprintf("%q is a name or an id, without slashes and colons", v), "matter ops reinstall --help")
+			return refusedError(name, fmt.Sprintf("%q is a name or an id, without slashes and colons", v), "matter ops reinstall --help")
 		}
 	}
 	text, err := os.ReadFile(f.template)
 	if err != nil {
-		return refused("--template", err.Error(), "run it in the project's directory, or name the template")
+		return refusedError("--template", err.Error(), "run it in the project's directory, or name the template")
 	}
-	state, err := stateTemplate(text, f.resources())
+	state, err := stateTemplate(text, f.importedResources())
 	if err != nil {
 		return fmt.Errorf("%s: %w", f.template, err)
 	}
-	list, err := json.MarshalIndent(f.resources(), "", "  ")
+	list, err := json.MarshalIndent(f.importedResources(), "", "  ")
 	if err != nil {
 		return err
 	}
@@ -100,14 +114,14 @@ func (f reinstallFlags) run(c console.Console) error {
 			return err
 		}
 	}
-	commands := f.commands()
-	return c.Result(map[string]any{"files": []string{stateFile, resourcesFile}, "commands": commands},
+	commands := f.installCommands()
+	return c.PrintResult(map[string]any{"files": []string{stateFile, resourcesFile}, "commands": commands},
 		append([]string{"wrote " + stateFile + " and " + resourcesFile + "; now:", ""}, commands...)...)
 }
 
-// commands import the state, wait for it, and deploy the rest. A stack of which nothing but
+// installCommands import the state, wait for it, and deploy the rest. A stack of which nothing but
 // imported resources is there is updated by sam deploy like any other.
-func (f reinstallFlags) commands() []string {
+func (f reinstallFlags) installCommands() []string {
 	const change = "take-over-state"
 	set := fmt.Sprintf("--stack-name %s --change-set-name %s", f.stack, change)
 	return []string{
@@ -131,42 +145,43 @@ func stateTemplate(text []byte, resources []imported) ([]byte, error) {
 	if len(doc.Content) != 1 {
 		return nil, errors.New("is not a template")
 	}
-	all, parameters := child(doc.Content[0], "Resources"), child(doc.Content[0], "Parameters")
+	all, parameters := childNode(doc.Content[0], "Resources"), childNode(doc.Content[0], "Parameters")
 	if all == nil || parameters == nil {
 		return nil, errors.New("has no Resources or no Parameters")
 	}
 	kept, used := &yaml.Node{Kind: yaml.MappingNode}, &yaml.Node{Kind: yaml.MappingNode}
 	for _, r := range resources {
-		v := child(all, r.LogicalResourceID)
+		v := childNode(all, r.LogicalResourceID)
 		if v == nil {
 			return nil, fmt.Errorf("has no resource %s", r.LogicalResourceID)
 		}
-		if policy := child(v, "DeletionPolicy"); policy == nil || !strings.HasPrefix(policy.Value, "Retain") {
+		if policy := childNode(v, "DeletionPolicy"); policy == nil || !strings.HasPrefix(policy.Value, "Retain") {
 			return nil, fmt.Errorf("resource %s does not outlive its stack", r.LogicalResourceID)
 		}
-		kept.Content = append(kept.Content, scalar(r.LogicalResourceID), v)
+		kept.Content = append(kept.Content, scalarNode(r.LogicalResourceID), v)
 	}
 	for i := 0; i < len(parameters.Content); i += 2 {
-		if name := parameters.Content[i].Value; refersTo(kept, name) {
+		if name := parameters.Content[i].Value; refersToParameter(kept, name) {
 			used.Content = append(used.Content, parameters.Content[i], parameters.Content[i+1])
 		}
 	}
 	out := &yaml.Node{Kind: yaml.MappingNode, Content: []*yaml.Node{
-		scalar("AWSTemplateFormatVersion"),
+		scalarNode("AWSTemplateFormatVersion"),
 		{Kind: yaml.ScalarNode, Value: "2010-09-09", Style: yaml.DoubleQuotedStyle},
-		scalar("Description"), scalar("State of a deleted stack, taken over"),
+		scalarNode("Description"), scalarNode("State of a deleted stack, taken over"),
 	}}
 	if len(used.Content) > 0 {
-		out.Content = append(out.Content, scalar("Parameters"), used)
+		out.Content = append(out.Content, scalarNode("Parameters"), used)
 	}
-	out.Content = append(out.Content, scalar("Resources"), kept)
+	out.Content = append(out.Content, scalarNode("Resources"), kept)
 	return yaml.Marshal(out)
 }
 
-func scalar(v string) *yaml.Node { return &yaml.Node{Kind: yaml.ScalarNode, Value: v} }
+// scalarNode is a plain scalar.
+func scalarNode(v string) *yaml.Node { return &yaml.Node{Kind: yaml.ScalarNode, Value: v} }
 
-// child is the value of a key of a mapping; nil if there is none.
-func child(n *yaml.Node, key string) *yaml.Node {
+// childNode is the value of a key of a mapping; nil if there is none.
+func childNode(n *yaml.Node, key string) *yaml.Node {
 	for i := 0; n.Kind == yaml.MappingNode && i < len(n.Content); i += 2 {
 		if n.Content[i].Value == key {
 			return n.Content[i+1]
@@ -175,10 +190,10 @@ func child(n *yaml.Node, key string) *yaml.Node {
 	return nil
 }
 
-// refersTo reports whether a !Ref or a !Sub below n names a parameter.
-func refersTo(n *yaml.Node, name string) bool {
+// refersToParameter reports whether a !Ref or a !Sub below n names a parameter.
+func refersToParameter(n *yaml.Node, name string) bool {
 	if n.Kind == yaml.ScalarNode {
 		return n.Tag == "!Ref" && n.Value == name || n.Tag == "!Sub" && strings.Contains(n.Value, "${"+name+"}")
 	}
-	return slices.ContainsFunc(n.Content, func(c *yaml.Node) bool { return refersTo(c, name) })
+	return slices.ContainsFunc(n.Content, func(c *yaml.Node) bool { return refersToParameter(c, name) })
 }

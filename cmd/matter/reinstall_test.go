@@ -25,11 +25,11 @@ func TestReinstall(t *testing.T) {
 	}
 	t.Chdir(t.TempDir())
 	f := reinstallFlags{
-		template: filepath.Join(root, "template.yaml"), stack: "matter", table: "matter-ControlTable-1ABC", bucket: "matter-auditbucket-1abc",
+		template: filepath.Join(root, "template.yaml"), stack: "matter", table: "matter-ControlTable-1ABC", keyTable: "matter-KeyTable-1ABC", bucket: "matter-auditbucket-1abc",
 		key: "1234abcd-12ab-34cd-56ef-1234567890ab", retention: 365,
 	}
 	var out bytes.Buffer
-	if err := f.run(console.Console{Out: &out, Err: &out}); err != nil {
+	if err := f.printReinstall(console.Console{Out: &out, Err: &out}); err != nil {
 		t.Fatal(err)
 	}
 	read := func(name string, into any, parse func([]byte, any) error) string {
@@ -107,7 +107,7 @@ func TestReinstallRefuses(t *testing.T) {
 			}
 			f := good
 			c.change(&f)
-			err := f.run(console.Console{Out: &bytes.Buffer{}, Err: &bytes.Buffer{}})
+			err := f.printReinstall(console.Console{Out: &bytes.Buffer{}, Err: &bytes.Buffer{}})
 			if err == nil || !strings.Contains(err.Error(), c.want) {
 				t.Errorf("got %v, want %q", err, c.want)
 			}

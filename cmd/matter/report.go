@@ -10,16 +10,17 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/matter-ops/kms-rotation/audit"
-	"github.com/matter-ops/kms-rotation/internal/app"
 	"github.com/matter-ops/kms-rotation/internal/console"
 	"github.com/matter-ops/kms-rotation/internal/report"
 )
 
-func newReport() *cobra.Command {
+// newReportCommand returns the command matter ops report. Its -o is html or json, so it does
+// not share the flags of the other commands.
+func newReportCommand() *cobra.Command {
 	var id, out, format string
 	cmd := &cobra.Command{
 		Use:   "report --rotation ID [--out FILE]",
-		Short: "Tell one rotation as evidence: one HTML file, or JSON",
+		Short: "Write the evidence of one rotation: one HTML file, or JSON",
 		Long: `Collects everything there is on one rotation (its record, its audit records in the
 locked bucket and their anchors, checkpoints, the KEKs in the registry and in KMS,
 the execution history) and writes one self-contained HTML file, or the same as
@@ -38,11 +39,11 @@ audit chain shows tampering.`,
 			if format != "html" && format != "json" {
 				return console.UsageError{Err: fmt.Errorf("-o %q: use html or json", format)}
 			}
-			d, err := app.Deployed(cmd.Context())
+			d, err := deployment(cmd)
 			if err != nil {
 				return err
 			}
-			r, err := report.Collect(cmd.Context(), report.Of(d), id)
+			r, err := report.Collect(cmd.Context(), report.NewReader(d), id)
 			if err != nil {
 				return err
 			}
@@ -52,6 +53,7 @@ audit chain shows tampering.`,
 	cmd.Flags().StringVar(&id, "rotation", "", "rotation id")
 	cmd.Flags().StringVar(&out, "out", "", "file to write; the standard output if it is left out")
 	cmd.Flags().StringVarP(&format, "output", "o", "html", "html or json")
+	completeFlags(cmd, "html", "json")
 	return cmd
 }
 
@@ -82,7 +84,7 @@ func writeReport(cmd *cobra.Command, r report.Report, out, format string) error 
 func replaceFile(name string, write func(io.Writer) error) error {
 	f, err := os.CreateTemp(filepath.Dir(name), ".report-*")
 	if err != nil {
-		return fmt.Errorf("write %s: %w", name, err)
+		return console.UsageError{Err: fmt.Errorf("--out %s: %w", name, errors.Unwrap(err))} // which names the temporary file
 	}
 	err = errors.Join(write(f), f.Chmod(0o644), f.Close())
 	if err == nil {

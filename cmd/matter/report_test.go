@@ -25,7 +25,7 @@ func TestReportUsage(t *testing.T) {
 		{[]string{}, "--rotation is required"},
 		{[]string{"--rotation", "r", "-o", "pdf"}, `-o "pdf": use html or json`},
 	} {
-		cmd := newReport()
+		cmd := newReportCommand()
 		cmd.SetArgs(c.args)
 		cmd.SilenceUsage, cmd.SilenceErrors = true, true
 		err := cmd.ExecuteContext(t.Context())

@@ -13,18 +13,19 @@ import (
 
 	"github.com/matter-ops/kms-rotation/audit"
 	"github.com/matter-ops/kms-rotation/internal/console"
-	"github.com/matter-ops/kms-rotation/internal/ddb"
 	"github.com/matter-ops/kms-rotation/internal/restore"
 	"github.com/matter-ops/kms-rotation/kek"
-	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/journal"
 )
 
+// restoreFlags are the flags of restore-rows.
 type restoreFlags struct {
 	source, file string
 	confirm      bool
 }
 
-func newRestore() *cobra.Command {
+// newRestoreCommand returns the command matter ops restore-rows.
+func newRestoreCommand() *cobra.Command {
 	var f restoreFlags
 	cmd := &cobra.Command{
 		Use:   "restore-rows --source NAME --file ROWS.ndjson --confirm",
@@ -57,10 +58,11 @@ restored, 2 usage.`,
 	cmd.Flags().StringVar(&f.source, "source", "", "the table, by the name that it is registered under (matter ops source list)")
 	cmd.Flags().StringVar(&f.file, "file", "", "the backup")
 	cmd.Flags().BoolVar(&f.confirm, "confirm", false, "do it")
-	return newStep(cmd, func(ctx context.Context, o *operator) error { return o.restore(ctx, f) }, "source", "file")
+	return newStepCommand(cmd, func(ctx context.Context, o *operator) error { return o.restoreRows(ctx, f) }, "source", "file")
 }
 
-func (f restoreFlags) command() string {
+// restoreCommand is the command without --confirm.
+func (f restoreFlags) restoreCommand() string {
 	return fmt.Sprintf("matter ops restore-rows --source %s --file %s", f.source, f.file)
 }
 
@@ -73,20 +75,22 @@ type restored struct {
 	Next   string         `json:"next"`
 }
 
-func (o *operator) restore(ctx context.Context, f restoreFlags) error {
-	r, err := o.restorer(ctx, f.source)
+// restoreRows plans a restore, refuses it while KMS does not let a KEK be used that rows are
+// under, and makes it if it is confirmed. The plan reads only.
+func (o *operator) restoreRows(ctx context.Context, f restoreFlags) error {
+	r, err := o.newRestorer(ctx, f.source)
 	if err != nil {
 		return err
 	}
 	if err := r.Prepare(ctx); err != nil {
 		return err
 	}
-	v, err := o.Table.Load(ctx, "")
+	v, err := o.stack.Table.Load(ctx, "")
 	if err != nil {
 		return err
 	}
 	if v.Pointer == nil {
-		return refused("POINTER", "there is no pointer", "matter ops kms-status")
+		return refusedError("POINTER", "there is no pointer", "matter ops kms-status")
 	}
 	out := restored{Source: f.source, KEK: v.Pointer.KEKID}
 	if out.Plan, err = r.Plan(ctx, restore.File{Path: f.file}); err != nil {
@@ -95,12 +99,12 @@ func (o *operator) restore(ctx context.Context, f restoreFlags) error {
 		}
 		return err
 	}
-	if err := locked(out.Plan, f); err != nil {
+	if err := checkKEKsUsable(out.Plan, f); err != nil {
 		return err
 	}
 	if !f.confirm {
-		return o.would(fmt.Sprintf("insert %d of %d rows into source %s under KEK %s, and repair %d orphans in place; %d are there and stay as they are, %d cannot be restored %s",
-			out.Plan.Absent, out.Plan.Rows, f.source, out.KEK, out.Plan.Orphans, out.Plan.Present, out.Plan.Defects, strings.Join(out.Plan.First, "; ")), f.command())
+		return o.refuseUnconfirmed(fmt.Sprintf("insert %d of %d rows into source %s under KEK %s, and repair %d orphans in place; %d are there and stay as they are, %d cannot be restored %s",
+			out.Plan.Absent, out.Plan.Rows, f.source, out.KEK, out.Plan.Orphans, out.Plan.Present, out.Plan.Defects, strings.Join(out.Plan.First, "; ")), f.restoreCommand())
 	}
 	out.Result = restore.Result{Present: out.Plan.Present, Defects: out.Plan.Defects, First: out.Plan.First, ByKEK: map[kek.ID]int64{}}
 	if out.Plan.Absent+out.Plan.Orphans > 0 {
@@ -108,36 +112,39 @@ func (o *operator) restore(ctx context.Context, f restoreFlags) error {
 			return err
 		}
 	}
-	return o.restoredAll(out)
+	return o.checkAllRestored(out)
 }
 
-func (o *operator) restorer(ctx context.Context, source string) (*restore.Restorer, error) {
-	defs, err := o.Table.Sources(ctx)
+// newRestorer wires a restore into a registered table. A source of another kind has no rows
+// to insert, so the error lists the tables.
+func (o *operator) newRestorer(ctx context.Context, name string) (*restore.Restorer, error) {
+	defs, err := o.stack.Table.Sources(ctx)
 	if err != nil {
 		return nil, err
 	}
 	var names []string
 	for _, def := range defs {
-		if def.Kind != kek.KindDynamoDB {
-			continue
-		}
-		if def.Name != source {
+		src, err := o.stack.Steps.OpenSource(def)
+		table, restorable := src.(restore.Table)
+		switch {
+		case def.Name != name && restorable:
 			names = append(names, def.Name)
-			continue
+		case def.Name != name:
+		case err != nil:
+			return nil, err
+		case restorable:
+			return &restore.Restorer{
+				DynamoDB: dynamodb.NewFromConfig(o.stack.AWS), ControlTable: o.stack.Config.ControlTable, Table: table,
+				Registry: o.stack.Table, Keys: o.stack.Steps.Keys.Admin, KMS: o.stack.Steps.Keys.Wrapper, Cipher: o.stack.Steps.Keys.Cipher,
+			}, nil
 		}
-		client := dynamodb.NewFromConfig(o.AWS)
-		table, err := ddb.OpenTable(client, def)
-		return &restore.Restorer{
-			DynamoDB: client, ControlTable: o.Config.ControlTable, Table: table,
-			Registry: o.Table, Keys: o.Steps.Keys, KMS: o.Steps.KMS, Cipher: o.Steps.Cipher,
-		}, err
 	}
-	return nil, console.UsageError{Err: fmt.Errorf("--source %q is not a registered table: %s", source, strings.Join(names, ", "))}
+	return nil, console.UsageError{Err: fmt.Errorf("--source %q is not a registered table: %s", name, strings.Join(names, ", "))}
 }
 
-// locked refuses to begin while KMS does not let a KEK be used that rows are under,
+// checkKEKsUsable refuses to begin while KMS does not let a KEK be used that rows are under,
 // with the commands that help.
-func locked(p restore.Plan, f restoreFlags) error {
+func checkKEKsUsable(p restore.Plan, f restoreFlags) error {
 	if len(p.Locked) == 0 {
 		return nil
 	}
@@ -146,21 +153,21 @@ func locked(p restore.Plan, f restoreFlags) error {
 		what = append(what, fmt.Sprintf("%d rows are under KEK %s, which is %s; its KMS key is %s", l.Rows, l.KEK, l.State, l.KMS))
 		switch l.KMS {
 		case restore.Deleted:
-			return refused("KEK "+string(l.KEK), strings.Join(what, "; "), "these rows cannot be opened any more: leave them out of "+f.file)
+			return refusedError("KEK "+string(l.KEK), strings.Join(what, "; "), "these rows cannot be opened any more: leave them out of "+f.file)
 		case "PendingDeletion":
 			before = append(before, "aws kms cancel-key-deletion --key-id "+string(l.KEK))
 		}
 		before = append(before, "aws kms enable-key --key-id "+string(l.KEK))
 		after = append(after, "aws kms disable-key --key-id "+string(l.KEK))
 	}
-	all := slices.Concat(before, []string{f.command() + " --confirm"}, after)
-	return refused("KEK "+string(p.Locked[0].KEK), strings.Join(what, "; "), strings.Join(all, "; "))
+	all := slices.Concat(before, []string{f.restoreCommand() + " --confirm"}, after)
+	return refusedError("KEK "+string(p.Locked[0].KEK), strings.Join(what, "; "), strings.Join(all, "; "))
 }
 
 // applyRestore restores, between two records of the audit chain. The first is
 // written before anything else is.
 func (o *operator) applyRestore(ctx context.Context, r *restore.Restorer, f restoreFlags, p restore.Plan) (restore.Result, error) {
-	id := fmt.Sprintf("restore/%s/%s", f.source, o.Steps.Now().UTC().Format("20060102T150405.000Z"))
+	id := fmt.Sprintf("restore/%s/%s", f.source, o.stack.Steps.Journal.Now().UTC().Format("20060102T150405.000Z"))
 	event := func(kind string, more map[string]string) audit.Event {
 		body := map[string]string{
 			"source": f.source, "file_sha256": p.Digest, "rows": fmt.Sprint(p.Rows), "absent": fmt.Sprint(p.Absent), "orphans": fmt.Sprint(p.Orphans),
@@ -170,7 +177,7 @@ func (o *operator) applyRestore(ctx context.Context, r *restore.Restorer, f rest
 		}
 		return audit.Event{ID: id + "/" + kind, Type: kind, Step: "restore-rows", Body: body}
 	}
-	if err := o.Steps.Record(ctx, o.Table, event("rows_restore_started", nil)); err != nil {
+	if err := o.stack.Steps.Journal.RecordEvent(ctx, o.stack.Table, event("rows_restore_started", nil)); err != nil {
 		return restore.Result{}, err
 	}
 	res, err := r.Apply(ctx, restore.File{Path: f.file})
@@ -183,15 +190,17 @@ func (o *operator) applyRestore(ctx context.Context, r *restore.Restorer, f rest
 	}
 	if err != nil {
 		body["error"] = err.Error()
-		if errors.Is(err, rotation.ErrKeyDisabled) {
-			err = &rotation.Error{Kind: rotation.Refused, Field: "KEK", Msg: "a KEK was disabled meanwhile", Err: err, Next: f.command() + " --confirm"}
+		if errors.Is(err, journal.ErrKeyDisabled) {
+			err = &journal.Error{Kind: journal.Refused, Field: "KEK", Msg: "a KEK was disabled meanwhile", Err: err, Next: journal.Next{Say: f.restoreCommand() + " --confirm"}}
 		}
 	}
 	// What was done is recorded even if the operator has given up.
-	return res, errors.Join(err, o.Steps.Record(context.WithoutCancel(ctx), o.Table, event("rows_restored", body)))
+	return res, errors.Join(err, o.stack.Steps.Journal.RecordEvent(context.WithoutCancel(ctx), o.stack.Table, event("rows_restored", body)))
 }
 
-func (o *operator) restoredAll(out restored) error {
+// checkAllRestored prints what was restored, with the commands that disable again the keys
+// that were enabled for it. It exits with 1 if a row could not be restored.
+func (o *operator) checkAllRestored(out restored) error {
 	var again []string
 	for _, id := range out.Plan.Retired {
 		again = append(again, "aws kms disable-key --key-id "+string(id))
@@ -205,7 +214,7 @@ func (o *operator) restoredAll(out restored) error {
 	for _, d := range out.Result.First {
 		lines = append(lines, "  "+d)
 	}
-	if err := o.Result(out, append(lines, next(out.Next))...); err != nil {
+	if err := o.console.PrintResult(out, append(lines, nextLine(out.Next))...); err != nil {
 		return err
 	}
 	if out.Result.Defects > 0 {

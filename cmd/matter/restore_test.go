@@ -19,9 +19,9 @@ import (
 
 	"github.com/matter-ops/kms-rotation/audit"
 	"github.com/matter-ops/kms-rotation/internal/console"
-	"github.com/matter-ops/kms-rotation/internal/ddb"
 	"github.com/matter-ops/kms-rotation/internal/restore"
 	"github.com/matter-ops/kms-rotation/kek"
+	dynamosource "github.com/matter-ops/kms-rotation/source/dynamodb"
 )
 
 // TestRestoreRows restores rows from one backup three times: under the same KEK,
@@ -97,7 +97,7 @@ func (r *restorer) pointer(t *testing.T) kek.ID {
 func (r *restorer) cli(t *testing.T, code int, args ...string) string {
 	t.Helper()
 	var out bytes.Buffer
-	if got := run(t.Context(), args, &out, &out); got != code {
+	if got := runCommand(t.Context(), args, &out, &out); got != code {
 		t.Fatalf("matter %s: exit code %d, want %d\n%s", strings.Join(args, " "), got, code, out.String())
 	}
 	return out.String()
@@ -221,13 +221,13 @@ func (r *restorer) fenced(t *testing.T, old kek.ID, n int) {
 	registry := &stale{Registry: d.Table, view: kek.View{
 		Pointer: &kek.Pointer{KEKID: old, Epoch: 1}, KEKs: map[kek.ID]kek.KEK{old: {ID: old, FenceShards: d.Config.FenceShards}},
 	}}
-	table, err := ddb.NewTableSource(r.dynamo, r.Set.Sources()[1])
+	table, err := dynamosource.New(r.dynamo, r.Set.Sources()[1])
 	if err != nil {
 		t.Fatal(err)
 	}
 	one := &restore.Restorer{
 		DynamoDB: r.dynamo, ControlTable: d.Config.ControlTable, Table: table,
-		Registry: registry, Keys: d.Steps.Keys, KMS: d.Steps.KMS, Cipher: d.Steps.Cipher,
+		Registry: registry, Keys: d.Steps.Keys.Admin, KMS: d.Steps.Keys.Wrapper, Cipher: d.Steps.Keys.Cipher,
 	}
 	if err := one.Prepare(t.Context()); err != nil {
 		t.Fatal(err)
@@ -322,7 +322,7 @@ func (r *restorer) recorded(t *testing.T) {
 	}
 	var counts []string
 	for seq := int64(1); seq <= head.Seq; seq++ {
-		b, err := r.Deployment.Steps.Vault.Get(t.Context(), chain.RecordKey(seq))
+		b, err := r.Deployment.Steps.Journal.AuditBucket.Get(t.Context(), chain.RecordKey(seq))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -12,13 +12,15 @@ import (
 	"github.com/matter-ops/kms-rotation/kek"
 )
 
+// resumeFlags are the flags of resume.
 type resumeFlags struct {
 	rotation string
 	watch    bool
 	every    time.Duration
 }
 
-func newResume() *cobra.Command {
+// newResumeCommand returns the command matter ops resume.
+func newResumeCommand() *cobra.Command {
 	var f resumeFlags
 	cmd := &cobra.Command{
 		Use:   "resume",
@@ -32,22 +34,24 @@ the lock. A rotation begun by hand is handed to the state machine of its mode.`,
 	cmd.Flags().StringVar(&f.rotation, "rotation", "", "the rotation's id; default: the one that holds the lock")
 	cmd.Flags().BoolVar(&f.watch, "watch", false, "follow the execution until it ends")
 	cmd.Flags().DurationVar(&f.every, "poll", 2*time.Second, "with --watch: pause between two looks")
-	return newOp(cmd, func(ctx context.Context, o *operator) error { return o.resume(ctx, f) })
+	return newOpsCommand(cmd, func(ctx context.Context, o *operator) error { return o.resumeRotation(ctx, f) })
 }
 
-func (o *operator) resume(ctx context.Context, f resumeFlags) error {
+// resumeRotation hands a halted rotation back to the state machine of its mode, unless an
+// execution works on it already.
+func (o *operator) resumeRotation(ctx context.Context, f resumeFlags) error {
 	if f.every <= 0 {
 		return console.UsageError{Err: errors.New("--poll must be a duration such as 2s")}
 	}
-	r, err := o.halted(ctx, f.rotation)
+	r, err := o.findHalted(ctx, f.rotation)
 	if err != nil {
 		return err
 	}
-	m, err := o.Machine(r.Mode)
+	m, err := o.stack.Machine(r.Mode)
 	if err != nil {
 		return err
 	}
-	if err := o.idle(ctx, r); err != nil {
+	if err := o.checkNoExecution(ctx, r); err != nil {
 		return err
 	}
 	e, redriven, err := m.Resume(ctx, r.ID, r.Execution)
@@ -58,26 +62,26 @@ func (o *operator) resume(ctx context.Context, f resumeFlags) error {
 	if redriven {
 		how = "is redriven"
 	}
-	return o.started(ctx, e, f.watch, f.every, how)
+	return o.reportStarted(ctx, e, f.watch, f.every, how)
 }
 
-// halted finds the rotation to continue.
-func (o *operator) halted(ctx context.Context, id string) (kek.Rotation, error) {
+// findHalted finds the rotation to continue.
+func (o *operator) findHalted(ctx context.Context, id string) (kek.Rotation, error) {
 	if id == "" {
-		v, err := o.Table.Load(ctx, "")
+		v, err := o.stack.Table.Load(ctx, "")
 		if err != nil {
 			return kek.Rotation{}, err
 		}
 		if id = v.Lock; id == "" {
-			return kek.Rotation{}, refused("LOCK", "no rotation is under way", "matter ops kms-status")
+			return kek.Rotation{}, refusedError("LOCK", "no rotation is under way", "matter ops kms-status")
 		}
 	}
-	r, err := o.reload(ctx, id)
+	r, err := o.reloadRotation(ctx, id)
 	if err != nil {
 		return r, err
 	}
 	if r.Phase.Final() {
-		return r, refused("--rotation", fmt.Sprintf("rotation %s is %s: there is nothing to continue", r.ID, r.Phase), o.nextCommand(r))
+		return r, refusedError("--rotation", fmt.Sprintf("rotation %s is %s: there is nothing to continue", r.ID, r.Phase), o.nextCommand(r))
 	}
 	return r, nil
 }

@@ -13,13 +13,14 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/sfn/types"
 	"github.com/spf13/cobra"
 
-	"github.com/matter-ops/kms-rotation/internal/app"
+	"github.com/matter-ops/kms-rotation/internal/advice"
 	"github.com/matter-ops/kms-rotation/internal/console"
-	"github.com/matter-ops/kms-rotation/internal/watch"
+	"github.com/matter-ops/kms-rotation/internal/executions"
 	"github.com/matter-ops/kms-rotation/kek"
-	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/journal"
 )
 
+// rotateFlags are the flags of kms-rotate.
 type rotateFlags struct {
 	mintFlags
 	watch     bool
@@ -27,7 +28,9 @@ type rotateFlags struct {
 	every     time.Duration
 }
 
-func newRotate() *cobra.Command {
+// newRotateCommand returns the command matter ops kms-rotate. The state machine does the
+// work under roles of its own, so the shell's settings do not matter.
+func newRotateCommand() *cobra.Command {
 	var f rotateFlags
 	cmd := &cobra.Command{
 		Use:   "kms-rotate",
@@ -49,27 +52,28 @@ switch, 4 halted on orphaned rows, 6 still running.`,
   matter ops kms-rotate --emergency --reason "key material in a log" --watch
   matter ops kms-rotate --watch --execution Q2-2026-rotation`,
 	}
-	f.register(cmd)
+	f.addFlags(cmd)
 	cmd.Flags().BoolVar(&f.watch, "watch", false, "follow the execution until it ends")
 	cmd.Flags().StringVar(&f.execution, "execution", "", "with --watch: attach to this execution, start none")
 	cmd.Flags().DurationVar(&f.every, "poll", 2*time.Second, "with --watch: pause between two looks")
-	return newOp(cmd, func(ctx context.Context, o *operator) error { return o.rotate(ctx, f) })
+	return newOpsCommand(cmd, func(ctx context.Context, o *operator) error { return o.startRotation(ctx, f) })
 }
 
-func (o *operator) rotate(ctx context.Context, f rotateFlags) error {
+// startRotation starts an execution, or attaches to one.
+func (o *operator) startRotation(ctx context.Context, f rotateFlags) error {
 	switch {
 	case f.execution != "" && !f.watch:
 		return console.UsageError{Err: errors.New("--execution attaches to an execution: add --watch")}
 	case f.every <= 0:
 		return console.UsageError{Err: errors.New("--poll must be a duration such as 2s")}
 	}
-	if err := f.check(); err != nil {
+	if err := f.checkFlags(); err != nil {
 		return err
 	}
 	if f.execution != "" {
-		return o.attach(ctx, f)
+		return o.attachExecution(ctx, f)
 	}
-	m, err := o.Machine(f.mode())
+	m, err := o.stack.Machine(f.rotationMode())
 	if err != nil {
 		return err
 	}
@@ -77,39 +81,39 @@ func (o *operator) rotate(ctx context.Context, f rotateFlags) error {
 	if err != nil {
 		return err
 	}
-	return o.started(ctx, e, f.watch, f.every, "started")
+	return o.reportStarted(ctx, e, f.watch, f.every, "started")
 }
 
-// started says which execution runs, or follows it.
-func (o *operator) started(ctx context.Context, e app.Execution, follow bool, every time.Duration, how string) error {
+// reportStarted says which execution runs, or follows it.
+func (o *operator) reportStarted(ctx context.Context, e executions.Execution, follow bool, every time.Duration, how string) error {
 	again := "matter ops kms-rotate --watch --execution " + e.Name
 	if follow {
-		if !o.JSON {
-			fmt.Fprintf(o.Out, "execution %s %s; Ctrl-C ends the watching, not the rotation\n", e.Name, how)
+		if !o.console.JSON {
+			fmt.Fprintf(o.console.Out, "execution %s %s; Ctrl-C ends the watching, not the rotation\n", e.Name, how)
 		}
-		return o.follow(ctx, e, every)
+		return o.followExecution(ctx, e, every)
 	}
-	return o.Result(struct {
-		app.Execution
+	return o.console.PrintResult(struct {
+		executions.Execution
 		Next string `json:"next"`
-	}{e, again}, fmt.Sprintf("execution %s %s: rotation %s", e.Name, how, e.RotationID), next(again))
+	}{e, again}, fmt.Sprintf("execution %s %s: rotation %s", e.Name, how, e.RotationID), nextLine(again))
 }
 
-// attach follows an execution, by its ARN or by the name that it has at either state
+// attachExecution follows an execution, by its ARN or by the name that it has at either state
 // machine; of two of one name the one that runs.
-func (o *operator) attach(ctx context.Context, f rotateFlags) error {
-	machines, err := o.Machines()
+func (o *operator) attachExecution(ctx context.Context, f rotateFlags) error {
+	machines, err := o.stack.Machines()
 	if err != nil {
 		return err
 	}
-	var found *app.Execution
+	var found *executions.Execution
 	for _, m := range machines {
 		arn := f.execution
 		if !strings.HasPrefix(arn, "arn:") {
 			arn = m.ExecutionARN(arn)
 		}
 		e, err := m.Describe(ctx, arn)
-		if err != nil && !errors.Is(err, app.ErrNoExecution) {
+		if err != nil && !errors.Is(err, executions.ErrNoExecution) {
 			return err
 		}
 		if err == nil && (found == nil || e.Status == types.ExecutionStatusRunning) {
@@ -117,85 +121,85 @@ func (o *operator) attach(ctx context.Context, f rotateFlags) error {
 		}
 	}
 	if found == nil {
-		return refused("--execution", fmt.Sprintf("there is no execution %s", f.execution), "matter ops kms-status lists the executions that run")
+		return refusedError("--execution", fmt.Sprintf("there is no execution %s", f.execution), "matter ops kms-status lists the executions that run")
 	}
-	return o.follow(ctx, *found, f.every)
+	return o.followExecution(ctx, *found, f.every)
 }
 
 // startExecution starts an execution under a name that is free, unless one is at
 // work already or another rotation holds the lock. An emergency ends that one.
-func (o *operator) startExecution(ctx context.Context, m *app.Machine, f mintFlags) (app.Execution, error) {
-	now := o.Steps.Now()
+func (o *operator) startExecution(ctx context.Context, m *executions.Machine, f mintFlags) (executions.Execution, error) {
+	now := o.stack.Steps.Journal.Now()
 	if f.label == "" {
-		f.label = o.Config.QuarterLabel(now)
+		f.label = o.stack.Config.QuarterLabel(now)
 		if f.emergency {
 			f.label = "emergency-" + now.UTC().Format("2006-01-02-150405")
 		}
 	}
-	v, err := o.Table.Load(ctx, "")
+	v, err := o.stack.Table.Load(ctx, "")
 	if err != nil {
-		return app.Execution{}, err
+		return executions.Execution{}, err
 	}
-	if err := o.mayStart(ctx, v.Lock, f); err != nil {
-		return app.Execution{}, err
+	if err := o.checkStart(ctx, v.Lock, f); err != nil {
+		return executions.Execution{}, err
 	}
-	id, there, err := o.name(ctx, f.label)
-	if err == nil && there != nil && there.Mode != f.mode() { // the rotation that the emergency ends has this name
-		id, _, err = o.name(ctx, id+"-emergency")
+	id, there, err := o.nameRotation(ctx, f.label)
+	if err == nil && there != nil && there.Mode != f.rotationMode() { // the rotation that the emergency ends has this name
+		id, _, err = o.nameRotation(ctx, id+"-emergency")
 	}
 	if err != nil {
-		return app.Execution{}, err
+		return executions.Execution{}, err
 	}
 	return o.startNamed(ctx, m, id, f)
 }
 
-// mayStart refuses a start beside the rotation that holds the lock. An emergency is refused
+// checkStart refuses a start beside the rotation that holds the lock. An emergency is refused
 // beside another emergency alone, and not if it is to end that too.
-func (o *operator) mayStart(ctx context.Context, lock string, f mintFlags) error {
+func (o *operator) checkStart(ctx context.Context, lock string, f mintFlags) error {
 	if lock == "" || f.emergency && f.again {
 		return nil
 	}
-	r, err := o.reload(ctx, lock)
+	r, err := o.reloadRotation(ctx, lock)
 	switch {
 	case f.emergency && (err != nil || r.Mode != kek.Emergency): // preflight judges
 		return nil
 	case err != nil:
 		return err
 	}
-	return &rotation.Error{
-		Kind: rotation.RotationInProgress, Field: "LOCK", Msg: fmt.Sprintf("rotation %s is %s", r.ID, r.Phase),
-		Next: o.goOn(ctx, r) + "; if a key is compromised, do not wait: " + emergencyCommand(r),
+	return &journal.Error{
+		Kind: journal.RotationInProgress, Field: "LOCK", Msg: fmt.Sprintf("rotation %s is %s", r.ID, r.Phase),
+		Next: journal.Next{Say: o.continueCommand(ctx, r) + "; if a key is compromised, do not wait: " + emergencyCommand(r)},
 	}
 }
 
 // startNamed starts an execution of that name, or of the name with a number: AWS
 // keeps the name of one that was refused or rolled back for 90 days.
-func (o *operator) startNamed(ctx context.Context, m *app.Machine, id string, f mintFlags) (app.Execution, error) {
-	name, in := id, f.input()
-	in.RequestedBy = o.Steps.Actor
+func (o *operator) startNamed(ctx context.Context, m *executions.Machine, id string, f mintFlags) (executions.Execution, error) {
+	name, in := id, f.executionInput()
+	in.RequestedBy = o.stack.Steps.Journal.Actor
 	for i := 2; i < 100; i++ {
 		e, err := m.Start(ctx, name, in)
-		if !errors.Is(err, app.ErrTaken) {
+		if !errors.Is(err, executions.ErrTaken) {
 			return e, err
 		}
 		there, err := m.Describe(ctx, m.ExecutionARN(name))
-		if err != nil && !errors.Is(err, app.ErrNoExecution) {
+		if err != nil && !errors.Is(err, executions.ErrNoExecution) {
 			return e, err
 		}
 		if err == nil && there.Status == types.ExecutionStatusRunning {
-			return e, stillRunning{&rotation.Error{
-				Kind: rotation.RotationInProgress, Field: "execution", Msg: fmt.Sprintf("execution %s runs already", name),
-				Next: "matter ops kms-rotate --watch --execution " + name,
+			return e, stillRunning{&journal.Error{
+				Kind: journal.RotationInProgress, Field: "execution", Msg: fmt.Sprintf("execution %s runs already", name),
+				Next: journal.Next{Say: "matter ops kms-rotate --watch --execution " + name},
 			}}
 		}
-		name = app.Suffixed(id, fmt.Sprintf("-%d", i))
+		name = executions.AppendSuffix(id, fmt.Sprintf("-%d", i))
 	}
-	return app.Execution{}, refused("--label", fmt.Sprintf("99 executions are named after %q", f.label), "choose another --label")
+	return executions.Execution{}, refusedError("--label", fmt.Sprintf("99 executions are named after %q", f.label), "choose another --label")
 }
 
 // outcome is how an execution ended.
 type outcome struct {
-	app.Execution
+	executions.Execution
 	Phase    kek.Phase `json:"phase"`
 	OldKEK   kek.ID    `json:"old_kek_id"`
 	NewKEK   kek.ID    `json:"new_kek_id"`
@@ -205,32 +209,34 @@ type outcome struct {
 	ExitCode int       `json:"exit_code"`
 }
 
-// follow shows an execution until it ends.
-func (o *operator) follow(ctx context.Context, e app.Execution, every time.Duration) error {
-	total, err := o.RowsAbout(ctx)
-	if err != nil {
-		return err
+// followExecution shows an execution until it ends.
+func (o *operator) followExecution(ctx context.Context, e executions.Execution, every time.Duration) error {
+	total, err := o.stack.EstimateRows(ctx)
+	if err != nil { // the rotation can be followed without it
+		total = 0
+		fmt.Fprintf(o.console.Err, "warning: how many rows there are is not known: %s\n", advice.Explain(explainAWS(err)))
 	}
-	w := watch.Watcher{SFN: sfn.NewFromConfig(o.AWS), Table: o.Table, Every: every, Rotation: e.RotationID}
-	view := &console.LiveView{Out: o.Progress(), Live: console.IsTerminal(o.Progress()), Rows: total, Quiet: console.QuietFor}
-	end, err := w.Run(ctx, e.ARN, view.Show)
+	w := console.Watcher{SFN: sfn.NewFromConfig(o.stack.AWS), Table: o.stack.Table, Every: every, Rotation: e.RotationID, Prove: o.stack.Steps.ProveCheckpoint}
+	view := &console.LiveView{Out: o.console.ProgressWriter(), Live: console.IsTerminal(o.console.ProgressWriter()), Rows: total, Quiet: console.QuietFor}
+	end, err := w.Follow(ctx, e.ARN, view.Show)
 	view.End()
 	if ctx.Err() != nil {
-		fmt.Fprintf(o.Err, "stopped watching; the rotation continues. Attach again: matter ops kms-rotate --watch --execution %s\n", e.Name)
+		fmt.Fprintf(o.console.Err, "stopped watching; the rotation continues. Attach again: matter ops kms-rotate --watch --execution %s\n", e.Name)
 		return console.Exit(console.ExitRunning)
 	}
 	if err != nil {
 		return err
 	}
-	return o.ended(ctx, e, end)
+	return o.reportEnd(ctx, e, end)
 }
 
-func (o *operator) ended(ctx context.Context, e app.Execution, end watch.Outcome) error {
+// reportEnd prints how an execution ended, with the rotation's record as it is now.
+func (o *operator) reportEnd(ctx context.Context, e executions.Execution, end console.Outcome) error {
 	e.Status = end.Status
 	e.Error = end.Error
 	e.Cause = end.Cause
 	out := outcome{Execution: e, States: end.States}
-	v, err := o.Table.Load(ctx, e.RotationID)
+	v, err := o.stack.Table.Load(ctx, e.RotationID)
 	if err != nil {
 		return err
 	}
@@ -239,8 +245,8 @@ func (o *operator) ended(ctx context.Context, e app.Execution, end watch.Outcome
 		out.OldKEK = r.OldKEK
 		out.NewKEK = r.NewKEK
 	}
-	message := out.judge()
-	if err := o.Result(out, message, next(out.Next)); err != nil {
+	message := out.judgeOutcome()
+	if err := o.console.PrintResult(out, message, nextLine(out.Next)); err != nil {
 		return err
 	}
 	if out.ExitCode != console.ExitDone {
@@ -249,9 +255,9 @@ func (o *operator) ended(ctx context.Context, e app.Execution, end watch.Outcome
 	return nil
 }
 
-// judge fills in exit code and next command, and says how it ended.
-func (out *outcome) judge() string {
-	kind, text := rotation.ReadFailure(out.Error, out.Cause)
+// judgeOutcome fills in exit code and next command, and says how it ended.
+func (out *outcome) judgeOutcome() string {
+	kind, text := journal.ReadFailure(out.Error, out.Cause)
 	out.Failure = string(kind)
 	switch {
 	case out.Status == types.ExecutionStatusSucceeded:
@@ -271,7 +277,7 @@ func (out *outcome) judge() string {
 		return fmt.Sprintf("preflight refused rotation %s; nothing was changed\n%s: %s", out.RotationID, kind, text)
 	}
 	out.ExitCode = console.ExitFailed
-	if kind == rotation.OrphansFound {
+	if kind == journal.OrphansFound {
 		out.ExitCode = console.ExitOrphans
 	}
 	out.Next = "fix the cause, then: matter ops resume --rotation " + out.RotationID

@@ -20,6 +20,7 @@ import (
 	"github.com/matter-ops/kms-rotation/internal/lambdastep"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/gates"
 )
 
 // block is one fenced block of the runbook.
@@ -35,7 +36,7 @@ var (
 	hook  = regexp.MustCompile(`^<!-- test: ([a-z-]+) -->$`)
 )
 
-// blocks reads the runbook. Anything between fences that is no sh or json is an
+// blocks reads the runbook. Anything between fences that is not sh or json is an
 // error: nothing in the runbook is untested.
 func blocks(t *testing.T, text string) []block {
 	t.Helper()
@@ -103,7 +104,7 @@ func TestInterrupted(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	var stdout, stderr bytes.Buffer
-	if code := run(ctx, []string{"ops", "kms-status"}, &stdout, &stderr); code != console.ExitRunning || !strings.Contains(stderr.String(), "nothing is lost") {
+	if code := runCommand(ctx, []string{"ops", "kms-status"}, &stdout, &stderr); code != console.ExitRunning || !strings.Contains(stderr.String(), "nothing is lost") {
 		t.Errorf("interrupted: exit code %d, %s", code, stderr.String())
 	}
 }
@@ -201,7 +202,7 @@ func (w *world) command(t *testing.T, line string) int {
 		args = append(args, strings.Trim(word, `"`))
 	}
 	if len(args) < 2 || args[0] != "matter" || strings.ContainsAny(text, "<>|;&") {
-		t.Fatalf("%q is no command of matter alone", line)
+		t.Fatalf("%q is not a command of matter alone", line)
 	}
 	cmd := exec.CommandContext(t.Context(), args[0], args[1:]...)
 	cmd.Dir = w.dir
@@ -248,9 +249,9 @@ func consoleInput(t *testing.T, text string) {
 		}
 		return
 	}
-	in, err := lambdastep.Decode[rotation.ExecutionInput](json.RawMessage(text))
+	in, err := lambdastep.DecodePayload[rotation.ExecutionInput](json.RawMessage(text))
 	emergency := in.Mode == "emergency" && in.Reason != ""
-	if err != nil || !emergency && in.Drill != rotation.DrillFailure && in.RequestedBy == "" {
+	if err != nil || !emergency && in.Drill != gates.DrillFailure && in.RequestedBy == "" {
 		t.Errorf("%s: %+v, %v", text, in, err)
 	}
 }

@@ -12,15 +12,19 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/matter-ops/kms-rotation/internal/advice"
 	"github.com/matter-ops/kms-rotation/internal/app"
 	"github.com/matter-ops/kms-rotation/internal/console"
 	"github.com/matter-ops/kms-rotation/internal/lambdastep"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/journal"
+	"github.com/matter-ops/kms-rotation/source"
 )
 
-func newSource() *cobra.Command {
-	cmd := console.Group(&cobra.Command{
+// newSourceCommand returns the group matter ops source.
+func newSourceCommand() *cobra.Command {
+	cmd := console.CompleteGroup(&cobra.Command{
 		Use: "source", Short: "Register, check, list and remove the sources whose rows are rotated",
 		Long: `The sources are part of the control table: every rotation freezes those that are
 registered when it starts, and every step of it, in Lambda or by hand, reads the
@@ -43,14 +47,15 @@ type sourceEntry struct {
 	Definition json.RawMessage `json:"definition"`
 }
 
-// markEntry is a table that applications write envelopes into and that is no source.
+// markEntry is a table that applications write envelopes into and that is not a source.
 type markEntry struct {
 	Table  string    `json:"table"`
 	Holder string    `json:"holder"`
 	SeenAt time.Time `json:"seen_at"`
 }
 
-func marksOf(marks []kek.Mark) []markEntry {
+// describeMarks is marks for a program; an empty list, not null, where there is none.
+func describeMarks(marks []kek.Mark) []markEntry {
 	out := []markEntry{}
 	for _, m := range marks {
 		out = append(out, markEntry(m))
@@ -58,21 +63,24 @@ func marksOf(marks []kek.Mark) []markEntry {
 	return out
 }
 
+// newSourceList returns the command matter ops source list.
 func newSourceList() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "list",
-		Short: "List the registered sources, and the tables that envelopes are written into and that are none",
+		Short: "List the registered sources, and the tables with envelopes that are not a source",
 		Long: `Reads only. With -o json it shows the definitions too. A table that an application
 writes envelopes into leaves a mark in the control table: one that is marked and is
 no source was forgotten, and no normal rotation starts before it is registered or its
 mark is removed.`,
 		Example: "  matter ops source list\n  matter ops source list -o json | jq '.sources[].definition'",
 	}
-	return newOp(cmd, func(ctx context.Context, o *operator) error { return o.listSources(ctx) })
+	return newOpsCommand(cmd, func(ctx context.Context, o *operator) error { return o.listSources(ctx) })
 }
 
+// listSources prints the registry, and the marked tables that are not in it: the next normal
+// rotation is refused because of them.
 func (o *operator) listSources(ctx context.Context) error {
-	v, err := o.Table.LoadAll(ctx, "")
+	v, err := o.stack.Table.LoadAll(ctx, "")
 	if err != nil {
 		return err
 	}
@@ -80,7 +88,7 @@ func (o *operator) listSources(ctx context.Context) error {
 	var lines []string
 	for _, s := range v.Sources {
 		entries = append(entries, sourceEntry{s.Name, s.Kind, s.Place, s.Generation, s.AddedAt, s.AddedBy, json.RawMessage(s.Definition)})
-		lines = append(lines, fmt.Sprintf("%-16s  %-8s  %s, added %s by %s", s.Name, s.Kind, s.Place, stamp(s.AddedAt), s.AddedBy))
+		lines = append(lines, fmt.Sprintf("%-16s  %-8s  %s, added %s by %s", s.Name, s.Kind, s.Place, formatTime(s.AddedAt), s.AddedBy))
 	}
 	command := "nothing; matter ops census reads their items"
 	if len(entries) == 0 {
@@ -89,10 +97,10 @@ func (o *operator) listSources(ctx context.Context) error {
 	}
 	forgotten := kek.Forgotten(v.Marks, v.Sources)
 	for _, m := range forgotten {
-		lines = append(lines, fmt.Sprintf("%s  table %s is no source: %s wrote envelopes into it, last seen %s", console.Paint(o.Out, console.Red, "FORGOTTEN"), m.Table, m.Holder, stamp(m.SeenAt)))
+		lines = append(lines, o.describeForgotten(m))
 		command = forgottenCommand(m.Table)
 	}
-	return o.Result(map[string]any{"sources": entries, "forgotten": marksOf(forgotten), "next": command}, append(lines, next(command))...)
+	return o.console.PrintResult(map[string]any{"sources": entries, "forgotten": describeMarks(forgotten), "next": command}, append(lines, nextLine(command))...)
 }
 
 // forgottenCommand is what to do about a table that is written into and no source.
@@ -101,11 +109,14 @@ func forgottenCommand(table string) string {
 		`matter ops source remove --table %s --reason "why" --confirm`, table)
 }
 
+// sourceFlags are the flags of the commands that read a file of definitions or change the
+// registry.
 type sourceFlags struct {
 	file, name, table, reason string
 	confirm, force            bool
 }
 
+// newSourceAdd returns the command matter ops source add.
 func newSourceAdd() *cobra.Command {
 	var f sourceFlags
 	cmd := &cobra.Command{
@@ -132,7 +143,7 @@ again changes nothing.`,
 	}
 	cmd.Flags().StringVar(&f.file, "file", "", "the definition, or a list of them")
 	cmd.Flags().BoolVar(&f.confirm, "confirm", false, "do it")
-	return newStep(cmd, func(ctx context.Context, o *operator) error { return o.addSources(ctx, f) }, "file")
+	return newStepCommand(cmd, func(ctx context.Context, o *operator) error { return o.addSources(ctx, f) }, "file")
 }
 
 // readDefinitions reads a file of definitions.
@@ -151,6 +162,8 @@ func readDefinitions(file string) ([]kek.Source, error) {
 	return defs, nil
 }
 
+// addSources registers the definitions of a file in their order. It stops at the first that
+// is refused; those before it stay registered, which is said.
 func (o *operator) addSources(ctx context.Context, f sourceFlags) error {
 	defs, err := readDefinitions(f.file)
 	if err != nil {
@@ -160,9 +173,9 @@ func (o *operator) addSources(ctx context.Context, f sourceFlags) error {
 	if !f.confirm {
 		var what []string
 		for _, def := range defs {
-			what = append(what, describeSource(def))
+			what = append(what, o.describeSource(def))
 		}
-		return o.would("check and register "+strings.Join(what, "; "), command)
+		return o.refuseUnconfirmed("check and register "+strings.Join(what, "; "), command)
 	}
 	type added struct {
 		Source string   `json:"source"`
@@ -171,32 +184,38 @@ func (o *operator) addSources(ctx context.Context, f sourceFlags) error {
 	var done []added
 	var lines []string
 	for _, def := range defs {
-		notes, err := o.Steps.AddSource(ctx, def)
+		notes, err := o.stack.Steps.AddSource(ctx, def)
 		if err != nil {
-			return o.afterSome(len(done), fmt.Errorf("source %s: %w", def.Name, err))
+			return o.partlyRegistered(len(done), fmt.Errorf("source %s: %w", def.Name, err))
 		}
 		done = append(done, added{def.Name, append([]string{}, notes...)})
-		lines = append(lines, fmt.Sprintf("source %s is registered: %s", def.Name, describeSource(def)))
+		lines = append(lines, fmt.Sprintf("source %s is registered: %s", def.Name, o.describeSource(def)))
 		for _, n := range notes {
 			lines = append(lines, "  note: "+n)
 		}
 	}
 	const after = "matter ops census"
-	return o.Result(map[string]any{"added": done, "next": after}, append(lines, next(after))...)
+	return o.console.PrintResult(map[string]any{"added": done, "next": after}, append(lines, nextLine(after))...)
 }
 
-// afterSome says how many of several sources were registered before one failed.
-func (o *operator) afterSome(done int, err error) error {
+// partlyRegistered says how many of several sources were registered before one failed.
+func (o *operator) partlyRegistered(done int, err error) error {
 	if done > 0 {
-		fmt.Fprintf(o.Err, "%d sources before it are registered; repeating the command changes nothing of them\n", done)
+		fmt.Fprintf(o.console.Err, "%d sources before it are registered; repeating the command changes nothing of them\n", done)
 	}
 	return err
 }
 
-func describeSource(def kek.Source) string {
-	return fmt.Sprintf("%s %s as source %s", map[string]string{kek.KindDynamoDB: "table", kek.KindCorpus: "corpus"}[def.Kind], def.Place, def.Name)
+// describeSource is a definition in a sentence, with its driver's own word for the place.
+func (o *operator) describeSource(def kek.Source) string {
+	noun := def.Kind
+	if src, err := o.stack.Steps.OpenSource(def); err == nil {
+		noun = src.Traits().Noun
+	}
+	return fmt.Sprintf("%s %s as source %s", noun, def.Place, def.Name)
 }
 
+// newSourceCheck returns the command matter ops source check.
 func newSourceCheck() *cobra.Command {
 	var f sourceFlags
 	cmd := &cobra.Command{
@@ -208,7 +227,7 @@ registered, 1 if a place does not fit its definition, 2 if a definition cannot b
 		Example: "  matter ops source check --file orders.json",
 	}
 	cmd.Flags().StringVar(&f.file, "file", "", "the definition, or a list of them")
-	return newOp(cmd, func(ctx context.Context, o *operator) error { return o.checkSources(ctx, f.file) }, "file")
+	return newOpsCommand(cmd, func(ctx context.Context, o *operator) error { return o.checkSources(ctx, f.file) }, "file")
 }
 
 // sampleItems is how many items of a place source check classifies.
@@ -228,6 +247,8 @@ type checkedSource struct {
 	Problem    string           `json:"problem"` // "" if it could be registered
 }
 
+// checkSources checks every definition of a file, also after one that does not fit, so that
+// all can be corrected at once. The first refusal is the command's error.
 func (o *operator) checkSources(ctx context.Context, file string) error {
 	defs, err := readDefinitions(file)
 	if err != nil {
@@ -241,35 +262,36 @@ func (o *operator) checkSources(ctx context.Context, file string) error {
 			first = err
 		}
 		out = append(out, c)
-		lines = append(lines, c.lines()...)
+		lines = append(lines, c.checkLines()...)
 	}
 	command := "matter ops source add --file " + file + " --confirm"
 	if first != nil {
 		command = ""
 	}
-	if err := o.Result(map[string]any{"sources": out, "next": command}, append(lines, next(command))...); err != nil {
+	if err := o.console.PrintResult(map[string]any{"sources": out, "next": command}, append(lines, nextLine(command))...); err != nil {
 		return err
 	}
 	return first
 }
 
+// checkSource is the driver's check of a place, and a classification of its first items.
 func (o *operator) checkSource(ctx context.Context, def kek.Source) (checkedSource, error) {
 	c := checkedSource{Source: def.Name, Kind: def.Kind, Place: def.Place, Definition: json.RawMessage(def.Definition), Notes: []string{}, Defects: map[string]int64{}}
-	src, err := o.Steps.OpenSource(def)
+	src, err := o.stack.Steps.OpenSource(def)
 	var notes []string
 	if err == nil {
-		notes, err = src.Check(ctx)
+		notes, err = rotation.CheckSource(ctx, src)
 		c.Notes = append(c.Notes, notes...)
 	}
-	if lambdastep.Kind(err) == rotation.RowsUnaccounted { // it can be registered all the same, and then adopted
-		c.Notes, err = append(c.Notes, err.Error()), nil
+	if lambdastep.ErrorKind(err) == journal.RowsUnaccounted { // it can be registered all the same, and then adopted
+		c.Notes, err = append(c.Notes, advice.Explain(err)), nil
 	}
-	var page rotation.Page
+	var page source.Page
 	if err == nil {
-		page, err = src.Scan(ctx, rotation.ScanRequest{Total: 1, Limit: sampleItems, Whole: true})
+		page, err = src.Scan(ctx, source.ScanRequest{Total: 1, Limit: sampleItems, Whole: true})
 	}
 	if err != nil {
-		c.Problem = err.Error()
+		c.Problem = advice.Explain(err)
 		return c, err
 	}
 	c.Other, c.Declared = int64(page.Other), int64(page.Declared)
@@ -283,42 +305,46 @@ func (o *operator) checkSource(ctx context.Context, def kek.Source) (checkedSour
 	return c, nil
 }
 
-func (c checkedSource) lines() []string {
+// checkLines is a checked definition as text.
+func (c checkedSource) checkLines() []string {
 	lines := []string{fmt.Sprintf("%s %s as source %s", c.Kind, c.Place, c.Source)}
 	if c.Problem != "" {
 		return append(lines, "  NO: "+c.Problem)
 	}
 	lines = append(lines, fmt.Sprintf("  of its first items %d are envelopes, %d other, %d declared other, %d unaccounted%s",
-		c.Envelopes, c.Other, c.Declared, sum(c.Defects), kinds(c.Defects)))
+		c.Envelopes, c.Other, c.Declared, sumCounts(c.Defects), listKinds(c.Defects)))
 	for _, n := range c.Notes {
 		lines = append(lines, "  note: "+n)
 	}
 	return append(lines, "  definition: "+string(c.Definition))
 }
 
+// newSourceRemove returns the command matter ops source remove.
 func newSourceRemove() *cobra.Command {
 	var f sourceFlags
 	cmd := &cobra.Command{
 		Use:   "remove --name SOURCE --confirm",
-		Short: "Remove a source from the registry, or the mark of a table that is none",
+		Short: "Remove a source from the registry, or the mark of a table that is not a source",
 		Long: `Removes a source, with its table's mark, and records it in the audit chain. It is
 refused while any item of it is an envelope under a KEK that is not retired, or cannot be
 accounted for: the next rotation would leave such rows under a disabled KEK. --force
 continues all the same, for a --reason that the chain keeps. No row is touched.
 
-With --table it removes the mark that an application left of a table that is no
+With --table it removes the mark that an application left of a table that is not a
 source; the --reason says why nobody writes into it any more.`,
 		Example: `  matter ops source remove --name orders --confirm
   matter ops source remove --table orders-old --reason "the service was shut down" --confirm`,
 	}
 	cmd.Flags().StringVar(&f.name, "name", "", "the source")
-	cmd.Flags().StringVar(&f.table, "table", "", "instead of --name: a marked table that is no source")
+	cmd.Flags().StringVar(&f.table, "table", "", "instead of --name: a marked table that is not a source")
 	cmd.Flags().BoolVar(&f.force, "force", false, "remove it although rows are in it")
 	cmd.Flags().StringVar(&f.reason, "reason", "", "why, for the audit chain; required with --force and --table")
 	cmd.Flags().BoolVar(&f.confirm, "confirm", false, "do it")
-	return newStep(cmd, func(ctx context.Context, o *operator) error { return o.removeSource(ctx, f) })
+	return newStepCommand(cmd, func(ctx context.Context, o *operator) error { return o.removeSource(ctx, f) })
 }
 
+// checkRemove refuses flags that contradict each other. What leaves rows behind needs a
+// reason.
 func (f sourceFlags) checkRemove() error {
 	switch {
 	case f.name == "" && f.table == "":
@@ -335,34 +361,36 @@ func (f sourceFlags) checkRemove() error {
 	return nil
 }
 
+// removeSource removes a source or a mark. Whether rows forbid it is decided by
+// [rotation.Steps.RemoveSource].
 func (o *operator) removeSource(ctx context.Context, f sourceFlags) error {
 	if err := f.checkRemove(); err != nil {
 		return err
 	}
-	v, err := o.Table.LoadAll(ctx, "")
+	v, err := o.stack.Table.LoadAll(ctx, "")
 	if err != nil {
 		return err
 	}
 	const list = "matter ops source list"
 	if f.table != "" {
-		if !o.forgotten(v, f.table) {
-			return refused("--table", fmt.Sprintf("%q is no marked table that is no source", f.table), list)
+		if !o.isForgotten(v, f.table) {
+			return refusedError("--table", fmt.Sprintf("%q is not a marked table, or it is a source", f.table), list)
 		}
 		if !f.confirm {
-			return o.would(fmt.Sprintf("remove the mark of table %s, which is no source", f.table),
+			return o.refuseUnconfirmed(fmt.Sprintf("remove the mark of table %s, which is not a source", f.table),
 				fmt.Sprintf("matter ops source remove --table %s --reason %q", f.table, f.reason))
 		}
-		if err := o.Steps.ForgetMark(ctx, f.table, f.reason); err != nil {
+		if err := o.stack.Steps.ForgetMark(ctx, f.table, f.reason); err != nil {
 			return err
 		}
-		return o.Result(map[string]string{"removed_mark": f.table, "next": list}, fmt.Sprintf("the mark of table %s is removed", f.table), next(list))
+		return o.console.PrintResult(map[string]string{"removed_mark": f.table, "next": list}, fmt.Sprintf("the mark of table %s is removed", f.table), nextLine(list))
 	}
 	registered := false
 	for _, s := range v.Sources {
 		registered = registered || s.Name == f.name
 	}
 	if !registered {
-		return refused("--name", fmt.Sprintf("%q is not registered", f.name), list)
+		return refusedError("--name", fmt.Sprintf("%q is not registered", f.name), list)
 	}
 	command := "matter ops source remove --name " + f.name
 	if f.force {
@@ -373,15 +401,16 @@ func (o *operator) removeSource(ctx context.Context, f sourceFlags) error {
 		if f.force {
 			does = fmt.Sprintf("remove source %s from the registry whatever is in it; the next rotation would not move its rows", f.name)
 		}
-		return o.would(does, command)
+		return o.refuseUnconfirmed(does, command)
 	}
-	if err := o.Steps.RemoveSource(ctx, f.name, f.reason); err != nil {
+	if err := o.stack.Steps.RemoveSource(ctx, f.name, f.reason); err != nil {
 		return err
 	}
-	return o.Result(map[string]string{"removed": f.name, "next": list}, fmt.Sprintf("source %s is removed; no row was touched", f.name), next(list))
+	return o.console.PrintResult(map[string]string{"removed": f.name, "next": list}, fmt.Sprintf("source %s is removed; no row was touched", f.name), nextLine(list))
 }
 
-func (o *operator) forgotten(v kek.View, table string) bool {
+// isForgotten reports whether a table is marked and is not a source.
+func (o *operator) isForgotten(v kek.View, table string) bool {
 	for _, m := range kek.Forgotten(v.Marks, v.Sources) {
 		if m.Table == table {
 			return true

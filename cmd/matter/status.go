@@ -2,18 +2,29 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"slices"
+	"strings"
 	"text/tabwriter"
 	"time"
 
+	"github.com/aws/aws-sdk-go-v2/service/sfn/types"
 	"github.com/spf13/cobra"
 
-	"github.com/matter-ops/kms-rotation/internal/app"
+	"github.com/matter-ops/kms-rotation/audit"
+	"github.com/matter-ops/kms-rotation/internal/advice"
+	"github.com/matter-ops/kms-rotation/internal/executions"
+	"github.com/matter-ops/kms-rotation/internal/operate"
 	"github.com/matter-ops/kms-rotation/kek"
+	"github.com/matter-ops/kms-rotation/rotation/gates"
+	"github.com/matter-ops/kms-rotation/rotation/journal"
 )
 
-func newStatus() *cobra.Command {
+// newStatusCommand returns the command matter ops kms-status. It reads only, so it may run
+// from any shell.
+func newStatusCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "kms-status",
 		Short: "Show the pointer, the KEKs, their leases, the rotations, the schedule and the audit chain",
@@ -23,18 +34,60 @@ comes next.`,
 		Example: `  matter ops kms-status
   matter ops kms-status -o json | jq -r .pointer.kek_id`,
 	}
-	return newOp(cmd, func(ctx context.Context, o *operator) error { return o.status(ctx) })
+	return newOpsCommand(cmd, func(ctx context.Context, o *operator) error { return o.showStatus(ctx) })
 }
 
 // status is what the deployment's table says, and what runs beside it.
 type status struct {
-	app.Status
-	Executions []app.Execution `json:"executions"` // that run now
-	Schedule   *app.Schedule   `json:"schedule"`   // null if there is none
-	Told       string          `json:"told"`       // who is told of outcomes and alarms
-	Anchor     *anchorStatus   `json:"anchor"`     // null if the deployment has no transparency log
-	Unknown    []string        `json:"unknown,omitempty"`
-	Next       string          `json:"next"`
+	operate.Status
+	Executions []executions.Execution `json:"executions"` // that run now
+	Schedule   *operate.Schedule      `json:"schedule"`   // null if there is none
+	Told       string                 `json:"told"`       // who is told of outcomes and alarms
+	Anchor     *anchorStatus          `json:"anchor"`     // null if the deployment has no transparency log
+	Paused     string                 `json:"paused"`     // by whom, since when and why; "" if it is not
+	Halt       *halted                `json:"halted"`     // what the rotation that holds the lock has stopped on; null if it has not
+	Unknown    []string               `json:"unknown,omitempty"`
+	Next       string                 `json:"next"`
+}
+
+// halted is how the last execution of a rotation ended, which is not over.
+type halted struct {
+	Execution string       `json:"execution_name"`
+	Kind      journal.Kind `json:"kind"`
+	Cause     string       `json:"cause"`
+}
+
+// findHalt looks at the last execution of the rotation that holds the lock; nil if it has not
+// failed, or if the rotation is done by hand.
+func (o *operator) findHalt(ctx context.Context, lock string, running []executions.Execution) (*halted, error) {
+	if lock == "" || slices.ContainsFunc(running, func(e executions.Execution) bool { return e.RotationID == lock }) {
+		return nil, nil
+	}
+	r, err := o.reloadRotation(ctx, lock)
+	if err != nil {
+		return nil, err
+	}
+	m, err := o.stack.Machine(r.Mode)
+	if err != nil {
+		return nil, err
+	}
+	e, err := m.FindLast(ctx, r.ID, r.Execution)
+	if errors.Is(err, executions.ErrNoExecution) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	switch e.Status {
+	case types.ExecutionStatusFailed, types.ExecutionStatusTimedOut, types.ExecutionStatusAborted:
+	default: // the list of what runs is not always up to date
+		return nil, nil
+	}
+	kind, cause := journal.ReadFailure(e.Error, e.Cause)
+	if kind == "" {
+		kind = journal.Kind(e.Status) // stopped by a person, or timed out
+	}
+	return &halted{Execution: e.Name, Kind: kind, Cause: cause}, nil
 }
 
 // anchorStatus is how far a public log covers the audit chain.
@@ -45,14 +98,17 @@ type anchorStatus struct {
 	At      time.Time `json:"at"`
 }
 
-func (o *operator) anchor(ctx context.Context) (*anchorStatus, error) {
-	if o.Steps.Anchoring == nil {
+// readAnchor reads how far the chain was anchored, by the control table alone: audit verify
+// reads the bucket.
+func (o *operator) readAnchor(ctx context.Context) (*anchorStatus, error) {
+	if o.stack.Steps.Anchor == nil {
 		return nil, nil
 	}
-	st, err := o.Steps.Anchoring.Store.LoadAnchor(ctx)
+	st, err := o.stack.Steps.Anchor.Store.LoadAnchor(ctx)
 	return &anchorStatus{Records: st.Last.Head.Seq, Log: st.Last.Log, Index: st.Last.Index, At: st.Last.At}, err
 }
 
+// describeAnchor is the anchor in a phrase.
 func describeAnchor(a *anchorStatus) string {
 	switch {
 	case a == nil:
@@ -60,64 +116,94 @@ func describeAnchor(a *anchorStatus) string {
 	case a.Records == 0:
 		return "none yet"
 	default:
-		return fmt.Sprintf("records up to %d at index %d of %s, %s", a.Records, a.Index, a.Log, stamp(a.At))
+		return fmt.Sprintf("records up to %d at index %d of %s, %s", a.Records, a.Index, a.Log, formatTime(a.At))
 	}
 }
 
-func (o *operator) status(ctx context.Context) error {
-	table, err := o.Status(ctx)
+// showStatus prints the control table and what runs beside it. What cannot be read is named
+// as unknown and does not fail the command: status is for the moment when something is
+// broken.
+func (o *operator) showStatus(ctx context.Context) error {
+	table, err := o.stack.ReadStatus(ctx)
 	if err != nil {
 		return err
 	}
-	s := status{Status: table, Executions: []app.Execution{}}
-	running, err := o.Running(ctx)
+	s := status{Status: table, Executions: []executions.Execution{}}
+	running, err := o.stack.ListRunning(ctx)
 	s.Executions = append(s.Executions, running...)
-	s.unknown("executions", err)
-	s.Schedule, err = o.NextSchedule(ctx)
-	s.unknown("schedule", err)
-	s.Told, err = o.Told(ctx)
-	s.unknown("told", err)
-	s.Anchor, err = o.anchor(ctx)
-	s.unknown("anchor", err)
+	s.noteUnread("executions", err)
+	if err == nil {
+		s.Halt, err = o.findHalt(ctx, table.Lock, running)
+		s.noteUnread("last execution", err)
+	}
+	s.Schedule, err = o.stack.FindNextSchedule(ctx)
+	s.noteUnread("schedule", err)
+	s.Told, err = o.stack.DescribeReaders(ctx)
+	s.noteUnread("told", err)
+	s.Anchor, err = o.readAnchor(ctx)
+	s.noteUnread("anchor", err)
+	s.Paused, err = o.describePause(ctx, table.Lock)
+	s.noteUnread("pause", err)
 	if s.Next, err = o.afterStatus(ctx, table); err != nil {
 		return err
 	}
-	if o.JSON {
-		return o.Result(s)
+	if s.Halt != nil && strings.HasPrefix(s.Next, "matter ops resume ") {
+		s.Next = "fix the cause, then: " + s.Next
 	}
-	return printStatus(o.Out, s)
+	if s.Paused != "" {
+		s.Next = "matter ops continue --rotation " + table.Lock
+	}
+	if o.console.JSON {
+		return o.console.PrintResult(s)
+	}
+	return printStatus(o.console.Out, s)
 }
 
-// unknown notes what could not be read: the rest is worth showing all the same.
-func (s *status) unknown(what string, err error) {
+// describePause says by whom the rotation that holds the lock is paused; "" if it is not.
+func (o *operator) describePause(ctx context.Context, lock string) (string, error) {
+	if lock == "" {
+		return "", nil
+	}
+	p, err := o.stack.Table.LoadPause(ctx, lock)
+	if err != nil || p.State != gates.Paused {
+		return "", err
+	}
+	return p.Describe(), nil
+}
+
+// noteUnread notes what could not be read: the rest is worth showing all the same.
+func (s *status) noteUnread(what string, err error) {
 	if err != nil {
-		s.Unknown = append(s.Unknown, fmt.Sprintf("%s: %v", what, err))
+		s.Unknown = append(s.Unknown, what+": "+advice.Explain(err))
 	}
 }
 
-func (o *operator) afterStatus(ctx context.Context, s app.Status) (string, error) {
+// afterStatus is the command that comes next: the repair of a fault before all else, then
+// what the rotation that holds the lock waits for.
+func (o *operator) afterStatus(ctx context.Context, s operate.Status) (string, error) {
 	switch {
 	case len(s.Faults) > 0:
-		return s.Faults[0].Next, nil
+		return s.Faults[0].Advice, nil
 	case s.Pointer == nil:
 		return "matter ops kms-genesis --kek-id KEY --confirm", nil
 	case s.Lock == "":
 		return "nothing; matter ops kms-plan looks ahead", nil
 	}
-	r, err := o.reload(ctx, s.Lock)
+	r, err := o.reloadRotation(ctx, s.Lock)
 	if err != nil {
 		return "", err
 	}
-	plan, err := o.Steps.Waiting(ctx, r)
+	plan, err := o.stack.Steps.Gates.FindWaitingPlan(ctx, r)
 	if err != nil {
 		return "", err
 	}
 	if plan != "" {
 		return fmt.Sprintf("matter ops approve --rotation %s --plan %s, by a person who did not ask for it", r.ID, plan), nil
 	}
-	return o.goOn(ctx, r), nil
+	return o.continueCommand(ctx, r), nil
 }
 
+// printStatus is the status as text.
 func printStatus(w io.Writer, s status) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	switch {
@@ -126,21 +212,33 @@ func printStatus(w io.Writer, s status) error {
 	case s.Pointer == nil:
 		fmt.Fprintln(t, "pointer\tnone: matter ops kms-genesis makes it")
 	default:
-		fmt.Fprintf(t, "pointer\t%s\tepoch %d\tsince %s\n", s.Pointer.KEK, s.Pointer.Epoch, stamp(s.Pointer.SwitchedAt))
+		fmt.Fprintf(t, "pointer\t%s\tepoch %d\tsince %s\n", s.Pointer.KEK, s.Pointer.Epoch, formatTime(s.Pointer.SwitchedAt))
 	}
 	if s.Lock == "" {
 		fmt.Fprintln(t, "lock\tfree")
 	} else {
 		fmt.Fprintf(t, "lock\theld by rotation %s\n", s.Lock)
 	}
+	if s.Halt != nil {
+		fmt.Fprintf(t, "HALTED\t%s\n", strings.TrimSuffix(fmt.Sprintf("%s: %s", s.Halt.Kind, s.Halt.Cause), ": "))
+	}
+	if s.Paused != "" {
+		fmt.Fprintf(t, "paused\t%s\n", s.Paused)
+	}
 	for _, k := range s.KEKs {
 		fmt.Fprintf(t, "KEK\t%s\t%s\t%d leases, %d in flight\t%s\n", k.ID, k.State, k.Leases, k.Refs, k.Label)
 	}
 	for _, r := range s.Rotations {
-		fmt.Fprintf(t, "rotation\t%s\t%s\t%s\t%s\n", r.ID, describePhase(r), stamp(r.UpdatedAt), r.Label)
+		fmt.Fprintf(t, "rotation\t%s\t%s\t%s\t%s\n", r.ID, describePhase(r), formatTime(r.UpdatedAt), r.Label)
+	}
+	if n := len(s.Rotations); n > 0 && s.Rotations[n-1].Phase == kek.RolledBack && s.Rotations[n-1].Error != "" {
+		fmt.Fprintf(t, "rolled back\t%s\n", audit.Visible(s.Rotations[n-1].Error))
+	}
+	for _, l := range s.Holders {
+		fmt.Fprintf(t, "lease\t%s\t%s\n", l.KEK, describeHolder(l))
 	}
 	for _, e := range s.Executions {
-		fmt.Fprintf(t, "execution\t%s\trunning\tsince %s\n", e.Name, stamp(e.StartedAt))
+		fmt.Fprintf(t, "execution\t%s\trunning\tsince %s\n", e.Name, formatTime(e.StartedAt))
 	}
 	for _, line := range describeSchedule(s.Schedule) {
 		fmt.Fprintf(t, "schedule\t%s\n", line)
@@ -159,11 +257,12 @@ func printStatus(w io.Writer, s status) error {
 	if err := t.Flush(); err != nil {
 		return err
 	}
-	_, err := fmt.Fprintln(w, next(s.Next))
+	_, err := fmt.Fprintln(w, nextLine(s.Next))
 	return err
 }
 
-func describePhase(r app.RotationStatus) string {
+// describePhase is a rotation's phase, marked in an emergency.
+func describePhase(r operate.RotationStatus) string {
 	if r.Mode == kek.Emergency {
 		return string(r.Phase) + " (emergency)"
 	}
@@ -171,7 +270,7 @@ func describePhase(r app.RotationStatus) string {
 }
 
 // describeSchedule says when the next rotation starts by itself, and why one before does not.
-func describeSchedule(s *app.Schedule) []string {
+func describeSchedule(s *operate.Schedule) []string {
 	switch {
 	case s == nil:
 		return []string{"none: rotations are started by hand"}

@@ -10,7 +10,8 @@ import (
 	"github.com/matter-ops/kms-rotation/rotation"
 )
 
-func newSwitch() *cobra.Command {
+// newSwitchCommand returns the command matter ops kms-switch-pointer, step 3.
+func newSwitchCommand() *cobra.Command {
 	var id string
 	var confirm bool
 	cmd := &cobra.Command{
@@ -23,24 +24,25 @@ longer possible: the rotation only goes forward.`,
 	}
 	cmd.Flags().StringVar(&id, "kek-id", "", "the new KEK")
 	cmd.Flags().BoolVar(&confirm, "confirm", false, "do it")
-	return newStep(cmd, func(ctx context.Context, o *operator) error { return o.switchPointer(ctx, kek.ID(id), confirm) }, "kek-id")
+	return newStepCommand(cmd, func(ctx context.Context, o *operator) error { return o.switchPointer(ctx, kek.ID(id), confirm) }, "kek-id")
 }
 
+// switchPointer moves the pointer, if it is confirmed: no command moves it back.
 func (o *operator) switchPointer(ctx context.Context, id kek.ID, confirm bool) error {
 	r, err := o.rotationOfNew(ctx, id)
 	if err != nil {
 		return err
 	}
-	if err := o.ready(ctx, r, kek.Tested); err != nil {
+	if err := o.checkPhase(ctx, r, kek.Tested); err != nil {
 		return err
 	}
 	if !confirm {
-		return o.would(fmt.Sprintf("move the pointer from KEK %s to KEK %s; there is no way back", r.OldKEK, r.NewKEK),
+		return o.refuseUnconfirmed(fmt.Sprintf("move the pointer from KEK %s to KEK %s; there is no way back", r.OldKEK, r.NewKEK),
 			"matter ops kms-switch-pointer --kek-id "+string(id))
 	}
-	out, err := o.Steps.Switch(ctx, rotation.StepInput{RotationID: r.ID})
+	out, err := o.stack.Steps.Switch(ctx, rotation.StepInput{RotationID: r.ID})
 	if err != nil {
-		return o.advise(err, r)
+		return o.adviseByHand(err, r)
 	}
-	return o.done(ctx, r.ID, later(r.Phase, kek.Tested), out, fmt.Sprintf("pointer: KEK %s, epoch %d", out.KEK, out.Epoch))
+	return o.reportStep(ctx, r.ID, phaseFoundLater(r.Phase, kek.Tested), out, fmt.Sprintf("pointer: KEK %s, epoch %d", out.KEK, out.Epoch))
 }

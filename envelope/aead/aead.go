@@ -3,16 +3,19 @@
 //
 //	0x01 ‖ 12-byte nonce ‖ AES-256-GCM ciphertext ‖ 16-byte tag
 //
-// The associated data is the canonical encoding of the encryption context and of
-// the values that are bound to the payload alone, so a payload moved to another row
-// does not open. What follows the version byte is,
-// bit for bit, what Tink's AES-256-GCM without an output prefix writes, and each
-// opens what the other sealed. Tink itself is not called here because it can
-// neither append to a caller's buffer nor leave room for the version byte: both
-// would cost a copy of every payload.
+// The associated data is the canonical encoding of the encryption context and of the
+// values that are bound to the payload only, so a payload that was moved to another row
+// does not open:
 //
-// Nonces are random and made inside. Seal at most 2³² payloads under one key.
-// Errors say nothing about keys, contexts or payloads.
+//	0x01 ‖ for each entry, sorted by key: 4-byte length ‖ key ‖ 4-byte length ‖ value
+//
+// After the version byte, a payload is bit for bit what Tink's AES-256-GCM without an
+// output prefix writes, and each opens what the other sealed. Tink itself is not called
+// here, because it can neither append to a caller's buffer nor leave room for the version
+// byte: both would cost a copy of every payload.
+//
+// Nonces are random and made by this package. Seal at most 2³² payloads under one key
+// (NIST SP 800-38D, section 8.3). Errors contain nothing of keys, contexts or payloads.
 package aead
 
 import (
@@ -35,10 +38,10 @@ const (
 var (
 	// ErrKeySize reports a DEK that is not 32 bytes.
 	ErrKeySize = errors.New("the data key is not 32 bytes")
-	// ErrFormat reports bytes that are no payload of a known version.
+	// ErrFormat reports bytes that are not a payload of a known version.
 	ErrFormat = errors.New("not a payload of a known format")
-	// ErrOpen reports a payload that does not open: it was altered, or the data key
-	// or the encryption context is another one.
+	// ErrOpen reports a payload that does not open: it was altered, or the data key or the
+	// encryption context does not belong to it.
 	ErrOpen = errors.New("the payload does not open: it was altered, or it belongs to another data key or encryption context")
 	// ErrTooLong reports a plaintext longer than AES-GCM can seal (64 GiB).
 	ErrTooLong = errors.New("the plaintext is too long")
@@ -55,8 +58,8 @@ func AssociatedData(encctx map[string]string) []byte {
 	return AppendAssociatedData(make([]byte, 0, n), encctx)
 }
 
-// AppendAssociatedData appends to dst the [AssociatedData] of what the maps hold
-// together. No key may be in two of them.
+// AppendAssociatedData appends to dst the [AssociatedData] of the entries of all maps
+// together. No key may be in two maps.
 func AppendAssociatedData(dst []byte, maps ...map[string]string) []byte {
 	var few [8]pair // on the stack
 	pairs := few[:0]
@@ -77,6 +80,8 @@ func AppendAssociatedData(dst []byte, maps ...map[string]string) []byte {
 
 type pair struct{ key, value string }
 
+// appendString appends the length of s and s. The length keeps apart entries that would be
+// the same text when joined.
 func appendString(dst []byte, s string) []byte {
 	return append(binary.BigEndian.AppendUint32(dst, uint32(len(s))), s...) //nolint:gosec // far below 4 GiB: KMS takes 8 KiB
 }
@@ -84,7 +89,8 @@ func appendString(dst []byte, s string) []byte {
 // Key seals and opens under one DEK. It is safe for concurrent use.
 type Key struct{ gcm cipher.AEAD }
 
-// New expands a DEK, which the caller may clear afterwards.
+// New returns the key of a DEK, which the caller may clear afterwards. The error is
+// [ErrKeySize].
 func New(dek []byte) (*Key, error) {
 	if len(dek) != KeySize {
 		return nil, ErrKeySize
@@ -100,8 +106,9 @@ func New(dek []byte) (*Key, error) {
 	return &Key{gcm: gcm}, nil
 }
 
-// Seal appends the payload to dst, which must not overlap plaintext. associated
-// is [AssociatedData] of the encryption context and of what else is bound.
+// Seal appends the payload to dst, which must not overlap plaintext. associated is the
+// [AssociatedData] of the encryption context and of what else is bound. The error is
+// [ErrTooLong].
 func (k *Key) Seal(dst, plaintext, associated []byte) ([]byte, error) {
 	if uint64(len(plaintext)) > maxPlaintext {
 		return nil, ErrTooLong
@@ -110,7 +117,8 @@ func (k *Key) Seal(dst, plaintext, associated []byte) ([]byte, error) {
 	return k.gcm.Seal(dst, nil, plaintext, associated), nil //nolint:gosec // nil: it makes the nonce itself
 }
 
-// Open appends the plaintext to dst, which must not overlap payload.
+// Open appends the plaintext to dst, which must not overlap payload. The errors are
+// [ErrFormat] and [ErrOpen].
 func (k *Key) Open(dst, payload, associated []byte) ([]byte, error) {
 	if len(payload) < Overhead || payload[0] != Version {
 		return nil, ErrFormat
@@ -122,9 +130,9 @@ func (k *Key) Open(dst, payload, associated []byte) ([]byte, error) {
 	return out, nil
 }
 
-// Cipher seals and opens single payloads, as a rotation's corpus, canary and
-// emergency rewrap do. Their context is the encryption context together with what is
-// bound to the payload alone, in one map.
+// Cipher seals and opens single payloads, as a rotation does for its corpus, its canary
+// and an emergency. Its context is the encryption context and what is bound to the payload
+// only, in one map.
 type Cipher struct{}
 
 // Seal returns the payload of plaintext under a 32-byte DEK.

@@ -10,10 +10,10 @@ import (
 	"github.com/tink-crypto/tink-go/v2/aead/subtle"
 
 	"github.com/matter-ops/kms-rotation/envelope/aead"
-	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/keyring"
 )
 
-var _ rotation.Cipher = aead.Cipher{}
+var _ keyring.Cipher = aead.Cipher{}
 
 var (
 	dek     = bytes.Repeat([]byte{7}, aead.KeySize)

@@ -3,12 +3,12 @@ package aead
 import "encoding/binary"
 
 const (
-	tinkLength     = 4    // bytes that say how long the wrapped DEK is
-	tinkMaxWrapped = 4096 // as in Tink
+	tinkLength     = 4    // bytes of the length of the wrapped DEK, most significant first
+	tinkMaxWrapped = 4096 // bytes, as in Tink
 )
 
-// ParseTink splits what Tink's KMSEnvelopeAEAD writes, length ‖ wrapped DEK ‖
-// payload, without copying. Both parts are of at least one byte.
+// ParseTink splits the output of Tink's KMSEnvelopeAEAD, length ‖ wrapped DEK ‖ payload,
+// without copying. Both parts have at least one byte. The error is [ErrFormat].
 func ParseTink(b []byte) (wrapped, payload []byte, err error) {
 	if len(b) < tinkLength {
 		return nil, nil, ErrFormat
@@ -21,8 +21,8 @@ func ParseTink(b []byte) (wrapped, payload []byte, err error) {
 	return b[:n:n], b[n:], nil
 }
 
-// JoinTink is the reverse of [ParseTink]: a rewrap puts the same payload behind a
-// DEK wrapped again.
+// JoinTink is the reverse of [ParseTink]. A rewrap joins the new wrapped DEK with the
+// unchanged payload.
 func JoinTink(wrapped, payload []byte) ([]byte, error) {
 	if len(wrapped) == 0 || len(wrapped) > tinkMaxWrapped || len(payload) == 0 {
 		return nil, ErrFormat

@@ -1,5 +1,5 @@
-// Package prom serves the counts of an envelope client to Prometheus. It is apart
-// from package envelope so that only those who want it depend on the client library.
+// Package prom serves the counts of an envelope client to Prometheus. It is separate from
+// package envelope so that only programs that use it depend on the Prometheus library.
 package prom
 
 import (
@@ -8,22 +8,24 @@ import (
 	"github.com/matter-ops/kms-rotation/envelope"
 )
 
-// Source is a client of package envelope.
+// Source is where the counts come from: an [envelope.Client].
 type Source interface{ Stats() envelope.Stats }
 
+// metric is one metric and how to read it from the counts.
 type metric struct {
 	desc  *prometheus.Desc
 	kind  prometheus.ValueType
 	value func(envelope.Stats) int64
 }
 
+// collector implements [prometheus.Collector].
 type collector struct {
 	source  Source
 	metrics []metric
 }
 
-// NewCollector returns a collector to register; it reads the counts whenever it is
-// scraped. labels tell clients of one process apart; nil is fine for one.
+// NewCollector returns a collector to register. It reads the counts at each scrape. labels
+// separate the clients of one process; a single client needs none.
 //
 //	matter_envelope_in_flight_references          gauge
 //	matter_envelope_dek_cache_hits_total          counter

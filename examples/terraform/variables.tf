@@ -28,7 +28,9 @@ variable "sources" {
   type = list(object({
     table                 = string
     table_arn             = string
-    kek_id_attribute      = string
+    envelope              = optional(string)
+    dek_id_attribute      = optional(string)
+    kek_id_attribute      = optional(string)
     wrapped_dek_attribute = optional(string)
     ciphertext_attribute  = optional(string)
     context               = map(string)

@@ -1,5 +1,5 @@
 // Command schedule is the Lambda function that starts, every few minutes, what the calendar says is due; see
-// [rotation.Steps.Schedule].
+// [rotation.Scheduler.StartDue].
 package main
 
 import (
@@ -8,4 +8,4 @@ import (
 	"github.com/matter-ops/kms-rotation/rotation"
 )
 
-func main() { lambdastep.Start(app.Scheduler, (*rotation.Steps).Schedule) }
+func main() { lambdastep.Start(app.Scheduler, (*rotation.Scheduler).StartDue) }

@@ -15,42 +15,44 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/secretsmanager"
 	"github.com/aws/aws-sdk-go-v2/service/sns"
 
-	"github.com/matter-ops/kms-rotation/internal/announce"
-	"github.com/matter-ops/kms-rotation/internal/awserr"
-	"github.com/matter-ops/kms-rotation/internal/snsnotify"
-	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/internal/notify"
+	"github.com/matter-ops/kms-rotation/internal/remote"
+	"github.com/matter-ops/kms-rotation/rotation/gates"
+	"github.com/matter-ops/kms-rotation/rotation/journal"
 )
 
-// Announce is where customers are told of maintenance windows; what is empty is not
-// used.
+// Announce says on which channels customers are told of maintenance windows. A channel whose
+// field is empty is not used.
 type Announce struct {
 	Topic         string `json:"topic"`          // ARN
 	Webhook       string `json:"webhook"`        // URL
 	Statuspage    string `json:"statuspage"`     // id of the page
 	StatuspageAPI string `json:"statuspage_api"` // URL
-	Secret        string `json:"secret"`         // ARN of the secret that holds announce.Keys
+	Secret        string `json:"secret"`         // ARN of the secret that holds notify.Keys
 }
 
-// announce reads the announcers strictly.
-func (e *env) announce(name string) Announce {
-	a, err := parseAnnounce(e.required(name))
+// readAnnounce reads the channels.
+func (e *env) readAnnounce(name string) Announce {
+	a, err := parseAnnounce(e.readRequired(name))
 	if err != nil && e.get(name) != "" {
-		e.fault(name, err)
+		e.addFault(name, err)
 	}
 	return a
 }
 
+// parseAnnounce reads the channels strictly, and reports every fault at once. An error never
+// quotes a URL, because a webhook's URL may contain a secret.
 func parseAnnounce(v string) (Announce, error) {
 	var a Announce
 	d := json.NewDecoder(bytes.NewReader([]byte(v)))
 	d.DisallowUnknownFields()
 	if err := d.Decode(&a); err != nil {
-		return a, fmt.Errorf("is no JSON of announcers: %w", err)
+		return a, fmt.Errorf("is not the JSON of the announcers: %w", err)
 	}
 	var faults []error
 	for field, v := range map[string]string{"webhook": a.Webhook, "statuspage_api": a.StatuspageAPI} {
 		if u, err := url.Parse(v); v != "" && (err != nil || u.Scheme != "https" && u.Hostname() != "127.0.0.1" || u.Host == "") {
-			faults = append(faults, fmt.Errorf("%s is no https URL", field)) // it may hold a secret
+			faults = append(faults, fmt.Errorf("%s is not an https URL", field))
 		}
 	}
 	if (a.Webhook != "" || a.Statuspage != "") && a.Secret == "" {
@@ -62,34 +64,35 @@ func parseAnnounce(v string) (Announce, error) {
 	return a, errors.Join(faults...)
 }
 
-// announcers are those that a deployment names.
-func announcers(a Announce, cfg aws.Config) []rotation.Announcer {
-	var out []rotation.Announcer
+// wireAnnouncers returns an announcer for each channel of the deployment.
+func wireAnnouncers(a Announce, cfg aws.Config) []gates.Announcer {
+	var out []gates.Announcer
 	if a.Topic != "" {
-		out = append(out, announce.NewTopic(snsnotify.New(sns.NewFromConfig(cfg), a.Topic)))
+		out = append(out, notify.NewTopic(sns.NewFromConfig(cfg), a.Topic, ""))
 	}
-	client := httpClient(announce.Timeout)
-	keys := secrets(cfg, a.Secret)
+	client := httpClient(notify.Timeout)
+	keys := fetchSecrets(cfg, a.Secret)
 	if a.Webhook != "" {
-		out = append(out, announce.NewWebhook(client, a.Webhook, keys, time.Now))
+		out = append(out, notify.NewWebhook(client, a.Webhook, keys, time.Now))
 	}
 	if a.Statuspage != "" {
-		out = append(out, announce.NewStatuspage(client, a.StatuspageAPI, a.Statuspage, keys))
+		out = append(out, notify.NewStatuspage(client, a.StatuspageAPI, a.Statuspage, keys))
 	}
 	return out
 }
 
-// httpClient follows no redirect: where a request, and the key in it, goes is configured,
-// and no server may send it on, be it to http or into the function's own network.
+// httpClient does not follow redirects. The configuration decides where a request, and the key
+// in it, is sent: a server must not redirect it to http or into the function's own network.
 func httpClient(timeout time.Duration) *http.Client {
 	return &http.Client{Timeout: timeout, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 }
 
-// secrets fetches the announcers' keys when they are first needed.
-func secrets(cfg aws.Config, arn string) announce.Secrets {
+// fetchSecrets returns a function that fetches the announcers' keys from Secrets Manager when
+// they are first needed, and keeps them for the life of the process.
+func fetchSecrets(cfg aws.Config, arn string) notify.Secrets {
 	var mu sync.Mutex
-	var known *announce.Keys
-	return func(ctx context.Context) (announce.Keys, error) {
+	var known *notify.Keys
+	return func(ctx context.Context) (notify.Keys, error) {
 		mu.Lock()
 		defer mu.Unlock()
 		if known != nil {
@@ -97,11 +100,11 @@ func secrets(cfg aws.Config, arn string) announce.Secrets {
 		}
 		out, err := secretsmanager.NewFromConfig(cfg).GetSecretValue(ctx, &secretsmanager.GetSecretValueInput{SecretId: &arn})
 		if err != nil {
-			return announce.Keys{}, awserr.Wrap("secretsmanager GetSecretValue", err)
+			return notify.Keys{}, remote.WrapError("secretsmanager GetSecretValue", err)
 		}
-		var k announce.Keys
+		var k notify.Keys
 		if json.Unmarshal([]byte(aws.ToString(out.SecretString)), &k) != nil { // its error would quote the secret
-			return announce.Keys{}, fmt.Errorf("secret %s is no JSON of keys: %w", arn, rotation.ErrRejected)
+			return notify.Keys{}, fmt.Errorf("secret %s is not the JSON of the keys: %w", arn, journal.ErrRejected)
 		}
 		known = &k
 		return k, nil

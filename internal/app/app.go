@@ -20,23 +20,28 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/resourcegroupstaggingapi"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/aws-sdk-go-v2/service/sns"
-	"golang.org/x/time/rate"
 
 	"github.com/matter-ops/kms-rotation/envelope/aead"
+	"github.com/matter-ops/kms-rotation/flow"
+	"github.com/matter-ops/kms-rotation/internal/auditbucket"
 	"github.com/matter-ops/kms-rotation/internal/awskms"
 	"github.com/matter-ops/kms-rotation/internal/ddb"
-	"github.com/matter-ops/kms-rotation/internal/snsnotify"
-	"github.com/matter-ops/kms-rotation/internal/worm"
+	"github.com/matter-ops/kms-rotation/internal/notify"
 	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/gates"
+	"github.com/matter-ops/kms-rotation/rotation/journal"
+	"github.com/matter-ops/kms-rotation/rotation/keyring"
+	"github.com/matter-ops/kms-rotation/source/deks"
 )
 
 const (
-	requestTimeout = 20 * time.Second // of one HTTP request; the steps' own deadlines are longer
-	requestTries   = 5
+	requestTimeout = 20 * time.Second // of one HTTP request; every function's timeout is longer
+	requestTries   = 5                // by the SDK, the first one included
 )
 
 // Steps wires the steps of a Lambda function from its environment.
 func Steps(ctx context.Context) (*rotation.Steps, error) {
+	collectSeldom(os.Getenv)
 	c, err := FromEnv(os.Getenv)
 	if err != nil {
 		return nil, err
@@ -45,40 +50,52 @@ func Steps(ctx context.Context) (*rotation.Steps, error) {
 	if err != nil {
 		return nil, err
 	}
-	s, err := Wire(c, cfg, rotation.LambdaActor+os.Getenv("AWS_LAMBDA_FUNCTION_NAME"))
+	s, err := Wire(c, cfg, journal.LambdaActor+os.Getenv("AWS_LAMBDA_FUNCTION_NAME"))
 	if err == nil {
-		s.Meter = &meter{w: os.Stdout, stack: c.Stack, now: time.Now}
+		s.Journal.Meter = &meter{w: os.Stdout, stack: c.Stack, now: time.Now}
 	}
 	return s, err
 }
 
-// Notifier wires the one step that must work however wrong the rest of the
-// configuration is: telling people. Customers are told only if that is configured well.
+// Notifier wires the one step that must work even if the rest of the configuration is wrong:
+// telling people. It reads only the topic, and customers are told only if their channels are
+// configured correctly. Of the returned steps only Notify may be called.
 func Notifier(ctx context.Context) (*rotation.Steps, error) {
 	topic := os.Getenv("MATTER_TOPIC_ARN")
 	if topic == "" {
-		return nil, &rotation.Error{
-			Kind: rotation.Misconfigured, Field: "MATTER_TOPIC_ARN", Msg: "is required",
-			Next: "deploy template.yaml again",
+		return nil, &journal.Error{
+			Kind: journal.Misconfigured, Field: "MATTER_TOPIC_ARN", Msg: "is required",
+			Next: journal.Next{Say: "deploy template.yaml again"},
 		}
 	}
 	cfg, err := AWSConfig(ctx)
 	if err != nil {
 		return nil, err
 	}
-	s := &rotation.Steps{Deps: rotation.Deps{Notifier: snsnotify.New(sns.NewFromConfig(cfg), topic), Now: time.Now}}
+	j := &journal.Journal{Notifier: notify.NewTopic(sns.NewFromConfig(cfg), topic, os.Getenv("MATTER_STACK")), Now: time.Now}
+	s := &rotation.Steps{Journal: j, Gates: gates.Gates{Journal: j}}
 	table := os.Getenv("MATTER_CONTROL_TABLE")
 	if a, err := parseAnnounce(os.Getenv("MATTER_ANNOUNCE")); err == nil && table != "" {
-		s.Announcements = ddb.New(dynamodb.NewFromConfig(cfg), table, os.Getenv("MATTER_STACK"), time.Now)
-		s.Announcers = announcers(a, cfg)
+		s.Gates.Announcements = ddb.New(dynamodb.NewFromConfig(cfg), table, os.Getenv("MATTER_STACK"), time.Now)
+		s.Gates.Announcers = wireAnnouncers(a, cfg)
 	}
 	return s, nil
 }
 
-// AWSConfig loads region and credentials. Throttled calls back off and slow the
-// whole client down; a hung request is given up. A single write of an item that a
-// transaction holds is repeated: DynamoDB has written nothing then, and the SDK does not
-// repeat it by itself (developer guide, "Transaction conflict handling in DynamoDB").
+// Gates wires the gates of a Lambda function.
+func Gates(ctx context.Context) (*gates.Gates, error) {
+	s, err := Steps(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return &s.Gates, nil
+}
+
+// AWSConfig loads region and credentials. The adaptive retry mode slows the whole client down
+// after throttled calls, and a request that hangs is given up. A single write that is refused
+// because a transaction holds its item (TransactionConflictException) is retried: DynamoDB has
+// written nothing then, and the SDK does not retry it by itself (developer guide, "Transaction
+// conflict handling in DynamoDB").
 func AWSConfig(ctx context.Context) (aws.Config, error) {
 	cfg, err := config.LoadDefaultConfig(ctx,
 		config.WithHTTPClient(awsClient()),
@@ -94,44 +111,67 @@ func AWSConfig(ctx context.Context) (aws.Config, error) {
 	return cfg, nil
 }
 
-// awsClient keeps an idle connection for each request that may be in flight: with the SDK's
-// default of 10 a host each page of rows begins with TLS handshakes, on part of a processor.
-// A connection that the service has closed while Lambda had the process frozen costs one
-// more try, which the SDK makes. A host that does not answer is given up in seconds, within
-// the shortest timeout of a function.
+// pace keeps the processor of a function busy. With calls of 5 ms to KMS and 4 ms to DynamoDB,
+// 64 rows in flight are 7,000 rows a second, which is more than a function of 1,024 MB can
+// process (docs/performance.md). A page has at most 1 MB; a segment holds at most seven.
+var pace = rotation.Pace{RowsInFlight: 64, PagesAhead: 2, SaveEvery: 5 * time.Second}
+
+// leastAheadRate is the fewest KMS requests a second of a process that reads pages ahead. A
+// slower one would work longer on the rows that it holds than a pass may be old when a
+// conclusion is drawn from it (ten minutes): up to 4 segments of 4 pages of 500 rows, each
+// with a request.
+const leastAheadRate = 50
+
+// PaceAt is the pace of a process that may send so many KMS requests a second.
+func PaceAt(rate float64) rotation.Pace {
+	p := pace
+	if rate < leastAheadRate {
+		p.PagesAhead = 0
+	}
+	return p
+}
+
+// awsClient keeps an idle connection for each request that may be in flight. With the SDK's
+// default of 10 for each host, every page of rows would begin with TLS handshakes, which are
+// expensive on part of a processor. A connection that the service has closed while Lambda had
+// frozen the process costs one retry, which the SDK makes. A host that does not answer is
+// given up in seconds, within the shortest timeout of a function.
 func awsClient() *awshttp.BuildableClient {
 	return awshttp.NewBuildableClient().WithTimeout(requestTimeout).
 		WithDialerOptions(func(d *net.Dialer) { d.Timeout = 3 * time.Second }).
 		WithTransportOptions(func(t *http.Transport) {
-			t.MaxIdleConnsPerHost = rotation.MaxInFlight
-			t.MaxIdleConns = 4 * rotation.MaxInFlight // DynamoDB, KMS, S3 and one more
+			t.MaxIdleConnsPerHost = pace.RowsInFlight
+			t.MaxIdleConns = 4 * pace.RowsInFlight // for DynamoDB, KMS, S3 and one more host
 			t.TLSHandshakeTimeout = 5 * time.Second
 		})
 }
 
-// Wire builds the steps on real adapters. actor is who acts, for the audit chain.
+// Wire builds the steps on real adapters. actor is the identity that the audit chain names.
 func Wire(c Config, cfg aws.Config, actor string) (*rotation.Steps, error) {
 	dynamo := dynamodb.NewFromConfig(cfg)
 	keys := kms.NewFromConfig(cfg)
 	objects := s3.NewFromConfig(cfg)
 	store := ddb.New(dynamo, c.ControlTable, c.Stack, time.Now)
-	vault := worm.New(objects, c.AuditBucket, c.Retention, time.Now)
-	s := &rotation.Steps{
-		Config: c.Config,
-		Deps: rotation.Deps{
-			Registry: store, Items: store, Outbox: store, Drainage: store, Checkpoints: store,
-			Announcements: store, Announcers: announcers(c.Announce, cfg), Drills: store, HealthLog: store, Approvals: store,
-			Vault: vault, Anchoring: anchoring(c, cfg, store, vault),
-			Keys:   awskms.NewAdmin(keys, resourcegroupstaggingapi.NewFromConfig(cfg), c.Stack, c.ControlTable),
-			KMS:    awskms.NewWrapper(keys, rate.NewLimiter(rate.Limit(c.KMSRate), max(1, int(c.KMSRate/10)))),
-			Cipher: aead.Cipher{}, OpenSource: sourceOpener(dynamo, objects),
-			Random: func(b []byte) { _, _ = rand.Read(b) }, // never fails, see crypto/rand
-			Now:    time.Now,
-			Actor:  actor,
-		},
-	}
+	bucket := auditbucket.New(objects, c.AuditBucket, c.Retention, time.Now)
+	j := &journal.Journal{Registry: store, Outbox: store, AuditBucket: bucket, Now: time.Now, Actor: actor}
 	if c.Topic != "" {
-		s.Notifier = snsnotify.New(sns.NewFromConfig(cfg), c.Topic)
+		j.Notifier = notify.NewTopic(sns.NewFromConfig(cfg), c.Topic, c.Stack)
 	}
-	return s, nil
+	return &rotation.Steps{
+		Config: c.Config, Journal: j,
+		Gates: gates.Gates{
+			Rules: c.Rules, Journal: j, Announcers: wireAnnouncers(c.Announce, cfg),
+			Announcements: store, Drills: store, HealthLog: store, Approvals: store, Pauses: store,
+		},
+		Anchor: wireAnchor(c, cfg, j, store, bucket),
+		Keys: keyring.Keyring{
+			Admin:   awskms.NewAdmin(keys, resourcegroupstaggingapi.NewFromConfig(cfg), c.Stack, c.ControlTable),
+			Wrapper: awskms.NewWrapper(keys, requestBudget(c, cfg)),
+			Cipher:  aead.Cipher{},
+			Random:  func(b []byte) { _, _ = rand.Read(b) }, // never fails, see crypto/rand
+		},
+		Machine: flow.DescribeMachine(), AtBest: c.BestSettings(),
+		Pace: PaceAt(c.KMSRate / float64(c.Concurrency)), Memory: rotation.NewMemory(rotation.MemoryBytes),
+		OpenSource: newRegistry(cfg, deks.Places{ControlTable: c.ControlTable, Bucket: c.AuditBucket}, writeBudgets(c, cfg)).Open, Drainage: store, Checkpoints: rotation.SealCheckpoints(store, awskms.NewCheckpointKeys(keys, c.CheckpointKey, c.Stack)), Archive: store,
+	}, nil
 }

@@ -9,16 +9,17 @@ import (
 	"github.com/aws/smithy-go/middleware"
 	smithyhttp "github.com/aws/smithy-go/transport/http"
 
-	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/journal"
 )
 
-// maxClockOff is how far this machine's clock may be from AWS's. Audit records are dated
-// by who writes them, and verification allows two writers five minutes.
+// maxClockOff is how far this machine's clock may differ from AWS's. The writer of an audit
+// record dates it, and verification allows two writers to differ by five minutes, so each of
+// them may be wrong by less than half of that.
 const maxClockOff = 2 * time.Minute
 
 // refuseWrongClock makes every AWS call fail while the clock of this machine is wrong. The
-// SDK alone would correct the signature and go on, and the audit chain would have a date
-// in it that verification takes for forged, for ever.
+// SDK alone would correct the time of the signature and continue. Then the audit chain would
+// permanently contain a date that verification takes for a forgery.
 func refuseWrongClock(stack *middleware.Stack) error {
 	return stack.Deserialize.Add(middleware.DeserializeMiddlewareFunc("RefuseWrongClock",
 		func(ctx context.Context, in middleware.DeserializeInput, next middleware.DeserializeHandler) (
@@ -33,20 +34,21 @@ func refuseWrongClock(stack *middleware.Stack) error {
 		}), middleware.Before)
 }
 
-// checkClock compares the date of an answer with when it was asked for and when it came,
-// between which the process may have been stopped.
+// checkClock compares the Date header of an answer with the times of this machine when the
+// request was sent and when the answer was read. The process may have been suspended in
+// between, so the date may be anywhere in that span.
 func checkClock(date string, sent, received time.Time) error {
 	at, err := http.ParseTime(date)
 	if err != nil {
-		return nil // no date: nothing can be said
+		return nil // without a date there is nothing to compare
 	}
 	if !at.Before(sent.Add(-maxClockOff)) && !at.After(received.Add(maxClockOff)) {
 		return nil
 	}
-	return &rotation.Error{
-		Kind: rotation.Misconfigured, Field: "clock",
+	return &journal.Error{
+		Kind: journal.Misconfigured, Field: "clock",
 		Msg: fmt.Sprintf("this machine's clock shows %s, AWS's %s: what is recorded now would look forged",
 			received.UTC().Format(time.RFC3339), at.UTC().Format(time.RFC3339)),
-		Next: "set the clock, by NTP, then do it again",
+		Next: journal.Next{Say: "set the clock, by NTP, then do it again"},
 	}
 }

@@ -14,7 +14,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
 
-	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/journal"
 )
 
 type answering func(*http.Request) (*http.Response, error)
@@ -66,10 +66,10 @@ func TestRefuseWrongClock(t *testing.T) {
 			}),
 		})
 		_, err := client.ListTables(t.Context(), &dynamodb.ListTablesInput{})
-		var typed *rotation.Error
+		var typed *journal.Error
 		if wrong := errors.As(err, &typed); wrong != c.wrong || (err != nil) != (c.wrong || c.status != 200) {
 			t.Errorf("%s: %v", name, err)
-		} else if wrong && (typed.Kind != rotation.Misconfigured || typed.Field != "clock") {
+		} else if wrong && (typed.Kind != journal.Misconfigured || typed.Field != "clock") {
 			t.Errorf("%s: %+v", name, typed)
 		}
 	}

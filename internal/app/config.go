@@ -1,7 +1,11 @@
-// Package app turns the environment of a process into wired steps. Functions get the
-// adapters from here only (test/layers holds that); internal/restore and cmd/matter import
-// some of them for definitions of sources and for what no step does. Outside commands and
-// internal/watch this is the only place that knows the real clock and real randomness.
+// Package app turns the environment of a process into wired steps.
+//
+//	environment (template.yaml) → [Config] → [Wire] → rotation.Steps on real adapters
+//
+// Functions get their adapters only from here; test/layers checks that. internal/restore and
+// cmd/matter also import some adapters, for definitions of sources and for commands that are
+// not steps. Except for commands, internal/operate and internal/console, this is the only
+// package that uses the real clock and real randomness.
 package app
 
 import (
@@ -9,34 +13,41 @@ import (
 	"fmt"
 	"regexp"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/matter-ops/kms-rotation/audit"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/gates"
+	"github.com/matter-ops/kms-rotation/rotation/journal"
 )
 
-// Config is everything a deployment chooses, as template.yaml puts it into the
-// environment of every function.
+// Config holds the parameters of a deployment, as template.yaml puts them into the environment
+// of every function. Every variable is required unless its comment says otherwise.
 type Config struct {
 	rotation.Config
+	gates.Rules
 	Stack        string        // MATTER_STACK: stack name, audit chain, tag of every KEK
 	ControlTable string        // MATTER_CONTROL_TABLE
 	AuditBucket  string        // MATTER_AUDIT_BUCKET
 	Retention    time.Duration // MATTER_RETENTION_DAYS: Object Lock of audit records
-	KMSRate      float64       // MATTER_KMS_RATE: KMS requests per second of this process
+	KMSRate      float64       // MATTER_KMS_RATE: the most KMS requests a second of all processes of a rotation
+	WriteRate    float64       // MATTER_WRITE_RATE: the most write units a second of all of them, for each table
 	Topic        string        // MATTER_TOPIC_ARN, "" for none
 	Trust        audit.Trust   // MATTER_TRUST: transparency logs, "" for none
 	AnchorKey    string        // MATTER_ANCHOR_KEY: ARN or alias; required with MATTER_TRUST
 	Announce     Announce      // MATTER_ANNOUNCE
 
+	CheckpointKey string // MATTER_CHECKPOINT_KEY: id, ARN or alias of the HMAC key of the checkpoints
+
 	// ARNs of the state machines by the mode of the rotations that each starts, from the
-	// variables in machineVariables; none in the functions.
+	// variables in [MachineVariables]. Functions have none of them.
 	StateMachines map[kek.Mode]string
 }
 
-var machineVariables = map[kek.Mode]string{
+// MachineVariables are the variables with the ARNs of the state machines. The operator's shell
+// sets them: eval "$(matter ops env --stack STACK)".
+var MachineVariables = map[kek.Mode]string{
 	kek.Normal: "MATTER_STATE_MACHINE_ARN", kek.Emergency: "MATTER_EMERGENCY_STATE_MACHINE_ARN",
 }
 
@@ -44,131 +55,145 @@ const day = 24 * time.Hour
 
 var stackName = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9-]{0,127}$`)
 
-// FromEnv reads the configuration. Every fault is reported at once, each under
-// the name of its variable, as one [*rotation.Error] of kind Misconfigured.
+// FromEnv reads the configuration. It reports every fault at once, each under the name of its
+// variable, as one [*journal.Error] of kind Misconfigured: a person who corrects a deployment
+// sees all that is wrong.
 func FromEnv(getenv func(string) string) (Config, error) {
 	e := env{get: getenv}
 	c := Config{
-		Stack:        e.match("MATTER_STACK", stackName, "a CloudFormation stack name"),
-		ControlTable: e.required("MATTER_CONTROL_TABLE"),
-		AuditBucket:  e.required("MATTER_AUDIT_BUCKET"),
-		Retention:    time.Duration(e.number("MATTER_RETENTION_DAYS", 1, 36500)) * day,
-		KMSRate:      float64(e.number("MATTER_KMS_RATE", 1, 100000)),
+		Stack:        e.readMatching("MATTER_STACK", stackName, "a CloudFormation stack name"),
+		ControlTable: e.readRequired("MATTER_CONTROL_TABLE"),
+		AuditBucket:  e.readRequired("MATTER_AUDIT_BUCKET"),
+		Retention:    time.Duration(e.readNumber("MATTER_RETENTION_DAYS", 1, 36500)) * day,
+		KMSRate:      float64(e.readNumber("MATTER_KMS_RATE", 1, 1_000_000)),
+		WriteRate:    float64(e.readNumber("MATTER_WRITE_RATE", 1, 1_000_000)),
 		Topic:        getenv("MATTER_TOPIC_ARN"),
-		Config: rotation.Config{
-			Window:       e.window("MATTER_WINDOW", "MATTER_TIME_ZONE"),
-			DrainMaxWait: e.duration("MATTER_DRAIN_MAX_WAIT"),
-			DrainPoll:    time.Duration(e.number("MATTER_DRAIN_POLL_SECONDS", 5, 600)) * time.Second,
-			DeleteHold:   time.Duration(e.number("MATTER_DELETE_HOLD_DAYS", 7, 36500)) * day,
-			Segments:     e.number("MATTER_SEGMENTS", 1, 40),
-			Concurrency:  e.number("MATTER_REWRAP_CONCURRENCY", 1, 40),
-			FenceShards:  e.number("MATTER_FENCE_SHARDS", 1, 20),
-			MaxMints:     e.number("MATTER_MAX_MINTS", 1, 10),
-			CanaryRounds: e.number("MATTER_CANARY_ROUNDS", 1, 100),
-			KeySettle:    time.Duration(e.number("MATTER_KEY_SETTLE_SECONDS", 0, 3600)) * time.Second,
-			Deep:         e.choice("MATTER_VERIFY_DATA_KEYS", "every", "sample") == "every",
 
-			AnnounceDays:     e.number("MATTER_ANNOUNCE_DAYS", 0, 90),
-			DrillFreshDays:   e.number("MATTER_DRILL_FRESH_DAYS", 0, 3650),
-			HealthDays:       e.number("MATTER_HEALTH_DAYS", 0, 90),
-			ApprovalRequired: e.boolean("MATTER_APPROVAL_REQUIRED"),
-			ApprovalWait:     time.Duration(e.number("MATTER_APPROVAL_SECONDS", 1, 604800)) * time.Second,
+		CheckpointKey: e.readRequired("MATTER_CHECKPOINT_KEY"),
+		Config: rotation.Config{
+			DrainMaxWait: e.readDuration("MATTER_DRAIN_MAX_WAIT"),
+			DrainPoll:    time.Duration(e.readNumber("MATTER_DRAIN_POLL_SECONDS", 5, 600)) * time.Second,
+			DeleteHold:   time.Duration(e.readNumber("MATTER_DELETE_HOLD_DAYS", 7, 36500)) * day,
+			Segments:     e.readNumber("MATTER_SEGMENTS", 1, rotation.MaxSegments),
+			Concurrency:  e.readNumber("MATTER_REWRAP_CONCURRENCY", 1, 400),
+			FenceShards:  e.readNumber("MATTER_FENCE_SHARDS", 1, 20),
+			MaxMints:     e.readNumber("MATTER_MAX_MINTS", 1, 10),
+			CanaryRounds: e.readNumber("MATTER_CANARY_ROUNDS", 1, 100),
+			KeySettle:    time.Duration(e.readNumber("MATTER_KEY_SETTLE_SECONDS", 0, 3600)) * time.Second,
+			Deep:         e.readChoice("MATTER_VERIFY_DATA_KEYS", "every", "sample") == "every",
 		},
-		Announce:      e.announce("MATTER_ANNOUNCE"),
+		Rules: gates.Rules{
+			Window:           e.readWindow("MATTER_WINDOW", "MATTER_TIME_ZONE"),
+			AnnounceDays:     e.readNumber("MATTER_ANNOUNCE_DAYS", 0, 90),
+			DrillFreshDays:   e.readNumber("MATTER_DRILL_FRESH_DAYS", 0, 3650),
+			HealthDays:       e.readNumber("MATTER_HEALTH_DAYS", 0, 90),
+			ApprovalRequired: e.readBool("MATTER_APPROVAL_REQUIRED"),
+			ApprovalWait:     time.Duration(e.readNumber("MATTER_APPROVAL_SECONDS", 1, 604800)) * time.Second,
+		},
+		Announce:      e.readAnnounce("MATTER_ANNOUNCE"),
 		StateMachines: map[kek.Mode]string{},
 	}
-	for mode, name := range machineVariables {
+	for mode, name := range MachineVariables {
 		if arn := getenv(name); arn != "" {
 			c.StateMachines[mode] = arn
 		}
 	}
-	if c.Trust = e.trust("MATTER_TRUST"); len(c.Trust.Logs) > 0 {
-		c.AnchorKey = e.required("MATTER_ANCHOR_KEY")
+	if c.Trust = e.readTrust("MATTER_TRUST"); len(c.Trust.Logs) > 0 {
+		c.AnchorKey = e.readRequired("MATTER_ANCHOR_KEY")
 	}
-	return c, e.err()
+	return c, e.joinFaults()
 }
 
-// env reads variables and keeps every fault.
+// env reads variables and collects the faults: the error's field is the first variable, its cause names all. After a fault a reader returns the zero value
+// and the next variable is read.
 type env struct {
 	get    func(string) string
 	names  []string
 	faults []error
 }
 
-func (e *env) fault(name string, err error) {
+// addFault adds a fault of a variable.
+func (e *env) addFault(name string, err error) {
 	e.names = append(e.names, name)
 	e.faults = append(e.faults, fmt.Errorf("%s: %w", name, err))
 }
 
-func (e *env) err() error {
+// joinFaults returns the faults as one error; nil if there are none.
+func (e *env) joinFaults() error {
 	if len(e.faults) == 0 {
 		return nil
 	}
-	return &rotation.Error{
-		Kind: rotation.Misconfigured, Field: strings.Join(e.names, ", "), Msg: "the environment of the process is wrong",
-		Err: errors.Join(e.faults...), Next: "correct the parameters of the stack and deploy it again",
+	return &journal.Error{
+		Kind: journal.Misconfigured, Field: e.names[0], Msg: "the environment of the process is wrong",
+		Err: errors.Join(e.faults...), Next: journal.Next{Say: "correct the parameters of the stack and deploy it again"},
 	}
 }
 
-func (e *env) required(name string) string {
+// readRequired reads a variable that must not be empty.
+func (e *env) readRequired(name string) string {
 	v := e.get(name)
 	if v == "" {
-		e.fault(name, errors.New("is required"))
+		e.addFault(name, errors.New("is required"))
 	}
 	return v
 }
 
-func (e *env) match(name string, want *regexp.Regexp, what string) string {
-	v := e.required(name)
+// readMatching reads a variable that must match a pattern; what names it in the fault.
+func (e *env) readMatching(name string, want *regexp.Regexp, what string) string {
+	v := e.readRequired(name)
 	if v != "" && !want.MatchString(v) {
-		e.fault(name, fmt.Errorf("%q is not %s", v, what))
+		e.addFault(name, fmt.Errorf("%q is not %s", v, what))
 	}
 	return v
 }
 
-func (e *env) number(name string, low, high int) int {
-	v := e.required(name)
+// readNumber reads a whole number from low to high.
+func (e *env) readNumber(name string, low, high int) int {
+	v := e.readRequired(name)
 	if v == "" {
 		return 0
 	}
 	n, err := strconv.Atoi(v)
 	if err != nil || n < low || n > high {
-		e.fault(name, fmt.Errorf("%q is not a whole number from %d to %d", v, low, high))
+		e.addFault(name, fmt.Errorf("%q is not a whole number from %d to %d", v, low, high))
 	}
 	return n
 }
 
-func (e *env) boolean(name string) bool { return e.choice(name, "true", "false") == "true" }
+// readBool reads "true" or "false".
+func (e *env) readBool(name string) bool { return e.readChoice(name, "true", "false") == "true" }
 
-// choice reads a variable that has one of two values.
-func (e *env) choice(name, one, other string) string {
-	v := e.required(name)
+// readChoice reads a variable that must have one of two values.
+func (e *env) readChoice(name, one, other string) string {
+	v := e.readRequired(name)
 	if v != "" && v != one && v != other {
-		e.fault(name, fmt.Errorf("%q is neither %s nor %s", v, one, other))
+		e.addFault(name, fmt.Errorf("%q is neither %s nor %s", v, one, other))
 	}
 	return v
 }
 
-func (e *env) duration(name string) time.Duration {
-	v := e.required(name)
+// readDuration reads a positive duration in Go's syntax, such as 30m.
+func (e *env) readDuration(name string) time.Duration {
+	v := e.readRequired(name)
 	if v == "" {
 		return 0
 	}
 	d, err := time.ParseDuration(v)
 	if err != nil || d <= 0 {
-		e.fault(name, fmt.Errorf("%q is not a duration like 30m", v))
+		e.addFault(name, fmt.Errorf("%q is not a duration like 30m", v))
 	}
 	return d
 }
 
-func (e *env) window(name, zoneName string) rotation.Window {
-	zone, err := time.LoadLocation(e.required(zoneName))
+// readWindow reads the off-peak window and the IANA time zone that it is in.
+func (e *env) readWindow(name, zoneName string) gates.Window {
+	zone, err := time.LoadLocation(e.readRequired(zoneName))
 	if err != nil {
-		e.fault(zoneName, err)
+		e.addFault(zoneName, err)
 	}
-	w, err := rotation.ParseWindow(e.get(name), zone)
+	w, err := gates.ParseWindow(e.get(name), zone)
 	if err != nil {
-		e.fault(name, err)
+		e.addFault(name, err)
 	}
 	return w
 }

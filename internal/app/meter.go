@@ -7,8 +7,10 @@ import (
 	"time"
 )
 
-// meter writes counts as CloudWatch's embedded metric format: one line of JSON, which
-// Lambda's log turns into a metric without a call.
+// meter writes counts in CloudWatch's embedded metric format: one line of JSON on the standard
+// output, from which CloudWatch Logs makes a metric without a call of PutMetricData
+// (CloudWatch user guide, "Embedding metrics within logs"). The alarms of template.yaml watch
+// these names in the namespace Matter.
 type meter struct {
 	mu    sync.Mutex
 	w     io.Writer
@@ -16,11 +18,11 @@ type meter struct {
 	now   func() time.Time
 }
 
-// Count implements [rotation.Meter].
+// Count implements [journal.Meter].
 func (m *meter) Count(name string, n int64) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	_ = json.NewEncoder(m.w).Encode(map[string]any{ // a log that cannot be written to cannot be told of it
+	_ = json.NewEncoder(m.w).Encode(map[string]any{ // a failure to write to the log cannot be logged
 		"stack": m.stack, name: n,
 		"_aws": map[string]any{
 			"Timestamp": m.now().UnixMilli(),

@@ -7,14 +7,14 @@ import (
 	"testing"
 	"time"
 
-	"github.com/matter-ops/kms-rotation/internal/announce"
+	"github.com/matter-ops/kms-rotation/internal/notify"
 	"github.com/matter-ops/kms-rotation/internal/rekor"
 )
 
 // TestNoRedirects: a server that a deployment names sends no request, and no key in it, on
 // to another address.
 func TestNoRedirects(t *testing.T) {
-	for _, timeout := range []time.Duration{announce.Timeout, rekor.Timeout} {
+	for _, timeout := range []time.Duration{notify.Timeout, rekor.Timeout} {
 		for _, status := range []int{http.StatusFound, http.StatusTemporaryRedirect, http.StatusPermanentRedirect} {
 			asked := 0
 			other := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { asked++ }))

@@ -2,123 +2,91 @@ package app
 
 import (
 	"bytes"
-	"cmp"
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
 
+	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 
-	"github.com/matter-ops/kms-rotation/internal/corpus"
-	"github.com/matter-ops/kms-rotation/internal/ddb"
-	"github.com/matter-ops/kms-rotation/internal/strictjson"
+	"github.com/matter-ops/kms-rotation/internal/budget"
 	"github.com/matter-ops/kms-rotation/kek"
-	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/source"
+	"github.com/matter-ops/kms-rotation/source/deks"
+	dynamosource "github.com/matter-ops/kms-rotation/source/dynamodb"
+	s3source "github.com/matter-ops/kms-rotation/source/s3"
 )
 
-// sourceOpener returns what opens a registered source by its kind.
-func sourceOpener(tables *dynamodb.Client, objects *s3.Client) func(kek.Source) (rotation.Source, error) {
-	return func(def kek.Source) (rotation.Source, error) {
-		switch def.Kind {
-		case kek.KindDynamoDB:
-			return ddb.OpenTable(tables, def)
-		case kek.KindCorpus:
-			return corpus.Open(objects, def)
+// newRegistry returns the kinds of sources that this release supports. A new kind is one more
+// line here. No driver sends a request before it is used. places are those of the deployment.
+// Writes to tables spend the budgets that writes returns; nil for none.
+func newRegistry(cfg aws.Config, places deks.Places, writes func(table string) *budget.Budget) *source.Registry {
+	tables := dynamodb.NewFromConfig(cfg, func(o *dynamodb.Options) {
+		if writes != nil {
+			o.APIOptions = append(o.APIOptions, budget.SpendWrites(writes))
 		}
-		return nil, fmt.Errorf("kind %q is not known to this release; it knows %s and %s", def.Kind, kek.KindDynamoDB, kek.KindCorpus)
-	}
+	})
+	objects := s3.NewFromConfig(cfg)
+	return source.NewRegistry(dynamosource.Kind(tables), s3source.Kind(objects), deks.Kind(tables, objects, places))
 }
 
-// Sources returns the registered sources by name.
-func (d *Deployment) Sources(ctx context.Context) ([]kek.Source, error) { return d.Table.Sources(ctx) }
-
-// Seed reads the sources that genesis registers first: MATTER_SOURCES, as
-// [ParseDefinitions] takes it, and MATTER_CORPUS, s3://bucket/prefix/. Either may be
-// empty. Every fault is reported at once, under the name of its variable, as one
-// [*rotation.Error] of kind Misconfigured.
+// Seed reads the sources that genesis registers: MATTER_SOURCES, in the form that
+// [ParseDefinitions] reads, and MATTER_CORPUS, s3://bucket/prefix/. Either may be empty. Later
+// sources are registered with matter ops source add, so a change of these variables has no
+// effect after genesis. It reports faults as [FromEnv] does.
 func Seed(getenv func(string) string) ([]kek.Source, error) {
 	e := env{get: getenv}
 	var out []kek.Source
 	if text := getenv("MATTER_SOURCES"); text != "" {
 		defs, err := ParseDefinitions([]byte(text))
 		if err != nil {
-			e.fault("MATTER_SOURCES", err)
+			e.addFault("MATTER_SOURCES", err)
 		}
 		out = defs
 	}
 	if url := getenv("MATTER_CORPUS"); url != "" {
-		bucket, prefix, err := corpus.ParseURL(url)
+		bucket, prefix, err := s3source.ParseURL(url)
 		if err != nil {
-			e.fault("MATTER_CORPUS", err)
+			e.addFault("MATTER_CORPUS", err)
 		}
-		out = append(out, corpus.SourceConfig{Bucket: bucket, Prefix: prefix}.Source())
-		if err := distinct(out); err != nil {
-			e.fault("MATTER_CORPUS", err)
+		out = append(out, s3source.Config{Bucket: bucket, Prefix: prefix}.Source())
+		if err := checkDistinct(out); err != nil {
+			e.addFault("MATTER_CORPUS", err)
 		}
 	}
-	return out, e.err()
+	return out, e.joinFaults()
 }
 
-// ParseDefinitions reads the definition of a source, or a list of them, as a person
-// writes it: a JSON object, for a corpus with "kind": "corpus". It refuses fields that
-// it does not know, and two definitions of one name or place, and names every fault.
+// ParseDefinitions reads the definition of a source, or a list of definitions, as a person
+// writes it. A definition is a JSON object whose "kind" names the driver; without it, the
+// source is a DynamoDB table. It refuses unknown fields and two definitions of one name or
+// place, and reports every fault.
 func ParseDefinitions(text []byte) ([]kek.Source, error) {
 	list := []json.RawMessage{text}
 	if bytes.HasPrefix(bytes.TrimSpace(text), []byte("[")) {
 		list = nil
 		if err := json.Unmarshal(text, &list); err != nil {
-			return nil, fmt.Errorf("is no JSON list of definitions: %w", err)
+			return nil, fmt.Errorf("is not a JSON list of definitions: %w", err)
 		}
 	}
+	kinds := newRegistry(aws.Config{}, deks.Places{}, nil)
 	var out []kek.Source
 	var faults []error
 	for i, one := range list {
-		def, err := parseDefinition(one)
+		def, err := kinds.Parse(one)
 		if err != nil {
 			faults = append(faults, fmt.Errorf("definition %d: %w", i, err))
 			continue
 		}
 		out = append(out, def)
 	}
-	return out, errors.Join(append(faults, distinct(out))...)
+	return out, errors.Join(append(faults, checkDistinct(out))...)
 }
 
-func parseDefinition(text []byte) (kek.Source, error) {
-	var is struct{ Kind string }
-	if err := json.Unmarshal(text, &is); err != nil {
-		return kek.Source{}, fmt.Errorf("is no JSON object: %w", err)
-	}
-	switch is.Kind {
-	case "", kek.KindDynamoDB:
-		var d struct {
-			Kind string `json:"kind"`
-			ddb.SourceConfig
-		}
-		if err := strictjson.Unmarshal(text, &d); err != nil {
-			return kek.Source{}, err
-		}
-		return d.Source(), d.Validate()
-	case kek.KindCorpus:
-		var d struct {
-			Kind string `json:"kind"`
-			Name string `json:"name"`
-			corpus.SourceConfig
-		}
-		if err := strictjson.Unmarshal(text, &d); err != nil {
-			return kek.Source{}, err
-		}
-		def := d.Source()
-		def.Name = cmp.Or(d.Name, def.Name)
-		return def, errors.Join(kek.CheckSourceName(def.Name), d.Validate())
-	}
-	return kek.Source{}, fmt.Errorf("kind: %q is not known; use %q or %q", is.Kind, kek.KindDynamoDB, kek.KindCorpus)
-}
-
-// distinct refuses sources of one name or one place.
-func distinct(defs []kek.Source) error {
+// checkDistinct refuses two sources with one name or one place.
+func checkDistinct(defs []kek.Source) error {
 	var faults []error
 	names, places := map[string]bool{}, map[string]bool{}
 	for _, def := range defs {

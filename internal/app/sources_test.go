@@ -6,10 +6,14 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/matter-ops/kms-rotation/internal/rowschema"
 	"github.com/matter-ops/kms-rotation/kek"
-	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/journal"
+	"github.com/matter-ops/kms-rotation/source/deks"
+	s3source "github.com/matter-ops/kms-rotation/source/s3"
 )
 
 const (
@@ -25,11 +29,11 @@ func TestSeed(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := []kek.Source{
-		{Name: "orders", Kind: kek.KindDynamoDB, Place: "orders"},
-		{Name: "people", Kind: kek.KindDynamoDB, Place: "users"},
-		{Name: "corpus", Kind: kek.KindCorpus, Place: "s3://forensics/known/"},
+		{Name: "orders", Kind: rowschema.Kind, Place: "orders"},
+		{Name: "people", Kind: rowschema.Kind, Place: "users"},
+		{Name: "corpus", Kind: s3source.KindName, Place: "s3://forensics/known/"},
 	}
-	open := sourceOpener(nil, nil)
+	open := newRegistry(aws.Config{}, deks.Places{}, nil).Open
 	for i := range got {
 		src, err := open(got[i]) // the driver reads the definition that is kept
 		if err != nil || src.Name() != got[i].Name {
@@ -57,8 +61,8 @@ func env2(sources, corpus string) func(string) string {
 // TestSeedNamesEveryFault: both variables, and in a list every definition.
 func TestSeedNamesEveryFault(t *testing.T) {
 	_, err := Seed(env2(`[{"table":"orders"},`+people+`,{"tables":"x"}]`, "s3://forensics"))
-	var typed *rotation.Error
-	if !errors.As(err, &typed) || typed.Kind != rotation.Misconfigured || typed.Field != "MATTER_SOURCES, MATTER_CORPUS" {
+	var typed *journal.Error
+	if !errors.As(err, &typed) || typed.Kind != journal.Misconfigured || typed.Field != "MATTER_SOURCES" {
 		t.Fatalf("%v", err)
 	}
 	for _, mention := range []string{"definition 0: ", "kek_id_attribute", "definition 2: ", "tables", "s3://bucket/prefix/"} {
@@ -97,11 +101,11 @@ func TestParseDefinitions(t *testing.T) {
 		}
 	}
 	for text, mention := range map[string]string{
-		``:                                "no JSON object",
-		`7`:                               "no JSON object",
-		orders + orders:                   "no JSON object",
-		`[` + orders:                      "no JSON list",
-		`["orders"]`:                      "no JSON object",
+		``:                                "not a JSON object",
+		`7`:                               "not a JSON object",
+		orders + orders:                   "not a JSON object",
+		`[` + orders:                      "not a JSON list",
+		`["orders"]`:                      "not a JSON object",
 		`{"kind":"queue"}`:                `kind: "queue" is not known`,
 		`[` + orders + `,` + orders + `]`: `name "orders" is there twice`,
 		`[` + people + `,` + strings.Replace(people, `"people"`, `"again"`, 1) + `]`:     "dynamodb users is there twice",

@@ -1,6 +1,17 @@
-// Package attr makes and reads the values of DynamoDB attributes. It is what the control
-// table's items and the rows of tables are encoded and decoded with, in the application's
-// client as in a rotation.
+// Package attr encodes and decodes DynamoDB attributes. The control table's items and the
+// rows of tables use it, in the applications' client and in a rotation.
+//
+//	Go                     attribute
+//	string, ID             S; "" is not stored by Set
+//	int64                  N
+//	[]byte                 B; empty is not stored by Set
+//	bool                   BOOL
+//	[]string               L of S
+//	time.Time              S, UTC in milliseconds: 2026-04-01T02:00:00.000Z; zero is not stored by Set
+//	map[string]int64       M of N
+//
+// Decoding is strict about types: an attribute of another type is an error that names it,
+// never a zero value that looks like an absent attribute.
 package attr
 
 import (
@@ -41,7 +52,8 @@ func Strs[S ~string](all []S) types.AttributeValue {
 	return &types.AttributeValueMemberL{Value: list}
 }
 
-// Text returns the value of an attribute of type S; "" of another type or of none.
+// Text returns the value of an attribute of type S; "" if there is none or it has another
+// type. Use it where a person may have written the item; see [Reader] for strict decoding.
 func Text(v types.AttributeValue) string {
 	s, ok := v.(*types.AttributeValueMemberS)
 	if !ok {
@@ -50,7 +62,8 @@ func Text(v types.AttributeValue) string {
 	return s.Value
 }
 
-// Bytes returns the value of an attribute of type B; nil of another type or of none.
+// Bytes returns the value of an attribute of type B; nil if there is none or it has another
+// type.
 func Bytes(v types.AttributeValue) []byte {
 	b, ok := v.(*types.AttributeValueMemberB)
 	if !ok {
@@ -59,8 +72,8 @@ func Bytes(v types.AttributeValue) []byte {
 	return b.Value
 }
 
-// Int returns the value of an attribute of type N; 0 if there is no attribute. The error
-// says that the attribute is of another type or no whole number of 64 bits.
+// Int returns the value of an attribute of type N; 0 if there is no attribute. It fails if
+// the attribute has another type or is not a whole number of 64 bits.
 func Int(v types.AttributeValue) (int64, error) {
 	switch n := v.(type) {
 	case nil:
@@ -76,8 +89,8 @@ func Int(v types.AttributeValue) (int64, error) {
 	}
 }
 
-// Set adds name and value pairs to an item: strings, times and bytes that are not empty,
-// and numbers.
+// Set adds pairs of name and value to an item: strings, times and bytes that are not
+// empty, and numbers. A value of another type is a programming error and panics.
 func Set(i Item, pairs ...any) Item {
 	for n := 0; n < len(pairs); n += 2 {
 		name := pairs[n].(string) //nolint:forcetypeassert // a programming error
@@ -110,14 +123,16 @@ type Reader struct {
 	Err  error
 }
 
-func (r *Reader) keep(name string, err error) {
+// keepError keeps the first error.
+func (r *Reader) keepError(name string, err error) {
 	if r.Err == nil {
 		r.Err = fmt.Errorf("attribute %s: %w", name, err)
 	}
 }
 
-// get returns an attribute that has type T, or notes that it has another.
-func get[T types.AttributeValue](r *Reader, name, want string) (v T, ok bool) {
+// getTyped returns an attribute of type T. It keeps an error if the attribute has another
+// type.
+func getTyped[T types.AttributeValue](r *Reader, name, want string) (v T, ok bool) {
 	got := r.Item[name]
 	if v, ok = got.(T); !ok && got != nil && r.Err == nil {
 		r.Err = fmt.Errorf("attribute %s is %T, not %s", name, got, want)
@@ -127,7 +142,7 @@ func get[T types.AttributeValue](r *Reader, name, want string) (v T, ok bool) {
 
 // Str decodes an attribute of type S.
 func (r *Reader) Str(name string) string {
-	v, ok := get[*types.AttributeValueMemberS](r, name, "a string")
+	v, ok := getTyped[*types.AttributeValueMemberS](r, name, "a string")
 	if !ok {
 		return ""
 	}
@@ -136,20 +151,20 @@ func (r *Reader) Str(name string) string {
 
 // Num decodes an attribute of type N that is a whole number.
 func (r *Reader) Num(name string) int64 {
-	v, ok := get[*types.AttributeValueMemberN](r, name, "a number")
+	v, ok := getTyped[*types.AttributeValueMemberN](r, name, "a number")
 	if !ok {
 		return 0
 	}
 	n, err := Int(v)
 	if err != nil {
-		r.keep(name, err)
+		r.keepError(name, err)
 	}
 	return n
 }
 
 // Bytes decodes an attribute of type B.
 func (r *Reader) Bytes(name string) []byte {
-	v, ok := get[*types.AttributeValueMemberB](r, name, "binary")
+	v, ok := getTyped[*types.AttributeValueMemberB](r, name, "binary")
 	if !ok {
 		return nil
 	}
@@ -158,13 +173,13 @@ func (r *Reader) Bytes(name string) []byte {
 
 // Bool decodes an attribute of type BOOL.
 func (r *Reader) Bool(name string) bool {
-	v, ok := get[*types.AttributeValueMemberBOOL](r, name, "a boolean")
+	v, ok := getTyped[*types.AttributeValueMemberBOOL](r, name, "a boolean")
 	return ok && v.Value
 }
 
 // Strs decodes a list of attributes of type S.
 func (r *Reader) Strs(name string) []string {
-	v, ok := get[*types.AttributeValueMemberL](r, name, "a list")
+	v, ok := getTyped[*types.AttributeValueMemberL](r, name, "a list")
 	if !ok {
 		return nil
 	}
@@ -172,7 +187,7 @@ func (r *Reader) Strs(name string) []string {
 	for _, e := range v.Value {
 		s, ok := e.(*types.AttributeValueMemberS)
 		if !ok {
-			r.keep(name, fmt.Errorf("%T in a list of strings", e))
+			r.keepError(name, fmt.Errorf("%T in a list of strings", e))
 			return nil
 		}
 		out = append(out, s.Value)
@@ -180,7 +195,7 @@ func (r *Reader) Strs(name string) []string {
 	return out
 }
 
-// Time decodes a time that [Set] has stored.
+// Time decodes a time that [Set] stored.
 func (r *Reader) Time(name string) time.Time {
 	s := r.Str(name)
 	if s == "" {
@@ -188,7 +203,7 @@ func (r *Reader) Time(name string) time.Time {
 	}
 	t, err := time.Parse(TimeFormat, s)
 	if err != nil {
-		r.keep(name, err)
+		r.keepError(name, err)
 	}
 	return t
 }
@@ -200,13 +215,13 @@ func (r *Reader) JSON(name string, into any) {
 		return
 	}
 	if err := json.Unmarshal([]byte(text), into); err != nil {
-		r.keep(name, err)
+		r.keepError(name, err)
 	}
 }
 
 // Map decodes an attribute of type M.
 func (r *Reader) Map(name string) Item {
-	v, ok := get[*types.AttributeValueMemberM](r, name, "a map")
+	v, ok := getTyped[*types.AttributeValueMemberM](r, name, "a map")
 	if !ok {
 		return nil
 	}
@@ -225,7 +240,7 @@ func (r *Reader) Counts(name string) map[string]int64 {
 		out[k] = in.Num(k)
 	}
 	if in.Err != nil {
-		r.keep(name, in.Err)
+		r.keepError(name, in.Err)
 	}
 	return out
 }

@@ -1,11 +1,17 @@
-// Package awskms keeps KEKs in AWS KMS: it mints and disables them, and wraps and
-// unwraps DEKs with them.
+// Package awskms keeps KEKs in AWS KMS: it creates and disables them, and wraps and
+// unwraps DEKs under them.
 //
-// Invariants: of the keys made for one attempt of a rotation one owns its alias,
-// for KMS gives an alias out once; nothing here schedules a deletion; every unwrap
-// names the whole encryption context and, but for [Wrapper.Identify], which returns
-// no plaintext, the KEK, so that KMS never picks a key by what a blob says; no
-// plaintext, blob or context ever gets into an error.
+// What identifies a KEK of a stack:
+//
+//	alias        alias/matter/kek/<stack>/<table id>/<rotation>/<attempt>: the key that won the attempt
+//	tags         matter:stack, matter:rotation, matter:attempt, matter:label
+//	description  KEK of <stack>, <label> (rotation <rotation>, attempt <n>, table <table id>)
+//
+// Invariants: exactly one of the keys made for an attempt of a rotation owns its alias,
+// because KMS lets an alias be created once. Nothing here schedules a deletion. Every
+// unwrap passes the whole encryption context and the KEK, so that KMS never chooses a key
+// by what a blob says; the exception is [Wrapper.Identify], which returns no plaintext. No
+// plaintext, blob or encryption context gets into an error.
 //
 // Retries and timeouts are those of the client passed in.
 package awskms
@@ -18,6 +24,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/aws/retry"
@@ -26,12 +33,13 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/resourcegroupstaggingapi"
 	tagging "github.com/aws/aws-sdk-go-v2/service/resourcegroupstaggingapi/types"
 
-	"github.com/matter-ops/kms-rotation/internal/awserr"
+	"github.com/matter-ops/kms-rotation/internal/remote"
 	"github.com/matter-ops/kms-rotation/kek"
-	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/journal"
+	"github.com/matter-ops/kms-rotation/rotation/keyring"
 )
 
-// AdminAPI is what [Admin] uses of the KMS client.
+// AdminAPI is the part of the KMS client that [Admin] uses.
 type AdminAPI interface {
 	CreateAlias(context.Context, *kms.CreateAliasInput, ...func(*kms.Options)) (*kms.CreateAliasOutput, error)
 	CreateKey(context.Context, *kms.CreateKeyInput, ...func(*kms.Options)) (*kms.CreateKeyOutput, error)
@@ -43,7 +51,7 @@ type AdminAPI interface {
 	ListGrants(context.Context, *kms.ListGrantsInput, ...func(*kms.Options)) (*kms.ListGrantsOutput, error)
 }
 
-// TagAPI is what [Admin] uses of the Resource Groups Tagging client. KMS itself
+// TagAPI is the part of the Resource Groups Tagging client that [Admin] uses. KMS itself
 // cannot list keys by tag.
 type TagAPI interface {
 	GetResources(context.Context, *resourcegroupstaggingapi.GetResourcesInput, ...func(*resourcegroupstaggingapi.Options)) (*resourcegroupstaggingapi.GetResourcesOutput, error)
@@ -57,9 +65,9 @@ const (
 	TagLabel    = "matter:label"
 )
 
-var _ rotation.KeyAdmin = (*Admin)(nil)
+var _ keyring.Admin = (*Admin)(nil)
 
-// Admin mints and disables the KEKs of one stack. It is safe for concurrent use.
+// Admin creates and disables the KEKs of one stack. It is safe for concurrent use.
 type Admin struct {
 	client AdminAPI
 	tags   TagAPI
@@ -68,82 +76,83 @@ type Admin struct {
 }
 
 // NewAdmin returns the key administration of a stack with its control table. Aliases and
-// keys outlive a stack, and a rotation of a later stack may have the name of one of before:
-// the table, which CloudFormation names anew, tells them apart.
+// keys outlive a stack, and a rotation of a later stack may have the name of an earlier
+// one. The table's name separates them, because CloudFormation generates a new one for
+// each stack.
 func NewAdmin(client AdminAPI, tags TagAPI, stack, table string) *Admin {
 	sum := sha256.Sum256([]byte(table))
 	return &Admin{client: client, tags: tags, stack: stack, life: hex.EncodeToString(sum[:4])}
 }
 
-// Create implements [rotation.KeyAdmin]. A request whose answer is lost may leave a
-// key behind, tagged, which the sweep over [Admin.Tagged] finds.
+// Create implements [keyring.Admin]. If the answer is lost, a key may be left behind.
+// It has the rotation's tags, so [Admin.Tagged] finds it.
 //
-// KMS refuses a key policy under which the caller could not change it again, unless it
-// is told to bypass that check; whether the caller's IAM policies count, its
-// documentation does not say, but users report it. Whoever mints must not change key
-// policies, so the check is bypassed: the account's administrators can change this one
-// (KMS API reference, CreateKey, BypassPolicyLockoutSafetyCheck). A multi-Region key
-// also takes the permission iam:CreateServiceLinkedRole, until the account has the
-// role of AWS KMS that synchronises such keys (KMS developer guide, "Create
-// multi-Region primary keys").
-func (a *Admin) Create(ctx context.Context, rotationID string, attempt int, label string, old rotation.Key) (rotation.Key, error) {
+// KMS refuses a key policy under which the caller could not change the policy again,
+// unless that check is bypassed. The role that creates KEKs must not change key policies,
+// so the check is bypassed: the account's administrators can change this one (KMS API
+// reference, CreateKey, BypassPolicyLockoutSafetyCheck. It does not say whether the
+// caller's IAM policies count; users report that they do). A multi-Region key also needs
+// the permission iam:CreateServiceLinkedRole, until the account has the role of AWS KMS
+// that synchronises such keys (KMS developer guide, "Create multi-Region primary keys").
+func (a *Admin) Create(ctx context.Context, rotationID string, attempt int, label string, old keyring.Key) (keyring.Key, error) {
 	policy, err := KeyPolicy(old)
 	if err != nil {
-		return rotation.Key{}, err
+		return keyring.Key{}, err
 	}
 	out, err := a.client.CreateKey(ctx, &kms.CreateKeyInput{
-		Description: aws.String(a.made() + label + fmt.Sprintf(" (rotation %s, attempt %d%s", rotationID, attempt, a.ofLife())),
+		Description: aws.String(a.descriptionPrefix() + label + fmt.Sprintf(" (rotation %s, attempt %d%s", rotationID, attempt, a.descriptionSuffix())),
 		KeySpec:     types.KeySpecSymmetricDefault, KeyUsage: types.KeyUsageTypeEncryptDecrypt,
 		MultiRegion: &old.Multi, Policy: &policy, BypassPolicyLockoutSafetyCheck: true,
 		Tags: []types.Tag{
-			tag(TagStack, a.stack), tag(TagRotation, rotationID), tag(TagAttempt, strconv.Itoa(attempt)), tag(TagLabel, label),
+			newTag(TagStack, a.stack), newTag(TagRotation, rotationID), newTag(TagAttempt, strconv.Itoa(attempt)), newTag(TagLabel, label),
 		},
 	})
 	if err != nil {
-		return rotation.Key{}, wrap("CreateKey", err)
+		return keyring.Key{}, classifyError("CreateKey", err)
 	}
-	return keyOf(out.KeyMetadata)
+	return decodeKey(out.KeyMetadata)
 }
 
-// made begins the description of each key of this stack.
-func (a *Admin) made() string { return "KEK of " + a.stack + ", " }
+// descriptionPrefix returns the beginning of the description of each key of this stack.
+func (a *Admin) descriptionPrefix() string { return "KEK of " + a.stack + ", " }
 
-func (a *Admin) ofLife() string { return ", table " + a.life + ")" }
+// descriptionSuffix returns the end of the description of each key of this control table.
+func (a *Admin) descriptionSuffix() string { return ", table " + a.life + ")" }
 
-// madeFor reports whether a description is the one that Create gave a key of a rotation.
-func (a *Admin) madeFor(rotationID, description string) bool {
-	return strings.HasPrefix(description, a.made()) && strings.Contains(description, " (rotation "+rotationID+", attempt ") &&
-		strings.HasSuffix(description, a.ofLife())
+// isMadeFor reports whether a description is the one that Create gave a key of a rotation.
+func (a *Admin) isMadeFor(rotationID, description string) bool {
+	return strings.HasPrefix(description, a.descriptionPrefix()) && strings.Contains(description, " (rotation "+rotationID+", attempt ") &&
+		strings.HasSuffix(description, a.descriptionSuffix())
 }
 
-func tag(name, value string) types.Tag { return types.Tag{TagKey: &name, TagValue: &value} }
+func newTag(name, value string) types.Tag { return types.Tag{TagKey: &name, TagValue: &value} }
 
-// errUnseen reports an alias that is taken but whose owner KMS does not show yet.
+// errUnseen reports an alias that exists but whose key KMS does not show yet.
 var errUnseen = errors.New("the alias is taken, and KMS does not show its owner yet")
 
-// Claim implements [rotation.KeyAdmin]. CreateAlias is the arbiter; a claim that is
-// repeated because its answer was lost finds its own key to be the owner. KMS is
-// eventually consistent: a loser that cannot see the owner yet gets an error that
-// is worth another try, never an answer that there is none. A key that was made a moment
-// ago may not be found yet: asking again at once is better than a failure, after which the
-// step makes another key.
+// Claim implements [keyring.Admin]. CreateAlias decides which key wins, because it
+// succeeds once. A claim that is repeated because its answer was lost finds that its own
+// key is the owner. KMS is eventually consistent (KMS developer guide, "AWS KMS eventual
+// consistency"): a loser that cannot see the owner yet gets a transient error, never the
+// answer that there is no owner. A key that was just created may not be found yet; the
+// call is repeated then, because after an error the step would create another key.
 func (a *Admin) Claim(ctx context.Context, rotationID string, attempt int, id kek.ID) (kek.ID, error) {
 	alias := fmt.Sprintf("%s%s/%s/%d", a.aliasPrefix(), a.life, rotationID, attempt)
 	if id != "" {
-		_, err := a.client.CreateAlias(ctx, &kms.CreateAliasInput{AliasName: &alias, TargetKeyId: aws.String(string(id))}, repeatNotFound)
+		err := a.createAlias(ctx, alias, id)
 		if err == nil {
 			return id, nil
 		}
 		var taken *types.AlreadyExistsException
 		if !errors.As(err, &taken) {
-			return "", wrap("CreateAlias "+alias+" for "+string(id), err)
+			return "", err
 		}
 	}
 	owner, err := a.Describe(ctx, kek.ID(alias))
 	switch {
 	case err == nil:
 		return owner.ID, nil
-	case !errors.Is(err, rotation.ErrNoKey):
+	case !errors.Is(err, journal.ErrNoKey):
 		return "", err
 	case id != "":
 		return "", fmt.Errorf("kms DescribeKey %s: %w", alias, errUnseen)
@@ -151,39 +160,65 @@ func (a *Admin) Claim(ctx context.Context, rotationID string, attempt int, id ke
 	return "", nil
 }
 
-// repeatNotFound has the SDK repeat a call that does not find its key.
+// repeatNotFound makes the SDK repeat a call whose key is not found.
 func repeatNotFound(o *kms.Options) {
 	o.Retryer = retry.AddWithErrorCodes(o.Retryer, (*types.NotFoundException)(nil).ErrorCode())
 }
 
-// aliasPrefix begins the aliases of the stack's KEKs.
+// aliasPrefix returns the beginning of the aliases of the stack's KEKs.
 func (a *Admin) aliasPrefix() string { return "alias/matter/kek/" + a.stack + "/" }
 
-// Describe implements [rotation.KeyAdmin].
-func (a *Admin) Describe(ctx context.Context, id kek.ID) (rotation.Key, error) {
-	key, _, err := a.describe(ctx, id)
+// aliasTries is how often an alias is asked for whose key denies it, within some five
+// seconds.
+const aliasTries = 6
+
+// createAlias gives an alias to a key that was made a moment ago. The permission is
+// conditional on the key's tag, which may take five minutes to affect authorization (KMS
+// developer guide, "Authorization for tag changes"), so a denial is tried again here for a
+// few seconds: a caller that gives up makes another key next time, whose tag is as young.
+func (a *Admin) createAlias(ctx context.Context, alias string, id kek.ID) error {
+	var err error
+	for n := range aliasTries {
+		if remote.WaitForTry(ctx, n, 250*time.Millisecond, 2*time.Second) != nil {
+			return err
+		}
+		_, err = a.client.CreateAlias(ctx, &kms.CreateAliasInput{AliasName: &alias, TargetKeyId: aws.String(string(id))}, repeatNotFound)
+		if err == nil {
+			return nil
+		}
+		if err = classifyError("CreateAlias "+alias+" for "+string(id), err); !errors.Is(err, journal.ErrDenied) {
+			return err
+		}
+	}
+	return err
+}
+
+// Describe implements [keyring.Admin].
+func (a *Admin) Describe(ctx context.Context, id kek.ID) (keyring.Key, error) {
+	key, _, err := a.describeKey(ctx, id)
 	return key, err
 }
 
-// describe also returns what KMS says of a multi-Region key's replicas, nil for
-// another key.
-func (a *Admin) describe(ctx context.Context, id kek.ID) (rotation.Key, *types.MultiRegionConfiguration, error) {
+// describeKey also returns the replicas of a multi-Region key; nil for any other key.
+func (a *Admin) describeKey(ctx context.Context, id kek.ID) (keyring.Key, *types.MultiRegionConfiguration, error) {
 	out, err := a.client.DescribeKey(ctx, &kms.DescribeKeyInput{KeyId: aws.String(string(id))})
 	if err != nil {
-		return rotation.Key{}, nil, wrap("DescribeKey "+string(id), err)
+		return keyring.Key{}, nil, classifyError("DescribeKey "+string(id), err)
 	}
-	key, err := keyOf(out.KeyMetadata)
+	key, err := decodeKey(out.KeyMetadata)
 	if err != nil {
-		return rotation.Key{}, nil, err
+		return keyring.Key{}, nil, err
 	}
 	return key, out.KeyMetadata.MultiRegionConfiguration, nil
 }
 
-func keyOf(m *types.KeyMetadata) (rotation.Key, error) {
+// decodeKey decodes KMS's metadata of a key. A key is usable as a KEK if it is symmetric,
+// for encryption, and in a state from which it can be enabled.
+func decodeKey(m *types.KeyMetadata) (keyring.Key, error) {
 	if m == nil || aws.ToString(m.KeyId) == "" {
-		return rotation.Key{}, errors.New("kms: the answer describes no key")
+		return keyring.Key{}, errors.New("kms: the answer describes no key")
 	}
-	k := rotation.Key{
+	k := keyring.Key{
 		ID: kek.ID(*m.KeyId), ARN: aws.ToString(m.Arn), State: string(m.KeyState),
 		Enabled: m.KeyState == types.KeyStateEnabled, Multi: aws.ToBool(m.MultiRegion),
 	}
@@ -196,9 +231,9 @@ func keyOf(m *types.KeyMetadata) (rotation.Key, error) {
 	return k, nil
 }
 
-// Disable implements [rotation.KeyAdmin]. A key that somebody has scheduled for
-// deletion cannot be disabled any more and need not be: it does nothing, and is
-// disabled if the deletion is cancelled.
+// Disable implements [keyring.Admin]. A key that a person has scheduled for deletion
+// cannot be disabled and need not be: KMS refuses to use it, and leaves it disabled if the
+// deletion is cancelled (KMS API reference, CancelKeyDeletion).
 func (a *Admin) Disable(ctx context.Context, id kek.ID) error {
 	_, err := a.client.DisableKey(ctx, &kms.DisableKeyInput{KeyId: aws.String(string(id))})
 	if err == nil {
@@ -210,10 +245,10 @@ func (a *Admin) Disable(ctx context.Context, id kek.ID) error {
 			return nil
 		}
 	}
-	return wrap("DisableKey "+string(id), err)
+	return classifyError("DisableKey "+string(id), err)
 }
 
-// Tagged implements [rotation.KeyAdmin]. A new key takes a while to be listed.
+// Tagged implements [keyring.Admin]. A new key is not listed at once.
 func (a *Admin) Tagged(ctx context.Context, rotationID string) ([]kek.ID, error) {
 	pages := resourcegroupstaggingapi.NewGetResourcesPaginator(a.tags, &resourcegroupstaggingapi.GetResourcesInput{
 		ResourceTypeFilters: []string{"kms:key"},
@@ -226,15 +261,15 @@ func (a *Admin) Tagged(ctx context.Context, rotationID string) ([]kek.ID, error)
 	for pages.HasMorePages() {
 		page, err := pages.NextPage(ctx)
 		if err != nil {
-			return nil, awserr.Wrap("tagging GetResources", err)
+			return nil, remote.WrapError("tagging GetResources", err)
 		}
 		for _, r := range page.ResourceTagMappingList {
 			arn := aws.ToString(r.ResourceARN)
 			_, id, ok := strings.Cut(arn, ":key/")
 			if !ok {
-				return nil, fmt.Errorf("tagging GetResources: %q is no KMS key", arn)
+				return nil, fmt.Errorf("tagging GetResources: %q is not a KMS key", arn)
 			}
-			ours, err := a.ours(ctx, rotationID, id)
+			ours, err := a.ownsKey(ctx, rotationID, id)
 			if err != nil {
 				return nil, err
 			}
@@ -246,18 +281,18 @@ func (a *Admin) Tagged(ctx context.Context, rotationID string) ([]kek.ID, error)
 	return ids, nil
 }
 
-// ours reports whether a key that carries a rotation's tags was made for it. Tags are
-// copied, by a template or a person, onto keys that have nothing to do with it, and what
-// Tagged returns may be disabled. A description is given at CreateKey, and whoever may
-// only tag keys cannot change it.
-func (a *Admin) ours(ctx context.Context, rotationID, id string) (bool, error) {
+// ownsKey reports whether a key with a rotation's tags was made for it, by its
+// description. Tags are not enough: a template or a person may copy them to other keys,
+// and the caller of Tagged may disable what it returns. The description is set by
+// CreateKey, and a person who may only tag keys cannot change it.
+func (a *Admin) ownsKey(ctx context.Context, rotationID, id string) (bool, error) {
 	out, err := a.client.DescribeKey(ctx, &kms.DescribeKeyInput{KeyId: &id})
 	var gone *types.NotFoundException
 	switch {
-	case errors.As(err, &gone): // the listing lags
+	case errors.As(err, &gone): // the listing is older
 		return false, nil
 	case err != nil:
-		return false, wrap("DescribeKey "+id, err)
+		return false, classifyError("DescribeKey "+id, err)
 	}
-	return out.KeyMetadata != nil && a.madeFor(rotationID, aws.ToString(out.KeyMetadata.Description)), nil
+	return out.KeyMetadata != nil && a.isMadeFor(rotationID, aws.ToString(out.KeyMetadata.Description)), nil
 }

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/aws/retry"
@@ -17,11 +18,11 @@ import (
 	"github.com/aws/smithy-go"
 	smithyhttp "github.com/aws/smithy-go/transport/http"
 	"github.com/google/go-cmp/cmp"
-	"golang.org/x/time/rate"
 
 	"github.com/matter-ops/kms-rotation/internal/awskms"
 	"github.com/matter-ops/kms-rotation/kek"
-	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/journal"
+	"github.com/matter-ops/kms-rotation/rotation/keyring"
 )
 
 // double answers for KMS what it is told to, without a wire.
@@ -119,21 +120,21 @@ func TestKeys(t *testing.T) {
 	}
 	for name, c := range map[string]struct {
 		says *types.KeyMetadata
-		want rotation.Key
+		want keyring.Key
 	}{
-		"enabled":         {state("Enabled"), rotation.Key{State: "Enabled", Enabled: true, Usable: true}},
-		"disabled":        {state("Disabled"), rotation.Key{State: "Disabled", Usable: true}},
-		"updating":        {state("Updating"), rotation.Key{State: "Updating", Usable: true}},
-		"creating":        {state("Creating"), rotation.Key{State: "Creating"}},
-		"deleted soon":    {state("PendingDeletion"), rotation.Key{State: "PendingDeletion"}},
-		"imported":        {state("PendingImport"), rotation.Key{State: "PendingImport"}},
-		"a replica's end": {state("PendingReplicaDeletion"), rotation.Key{State: "PendingReplicaDeletion"}},
-		"unavailable":     {state("Unavailable"), rotation.Key{State: "Unavailable"}},
+		"enabled":         {state("Enabled"), keyring.Key{State: "Enabled", Enabled: true, Usable: true}},
+		"disabled":        {state("Disabled"), keyring.Key{State: "Disabled", Usable: true}},
+		"updating":        {state("Updating"), keyring.Key{State: "Updating", Usable: true}},
+		"creating":        {state("Creating"), keyring.Key{State: "Creating"}},
+		"deleted soon":    {state("PendingDeletion"), keyring.Key{State: "PendingDeletion"}},
+		"imported":        {state("PendingImport"), keyring.Key{State: "PendingImport"}},
+		"a replica's end": {state("PendingReplicaDeletion"), keyring.Key{State: "PendingReplicaDeletion"}},
+		"unavailable":     {state("Unavailable"), keyring.Key{State: "Unavailable"}},
 		"multi-Region": {
-			metadata(func(m *types.KeyMetadata) { m.MultiRegion = aws.Bool(true) }), rotation.Key{State: "Enabled", Enabled: true, Usable: true, Multi: true},
+			metadata(func(m *types.KeyMetadata) { m.MultiRegion = aws.Bool(true) }), keyring.Key{State: "Enabled", Enabled: true, Usable: true, Multi: true},
 		},
-		"another spec":  {metadata(func(m *types.KeyMetadata) { m.KeySpec = "SM2" }), rotation.Key{State: "Enabled", Enabled: true}},
-		"another usage": {metadata(func(m *types.KeyMetadata) { m.KeyUsage = "SIGN_VERIFY" }), rotation.Key{State: "Enabled", Enabled: true}},
+		"another spec":  {metadata(func(m *types.KeyMetadata) { m.KeySpec = "SM2" }), keyring.Key{State: "Enabled", Enabled: true}},
+		"another usage": {metadata(func(m *types.KeyMetadata) { m.KeyUsage = "SIGN_VERIFY" }), keyring.Key{State: "Enabled", Enabled: true}},
 	} {
 		d, admin := doubled()
 		d.keys["k"], d.keys["new"] = c.says, c.says
@@ -149,10 +150,10 @@ func TestKeys(t *testing.T) {
 	for name, says := range map[string]*types.KeyMetadata{"nothing": nil, "no id": {}} {
 		d, admin := doubled()
 		d.keys["k"], d.keys["new"] = says, says
-		if k, err := admin.Describe(t.Context(), "k"); err == nil || k != (rotation.Key{}) {
+		if k, err := admin.Describe(t.Context(), "k"); err == nil || k != (keyring.Key{}) {
 			t.Errorf("%s: %v, %v", name, k, err)
 		}
-		if k, err := admin.Create(t.Context(), "r", 1, "l", old); err == nil || k != (rotation.Key{}) {
+		if k, err := admin.Create(t.Context(), "r", 1, "l", old); err == nil || k != (keyring.Key{}) {
 			t.Errorf("%s, created: %v, %v", name, k, err)
 		}
 	}
@@ -171,24 +172,26 @@ func TestClaims(t *testing.T) {
 	}{
 		"free":               {"mine", nil, nil, "mine", nil, []string{"CreateAlias"}},
 		"taken":              {"mine", taken, nil, "theirs", nil, []string{"CreateAlias", "DescribeKey"}},
-		"denied":             {"mine", refused("AccessDeniedException"), nil, "", rotation.ErrDenied, []string{"CreateAlias"}},
+		"denied":             {"mine", refused("AccessDeniedException"), nil, "", journal.ErrDenied, slices.Repeat([]string{"CreateAlias"}, 6)},
 		"fails":              {"mine", refused("KMSInternalException"), nil, "", errAny, []string{"CreateAlias"}},
 		"taken, not seen":    {"mine", taken, refused("NotFoundException"), "", errAny, []string{"CreateAlias", "DescribeKey"}},
-		"taken, not told":    {"mine", taken, refused("AccessDeniedException"), "", rotation.ErrDenied, []string{"CreateAlias", "DescribeKey"}},
+		"taken, not told":    {"mine", taken, refused("AccessDeniedException"), "", journal.ErrDenied, []string{"CreateAlias", "DescribeKey"}},
 		"asked":              {"", nil, nil, "theirs", nil, []string{"DescribeKey"}},
 		"asked, nobody":      {"", nil, refused("NotFoundException"), "", nil, []string{"DescribeKey"}},
-		"asked, not allowed": {"", nil, refused("AccessDeniedException"), "", rotation.ErrDenied, []string{"DescribeKey"}},
+		"asked, not allowed": {"", nil, refused("AccessDeniedException"), "", journal.ErrDenied, []string{"DescribeKey"}},
 	} {
-		d, admin := doubled()
-		d.fail["CreateAlias"], d.fail["DescribeKey"] = c.make, c.look
-		d.keys[alias] = &types.KeyMetadata{KeyId: aws.String("theirs")}
-		got, err := admin.Claim(t.Context(), "r", 2, c.id)
-		if got != c.want || !means(err, c.wantErr) || !slices.Equal(d.requests, c.requests) {
-			t.Errorf("%s: %q, %v after %v, want %q, %v", name, got, err, d.requests, c.want, c.wantErr)
-		}
-		if err != nil && !strings.Contains(err.Error(), alias) {
-			t.Errorf("%s: %v does not name the alias", name, err)
-		}
+		synctest.Test(t, func(t *testing.T) { // a denial is waited for
+			d, admin := doubled()
+			d.fail["CreateAlias"], d.fail["DescribeKey"] = c.make, c.look
+			d.keys[alias] = &types.KeyMetadata{KeyId: aws.String("theirs")}
+			got, err := admin.Claim(t.Context(), "r", 2, c.id)
+			if got != c.want || !means(err, c.wantErr) || !slices.Equal(d.requests, c.requests) {
+				t.Errorf("%s: %q, %v after %v, want %q, %v", name, got, err, d.requests, c.want, c.wantErr)
+			}
+			if err != nil && !strings.Contains(err.Error(), alias) {
+				t.Errorf("%s: %v does not name the alias", name, err)
+			}
+		})
 	}
 }
 
@@ -199,7 +202,7 @@ func means(err, want error) bool {
 	if want == nil || err == nil {
 		return want == nil && err == nil
 	}
-	for _, v := range []error{rotation.ErrNoKey, rotation.ErrKeyDisabled, rotation.ErrUnwrap, rotation.ErrDenied} {
+	for _, v := range []error{journal.ErrNoKey, journal.ErrKeyDisabled, journal.ErrUnwrap, journal.ErrDenied} {
 		if errors.Is(err, v) != (v == want) { //nolint:errorlint // both are the verdicts themselves
 			return false
 		}
@@ -219,10 +222,10 @@ func TestDisables(t *testing.T) {
 	}{
 		"done":                    {nil, nil, "Enabled", nil, false},
 		"to be deleted":           {inState, nil, "PendingDeletion", nil, true},
-		"updating":                {inState, nil, "Updating", rotation.ErrKeyDisabled, true},
-		"in a state not told":     {inState, refused("AccessDeniedException"), "PendingDeletion", rotation.ErrKeyDisabled, true},
-		"denied, to be deleted":   {refused("AccessDeniedException"), nil, "PendingDeletion", rotation.ErrDenied, false},
-		"gone":                    {refused("NotFoundException"), nil, "PendingDeletion", rotation.ErrNoKey, false},
+		"updating":                {inState, nil, "Updating", journal.ErrKeyDisabled, true},
+		"in a state not told":     {inState, refused("AccessDeniedException"), "PendingDeletion", journal.ErrKeyDisabled, true},
+		"denied, to be deleted":   {refused("AccessDeniedException"), nil, "PendingDeletion", journal.ErrDenied, false},
+		"gone":                    {refused("NotFoundException"), nil, "PendingDeletion", journal.ErrNoKey, false},
 		"an error, to be deleted": {refused("KMSInternalException"), nil, "PendingDeletion", errAny, false},
 	} {
 		d, admin := doubled()
@@ -259,7 +262,7 @@ func TestTaggedPages(t *testing.T) {
 		t.Errorf("another resource: %v, %v", ids, err)
 	}
 	d.fail["GetResources"] = refused("AccessDeniedException")
-	if ids, err := admin.Tagged(t.Context(), "r"); !errors.Is(err, rotation.ErrDenied) || ids != nil || !strings.Contains(err.Error(), "GetResources") {
+	if ids, err := admin.Tagged(t.Context(), "r"); !errors.Is(err, journal.ErrDenied) || ids != nil || !strings.Contains(err.Error(), "GetResources") {
 		t.Errorf("denied: %v, %v", ids, err)
 	}
 }
@@ -281,7 +284,7 @@ func TestOurs(t *testing.T) {
 		"without a description": {&types.KeyMetadata{KeyId: aws.String("k")}, nil, nil, nil},
 		"nothing known":         {nil, nil, nil, nil},
 		"gone":                  {nil, refusal{&types.NotFoundException{}}, nil, nil},
-		"denied":                {nil, refused("AccessDeniedException"), nil, rotation.ErrDenied},
+		"denied":                {nil, refused("AccessDeniedException"), nil, journal.ErrDenied},
 	} {
 		d, admin := doubled()
 		d.keys["k"] = c.says
@@ -303,13 +306,13 @@ func TestCreateFails(t *testing.T) {
 	d, admin := doubled()
 	d.fail["CreateKey"] = refused("AccessDeniedException")
 	d.keys["new"] = &types.KeyMetadata{KeyId: aws.String("k")}
-	if k, err := admin.Create(t.Context(), "r", 1, "l", old); !errors.Is(err, rotation.ErrDenied) || k != (rotation.Key{}) || !strings.Contains(err.Error(), "CreateKey") {
+	if k, err := admin.Create(t.Context(), "r", 1, "l", old); !errors.Is(err, journal.ErrDenied) || k != (keyring.Key{}) || !strings.Contains(err.Error(), "CreateKey") {
 		t.Errorf("%v, %v", k, err)
 	}
 }
 
 // TestSignerAnswers: KMS is given the message, not a digest of it, and what it refuses
-// is no signature and no key.
+// is neither a signature nor a key.
 func TestSignerAnswers(t *testing.T) {
 	d, _ := doubled()
 	s := awskms.NewSigner(d, "alias/anchor")
@@ -320,10 +323,10 @@ func TestSignerAnswers(t *testing.T) {
 		t.Errorf("%+v", in)
 	}
 	d.fail["Sign"], d.fail["GetPublicKey"] = refused("AccessDeniedException"), refused("NotFoundException")
-	if sig, err := s.Sign(t.Context(), nil); !errors.Is(err, rotation.ErrDenied) || sig != nil || !strings.Contains(err.Error(), "Sign alias/anchor") {
+	if sig, err := s.Sign(t.Context(), nil); !errors.Is(err, journal.ErrDenied) || sig != nil || !strings.Contains(err.Error(), "Sign alias/anchor") {
 		t.Errorf("%q, %v", sig, err)
 	}
-	if key, err := s.PublicKey(t.Context()); !errors.Is(err, rotation.ErrNoKey) || key != nil || !strings.Contains(err.Error(), "GetPublicKey alias/anchor") {
+	if key, err := s.PublicKey(t.Context()); !errors.Is(err, journal.ErrNoKey) || key != nil || !strings.Contains(err.Error(), "GetPublicKey alias/anchor") {
 		t.Errorf("%q, %v", key, err)
 	}
 }
@@ -332,14 +335,14 @@ func TestSignerAnswers(t *testing.T) {
 func TestBlobSizes(t *testing.T) {
 	for size, ok := range map[int]bool{0: false, 1: true, 6144: true, 6145: false} {
 		d, _ := doubled()
-		w := awskms.NewWrapper(d, rate.NewLimiter(rate.Inf, 1))
+		w := awskms.NewWrapper(d, nil)
 		for name, call := range map[string]func() error{
 			"Decrypt":   func() error { _, err := w.Decrypt(t.Context(), "k", make([]byte, size), nil); return err },
 			"ReEncrypt": func() error { _, err := w.ReEncrypt(t.Context(), "k", "l", make([]byte, size), nil); return err },
 			"Identify":  func() error { _, _, err := w.Identify(t.Context(), make([]byte, size), nil); return err },
 		} {
 			d.requests = nil
-			if err := call(); ok != (err == nil) || !ok && !errors.Is(err, rotation.ErrUnwrap) || ok != (len(d.requests) == 1) {
+			if err := call(); ok != (err == nil) || !ok && !errors.Is(err, journal.ErrUnwrap) || ok != (len(d.requests) == 1) {
 				t.Errorf("%s of %d bytes: %v after %v", name, size, err, d.requests)
 			}
 		}

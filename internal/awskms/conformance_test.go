@@ -10,7 +10,6 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/kms"
 	"github.com/aws/aws-sdk-go-v2/service/kms/types"
 	"github.com/aws/aws-sdk-go-v2/service/resourcegroupstaggingapi"
-	"golang.org/x/time/rate"
 
 	"github.com/matter-ops/kms-rotation/internal/awskms"
 	"github.com/matter-ops/kms-rotation/kek"
@@ -28,7 +27,7 @@ func service(cfg aws.Config) keystest.Service {
 	stack := fmt.Sprintf("stack-%d", stacks.Add(1))
 	return keystest.Service{
 		Keys: awskms.NewAdmin(client, resourcegroupstaggingapi.NewFromConfig(cfg), stack, "table"),
-		KMS:  awskms.NewWrapper(client, rate.NewLimiter(rate.Inf, 1)),
+		KMS:  awskms.NewWrapper(client, nil),
 		Grant: func(t *testing.T, id kek.ID, grantee string) {
 			_, err := client.CreateGrant(t.Context(), &kms.CreateGrantInput{
 				KeyId: aws.String(string(id)), GranteePrincipal: &grantee, Operations: []types.GrantOperation{types.GrantOperationDecrypt},

@@ -3,29 +3,30 @@ package awskms
 import (
 	"fmt"
 
-	"github.com/matter-ops/kms-rotation/internal/awserr"
-	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/internal/remote"
+	"github.com/matter-ops/kms-rotation/rotation/journal"
 )
 
-// codes maps the refusals of KMS to what the steps branch on. Anything else stays
-// what it is: worth another try.
+// codes maps the error codes of KMS to the errors that the steps test for. Any other error
+// is transient.
 //
-// KMSInvalidStateException is the answer for a key that is pending deletion; for
-// one of another origin than KMS also while its material is missing. Either way no
-// call on the key succeeds until a person acts, as with a disabled one.
+// KMSInvalidStateException is the answer for a key that is pending deletion, and for a key
+// with imported material while the material is missing (KMS developer guide, "Key states
+// of AWS KMS keys"). As with a disabled key, no call on it succeeds until a person acts.
 var codes = map[string]error{
-	"NotFoundException":          rotation.ErrNoKey,
-	"DisabledException":          rotation.ErrKeyDisabled,
-	"KMSInvalidStateException":   rotation.ErrKeyDisabled,
-	"InvalidCiphertextException": rotation.ErrUnwrap,
-	"IncorrectKeyException":      rotation.ErrUnwrap,
+	"NotFoundException":          journal.ErrNoKey,
+	"DisabledException":          journal.ErrKeyDisabled,
+	"KMSInvalidStateException":   journal.ErrKeyDisabled,
+	"InvalidCiphertextException": journal.ErrUnwrap,
+	"IncorrectKeyException":      journal.ErrUnwrap,
 }
 
-// wrap names the operation and the key, and says what an error means to the steps.
-// KMS's own errors name keys and principals, never material, blobs or contexts.
-func wrap(op string, err error) error {
-	if means, ok := codes[awserr.Code(err)]; ok {
+// classifyError adds the operation and the key to an error, and the error that the steps
+// test for. KMS's own messages contain keys and principals, never key material, blobs or
+// encryption contexts.
+func classifyError(op string, err error) error {
+	if means, ok := codes[remote.ErrorCode(err)]; ok {
 		return fmt.Errorf("kms %s: %w: %w", op, means, err)
 	}
-	return awserr.Wrap("kms "+op, err)
+	return remote.WrapError("kms "+op, err)
 }

@@ -14,15 +14,14 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/kms"
 
 	"github.com/matter-ops/kms-rotation/kek"
-	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/keyring"
 )
 
 // The actions that the key policy of a new KEK lets the account's IAM policies grant.
-// What is in neither list nobody may do before somebody has changed the policy, which
-// CloudTrail shows: ScheduleKeyDeletion and CreateGrant above all
-// (docs/adr/0013-key-policy.md).
+// Nobody can do any other action, above all ScheduleKeyDeletion and CreateGrant, without a
+// change of the policy, which CloudTrail shows (docs/adr/0013-key-policy.md).
 var (
-	administration = []string{
+	adminActions = []string{
 		"kms:CancelKeyDeletion",
 		"kms:CreateAlias",
 		"kms:DeleteAlias",
@@ -45,10 +44,10 @@ var (
 		"kms:UpdateAlias",
 		"kms:UpdateKeyDescription",
 	}
-	ofMultiRegion = []string{"kms:ReplicateKey", "kms:UpdatePrimaryRegion"}
+	multiRegionActions = []string{"kms:ReplicateKey", "kms:UpdatePrimaryRegion"}
 
-	// Encrypt is for applications that wrap data keys, or whole payloads, by themselves.
-	use = []string{
+	// Applications that wrap data keys, or whole payloads, by themselves need Encrypt.
+	useActions = []string{
 		"kms:Decrypt",
 		"kms:Encrypt",
 		"kms:GenerateDataKey",
@@ -60,12 +59,14 @@ var (
 
 type object = map[string]any
 
-// KeyPolicy is the key policy of a KEK that follows old: the account's IAM policies
-// say who administers it and who uses it, each within the lists above. The principal is
-// the account, in old's partition: a role that is named in a key policy is lost to it
-// when the role is made anew, and applications' roles are not known here.
-func KeyPolicy(old rotation.Key) (string, error) {
-	root, err := rootOf(old.ARN)
+// KeyPolicy returns the key policy of a KEK that replaces old. The account's IAM policies
+// say who administers and who uses the key, within the lists above. The principal is the
+// account, in old's partition. Roles are not named: a key policy refers to a role by its
+// internal id, so a role that is deleted and created again loses its access (IAM user
+// guide, "AWS JSON policy elements: Principal"), and applications' roles are not known
+// here.
+func KeyPolicy(old keyring.Key) (string, error) {
+	root, err := accountRoot(old.ARN)
 	if err != nil {
 		return "", err
 	}
@@ -73,20 +74,21 @@ func KeyPolicy(old rotation.Key) (string, error) {
 		return object{"Sid": sid, "Effect": "Allow", "Principal": object{"AWS": root}, "Action": actions, "Resource": "*"}
 	}
 	b, err := json.Marshal(object{"Version": "2012-10-17", "Statement": []object{
-		statement("AccountAdministers", administrationOf(old.Multi)), statement("AccountUses", use),
+		statement("AccountAdministers", listAdminActions(old.Multi)), statement("AccountUses", useActions),
 	}})
 	return string(b), err
 }
 
-func administrationOf(multiRegion bool) []string {
+// listAdminActions returns the administrative actions of a key; a multi-Region key has more.
+func listAdminActions(multiRegion bool) []string {
 	if multiRegion {
-		return slices.Concat(administration, ofMultiRegion)
+		return slices.Concat(adminActions, multiRegionActions)
 	}
-	return administration
+	return adminActions
 }
 
-// rootOf is the principal that stands for the account of a key.
-func rootOf(keyARN string) (string, error) {
+// accountRoot returns the principal that stands for the account of a key.
+func accountRoot(keyARN string) (string, error) {
 	key, err := arn.Parse(keyARN)
 	if err != nil {
 		return "", fmt.Errorf("the account of KMS key %q is not known: %w", keyARN, err)
@@ -95,11 +97,11 @@ func rootOf(keyARN string) (string, error) {
 }
 
 // readPolicy returns the key policy of a key and the account that its ARN is of.
-func (a *Admin) readPolicy(ctx context.Context, key rotation.Key) (keyPolicy, error) {
+func (a *Admin) readPolicy(ctx context.Context, key keyring.Key) (keyPolicy, error) {
 	op := "GetKeyPolicy " + string(key.ID)
 	out, err := a.client.GetKeyPolicy(ctx, &kms.GetKeyPolicyInput{KeyId: aws.String(string(key.ID)), PolicyName: aws.String("default")})
 	if err != nil {
-		return keyPolicy{}, wrap(op, err)
+		return keyPolicy{}, classifyError(op, err)
 	}
 	p, err := parseKeyPolicy(aws.ToString(out.Policy), key)
 	if err != nil {
@@ -108,7 +110,7 @@ func (a *Admin) readPolicy(ctx context.Context, key rotation.Key) (keyPolicy, er
 	return p, nil
 }
 
-// PolicyDifferences implements [rotation.KeyAdmin].
+// PolicyDifferences implements [keyring.Admin].
 func (a *Admin) PolicyDifferences(ctx context.Context, id kek.ID) ([]string, error) {
 	key, err := a.Describe(ctx, id)
 	if err != nil {
@@ -122,7 +124,7 @@ func (a *Admin) PolicyDifferences(ctx context.Context, id kek.ID) ([]string, err
 	for _, name := range p.beyond {
 		out = append(out, "it has "+name)
 	}
-	for _, action := range slices.Concat(administrationOf(key.Multi), use) {
+	for _, action := range slices.Concat(listAdminActions(key.Multi), useActions) {
 		if !containsAction(p.granted, action) {
 			out = append(out, "it lacks "+action)
 		}
@@ -130,19 +132,20 @@ func (a *Admin) PolicyDifferences(ctx context.Context, id kek.ID) ([]string, err
 	return out, nil
 }
 
-// keyPolicy is a key policy as it compares with the one that a key made by [Admin.Create]
-// has.
+// keyPolicy is a key policy compared with the policy that [Admin.Create] sets.
 type keyPolicy struct {
-	// beyond are the statements that such a key would not have, by Sid, or by number where
-	// there is none. A statement that lets the account's IAM policies grant actions is here
-	// only if such a key leaves some of them out, which are named.
+	// beyond names the statements that the policy of a new key does not have, by Sid, or by
+	// number if there is none. A statement that lets the account's IAM policies grant
+	// actions is one of them only if the policy of a new key omits some of these actions,
+	// which are named.
 	beyond  []string
 	granted []string // actions that it lets the account's IAM policies grant
 }
 
-func parseKeyPolicy(document string, key rotation.Key) (keyPolicy, error) {
+// parseKeyPolicy compares the policy of a key with the policy that [Admin.Create] sets.
+func parseKeyPolicy(document string, key keyring.Key) (keyPolicy, error) {
 	var out keyPolicy
-	root, err := rootOf(key.ARN)
+	root, err := accountRoot(key.ARN)
 	if err != nil {
 		return out, err
 	}
@@ -157,13 +160,13 @@ func parseKeyPolicy(document string, key rotation.Key) (keyPolicy, error) {
 	for i, s := range statements {
 		statement, ok := s.(object)
 		if !ok {
-			return out, fmt.Errorf("statement %d is no object", i+1)
+			return out, fmt.Errorf("statement %d is not an object", i+1)
 		}
 		sid, _ := statement["Sid"].(string)
 		name := cmp.Or(sid, fmt.Sprintf("statement %d", i+1))
-		if actions, ok := delegated(statement, root); ok {
+		if actions, ok := delegatedActions(statement, root); ok {
 			out.granted = append(out.granted, actions...)
-			missing := leftOut(actions, key.Multi)
+			missing := missingActions(actions, key.Multi)
 			if missing == "" {
 				continue
 			}
@@ -174,18 +177,18 @@ func parseKeyPolicy(document string, key rotation.Key) (keyPolicy, error) {
 	return out, nil
 }
 
-// delegated returns the actions of a statement, whatever its Sid, that lets the
-// account's IAM policies grant them and says nothing else.
-func delegated(statement object, root string) ([]string, bool) {
+// delegatedActions returns the actions of a statement that lets the account's IAM policies
+// grant them; ok is false if the statement does anything else. Its Sid does not matter.
+func delegatedActions(statement object, root string) ([]string, bool) {
 	got := object{}
 	for name, value := range statement {
 		if name != "Sid" {
-			got[name] = unlist(value)
+			got[name] = unwrapList(value)
 		}
 	}
 	principal, _ := got["Principal"].(object)
 	if account := strings.Split(root, ":")[4]; len(principal) == 1 {
-		if got["Principal"] = unlist(principal["AWS"]); got["Principal"] == account { // short for its root
+		if got["Principal"] = unwrapList(principal["AWS"]); got["Principal"] == account { // short for its root
 			got["Principal"] = root
 		}
 	}
@@ -208,10 +211,10 @@ func delegated(statement object, root string) ([]string, bool) {
 	return actions, true
 }
 
-// leftOut says which of some actions the policy of a new key does not let IAM policies
-// grant, "" for none.
-func leftOut(actions []string, multiRegion bool) string {
-	kept := slices.Concat(administrationOf(multiRegion), use)
+// missingActions returns which of the actions the policy of a new key does not let IAM
+// policies grant; "" if there are none.
+func missingActions(actions []string, multiRegion bool) string {
+	kept := slices.Concat(listAdminActions(multiRegion), useActions)
 	var missing []string
 	for _, action := range actions {
 		if action == "kms:*" {
@@ -224,13 +227,13 @@ func leftOut(actions []string, multiRegion bool) string {
 	return strings.Join(missing, ", ")
 }
 
-// containsAction reports whether an action is listed; IAM's actions have no case.
+// containsAction reports whether an action is listed. IAM ignores the case of actions.
 func containsAction(list []string, action string) bool {
 	return slices.ContainsFunc(list, func(a string) bool { return strings.EqualFold(a, action) })
 }
 
-// unlist takes a value out of a list of one, which says the same in a policy.
-func unlist(value any) any {
+// unwrapList returns the value in a list of one, which means the same in a policy.
+func unwrapList(value any) any {
 	if list, _ := value.([]any); len(list) == 1 {
 		return list[0]
 	}

@@ -15,13 +15,14 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/kms/types"
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/journal"
+	"github.com/matter-ops/kms-rotation/rotation/keyring"
 	"github.com/matter-ops/kms-rotation/test/localaws/iam"
 	"github.com/matter-ops/kms-rotation/test/mototest"
 )
 
 // minted returns the key policy that CreateKey is sent for a key that follows old.
-func minted(t *testing.T, old rotation.Key) (document string) {
+func minted(t *testing.T, old keyring.Key) (document string) {
 	t.Helper()
 	d, admin := doubled()
 	d.keys["new"] = &types.KeyMetadata{KeyId: aws.String("k")}
@@ -40,7 +41,7 @@ func minted(t *testing.T, old rotation.Key) (document string) {
 func TestNewKeyPolicy(t *testing.T) {
 	for partition, region := range map[string]string{"aws": "eu-central-1", "aws-us-gov": "us-gov-west-1", "aws-cn": "cn-north-1"} {
 		for _, multi := range []bool{false, true} {
-			document := minted(t, rotation.Key{ARN: fmt.Sprintf("arn:%s:kms:%s:123456789012:key/old", partition, region), Multi: multi})
+			document := minted(t, keyring.Key{ARN: fmt.Sprintf("arn:%s:kms:%s:123456789012:key/old", partition, region), Multi: multi})
 			var parsed struct {
 				Version   string
 				Statement []struct {
@@ -83,12 +84,12 @@ func TestNewKeyPolicy(t *testing.T) {
 	}
 }
 
-// TestNewKeyPolicyWrittenOut: the policy of a minted KEK, word for word, for whoever reviews
+// TestNewKeyPolicyWrittenOut: the policy of a minted KEK, word for word, for the person who reviews
 // it: an action more or less is a change of this file.
 func TestNewKeyPolicyWrittenOut(t *testing.T) {
 	for file, multi := range map[string]bool{"key-policy.json": false, "key-policy-multi-region.json": true} {
 		var got bytes.Buffer
-		if err := json.Indent(&got, []byte(minted(t, rotation.Key{ARN: "arn:aws:kms:eu-central-1:123456789012:key/old", Multi: multi})), "", "  "); err != nil {
+		if err := json.Indent(&got, []byte(minted(t, keyring.Key{ARN: "arn:aws:kms:eu-central-1:123456789012:key/old", Multi: multi})), "", "  "); err != nil {
 			t.Fatal(err)
 		}
 		want, err := os.ReadFile(filepath.Join("testdata", file))
@@ -98,13 +99,13 @@ func TestNewKeyPolicyWrittenOut(t *testing.T) {
 	}
 }
 
-// TestPolicyUnread: a policy that cannot be read is no policy without differences.
+// TestPolicyUnread: a policy that cannot be read is not a policy without differences.
 func TestPolicyUnread(t *testing.T) {
 	for _, op := range []string{"DescribeKey", "GetKeyPolicy"} {
 		d, admin := doubled()
 		d.keys["k"] = &types.KeyMetadata{KeyId: aws.String("k"), Arn: aws.String("arn:aws:kms:eu-central-1:123456789012:key/k")}
 		d.fail[op] = refused("AccessDeniedException")
-		if got, err := admin.PolicyDifferences(t.Context(), "k"); !errors.Is(err, rotation.ErrDenied) || got != nil {
+		if got, err := admin.PolicyDifferences(t.Context(), "k"); !errors.Is(err, journal.ErrDenied) || got != nil {
 			t.Errorf("%s denied: %v, %v", op, got, err)
 		}
 	}
@@ -114,7 +115,7 @@ func TestPolicyUnread(t *testing.T) {
 // has, so that no rotation warns of its own policy.
 func TestNewKeyLacksNothingOfANewKey(t *testing.T) {
 	for _, multi := range []bool{false, true} {
-		document := minted(t, rotation.Key{ARN: old.ARN, Multi: multi})
+		document := minted(t, keyring.Key{ARN: old.ARN, Multi: multi})
 		use, err := useOf(
 			t, script("GetKeyPolicy", func(map[string]any) any { return m{"Policy": document} }),
 			script("DescribeKey", func(map[string]any) any {
@@ -173,7 +174,7 @@ func TestPolicyDifferences(t *testing.T) {
 func TestNoAccountNoKey(t *testing.T) {
 	d, admin := doubled()
 	d.keys["new"] = &types.KeyMetadata{KeyId: aws.String("k")}
-	if k, err := admin.Create(t.Context(), "r", 1, "l", rotation.Key{}); err == nil || k != (rotation.Key{}) || d.create != nil {
+	if k, err := admin.Create(t.Context(), "r", 1, "l", keyring.Key{}); err == nil || k != (keyring.Key{}) || d.create != nil {
 		t.Errorf("%v, %v", k, err)
 	}
 }

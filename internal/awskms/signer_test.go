@@ -10,7 +10,7 @@ import (
 
 	"github.com/matter-ops/kms-rotation/audit"
 	"github.com/matter-ops/kms-rotation/internal/awskms"
-	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/journal"
 	"github.com/matter-ops/kms-rotation/test/mototest"
 	"github.com/matter-ops/kms-rotation/test/storetest"
 )
@@ -46,7 +46,7 @@ func TestSigner(t *testing.T) {
 	if _, err := client.DisableKey(t.Context(), &kms.DisableKeyInput{KeyId: key.KeyMetadata.KeyId}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.Sign(t.Context(), msg); !errors.Is(err, rotation.ErrKeyDisabled) {
+	if _, err := s.Sign(t.Context(), msg); !errors.Is(err, journal.ErrKeyDisabled) {
 		t.Errorf("sign with a disabled key: %v, want ErrKeyDisabled", err)
 	}
 }

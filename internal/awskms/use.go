@@ -10,20 +10,20 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/kms"
 	"github.com/aws/aws-sdk-go-v2/service/kms/types"
 
-	"github.com/matter-ops/kms-rotation/internal/awserr"
+	"github.com/matter-ops/kms-rotation/internal/remote"
 	"github.com/matter-ops/kms-rotation/kek"
-	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/keyring"
 )
 
-// Use implements [rotation.KeyAdmin]. Aliases of this stack's KEKs are left out;
-// those of another stack's are somebody else's. KMS is eventually consistent: what
-// was granted or used a moment ago may be missing.
-func (a *Admin) Use(ctx context.Context, id kek.ID) (rotation.KeyUse, error) {
-	key, regions, err := a.describe(ctx, id)
+// Use implements [keyring.Admin]. It leaves out aliases of this stack's KEKs; an alias
+// of another stack counts as a use by others. KMS is eventually consistent, so the newest
+// grants and uses may be missing.
+func (a *Admin) Use(ctx context.Context, id kek.ID) (keyring.Use, error) {
+	key, regions, err := a.describeKey(ctx, id)
 	if err != nil {
-		return rotation.KeyUse{}, err
+		return keyring.Use{}, err
 	}
-	use := rotation.KeyUse{MultiRegion: key.Multi}
+	use := keyring.Use{MultiRegion: key.Multi}
 	if regions != nil && regions.MultiRegionKeyType == types.MultiRegionKeyTypePrimary {
 		for _, r := range regions.ReplicaKeys {
 			use.Replicas = append(use.Replicas, aws.ToString(r.Region))
@@ -31,29 +31,30 @@ func (a *Admin) Use(ctx context.Context, id kek.ID) (rotation.KeyUse, error) {
 		slices.Sort(use.Replicas)
 	}
 	if use.Grants, err = a.listGrants(ctx, key.ID); err != nil {
-		return rotation.KeyUse{}, err
+		return keyring.Use{}, err
 	}
 	if use.Aliases, err = a.listForeignAliases(ctx, key.ID); err != nil {
-		return rotation.KeyUse{}, err
+		return keyring.Use{}, err
 	}
 	policy, err := a.readPolicy(ctx, key)
 	if err != nil {
-		return rotation.KeyUse{}, err
+		return keyring.Use{}, err
 	}
 	use.Policy = policy.beyond
 	if err := a.readLastUsage(ctx, key.ID, &use); err != nil {
-		return rotation.KeyUse{}, err
+		return keyring.Use{}, err
 	}
 	return use, nil
 }
 
+// listGrants returns the grants on a key, one line each, sorted.
 func (a *Admin) listGrants(ctx context.Context, id kek.ID) ([]string, error) {
 	pages := kms.NewListGrantsPaginator(a.client, &kms.ListGrantsInput{KeyId: aws.String(string(id))})
 	var lines []string
 	for pages.HasMorePages() {
 		page, err := pages.NextPage(ctx)
 		if err != nil {
-			return nil, wrap("ListGrants "+string(id), err)
+			return nil, classifyError("ListGrants "+string(id), err)
 		}
 		for _, g := range page.Grants {
 			lines = append(lines, describeGrant(g))
@@ -63,8 +64,8 @@ func (a *Admin) listGrants(ctx context.Context, id kek.ID) ([]string, error) {
 	return lines, nil
 }
 
-// describeGrant is a grant in one line, which follows the word "grant": the grantee,
-// the operations, the constraints if any, and what revokes it.
+// describeGrant describes a grant in one line, to follow the word "grant": the grantee,
+// the operations, the constraints if any, and the id, which revokes it.
 func describeGrant(g types.GrantListEntry) string {
 	grantee := cmp.Or(aws.ToString(g.GranteePrincipal), aws.ToString(g.GranteeServicePrincipal), "that names no grantee")
 	operations := make([]string, len(g.Operations))
@@ -86,9 +87,9 @@ func describeGrant(g types.GrantListEntry) string {
 	return line + ", id " + aws.ToString(g.GrantId)
 }
 
-// nameContext lists the names in a grant's encryption context, and the values of
-// those that AWS reserves: they say which table or volume a service has the grant
-// for. Other values are an application's own business.
+// nameContext returns the names in a grant's encryption context, with the values of those
+// that AWS reserves: they say for which table or volume a service has the grant. Other
+// values are an application's data and are left out.
 func nameContext(encctx map[string]string) []string {
 	var names []string
 	for name, value := range encctx {
@@ -101,13 +102,14 @@ func nameContext(encctx map[string]string) []string {
 	return names
 }
 
+// listForeignAliases returns the aliases of a key that are not those of this stack's KEKs.
 func (a *Admin) listForeignAliases(ctx context.Context, id kek.ID) ([]string, error) {
 	pages := kms.NewListAliasesPaginator(a.client, &kms.ListAliasesInput{KeyId: aws.String(string(id))})
 	var names []string
 	for pages.HasMorePages() {
 		page, err := pages.NextPage(ctx)
 		if err != nil {
-			return nil, wrap("ListAliases "+string(id), err)
+			return nil, classifyError("ListAliases "+string(id), err)
 		}
 		for _, alias := range page.Aliases {
 			if name := aws.ToString(alias.AliasName); !strings.HasPrefix(name, a.aliasPrefix()) {
@@ -119,24 +121,23 @@ func (a *Admin) listForeignAliases(ctx context.Context, id kek.ID) ([]string, er
 	return names, nil
 }
 
-// unknownOperations are the codes with which an endpoint says that it has no such
-// operation. InvalidAction is the one among the common errors of the AWS KMS API reference.
+// unknownOperations are the codes with which an endpoint answers an operation that it does
+// not have. InvalidAction is the one of the KMS API reference, "Common errors".
 var unknownOperations = map[string]bool{
 	"InvalidAction": true, "UnknownOperationException": true, "UnknownOperation": true, "UnsupportedOperationException": true, "UnsupportedOperation": true,
 }
 
-// readLastUsage fills in the last use of a key. KMS has GetKeyLastUsage since April
-// 2026 (AWS KMS API reference, GetKeyLastUsage and KeyLastUsageData): the last
-// successful cryptographic operation, ReEncrypt for both its keys; an empty object if
-// there was none since KMS began to keep it. Endpoints that are older leave use as it
-// is.
-func (a *Admin) readLastUsage(ctx context.Context, id kek.ID, use *rotation.KeyUse) error {
+// readLastUsage sets the last use of a key: the last successful cryptographic operation,
+// ReEncrypt for both its keys; KMS returns an empty object if there was none since it
+// began to record this (KMS API reference, GetKeyLastUsage and KeyLastUsageData). KMS has
+// the operation since April 2026; with an older endpoint, use is not changed.
+func (a *Admin) readLastUsage(ctx context.Context, id kek.ID, use *keyring.Use) error {
 	out, err := a.client.GetKeyLastUsage(ctx, &kms.GetKeyLastUsageInput{KeyId: aws.String(string(id))})
-	if unknownOperations[awserr.Code(err)] {
+	if unknownOperations[remote.ErrorCode(err)] {
 		return nil
 	}
 	if err != nil {
-		return wrap("GetKeyLastUsage "+string(id), err)
+		return classifyError("GetKeyLastUsage "+string(id), err)
 	}
 	if last := out.KeyLastUsage; last != nil {
 		use.LastUse, use.LastUseAt = string(last.Operation), aws.ToTime(last.Timestamp)

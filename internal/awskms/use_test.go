@@ -13,10 +13,10 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/kms"
 	"github.com/google/go-cmp/cmp"
-	"golang.org/x/time/rate"
 
 	"github.com/matter-ops/kms-rotation/internal/awskms"
-	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/journal"
+	"github.com/matter-ops/kms-rotation/rotation/keyring"
 	"github.com/matter-ops/kms-rotation/test/mototest"
 )
 
@@ -38,7 +38,7 @@ func script(op string, by func(request map[string]any) any) mototest.Wire {
 type m = map[string]any
 
 // useOf is the use of a key that nobody else uses, but for what the wires answer.
-func useOf(t *testing.T, wires ...mototest.Wire) (rotation.KeyUse, error) {
+func useOf(t *testing.T, wires ...mototest.Wire) (keyring.Use, error) {
 	t.Helper()
 	say := func(answer m) func(map[string]any) any { return func(map[string]any) any { return answer } }
 	return service(mototest.Config(t, append(
@@ -74,7 +74,7 @@ func TestUsePages(t *testing.T) {
 			}[in["Marker"]].(m)
 		}),
 	)
-	want := rotation.KeyUse{
+	want := keyring.Use{
 		Grants: []string{
 			"arn:aws:iam::1:role/a may Decrypt, Encrypt, id a",
 			"arn:aws:iam::1:role/b may Decrypt, Encrypt, id b",
@@ -174,7 +174,7 @@ func TestPolicies(t *testing.T) {
 		}
 	}
 	noARN := script("DescribeKey", func(map[string]any) any { return m{"KeyMetadata": m{"KeyId": "k"}} })
-	if use, err := useOf(t, noARN); err == nil || !strings.Contains(err.Error(), "GetKeyPolicy") || !cmp.Equal(use, rotation.KeyUse{}) {
+	if use, err := useOf(t, noARN); err == nil || !strings.Contains(err.Error(), "GetKeyPolicy") || !cmp.Equal(use, keyring.Use{}) {
 		t.Errorf("a key without an ARN, whose account is not known: %+v, %v", use, err)
 	}
 	for _, document := range []string{"", "no JSON", `{"Statement":["x"]}`} {
@@ -191,7 +191,7 @@ func TestPolicies(t *testing.T) {
 func TestUseErrors(t *testing.T) {
 	for _, op := range []string{"DescribeKey", "ListGrants", "ListAliases", "GetKeyPolicy", "GetKeyLastUsage"} {
 		for code, want := range map[string]error{
-			"AccessDeniedException": rotation.ErrDenied, "NotFoundException": rotation.ErrNoKey, "KMSInternalException": nil,
+			"AccessDeniedException": journal.ErrDenied, "NotFoundException": journal.ErrNoKey, "KMSInternalException": nil,
 			"UnknownOperationException": nil, "UnknownOperation": nil, "UnsupportedOperationException": nil, "UnsupportedOperation": nil,
 			"InvalidAction": nil,
 		} {
@@ -202,7 +202,7 @@ func TestUseErrors(t *testing.T) {
 				}
 				continue
 			}
-			if err == nil || want != nil && !errors.Is(err, want) || !strings.Contains(err.Error(), op) || !cmp.Equal(use, rotation.KeyUse{}) {
+			if err == nil || want != nil && !errors.Is(err, want) || !strings.Contains(err.Error(), op) || !cmp.Equal(use, keyring.Use{}) {
 				t.Errorf("%s in %s: %+v, %v, want %v", code, op, use, err, want)
 			}
 		}
@@ -228,7 +228,7 @@ func TestReplicas(t *testing.T) {
 				"MultiRegionConfiguration": m{"MultiRegionKeyType": kind, "ReplicaKeys": []m{{"Region": "us-east-1"}, {"Region": "eu-west-1"}}},
 			}}
 		}))
-		if d := cmp.Diff(rotation.KeyUse{MultiRegion: true, Replicas: want}, use); d != "" || err != nil {
+		if d := cmp.Diff(keyring.Use{MultiRegion: true, Replicas: want}, use); d != "" || err != nil {
 			t.Errorf("%s: %v (-want +got):\n%s", kind, err, d)
 		}
 	}
@@ -256,9 +256,9 @@ func TestIdentify(t *testing.T) {
 // TestIdentifyRefuses: what is too short or too long to be a blob is a bad row, without
 // a request.
 func TestIdentifyRefuses(t *testing.T) {
-	w := awskms.NewWrapper(&cleared{}, rate.NewLimiter(rate.Inf, 1)) // it would be answered
+	w := awskms.NewWrapper(&cleared{}, nil) // it would be answered
 	for _, size := range []int{0, 6145} {
-		if _, _, err := w.Identify(t.Context(), make([]byte, size), nil); !errors.Is(err, rotation.ErrUnwrap) {
+		if _, _, err := w.Identify(t.Context(), make([]byte, size), nil); !errors.Is(err, journal.ErrUnwrap) {
 			t.Errorf("%d bytes: %v, want ErrUnwrap", size, err)
 		}
 	}
@@ -270,7 +270,7 @@ func TestIdentifyGone(t *testing.T) {
 	s := service(mototest.Config(t))
 	blob := append([]byte("00000000-0000-0000-0000-000000000000"), bytes.Repeat([]byte{7}, 60)...)
 	_, _, err := s.KMS.Identify(t.Context(), blob, nil)
-	if !errors.Is(err, rotation.ErrDenied) || errors.Is(err, rotation.ErrUnwrap) {
+	if !errors.Is(err, journal.ErrDenied) || errors.Is(err, journal.ErrUnwrap) {
 		t.Errorf("%v, want ErrDenied", err)
 	}
 }
@@ -289,7 +289,7 @@ func (c *cleared) Decrypt(context.Context, *kms.DecryptInput, ...func(*kms.Optio
 // TestIdentifyClears: what was unwrapped to find the key is not left in memory.
 func TestIdentifyClears(t *testing.T) {
 	c := &cleared{}
-	w := awskms.NewWrapper(c, rate.NewLimiter(rate.Inf, 1))
+	w := awskms.NewWrapper(c, nil)
 	if _, _, err := w.Identify(t.Context(), []byte("blob"), nil); err != nil {
 		t.Fatal(err)
 	}

@@ -19,11 +19,12 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/kms/types"
 	"github.com/aws/aws-sdk-go-v2/service/resourcegroupstaggingapi"
 	"github.com/google/go-cmp/cmp"
-	"golang.org/x/time/rate"
 
 	"github.com/matter-ops/kms-rotation/internal/awskms"
+	"github.com/matter-ops/kms-rotation/internal/budget"
 	"github.com/matter-ops/kms-rotation/kek"
-	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/journal"
+	"github.com/matter-ops/kms-rotation/rotation/keyring"
 	"github.com/matter-ops/kms-rotation/test/keystest"
 	"github.com/matter-ops/kms-rotation/test/mototest"
 )
@@ -31,7 +32,7 @@ import (
 const id = "Q2-2026-rotation"
 
 // old is the KEK that each new one follows.
-var old = rotation.Key{ID: "old", ARN: "arn:aws:kms:eu-central-1:123456789012:key/old"}
+var old = keyring.Key{ID: "old", ARN: "arn:aws:kms:eu-central-1:123456789012:key/old"}
 
 // is selects the requests of one KMS operation.
 func is(op string) func(*http.Request) bool {
@@ -52,7 +53,7 @@ func answer(op, code, message string) mototest.Wire {
 	}
 }
 
-func create(t *testing.T, s keystest.Service) rotation.Key {
+func create(t *testing.T, s keystest.Service) keyring.Key {
 	t.Helper()
 	k, err := s.Keys.Create(t.Context(), id, 1, "Q2 2026", old)
 	if err != nil {
@@ -140,15 +141,15 @@ func TestRequests(t *testing.T) {
 // TestErrors: every refusal becomes what the steps branch on, and stays visible as
 // what it was.
 func TestErrors(t *testing.T) {
-	verdicts := []error{rotation.ErrNoKey, rotation.ErrKeyDisabled, rotation.ErrUnwrap, rotation.ErrDenied}
+	verdicts := []error{journal.ErrNoKey, journal.ErrKeyDisabled, journal.ErrUnwrap, journal.ErrDenied}
 	for code, want := range map[string]error{
-		"NotFoundException":          rotation.ErrNoKey,
-		"DisabledException":          rotation.ErrKeyDisabled,
-		"KMSInvalidStateException":   rotation.ErrKeyDisabled,
-		"InvalidCiphertextException": rotation.ErrUnwrap,
-		"IncorrectKeyException":      rotation.ErrUnwrap,
-		"AccessDeniedException":      rotation.ErrDenied,
-		"AccessDenied":               rotation.ErrDenied,
+		"NotFoundException":          journal.ErrNoKey,
+		"DisabledException":          journal.ErrKeyDisabled,
+		"KMSInvalidStateException":   journal.ErrKeyDisabled,
+		"InvalidCiphertextException": journal.ErrUnwrap,
+		"IncorrectKeyException":      journal.ErrUnwrap,
+		"AccessDeniedException":      journal.ErrDenied,
+		"AccessDenied":               journal.ErrDenied,
 		"KeyUnavailableException":    nil,
 		"KMSInternalException":       nil,
 		"ThrottlingException":        nil,
@@ -217,7 +218,7 @@ func TestSecrets(t *testing.T) {
 			if err == nil || strings.Contains(err.Error(), secret) || strings.Contains(err.Error(), base64.StdEncoding.EncodeToString([]byte(secret))) {
 				t.Errorf("%s in %s: %v", code, op, err)
 			}
-			if unwrap := errors.Is(err, rotation.ErrUnwrap); code == "ValidationException" && unwrap != (op != "GenerateDataKey") {
+			if unwrap := errors.Is(err, journal.ErrUnwrap); code == "ValidationException" && unwrap != (op != "GenerateDataKey") {
 				t.Errorf("%s in %s: %v", code, op, err)
 			}
 		}
@@ -248,7 +249,7 @@ func TestClaimUnseen(t *testing.T) {
 	stack := fmt.Sprintf("stack-%d", stacks.Load())
 	lagging := awskms.NewAdmin(kms.NewFromConfig(mototest.Config(t, answer("DescribeKey", "NotFoundException", "not yet"))), nil, stack, "table")
 	owner, err := lagging.Claim(t.Context(), id, 1, other.ID)
-	if err == nil || owner != "" || errors.Is(err, rotation.ErrNoKey) {
+	if err == nil || owner != "" || errors.Is(err, journal.ErrNoKey) {
 		t.Errorf("%q, %v, want an error that is worth another try", owner, err)
 	}
 }
@@ -264,7 +265,7 @@ func TestCreateOnABrokenWire(t *testing.T) {
 }
 
 // TestTagsAreNoProof: a key of somebody else that carries the tags of a rotation, copied by
-// a template or put there by whoever may tag keys, is none of its keys: a sweep would
+// a template or put there by a person who may tag keys, is none of its keys: a sweep would
 // disable it.
 func TestTagsAreNoProof(t *testing.T) {
 	cfg := mototest.Config(t)
@@ -334,7 +335,7 @@ func TestPendingDeletion(t *testing.T) {
 	cfg := mototest.Config(t, answer("DisableKey", "KMSInvalidStateException", "is pending deletion"))
 	s, client := service(cfg), kms.NewFromConfig(cfg)
 	k := create(t, s)
-	if err := s.Keys.Disable(t.Context(), k.ID); !errors.Is(err, rotation.ErrKeyDisabled) {
+	if err := s.Keys.Disable(t.Context(), k.ID); !errors.Is(err, journal.ErrKeyDisabled) {
 		t.Errorf("Disable of a key in another state: %v", err)
 	}
 	_, wrapped, err := s.KMS.GenerateDataKey(t.Context(), k.ID, nil)
@@ -351,7 +352,7 @@ func TestPendingDeletion(t *testing.T) {
 	if got, err := s.Keys.Describe(t.Context(), k.ID); err != nil || got.Enabled || got.Usable || got.State != "PendingDeletion" {
 		t.Errorf("%+v, %v", got, err)
 	}
-	if _, err := s.KMS.Decrypt(t.Context(), k.ID, wrapped, nil); !errors.Is(err, rotation.ErrKeyDisabled) {
+	if _, err := s.KMS.Decrypt(t.Context(), k.ID, wrapped, nil); !errors.Is(err, journal.ErrKeyDisabled) {
 		t.Errorf("Decrypt: %v, want ErrKeyDisabled", err)
 	}
 }
@@ -379,8 +380,8 @@ func TestOtherKinds(t *testing.T) {
 	}
 }
 
-// TestRateLimit: the limiter counts every request, the SDK's repetitions too.
-func TestRateLimit(t *testing.T) {
+// TestBudget: every request spends the budget, the SDK's repetitions too; a refusal lowers it.
+func TestBudget(t *testing.T) {
 	var requests atomic.Int64
 	count := func(r *http.Request, next func(*http.Request) (*http.Response, error)) (*http.Response, error) {
 		requests.Add(1)
@@ -388,20 +389,22 @@ func TestRateLimit(t *testing.T) {
 	}
 	cfg := mototest.Config(t, count, mototest.Break(is("GenerateDataKey"), false))
 	k := create(t, service(mototest.Config(t)))
-	w := awskms.NewWrapper(kms.NewFromConfig(cfg), rate.NewLimiter(rate.Every(time.Hour), 3))
+	b := budget.New(budget.Params{Ceiling: 1, Workers: 1, Now: time.Now}) // the first request is free, the next a second later
+	w := awskms.NewWrapper(kms.NewFromConfig(cfg), b)
+	began := time.Now()
 	_, wrapped, err := w.GenerateDataKey(t.Context(), k.ID, nil) // two requests
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := w.Decrypt(t.Context(), k.ID, wrapped, nil); err != nil {
-		t.Fatal(err)
+	if took := time.Since(began); took < 900*time.Millisecond {
+		t.Errorf("two requests took %s", took)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
-	if _, err := w.ReEncrypt(ctx, k.ID, k.ID, wrapped, nil); err == nil || !strings.Contains(err.Error(), "rate limit") {
-		t.Errorf("ReEncrypt: %v, want no token left", err)
+	if _, err := w.Decrypt(ctx, k.ID, wrapped, nil); err == nil || !strings.Contains(err.Error(), "wait for the budget") {
+		t.Errorf("Decrypt: %v, want no unit left", err)
 	}
-	if n := requests.Load(); n != 3 {
-		t.Errorf("%d requests were sent, want 3", n)
+	if n := requests.Load(); n != 2 {
+		t.Errorf("%d requests were sent, want 2", n)
 	}
 }

@@ -1,9 +1,14 @@
-// Package console is what the commands have in common: exit codes, mistakes on the
-// command line, a result as text or JSON, and progress on a terminal.
+// Package console is what the commands share: exit codes, mistakes on the command line, a
+// result as text or JSON, and the progress of an execution of the state machine.
+//
+// Invariant: standard output has the result only, so that a script can read it. With
+// -o json, progress and refusals go to standard error. The package decides nothing and
+// writes nothing to AWS.
 package console
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -11,25 +16,26 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 )
 
-// The exit codes.
+// The exit codes of the commands. A script may rely on them; docs/runbook.md lists them.
 const (
-	ExitDone       = 0 // done, green
+	ExitDone       = 0 // done, or verified
 	ExitFailed     = 1 // failed, or tampered with
-	ExitUsage      = 2
-	ExitRolledBack = 3
-	ExitOrphans    = 4
-	ExitUnproven   = 5
+	ExitUsage      = 2 // a mistake on the command line
+	ExitRolledBack = 3 // rolled back before the switch
+	ExitOrphans    = 4 // rows remain under the old KEK
+	ExitUnproven   = 5 // nothing wrong was found, but something was not checked
 	ExitRunning    = 6 // still running
 )
 
-// Exit is an outcome that was already printed and only sets the exit code.
+// Exit is the error of a command that has printed its outcome: it only sets the exit code.
 type Exit int
 
 func (e Exit) Error() string { return fmt.Sprintf("exit code %d", int(e)) }
 
-// UsageError is a mistake on the command line.
+// UsageError is a mistake on the command line. The program exits with [ExitUsage].
 type UsageError struct{ Err error }
 
 func (e UsageError) Error() string { return e.Err.Error() }
@@ -37,15 +43,14 @@ func (e UsageError) Error() string { return e.Err.Error() }
 // Unwrap returns the cause.
 func (e UsageError) Unwrap() error { return e.Err }
 
-// Console is where a command prints what it did: the result on Out, progress and
-// refusals on Err.
+// Console is where a command prints: the result on Out, progress and refusals on Err.
 type Console struct {
 	Out, Err io.Writer
 	JSON     bool
 }
 
-// Result prints v as JSON, or else lines; an empty line is left out.
-func (c Console) Result(v any, lines ...string) error {
+// PrintResult prints v as JSON if JSON was asked for, else the lines that are not empty.
+func (c Console) PrintResult(v any, lines ...string) error {
 	if c.JSON {
 		e := json.NewEncoder(c.Out)
 		e.SetEscapeHTML(false)
@@ -63,30 +68,32 @@ func (c Console) Result(v any, lines ...string) error {
 	return nil
 }
 
-// Progress is where progress is printed that is not the result.
-func (c Console) Progress() io.Writer {
+// ProgressWriter returns where progress is printed: Out, or Err if Out has JSON.
+func (c Console) ProgressWriter() io.Writer {
 	if c.JSON {
 		return c.Err
 	}
 	return c.Out
 }
 
-// NoArgs refuses arguments as a mistake on the command line.
-func NoArgs(cmd *cobra.Command, args []string) error {
+// RefuseArgs is the Args of a command that takes none: an argument is a [UsageError].
+func RefuseArgs(cmd *cobra.Command, args []string) error {
 	if len(args) == 0 {
 		return nil
 	}
 	return UsageError{Err: fmt.Errorf("%q is not expected; see %s --help", args[0], cmd.CommandPath())}
 }
 
-// Group completes a command that only has subcommands.
-func Group(cmd *cobra.Command) *cobra.Command {
+// CompleteGroup makes a command print its help, and answer an unknown subcommand with the
+// nearest known ones. It is for a command that only has subcommands.
+func CompleteGroup(cmd *cobra.Command) *cobra.Command {
 	cmd.Args = cobra.ArbitraryArgs
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if len(args) == 0 {
 			return cmd.Help()
 		}
 		err := fmt.Errorf("unknown command %q for %q", args[0], cmd.CommandPath())
+		cmd.SuggestionsMinimumDistance = 2 // cobra's own choice, which it makes elsewhere
 		if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
 			return UsageError{Err: fmt.Errorf("%w; did you mean %s?", err, strings.Join(near, ", "))}
 		}
@@ -95,17 +102,37 @@ func Group(cmd *cobra.Command) *cobra.Command {
 	return cmd
 }
 
-// Root completes the root of a command: errors are printed by the program, and a wrong
-// flag is a mistake on the command line.
-func Root(cmd *cobra.Command) *cobra.Command {
+// CompleteRoot is [CompleteGroup] for the root command. The program, not cobra, prints
+// errors, so that they are printed once; a wrong flag is a [UsageError].
+func CompleteRoot(cmd *cobra.Command) *cobra.Command {
 	cmd.SilenceUsage, cmd.SilenceErrors = true, true
+	cmd.Version = Version()
 	cmd.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
+		var unknown *pflag.NotExistError
+		if errors.As(err, &unknown) {
+			if near := suggestFlags(c, unknown.GetSpecifiedName()); len(near) > 0 {
+				return UsageError{Err: fmt.Errorf("%w; did you mean %s?", err, strings.Join(near, ", "))}
+			}
+		}
 		return UsageError{Err: fmt.Errorf("%w; see %s --help", err, c.CommandPath())}
 	})
-	return Group(cmd)
+	return CompleteGroup(cmd)
 }
 
-// IsTerminal reports whether w is a terminal that may be drawn on.
+// suggestFlags returns the flags of a command that are like name, by cobra's measure for commands.
+func suggestFlags(cmd *cobra.Command, name string) (near []string) {
+	names := &cobra.Command{SuggestionsMinimumDistance: 2}
+	cmd.Flags().VisitAll(func(f *pflag.Flag) {
+		names.AddCommand(&cobra.Command{Use: f.Name, Run: func(*cobra.Command, []string) {}})
+	})
+	for _, n := range names.SuggestionsFor(name) {
+		near = append(near, "--"+n)
+	}
+	return near
+}
+
+// IsTerminal reports whether w is a terminal on which a line can be redrawn. The null
+// device is a character device too, but not a terminal.
 func IsTerminal(w io.Writer) bool {
 	f, ok := w.(*os.File)
 	if !ok || os.Getenv("TERM") == "dumb" {
@@ -119,23 +146,23 @@ func IsTerminal(w io.Writer) bool {
 	return err != nil || !os.SameFile(info, null)
 }
 
-// The colours of a verdict.
+// The colours of a verdict, as parameters of the ANSI escape sequence SGR.
 const (
 	Green  = "32"
 	Red    = "31"
 	Yellow = "33"
 )
 
-// Paint colours text on a terminal, unless NO_COLOR is set (no-color.org).
-func Paint(w io.Writer, color, text string) string {
+// PaintText colours text if w is a terminal, unless NO_COLOR is set (no-color.org).
+func PaintText(w io.Writer, color, text string) string {
 	if os.Getenv("NO_COLOR") != "" || !IsTerminal(w) {
 		return text
 	}
 	return "\x1b[" + color + "m" + text + "\x1b[0m"
 }
 
-// ShortDuration is a duration as a person says it.
-func ShortDuration(d time.Duration) string {
+// FormatDuration writes a duration in at most two units: "4 min 5 s".
+func FormatDuration(d time.Duration) string {
 	switch {
 	case d > 0 && d < time.Second:
 		return "less than 1 s"

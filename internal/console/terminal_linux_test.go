@@ -11,7 +11,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/matter-ops/kms-rotation/internal/console"
-	"github.com/matter-ops/kms-rotation/internal/watch"
 	"github.com/matter-ops/kms-rotation/kek"
 )
 
@@ -64,10 +63,10 @@ func TestTerminal(t *testing.T) {
 	if !console.IsTerminal(tty) || console.IsTerminal(null) || console.IsTerminal(&bytes.Buffer{}) {
 		t.Errorf("terminal %t, null device %t", console.IsTerminal(tty), console.IsTerminal(null))
 	}
-	if got := console.Paint(tty, console.Green, "ok"); got != "\x1b[32mok\x1b[0m" {
+	if got := console.PaintText(tty, console.Green, "ok"); got != "\x1b[32mok\x1b[0m" {
 		t.Errorf("on a terminal: %q", got)
 	}
-	if got := console.Paint(null, console.Green, "ok"); got != "ok" {
+	if got := console.PaintText(null, console.Green, "ok"); got != "ok" {
 		t.Errorf("elsewhere: %q", got)
 	}
 	line := console.NewStatusLine(tty)
@@ -77,8 +76,18 @@ func TestTerminal(t *testing.T) {
 	if got := drawn(); got != "\r\x1b[K3 in flight  1 s of 30 min\r\x1b[K0 in flight  2 s of 30 min\r\n" {
 		t.Errorf("drawn %q", got)
 	}
+	line.ShowItems("", 7)
+	line.ShowItems("orders", 8)
+	line.End()
+	if got := drawn(); got != "\r\x1b[K7 items read\r\x1b[Korders: 8 items read\r\n" {
+		t.Errorf("drawn %q", got)
+	}
+	var file bytes.Buffer
+	if console.NewStatusLine(&file).ShowItems("", 7); file.Len() > 0 {
+		t.Errorf("elsewhere: %q", &file)
+	}
 	t.Setenv("NO_COLOR", "1")
-	if got := console.Paint(tty, console.Green, "ok"); got != "ok" {
+	if got := console.PaintText(tty, console.Green, "ok"); got != "ok" {
 		t.Errorf("with NO_COLOR: %q", got)
 	}
 	t.Setenv("TERM", "dumb")
@@ -90,7 +99,7 @@ func TestTerminal(t *testing.T) {
 // TestLiveView: drain counter, rows per second and the time left, drawn again on a
 // terminal; elsewhere a line per state, and numbers alone not too often.
 func TestLiveView(t *testing.T) {
-	looks := []watch.Progress{
+	looks := []console.Progress{
 		{State: "Mint", Phase: kek.Started, Elapsed: time.Second},
 		{State: "DrainWait", Phase: kek.Switched, Leases: 2, Refs: 5, Elapsed: 2 * time.Second},
 		{State: "DrainWait", Phase: kek.Switched, Leases: 1, Refs: 1, Elapsed: 3 * time.Second},

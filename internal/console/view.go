@@ -5,28 +5,27 @@ import (
 	"io"
 	"time"
 
-	"github.com/matter-ops/kms-rotation/internal/watch"
 	"github.com/matter-ops/kms-rotation/kek"
 )
 
-// LiveView shows the progress of an execution: on a terminal one line that is
-// drawn again, elsewhere a line whenever the state changes, and at most one per
-// quiet when only the numbers do.
+// LiveView shows the progress of an execution: on a terminal one line that is redrawn,
+// elsewhere a new line whenever the state changes, and at most one in Quiet when only the
+// numbers change.
 type LiveView struct {
 	Out   io.Writer
-	Live  bool
-	Rows  int64 // rows there are, about
+	Live  bool  // Out is a terminal
+	Rows  int64 // estimate of all rows; 0: not known
 	Quiet time.Duration
-	More  func() string // ends every line; nil: nothing does
+	More  func() string // text at the end of each line; may be nil
 
-	last  watch.Progress
-	spoke time.Duration
-	since time.Duration // when the first row moved
-	from  int64
+	last  Progress
+	spoke time.Duration // elapsed time at the last line
+	since time.Duration // elapsed time when the first row was rewrapped, and
+	from  int64         // how many were rewrapped then
 }
 
-// Show prints a line of progress if there is something new to say.
-func (v *LiveView) Show(p watch.Progress) {
+// Show shows the progress. Without a terminal it prints nothing if nothing has changed.
+func (v *LiveView) Show(p Progress) {
 	if p.Rewrapped > 0 && v.since == 0 {
 		v.since, v.from = p.Elapsed, p.Rewrapped
 	}
@@ -38,12 +37,17 @@ func (v *LiveView) Show(p watch.Progress) {
 	case p.Scanned > 0 && p.Phase == kek.Started:
 		line += fmt.Sprintf("  %d items counted", p.Scanned)
 	case p.Scanned > 0:
-		line += fmt.Sprintf("  %d of %d rows", p.Rewrapped, v.Rows)
+		of := ""
+		if v.Rows > 0 {
+			of = fmt.Sprintf(" of %d", v.Rows)
+		}
+		line += fmt.Sprintf("  %d%s rows", p.Rewrapped, of)
 		if p.Rewrapped > v.last.Rewrapped {
 			m := Meter{Total: v.Rows, from: v.from}
-			line += m.rate(p.Rewrapped, p.Elapsed-v.since)
+			line += m.formatRate(p.Rewrapped, p.Elapsed-v.since)
 		}
 	}
+	line += FormatUnproven(p.Unproven)
 	if v.More != nil {
 		line += "  " + v.More()
 	}
@@ -51,14 +55,22 @@ func (v *LiveView) Show(p watch.Progress) {
 	switch {
 	case v.Live:
 		fmt.Fprintf(v.Out, "\r\x1b[K%s", line)
-	case p.State != v.last.State || p.Phase != v.last.Phase || moved && p.Elapsed-v.spoke >= v.Quiet:
+	case p.State != v.last.State || p.Phase != v.last.Phase || (p.Unproven > 0) != (v.last.Unproven > 0) || moved && p.Elapsed-v.spoke >= v.Quiet:
 		fmt.Fprintln(v.Out, line)
 		v.spoke = p.Elapsed
 	}
 	v.last = p
 }
 
-// End ends the line that a live terminal shows.
+// FormatUnproven is what a line of progress says of checkpoints that are not proven; "" of none.
+func FormatUnproven(n int) string {
+	if n == 0 {
+		return ""
+	}
+	return fmt.Sprintf("  (%d checkpoints are not proven, and not counted)", n)
+}
+
+// End moves the terminal to a new line.
 func (v *LiveView) End() {
 	if v.Live {
 		fmt.Fprintln(v.Out)

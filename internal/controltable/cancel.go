@@ -7,7 +7,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
 )
 
-// Reason says what one item of a transaction had to do with its cancellation.
+// Reason says whether one item of a transaction caused its cancellation, and how.
 type Reason int
 
 // The reasons, by the codes that DynamoDB gives (API reference,
@@ -17,10 +17,10 @@ const (
 	Condition               // ConditionalCheckFailed
 	Conflict                // TransactionConflict: another write or transaction had the item
 	Throttled               // ThrottlingError, ProvisionedThroughputExceeded
-	Refused                 // everything else: the same again is refused again
+	Refused                 // everything else: the same request will be refused again
 )
 
-// ReasonOf classifies what DynamoDB says of one item.
+// ReasonOf classifies DynamoDB's reason for one item.
 func ReasonOf(r types.CancellationReason) Reason {
 	switch aws.ToString(r.Code) {
 	case "", "None":
@@ -36,8 +36,8 @@ func ReasonOf(r types.CancellationReason) Reason {
 	}
 }
 
-// Busy reports whether others were in the way: nothing was done, and the same again may
-// succeed.
+// Busy reports whether other requests were the cause. Nothing was written, and the same
+// request may succeed later.
 func (r Reason) Busy() bool { return r == Conflict || r == Throttled }
 
 // Reasons returns why a transaction was cancelled, item by item in the order of the
@@ -54,8 +54,8 @@ func Reasons(err error) []Reason {
 	return all
 }
 
-// Busy reports whether a request was refused as a whole because another transaction was in
-// the way: nothing was written.
+// Busy reports whether a request was refused as a whole because of another transaction.
+// Nothing was written, and the same request may succeed later.
 func Busy(err error) bool {
 	var conflict *types.TransactionConflictException
 	var busy *types.TransactionInProgressException

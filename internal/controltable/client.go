@@ -13,7 +13,7 @@ import (
 	"github.com/matter-ops/kms-rotation/kek"
 )
 
-// API is what a [Client] uses of the DynamoDB client.
+// API is the part of the DynamoDB client that a [Client] uses.
 type API interface {
 	GetItem(context.Context, *dynamodb.GetItemInput, ...func(*dynamodb.Options)) (*dynamodb.GetItemOutput, error)
 	PutItem(context.Context, *dynamodb.PutItemInput, ...func(*dynamodb.Options)) (*dynamodb.PutItemOutput, error)
@@ -21,15 +21,16 @@ type API interface {
 	DeleteItem(context.Context, *dynamodb.DeleteItemInput, ...func(*dynamodb.Options)) (*dynamodb.DeleteItemOutput, error)
 }
 
-// Client is the control table as a process of the data plane uses it. It decides from as
-// few attributes as it can: damage in an attribute that a writer or a reader of rows does
-// not need must not stop an application. It is safe for concurrent use.
+// Client is the control table as a process of the data plane uses it. It depends on as few
+// attributes as possible: a damaged attribute that a reader or writer of rows does not
+// need must not stop an application. It is safe for concurrent use.
 type Client struct {
 	DynamoDB API
 	Table    string
 }
 
-func (c *Client) get(ctx context.Context, pk string) (attr.Item, error) {
+// getItem reads an item without a natural sort key consistently; nil if it does not exist.
+func (c *Client) getItem(ctx context.Context, pk string) (attr.Item, error) {
 	out, err := c.DynamoDB.GetItem(ctx, &dynamodb.GetItemInput{
 		TableName: &c.Table, Key: Key(pk, NoSK), ConsistentRead: aws.Bool(true),
 	})
@@ -39,10 +40,10 @@ func (c *Client) get(ctx context.Context, pk string) (attr.Item, error) {
 	return out.Item, nil
 }
 
-// Pointer reads the pointer consistently; [kek.ErrNoPointer] if there is none that names
-// a KEK and an epoch.
-func (c *Client) Pointer(ctx context.Context) (kek.Pointer, error) {
-	i, err := c.get(ctx, PKPointer)
+// ReadPointer reads the pointer consistently. The error is [kek.ErrNoPointer] if there is none,
+// or if it does not name a KEK and an epoch.
+func (c *Client) ReadPointer(ctx context.Context) (kek.Pointer, error) {
+	i, err := c.getItem(ctx, PKPointer)
 	if err != nil {
 		return kek.Pointer{}, err
 	}
@@ -53,9 +54,9 @@ func (c *Client) Pointer(ctx context.Context) (kek.Pointer, error) {
 	return p, nil
 }
 
-// KEK reads a KEK's entry consistently; one that is not in the registry has no state.
-func (c *Client) KEK(ctx context.Context, id kek.ID) (kek.KEK, error) {
-	i, err := c.get(ctx, KEKPK(id))
+// ReadKEK reads a KEK's entry consistently. A KEK that is not in the registry has the state "".
+func (c *Client) ReadKEK(ctx context.Context, id kek.ID) (kek.KEK, error) {
+	i, err := c.getItem(ctx, KEKPK(id))
 	if err != nil {
 		return kek.KEK{}, err
 	}
@@ -67,19 +68,19 @@ func (c *Client) KEK(ctx context.Context, id kek.ID) (kek.KEK, error) {
 	return k, nil
 }
 
-// Mode reads why a rotation ran; "" if it has no record.
-func (c *Client) Mode(ctx context.Context, rotation string) (kek.Mode, error) {
-	i, err := c.get(ctx, RotationPK(rotation))
+// ReadMode reads the mode of a rotation; "" if it has no record.
+func (c *Client) ReadMode(ctx context.Context, rotation string) (kek.Mode, error) {
+	i, err := c.getItem(ctx, RotationPK(rotation))
 	return kek.Mode(attr.Text(i[AttrMode])), err
 }
 
-// PutLease registers a lease, over any that the holder has on the same KEK.
+// PutLease writes a lease. It replaces the holder's lease on the same KEK, if there is one.
 func (c *Client) PutLease(ctx context.Context, l Lease) error {
-	return c.put(ctx, LeasePK(l.KEK), EncodeLease(l))
+	return c.putItem(ctx, LeasePK(l.KEK), EncodeLease(l))
 }
 
-// RenewLease writes the lease's references and expiry if it still exists. False means
-// that it was revoked.
+// RenewLease writes the lease's references and expiry if the lease still exists. It
+// returns false if the lease was revoked.
 func (c *Client) RenewLease(ctx context.Context, l Lease) (bool, error) {
 	_, err := c.DynamoDB.UpdateItem(ctx, &dynamodb.UpdateItemInput{
 		TableName: &c.Table, Key: Key(LeasePK(l.KEK), l.Holder),
@@ -99,7 +100,7 @@ func (c *Client) RenewLease(ctx context.Context, l Lease) (bool, error) {
 	return true, nil
 }
 
-// DropLease gives a lease back. It is idempotent.
+// DropLease deletes a lease. It is idempotent.
 func (c *Client) DropLease(ctx context.Context, l Lease) error {
 	_, err := c.DynamoDB.DeleteItem(ctx, &dynamodb.DeleteItemInput{TableName: &c.Table, Key: Key(LeasePK(l.KEK), l.Holder)})
 	if err != nil {
@@ -108,12 +109,12 @@ func (c *Client) DropLease(ctx context.Context, l Lease) error {
 	return nil
 }
 
-// PutMark leaves a mark.
+// PutMark writes the mark of a table, see [kek.Mark].
 func (c *Client) PutMark(ctx context.Context, m kek.Mark) error {
-	return c.put(ctx, PKMark+" "+m.Table, EncodeMark(m))
+	return c.putItem(ctx, PKMark+" "+m.Table, EncodeMark(m))
 }
 
-func (c *Client) put(ctx context.Context, what string, i attr.Item) error {
+func (c *Client) putItem(ctx context.Context, what string, i attr.Item) error {
 	_, err := c.DynamoDB.PutItem(ctx, &dynamodb.PutItemInput{TableName: &c.Table, Item: i})
 	if err != nil {
 		return fmt.Errorf("dynamodb PutItem %s: %w", what, err)

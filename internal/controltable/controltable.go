@@ -10,24 +10,27 @@
 //	pk              sk        attributes
 //	POINTER         -         kek_id S, key_arn S, epoch N, rotation_id S, switched_at S
 //	KEK#<kek>       -         state S, key_arn S, label S, rotation_id S, fence_shards N, reason S,
-//	                          created_at S, switched_at S, retired_at S, not_before_delete S
+//	                          created_at S, switched_at S, retired_at S, not_before_delete S,
+//	                          records_only BOOL: true, or absent
 //	FENCE#<kek>     00 …      state S: "open" or "sealed"; one item per shard, two digits
 //	LEASE#<kek>     <holder>  refs N, expires_at N (Unix time in milliseconds), host S, pid N
 //	MARK            <table>   holder S, seen_at S
 //	ROTATION#<id>   -         mode S, …: the rest is internal/ddb's alone
 //	LOCK            -         rotation_id S
 //
+// A KEK has a second fence, DEKFENCE#<kek>, of the same form: see internal/keyrecord.
+//
 // A string or a time that is empty is not stored. internal/ddb has more items, which
 // nothing but a rotation touches.
 //
 // Invariants (spec/rotation.tla):
 //
-//   - A row comes to be under a KEK only in a transaction that checks a shard of the
-//     KEK's fence with [FenceOpen]. A shard that is sealed stays sealed.
-//   - A lease that was revoked is not there any more, and a renewal never creates one.
+//   - A row is inserted under a KEK only in a transaction that checks a shard of the KEK's
+//     fence with [FenceOpen]. A sealed shard stays sealed.
+//   - A revoked lease is deleted, and a renewal never creates one.
 //
 // The decoder of traces in test/wiretrace has its own definition of these items, because
-// it judges what is written here.
+// it checks what this package writes.
 package controltable
 
 import (
@@ -89,8 +92,8 @@ func RotationPK(id string) string { return PKRotation + id }
 var placeholder = regexp.MustCompile(`#\w+`)
 
 // Expression returns the names and values of an expression in which every attribute is
-// written #name, so that no word that DynamoDB reserves gets in the way. The values are
-// given by name, without the colon.
+// written #name, so that it may be a word that DynamoDB reserves. vals has the values by
+// name, without the colon.
 func Expression(expr string, vals map[string]types.AttributeValue) (map[string]string, attr.Item) {
 	names := map[string]string{}
 	for _, n := range placeholder.FindAllString(expr, -1) {
@@ -106,8 +109,9 @@ func Expression(expr string, vals map[string]types.AttributeValue) (map[string]s
 	return names, out
 }
 
-// FenceOpen is the condition that rows may come to be under a KEK, by one of the shards
-// of its fence (spec: InsertOK). It belongs into the transaction that writes the row.
+// FenceOpen returns the condition that one shard of a KEK's fence is open, so that rows
+// may be inserted under the KEK (spec: InsertOK). It must be in the transaction that
+// writes the row: a check before it would not see a seal in between.
 func FenceOpen(table string, id kek.ID, shard int) *types.ConditionCheck {
 	cond := "#state = :open"
 	names, vals := Expression(cond, attr.Item{"open": attr.Str(Open)})
@@ -117,14 +121,15 @@ func FenceOpen(table string, id kek.ID, shard int) *types.ConditionCheck {
 	}
 }
 
-// EncodePointer makes the item of a pointer.
+// EncodePointer returns the item of a pointer.
 func EncodePointer(p kek.Pointer) attr.Item {
 	return attr.Set(Key(PKPointer, NoSK),
 		"kek_id", string(p.KEKID), "key_arn", p.KeyARN, "epoch", p.Epoch,
 		"rotation_id", p.RotationID, "switched_at", p.SwitchedAt)
 }
 
-// DecodePointer reads the item of a pointer. With an error it returns what can be read.
+// DecodePointer decodes the item of a pointer. With an error it returns the fields that
+// could be decoded.
 func DecodePointer(i attr.Item) (kek.Pointer, error) {
 	r := attr.Reader{Item: i}
 	p := kek.Pointer{
@@ -134,30 +139,35 @@ func DecodePointer(i attr.Item) (kek.Pointer, error) {
 	return p, r.Err
 }
 
-// EncodeKEK makes a KEK's entry in the registry.
+// EncodeKEK returns the item of a KEK's entry in the registry.
 func EncodeKEK(k kek.KEK) attr.Item {
-	return attr.Set(Key(KEKPK(k.ID), NoSK),
+	i := attr.Set(Key(KEKPK(k.ID), NoSK),
 		"state", string(k.State), "key_arn", k.ARN, "label", k.Label, "rotation_id", k.RotationID,
 		attrShards, int64(k.FenceShards), "created_at", k.CreatedAt, "switched_at", k.SwitchedAt,
 		"retired_at", k.RetiredAt, "reason", k.Reason, "not_before_delete", k.NotBeforeDelete)
+	if k.RecordsOnly {
+		i["records_only"] = attr.Bool(true)
+	}
+	return i
 }
 
-// DecodeKEK reads a KEK's entry in the registry. With an error it returns what can be
-// read.
+// DecodeKEK decodes a KEK's entry in the registry. With an error it returns the fields
+// that could be decoded.
 func DecodeKEK(i attr.Item) (kek.KEK, error) {
 	r := attr.Reader{Item: i}
 	k := kek.KEK{
 		ID: kek.ID(strings.TrimPrefix(r.Str("pk"), PKKEK)), ARN: r.Str("key_arn"), State: kek.State(r.Str("state")),
-		Label: r.Str("label"), RotationID: r.Str("rotation_id"), FenceShards: int(r.Num(attrShards)),
+		Label: r.Str("label"), RotationID: r.Str("rotation_id"), FenceShards: int(r.Num(attrShards)), RecordsOnly: r.Bool("records_only"),
 		CreatedAt: r.Time("created_at"), SwitchedAt: r.Time("switched_at"), RetiredAt: r.Time("retired_at"),
 		Reason: r.Str("reason"), NotBeforeDelete: r.Time("not_before_delete"),
 	}
 	return k, r.Err
 }
 
-// EncodeFence makes a shard of a KEK's fence.
-func EncodeFence(id kek.ID, shard int, state string) attr.Item {
-	return attr.Set(Key(FencePK(id), FenceSK(shard)), "state", state)
+// EncodeFence returns the item of a shard of that fence of a KEK whose partition keys begin with
+// pk: [PKFence] is the fence of rows, keyrecord.PKFence that of records.
+func EncodeFence(pk string, id kek.ID, shard int, state string) attr.Item {
+	return attr.Set(Key(pk+string(id), FenceSK(shard)), "state", state)
 }
 
 // Lease is a process's promise that it may write under a KEK until it expires.
@@ -170,13 +180,13 @@ type Lease struct {
 	Expires time.Time
 }
 
-// EncodeLease makes the item of a lease.
+// EncodeLease returns the item of a lease.
 func EncodeLease(l Lease) attr.Item {
 	return attr.Set(Key(LeasePK(l.KEK), l.Holder),
 		"refs", l.Refs, "expires_at", l.Expires.UnixMilli(), "host", l.Host, "pid", int64(l.PID))
 }
 
-// DecodeLease reads the item of a lease.
+// DecodeLease decodes the item of a lease.
 func DecodeLease(i attr.Item) (Lease, error) {
 	r := attr.Reader{Item: i}
 	l := Lease{
@@ -186,12 +196,13 @@ func DecodeLease(i attr.Item) (Lease, error) {
 	return l, r.Err
 }
 
-// EncodeMark makes the mark that a process leaves which may write envelopes into a table.
+// EncodeMark returns the item of the mark of a process that may write envelopes into a
+// table.
 func EncodeMark(m kek.Mark) attr.Item {
 	return attr.Set(Key(PKMark, m.Table), "holder", m.Holder, "seen_at", m.SeenAt)
 }
 
-// DecodeMark reads a mark. With an error it returns what can be read.
+// DecodeMark decodes a mark. With an error it returns the fields that could be decoded.
 func DecodeMark(i attr.Item) (kek.Mark, error) {
 	r := attr.Reader{Item: i}
 	m := kek.Mark{Table: r.Str("sk"), Holder: r.Str("holder"), SeenAt: r.Time("seen_at")}

@@ -67,7 +67,7 @@ func TestStoredItems(t *testing.T) {
 	check("mark", EncodeMark(m), attr.Item{"pk": str("MARK"), "sk": str("orders"), "holder": str("h"), "seen_at": at}, mback, m, err)
 
 	want := attr.Item{"pk": str("FENCE#k"), "sk": str("07"), "state": str("sealed")}
-	if d := cmp.Diff(want, EncodeFence("k", 7, Sealed), ignoreSDK); d != "" {
+	if d := cmp.Diff(want, EncodeFence(PKFence, "k", 7, Sealed), ignoreSDK); d != "" {
 		t.Errorf("fence (-want +got):\n%s", d)
 	}
 	if a, b := RotationPK("r"), FenceSK(123); a != "ROTATION#r" || b != "123" {
@@ -237,9 +237,9 @@ func TestRequests(t *testing.T) {
 		asked any
 		fault string
 	}{
-		"Pointer":  {func(c *Client) (any, error) { return c.Pointer(t.Context()) }, read("POINTER"), "dynamodb GetItem POINTER"},
-		"KEK":      {func(c *Client) (any, error) { return c.KEK(t.Context(), "k") }, read("KEK#k"), "dynamodb GetItem KEK#k"},
-		"Mode":     {func(c *Client) (any, error) { return c.Mode(t.Context(), "r") }, read("ROTATION#r"), "dynamodb GetItem ROTATION#r"},
+		"Pointer":  {func(c *Client) (any, error) { return c.ReadPointer(t.Context()) }, read("POINTER"), "dynamodb GetItem POINTER"},
+		"KEK":      {func(c *Client) (any, error) { return c.ReadKEK(t.Context(), "k") }, read("KEK#k"), "dynamodb GetItem KEK#k"},
+		"Mode":     {func(c *Client) (any, error) { return c.ReadMode(t.Context(), "r") }, read("ROTATION#r"), "dynamodb GetItem ROTATION#r"},
 		"PutLease": {func(c *Client) (any, error) { return nil, c.PutLease(t.Context(), l) }, &dynamodb.PutItemInput{TableName: control, Item: EncodeLease(l)}, "dynamodb PutItem LEASE#k"},
 		"RenewLease": {func(c *Client) (any, error) { return c.RenewLease(t.Context(), l) }, &dynamodb.UpdateItemInput{
 			TableName: control, Key: Key("LEASE#k", "me"), UpdateExpression: aws.String("SET refs = :refs, expires_at = :expires_at"),
@@ -299,7 +299,7 @@ func TestPointer(t *testing.T) {
 		"only what it is":   {attr.Item{"kek_id": k, "epoch": one}, ""},
 		"damaged elsewhere": {attr.Item{"kek_id": k, "key_arn": null, "epoch": one, "switched_at": attr.Str("yesterday")}, ""},
 	} {
-		p, err := (&Client{DynamoDB: &fixed{item: c.item}}).Pointer(t.Context())
+		p, err := (&Client{DynamoDB: &fixed{item: c.item}}).ReadPointer(t.Context())
 		if c.want == "" {
 			if err != nil || p.KEKID != "k" || p.Epoch != 1 || (p.KeyARN == "arn") != (p.RotationID == "r") || (p.KeyARN == "arn") != (name == "all of it") {
 				t.Errorf("%s: %+v, %v", name, p, err)
@@ -316,7 +316,7 @@ func TestPointer(t *testing.T) {
 // is not registered has no state.
 func TestKEK(t *testing.T) {
 	read := func(i attr.Item) (kek.KEK, error) {
-		return (&Client{DynamoDB: &fixed{item: i}}).KEK(t.Context(), "k")
+		return (&Client{DynamoDB: &fixed{item: i}}).ReadKEK(t.Context(), "k")
 	}
 	for _, v := range []types.AttributeValue{attr.Str("3"), &types.AttributeValueMemberN{Value: "1.5"}} {
 		if k, err := read(attr.Item{"state": attr.Str("active"), "fence_shards": v}); err == nil || !strings.Contains(err.Error(), "KEK#k: fence_shards") || k != (kek.KEK{}) {
@@ -336,7 +336,7 @@ func TestKEK(t *testing.T) {
 
 func TestMode(t *testing.T) {
 	for want, i := range map[kek.Mode]attr.Item{kek.Emergency: {AttrMode: attr.Str("emergency")}, "": nil} {
-		if m, err := (&Client{DynamoDB: &fixed{item: i}}).Mode(t.Context(), "r"); m != want || err != nil {
+		if m, err := (&Client{DynamoDB: &fixed{item: i}}).ReadMode(t.Context(), "r"); m != want || err != nil {
 			t.Errorf("%q, %v, want %q", m, err, want)
 		}
 	}

@@ -4,7 +4,7 @@ import (
 	"testing"
 
 	"github.com/matter-ops/kms-rotation/internal/ddb"
-	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/anchor"
 	"github.com/matter-ops/kms-rotation/test/ddbtest"
 	"github.com/matter-ops/kms-rotation/test/storetest"
 )
@@ -12,7 +12,7 @@ import (
 func TestAnchorStore(t *testing.T) {
 	everywhere(t, func(t *testing.T, client dynamo) {
 		t.Helper()
-		storetest.TestAnchorStore(t, func(t *testing.T) rotation.AnchorStore {
+		storetest.TestAnchorStore(t, func(t *testing.T) anchor.Store {
 			t.Helper()
 			return ddb.New(client, ddbtest.ControlTable(t, client), "test", storetest.Clock())
 		})

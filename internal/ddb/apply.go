@@ -14,13 +14,14 @@ import (
 
 	"github.com/matter-ops/kms-rotation/audit"
 	"github.com/matter-ops/kms-rotation/internal/attr"
-	"github.com/matter-ops/kms-rotation/internal/backoff"
 	"github.com/matter-ops/kms-rotation/internal/controltable"
+	"github.com/matter-ops/kms-rotation/internal/remote"
 	"github.com/matter-ops/kms-rotation/kek"
 )
 
-// How often a transaction that was refused for the audit head alone, or for
-// contention, is built and sent again, and how long to wait before.
+// maxTries is how often a transaction is built and sent that is cancelled only because the
+// audit head moved, or because other requests held an item. The pauses between the tries
+// double from firstWait up to maxWait.
 const (
 	maxTries  = 10
 	firstWait = 10 * time.Millisecond
@@ -31,18 +32,19 @@ const (
 type action struct {
 	what  string // the item, for messages
 	write types.TransactWriteItem
-	audit bool // part of the outbox: losing this race alone means try again
+	audit bool // part of the outbox: if only such conditions fail, the change still holds and is sent again
 }
 
-// Apply implements [rotation.Registry]. It returns [kek.ErrConflict], naming the
-// item, if a condition failed. Losing the race for the audit chain's head alone
-// is retried inside: the record is made again on the new head.
+// Apply implements [journal.Registry]: the change and its audit record are one
+// TransactWriteItems. It returns [kek.ErrConflict], which names the item, if a condition of
+// the change failed. If only the head of the audit chain moved, the record is made again
+// on the new head and the transaction is sent again.
 func (s *Store) Apply(ctx context.Context, c kek.Change, ev audit.Event) error {
-	actions, err := s.changes(c)
+	actions, err := s.buildActions(c)
 	if err != nil {
 		return fmt.Errorf("apply %s: %w", c.Event, err)
 	}
-	if err := s.commit(ctx, actions, ev, nil); err != nil {
+	if err := s.commitWithRecord(ctx, actions, ev, nil); err != nil {
 		return fmt.Errorf("apply %s: %w", c.Event, err)
 	}
 	return nil
@@ -51,23 +53,27 @@ func (s *Store) Apply(ctx context.Context, c kek.Change, ev audit.Event) error {
 // Record appends ev to the outbox and changes nothing else. It appends once per
 // call that succeeds; a call that failed may have appended.
 func (s *Store) Record(ctx context.Context, ev audit.Event) error {
-	if err := s.commit(ctx, nil, ev, nil); err != nil {
+	if err := s.commitWithRecord(ctx, nil, ev, nil); err != nil {
 		return fmt.Errorf("record %s: %w", ev.Type, err)
 	}
 	return nil
 }
 
-// commit writes the actions and the audit record in one transaction, with what begins
-// there, if anything does.
-func (s *Store) commit(ctx context.Context, actions []action, ev audit.Event, b *beginning) error {
+// commitWithRecord writes the actions and the audit record in one transaction. If b is not
+// nil, a generation of records begins with this record.
+//
+// The head is read before each try, because the record commits to the hash of the one
+// before it. If every try fails although the head never moved, the reason cannot be another
+// writer: the outbox has an item where the next record belongs, so AUDIT_HEAD is damaged.
+func (s *Store) commitWithRecord(ctx context.Context, actions []action, ev audit.Event, b *beginning) error {
 	var last error
 	var head audit.Head
-	moved := false // somebody else has appended
+	moved := false // another process has appended a record
 	for try := range maxTries {
-		if err := backoff.Pause(ctx, try, firstWait, maxWait); err != nil {
+		if err := remote.WaitForTry(ctx, try, firstWait, maxWait); err != nil {
 			return errors.Join(err, last)
 		}
-		h, err := s.head(ctx)
+		h, err := s.loadHead(ctx)
 		if err != nil {
 			return err
 		}
@@ -79,22 +85,22 @@ func (s *Store) commit(ctx context.Context, actions []action, ev audit.Event, b 
 		if err != nil {
 			return err
 		}
-		again, err := s.transact(ctx, append(actions[:len(actions):len(actions)], s.appends(h.Head, entry, b)...))
+		again, err := s.sendTransaction(ctx, append(actions[:len(actions):len(actions)], s.appendRecord(h.Head, entry, b)...))
 		if !again {
 			return err
 		}
 		last = err
 	}
 	var cancelled *types.TransactionCanceledException
-	if !moved && errors.As(last, &cancelled) && !contended(cancelled) { // no race: there is a record after the head
-		return damaged(pkAuditHead, fmt.Errorf("it says record %d, and there is another after that: %w", head.Seq, last))
+	if !moved && errors.As(last, &cancelled) && !isContended(cancelled) { // a record is stored after the head
+		return errDamaged(pkAuditHead, fmt.Errorf("it says record %d, and there is another after that: %w", head.Seq, last))
 	}
 	return fmt.Errorf("gave up after %d tries: %w", maxTries, last)
 }
 
-// transact sends one transaction. again says that nothing was written and that a
-// fresh try may succeed.
-func (s *Store) transact(ctx context.Context, actions []action) (again bool, err error) {
+// sendTransaction sends one transaction. again means that nothing was written and that the
+// caller should build the transaction from a new read and send it again.
+func (s *Store) sendTransaction(ctx context.Context, actions []action) (again bool, err error) {
 	in := &dynamodb.TransactWriteItemsInput{TransactItems: make([]types.TransactWriteItem, len(actions))}
 	for i, a := range actions {
 		in.TransactItems[i] = a.write
@@ -105,18 +111,19 @@ func (s *Store) transact(ctx context.Context, actions []action) (again bool, err
 	case err == nil:
 		return false, nil
 	case errors.As(err, &cancelled):
-		return cancellation(actions, cancelled)
+		return explainCancellation(actions, cancelled)
 	default:
 		var busy *types.TransactionConflictException
-		return errors.As(err, &busy), wrap("TransactWriteItems", err)
+		return errors.As(err, &busy), wrapError("TransactWriteItems", err)
 	}
 }
 
-// cancellation judges why a transaction was cancelled, item by item. A failed
-// condition outside the outbox decides: the change must be computed anew. Else
-// what was read of the audit head is stale, or another transaction or throttling
-// was in the way, and nothing was written.
-func cancellation(actions []action, e *types.TransactionCanceledException) (again bool, err error) {
+// explainCancellation judges why a transaction was cancelled, item by item (DynamoDB API
+// reference, TransactionCanceledException). A failed condition of the change decides: the
+// caller must load the state and compute the change again. Otherwise the audit head that
+// was read is stale, or another request held an item, and the same change may succeed. In
+// every case nothing was written.
+func explainCancellation(actions []action, e *types.TransactionCanceledException) (again bool, err error) {
 	var why []string
 	for i, r := range e.CancellationReasons {
 		reason := controltable.ReasonOf(r)
@@ -137,47 +144,54 @@ func cancellation(actions []action, e *types.TransactionCanceledException) (agai
 	return again, fmt.Errorf("dynamodb TransactWriteItems (%s): %w", strings.Join(why, ", "), e)
 }
 
-// contended reports whether a transaction was cancelled for contention alone:
-// nothing was done, and the same again may succeed.
-func contended(e *types.TransactionCanceledException) bool {
+// isContended reports whether a transaction was cancelled only because other requests held
+// an item or used the throughput. Nothing was written, and the same request may succeed.
+func isContended(e *types.TransactionCanceledException) bool {
 	return !slices.ContainsFunc(controltable.Reasons(e), func(r controltable.Reason) bool { return r != controltable.Innocent && !r.Busy() })
 }
 
-// changes is the transaction of a change without its audit record.
-func (s *Store) changes(c kek.Change) ([]action, error) {
+// buildActions translates a change into the items of its transaction, without the audit
+// record. Each condition of the change becomes the condition of a write, or a
+// ConditionCheck on an item that the change only relies on. DynamoDB allows one action for
+// each item in a transaction, so an item is either written or checked, never both.
+func (s *Store) buildActions(c kek.Change) ([]action, error) {
 	var out []action
 	if m := c.Rotation; m != nil {
-		a := s.put(controltable.RotationPK(m.After.ID), encodeRotation(m.After), unless())
+		a := s.putItem(controltable.RotationPK(m.After.ID), encodeRotation(m.After), ifAbsent())
 		if m.Before != nil {
-			a = s.put(controltable.RotationPK(m.After.ID), encodeRotation(m.After), standsAt(*m.Before))
+			a = s.putItem(controltable.RotationPK(m.After.ID), encodeRotation(m.After), ifRotationUnchanged(*m.Before))
 		}
 		out = append(out, a)
 	}
-	lock, err := s.lock(c)
+	lock, err := s.lockActions(c)
 	if err != nil {
 		return nil, err
 	}
 	out = append(out, lock...)
 	switch {
 	case c.Pointer != nil && c.Pointer.Before != nil:
-		out = append(out, s.put(pkPointer, controltable.EncodePointer(c.Pointer.After), pointsAt(*c.Pointer.Before)))
+		out = append(out, s.putItem(pkPointer, controltable.EncodePointer(c.Pointer.After), ifPointerUnchanged(*c.Pointer.Before)))
 	case c.Pointer != nil:
-		out = append(out, s.put(pkPointer, controltable.EncodePointer(c.Pointer.After), unless()))
+		out = append(out, s.putItem(pkPointer, controltable.EncodePointer(c.Pointer.After), ifAbsent()))
 	case c.Keeps != nil:
-		out = append(out, s.check(pkPointer, controltable.Key(pkPointer, noSK), pointsAt(*c.Keeps)))
+		out = append(out, s.checkItem(pkPointer, controltable.Key(pkPointer, noSK), ifPointerUnchanged(*c.Keeps)))
 	}
 	for _, m := range c.KEKs {
-		cond := unless()
+		cond := ifAbsent()
 		if m.Before != nil {
 			cond = condition{"#state = :state", values{"state": attr.Str(string(m.Before.State))}}
 		}
-		out = append(out, s.put(controltable.KEKPK(m.After.ID), controltable.EncodeKEK(m.After), cond))
+		out = append(out, s.putItem(controltable.KEKPK(m.After.ID), controltable.EncodeKEK(m.After), cond))
 	}
-	out = append(out, s.registry(c)...)
-	return append(out, s.fences(c)...), nil
+	out = append(out, s.registryActions(c)...)
+	return append(out, s.fenceActions(c)...), nil
 }
 
-func (s *Store) lock(c kek.Change) ([]action, error) {
+// lockActions returns what a change does to the item LOCK, which exists while a rotation
+// runs and names it:
+//
+//	LOCK  -  rotation_id S
+func (s *Store) lockActions(c kek.Change) ([]action, error) {
 	var id string
 	if c.Rotation != nil {
 		id = c.Rotation.After.ID
@@ -189,58 +203,70 @@ func (s *Store) lock(c kek.Change) ([]action, error) {
 	case kek.LockIgnore:
 		return nil, nil
 	case kek.LockFree:
-		return []action{s.check(pkLock, controltable.Key(pkLock, noSK), unless())}, nil
+		return []action{s.checkItem(pkLock, controltable.Key(pkLock, noSK), ifAbsent())}, nil
 	case kek.LockHold:
-		return []action{s.check(pkLock, controltable.Key(pkLock, noSK), ours)}, nil
+		return []action{s.checkItem(pkLock, controltable.Key(pkLock, noSK), ours)}, nil
 	case kek.LockTake:
 		free := condition{"attribute_not_exists(#pk) OR " + ours.expr, ours.values}
-		return []action{s.put(pkLock, attr.Set(controltable.Key(pkLock, noSK), "rotation_id", id), free)}, nil
+		return []action{s.putItem(pkLock, attr.Set(controltable.Key(pkLock, noSK), "rotation_id", id), free)}, nil
 	case kek.LockRelease:
-		return []action{s.remove(pkLock, controltable.Key(pkLock, noSK), ours)}, nil
+		return []action{s.removeItem(pkLock, controltable.Key(pkLock, noSK), ours)}, nil
 	case kek.LockTakeOver:
 		held := condition{ours.expr, values{"rotation_id": attr.Str(c.From)}}
-		return []action{s.put(pkLock, attr.Set(controltable.Key(pkLock, noSK), "rotation_id", id), held), s.ended(c)}, nil
+		return []action{s.putItem(pkLock, attr.Set(controltable.Key(pkLock, noSK), "rotation_id", id), held), s.endRotation(c)}, nil
 	}
 	return nil, fmt.Errorf("unknown lock operation %d", c.Lock)
 }
 
-// ended writes the record of the rotation that an emergency takes over from, or checks
-// that it has none.
-func (s *Store) ended(c kek.Change) action {
+// endRotation writes the record of the rotation that an emergency takes over from, or checks
+// that there is still no such record.
+func (s *Store) endRotation(c kek.Change) action {
 	what := controltable.RotationPK(c.From)
 	if c.Ends == nil {
-		return s.check(what, controltable.Key(what, noSK), unless())
+		return s.checkItem(what, controltable.Key(what, noSK), ifAbsent())
 	}
-	return s.put(what, encodeRotation(c.Ends.After), standsAt(*c.Ends.Before))
+	return s.putItem(what, encodeRotation(c.Ends.After), ifRotationUnchanged(*c.Ends.Before))
 }
 
-// standsAt holds if a rotation's record is what was read.
-func standsAt(r kek.Rotation) condition {
+// ifRotationUnchanged is the condition that a rotation's record is what was read. The
+// revision grows with every change of the record, so it stands for all attributes.
+func ifRotationUnchanged(r kek.Rotation) condition {
 	return condition{"#phase = :phase AND #rev = :rev", values{"phase": attr.Str(string(r.Phase)), "rev": attr.Num(r.Rev)}}
 }
 
-// fences opens a new KEK's shards, none of which may exist, so that a sealed one
-// is never opened again; or checks that an old KEK's are all sealed.
-func (s *Store) fences(c kek.Change) []action {
+// fences are the beginnings of the partition keys of a KEK's two fences.
+var fences = []string{pkFence, pkKeyFence}
+
+// fenceActions opens the fences of a new KEK, or checks that those of an old KEK are
+// sealed. A shard is opened only if it does not exist, so a sealed shard is never
+// opened again: a writer that still holds the old KEK could insert behind the seal.
+func (s *Store) fenceActions(c kek.Change) []action {
 	var out []action
-	for i := range c.Shards {
-		if c.Opens != "" {
-			shard := controltable.EncodeFence(c.Opens, i, controltable.Open)
-			out = append(out, s.put(controltable.FencePK(c.Opens)+"/"+controltable.FenceSK(i), shard, unless()))
-		}
-		if c.Sealed != "" {
-			sealed := condition{"#state = :state", values{"state": attr.Str(controltable.Sealed)}}
-			out = append(out, s.check(controltable.FencePK(c.Sealed)+"/"+controltable.FenceSK(i), controltable.Key(controltable.FencePK(c.Sealed), controltable.FenceSK(i)), sealed))
+	opens := map[string]kek.ID{pkFence: c.Opens, pkKeyFence: c.OpensRecords}
+	for _, pk := range fences {
+		for i := range c.Shards {
+			sk := controltable.FenceSK(i)
+			if id := opens[pk]; id != "" {
+				out = append(out, s.putItem(pk+string(id)+"/"+sk, controltable.EncodeFence(pk, id, i, controltable.Open), ifAbsent()))
+			}
+			if c.Shuts != "" {
+				out = append(out, s.putItem(pk+string(c.Shuts)+"/"+sk, controltable.EncodeFence(pk, c.Shuts, i, controltable.Sealed), ifAbsent()))
+			}
+			if c.Sealed != "" {
+				sealed := condition{"#state = :state", values{"state": attr.Str(controltable.Sealed)}}
+				out = append(out, s.checkItem(pk+string(c.Sealed)+"/"+sk, controltable.Key(pk+string(c.Sealed), sk), sealed))
+			}
 		}
 	}
 	return out
 }
 
-// appends puts the record after head and moves the head on, if head still is the
-// chain's.
-func (s *Store) appends(head audit.Head, e audit.Entry, b *beginning) []action {
+// appendRecord returns the two writes that append a record to the outbox: it puts the record
+// behind head and moves AUDIT_HEAD to it, on condition that AUDIT_HEAD still names head.
+// Two processes cannot append behind the same record, so the chain never forks.
+func (s *Store) appendRecord(head audit.Head, e audit.Entry, b *beginning) []action {
 	record := attr.Set(controltable.Key(pkAudit, auditSK(e.Record.Seq)), "record", e.Bytes, "hash", e.Hash)
-	put := s.put(pkAudit+"/"+auditSK(e.Record.Seq), record, unless())
+	put := s.putItem(pkAudit+"/"+auditSK(e.Record.Seq), record, ifAbsent())
 	cond, vals := "attribute_not_exists(#pk)", values{}
 	if head.Seq > 0 {
 		cond, vals = "#seq = :was AND #hash = :washash", values{"was": attr.Num(head.Seq), "washash": attr.Str(head.Hash)}
@@ -262,20 +288,24 @@ func (s *Store) appends(head audit.Head, e audit.Entry, b *beginning) []action {
 	return []action{put, move}
 }
 
-// condition is what must hold of a stored item.
+// condition is what must hold of a stored item. The zero value means that another
+// write of the same transaction has a condition that covers this item too.
 type condition struct {
-	expr   string
+	expr   string // a condition expression in which every attribute is written #name
 	values values
 }
 
-// unless holds if there is no such item.
-func unless() condition { return condition{expr: "attribute_not_exists(#pk)"} }
+// ifAbsent is the condition that the item does not exist: every item has the attribute pk.
+func ifAbsent() condition { return condition{expr: "attribute_not_exists(#pk)"} }
 
-func pointsAt(p kek.Pointer) condition {
+// ifPointerUnchanged is the condition that the pointer is what was read. The epoch grows
+// with every switch, so a pointer that left the KEK and came back does not match.
+func ifPointerUnchanged(p kek.Pointer) condition {
 	return condition{"#kek_id = :kek_id AND #epoch = :epoch", values{"kek_id": attr.Str(string(p.KEKID)), "epoch": attr.Num(p.Epoch)}}
 }
 
-func (s *Store) put(what string, i item, c condition) action {
+// putItem returns the write of a whole item: attributes that it does not have are removed.
+func (s *Store) putItem(what string, i item, c condition) action {
 	if c.expr == "" { // the registry's revision is the condition
 		return action{what: what, write: types.TransactWriteItem{Put: &types.Put{TableName: &s.table, Item: i}}}
 	}
@@ -286,7 +316,8 @@ func (s *Store) put(what string, i item, c condition) action {
 	}}}
 }
 
-func (s *Store) check(what string, k item, c condition) action {
+// checkItem returns a condition on an item that the transaction does not write.
+func (s *Store) checkItem(what string, k item, c condition) action {
 	names, vals := controltable.Expression(c.expr, c.values)
 	return action{what: what, write: types.TransactWriteItem{ConditionCheck: &types.ConditionCheck{
 		TableName: &s.table, Key: k, ConditionExpression: &c.expr,
@@ -294,8 +325,9 @@ func (s *Store) check(what string, k item, c condition) action {
 	}}}
 }
 
-func (s *Store) remove(what string, k item, c condition) action {
-	if c.expr == "" { // as above
+// removeItem returns the deletion of an item.
+func (s *Store) removeItem(what string, k item, c condition) action {
+	if c.expr == "" { // the registry's revision is the condition
 		return action{what: what, write: types.TransactWriteItem{Delete: &types.Delete{TableName: &s.table, Key: k}}}
 	}
 	names, vals := controltable.Expression(c.expr, c.values)

@@ -8,16 +8,31 @@ import (
 
 	"github.com/matter-ops/kms-rotation/internal/attr"
 	"github.com/matter-ops/kms-rotation/internal/controltable"
-	"github.com/matter-ops/kms-rotation/internal/rowschema"
+	"github.com/matter-ops/kms-rotation/internal/keyrecord"
 )
 
-// The items of the control table by partition key: those that package controltable
-// defines, and those that nothing but a rotation touches.
+// The items of the control table by partition key. Package controltable defines those that
+// applications and a restore read or write too. Only a rotation and the tool use the rest:
+//
+//	pk                             sk          attributes
+//	CHECKPOINT#<rotation>#<source>#<pass>
+//	                               000 …       see encodeCheckpoint
+//	REGISTRY                       -           rev N: counts the changes of sources and historic KEKs
+//	SOURCE                         <name>      kind S, definition S, place S, generation N, added_at S, added_by S
+//	AUDIT                          12 digits   record B: canonical JSON, hash S: its SHA-256 in hex
+//	AUDIT_HEAD                     -           see chainHead
+//	ANCHOR                         -           see pkAnchor
+//	ANNOUNCEMENT#, DRILL#, APPROVAL#, HEALTH#  see pkAnnouncement
+//	ROTATION#<id>                  -           see encodeRotation
+//
+// The numbers in sort keys have leading zeros, because DynamoDB compares strings byte by
+// byte and a query must return records and segments in numerical order.
 const (
 	pkPointer  = controltable.PKPointer
 	pkLock     = controltable.PKLock
 	pkKEK      = controltable.PKKEK
-	pkFence    = controltable.PKFence
+	pkFence    = controltable.PKFence // of rows
+	pkKeyFence = keyrecord.PKFence    // of records of data keys
 	pkRotation = controltable.PKRotation
 	pkLease    = controltable.PKLease
 	pkMark     = controltable.PKMark
@@ -30,20 +45,19 @@ const (
 	pkAuditHead  = "AUDIT_HEAD"
 )
 
-func auditSK(seq int64) string  { return fmt.Sprintf("%012d", seq) }
+// auditSK returns the sort key of a record.
+func auditSK(seq int64) string { return fmt.Sprintf("%012d", seq) }
+
+// checkpointSK returns the sort key of a segment's checkpoint.
 func checkpointSK(n int) string { return fmt.Sprintf("%03d", n) }
-
-// SourceConfig is the definition of a table whose rows are envelopes.
-type SourceConfig = rowschema.Schema
-
-// OtherItems declares items that are not rows.
-type OtherItems = rowschema.OtherItems
 
 type (
 	item   = attr.Item
 	values = attr.Item // of an expression, by name
 )
 
+// decodeAll decodes items and sorts them. It stops at the first that is damaged: a list
+// from which one KEK or source is missing must not look complete.
 func decodeAll[T any](items []item, decode func(item) (T, error), order func(a, b T) int) ([]T, error) {
 	out := make([]T, 0, len(items))
 	for _, i := range items {
@@ -57,8 +71,8 @@ func decodeAll[T any](items []item, decode func(item) (T, error), order func(a, 
 	return out, nil
 }
 
-// later orders by time, then by id.
-func later(a, b time.Time, x, y string) int {
+// compareByTime orders by time, then by id, so that equal times have one order in every call.
+func compareByTime(a, b time.Time, x, y string) int {
 	if c := a.Compare(b); c != 0 {
 		return c
 	}

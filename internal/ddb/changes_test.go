@@ -21,6 +21,10 @@ import (
 	"github.com/matter-ops/kms-rotation/internal/controltable"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/anchor"
+	"github.com/matter-ops/kms-rotation/rotation/doctor"
+	"github.com/matter-ops/kms-rotation/rotation/gates"
+	"github.com/matter-ops/kms-rotation/rotation/journal"
 )
 
 // told is an action in one line: the item, what is done, the condition with its names
@@ -88,7 +92,7 @@ func TestChangesWritten(t *testing.T) {
 				"LOCK: put t LOCK/- rotation_id=r if attribute_not_exists(pk) OR rotation_id = r",
 			},
 		},
-		"it goes on": {
+		"it continues": {
 			kek.Change{Rotation: &kek.RotationMove{Before: &before, After: after}, Lock: kek.LockHold},
 			[]string{
 				"ROTATION#r: put t ROTATION#r/- phase=minted rev=6 if phase = started AND rev = 5",
@@ -161,18 +165,24 @@ func TestChangesWritten(t *testing.T) {
 		"the registry is as it was":  {kek.Change{Lock: kek.LockIgnore, AtRegistry: &rev}, []string{"REGISTRY: check t REGISTRY/- if rev = 3"}},
 		"there still is no registry": {kek.Change{Lock: kek.LockIgnore, AtRegistry: &none}, []string{"REGISTRY: check t REGISTRY/- if attribute_not_exists(pk)"}},
 		"fences": {
-			kek.Change{Lock: kek.LockIgnore, Opens: "n", Sealed: "o", Shuts: "h", Shards: 2},
+			kek.Change{Lock: kek.LockIgnore, Opens: "n", OpensRecords: "m", Sealed: "o", Shuts: "h", Shards: 2},
 			[]string{
-				"FENCE#h/00: put t FENCE#h/00 state=sealed if attribute_not_exists(pk)",
-				"FENCE#h/01: put t FENCE#h/01 state=sealed if attribute_not_exists(pk)",
 				"FENCE#n/00: put t FENCE#n/00 state=open if attribute_not_exists(pk)",
+				"FENCE#h/00: put t FENCE#h/00 state=sealed if attribute_not_exists(pk)",
 				"FENCE#o/00: check t FENCE#o/00 if state = sealed",
 				"FENCE#n/01: put t FENCE#n/01 state=open if attribute_not_exists(pk)",
+				"FENCE#h/01: put t FENCE#h/01 state=sealed if attribute_not_exists(pk)",
 				"FENCE#o/01: check t FENCE#o/01 if state = sealed",
+				"DEKFENCE#m/00: put t DEKFENCE#m/00 state=open if attribute_not_exists(pk)",
+				"DEKFENCE#h/00: put t DEKFENCE#h/00 state=sealed if attribute_not_exists(pk)",
+				"DEKFENCE#o/00: check t DEKFENCE#o/00 if state = sealed",
+				"DEKFENCE#m/01: put t DEKFENCE#m/01 state=open if attribute_not_exists(pk)",
+				"DEKFENCE#h/01: put t DEKFENCE#h/01 state=sealed if attribute_not_exists(pk)",
+				"DEKFENCE#o/01: check t DEKFENCE#o/01 if state = sealed",
 			},
 		},
 	} {
-		actions, err := New(nil, "t", "c", time.Now).changes(c.change)
+		actions, err := New(nil, "t", "c", time.Now).buildActions(c.change)
 		var got []string
 		for _, a := range actions {
 			if got = append(got, told(a)); a.audit {
@@ -198,11 +208,11 @@ func TestAppendWritten(t *testing.T) {
 		actions []action
 		want    []string
 	}{
-		"the first": {s.appends(audit.Head{}, first, nil), []string{
+		"the first": {s.appendRecord(audit.Head{}, first, nil), []string{
 			"AUDIT/000000000001: put t AUDIT/000000000001 if attribute_not_exists(pk)",
 			"AUDIT_HEAD: update t AUDIT_HEAD/- if attribute_not_exists(pk) with SET chain = c, seq = 1, hash = new",
 		}},
-		"the next": {s.appends(at, e, nil), []string{
+		"the next": {s.appendRecord(at, e, nil), []string{
 			"AUDIT/000000000005: put t AUDIT/000000000005 if attribute_not_exists(pk)",
 			"AUDIT_HEAD: update t AUDIT_HEAD/- if seq = 4 AND hash = h with SET chain = c, seq = 5, hash = new",
 		}},
@@ -210,7 +220,7 @@ func TestAppendWritten(t *testing.T) {
 		var got []string
 		for _, a := range c.actions {
 			if got = append(got, told(a)); !a.audit {
-				t.Errorf("%s: %s is no part of the outbox", name, a.what)
+				t.Errorf("%s: %s is not part of the outbox", name, a.what)
 			}
 		}
 		if d := cmp.Diff(c.want, got); d != "" {
@@ -256,8 +266,8 @@ func TestHeadBehindItsRecords(t *testing.T) {
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			err := New(&c.heads, "t", "c", time.Now).Record(t.Context(), audit.Event{ID: "e", Type: "e"})
-			var typed *rotation.Error
-			damaged := errors.As(err, &typed) && typed.Kind == rotation.ControlTableDamaged && strings.Contains(typed.Field, pkAuditHead) && strings.Contains(err.Error(), "it says record 7")
+			var typed *journal.Error
+			damaged := errors.As(err, &typed) && typed.Kind == journal.ControlTableDamaged && strings.Contains(typed.Field, pkAuditHead) && strings.Contains(err.Error(), "it says record 7")
 			var cancelled *types.TransactionCanceledException
 			if damaged != c.damaged || !errors.As(err, &cancelled) || strings.Contains(err.Error(), "gave up after 10 tries") == c.damaged {
 				t.Errorf("%s: %v", name, err)
@@ -279,11 +289,11 @@ func TestDamagedHeads(t *testing.T) {
 	} {
 		s := New(&fixed{item: c.item}, "t", "c", time.Now)
 		_, _, err := s.Head(t.Context())
-		var typed *rotation.Error
-		if !errors.As(err, &typed) || typed.Kind != rotation.ControlTableDamaged || !strings.Contains(err.Error(), c.why) || !strings.Contains(typed.Field, pkAuditHead) {
+		var typed *journal.Error
+		if !errors.As(err, &typed) || typed.Kind != journal.ControlTableDamaged || !strings.Contains(err.Error(), c.why) || !strings.Contains(typed.Field, pkAuditHead) {
 			t.Errorf("%s: %v", name, err)
 		}
-		if st, err := s.LoadAnchor(t.Context()); c.item["generations"] != nil && (!errors.As(err, &typed) || typed.Kind != rotation.ControlTableDamaged || !strings.Contains(typed.Field, pkAnchor) || st.Places != "") {
+		if st, err := s.LoadAnchor(t.Context()); c.item["generations"] != nil && (!errors.As(err, &typed) || typed.Kind != journal.ControlTableDamaged || !strings.Contains(typed.Field, pkAnchor) || st.Places != "") {
 			t.Errorf("%s: an anchor %+v, %v", name, st, err)
 		}
 	}
@@ -295,26 +305,28 @@ func TestKinds(t *testing.T) {
 	s := New(nil, "t", "c", time.Now)
 	for _, c := range []struct {
 		pk, sk string
-		kind   rotation.ItemKind
+		kind   doctor.ItemKind
 		id     string
 	}{
-		{"POINTER", "-", rotation.ItemPointer, ""},
-		{"LOCK", "-", rotation.ItemLock, ""},
-		{"REGISTRY", "-", rotation.ItemRegistry, ""},
-		{"AUDIT_HEAD", "-", rotation.ItemHead, ""},
-		{"ANCHOR", "-", rotation.ItemAnchor, ""},
-		{"KEK#k", "-", rotation.ItemKEK, "k"},
-		{"FENCE#k", "01", rotation.ItemFence, "k"},
-		{"ROTATION#r", "-", rotation.ItemRotation, "r"},
-		{"SOURCE", "orders", rotation.ItemSource, "orders"},
-		{"MARK", "orders", rotation.ItemMark, "orders"},
-		{"AUDIT", "000000000001", rotation.ItemRecord, "000000000001"},
-		{"LEASE#k", "a", rotation.ItemLease, "k"},
-		{"CHECKPOINT#r#s#p", "003", rotation.ItemCheckpoint, "r#s#p"},
-		{"ANNOUNCEMENT#l", "-", rotation.ItemAnnouncement, "l"},
-		{"DRILL#d", "-", rotation.ItemDrill, "d"},
-		{"APPROVAL#r", "-", rotation.ItemApproval, "r"},
-		{"HEALTH#d", "-", rotation.ItemHealth, "d"},
+		{"POINTER", "-", doctor.ItemPointer, ""},
+		{"LOCK", "-", doctor.ItemLock, ""},
+		{"REGISTRY", "-", doctor.ItemRegistry, ""},
+		{"AUDIT_HEAD", "-", doctor.ItemHead, ""},
+		{"ANCHOR", "-", doctor.ItemAnchor, ""},
+		{"KEK#k", "-", doctor.ItemKEK, "k"},
+		{"FENCE#k", "01", doctor.ItemFence, "k"},
+		{"DEKFENCE#k", "01", doctor.ItemKeyFence, "k"},
+		{"ROTATION#r", "-", doctor.ItemRotation, "r"},
+		{"SOURCE", "orders", doctor.ItemSource, "orders"},
+		{"MARK", "orders", doctor.ItemMark, "orders"},
+		{"AUDIT", "000000000001", doctor.ItemRecord, "000000000001"},
+		{"LEASE#k", "a", doctor.ItemLease, "k"},
+		{"CHECKPOINT#r#s#p", "003", doctor.ItemCheckpoint, "r#s#p"},
+		{"ANNOUNCEMENT#l", "-", doctor.ItemAnnouncement, "l"},
+		{"DRILL#d", "-", doctor.ItemDrill, "d"},
+		{"APPROVAL#r", "-", doctor.ItemApproval, "r"},
+		{"HEALTH#d", "-", doctor.ItemHealth, "d"},
+		{"PAUSE#r", "-", doctor.ItemPause, "r"},
 		{"POINTERS", "-", "", ""},
 		{"LOCK#r", "-", "", ""},
 		{"REGISTRY#", "-", "", ""},
@@ -327,8 +339,8 @@ func TestKinds(t *testing.T) {
 		{"OTHER", "-", "", ""},
 	} {
 		i := controltable.Key(c.pk, c.sk)
-		got := s.examine(i)
-		if got.Kind != c.kind || got.ID != c.id || got.Key != (rotation.ItemKey{PK: c.pk, SK: c.sk}) || (got.Value == nil) != (c.kind == "") || got.Raw == nil {
+		got := s.decodeItem(i)
+		if got.Kind != c.kind || got.ID != c.id || got.Key != (doctor.ItemKey{PK: c.pk, SK: c.sk}) || (got.Value == nil) != (c.kind == "") || got.Raw == nil {
 			t.Errorf("%s/%s: %+v", c.pk, c.sk, got)
 		}
 	}
@@ -337,35 +349,36 @@ func TestKinds(t *testing.T) {
 		"CHECKPOINT#r#s#p#q": {RotationID: "r", Source: "s", Pass: "p#q", Segment: 3},
 		"CHECKPOINT#r#s":     {RotationID: "r", Segment: 3},
 	} {
-		if d := cmp.Diff(any(want), s.examine(controltable.Key(pk, "003")).Value); d != "" {
+		if d := cmp.Diff(any(want), s.decodeItem(controltable.Key(pk, "003")).Value); d != "" {
 			t.Errorf("%s (-want +got):\n%s", pk, d)
 		}
 	}
-	for kind, c := range map[rotation.ItemKind]struct {
+	for kind, c := range map[doctor.ItemKind]struct {
 		item item
 		want any
 	}{
-		rotation.ItemAnnouncement: {item{"pk": attr.Str("ANNOUNCEMENT#l"), "actor": attr.Str("a")}, rotation.Announcement{Label: "l", Actor: "a"}},
-		rotation.ItemDrill:        {item{"pk": attr.Str("DRILL#d"), "actor": attr.Str("a")}, rotation.Drill{Name: "d", Actor: "a"}},
-		rotation.ItemApproval:     {item{"pk": attr.Str("APPROVAL#r"), "plan": attr.Str("p")}, rotation.Approval{Rotation: "r", Plan: "p"}},
-		rotation.ItemHealth:       {item{"pk": attr.Str("HEALTH#d"), "red": attr.Num(2)}, rotation.HealthDay{Day: "d", Red: 2}},
-		rotation.ItemMark:         {item{"pk": attr.Str("MARK"), "sk": attr.Str("orders"), "holder": attr.Str("a")}, kek.Mark{Table: "orders", Holder: "a"}},
-		rotation.ItemHead: {
+		doctor.ItemAnnouncement: {item{"pk": attr.Str("ANNOUNCEMENT#l"), "actor": attr.Str("a")}, gates.Announcement{Label: "l", Actor: "a"}},
+		doctor.ItemDrill:        {item{"pk": attr.Str("DRILL#d"), "actor": attr.Str("a")}, gates.Drill{Name: "d", Actor: "a"}},
+		doctor.ItemApproval:     {item{"pk": attr.Str("APPROVAL#r"), "plan": attr.Str("p")}, gates.Approval{Rotation: "r", Plan: "p"}},
+		doctor.ItemPause:        {item{"pk": attr.Str("PAUSE#r"), "by": attr.Str("a")}, gates.Pause{Rotation: "r", By: "a"}},
+		doctor.ItemHealth:       {item{"pk": attr.Str("HEALTH#d"), "red": attr.Num(2)}, gates.HealthDay{Day: "d", Red: 2}},
+		doctor.ItemMark:         {item{"pk": attr.Str("MARK"), "sk": attr.Str("orders"), "holder": attr.Str("a")}, kek.Mark{Table: "orders", Holder: "a"}},
+		doctor.ItemHead: {
 			item{"pk": attr.Str("AUDIT_HEAD"), "chain": attr.Str("c"), "seq": attr.Num(3), "hash": attr.Str("h"), "published_seq": attr.Num(2), "generations": attr.Str("2=g1-0123456789abcdef")},
-			rotation.HeadItem{Head: audit.Head{Seq: 3, Hash: "h"}, Published: 2, Generations: "2=g1-0123456789abcdef"},
+			doctor.HeadItem{Head: audit.Head{Seq: 3, Hash: "h"}, Published: 2, Generations: "2=g1-0123456789abcdef"},
 		},
 	} {
-		got := s.examine(c.item)
+		got := s.decodeItem(c.item)
 		if d := cmp.Diff(c.want, got.Value); d != "" || got.Kind != kind || got.Err != nil {
 			t.Errorf("%s, %v (-want +got):\n%s", kind, got.Err, d)
 		}
 	}
-	for pk, attribute := range map[string]string{"ANNOUNCEMENT#l": "actor", "DRILL#d": "actor", "APPROVAL#r": "plan", "HEALTH#d": "red"} {
-		if got := s.examine(item{"pk": attr.Str(pk), attribute: attr.Bool(true)}); got.Err == nil || !strings.Contains(got.Err.Error(), pk) {
+	for pk, attribute := range map[string]string{"ANNOUNCEMENT#l": "actor", "DRILL#d": "actor", "APPROVAL#r": "plan", "PAUSE#r": "by", "HEALTH#d": "red"} {
+		if got := s.decodeItem(item{"pk": attr.Str(pk), attribute: attr.Bool(true)}); got.Err == nil || !strings.Contains(got.Err.Error(), pk) {
 			t.Errorf("a damaged item: %+v", got)
 		}
 	}
-	if got := s.examine(item{"pk": attr.Str("AUDIT"), "sk": attr.Str("1"), "hash": attr.Str("h")}); got.Err == nil || got.Value.(audit.Entry).Hash != "h" {
+	if got := s.decodeItem(item{"pk": attr.Str("AUDIT"), "sk": attr.Str("1"), "hash": attr.Str("h")}); got.Err == nil || got.Value.(audit.Entry).Hash != "h" {
 		t.Errorf("a damaged record: %+v", got)
 	}
 }
@@ -391,42 +404,46 @@ func TestFenceItems(t *testing.T) {
 		if f.KEK != "k" || f.Shard != c.shard || f.Open != (c.state == "open") || (err == nil) != c.ok {
 			t.Errorf("%s: %+v, %v", name, f, err)
 		}
-		var typed *rotation.Error
-		if err != nil && (!errors.As(err, &typed) || typed.Kind != rotation.ControlTableDamaged || !strings.Contains(typed.Field, "FENCE#k/"+c.sk)) {
+		var typed *journal.Error
+		if err != nil && (!errors.As(err, &typed) || typed.Kind != journal.ControlTableDamaged || !strings.Contains(typed.Field, "FENCE#k/"+c.sk)) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
+	f, err := decodeFence(attr.Set(controltable.Key("DEKFENCE#k", "07"), "state", "open"))
+	if want := (doctor.FenceItem{KEK: "k", Shard: 7, Open: true, Records: true}); f != want || err != nil {
+		t.Errorf("a shard for records: %+v, %v", f, err)
+	}
 	if _, err := decodeFence(item{"pk": attr.Str("FENCE#k"), "sk": attr.Str("07"), "state": attr.Num(1)}); err == nil || !strings.Contains(err.Error(), "attribute state is") {
-		t.Errorf("a state that is no text: %v", err)
+		t.Errorf("a state that is not text: %v", err)
 	}
 }
 
 // TestRepairsWritten: a repair writes each kind of item over what was read, attribute by
 // attribute, or where there was nothing.
 func TestRepairsWritten(t *testing.T) {
-	was := &rotation.Item{Raw: item{"pk": attr.Str("p"), "sk": attr.Str("-"), "n": attr.Num(7)}}
-	at := func(pk, sk string) rotation.ItemKey { return rotation.ItemKey{PK: pk, SK: sk} }
+	was := &doctor.Item{Raw: item{"pk": attr.Str("p"), "sk": attr.Str("-"), "n": attr.Num(7)}}
+	at := func(pk, sk string) doctor.ItemKey { return doctor.ItemKey{PK: pk, SK: sk} }
 	none, read := " if attribute_not_exists(pk)", " if n = 7 AND pk = p AND sk = -"
 	s := New(nil, "t", "c", time.Now)
 	for _, c := range []struct {
-		change rotation.ItemChange
+		change doctor.ItemChange
 		want   string
 	}{
-		{rotation.ItemChange{Key: at("FENCE#k", "01"), Put: rotation.FenceItem{Open: true}}, "FENCE#k/01: put t FENCE#k/01 state=open" + none},
-		{rotation.ItemChange{Key: at("FENCE#k", "01"), Was: was, Put: rotation.FenceItem{}}, "FENCE#k/01: put t FENCE#k/01 state=sealed" + read},
-		{rotation.ItemChange{Key: at("LOCK", "-"), Was: was, Put: rotation.LockItem{RotationID: "r"}}, "LOCK: put t LOCK/- rotation_id=r" + read},
-		{rotation.ItemChange{Key: at("REGISTRY", "-"), Put: rotation.RegistryItem{Rev: 3}}, "REGISTRY: put t REGISTRY/- rev=3" + none},
-		{rotation.ItemChange{Key: at("POINTER", "-"), Was: was, Put: kek.Pointer{KEKID: "k"}}, "POINTER: put t POINTER/- kek_id=k" + read},
-		{rotation.ItemChange{Key: at("KEK#k", "-"), Was: was, Put: kek.KEK{ID: "k", State: kek.Active}}, "KEK#k: put t KEK#k/- state=active" + read},
-		{rotation.ItemChange{Key: at("ROTATION#r", "-"), Was: was, Put: kek.Rotation{ID: "r", Phase: kek.Minted}}, "ROTATION#r: put t ROTATION#r/- phase=minted rev=0" + read},
-		{rotation.ItemChange{Key: at("SOURCE", "s"), Was: was, Put: kek.Source{Name: "s", Kind: "x"}}, "SOURCE/s: put t SOURCE/s kind=x" + read},
-		{rotation.ItemChange{Key: at("AUDIT", "1"), Was: was, Put: audit.Entry{}}, "AUDIT/1: put t AUDIT/1" + read},
-		{rotation.ItemChange{Key: at("ANCHOR", "-"), Was: was, Put: rotation.AnchorState{Rev: 4}}, "ANCHOR: put t ANCHOR/- rev=5" + read},
-		{rotation.ItemChange{Key: at("LOCK", "-"), Was: was}, "LOCK: delete t LOCK/-" + read},
-		{rotation.ItemChange{Key: at("LOCK", "-"), Was: was, Keep: true}, "LOCK: check t LOCK/-" + read},
-		{rotation.ItemChange{Key: at("LOCK", "-"), Keep: true}, "LOCK: check t LOCK/-" + none},
+		{doctor.ItemChange{Key: at("FENCE#k", "01"), Put: doctor.FenceItem{Open: true}}, "FENCE#k/01: put t FENCE#k/01 state=open" + none},
+		{doctor.ItemChange{Key: at("FENCE#k", "01"), Was: was, Put: doctor.FenceItem{}}, "FENCE#k/01: put t FENCE#k/01 state=sealed" + read},
+		{doctor.ItemChange{Key: at("LOCK", "-"), Was: was, Put: doctor.LockItem{RotationID: "r"}}, "LOCK: put t LOCK/- rotation_id=r" + read},
+		{doctor.ItemChange{Key: at("REGISTRY", "-"), Put: doctor.RegistryItem{Rev: 3}}, "REGISTRY: put t REGISTRY/- rev=3" + none},
+		{doctor.ItemChange{Key: at("POINTER", "-"), Was: was, Put: kek.Pointer{KEKID: "k"}}, "POINTER: put t POINTER/- kek_id=k" + read},
+		{doctor.ItemChange{Key: at("KEK#k", "-"), Was: was, Put: kek.KEK{ID: "k", State: kek.Active}}, "KEK#k: put t KEK#k/- state=active" + read},
+		{doctor.ItemChange{Key: at("ROTATION#r", "-"), Was: was, Put: kek.Rotation{ID: "r", Phase: kek.Minted}}, "ROTATION#r: put t ROTATION#r/- phase=minted rev=0" + read},
+		{doctor.ItemChange{Key: at("SOURCE", "s"), Was: was, Put: kek.Source{Name: "s", Kind: "x"}}, "SOURCE/s: put t SOURCE/s kind=x" + read},
+		{doctor.ItemChange{Key: at("AUDIT", "1"), Was: was, Put: audit.Entry{}}, "AUDIT/1: put t AUDIT/1" + read},
+		{doctor.ItemChange{Key: at("ANCHOR", "-"), Was: was, Put: anchor.State{Rev: 4}}, "ANCHOR: put t ANCHOR/- rev=5" + read},
+		{doctor.ItemChange{Key: at("LOCK", "-"), Was: was}, "LOCK: delete t LOCK/-" + read},
+		{doctor.ItemChange{Key: at("LOCK", "-"), Was: was, Keep: true}, "LOCK: check t LOCK/-" + read},
+		{doctor.ItemChange{Key: at("LOCK", "-"), Keep: true}, "LOCK: check t LOCK/-" + none},
 	} {
-		a, err := s.repair(c.change)
+		a, err := s.repairAction(c.change)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -434,13 +451,13 @@ func TestRepairsWritten(t *testing.T) {
 			t.Errorf("%s, want %s", got, c.want)
 		}
 	}
-	if _, err := s.repair(rotation.ItemChange{Put: 7}); err == nil || !strings.Contains(err.Error(), "no item is made of int") {
+	if _, err := s.repairAction(doctor.ItemChange{Put: 7}); err == nil || !strings.Contains(err.Error(), "no item is made of int") {
 		t.Error(err)
 	}
-	for _, v := range []any{7, rotation.HeadItem{}} {
-		api := &refusing{err: errEndless}
-		err := New(api, "t", "c", time.Now).Repair(t.Context(), []rotation.ItemChange{{Key: at("LOCK", "-"), Put: v}}, audit.Event{ID: "e"})
-		if _, made := v.(rotation.HeadItem); err == nil || !strings.HasPrefix(err.Error(), "repair LOCK: ") || errors.Is(err, errEndless) != made || (len(api.writes) == 1) != made {
+	for _, v := range []any{7, doctor.HeadItem{}} {
+		api := &refusing{err: errNoAnswer}
+		err := New(api, "t", "c", time.Now).Repair(t.Context(), []doctor.ItemChange{{Key: at("LOCK", "-"), Put: v}}, audit.Event{ID: "e"})
+		if _, made := v.(doctor.HeadItem); err == nil || !strings.HasPrefix(err.Error(), "repair LOCK: ") || errors.Is(err, errNoAnswer) != made || (len(api.writes) == 1) != made {
 			t.Errorf("%T: %v after %d writes", v, err, len(api.writes))
 		}
 	}
@@ -451,7 +468,7 @@ func TestBeginningWritten(t *testing.T) {
 	e := audit.Entry{Hash: "new"}
 	e.Record.Seq = 5
 	b := &beginning{at: audit.Line{Generations: "2=a"}, g: audit.Generation{ID: "b", From: 5}}
-	got := told(New(nil, "t", "c", time.Now).appends(audit.Head{Seq: 4, Hash: "h"}, e, b)[1])
+	got := told(New(nil, "t", "c", time.Now).appendRecord(audit.Head{Seq: 4, Hash: "h"}, e, b)[1])
 	want := "AUDIT_HEAD: update t AUDIT_HEAD/- if seq = 4 AND hash = h with SET chain = c, seq = 5, hash = new, generations = 2=a,5=b"
 	if got != want {
 		t.Errorf("%s, want %s", got, want)
@@ -485,3 +502,5 @@ func TestSnapshotStands(t *testing.T) {
 		t.Errorf("KEKs (-want +got):\n%s", d)
 	}
 }
+
+var errNoAnswer = errors.New("no answer")

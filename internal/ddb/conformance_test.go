@@ -27,7 +27,6 @@ type (
 // dynamo is what the adapters and their suites use of a DynamoDB.
 type dynamo interface {
 	ddb.API
-	ddb.TableAPI
 	ddbtest.Tables
 }
 
@@ -51,9 +50,9 @@ func newStore(t *testing.T, client dynamo) storetest.RegistryHarness {
 	table := ddbtest.ControlTable(t, client)
 	return storetest.RegistryHarness{
 		Store: ddb.New(client, table, "test", storetest.Clock()), Data: ddbtest.NewDataPlane(client, table), Chain: "test",
-		Fences: func(t *testing.T, id kek.ID) map[int]string {
+		Fences: func(t *testing.T, id kek.ID, records bool) map[int]string {
 			t.Helper()
-			return fences(t, client, table, id)
+			return fences(t, client, table, id, records)
 		},
 		Mark: func(t *testing.T, m kek.Mark) { // as package envelope writes it
 			t.Helper()
@@ -66,11 +65,15 @@ func newStore(t *testing.T, client dynamo) storetest.RegistryHarness {
 	}
 }
 
-func fences(t *testing.T, client dynamo, table string, id kek.ID) map[int]string {
+func fences(t *testing.T, client dynamo, table string, id kek.ID, records bool) map[int]string {
 	t.Helper()
+	pk := "FENCE#" + string(id)
+	if records {
+		pk = "DEK" + pk
+	}
 	out, err := client.Query(t.Context(), &dynamodb.QueryInput{
 		TableName: &table, ConsistentRead: aws.Bool(true), KeyConditionExpression: aws.String("pk = :pk"),
-		ExpressionAttributeValues: item{":pk": &s{Value: "FENCE#" + string(id)}},
+		ExpressionAttributeValues: item{":pk": &s{Value: pk}},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -91,10 +94,15 @@ func TestRegistryInMemory(t *testing.T) {
 	storetest.TestRegistry(t, func(t *testing.T) storetest.RegistryHarness { return newStore(t, memddb.New()) })
 }
 
-func TestRegistry(t *testing.T)    { onStore(t, storetest.TestRegistry) }
-func TestOutbox(t *testing.T)      { onStore(t, storetest.TestOutbox) }
+func TestRegistry(t *testing.T) { onStore(t, storetest.TestRegistry) }
+
+func TestOutbox(t *testing.T) { onStore(t, storetest.TestOutbox) }
+
 func TestCheckpoints(t *testing.T) { onStore(t, storetest.TestCheckpoints) }
-func TestDrainage(t *testing.T)    { onStore(t, storetest.TestDrainage) }
+
+func TestDrainage(t *testing.T) { onStore(t, storetest.TestDrainage) }
+
+func TestArchive(t *testing.T) { onStore(t, storetest.TestArchive) }
 
 func put(t *testing.T, client dynamo, table string, i item) {
 	t.Helper()
@@ -110,16 +118,4 @@ func get(t *testing.T, client dynamo, table string, key item) item {
 		t.Fatal(err)
 	}
 	return out.Item
-}
-
-func number(t *testing.T, v types.AttributeValue) int64 {
-	t.Helper()
-	if v == nil {
-		return 0
-	}
-	i, err := strconv.ParseInt(v.(*n).Value, 10, 64)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return i
 }

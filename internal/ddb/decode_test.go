@@ -13,6 +13,7 @@ import (
 
 	"github.com/matter-ops/kms-rotation/internal/attr"
 	"github.com/matter-ops/kms-rotation/internal/controltable"
+	"github.com/matter-ops/kms-rotation/internal/rowschema"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
 )
@@ -27,11 +28,11 @@ func TestDamagedItems(t *testing.T) {
 	r := kek.Rotation{
 		ID: "r1", Mode: kek.Normal, Phase: kek.Drained, Label: "l", Reason: "r", OldKEK: "kek-0", Olds: []kek.ID{"kek-0", "kek-p"}, NewKEK: "kek-1",
 		Attempt: 2, Epoch: 3, Probes: map[kek.ID][]byte{"kek-0": []byte("probe")}, Segments: 4, Settings: kek.Settings{MaxMints: 3, DrainMaxWait: time.Hour},
-		Sources: []kek.Source{{Name: "orders", Kind: kek.KindDynamoDB, Definition: `{"a":"é"}`, Place: "t", Generation: 2}, {Name: "people"}},
+		Sources: []kek.Source{{Name: "orders", Kind: rowschema.Kind, Definition: `{"a":"é"}`, Place: "t", Generation: 2}, {Name: "people"}},
 		Counted: true, Rehearsed: "kek-1", Rev: 9, Execution: "arn", Actor: "a", Requester: "b", Drill: "d", Approval: true,
 		StartedAt: decoded, UpdatedAt: decoded, SwitchedAt: decoded, SealedAt: decoded, ResumedAt: decoded, Err: "e",
 	}
-	src := kek.Source{Name: "orders", Kind: kek.KindDynamoDB, Definition: "{}", Place: "t", Generation: 2, AddedAt: decoded, AddedBy: "alice"}
+	src := kek.Source{Name: "orders", Kind: rowschema.Kind, Definition: "{}", Place: "t", Generation: 2, AddedAt: decoded, AddedBy: "alice"}
 	cp := rotation.Checkpoint{
 		RotationID: "r1", Source: "orders~2", Pass: "census", Segment: 3, Rev: 4, Cursor: "c", Done: true, SavedAt: decoded,
 		Tally: rotation.Tally{

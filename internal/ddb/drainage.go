@@ -14,7 +14,7 @@ import (
 
 // Leases implements [rotation.Drainage], in order of holder.
 func (s *Store) Leases(ctx context.Context, id kek.ID) ([]rotation.Lease, error) {
-	items, err := s.query(ctx, controltable.LeasePK(id), "")
+	items, err := s.queryItems(ctx, controltable.LeasePK(id), "")
 	if err != nil {
 		return nil, err
 	}
@@ -29,9 +29,10 @@ func (s *Store) Leases(ctx context.Context, id kek.ID) ([]rotation.Lease, error)
 	return out, nil
 }
 
-// Revoke implements [rotation.Drainage]. DynamoDB's time to live must never be
-// set on this table: only a conditional delete tells a dead holder from one that
-// renewed in time.
+// Revoke implements [rotation.Drainage]. The delete is conditional on the expiry that was
+// read, so a holder that renewed meanwhile keeps its lease. For the same reason the table
+// must never have a time to live (TTL): DynamoDB would delete a lease that is expired when
+// its background process scans it, and could not see a renewal in between.
 func (s *Store) Revoke(ctx context.Context, l rotation.Lease) (bool, error) {
 	cond := "#expires_at = :expires_at"
 	names, vals := controltable.Expression(cond, values{"expires_at": attr.Num(l.Expires.UnixMilli())})
@@ -43,19 +44,23 @@ func (s *Store) Revoke(ctx context.Context, l rotation.Lease) (bool, error) {
 		return false, nil
 	}
 	if err != nil {
-		return false, wrap("DeleteItem "+controltable.LeasePK(l.KEK), err)
+		return false, wrapError("DeleteItem "+controltable.LeasePK(l.KEK), err)
 	}
 	return true, nil
 }
 
-// SealFence implements [rotation.Drainage]. The write is unconditional: sealed is
-// final, and a shard that was never opened can then never be.
+// SealFence implements [rotation.Drainage]. The writes are unconditional, because sealed is
+// the final state of every shard: one that was never opened exists afterwards, and so can
+// never be opened (see fenceActions). Such are the shards for records of a KEK from before
+// the key table.
 func (s *Store) SealFence(ctx context.Context, id kek.ID, shard int) error {
-	_, err := s.client.PutItem(ctx, &dynamodb.PutItemInput{
-		TableName: &s.table, Item: controltable.EncodeFence(id, shard, controltable.Sealed),
-	})
-	if err != nil {
-		return wrap("PutItem "+controltable.FencePK(id), err)
+	for _, pk := range fences {
+		_, err := s.client.PutItem(ctx, &dynamodb.PutItemInput{
+			TableName: &s.table, Item: controltable.EncodeFence(pk, id, shard, controltable.Sealed),
+		})
+		if err != nil {
+			return wrapError("PutItem "+pk+string(id), err)
+		}
 	}
 	return nil
 }

@@ -17,21 +17,25 @@ import (
 	"github.com/matter-ops/kms-rotation/internal/controltable"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/anchor"
+	"github.com/matter-ops/kms-rotation/rotation/doctor"
 )
 
-var _ rotation.ControlItems = (*Store)(nil)
+var _ doctor.Items = (*Store)(nil)
 
-// Examine implements [rotation.ControlItems]: one consistent scan of the whole table.
-func (s *Store) Examine(ctx context.Context) ([]rotation.Item, error) {
+// Examine implements [doctor.Items]: one strongly consistent scan of the whole table. A
+// scan is not a snapshot, so the caller compares the audit head before and after it. An
+// item that cannot be decoded is returned with its error and does not stop the scan.
+func (s *Store) Examine(ctx context.Context) ([]doctor.Item, error) {
 	in := &dynamodb.ScanInput{TableName: &s.table, ConsistentRead: aws.Bool(true)}
-	var out []rotation.Item
+	var out []doctor.Item
 	for {
 		page, err := s.client.Scan(ctx, in)
 		if err != nil {
-			return nil, wrap("Scan "+s.table, err)
+			return nil, wrapError("Scan "+s.table, err)
 		}
 		for _, i := range page.Items {
-			out = append(out, s.examine(i))
+			out = append(out, s.decodeItem(i))
 		}
 		if in.ExclusiveStartKey = page.LastEvaluatedKey; len(in.ExclusiveStartKey) == 0 {
 			return out, nil
@@ -39,12 +43,13 @@ func (s *Store) Examine(ctx context.Context) ([]rotation.Item, error) {
 	}
 }
 
-// examine decodes an item with the decoder of its kind.
-func (s *Store) examine(i item) rotation.Item {
+// decodeItem decodes an item with the decoder of its kind. An item of an unknown kind is
+// returned with its key only.
+func (s *Store) decodeItem(i item) doctor.Item {
 	r := attr.Reader{Item: i}
-	out := rotation.Item{Key: rotation.ItemKey{PK: r.Str("pk"), SK: r.Str("sk")}, Raw: i}
+	out := doctor.Item{Key: doctor.ItemKey{PK: r.Str("pk"), SK: r.Str("sk")}, Raw: i}
 	for _, k := range kinds {
-		if id, ok := k.id(out.Key); ok {
+		if id, ok := k.matchKey(out.Key); ok {
 			out.Kind, out.ID = k.kind, id
 			out.Value, out.Err = k.decode(s, i, out.Key, id)
 			return out
@@ -53,16 +58,18 @@ func (s *Store) examine(i item) rotation.Item {
 	return out
 }
 
-// kind is how the items of one kind are known and decoded.
+// kind says how the items of one kind are recognised and decoded.
 type kind struct {
-	kind   rotation.ItemKind
+	kind   doctor.ItemKind
 	pk     string // the whole pk, or with prefix how it begins
 	prefix bool
 	bySK   bool // the id is the sk, not what follows the prefix
-	decode func(s *Store, i item, key rotation.ItemKey, id string) (any, error)
+	decode func(s *Store, i item, key doctor.ItemKey, id string) (any, error)
 }
 
-func (k kind) id(key rotation.ItemKey) (string, bool) {
+// matchKey returns the id in a key of this kind: what follows the prefix, or the sort key.
+// It returns false for a key of another kind.
+func (k kind) matchKey(key doctor.ItemKey) (string, bool) {
 	id, ok := strings.CutPrefix(key.PK, k.pk)
 	if !k.prefix {
 		ok = key.PK == k.pk
@@ -75,20 +82,21 @@ func (k kind) id(key rotation.ItemKey) (string, bool) {
 
 // kinds lists every kind of item of the control table.
 var kinds = []kind{
-	{kind: rotation.ItemPointer, pk: pkPointer, decode: of(decodePointer)},
-	{kind: rotation.ItemLock, pk: pkLock, decode: of(decodeLock)},
-	{kind: rotation.ItemKEK, pk: pkKEK, prefix: true, decode: of(decodeKEK)},
-	{kind: rotation.ItemFence, pk: pkFence, prefix: true, decode: of(decodeFence)},
-	{kind: rotation.ItemRotation, pk: pkRotation, prefix: true, decode: of(decodeRotation)},
-	{kind: rotation.ItemRegistry, pk: pkRegistry, decode: of(decodeRegistry)},
-	{kind: rotation.ItemSource, pk: pkSource, bySK: true, decode: of(decodeSource)},
-	{kind: rotation.ItemMark, pk: pkMark, bySK: true, decode: of(decodeMark)},
-	{kind: rotation.ItemLease, pk: pkLease, prefix: true, decode: of(decodeLease)},
-	{kind: rotation.ItemHead, pk: pkAuditHead, decode: func(s *Store, i item, _ rotation.ItemKey, _ string) (any, error) {
+	{kind: doctor.ItemPointer, pk: pkPointer, decode: decodeWith(decodePointer)},
+	{kind: doctor.ItemLock, pk: pkLock, decode: decodeWith(decodeLock)},
+	{kind: doctor.ItemKEK, pk: pkKEK, prefix: true, decode: decodeWith(decodeKEK)},
+	{kind: doctor.ItemFence, pk: pkFence, prefix: true, decode: decodeWith(decodeFence)},
+	{kind: doctor.ItemKeyFence, pk: pkKeyFence, prefix: true, decode: decodeWith(decodeFence)},
+	{kind: doctor.ItemRotation, pk: pkRotation, prefix: true, decode: decodeWith(decodeRotation)},
+	{kind: doctor.ItemRegistry, pk: pkRegistry, decode: decodeWith(decodeRegistry)},
+	{kind: doctor.ItemSource, pk: pkSource, bySK: true, decode: decodeWith(decodeSource)},
+	{kind: doctor.ItemMark, pk: pkMark, bySK: true, decode: decodeWith(decodeMark)},
+	{kind: doctor.ItemLease, pk: pkLease, prefix: true, decode: decodeWith(decodeLease)},
+	{kind: doctor.ItemHead, pk: pkAuditHead, decode: func(s *Store, i item, _ doctor.ItemKey, _ string) (any, error) {
 		h, err := s.decodeHead(i)
-		return rotation.HeadItem{Head: h.Head, Published: h.published, Generations: h.Generations}, err
+		return doctor.HeadItem{Head: h.Head, Published: h.published, Generations: h.Generations}, err
 	}},
-	{kind: rotation.ItemRecord, pk: pkAudit, bySK: true, decode: func(_ *Store, i item, _ rotation.ItemKey, _ string) (any, error) {
+	{kind: doctor.ItemRecord, pk: pkAudit, bySK: true, decode: func(_ *Store, i item, _ doctor.ItemKey, _ string) (any, error) {
 		e, err := decodeEntry(i)
 		if err != nil { // the hash that is stored with it is what the next record commits to
 			r := attr.Reader{Item: i}
@@ -96,48 +104,53 @@ var kinds = []kind{
 		}
 		return e, err
 	}},
-	{kind: rotation.ItemAnchor, pk: pkAnchor, decode: of(decodeAnchor)},
-	{kind: rotation.ItemCheckpoint, pk: pkCheckpoint, prefix: true, decode: func(_ *Store, i item, key rotation.ItemKey, id string) (any, error) {
+	{kind: doctor.ItemAnchor, pk: pkAnchor, decode: decodeWith(decodeAnchor)},
+	{kind: doctor.ItemCheckpoint, pk: pkCheckpoint, prefix: true, decode: func(_ *Store, i item, key doctor.ItemKey, id string) (any, error) {
 		parts := strings.SplitN(id, "#", 3) // see checkpointPK
 		c := rotation.Checkpoint{RotationID: parts[0]}
 		if len(parts) == 3 {
 			c.Source, c.Pass = parts[1], parts[2]
 		}
-		c.Segment, _ = strconv.Atoi(key.SK) // of an earlier version the key has another form: nobody reads it any more
+		c.Segment, _ = strconv.Atoi(key.SK) // an earlier version wrote another form, which nothing reads any more
 		return decodeCheckpoint(i, c)
 	}},
-	{kind: rotation.ItemAnnouncement, pk: pkAnnouncement, prefix: true, decode: func(_ *Store, i item, _ rotation.ItemKey, id string) (any, error) {
+	{kind: doctor.ItemAnnouncement, pk: pkAnnouncement, prefix: true, decode: func(_ *Store, i item, _ doctor.ItemKey, id string) (any, error) {
 		return decodeAnnouncement(i, id)
 	}},
-	{kind: rotation.ItemDrill, pk: pkDrill, prefix: true, decode: func(_ *Store, i item, _ rotation.ItemKey, id string) (any, error) {
+	{kind: doctor.ItemDrill, pk: pkDrill, prefix: true, decode: func(_ *Store, i item, _ doctor.ItemKey, id string) (any, error) {
 		return decodeDrill(i, id)
 	}},
-	{kind: rotation.ItemApproval, pk: pkApproval, prefix: true, decode: func(_ *Store, i item, _ rotation.ItemKey, id string) (any, error) {
+	{kind: doctor.ItemApproval, pk: pkApproval, prefix: true, decode: func(_ *Store, i item, _ doctor.ItemKey, id string) (any, error) {
 		return decodeApproval(i, id)
 	}},
-	{kind: rotation.ItemHealth, pk: pkHealth, prefix: true, decode: func(_ *Store, i item, _ rotation.ItemKey, id string) (any, error) {
+	{kind: doctor.ItemPause, pk: pkPause, prefix: true, decode: func(_ *Store, i item, _ doctor.ItemKey, id string) (any, error) {
+		return decodePause(i, id)
+	}},
+	{kind: doctor.ItemHealth, pk: pkHealth, prefix: true, decode: func(_ *Store, i item, _ doctor.ItemKey, id string) (any, error) {
 		return decodeHealth(id, i)
 	}},
 }
 
-// of is the decoder of a kind that needs the item alone.
-func of[T any](decode func(item) (T, error)) func(*Store, item, rotation.ItemKey, string) (any, error) {
-	return func(_ *Store, i item, _ rotation.ItemKey, _ string) (any, error) {
+// decodeWith returns the decoder of a kind whose items hold all that it needs, without the
+// store or the key.
+func decodeWith[T any](decode func(item) (T, error)) func(*Store, item, doctor.ItemKey, string) (any, error) {
+	return func(_ *Store, i item, _ doctor.ItemKey, _ string) (any, error) {
 		v, err := decode(i)
 		return v, err
 	}
 }
 
-func decodeLock(i item) (rotation.LockItem, error) {
+func decodeLock(i item) (doctor.LockItem, error) {
 	r := attr.Reader{Item: i}
-	l := rotation.LockItem{RotationID: r.Str("rotation_id")}
+	l := doctor.LockItem{RotationID: r.Str("rotation_id")}
 	return l, damagedIf(r.Err, pkLock)
 }
 
-func decodeFence(i item) (rotation.FenceItem, error) {
+func decodeFence(i item) (doctor.FenceItem, error) {
 	r := attr.Reader{Item: i}
 	pk, sk := r.Str("pk"), r.Str("sk")
-	f := rotation.FenceItem{KEK: kek.ID(strings.TrimPrefix(pk, pkFence)), Shard: -1}
+	f := doctor.FenceItem{Shard: -1, Records: strings.HasPrefix(pk, pkKeyFence)}
+	f.KEK = kek.ID(strings.TrimPrefix(strings.TrimPrefix(pk, pkKeyFence), pkFence))
 	if n, _ := strconv.Atoi(sk); controltable.FenceSK(n) == sk {
 		f.Shard = n
 	}
@@ -145,27 +158,29 @@ func decodeFence(i item) (rotation.FenceItem, error) {
 	f.Open = state == controltable.Open
 	err := damagedIf(r.Err, pk+"/"+sk)
 	if err == nil && (f.Shard < 0 || !f.Open && state != controltable.Sealed) {
-		err = damaged(pk+"/"+sk, fmt.Errorf("its state is %q", state))
+		err = errDamaged(pk+"/"+sk, fmt.Errorf("its state is %q", state))
 	}
 	return f, err
 }
 
-func decodeRegistry(i item) (rotation.RegistryItem, error) {
+func decodeRegistry(i item) (doctor.RegistryItem, error) {
 	r := attr.Reader{Item: i}
-	rev := rotation.RegistryItem{Rev: r.Num("rev")}
+	rev := doctor.RegistryItem{Rev: r.Num("rev")}
 	return rev, damagedIf(r.Err, pkRegistry)
 }
 
-// Repair implements [rotation.ControlItems].
-func (s *Store) Repair(ctx context.Context, changes []rotation.ItemChange, ev audit.Event) error {
+// Repair implements [doctor.Items]. A repair appends its record behind the audit head. If
+// the head itself is repaired it cannot be read first, so then the new head is computed
+// from the repair and written in the same transaction.
+func (s *Store) Repair(ctx context.Context, changes []doctor.ItemChange, ev audit.Event) error {
 	var actions []action
-	var head *rotation.ItemChange
+	var head *doctor.ItemChange
 	for _, c := range changes {
-		if _, ok := c.Put.(rotation.HeadItem); ok {
+		if _, ok := c.Put.(doctor.HeadItem); ok {
 			head = &c
 			continue
 		}
-		a, err := s.repair(c)
+		a, err := s.repairAction(c)
 		if err != nil {
 			return fmt.Errorf("repair %s: %w", c.Key, err)
 		}
@@ -173,7 +188,7 @@ func (s *Store) Repair(ctx context.Context, changes []rotation.ItemChange, ev au
 	}
 	var err error
 	if head == nil {
-		err = s.commit(ctx, actions, ev, nil)
+		err = s.commitWithRecord(ctx, actions, ev, nil)
 	} else {
 		err = s.rebuildHead(ctx, actions, *head, ev)
 	}
@@ -183,63 +198,66 @@ func (s *Store) Repair(ctx context.Context, changes []rotation.ItemChange, ev au
 	return nil
 }
 
-// rebuildHead writes the head with the record of its repair after it.
-func (s *Store) rebuildHead(ctx context.Context, actions []action, c rotation.ItemChange, ev audit.Event) error {
-	h := c.Put.(rotation.HeadItem) //nolint:forcetypeassert // its caller's choice
+// rebuildHead writes the repaired head, which already names the record of the repair, and
+// that record.
+func (s *Store) rebuildHead(ctx context.Context, actions []action, c doctor.ItemChange, ev audit.Event) error {
+	h := c.Put.(doctor.HeadItem) //nolint:forcetypeassert // its caller's choice
 	e, err := audit.Next(s.chain, h.Head, s.now(), ev)
 	if err != nil {
 		return err
 	}
 	record := attr.Set(controltable.Key(pkAudit, auditSK(e.Record.Seq)), "record", e.Bytes, "hash", e.Hash)
 	h.Head = e.Head()
-	actions = append(actions, s.put(pkAudit+"/"+auditSK(e.Record.Seq), record, unless()), s.putAsRead(c, s.encodeHead(h)))
-	_, err = s.transact(ctx, actions)
+	actions = append(actions, s.putItem(pkAudit+"/"+auditSK(e.Record.Seq), record, ifAbsent()), s.putIfUnchanged(c, s.encodeHead(h)))
+	_, err = s.sendTransaction(ctx, actions)
 	return err
 }
 
-// repair is the action of one change.
-func (s *Store) repair(c rotation.ItemChange) (action, error) {
+// repairAction returns the write of one repaired item, by the type of its new value.
+func (s *Store) repairAction(c doctor.ItemChange) (action, error) {
 	k := controltable.Key(c.Key.PK, c.Key.SK)
 	switch v := c.Put.(type) {
 	case nil:
-		return s.removeAsRead(c, k), nil
+		return s.removeIfUnchanged(c, k), nil
 	case kek.Pointer:
-		return s.putAsRead(c, controltable.EncodePointer(v)), nil
+		return s.putIfUnchanged(c, controltable.EncodePointer(v)), nil
 	case kek.KEK:
-		return s.putAsRead(c, controltable.EncodeKEK(v)), nil
+		return s.putIfUnchanged(c, controltable.EncodeKEK(v)), nil
 	case kek.Rotation:
-		return s.putAsRead(c, encodeRotation(v)), nil
+		return s.putIfUnchanged(c, encodeRotation(v)), nil
 	case kek.Source:
-		return s.putAsRead(c, encodeSource(v)), nil
-	case rotation.LockItem:
-		return s.putAsRead(c, attr.Set(k, "rotation_id", v.RotationID)), nil
-	case rotation.FenceItem:
+		return s.putIfUnchanged(c, encodeSource(v)), nil
+	case doctor.LockItem:
+		return s.putIfUnchanged(c, attr.Set(k, "rotation_id", v.RotationID)), nil
+	case doctor.FenceItem:
 		state := controltable.Sealed
 		if v.Open {
 			state = controltable.Open
 		}
-		return s.putAsRead(c, attr.Set(k, "state", state)), nil
-	case rotation.RegistryItem:
-		return s.putAsRead(c, attr.Set(k, "rev", v.Rev)), nil
+		return s.putIfUnchanged(c, attr.Set(k, "state", state)), nil
+	case doctor.RegistryItem:
+		return s.putIfUnchanged(c, attr.Set(k, "rev", v.Rev)), nil
 	case audit.Entry:
-		return s.putAsRead(c, attr.Set(k, "record", v.Bytes, "hash", v.Hash)), nil
-	case rotation.AnchorState:
-		return s.putAsRead(c, encodeAnchor(v)), nil
+		return s.putIfUnchanged(c, attr.Set(k, "record", v.Bytes, "hash", v.Hash)), nil
+	case anchor.State:
+		return s.putIfUnchanged(c, encodeAnchor(v)), nil
 	default:
 		return action{}, fmt.Errorf("no item is made of %T", v)
 	}
 }
 
-func (s *Store) putAsRead(c rotation.ItemChange, i item) action {
-	cond, names, vals := asRead(c.Was)
+// putIfUnchanged puts an item on condition that the stored one is still what the doctor
+// examined.
+func (s *Store) putIfUnchanged(c doctor.ItemChange, i item) action {
+	cond, names, vals := ifUnchanged(c.Was)
 	return action{what: c.Key.String(), write: types.TransactWriteItem{Put: &types.Put{
 		TableName: &s.table, Item: i, ConditionExpression: &cond, ExpressionAttributeNames: names, ExpressionAttributeValues: vals,
 	}}}
 }
 
-// removeAsRead removes an item, or only checks that it is what was read.
-func (s *Store) removeAsRead(c rotation.ItemChange, k item) action {
-	cond, names, vals := asRead(c.Was)
+// removeIfUnchanged removes an item on the same condition; with Keep it only checks it.
+func (s *Store) removeIfUnchanged(c doctor.ItemChange, k item) action {
+	cond, names, vals := ifUnchanged(c.Was)
 	w := types.TransactWriteItem{Delete: &types.Delete{
 		TableName: &s.table, Key: k, ConditionExpression: &cond, ExpressionAttributeNames: names, ExpressionAttributeValues: vals,
 	}}
@@ -251,9 +269,10 @@ func (s *Store) removeAsRead(c rotation.ItemChange, k item) action {
 	return action{what: c.Key.String(), write: w}
 }
 
-// asRead is the condition that an item is, attribute by attribute, what was read; nil:
-// that there is none.
-func asRead(was *rotation.Item) (cond string, names map[string]string, vals item) {
+// ifUnchanged is the condition that an item is still what was read, or does not exist if
+// was is nil. It compares attribute by attribute, because a damaged item may have no
+// revision that could stand for the rest.
+func ifUnchanged(was *doctor.Item) (cond string, names map[string]string, vals item) {
 	if was == nil {
 		names, _ = controltable.Expression("attribute_not_exists(#pk)", nil)
 		return "attribute_not_exists(#pk)", names, nil
@@ -268,8 +287,8 @@ func asRead(was *rotation.Item) (cond string, names map[string]string, vals item
 	return strings.Join(all, " AND "), names, vals
 }
 
-// encodeHead is the item AUDIT_HEAD.
-func (s *Store) encodeHead(h rotation.HeadItem) item {
+// encodeHead returns the item AUDIT_HEAD, see [chainHead].
+func (s *Store) encodeHead(h doctor.HeadItem) item {
 	return attr.Set(controltable.Key(pkAuditHead, noSK), "chain", s.chain, "seq", h.Head.Seq, "hash", h.Head.Hash,
 		"generations", string(h.Generations), "published_seq", h.Published)
 }

@@ -10,8 +10,12 @@ import (
 
 	"github.com/matter-ops/kms-rotation/audit"
 	"github.com/matter-ops/kms-rotation/internal/ddb"
+	"github.com/matter-ops/kms-rotation/internal/rowschema"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/anchor"
+	"github.com/matter-ops/kms-rotation/rotation/doctor"
+	"github.com/matter-ops/kms-rotation/rotation/journal"
 	"github.com/matter-ops/kms-rotation/test/ddbtest"
 	"github.com/matter-ops/kms-rotation/test/storetest"
 )
@@ -19,18 +23,18 @@ import (
 var noon = time.Date(2026, 4, 1, 12, 0, 0, 0, time.UTC)
 
 // rebuilt are the items that a repair writes, one of each kind, by their keys.
-func rebuilt() map[rotation.ItemKey]any {
-	at := func(pk string) rotation.ItemKey { return rotation.ItemKey{PK: pk, SK: "-"} }
-	return map[rotation.ItemKey]any{
+func rebuilt() map[doctor.ItemKey]any {
+	at := func(pk string) doctor.ItemKey { return doctor.ItemKey{PK: pk, SK: "-"} }
+	return map[doctor.ItemKey]any{
 		at("POINTER"):    kek.Pointer{KEKID: "k", KeyARN: "arn", Epoch: 3, RotationID: "r", SwitchedAt: noon},
-		at("LOCK"):       rotation.LockItem{RotationID: "r"},
+		at("LOCK"):       doctor.LockItem{RotationID: "r"},
 		at("KEK#k"):      kek.KEK{ID: "k", ARN: "arn", State: kek.Active, Label: "l", FenceShards: 2, CreatedAt: noon},
 		at("ROTATION#r"): kek.Rotation{ID: "r", Mode: kek.Normal, Phase: kek.Started, OldKEK: "k", Olds: []kek.ID{"k"}, Attempt: 1, Rev: 1, StartedAt: noon},
-		at("REGISTRY"):   rotation.RegistryItem{Rev: 7},
-		at("ANCHOR"):     rotation.AnchorState{Rev: 4, Last: rotation.Anchored{N: 2, Digest: "d", Head: audit.Head{Seq: 1, Hash: "h"}, Log: "log", Index: 5, At: noon}},
+		at("REGISTRY"):   doctor.RegistryItem{Rev: 7},
+		at("ANCHOR"):     anchor.State{Rev: 4, Last: anchor.Anchored{N: 2, Digest: "d", Head: audit.Head{Seq: 1, Hash: "h"}, Log: "log", Index: 5, At: noon}},
 
-		{PK: "FENCE#k", SK: "01"}:    rotation.FenceItem{KEK: "k", Shard: 1, Open: true},
-		{PK: "SOURCE", SK: "orders"}: kek.Source{Name: "orders", Kind: kek.KindDynamoDB, Definition: "{}", Place: "orders", Generation: 1, AddedAt: noon, AddedBy: "alice"},
+		{PK: "FENCE#k", SK: "01"}:    doctor.FenceItem{KEK: "k", Shard: 1, Open: true},
+		{PK: "SOURCE", SK: "orders"}: kek.Source{Name: "orders", Kind: rowschema.Kind, Definition: "{}", Place: "orders", Generation: 1, AddedAt: noon, AddedBy: "alice"},
 	}
 }
 
@@ -42,14 +46,14 @@ func TestExamine(t *testing.T) {
 		store := ddb.New(client, table, "test", storetest.Clock())
 		want := rebuilt()
 		for key, v := range want {
-			if err := store.Repair(t.Context(), []rotation.ItemChange{{Key: key, Put: v}}, audit.Event{ID: key.String(), Type: "control_repaired"}); err != nil {
+			if err := store.Repair(t.Context(), []doctor.ItemChange{{Key: key, Put: v}}, audit.Event{ID: key.String(), Type: "control_repaired"}); err != nil {
 				t.Fatalf("%s: %v", key, err)
 			}
 		}
-		anchor := rotation.ItemKey{PK: "ANCHOR", SK: "-"}
-		a := want[anchor].(rotation.AnchorState)
+		anchorKey := doctor.ItemKey{PK: "ANCHOR", SK: "-"}
+		a := want[anchorKey].(anchor.State)
 		a.Rev++ // as SaveAnchor does
-		want[anchor] = a
+		want[anchorKey] = a
 		lease := rotation.Lease{KEK: "k", Holder: "worker", Host: "h", PID: 1, Expires: noon}
 		if err := errors.Join(
 			ddbtest.NewDataPlane(client, table).PutLease(t.Context(), lease),
@@ -57,8 +61,8 @@ func TestExamine(t *testing.T) {
 		); err != nil {
 			t.Fatal(err)
 		}
-		want[rotation.ItemKey{PK: "LEASE#k", SK: "worker"}] = lease
-		want[rotation.ItemKey{PK: "CHECKPOINT#r#orders#census", SK: "003"}] = rotation.Checkpoint{RotationID: "r", Source: "orders", Pass: "census", Segment: 3, Rev: 1}
+		want[doctor.ItemKey{PK: "LEASE#k", SK: "worker"}] = lease
+		want[doctor.ItemKey{PK: "CHECKPOINT#r#orders#census", SK: "003"}] = rotation.Checkpoint{RotationID: "r", Source: "orders", Pass: "census", Segment: 3, Rev: 1}
 		put(t, client, table, item{"pk": &s{Value: "OTHER"}, "sk": &s{Value: "x"}})
 
 		for _, i := range examine(t, store) {
@@ -73,7 +77,7 @@ func TestExamine(t *testing.T) {
 				if i.Kind != "" || i.Value != nil {
 					t.Errorf("it is taken for a %s: %+v", i.Kind, i.Value)
 				}
-			case i.Kind != rotation.ItemRecord && i.Kind != rotation.ItemHead:
+			case i.Kind != doctor.ItemRecord && i.Kind != doctor.ItemHead:
 				t.Errorf("it reads %s", i.Key)
 			case i.Err != nil:
 				t.Errorf("%s: %v", i.Key, i.Err)
@@ -96,15 +100,15 @@ func TestExamine(t *testing.T) {
 			if i.Kind != "" && i.Err == nil {
 				t.Errorf("%s decodes: %+v", i.Key, i.Value)
 			}
-			var typed *rotation.Error
-			if i.Err != nil && i.Kind != rotation.ItemRecord && (!errors.As(i.Err, &typed) || typed.Kind != rotation.ControlTableDamaged || typed.Next != "matter ops doctor") {
+			var typed *journal.Error
+			if i.Err != nil && i.Kind != doctor.ItemRecord && (!errors.As(i.Err, &typed) || typed.Kind != journal.ControlTableDamaged || typed.Next.Do != journal.RunDoctor) {
 				t.Errorf("%s: %v", i.Key, i.Err)
 			}
 		}
 	})
 }
 
-func examine(t *testing.T, store *ddb.Store) []rotation.Item {
+func examine(t *testing.T, store *ddb.Store) []doctor.Item {
 	t.Helper()
 	items, err := store.Examine(t.Context())
 	if err != nil {
@@ -119,9 +123,9 @@ func TestRepair(t *testing.T) {
 	everywhere(t, func(t *testing.T, client dynamo) {
 		table := ddbtest.ControlTable(t, client)
 		store := ddb.New(client, table, "test", storetest.Clock())
-		lock := rotation.ItemKey{PK: "LOCK", SK: "-"}
-		free := rotation.ItemKey{PK: "POINTER", SK: "-"}
-		repair := func(want error, changes ...rotation.ItemChange) {
+		lock := doctor.ItemKey{PK: "LOCK", SK: "-"}
+		free := doctor.ItemKey{PK: "POINTER", SK: "-"}
+		repair := func(want error, changes ...doctor.ItemChange) {
 			t.Helper()
 			_, before, _ := store.Head(t.Context())
 			err := store.Repair(t.Context(), changes, audit.Event{ID: "repair", Type: "control_repaired"})
@@ -132,16 +136,16 @@ func TestRepair(t *testing.T) {
 		}
 		put(t, client, table, item{"pk": &s{Value: "LOCK"}, "sk": &s{Value: "-"}, "rotation_id": &n{Value: "7"}, "odd name#": &b{Value: []byte("x")}})
 		read := examine(t, store)[0]
-		repair(kek.ErrConflict, rotation.ItemChange{Key: lock, Put: rotation.LockItem{RotationID: "r"}})                                             // there is one
-		repair(kek.ErrConflict, rotation.ItemChange{Key: lock, Was: &read}, rotation.ItemChange{Key: free, Was: &read, Keep: true})                  // there is none
-		repair(nil, rotation.ItemChange{Key: lock, Was: &read, Put: rotation.LockItem{RotationID: "r"}}, rotation.ItemChange{Key: free, Keep: true}) // both hold
-		repair(kek.ErrConflict, rotation.ItemChange{Key: lock, Was: &read, Put: rotation.LockItem{RotationID: "other"}})                             // it is another now
+		repair(kek.ErrConflict, doctor.ItemChange{Key: lock, Put: doctor.LockItem{RotationID: "r"}})                                           // there is one
+		repair(kek.ErrConflict, doctor.ItemChange{Key: lock, Was: &read}, doctor.ItemChange{Key: free, Was: &read, Keep: true})                // there is none
+		repair(nil, doctor.ItemChange{Key: lock, Was: &read, Put: doctor.LockItem{RotationID: "r"}}, doctor.ItemChange{Key: free, Keep: true}) // both hold
+		repair(kek.ErrConflict, doctor.ItemChange{Key: lock, Was: &read, Put: doctor.LockItem{RotationID: "other"}})                           // it is another now
 		if got := get(t, client, table, item{"pk": &s{Value: "LOCK"}, "sk": &s{Value: "-"}}); len(got) != 3 || got["rotation_id"].(*s).Value != "r" {
 			t.Errorf("the lock is %v", got)
 		}
 		for _, i := range examine(t, store) {
 			if i.Key == lock {
-				repair(nil, rotation.ItemChange{Key: lock, Was: &i})
+				repair(nil, doctor.ItemChange{Key: lock, Was: &i})
 			}
 		}
 		if got := get(t, client, table, item{"pk": &s{Value: "LOCK"}, "sk": &s{Value: "-"}}); len(got) != 0 {
@@ -153,11 +157,11 @@ func TestRepair(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		at := rotation.ItemKey{PK: "AUDIT_HEAD", SK: "-"}
+		at := doctor.ItemKey{PK: "AUDIT_HEAD", SK: "-"}
 		put(t, client, table, item{"pk": &s{Value: "AUDIT_HEAD"}, "sk": &s{Value: "-"}, "seq": &s{Value: "x"}})
 		for _, i := range examine(t, store) {
 			if i.Key == at {
-				err = store.Repair(t.Context(), []rotation.ItemChange{{Key: at, Was: &i, Put: rotation.HeadItem{Head: head, Published: 1}}}, audit.Event{ID: "head", Type: "control_repaired"})
+				err = store.Repair(t.Context(), []doctor.ItemChange{{Key: at, Was: &i, Put: doctor.HeadItem{Head: head, Published: 1}}}, audit.Event{ID: "head", Type: "control_repaired"})
 			}
 		}
 		if err != nil {

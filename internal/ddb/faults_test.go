@@ -2,10 +2,8 @@ package ddb_test
 
 import (
 	"errors"
-	"io"
 	"net/http"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -17,38 +15,14 @@ import (
 	"github.com/matter-ops/kms-rotation/internal/ddb"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/journal"
 	"github.com/matter-ops/kms-rotation/test/ddbtest"
 	"github.com/matter-ops/kms-rotation/test/storetest"
 )
 
-// wire breaks the next request of one operation, before it is sent or after it
-// was answered.
-type wire struct {
-	op     string // e.g. TransactWriteItems
-	sent   bool   // the request gets through, its answer does not
-	broken atomic.Int64
-}
-
-var errWire = errors.New("connection reset by test")
-
-func (w *wire) RoundTrip(r *http.Request) (*http.Response, error) {
-	if !strings.HasSuffix(r.Header.Get("X-Amz-Target"), "."+w.op) || w.broken.Add(1) > 1 {
-		return http.DefaultTransport.RoundTrip(r)
-	}
-	if !w.sent {
-		return nil, errWire
-	}
-	resp, err := http.DefaultTransport.RoundTrip(r)
-	if err != nil {
-		return nil, err
-	}
-	_, err = io.Copy(io.Discard, resp.Body)
-	return nil, errors.Join(errWire, err, resp.Body.Close())
-}
-
 // rig is a control table behind a wire that breaks. With tries 1 the SDK does not
 // repeat a request.
-func rig(t *testing.T, w *wire, tries int) (*ddb.Store, *ddbtest.DataPlane, *dynamodb.Client) {
+func rig(t *testing.T, w *ddbtest.Wire, tries int) (*ddb.Store, *ddbtest.DataPlane, *dynamodb.Client) {
 	t.Helper()
 	client := ddbtest.Client(t)
 	table := ddbtest.ControlTable(t, client)
@@ -100,7 +74,7 @@ func TestApplyOnABrokenWire(t *testing.T) {
 		{name: "answer lost, repeated", sent: true, tries: 3, applied: true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			s, _, _ := rig(t, &wire{op: "TransactWriteItems", sent: c.sent}, c.tries)
+			s, _, _ := rig(t, &ddbtest.Wire{Op: "TransactWriteItems", Sent: c.sent}, c.tries)
 			change := first(t, s)
 			err := s.Apply(t.Context(), change, audit.Event{ID: "genesis"})
 			if (err != nil) != c.fails || errors.Is(err, kek.ErrConflict) {
@@ -128,7 +102,7 @@ func TestApplyOnABrokenWire(t *testing.T) {
 
 // TestLoadOnABrokenWire: reads are repeated.
 func TestLoadOnABrokenWire(t *testing.T) {
-	s, _, _ := rig(t, &wire{op: "TransactGetItems", sent: true}, 3)
+	s, _, _ := rig(t, &ddbtest.Wire{Op: "TransactGetItems", Sent: true}, 3)
 	first(t, s)
 }
 
@@ -139,7 +113,7 @@ func TestSingleWritesOnABrokenWire(t *testing.T) {
 	lease := rotation.Lease{KEK: "kek-0", Holder: "a", Expires: expires}
 
 	t.Run("SaveCheckpoint", func(t *testing.T) {
-		s, _, _ := rig(t, &wire{op: "PutItem", sent: true}, 3)
+		s, _, _ := rig(t, &ddbtest.Wire{Op: "PutItem", Sent: true}, 3)
 		c := rotation.Checkpoint{RotationID: "r", Source: "s", Pass: "p", Cursor: "here"}
 		if err := s.SaveCheckpoint(t.Context(), c); !errors.Is(err, kek.ErrConflict) {
 			t.Fatalf("%v, want ErrConflict", err)
@@ -149,7 +123,7 @@ func TestSingleWritesOnABrokenWire(t *testing.T) {
 		}
 	})
 	t.Run("Revoke", func(t *testing.T) {
-		s, data, _ := rig(t, &wire{op: "DeleteItem", sent: true}, 3)
+		s, data, _ := rig(t, &ddbtest.Wire{Op: "DeleteItem", Sent: true}, 3)
 		if err := data.PutLease(t.Context(), lease); err != nil {
 			t.Fatal(err)
 		}
@@ -161,35 +135,12 @@ func TestSingleWritesOnABrokenWire(t *testing.T) {
 		}
 	})
 	t.Run("MarkPublished", func(t *testing.T) {
-		s, _, _ := rig(t, &wire{op: "UpdateItem", sent: true}, 3)
+		s, _, _ := rig(t, &ddbtest.Wire{Op: "UpdateItem", Sent: true}, 3)
 		if err := s.Record(t.Context(), audit.Event{ID: "a"}); err != nil {
 			t.Fatal(err)
 		}
 		if err := s.MarkPublished(t.Context(), 1); err != nil {
 			t.Fatal(err)
-		}
-	})
-	t.Run("Replace", func(t *testing.T) {
-		_, _, client := rig(t, &wire{}, 1)
-		table := ddbtest.Table(t, client, ddbtest.Key{Name: "id", Type: "S"})
-		put(t, client, table, envelopeItem(item{"id": &s{Value: "a"}}, "a", storetest.Envelope{KEK: "kek-0", WrappedDEK: []byte("old"), Ciphertext: []byte("c")}))
-		bad := ddbtest.Client(t, func(o *dynamodb.Options) {
-			o.HTTPClient = &http.Client{Transport: &wire{op: "UpdateItem", sent: true}}
-		})
-		source, err := ddb.NewTableSource(bad, sourceConfig(table))
-		if err != nil {
-			t.Fatal(err)
-		}
-		page, err := source.Scan(t.Context(), rotation.ScanRequest{Total: 1})
-		if err != nil {
-			t.Fatal(err)
-		}
-		with := rotation.Rewrapped{KEK: "kek-1", Epoch: 2, WrappedDEK: []byte("new")}
-		if ok, err := source.Replace(t.Context(), page.Rows[0], with); err != nil || ok {
-			t.Fatalf("%v, %v, want false", ok, err)
-		}
-		if row, ok, err := source.Reread(t.Context(), page.Rows[0], false); err != nil || !ok || row.KEK != "kek-1" {
-			t.Fatalf("%v, %v, %v: the row must have been rewrapped", row, ok, err)
 		}
 	})
 }
@@ -224,7 +175,7 @@ func TestNoControlTable(t *testing.T) {
 		"ListCheckpoints": func() error { _, err := s.ListCheckpoints(ctx, "r", "s", "p"); return err },
 	}
 	for name, call := range calls {
-		if err := call(); !errors.Is(err, rotation.ErrNoControlTable) {
+		if err := call(); !errors.Is(err, journal.ErrNoControlTable) {
 			t.Errorf("%s: %v, want ErrNoControlTable", name, err)
 		}
 	}
@@ -238,11 +189,11 @@ func TestWrongChain(t *testing.T) {
 		t.Fatal(err)
 	}
 	other := ddb.New(client, table, "two", storetest.Clock())
-	var typed *rotation.Error
-	if err := other.Record(t.Context(), audit.Event{ID: "b"}); !errors.As(err, &typed) || typed.Kind != rotation.Misconfigured {
+	var typed *journal.Error
+	if err := other.Record(t.Context(), audit.Event{ID: "b"}); !errors.As(err, &typed) || typed.Kind != journal.Misconfigured {
 		t.Errorf("Record: %v, want Misconfigured", err)
 	}
-	if _, _, err := other.Head(t.Context()); !errors.As(err, &typed) || typed.Kind != rotation.Misconfigured {
+	if _, _, err := other.Head(t.Context()); !errors.As(err, &typed) || typed.Kind != journal.Misconfigured {
 		t.Errorf("Head: %v, want Misconfigured", err)
 	}
 }
@@ -267,8 +218,8 @@ func TestDamagedOutbox(t *testing.T) {
 		whole["record"] = &b{Value: []byte(bytes)}
 		put(t, client, table, whole)
 		_, _, err := store.Unpublished(t.Context())
-		var typed *rotation.Error
-		if !errors.As(err, &typed) || typed.Kind != rotation.AuditTampered || typed.Field != "AUDIT/000000000001" {
+		var typed *journal.Error
+		if !errors.As(err, &typed) || typed.Kind != journal.AuditTampered || typed.Field != "AUDIT/000000000001" {
 			t.Errorf("%s: %v, want AuditTampered", name, err)
 		}
 	}

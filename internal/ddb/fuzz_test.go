@@ -69,7 +69,7 @@ func roundTrip[T any](t *testing.T, i item, decode func(item) (T, error), encode
 	}
 }
 
-// FuzzItems: no item of the control table, whoever wrote it, brings a decoder down, and
+// FuzzItems: no item of the control table, by any writer, brings a decoder down, and
 // what decodes keeps its meaning when it is written again.
 func FuzzItems(f *testing.F) {
 	f.Add(itemBytes("pk", "SPOINTER", "kek_id", "Sk", "epoch", "N1234", "switched_at", "S2026-04-01T02:00:00.000Z"))

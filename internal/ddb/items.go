@@ -6,7 +6,7 @@ import (
 	"github.com/matter-ops/kms-rotation/internal/attr"
 	"github.com/matter-ops/kms-rotation/internal/controltable"
 	"github.com/matter-ops/kms-rotation/kek"
-	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/journal"
 )
 
 func decodePointer(i item) (kek.Pointer, error) {
@@ -19,6 +19,25 @@ func decodeKEK(i item) (kek.KEK, error) {
 	return k, damagedIf(err, controltable.KEKPK(k.ID))
 }
 
+// encodeRotation returns the record of a rotation. Strings and times that are empty are
+// absent. See [kek.Rotation] for what the fields mean.
+//
+//	ROTATION#<id>   -
+//	  mode, phase, label, reason, error, drill      S
+//	  old_kek_id, new_kek_id                        S   ids of KEKs
+//	  attempt, epoch, segments, rev                 N
+//	  execution_arn, actor, requested_by            S
+//	  started_at, updated_at, switched_at           S   times
+//	  approval                                      BOOL, absent if false
+//
+// Frozen at the start, or added on the way (encodeFrozen):
+//
+//	sources, settings                             S   JSON
+//	old_kek_ids, took_over, leftover_kek_ids      L of S
+//	probes                                        M of B, by KEK: a data key wrapped under it
+//	counted                                       BOOL, absent if false
+//	rehearsed, ended_by                           S
+//	sealed_at, resumed_at                         S   times
 func encodeRotation(r kek.Rotation) item {
 	i := attr.Set(controltable.Key(controltable.RotationPK(r.ID), noSK),
 		controltable.AttrMode, string(r.Mode), "phase", string(r.Phase), "label", r.Label, "reason", r.Reason,
@@ -29,6 +48,9 @@ func encodeRotation(r kek.Rotation) item {
 		"requested_by", r.Requester, "drill", r.Drill)
 	if r.Approval {
 		i["approval"] = attr.Bool(true)
+	}
+	if r.RecordsOnly {
+		i["records_only"] = attr.Bool(true)
 	}
 	encodeFrozen(i, r)
 	return i
@@ -45,23 +67,25 @@ func decodeRotation(i item) (kek.Rotation, error) {
 		Execution: r.Str("execution_arn"), Actor: r.Str("actor"), StartedAt: r.Time("started_at"),
 		UpdatedAt: r.Time("updated_at"), SwitchedAt: r.Time("switched_at"), Err: r.Str("error"),
 		Requester: r.Str("requested_by"), Drill: r.Str("drill"), Approval: r.Bool("approval"),
+		RecordsOnly: r.Bool("records_only"),
 	}
 	decodeFrozen(&r, &v)
 	return v, damagedIf(r.Err, pk)
 }
 
-// damagedIf reports an item that could not be decoded; nil if it could.
+// damagedIf returns [errDamaged] for an item that could not be decoded; nil if err is nil.
 func damagedIf(err error, pk string) error {
 	if err != nil {
-		return damaged(pk, err)
+		return errDamaged(pk, err)
 	}
 	return nil
 }
 
-// damaged reports an item that cannot be read or used.
-func damaged(pk string, err error) error {
-	return &rotation.Error{
-		Kind: rotation.ControlTableDamaged, Field: "control table item " + pk, Msg: "it is damaged", Err: err,
-		Next: "matter ops doctor",
+// errDamaged reports an item that cannot be decoded or used. No step continues on such an
+// item: it would decide from a value that nothing wrote.
+func errDamaged(pk string, err error) error {
+	return &journal.Error{
+		Kind: journal.ControlTableDamaged, Field: "control table item " + pk, Msg: "it is damaged", Err: err,
+		Next: journal.Next{Do: journal.RunDoctor},
 	}
 }

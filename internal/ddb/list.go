@@ -11,17 +11,17 @@ import (
 	"github.com/matter-ops/kms-rotation/kek"
 )
 
-// KEKs returns every registry entry, oldest first. It is a filtered scan: the
-// control table holds some dozens of items per rotation, and only people and three steps
-// of a rotation ask for all KEKs, which is not worth an index that transactions would
-// have to write.
+// KEKs returns every registry entry, oldest first. It is a filtered scan. The control table
+// holds some dozens of items per rotation, and only people and three steps of a rotation
+// ask for all KEKs, so an index, which every transaction would have to write, is not worth
+// its cost. A global secondary index could not be read consistently either.
 func (s *Store) KEKs(ctx context.Context) ([]kek.KEK, error) {
 	items, err := s.scanPrefix(ctx, pkKEK)
 	if err != nil {
 		return nil, err
 	}
 	return decodeAll(items, decodeKEK, func(a, b kek.KEK) int {
-		return later(a.CreatedAt, b.CreatedAt, string(a.ID), string(b.ID))
+		return compareByTime(a.CreatedAt, b.CreatedAt, string(a.ID), string(b.ID))
 	})
 }
 
@@ -33,12 +33,12 @@ func (s *Store) Rotations(ctx context.Context) ([]kek.Rotation, error) {
 		return nil, err
 	}
 	return decodeAll(items, decodeRotation, func(a, b kek.Rotation) int {
-		return later(a.StartedAt, b.StartedAt, a.ID, b.ID)
+		return compareByTime(a.StartedAt, b.StartedAt, a.ID, b.ID)
 	})
 }
 
-// scanPrefix reads the items of a kind that has one sort key. An item under another one, or
-// of no id, is none of it: nothing else here reads it either.
+// scanPrefix reads the items of a kind whose sort key is always "-". It leaves out an item
+// with another sort key or without an id, because no other method here reads one either.
 func (s *Store) scanPrefix(ctx context.Context, prefix string) ([]item, error) {
 	names, values := controltable.Expression("begins_with(#pk, :prefix)", values{"prefix": attr.Str(prefix)})
 	in := &dynamodb.ScanInput{
@@ -49,7 +49,7 @@ func (s *Store) scanPrefix(ctx context.Context, prefix string) ([]item, error) {
 	for {
 		out, err := s.client.Scan(ctx, in)
 		if err != nil {
-			return nil, wrap("Scan "+prefix, err)
+			return nil, wrapError("Scan "+prefix, err)
 		}
 		for _, i := range out.Items {
 			if r := (attr.Reader{Item: i}); r.Str("pk") != prefix && r.Str("sk") == noSK {
@@ -62,9 +62,9 @@ func (s *Store) scanPrefix(ctx context.Context, prefix string) ([]item, error) {
 	}
 }
 
-// query reads consistently every item of a pk whose sk is not before from, in
-// order of sk; "" reads all.
-func (s *Store) query(ctx context.Context, pk, from string) ([]item, error) {
+// queryItems reads consistently every item of a partition key, in the order of the sort
+// keys: all of them, or those from the sort key from on.
+func (s *Store) queryItems(ctx context.Context, pk, from string) ([]item, error) {
 	expr, vals := "#pk = :pk", values{"pk": attr.Str(pk)}
 	if from != "" {
 		expr, vals["from"] = expr+" AND #sk >= :from", attr.Str(from)
@@ -78,7 +78,7 @@ func (s *Store) query(ctx context.Context, pk, from string) ([]item, error) {
 	for {
 		out, err := s.client.Query(ctx, in)
 		if err != nil {
-			return nil, wrap("Query "+pk, err)
+			return nil, wrapError("Query "+pk, err)
 		}
 		items = append(items, out.Items...)
 		if in.ExclusiveStartKey = out.LastEvaluatedKey; len(in.ExclusiveStartKey) == 0 {

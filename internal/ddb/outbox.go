@@ -12,18 +12,27 @@ import (
 	"github.com/matter-ops/kms-rotation/audit"
 	"github.com/matter-ops/kms-rotation/internal/attr"
 	"github.com/matter-ops/kms-rotation/internal/controltable"
-	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/journal"
 )
 
-// chainHead is the item AUDIT_HEAD.
+// chainHead is the item AUDIT_HEAD, which every transaction that appends a record writes:
+//
+//	chain          S  name of the chain: the stack
+//	seq            N  number of the last record, from 1
+//	hash           S  its SHA-256, in hex
+//	published_seq  N  the records up to this one are in the audit bucket
+//	generations    S  where records have other object keys, "number=id,number=id"
+//
+// published_seq never decreases and never passes seq (spec/outbox.tla).
 type chainHead struct {
 	audit.Head
 	audit.Line
 	published int64
 }
 
-// head reads the chain's head; the genesis head if nothing was ever recorded.
-func (s *Store) head(ctx context.Context) (chainHead, error) {
+// loadHead reads the chain's head. If nothing was ever recorded it returns the head before
+// the first record.
+func (s *Store) loadHead(ctx context.Context) (chainHead, error) {
 	i, err := getItem(ctx, s.client, s.table, pkAuditHead, noSK)
 	if err != nil {
 		return chainHead{}, err
@@ -34,6 +43,8 @@ func (s *Store) head(ctx context.Context) (chainHead, error) {
 	return s.decodeHead(i)
 }
 
+// decodeHead refuses the head of another chain: a wrong configuration must not append this
+// deployment's records to it.
 func (s *Store) decodeHead(i item) (chainHead, error) {
 	r := attr.Reader{Item: i}
 	h := chainHead{Head: audit.Head{Seq: r.Num("seq"), Hash: r.Str("hash")}, Line: audit.Line{Chain: s.chain}, published: r.Num("published_seq")}
@@ -43,25 +54,25 @@ func (s *Store) decodeHead(i item) (chainHead, error) {
 	}
 	generations, err := audit.ParseGenerations(text)
 	if err != nil {
-		return h, damaged(pkAuditHead, err)
+		return h, errDamaged(pkAuditHead, err)
 	}
 	h.Generations = generations
 	if chain == "" {
-		return h, damaged(pkAuditHead, errors.New("it names no chain"))
+		return h, errDamaged(pkAuditHead, errors.New("it names no chain"))
 	}
 	if chain != s.chain {
-		return h, &rotation.Error{
-			Kind: rotation.Misconfigured, Field: pkAuditHead + ".chain",
+		return h, &journal.Error{
+			Kind: journal.Misconfigured, Field: pkAuditHead + ".chain",
 			Msg:  fmt.Sprintf("the control table holds audit chain %q, the configuration says %q", chain, s.chain),
-			Next: "correct the configured chain name; a chain is never renamed",
+			Next: journal.Next{Say: "correct the configured chain name; a chain is never renamed"},
 		}
 	}
 	return h, nil
 }
 
-// Unpublished implements [rotation.Outbox].
+// Unpublished implements [journal.Outbox].
 func (s *Store) Unpublished(ctx context.Context) ([]audit.Entry, audit.Line, error) {
-	h, err := s.head(ctx)
+	h, err := s.loadHead(ctx)
 	if err != nil {
 		return nil, audit.Line{}, err
 	}
@@ -75,17 +86,17 @@ func (s *Store) Unpublished(ctx context.Context) ([]audit.Entry, audit.Line, err
 	return entries, h.Line, nil
 }
 
-// Begin implements [rotation.Outbox]. Every beginning moves the chain's head, which the
-// append conditions on.
+// Begin implements [journal.Outbox]. The record of the beginning moves the chain's head, so
+// the condition of the append also excludes a second beginning at the same place.
 func (s *Store) Begin(ctx context.Context, at audit.Line, head audit.Head, g audit.Generation, ev audit.Event) error {
-	if err := s.commit(ctx, nil, ev, &beginning{at, head, g}); err != nil {
+	if err := s.commitWithRecord(ctx, nil, ev, &beginning{at, head, g}); err != nil {
 		return fmt.Errorf("record %s: %w", ev.Type, err)
 	}
 	return nil
 }
 
-// beginning is a generation that begins where those of at end, in a chain that ends with
-// head.
+// beginning is a generation of records that begins now: after the generations of at, in a
+// chain that ends with head. Neither may have changed since the caller read them.
 type beginning struct {
 	at   audit.Line
 	head audit.Head
@@ -95,7 +106,7 @@ type beginning struct {
 // AuditEntries returns the records of the outbox from fromSeq on, in order. Each
 // is checked to be canonical and to have the hash that is stored with it.
 func (s *Store) AuditEntries(ctx context.Context, fromSeq int64) ([]audit.Entry, error) {
-	items, err := s.query(ctx, pkAudit, auditSK(fromSeq))
+	items, err := s.queryItems(ctx, pkAudit, auditSK(fromSeq))
 	if err != nil {
 		return nil, err
 	}
@@ -110,6 +121,8 @@ func (s *Store) AuditEntries(ctx context.Context, fromSeq int64) ([]audit.Entry,
 	return entries, nil
 }
 
+// decodeEntry decodes a record of the outbox and compares it with its stored hash and its
+// number. A difference is an incident, not damage: somebody wrote into the outbox by hand.
 func decodeEntry(i item) (audit.Entry, error) {
 	r := attr.Reader{Item: i}
 	sk, hash := r.Str("sk"), r.Str("hash")
@@ -123,13 +136,13 @@ func decodeEntry(i item) (audit.Entry, error) {
 	default:
 		return e, nil
 	}
-	return audit.Entry{}, &rotation.Error{
-		Kind: rotation.AuditTampered, Field: pkAudit + "/" + sk, Msg: "the outbox holds a damaged record", Err: err,
-		Next: "treat it as an incident: matter ops doctor says what can be rebuilt",
+	return audit.Entry{}, &journal.Error{
+		Kind: journal.AuditTampered, Field: pkAudit + "/" + sk, Msg: "the outbox holds a damaged record", Err: err,
+		Next: journal.Next{Say: "treat it as an incident: matter ops doctor says what can be rebuilt"},
 	}
 }
 
-// MarkPublished implements [rotation.Outbox]. It refuses a seq past the head.
+// MarkPublished implements [journal.Outbox]. It refuses a seq past the head.
 func (s *Store) MarkPublished(ctx context.Context, seq int64) error {
 	update := "SET #published_seq = :seq"
 	cond := "#seq >= :seq AND (attribute_not_exists(#published_seq) OR #published_seq < :seq)"
@@ -148,7 +161,7 @@ func (s *Store) MarkPublished(ctx context.Context, seq int64) error {
 		return fmt.Errorf("mark published %d: the chain ends at %d", seq, r.Num("seq"))
 	}
 	if err != nil {
-		return wrap("UpdateItem "+pkAuditHead, err)
+		return wrapError("UpdateItem "+pkAuditHead, err)
 	}
 	return nil
 }

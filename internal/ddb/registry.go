@@ -13,10 +13,11 @@ import (
 	"github.com/matter-ops/kms-rotation/kek"
 )
 
-// LoadAll implements [rotation.Registry]. Two orders of its reads count. The registry's
-// revision comes before what it counts the changes of: a change that conditions on it
-// and succeeds has seen the sources and historic KEKs as they are. And the lock comes
-// before the KEKs: where it was free, no rotation retires one that is listed as sealed.
+// LoadAll implements [journal.Registry]. Its reads are not one snapshot, and their order
+// matters in two places. The registry's revision is read before the sources and the
+// historic KEKs whose changes it counts: a change that is conditional on the revision, and
+// succeeds, has seen them as they are. The lock is read before the KEKs: if it was free, no
+// rotation can retire a KEK that the list shows as sealed.
 func (s *Store) LoadAll(ctx context.Context, rotationID string) (kek.View, error) {
 	rev, err := s.registryRev(ctx)
 	if err != nil {
@@ -55,6 +56,7 @@ func (s *Store) LoadAll(ctx context.Context, rotationID string) (kek.View, error
 	return v, nil
 }
 
+// registryRev reads how often the registry has changed; 0 before genesis.
 func (s *Store) registryRev(ctx context.Context) (int64, error) {
 	i, err := getItem(ctx, s.client, s.table, pkRegistry, noSK)
 	if err != nil {
@@ -66,16 +68,16 @@ func (s *Store) registryRev(ctx context.Context) (int64, error) {
 
 // Sources returns the registered sources by name.
 func (s *Store) Sources(ctx context.Context) ([]kek.Source, error) {
-	items, err := s.query(ctx, pkSource, "")
+	items, err := s.queryItems(ctx, pkSource, "")
 	if err != nil {
 		return nil, err
 	}
 	return decodeAll(items, decodeSource, func(a, b kek.Source) int { return cmp.Compare(a.Name, b.Name) })
 }
 
-// Marks returns what writers have left, by table.
+// Marks returns the marks that writers of envelopes have left, by table.
 func (s *Store) Marks(ctx context.Context) ([]kek.Mark, error) {
-	items, err := s.query(ctx, pkMark, "")
+	items, err := s.queryItems(ctx, pkMark, "")
 	if err != nil {
 		return nil, err
 	}
@@ -96,8 +98,9 @@ func decodeSource(i item) (kek.Source, error) {
 	return src, damagedIf(r.Err, pkSource+"/"+src.Name)
 }
 
-// decodeMark reads what a process of the data plane has written. A mark that cannot be
-// read still names its table, which is what counts.
+// decodeMark decodes the mark that a process of the data plane left. A damaged mark still
+// names its table in the sort key. That is enough to refuse a rotation that would leave the
+// table out, so the damage is not an error.
 func decodeMark(i item) (kek.Mark, error) {
 	m, err := controltable.DecodeMark(i)
 	if m.Table == "" {
@@ -106,45 +109,43 @@ func decodeMark(i item) (kek.Mark, error) {
 	return m, nil
 }
 
-// registry is the part of a change that is about sources and historic KEKs.
-func (s *Store) registry(c kek.Change) []action {
+// registryActions returns the part of a change that is about sources and historic KEKs. The
+// revision of REGISTRY is the condition of all of them, so the items of the sources have
+// none of their own.
+func (s *Store) registryActions(c kek.Change) []action {
 	var out []action
 	if at := c.AtRegistry; at != nil && c.Registry == nil {
-		out = append(out, s.check(pkRegistry, controltable.Key(pkRegistry, noSK), atRev(*at)))
+		out = append(out, s.checkItem(pkRegistry, controltable.Key(pkRegistry, noSK), ifRevision(*at)))
 	}
 	if m := c.Registry; m != nil {
-		out = append(out, s.put(pkRegistry, attr.Set(controltable.Key(pkRegistry, noSK), "rev", m.Before+1), atRev(m.Before)))
+		out = append(out, s.putItem(pkRegistry, attr.Set(controltable.Key(pkRegistry, noSK), "rev", m.Before+1), ifRevision(m.Before)))
 		for _, src := range m.Put {
-			out = append(out, s.put(pkSource+"/"+src.Name, encodeSource(src), condition{}))
+			out = append(out, s.putItem(pkSource+"/"+src.Name, encodeSource(src), condition{}))
 		}
 		if m.Remove != "" {
-			out = append(out, s.remove(pkSource+"/"+m.Remove, controltable.Key(pkSource, m.Remove), condition{}))
+			out = append(out, s.removeItem(pkSource+"/"+m.Remove, controltable.Key(pkSource, m.Remove), condition{}))
 		}
 		if m.Absent != "" {
-			out = append(out, s.check(pkMark+"/"+m.Absent, controltable.Key(pkMark, m.Absent), unless()))
+			out = append(out, s.checkItem(pkMark+"/"+m.Absent, controltable.Key(pkMark, m.Absent), ifAbsent()))
 		}
 		if m.Forget != "" {
-			out = append(out, s.remove(pkMark+"/"+m.Forget, controltable.Key(pkMark, m.Forget), condition{}))
-		}
-	}
-	if c.Shuts != "" {
-		for i := range c.Shards {
-			sealed := controltable.EncodeFence(c.Shuts, i, controltable.Sealed)
-			out = append(out, s.put(controltable.FencePK(c.Shuts)+"/"+controltable.FenceSK(i), sealed, unless()))
+			out = append(out, s.removeItem(pkMark+"/"+m.Forget, controltable.Key(pkMark, m.Forget), condition{}))
 		}
 	}
 	return out
 }
 
-// atRev holds if a stored item has revision rev, 0 being none.
-func atRev(rev int64) condition {
+// ifRevision is the condition that a stored item has revision rev; 0: that there is none.
+func ifRevision(rev int64) condition {
 	if rev == 0 {
-		return unless()
+		return ifAbsent()
 	}
 	return condition{"#rev = :rev", values{"rev": attr.Num(rev)}}
 }
 
-// frozenSource is a source within a rotation's record.
+// frozenSource is a source within a rotation's record, as JSON. The record keeps the whole
+// definition: a source that is changed or removed later must still be read as it was when
+// the rotation began.
 type frozenSource struct {
 	Name       string `json:"name"`
 	Kind       string `json:"kind"`
@@ -153,7 +154,8 @@ type frozenSource struct {
 	Generation int    `json:"generation,omitempty"`
 }
 
-// encodeFrozen adds what a rotation has frozen at its start to its record.
+// encodeFrozen adds to a record what the rotation has frozen at its start, and what steps
+// have added since. See encodeRotation for the attributes.
 func encodeFrozen(i item, r kek.Rotation) {
 	sources := make([]frozenSource, len(r.Sources))
 	for n, src := range r.Sources {
@@ -187,7 +189,7 @@ func encodeFrozen(i item, r kek.Rotation) {
 	attr.Set(i, "rehearsed", string(r.Rehearsed), "sealed_at", r.SealedAt, "resumed_at", r.ResumedAt, "ended_by", r.EndedBy)
 }
 
-// decodeFrozen fills in what encodeFrozen has written.
+// decodeFrozen decodes what encodeFrozen has written.
 func decodeFrozen(rd *attr.Reader, r *kek.Rotation) {
 	var sources []frozenSource
 	rd.JSON("sources", &sources)
@@ -219,10 +221,11 @@ func decodeFrozen(rd *attr.Reader, r *kek.Rotation) {
 	}
 }
 
+// encodeJSON encodes a value of strings, numbers and booleans, which cannot fail.
 func encodeJSON(v any) string {
 	b, err := json.Marshal(v)
 	if err != nil {
-		panic(err) // strings and numbers
+		panic(err)
 	}
 	return string(b)
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/matter-ops/kms-rotation/audit"
 	"github.com/matter-ops/kms-rotation/internal/ddb"
+	"github.com/matter-ops/kms-rotation/internal/rowschema"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/test/ddbtest"
 	"github.com/matter-ops/kms-rotation/test/storetest"
@@ -64,7 +65,7 @@ func TestStartBesideTheRegistry(t *testing.T) {
 		"a source is added": func(t *testing.T, s *ddb.Store) {
 			t.Helper()
 			change(t, s, func(v kek.View) (kek.Change, error) {
-				return v.PutSource(kek.Source{Name: "late", Kind: kek.KindDynamoDB, Place: "late"}, now())
+				return v.PutSource(kek.Source{Name: "late", Kind: rowschema.Kind, Place: "late"}, now())
 			})
 		},
 		"a KEK is registered": func(t *testing.T, s *ddb.Store) {
@@ -146,7 +147,7 @@ func change(t *testing.T, s *ddb.Store, next func(kek.View) (kek.Change, error))
 func rotateTo(t *testing.T, s *ddb.Store, rotation bool, now func() time.Time) {
 	t.Helper()
 	change(t, s, func(v kek.View) (kek.Change, error) {
-		return v.Genesis(kek.KEK{ID: "kek-0", FenceShards: 1}, []kek.Source{{Name: "orders", Kind: kek.KindDynamoDB, Place: "orders"}}, now())
+		return v.Genesis(kek.KEK{ID: "kek-0", FenceShards: 1}, []kek.Source{{Name: "orders", Kind: rowschema.Kind, Place: "orders"}}, now())
 	})
 	if !rotation {
 		return

@@ -1,19 +1,21 @@
-// Package ddb keeps the state of rotations in DynamoDB: one control table (pk and
-// sk, both strings) and the tables whose rows are rewrapped.
+// Package ddb keeps the state of rotations in DynamoDB, in one table: the control table.
+// Its primary key is pk and sk, both strings. Package controltable defines the items that
+// applications share; the constants of this package list the others.
 //
-// Invariants (spec/rotation.tla): every read that a decision is made from is
-// strongly consistent, and the view of a step is one snapshot; every step's effect is one TransactWriteItems that
-// conditions on what was read and appends its audit record, so that AuditLinear
-// and AuditOnceInOrder hold with the effect or not at all; a row is replaced only
-// if it still is what was read, and never created, so that NoKeyOrphans cannot
-// break by bringing back what somebody deleted.
+// Invariants (spec/rotation.tla):
 //
-// What makes a repeated write harmless is its condition, not the SDK's client
-// token. The SDK fills ClientRequestToken once per call, so its own retries of a
-// transaction whose answer was lost succeed without writing twice; but a token
-// lives ten minutes and only within one call, while a condition holds across
-// processes and days. A single-item write that the SDK repeats after a lost answer
-// fails its own condition: callers read again and find their effect made.
+//   - Every read that a decision is made from is strongly consistent, and the view of a
+//     step is one snapshot.
+//   - The effect of a step is one TransactWriteItems. It is conditional on what was read
+//     and appends the audit record of the effect, so that AuditLinear and AuditOnceInOrder
+//     hold with the effect or not at all.
+//
+// A repeated write is harmless because of its condition, not because of the SDK's client
+// token. The SDK fills ClientRequestToken once per call, so if it repeats a transaction
+// whose answer was lost, nothing is written twice. But a token is valid for ten minutes
+// (API reference, TransactWriteItems) and only within one call, while a condition holds
+// across processes and days. A write of a single item has no token: the SDK's repetition
+// fails its own condition, and the caller reads again and finds that its effect is made.
 //
 // Retries and timeouts are those of the client passed in.
 package ddb
@@ -32,11 +34,11 @@ import (
 
 	"github.com/matter-ops/kms-rotation/audit"
 	"github.com/matter-ops/kms-rotation/internal/attr"
-	"github.com/matter-ops/kms-rotation/internal/awserr"
-	"github.com/matter-ops/kms-rotation/internal/backoff"
 	"github.com/matter-ops/kms-rotation/internal/controltable"
+	"github.com/matter-ops/kms-rotation/internal/remote"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/journal"
 )
 
 // API is what [Store] uses of the DynamoDB client.
@@ -52,8 +54,8 @@ type API interface {
 }
 
 var (
-	_ rotation.Registry    = (*Store)(nil)
-	_ rotation.Outbox      = (*Store)(nil)
+	_ journal.Registry     = (*Store)(nil)
+	_ journal.Outbox       = (*Store)(nil)
 	_ rotation.Drainage    = (*Store)(nil)
 	_ rotation.Checkpoints = (*Store)(nil)
 )
@@ -72,11 +74,16 @@ func New(client API, table, chain string, now func() time.Time) *Store {
 	return &Store{client: client, table: table, chain: chain, now: now}
 }
 
-// Load implements [rotation.Registry]. An empty rotation id reads no rotation.
+// Load implements [journal.Registry]. An empty rotation id reads no rotation.
 //
-// What it returns is one snapshot. Item by item would not do: a duplicate that
-// read the rotation before another's switch and the new KEK after it would see a
-// KEK that is active already, and take for an illegal transition what is a race.
+// What it returns is one snapshot, by TransactGetItems. Reads one by one would not do: a
+// duplicate step that read the rotation before another's switch and the new KEK after it
+// would see a KEK that is already active, and report an illegal transition where there is
+// only a race.
+//
+// The keys of the KEKs are known only from the pointer and the rotation. So the first
+// snapshot has no KEKs, the second has those that the first named, and it is repeated while
+// the pointer moves in between.
 func (s *Store) Load(ctx context.Context, rotationID string) (kek.View, error) {
 	keys := []item{controltable.Key(pkPointer, noSK), controltable.Key(pkLock, noSK)}
 	if rotationID != "" {
@@ -88,7 +95,7 @@ func (s *Store) Load(ctx context.Context, rotationID string) (kek.View, error) {
 		for _, id := range read {
 			all = append(all, controltable.Key(controltable.KEKPK(id), noSK))
 		}
-		items, err := s.snapshot(ctx, all)
+		items, err := s.readSnapshot(ctx, all)
 		if err != nil {
 			return kek.View{}, err
 		}
@@ -96,7 +103,7 @@ func (s *Store) Load(ctx context.Context, rotationID string) (kek.View, error) {
 		if err != nil {
 			return kek.View{}, err
 		}
-		if named := named(v); !slices.Equal(named, read) { // the first time, or the pointer moved meanwhile
+		if named := listNamedKEKs(v); !slices.Equal(named, read) { // the first read, or the pointer moved meanwhile
 			read = named
 			continue
 		}
@@ -105,35 +112,35 @@ func (s *Store) Load(ctx context.Context, rotationID string) (kek.View, error) {
 	return kek.View{}, fmt.Errorf("load: what the pointer and the rotation name changed %d times", maxTries)
 }
 
-// snapshot reads up to 100 items as of one moment.
-func (s *Store) snapshot(ctx context.Context, keys []item) ([]item, error) {
+// readSnapshot reads up to 100 items, the limit of TransactGetItems, as of one moment.
+func (s *Store) readSnapshot(ctx context.Context, keys []item) ([]item, error) {
 	in := &dynamodb.TransactGetItemsInput{}
 	for _, k := range keys {
 		in.TransactItems = append(in.TransactItems, types.TransactGetItem{Get: &types.Get{TableName: &s.table, Key: k}})
 	}
 	var last error
 	for try := range maxTries {
-		if err := backoff.Pause(ctx, try, firstWait, maxWait); err != nil {
+		if err := remote.WaitForTry(ctx, try, firstWait, maxWait); err != nil {
 			return nil, errors.Join(err, last)
 		}
 		out, err := s.client.TransactGetItems(ctx, in)
 		if err == nil {
 			var items []item
 			for _, r := range out.Responses {
-				items = append(items, r.Item) // nil where there is none, which is no item of a view
+				items = append(items, r.Item) // nil if it does not exist; decodeView skips it
 			}
 			return items, nil
 		}
-		last = wrap("TransactGetItems", err)
+		last = wrapError("TransactGetItems", err)
 		var cancelled *types.TransactionCanceledException
-		if !errors.As(err, &cancelled) || !contended(cancelled) {
+		if !errors.As(err, &cancelled) || !isContended(cancelled) {
 			return nil, last
 		}
 	}
 	return nil, fmt.Errorf("gave up after %d tries: %w", maxTries, last)
 }
 
-// decodeView sorts items into a view.
+// decodeView sorts items into a view. Items of other kinds are skipped.
 func decodeView(items []item) (kek.View, error) {
 	v := kek.View{KEKs: map[kek.ID]kek.KEK{}}
 	for _, i := range items {
@@ -167,8 +174,8 @@ func decodeView(items []item) (kek.View, error) {
 	return v, nil
 }
 
-// named lists the KEKs that a view's pointer and rotation name, each once.
-func named(v kek.View) []kek.ID {
+// listNamedKEKs lists the KEKs that a view's pointer and rotation name, each once.
+func listNamedKEKs(v kek.View) []kek.ID {
 	var ids []kek.ID
 	add := func(id kek.ID) {
 		if id != "" && !slices.Contains(ids, id) {
@@ -188,37 +195,36 @@ func named(v kek.View) []kek.ID {
 	return ids
 }
 
-// getItem reads one item consistently; nil if it is absent, of which every attribute is
-// its zero value.
+// getItem reads one item consistently. It returns nil if the item does not exist; decoders
+// read a nil item as one whose attributes are all absent.
 func getItem(ctx context.Context, client API, table, pk, sk string) (item, error) {
 	out, err := client.GetItem(ctx, &dynamodb.GetItemInput{
 		TableName: &table, Key: controltable.Key(pk, sk), ConsistentRead: aws.Bool(true),
 	})
 	if err != nil {
-		return nil, wrap("GetItem "+pk, err)
+		return nil, wrapError("GetItem "+pk, err)
 	}
 	return out.Item, nil
 }
 
-// wrap names the operation that failed. A table that is not there becomes
-// [rotation.ErrNoControlTable]; everything else stays what it is, for others to
-// classify.
-func wrap(op string, err error) error {
+// wrapError names the operation that failed. A table that does not exist becomes
+// [journal.ErrNoControlTable]; package remote classifies every other error.
+func wrapError(op string, err error) error {
 	var missing *types.ResourceNotFoundException
 	if errors.As(err, &missing) {
-		return fmt.Errorf("dynamodb %s: %w: %w", op, rotation.ErrNoControlTable, err)
+		return fmt.Errorf("dynamodb %s: %w: %w", op, journal.ErrNoControlTable, err)
 	}
-	return awserr.Wrap("dynamodb "+op, err)
+	return remote.WrapError("dynamodb "+op, err)
 }
 
-// failedCondition reports whether err says that a single write's condition failed.
+// failedCondition reports whether err means that the condition of a single write failed.
 func failedCondition(err error) bool {
 	var failed *types.ConditionalCheckFailedException
 	return errors.As(err, &failed)
 }
 
-// Head implements [rotation.Outbox].
+// Head implements [journal.Outbox].
 func (s *Store) Head(ctx context.Context) (audit.Line, audit.Head, error) {
-	h, err := s.head(ctx)
+	h, err := s.loadHead(ctx)
 	return h.Line, h.Head, err
 }

@@ -18,6 +18,9 @@ import (
 	"github.com/matter-ops/kms-rotation/internal/ddb"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/anchor"
+	"github.com/matter-ops/kms-rotation/rotation/doctor"
+	"github.com/matter-ops/kms-rotation/rotation/gates"
 	"github.com/matter-ops/kms-rotation/test/ddbtest"
 	"github.com/matter-ops/kms-rotation/test/memddb"
 	"github.com/matter-ops/kms-rotation/test/storetest"
@@ -39,30 +42,38 @@ func TestStored(t *testing.T) {
 		"announcement": {
 			"ANNOUNCEMENT#l", "-",
 			func(ctx context.Context, s *ddb.Store, _ *ddbtest.DataPlane) error {
-				return s.SaveAnnouncement(ctx, rotation.Announcement{Label: "l", From: at, To: at.Add(time.Hour), At: at.Add(2 * time.Hour), Actor: "a", Told: []string{"x", "y"}}, ev)
+				return s.SaveAnnouncement(ctx, gates.Announcement{Label: "l", From: at, To: at.Add(time.Hour), At: at.Add(2 * time.Hour), Actor: "a", Told: []string{"x", "y"}}, ev)
 			},
 			func(ctx context.Context, s *ddb.Store) (any, error) { return s.LoadAnnouncement(ctx, "l") },
-			rotation.Announcement{Label: "l", Rev: 1, From: at, To: at.Add(time.Hour), At: at.Add(2 * time.Hour), Actor: "a", Told: []string{"x", "y"}},
+			gates.Announcement{Label: "l", Rev: 1, From: at, To: at.Add(time.Hour), At: at.Add(2 * time.Hour), Actor: "a", Told: []string{"x", "y"}},
 		},
 		"drill": {
 			"DRILL#d", "-",
 			func(ctx context.Context, s *ddb.Store, _ *ddbtest.DataPlane) error {
-				return s.SaveDrill(ctx, rotation.Drill{Name: "d", PassedAt: at, Rotation: "r", Pointer: "p", Retired: "q", Error: "e", Actor: "a"}, ev)
+				return s.SaveDrill(ctx, gates.Drill{Name: "d", PassedAt: at, Rotation: "r", Pointer: "p", Retired: "q", Error: "e", Actor: "a"}, ev)
 			},
 			func(ctx context.Context, s *ddb.Store) (any, error) { return s.LoadDrill(ctx, "d") },
-			rotation.Drill{Name: "d", Rev: 1, PassedAt: at, Rotation: "r", Pointer: "p", Retired: "q", Error: "e", Actor: "a"},
+			gates.Drill{Name: "d", Rev: 1, PassedAt: at, Rotation: "r", Pointer: "p", Retired: "q", Error: "e", Actor: "a"},
 		},
 		"approval": {
 			"APPROVAL#r", "-",
 			func(ctx context.Context, s *ddb.Store, _ *ddbtest.DataPlane) error {
-				return s.SaveApproval(ctx, rotation.Approval{
+				return s.SaveApproval(ctx, gates.Approval{
 					Rotation: "r", Plan: "p", State: "s", Token: "t", Requester: "q", Asked: at, Expires: at.Add(time.Hour), By: "b", At: at.Add(time.Minute), Reason: "x",
 				}, ev)
 			},
 			func(ctx context.Context, s *ddb.Store) (any, error) { return s.LoadApproval(ctx, "r") },
-			rotation.Approval{
+			gates.Approval{
 				Rotation: "r", Rev: 1, Plan: "p", State: "s", Token: "t", Requester: "q", Asked: at, Expires: at.Add(time.Hour), By: "b", At: at.Add(time.Minute), Reason: "x",
 			},
+		},
+		"pause": {
+			"PAUSE#r", "-",
+			func(ctx context.Context, s *ddb.Store, _ *ddbtest.DataPlane) error {
+				return s.SavePause(ctx, gates.Pause{Rotation: "r", State: "s", By: "b", At: at, Reason: "x"}, ev)
+			},
+			func(ctx context.Context, s *ddb.Store) (any, error) { return s.LoadPause(ctx, "r") },
+			gates.Pause{Rotation: "r", Rev: 1, State: "s", By: "b", At: at, Reason: "x"},
 		},
 		"health": {
 			"HEALTH#2026-04-01", "-",
@@ -77,19 +88,19 @@ func TestStored(t *testing.T) {
 			func(ctx context.Context, s *ddb.Store) (any, error) {
 				return s.ListHealth(ctx, []string{"2026-04-02", "2026-04-01", "2026-04-01"})
 			},
-			[]rotation.HealthDay{{Day: "2026-04-01", Green: 2, Red: 1}},
+			[]gates.HealthDay{{Day: "2026-04-01", Green: 2, Red: 1}},
 		},
 		"anchor": {
 			"ANCHOR", "-",
 			func(ctx context.Context, s *ddb.Store, _ *ddbtest.DataPlane) error {
-				return s.SaveAnchor(ctx, rotation.AnchorState{
-					Last:   rotation.Anchored{N: 2, Digest: "d", Head: audit.Head{Seq: 7, Hash: "h"}, Log: "l", Index: 9, At: at},
+				return s.SaveAnchor(ctx, anchor.State{
+					Last:   anchor.Anchored{N: 2, Digest: "d", Head: audit.Head{Seq: 7, Hash: "h"}, Log: "l", Index: 9, At: at},
 					Intent: signed, Places: "13=g1-0123456789abcdef",
 				})
 			},
 			func(ctx context.Context, s *ddb.Store) (any, error) { return s.LoadAnchor(ctx) },
-			rotation.AnchorState{
-				Rev: 1, Last: rotation.Anchored{N: 2, Digest: "d", Head: audit.Head{Seq: 7, Hash: "h"}, Log: "l", Index: 9, At: at}, Intent: signed, Places: "13=g1-0123456789abcdef",
+			anchor.State{
+				Rev: 1, Last: anchor.Anchored{N: 2, Digest: "d", Head: audit.Head{Seq: 7, Hash: "h"}, Log: "l", Index: 9, At: at}, Intent: signed, Places: "13=g1-0123456789abcdef",
 			},
 		},
 		"checkpoint": {
@@ -301,14 +312,14 @@ func TestLists(t *testing.T) {
 	if d := cmp.Diff(want, got); d != "" {
 		t.Errorf("lists (-want +got):\n%s", d)
 	}
-	read := map[rotation.ItemKind]int{}
+	read := map[doctor.ItemKind]int{}
 	items, err := store.Examine(t.Context())
 	for _, i := range items {
 		read[i.Kind]++
 	}
-	kinds := map[rotation.ItemKind]int{
-		rotation.ItemKEK: 4, rotation.ItemRotation: 4, rotation.ItemSource: 4, rotation.ItemMark: 4, rotation.ItemLease: 4, rotation.ItemCheckpoint: 6,
-		rotation.ItemRecord: 4, rotation.ItemHead: 1, rotation.ItemRegistry: 1,
+	kinds := map[doctor.ItemKind]int{
+		doctor.ItemKEK: 4, doctor.ItemRotation: 4, doctor.ItemSource: 4, doctor.ItemMark: 4, doctor.ItemLease: 4, doctor.ItemCheckpoint: 6,
+		doctor.ItemRecord: 4, doctor.ItemHead: 1, doctor.ItemRegistry: 1,
 	}
 	if d := cmp.Diff(kinds, read); d != "" || err != nil {
 		t.Errorf("items, %v (-want +got):\n%s", err, d)

@@ -14,6 +14,8 @@ import (
 	"github.com/aws/aws-lambda-go/lambda/messages"
 
 	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/gates"
+	"github.com/matter-ops/kms-rotation/rotation/journal"
 )
 
 func echo(_ context.Context, in rotation.StepInput) (rotation.MintOutput, error) {
@@ -23,7 +25,7 @@ func echo(_ context.Context, in rotation.StepInput) (rotation.MintOutput, error)
 func invoke(t *testing.T, step Step[rotation.StepInput, rotation.MintOutput], setup error, payload string) (*rotation.MintOutput, messages.InvokeResponse_Error, string) {
 	t.Helper()
 	var log bytes.Buffer
-	out, err := Handler(step, setup, slog.New(slog.NewTextHandler(&log, nil)))(t.Context(), json.RawMessage(payload))
+	out, err := NewHandler(step, setup, slog.New(slog.NewTextHandler(&log, nil)))(t.Context(), json.RawMessage(payload))
 	var named messages.InvokeResponse_Error
 	if err != nil && !errors.As(err, &named) {
 		t.Fatalf("error %T is not an InvokeResponse_Error: it would be named after its Go type", err)
@@ -48,27 +50,27 @@ func TestHandlerDecodesStrictly(t *testing.T) {
 // the state machine of this project writes stays strict.
 func TestExecutionOfAWS(t *testing.T) {
 	const execution = `{"Id":"arn:x","Name":"n","RoleArn":"r","StartTime":"s","RedriveCount":2,"Input":{"a":1},"NewIn2027":{"b":[1]}}`
-	in, err := Decode[rotation.NotifyInput]([]byte(`{"event":"halted","execution":` + execution + `,"halted_in":` + execution + `}`))
+	in, err := DecodePayload[journal.Notice]([]byte(`{"event":"halted","execution":` + execution + `,"halted_in":` + execution + `}`))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := (rotation.Execution{ID: "arn:x", Name: "n", RedriveCount: 2}); in.Execution != want || *in.HaltedIn != want {
+	if want := (journal.Execution{ID: "arn:x", Name: "n", RedriveCount: 2}); in.Execution != want || *in.HaltedIn != want {
 		t.Errorf("got %+v and %+v", in.Execution, in.HaltedIn)
 	}
-	if _, err := Decode[rotation.NotifyInput]([]byte(`{"event":"halted","execution":` + execution + `,"halted":1}`)); err == nil {
+	if _, err := DecodePayload[journal.Notice]([]byte(`{"event":"halted","execution":` + execution + `,"halted":1}`)); err == nil {
 		t.Error("a field that the state machine does not send was accepted")
 	}
 }
 
 func TestHandlerNamesErrors(t *testing.T) {
-	deep := fmt.Errorf("outer: %w", &rotation.Error{Kind: rotation.DrainTimeout, Msg: "m"})
+	deep := fmt.Errorf("outer: %w", &journal.Error{Kind: journal.DrainTimeout, Msg: "m"})
 	for _, tc := range []struct {
 		err  error
-		want rotation.Kind
+		want journal.Kind
 	}{
-		{deep, rotation.DrainTimeout},
-		{fmt.Errorf("call: %w", context.DeadlineExceeded), rotation.Transient},
-		{errors.New("odd"), rotation.Internal},
+		{deep, journal.DrainTimeout},
+		{fmt.Errorf("call: %w", context.DeadlineExceeded), journal.Transient},
+		{errors.New("odd"), journal.Internal},
 	} {
 		fail := func(context.Context, rotation.StepInput) (rotation.MintOutput, error) {
 			return rotation.MintOutput{}, tc.err
@@ -81,16 +83,18 @@ func TestHandlerNamesErrors(t *testing.T) {
 			t.Errorf("log %q lacks the error type", log)
 		}
 	}
-	halt := &rotation.Halt{Rotation: "q", Kind: rotation.DrainTimeout, Cause: "DrainTimeout: a \"lease\"", Next: "wait"}
+	halt := &journal.Halt{Rotation: "q", Kind: journal.DrainTimeout, Cause: "DrainTimeout: a \"lease\"", Next: "wait"}
+	unsaid := *halt // as a step hands it over
+	unsaid.Next = ""
 	halts := func(context.Context, rotation.StepInput) (rotation.MintOutput, error) {
-		return rotation.MintOutput{}, &rotation.Error{Kind: rotation.Halted, Msg: "m", Halt: halt}
+		return rotation.MintOutput{}, &journal.Error{Kind: journal.Halted, Msg: "m", Halt: &unsaid, Next: journal.Next{Say: "wait"}}
 	}
 	_, e, _ := invoke(t, halts, nil, `{"rotation_id":"q"}`)
-	var got rotation.Halt
+	var got journal.Halt
 	if err := json.Unmarshal([]byte(e.Message), &got); err != nil || got != *halt || e.Type != "Halted" {
 		t.Errorf("a halt: %+v, %v", e, err)
 	}
-	setup := &rotation.Error{Kind: rotation.Misconfigured, Field: "MATTER_WINDOW", Msg: "m"}
+	setup := &journal.Error{Kind: journal.Misconfigured, Field: "MATTER_WINDOW", Msg: "m"}
 	if _, e, _ := invoke(t, nil, setup, `{}`); e.Type != "Misconfigured" || !strings.Contains(e.Message, "MATTER_WINDOW") {
 		t.Errorf("setup failure: got %+v", e)
 	}
@@ -105,7 +109,7 @@ func TestHandlerLeavesTimeToAnswer(t *testing.T) {
 		got, _ = ctx.Deadline()
 		return rotation.MintOutput{}, nil
 	}
-	if _, err := Handler(see, nil, slog.New(slog.DiscardHandler))(ctx, json.RawMessage(`{"rotation_id":"r"}`)); err != nil {
+	if _, err := NewHandler(see, nil, slog.New(slog.DiscardHandler))(ctx, json.RawMessage(`{"rotation_id":"r"}`)); err != nil {
 		t.Fatal(err)
 	}
 	if want := end.Add(-answerReserve); !got.Equal(want) {
@@ -121,10 +125,10 @@ func TestTokenIsNotLogged(t *testing.T) {
 		`{"rotation_id":"q2","task_token":"AQC8secret"`, `["AQC8secret"]`,
 	} {
 		var log bytes.Buffer
-		ask := func(context.Context, rotation.ApprovalInput) (rotation.ApprovalOutput, error) {
-			return rotation.ApprovalOutput{Plan: "plan"}, nil
+		ask := func(context.Context, gates.ApprovalInput) (gates.ApprovalOutput, error) {
+			return gates.ApprovalOutput{Plan: "plan"}, nil
 		}
-		_, err := Handler(ask, nil, slog.New(slog.NewTextHandler(&log, nil)))(t.Context(), json.RawMessage(payload))
+		_, err := NewHandler(ask, nil, slog.New(slog.NewTextHandler(&log, nil)))(t.Context(), json.RawMessage(payload))
 		if strings.Contains(log.String(), "secret") {
 			t.Errorf("%s: %s", payload, log.String())
 		}
@@ -140,7 +144,7 @@ func TestRowsStayInside(t *testing.T) {
 	rows := []string{"customer=jane@example.com: denied"}
 	tally := rotation.Tally{Scanned: 7, Quarantined: 1, Poison: rows}
 	fails := func(context.Context, rotation.RewrapInput) (rotation.SweepOutput, error) {
-		return rotation.SweepOutput{}, &rotation.Error{Kind: rotation.RowsQuarantined, Msg: "1 of orders", Rows: rows}
+		return rotation.SweepOutput{}, &journal.Error{Kind: journal.RowsQuarantined, Msg: "1 of orders", Rows: rows}
 	}
 	rewraps := func(context.Context, rotation.RewrapInput) (rotation.SweepOutput, error) {
 		return rotation.SweepOutput{Done: true, Tally: tally, Sources: map[string]rotation.Tally{"orders": tally}}, nil
@@ -159,7 +163,7 @@ func TestRowsStayInside(t *testing.T) {
 func saidBy[Out any](t *testing.T, step Step[rotation.RewrapInput, Out]) string {
 	t.Helper()
 	var log bytes.Buffer
-	out, err := Handler(step, nil, slog.New(slog.NewTextHandler(&log, nil)))(t.Context(), json.RawMessage(`{"rotation_id":"q2"}`))
+	out, err := NewHandler(step, nil, slog.New(slog.NewTextHandler(&log, nil)))(t.Context(), json.RawMessage(`{"rotation_id":"q2"}`))
 	b, e := json.Marshal(out)
 	if e != nil {
 		t.Fatal(e)

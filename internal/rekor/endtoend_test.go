@@ -15,11 +15,12 @@ import (
 	s3types "github.com/aws/aws-sdk-go-v2/service/s3/types"
 
 	"github.com/matter-ops/kms-rotation/audit"
+	"github.com/matter-ops/kms-rotation/internal/auditbucket"
 	"github.com/matter-ops/kms-rotation/internal/awskms"
 	"github.com/matter-ops/kms-rotation/internal/ddb"
 	"github.com/matter-ops/kms-rotation/internal/rekor"
-	"github.com/matter-ops/kms-rotation/internal/worm"
-	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/anchor"
+	"github.com/matter-ops/kms-rotation/rotation/journal"
 	"github.com/matter-ops/kms-rotation/test/ddbtest"
 	"github.com/matter-ops/kms-rotation/test/mototest"
 )
@@ -32,7 +33,7 @@ const (
 )
 
 // deployment is the real adapters on the local servers.
-func deployment(t *testing.T) (*rotation.Steps, *ddb.Store) {
+func deployment(t *testing.T) (*anchor.Anchor, *ddb.Store) {
 	t.Helper()
 	cfg := mototest.Config(t)
 	objects := s3.NewFromConfig(cfg, func(o *s3.Options) { o.UsePathStyle = true })
@@ -52,16 +53,14 @@ func deployment(t *testing.T) (*rotation.Steps, *ddb.Store) {
 	}
 	client := ddbtest.Client(t)
 	store := ddb.New(client, ddbtest.ControlTable(t, client), chain, time.Now)
-	vault := worm.New(objects, bucket, retention, time.Now)
-	return &rotation.Steps{Deps: rotation.Deps{
-		Outbox: store, Vault: vault, Now: time.Now, Actor: "test",
-		Anchoring: &rotation.Anchoring{
-			Store: store, Vault: vault, Ledger: store, Bucket: vault,
-			Signer: awskms.NewSigner(keys, aws.ToString(key.KeyMetadata.KeyId)),
-			Log:    rekor.New(&http.Client{Timeout: rekor.Timeout}), Retention: retention,
-			Heartbeat: time.Hour, MaxTail: time.Hour, Deadline: time.Minute,
-		},
-	}}, store
+	records := auditbucket.New(objects, bucket, retention, time.Now)
+	return &anchor.Anchor{
+		Journal: &journal.Journal{Outbox: store, AuditBucket: records, Now: time.Now, Actor: "test"},
+		Store:   store, Objects: records, Recorder: store, Bucket: records,
+		Signer: awskms.NewSigner(keys, aws.ToString(key.KeyMetadata.KeyId)),
+		Log:    rekor.New(&http.Client{Timeout: rekor.Timeout}), Retention: retention,
+		Heartbeat: time.Hour, MaxTail: time.Hour, Deadline: time.Minute,
+	}, store
 }
 
 // TestEndToEnd anchors through every real adapter and the real log, which is killed
@@ -71,7 +70,7 @@ func TestEndToEnd(t *testing.T) {
 	dir := t.TempDir()
 	log := realLog(t, dir)
 	s, store := deployment(t)
-	s.Anchoring.Trust.Logs = []audit.Log{log.Trust()}
+	s.Trust.Logs = []audit.Log{log.Trust()}
 	record := func(what string) {
 		t.Helper()
 		if err := store.Record(t.Context(), audit.Event{ID: what, Type: what, Step: "test"}); err != nil {
@@ -79,17 +78,17 @@ func TestEndToEnd(t *testing.T) {
 		}
 	}
 	record("one")
-	if out, err := s.Anchor(t.Context(), rotation.AnchorInput{}); err != nil || out.Anchor != 1 || out.Records != 1 {
+	if out, err := s.AnchorChain(t.Context(), anchor.Input{}); err != nil || out.Anchor != 1 || out.Records != 1 {
 		t.Fatalf("%+v, %v", out, err)
 	}
 	log.Stop()
 	record("two")
-	var typed *rotation.Error
-	if _, err := s.Anchor(t.Context(), rotation.AnchorInput{}); !errors.As(err, &typed) || typed.Kind != rotation.Transient {
+	var typed *journal.Error
+	if _, err := s.AnchorChain(t.Context(), anchor.Input{}); !errors.As(err, &typed) || typed.Kind != journal.Transient {
 		t.Fatalf("with a dead log: %v, want Transient", err)
 	}
 	log = realLog(t, dir)
-	s.Anchoring.Trust.Logs = []audit.Log{log.Trust()}
+	s.Trust.Logs = []audit.Log{log.Trust()}
 	detail, err := s.CheckAnchoring(t.Context())
 	if err != nil || detail != "3 records, anchor 3 at log index 2 of rekor.local" {
 		t.Fatalf("%q, %v", detail, err)
@@ -105,13 +104,13 @@ func TestEndToEnd(t *testing.T) {
 
 // audited is what an auditor says who has a copy of the bucket, the log's key, the
 // anchor key, and has seen one anchor before.
-func audited(t *testing.T, s *rotation.Steps, log audit.Log, seen audit.Known) audit.Report {
+func audited(t *testing.T, s *anchor.Anchor, log audit.Log, seen audit.Known) audit.Report {
 	t.Helper()
 	dir := filepath.Join(t.TempDir(), "copy")
-	if err := audit.Copy(t.Context(), s.Anchoring.Bucket, dir); err != nil {
+	if err := audit.Copy(t.Context(), s.Bucket, dir); err != nil {
 		t.Fatal(err)
 	}
-	key, err := s.Anchoring.Signer.PublicKey(t.Context())
+	key, err := s.Signer.PublicKey(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}

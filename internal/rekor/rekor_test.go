@@ -15,7 +15,7 @@ import (
 
 	"github.com/matter-ops/kms-rotation/audit"
 	"github.com/matter-ops/kms-rotation/internal/rekor"
-	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/anchor"
 	"github.com/matter-ops/kms-rotation/test/localaws/backend"
 	"github.com/matter-ops/kms-rotation/test/localaws/rekorlocal"
 	"github.com/matter-ops/kms-rotation/test/rekortest"
@@ -196,7 +196,7 @@ func TestForkHasNoProof(t *testing.T) {
 	}
 }
 
-// TestRestart shows that a log that was killed goes on with the same key, and that
+// TestRestart shows that a log that was killed continues with the same key, and that
 // an entry whose answer was lost is found.
 func TestRestart(t *testing.T) {
 	dir := t.TempDir()
@@ -206,7 +206,7 @@ func TestRestart(t *testing.T) {
 	s := statement(t, key, 1)
 	before := mustProve(t, log{was.Trust(), client}, s)
 	was.Stop()
-	if _, err := rekor.New(client).Submit(t.Context(), was.Trust(), s); err == nil || errors.Is(err, rotation.ErrLogRefused) {
+	if _, err := rekor.New(client).Submit(t.Context(), was.Trust(), s); err == nil || errors.Is(err, anchor.ErrLogRefused) {
 		t.Errorf("submit to a dead log: %v, want an error that does not say refused", err)
 	}
 	is := realLog(t, dir)
@@ -230,7 +230,7 @@ func TestStatuses(t *testing.T) {
 			return answer(status, `{"message":"no"}`), nil
 		})
 		_, err := rekor.New(client).Submit(t.Context(), l.Trust(), statement(t, rekortest.NewKey(t), 1))
-		if err == nil || errors.Is(err, rotation.ErrLogRefused) != refused {
+		if err == nil || errors.Is(err, anchor.ErrLogRefused) != refused {
 			t.Errorf("status %d: %v, want refused %t", status, err, refused)
 		}
 	}

@@ -13,20 +13,21 @@ import (
 
 const tileHeight = 8 // of every log under https://c2sp.org/tlog-tiles
 
-// inclusion makes the path of entry i in the tree of a checkpoint. The tiles are
-// verified against the root on the way.
-func (c *Client) inclusion(ctx context.Context, l audit.Log, at audit.Checkpoint, i int64) ([][]byte, error) {
+// proveInclusion returns the inclusion path of entry i in the tree of a checkpoint. The
+// reader verifies the tiles against the root.
+func (c *Client) proveInclusion(ctx context.Context, l audit.Log, at audit.Checkpoint, i int64) ([][]byte, error) {
 	tree := tlog.Tree{N: int64(at.Size)} //nolint:gosec // 63 bits, see audit
 	copy(tree.Hash[:], at.Root)
 	proof, err := tlog.ProveRecord(tree.N, i, tlog.TileHashReader(tree, &tiles{ctx: ctx, c: c, log: l}))
 	if err != nil {
 		return nil, fmt.Errorf("prove from tiles: %w", err)
 	}
-	return hashes(proof), nil
+	return toSlices(proof), nil
 }
 
-// Consistency implements [rotation.TransparencyLog]. The proof is made from the tiles of
-// the tree of c. Tiles that are there and are not of that tree are no fault of the wire.
+// Consistency implements [anchor.TransparencyLog]. The proof is made from the tiles of
+// the tree of the checkpoint at. If tiles were read but do not belong to that tree, the
+// error is [audit.ErrConsistency], not a transient one: the log has forked.
 func (c *Client) Consistency(ctx context.Context, l audit.Log, earlier, at audit.Checkpoint) ([][]byte, error) {
 	tree := tlog.Tree{N: int64(at.Size)} //nolint:gosec // 63 bits, see audit
 	copy(tree.Hash[:], at.Root)
@@ -38,10 +39,10 @@ func (c *Client) Consistency(ctx context.Context, l audit.Log, earlier, at audit
 	case err != nil:
 		return nil, fmt.Errorf("%w: tree sizes %d and %d: %w", audit.ErrConsistency, earlier.Size, at.Size, err)
 	}
-	return hashes(proof), nil
+	return toSlices(proof), nil
 }
 
-func hashes(proof []tlog.Hash) [][]byte {
+func toSlices(proof []tlog.Hash) [][]byte {
 	out := make([][]byte, len(proof))
 	for n, h := range proof {
 		out[n] = h[:]
@@ -54,26 +55,26 @@ type tiles struct {
 	ctx context.Context
 	c   *Client
 	log audit.Log
-	err error // of the last reading
+	err error // of the last read
 }
 
 // Height implements [tlog.TileReader].
 func (t *tiles) Height() int { return tileHeight }
 
-// SaveTiles implements [tlog.TileReader]; one proof is too little to keep them.
+// SaveTiles implements [tlog.TileReader]. Tiles are not kept: one proof needs each once.
 func (t *tiles) SaveTiles([]tlog.Tile, [][]byte) {}
 
-// ReadTiles implements [tlog.TileReader]. A partial tile may be gone once the full
-// one is there.
+// ReadTiles implements [tlog.TileReader]. A log may delete a partial tile once the full
+// tile exists, so the full one is read then (c2sp.org/tlog-tiles, "Partial tiles").
 func (t *tiles) ReadTiles(want []tlog.Tile) (_ [][]byte, err error) {
 	defer func() { t.err = err }()
 	out := make([][]byte, len(want))
 	for i, tile := range want {
-		b, status, err := t.read(tile)
+		b, status, err := t.readTile(tile)
 		if status == http.StatusNotFound && tile.W < 1<<tileHeight {
 			full := tile
 			full.W = 1 << tileHeight
-			b, status, err = t.read(full)
+			b, status, err = t.readTile(full)
 		}
 		size := tile.W * tlog.HashSize
 		switch {
@@ -89,12 +90,13 @@ func (t *tiles) ReadTiles(want []tlog.Tile) (_ [][]byte, err error) {
 	return out, nil
 }
 
-func (t *tiles) read(tile tlog.Tile) ([]byte, int, error) {
-	a, err := t.c.do(t.ctx, http.MethodGet, strings.TrimSuffix(t.log.URL, "/")+readPath+tilePath(tile), nil)
+// readTile reads one tile and returns its bytes and the HTTP status.
+func (t *tiles) readTile(tile tlog.Tile) ([]byte, int, error) {
+	a, err := t.c.sendRequest(t.ctx, http.MethodGet, strings.TrimSuffix(t.log.URL, "/")+readPath+tilePath(tile), nil)
 	return a.body, a.status, err
 }
 
-// tilePath is the path of a tile: tlog's, without the height.
+// tilePath returns the path of a tile: as package tlog writes it, without the height.
 func tilePath(t tlog.Tile) string {
 	return "tile/" + strings.TrimPrefix(t.Path(), fmt.Sprintf("tile/%d/", t.H))
 }

@@ -19,7 +19,7 @@ import (
 
 	"github.com/matter-ops/kms-rotation/audit"
 	"github.com/matter-ops/kms-rotation/internal/rekor"
-	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/anchor"
 	"github.com/matter-ops/kms-rotation/test/rekortest"
 )
 
@@ -133,7 +133,7 @@ func TestAccepted(t *testing.T) {
 			}
 			continue
 		}
-		if err == nil || errors.Is(err, rotation.ErrLogRefused) || !cmp.Equal(p, audit.Proof{}) {
+		if err == nil || errors.Is(err, anchor.ErrLogRefused) || !cmp.Equal(p, audit.Proof{}) {
 			t.Errorf("status %d: %v, %v, want an error that does not say refused", status, p, err)
 		}
 	}
@@ -182,7 +182,7 @@ func TestErrorsSay(t *testing.T) {
 	}
 }
 
-// TestConflictIndex: an index that is no place in a log finds nothing, and no tile is
+// TestConflictIndex: an index that is not in a log finds nothing, and no tile is
 // asked for.
 func TestConflictIndex(t *testing.T) {
 	for _, index := range []string{"", "x", "-1", "1.5", "9223372036854775808"} {
@@ -281,7 +281,7 @@ func TestGrownTile(t *testing.T) {
 }
 
 // TestWaitsForCheckpoint: an entry that no checkpoint covers yet is waited for, half a
-// second at a time and for so long as public logs need, but not for ever.
+// second at a time and for so long as public logs need, but not forever.
 func TestWaitsForCheckpoint(t *testing.T) {
 	for late, ok := range map[int]bool{0: true, 1: true, 7: true, 8: false, 1000: false} {
 		t.Run(fmt.Sprint(late), func(t *testing.T) {
@@ -299,7 +299,7 @@ func TestWaitsForCheckpoint(t *testing.T) {
 				p, err := rekor.New(client).Submit(t.Context(), l.Trust(), s)
 				took := time.Since(began)
 				if !ok {
-					if err == nil || errors.Is(err, rotation.ErrLogRefused) || looks != 8 {
+					if err == nil || errors.Is(err, anchor.ErrLogRefused) || looks != 8 {
 						t.Errorf("%v after %d looks, want an error that does not say refused after 8", err, looks)
 					}
 					return

@@ -210,7 +210,7 @@ func (b *browser) keep(name, method string, params object, magic string) {
 	picture, err := base64.StdEncoding.DecodeString(shot.Data)
 	must(b.t, err)
 	if !strings.HasPrefix(string(picture), magic) || len(picture) < 10_000 {
-		b.t.Errorf("%s: %d bytes are no picture of a report", name, len(picture))
+		b.t.Errorf("%s: %d bytes are not a picture of a report", name, len(picture))
 	}
 	if dir := os.Getenv("MATTER_SCREENSHOTS"); dir != "" {
 		must(b.t, os.WriteFile(filepath.Join(dir, name), picture, 0o600))

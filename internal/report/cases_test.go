@@ -12,6 +12,8 @@ import (
 	"github.com/matter-ops/kms-rotation/audit"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/journal"
+	"github.com/matter-ops/kms-rotation/rotation/keyring"
 	"github.com/matter-ops/kms-rotation/test/memstore"
 )
 
@@ -83,11 +85,11 @@ func halted(t *testing.T) *site {
 	if cause == nil {
 		t.Fatal("the rewrap passed")
 	}
-	var typed *rotation.Error
+	var typed *journal.Error
 	if !errors.As(cause, &typed) {
 		t.Fatal(cause)
 	}
-	h, err := json.Marshal(rotation.Halt{Rotation: spring, Kind: typed.Kind, Cause: cause.Error(), Next: "fix the cause"})
+	h, err := json.Marshal(journal.Halt{Rotation: spring, Kind: typed.Kind, Cause: cause.Error(), Next: "fix the cause"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -165,7 +167,7 @@ func emergency(t *testing.T) *site {
 func unproven(t *testing.T) *site {
 	t.Helper()
 	s := completed(t)
-	s.Anchoring = nil
+	s.Anchor = nil
 	for n := int64(1); n < 9; n++ {
 		s.world.Vault().Tamper(audit.AnchorKey(stack, n), nil)
 	}
@@ -177,7 +179,7 @@ func unproven(t *testing.T) *site {
 func historic(t *testing.T) *site {
 	t.Helper()
 	s := newSite(t)
-	k, err := s.Keys.Create(t.Context(), "", 1, "before", rotation.Key{})
+	k, err := s.Keys.Admin.Create(t.Context(), "", 1, "before", keyring.Key{})
 	must(t, err)
 	must(t, s.RegisterKEK(t.Context(), k.ID, "before"))
 	letters := s.world.NewTable("letters")

@@ -10,11 +10,13 @@ import (
 	"time"
 
 	"github.com/matter-ops/kms-rotation/audit"
+	"github.com/matter-ops/kms-rotation/internal/advice"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/journal"
 )
 
-// What the bucket holds in the place of a record.
+// The results of comparing a record with the object in the bucket.
 const (
 	bucketSame      = "same"
 	bucketMissing   = "missing"
@@ -22,13 +24,14 @@ const (
 	bucketUnread    = "unread"
 )
 
-// audit fills in the rotation's records, their anchors, and what the verification
-// of the whole chain says.
-func (c *collection) audit(ctx context.Context) error {
+// collectAudit adds the rotation's records, their anchors, and the verification of the
+// whole chain.
+func (c *collection) collectAudit(ctx context.Context) error {
 	at, head, err := c.Head.Head(ctx) // before the bucket, which may have grown since
 	if err != nil {
 		return fmt.Errorf("report: read the head of the audit chain: %w", err)
 	}
+	c.line = at
 	pending, _, err := c.Table.Unpublished(ctx)
 	if err != nil {
 		return fmt.Errorf("report: read the audit outbox: %w", err)
@@ -48,24 +51,24 @@ func (c *collection) audit(ctx context.Context) error {
 		if r.Time, err = time.Parse(time.RFC3339Nano, e.Record.Time); err != nil {
 			return fmt.Errorf("report: time of audit record %d: %w", r.Seq, err)
 		}
-		r.Bucket = c.inBucket(ctx, at, e)
+		r.Bucket = c.compareWithBucket(ctx, at, e)
 		a.Records = append(a.Records, r)
 	}
-	if c.report.Registry, err = c.registry(at); err != nil {
+	if c.report.Registry, err = c.listRegistryChanges(at); err != nil {
 		return err
 	}
-	c.anchors(ctx, &a)
-	a.Verification = c.verification(ctx, at, published(head, pending, c.entries))
+	c.collectAnchors(ctx, &a)
+	a.Verification = c.verifyChain(ctx, at, publishedHead(head, pending, c.entries))
 	c.report.Audit = a
 	return nil
 }
 
-// registryEvents are the records of what decides which rows a rotation moves.
+// registryEvents are the types of the records that decide which rows a rotation moves.
 var registryEvents = []string{kek.EventGenesis, kek.EventSourceAdded, kek.EventSourceRemoved, kek.EventMarkRemoved, kek.EventKEKRegistered, rotation.EventAdopted}
 
-// registry lists the changes of sources and historic KEKs, and the rows that were
-// adopted, from the end of the rotation before to the last record of this one.
-func (c *collection) registry(at audit.Line) ([]Change, error) {
+// listRegistryChanges returns the changes of sources and historic KEKs, and the adopted
+// rows, from the end of the rotation before to the last record of this one.
+func (c *collection) listRegistryChanges(at audit.Line) ([]Change, error) {
 	out := []Change{}
 	var pending []Change
 	seen := false // a record of this rotation
@@ -92,14 +95,14 @@ func (c *collection) registry(at audit.Line) ([]Change, error) {
 	return out, nil
 }
 
-// inBucket compares a record of the outbox with what the bucket holds.
-func (c *collection) inBucket(ctx context.Context, at audit.Line, e audit.Entry) string {
+// describeBucket compares a record of the outbox with what the bucket holds.
+func (c *collection) compareWithBucket(ctx context.Context, at audit.Line, e audit.Entry) string {
 	b, err := c.Vault.Get(ctx, at.RecordKey(e.Record.Seq))
 	switch {
-	case errors.Is(err, rotation.ErrNoRecord):
+	case errors.Is(err, journal.ErrNoRecord):
 		return bucketMissing
 	case err != nil:
-		c.note("Audit record %d could not be read from the bucket: %v", e.Record.Seq, err)
+		c.addNote("Audit record %d could not be read from the bucket: %v", e.Record.Seq, err)
 		return bucketUnread
 	case !bytes.Equal(b, e.Bytes):
 		return bucketDifferent
@@ -107,16 +110,16 @@ func (c *collection) inBucket(ctx context.Context, at audit.Line, e audit.Entry)
 	return bucketSame
 }
 
-// anchors finds for each record the first anchor that covers it. Anchors are many
-// and cover ever more, so each is found by bisection.
-func (c *collection) anchors(ctx context.Context, a *Audit) {
+// collectAnchors finds for each record the first anchor that covers it. There are many
+// anchors, and each covers more records than the one before, so it searches by bisection.
+func (c *collection) collectAnchors(ctx context.Context, a *Audit) {
 	if c.Anchoring == nil {
-		c.note("This deployment anchors its audit chain in no public log: that nobody rewrote the chain as a whole rests on the bucket's Object Lock alone.")
+		c.addNote("This deployment anchors its audit chain in no public log: that nobody rewrote the chain as a whole rests on the bucket's Object Lock alone.")
 		return
 	}
 	st, err := c.Anchoring.Store.LoadAnchor(ctx)
 	if err != nil {
-		c.note("The state of anchoring could not be read: %v", err)
+		c.addNote("The state of anchoring could not be read: %v", err)
 		return
 	}
 	read := map[int64]Anchor{}
@@ -124,14 +127,14 @@ func (c *collection) anchors(ctx context.Context, a *Audit) {
 		if known, ok := read[n]; ok || err != nil {
 			return known
 		}
-		read[n], err = c.anchor(ctx, st.Places.AnchorKeyIn(a.Chain, n))
+		read[n], err = c.readAnchor(ctx, st.Places.AnchorKeyIn(a.Chain, n))
 		return read[n]
 	}
 	for i := range a.Records {
 		r := &a.Records[i]
 		n := 1 + int64(sort.Search(int(st.Last.N), func(i int) bool { return at(int64(i)+1).Seq >= r.Seq }))
 		if err != nil {
-			c.note("The anchors could not be read: %v", err)
+			c.addNote("The anchors could not be read: %v", err)
 			return
 		}
 		if n > st.Last.N {
@@ -144,8 +147,9 @@ func (c *collection) anchors(ctx context.Context, a *Audit) {
 	}
 }
 
-func (c *collection) anchor(ctx context.Context, key string) (Anchor, error) {
-	b, err := c.Anchoring.Vault.GetAnchor(ctx, key)
+// readAnchor reads one anchor from the bucket.
+func (c *collection) readAnchor(ctx context.Context, key string) (Anchor, error) {
+	b, err := c.Anchoring.Objects.GetAnchor(ctx, key)
 	if err != nil {
 		return Anchor{}, err
 	}
@@ -165,9 +169,10 @@ func (c *collection) anchor(ctx context.Context, key string) (Anchor, error) {
 	}, err
 }
 
-// published is the head of what the bucket must hold: the chain's, or the record
-// before the first that is not marked published. A report does not publish.
-func published(head audit.Head, pending, entries []audit.Entry) *audit.Head {
+// publishedHead returns the head of the records that the bucket must hold: the chain's
+// head, or the record before the first one that is not marked as published. Collecting
+// does not publish.
+func publishedHead(head audit.Head, pending, entries []audit.Entry) *audit.Head {
 	if len(pending) == 0 || pending[0].Record.Seq > head.Seq {
 		return &head
 	}
@@ -180,8 +185,8 @@ func published(head audit.Head, pending, entries []audit.Entry) *audit.Head {
 	return nil
 }
 
-// verification verifies the whole chain in the bucket, offline.
-func (c *collection) verification(ctx context.Context, at audit.Line, head *audit.Head) Verification {
+// verifyChain verifies the whole chain in the bucket, offline.
+func (c *collection) verifyChain(ctx context.Context, at audit.Line, head *audit.Head) Verification {
 	p := audit.Policy{Chain: at.Chain, Retention: c.Retention, Head: head, Generations: at.Generations, Now: c.report.GeneratedAt}
 	bucket := c.Bucket
 	if a := c.Anchoring; a != nil {
@@ -191,23 +196,23 @@ func (c *collection) verification(ctx context.Context, at audit.Line, head *audi
 		p.Trust = a.Trust
 		own, err := a.Signer.PublicKey(ctx)
 		if err != nil {
-			return unverified(fmt.Errorf("anchor key: %w", err))
+			return failedVerification(fmt.Errorf("anchor key: %w", err))
 		}
 		p.Trust.AnchorKeys = append(slices.Clone(p.Trust.AnchorKeys), audit.PinnedKey{Key: own})
 		st, err := a.Store.LoadAnchor(ctx)
 		if err != nil {
-			return unverified(fmt.Errorf("anchor state: %w", err))
+			return failedVerification(fmt.Errorf("anchor state: %w", err))
 		}
 		if st.Last.N > 0 {
 			p.Known = []audit.Known{{N: st.Last.N, Digest: st.Last.Digest}}
 		}
 	}
 	if bucket == nil {
-		return unverified(errors.New("there is no access to the bucket"))
+		return failedVerification(errors.New("there is no access to the bucket"))
 	}
 	r, err := audit.Verify(ctx, bucket, p)
 	if err != nil {
-		return unverified(err)
+		return failedVerification(err)
 	}
 	return Verification{
 		Result: r.Result, Summary: r.String(), Records: r.Records, HeadHash: r.HeadHash, Anchored: r.Anchored,
@@ -215,6 +220,7 @@ func (c *collection) verification(ctx context.Context, at audit.Line, head *audi
 	}
 }
 
-func unverified(err error) Verification {
-	return Verification{Error: err.Error(), Summary: "the chain could not be verified: " + err.Error(), Findings: []audit.Finding{}}
+// failedVerification is the verification of a chain that could not be verified.
+func failedVerification(err error) Verification {
+	return Verification{Error: advice.Explain(err), Summary: "the chain could not be verified: " + advice.Explain(err), Findings: []audit.Finding{}}
 }

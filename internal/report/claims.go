@@ -8,34 +8,34 @@ import (
 	"github.com/matter-ops/kms-rotation/kek"
 )
 
-// The frameworks. What they ask is paraphrased; their own texts govern.
+// The frameworks. Their requirements are paraphrased here; their own texts are binding.
 const (
 	soc2 = "SOC 2"
 	pci  = "PCI DSS v4.0.1"
 	nist = "NIST SP 800-57 Part 1 Rev. 5"
 )
 
-// Longest periods of a symmetric key-wrapping key, Table 1 of SP 800-57 Part 1: two
-// years to wrap, and three more to unwrap.
+// The longest periods of a symmetric key-wrapping key (NIST SP 800-57 Part 1, Table 1): at
+// most two years to wrap, and three more to unwrap.
 const (
 	year      = 365 * 24 * time.Hour
 	maxWrap   = 2 * year
 	maxUnwrap = maxWrap + 3*year
 )
 
-// claims maps the rotation to what frameworks ask for, each with the evidence. A
-// claim can only be as good as the chain that its evidence is in.
-func (c *collection) claims() {
+// makeClaims maps the rotation to the requirements of frameworks, each with its evidence.
+// Every claim is rated by the audit chain, which holds the evidence.
+func (c *collection) makeClaims() {
 	c.report.Claims = []Claim{
-		c.rated(c.protectsKeys()), c.rated(c.encryptsData()),
-		c.rated(c.strongKeys()), c.rated(c.keyChange()), c.rated(c.retirement()), c.rated(c.substitution()),
-		notCovered(),
-		c.rated(c.cryptoperiods()), c.rated(c.keyStates()),
+		c.rateClaim(c.claimKeyProtection()), c.rateClaim(c.claimEncryption()),
+		c.rateClaim(c.claimStrongKeys()), c.rateClaim(c.claimKeyChange()), c.rateClaim(c.claimKeyRetirement()), c.rateClaim(c.claimNoSubstitution()),
+		claimNotCovered(),
+		c.rateClaim(c.claimCryptoperiods()), c.rateClaim(c.claimKeyStates()),
 	}
 }
 
-// rated lowers a claim to what the audit chain carries.
-func (c *collection) rated(k Claim) Claim {
+// rateClaim lowers a claim to what the audit chain supports.
+func (c *collection) rateClaim(k Claim) Claim {
 	v := c.report.Audit.Verification
 	if k.Status == NotShown || v.Result == audit.Green {
 		return k
@@ -54,8 +54,8 @@ func (c *collection) rated(k Claim) Claim {
 	return k
 }
 
-// evidence collects what there is: records by their types, and keys.
-func (c *collection) evidence(events ...string) []Evidence {
+// findEvidence returns the rotation's records of the given types as evidence.
+func (c *collection) findEvidence(events ...string) []Evidence {
 	var out []Evidence
 	for _, event := range events {
 		for _, rec := range c.report.Audit.Records {
@@ -71,6 +71,7 @@ func (c *collection) evidence(events ...string) []Evidence {
 	return out
 }
 
+// keyEvidence returns the states of the rotation's KEKs as evidence.
 func (c *collection) keyEvidence() []Evidence {
 	var out []Evidence
 	for _, k := range c.report.KEKs {
@@ -82,86 +83,97 @@ func (c *collection) keyEvidence() []Evidence {
 	return out
 }
 
-func (c *collection) done() bool { return c.report.Rotation.Phase == kek.Completed }
+// isCompleted reports whether the rotation is completed. Most claims are fully shown only
+// then.
+func (c *collection) isCompleted() bool { return c.report.Rotation.Phase == kek.Completed }
 
-func (c *collection) protectsKeys() Claim {
+// claimKeyProtection is about the life of the KEKs. It is fully shown only for a completed
+// rotation, because the retirement belongs to that life.
+func (c *collection) claimKeyProtection() Claim {
 	k := Claim{
 		Framework: soc2, Ref: "CC6.1", Status: Shown,
 		Asks:     "Cryptographic keys are protected during generation, storage, use and destruction.",
 		Text:     "The KEKs are KMS keys, which never leave KMS. The new one was made, tested and put in use, and the old one retired and disabled, each step recorded.",
-		Evidence: append(c.evidence(kek.EventKEKMinted, kek.EventDualUnwrapPassed, kek.EventPointerSwitched, kek.EventOldKEKRetired, kek.EventRolledBack, kek.EventReminted), c.keyEvidence()...),
+		Evidence: append(c.findEvidence(kek.EventKEKMinted, kek.EventDualUnwrapPassed, kek.EventPointerSwitched, kek.EventOldKEKRetired, kek.EventRolledBack, kek.EventReminted), c.keyEvidence()...),
 	}
-	if !c.done() {
+	if !c.isCompleted() {
 		k.Status, k.Text = Partly, "The KEKs are KMS keys, which never leave KMS. This rotation did not complete: it shows how the keys were handled as far as it came."
 	}
 	return k
 }
 
-func (c *collection) encryptsData() Claim {
+// claimEncryption is about the rows. It needs a finished scan without quarantined rows: a
+// row that was not read proves nothing.
+func (c *collection) claimEncryption() Claim {
 	k := Claim{
 		Framework: soc2, Ref: "CC6.1", Status: NotShown,
 		Asks:     "Data at rest is encrypted, under keys that are in use.",
 		Text:     "No scan of this rotation has read every row under the new KEK.",
-		Evidence: c.evidence(kek.EventRowsCounted, kek.EventRowsRehearsed, kek.EventRowsRewrapped, kek.EventOldKEKRetired, kek.EventRotationCompleted),
+		Evidence: c.findEvidence(kek.EventRowsCounted, kek.EventRowsRehearsed, kek.EventRowsRewrapped, kek.EventOldKEKRetired, kek.EventRotationCompleted),
 	}
-	if t, ok := c.report.total(passVerify); ok && c.done() && t.Quarantined == 0 {
+	if t, ok := c.report.sumFinished(passVerify); ok && c.isCompleted() && t.Quarantined == 0 {
 		k.Status = Shown
 		k.Text = fmt.Sprintf("The last scan read %d rows in %d sources, and each names the new KEK.", t.Scanned, len(c.report.Rows))
-		if rec, ok := c.report.record(kek.EventRotationCompleted); ok && rec.Body["unwrapped"] != "" {
+		if rec, ok := c.report.lastRecord(kek.EventRotationCompleted); ok && rec.Body["unwrapped"] != "" {
 			k.Text += " Unwrapped under it: " + rec.Body["unwrapped"] + "."
 		}
 	}
 	return k
 }
 
-func (c *collection) strongKeys() Claim {
+// claimStrongKeys is about the generation of the new KEK. That KMS keeps keys in validated
+// HSMs is AWS's evidence, so this claim is never fully shown.
+func (c *collection) claimStrongKeys() Claim {
 	k := Claim{
 		Framework: pci, Ref: "3.6.1.2, 3.7.1", Status: NotShown,
 		Asks:     "Strong keys are generated, and kept in a secure cryptographic device or under a key-encryption key at least as strong.",
 		Text:     "This rotation made no key.",
-		Evidence: append(c.evidence(kek.EventKEKMinted), c.keyEvidence()...),
+		Evidence: append(c.findEvidence(kek.EventKEKMinted), c.keyEvidence()...),
 	}
-	if _, ok := c.report.record(kek.EventKEKMinted); ok {
+	if _, ok := c.report.lastRecord(kek.EventKEKMinted); ok {
 		k.Status = Partly
 		k.Text = "KMS generated the new KEK as SYMMETRIC_DEFAULT (256-bit AES-GCM) for ENCRYPT_DECRYPT. That KMS keeps it in a validated HSM is AWS's evidence (AWS Artifact), not this report's."
 	}
 	return k
 }
 
-func (c *collection) keyChange() Claim {
+// claimKeyChange is about the change of keys. After the switch alone it is partly shown,
+// because rows may still be under the old KEK.
+func (c *collection) claimKeyChange() Claim {
 	p := c.report.Cryptoperiod
 	k := Claim{
 		Framework: pci, Ref: "3.7.4", Status: NotShown,
 		Asks:     "Keys are changed at the end of their defined cryptoperiod.",
 		Text:     "The old KEK was not changed: the pointer did not move.",
-		Evidence: c.evidence(kek.EventRotationStarted, kek.EventPointerSwitched, kek.EventOldKEKSealed, kek.EventRowsRewrapped),
+		Evidence: c.findEvidence(kek.EventRotationStarted, kek.EventPointerSwitched, kek.EventOldKEKSealed, kek.EventRowsRewrapped),
 	}
 	if !p.WrapTo.IsZero() {
 		k.Status = Partly
-		k.Text = fmt.Sprintf("The pointer moved off the old KEK on %s after %s. Rows may still be under it.", day(p.WrapTo), human(p.WrapTo.Sub(p.WrapFrom)))
+		k.Text = fmt.Sprintf("The pointer moved off the old KEK on %s after %s. Rows may still be under it.", formatDay(p.WrapTo), formatDuration(p.WrapTo.Sub(p.WrapFrom)))
 	}
-	if c.done() {
+	if c.isCompleted() {
 		k.Status = Shown
-		k.Text = fmt.Sprintf("The old KEK was changed on %s after %s in use, and every row of the registered sources was moved off it. The cryptoperiod that is to be kept is the entity's own.", day(p.WrapTo), human(p.WrapTo.Sub(p.WrapFrom)))
+		k.Text = fmt.Sprintf("The old KEK was changed on %s after %s in use, and every row of the registered sources was moved off it. The cryptoperiod that is to be kept is the entity's own.", formatDay(p.WrapTo), formatDuration(p.WrapTo.Sub(p.WrapFrom)))
 	}
 	return k
 }
 
-func (c *collection) retirement() Claim {
+// claimKeyRetirement is about the old KEK. It is fully shown when KMS has refused it.
+func (c *collection) claimKeyRetirement() Claim {
 	r := c.report.Rotation
 	k := Claim{
 		Framework: pci, Ref: "3.7.5", Status: NotShown,
 		Asks:     "Keys are retired or replaced when their cryptoperiod ends or when they may be compromised, and retired keys encrypt nothing.",
 		Text:     "The old KEK is not retired.",
-		Evidence: append(c.evidence(kek.EventRotationStarted, kek.EventOldKEKSealed, kek.EventOldKEKRetired, kek.EventRotationCompleted), c.keyEvidence()...),
+		Evidence: append(c.findEvidence(kek.EventRotationStarted, kek.EventOldKEKSealed, kek.EventOldKEKRetired, kek.EventRotationCompleted), c.keyEvidence()...),
 	}
-	old, ok := c.report.old()
+	old, ok := c.report.oldKEK()
 	if ok && old.State == kek.Retired && r.Phase.Reached(kek.KEKRetired) {
 		k.Status = Partly
 		k.Text = "The old KEK is retired in the registry; verification has not shown yet that KMS refuses it."
-		if c.done() && old.KMSState != unknown && !old.Enabled {
+		if c.isCompleted() && old.KMSState != unknown && !old.Enabled {
 			k.Status = Shown
-			k.Text = fmt.Sprintf("Sealed, then retired on %s and disabled in KMS, which refused to unwrap with it. It is not deleted, and must not be before %s.", day(old.RetiredAt), day(old.NotBeforeDelete))
+			k.Text = fmt.Sprintf("Sealed, then retired on %s and disabled in KMS, which refused to unwrap with it. It is not deleted, and must not be before %s.", formatDay(old.RetiredAt), formatDay(old.NotBeforeDelete))
 		}
 	}
 	if r.Mode == kek.Emergency {
@@ -170,21 +182,23 @@ func (c *collection) retirement() Claim {
 	return k
 }
 
-func (c *collection) substitution() Claim {
+// claimNoSubstitution is about the pointer: one conditional transaction moved it.
+func (c *collection) claimNoSubstitution() Claim {
 	k := Claim{
 		Framework: pci, Ref: "3.7.7", Status: NotShown,
 		Asks:     "Unauthorized substitution of keys is prevented.",
 		Text:     "The pointer did not move in this rotation.",
-		Evidence: c.evidence(kek.EventKEKMinted, kek.EventPointerSwitched),
+		Evidence: c.findEvidence(kek.EventKEKMinted, kek.EventPointerSwitched),
 	}
-	if rec, ok := c.report.record(kek.EventPointerSwitched); ok {
+	if rec, ok := c.report.lastRecord(kek.EventPointerSwitched); ok {
 		k.Status = Shown
 		k.Text = fmt.Sprintf("The pointer moved once, by %s, in a transaction conditional on the KEK it named before and on this rotation's lock, and to the key that dual unwrap had tested.", rec.Actor)
 	}
 	return k
 }
 
-func notCovered() Claim {
+// claimNotCovered lists requirements for which no rotation is evidence.
+func claimNotCovered() Claim {
 	return Claim{
 		Framework: pci, Ref: "3.6.1.3, 3.6.1.4, 3.7.2, 3.7.3, 3.7.6, 3.7.8", Status: NotCovered, Evidence: []Evidence{},
 		Asks: "Access by fewest custodians, fewest locations, secure distribution and storage, split knowledge, custodians' acknowledgement.",
@@ -192,19 +206,20 @@ func notCovered() Claim {
 	}
 }
 
-func (c *collection) cryptoperiods() Claim {
+// claimCryptoperiods compares the periods of the old KEK with the longest allowed ones.
+func (c *collection) claimCryptoperiods() Claim {
 	p := c.report.Cryptoperiod
 	wrap, total := time.Duration(p.WrapMillis)*time.Millisecond, time.Duration(p.TotalMillis)*time.Millisecond
 	k := Claim{
 		Framework: nist, Ref: "5.3, Table 1", Status: Shown,
 		Asks:     "A symmetric key-wrapping key wraps for at most 2 years, and unwraps for at most 3 years more.",
-		Evidence: append(c.evidence(kek.EventPointerSwitched, kek.EventOldKEKSealed, kek.EventOldKEKRetired), c.keyEvidence()...),
+		Evidence: append(c.findEvidence(kek.EventPointerSwitched, kek.EventOldKEKSealed, kek.EventOldKEKRetired), c.keyEvidence()...),
 	}
-	k.Text = fmt.Sprintf("The old KEK could wrap for %s", human(wrap))
+	k.Text = fmt.Sprintf("The old KEK could wrap for %s", formatDuration(wrap))
 	if p.SealedAt.IsZero() {
 		k.Text += " so far, and still can"
 	}
-	k.Text += fmt.Sprintf(", and could unwrap for %s", human(total))
+	k.Text += fmt.Sprintf(", and could unwrap for %s", formatDuration(total))
 	if p.UnwrapTo.IsZero() {
 		k.Text += " so far"
 	}
@@ -217,13 +232,14 @@ func (c *collection) cryptoperiods() Claim {
 		k.Status = Partly
 	}
 	if p.Genesis {
-		k.Status = worse(k.Status, Partly)
+		k.Status = worseStatus(k.Status, Partly)
 		k.Text += " It was in use before it was registered here: its creation date in KMS says for how long (aws kms describe-key)."
 	}
 	return k
 }
 
-func worse(a, b Status) Status {
+// worseStatus returns the weaker of two statuses.
+func worseStatus(a, b Status) Status {
 	if a == NotShown || b == NotShown {
 		return NotShown
 	}
@@ -233,30 +249,31 @@ func worse(a, b Status) Status {
 	return a
 }
 
-func (c *collection) keyStates() Claim {
+// claimKeyStates maps the states of the registry to those of NIST SP 800-57, section 7.
+func (c *collection) claimKeyStates() Claim {
 	k := Claim{
 		Framework: nist, Ref: "7", Status: Partly,
 		Asks:     "Keys go through defined states: pre-activation, active, deactivated, compromised, destroyed.",
 		Text:     "pending is pre-activation, active is active, draining and sealed are deactivated for wrapping, retired is deactivated for all use and disabled in KMS; none is destroyed by a rotation. This rotation has not taken its keys through all of them.",
-		Evidence: c.evidence(kek.EventKEKMinted, kek.EventPointerSwitched, kek.EventOldKEKSealed, kek.EventOldKEKRetired, kek.EventRolledBack, kek.EventReminted),
+		Evidence: c.findEvidence(kek.EventKEKMinted, kek.EventPointerSwitched, kek.EventOldKEKSealed, kek.EventOldKEKRetired, kek.EventRolledBack, kek.EventReminted),
 	}
-	if c.done() {
+	if c.isCompleted() {
 		k.Status = Shown
 		k.Text = "pending is pre-activation, active is active, draining and sealed are deactivated for wrapping, retired is deactivated for all use and disabled in KMS; none is destroyed by a rotation. Each transition of both keys is a record, made in the transaction that made the transition."
 	}
 	return k
 }
 
-// day is a date for a sentence.
-func day(t time.Time) string {
+// formatDay is a date for a sentence.
+func formatDay(t time.Time) string {
 	if t.IsZero() {
 		return "a date that is not set"
 	}
 	return t.UTC().Format("2006-01-02")
 }
 
-// human is a duration as a person says it.
-func human(d time.Duration) string {
+// formatDuration is a duration as a person says it.
+func formatDuration(d time.Duration) string {
 	switch {
 	case d < time.Second:
 		return fmt.Sprintf("%d ms", d.Milliseconds())

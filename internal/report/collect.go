@@ -11,6 +11,10 @@ import (
 	"github.com/matter-ops/kms-rotation/audit"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/anchor"
+	"github.com/matter-ops/kms-rotation/rotation/journal"
+	"github.com/matter-ops/kms-rotation/rotation/keyring"
+	"github.com/matter-ops/kms-rotation/source"
 )
 
 // Table is what a report reads of the control table.
@@ -29,7 +33,7 @@ type Head interface {
 
 // Keys asks KMS for the state of a key.
 type Keys interface {
-	Describe(ctx context.Context, id kek.ID) (rotation.Key, error)
+	Describe(ctx context.Context, id kek.ID) (keyring.Key, error)
 }
 
 // Vault reads one record of the audit bucket.
@@ -42,7 +46,8 @@ type History interface {
 	Executions(ctx context.Context, r kek.Rotation) ([]Execution, error)
 }
 
-// Reader is everything a report reads. Anchoring and History may be nil.
+// Reader is everything a report reads. Anchoring and History may be nil; without Prove no
+// checkpoint counts.
 type Reader struct {
 	Table     Table
 	Head      Head
@@ -50,63 +55,70 @@ type Reader struct {
 	Vault     Vault
 	Bucket    audit.Bucket  // the whole audit bucket
 	Retention time.Duration // least Object Lock of a record
-	Anchoring *rotation.Anchoring
+	Anchoring *anchor.Anchor
 	History   History
+	Open      func(kek.Source) (source.Driver, error) // the driver of a source
+	Prove     func(context.Context, rotation.Checkpoint) (rotation.Proof, error)
 	Stack     string
 	Actor     string
 	Now       func() time.Time
 }
 
-// collection is a report in the making.
+// collection is the state of collecting one report.
 type collection struct {
 	Reader
-	report  *Report
-	view    kek.View
-	keks    []kek.KEK
-	entries []audit.Entry // of the whole chain
+	report   *Report
+	view     kek.View
+	keks     []kek.KEK
+	entries  []audit.Entry         // of the whole chain
+	line     audit.Line            // where the chain's records are in the bucket
+	archived []rotation.Checkpoint // of this rotation, as the chain keeps them
+	unproven []string              // checkpoints, and why
+	unasked  bool                  // a note says that MACs could not be compared
 }
 
-// Collect reads everything there is on one rotation. Its error says that there is
-// no such rotation or that the control table cannot be read; what else cannot be
-// read is a note in the report.
+// Collect reads everything that is known about one rotation. It fails only if there is no
+// such rotation or the control table cannot be read; anything else that cannot be read is
+// a note in the report.
 func Collect(ctx context.Context, from Reader, id string) (Report, error) {
 	c := &collection{Reader: from, report: &Report{
 		V: Version, GeneratedAt: from.Now().UTC(), GeneratedBy: from.Actor, Stack: from.Stack,
 		Timeline: []Span{}, KEKs: []KEK{}, Rows: []SourceRows{}, Registry: []Change{}, Drain: []DrainPoll{}, Rewrap: []Progress{},
 		Checks: []Check{}, Executions: []Execution{}, Claims: []Claim{}, Notes: []string{},
 	}}
-	if err := c.load(ctx, id); err != nil {
+	if err := c.loadRotation(ctx, id); err != nil {
 		return Report{}, err
 	}
-	if err := c.rows(ctx); err != nil {
+	if err := c.collectAudit(ctx); err != nil {
 		return Report{}, err
 	}
-	if err := c.audit(ctx); err != nil {
+	c.collectArchived(ctx)
+	if err := c.collectRows(ctx); err != nil {
 		return Report{}, err
 	}
-	c.executions(ctx)
-	c.keys(ctx)
-	c.timeline()
-	c.cryptoperiod()
-	c.series()
-	c.outcome()
-	c.checks()
-	c.claims()
-	c.standingNotes()
+	c.collectExecutions(ctx)
+	c.collectKeys(ctx)
+	c.makeTimeline()
+	c.setCryptoperiod()
+	c.collectSeries()
+	c.setOutcome()
+	c.collectChecks()
+	c.makeClaims()
+	c.addStandingNotes()
 	return *c.report, nil
 }
 
-// load reads the rotation's record and the registry.
-func (c *collection) load(ctx context.Context, id string) (err error) {
+// loadRotation reads the rotation's record and the registry.
+func (c *collection) loadRotation(ctx context.Context, id string) (err error) {
 	if c.view, err = c.Table.Load(ctx, id); err != nil {
 		return fmt.Errorf("report of %s: read the rotation: %w", id, err)
 	}
 	r := c.view.Rotation
 	if r == nil {
-		return &rotation.Error{
-			Kind: rotation.InvalidInput, Field: "rotation_id", Err: kek.ErrNoRotation,
+		return &journal.Error{
+			Kind: journal.InvalidInput, Field: "rotation_id", Err: kek.ErrNoRotation,
 			Msg:  fmt.Sprintf("%q has no record; one that preflight refused leaves none", id),
-			Next: "matter ops kms-status lists the rotations",
+			Next: journal.Next{Say: "matter ops kms-status lists the rotations"},
 		}
 	}
 	if c.keks, err = c.Table.KEKs(ctx); err != nil {
@@ -115,7 +127,7 @@ func (c *collection) load(ctx context.Context, id string) (err error) {
 	c.report.Rotation = Rotation{
 		ID: r.ID, Mode: r.Mode, Phase: r.Phase, Label: r.Label, Reason: r.Reason, OldKEK: r.OldKEK, NewKEK: r.NewKEK,
 		Attempt: r.Attempt, Epoch: r.Epoch, Actor: r.Actor, Execution: r.Execution,
-		StartedAt: r.StartedAt.UTC(), SwitchedAt: utc(r.SwitchedAt), Error: r.Err,
+		StartedAt: r.StartedAt.UTC(), SwitchedAt: toUTC(r.SwitchedAt), Error: r.Err,
 	}
 	if r.Phase.Final() {
 		c.report.Rotation.EndedAt = r.UpdatedAt.UTC()
@@ -123,38 +135,40 @@ func (c *collection) load(ctx context.Context, id string) (err error) {
 	return nil
 }
 
-// utc is t in UTC; the zero time stays what it is.
-func utc(t time.Time) time.Time {
+// toUTC returns t in UTC; the zero time is not changed, so that JSON can omit it.
+func toUTC(t time.Time) time.Time {
 	if t.IsZero() {
 		return t
 	}
 	return t.UTC()
 }
 
-func (c *collection) note(format string, args ...any) {
+// addNote adds a sentence about what the report lacks, and why.
+func (c *collection) addNote(format string, args ...any) {
 	c.report.Notes = append(c.report.Notes, fmt.Sprintf(format, args...))
 }
 
-// executions reads what Step Functions still knows of the rotation.
-func (c *collection) executions(ctx context.Context) {
+// collectExecutions reads the executions that Step Functions still has. It keeps them for
+// 90 days (Step Functions developer guide, "Quotas").
+func (c *collection) collectExecutions(ctx context.Context) {
 	if c.History == nil {
-		c.note("The execution history was not read.")
+		c.addNote("The execution history was not read.")
 		return
 	}
 	all, err := c.History.Executions(ctx, *c.view.Rotation)
 	switch {
 	case err != nil:
-		c.note("The execution history could not be read (Step Functions keeps it for 90 days): %v", err)
+		c.addNote("The execution history could not be read (Step Functions keeps it for 90 days): %v", err)
 	case len(all) == 0:
-		c.note("The rotation was run step by step from the command line: there is no execution history, and so no drain curve and no throughput.")
+		c.addNote("The rotation was run step by step from the command line: there is no execution history, and so no drain curve and no throughput.")
 	case c.report.Rotation.Execution == "":
-		c.note("The rotation was begun step by step from the command line and handed to the state machine later: the curves begin there.")
+		c.addNote("The rotation was begun step by step from the command line and handed to the state machine later: the curves begin there.")
 	}
 	c.report.Executions = append(c.report.Executions, all...)
 }
 
-// keys lists the rotation's KEKs with what KMS says of them.
-func (c *collection) keys(ctx context.Context) {
+// collectKeys adds the rotation's KEKs and their states in KMS.
+func (c *collection) collectKeys(ctx context.Context) {
 	r := c.report.Rotation
 	for _, k := range c.keks {
 		var role string
@@ -173,16 +187,17 @@ func (c *collection) keys(ctx context.Context) {
 		state, enabled := c.kmsState(ctx, k.ID)
 		c.report.KEKs = append(c.report.KEKs, KEK{
 			ID: k.ID, Role: role, ARN: k.ARN, Label: k.Label, State: k.State, KMSState: state, Enabled: enabled,
-			CreatedAt: k.CreatedAt.UTC(), SwitchedAt: utc(k.SwitchedAt), RetiredAt: utc(k.RetiredAt),
-			Reason: k.Reason, NotBeforeDelete: utc(k.NotBeforeDelete),
+			CreatedAt: k.CreatedAt.UTC(), SwitchedAt: toUTC(k.SwitchedAt), RetiredAt: toUTC(k.RetiredAt),
+			Reason: k.Reason, NotBeforeDelete: toUTC(k.NotBeforeDelete),
 		})
 	}
 	slices.SortStableFunc(c.report.KEKs, func(a, b KEK) int {
-		return cmp.Or(cmp.Compare(rank(a), rank(b)), a.CreatedAt.Compare(b.CreatedAt))
+		return cmp.Or(cmp.Compare(roleRank(a), roleRank(b)), a.CreatedAt.Compare(b.CreatedAt))
 	})
 }
 
-func rank(k KEK) int {
+// roleRank orders KEKs: the old one first, then historic ones, then those of each mint.
+func roleRank(k KEK) int {
 	switch k.Role {
 	case roleOld:
 		return 0
@@ -193,13 +208,15 @@ func rank(k KEK) int {
 	}
 }
 
+// kmsState returns the state of a key in KMS. A failure is a note, not an error: the rest of
+// the report is still of use.
 func (c *collection) kmsState(ctx context.Context, id kek.ID) (state string, enabled bool) {
 	k, err := c.Keys.Describe(ctx, id)
 	switch {
-	case errors.Is(err, rotation.ErrNoKey):
+	case errors.Is(err, journal.ErrNoKey):
 		return "gone", false
 	case err != nil:
-		c.note("KMS did not say in which state key %s is: %v", id, err)
+		c.addNote("KMS did not say in which state key %s is: %v", id, err)
 		return unknown, false
 	case k.State == "" && k.Enabled:
 		return "Enabled", true
@@ -221,31 +238,31 @@ const (
 // unknown is the KMS state of a key that KMS did not describe.
 const unknown = "unknown"
 
-// standingNotes says what no report can show.
-func (c *collection) standingNotes() {
+// addStandingNotes adds notes on what no report can show.
+func (c *collection) addStandingNotes() {
 	r := c.report
 	if r.Rotation.Execution != "" {
-		c.note("Who started the execution is not in the rotation's record, whose actor is the function that ran preflight: CloudTrail has it, as the StartExecution call of %s.", r.Rotation.Execution)
+		c.addNote("Who started the execution is not in the rotation's record, whose actor is the function that ran preflight: CloudTrail has it, as the StartExecution call of %s.", r.Rotation.Execution)
 	}
 	if len(r.Rows) > 0 {
-		c.note("Rows are counted by the checkpoints of each pass. A row that was moved by a call which died before its checkpoint, or that was deleted meanwhile, counts as under the new KEK when the rewrap came to it.")
+		c.addNote("Rows are counted by the checkpoints of each pass. A row that was moved by a call which died before its checkpoint, or that was deleted meanwhile, counts as under the new KEK when the rewrap came to it.")
 	}
 	if n := len(r.Rewrap); n > 0 && n < 3 {
-		c.note("The throughput has a point per finished call of rewrap; this rotation needed so few that the curve says little.")
+		c.addNote("The throughput has a point per finished call of rewrap; this rotation needed so few that the curve says little.")
 	}
-	c.note("KMS states and the verification of the audit chain are of %s, when this report was made; everything else is of the time of the rotation.", r.GeneratedAt.Format(time.RFC3339))
+	c.addNote("KMS states and the verification of the audit chain are of %s, when this report was made; everything else is of the time of the rotation.", r.GeneratedAt.Format(time.RFC3339))
 }
 
-// old returns the KEK that was rotated, and whether the registry has it.
-func (r Report) old() (KEK, bool) {
+// oldKEK returns the KEK that was rotated, and whether the registry has it.
+func (r Report) oldKEK() (KEK, bool) {
 	if len(r.KEKs) == 0 || r.KEKs[0].Role != roleOld {
 		return KEK{}, false
 	}
 	return r.KEKs[0], true
 }
 
-// record returns the rotation's last record of a type.
-func (r Report) record(event string) (Record, bool) {
+// lastRecord returns the rotation's last record of a type.
+func (r Report) lastRecord(event string) (Record, bool) {
 	for i := len(r.Audit.Records) - 1; i >= 0; i-- {
 		if r.Audit.Records[i].Type == event {
 			return r.Audit.Records[i], true

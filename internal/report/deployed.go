@@ -4,17 +4,18 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/sfn"
 
 	"github.com/matter-ops/kms-rotation/audit"
-	"github.com/matter-ops/kms-rotation/internal/app"
+	"github.com/matter-ops/kms-rotation/internal/operate"
 )
 
-// Of returns the reader of a deployment, as a person operates it.
-func Of(d *app.Deployment) Reader {
+// NewReader returns the reader of a deployment, with the permissions of an operator.
+func NewReader(d *operate.Deployment) Reader {
 	s := d.Steps
 	r := Reader{
-		Table: d.Table, Head: d.Table, Keys: s.Keys, Vault: s.Vault, Retention: d.Config.Retention, Anchoring: s.Anchoring,
-		History: StepFunctions{Client: sfn.NewFromConfig(d.AWS), Machines: d.Config.StateMachines}, Stack: d.Config.Stack, Actor: s.Actor, Now: s.Now,
+		Table: d.Table, Head: d.Table, Keys: s.Keys.Admin, Vault: s.Journal.AuditBucket, Retention: d.Config.Retention, Anchoring: s.Anchor,
+		History: StepFunctions{Client: sfn.NewFromConfig(d.AWS), Machines: d.Config.StateMachines}, Stack: d.Config.Stack, Actor: s.Journal.Actor, Now: s.Journal.Now,
+		Open: s.OpenSource, Prove: s.ProveCheckpoint,
 	}
-	if b, ok := s.Vault.(audit.Bucket); ok {
+	if b, ok := s.Journal.AuditBucket.(audit.Bucket); ok {
 		r.Bucket = b
 	}
 	return r

@@ -17,6 +17,7 @@ import (
 
 	"github.com/matter-ops/kms-rotation/audit"
 	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/journal"
 	"github.com/matter-ops/kms-rotation/test/localaws"
 	"github.com/matter-ops/kms-rotation/test/localaws/backend"
 	"github.com/matter-ops/kms-rotation/test/sample"
@@ -54,7 +55,7 @@ func upLocal(t *testing.T) *sample.Local {
 // collect reports a rotation, and looks at the report as a person does.
 func collect(t *testing.T, l *sample.Local, id string) Report {
 	t.Helper()
-	r, err := Collect(t.Context(), Of(l.Deployment), id)
+	r, err := Collect(t.Context(), NewReader(l.Deployment), id)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -187,8 +188,8 @@ func rollBack(t *testing.T, l *sample.Local, name string) {
 		t.Fatal(err)
 	}
 	_, cause := s.DualUnwrap(ctx, in)
-	var typed *rotation.Error
-	if !errors.As(cause, &typed) || typed.Kind != rotation.CorpusCorrupted {
+	var typed *journal.Error
+	if !errors.As(cause, &typed) || typed.Kind != journal.CorpusCorrupted {
 		t.Fatalf("dual unwrap: %v", cause)
 	}
 	if _, err := s.Retire(ctx, rotation.RetireInput{RotationID: name, Action: rotation.ActionPreSwitchFailure, Error: string(typed.Kind), Cause: typed.Msg}); err != nil {

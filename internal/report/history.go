@@ -16,15 +16,15 @@ import (
 	"github.com/matter-ops/kms-rotation/kek"
 )
 
-// API is what [StepFunctions] uses of the client.
+// API is the part of the Step Functions client that [StepFunctions] uses.
 type API interface {
 	DescribeExecution(context.Context, *sfn.DescribeExecutionInput, ...func(*sfn.Options)) (*sfn.DescribeExecutionOutput, error)
 	GetExecutionHistory(context.Context, *sfn.GetExecutionHistoryInput, ...func(*sfn.Options)) (*sfn.GetExecutionHistoryOutput, error)
 	ListExecutions(context.Context, *sfn.ListExecutionsInput, ...func(*sfn.Options)) (*sfn.ListExecutionsOutput, error)
 }
 
-// maxResumes bounds how many executions are looked at for one that resumed the
-// rotation. A state machine that rotates every quarter has few.
+// maxResumes bounds how many executions are read to find those that resumed the rotation.
+// A state machine that rotates every quarter has few.
 const maxResumes = 100
 
 // StepFunctions is the [History] that AWS keeps for 90 days.
@@ -35,14 +35,14 @@ type StepFunctions struct {
 
 var _ History = StepFunctions{}
 
-// Executions implements [History]: the execution that started the rotation, if one
-// did, and those that were started later to resume it. What was found comes with an
-// error.
+// Executions implements [History]: the execution that started the rotation, if there is
+// one, and those that were started later to resume it. With an error it returns those that
+// it has found.
 func (h StepFunctions) Executions(ctx context.Context, r kek.Rotation) ([]Execution, error) {
 	var all []Execution
 	machines := []string{h.Machines[r.Mode]}
 	if r.Execution != "" {
-		first, of, err := h.execution(ctx, r.Execution)
+		first, of, err := h.readExecution(ctx, r.Execution)
 		if err != nil {
 			return nil, err
 		}
@@ -56,12 +56,12 @@ func (h StepFunctions) Executions(ctx context.Context, r kek.Rotation) ([]Execut
 	for _, machine := range machines {
 		if machine != "" && err == nil {
 			var more []string
-			more, err = h.resumes(ctx, machine, r)
+			more, err = h.listResumes(ctx, machine, r)
 			arns = append(arns, more...)
 		}
 	}
 	for _, arn := range arns {
-		e, _, err := h.execution(ctx, arn)
+		e, _, err := h.readExecution(ctx, arn)
 		if err != nil {
 			return all, err
 		}
@@ -71,22 +71,68 @@ func (h StepFunctions) Executions(ctx context.Context, r kek.Rotation) ([]Execut
 	return all, err
 }
 
-// execution reads one execution and the ARN of its state machine.
-func (h StepFunctions) execution(ctx context.Context, arn string) (Execution, string, error) {
+// readExecution reads one execution and the ARN of its state machine.
+func (h StepFunctions) readExecution(ctx context.Context, arn string) (Execution, string, error) {
 	d, err := h.Client.DescribeExecution(ctx, &sfn.DescribeExecutionInput{ExecutionArn: &arn})
 	if err != nil {
 		return Execution{}, "", fmt.Errorf("describe execution %s: %w", arn, err)
 	}
 	e := Execution{
-		ARN: arn, Status: string(d.Status), StartedAt: aws.ToTime(d.StartDate).UTC(), StoppedAt: utc(aws.ToTime(d.StopDate)),
+		ARN: arn, Status: string(d.Status), StartedAt: aws.ToTime(d.StartDate).UTC(), StoppedAt: toUTC(aws.ToTime(d.StopDate)),
 		Redrives: int(aws.ToInt32(d.RedriveCount)), Error: aws.ToString(d.Error), Cause: aws.ToString(d.Cause),
 	}
-	e.Visits, err = h.visits(ctx, arn)
+	var runs []string
+	e.Visits, runs, err = h.readVisits(ctx, arn)
+	if err == nil && len(runs) > 0 {
+		var inner []Visit
+		inner, err = h.readChildren(ctx, runs)
+		e.Visits = append(e.Visits, inner...)
+		slices.SortStableFunc(e.Visits, compareExits)
+	}
 	return e, aws.ToString(d.StateMachineArn), err
 }
 
-// resumes lists the executions whose input resumes the rotation.
-func (h StepFunctions) resumes(ctx context.Context, machine string, r kek.Rotation) ([]string, error) {
+// maxChildren bounds how many child executions of an execution are read. The plot of the rewrap
+// then lacks the segments of the others.
+const maxChildren = 500
+
+// readChildren reads the visits of the child executions of map runs, whose histories are their
+// own.
+func (h StepFunctions) readChildren(ctx context.Context, runs []string) ([]Visit, error) {
+	var visits []Visit
+	read := 0
+	for _, run := range runs {
+		pages := sfn.NewListExecutionsPaginator(h.Client, &sfn.ListExecutionsInput{MapRunArn: &run})
+		for pages.HasMorePages() {
+			page, err := pages.NextPage(ctx)
+			if err != nil {
+				return visits, fmt.Errorf("list the child executions of %s: %w", run, err)
+			}
+			for _, e := range page.Executions {
+				if read++; read > maxChildren {
+					return visits, nil
+				}
+				inner, _, err := h.readVisits(ctx, aws.ToString(e.ExecutionArn))
+				visits = append(visits, inner...)
+				if err != nil {
+					return visits, err
+				}
+			}
+		}
+	}
+	return visits, nil
+}
+
+// compareExits orders visits by when their states were exited; those that were not come last.
+func compareExits(a, b Visit) int {
+	if open := a.Exited.IsZero(); open != b.Exited.IsZero() {
+		return map[bool]int{true: 1, false: -1}[open]
+	}
+	return a.Exited.Compare(b.Exited)
+}
+
+// listResumes returns the executions whose input resumes the rotation.
+func (h StepFunctions) listResumes(ctx context.Context, machine string, r kek.Rotation) ([]string, error) {
 	var out []string
 	looked := 0
 	pages := sfn.NewListExecutionsPaginator(h.Client, &sfn.ListExecutionsInput{StateMachineArn: &machine})
@@ -116,9 +162,10 @@ func (h StepFunctions) resumes(ctx context.Context, machine string, r kek.Rotati
 	return out, nil
 }
 
-// visits reads the history of an execution as stays in states, in the order in
-// which they were left; those that were not left come last.
-func (h StepFunctions) visits(ctx context.Context, arn string) ([]Visit, error) {
+// readVisits reads the history of an execution as visits to states, in the order in which
+// the states were exited; those that were not exited come last. runs are the ARNs of the map
+// runs that the execution has started.
+func (h StepFunctions) readVisits(ctx context.Context, arn string) (visits []Visit, runs []string, err error) {
 	pages := sfn.NewGetExecutionHistoryPaginator(h.Client, &sfn.GetExecutionHistoryInput{
 		ExecutionArn: &arn, MaxResults: 1000, IncludeExecutionData: aws.Bool(true),
 	})
@@ -126,13 +173,16 @@ func (h StepFunctions) visits(ctx context.Context, arn string) ([]Visit, error) 
 	for pages.HasMorePages() {
 		page, err := pages.NextPage(ctx)
 		if err != nil {
-			return t.visits(), fmt.Errorf("history of execution %s: %w", arn, err)
+			return t.listVisits(), runs, fmt.Errorf("history of execution %s: %w", arn, err)
 		}
 		for _, e := range page.Events {
-			t.see(e)
+			t.addEvent(e)
+			if d := e.MapRunStartedEventDetails; d != nil {
+				runs = append(runs, aws.ToString(d.MapRunArn))
+			}
 		}
 	}
-	return t.visits(), nil
+	return t.listVisits(), runs, nil
 }
 
 // tracker pairs the events that enter, answer and leave states. Events of a map's
@@ -144,7 +194,8 @@ type tracker struct {
 	left    []Visit
 }
 
-func (t *tracker) see(e types.HistoryEvent) {
+// addEvent adds the next event of the history.
+func (t *tracker) addEvent(e types.HistoryEvent) {
 	t.before[e.Id] = e.PreviousEventId
 	at := aws.ToTime(e.Timestamp).UTC()
 	switch {
@@ -153,7 +204,7 @@ func (t *tracker) see(e types.HistoryEvent) {
 		t.entered[e.Id] = Visit{State: aws.ToString(d.Name), Entered: at, input: []byte(aws.ToString(d.Input))}
 	case e.TaskSucceededEventDetails != nil:
 		var out struct{ Payload json.RawMessage }
-		id, ok := t.entry(e.Id, "")
+		id, ok := t.findEntry(e.Id, "")
 		if ok && json.Unmarshal([]byte(aws.ToString(e.TaskSucceededEventDetails.Output)), &out) == nil {
 			v := t.entered[id]
 			v.answer, v.answered = out.Payload, at
@@ -161,7 +212,7 @@ func (t *tracker) see(e types.HistoryEvent) {
 		}
 	case e.StateExitedEventDetails != nil:
 		name := aws.ToString(e.StateExitedEventDetails.Name)
-		id, ok := t.entry(e.Id, name)
+		id, ok := t.findEntry(e.Id, name)
 		if !ok {
 			return
 		}
@@ -172,9 +223,9 @@ func (t *tracker) see(e types.HistoryEvent) {
 	}
 }
 
-// entry is the event that entered the state to which event id belongs; name is that
-// state's if it is known.
-func (t *tracker) entry(id int64, name string) (int64, bool) {
+// findEntry returns the event that entered the state to which event id belongs. name is
+// the state's name, "" if it is not known.
+func (t *tracker) findEntry(id int64, name string) (int64, bool) {
 	for n := t.before[id]; n > 0; n = t.before[n] {
 		if v, ok := t.entered[n]; ok && (name == "" || v.State == name) {
 			return n, true
@@ -183,7 +234,8 @@ func (t *tracker) entry(id int64, name string) (int64, bool) {
 	return 0, false
 }
 
-func (t *tracker) visits() []Visit {
+// listVisits returns the visits: exited ones in order of their exit, then the others.
+func (t *tracker) listVisits() []Visit {
 	var open []Visit
 	for _, v := range t.entered {
 		open = append(open, v)
@@ -192,16 +244,16 @@ func (t *tracker) visits() []Visit {
 	return append(t.left, open...)
 }
 
-// latest returns the last execution, and whether there is one.
-func (r Report) latest() (Execution, bool) {
+// lastExecution returns the last execution, and whether there is one.
+func (r Report) lastExecution() (Execution, bool) {
 	if len(r.Executions) == 0 {
 		return Execution{}, false
 	}
 	return r.Executions[len(r.Executions)-1], true
 }
 
-// ended is when the last execution stopped; zero while one runs.
-func (r Report) ended() time.Time {
-	e, _ := r.latest()
+// endTime returns when the last execution stopped; zero while it runs.
+func (r Report) endTime() time.Time {
+	e, _ := r.lastExecution()
 	return e.StoppedAt
 }

@@ -23,10 +23,10 @@ var (
 
 	page = template.Must(template.New("report").Funcs(template.FuncMap{
 		"css":   func() template.CSS { return template.CSS(styleText) }, //nolint:gosec // this package's own file
-		"stamp": stamp, "exact": exact, "millis": millis, "capital": capital, "took": took, "verified": verified,
-		"bars": bars, "said": said, "rows": rowsOf, "neither": neither, "path": path,
-		"bucket": inBucket, "nobodyHeld": nobodyHeld, "drainPlot": drainPlot, "rewrapPlot": rewrapPlot,
-		"tone": tone, "keyTone": keyTone, "statusTone": statusTone, "auditTone": auditTone, "claimTone": claimTone,
+		"stamp": formatTime, "exact": formatExact, "millis": formatMillis, "capital": capitalizeText, "took": totalTime, "verified": verifiedRows,
+		"bars": layOutBars, "said": joinBody, "rows": countRows, "neither": countNeither, "path": formatPath,
+		"bucket": describeBucket, "nobodyHeld": nobodyHeld, "drainPlot": drainPlot, "rewrapPlot": rewrapPlot,
+		"tone": stateTone, "keyTone": keyTone, "statusTone": statusTone, "auditTone": auditTone, "claimTone": claimTone,
 	}).Parse(pageText))
 )
 
@@ -38,33 +38,38 @@ func (r Report) WriteHTML(w io.Writer) error {
 	return nil
 }
 
-func stamp(t time.Time) string {
+// formatTime formats a time in seconds; a dash for the zero time.
+func formatTime(t time.Time) string {
 	if t.IsZero() {
 		return "–"
 	}
 	return t.UTC().Format("2006-01-02 15:04:05 UTC")
 }
 
-func exact(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05.000 UTC") }
+// formatExact is a time to the millisecond, as the audit records have it.
+func formatExact(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05.000 UTC") }
 
-func millis(ms int64) string { return human(time.Duration(ms) * time.Millisecond) }
+// formatMillis is a number of milliseconds as a person says it.
+func formatMillis(ms int64) string { return formatDuration(time.Duration(ms) * time.Millisecond) }
 
-func capital(s string) string { return strings.ToUpper(s[:1]) + s[1:] }
+// capitalizeText begins a sentence with a word that is stored in lower case. It must not be
+// empty.
+func capitalizeText(s string) string { return strings.ToUpper(s[:1]) + s[1:] }
 
-// took is how long a rotation that is over took.
-func took(r Report) string { return human(r.Rotation.EndedAt.Sub(r.begun())) }
+// totalTime formats how long a rotation took that has ended.
+func totalTime(r Report) string { return formatDuration(r.Rotation.EndedAt.Sub(r.beginTime())) }
 
-// begun is when the first span begins.
-func (r Report) begun() time.Time {
+// beginTime returns when the first span begins.
+func (r Report) beginTime() time.Time {
 	if len(r.Timeline) == 0 {
 		return r.Rotation.StartedAt
 	}
 	return r.Timeline[0].From
 }
 
-// verified is how many rows the last scan read; "" if it has not read all.
-func verified(r Report) string {
-	t, ok := r.total(passVerify)
+// verifiedRows returns how many rows the last scan has read; "" if it is not done.
+func verifiedRows(r Report) string {
+	t, ok := r.sumFinished(passVerify)
 	if !ok {
 		return ""
 	}
@@ -78,9 +83,9 @@ type bar struct {
 	Seq                      int64
 }
 
-// bars lays the spans out over the whole time, in percent.
-func bars(r Report) []bar {
-	begun, end := r.begun(), r.begun()
+// layOutBars returns the bars of the timeline, with positions in percent of the whole time.
+func layOutBars(r Report) []bar {
+	begun, end := r.beginTime(), r.beginTime()
 	for _, s := range r.Timeline {
 		if s.To.After(end) {
 			end = s.To
@@ -91,12 +96,12 @@ func bars(r Report) []bar {
 	for _, s := range r.Timeline {
 		left := min(100*float64(s.From.Sub(begun))/float64(whole), 99.5)
 		b := bar{
-			Title: s.Title, Actor: s.Actor, Seq: s.Seq, Took: millis(s.Millis), When: exact(s.To),
-			Left: percent(left), Width: percent(min(100*float64(s.Millis)/float64(whole.Milliseconds()), 100-left)),
+			Title: s.Title, Actor: s.Actor, Seq: s.Seq, Took: formatMillis(s.Millis), When: formatExact(s.To),
+			Left: formatPercent(left), Width: formatPercent(min(100*float64(s.Millis)/float64(whole.Milliseconds()), 100-left)),
 		}
 		switch {
 		case s.Open:
-			b.Class, b.When = "open", "since "+exact(s.From)+", not finished at "+exact(s.To)
+			b.Class, b.When = "open", "since "+formatExact(s.From)+", not finished at "+formatExact(s.To)
 		case s.Event == kek.EventRolledBack || s.Event == kek.EventReminted:
 			b.Class = "fail"
 		case s.Instant:
@@ -107,10 +112,12 @@ func bars(r Report) []bar {
 	return out
 }
 
-func percent(f float64) string { return strconv.FormatFloat(max(0, f), 'f', 2, 64) }
+// formatPercent is a share as CSS takes it. A negative one, of clocks that disagree, is 0.
+func formatPercent(f float64) string { return strconv.FormatFloat(max(0, f), 'f', 2, 64) }
 
-// rowsOf is how many rows are under the KEKs of a role; a dash where nobody counted.
-func rowsOf(counts []KeyCount, role string) string {
+// countRows returns how many rows are under the KEKs of a role; a dash if they were not
+// counted.
+func countRows(counts []KeyCount, role string) string {
 	rows, counted := int64(0), false
 	for _, c := range counts {
 		if c.Role == role {
@@ -123,8 +130,8 @@ func rowsOf(counts []KeyCount, role string) string {
 	return strconv.FormatInt(rows, 10)
 }
 
-// said is the body of a record in one line.
-func said(body map[string]string) string {
+// joinBody returns the body of a record as one line.
+func joinBody(body map[string]string) string {
 	var parts []string
 	for _, name := range slices.Sorted(maps.Keys(body)) {
 		parts = append(parts, name+": "+body[name])
@@ -132,8 +139,8 @@ func said(body map[string]string) string {
 	return strings.Join(parts, "; ")
 }
 
-// neither is how many rows the last count found under neither KEK.
-func neither(s SourceRows) string {
+// countNeither returns how many rows the last count found under neither KEK.
+func countNeither(s SourceRows) string {
 	counts := s.After
 	if len(counts) == 0 {
 		counts = s.Before
@@ -141,14 +148,14 @@ func neither(s SourceRows) string {
 	if len(counts) == 0 {
 		return "–"
 	}
-	if n := rowsOf(counts, roleNeither); n != "–" {
+	if n := countRows(counts, roleNeither); n != "–" {
 		return n
 	}
 	return "0"
 }
 
-// inBucket says what the bucket holds in the place of a record.
-func inBucket(s string) string {
+// describeBucket describes the result of comparing a record with the bucket.
+func describeBucket(s string) string {
 	switch s {
 	case bucketSame:
 		return "in the bucket"
@@ -161,8 +168,9 @@ func inBucket(s string) string {
 	}
 }
 
-// path is the way an execution took through the states, repetitions counted.
-func path(e Execution) string {
+// formatPath returns the states that an execution visited, in order, with the number of
+// successive visits.
+func formatPath(e Execution) string {
 	var b strings.Builder
 	for i := 0; i < len(e.Visits); {
 		n := 1
@@ -181,7 +189,9 @@ func path(e Execution) string {
 	return b.String()
 }
 
-func tone(s State) string {
+// stateTone and the functions below choose the CSS class of a badge: good, bad, warn, info
+// or plain.
+func stateTone(s State) string {
 	switch s {
 	case Completed:
 		return "good"
@@ -196,6 +206,7 @@ func tone(s State) string {
 	}
 }
 
+// keyTone is the colour of a KEK: bad where the registry and KMS contradict each other.
 func keyTone(k KEK) string {
 	switch {
 	case k.State == kek.Retired && k.Enabled, k.State.Resolves() && !k.Enabled && k.KMSState != unknown:
@@ -209,6 +220,7 @@ func keyTone(k KEK) string {
 	}
 }
 
+// statusTone is the colour of an execution's status.
 func statusTone(s string) string {
 	switch s {
 	case "SUCCEEDED":
@@ -220,6 +232,7 @@ func statusTone(s string) string {
 	}
 }
 
+// auditTone is the colour of the verification of the chain.
 func auditTone(v Verification) string {
 	switch v.Result {
 	case audit.Green:
@@ -231,6 +244,7 @@ func auditTone(v Verification) string {
 	}
 }
 
+// claimTone is the colour of a claim.
 func claimTone(s Status) string {
 	switch s {
 	case Shown:

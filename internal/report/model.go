@@ -1,12 +1,17 @@
-// Package report tells one rotation as evidence: what happened when, who did it,
-// what was checked, which rows are under which KEK, and how far the audit chain
-// proves it. A report is a model of plain data, which encodes to JSON, and one HTML
-// file that needs nothing else.
+// Package report presents one rotation as evidence: what happened when, who did it, what
+// was checked, which rows are under which KEK, and how far the audit chain proves it. A
+// report is a model of plain data, which encodes to JSON, and one HTML file that loads
+// nothing.
 //
-// Invariants: collecting reads and never writes; nothing is said that was not read
-// (what could not be read is a note, what is not known is absent); a rotation that
-// failed, halted or still runs has a report as truthful as a completed one; every
-// text that is not this package's own is escaped.
+//	control table ─┐
+//	audit bucket ──┤
+//	KMS ───────────┼─ Collect ─ Report ─┬─ WriteJSON
+//	executions ────┘                    └─ WriteHTML
+//
+// Invariants: [Collect] reads and never writes. A report states only what was read: what
+// could not be read is a note, what is not known is absent. A rotation that failed, halted
+// or still runs has a report as truthful as a completed one. Text that is not this
+// package's own is escaped.
 package report
 
 import (
@@ -18,15 +23,15 @@ import (
 	"github.com/matter-ops/kms-rotation/kek"
 )
 
-// Version is the version of the JSON. Within one, fields are only ever added.
+// Version is the version of the JSON. Within a version, fields are only added.
 const Version = 1
 
-// Report is everything there is to say of one rotation. Times are UTC; an absent
-// one is not known or has not come.
+// Report is everything that is known about one rotation. Times are UTC; an absent time is
+// not known or has not come yet.
 type Report struct {
 	V            int          `json:"v"`
 	GeneratedAt  time.Time    `json:"generated_at"`
-	GeneratedBy  string       `json:"generated_by"` // identity of who asked for it
+	GeneratedBy  string       `json:"generated_by"` // identity of the caller
 	Stack        string       `json:"stack"`        // and name of the audit chain
 	Rotation     Rotation     `json:"rotation"`
 	Outcome      Outcome      `json:"outcome"`
@@ -63,11 +68,11 @@ type Rotation struct {
 	Error      string    `json:"error,omitempty"`
 }
 
-// State says how a rotation stands.
+// State is the state of a rotation, from its phase and its executions.
 type State string
 
-// The states of a rotation. Open is one that is not over and of which no execution
-// says whether it runs.
+// The states of a rotation. Open is a rotation that has not ended and that no execution
+// works on.
 const (
 	Completed  State = "completed"
 	RolledBack State = "rolledback"
@@ -81,7 +86,7 @@ const (
 type Outcome struct {
 	State State  `json:"state"`
 	Title string `json:"title"`
-	Safe  string `json:"safe"` // what holds for the rows, from what was read
+	Safe  string `json:"safe"` // under which KEKs rows open
 	Next  string `json:"next,omitempty"`
 	Error string `json:"error,omitempty"` // why it failed or halted
 }
@@ -89,7 +94,7 @@ type Outcome struct {
 // Span is one transition and the time that led to it.
 type Span struct {
 	Title   string    `json:"title"`
-	Event   string    `json:"event"` // type of the audit record; "" for what is under way
+	Event   string    `json:"event"` // type of the audit record; "" for a transition under way
 	Step    string    `json:"step,omitempty"`
 	Actor   string    `json:"actor,omitempty"`
 	Seq     int64     `json:"seq,omitempty"` // of the audit record
@@ -117,8 +122,8 @@ type KEK struct {
 }
 
 // Cryptoperiod is how long the old KEK was used: to wrap (the originator-usage
-// period of NIST SP 800-57) and to unwrap (its recipient-usage period). A period
-// without an end goes on.
+// period of NIST SP 800-57) and to unwrap (its recipient-usage period). A period without
+// an end continues.
 type Cryptoperiod struct {
 	KEK         kek.ID    `json:"kek_id"`
 	Genesis     bool      `json:"genesis"` // in use before it was registered: the periods are longer than shown
@@ -131,17 +136,17 @@ type Cryptoperiod struct {
 	TotalMillis int64     `json:"total_ms"`           // to the retirement, or to the report
 }
 
-// SourceRows are the rows of one source by the KEK they name.
+// SourceRows counts the rows of one source by the KEK that they name.
 type SourceRows struct {
 	Source   string     `json:"source"`
-	Before   []KeyCount `json:"before"` // as the census found them, or the rewrap where none was taken; empty: neither is done
+	Before   []KeyCount `json:"before"` // by the census, or by the rewrap if there was none; empty: neither is done
 	BeforeBy string     `json:"before_by,omitempty"`
-	After    []KeyCount `json:"after"` // as the last finished scan found them; empty: none is
+	After    []KeyCount `json:"after"` // by the last scan that is done; empty: none is
 	By       string     `json:"after_by,omitempty"`
 	Passes   []Pass     `json:"passes"`
 }
 
-// Change is one record of what decides which rows a rotation moves.
+// Change is one audit record that decides which rows a rotation moves.
 type Change struct {
 	Seq    int64             `json:"seq"`
 	Time   time.Time         `json:"time"`
@@ -163,6 +168,7 @@ type Pass struct {
 	Pass        string   `json:"pass"` // census, rewrap, confirm or verify
 	Segments    int      `json:"segments"`
 	Done        int      `json:"segments_done"`
+	Unproven    int      `json:"segments_unproven,omitempty"` // their checkpoints are not proven, so nothing of them is counted
 	Scanned     int64    `json:"scanned"`
 	Rewrapped   int64    `json:"rewrapped"`
 	Skipped     int64    `json:"skipped"`  // other and declared together
@@ -175,7 +181,7 @@ type Pass struct {
 	byKEK map[kek.ID]int64 // of a census
 }
 
-// DrainPoll is one look at the leases on the old KEK.
+// DrainPoll is one read of the leases on the old KEK.
 type DrainPoll struct {
 	At     time.Time `json:"at"`
 	Leases int       `json:"leases"`
@@ -183,19 +189,19 @@ type DrainPoll struct {
 	Sealed bool      `json:"sealed"`
 }
 
-// Progress is how many rows had been rewrapped at a moment, all sources together.
+// Progress is how many rows had been rewrapped at a time, summed over all sources.
 type Progress struct {
 	At        time.Time `json:"at"`
 	Scanned   int64     `json:"scanned"`
 	Rewrapped int64     `json:"rewrapped"`
 }
 
-// Check is one thing that was looked at.
+// Check is one check and its result.
 type Check struct {
 	Name   string `json:"name"`
 	OK     bool   `json:"ok"`
 	Detail string `json:"detail"`
-	Source string `json:"source"` // where the report has it from
+	Source string `json:"source"` // where the result was read
 }
 
 // Execution is one execution of the state machine that worked on the rotation.
@@ -221,8 +227,8 @@ type Visit struct {
 	answered time.Time // when it did
 }
 
-// Audit is the rotation's part of the audit chain, and how the chain as a whole
-// verified.
+// Audit is the rotation's part of the audit chain, and the verification of the whole
+// chain.
 type Audit struct {
 	Chain        string       `json:"chain"`
 	Records      []Record     `json:"records"`
@@ -257,10 +263,10 @@ type Anchor struct {
 	Object string    `json:"object"`
 }
 
-// Verification is what verifying the whole chain said when the report was made.
+// Verification is the result of verifying the whole chain when the report was made.
 type Verification struct {
-	Result    audit.Result    `json:"result,omitempty"` // "" if it could not look
-	Error     string          `json:"error,omitempty"`  // why it could not
+	Result    audit.Result    `json:"result,omitempty"` // "" if the chain could not be verified
+	Error     string          `json:"error,omitempty"`  // why not
 	Summary   string          `json:"summary"`
 	Records   int64           `json:"records"`
 	HeadHash  string          `json:"head_hash"`
@@ -270,7 +276,7 @@ type Verification struct {
 	Unchecked []string        `json:"unchecked,omitempty"`
 }
 
-// Status says how far the evidence carries a claim.
+// Status says how far the evidence supports a claim.
 type Status string
 
 // The statuses of a claim.
@@ -281,7 +287,7 @@ const (
 	NotCovered Status = "not covered" // no rotation can show it
 )
 
-// Claim is what a framework asks for, and what this rotation is evidence of.
+// Claim is a requirement of a framework, and the evidence that this rotation gives for it.
 type Claim struct {
 	Framework string     `json:"framework"`
 	Ref       string     `json:"ref"`
@@ -291,7 +297,7 @@ type Claim struct {
 	Evidence  []Evidence `json:"evidence"`
 }
 
-// Evidence is one fact and where to look it up.
+// Evidence is one fact and where to find it.
 type Evidence struct {
 	What  string `json:"what"`
 	Where string `json:"where"`

@@ -10,47 +10,51 @@ import (
 	"github.com/matter-ops/kms-rotation/audit"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/journal"
 )
 
-// outcome says what happened and what is safe, from what was read.
-func (c *collection) outcome() {
+// setOutcome adds what happened, what is safe, and the next command.
+func (c *collection) setOutcome() {
 	r := c.report
-	o := Outcome{State: c.state(), Safe: r.safe(), Error: r.Rotation.Error}
-	last, _ := r.latest()
+	o := Outcome{State: c.rotationState(), Safe: r.describeSafety(), Error: r.Rotation.Error}
+	last, _ := r.lastExecution()
 	switch o.State {
 	case Completed:
 		o.Title = "Completed"
 		o.Error = ""
 	case RolledBack:
 		o.Title = "Rolled back before the switch"
-		o.Next = "mend what failed, then start a new rotation"
+		o.Next = "fix what failed, then start a new rotation"
 	case Superseded:
 		o.Title = "Ended by emergency " + c.view.Rotation.EndedBy
 		o.Next = "matter ops report --rotation " + c.view.Rotation.EndedBy
 	case Halted:
-		o.Title = "Halted " + r.where()
-		kind, text := rotation.ReadFailure(last.Error, last.Cause)
+		o.Title = "Halted " + r.describePosition()
+		kind, text := journal.ReadFailure(last.Error, last.Cause)
 		o.Error = strings.Trim(string(kind)+": "+text, ": ")
-		o.Next = "mend the cause, then: matter ops resume --rotation " + r.Rotation.ID
+		o.Next = "fix the cause, then: matter ops resume --rotation " + r.Rotation.ID
 	case Running:
-		o.Title = "Running " + r.where()
+		o.Title = "Running " + r.describePosition()
 		o.Next = "matter ops kms-status"
 	case Open:
-		o.Title = "Not finished " + r.where()
+		o.Title = "Not finished " + r.describePosition()
 		o.Next = "matter ops kms-status; then the next step by hand, or: matter ops resume --rotation " + r.Rotation.ID
 	}
 	r.Outcome = o
 }
 
-// where is how far a rotation has come that is not over.
-func (r Report) where() string {
+// describePosition says whether a rotation that has not ended is before or after the
+// switch: before it, a rollback changes nothing for the rows.
+func (r Report) describePosition() string {
 	if r.Rotation.Phase.PreSwitch() {
 		return "before the switch"
 	}
 	return "after the switch"
 }
 
-func (c *collection) state() State {
+// rotationState returns the state by the phase, and for a rotation that has not ended by
+// its last execution.
+func (c *collection) rotationState() State {
 	switch c.report.Rotation.Phase {
 	case kek.Completed:
 		return Completed
@@ -60,7 +64,7 @@ func (c *collection) state() State {
 		return Superseded
 	default:
 	}
-	switch last, ok := c.report.latest(); {
+	switch last, ok := c.report.lastExecution(); {
 	case !ok:
 		return Open
 	case last.Status == "RUNNING":
@@ -72,11 +76,11 @@ func (c *collection) state() State {
 	}
 }
 
-// safe says under which KEKs rows open, by registry and KMS, and what the last scan
-// of a completed rotation has read.
-func (r Report) safe() string {
+// describeSafety says under which KEKs rows open, by the registry and KMS, and what the
+// last scan of a completed rotation has read.
+func (r Report) describeSafety() string {
 	var b strings.Builder
-	if t, ok := r.total(passVerify); ok && r.Rotation.Phase == kek.Completed {
+	if t, ok := r.sumFinished(passVerify); ok && r.Rotation.Phase == kek.Completed {
 		fmt.Fprintf(&b, "%d rows in %d sources were read at the end, each names the new KEK. ", t.Scanned, len(r.Rows))
 	}
 	opens := 0
@@ -97,39 +101,40 @@ func (r Report) safe() string {
 	return strings.TrimSpace(b.String())
 }
 
-// checks lists what was looked at: by preflight, by the steps, and for this report.
-func (c *collection) checks() {
+// collectChecks adds the checks of preflight, of the steps, and of this report.
+func (c *collection) collectChecks() {
 	r := c.report
-	c.preflightChecks()
-	c.recorded(kek.EventRowsCounted, "census of every item before the mint", bySource)
-	c.recorded(kek.EventRowsRehearsed, "rehearsal with real rows before the switch", bySource)
-	c.recorded(kek.EventDualUnwrapPassed, "dual unwrap", func(b map[string]string) string {
+	c.addPreflightChecks()
+	c.addRecordedCheck(kek.EventRowsCounted, "census of every item before the mint", joinSources)
+	c.addRecordedCheck(kek.EventRowsRehearsed, "rehearsal with real rows before the switch", joinSources)
+	c.addRecordedCheck(kek.EventDualUnwrapPassed, "dual unwrap", func(b map[string]string) string {
 		return fmt.Sprintf("%s known-plaintext roundtrips under the new KEK, %s known ciphers opened under both KEKs", b["canaries"], b["corpus_entries"])
 	})
-	c.recorded(kek.EventOldKEKSealed, "write fence of the old KEK", func(map[string]string) string {
+	c.addRecordedCheck(kek.EventOldKEKSealed, "write fence of the old KEK", func(map[string]string) string {
 		return "every shard sealed in the transaction that recorded it"
 	})
-	c.recorded(kek.EventRowsRewrapped, "every segment rewrapped", bySource)
-	c.recorded(kek.EventOldKEKRetired, "second full scan", func(b map[string]string) string {
-		return b["confirmed_rows"] + " rows read, none names an old KEK" + unwrapped(b)
+	c.addRecordedCheck(kek.EventRowsRewrapped, "every segment rewrapped", joinSources)
+	c.addRecordedCheck(kek.EventOldKEKRetired, "second full scan", func(b map[string]string) string {
+		return b["confirmed_rows"] + " rows read, none names an old KEK" + describeUnwrapped(b)
 	})
-	c.recorded(kek.EventOldKEKRetired, "other users of the KEKs that are disabled", usesOf)
-	c.recorded(kek.EventRotationCompleted, "verification", func(b map[string]string) string {
-		return b["verified_rows"] + " rows read, each names the new KEK" + unwrapped(b) + "; the old KMS keys refused to unwrap"
+	c.addRecordedCheck(kek.EventOldKEKRetired, "other users of the KEKs that are disabled", joinUses)
+	c.addRecordedCheck(kek.EventRotationCompleted, "verification", func(b map[string]string) string {
+		return b["verified_rows"] + " rows read, each names the new KEK" + describeUnwrapped(b) + "; the old KMS keys refused to unwrap"
 	})
-	c.rowsOfPasses()
-	for _, row := range r.quarantined() {
-		c.check("row", false, row, "checkpoint in the control table")
+	c.addRowChecks()
+	c.addProofCheck()
+	for _, row := range r.listQuarantined() {
+		c.addCheck("row", false, row, "checkpoint in the control table")
 	}
-	c.liveChecks()
+	c.addLiveChecks()
 }
 
-// rowsOfPasses adds what the completion's record says of the rows that each pass scanned.
-// Many rows that are missing are for the reader to explain: an application may have deleted
-// them on purpose, which no record can tell.
-func (c *collection) rowsOfPasses() {
-	rec, ok := c.report.record(kek.EventRotationCompleted)
-	text := bySource(rec.Body)
+// addRowChecks adds the rows that each pass scanned, from the record of the completion. If
+// many rows are missing, the reader must explain that: an application may have deleted
+// them, which no record shows.
+func (c *collection) addRowChecks() {
+	rec, ok := c.report.lastRecord(kek.EventRotationCompleted)
+	text := joinSources(rec.Body)
 	if !ok || text == "" { // a record of an earlier release
 		return
 	}
@@ -140,11 +145,26 @@ func (c *collection) rowsOfPasses() {
 	case fewer != "":
 		text += ". Fewer rows, as after deletions by an application: " + fewer
 	}
-	c.check("rows of each source, pass by pass", missing == "", text, fmt.Sprintf("audit record %d", rec.Seq))
+	c.addCheck("rows of each source, pass by pass", missing == "", text, fmt.Sprintf("audit record %d", rec.Seq))
 }
 
-// bySource is what a record says of each source.
-func bySource(body map[string]string) string {
+// addProofCheck adds whether this stack has saved the checkpoints from which rows are counted.
+func (c *collection) addProofCheck() {
+	if len(c.report.Rows) == 0 {
+		return
+	}
+	text := "each has a true MAC"
+	if n := len(c.unproven); n > 0 {
+		text = fmt.Sprintf("%d are not proven, and nothing of them is counted: %s", n, audit.Visible(strings.Join(c.unproven[:min(n, 10)], "; ")))
+		if n > 10 {
+			text += "; and others"
+		}
+	}
+	c.addCheck("checkpoints of the passes", len(c.unproven) == 0, text, "MACs, compared for this report or before they were archived")
+}
+
+// joinSources returns what a record states about each source, as one line.
+func joinSources(body map[string]string) string {
 	var parts []string
 	for _, name := range slices.Sorted(maps.Keys(body)) {
 		if source, ok := strings.CutPrefix(name, "source."); ok {
@@ -154,17 +174,17 @@ func bySource(body map[string]string) string {
 	return strings.Join(parts, "; ")
 }
 
-// unwrapped says which data keys a scan has unwrapped under the new KEK: that a row
-// names a KEK does not prove that it is under it.
-func unwrapped(body map[string]string) string {
+// describeUnwrapped says how many data keys a scan has unwrapped under the new KEK. A row
+// that names a KEK need not be under it; only an unwrap proves that.
+func describeUnwrapped(body map[string]string) string {
 	if body["unwrapped"] == "" { // a record of an earlier release
 		return ""
 	}
 	return "; unwrapped under it: " + body["unwrapped"]
 }
 
-// usesOf is who else uses the old KEKs, as a record says it.
-func usesOf(body map[string]string) string {
+// joinUses returns who else uses the old KEKs, as a record states it.
+func joinUses(body map[string]string) string {
 	var parts []string
 	for _, name := range slices.Sorted(maps.Keys(body)) {
 		if id, ok := strings.CutPrefix(name, "use."); ok {
@@ -177,19 +197,20 @@ func usesOf(body map[string]string) string {
 	return strings.Join(parts, "; ")
 }
 
-func (c *collection) check(name string, ok bool, detail, source string) {
+// addCheck adds a check with its source, so that a reader can repeat it.
+func (c *collection) addCheck(name string, ok bool, detail, source string) {
 	c.report.Checks = append(c.report.Checks, Check{Name: name, OK: ok, Detail: detail, Source: source})
 }
 
-// recorded adds a check whose passing an audit record states.
-func (c *collection) recorded(event, name string, detail func(map[string]string) string) {
-	if rec, ok := c.report.record(event); ok {
-		c.check(name, true, detail(rec.Body), fmt.Sprintf("audit record %d", rec.Seq))
+// addRecordedCheck adds a check that passed according to an audit record.
+func (c *collection) addRecordedCheck(event, name string, detail func(map[string]string) string) {
+	if rec, ok := c.report.lastRecord(event); ok {
+		c.addCheck(name, true, detail(rec.Body), fmt.Sprintf("audit record %d", rec.Seq))
 	}
 }
 
-// preflightChecks takes preflight's checks from the execution that ran it.
-func (c *collection) preflightChecks() {
+// addPreflightChecks takes preflight's checks from the execution that ran it.
+func (c *collection) addPreflightChecks() {
 	for _, e := range c.report.Executions {
 		for _, v := range e.Visits {
 			var p rotation.Plan
@@ -197,23 +218,23 @@ func (c *collection) preflightChecks() {
 				continue
 			}
 			for _, k := range p.Checks {
-				c.check("preflight: "+k.Name, k.OK, k.Detail, "execution history")
+				c.addCheck("preflight: "+k.Name, k.OK, k.Detail, "execution history")
 			}
 		}
 	}
 }
 
-// liveChecks are those made for this report.
-func (c *collection) liveChecks() {
+// addLiveChecks adds the checks that are made for this report.
+func (c *collection) addLiveChecks() {
 	const now = "made for this report"
 	r := c.report
 	for _, k := range r.KEKs {
 		switch dead := k.State == kek.Retired; {
 		case k.KMSState == unknown:
 		case dead:
-			c.check(k.Role+" KEK is retired, its KMS key unusable", !k.Enabled, "KMS: "+k.KMSState, now)
+			c.addCheck(k.Role+" KEK is retired, its KMS key unusable", !k.Enabled, "KMS: "+k.KMSState, now)
 		default:
-			c.check(k.Role+" KEK is "+string(k.State)+", its KMS key usable", k.Enabled, "KMS: "+k.KMSState, now)
+			c.addCheck(k.Role+" KEK is "+string(k.State)+", its KMS key usable", k.Enabled, "KMS: "+k.KMSState, now)
 		}
 	}
 	if p := c.view.Pointer; p != nil {
@@ -226,7 +247,7 @@ func (c *collection) liveChecks() {
 		if later {
 			detail += ", by the later rotation " + p.RotationID
 		}
-		c.check("pointer", p.KEKID == want || later, detail, now)
+		c.addCheck("pointer", p.KEKID == want || later, detail, now)
 	}
 	same := 0
 	for _, rec := range r.Audit.Records {
@@ -234,7 +255,7 @@ func (c *collection) liveChecks() {
 			same++
 		}
 	}
-	c.check("audit records in the locked bucket", same == len(r.Audit.Records),
+	c.addCheck("audit records in the locked bucket", same == len(r.Audit.Records),
 		fmt.Sprintf("%d of %d are there, byte for byte", same, len(r.Audit.Records)), now)
-	c.check("audit chain", r.Audit.Verification.Result == audit.Green, r.Audit.Verification.Summary, now)
+	c.addCheck("audit chain", r.Audit.Verification.Result == audit.Green, r.Audit.Verification.Summary, now)
 }

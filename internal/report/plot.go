@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// plot is one figure: curves without text in an SVG that stretches, and their axes
-// as text of the page, which stays readable at any width.
+// plot is one figure: curves without text in an SVG that is scaled to the page, and the
+// axes as text of the page, which stays readable at any width.
 type plot struct {
 	Title, Summary string
 	Top            string // of the vertical axis
@@ -19,6 +19,7 @@ type plot struct {
 	Numbers        [][]string
 }
 
+// curve is one line of a plot, as an SVG path.
 type curve struct {
 	Name, Path string
 	Second     bool
@@ -36,17 +37,17 @@ type point struct {
 	value int64
 }
 
-// nobodyHeld says when drain found at its first look that nobody held the old KEK:
-// there is no curve then.
+// nobodyHeld says that drain found no lease on the old KEK at its first read, and when.
+// There is no curve then.
 func nobodyHeld(r Report) string {
 	if len(r.Drain) == 0 || r.Drain[0].Leases > 0 || r.Rotation.SwitchedAt.IsZero() {
 		return ""
 	}
-	return "Nobody held the old KEK when drain first looked, " + human(max(0, r.Drain[0].At.Sub(r.Rotation.SwitchedAt))) + " after the switch."
+	return "Nobody held the old KEK when drain first looked, " + formatDuration(max(0, r.Drain[0].At.Sub(r.Rotation.SwitchedAt))) + " after the switch."
 }
 
-// drainPlot shows the leases and in-flight references on the old KEK since the
-// switch; nil where nobody looked while there were any.
+// drainPlot shows the leases and in-flight references on the old KEK since the switch; nil
+// if no read of them is known.
 func drainPlot(r Report) *plot {
 	if len(r.Drain) == 0 || r.Rotation.SwitchedAt.IsZero() || nobodyHeld(r) != "" {
 		return nil
@@ -58,26 +59,26 @@ func drainPlot(r Report) *plot {
 		at := max(0, d.At.Sub(r.Rotation.SwitchedAt))
 		refs, leases = append(refs, point{at, d.Refs}), append(leases, point{at, int64(d.Leases)})
 		top = max(top, d.Refs, int64(d.Leases))
-		p.Numbers = append(p.Numbers, []string{human(at), strconv.Itoa(d.Leases), strconv.FormatInt(d.Refs, 10)})
+		p.Numbers = append(p.Numbers, []string{formatDuration(at), strconv.Itoa(d.Leases), strconv.FormatInt(d.Refs, 10)})
 	}
 	last := r.Drain[len(r.Drain)-1]
 	end := refs[len(refs)-1].at
 	p.Top = strconv.FormatInt(top, 10)
 	p.From = "switch"
-	p.To = "+" + human(end)
+	p.To = "+" + formatDuration(end)
 	p.Curves = []curve{
-		{Name: "in-flight references", Path: steps(refs, end, top)},
-		{Name: "leases", Path: steps(leases, end, top), Second: true},
+		{Name: "in-flight references", Path: stepPath(refs, end, top)},
+		{Name: "leases", Path: stepPath(leases, end, top), Second: true},
 	}
-	p.Area = under(p.Curves[0].Path)
-	p.Summary = fmt.Sprintf("Drain looked %d times; at most %d references were in flight.", len(r.Drain), highest(refs))
+	p.Area = closePath(p.Curves[0].Path)
+	p.Summary = fmt.Sprintf("Drain looked %d times; at most %d references were in flight.", len(r.Drain), maxValue(refs))
 	if last.Sealed {
-		p.Summary += fmt.Sprintf(" The old KEK was sealed %s after the switch.", human(end))
+		p.Summary += fmt.Sprintf(" The old KEK was sealed %s after the switch.", formatDuration(end))
 	}
 	return p
 }
 
-// rewrapPlot shows how many rows had been moved at what time.
+// rewrapPlot shows how many rows were rewrapped over time.
 func rewrapPlot(r Report) *plot {
 	if len(r.Rewrap) == 0 {
 		return nil
@@ -88,20 +89,20 @@ func rewrapPlot(r Report) *plot {
 	for _, s := range r.Rewrap {
 		at := max(0, s.At.Sub(from))
 		before := moved[len(moved)-1]
-		p.Numbers = append(p.Numbers, []string{human(at), strconv.FormatInt(s.Rewrapped, 10), perSecond(s.Rewrapped-before.value, at-before.at)})
+		p.Numbers = append(p.Numbers, []string{formatDuration(at), strconv.FormatInt(s.Rewrapped, 10), formatRate(s.Rewrapped-before.value, at-before.at)})
 		moved = append(moved, point{at, s.Rewrapped})
 	}
 	last := moved[len(moved)-1]
-	p.Top = strconv.FormatInt(max(1, highest(moved)), 10)
+	p.Top = strconv.FormatInt(max(1, maxValue(moved)), 10)
 	p.From = "start"
-	p.To = "+" + human(last.at)
-	p.Curves = []curve{{Name: "rows moved, all sources", Path: line(moved, last.at, max(1, highest(moved)))}}
-	p.Area = under(p.Curves[0].Path)
-	p.Summary = fmt.Sprintf("%d rows moved in %s: %s rows per second on average.", last.value, human(last.at), perSecond(last.value, last.at))
+	p.To = "+" + formatDuration(last.at)
+	p.Curves = []curve{{Name: "rows moved, all sources", Path: linePath(moved, last.at, max(1, maxValue(moved)))}}
+	p.Area = closePath(p.Curves[0].Path)
+	p.Summary = fmt.Sprintf("%d rows moved in %s: %s rows per second on average.", last.value, formatDuration(last.at), formatRate(last.value, last.at))
 	return p
 }
 
-// rewrapBegan is when the first segment was begun.
+// rewrapBegan returns when the rewrap of the first segment began.
 func (r Report) rewrapBegan() time.Time {
 	began := r.Rewrap[0].At
 	for _, e := range r.Executions {
@@ -114,7 +115,8 @@ func (r Report) rewrapBegan() time.Time {
 	return began
 }
 
-func highest(points []point) int64 {
+// maxValue is the highest value of a curve that has points.
+func maxValue(points []point) int64 {
 	top := points[0].value
 	for _, p := range points {
 		top = max(top, p.value)
@@ -122,15 +124,16 @@ func highest(points []point) int64 {
 	return top
 }
 
-func perSecond(rows int64, d time.Duration) string {
+// formatRate formats rows per second; a dash if no time has passed.
+func formatRate(rows int64, d time.Duration) string {
 	if d <= 0 {
 		return "–"
 	}
 	return fmt.Sprintf("%.0f", float64(rows)/d.Seconds())
 }
 
-// place is a point in the drawing.
-func place(p point, end time.Duration, top int64) (x, y float64) {
+// placePoint returns the coordinates of a point in the drawing.
+func placePoint(p point, end time.Duration, top int64) (x, y float64) {
 	x = plotWidth
 	if end > 0 {
 		x = plotWidth * float64(p.at) / float64(end)
@@ -138,22 +141,22 @@ func place(p point, end time.Duration, top int64) (x, y float64) {
 	return x, plotHeight - plotHeight*float64(p.value)/float64(top)
 }
 
-// line joins the points.
-func line(points []point, end time.Duration, top int64) string {
+// linePath returns the SVG path that joins the points.
+func linePath(points []point, end time.Duration, top int64) string {
 	var b strings.Builder
 	for i, p := range points {
-		x, y := place(p, end, top)
+		x, y := placePoint(p, end, top)
 		fmt.Fprintf(&b, "%s%.1f %.1f", map[bool]string{true: "M", false: "L"}[i == 0], x, y)
 	}
 	return b.String()
 }
 
-// steps holds each value until the next: what was seen, not what lay between. The
-// first value holds from the start.
-func steps(points []point, end time.Duration, top int64) string {
+// stepPath returns an SVG path that keeps each value until the next one, because the
+// values between two reads are not known. The first value begins at the start.
+func stepPath(points []point, end time.Duration, top int64) string {
 	var b strings.Builder
 	for i, p := range points {
-		x, y := place(p, end, top)
+		x, y := placePoint(p, end, top)
 		if i == 0 {
 			fmt.Fprintf(&b, "M0 %.1f", y)
 		}
@@ -162,7 +165,7 @@ func steps(points []point, end time.Duration, top int64) string {
 	return b.String()
 }
 
-// under closes a path along the horizontal axis.
-func under(path string) string {
+// closePath closes an SVG path along the horizontal axis, to fill the area below it.
+func closePath(path string) string {
 	return fmt.Sprintf("%sL%.1f %.1fL0 %.1fZ", path, plotWidth, plotHeight, plotHeight)
 }

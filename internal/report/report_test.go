@@ -21,9 +21,10 @@ import (
 	"github.com/matter-ops/kms-rotation/audit"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/journal"
 )
 
-var update = flag.Bool("update", false, "write the golden files anew")
+var update = flag.Bool("update", false, "write the golden files")
 
 // golden compares with a file of testdata.
 func golden(t *testing.T, name string, got []byte) {
@@ -35,7 +36,7 @@ func golden(t *testing.T, name string, got []byte) {
 	want, err := os.ReadFile(name)
 	must(t, err)
 	if diff := cmp.Diff(string(want), string(got)); diff != "" {
-		t.Errorf("%s (-want +got; go test ./internal/report -update writes it anew):\n%s", name, diff)
+		t.Errorf("%s (-want +got; go test ./internal/report -update writes it):\n%s", name, diff)
 	}
 }
 
@@ -85,9 +86,9 @@ func TestOutcomes(t *testing.T) {
 	}
 	for _, name := range slices.Sorted(maps.Keys(fixtures)) {
 		r := fixtures[name](t).collect(spring)
-		old, _ := r.old()
+		old, _ := r.oldKEK()
 		got := said{
-			r.Outcome.State, r.Audit.Verification.Result, r.Timeline[len(r.Timeline)-1].Open, len(r.Drain), len(r.Rewrap), verified(r), 0, !old.Enabled,
+			r.Outcome.State, r.Audit.Verification.Result, r.Timeline[len(r.Timeline)-1].Open, len(r.Drain), len(r.Rewrap), verifiedRows(r), 0, !old.Enabled,
 		}
 		for _, k := range r.Claims {
 			if k.Status == Shown {
@@ -140,13 +141,13 @@ func TestReadsOnly(t *testing.T) {
 				return true, nil
 			}
 		}
-		return false, errors.New(op + " is no read")
+		return false, errors.New(op + " is not a read")
 	})
 	r := s.collect(spring)
 	if v := r.Audit.Verification; v.Result != audit.Green {
 		t.Errorf("a record that waits for its publication: %+v", v)
 	}
-	if diff := cmp.Diff([]string{}, r.Notes[:0]); diff != "" || slices.ContainsFunc(r.Notes, func(n string) bool { return strings.Contains(n, "is no read") }) {
+	if diff := cmp.Diff([]string{}, r.Notes[:0]); diff != "" || slices.ContainsFunc(r.Notes, func(n string) bool { return strings.Contains(n, "is not a read") }) {
 		t.Errorf("notes %q", r.Notes)
 	}
 }
@@ -156,18 +157,18 @@ func TestReadsOnly(t *testing.T) {
 func TestTampered(t *testing.T) {
 	s := completed(t)
 	r := s.collect(spring)
-	rec, ok := r.record("pointer_switched")
+	rec, ok := r.lastRecord("pointer_switched")
 	if !ok {
 		t.Fatal("no record of the switch")
 	}
 	s.world.Vault().Tamper(audit.ObjectKey(stack, rec.Seq), []byte(strings.Replace(rec.Canonical, "alice", "mallory", 1)))
-	gone, _ := r.record("kek_minted")
+	gone, _ := r.lastRecord("kek_minted")
 	s.world.Vault().Tamper(audit.ObjectKey(stack, gone.Seq), nil)
 	r = s.collect(spring)
-	if got, _ := r.record("pointer_switched"); got.Bucket != bucketDifferent {
+	if got, _ := r.lastRecord("pointer_switched"); got.Bucket != bucketDifferent {
 		t.Errorf("the changed record: %s", got.Bucket)
 	}
-	if got, _ := r.record("kek_minted"); got.Bucket != bucketMissing {
+	if got, _ := r.lastRecord("kek_minted"); got.Bucket != bucketMissing {
 		t.Errorf("the missing record: %s", got.Bucket)
 	}
 	if r.Audit.Verification.Result != audit.Tampered {
@@ -219,8 +220,8 @@ func TestUnreadable(t *testing.T) {
 // TestUnknownRotation is an error that says what to do.
 func TestUnknownRotation(t *testing.T) {
 	_, err := Collect(t.Context(), newSite(t).reader(), "never")
-	var typed *rotation.Error
-	if !errors.As(err, &typed) || typed.Kind != rotation.InvalidInput || typed.Next == "" {
+	var typed *journal.Error
+	if !errors.As(err, &typed) || typed.Kind != journal.InvalidInput || typed.Next.IsZero() {
 		t.Errorf("error %v", err)
 	}
 }
@@ -264,7 +265,7 @@ func TestSpans(t *testing.T) {
 			}
 			last = s.To
 		}
-		if e, ok := r.latest(); ok && !r.Timeline[0].From.Equal(e.StartedAt) {
+		if e, ok := r.lastExecution(); ok && !r.Timeline[0].From.Equal(e.StartedAt) {
 			t.Errorf("%s: the timeline begins at %s, the execution at %s", name, r.Timeline[0].From, e.StartedAt)
 		}
 		if r.Rotation.Phase == kek.Completed && !last.Equal(r.Rotation.EndedAt) {
@@ -316,7 +317,7 @@ func TestHistoric(t *testing.T) {
 	// The next rotation's report begins after this one.
 	other := Report{Rotation: Rotation{ID: "later"}}
 	c := &collection{report: &other, entries: historicEntries(t)}
-	changes, err := c.registry(audit.Line{Chain: "chain"})
+	changes, err := c.listRegistryChanges(audit.Line{Chain: "chain"})
 	must(t, err)
 	if len(changes) != 1 || changes[0].Body["source"] != "mine" {
 		t.Errorf("changes of the later rotation: %+v", changes)

@@ -21,6 +21,10 @@ import (
 	"github.com/matter-ops/kms-rotation/internal/rekor"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/anchor"
+	"github.com/matter-ops/kms-rotation/rotation/gates"
+	"github.com/matter-ops/kms-rotation/rotation/journal"
+	"github.com/matter-ops/kms-rotation/rotation/keyring"
 	"github.com/matter-ops/kms-rotation/test/memstore"
 	"github.com/matter-ops/kms-rotation/test/rekortest"
 )
@@ -54,30 +58,28 @@ func newSite(t *testing.T) *site {
 	store, vault, keys := s.world.Store(), s.world.Vault(), s.world.KMS()
 	log, key := rekortest.New(t), rekortest.NewKey(t)
 	s.orders, s.corpus = s.world.NewTable("orders"), s.world.NewTable("corpus")
-	window, err := rotation.ParseWindow("any", time.UTC)
+	window, err := gates.ParseWindow("any", time.UTC)
 	if err != nil {
 		t.Fatal(err)
 	}
+	j := &journal.Journal{Registry: store, Outbox: store, AuditBucket: vault, Now: now, Actor: "arn:aws:iam::000000000000:user/alice"}
 	s.Steps = &rotation.Steps{
 		Config: rotation.Config{
-			Window: window, DrainMaxWait: 30 * time.Minute, DeleteHold: 400 * 24 * time.Hour,
+			DrainMaxWait: 30 * time.Minute, DeleteHold: 400 * 24 * time.Hour,
 			Segments: 3, FenceShards: 2, MaxMints: 3, CanaryRounds: 5,
 		},
-		Deps: rotation.Deps{
-			Registry: store, Outbox: store, Drainage: store, Checkpoints: store, Vault: vault, Keys: keys, KMS: keys, Cipher: aead.Cipher{},
-			OpenSource: s.world.Open,
-			Random:     func(b []byte) { copy(b, "known plaintext") }, Now: now, Actor: "arn:aws:iam::000000000000:user/alice",
-			Anchoring: &rotation.Anchoring{
-				Store: store, Vault: vault, Signer: key, Log: rekor.New(log.Client(nil)), Ledger: store, Bucket: vault,
-				Trust:     audit.Trust{Logs: []audit.Log{log.Trust()}},
-				Retention: 24 * time.Hour, Heartbeat: time.Hour, MaxTail: 15 * time.Minute, Deadline: time.Minute,
-			},
+		Journal: j, Gates: gates.Gates{Rules: gates.Rules{Window: window}, Journal: j}, Drainage: store, Checkpoints: rotation.SealCheckpoints(store, memstore.CheckpointKeys{}), Archive: store, OpenSource: s.world.Open,
+		Keys: keyring.Keyring{Admin: keys, Wrapper: keys, Cipher: aead.Cipher{}, Random: func(b []byte) { copy(b, "known plaintext") }},
+		Anchor: &anchor.Anchor{
+			Journal: j, Store: store, Objects: vault, Signer: key, Log: rekor.New(log.Client(nil)), Recorder: store, Bucket: vault,
+			Trust:     audit.Trust{Logs: []audit.Log{log.Trust()}},
+			Retention: 24 * time.Hour, Heartbeat: time.Hour, MaxTail: 15 * time.Minute, Deadline: time.Minute,
 		},
 	}
-	first, err := keys.Create(t.Context(), "", 0, "genesis", rotation.Key{})
+	first, err := keys.Create(t.Context(), "", 0, "genesis", keyring.Key{})
 	must(t, err)
 	known := s.corpus.Source()
-	known.Kind = kek.KindCorpus
+	known.Kind = memstore.KindCorpus
 	s.tables = []*memstore.Table{s.orders, s.corpus}
 	_, err = s.Genesis(t.Context(), first.ID, "genesis", []kek.Source{known, s.orders.Source()})
 	must(t, err)
@@ -89,7 +91,7 @@ func newSite(t *testing.T) *site {
 	}
 	s.anchor()
 	s.pass(87 * 24 * time.Hour)
-	_, err = s.Anchor(t.Context(), rotation.AnchorInput{Heartbeat: true}) // as the cron does: preflight looks at its age
+	_, err = s.Anchor.AnchorChain(t.Context(), anchor.Input{Heartbeat: true}) // as the cron does: preflight looks at its age
 	must(t, err)
 	return s
 }
@@ -111,9 +113,9 @@ func (s *site) insert(table *memstore.Table, id string, under kek.ID) {
 func (s *site) sealed(table *memstore.Table, id string, under kek.ID) memstore.Record {
 	s.t.Helper()
 	encctx := map[string]string{"table": table.Name(), "id": id}
-	dek, wrapped, err := s.KMS.GenerateDataKey(s.t.Context(), under, encctx)
+	dek, wrapped, err := s.Keys.Wrapper.GenerateDataKey(s.t.Context(), under, encctx)
 	must(s.t, err)
-	ct, err := s.Cipher.Seal(dek, []byte("secret of "+id), encctx)
+	ct, err := s.Keys.Cipher.Seal(dek, []byte("secret of "+id), encctx)
 	must(s.t, err)
 	sum := sha256.Sum256([]byte("secret of " + id))
 	return memstore.Record{
@@ -123,7 +125,7 @@ func (s *site) sealed(table *memstore.Table, id string, under kek.ID) memstore.R
 
 func (s *site) anchor() {
 	s.t.Helper()
-	_, err := s.Anchor(s.t.Context(), rotation.AnchorInput{})
+	_, err := s.Anchor.AnchorChain(s.t.Context(), anchor.Input{})
 	must(s.t, err)
 }
 
@@ -149,7 +151,7 @@ func stepIn[In, Out any](s *site, v *visit, took time.Duration, in In, run func(
 	s.pass(took)
 	out, err := run(s.t.Context(), in)
 	if err != nil {
-		s.states.fail(s.at, v, string(lambdastep.Kind(err)), err.Error())
+		s.states.fail(s.at, v, string(lambdastep.ErrorKind(err)), err.Error())
 		return out, err
 	}
 	answer, jerr := json.Marshal(map[string]any{"Payload": out, "StatusCode": 200})
@@ -231,13 +233,13 @@ func (s *site) drain() error {
 	}
 }
 
-// rewrap enters every segment at once, as the map does, and has them answer one
+// rewrap enters every segment at once, each in a child execution, and has them answer one
 // after the other.
 func (s *site) rewrap() error {
 	var ins []rotation.RewrapInput
 	var visits []*visit
 	for _, src := range s.tables {
-		for i := range src.Segments(s.Segments) {
+		for i := range src.Segments(s.Config.Segments) {
 			in := rotation.RewrapInput{RotationID: spring, Source: src.Name(), Segment: i}
 			b, err := json.Marshal(in)
 			must(s.t, err)
@@ -257,8 +259,9 @@ func (s *site) rewrap() error {
 func (s *site) reader() Reader {
 	store := s.world.Store()
 	return Reader{
-		Table: store, Head: store, Keys: s.Keys, Vault: s.world.Vault(), Bucket: s.world.Vault(), Retention: 24 * time.Hour,
-		Anchoring: s.Anchoring, History: StepFunctions{Client: s.states}, Stack: stack, Actor: "arn:aws:iam::000000000000:user/auditor", Now: s.Now,
+		Table: store, Head: store, Keys: s.Keys.Admin, Vault: s.world.Vault(), Bucket: s.world.Vault(), Retention: 24 * time.Hour,
+		Anchoring: s.Anchor, History: StepFunctions{Client: s.states}, Stack: stack, Actor: "arn:aws:iam::000000000000:user/auditor", Now: s.Journal.Now,
+		Open: s.world.Open, Prove: s.ProveCheckpoint,
 	}
 }
 
@@ -276,17 +279,19 @@ type states struct {
 	log   map[string][]types.HistoryEvent
 	now   string // the execution that runs
 	last  int64  // the event before the next on the main path
+
+	children map[string][]string // ARNs of child executions by that of their map run
 }
 
 // visit is a stay in a state: the last event of its path.
 type visit struct {
-	state  string
-	last   int64
-	branch bool
+	state string
+	last  int64
+	of    string // the execution
 }
 
 func newStates() *states {
-	return &states{execs: map[string]*sfn.DescribeExecutionOutput{}, log: map[string][]types.HistoryEvent{}}
+	return &states{execs: map[string]*sfn.DescribeExecutionOutput{}, log: map[string][]types.HistoryEvent{}, children: map[string][]string{}}
 }
 
 func (f *states) start(at time.Time, arn, input string) {
@@ -295,7 +300,7 @@ func (f *states) start(at time.Time, arn, input string) {
 	f.execs[arn] = &sfn.DescribeExecutionOutput{
 		ExecutionArn: aws.String(arn), StateMachineArn: aws.String(machine), Status: types.ExecutionStatusRunning, StartDate: &at, Input: &input,
 	}
-	f.last = f.add(at, 0, types.HistoryEvent{Type: types.HistoryEventTypeExecutionStarted})
+	f.last = f.add(f.now, at, 0, types.HistoryEvent{Type: types.HistoryEventTypeExecutionStarted})
 }
 
 func (f *states) stop(at time.Time, status types.ExecutionStatus, err, cause string) {
@@ -306,45 +311,57 @@ func (f *states) stop(at time.Time, status types.ExecutionStatus, err, cause str
 	}
 }
 
-func (f *states) add(at time.Time, before int64, e types.HistoryEvent) int64 {
-	e.Id, e.PreviousEventId, e.Timestamp = int64(len(f.log[f.now]))+1, before, &at
-	f.log[f.now] = append(f.log[f.now], e)
+func (f *states) add(of string, at time.Time, before int64, e types.HistoryEvent) int64 {
+	e.Id, e.PreviousEventId, e.Timestamp = int64(len(f.log[of]))+1, before, &at
+	f.log[of] = append(f.log[of], e)
 	return e.Id
 }
 
 func (f *states) enter(at time.Time, state, input string) *visit {
-	v := f.branch(at, state, input)
-	v.branch, f.last = false, v.last
+	v := f.enterOf(f.now, at, f.last, state, input)
+	f.last = v.last
 	return v
 }
 
-// branch enters a state on a path of its own, as an iteration of a map does.
-func (f *states) branch(at time.Time, state, input string) *visit {
-	id := f.add(at, f.last, types.HistoryEvent{
+func (f *states) enterOf(of string, at time.Time, before int64, state, input string) *visit {
+	id := f.add(of, at, before, types.HistoryEvent{
 		Type: types.HistoryEventTypeTaskStateEntered, StateEnteredEventDetails: &types.StateEnteredEventDetails{Name: &state, Input: &input},
 	})
-	return &visit{state, id, true}
+	return &visit{state, id, of}
+}
+
+// branch enters a state in a child execution of its own, of the map run of the execution.
+func (f *states) branch(at time.Time, state, input string) *visit {
+	run := strings.Replace(f.now, ":execution:", ":mapRun:", 1)
+	if f.children[run] == nil {
+		f.last = f.add(f.now, at, f.last, types.HistoryEvent{
+			Type: types.HistoryEventTypeMapRunStarted, MapRunStartedEventDetails: &types.MapRunStartedEventDetails{MapRunArn: &run},
+		})
+	}
+	child := fmt.Sprintf("%s/%d", f.now, len(f.children[run]))
+	f.children[run] = append(f.children[run], child)
+	return f.enterOf(child, at, 0, state, input)
 }
 
 func (f *states) succeed(at time.Time, v *visit, output string) {
-	v.last = f.add(at, v.last, types.HistoryEvent{
+	v.last = f.add(v.of, at, v.last, types.HistoryEvent{
 		Type: types.HistoryEventTypeTaskSucceeded, TaskSucceededEventDetails: &types.TaskSucceededEventDetails{Output: &output},
 	})
 	f.exit(at, v)
 }
 
 func (f *states) fail(at time.Time, v *visit, err, cause string) {
-	v.last = f.add(at, v.last, types.HistoryEvent{
+	v.last = f.add(v.of, at, v.last, types.HistoryEvent{
 		Type: types.HistoryEventTypeTaskFailed, TaskFailedEventDetails: &types.TaskFailedEventDetails{Error: &err, Cause: &cause},
 	})
 	f.exit(at, v)
 }
 
 func (f *states) exit(at time.Time, v *visit) {
-	v.last = f.add(at, v.last, types.HistoryEvent{
+	v.last = f.add(v.of, at, v.last, types.HistoryEvent{
 		Type: types.HistoryEventTypeTaskStateExited, StateExitedEventDetails: &types.StateExitedEventDetails{Name: &v.state},
 	})
-	if !v.branch {
+	if v.of == f.now {
 		f.last = v.last
 	}
 }
@@ -378,10 +395,16 @@ func (f *states) GetExecutionHistory(_ context.Context, in *sfn.GetExecutionHist
 
 // ListExecutions implements [API].
 func (f *states) ListExecutions(_ context.Context, in *sfn.ListExecutionsInput, _ ...func(*sfn.Options)) (*sfn.ListExecutionsOutput, error) {
+	out := &sfn.ListExecutionsOutput{}
+	if in.MapRunArn != nil {
+		for _, child := range f.children[*in.MapRunArn] {
+			out.Executions = append(out.Executions, types.ExecutionListItem{ExecutionArn: aws.String(child)})
+		}
+		return out, nil
+	}
 	if aws.ToString(in.StateMachineArn) != machine {
 		return nil, errGone
 	}
-	out := &sfn.ListExecutionsOutput{}
 	for _, a := range f.arns {
 		out.Executions = append(out.Executions, types.ExecutionListItem{
 			ExecutionArn: aws.String(a), Name: aws.String(a[strings.LastIndexByte(a, ':')+1:]), StartDate: f.execs[a].StartDate,

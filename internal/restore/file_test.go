@@ -62,7 +62,7 @@ func TestParseItem(t *testing.T) {
 }
 
 // TestFile: plain and packed files give the same items, and the digest of the file
-// as it is; a line that is no item is named, and nothing of it is quoted.
+// as it is; a line that is not an item is named, and nothing of it is quoted.
 func TestFile(t *testing.T) {
 	text := everyType + "\n\n" + `{"Item":{"k":{"S":"2"}}}` + "\n" + `{"k":{"S":"3"}}`
 	var packed bytes.Buffer

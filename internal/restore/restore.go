@@ -1,17 +1,17 @@
-// Package restore brings rows back from a backup while KEKs go on being rotated.
+// Package restore inserts rows from a backup while KEKs are being rotated.
 //
-// A backup names the KEKs of its day. Written back as it is it would break
-// NoKeyOrphans: its rows would name KEKs that are retired, or that a rotation is
-// leaving. So every row is rewrapped under the pointer's KEK and inserted behind its
-// fence, as an application inserts (spec: Commit, InsertOK): a rotation that goes
-// on meanwhile either carries the row along or refuses it, and then it is rewrapped
-// again.
+// A backup names the KEKs of its time. If it were written back unchanged, it would break
+// NoKeyOrphans: its rows would name KEKs that are retired, or that a rotation is leaving.
 //
-// A row that is in the table is left as it is, so that a restore can be repeated and
-// never undoes a newer write; unless it is an orphan there, because the backup was
-// written back without this package: its KEK is retired, or the registry does not know
-// it. Then it is rewrapped in place, behind the same fence, on condition that it still
-// is what was read.
+// Invariants: every row is rewrapped under the pointer's KEK and inserted in a transaction
+// that checks the KEK's fence, as an application inserts (spec: Commit, InsertOK). A
+// concurrent rotation either rewraps the row too, or has sealed the fence: then the insert
+// is refused and the row is rewrapped under the new KEK.
+//
+// A row that exists in the table is not changed, so a restore can be repeated and never
+// undoes a newer write. The exception is an orphan, which exists if the backup was written
+// back without this package: its KEK is retired or not in the registry. It is rewrapped in
+// place, with the same fence check, on condition that it has not changed since it was read.
 package restore
 
 import (
@@ -30,73 +30,92 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/matter-ops/kms-rotation/envelope"
-	"github.com/matter-ops/kms-rotation/internal/backoff"
 	"github.com/matter-ops/kms-rotation/internal/controltable"
-	"github.com/matter-ops/kms-rotation/internal/ddb"
+	"github.com/matter-ops/kms-rotation/internal/remote"
 	"github.com/matter-ops/kms-rotation/kek"
-	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/journal"
+	"github.com/matter-ops/kms-rotation/rotation/keyring"
+	"github.com/matter-ops/kms-rotation/source"
 )
 
-// DynamoDB is what a restore uses of the DynamoDB client beside what the table's driver
-// uses of it.
+// DynamoDB is the part of the DynamoDB client that a restore uses. The table's driver uses
+// more.
 type DynamoDB interface {
 	TransactWriteItems(context.Context, *dynamodb.TransactWriteItemsInput, ...func(*dynamodb.Options)) (*dynamodb.TransactWriteItemsOutput, error)
 }
 
-// Registry is what a restore reads of the control table.
+// Registry is the part of the control table that a restore reads.
 type Registry interface {
 	Load(ctx context.Context, rotationID string) (kek.View, error)
 	KEKs(ctx context.Context) ([]kek.KEK, error)
 	Rotations(ctx context.Context) ([]kek.Rotation, error)
 }
 
-// Keys is what a restore asks KMS of a KEK.
+// Keys describes KEKs in KMS.
 type Keys interface {
-	Describe(ctx context.Context, id kek.ID) (rotation.Key, error)
+	Describe(ctx context.Context, id kek.ID) (keyring.Key, error)
+}
+
+// Table is the driver of a source whose rows can be restored: items of DynamoDB, behind the
+// fence of the control table. It makes the writes and leaves sending them to the restore,
+// which puts each into one transaction with the fence of the KEK that the row is then under.
+type Table interface {
+	source.Driver
+	// ReadBackup reads an item of a backup. One that is not a sound envelope has a Defect. The
+	// error is [source.ErrNoKey] for an item that lacks a part of the table's primary key.
+	ReadBackup(ctx context.Context, i map[string]types.AttributeValue) (source.Backup, error)
+	// ReadStored reads the item that the table has in the place of a backup's, with its
+	// payload; false if there is none.
+	ReadStored(ctx context.Context, b source.Backup) (source.Row, bool, error)
+	// InsertOf makes the write that brings an item back with another wrapping, if the table
+	// has no item of its key.
+	InsertOf(b source.Backup, with source.Rewrapped) (*types.Put, error)
+	// UpdateOf makes the write that Replace makes.
+	UpdateOf(old source.Row, with source.Rewrapped) (*types.Update, error)
 }
 
 // Restorer restores rows of one table.
 type Restorer struct {
 	DynamoDB     DynamoDB
 	ControlTable string
-	Table        *ddb.TableSource
+	Table        Table
 	Registry     Registry
 	Keys         Keys
-	KMS          rotation.Wrapper
-	Cipher       rotation.Cipher
+	KMS          keyring.Wrapper
+	Cipher       keyring.Cipher
 
 	registered  map[kek.ID]kek.KEK
 	emergencies []kek.Rotation // that have switched
 }
 
 const (
-	atOnce     = 8 // rows
-	maxTries   = 10
-	firstWait  = 10 * time.Millisecond
-	maxWait    = time.Second
-	maxDefects = 5
+	maxConcurrent = 8 // rows that are restored at the same time
+	maxTries      = 10
+	firstWait     = 10 * time.Millisecond
+	maxWait       = time.Second
+	maxDefects    = 5
 )
 
-// Plan is what a backup would restore.
+// Plan is what a restore of a backup would do.
 type Plan struct {
 	Digest  string           `json:"file_sha256"`
 	Rows    int64            `json:"rows"`
-	Present int64            `json:"present"` // rows that are there under a KEK in use, whatever they hold
+	Present int64            `json:"present"` // rows that exist under a KEK in use, with any content
 	Absent  int64            `json:"absent"`
-	Orphans int64            `json:"orphans"`        // rows that are there under a KEK that is not in use: they are repaired
+	Orphans int64            `json:"orphans"`        // rows that exist under a KEK that is not in use: they are repaired
 	ByKEK   map[kek.ID]int64 `json:"by_kek"`         // absent rows and orphans
-	Anew    int64            `json:"encrypted_anew"` // of them, rows whose data key may be exposed
-	Opaque  int64            `json:"keep_data_key"`  // of them, rows whose data key may be exposed and whose payload cannot be encrypted again
+	Anew    int64            `json:"encrypted_anew"` // of ByKEK: rows whose data key may be exposed
+	Opaque  int64            `json:"keep_data_key"`  // of ByKEK: such rows whose payload cannot be encrypted again
 	Defects int64            `json:"defects"`        // items that cannot be restored
 	First   []string         `json:"first_defects"`
 	Locked  []Locked         `json:"locked"`  // KEKs that must be enabled first
 	Retired []kek.ID         `json:"retired"` // retired KEKs that are enabled, to be disabled again
 }
 
-// Deleted is the state of a key that KMS does not know any more.
+// Deleted is the [Locked.KMS] of a key that no longer exists in KMS.
 const Deleted = "Deleted"
 
-// Locked is a KEK that rows are under and that KMS does not let be used.
+// Locked is a KEK that rows need and that is disabled or deleted in KMS.
 type Locked struct {
 	KEK   kek.ID    `json:"kek_id"`
 	State kek.State `json:"state"` // in the registry
@@ -104,7 +123,8 @@ type Locked struct {
 	Rows  int64     `json:"rows"`
 }
 
-// Prepare reads what does not change while rows are restored.
+// Prepare reads the registry and the emergencies. Call it once, before [Restorer.Plan] and
+// [Restorer.Apply].
 func (r *Restorer) Prepare(ctx context.Context) error {
 	keks, err := r.Registry.KEKs(ctx)
 	if err != nil {
@@ -123,22 +143,23 @@ func (r *Restorer) Prepare(ctx context.Context) error {
 	return err
 }
 
-// errNoRow reports an item that cannot be restored, and why.
-var errNoRow = errors.New("it cannot be restored")
+// errUnrestorable reports an item that cannot be restored, and why.
+var errUnrestorable = errors.New("it cannot be restored")
 
-// found is an item of the backup beside what the table holds in its place.
+// found is an item of the backup and the table's row with its key.
 type found struct {
-	backed ddb.Backed
-	there  bool         // the table has a row of its key
-	orphan bool         // under a KEK that is not in use
-	row    rotation.Row // to rewrap: the backup's, or the orphan
+	backed source.Backup
+	there  bool       // the table has a row with this key
+	orphan bool       // that row is under a KEK that is not in use
+	row    source.Row // to rewrap: the backup's row, or the orphan
 }
 
-// look reads an item of the backup and the table's row of its key.
-func (r *Restorer) look(ctx context.Context, i envelope.Item) (found, error) {
+// findRow decodes an item of the backup and reads the table's row with its key. The error
+// is errUnrestorable if the item cannot be restored.
+func (r *Restorer) findRow(ctx context.Context, i envelope.Item) (found, error) {
 	b, err := r.Table.ReadBackup(ctx, i)
-	if errors.Is(err, ddb.ErrNoKey) {
-		return found{}, fmt.Errorf("%w: %w", errNoRow, err)
+	if errors.Is(err, source.ErrNoKey) {
+		return found{}, fmt.Errorf("%w: %w", errUnrestorable, err)
 	}
 	if err != nil {
 		return found{}, err
@@ -149,51 +170,50 @@ func (r *Restorer) look(ctx context.Context, i envelope.Item) (found, error) {
 		return f, err
 	}
 	if !there {
-		return f, r.sound(b.Row)
+		return f, r.checkRow(b.Row)
 	}
 	f.there = true
 	if now.Defect != "" {
-		return f, fmt.Errorf("%w: the row that is in the table is no sound envelope: %s", errNoRow, now.Defect)
+		return f, fmt.Errorf("%w: the row that is in the table is not a sound envelope: %s", errUnrestorable, now.Defect)
 	}
 	k, known := r.registered[now.KEK]
 	if known && sameKey(now, k) && k.State.Resolves() {
 		return f, nil
 	}
-	if err := r.sound(now); err != nil {
+	if err := r.checkRow(now); err != nil {
 		return f, fmt.Errorf("the row that is in the table: %w", err)
 	}
 	f.orphan, f.row = true, now
 	return f, nil
 }
 
-// sound refuses a row that cannot be rewrapped.
-func (r *Restorer) sound(row rotation.Row) error {
+// checkRow refuses a row that cannot be rewrapped.
+func (r *Restorer) checkRow(row source.Row) error {
 	if row.Defect != "" {
-		return fmt.Errorf("%w: %s", errNoRow, row.Defect)
+		return fmt.Errorf("%w: %s", errUnrestorable, row.Defect)
 	}
 	if k, ok := r.registered[row.KEK]; !ok || !sameKey(row, k) {
-		return fmt.Errorf("%w: KEK %s is not in the registry", errNoRow, cmp.Or(row.KeyARN, string(row.KEK)))
+		return fmt.Errorf("%w: KEK %s is not in the registry", errUnrestorable, cmp.Or(row.KeyARN, string(row.KEK)))
 	}
 	return nil
 }
 
 // sameKey reports whether a row that names its KEK by ARN names the registered key.
-func sameKey(row rotation.Row, k kek.KEK) bool { return row.KeyARN == "" || row.KeyARN == k.ARN }
+func sameKey(row source.Row, k kek.KEK) bool { return row.KeyARN == "" || row.KeyARN == k.ARN }
 
-// Plan reads the whole backup and looks which of its rows are there. It changes
-// nothing.
+// Plan reads the whole backup and checks which of its rows exist. It changes nothing.
 func (r *Restorer) Plan(ctx context.Context, file File) (Plan, error) {
 	p := Plan{ByKEK: map[kek.ID]int64{}, First: []string{}, Locked: []Locked{}, Retired: []kek.ID{}}
 	var mu sync.Mutex
-	digest, err := r.each(ctx, file, func(ctx context.Context, line int, item envelope.Item) error {
-		f, err := r.look(ctx, item)
+	digest, err := r.eachRow(ctx, file, func(ctx context.Context, line int, item envelope.Item) error {
+		f, err := r.findRow(ctx, item)
 		mu.Lock()
 		defer mu.Unlock()
 		p.Rows++
 		switch {
-		case errors.Is(err, errNoRow):
+		case errors.Is(err, errUnrestorable):
 			p.Defects++
-			p.First = first(p.First, line, err)
+			p.First = appendDefect(p.First, line, err)
 			return nil
 		case err != nil:
 			return fmt.Errorf("line %d: %w", line, err)
@@ -207,9 +227,9 @@ func (r *Restorer) Plan(ctx context.Context, file File) (Plan, error) {
 		}
 		p.ByKEK[f.row.KEK]++
 		switch {
-		case r.exposed(f.row) && f.row.Whole:
+		case r.isKeyExposed(f.row) && f.row.Whole:
 			p.Opaque++
-		case r.exposed(f.row):
+		case r.isKeyExposed(f.row):
 			p.Anew++
 		}
 		return nil
@@ -221,19 +241,20 @@ func (r *Restorer) Plan(ctx context.Context, file File) (Plan, error) {
 	return p, r.judgeKeys(ctx, &p)
 }
 
-func first(list []string, line int, err error) []string {
+// appendDefect adds a defect to the first ones that are shown.
+func appendDefect(list []string, line int, err error) []string {
 	if len(list) < maxDefects {
 		list = append(list, fmt.Sprintf("line %d: %v", line, err))
 	}
 	return list
 }
 
-// judgeKeys asks KMS for the KEKs that the rows to write are under.
+// judgeKeys reads from KMS the state of the KEKs under which the rows to write are.
 func (r *Restorer) judgeKeys(ctx context.Context, p *Plan) error {
 	for _, id := range slices.Sorted(maps.Keys(p.ByKEK)) {
 		k, err := r.Keys.Describe(ctx, id)
 		switch {
-		case errors.Is(err, rotation.ErrNoKey):
+		case errors.Is(err, journal.ErrNoKey):
 			p.Locked = append(p.Locked, Locked{id, r.registered[id].State, Deleted, p.ByKEK[id]})
 		case err != nil:
 			return err
@@ -248,29 +269,29 @@ func (r *Restorer) judgeKeys(ctx context.Context, p *Plan) error {
 
 // Result is what a restore did.
 type Result struct {
-	Restored int64            `json:"restored"` // rows that were not there
-	Repaired int64            `json:"repaired"` // orphans that were rewrapped where they are
+	Restored int64            `json:"restored"` // rows that did not exist
+	Repaired int64            `json:"repaired"` // orphans that were rewrapped in place
 	Present  int64            `json:"present"`
-	ByKEK    map[kek.ID]int64 `json:"restored_by_kek"` // both, by the KEK that they were under
+	ByKEK    map[kek.ID]int64 `json:"restored_by_kek"` // restored and repaired rows, by their KEK before
 	Anew     int64            `json:"encrypted_anew"`
 	Opaque   int64            `json:"keep_data_key"`
 	Defects  int64            `json:"defects"`
 	First    []string         `json:"first_defects"`
 }
 
-// Apply inserts every row of the backup that is not there, and repairs those that are
-// orphans where they are. What it returns with an error is what it had done by then.
+// Apply inserts every row of the backup that does not exist, and repairs orphans in place.
+// With an error it returns what was done until then; call it again to continue.
 func (r *Restorer) Apply(ctx context.Context, file File) (Result, error) {
 	out := Result{ByKEK: map[kek.ID]int64{}, First: []string{}}
 	var mu sync.Mutex
-	_, err := r.each(ctx, file, func(ctx context.Context, line int, item envelope.Item) error {
-		f, wrote, err := r.restore(ctx, item)
+	_, err := r.eachRow(ctx, file, func(ctx context.Context, line int, item envelope.Item) error {
+		f, wrote, err := r.restoreRow(ctx, item)
 		mu.Lock()
 		defer mu.Unlock()
 		switch {
-		case errors.Is(err, errNoRow), errors.Is(err, rotation.ErrUnwrap):
+		case errors.Is(err, errUnrestorable), errors.Is(err, journal.ErrUnwrap):
 			out.Defects++
-			out.First = first(out.First, line, err)
+			out.First = appendDefect(out.First, line, err)
 			return nil
 		case err != nil:
 			return fmt.Errorf("line %d: %w", line, err)
@@ -284,9 +305,9 @@ func (r *Restorer) Apply(ctx context.Context, file File) (Result, error) {
 		}
 		out.ByKEK[f.row.KEK]++
 		switch {
-		case r.exposed(f.row) && f.row.Whole:
+		case r.isKeyExposed(f.row) && f.row.Whole:
 			out.Opaque++
-		case r.exposed(f.row):
+		case r.isKeyExposed(f.row):
 			out.Anew++
 		}
 		return nil
@@ -294,10 +315,11 @@ func (r *Restorer) Apply(ctx context.Context, file File) (Result, error) {
 	return out, err
 }
 
-// each works on several rows of the backup at once.
-func (r *Restorer) each(ctx context.Context, file File, do func(context.Context, int, envelope.Item) error) (string, error) {
+// eachRow calls do for the rows of the backup, several at the same time, and returns the
+// digest of the file.
+func (r *Restorer) eachRow(ctx context.Context, file File, do func(context.Context, int, envelope.Item) error) (string, error) {
 	g, gctx := errgroup.WithContext(ctx)
-	g.SetLimit(atOnce)
+	g.SetLimit(maxConcurrent)
 	digest, err := file.Each(func(line int, item envelope.Item) error {
 		if err := gctx.Err(); err != nil {
 			return err
@@ -311,16 +333,16 @@ func (r *Restorer) each(ctx context.Context, file File, do func(context.Context,
 	return digest, err
 }
 
-// restore brings one row back, or repairs it; false if it is there under a KEK in use.
-// It looks at the row and the pointer again until a write of both meets them unchanged.
-func (r *Restorer) restore(ctx context.Context, item envelope.Item) (f found, wrote bool, err error) {
+// restoreRow inserts or repairs one row; wrote is false if the row exists under a KEK in
+// use. It reads the row and the pointer again until a write finds both unchanged.
+func (r *Restorer) restoreRow(ctx context.Context, item envelope.Item) (f found, wrote bool, err error) {
 	var last error
 	var disabled kek.ID // the pointer's KEK when one was found disabled
 	for n := range maxTries {
-		if err := backoff.Pause(ctx, n, firstWait, maxWait); err != nil {
+		if err := remote.WaitForTry(ctx, n, firstWait, maxWait); err != nil {
 			return f, false, errors.Join(err, last)
 		}
-		if f, err = r.look(ctx, item); err != nil || f.there && !f.orphan {
+		if f, err = r.findRow(ctx, item); err != nil || f.there && !f.orphan {
 			return f, false, err
 		}
 		v, err := r.Registry.Load(ctx, "")
@@ -330,19 +352,19 @@ func (r *Restorer) restore(ctx context.Context, item envelope.Item) (f found, wr
 		if v.Pointer == nil {
 			return f, false, kek.ErrNoPointer
 		}
-		with, err := r.rewrapped(ctx, f.row, *v.Pointer)
-		if errors.Is(err, rotation.ErrKeyDisabled) && disabled != v.Pointer.KEKID { // retired since it was read?
+		with, err := r.rewrapRow(ctx, f.row, *v.Pointer)
+		if errors.Is(err, journal.ErrKeyDisabled) && disabled != v.Pointer.KEKID { // retired since it was read?
 			disabled, last = v.Pointer.KEKID, err
 			continue
 		}
 		if err != nil {
 			return f, false, err
 		}
-		write, err := r.write(f, with)
+		write, err := r.buildWrite(f, with)
 		if err != nil {
 			return f, false, err
 		}
-		if wrote, err = r.commit(ctx, write, *v.Pointer, v.KEKs[v.Pointer.KEKID].FenceShards); wrote || err != nil && !errors.Is(err, errAgain) {
+		if wrote, err = r.writeFenced(ctx, write, *v.Pointer, v.KEKs[v.Pointer.KEKID].FenceShards); wrote || err != nil && !errors.Is(err, errRetry) {
 			return f, wrote, err
 		}
 		last = err
@@ -350,8 +372,8 @@ func (r *Restorer) restore(ctx context.Context, item envelope.Item) (f found, wr
 	return f, false, fmt.Errorf("gave up after %d tries: %w", maxTries, last)
 }
 
-// write makes the write of one row.
-func (r *Restorer) write(f found, with rotation.Rewrapped) (types.TransactWriteItem, error) {
+// buildWrite returns the write of one row: a conditional put, or the update of an orphan.
+func (r *Restorer) buildWrite(f found, with source.Rewrapped) (types.TransactWriteItem, error) {
 	if f.orphan {
 		update, err := r.Table.UpdateOf(f.row, with)
 		return types.TransactWriteItem{Update: update}, err
@@ -360,12 +382,13 @@ func (r *Restorer) write(f found, with rotation.Rewrapped) (types.TransactWriteI
 	return types.TransactWriteItem{Put: put}, err
 }
 
-// errAgain reports that nothing was written, because the row, the pointer or the fence
-// changed or the service was busy: it may be with both read again.
-var errAgain = errors.New("nothing was written")
+// errRetry reports that nothing was written, because the row, the pointer or the fence has
+// changed, or the service was busy. After both are read again, a write may succeed.
+var errRetry = errors.New("nothing was written")
 
-// commit writes the row behind the fence of the pointer's KEK.
-func (r *Restorer) commit(ctx context.Context, write types.TransactWriteItem, p kek.Pointer, shards int) (bool, error) {
+// writeFenced writes the row in one transaction with a check of the fence of the pointer's
+// KEK.
+func (r *Restorer) writeFenced(ctx context.Context, write types.TransactWriteItem, p kek.Pointer, shards int) (bool, error) {
 	fence := controltable.FenceOpen(r.ControlTable, p.KEKID, rand.IntN(max(shards, 1))) //nolint:gosec // spreads load
 	_, err := r.DynamoDB.TransactWriteItems(ctx, &dynamodb.TransactWriteItemsInput{
 		TransactItems: []types.TransactWriteItem{write, {ConditionCheck: fence}},
@@ -377,15 +400,15 @@ func (r *Restorer) commit(ctx context.Context, write types.TransactWriteItem, p 
 	again := controltable.Busy(err) || reasons != nil && !slices.Contains(reasons, controltable.Refused)
 	err = fmt.Errorf("dynamodb TransactWriteItems: %w", err)
 	if again {
-		err = fmt.Errorf("%w: %w", errAgain, err)
+		err = fmt.Errorf("%w: %w", errRetry, err)
 	}
 	return false, err
 }
 
-// exposed reports whether the row's data key may be known to others: an emergency
-// has left the KEK that it is wrapped under, or a later one that the same data key
-// was wrapped under.
-func (r *Restorer) exposed(row rotation.Row) bool {
+// isKeyExposed reports whether the row's data key may be known to others: an emergency has
+// retired the KEK under which it is wrapped, or a later KEK under which the same data key
+// was wrapped.
+func (r *Restorer) isKeyExposed(row source.Row) bool {
 	for _, e := range r.emergencies {
 		if row.KEK == e.OldKEK || slices.Contains(e.Olds, row.KEK) || row.Epoch < e.Epoch {
 			return true
@@ -394,17 +417,18 @@ func (r *Restorer) exposed(row rotation.Row) bool {
 	return false
 }
 
-// rewrapped is the row's wrapping under the pointer's KEK. If its data key may be exposed
-// the payload is encrypted under a fresh one, where there is a payload of this project's.
-func (r *Restorer) rewrapped(ctx context.Context, row rotation.Row, p kek.Pointer) (rotation.Rewrapped, error) {
-	out := rotation.Rewrapped{KEK: p.KEKID, Epoch: p.Epoch}
-	if row.Whole || !r.exposed(row) {
+// rewrapRow wraps the row's data key under the pointer's KEK. If the data key may be
+// exposed, it encrypts the payload under a new data key, provided that the payload is in
+// this project's format.
+func (r *Restorer) rewrapRow(ctx context.Context, row source.Row, p kek.Pointer) (source.Rewrapped, error) {
+	out := source.Rewrapped{KEK: p.KEKID, Epoch: p.Epoch}
+	if row.Whole || !r.isKeyExposed(row) {
 		var err error
 		out.WrappedDEK, err = r.KMS.ReEncrypt(ctx, row.KEK, p.KEKID, row.WrappedDEK, row.Context)
 		return out, err
 	}
 	if len(row.Ciphertext) == 0 {
-		return out, fmt.Errorf("%w: its data key may be exposed since an emergency, and it has no payload that can be encrypted under a fresh one", errNoRow)
+		return out, fmt.Errorf("%w: its data key may be exposed since an emergency, and it has no payload that can be encrypted under a fresh one", errUnrestorable)
 	}
 	old, err := r.KMS.Decrypt(ctx, row.KEK, row.WrappedDEK, row.Context)
 	if err != nil {
@@ -413,7 +437,7 @@ func (r *Restorer) rewrapped(ctx context.Context, row rotation.Row, p kek.Pointe
 	defer clear(old)
 	plain, err := r.Cipher.Open(old, row.Ciphertext, row.Bound)
 	if err != nil {
-		return out, fmt.Errorf("%w: its payload does not open under its data key", errNoRow)
+		return out, fmt.Errorf("%w: its payload does not open under its data key", errUnrestorable)
 	}
 	defer clear(plain)
 	fresh, wrapped, err := r.KMS.GenerateDataKey(ctx, p.KEKID, row.Context)

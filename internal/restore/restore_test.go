@@ -22,9 +22,10 @@ import (
 
 	"github.com/matter-ops/kms-rotation/envelope"
 	"github.com/matter-ops/kms-rotation/envelope/aead"
-	"github.com/matter-ops/kms-rotation/internal/ddb"
 	"github.com/matter-ops/kms-rotation/kek"
-	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/journal"
+	"github.com/matter-ops/kms-rotation/rotation/keyring"
+	dynamosource "github.com/matter-ops/kms-rotation/source/dynamodb"
 	"github.com/matter-ops/kms-rotation/test/memddb"
 	"github.com/matter-ops/kms-rotation/test/memstore"
 )
@@ -56,19 +57,19 @@ func newSite(t *testing.T, format string) *site {
 		must(t, err)
 	}
 	for n, id := range []*kek.ID{&s.old, &s.current} {
-		k, err := s.kms.Create(t.Context(), "r", n+1, "", rotation.Key{})
+		k, err := s.kms.Create(t.Context(), "r", n+1, "", keyring.Key{})
 		must(t, err)
 		*id = k.ID
 	}
 	s.put("control", envelope.Item{"pk": text("FENCE#" + string(s.current)), "sk": text("00"), "state": text("open")})
-	c := ddb.SourceConfig{
+	c := dynamosource.Config{
 		Table: "orders", KEKID: "kek_id", WrappedDEK: "dek", Ciphertext: "body", Epoch: "epoch", Version: "version",
 		Context: map[string]string{"table": "orders"}, Bind: map[string]string{"id": "$id"}, Format: format,
 	}
 	if format == envelope.FormatKMS {
 		c.WrappedDEK, c.Bind = "", nil
 	}
-	table, err := ddb.NewTableSource(s.db, c)
+	table, err := dynamosource.New(s.db, c)
 	must(t, err)
 	s.Restorer = &Restorer{DynamoDB: s.db, ControlTable: "control", Table: table, Registry: s, Keys: s.kms, KMS: s.kms, Cipher: aead.Cipher{}}
 	return s
@@ -223,7 +224,7 @@ func TestOrphanThatCannotBeRepaired(t *testing.T) {
 		says  string
 	}{
 		"a KEK that nobody knows": {func(_ *site, i envelope.Item) { i["kek_id"] = text("nobodys") }, "KEK nobodys is not in the registry"},
-		"no data key":             {func(_ *site, i envelope.Item) { delete(i, "dek") }, "the row that is in the table is no sound envelope"},
+		"no data key":             {func(_ *site, i envelope.Item) { delete(i, "dek") }, "the row that is in the table is not a sound envelope"},
 		"no envelope at all": {func(_ *site, i envelope.Item) {
 			for _, a := range []string{"kek_id", "dek", "body", "epoch"} {
 				delete(i, a)
@@ -283,7 +284,7 @@ func fenced(t *testing.T) {
 	for _, i := range []envelope.Item{orphan, s.sealed("lost", s.old)} {
 		s.reads = 0
 		_, err := s.Apply(t.Context(), s.backup(i))
-		if !errors.Is(err, errAgain) || s.reads != maxTries {
+		if !errors.Is(err, errRetry) || s.reads != maxTries {
 			t.Errorf("%v, the pointer was read %d times", err, s.reads)
 		}
 	}
@@ -374,7 +375,7 @@ func TestWhole(t *testing.T) {
 	}
 }
 
-// TestNoRow: what is no row of the source is refused, each for its own reason, and the
+// TestNoRow: what is not a row of the source is refused, each for its own reason, and the
 // others are restored.
 func TestNoRow(t *testing.T) {
 	for name, spoil := range map[string]func(envelope.Item){
@@ -409,7 +410,7 @@ func TestLocked(t *testing.T) {
 	if len(p.Locked) != 1 || p.Locked[0].KEK != s.old || p.Locked[0].Rows != 2 {
 		t.Errorf("%+v", p.Locked)
 	}
-	if _, err := s.Apply(t.Context(), s.backup(orphan)); !errors.Is(err, rotation.ErrKeyDisabled) {
+	if _, err := s.Apply(t.Context(), s.backup(orphan)); !errors.Is(err, journal.ErrKeyDisabled) {
 		t.Errorf("a disabled KEK: %v", err)
 	}
 }

@@ -12,13 +12,31 @@
 //	epoch_attribute        N  of the pointer that the row was wrapped under
 //	version_attribute      N  counted up with every write; optional
 //
-// In a table of format tink a row without a wrapped data key of its own is Tink's
-// KMSEnvelopeAEAD: the wrapped data key is inside the ciphertext. In a table of format kms
-// the ciphertext is KMS's, of the data itself. A number is a whole number of 64 bits, or
-// the row is not a sound envelope.
+// Such a row is embedded: it carries its wrapped data key. A keyed row names its data key,
+// which has a record in the key table (package keyrecord):
+//
+//	dek_id_attribute       S  the id of the data key
+//	ciphertext_attribute   B  the payload, always of format matter
+//	epoch_attribute        N  of the pointer that the data key was made under
+//	version_attribute      N  counted up with every write; optional
+//
+// It has neither a kek_id_attribute nor a wrapped_dek_attribute. A definition that names
+// the attributes of both kinds has rows of both, during a conversion; its field envelope
+// says which kind is written.
+//
+// In a table of format tink, a row without a wrapped data key of its own is Tink's
+// KMSEnvelopeAEAD: the wrapped data key is inside the ciphertext. In a table of format
+// kms, KMS encrypted the data itself. A number must be a whole number of 64 bits, or the
+// row is not a sound envelope.
+//
+// Invariants: the encryption context of a row is the same for every package, byte for byte;
+// otherwise KMS would refuse to unwrap what another package wrapped. The payload of a keyed
+// row is bound to the id of its data key and to the row's primary key, so it opens in no
+// other row.
 package rowschema
 
 import (
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -30,21 +48,27 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
 
 	"github.com/matter-ops/kms-rotation/internal/attr"
+	"github.com/matter-ops/kms-rotation/internal/keyrecord"
 	"github.com/matter-ops/kms-rotation/internal/strictjson"
 	"github.com/matter-ops/kms-rotation/kek"
 )
+
+// Kind is the kind of such a table in definitions and in the control table.
+const Kind = "dynamodb"
 
 // Schema is the definition of a table whose rows are envelopes.
 type Schema struct {
 	Name       string            `json:"name"`                  // default: the table's
 	Table      string            `json:"table"`                 // table name or ARN
-	KEKID      string            `json:"kek_id_attribute"`      // S, a KMS key id or key ARN
-	WrappedDEK string            `json:"wrapped_dek_attribute"` // B, a KMS ciphertext blob; none for format kms
+	Envelope   string            `json:"envelope"`              // kind of the rows that are written: "", "embedded" or "keyed"
+	DEKID      string            `json:"dek_id_attribute"`      // S; default dek_id if keyed; "" if no row is keyed
+	KEKID      string            `json:"kek_id_attribute"`      // S, a KMS key id or key ARN; "" if no row is embedded
+	WrappedDEK string            `json:"wrapped_dek_attribute"` // B, a KMS ciphertext blob; none for format kms, or if no row is embedded
 	Ciphertext string            `json:"ciphertext_attribute"`  // B; "" if an emergency cannot re-encrypt payloads
 	Epoch      string            `json:"epoch_attribute"`       // N; default kek_epoch
 	Version    string            `json:"version_attribute"`     // N, counted up with every write; "" if rows have none
 	Context    map[string]string `json:"context"`               // KMS encryption context: key → literal, "$attribute", or "$$literal with one $"
-	Bind       map[string]string `json:"bind"`                  // bound to the payload beside the context, not told to KMS; written like it
+	Bind       map[string]string `json:"bind"`                  // as Context, but bound to the payload only and not sent to KMS
 	Format     string            `json:"format"`                // of the ciphertext: "", "matter", "tink" or "kms"
 	Payloads   string            `json:"payloads"`              // "opaque" if they are of a format of the application's own, else ""
 	Other      *OtherItems       `json:"other"`                 // items that are none of the source's rows; may be nil
@@ -57,8 +81,11 @@ type OtherItems struct {
 	Values    []string `json:"values"`
 }
 
-// The formats of a table's payloads.
+// The kinds of envelopes that are written into a table, and the formats of its payloads.
 const (
+	EnvelopeEmbedded = "embedded" // each row carries its wrapped data key; also ""
+	EnvelopeKeyed    = "keyed"    // rows name data keys of the key table
+
 	FormatMatter = "matter" // package aead; also ""
 	FormatTink   = "tink"
 	FormatKMS    = "kms"
@@ -67,6 +94,13 @@ const (
 
 	// DefaultEpoch is the attribute of the epoch if the definition names none.
 	DefaultEpoch = "kek_epoch"
+	// DefaultDEKID is the attribute of the data key's id in a keyed table whose definition
+	// names none.
+	DefaultDEKID = "dek_id"
+
+	// BoundKey is how the keys begin under which the attributes of a keyed row's primary key
+	// are bound to its payload.
+	BoundKey = keyrecord.Reserved + "key:"
 )
 
 var (
@@ -74,8 +108,8 @@ var (
 	tableARN  = regexp.MustCompile(`^arn:[a-z-]+:dynamodb:[a-z0-9-]+:[0-9]{12}:table/[A-Za-z0-9_.-]{3,255}$`)
 )
 
-// Parse reads a definition strictly, for a misspelt field would leave rows
-// behind. It does not check what the fields say: see [Schema.Validate].
+// Parse decodes a definition strictly: with a misspelt field, a rotation could leave rows
+// behind. It does not check the values of the fields: see [Schema.Validate].
 func Parse(definition []byte) (Schema, error) {
 	var c Schema
 	if err := strictjson.Unmarshal(definition, &c); err != nil {
@@ -84,8 +118,8 @@ func Parse(definition []byte) (Schema, error) {
 	return c, nil
 }
 
-// Source is the definition as the registry keeps it: JSON in one form, with the fields
-// that were given and no defaults.
+// Source returns the definition as the registry stores it: JSON in one form, with the
+// given fields and without defaults, so that equal definitions are equal texts.
 func (c Schema) Source() kek.Source {
 	given := map[string]any{}
 	b, err := json.Marshal(c)
@@ -103,13 +137,13 @@ func (c Schema) Source() kek.Source {
 	if b, err = json.Marshal(given); err != nil {
 		panic("rowschema: strings do not encode: " + err.Error())
 	}
-	return kek.Source{Name: c.SourceName(), Kind: kek.KindDynamoDB, Definition: string(b), Place: c.TableName()}
+	return kek.Source{Name: c.SourceName(), Kind: Kind, Definition: string(b), Place: c.TableName()}
 }
 
-// SourceName is the name that rotations know the source by.
+// SourceName returns the name of the source in rotations, checkpoints and reports.
 func (c Schema) SourceName() string { return c.WithDefaults().Name }
 
-// TableName is the table's name, without the rest of its ARN.
+// TableName returns the table's name without the rest of its ARN.
 func (c Schema) TableName() string { return c.Table[strings.LastIndexByte(c.Table, '/')+1:] }
 
 // WithDefaults returns c with every default filled in.
@@ -120,11 +154,23 @@ func (c Schema) WithDefaults() Schema {
 	if c.Epoch == "" {
 		c.Epoch = DefaultEpoch
 	}
+	if c.Keyed() && c.DEKID == "" {
+		c.DEKID = DefaultDEKID
+	}
 	return c
 }
 
-// Validate reports everything that is wrong with c, each fault under the name of
-// its JSON field.
+// Keyed reports whether keyed rows are written into the table. Embedded rows may be in it
+// too, if [Schema.HoldsEmbedded].
+func (c Schema) Keyed() bool { return c.Envelope == EnvelopeKeyed }
+
+// HoldsKeyed reports whether keyed rows may be in the table.
+func (c Schema) HoldsKeyed() bool { return c.Keyed() || c.DEKID != "" }
+
+// HoldsEmbedded reports whether embedded rows may be in the table.
+func (c Schema) HoldsEmbedded() bool { return !c.Keyed() || c.KEKID != "" }
+
+// Validate returns every fault of c, each with the name of its JSON field.
 func (c Schema) Validate() error {
 	var faults []error
 	fault := func(field, format string, args ...any) {
@@ -140,9 +186,10 @@ func (c Schema) Validate() error {
 	if err := kek.CheckSourceName(c.Name); c.Table != "" && err != nil {
 		fault("name", "%v", err)
 	}
-	if c.KEKID == "" {
+	if c.KEKID == "" && c.HoldsEmbedded() {
 		fault("kek_id_attribute", "is required")
 	}
+	c.checkKeyed(fault)
 	used := map[string]string{}
 	for _, a := range c.Attributes() {
 		if other, ok := used[a.Name]; ok && a.Name != "" {
@@ -159,11 +206,39 @@ func (c Schema) Validate() error {
 	return errors.Join(faults...)
 }
 
-// checkFormat holds the attributes against the format of the payloads.
+// checkKeyed checks what a table with keyed rows needs.
+func (c Schema) checkKeyed(fault func(field, format string, args ...any)) {
+	switch {
+	case c.Envelope != "" && c.Envelope != EnvelopeEmbedded && !c.Keyed():
+		fault("envelope", `%q is not known; use "keyed", "embedded" or leave it out`, c.Envelope)
+		return
+	case !c.HoldsKeyed():
+		return
+	case c.Format == FormatKMS:
+		fault("format", "rows of format kms have no data key: a table of them has no keyed rows")
+		return
+	}
+	if c.Ciphertext == "" && c.Format != FormatTink {
+		fault("ciphertext_attribute", "is required for keyed rows")
+	}
+	if c.Payloads != "" {
+		fault("payloads", "the payloads of keyed rows are of format matter: leave it out")
+	}
+	if !c.HoldsEmbedded() {
+		if c.WrappedDEK != "" {
+			fault("wrapped_dek_attribute", "needs a kek_id_attribute: name both if embedded rows may be in the table, else neither")
+		}
+		if c.Format == FormatTink {
+			fault("format", "tink is a format of embedded rows: name their kek_id_attribute and wrapped_dek_attribute")
+		}
+	}
+}
+
+// checkFormat checks the attributes against the format of the payloads.
 func (c Schema) checkFormat(fault func(field, format string, args ...any)) {
 	switch c.Format {
 	case "", FormatMatter, FormatTink:
-		if c.WrappedDEK == "" {
+		if c.WrappedDEK == "" && c.HoldsEmbedded() {
 			fault("wrapped_dek_attribute", "is required")
 		}
 		if c.Format == FormatTink && c.Ciphertext == "" {
@@ -187,7 +262,7 @@ func (c Schema) checkFormat(fault func(field, format string, args ...any)) {
 	}
 }
 
-// checkBound checks what the rows' payloads are bound to.
+// checkBound checks the values that payloads are bound to.
 func (c Schema) checkBound(fault func(field, format string, args ...any)) {
 	for _, m := range c.Bound() {
 		for _, k := range slices.Sorted(maps.Keys(m.Values)) {
@@ -203,7 +278,7 @@ func (c Schema) checkBound(fault func(field, format string, args ...any)) {
 	}
 }
 
-// checkOther checks the rule that declares items.
+// checkOther checks the rule that declares items which are not rows.
 func (c Schema) checkOther(fault func(field, format string, args ...any)) {
 	if c.Other == nil {
 		return
@@ -218,7 +293,7 @@ func (c Schema) checkOther(fault func(field, format string, args ...any)) {
 	}
 }
 
-// checkContext refuses an entry that KMS would, or that rewrap itself changes.
+// checkContext refuses an entry that KMS would refuse, or whose value a rewrap changes.
 func checkContext(k, v string, c Schema) error {
 	switch {
 	case k == "":
@@ -245,24 +320,25 @@ func checkContext(k, v string, c Schema) error {
 	return nil
 }
 
-// BoundValues are what one field of the definition binds payloads to.
+// BoundValues are the values to which one field of the definition binds payloads.
 type BoundValues struct {
 	Field  string
 	Values map[string]string
 }
 
-// Bound lists what payloads are bound to.
+// Bound returns the values to which payloads are bound, field by field.
 func (c Schema) Bound() []BoundValues {
 	return []BoundValues{{"context", c.Context}, {"bind", c.Bind}}
 }
 
-// Attribute is an attribute of an envelope.
+// Attribute is one of the envelope's attributes.
 type Attribute struct {
 	Field string // of the definition that names it
 	Name  string // "" if there is none
 }
 
-// Attributes lists the attributes that a rewrap writes, the version last.
+// Attributes lists the attributes of envelopes and the version: those of embedded rows
+// first, in the order kek_id, wrapped_dek, ciphertext, epoch, version, then dek_id.
 func (c Schema) Attributes() []Attribute {
 	return []Attribute{
 		{"kek_id_attribute", c.KEKID},
@@ -270,6 +346,7 @@ func (c Schema) Attributes() []Attribute {
 		{"ciphertext_attribute", c.Ciphertext},
 		{"epoch_attribute", c.Epoch},
 		{"version_attribute", c.Version},
+		{"dek_id_attribute", c.DEKID},
 	}
 }
 
@@ -282,21 +359,21 @@ func ContextAttribute(v string) (string, bool) {
 	return v[1:], true
 }
 
-// ContextOf makes the KMS encryption context of a row: literals as they stand, attributes
-// of type S by value, of type N as DynamoDB writes the number. It fails if the row lacks
-// an attribute or has it in another type.
+// ContextOf returns the KMS encryption context of a row: literals unchanged, attributes of
+// type S by value, of type N as DynamoDB writes the number. It fails if the row does not
+// have an attribute, or has it with another type.
 func (c Schema) ContextOf(row attr.Item) (map[string]string, error) {
-	return valuesOf("encryption context", c.Context, row)
+	return resolveValues("encryption context", c.Context, row)
 }
 
-// BindOf makes, as [Schema.ContextOf] does, the values that the payload of a row is bound
-// to beside the encryption context.
+// BindOf returns the values to which only the payload of a row is bound, as
+// [Schema.ContextOf] does.
 func (c Schema) BindOf(row attr.Item) (map[string]string, error) {
-	return valuesOf("bind", c.Bind, row)
+	return resolveValues("bind", c.Bind, row)
 }
 
-// BoundOf makes what a row's payload is bound to as associated data: its encryption
-// context and the values that the definition binds beside it.
+// BoundOf returns everything to which a row's payload is bound as associated data: its
+// encryption context and its bind values.
 func (c Schema) BoundOf(row attr.Item) (map[string]string, error) {
 	out, err := c.ContextOf(row)
 	if err != nil {
@@ -310,11 +387,13 @@ func (c Schema) BoundOf(row attr.Item) (map[string]string, error) {
 	return out, nil
 }
 
-func valuesOf(what string, from map[string]string, row attr.Item) (map[string]string, error) {
+// resolveValues resolves all values. If several fail, the error is that of the first key in
+// order, so that a bad row fails the same way each time.
+func resolveValues(what string, from map[string]string, row attr.Item) (map[string]string, error) {
 	out := make(map[string]string, len(from))
 	failed, fault := "", error(nil)
 	for k, v := range from {
-		text, err := valueOf(v, row)
+		text, err := resolveValue(v, row)
 		if err != nil && (fault == nil || k < failed) {
 			failed, fault = k, err
 		}
@@ -326,12 +405,19 @@ func valuesOf(what string, from map[string]string, row attr.Item) (map[string]st
 	return out, nil
 }
 
-func valueOf(v string, row attr.Item) (string, error) {
+// resolveValue resolves a literal, or the attribute that v names.
+func resolveValue(v string, row attr.Item) (string, error) {
 	name, ok := ContextAttribute(v)
 	if !ok {
 		return strings.TrimPrefix(v, "$"), nil // "$$x" is the literal "$x"
 	}
-	switch a := row[name].(type) {
+	return AttributeText(name, row[name])
+}
+
+// AttributeText returns the value of an attribute as payloads are bound to it: a string as it
+// is, a number as DynamoDB returns it. Other types cannot be bound.
+func AttributeText(name string, v types.AttributeValue) (string, error) {
+	switch a := v.(type) {
 	case *types.AttributeValueMemberS:
 		return a.Value, nil
 	case *types.AttributeValueMemberN:
@@ -343,12 +429,40 @@ func valueOf(v string, row attr.Item) (string, error) {
 	}
 }
 
-// IsTink reports a row that Tink wrote: its wrapped data key is inside the ciphertext.
+// KeyText is [AttributeText] for an attribute of the row's primary key, which may also be
+// binary: then it is its base64, as in DynamoDB's JSON.
+func KeyText(name string, v types.AttributeValue) (string, error) {
+	if b, ok := v.(*types.AttributeValueMemberB); ok {
+		return base64.StdEncoding.EncodeToString(b.Value), nil
+	}
+	return AttributeText(name, v)
+}
+
+// KeyedBoundOf returns everything to which the payload of a keyed row is bound: what
+// [Schema.BoundOf] returns, the id of its data key, and the attributes of its primary key,
+// which keys names.
+func (c Schema) KeyedBoundOf(row attr.Item, keys []string, dekID string) (map[string]string, error) {
+	out, err := c.BoundOf(row)
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range keys {
+		text, err := KeyText(name, row[name])
+		if err != nil {
+			return nil, fmt.Errorf("primary key: %w", err)
+		}
+		out[BoundKey+name] = text
+	}
+	out[keyrecord.ContextDEKID] = dekID
+	return out, nil
+}
+
+// IsTink reports whether Tink wrote the row: its wrapped data key is inside the ciphertext.
 func (c Schema) IsTink(row attr.Item) bool {
 	return c.Format == FormatTink && row[c.WrappedDEK] == nil
 }
 
-// Declares reports an item that the definition says is something else than a row.
+// Declares reports whether the definition declares that an item is not a row.
 func (o *OtherItems) Declares(i attr.Item) bool {
 	if o == nil {
 		return false

@@ -10,13 +10,13 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/matter-ops/kms-rotation/internal/attr"
-	"github.com/matter-ops/kms-rotation/kek"
 )
 
 func TestValidate(t *testing.T) {
 	const good = `{"table":"orders","kek_id_attribute":"kek_id","wrapped_dek_attribute":"dek","ciphertext_attribute":"data",` +
 		`"context":{"table":"orders","id":"$pk","price":"$$5"},"bind":{"owner":"$user"},"format":"matter","version_attribute":"version",` +
 		`"other":{"attribute":"type","values":["session"]}}`
+	keyed := func(c *Schema) { c.Envelope, c.KEKID, c.WrappedDEK = "keyed", "", "" }
 	kms := func(c *Schema) { c.Format, c.WrappedDEK, c.Bind = "kms", "", nil }
 	for _, c := range []struct {
 		name   string
@@ -30,6 +30,27 @@ func TestValidate(t *testing.T) {
 		{"opaque payloads", func(c *Schema) { c.Payloads = "opaque" }, nil},
 		{"KMS", kms, nil},
 		{"Tink", func(c *Schema) { c.Format = "tink" }, nil},
+		{"embedded", func(c *Schema) { c.Envelope = "embedded" }, nil},
+		{"keyed", keyed, nil},
+		{"keyed, other names", func(c *Schema) { keyed(c); c.DEKID, c.Epoch = "key", "born" }, nil},
+		{"keyed, embedded rows left", func(c *Schema) { c.Envelope = "keyed" }, nil},
+		{"keyed, Tink's rows left", func(c *Schema) { c.Envelope, c.Format = "keyed", "tink" }, nil},
+		{"embedded, keyed rows left", func(c *Schema) { c.DEKID = "key" }, nil},
+		{"another envelope", func(c *Schema) { c.Envelope = "Keyed" }, []string{"envelope"}},
+		{"keyed, half embedded", func(c *Schema) { keyed(c); c.WrappedDEK = "dek" }, []string{"wrapped_dek_attribute"}},
+		{"keyed, other half", func(c *Schema) { keyed(c); c.KEKID = "kek_id" }, []string{"wrapped_dek_attribute"}},
+		{"keyed without payload", func(c *Schema) { keyed(c); c.Ciphertext = "" }, []string{"ciphertext_attribute"}},
+		{"keyed Tink without payload", func(c *Schema) { c.Envelope, c.Format, c.Ciphertext = "keyed", "tink", "" }, []string{"ciphertext_attribute"}},
+		{"embedded, keyed rows left, without payload", func(c *Schema) { c.DEKID, c.Ciphertext = "key", "" }, []string{"ciphertext_attribute"}},
+		{"keyed, opaque", func(c *Schema) { keyed(c); c.Payloads = "opaque" }, []string{"payloads"}},
+		{"keyed KMS", func(c *Schema) { kms(c); c.Envelope = "keyed" }, []string{"format"}},
+		{"keyed rows in a table of KMS", func(c *Schema) { kms(c); c.DEKID = "key" }, []string{"format"}},
+		{"keyed, only Tink's", func(c *Schema) { keyed(c); c.Format = "tink" }, []string{"format"}},
+		{"keyed, id twice", func(c *Schema) { keyed(c); c.DEKID = "data" }, []string{"dek_id_attribute"}},
+		{"keyed, default id twice", func(c *Schema) { keyed(c); c.Ciphertext = "dek_id" }, []string{"dek_id_attribute"}},
+		{"keyed, id bound", func(c *Schema) { keyed(c); c.Bind = map[string]string{"x": "$dek_id"} }, []string{"bind"}},
+		{"keyed, id declares others", func(c *Schema) { keyed(c); c.Other.Attribute = "dek_id" }, []string{"other"}},
+		{"keyed, key of a record", func(c *Schema) { keyed(c); c.Bind = map[string]string{"matter:key:id": "$pk"} }, []string{"bind"}},
 		{"empty", func(c *Schema) { *c = Schema{} }, []string{"table", "kek_id_attribute", "wrapped_dek_attribute"}},
 		{"KMS with a data key", func(c *Schema) { kms(c); c.WrappedDEK = "dek" }, []string{"wrapped_dek_attribute"}},
 		{"KMS without data", func(c *Schema) { kms(c); c.Ciphertext = "" }, []string{"ciphertext_attribute"}},
@@ -94,7 +115,7 @@ func TestParse(t *testing.T) {
 			t.Fatal(err)
 		}
 		def := c.Source()
-		if def.Definition != want || def.Kind != kek.KindDynamoDB || def.Place != "orders" || def.Name != c.SourceName() {
+		if def.Definition != want || def.Kind != Kind || def.Place != "orders" || def.Name != c.SourceName() {
 			t.Errorf("%s: %+v", in, def)
 		}
 		again, err := Parse([]byte(def.Definition))
@@ -238,10 +259,56 @@ func TestDeclares(t *testing.T) {
 func TestAttributes(t *testing.T) {
 	c := Schema{KEKID: "k", WrappedDEK: "w", Ciphertext: "c", Version: "v"}
 	for epoch, want := range map[string]string{"": "kek_epoch", "e": "e"} {
-		c.Epoch = epoch
-		all := []Attribute{{"kek_id_attribute", "k"}, {"wrapped_dek_attribute", "w"}, {"ciphertext_attribute", "c"}, {"epoch_attribute", want}, {"version_attribute", "v"}}
-		if d := cmp.Diff(all, c.WithDefaults().Attributes()); d != "" {
-			t.Errorf("(-want +got):\n%s", d)
+		for envelope, id := range map[string]string{"": "", EnvelopeEmbedded: "", EnvelopeKeyed: "dek_id"} {
+			c.Epoch, c.Envelope = epoch, envelope
+			all := []Attribute{
+				{"kek_id_attribute", "k"},
+				{"wrapped_dek_attribute", "w"},
+				{"ciphertext_attribute", "c"},
+				{"epoch_attribute", want},
+				{"version_attribute", "v"},
+				{"dek_id_attribute", id},
+			}
+			if d := cmp.Diff(all, c.WithDefaults().Attributes()); d != "" {
+				t.Errorf("(-want +got):\n%s", d)
+			}
 		}
+	}
+}
+
+// TestHolds: which kinds of rows a definition allows.
+func TestHolds(t *testing.T) {
+	for text, want := range map[string][3]bool{ // keyed, holds keyed, holds embedded
+		`{"kek_id_attribute":"k"}`:                                              {false, false, true},
+		`{"envelope":"embedded","kek_id_attribute":"k"}`:                        {false, false, true},
+		`{"envelope":"embedded","kek_id_attribute":"k","dek_id_attribute":"d"}`: {false, true, true},
+		`{"envelope":"keyed"}`:                                                  {true, true, false},
+		`{"envelope":"keyed","kek_id_attribute":"k","dek_id_attribute":"d"}`:    {true, true, true},
+	} {
+		c, err := Parse([]byte(text))
+		if got := [3]bool{c.Keyed(), c.HoldsKeyed(), c.HoldsEmbedded()}; err != nil || got != want {
+			t.Errorf("%s: %v, %v", text, got, err)
+		}
+	}
+}
+
+// TestKeyedBoundOf: a keyed payload is bound to its row's key, whatever its type, and to the
+// id of its data key.
+func TestKeyedBoundOf(t *testing.T) {
+	c := Schema{Context: map[string]string{"table": "orders"}, Bind: map[string]string{"owner": "$user"}}
+	row := attr.Item{"user": attr.Str("ann"), "s": attr.Str("ä"), "n": &types.AttributeValueMemberN{Value: "-1.5"}, "b": attr.Blob([]byte{0xff, 0}), "flag": attr.Bool(true)}
+	got, err := c.KeyedBoundOf(row, []string{"s", "n", "b"}, "id")
+	want := map[string]string{"table": "orders", "owner": "ann", "matter:key:s": "ä", "matter:key:n": "-1.5", "matter:key:b": "/wA=", "matter:dek_id": "id"}
+	if d := cmp.Diff(want, got); d != "" || err != nil {
+		t.Errorf("%v (-want +got):\n%s", err, d)
+	}
+	for _, bad := range []string{"flag", "missing"} {
+		if got, err := c.KeyedBoundOf(row, []string{bad}, "id"); err == nil {
+			t.Errorf("%s: %v", bad, got)
+		}
+	}
+	delete(row, "user")
+	if got, err := c.KeyedBoundOf(row, nil, "id"); err == nil {
+		t.Errorf("without a bound attribute: %v", got)
 	}
 }

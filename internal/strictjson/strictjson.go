@@ -1,5 +1,5 @@
-// Package strictjson decodes JSON that a person wrote: where encoding/json is lenient a
-// misspelt field would have no effect in silence.
+// Package strictjson decodes JSON that a person wrote. encoding/json is lenient: it would
+// silently ignore a misspelt field.
 package strictjson
 
 import (
@@ -10,9 +10,10 @@ import (
 	"io"
 )
 
-// Unmarshal decodes one JSON value into v, whose fields must not be omitted when they
-// are empty. Beyond encoding/json it refuses unknown fields, fields in another case,
-// fields that come twice, and anything after the value.
+// Unmarshal decodes one JSON value into v. It refuses what encoding/json accepts: unknown
+// fields, field names in another case, repeated fields, and text after the value. The
+// fields of v must not have the option omitempty: unknown fields are found by encoding v
+// again.
 func Unmarshal(data []byte, v any) error {
 	d := json.NewDecoder(bytes.NewReader(data))
 	if err := checkNames(d); err != nil {
@@ -66,7 +67,7 @@ func checkNames(d *json.Decoder) error {
 	return err
 }
 
-// checkKnown refuses a field that the value does not have when it is written again.
+// checkKnown refuses a field that is not in the value when that is encoded again.
 func checkKnown(given, known any) error {
 	in, ok := given.(map[string]any)
 	if !ok {

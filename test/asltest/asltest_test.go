@@ -13,6 +13,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/matter-ops/kms-rotation/flow"
 )
 
 const source = "../../statemachine.asl.json"
@@ -26,11 +28,11 @@ func load(t *testing.T) []byte {
 	return Substitute(b)
 }
 
-// kinds reads the names of every rotation.Kind from the source, so that a new one
+// kinds reads the names of every journal.Kind from the source, so that a new one
 // cannot be forgotten.
 func kinds(t *testing.T) []string {
 	t.Helper()
-	f, err := parser.ParseFile(token.NewFileSet(), "../../rotation/errors.go", nil, 0)
+	f, err := parser.ParseFile(token.NewFileSet(), "../../rotation/journal/errors.go", nil, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -58,12 +60,21 @@ func kinds(t *testing.T) []string {
 	return out
 }
 
+func contracts(t *testing.T) map[string]Contract {
+	t.Helper()
+	out, err := ReadContracts("../..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
 func TestDefinition(t *testing.T) {
 	d, err := Parse(load(t))
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, err := range Check(d, kinds(t)) {
+	for _, err := range Check(d, kinds(t), contracts(t)) {
 		t.Error(err)
 	}
 	if d.TimeoutSeconds <= 0 || d.Comment == "" {
@@ -97,10 +108,11 @@ func TestPlaceholders(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := []string{
-		"AnchorFunctionArn", "ApproveFunctionArn", "DrainFunctionArn", "DualUnwrapFunctionArn", "Entrance", "MintFunctionArn", "NotifyFunctionArn",
-		"Partition", "PreflightFunctionArn", "RetireFunctionArn", "RewrapFunctionArn", "SwitchFunctionArn", "VerifyFunctionArn",
+	want := []string{"Entrance", "Partition"}
+	for _, name := range flow.Functions() {
+		want = append(want, name+"FunctionArn")
 	}
+	slices.Sort(want)
 	if diff := cmp.Diff(want, Placeholders(b)); diff != "" {
 		t.Errorf("placeholders (-want +got):\n%s", diff)
 	}
@@ -154,7 +166,7 @@ func TestMutations(t *testing.T) {
 		{"emergency rolls back", "States.Mint.Catch.0.Next", "PreSwitchFailure", "Mint: goes to PreSwitchFailure without a choice"},
 		{"the choice is inverted", "States.RollBackOrRemint.Choices.0.StringEquals", "normal", "without a choice on the mode"},
 		{"the choice sees another field", "States.RollBackOrRemint.Choices.0.Variable", "$.label", "without a choice on the mode"},
-		{"a superseded rotation that halts", "States.Rewrap.Catch.0.Next", "HaltedRecord", "Rewrap: halts when an emergency has taken over"},
+		{"a superseded rotation that halts", "States.Drain.Catch.0.Next", "HaltedRecord", "Drain: halts when an emergency has taken over"},
 		{"a superseded emergency that halts", "States.Remint.Catch.0.ErrorEquals.0", "MintsExhausted", "Remint: halts when an emergency has taken over"},
 		{"no target", "States.Verify.Next", "Done", `goes to "Done", which does not exist`},
 		{"no start", "StartAt", "Begin", "names no state"},
@@ -172,7 +184,7 @@ func TestMutations(t *testing.T) {
 		{"transient is not retried", "States.Switch.Retry.0.ErrorEquals", []any{"States.Timeout"}, "Switch: does not retry Transient"},
 		{"a misspelt error", "States.Preflight.Catch.0.ErrorEquals.0", "InvalidInputError", `catches "InvalidInputError", which nothing returns`},
 		{"all is not last", "States.Preflight.Catch.0.ErrorEquals.0", "States.ALL", "States.ALL is not alone and last"},
-		{"no comment in the map", "States.Rewrap.ItemProcessor.States.SegmentDone.Comment", nil, "SegmentDone: has no Comment"},
+		{"no comment in the map", "States.Rewrap.ItemProcessor.States.RewrapSegmentDone.Comment", nil, "RewrapSegmentDone: has no Comment"},
 		{"no comment", "States.Anchor.Comment", nil, "Anchor: has no Comment"},
 		{"a census of nothing", "States.Census.Parameters.Payload.census", "yes", `Census: sends "census"`},
 		{"unknown payload field", "States.Mint.Parameters.Payload.kek_id", "k", `Mint: sends "kek_id"`},
@@ -183,6 +195,11 @@ func TestMutations(t *testing.T) {
 		{"unknown function", "States.Mint.Parameters.FunctionName", "${MintingFunctionArn}", `invokes an unknown function "Minting"`},
 		{"a path that is not set", "States.Remint.Parameters.Payload.failed_attempt~", "$.mint.attempt", "Remint: reads $.mint.attempt"},
 		{"a failure that is dropped", "States.Drain.Catch.1.ResultPath", "$.error", "Halted: reads $.failure.Error"},
+		{"an inline map", "States.Rewrap.ItemProcessor.ProcessorConfig.Mode", "INLINE", "Rewrap: has no distributed processor"},
+		{"a label with a space", "States.Rewrap.Label", "all segments", `Rewrap: has the label "all segments"`},
+		{"a map that tolerates", "States.CensusRows.ToleratedFailurePercentage", 10.0, "CensusRows: tolerates failures"},
+		{"a map that keeps its result", "States.CensusRows.ResultPath", "$.rows", "CensusRows: tolerates failures, or keeps its result"},
+		{"a map that does not say why", "States.VerifyRows.Catch.0.Next", "HaltedRecord", "VerifyRows: hides why a child execution failed"},
 		{"an item without a source", "States.Rewrap.ItemSelector.source~", nil, "RewrapSegment: reads $.source"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -200,7 +217,7 @@ func TestMutations(t *testing.T) {
 				t.Fatal(err)
 			}
 			var all []string
-			for _, err := range Check(d, kinds(t)) {
+			for _, err := range Check(d, kinds(t), contracts(t)) {
 				all = append(all, err.Error())
 			}
 			if !slices.ContainsFunc(all, func(s string) bool { return strings.Contains(s, tc.want) }) {

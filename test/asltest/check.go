@@ -3,6 +3,7 @@ package asltest
 import (
 	"fmt"
 	"maps"
+	"regexp"
 	"slices"
 )
 
@@ -25,7 +26,7 @@ var haltRecords = []string{"HaltedBeforeSwitchRecord", "HaltedRecord"}
 const pointOfNoReturn = "Switch"
 
 var beforeSwitch = []string{
-	"Preflight", "Abandon", "NotifyStarted", "Census", "CensusDone?", "Mint", "Rehearse", "DualUnwrap", "Settle", "Approval?", "AwaitApproval", "ApprovalExpired",
+	"Preflight", "Abandon", "NotifyStarted", "Census", "CensusDone?", "CensusRows", "Mint", "Rehearse", "DualUnwrap", "Settle", "Approval?", "AwaitApproval", "ApprovalExpired",
 	"RollBackOrRemint", "Remint", "PreSwitchFailure", "DrillPassed?", "NotifyDrilled", "DrillPassed", "NotifyRolledBack", "RolledBack", "HaltedBeforeSwitchRecord", "HaltedBeforeSwitch",
 }
 
@@ -36,9 +37,9 @@ var order = [][2]string{{"Census", "Mint"}, {"Rehearse", "DualUnwrap"}, {"DualUn
 var tests = []string{"Census", "Mint", "Rehearse", "DualUnwrap"}
 
 // Check returns everything that is wrong with a definition. kinds are the error
-// names that the functions return.
-func Check(d *Definition, kinds []string) []error {
-	c := &checker{kinds: kinds}
+// names that the functions return, contracts what they take and return.
+func Check(d *Definition, kinds []string, contracts map[string]Contract) []error {
+	c := &checker{kinds: kinds, contracts: contracts}
 	c.shape(d, false)
 	c.reachable(d)
 	for name, s := range d.All() {
@@ -58,8 +59,9 @@ func Check(d *Definition, kinds []string) []error {
 }
 
 type checker struct {
-	kinds []string
-	errs  []error
+	kinds     []string
+	contracts map[string]Contract
+	errs      []error
 }
 
 func (c *checker) add(state, format string, args ...any) {
@@ -89,8 +91,7 @@ func (c *checker) shape(d *Definition, caught bool) {
 		case "Task":
 			c.task(name, s, caught)
 		case "Map":
-			if s.ItemProcessor == nil || s.ItemProcessor.ProcessorConfig["Mode"] != "INLINE" {
-				c.add(name, "has no inline processor")
+			if !c.distributed(name, s) {
 				continue
 			}
 			c.shape(s.ItemProcessor, catchesAll(s))
@@ -99,6 +100,31 @@ func (c *checker) shape(d *Definition, caught bool) {
 			c.add(name, "has type %q", s.Type)
 		}
 	}
+}
+
+// maxLabel is how many characters a Map's label may have (developer guide, "Using Map state in
+// Distributed mode"). A label holds none that an ARN could not.
+const maxLabel = 40
+
+var label = regexp.MustCompile(`^[A-Za-z0-9_-]+$`)
+
+// distributed checks a Map. A failed child execution must lead to the task that concludes,
+// which says why: the map's own error does not.
+func (c *checker) distributed(name string, s *State) bool {
+	if s.ItemProcessor == nil || s.ItemProcessor.ProcessorConfig["Mode"] != "DISTRIBUTED" || s.ItemProcessor.ProcessorConfig["ExecutionType"] != "STANDARD" {
+		c.add(name, "has no distributed processor of standard executions")
+		return false
+	}
+	if len(s.Label) > maxLabel || !label.MatchString(s.Label) {
+		c.add(name, "has the label %q", s.Label)
+	}
+	if s.ToleratedFailurePercentage != 0 || string(s.ResultPath) != "null" {
+		c.add(name, "tolerates failures, or keeps its result")
+	}
+	if len(s.Catch) == 0 || !slices.Equal(s.Catch[0].ErrorEquals, []string{errChildFailed.Name}) || s.Catch[0].Next != s.Next {
+		c.add(name, "hides why a child execution failed")
+	}
+	return true
 }
 
 func (c *checker) task(name string, s *State, caught bool) {
@@ -163,6 +189,7 @@ func (c *checker) catches(name string, s *State) {
 			switch {
 			case e == "States.ALL" && (len(k.ErrorEquals) > 1 || i < len(s.Catch)-1):
 				c.add(name, "States.ALL is not alone and last")
+			case e == errChildFailed.Name && s.Type == "Map":
 			case e != "States.ALL" && !slices.Contains(Retryable, e) && !slices.Contains(c.kinds, e):
 				c.add(name, "catches %q, which nothing returns", e)
 			}
@@ -222,6 +249,9 @@ func (c *checker) emergency(d *Definition) {
 // nobody must be paged for a rotation that needs nobody any more.
 func (c *checker) superseded(d *Definition) {
 	for name, s := range d.All() {
+		if s.Type == "Map" {
+			continue // what fails in a child execution, the task that concludes catches
+		}
 		halts := func(k Catcher) bool { return slices.Contains(haltRecords, k.Next) }
 		if i := slices.IndexFunc(s.Catch, halts); i >= 0 && (i == 0 || s.Catch[0].Next != "Superseded" ||
 			!slices.Equal(s.Catch[0].ErrorEquals, []string{"Superseded"})) {

@@ -5,7 +5,7 @@
 // It knows the part of the Amazon States Language that the definition uses, and
 // refuses any other field: JSONPath, Task (lambda:invoke, with or without
 // waitForTaskToken), Choice, Pass, Wait,
-// Map (inline), Succeed and Fail.
+// Map (distributed, over an array of the input), Succeed and Fail.
 package asltest
 
 import (
@@ -42,6 +42,9 @@ type State struct {
 	TimeoutSeconds             int
 	TimeoutSecondsPath         string
 	SecondsPath                string
+	Seconds                    int
+	Label                      string
+	ToleratedFailurePercentage int
 	MaxConcurrencyPath         string
 	Retry                      []Retrier
 	Catch                      []Catcher

@@ -2,35 +2,61 @@ package asltest
 
 import (
 	"encoding/json"
+	"fmt"
 	"maps"
+	"os"
+	"path/filepath"
 	"reflect"
+	"regexp"
 	"slices"
 	"strings"
 
 	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/anchor"
+	"github.com/matter-ops/kms-rotation/rotation/gates"
 )
 
 // Contract is what a function takes and returns.
 type Contract struct{ In, Out reflect.Type }
 
-func contract[In, Out any]() Contract {
-	return Contract{reflect.TypeFor[In](), reflect.TypeFor[Out]()}
+var served = regexp.MustCompile(`lambdastep\.Start\(app\.\w+, \(\*(\w+\.\w+)\)\.(\w+)\)`)
+
+// rooms are the types whose methods functions serve.
+var rooms = map[string]reflect.Type{
+	"rotation.Steps":     reflect.TypeFor[*rotation.Steps](),
+	"rotation.Scheduler": reflect.TypeFor[*rotation.Scheduler](),
+	"anchor.Anchor":      reflect.TypeFor[*anchor.Anchor](),
+	"gates.Gates":        reflect.TypeFor[*gates.Gates](),
 }
 
-// Contracts are the functions that the state machine may invoke, by the name in
-// ${<name>FunctionArn}.
-var Contracts = map[string]Contract{
-	"Preflight":  contract[rotation.PreflightInput, rotation.Plan](),
-	"Mint":       contract[rotation.StepInput, rotation.MintOutput](),
-	"DualUnwrap": contract[rotation.StepInput, rotation.DualUnwrapOutput](),
-	"Approve":    contract[rotation.ApprovalInput, rotation.ApprovalOutput](),
-	"Switch":     contract[rotation.StepInput, rotation.SwitchOutput](),
-	"Drain":      contract[rotation.StepInput, rotation.DrainOutput](),
-	"Rewrap":     contract[rotation.RewrapInput, rotation.SweepOutput](),
-	"Retire":     contract[rotation.RetireInput, rotation.RetireOutput](),
-	"Verify":     contract[rotation.VerifyInput, rotation.SweepOutput](),
-	"Anchor":     contract[rotation.AnchorInput, rotation.AnchorOutput](),
-	"Notify":     contract[rotation.NotifyInput, rotation.NotifyOutput](),
+// ReadContracts returns the contract of each function of the repository at root by its
+// folder: that of the step that its main serves.
+func ReadContracts(root string) (map[string]Contract, error) {
+	mains, err := filepath.Glob(filepath.Join(root, "functions", "*", "main.go"))
+	if err != nil {
+		return nil, err
+	}
+	out := map[string]Contract{}
+	for _, file := range mains {
+		b, err := os.ReadFile(file)
+		if err != nil {
+			return nil, err
+		}
+		m := served.FindSubmatch(b)
+		if m == nil {
+			return nil, fmt.Errorf("%s serves no step", file)
+		}
+		room := rooms[string(m[1])]
+		if room == nil {
+			return nil, fmt.Errorf("%s serves a method of %s, which is not among the rooms", file, m[1])
+		}
+		step, ok := room.MethodByName(string(m[2]))
+		if !ok {
+			return nil, fmt.Errorf("%s serves %s, which %s does not have", file, m[2], m[1])
+		}
+		out[filepath.Base(filepath.Dir(file))] = Contract{step.Type.In(2), step.Type.Out(0)} // after the room and the context
+	}
+	return out, nil
 }
 
 // field is a JSON field of a Go struct.
@@ -71,7 +97,7 @@ func (c *checker) fields(d *Definition) {
 		if s.Type != "Task" {
 			continue
 		}
-		k, ok := Contracts[s.Function()]
+		k, ok := c.contracts[strings.ToLower(s.Function())]
 		if !ok {
 			c.add(name, "invokes an unknown function %q", s.Function())
 			continue

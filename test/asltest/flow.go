@@ -59,7 +59,7 @@ func (c *checker) flowFrom(d *Definition, start facts) {
 				continue
 			}
 			s := d.States[name]
-			after := s.after(f)
+			after := c.after(s, f)
 			for _, r := range s.Choices {
 				reach(r.Next, after)
 			}
@@ -79,12 +79,14 @@ func (c *checker) flowFrom(d *Definition, start facts) {
 }
 
 // after is what the data has when s has succeeded.
-func (s *State) after(f facts) facts {
+func (c *checker) after(s *State, f facts) facts {
 	result := facts{}
 	switch {
 	case s.Type == "Task" && s.ResultSelector == nil:
 		out := facts{}
-		always(Contracts[s.Function()].Out, "", out)
+		if k, ok := c.contracts[strings.ToLower(s.Function())]; ok {
+			always(k.Out, "", out)
+		}
 		result = facts{}.with("Payload", out)
 	case s.Type == "Task":
 		for key := range s.ResultSelector {

@@ -1,11 +1,12 @@
 package asltest
 
 import (
+	"encoding/json"
 	"fmt"
 	"os"
 	"regexp"
 	"slices"
-	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -22,8 +23,11 @@ const (
 	taskEvents  = 5
 	passEvents  = 2
 	retryEvents = 3
-	mapEvents   = 4 // entered, started, succeeded, exited
-	itemEvents  = 2 // iteration started, iteration succeeded
+	mapEvents   = 6 // entered, started, map run started, map run succeeded, succeeded, exited
+
+	// TotalEvents of an execution of the most rows that a rotation is planned for.
+	maxParent = 2000
+	mostRows  = 10_000_000_000
 )
 
 func eventsOf(s *State) int {
@@ -85,9 +89,10 @@ func longest(t *testing.T, pattern string) time.Duration {
 }
 
 // TestHistoryLimit: no values that the template takes let an execution grow past the
-// events that Step Functions allows, which nothing catches: the drain polls to its end, the
-// map has as many items as there may be, each state is retried as often as it may be once,
-// and what is left is enough to continue each segment for an hour of scanning.
+// events that Step Functions allows, which nothing catches: the drain polls to its end, each
+// state is retried as often as it may be once. The events of segments are in the histories of
+// child executions. With a drain of usual length there are at most 2,000 in the parent, however
+// many rows there are.
 func TestHistoryLimit(t *testing.T) {
 	d, err := Parse(load(t))
 	if err != nil {
@@ -95,41 +100,87 @@ func TestHistoryLimit(t *testing.T) {
 	}
 	p := parameters(t)
 	loop := 0
-	for _, name := range []string{"Drain", "DrainDone?", "DrainWait"} {
+	drain := []string{"Drain", "DrainDone?", "DrainWait"}
+	for _, name := range drain {
 		if d.States[name] == nil {
 			t.Fatalf("no state %s", name)
 		}
-		loop += map[string]int{"Task": taskEvents}[d.States[name].Type]
-		if d.States[name].Type != "Task" {
-			loop += passEvents
-		}
+		loop += eventsWithoutRetries(d.States[name])
 	}
 	wait, poll, polls := int64(longest(t, p["DrainMaxWait"].AllowedPattern)/time.Second), int64(p["DrainPollSeconds"].MinValue), 0
 	for waited := int64(0); waited < wait; polls++ {
 		waited += rotation.Pause(waited, time.Duration(poll)*time.Second)
 	}
-	items := 0
-	for name, s := range d.States["Rewrap"].ItemProcessor.States {
-		if name != "RewrapSegment" {
-			items += eventsOf(s)
-		}
-	}
-	items = rotation.MaxSegments * (items + taskEvents + itemEvents)
 	rest := 0
+	typical := 40 * loop // polls of a drain of usual length
 	for name, s := range d.States {
-		if !slices.Contains([]string{"Drain", "DrainDone?", "DrainWait"}, name) {
-			rest += eventsOf(s)
+		if slices.Contains(drain, name) {
+			continue
+		}
+		rest += eventsOf(s)
+		typical += eventsWithoutRetries(s)
+	}
+	// Each map takes another round for each error of a segment that was healed, and for
+	// segments that were not in the list.
+	const rounds = 20
+	for _, pass := range [][]string{{"Census", "CensusDone?", "CensusRows"}, {"Rewrap", "RewrapComplete", "RewrapDone?"}, {"Retire", "RetireDone?", "ConfirmRows"}, {"Verify", "VerifyDone?", "VerifyRows"}} {
+		for _, name := range pass {
+			typical += rounds * eventsWithoutRetries(d.States[name])
 		}
 	}
-	continued := rotation.MaxSegments * 4 * (taskEvents + passEvents) // four calls of almost 15 minutes
-	sum := polls*loop + items + rest
-	t.Logf("%d polls of %d events, %d events of the map, %d of everything else: %d; %d to continue", polls, loop, items, rest, sum, continued)
-	if sum > maxEvents {
+	t.Logf("%d polls of %d events, %d of everything else: %d; usually %d", polls, loop, rest, polls*loop+rest, typical)
+	if sum := polls*loop + rest; sum > maxEvents {
 		t.Errorf("DrainMaxWait %d s with DrainPollSeconds %d: %d events of %d", wait, poll, sum, maxEvents)
 	}
-	if typical := 40 * loop; typical+items+rest+continued > maxEvents {
-		t.Errorf("an execution whose drain is short has no room to continue its segments: %d of %d", typical+items+rest+continued, maxEvents)
+	if typical > maxParent {
+		t.Errorf("%d events in the parent, at most %d are wanted", typical, maxParent)
 	}
+}
+
+func eventsWithoutRetries(s *State) int {
+	without := *s
+	without.Retry = nil
+	return eventsOf(&without)
+}
+
+// TestChildHistoryLimit: a child execution has room for the longest segment of the most rows,
+// at the least rows a second that docs/performance.md has measured for one worker, and for a
+// pause of a day.
+func TestChildHistoryLimit(t *testing.T) {
+	d, err := Parse(load(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	const leastRate, perCall = 500, 13 * 60 // rows a second, seconds
+	calls := mostRows/rotation.MaxSegments/leastRate/perCall + 1
+	for name, m := range d.States {
+		if m.Type != "Map" {
+			continue
+		}
+		call, pause, rest := 0, 0, 0
+		for inner, s := range m.ItemProcessor.States {
+			rest += eventsOf(s)
+			if n := eventsWithoutRetries(s); s.Type == "Wait" {
+				pause += n * 24 * 3600 / s.Seconds
+			} else if !itemDone(inner) {
+				call += n
+			}
+		}
+		pause += 24 * 3600 / int(resumePause(m)/time.Second) * call // each wait ends with a call
+		if sum := calls*call + pause + rest; sum > maxEvents {
+			t.Errorf("%s: %d calls of %d events, %d of a pause, %d of retries", name, calls, call, pause, rest)
+		}
+	}
+}
+
+// resumePause is how long a child execution of a Map waits in a pause.
+func resumePause(m *State) time.Duration {
+	for _, s := range m.ItemProcessor.States {
+		if s.Type == "Wait" {
+			return time.Duration(s.Seconds) * time.Second
+		}
+	}
+	return time.Second
 }
 
 // TestMachineTimeout: the machine lasts longer than everything that it may wait for.
@@ -159,15 +210,44 @@ func TestMachineTimeout(t *testing.T) {
 	}
 }
 
-// TestPayloadOfMostSegments: the plan with as many segments as there may be is well within
-// the 256 KiB that a state may pass on.
+// TestPayloadOfMostSegments: with names as long as they may be, the plan's list of segments and
+// that of the pass that runs are within the 256 KiB that a state may pass on, with room for the
+// checks and everything else.
 func TestPayloadOfMostSegments(t *testing.T) {
-	const name = "a-name-of-a-table-that-is-as-long-as-names-of-tables-are-in-large-organisations"
-	n := 0
-	for i := range rotation.MaxSegments {
-		n += len(`{"source":"` + name + `","segment":` + strconv.Itoa(i) + `},`)
+	for _, name := range []string{"orders", strings.Repeat("n", 255)} {
+		var all []rotation.Segment
+		for i := range rotation.MaxSegments {
+			all = append(all, rotation.Segment{Source: name, Segment: i})
+		}
+		b, err := json.Marshal(rotation.CutLeft(all))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(b) > 80<<10 {
+			t.Errorf("%d bytes of segments", len(b))
+		}
 	}
-	if n > 128<<10 {
-		t.Errorf("%d bytes of segments", n)
+}
+
+// TestOutputOfMostSegments: the output of a map is the array of its children's outputs, which is
+// within 256 KiB although it is dropped.
+func TestOutputOfMostSegments(t *testing.T) {
+	d, err := Parse(load(t))
+	if err != nil {
+		t.Fatal(err)
 	}
+	for name, m := range d.States {
+		for inner, s := range mapStates(m) {
+			if s.Type == "Succeed" && text(s.OutputPath) != "$.progress.done" {
+				t.Errorf("%s of %s gives %s to the map's output, for each of %d segments", inner, name, s.OutputPath, rotation.MaxSegments)
+			}
+		}
+	}
+}
+
+func mapStates(m *State) map[string]*State {
+	if m.ItemProcessor == nil {
+		return nil
+	}
+	return m.ItemProcessor.States
 }

@@ -58,6 +58,16 @@ type Execution struct {
 	machine  *Machine
 	resume   any // the input of Final
 	steps    int
+
+	definition *Definition        // the machine's, or the processor of a Map
+	parent     *Execution         // of a child execution
+	runs       map[string]*mapRun // by Map: the run that failed, which a redrive continues
+}
+
+// mapRun is a map run: a child execution for each item, nil before it is started.
+type mapRun struct {
+	items    []any
+	children []*Execution
 }
 
 // errStop is what ends an execution in a state.
@@ -68,9 +78,13 @@ type errStop struct {
 
 // Start runs an execution to its end.
 func (m *Machine) Start(name string, input any) *Execution {
-	e := &Execution{Name: name, machine: m, input: normal(input)}
+	e := m.newExecution(name, m.Definition, normal(input))
 	e.run(m.Definition.StartAt, e.input)
 	return e
+}
+
+func (m *Machine) newExecution(name string, d *Definition, input any) *Execution {
+	return &Execution{Name: name, machine: m, definition: d, input: input, runs: map[string]*mapRun{}}
 }
 
 // Redrive goes on with a failed execution in the state in which it failed, with
@@ -86,7 +100,7 @@ func (e *Execution) Redrive() {
 
 func (e *Execution) run(at string, data any) {
 	e.Status, e.Failure = "SUCCEEDED", nil
-	out, err := e.walk(e.machine.Definition, at, data, nil)
+	out, err := e.walk(at, data)
 	var stop *errStop
 	if errors.As(err, &stop) {
 		e.Status, e.Failure = "FAILED", stop.Failure
@@ -95,8 +109,8 @@ func (e *Execution) run(at string, data any) {
 	e.Output = out
 }
 
-// walk goes from state to state. item is the Map context, nil outside of one.
-func (e *Execution) walk(d *Definition, at string, data, item any) (any, error) {
+// walk goes from state to state.
+func (e *Execution) walk(at string, data any) (any, error) {
 	limit := e.machine.MaxSteps
 	if limit == 0 {
 		limit = 10_000
@@ -105,12 +119,12 @@ func (e *Execution) walk(d *Definition, at string, data, item any) (any, error) 
 		if e.steps++; e.steps > limit {
 			return nil, &errStop{&Failure{"States.Runtime", "too many steps, last in " + at}, at}
 		}
-		s := d.States[at]
-		if item == nil {
-			e.Final, e.resume = at, data
+		s := e.definition.States[at]
+		e.Final, e.resume = at, data
+		for in := e; in != nil; in = in.parent {
+			in.Trail = append(in.Trail, at)
 		}
-		e.Trail = append(e.Trail, at)
-		out, fail := e.state(at, s, data, item)
+		out, fail := e.state(at, s, data)
 		switch {
 		case fail != nil:
 			k, ok := s.catcher(fail)
@@ -119,6 +133,7 @@ func (e *Execution) walk(d *Definition, at string, data, item any) (any, error) 
 				return nil, &errStop{fail, at}
 			}
 			e.exit(at, exitCatch+k.matches(fail))
+			delete(e.runs, at) // only a Map that was not left is continued by a redrive
 			data = place(data, k.ResultPath, map[string]any{"Error": fail.Name, "Cause": fail.Cause})
 			at = k.Next
 		case s.Type == "Succeed":
@@ -179,13 +194,16 @@ func (s *State) next(data any) (next, exit string) {
 }
 
 // state runs one state and returns its output data.
-func (e *Execution) state(name string, s *State, data, item any) (any, *Failure) {
-	ctx := e.context(item)
+func (e *Execution) state(name string, s *State, data any) (any, *Failure) {
+	ctx := e.context(nil)
 	switch s.Type {
 	case "Fail":
 		return nil, &Failure{str(data, s.ErrorPath), str(data, s.CausePath)}
 	case "Wait":
-		seconds, fail := count(data, s.SecondsPath)
+		seconds, fail := s.Seconds, (*Failure)(nil)
+		if s.SecondsPath != "" {
+			seconds, fail = count(data, s.SecondsPath)
+		}
 		if fail == nil {
 			e.machine.Wait(seconds)
 		}
@@ -200,7 +218,7 @@ func (e *Execution) state(name string, s *State, data, item any) (any, *Failure)
 		}
 		return out(s, place(data, s.ResultPath, result))
 	case "Map":
-		result, err := e.each(s, data)
+		result, err := e.runMap(name, s, data)
 		if err != nil {
 			return nil, err
 		}
@@ -290,33 +308,62 @@ func selected(s *State, b []byte, ctx map[string]any) (any, *Failure) {
 	return fill(s.ResultSelector, result, ctx)
 }
 
-// each runs a Map's items one after another, so that runs replay. The first
-// failure ends it.
-func (e *Execution) each(s *State, data any) (any, *Failure) {
+// errChildFailed is how a map run ends in which a child execution failed (developer guide,
+// "Setting failure thresholds for Distributed Map states"). Which error the child ended with,
+// the parent does not learn.
+var errChildFailed = &Failure{"States.ExceedToleratedFailureThreshold", "The specified tolerated failure threshold was exceeded"}
+
+// runMap runs a Map's items one after another, so that runs replay, each as an execution of
+// its own. The first that fails ends the map run. A redrive of an execution that failed in the
+// Map continues that run: executions that succeeded are left alone, those that failed are
+// redriven, and those that were not started are started (developer guide, "Redriving Map Runs").
+func (e *Execution) runMap(name string, s *State, data any) (any, *Failure) {
 	if s.MaxConcurrencyPath != "" {
 		if _, fail := count(data, s.MaxConcurrencyPath); fail != nil {
 			return nil, fail
 		}
 	}
-	v, _ := get(data, s.ItemsPath)
-	items, ok := v.([]any)
+	run, ok := e.runs[name]
 	if !ok {
-		return nil, &Failure{"States.Runtime", s.ItemsPath + " is no array"}
+		v, _ := get(data, s.ItemsPath)
+		items, ok := v.([]any)
+		if !ok {
+			return nil, &Failure{"States.Runtime", s.ItemsPath + " is no array"}
+		}
+		run = &mapRun{items: items, children: make([]*Execution, len(items))}
+		e.runs[name] = run
 	}
 	results := []any{}
-	for _, item := range items {
-		in, fail := fill(s.ItemSelector, data, e.context(item))
-		if fail != nil {
+	for i, item := range run.items {
+		if fail := e.runChild(name, s, data, run, i, item); fail != nil {
 			return nil, fail
 		}
-		got, err := e.walk(s.ItemProcessor, s.ItemProcessor.StartAt, any(in), item)
-		var stop *errStop
-		if errors.As(err, &stop) {
-			return nil, stop.Failure
-		}
-		results = append(results, got)
+		results = append(results, run.children[i].Output)
 	}
+	delete(e.runs, name)
 	return results, nil
+}
+
+// runChild starts or redrives the execution of one item, unless it has succeeded.
+func (e *Execution) runChild(name string, s *State, data any, run *mapRun, i int, item any) *Failure {
+	c := run.children[i]
+	switch {
+	case c == nil:
+		in, fail := fill(s.ItemSelector, data, e.context(item))
+		if fail != nil {
+			return fail
+		}
+		c = e.machine.newExecution(fmt.Sprintf("%s/%s:%d", e.Name, name, i), s.ItemProcessor, any(in))
+		c.parent = e
+		run.children[i] = c
+		c.run(s.ItemProcessor.StartAt, c.input)
+	case c.Status == "FAILED":
+		c.Redrive()
+	}
+	if c.Status == "FAILED" {
+		return errChildFailed
+	}
+	return nil
 }
 
 // count follows a path to a number that is not negative, as SecondsPath,

@@ -87,6 +87,48 @@ func TestRun(t *testing.T) {
 	}
 }
 
+// TestMapRunRedriven: an execution that failed in a Map continues its map run when it is
+// redriven, as Step Functions documents it. Each item is worked on to its end once, whatever
+// was redriven how often, and the parent learns nothing of what failed in a child.
+func TestMapRunRedriven(t *testing.T) {
+	d, err := Parse([]byte(small))
+	if err != nil {
+		t.Fatal(err)
+	}
+	failing := map[string]int{"q": 2, "r": 1} // how often each item fails
+	var calls []string
+	m := &Machine{Definition: d, Wait: func(int) {}}
+	m.Invoke = func(_, function string, payload []byte) ([]byte, *Failure) {
+		if function != "Rewrap" {
+			return []byte(`{"ok":true}`), nil
+		}
+		var in struct{ V string }
+		if err := json.Unmarshal(payload, &in); err != nil {
+			t.Fatal(err)
+		}
+		calls = append(calls, in.V)
+		if failing[in.V]--; failing[in.V] >= 0 {
+			return nil, &Failure{"Odd", "strange"}
+		}
+		return payload, nil
+	}
+	e := m.Start("x", map[string]any{"n": 1, "items": []string{"p", "q", "r", "s"}})
+	redrives := 0
+	for ; e.Status == "FAILED" && redrives < 9; redrives++ {
+		if e.Final != "Each" || e.Failure.Name != "States.ExceedToleratedFailureThreshold" {
+			t.Fatalf("failed in %s: %v", e.Final, e.Failure)
+		}
+		e.Redrive()
+	}
+	if diff := cmp.Diff([]string{"p", "q", "q", "q", "r", "r", "s"}, calls); diff != "" || redrives != 3 {
+		t.Errorf("%d redrives, calls (-want +got):\n%s", redrives, diff)
+	}
+	item := func(v string) any { return map[string]any{"v": v} }
+	if diff := cmp.Diff([]any{item("p"), item("q"), item("r"), item("s")}, e.Output); diff != "" {
+		t.Errorf("output (-want +got):\n%s", diff)
+	}
+}
+
 // TestRunFailsOnMissingPaths checks that a path that is not there fails the
 // execution past every Catch, and that a machine that goes in circles ends.
 func TestRunFailsOnMissingPaths(t *testing.T) {

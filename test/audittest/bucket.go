@@ -73,6 +73,16 @@ func (b *Bucket) find(key string) *Stored {
 	panic("no object " + key)
 }
 
+// Count returns how many versions hold bytes.
+func (b *Bucket) Count() (n int) {
+	for _, s := range b.stored {
+		if !s.DeleteMarker {
+			n++
+		}
+	}
+	return n
+}
+
 // Versions implements [audit.Bucket].
 func (b *Bucket) Versions(context.Context) ([]audit.ObjectVersion, error) {
 	out := make([]audit.ObjectVersion, 0, len(b.stored))
@@ -81,6 +91,12 @@ func (b *Bucket) Versions(context.Context) ([]audit.ObjectVersion, error) {
 	}
 	slices.SortStableFunc(out, func(x, y audit.ObjectVersion) int { return strings.Compare(x.Key, y.Key) })
 	return out, nil
+}
+
+// VersionsAfter implements [audit.PartialBucket].
+func (b *Bucket) VersionsAfter(ctx context.Context, prefix, after string) ([]audit.ObjectVersion, error) {
+	all, err := b.Versions(ctx)
+	return slices.DeleteFunc(all, func(v audit.ObjectVersion) bool { return !strings.HasPrefix(v.Key, prefix) || v.Key <= after }), err
 }
 
 // Read implements [audit.Bucket].

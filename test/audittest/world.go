@@ -38,12 +38,31 @@ type World struct {
 	line    audit.Generations // of records, after the first
 	anchors audit.Generations // of anchors
 	salt    string            // of the ids of generations
+	whole   time.Time         // record 4 states that the chain is verified up to anchor 1, and whole at this time; zero: it does not
 }
 
 // New builds a sound world.
 func New(tb testing.TB) *World {
 	tb.Helper()
-	w := &World{T: tb, Bucket: &Bucket{}, Log: rekortest.New(tb), Key: rekortest.NewKey(tb), salt: "salt"}
+	return build(tb, time.Time{})
+}
+
+// NewStated builds a sound world in which record 4 states that the chain is verified up to
+// anchor 1, record 3.
+func NewStated(tb testing.TB) *World {
+	tb.Helper()
+	return build(tb, at(perAnchor))
+}
+
+// NewStatedAt is NewStated with another time of the whole verification.
+func NewStatedAt(tb testing.TB, whole time.Time) *World {
+	tb.Helper()
+	return build(tb, whole)
+}
+
+func build(tb testing.TB, whole time.Time) *World {
+	tb.Helper()
+	w := &World{T: tb, Bucket: &Bucket{}, Log: rekortest.New(tb), Key: rekortest.NewKey(tb), salt: "salt", whole: whole}
 	w.Log.Append([]byte("the entry of somebody else"))
 	head := audit.Genesis(Chain)
 	for seq := int64(1); seq <= records; seq++ {
@@ -80,9 +99,13 @@ func (w *World) next(head audit.Head, what string) audit.Entry {
 
 func (w *World) nextAt(head audit.Head, what string, made time.Time) audit.Entry {
 	w.T.Helper()
-	e, err := audit.Next(Chain, head, made, audit.Event{
-		ID: "Q2/" + what, Type: what, Rotation: "Q2", Step: "step", Actor: "somebody", Body: map[string]string{"key": "value"},
-	})
+	body := map[string]string{"key": "value"}
+	if !w.whole.IsZero() && head.Seq == perAnchor {
+		audit.Start{
+			Anchor: w.known(1)[0], Seq: perAnchor, Whole: audit.Whole{Seq: perAnchor, At: w.whole, By: "somebody"},
+		}.State(body)
+	}
+	e, err := audit.Next(Chain, head, made, audit.Event{ID: "Q2/" + what, Type: what, Rotation: "Q2", Step: "step", Actor: "somebody", Body: body})
 	if err != nil {
 		w.T.Fatal(err)
 	}

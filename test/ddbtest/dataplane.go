@@ -33,10 +33,12 @@ func (d *DataPlane) DropLease(ctx context.Context, l rotation.Lease) error {
 }
 
 // Pointer reads the pointer.
-func (d *DataPlane) Pointer(ctx context.Context) (kek.Pointer, error) { return d.client.Pointer(ctx) }
+func (d *DataPlane) Pointer(ctx context.Context) (kek.Pointer, error) {
+	return d.client.ReadPointer(ctx)
+}
 
 // KEKState reads a KEK's state; "" if the registry does not know it.
 func (d *DataPlane) KEKState(ctx context.Context, id kek.ID) (kek.State, error) {
-	k, err := d.client.KEK(ctx, id)
+	k, err := d.client.ReadKEK(ctx, id)
 	return k.State, err
 }

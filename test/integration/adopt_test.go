@@ -18,6 +18,8 @@ import (
 	"github.com/matter-ops/kms-rotation/internal/strictjson"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/journal"
+	"github.com/matter-ops/kms-rotation/rotation/keyring"
 	"github.com/matter-ops/kms-rotation/test/localaws"
 )
 
@@ -137,11 +139,11 @@ func rowName(n int) string { return fmt.Sprintf("row-%d", n) }
 // racingKMS lets an application write between the moment that adopting a row has read
 // it and the moment that it labels it.
 type racingKMS struct {
-	rotation.Wrapper
+	keyring.Wrapper
 	meanwhile func(wrapped []byte)
 }
 
-// Identify implements [rotation.Wrapper].
+// Identify implements [keyring.Wrapper].
 func (r racingKMS) Identify(ctx context.Context, wrapped []byte, encctx map[string]string) (kek.ID, string, error) {
 	id, arn, err := r.Wrapper.Identify(ctx, wrapped, encctx)
 	r.meanwhile(wrapped)
@@ -169,7 +171,7 @@ func (w *world) adoptAmidWrites(t *testing.T, f foreign, current, historic kek.I
 		at[string(prefix)] = n
 	}
 	steps := *w.Deployment.Steps
-	steps.KMS = racingKMS{steps.KMS, func(wrapped []byte) {
+	steps.Keys.Wrapper = racingKMS{steps.Keys.Wrapper, func(wrapped []byte) {
 		n, ok := at[string(wrapped)]
 		if !ok {
 			return
@@ -269,7 +271,7 @@ func TestAdoptRaw(t *testing.T) {
 	sh.must(t, 0, "source", "add", "--file", file, "--confirm")
 
 	mentions(t, "census", sh.must(t, 1, "census"), fmt.Sprintf("rows: %d items cannot be accounted for (no_kek_id %[1]d)", 3*foreignRows))
-	w.refused(t, "raw", "{}", string(rotation.RowsUnaccounted), "sources[letters]")
+	w.refused(t, "raw", "{}", string(journal.RowsUnaccounted), "sources[letters]")
 	for _, f := range tables {
 		before, control := w.dump(t, f.table), w.snapshot(t)
 		mentions(t, "adopt", sh.must(t, 0, "adopt", "--source", f.source),

@@ -13,9 +13,10 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/sfn"
 	"github.com/aws/aws-sdk-go-v2/service/sfn/types"
 
-	"github.com/matter-ops/kms-rotation/internal/ddb"
 	"github.com/matter-ops/kms-rotation/kek"
-	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/journal"
+	"github.com/matter-ops/kms-rotation/source"
+	dynamosource "github.com/matter-ops/kms-rotation/source/dynamodb"
 )
 
 // rolledBack runs an execution that must be rolled back for the given error, with
@@ -39,13 +40,13 @@ func (w *world) rolledBack(t *testing.T, name, wantError, mention string, mints 
 		t.Errorf("%s: enabled KMS keys %v, want the old one alone", name, got)
 	}
 	told := w.told(t, arn)
-	if told.Event != rotation.NotifyRolledBack || told.Error != wantError || !strings.Contains(told.Cause, mention) {
+	if told.Event != journal.NotifyRolledBack || told.Error != wantError || !strings.Contains(told.Cause, mention) {
 		t.Errorf("%s: people were told %+v", name, told)
 	}
 }
 
 // told is what notify was last sent by an execution.
-func (w *world) told(t *testing.T, arn string) (last rotation.NotifyInput) {
+func (w *world) told(t *testing.T, arn string) (last journal.Notice) {
 	t.Helper()
 	pages := sfn.NewGetExecutionHistoryPaginator(w.sfn, &sfn.GetExecutionHistoryInput{ExecutionArn: &arn, MaxResults: 1000})
 	for pages.HasMorePages() {
@@ -67,7 +68,7 @@ func (w *world) told(t *testing.T, arn string) (last rotation.NotifyInput) {
 			if !strings.HasSuffix(in.FunctionName, "-notify") {
 				continue
 			}
-			last = rotation.NotifyInput{}
+			last = journal.Notice{}
 			if err := json.Unmarshal(in.Payload, &last); err != nil {
 				t.Fatal(err)
 			}
@@ -98,11 +99,11 @@ func TestBeforeTheSwitch(t *testing.T) {
 		}
 	}
 	put(sources[1].Ciphertext, &ddbtypes.AttributeValueMemberB{Value: []byte("raw")})
-	w.refused(t, "raw", "{}", string(rotation.RowsUnaccounted), "sources[symbols]") // preflight looks at a sample
+	w.refused(t, "raw", "{}", string(journal.RowsUnaccounted), "sources[symbols]") // preflight looks at a sample
 	put(sources[1].WrappedDEK, &ddbtypes.AttributeValueMemberB{Value: []byte("wrapped elsewhere")})
 	put(sources[1].KEKID, &ddbtypes.AttributeValueMemberS{Value: "00000000-0000-0000-0000-000000000000"})
 	put(sources[1].Epoch, &ddbtypes.AttributeValueMemberN{Value: "1"})
-	w.rolledBack(t, "unknown", string(rotation.RowsUnaccounted), string(rotation.UnknownKEK), 0)
+	w.rolledBack(t, "unknown", string(journal.RowsUnaccounted), string(source.UnknownKEK), 0)
 	if _, err := client.DeleteItem(t.Context(), &dynamodb.DeleteItemInput{TableName: &sources[1].Table, Key: symbol}); err != nil {
 		t.Fatal(err)
 	}
@@ -111,7 +112,7 @@ func TestBeforeTheSwitch(t *testing.T) {
 	wrong := sources[0]
 	wrong.Context = map[string]string{"table": "renamed", "codepoint": "$codepoint"}
 	w.define(t, wrong)
-	w.rolledBack(t, "unfit", string(rotation.RehearsalFailed), "characters", 1)
+	w.rolledBack(t, "unfit", string(journal.RehearsalFailed), "characters", 1)
 	w.define(t, sources[0])
 
 	mark := map[string]ddbtypes.AttributeValue{
@@ -120,7 +121,7 @@ func TestBeforeTheSwitch(t *testing.T) {
 	if _, err := dynamodb.NewFromConfig(w.ApplicationConfig()).PutItem(t.Context(), &dynamodb.PutItemInput{TableName: aws.String(w.Env()["MATTER_CONTROL_TABLE"]), Item: mark}); err != nil {
 		t.Fatal(err)
 	}
-	w.refused(t, "forgotten", "{}", string(rotation.SourceForgotten), "it-forgotten")
+	w.refused(t, "forgotten", "{}", string(journal.SourceForgotten), "it-forgotten")
 	if err := w.Deployment.Steps.ForgetMark(t.Context(), "it-forgotten", "its writers are gone"); err != nil {
 		t.Fatal(err)
 	}
@@ -132,7 +133,7 @@ func TestBeforeTheSwitch(t *testing.T) {
 }
 
 // define gives a source another definition.
-func (w *world) define(t *testing.T, c ddb.SourceConfig) {
+func (w *world) define(t *testing.T, c dynamosource.Config) {
 	t.Helper()
 	if _, err := w.Deployment.Steps.AddSource(t.Context(), c.Source()); err != nil {
 		t.Fatal(err)

@@ -16,7 +16,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/sfn/types"
 
 	"github.com/matter-ops/kms-rotation/kek"
-	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/source"
 	"github.com/matter-ops/kms-rotation/test/load"
 	"github.com/matter-ops/kms-rotation/test/wiretrace/tracetest"
 )
@@ -214,7 +214,7 @@ func (o *observer) run(ctx context.Context) {
 			defs, err = o.Deployment.Sources(ctx)
 		}
 		for _, def := range defs {
-			var src rotation.Source
+			var src source.Driver
 			if err == nil {
 				src, err = o.Deployment.Steps.OpenSource(def)
 			}
@@ -248,7 +248,7 @@ func (o *observer) usable(ctx context.Context, id kek.ID) (string, error) {
 			state = k.State
 		}
 	}
-	k, err := o.Deployment.Steps.Keys.Describe(ctx, id)
+	k, err := o.Deployment.Steps.Keys.Admin.Describe(ctx, id)
 	switch {
 	case err != nil:
 		return "", err
@@ -277,9 +277,9 @@ func (o *observer) pointer(ctx context.Context) error {
 
 // source checks NoKeyOrphans. The KEKs of a page are looked up after the page was
 // read, each once.
-func (o *observer) source(ctx context.Context, src rotation.Source) error {
+func (o *observer) source(ctx context.Context, src source.Driver) error {
 	for cursor := ""; ; {
-		page, err := src.Scan(ctx, rotation.ScanRequest{Total: 1, Cursor: cursor})
+		page, err := src.Scan(ctx, source.ScanRequest{Total: 1, Cursor: cursor})
 		if err != nil {
 			return err
 		}
@@ -307,7 +307,7 @@ func (o *observer) source(ctx context.Context, src rotation.Source) error {
 	}
 }
 
-func (o *observer) lookAgain(ctx context.Context, src rotation.Source, row rotation.Row, wrong string) error {
+func (o *observer) lookAgain(ctx context.Context, src source.Driver, row source.Row, wrong string) error {
 	now, there, err := src.Reread(ctx, row, false)
 	if err != nil {
 		return err

@@ -12,10 +12,10 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/matter-ops/kms-rotation/envelope"
+	"github.com/matter-ops/kms-rotation/internal/console"
 	"github.com/matter-ops/kms-rotation/internal/strictjson"
-	"github.com/matter-ops/kms-rotation/internal/watch"
 	"github.com/matter-ops/kms-rotation/kek"
-	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/journal"
 	"github.com/matter-ops/kms-rotation/test/localaws"
 	"github.com/matter-ops/kms-rotation/test/sample"
 )
@@ -126,9 +126,9 @@ func (w *world) forgotten(t *testing.T, id string, f writtenTable, by shell) {
 		t.Fatalf("no row of %s is under the pointer's KEK: %v", f.config.Table, keks)
 	}
 
-	w.refused(t, id, "{}", string(rotation.SourceForgotten), f.config.Table)
-	w.refusedByHand(t, by, 1, id+" by hand", string(rotation.SourceForgotten), f.config.Table)
-	mentions(t, "census", by.must(t, 1, "census"), "FORGOTTEN  table "+f.config.Table+" is no source", string(rotation.SourceForgotten))
+	w.refused(t, id, "{}", string(journal.SourceForgotten), f.config.Table)
+	w.refusedByHand(t, by, 1, id+" by hand", string(journal.SourceForgotten), f.config.Table)
+	mentions(t, "census", by.must(t, 1, "census"), "FORGOTTEN  table "+f.config.Table+" is not a source", string(journal.SourceForgotten))
 
 	urgent := id + "-urgent"
 	o := w.rotate(t, urgent, `{"mode":"emergency","reason":"key material seen in a paste"}`)
@@ -154,17 +154,17 @@ func (w *world) refusedByHand(t *testing.T, by shell, exit int, label string, ph
 
 // haltedBeforeRetirement checks a rotation that has moved what it knows and must not
 // retire the old KEK, which rows of a table that it does not know are under.
-func (w *world) haltedBeforeRetirement(t *testing.T, id string, o watch.Outcome, f writtenTable) {
+func (w *world) haltedBeforeRetirement(t *testing.T, id string, o console.Outcome, f writtenTable) {
 	t.Helper()
-	if o.Status != types.ExecutionStatusFailed || o.Error != string(rotation.Halted) {
+	if o.Status != types.ExecutionStatusFailed || o.Error != string(journal.Halted) {
 		t.Fatal(describe(o))
 	}
-	mentions(t, "the halt", o.Cause, string(rotation.SourceForgotten), f.config.Table)
+	mentions(t, "the halt", o.Cause, string(journal.SourceForgotten), f.config.Table)
 	v := w.view(t, id)
 	if v.Rotation.Phase != kek.Rewrapped || v.Lock != id {
 		t.Errorf("rotation %+v, lock %q", v.Rotation, v.Lock)
 	}
-	if k, err := w.Deployment.Steps.Keys.Describe(t.Context(), v.Rotation.OldKEK); err != nil || !k.Enabled || v.KEKs[v.Rotation.OldKEK].State == kek.Retired {
+	if k, err := w.Deployment.Steps.Keys.Admin.Describe(t.Context(), v.Rotation.OldKEK); err != nil || !k.Enabled || v.KEKs[v.Rotation.OldKEK].State == kek.Retired {
 		t.Errorf("the old KEK is %q, its key %+v, %v", v.KEKs[v.Rotation.OldKEK].State, k, err)
 	}
 	if keks := w.underKEKs(t, f); keks[string(v.Rotation.OldKEK)] == 0 {
@@ -204,7 +204,7 @@ func TestForgottenTable(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.refusedByHand(t, w.shell(map[string]string{"MATTER_SEGMENTS": "7"}), 2, "stale", string(rotation.Misconfigured), "MATTER_SEGMENTS", "matter ops env")
+	w.refusedByHand(t, w.shell(map[string]string{"MATTER_SEGMENTS": "7"}), 2, "stale", string(journal.Misconfigured), "MATTER_SEGMENTS", "matter ops env")
 	w.forgotten(t, "seeded", w.symbols(t), w.shell(map[string]string{"MATTER_SOURCES": string(other)}))
 
 	// Removed although rows are in it.

@@ -21,9 +21,10 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/matter-ops/kms-rotation/audit"
-	"github.com/matter-ops/kms-rotation/internal/announce"
+	"github.com/matter-ops/kms-rotation/internal/notify"
 	"github.com/matter-ops/kms-rotation/kek"
-	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/gates"
+	"github.com/matter-ops/kms-rotation/rotation/journal"
 )
 
 // customers is where customers look: a webhook's receiver and a status page.
@@ -45,12 +46,12 @@ func (c *customers) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	defer c.mu.Unlock()
 	switch {
 	case r.URL.Path == "/hook":
-		signature := r.Header.Get(announce.SignatureHeader)
+		signature := r.Header.Get(notify.SignatureHeader)
 		signed, err := strconv.ParseInt(strings.TrimPrefix(strings.Split(signature, ",")[0], "t="), 10, 64)
-		if at := time.Unix(signed, 0); err != nil || time.Since(at).Abs() > time.Minute || signature != announce.Sign(announcersKey, at, body) {
+		if at := time.Unix(signed, 0); err != nil || time.Since(at).Abs() > time.Minute || signature != notify.SignBody(announcersKey, at, body) {
 			c.t.Errorf("a delivery is signed %q: %v", signature, err)
 		}
-		var e announce.Event
+		var e notify.Event
 		if err := json.Unmarshal(body, &e); err != nil {
 			c.t.Error(err)
 		}
@@ -113,7 +114,7 @@ func TestNotice(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.refused(t, "no-notice", "{}", string(rotation.AnnouncementMissing), "label")
+	w.refused(t, "no-notice", "{}", string(journal.AnnouncementMissing), "label")
 	for range 2 { // as it may be called twice; the days that the canary must be green are to come
 		if out, failed := w.invoke(t, "preflight", "preflight-announce"); failed {
 			t.Fatalf("%v", out)
@@ -125,7 +126,7 @@ func TestNotice(t *testing.T) {
 	}
 	label, _ := told.page[0]["metadata"].(map[string]any)["matter"].(map[string]any)["window"].(string)
 	told.mu.Unlock()
-	w.refused(t, "too-early", `{"label":"`+label+`"}`, string(rotation.AnnouncementYoung), "label")
+	w.refused(t, "too-early", `{"label":"`+label+`"}`, string(journal.AnnouncementYoung), "label")
 	w.weekPasses(t, label)
 	if out, failed := w.invoke(t, "health", "health"); failed || out["ok"] != true {
 		t.Fatalf("%v", out)
@@ -172,7 +173,7 @@ func TestDrillDeployed(t *testing.T) {
 	w := up(t, map[string]string{"DrillFreshDays": "90"})
 	w.traced(t)
 	before := w.view(t, "").Pointer
-	w.refused(t, "no-drill", "{}", string(rotation.DrillStale), rotation.DrillFailure)
+	w.refused(t, "no-drill", "{}", string(journal.DrillStale), gates.DrillFailure)
 	input, err := os.ReadFile(filepath.Join("..", "..", "events", "execution-drill.json"))
 	if err != nil {
 		t.Fatal(err)
@@ -200,9 +201,9 @@ func TestApprovalExpires(t *testing.T) {
 	w := up(t, map[string]string{"ApprovalRequired": "true", "ApprovalSeconds": "2"})
 	w.traced(t)
 	before := w.view(t, "").Pointer
-	w.refused(t, "nameless", "null", string(rotation.InvalidInput), "requested_by")
+	w.refused(t, "nameless", "null", string(journal.InvalidInput), "requested_by")
 	o := w.rotate(t, "silence", `{"requested_by":"schedule"}`)
-	if o.Status != types.ExecutionStatusFailed || o.Error != string(rotation.ApprovalExpired) || !slices.Contains(o.States, "RolledBack") {
+	if o.Status != types.ExecutionStatusFailed || o.Error != string(journal.ApprovalExpired) || !slices.Contains(o.States, "RolledBack") {
 		t.Fatal(describe(o))
 	}
 	if v := w.view(t, "silence"); *v.Pointer != *before || v.Rotation.Phase != kek.RolledBack || v.Lock != "" {

@@ -12,7 +12,8 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/sfn/types"
 
 	"github.com/matter-ops/kms-rotation/audit"
-	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/anchor"
+	"github.com/matter-ops/kms-rotation/rotation/journal"
 )
 
 // TestLitterInTheBucket: an object that is no part of the chain lies in the audit bucket
@@ -49,7 +50,7 @@ func TestLitterInTheBucket(t *testing.T) {
 	if !strings.Contains(said, "notes.txt") {
 		t.Errorf("the completion says %q", said)
 	}
-	r, err := w.Deployment.Steps.VerifyAudit(t.Context(), rotation.AuditOptions{})
+	r, err := w.Deployment.Steps.Anchor.VerifyAudit(t.Context(), anchor.AuditOptions{})
 	if err != nil || r.Result != audit.Tampered || len(r.Findings) != 1 || r.Findings[0].Kind != audit.StrayObject {
 		t.Errorf("verification: %+v, %v", r, err)
 	}
@@ -73,7 +74,7 @@ func TestForeignRecordPages(t *testing.T) {
 	if o := w.rotate(t, "planted", "{}"); o.Status != types.ExecutionStatusSucceeded {
 		t.Fatal(describe(o))
 	}
-	r, err := w.Deployment.Steps.VerifyAudit(t.Context(), rotation.AuditOptions{})
+	r, err := w.Deployment.Steps.Anchor.VerifyAudit(t.Context(), anchor.AuditOptions{})
 	if err != nil || r.Result != audit.Green || len(r.Generations) != 1 {
 		t.Errorf("verification: %+v, %v", r, err)
 	}
@@ -87,9 +88,9 @@ func TestForeignRecordPages(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		counted += strings.Count(string(b), `"`+rotation.MetricGeneration+`":1`)
+		counted += strings.Count(string(b), `"`+journal.MetricGeneration+`":1`)
 	}
 	if counted == 0 {
-		t.Errorf("none of %d functions has counted %s", len(logs), rotation.MetricGeneration)
+		t.Errorf("none of %d functions has counted %s", len(logs), journal.MetricGeneration)
 	}
 }

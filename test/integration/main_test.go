@@ -20,7 +20,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/sfn"
 	"github.com/aws/aws-sdk-go-v2/service/sfn/types"
 
-	"github.com/matter-ops/kms-rotation/internal/watch"
+	"github.com/matter-ops/kms-rotation/internal/console"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
 	"github.com/matter-ops/kms-rotation/test/localaws"
@@ -107,7 +107,7 @@ func (w *world) start(t *testing.T, name, input string) string {
 }
 
 // finish waits for the end of an execution.
-func (w *world) finish(t *testing.T, arn string) watch.Outcome {
+func (w *world) finish(t *testing.T, arn string) console.Outcome {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), executionLimit)
 	defer cancel()
@@ -117,23 +117,23 @@ func (w *world) finish(t *testing.T, arn string) watch.Outcome {
 			t.Fatalf("execution %s: %v", arn, err)
 		}
 		if d.Status != types.ExecutionStatusRunning {
-			states, err := watch.States(ctx, w.sfn, arn)
+			states, err := console.ListStates(ctx, w.sfn, arn)
 			if err != nil {
 				t.Fatal(err)
 			}
-			return watch.Outcome{Status: d.Status, Error: aws.ToString(d.Error), Cause: aws.ToString(d.Cause), States: states}
+			return console.Outcome{Status: d.Status, Error: aws.ToString(d.Error), Cause: aws.ToString(d.Cause), States: states}
 		}
 		select {
 		case <-time.After(watchEvery):
 		case <-ctx.Done():
-			states, _ := watch.States(t.Context(), w.sfn, arn)
+			states, _ := console.ListStates(t.Context(), w.sfn, arn)
 			t.Fatalf("execution %s still runs after %s: %v", arn, executionLimit, states)
 		}
 	}
 }
 
 // rotate runs an execution to its end.
-func (w *world) rotate(t *testing.T, name, input string) watch.Outcome {
+func (w *world) rotate(t *testing.T, name, input string) console.Outcome {
 	t.Helper()
 	return w.finish(t, w.start(t, name, input))
 }
@@ -170,7 +170,7 @@ func (w *world) faults(t *testing.T) []firedFault {
 
 type firedFault struct {
 	Service, Operation, Function string
-	Fired                        int
+	Nth, Seen, Fired             int
 }
 
 func (w *world) control(t *testing.T, method, path string, body []byte) []byte {
@@ -248,7 +248,7 @@ func (w *world) mustHold(t *testing.T) {
 		}
 	}
 	for id, n := range report.ByKEK {
-		k, err := w.Deployment.Steps.Keys.Describe(t.Context(), id)
+		k, err := w.Deployment.Steps.Keys.Admin.Describe(t.Context(), id)
 		if err != nil || !k.Enabled || !states[id].Resolves() {
 			t.Errorf("NoKeyOrphans: %d rows name KEK %s: registry %q, KMS %+v, %v", n, id, states[id], k, err)
 		}
@@ -298,6 +298,6 @@ func (w *world) brokenRows(t *testing.T, l *sample.Ledger, rotations ...string) 
 	return wrong
 }
 
-func describe(o watch.Outcome) string {
+func describe(o console.Outcome) string {
 	return fmt.Sprintf("%s %s %s\n%s", o.Status, o.Error, o.Cause, strings.Join(o.States, " → "))
 }

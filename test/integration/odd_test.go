@@ -17,10 +17,10 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/sfn/types"
 
 	"github.com/matter-ops/kms-rotation/envelope"
-	"github.com/matter-ops/kms-rotation/internal/itemsize"
+	"github.com/matter-ops/kms-rotation/internal/attr"
 	"github.com/matter-ops/kms-rotation/internal/strictjson"
 	"github.com/matter-ops/kms-rotation/kek"
-	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/journal"
 	"github.com/matter-ops/kms-rotation/test/localaws"
 )
 
@@ -97,7 +97,7 @@ func (o *oddTables) oddities(t *testing.T) []oddity {
 		{"no-tenant", "no_context", true, func(i item) item { return without(i, "tenant") }},
 		{"full", "no_room", true, func(i item) item {
 			i["note"] = text("")
-			return with(i, "note", text(strings.Repeat("x", itemsize.Max-itemsize.Of(i)-8)))
+			return with(i, "note", text(strings.Repeat("x", attr.MaxItemSize-attr.ItemSize(i)-8)))
 		}},
 		{"own-version", "version_not_ours", true, func(i item) item { return with(i, "version", text("v7")) }},
 	}
@@ -217,7 +217,7 @@ func TestOddItems(t *testing.T) {
 		}
 	})
 	o.unchanged(t, "refused", func() {
-		o.refused(t, "odd", "{}", string(rotation.RowsUnaccounted), "sources[odd]")
+		o.refused(t, "odd", "{}", string(journal.RowsUnaccounted), "sources[odd]")
 		mentions(t, "by hand", sh.must(t, 1, "kms-mint-kek", "--label", "odd by hand"), "RowsUnaccounted: sources[odd]")
 	})
 	o.unchanged(t, "adopt, a dry run", func() {
@@ -232,7 +232,7 @@ func TestOddItems(t *testing.T) {
 	o.correctWhatIsSeen(t)
 	o.unchanged(t, "rolled back", func() { // what only the census sees
 		const left = "(no_room 1, retired_kek 1, unknown_kek 1)"
-		o.rolledBack(t, "census", string(rotation.RowsUnaccounted), left, 0)
+		o.rolledBack(t, "census", string(journal.RowsUnaccounted), left, 0)
 		mentions(t, "by hand", sh.must(t, 1, "kms-mint-kek", "--label", "census by hand"), left, "no KEK was minted, rotation census-by-hand is rolled back")
 	})
 	o.correctTheRest(t, sh)

@@ -18,6 +18,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/sfn/types"
 
 	"github.com/matter-ops/kms-rotation/kek"
+	"github.com/matter-ops/kms-rotation/rotation"
 	"github.com/matter-ops/kms-rotation/test/plant"
 )
 
@@ -33,42 +34,42 @@ type planted struct {
 
 var plantedBugs = []planted{
 	{Bug: plant.Bug{Name: "unconditional pointer write", File: "internal/ddb/apply.go", With: []string{
-		"\t\tout = append(out, s.put(pkPointer, controltable.EncodePointer(c.Pointer.After), pointsAt(*c.Pointer.Before)))",
+		"\t\tout = append(out, s.putItem(pkPointer, controltable.EncodePointer(c.Pointer.After), ifPointerUnchanged(*c.Pointer.Before)))",
 		"\t\tif _, err := s.client.PutItem(context.Background(), &dynamodb.PutItemInput{TableName: &s.table, Item: controltable.EncodePointer(c.Pointer.After)}); err != nil {\n\t\t\treturn nil, err\n\t\t}",
 	}}, function: "switch", at: "Store.Apply unrecorded"},
 	{Bug: plant.Bug{Name: "the pointer is written whatever it was", File: "internal/ddb/apply.go", With: []string{
-		"EncodePointer(c.Pointer.After), pointsAt(*c.Pointer.Before))", "EncodePointer(c.Pointer.After), condition{expr: \"attribute_exists(#pk)\"})",
+		"EncodePointer(c.Pointer.After), ifPointerUnchanged(*c.Pointer.Before))", "EncodePointer(c.Pointer.After), condition{expr: \"attribute_exists(#pk)\"})",
 	}}, function: "switch", at: "Store.Apply unconditional"},
 	{Bug: plant.Bug{Name: "retire does not ask where the pointer stands", File: "internal/ddb/apply.go", With: []string{
 		"case c.Keeps != nil:", "case c.Keeps != nil && len(c.KEKs) == 0:",
 	}}, function: "retire", at: "Store.Apply unconditional"},
 	{Bug: plant.Bug{Name: "a step does not ask whose the lock is", File: "internal/ddb/apply.go", With: []string{
-		"return []action{s.check(pkLock, controltable.Key(pkLock, noSK), ours)}, nil", "return nil, nil",
+		"return []action{s.checkItem(pkLock, controltable.Key(pkLock, noSK), ours)}, nil", "return nil, nil",
 	}}, function: "dualunwrap", at: "Store.Apply unconditional"},
 	{Bug: plant.Bug{Name: "the seal does not ask for every shard", File: "internal/ddb/apply.go", With: []string{
 		"if c.Sealed != \"\" {", "if c.Sealed != \"\" && i > 0 {",
 	}}, function: "drain", at: "Store.Apply unconditional"},
 	{Bug: plant.Bug{Name: "audit record outside the transaction", File: "internal/ddb/apply.go", With: []string{
-		"again, err := s.transact(ctx, append(actions[:len(actions):len(actions)], s.appends(h.Head, entry, b)...))",
-		"again, err := s.transact(ctx, s.appends(h.Head, entry, b))\n\t\tif err == nil && len(actions) > 0 {\n\t\t\tagain, err = s.transact(ctx, actions)\n\t\t}",
+		"again, err := s.sendTransaction(ctx, append(actions[:len(actions):len(actions)], s.appendRecord(h.Head, entry, b)...))",
+		"again, err := s.sendTransaction(ctx, s.appendRecord(h.Head, entry, b))\n\t\tif err == nil && len(actions) > 0 {\n\t\t\tagain, err = s.sendTransaction(ctx, actions)\n\t\t}",
 	}}, function: "switch", at: "Store.Apply unrecorded"},
 	{Bug: plant.Bug{Name: "the old KEK's registry entry is left out", File: "internal/ddb/apply.go", With: []string{
 		"for _, m := range c.KEKs {", "for _, m := range c.KEKs[:min(1, len(c.KEKs))] {",
 	}}, function: "switch", at: "Store.Apply pointer_switched"},
 	{Bug: plant.Bug{Name: "one fence shard of the new KEK stays shut", File: "internal/ddb/apply.go", With: []string{
-		"if c.Opens != \"\" {", "if c.Opens != \"\" && i > 0 {",
+		"if id := opens[pk]; id != \"\" {", "if id := opens[pk]; id != \"\" && i > 0 {",
 	}}, function: "switch", at: "Store.Apply pointer_switched"},
 	{Bug: plant.Bug{Name: "the lock is not released", File: "internal/ddb/apply.go", With: []string{
-		"return []action{s.remove(pkLock, controltable.Key(pkLock, noSK), ours)}, nil", "return nil, nil",
+		"return []action{s.removeItem(pkLock, controltable.Key(pkLock, noSK), ours)}, nil", "return nil, nil",
 	}}, function: "verify", at: "Store.Apply unconditional"},
-	{Bug: plant.Bug{Name: "records are marked published before they are put", File: "rotation/steps.go", With: []string{
-		"for _, e := range entries {\n", "if len(entries) > 0 {\n\t\t_ = s.Outbox.MarkPublished(ctx, entries[len(entries)-1].Record.Seq)\n\t}\n\tfor _, e := range entries {\n",
+	{Bug: plant.Bug{Name: "records are marked published before they are put", File: "rotation/journal/journal.go", With: []string{
+		"for _, e := range entries {\n", "if len(entries) > 0 {\n\t\t_ = j.Outbox.MarkPublished(ctx, entries[len(entries)-1].Record.Seq)\n\t}\n\tfor _, e := range entries {\n",
 	}}, function: "switch", at: "Store.MarkPublished"},
-	{Bug: plant.Bug{Name: "the bucket gets other bytes than the outbox has", File: "internal/worm/worm.go", With: []string{
-		"made, err := v.put(ctx, key, e.Bytes)", "made, err := v.put(ctx, key, append([]byte(nil), append(e.Bytes, '\\n')...))",
+	{Bug: plant.Bug{Name: "the bucket gets other bytes than the outbox has", File: "internal/auditbucket/auditbucket.go", With: []string{
+		"made, err := b.putIfAbsent(ctx, key, e.Bytes)", "made, err := b.putIfAbsent(ctx, key, append([]byte(nil), append(e.Bytes, '\\n')...))",
 	}}, function: "switch", at: "Vault.Put"},
 	{Bug: plant.Bug{Name: "mint without the arbiter", File: "internal/awskms/admin.go", With: []string{
-		"\tif id != \"\" {\n\t\t_, err := a.client.CreateAlias(", "\tif id != \"\" {\n\t\treturn id, nil\n\t}\n\tif id != \"\" {\n\t\t_, err := a.client.CreateAlias(",
+		"\tif id != \"\" {\n\t\terr := a.createAlias(", "\tif id != \"\" {\n\t\treturn id, nil\n\t}\n\tif id != \"\" {\n\t\terr := a.createAlias(",
 	}}, function: "mint", at: "Store.Apply kek_minted"},
 	{Bug: plant.Bug{Name: "skip the seal", File: "rotation/drain.go", With: []string{
 		"for i := range v.KEKs[id].FenceShards {", "for i := range v.KEKs[id].FenceShards * 0 {",
@@ -85,16 +86,16 @@ var plantedBugs = []planted{
 		"\t\tout = append(out, l)", "\t\tif time.Now().Before(l.Expires) {\n\t\t\tout = append(out, l)\n\t\t}",
 	}}, function: "drain", at: "Store.SealFence", during: expiredLease},
 	{Bug: plant.Bug{Name: "a lease is revoked whatever has become of it", File: "internal/ddb/drainage.go", With: []string{
-		"Key: controltable.Key(controltable.LeasePK(l.KEK), l.Holder), ConditionExpression: aws.String(cond),\n\t\tExpressionAttributeNames: names, ExpressionAttributeValues: vals,\n\t})\n\tif failedCondition(err) {\n\t\treturn false, nil\n\t}\n\tif err != nil {\n\t\treturn false, wrap(\"DeleteItem",
-		"Key: controltable.Key(controltable.LeasePK(l.KEK), l.Holder),\n\t})\n\t_, _, _ = aws.String(cond), names, vals\n\tif err != nil {\n\t\treturn false, wrap(\"DeleteItem",
+		"Key: controltable.Key(controltable.LeasePK(l.KEK), l.Holder), ConditionExpression: aws.String(cond),\n\t\tExpressionAttributeNames: names, ExpressionAttributeValues: vals,\n\t})\n\tif failedCondition(err) {\n\t\treturn false, nil\n\t}\n\tif err != nil {\n\t\treturn false, wrapError(\"DeleteItem",
+		"Key: controltable.Key(controltable.LeasePK(l.KEK), l.Holder),\n\t})\n\t_, _, _ = aws.String(cond), names, vals\n\tif err != nil {\n\t\treturn false, wrapError(\"DeleteItem",
 	}}, function: "drain", at: "Store.Revoke", during: expiredLease},
 	{Bug: plant.Bug{Name: "drain looks at what may be stale", File: "internal/ddb/list.go", With: []string{
 		"TableName: &s.table, ConsistentRead: aws.Bool(true), KeyConditionExpression: &expr,", "TableName: &s.table, ConsistentRead: aws.Bool(false), KeyConditionExpression: &expr,",
 	}}, function: "drain", at: "Store.SealFence", during: returnedLease},
-	{Bug: plant.Bug{Name: "rewrap overwrites a row that has changed", File: "internal/ddb/source.go", With: []string{
+	{Bug: plant.Bug{Name: "rewrap overwrites a row that has changed", File: "source/dynamodb/source.go", With: []string{
 		"c.cond, c.values[\":oldkek\"] = \"#held = :oldheld AND #kek = :oldkek\", h.kek", "c.cond, c.values[\":oldkek\"] = \"attribute_exists(#kek) OR #held = :oldheld AND #kek = :oldkek\", h.kek",
 	}}, function: "rewrap", at: "Table.Replace"},
-	{Bug: plant.Bug{Name: "rewrap leaves the row's epoch", File: "internal/ddb/source.go", With: []string{
+	{Bug: plant.Bug{Name: "rewrap leaves the row's epoch", File: "source/dynamodb/source.go", With: []string{
 		"c.update = \"SET #kek = :kek, #held = :held, #epoch = :epoch\"", "c.update = \"SET #kek = :kek, #held = :held, #epoch = if_not_exists(#epoch, :epoch)\"",
 	}}, function: "rewrap", at: "Table.Replace"},
 	{Bug: plant.Bug{Name: "rewrap leaves rows out", File: "rotation/rewrap.go", With: []string{
@@ -104,15 +105,39 @@ var plantedBugs = []planted{
 		"if r.Mode != kek.Emergency || row.Whole {", "if true {",
 	}}, function: "rewrap", at: "Table.Replace", input: `{"mode":"emergency","reason":"planted"}`, rows: "ExposedDeksGone"},
 	{Bug: plant.Bug{Name: "retire without the second scan", File: "rotation/retire.go", With: []string{
-		"confirmed, err = s.confirm(ctx, v, r)", "confirmed = SweepOutput{Done: true, read: s.Now()}",
+		"confirmed, err = s.confirmRows(ctx, v, r)", "confirmed = SweepOutput{Done: true, read: s.Journal.Now()}",
 	}}, function: "retire", at: "Store.Apply old_kek_retired"},
 	{Bug: plant.Bug{Name: "disable before the registry", File: "rotation/retire.go", With: []string{
-		"v, err = s.transitionAll(ctx, \"retire\", id, func", "if err := s.Keys.Disable(ctx, r.OldKEK); err != nil {\n\t\treturn RetireOutput{}, unavailable(\"KMS DisableKey\", err)\n\t}\n\tv, err = s.transitionAll(ctx, \"retire\", id, func",
+		"v, err = s.Journal.TransitionAll(ctx, \"retire\", id, func", "if err := s.Keys.Admin.Disable(ctx, r.OldKEK); err != nil {\n\t\treturn RetireOutput{}, journal.WrapUnavailable(\"KMS DisableKey\", err)\n\t}\n\tv, err = s.Journal.TransitionAll(ctx, \"retire\", id, func",
 	}}, function: "retire", at: "KMS.Disable"},
 	{Bug: plant.Bug{Name: "PreSwitchFailure after the switch", File: "kek/view.go", With: []string{
 		"case !r.Phase.PreSwitch():", "case r.Phase.Final():",
 		"moves, err := v.retireNew(r, \"pre-switch failure\", now)", "moves, err := []KEKMove(nil), error(nil)\n\tif r.Phase.PreSwitch() {\n\t\tmoves, err = v.retireNew(r, \"pre-switch failure\", now)\n\t}",
 	}}, function: "retire", at: "Store.Apply rolled_back", during: rollBackLate},
+	{Bug: plant.Bug{Name: "a forged checkpoint counts", File: "rotation/checkpointmac.go", With: []string{
+		"if !hmac.Equal(want, c.MAC) {", "if len(want) == 0 {",
+	}}, function: "verify", at: "Store.Apply kms_rotation_completed", during: forgeVerification},
+}
+
+// forgeVerification finishes the last pass before the rotation has begun, as somebody does who
+// can write the control table.
+func forgeVerification(t *testing.T, w *world) {
+	t.Helper()
+	v, err := w.Deployment.Table.LoadAll(t.Context(), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, src := range v.Sources {
+		for segment := range 8 { // as template.yaml has it
+			err := w.Deployment.Table.SaveCheckpoint(t.Context(), rotation.Checkpoint{
+				RotationID: "planted", Source: rotation.ProgressName(src), Pass: "verify", Segment: segment,
+				Done: true, SavedAt: time.Now(), MAC: append([]byte{1}, make([]byte, 32)...),
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
 }
 
 // putLease puts a lease on the pointer's KEK and returns its key.

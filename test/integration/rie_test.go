@@ -173,7 +173,7 @@ func TestEmulator(t *testing.T) {
 	w.run(t, "retire-pre-switch-failure", map[string]any{"errorType": "Refused"}) // too late
 	w.run(t, "drain", map[string]any{"done": true})
 	w.run(t, "rewrap", map[string]any{"errorType": "InvalidInput"}) // its source is not one of this stack
-	for _, s := range plan["segments"].([]any) {
+	for _, s := range plan["rewrap"].(map[string]any)["left"].([]any) {
 		segment := s.(map[string]any)
 		segment["rotation_id"] = "Q2-2026-rotation"
 		b, err := json.Marshal(segment)

@@ -18,9 +18,9 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/sfn/types"
 
 	"github.com/matter-ops/kms-rotation/internal/awskms"
-	"github.com/matter-ops/kms-rotation/internal/watch"
+	"github.com/matter-ops/kms-rotation/internal/console"
 	"github.com/matter-ops/kms-rotation/kek"
-	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/journal"
 	"github.com/matter-ops/kms-rotation/test/wiretrace/tracetest"
 )
 
@@ -40,7 +40,7 @@ func (w *world) enabledKEKs(t *testing.T) []string {
 		}
 		for _, r := range page.ResourceTagMappingList {
 			arn := aws.ToString(r.ResourceARN)
-			k, err := w.Deployment.Steps.Keys.Describe(t.Context(), kek.ID(arn[strings.LastIndexByte(arn, '/')+1:]))
+			k, err := w.Deployment.Steps.Keys.Admin.Describe(t.Context(), kek.ID(arn[strings.LastIndexByte(arn, '/')+1:]))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -154,8 +154,8 @@ func TestTwoRotationsAtOnce(t *testing.T) {
 		wg.Go(func() { arns[i] = w.start(t, fmt.Sprintf("rival-%d", i), "{}") })
 	}
 	wg.Wait()
-	outcomes := []watch.Outcome{w.finish(t, arns[0]), w.finish(t, arns[1])}
-	slices.SortFunc(outcomes, func(a, b watch.Outcome) int { return len(b.States) - len(a.States) })
+	outcomes := []console.Outcome{w.finish(t, arns[0]), w.finish(t, arns[1])}
+	slices.SortFunc(outcomes, func(a, b console.Outcome) int { return len(b.States) - len(a.States) })
 	if o := outcomes[0]; o.Status != types.ExecutionStatusSucceeded {
 		t.Error(describe(o))
 	}
@@ -212,7 +212,7 @@ func TestKeyInUse(t *testing.T) {
 	if o.Status != types.ExecutionStatusFailed || o.Error != "Halted" || !slices.Contains(o.States, "Retire") {
 		t.Fatal(describe(o))
 	}
-	if told := w.told(t, arn); told.Event != rotation.NotifyHalted || told.Error != string(rotation.KeyInUse) || !strings.Contains(told.Cause, grantee) {
+	if told := w.told(t, arn); told.Event != journal.NotifyHalted || told.Error != string(journal.KeyInUse) || !strings.Contains(told.Cause, grantee) {
 		t.Errorf("people were told %+v", told)
 	}
 	if got := w.enabledKEKs(t); len(got) != 2 || !slices.Contains(got, old) {

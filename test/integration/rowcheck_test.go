@@ -11,8 +11,8 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/kms"
 
 	"github.com/matter-ops/kms-rotation/envelope/aead"
-	"github.com/matter-ops/kms-rotation/internal/ddb"
 	"github.com/matter-ops/kms-rotation/kek"
+	dynamosource "github.com/matter-ops/kms-rotation/source/dynamodb"
 	"github.com/matter-ops/kms-rotation/test/sample"
 )
 
@@ -20,7 +20,7 @@ import (
 type letters struct {
 	*world
 	t     *testing.T
-	cfg   ddb.SourceConfig
+	cfg   dynamosource.Config
 	table *dynamodb.Client
 	ids   []string
 	was   map[string]item   // as they were read

@@ -39,15 +39,15 @@ func TestScheduleDeployed(t *testing.T) {
 		t.Fatalf("%+v, %v", out, err)
 	}
 	q := out.Next
-	steps := app.WireScheduler(w.Deployment.Config, w.AWSConfig(), "test")
+	due := app.WireScheduler(w.Deployment.Config, w.AWSConfig(), "test")
 	var in rotation.ScheduleInput
 	if err := json.Unmarshal([]byte(payload), &in); err != nil {
 		t.Fatal(err)
 	}
 	tick := func(at time.Time, called int) {
 		t.Helper()
-		steps.Now = func() time.Time { return at }
-		if out, err := steps.Schedule(ctx, in); err != nil || len(out.Called) != called {
+		due.Journal.Now = func() time.Time { return at }
+		if out, err := due.StartDue(ctx, in); err != nil || len(out.Called) != called {
 			t.Fatalf("at %s: %+v, %v", at, out, err)
 		}
 	}
@@ -68,8 +68,8 @@ func TestScheduleDeployed(t *testing.T) {
 	tick(q.Rotation.Add(-time.Minute), 0)
 	tick(q.Rotation, 1)
 	at := q.Rotation.Add(15 * time.Minute)
-	steps.Now = func() time.Time { return at }
-	if _, err := steps.Schedule(ctx, in); err != nil { // it runs, or is over
+	due.Journal.Now = func() time.Time { return at }
+	if _, err := due.StartDue(ctx, in); err != nil { // it runs, or is over
 		t.Fatal(err)
 	}
 	machine := sfn.NewFromConfig(w.AWSConfig())
@@ -89,7 +89,7 @@ func TestScheduleDeployed(t *testing.T) {
 	w.rowsHold(t, ledger, "schedule-"+q.Label)
 	// The rotation's name was used, so that Step Functions starts nothing even if the
 	// control table has not said yet that it is done.
-	if err := steps.Starter.StartExecution(ctx, in.StateMachine, "schedule-"+q.Label, rotation.ExecutionInput{Label: q.Label, RequestedBy: rotation.ScheduleRequester}); err != nil {
+	if err := due.Starter.StartExecution(ctx, in.StateMachine, "schedule-"+q.Label, rotation.ExecutionInput{Label: q.Label, RequestedBy: rotation.ScheduleRequester}); err != nil {
 		t.Error(err)
 	}
 	if all, err := machine.ListExecutions(ctx, &sfn.ListExecutionsInput{StateMachineArn: &in.StateMachine}); err != nil || len(all.Executions) != 1 {

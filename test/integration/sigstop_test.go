@@ -98,7 +98,7 @@ func (g *gate) TransactWriteItems(ctx context.Context, in *dynamodb.TransactWrit
 
 // UpdateItem is how rows are updated, and leases renewed.
 func (g *gate) UpdateItem(ctx context.Context, in *dynamodb.UpdateItemInput, o ...func(*dynamodb.Options)) (*dynamodb.UpdateItemOutput, error) {
-	if aws.ToString(in.TableName) != g.table || !g.armed { // the keeper renews leases meanwhile
+	if aws.ToString(in.TableName) != g.table || !g.armed { // the background work renews leases meanwhile
 		return g.Client.UpdateItem(ctx, in, o...)
 	}
 	if err := g.pass(in.ExpressionAttributeValues); err != nil {
@@ -262,7 +262,7 @@ func (w *world) pauseThrough(t *testing.T, run, input string) {
 	if leases, err := w.Deployment.Table.Leases(t.Context(), old); err != nil || len(leases) > 0 {
 		t.Errorf("leases on KEK %s: %+v, %v; want them revoked", old, leases, err)
 	}
-	if k, err := w.Deployment.Steps.Keys.Describe(t.Context(), old); err != nil || k.Enabled {
+	if k, err := w.Deployment.Steps.Keys.Admin.Describe(t.Context(), old); err != nil || k.Enabled {
 		t.Errorf("KEK %s: %+v, %v; want it disabled", old, k, err)
 	}
 	for _, p := range writers {

@@ -10,10 +10,11 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/matter-ops/kms-rotation/kek"
-	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/journal"
+	"github.com/matter-ops/kms-rotation/rotation/keyring"
 )
 
-// TestKeyAdmin runs the suite of [rotation.KeyAdmin].
+// TestKeyAdmin runs the suite of [keyring.Admin].
 func TestKeyAdmin(t *testing.T, newService func(t *testing.T) Service) {
 	t.Run("Create", func(t *testing.T) { testCreate(t, newService(t)) })
 	t.Run("Disable", func(t *testing.T) { testDisable(t, newService(t)) })
@@ -53,7 +54,7 @@ func testDisable(t *testing.T, s Service) {
 	want.Enabled, want.State = false, "Disabled"
 	for range 2 {
 		s.disable(t, k.ID)
-		for _, w := range []rotation.Key{want, other} {
+		for _, w := range []keyring.Key{want, other} {
 			got, err := s.Keys.Describe(t.Context(), w.ID)
 			if err != nil {
 				t.Fatal(err)
@@ -67,16 +68,16 @@ func testDisable(t *testing.T, s Service) {
 
 func testUnknown(t *testing.T, s Service) {
 	ctx := t.Context()
-	if _, err := s.Keys.Describe(ctx, unknown); !errors.Is(err, rotation.ErrNoKey) {
+	if _, err := s.Keys.Describe(ctx, unknown); !errors.Is(err, journal.ErrNoKey) {
 		t.Errorf("Describe: %v, want ErrNoKey", err)
 	}
-	if err := s.Keys.Disable(ctx, unknown); !errors.Is(err, rotation.ErrNoKey) {
+	if err := s.Keys.Disable(ctx, unknown); !errors.Is(err, journal.ErrNoKey) {
 		t.Errorf("Disable: %v, want ErrNoKey", err)
 	}
-	if owner, err := s.Keys.Claim(ctx, spring, 1, unknown); !errors.Is(err, rotation.ErrNoKey) || owner != "" {
+	if owner, err := s.Keys.Claim(ctx, spring, 1, unknown); !errors.Is(err, journal.ErrNoKey) || owner != "" {
 		t.Errorf("Claim: %q, %v, want ErrNoKey", owner, err)
 	}
-	if use, err := s.Keys.Use(ctx, unknown); !errors.Is(err, rotation.ErrNoKey) || !cmp.Equal(use, rotation.KeyUse{}) {
+	if use, err := s.Keys.Use(ctx, unknown); !errors.Is(err, journal.ErrNoKey) || !cmp.Equal(use, keyring.Use{}) {
 		t.Errorf("Use: %+v, %v, want ErrNoKey", use, err)
 	}
 	if owner, err := s.Keys.Claim(ctx, spring, 1, ""); err != nil || owner != "" {
@@ -127,7 +128,7 @@ func testRaceClaim(t *testing.T, s Service) {
 		if errs[n] == nil && owners[n] != winner {
 			t.Errorf("racer %d was told that %s owns the alias, its owner is %s", n, owners[n], winner)
 		}
-		if errs[n] != nil && (mine[n] == winner || owners[n] != "" || errors.Is(errs[n], rotation.ErrNoKey)) {
+		if errs[n] != nil && (mine[n] == winner || owners[n] != "" || errors.Is(errs[n], journal.ErrNoKey)) {
 			t.Errorf("racer %d: %q, %v", n, owners[n], errs[n])
 		}
 	}
@@ -187,7 +188,7 @@ func testMultiRegion(t *testing.T, s Service) {
 }
 
 // use calls Use.
-func (s Service) use(t *testing.T, id kek.ID) rotation.KeyUse {
+func (s Service) use(t *testing.T, id kek.ID) keyring.Use {
 	t.Helper()
 	use, err := s.Keys.Use(t.Context(), id)
 	if err != nil {
@@ -202,7 +203,7 @@ func testUse(t *testing.T, s Service) {
 	k, other := s.create(t, spring, 1), s.create(t, spring, 2)
 	s.claim(t, spring, 1, k.ID, k.ID)
 	for _, id := range []kek.ID{k.ID, other.ID} {
-		if d := cmp.Diff(rotation.KeyUse{}, s.use(t, id), cmpopts.EquateEmpty()); d != "" {
+		if d := cmp.Diff(keyring.Use{}, s.use(t, id), cmpopts.EquateEmpty()); d != "" {
 			t.Errorf("use of a new key (-want +got):\n%s", d)
 		}
 	}
@@ -232,11 +233,11 @@ func testUse(t *testing.T, s Service) {
 		}
 	}
 	use.Grants = nil
-	want := rotation.KeyUse{Aliases: aliases, Policy: []string{"partner", "auditors"}}
+	want := keyring.Use{Aliases: aliases, Policy: []string{"partner", "auditors"}}
 	if d := cmp.Diff(want, use, cmpopts.EquateEmpty()); d != "" {
 		t.Errorf("use (-want +got):\n%s", d)
 	}
-	if d := cmp.Diff(rotation.KeyUse{}, s.use(t, other.ID), cmpopts.EquateEmpty()); d != "" {
+	if d := cmp.Diff(keyring.Use{}, s.use(t, other.ID), cmpopts.EquateEmpty()); d != "" {
 		t.Errorf("use of the other key (-want +got):\n%s", d)
 	}
 }
@@ -247,7 +248,7 @@ func testLastUse(t *testing.T, s Service) {
 	ctx := t.Context()
 	k, to := s.create(t, spring, 1), s.create(t, spring, 2)
 	var wrapped []byte
-	var last rotation.KeyUse
+	var last keyring.Use
 	for _, step := range []struct {
 		operation string
 		do        func() error

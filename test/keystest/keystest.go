@@ -13,7 +13,7 @@ import (
 	"testing"
 
 	"github.com/matter-ops/kms-rotation/kek"
-	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/keyring"
 )
 
 const (
@@ -30,8 +30,8 @@ const oldARN = "arn:aws:kms:eu-central-1:123456789012:key/old"
 
 // Service is a key service without any key of the suite's rotations.
 type Service struct {
-	Keys rotation.KeyAdmin
-	KMS  rotation.Wrapper
+	Keys keyring.Admin
+	KMS  keyring.Wrapper
 
 	// What somebody else does with a key.
 	Grant     func(t *testing.T, id kek.ID, grantee string) // to decrypt
@@ -41,14 +41,14 @@ type Service struct {
 }
 
 // create makes one key.
-func (s Service) create(t *testing.T, rotationID string, attempt int) rotation.Key {
+func (s Service) create(t *testing.T, rotationID string, attempt int) keyring.Key {
 	t.Helper()
 	return s.createOf(t, rotationID, attempt, false)
 }
 
-func (s Service) createOf(t *testing.T, rotationID string, attempt int, multiRegion bool) rotation.Key {
+func (s Service) createOf(t *testing.T, rotationID string, attempt int, multiRegion bool) keyring.Key {
 	t.Helper()
-	k, err := s.Keys.Create(t.Context(), rotationID, attempt, "Q2 2026", rotation.Key{ARN: oldARN, Multi: multiRegion})
+	k, err := s.Keys.Create(t.Context(), rotationID, attempt, "Q2 2026", keyring.Key{ARN: oldARN, Multi: multiRegion})
 	if err != nil {
 		t.Fatal(err)
 	}

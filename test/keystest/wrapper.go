@@ -7,13 +7,14 @@ import (
 	"testing"
 
 	"github.com/matter-ops/kms-rotation/kek"
-	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/journal"
+	"github.com/matter-ops/kms-rotation/rotation/keyring"
 )
 
 // dekSize is the size of a DEK: an AES-256 key.
 const dekSize = 32
 
-// TestWrapper runs the suite of [rotation.Wrapper].
+// TestWrapper runs the suite of [keyring.Wrapper].
 func TestWrapper(t *testing.T, newService func(t *testing.T) Service) {
 	t.Run("Roundtrip", func(t *testing.T) { testRoundtrip(t, newService(t)) })
 	t.Run("ReEncrypt", func(t *testing.T) { testReEncrypt(t, newService(t)) })
@@ -84,12 +85,12 @@ func testReEncrypt(t *testing.T, s Service) {
 	}
 	s.unwraps(t, to.ID, rewrapped, row("a"), dek)
 	s.unwraps(t, from.ID, old, row("a"), dek)
-	s.refuses(t, "the rewrapped DEK under the old KEK", from.ID, rewrapped, row("a"), rotation.ErrUnwrap)
-	s.refuses(t, "the rewrapped DEK in another context", to.ID, rewrapped, row("b"), rotation.ErrUnwrap)
+	s.refuses(t, "the rewrapped DEK under the old KEK", from.ID, rewrapped, row("a"), journal.ErrUnwrap)
+	s.refuses(t, "the rewrapped DEK in another context", to.ID, rewrapped, row("b"), journal.ErrUnwrap)
 }
 
 // identifies checks that a blob tells its key.
-func (s Service) identifies(t *testing.T, wrapped []byte, encctx map[string]string, want rotation.Key) {
+func (s Service) identifies(t *testing.T, wrapped []byte, encctx map[string]string, want keyring.Key) {
 	t.Helper()
 	id, arn, err := s.KMS.Identify(t.Context(), wrapped, encctx)
 	if err != nil || id != want.ID || arn != want.ARN {
@@ -118,15 +119,15 @@ func testIdentify(t *testing.T, s Service) {
 		encctx  map[string]string
 		want    error
 	}{
-		"a blob without its context":  {underA, nil, rotation.ErrUnwrap},
-		"a blob in another context":   {underA, row("b"), rotation.ErrUnwrap},
-		"a changed blob":              {changed, row("a"), rotation.ErrUnwrap},
-		"half a blob":                 {underA[:len(underA)/2], row("a"), rotation.ErrUnwrap},
-		"nothing":                     {nil, row("a"), rotation.ErrUnwrap},
-		"a blob of another maker":     {[]byte(foreign), row("a"), rotation.ErrUnwrap},
-		"a blob without an end":       {bytes.Repeat([]byte("x"), 8192), row("a"), rotation.ErrUnwrap},
-		"a blob under a disabled KEK": {underB, nil, rotation.ErrKeyDisabled},
-		"a rewrapped blob under it":   {moved, row("a"), rotation.ErrKeyDisabled},
+		"a blob without its context":  {underA, nil, journal.ErrUnwrap},
+		"a blob in another context":   {underA, row("b"), journal.ErrUnwrap},
+		"a changed blob":              {changed, row("a"), journal.ErrUnwrap},
+		"half a blob":                 {underA[:len(underA)/2], row("a"), journal.ErrUnwrap},
+		"nothing":                     {nil, row("a"), journal.ErrUnwrap},
+		"a blob of another maker":     {[]byte(foreign), row("a"), journal.ErrUnwrap},
+		"a blob without an end":       {bytes.Repeat([]byte("x"), 8192), row("a"), journal.ErrUnwrap},
+		"a blob under a disabled KEK": {underB, nil, journal.ErrKeyDisabled},
+		"a rewrapped blob under it":   {moved, row("a"), journal.ErrKeyDisabled},
 	} {
 		id, arn, err := s.KMS.Identify(t.Context(), c.wrapped, c.encctx)
 		if !errors.Is(err, c.want) || id != "" || arn != "" {
@@ -162,9 +163,9 @@ func testRefused(t *testing.T, s Service) {
 		"a blob with its context moved":   {"tableo": "rders", "id": "a"},
 		"a blob with its context swapped": {"id": "orders", "table": "a"},
 	} {
-		s.refuses(t, what, k.ID, wrapped, encctx, rotation.ErrUnwrap)
+		s.refuses(t, what, k.ID, wrapped, encctx, journal.ErrUnwrap)
 	}
-	s.refuses(t, "a blob of another KEK", other.ID, wrapped, row("a"), rotation.ErrUnwrap)
+	s.refuses(t, "a blob of another KEK", other.ID, wrapped, row("a"), journal.ErrUnwrap)
 
 	changed := bytes.Clone(wrapped)
 	changed[len(changed)-1] ^= 1
@@ -177,7 +178,7 @@ func testRefused(t *testing.T, s Service) {
 		"a blob with a byte more": append(bytes.Clone(wrapped), 0),
 		"a blob without an end":   bytes.Repeat([]byte("x"), 8192),
 	} {
-		s.refuses(t, what, k.ID, blob, row("a"), rotation.ErrUnwrap)
+		s.refuses(t, what, k.ID, blob, row("a"), journal.ErrUnwrap)
 	}
 	s.unwraps(t, k.ID, wrapped, row("a"), dek)
 }
@@ -188,11 +189,11 @@ func testWrapDisabled(t *testing.T, s Service) {
 	_, wrapped := s.dataKey(t, k.ID, row("a"))
 	dek, good := s.dataKey(t, on.ID, row("a"))
 	s.disable(t, k.ID)
-	if dek, blob, err := s.KMS.GenerateDataKey(t.Context(), k.ID, row("a")); !errors.Is(err, rotation.ErrKeyDisabled) || dek != nil || blob != nil {
+	if dek, blob, err := s.KMS.GenerateDataKey(t.Context(), k.ID, row("a")); !errors.Is(err, journal.ErrKeyDisabled) || dek != nil || blob != nil {
 		t.Errorf("GenerateDataKey: %v, want ErrKeyDisabled and no DEK", err)
 	}
-	s.refuses(t, "a blob of a disabled KEK", k.ID, wrapped, row("a"), rotation.ErrKeyDisabled)
-	if out, err := s.KMS.ReEncrypt(t.Context(), on.ID, k.ID, good, row("a")); !errors.Is(err, rotation.ErrKeyDisabled) || out != nil {
+	s.refuses(t, "a blob of a disabled KEK", k.ID, wrapped, row("a"), journal.ErrKeyDisabled)
+	if out, err := s.KMS.ReEncrypt(t.Context(), on.ID, k.ID, good, row("a")); !errors.Is(err, journal.ErrKeyDisabled) || out != nil {
 		t.Errorf("ReEncrypt to a disabled KEK: %v, want ErrKeyDisabled and no blob", err)
 	}
 	s.unwraps(t, on.ID, good, row("a"), dek)
@@ -201,11 +202,11 @@ func testWrapDisabled(t *testing.T, s Service) {
 func testWrapUnknown(t *testing.T, s Service) {
 	k := s.create(t, spring, 1)
 	_, wrapped := s.dataKey(t, k.ID, row("a"))
-	if dek, blob, err := s.KMS.GenerateDataKey(t.Context(), unknown, row("a")); !errors.Is(err, rotation.ErrNoKey) || dek != nil || blob != nil {
+	if dek, blob, err := s.KMS.GenerateDataKey(t.Context(), unknown, row("a")); !errors.Is(err, journal.ErrNoKey) || dek != nil || blob != nil {
 		t.Errorf("GenerateDataKey: %v, want ErrNoKey and no DEK", err)
 	}
-	s.refuses(t, "a blob under an unknown KEK", unknown, wrapped, row("a"), rotation.ErrNoKey)
-	if out, err := s.KMS.ReEncrypt(t.Context(), k.ID, unknown, wrapped, row("a")); !errors.Is(err, rotation.ErrNoKey) || out != nil {
+	s.refuses(t, "a blob under an unknown KEK", unknown, wrapped, row("a"), journal.ErrNoKey)
+	if out, err := s.KMS.ReEncrypt(t.Context(), k.ID, unknown, wrapped, row("a")); !errors.Is(err, journal.ErrNoKey) || out != nil {
 		t.Errorf("ReEncrypt to an unknown KEK: %v, want ErrNoKey and no blob", err)
 	}
 }
@@ -221,7 +222,7 @@ func testCancelled(t *testing.T, s Service) {
 	if err != nil && !errors.Is(err, context.Canceled) {
 		t.Errorf("%v, want context.Canceled", err)
 	}
-	for _, verdict := range []error{rotation.ErrUnwrap, rotation.ErrNoKey, rotation.ErrKeyDisabled, rotation.ErrDenied} {
+	for _, verdict := range []error{journal.ErrUnwrap, journal.ErrNoKey, journal.ErrKeyDisabled, journal.ErrDenied} {
 		if errors.Is(err, verdict) {
 			t.Errorf("%v, which is no verdict on the key", err)
 		}

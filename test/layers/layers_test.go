@@ -1,9 +1,12 @@
-// Package layers holds the direction of the dependencies: kek ← audit, controltable, rowschema;
-// kek, controltable, rowschema ← envelope; kek, audit ← rotation; all ← adapters ← app ← functions,
-// cmd.
+// Package layers holds the direction of the dependencies: kek ← audit, source, controltable, rowschema;
+// kek, controltable, rowschema ← envelope; kek, audit, source ← rotation; source ← drivers; all ←
+// adapters ← app ← functions, cmd.
 package layers
 
 import (
+	"go/ast"
+	"go/parser"
+	"go/token"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -29,10 +32,21 @@ func deps(t *testing.T, pkg string) []string {
 // TestDependencies: what each package may be built from, the standard library
 // apart. An entry that ends in / allows everything below it.
 func TestDependencies(t *testing.T) {
+	ofAudit := slices.Clip([]string{"github.com/transparency-dev/merkle", "github.com/transparency-dev/merkle/", "golang.org/x/mod/"})
 	for pkg, allowed := range map[string][]string{
-		"kek":      nil,
-		"audit":    {"github.com/transparency-dev/merkle", "github.com/transparency-dev/merkle/", "golang.org/x/mod/"},
-		"rotation": {module + "/kek", module + "/audit", "golang.org/x/sync/", "github.com/transparency-dev/merkle", "github.com/transparency-dev/merkle/", "golang.org/x/mod/"},
+		"kek":              nil,
+		"audit":            ofAudit,
+		"source":           {module + "/kek"},
+		"rotation/journal": append(ofAudit, module+"/kek", module+"/audit", module+"/source"),
+		"rotation/keyring": append(ofAudit, module+"/kek", module+"/audit", module+"/source", module+"/rotation/journal"),
+		"rotation/gates":   append(ofAudit, module+"/kek", module+"/audit", module+"/source", module+"/rotation/journal"),
+		"rotation/anchor":  append(ofAudit, module+"/kek", module+"/audit", module+"/source", module+"/rotation/journal"),
+		"rotation/doctor": append(ofAudit, module+"/kek", module+"/audit", module+"/source", "golang.org/x/sync/",
+			module+"/rotation/journal", module+"/rotation/keyring", module+"/rotation/anchor"),
+		"internal/advice": append(ofAudit, module+"/kek", module+"/audit", module+"/source", module+"/rotation/journal"),
+		"rotation": append(ofAudit, module+"/kek", module+"/audit", module+"/source", "golang.org/x/sync/",
+			module+"/rotation/journal", module+"/rotation/keyring", module+"/rotation/gates", module+"/rotation/anchor", module+"/rotation/estimate"),
+		"rotation/estimate": nil,
 	} {
 		for _, d := range deps(t, pkg) {
 			std := !strings.Contains(strings.Split(d, "/")[0], ".")
@@ -50,7 +64,7 @@ func TestDependencies(t *testing.T) {
 // this module that leaves the vocabulary, package envelope itself, and the definitions that
 // it shares with a rotation.
 func TestForbidden(t *testing.T) {
-	shared := []string{"kek", "envelope", "internal/attr", "internal/controltable", "internal/rowschema", "internal/strictjson"}
+	shared := []string{"kek", "envelope", "internal/attr", "internal/controltable", "internal/keyrecord", "internal/rowschema", "internal/strictjson"}
 	for _, pkg := range []string{"envelope", "envelope/aead"} {
 		for _, d := range deps(t, pkg) {
 			part, ours := strings.CutPrefix(d, module+"/")
@@ -100,7 +114,7 @@ func TestOnlyAppWiresAdapters(t *testing.T) {
 		fields := strings.Fields(line)
 		for _, imported := range fields[1:] {
 			switch strings.TrimPrefix(imported, module+"/") {
-			case "internal/app", "internal/lambdastep", "rotation":
+			case "internal/app", "internal/lambdastep", "rotation", "rotation/anchor", "rotation/gates":
 			default:
 				t.Errorf("%s imports %s", fields[0], imported)
 			}
@@ -181,5 +195,55 @@ func TestLedger(t *testing.T) {
 	}
 	if rows < 40 {
 		t.Errorf("only %d facts", rows)
+	}
+}
+
+// TestOnlyAppRegistersDrivers: of what ships, internal/app alone knows the drivers of
+// sources. Whatever else asks for a kind makes a new kind more than one registration.
+func TestOnlyAppRegistersDrivers(t *testing.T) {
+	out, err := exec.CommandContext(t.Context(), "go", "list", "-f", `{{.ImportPath}} {{join .Imports " "}}`, module+"/...").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	registered := 0
+	for line := range strings.Lines(string(out)) {
+		fields := strings.Fields(line)
+		pkg := strings.TrimPrefix(fields[0], module+"/")
+		for _, imported := range fields[1:] {
+			switch {
+			case !strings.HasPrefix(imported, module+"/source/"), strings.HasPrefix(pkg, "test/"), pkg == "cmd/matter-local", pkg == "cmd/matter-acceptance":
+			case pkg == "internal/app":
+				registered++
+			default:
+				t.Errorf("%s imports %s", pkg, imported)
+			}
+		}
+	}
+	if registered < 2 {
+		t.Errorf("internal/app registers %d drivers", registered)
+	}
+}
+
+// edgeText is text that belongs to an edge: a command, an environment variable, a file or a
+// parameter of the stack.
+var edgeText = regexp.MustCompile(`\bmatter ops\b|\bMATTER_|\baws [a-z0-9]+ [a-z]+-|\btemplate\.yaml\b|\bstatemachine\.asl\.json\b|stack's (parameter|output)|--confirm\b`)
+
+// TestStepsNameNoCommands: no text in the steps names a command, an environment variable
+// or a part of the stack. A step says what to do, and package advice how.
+func TestStepsNameNoCommands(t *testing.T) {
+	for _, file := range repository(t) {
+		if !strings.HasPrefix(file, "rotation/") || !strings.HasSuffix(file, ".go") || strings.HasSuffix(file, "_test.go") {
+			continue
+		}
+		f, err := parser.ParseFile(token.NewFileSet(), filepath.Join(root, file), nil, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ast.Inspect(f, func(n ast.Node) bool {
+			if lit, ok := n.(*ast.BasicLit); ok && lit.Kind == token.STRING && edgeText.MatchString(lit.Value) {
+				t.Errorf("%s: %s", file, lit.Value)
+			}
+			return true
+		})
 	}
 }

@@ -226,7 +226,7 @@ func TestGlossary(t *testing.T) {
 		"phase of a rotation":        constants(t, "kek", "Phase"),
 		"state of a KEK":             constants(t, "kek", "State"),
 		"mode of a rotation":         constants(t, "kek", "Mode"),
-		"kind of error":              constants(t, "rotation", "Kind"),
+		"kind of error":              constants(t, "rotation/journal", "Kind"),
 		"type of audit record":       auditEvents(t),
 	} {
 		least := map[string]int{"state of the state machine": 45, "kind of error": 35, "type of audit record": 30, "phase of a rotation": 10}[kind]
@@ -338,7 +338,7 @@ func auditEvents(t *testing.T) []string {
 			note(a)
 		}
 	}
-	for _, dir := range []string{"kek", "rotation", "audit", "cmd/matter"} {
+	for _, dir := range []string{"kek", "rotation", "rotation/journal", "rotation/gates", "rotation/anchor", "rotation/doctor", "audit", "cmd/matter"} {
 		for _, f := range sources(t, dir) {
 			ast.Inspect(f, func(n ast.Node) bool {
 				switch n := n.(type) {

@@ -12,6 +12,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/kms"
 
 	"github.com/matter-ops/kms-rotation/envelope"
+	"github.com/matter-ops/kms-rotation/internal/rowschema"
 	"github.com/matter-ops/kms-rotation/internal/strictjson"
 	"github.com/matter-ops/kms-rotation/kek"
 )
@@ -33,7 +34,7 @@ var ErrNoTable = errors.New("no registered table")
 func (s Site) Table(name string) (envelope.TableConfig, error) {
 	var names []string
 	for _, def := range s.Sources {
-		if def.Kind != kek.KindDynamoDB {
+		if def.Kind != rowschema.Kind {
 			continue
 		}
 		if def.Name == name {

@@ -96,6 +96,9 @@ func (p *permissions) check(r *http.Request, c wire.Call, function lambdahost.Fu
 
 // refusal says why an access is refused, "" if it is not.
 func (p *permissions) refusal(who role, restricted bool, bucket string, a iam.Access) string {
+	if a.Action == "sts:GetCallerIdentity" { // takes no permission, and no policy denies it (STS API reference)
+		return ""
+	}
 	if d, by := iam.Decide(p.buckets[bucket], a); d == iam.Denied {
 		return "with an explicit deny in a resource-based policy: " + by
 	}
@@ -301,16 +304,21 @@ func managedPolicy(ctx context.Context, client *awsiam.Client, arn string) (iam.
 	return iam.Parse(aws.ToString(p.Policy.PolicyName), []byte(text))
 }
 
-// ConfigWith returns a configuration of the SDK for a person who has one managed policy of
-// the stack, by its ARN, and no other permission.
-func (s *Stack) ConfigWith(ctx context.Context, policy string) (aws.Config, error) {
+// ConfigWith returns a configuration of the SDK for a person who has these managed policies of
+// the stack, by their ARNs, and no other permission.
+func (s *Stack) ConfigWith(ctx context.Context, policies ...string) (aws.Config, error) {
 	cfg := s.AWSConfig()
-	parsed, err := managedPolicy(ctx, awsiam.NewFromConfig(s.config(s.moto.URL)), policy)
-	if err != nil {
-		return cfg, fmt.Errorf("read policy %s: %w", policy, err)
+	who := role{session: "arn:aws:iam::" + backend.Account + ":user/"}
+	for _, policy := range policies {
+		parsed, err := managedPolicy(ctx, awsiam.NewFromConfig(s.config(s.moto.URL)), policy)
+		if err != nil {
+			return cfg, fmt.Errorf("read policy %s: %w", policy, err)
+		}
+		who.policies = append(who.policies, parsed)
+		who.session += parsed.Name
 	}
-	key := "PERSON" + strings.ToUpper(parsed.Name)
-	s.proxy.access.Load().people.Store(key, role{session: "arn:aws:iam::" + backend.Account + ":user/" + parsed.Name, policies: []iam.Policy{parsed}})
+	key := "PERSON" + strings.ToUpper(who.session[strings.LastIndexByte(who.session, '/')+1:])
+	s.proxy.access.Load().people.Store(key, who)
 	cfg.Credentials = credentials.NewStaticCredentialsProvider(key, lambdahost.Secret, "")
 	return cfg, nil
 }

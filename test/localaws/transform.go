@@ -89,7 +89,7 @@ func transform(ctx context.Context, root, path, bucket, region string) (*templat
 
 // translate runs the translator. parameters is a JSON object.
 func translate(ctx context.Context, python, path, bucket, region, parameters string) ([]byte, error) {
-	cmd := exec.CommandContext(ctx, python, "-c", transformProgram, path, bucket, parameters)
+	cmd := exec.CommandContext(ctx, python, "-I", "-c", transformProgram, path, bucket, parameters)
 	cmd.Env = []string{"AWS_DEFAULT_REGION=" + region, "PATH=" + os.Getenv("PATH"), "HOME=" + os.Getenv("HOME")}
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr

@@ -7,7 +7,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
 
-	"github.com/matter-ops/kms-rotation/internal/itemsize"
+	"github.com/matter-ops/kms-rotation/internal/attr"
 )
 
 // GetItem reads an item. Every read is consistent.
@@ -118,7 +118,7 @@ func (p pages) page() (items []Item, evaluated int32, last Item, err error) {
 		if !p.match(r.key) {
 			continue
 		}
-		if size += itemsize.Of(r.item); size > maxPage {
+		if size += attr.ItemSize(r.item); size > maxPage {
 			return items, evaluated, last, nil
 		}
 		last = p.table.keyOf(r.item)

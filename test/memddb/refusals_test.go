@@ -13,9 +13,9 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 
-	"github.com/matter-ops/kms-rotation/internal/awserr"
-	"github.com/matter-ops/kms-rotation/internal/itemsize"
-	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/internal/attr"
+	"github.com/matter-ops/kms-rotation/internal/remote"
+	"github.com/matter-ops/kms-rotation/rotation/journal"
 	"github.com/matter-ops/kms-rotation/test/ddbtest"
 	"github.com/matter-ops/kms-rotation/test/memddb"
 )
@@ -86,7 +86,7 @@ func TestRefusals(t *testing.T) {
 		"segment":             {"ValidationException", scan(2, 2, nil)},
 		"start key elsewhere": {"ValidationException", func() error { return first(scan(0, 2, key("p", "a")), scan(1, 2, key("p", "a"))) }()},
 	} {
-		if awserr.Code(c.err) != c.code {
+		if remote.ErrorCode(c.err) != c.code {
 			t.Errorf("%s: %v, want %s", name, c.err, c.code)
 		}
 	}
@@ -223,10 +223,10 @@ func TestUndefined(t *testing.T) {
 		put := func(table string) *dynamodb.PutItemInput {
 			return &dynamodb.PutItemInput{TableName: &table, Item: key("p", c.cond), ConditionExpression: &c.cond}
 		}
-		if _, err := db.PutItem(ctx, put(table)); awserr.Code(err) != "ValidationException" {
+		if _, err := db.PutItem(ctx, put(table)); remote.ErrorCode(err) != "ValidationException" {
 			t.Errorf("%s: memddb: %v", c.cond, err)
 		}
-		if _, err := client.PutItem(ctx, put(other)); (awserr.Code(err) == "ValidationException") != c.dynoxide {
+		if _, err := client.PutItem(ctx, put(other)); (remote.ErrorCode(err) == "ValidationException") != c.dynoxide {
 			t.Errorf("%s: dynoxide: %v", c.cond, err)
 		}
 	}
@@ -241,7 +241,7 @@ func TestPageEdge(t *testing.T) {
 	for pk, last := range map[string]int{"less": quarter - 1, "full": quarter, "more": quarter + 1} {
 		for i, size := range []int{quarter, quarter, quarter, last} {
 			row := key(pk, string(rune('a'+i)))
-			row["v"] = &s{Value: strings.Repeat("x", size-itemsize.Of(row)-len("v"))}
+			row["v"] = &s{Value: strings.Repeat("x", size-attr.ItemSize(row)-len("v"))}
 			if _, err := db.PutItem(ctx, &dynamodb.PutItemInput{TableName: &table, Item: row}); err != nil {
 				t.Fatal(err)
 			}
@@ -269,7 +269,7 @@ func TestPageEdge(t *testing.T) {
 }
 
 // TestUpdateSize: an UpdateItem counts more bytes than the item that it leaves has, to
-// the byte as dynoxide measured on AWS; see [itemsize.UpdateCost].
+// the byte as dynoxide measured on AWS; see [attr.UpdateCost].
 func TestUpdateSize(t *testing.T) {
 	db, ctx := ddbtest.NewTwin(t), t.Context()
 	table := ddbtest.ControlTable(t, db)
@@ -280,7 +280,7 @@ func TestUpdateSize(t *testing.T) {
 		if strings.Contains(update, "m = ") {
 			row["m"] = &n{Value: "1"}
 		}
-		room := itemsize.Max - cost + itemsize.Of(key("p", "a")) - itemsize.Of(row) - len("v")
+		room := attr.MaxItemSize - cost + attr.ItemSize(key("p", "a")) - attr.ItemSize(row) - len("v")
 		for _, more := range []int{0, 1} {
 			stored := with(key("p", "a"), "v", &s{Value: strings.Repeat("x", room+more)})
 			if _, err := db.PutItem(ctx, &dynamodb.PutItemInput{TableName: &table, Item: stored}); err != nil {
@@ -316,7 +316,7 @@ func TestHold(t *testing.T) {
 		{Get: &types.Get{TableName: &table, Key: key("p", "free")}}, {Get: &types.Get{TableName: &table, Key: key("p", "held")}},
 	}})
 	for name, err := range map[string]error{"put": single, "update": updated, "delete": deleted} {
-		if awserr.Code(err) != "TransactionConflictException" {
+		if remote.ErrorCode(err) != "TransactionConflictException" {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -337,7 +337,7 @@ func TestHold(t *testing.T) {
 func TestItemSize(t *testing.T) {
 	db, ctx := ddbtest.NewTwin(t), t.Context()
 	table := ddbtest.ControlTable(t, db)
-	full := with(key("p", "a"), "v", &s{Value: strings.Repeat("x", itemsize.Max-len("pkpskav"))})
+	full := with(key("p", "a"), "v", &s{Value: strings.Repeat("x", attr.MaxItemSize-len("pkpskav"))})
 	put := func(i item) error {
 		_, err := db.PutItem(ctx, &dynamodb.PutItemInput{TableName: &table, Item: i})
 		return err
@@ -373,7 +373,7 @@ func TestItemSize(t *testing.T) {
 			TableName: &table, Key: key("p", "a"), UpdateExpression: aws.String("SET n = :n"), ExpressionAttributeValues: item{":n": &n{Value: "1"}},
 		}}), "TransactionCanceledException", false},
 	} {
-		if got := awserr.Code(c.err); got != c.code || errors.Is(awserr.Wrap("op", c.err), rotation.ErrRejected) != c.rejected {
+		if got := remote.ErrorCode(c.err); got != c.code || errors.Is(remote.WrapError("op", c.err), journal.ErrRejected) != c.rejected {
 			t.Errorf("%s: %v, want %s, rejected %t", name, c.err, c.code, c.rejected)
 		}
 	}

@@ -8,7 +8,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
 
-	"github.com/matter-ops/kms-rotation/internal/itemsize"
+	"github.com/matter-ops/kms-rotation/internal/attr"
 )
 
 // write is one conditional change of one item, alone or in a transaction.
@@ -62,7 +62,7 @@ func (d *DB) prepare(kind writeKind, r request) (write, error) {
 		if w.item, err = checkedItem(r.item); err != nil {
 			return w, err
 		}
-		if itemsize.Of(w.item) > itemsize.Max {
+		if attr.ItemSize(w.item) > attr.MaxItemSize {
 			return w, invalid("Item size has exceeded the maximum allowed size")
 		}
 		w.key, err = w.table.primary(w.item)
@@ -92,7 +92,7 @@ func (w write) after(was Item) (Item, error) {
 			return was, nil
 		}
 		is, err := w.update.update.apply(was, w.params)
-		if err == nil && itemsize.Of(is) > itemsize.Max {
+		if err == nil && attr.ItemSize(is) > attr.MaxItemSize {
 			return nil, errTooLarge
 		}
 		return is, err
@@ -127,7 +127,7 @@ func (d *DB) do(kind writeKind, r request) (was, is Item, err error) {
 	if is, err = w.after(was); err != nil {
 		return nil, nil, err
 	}
-	if u := w.update.update; u != nil && itemsize.Of(is)-itemsize.Of(w.table.keyOf(is))+itemsize.UpdateCost(len(u.set)+len(u.add), len(u.remove)) > itemsize.Max {
+	if u := w.update.update; u != nil && attr.ItemSize(is)-attr.ItemSize(w.table.keyOf(is))+attr.UpdateCost(len(u.set)+len(u.add), len(u.remove)) > attr.MaxItemSize {
 		return nil, nil, errTooLarge
 	}
 	w.table.set(w.key, is)

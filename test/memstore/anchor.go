@@ -10,11 +10,12 @@ import (
 	"time"
 
 	"github.com/matter-ops/kms-rotation/audit"
-	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/anchor"
+	"github.com/matter-ops/kms-rotation/rotation/journal"
 )
 
-// LoadAnchor implements [rotation.AnchorStore].
-func (s *Store) LoadAnchor(ctx context.Context) (st rotation.AnchorState, err error) {
+// LoadAnchor implements [anchor.Store].
+func (s *Store) LoadAnchor(ctx context.Context) (st anchor.State, err error) {
 	err = s.w.call(ctx, "Store.LoadAnchor", func() error {
 		st = s.anchor
 		if st.Intent != nil {
@@ -24,13 +25,13 @@ func (s *Store) LoadAnchor(ctx context.Context) (st rotation.AnchorState, err er
 		return nil
 	})
 	if err != nil {
-		return rotation.AnchorState{}, err
+		return anchor.State{}, err
 	}
 	return st, nil
 }
 
-// SaveAnchor implements [rotation.AnchorStore].
-func (s *Store) SaveAnchor(ctx context.Context, st rotation.AnchorState) error {
+// SaveAnchor implements [anchor.Store].
+func (s *Store) SaveAnchor(ctx context.Context, st anchor.State) error {
 	return s.w.call(ctx, "Store.SaveAnchor", func() error {
 		if s.anchor.Rev != st.Rev {
 			return conflict("ANCHOR")
@@ -51,7 +52,7 @@ func cloneSigned(s audit.Signed) audit.Signed {
 	return s
 }
 
-// PutAnchor implements [rotation.AnchorVault].
+// PutAnchor implements [anchor.ObjectStore].
 func (v *Vault) PutAnchor(ctx context.Context, key string, b []byte) (there []byte, err error) {
 	err = v.w.call(ctx, "Vault.PutAnchor", func() error {
 		if _, ok := v.objects[key]; !ok {
@@ -66,7 +67,7 @@ func (v *Vault) PutAnchor(ctx context.Context, key string, b []byte) (there []by
 	return there, nil
 }
 
-// GetAnchor implements [rotation.AnchorVault].
+// GetAnchor implements [anchor.ObjectStore].
 func (v *Vault) GetAnchor(ctx context.Context, key string) ([]byte, error) {
 	return v.get(ctx, "Vault.GetAnchor", key)
 }
@@ -80,6 +81,20 @@ func (v *Vault) Versions(ctx context.Context) (out []audit.ObjectVersion, err er
 		slices.SortFunc(out, func(a, b audit.ObjectVersion) int { return strings.Compare(a.Key, b.Key) })
 		return nil
 	})
+	return out, err
+}
+
+// VersionsAfter implements [audit.PartialBucket].
+func (v *Vault) VersionsAfter(ctx context.Context, prefix, after string) (out []audit.ObjectVersion, err error) {
+	err = v.w.call(ctx, "Vault.VersionsAfter", func() error {
+		for k := range v.objects {
+			if strings.HasPrefix(k, prefix) && k > after {
+				out = append(out, audit.ObjectVersion{Key: k, ID: "only"})
+			}
+		}
+		slices.SortFunc(out, func(a, b audit.ObjectVersion) int { return strings.Compare(a.Key, b.Key) })
+		return nil
+	}, prefix, after)
 	return out, err
 }
 
@@ -98,8 +113,8 @@ func (v *Vault) Read(ctx context.Context, o audit.ObjectVersion) (out audit.Obje
 }
 
 var (
-	_ rotation.AnchorStore = (*Store)(nil)
-	_ rotation.Ledger      = (*Store)(nil)
-	_ rotation.AnchorVault = (*Vault)(nil)
-	_ audit.Bucket         = (*Vault)(nil)
+	_ anchor.Store        = (*Store)(nil)
+	_ journal.Recorder    = (*Store)(nil)
+	_ anchor.ObjectStore  = (*Vault)(nil)
+	_ audit.PartialBucket = (*Vault)(nil)
 )

@@ -29,11 +29,12 @@ func (s *Store) clone(w *World) *Store {
 	c := *s
 	c.w = w
 	c.rotations, c.keks, c.fences = maps.Clone(s.rotations), maps.Clone(s.keks), maps.Clone(s.fences)
+	c.keyFences = maps.Clone(s.keyFences)
 	c.sources, c.marks = maps.Clone(s.sources), maps.Clone(s.marks)
 	c.leases, c.checkpoints = maps.Clone(s.leases), maps.Clone(s.checkpoints)
 	c.outbox = slices.Clip(s.outbox) // it is only appended to
-	c.gates = gates{
-		maps.Clone(s.gates.announcements), maps.Clone(s.gates.drills), maps.Clone(s.gates.approvals), maps.Clone(s.gates.health),
+	c.gates = gateItems{
+		maps.Clone(s.gates.announcements), maps.Clone(s.gates.drills), maps.Clone(s.gates.approvals), maps.Clone(s.gates.health), maps.Clone(s.gates.pauses),
 	}
 	return &c
 }
@@ -55,6 +56,7 @@ func (t *Table) CloneTo(w *World) *Table {
 	defer t.w.mu.Unlock()
 	c := *t
 	c.w, c.rows, c.order = w, make(map[string]*record, len(t.rows)), slices.Clone(t.order)
+	c.fence = maps.Clone(t.fence)
 	for id, r := range t.rows {
 		own := *r
 		c.rows[id] = &own

@@ -11,6 +11,10 @@ import (
 	"github.com/matter-ops/kms-rotation/audit"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/anchor"
+	"github.com/matter-ops/kms-rotation/rotation/journal"
+	"github.com/matter-ops/kms-rotation/rotation/keyring"
+	"github.com/matter-ops/kms-rotation/source"
 	"github.com/matter-ops/kms-rotation/test/memstore"
 	"github.com/matter-ops/kms-rotation/test/storetest"
 )
@@ -29,11 +33,11 @@ type content struct {
 	Checkpoints []rotation.Checkpoint
 	Unpublished []audit.Entry
 	Head        audit.Head
-	Anchor      rotation.AnchorState
+	Anchor      anchor.State
 	Gates       any
 	Versions    map[string]string
 	Unlocked    bool
-	Keys        []rotation.Key
+	Keys        []keyring.Key
 	Claimed     []kek.ID
 	Rows        map[string]memstore.Record
 	Checked     bool
@@ -119,7 +123,7 @@ func change(t *testing.T, w *memstore.World, table *memstore.Table, n int64) {
 			t.Fatal(err)
 		}
 	}
-	key, err := w.KMS().Create(ctx, "r1", 1, "q", rotation.Key{})
+	key, err := w.KMS().Create(ctx, "r1", 1, "q", keyring.Key{})
 	must(err)
 	_, err = w.KMS().Claim(ctx, "r1", int(n), key.ID)
 	must(err)
@@ -177,8 +181,10 @@ func changeGates(t *testing.T, s *memstore.Store, at time.Time) {
 	d.PassedAt = at
 	p, _ := s.LoadApproval(ctx, "r1")
 	p.At = at
+	pause, _ := s.LoadPause(ctx, "r1")
+	pause.At = at
 	ev := audit.Event{ID: at.String(), Type: "gate"}
-	for _, err := range []error{s.SaveAnnouncement(ctx, a, ev), s.SaveDrill(ctx, d, ev), s.SaveApproval(ctx, p, ev)} {
+	for _, err := range []error{s.SaveAnnouncement(ctx, a, ev), s.SaveDrill(ctx, d, ev), s.SaveApproval(ctx, p, ev), s.SavePause(ctx, pause, ev)} {
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -195,11 +201,11 @@ func changeRows(t *testing.T, table *memstore.Table, id kek.ID, n int64) {
 	for _, row := range []string{"a", "b", "c"} {
 		table.Plant(row, rec)
 	}
-	page, err := table.Scan(ctx, rotation.ScanRequest{Total: 1, Payload: true})
+	page, err := table.Scan(ctx, source.ScanRequest{Total: 1, Payload: true})
 	if err != nil {
 		t.Fatal(err)
 	}
-	with := rotation.Rewrapped{KEK: id, Epoch: n, WrappedDEK: []byte{9, byte(n)}, Ciphertext: []byte{9, byte(n)}}
+	with := source.Rewrapped{KEK: id, Epoch: n, WrappedDEK: []byte{9, byte(n)}, Ciphertext: []byte{9, byte(n)}}
 	if done, err := table.Replace(ctx, page.Rows[0], with); err != nil || !done {
 		t.Fatal(done, err)
 	}
@@ -213,7 +219,7 @@ func changeRows(t *testing.T, table *memstore.Table, id kek.ID, n int64) {
 func TestClone(t *testing.T) {
 	w := memstore.New("chain", storetest.Clock())
 	table := w.NewTable("rows")
-	genesis, err := w.KMS().Create(t.Context(), "", 0, "", rotation.Key{})
+	genesis, err := w.KMS().Create(t.Context(), "", 0, "", keyring.Key{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -229,7 +235,7 @@ func TestClone(t *testing.T) {
 	change(t, c, rows, 4)
 	c.Vault().Unlock()
 	c.KMS().Enable(genesis.ID)
-	rows.FailCheck(rotation.ErrDenied)
+	rows.FailCheck(journal.ErrDenied)
 	rows.SetNotes("a note")
 	rows.SetEncryptedBy("arn:of:a:key")
 	if diff := cmp.Diff(was, contentOf(t, w, table)); diff != "" {

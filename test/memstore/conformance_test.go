@@ -4,7 +4,7 @@ import (
 	"testing"
 
 	"github.com/matter-ops/kms-rotation/kek"
-	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/journal"
 	"github.com/matter-ops/kms-rotation/test/keystest"
 	"github.com/matter-ops/kms-rotation/test/memstore"
 	"github.com/matter-ops/kms-rotation/test/storetest"
@@ -14,7 +14,12 @@ func newStore(*testing.T) storetest.RegistryHarness {
 	s := memstore.New("test", storetest.Clock()).Store()
 	return storetest.RegistryHarness{
 		Store: s, Data: s, Chain: "test",
-		Fences: func(_ *testing.T, id kek.ID) map[int]string { return s.Fences(id) },
+		Fences: func(_ *testing.T, id kek.ID, records bool) map[int]string {
+			if records {
+				return s.KeyFences(id)
+			}
+			return s.Fences(id)
+		},
 		Mark: func(t *testing.T, m kek.Mark) {
 			t.Helper()
 			if err := s.Mark(t.Context(), m); err != nil {
@@ -28,9 +33,10 @@ func TestRegistry(t *testing.T)    { storetest.TestRegistry(t, newStore) }
 func TestOutbox(t *testing.T)      { storetest.TestOutbox(t, newStore) }
 func TestCheckpoints(t *testing.T) { storetest.TestCheckpoints(t, newStore) }
 func TestDrainage(t *testing.T)    { storetest.TestDrainage(t, newStore) }
+func TestArchive(t *testing.T)     { storetest.TestArchive(t, newStore) }
 
 func TestVault(t *testing.T) {
-	storetest.TestVault(t, func(*testing.T) rotation.Vault { return memstore.New("test", storetest.Clock()).Vault() })
+	storetest.TestVault(t, func(*testing.T) journal.AuditBucket { return memstore.New("test", storetest.Clock()).Vault() })
 }
 
 func newService(*testing.T) keystest.Service {

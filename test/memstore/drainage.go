@@ -40,7 +40,7 @@ func (s *Store) Revoke(ctx context.Context, l rotation.Lease) (done bool, err er
 // SealFence implements [rotation.Drainage].
 func (s *Store) SealFence(ctx context.Context, id kek.ID, n int) error {
 	return s.w.call(ctx, "Store.SealFence", func() error {
-		s.fences[shard{id, n}] = true
+		s.fences[shard{id, n}], s.keyFences[shard{id, n}] = true, true
 		return nil
 	}, id, n)
 }
@@ -141,13 +141,18 @@ func (s *Store) ListCheckpoints(ctx context.Context, rotationID, source, pass st
 	return out, err
 }
 
-// Fences returns the states of a KEK's fence shards, "open" or "sealed". The hook
-// does not see it.
-func (s *Store) Fences(id kek.ID) map[int]string {
+// Fences returns the states of the shards of a KEK's fence of rows, "open" or "sealed". The
+// hook does not see it.
+func (s *Store) Fences(id kek.ID) map[int]string { return s.shards(s.fences, id) }
+
+// KeyFences returns those of its fence of records.
+func (s *Store) KeyFences(id kek.ID) map[int]string { return s.shards(s.keyFences, id) }
+
+func (s *Store) shards(fence map[shard]bool, id kek.ID) map[int]string {
 	s.w.mu.Lock()
 	defer s.w.mu.Unlock()
 	out := map[int]string{}
-	for k, sealed := range s.fences {
+	for k, sealed := range fence {
 		switch {
 		case k.kek != id:
 		case sealed:

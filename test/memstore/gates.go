@@ -7,36 +7,39 @@ import (
 	"slices"
 
 	"github.com/matter-ops/kms-rotation/audit"
-	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/gates"
 )
 
-// gates is what preflight and the switch ask for beyond the state of a rotation.
-type gates struct {
-	announcements map[string]rotation.Announcement
-	drills        map[string]rotation.Drill
-	approvals     map[string]rotation.Approval
-	health        map[string]rotation.HealthDay
+// gateItems is what preflight and the switch ask for beyond the state of a rotation.
+type gateItems struct {
+	announcements map[string]gates.Announcement
+	drills        map[string]gates.Drill
+	approvals     map[string]gates.Approval
+	health        map[string]gates.HealthDay
+	pauses        map[string]gates.Pause
 }
 
-func newGates() gates {
-	return gates{
-		map[string]rotation.Announcement{}, map[string]rotation.Drill{}, map[string]rotation.Approval{}, map[string]rotation.HealthDay{},
+func newGates() gateItems {
+	return gateItems{
+		map[string]gates.Announcement{}, map[string]gates.Drill{}, map[string]gates.Approval{}, map[string]gates.HealthDay{}, map[string]gates.Pause{},
 	}
 }
 
 // Gates is everything that is kept for preflight and the switch, for comparison: it is
 // not subject to the hook.
 func (s *Store) Gates() (out struct {
-	Announcements map[string]rotation.Announcement
-	Drills        map[string]rotation.Drill
-	Approvals     map[string]rotation.Approval
-	Health        map[string]rotation.HealthDay
+	Announcements map[string]gates.Announcement
+	Drills        map[string]gates.Drill
+	Approvals     map[string]gates.Approval
+	Health        map[string]gates.HealthDay
+	Pauses        map[string]gates.Pause
 },
 ) {
 	s.w.mu.Lock()
 	defer s.w.mu.Unlock()
 	out.Announcements, out.Drills = maps.Clone(s.gates.announcements), maps.Clone(s.gates.drills)
 	out.Approvals, out.Health = maps.Clone(s.gates.approvals), maps.Clone(s.gates.health)
+	out.Pauses = maps.Clone(s.gates.pauses)
 	return out
 }
 
@@ -53,8 +56,8 @@ func (s *Store) save(op, what string, found, want int64, ev audit.Event, effect 
 	return s.head.Seq, nil
 }
 
-// LoadAnnouncement implements [rotation.Announcements].
-func (s *Store) LoadAnnouncement(ctx context.Context, label string) (a rotation.Announcement, err error) {
+// LoadAnnouncement implements [gates.Announcements].
+func (s *Store) LoadAnnouncement(ctx context.Context, label string) (a gates.Announcement, err error) {
 	err = s.w.call(ctx, "Store.LoadAnnouncement", func() error {
 		a = s.gates.announcements[label]
 		a.Label, a.Told = label, slices.Clone(a.Told)
@@ -63,8 +66,8 @@ func (s *Store) LoadAnnouncement(ctx context.Context, label string) (a rotation.
 	return a, err
 }
 
-// SaveAnnouncement implements [rotation.Announcements].
-func (s *Store) SaveAnnouncement(ctx context.Context, a rotation.Announcement, ev audit.Event) error {
+// SaveAnnouncement implements [gates.Announcements].
+func (s *Store) SaveAnnouncement(ctx context.Context, a gates.Announcement, ev audit.Event) error {
 	return s.w.answer(ctx, "Store.SaveAnnouncement", func() (any, error) {
 		return s.save("announcement", a.Label, s.gates.announcements[a.Label].Rev, a.Rev, ev, func() {
 			a.Rev++
@@ -74,8 +77,8 @@ func (s *Store) SaveAnnouncement(ctx context.Context, a rotation.Announcement, e
 	}, a, ev)
 }
 
-// LoadDrill implements [rotation.Drills].
-func (s *Store) LoadDrill(ctx context.Context, name string) (d rotation.Drill, err error) {
+// LoadDrill implements [gates.Drills].
+func (s *Store) LoadDrill(ctx context.Context, name string) (d gates.Drill, err error) {
 	err = s.w.call(ctx, "Store.LoadDrill", func() error {
 		d = s.gates.drills[name]
 		d.Name = name
@@ -84,8 +87,8 @@ func (s *Store) LoadDrill(ctx context.Context, name string) (d rotation.Drill, e
 	return d, err
 }
 
-// SaveDrill implements [rotation.Drills].
-func (s *Store) SaveDrill(ctx context.Context, d rotation.Drill, ev audit.Event) error {
+// SaveDrill implements [gates.Drills].
+func (s *Store) SaveDrill(ctx context.Context, d gates.Drill, ev audit.Event) error {
 	return s.w.answer(ctx, "Store.SaveDrill", func() (any, error) {
 		return s.save("drill", d.Name, s.gates.drills[d.Name].Rev, d.Rev, ev, func() {
 			d.Rev++
@@ -95,8 +98,8 @@ func (s *Store) SaveDrill(ctx context.Context, d rotation.Drill, ev audit.Event)
 	}, d, ev)
 }
 
-// LoadApproval implements [rotation.Approvals].
-func (s *Store) LoadApproval(ctx context.Context, rotationID string) (a rotation.Approval, err error) {
+// LoadApproval implements [gates.Approvals].
+func (s *Store) LoadApproval(ctx context.Context, rotationID string) (a gates.Approval, err error) {
 	err = s.w.call(ctx, "Store.LoadApproval", func() error {
 		a = s.gates.approvals[rotationID]
 		a.Rotation = rotationID
@@ -105,8 +108,8 @@ func (s *Store) LoadApproval(ctx context.Context, rotationID string) (a rotation
 	return a, err
 }
 
-// SaveApproval implements [rotation.Approvals].
-func (s *Store) SaveApproval(ctx context.Context, a rotation.Approval, ev audit.Event) error {
+// SaveApproval implements [gates.Approvals].
+func (s *Store) SaveApproval(ctx context.Context, a gates.Approval, ev audit.Event) error {
 	return s.w.answer(ctx, "Store.SaveApproval", func() (any, error) {
 		return s.save("approval", a.Rotation, s.gates.approvals[a.Rotation].Rev, a.Rev, ev, func() {
 			a.Rev++
@@ -116,8 +119,29 @@ func (s *Store) SaveApproval(ctx context.Context, a rotation.Approval, ev audit.
 	}, a, ev)
 }
 
-// CountHealth implements [rotation.HealthLog].
-func (s *Store) CountHealth(ctx context.Context, day string, green bool) (d rotation.HealthDay, err error) {
+// LoadPause implements [gates.Pauses].
+func (s *Store) LoadPause(ctx context.Context, rotationID string) (p gates.Pause, err error) {
+	err = s.w.call(ctx, "Store.LoadPause", func() error {
+		p = s.gates.pauses[rotationID]
+		p.Rotation = rotationID
+		return nil
+	}, rotationID)
+	return p, err
+}
+
+// SavePause implements [gates.Pauses].
+func (s *Store) SavePause(ctx context.Context, p gates.Pause, ev audit.Event) error {
+	return s.w.answer(ctx, "Store.SavePause", func() (any, error) {
+		return s.save("pause", p.Rotation, s.gates.pauses[p.Rotation].Rev, p.Rev, ev, func() {
+			p.Rev++
+			p.At = ms(p.At)
+			s.gates.pauses[p.Rotation] = p
+		})
+	}, p, ev)
+}
+
+// CountHealth implements [gates.HealthLog].
+func (s *Store) CountHealth(ctx context.Context, day string, green bool) (d gates.HealthDay, err error) {
 	err = s.w.call(ctx, "Store.CountHealth", func() error {
 		d = s.gates.health[day]
 		d.Day = day
@@ -130,20 +154,20 @@ func (s *Store) CountHealth(ctx context.Context, day string, green bool) (d rota
 		return nil
 	}, day, green)
 	if err != nil {
-		return rotation.HealthDay{}, err
+		return gates.HealthDay{}, err
 	}
 	return d, nil
 }
 
-// ListHealth implements [rotation.HealthLog].
-func (s *Store) ListHealth(ctx context.Context, days []string) (out []rotation.HealthDay, err error) {
+// ListHealth implements [gates.HealthLog].
+func (s *Store) ListHealth(ctx context.Context, days []string) (out []gates.HealthDay, err error) {
 	err = s.w.call(ctx, "Store.ListHealth", func() error {
 		for _, day := range days {
 			if d, ok := s.gates.health[day]; ok {
 				out = append(out, d)
 			}
 		}
-		slices.SortFunc(out, func(a, b rotation.HealthDay) int { return cmp.Compare(a.Day, b.Day) })
+		slices.SortFunc(out, func(a, b gates.HealthDay) int { return cmp.Compare(a.Day, b.Day) })
 		out = slices.Compact(out)
 		return nil
 	}, days)
@@ -151,8 +175,9 @@ func (s *Store) ListHealth(ctx context.Context, days []string) (out []rotation.H
 }
 
 var (
-	_ rotation.Announcements = (*Store)(nil)
-	_ rotation.Drills        = (*Store)(nil)
-	_ rotation.Approvals     = (*Store)(nil)
-	_ rotation.HealthLog     = (*Store)(nil)
+	_ gates.Announcements = (*Store)(nil)
+	_ gates.Drills        = (*Store)(nil)
+	_ gates.Approvals     = (*Store)(nil)
+	_ gates.HealthLog     = (*Store)(nil)
+	_ gates.Pauses        = (*Store)(nil)
 )

@@ -12,10 +12,11 @@ import (
 	"time"
 
 	"github.com/matter-ops/kms-rotation/kek"
-	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/journal"
+	"github.com/matter-ops/kms-rotation/rotation/keyring"
 )
 
-// KMS is the key service: a [rotation.KeyAdmin] and a [rotation.Wrapper]. Blobs
+// KMS is the key service: a [keyring.Admin] and a [keyring.Wrapper]. Blobs
 // are AES-256-GCM under the key's own material, bound to the key and the
 // encryption context; nonces, keys and DEKs come from counters, so that runs
 // replay. It is no place for real secrets.
@@ -38,12 +39,12 @@ type (
 	// material is a key. Its slices are shared with clones: they are only appended to
 	// a copy, or replaced.
 	material struct {
-		key      rotation.Key
+		key      keyring.Key
 		number   uint32
 		rotation string
 		aead     cipher.AEAD
 
-		grants, aliases, replicas, policy []string // as in [rotation.KeyUse]
+		grants, aliases, replicas, policy []string // as in [keyring.Use]
 		used                              usage
 	}
 	// usage is the last successful cryptographic operation with a key.
@@ -62,8 +63,8 @@ func newKMS(w *World) *KMS {
 	return &KMS{w: w, keys: map[kek.ID]*material{}, aliases: map[alias]kek.ID{}}
 }
 
-// Create implements [rotation.KeyAdmin]. Key ids count up: kek-0001, kek-0002, …
-func (m *KMS) Create(ctx context.Context, rotationID string, attempt int, label string, old rotation.Key) (k rotation.Key, err error) {
+// Create implements [keyring.Admin]. Key ids count up: kek-0001, kek-0002, …
+func (m *KMS) Create(ctx context.Context, rotationID string, attempt int, label string, old keyring.Key) (k keyring.Key, err error) {
 	err = m.w.answer(ctx, "KMS.Create", func() (any, error) {
 		m.made++
 		id := keyID(m.made)
@@ -71,7 +72,7 @@ func (m *KMS) Create(ctx context.Context, rotationID string, attempt int, label 
 		if err != nil {
 			return nil, err
 		}
-		k = rotation.Key{
+		k = keyring.Key{
 			ID: id, ARN: "arn:aws:kms:eu-central-1:000000000000:key/" + string(id),
 			Enabled: true, Usable: true, State: "Enabled", Multi: old.Multi,
 		}
@@ -79,7 +80,7 @@ func (m *KMS) Create(ctx context.Context, rotationID string, attempt int, label 
 		return k.ID, nil
 	}, rotationID, attempt, label, old.Multi)
 	if err != nil {
-		return rotation.Key{}, err
+		return keyring.Key{}, err
 	}
 	return k, nil
 }
@@ -107,7 +108,7 @@ func sealer(id string) (cipher.AEAD, error) {
 	return aead, nil
 }
 
-// Claim implements [rotation.KeyAdmin].
+// Claim implements [keyring.Admin].
 func (m *KMS) Claim(ctx context.Context, rotationID string, attempt int, id kek.ID) (owner kek.ID, err error) {
 	err = m.w.answer(ctx, "KMS.Claim", func() (any, error) {
 		a := alias{rotationID, attempt}
@@ -115,7 +116,7 @@ func (m *KMS) Claim(ctx context.Context, rotationID string, attempt int, id kek.
 			return owner, nil
 		}
 		if m.keys[id] == nil {
-			return nil, fmt.Errorf("claim for %s: %w", id, rotation.ErrNoKey)
+			return nil, fmt.Errorf("claim for %s: %w", id, journal.ErrNoKey)
 		}
 		m.aliases[a], owner = id, id
 		return owner, nil
@@ -126,12 +127,12 @@ func (m *KMS) Claim(ctx context.Context, rotationID string, attempt int, id kek.
 	return owner, nil
 }
 
-// Describe implements [rotation.KeyAdmin].
-func (m *KMS) Describe(ctx context.Context, id kek.ID) (k rotation.Key, err error) {
+// Describe implements [keyring.Admin].
+func (m *KMS) Describe(ctx context.Context, id kek.ID) (k keyring.Key, err error) {
 	err = m.w.call(ctx, "KMS.Describe", func() error {
 		key := m.keys[id]
 		if key == nil {
-			return fmt.Errorf("describe %s: %w", id, rotation.ErrNoKey)
+			return fmt.Errorf("describe %s: %w", id, journal.ErrNoKey)
 		}
 		k = key.key
 		return nil
@@ -139,12 +140,12 @@ func (m *KMS) Describe(ctx context.Context, id kek.ID) (k rotation.Key, err erro
 	return k, err
 }
 
-// Disable implements [rotation.KeyAdmin].
+// Disable implements [keyring.Admin].
 func (m *KMS) Disable(ctx context.Context, id kek.ID) error {
 	return m.w.call(ctx, "KMS.Disable", func() error {
 		key := m.keys[id]
 		if key == nil {
-			return fmt.Errorf("disable %s: %w", id, rotation.ErrNoKey)
+			return fmt.Errorf("disable %s: %w", id, journal.ErrNoKey)
 		}
 		key.key.Enabled, key.key.State = false, "Disabled"
 		return nil
@@ -157,7 +158,7 @@ func (m *KMS) Enable(id kek.ID) {
 	m.change("KMS.Enable", id, func(key *material) { key.key.Enabled, key.key.State = true, "Enabled" })
 }
 
-// AddGrant lets somebody else use a key. line is what [rotation.KeyUse] says of the
+// AddGrant lets somebody else use a key. line is what [keyring.Use] says of the
 // grant. As with Enable, the hook does not see it, an observer does.
 func (m *KMS) AddGrant(id kek.ID, line string) {
 	m.change("KMS.AddGrant", id, func(key *material) { key.grants = append(slices.Clip(key.grants), line) }, line)
@@ -193,14 +194,14 @@ func (m *KMS) change(op string, id kek.ID, effect func(*material), args ...any) 
 	}
 }
 
-// Use implements [rotation.KeyAdmin], each list in order.
-func (m *KMS) Use(ctx context.Context, id kek.ID) (use rotation.KeyUse, err error) {
+// Use implements [keyring.Admin], each list in order.
+func (m *KMS) Use(ctx context.Context, id kek.ID) (use keyring.Use, err error) {
 	err = m.w.call(ctx, "KMS.Use", func() error {
 		key := m.keys[id]
 		if key == nil {
-			return fmt.Errorf("use of %s: %w", id, rotation.ErrNoKey)
+			return fmt.Errorf("use of %s: %w", id, journal.ErrNoKey)
 		}
-		use = rotation.KeyUse{
+		use = keyring.Use{
 			Grants: slices.Sorted(slices.Values(key.grants)), Aliases: slices.Sorted(slices.Values(key.aliases)),
 			MultiRegion: key.key.Multi, Replicas: slices.Sorted(slices.Values(key.replicas)),
 			Policy: slices.Clone(key.policy),
@@ -211,17 +212,17 @@ func (m *KMS) Use(ctx context.Context, id kek.ID) (use rotation.KeyUse, err erro
 		return nil
 	}, id)
 	if err != nil {
-		return rotation.KeyUse{}, err
+		return keyring.Use{}, err
 	}
 	return use, nil
 }
 
-// PolicyDifferences implements [rotation.KeyAdmin]: the statements of SetPolicy.
+// PolicyDifferences implements [keyring.Admin]: the statements of SetPolicy.
 func (m *KMS) PolicyDifferences(ctx context.Context, id kek.ID) (differences []string, err error) {
 	err = m.w.call(ctx, "KMS.PolicyDifferences", func() error {
 		key := m.keys[id]
 		if key == nil {
-			return fmt.Errorf("policy of %s: %w", id, rotation.ErrNoKey)
+			return fmt.Errorf("policy of %s: %w", id, journal.ErrNoKey)
 		}
 		for _, sid := range key.policy {
 			differences = append(differences, "it has "+sid)
@@ -231,7 +232,7 @@ func (m *KMS) PolicyDifferences(ctx context.Context, id kek.ID) (differences []s
 	return differences, err
 }
 
-// Tagged implements [rotation.KeyAdmin], in order of id.
+// Tagged implements [keyring.Admin], in order of id.
 func (m *KMS) Tagged(ctx context.Context, rotationID string) (ids []kek.ID, err error) {
 	err = m.w.call(ctx, "KMS.Tagged", func() error {
 		for id, k := range m.keys {
@@ -245,7 +246,7 @@ func (m *KMS) Tagged(ctx context.Context, rotationID string) (ids []kek.ID, err 
 	return ids, err
 }
 
-// GenerateDataKey implements [rotation.Wrapper].
+// GenerateDataKey implements [keyring.Wrapper].
 func (m *KMS) GenerateDataKey(ctx context.Context, id kek.ID, encctx map[string]string) (dek, wrapped []byte, err error) {
 	err = m.w.answer(ctx, "KMS.GenerateDataKey", func() (any, error) {
 		key, err := m.usable(id)
@@ -263,7 +264,7 @@ func (m *KMS) GenerateDataKey(ctx context.Context, id kek.ID, encctx map[string]
 	return dek, wrapped, nil
 }
 
-// Decrypt implements [rotation.Wrapper].
+// Decrypt implements [keyring.Wrapper].
 func (m *KMS) Decrypt(ctx context.Context, id kek.ID, wrapped []byte, encctx map[string]string) (dek []byte, err error) {
 	err = m.w.answer(ctx, "KMS.Decrypt", func() (any, error) {
 		key, secret, err := m.unwrap(id, wrapped, encctx)
@@ -280,15 +281,15 @@ func (m *KMS) Decrypt(ctx context.Context, id kek.ID, wrapped []byte, encctx map
 	return dek, nil
 }
 
-// Identify implements [rotation.Wrapper].
+// Identify implements [keyring.Wrapper].
 func (m *KMS) Identify(ctx context.Context, wrapped []byte, encctx map[string]string) (id kek.ID, arn string, err error) {
 	err = m.w.call(ctx, "KMS.Identify", func() error {
 		if len(wrapped) < 4 {
-			return fmt.Errorf("identify the key of a blob: %w", rotation.ErrUnwrap)
+			return fmt.Errorf("identify the key of a blob: %w", journal.ErrUnwrap)
 		}
 		named := keyID(binary.BigEndian.Uint32(wrapped))
 		if m.keys[named] == nil {
-			return fmt.Errorf("identify the key of a blob: %w", rotation.ErrUnwrap)
+			return fmt.Errorf("identify the key of a blob: %w", journal.ErrUnwrap)
 		}
 		key, _, err := m.unwrap(named, wrapped, encctx)
 		if err != nil {
@@ -304,7 +305,7 @@ func (m *KMS) Identify(ctx context.Context, wrapped []byte, encctx map[string]st
 	return id, arn, nil
 }
 
-// ReEncrypt implements [rotation.Wrapper].
+// ReEncrypt implements [keyring.Wrapper].
 func (m *KMS) ReEncrypt(ctx context.Context, from, to kek.ID, wrapped []byte, encctx map[string]string) (out []byte, err error) {
 	err = m.w.answer(ctx, "KMS.ReEncrypt", func() (any, error) {
 		source, dek, err := m.unwrap(from, wrapped, encctx)
@@ -353,9 +354,9 @@ func (m *KMS) usable(id kek.ID) (*material, error) {
 	key := m.keys[id]
 	switch {
 	case key == nil:
-		return nil, fmt.Errorf("KMS key %s: %w", id, rotation.ErrNoKey)
+		return nil, fmt.Errorf("KMS key %s: %w", id, journal.ErrNoKey)
 	case !key.key.Enabled:
-		return nil, fmt.Errorf("KMS key %s: %w", id, rotation.ErrKeyDisabled)
+		return nil, fmt.Errorf("KMS key %s: %w", id, journal.ErrKeyDisabled)
 	}
 	return key, nil
 }
@@ -375,11 +376,11 @@ func (m *KMS) unwrap(id kek.ID, wrapped []byte, encctx map[string]string) (key *
 	}
 	n := key.aead.NonceSize()
 	if len(wrapped) < n {
-		return nil, nil, fmt.Errorf("KMS key %s: %w", id, rotation.ErrUnwrap)
+		return nil, nil, fmt.Errorf("KMS key %s: %w", id, journal.ErrUnwrap)
 	}
 	dek, err = key.aead.Open(nil, wrapped[:n], wrapped[n:], associated(encctx))
 	if err != nil {
-		return nil, nil, fmt.Errorf("KMS key %s: %w", id, rotation.ErrUnwrap)
+		return nil, nil, fmt.Errorf("KMS key %s: %w", id, journal.ErrUnwrap)
 	}
 	return key, dek, nil
 }

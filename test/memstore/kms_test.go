@@ -6,7 +6,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/keyring"
 	"github.com/matter-ops/kms-rotation/test/memstore"
 	"github.com/matter-ops/kms-rotation/test/storetest"
 )
@@ -16,11 +16,11 @@ import (
 func TestCloneKeyUse(t *testing.T) {
 	ctx := t.Context()
 	w := memstore.New("chain", storetest.Clock())
-	key, err := w.KMS().Create(ctx, "r1", 1, "q", rotation.Key{Multi: true})
+	key, err := w.KMS().Create(ctx, "r1", 1, "q", keyring.Key{Multi: true})
 	if err != nil {
 		t.Fatal(err)
 	}
-	use := func(w *memstore.World) rotation.KeyUse {
+	use := func(w *memstore.World) keyring.Use {
 		t.Helper()
 		use, err := w.KMS().Use(ctx, key.ID)
 		if err != nil {
@@ -64,7 +64,7 @@ func TestKeyUseIsAnnounced(t *testing.T) {
 	ctx := t.Context()
 	w := memstore.New("chain", storetest.Clock())
 	kms := w.KMS()
-	key, err := kms.Create(ctx, "r1", 1, "q", rotation.Key{})
+	key, err := kms.Create(ctx, "r1", 1, "q", keyring.Key{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -87,7 +87,7 @@ func TestKeyUseIsAnnounced(t *testing.T) {
 		hooked = append(hooked, op)
 		return true, lost
 	})
-	if use, err := kms.Use(ctx, key.ID); !errors.Is(err, lost) || !cmp.Equal(use, rotation.KeyUse{}) {
+	if use, err := kms.Use(ctx, key.ID); !errors.Is(err, lost) || !cmp.Equal(use, keyring.Use{}) {
 		t.Errorf("Use whose answer is lost: %+v, %v", use, err)
 	}
 	if id, arn, err := kms.Identify(ctx, wrapped, nil); !errors.Is(err, lost) || id != "" || arn != "" {

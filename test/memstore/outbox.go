@@ -7,10 +7,10 @@ import (
 	"slices"
 
 	"github.com/matter-ops/kms-rotation/audit"
-	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/journal"
 )
 
-// Unpublished implements [rotation.Outbox].
+// Unpublished implements [journal.Outbox].
 func (s *Store) Unpublished(ctx context.Context) (out []audit.Entry, at audit.Line, err error) {
 	err = s.w.call(ctx, "Store.Unpublished", func() error {
 		out, at = slices.Clone(s.outbox[s.published:]), audit.Line{Chain: s.chain, Generations: s.generations}
@@ -19,7 +19,7 @@ func (s *Store) Unpublished(ctx context.Context) (out []audit.Entry, at audit.Li
 	return out, at, err
 }
 
-// Begin implements [rotation.Outbox].
+// Begin implements [journal.Outbox].
 func (s *Store) Begin(ctx context.Context, at audit.Line, head audit.Head, g audit.Generation, ev audit.Event) error {
 	return s.w.answer(ctx, "Store.Begin", func() (any, error) {
 		if at.Generations != s.generations || head != s.head {
@@ -43,7 +43,7 @@ func (s *Store) AuditEntries(ctx context.Context, fromSeq int64) (out []audit.En
 	return out, err
 }
 
-// MarkPublished implements [rotation.Outbox]. It refuses a seq past the head.
+// MarkPublished implements [journal.Outbox]. It refuses a seq past the head.
 func (s *Store) MarkPublished(ctx context.Context, seq int64) error {
 	return s.w.answer(ctx, "Store.MarkPublished", func() (any, error) {
 		if seq > s.head.Seq {
@@ -55,7 +55,7 @@ func (s *Store) MarkPublished(ctx context.Context, seq int64) error {
 	}, seq)
 }
 
-// Head implements [rotation.Outbox].
+// Head implements [journal.Outbox].
 func (s *Store) Head(ctx context.Context) (at audit.Line, head audit.Head, err error) {
 	err = s.w.call(ctx, "Store.Head", func() error {
 		at, head = audit.Line{Chain: s.chain, Generations: s.generations}, s.head
@@ -64,14 +64,14 @@ func (s *Store) Head(ctx context.Context) (at audit.Line, head audit.Head, err e
 	return at, head, err
 }
 
-// Vault is the write-once bucket: a [rotation.Vault].
+// Vault is the write-once bucket: a [journal.AuditBucket].
 type Vault struct {
 	w        *World
 	objects  map[string][]byte // by key
 	unlocked bool
 }
 
-// Put implements [rotation.Vault].
+// Put implements [journal.AuditBucket].
 func (v *Vault) Put(ctx context.Context, key string, e audit.Entry) error {
 	return v.w.call(ctx, "Vault.Put", func() error {
 		if was, ok := v.objects[key]; ok && !bytes.Equal(was, e.Bytes) {
@@ -82,7 +82,7 @@ func (v *Vault) Put(ctx context.Context, key string, e audit.Entry) error {
 	}, key, e)
 }
 
-// Get implements [rotation.Vault].
+// Get implements [journal.AuditBucket].
 func (v *Vault) Get(ctx context.Context, key string) ([]byte, error) {
 	return v.get(ctx, "Vault.Get", key)
 }
@@ -91,7 +91,7 @@ func (v *Vault) get(ctx context.Context, op, key string) (b []byte, err error) {
 	err = v.w.call(ctx, op, func() error {
 		var ok bool
 		if b, ok = v.objects[key]; !ok {
-			return fmt.Errorf("%s: %w", key, rotation.ErrNoRecord)
+			return fmt.Errorf("%s: %w", key, journal.ErrNoRecord)
 		}
 		b = bytes.Clone(b)
 		return nil
@@ -99,11 +99,11 @@ func (v *Vault) get(ctx context.Context, op, key string) (b []byte, err error) {
 	return b, err
 }
 
-// Check implements [rotation.Vault].
+// Check implements [journal.AuditBucket].
 func (v *Vault) Check(ctx context.Context) error {
 	return v.w.call(ctx, "Vault.Check", func() error {
 		if v.unlocked {
-			return &rotation.Error{Kind: rotation.AuditUnlocked, Field: "bucket", Msg: "the bucket has no Object Lock"}
+			return &journal.Error{Kind: journal.AuditUnlocked, Field: "bucket", Msg: "the bucket has no Object Lock"}
 		}
 		return nil
 	})

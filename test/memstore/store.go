@@ -13,10 +13,11 @@ import (
 	"github.com/matter-ops/kms-rotation/audit"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/anchor"
 )
 
-// Store is the control table. It implements [rotation.Registry],
-// [rotation.Outbox], [rotation.Drainage] and [rotation.Checkpoints], and what the
+// Store is the control table. It implements [journal.Registry],
+// [journal.Outbox], [rotation.Drainage] and [rotation.Checkpoints], and what the
 // data plane asks of the table.
 type Store struct {
 	w           *World
@@ -28,15 +29,16 @@ type Store struct {
 	registry    int64 // revision
 	sources     map[string]kek.Source
 	marks       map[string]kek.Mark
-	fences      map[shard]bool // present: sealed or not; absent: never opened
+	fences      map[shard]bool // of rows; present: sealed or not; absent: never opened
+	keyFences   map[shard]bool // of records
 	leases      map[holder]rotation.Lease
 	checkpoints map[place]rotation.Checkpoint
 	outbox      []audit.Entry
 	head        audit.Head
 	published   int64
 	generations audit.Generations // of records
-	anchor      rotation.AnchorState
-	gates       gates
+	anchor      anchor.State
+	gates       gateItems
 }
 
 type (
@@ -57,7 +59,7 @@ type (
 func newStore(w *World, chain string) *Store {
 	return &Store{
 		w: w, chain: chain, head: audit.Genesis(chain),
-		rotations: map[string]kek.Rotation{}, sources: map[string]kek.Source{}, marks: map[string]kek.Mark{}, keks: map[kek.ID]kek.KEK{}, fences: map[shard]bool{},
+		rotations: map[string]kek.Rotation{}, sources: map[string]kek.Source{}, marks: map[string]kek.Mark{}, keks: map[kek.ID]kek.KEK{}, fences: map[shard]bool{}, keyFences: map[shard]bool{},
 		leases: map[holder]rotation.Lease{}, checkpoints: map[place]rotation.Checkpoint{}, gates: newGates(),
 	}
 }
@@ -70,7 +72,7 @@ func ms(t time.Time) time.Time {
 	return t.UTC().Truncate(time.Millisecond)
 }
 
-// Load implements [rotation.Registry].
+// Load implements [journal.Registry].
 func (s *Store) Load(ctx context.Context, rotationID string) (v kek.View, err error) {
 	err = s.w.call(ctx, "Store.Load", func() error {
 		v = s.view(rotationID)
@@ -117,7 +119,7 @@ func owned(r kek.Rotation) kek.Rotation {
 	return r
 }
 
-// LoadAll implements [rotation.Registry].
+// LoadAll implements [journal.Registry].
 func (s *Store) LoadAll(ctx context.Context, rotationID string) (v kek.View, err error) {
 	err = s.w.call(ctx, "Store.LoadAll", func() error {
 		if rotationID == "" {
@@ -160,8 +162,10 @@ func (s *Store) registryCondition(c kek.Change) error {
 		}
 	}
 	for i := range c.Shards {
-		if _, exists := s.fences[shard{c.Shuts, i}]; c.Shuts != "" && exists {
-			return conflict("FENCE#%s/%02d", c.Shuts, i)
+		for _, f := range s.bothFences() {
+			if _, exists := f.shards[shard{c.Shuts, i}]; c.Shuts != "" && exists {
+				return conflict("%s%s/%02d", f.pk, c.Shuts, i)
+			}
 		}
 	}
 	return nil
@@ -179,12 +183,12 @@ func (s *Store) writeRegistry(c kek.Change) {
 	}
 	if c.Shuts != "" {
 		for i := range c.Shards {
-			s.fences[shard{c.Shuts, i}] = true
+			s.fences[shard{c.Shuts, i}], s.keyFences[shard{c.Shuts, i}] = true, true
 		}
 	}
 }
 
-// Apply implements [rotation.Registry].
+// Apply implements [journal.Registry].
 func (s *Store) Apply(ctx context.Context, c kek.Change, ev audit.Event) error {
 	return s.w.answer(ctx, "Store.Apply", func() (any, error) {
 		if err := s.conditions(c); err != nil {
@@ -243,11 +247,14 @@ func (s *Store) conditions(c kek.Change) error {
 		}
 	}
 	for i := range c.Shards {
-		if _, exists := s.fences[shard{c.Opens, i}]; c.Opens != "" && exists {
-			return conflict("FENCE#%s/%02d", c.Opens, i)
-		}
-		if c.Sealed != "" && !s.fences[shard{c.Sealed, i}] {
-			return conflict("FENCE#%s/%02d", c.Sealed, i)
+		for _, f := range s.bothFences() {
+			id := f.opensBy(c)
+			if _, exists := f.shards[shard{id, i}]; id != "" && exists {
+				return conflict("%s%s/%02d", f.pk, id, i)
+			}
+			if c.Sealed != "" && !f.shards[shard{c.Sealed, i}] {
+				return conflict("%s%s/%02d", f.pk, c.Sealed, i)
+			}
 		}
 	}
 	return nil
@@ -313,11 +320,32 @@ func (s *Store) write(c kek.Change) {
 		s.keks[k.ID] = k
 	}
 	s.writeRegistry(c)
-	if c.Opens != "" {
+	for _, f := range s.bothFences() {
 		for i := range c.Shards {
-			s.fences[shard{c.Opens, i}] = false
+			if id := f.opensBy(c); id != "" {
+				f.shards[shard{id, i}] = false
+			}
 		}
 	}
+}
+
+// fence is one of the two fences of all KEKs.
+type fence struct {
+	pk     string // how the keys of its items begin
+	shards map[shard]bool
+}
+
+// bothFences returns the fence of rows and that of records.
+func (s *Store) bothFences() []fence {
+	return []fence{{"FENCE#", s.fences}, {"DEKFENCE#", s.keyFences}}
+}
+
+// opensBy returns the KEK whose fence a change opens; "" if none.
+func (f fence) opensBy(c kek.Change) kek.ID {
+	if f.pk == "FENCE#" {
+		return c.Opens
+	}
+	return c.OpensRecords
 }
 
 func (s *Store) writeRotation(r kek.Rotation) {

@@ -12,7 +12,8 @@ import (
 	"strings"
 
 	"github.com/matter-ops/kms-rotation/kek"
-	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/journal"
+	"github.com/matter-ops/kms-rotation/source"
 )
 
 // What a refused row write reports. The data plane seals again under the current
@@ -35,7 +36,7 @@ type Record struct {
 	Context    map[string]string
 	Bind       map[string]string // bound to the payload beside the context
 	Whole      bool              // no payload of ours stands behind the wrapped bytes
-	Kind       rotation.Defect   // a scan reports the row as unaccounted; NoRoom only a scan of whole items does
+	Kind       source.Defect     // a scan reports the row as unaccounted; NoRoom only a scan of whole items does
 	Defect     string            // the words for it, Kind's name by default; without a Kind it is Damaged
 	Other      bool              // it has none of the envelope's attributes
 	Declared   bool              // the definition says that it is something else
@@ -57,18 +58,18 @@ type handle struct {
 type naming struct {
 	kek    kek.ID
 	keyARN string
-	not    rotation.Defect // NoKEK or UnknownForm if it does not
+	not    source.Defect // NoKEK or UnknownForm if it does not
 }
 
 func (r *record) naming() naming {
 	n := naming{kek: r.KEK, keyARN: r.KeyARN}
-	if r.Kind == rotation.NoKEK || r.Kind == rotation.UnknownForm {
+	if r.Kind == source.NoKEK || r.Kind == source.UnknownForm {
 		n.not = r.Kind
 	}
 	return n
 }
 
-// Table is a table of rows: a [rotation.Source], and the data plane's writes with
+// Table is a table of rows: a [source.Driver], and the data plane's writes with
 // the fence.
 type Table struct {
 	w           *World
@@ -79,23 +80,46 @@ type Table struct {
 	notes       []string
 	encryptedBy string
 	emptyPages  bool
+	fence       ownFence // nil: the rows are under the control table's
 }
 
 const pageSize = 100
 
-// Name implements [rotation.Source].
+// The kinds that [World.Open] knows.
+const (
+	KindTable  = "dynamodb"
+	KindCorpus = "corpus" // its rows are known ciphers
+)
+
+// corpus is a table whose rows are known ciphers.
+type corpus struct{ *Table }
+
+// Traits implements [source.Driver].
+func (c corpus) Traits() source.Traits {
+	t := c.Table.Traits()
+	t.KnownPlaintexts = true
+	return t
+}
+
+// Traits implements [source.Driver]. Both kinds are under the control table's fence, as
+// [Table.Insert] is.
+func (t *Table) Traits() source.Traits {
+	return source.Traits{Noun: "table", Fencing: source.ControlTable(), PageItems: pageSize}
+}
+
+// Name implements [source.Driver].
 func (t *Table) Name() string { return t.name }
 
-// Segments implements [rotation.Source].
+// Segments implements [source.Driver].
 func (t *Table) Segments(n int) int { return max(n, 1) }
 
 // Source is the definition that [World.Open] opens the table by, of kind
-// [kek.KindDynamoDB]; a corpus has its Kind replaced.
+// [KindTable]; a corpus has its Kind replaced.
 func (t *Table) Source() kek.Source {
-	return kek.Source{Name: t.name, Kind: kek.KindDynamoDB, Definition: "{}", Place: t.name}
+	return kek.Source{Name: t.name, Kind: KindTable, Definition: "{}", Place: t.name}
 }
 
-// Check implements [rotation.Source].
+// Check implements [source.Driver].
 func (t *Table) Check(ctx context.Context) (notes []string, err error) {
 	err = t.w.call(ctx, "Table.Check", func() error {
 		notes = slices.Clone(t.notes)
@@ -123,7 +147,7 @@ func (t *Table) set(change func()) {
 	change()
 }
 
-// EncryptedBy implements [rotation.Source].
+// EncryptedBy implements [source.Driver].
 func (t *Table) EncryptedBy(ctx context.Context) (arn string, err error) {
 	err = t.w.call(ctx, "Table.EncryptedBy", func() error {
 		arn = t.encryptedBy
@@ -132,23 +156,23 @@ func (t *Table) EncryptedBy(ctx context.Context) (arn string, err error) {
 	return arn, err
 }
 
-// Scan implements [rotation.Source]. The cursor is "after:" and the last id read, or
+// Scan implements [source.Driver]. The cursor is "after:" and the last id read, or
 // "then:" and that id if an empty page came in between.
-func (t *Table) Scan(ctx context.Context, req rotation.ScanRequest) (p rotation.Page, err error) {
+func (t *Table) Scan(ctx context.Context, req source.ScanRequest) (p source.Page, err error) {
 	err = t.w.answer(ctx, "Table.Scan", func() (any, error) {
 		var err error
 		p, err = t.scan(req)
 		return p, err
 	}, t.name, req)
 	if err != nil {
-		return rotation.Page{}, err
+		return source.Page{}, err
 	}
 	return p, nil
 }
 
-func (t *Table) scan(req rotation.ScanRequest) (rotation.Page, error) {
+func (t *Table) scan(req source.ScanRequest) (source.Page, error) {
 	if req.Total < 1 || req.Segment < 0 || req.Segment >= req.Total {
-		return rotation.Page{}, fmt.Errorf("scan %s: segment %d of %d", t.name, req.Segment, req.Total)
+		return source.Page{}, fmt.Errorf("scan %s: segment %d of %d", t.name, req.Segment, req.Total)
 	}
 	limit := req.Limit
 	if limit <= 0 {
@@ -158,17 +182,17 @@ func (t *Table) scan(req rotation.ScanRequest) (rotation.Page, error) {
 	if req.Cursor != "" {
 		what, last, _ := strings.Cut(req.Cursor, ":")
 		if what != "after" && what != "then" || last == "" {
-			return rotation.Page{}, fmt.Errorf("scan %s: cursor %q", t.name, req.Cursor)
+			return source.Page{}, fmt.Errorf("scan %s: cursor %q", t.name, req.Cursor)
 		}
 		if t.emptyPages && what == "after" {
-			return rotation.Page{Next: "then:" + last}, nil
+			return source.Page{Next: "then:" + last}, nil
 		}
 		var found bool
 		if start, found = slices.BinarySearch(t.order, last); found {
 			start++
 		}
 	}
-	var p rotation.Page
+	var p source.Page
 	for _, id := range t.order[start:] {
 		r := t.rows[id]
 		if int(r.hash%uint32(req.Total)) != req.Segment { //nolint:gosec // small
@@ -190,8 +214,8 @@ func (t *Table) scan(req rotation.ScanRequest) (rotation.Page, error) {
 	return p, nil
 }
 
-func (t *Table) row(id string, r *record, payload, whole bool) rotation.Row {
-	row := rotation.Row{
+func (t *Table) row(id string, r *record, payload, whole bool) source.Row {
+	row := source.Row{
 		ID: id, Handle: handle{t, id, r.naming()}, KEK: r.KEK, KeyARN: r.KeyARN, Epoch: r.Epoch, WrappedDEK: bytes.Clone(r.WrappedDEK),
 		PlainSHA: r.PlainSHA, Context: maps.Clone(r.Context), Bound: maps.Clone(r.Context), Whole: r.Whole,
 	}
@@ -202,7 +226,7 @@ func (t *Table) row(id string, r *record, payload, whole bool) rotation.Row {
 	if payload && !r.Whole {
 		row.Ciphertext = bytes.Clone(r.Ciphertext)
 	}
-	if row.Kind = r.kind(); row.Kind == rotation.NoRoom && !whole {
+	if row.Kind = r.kind(); row.Kind == source.NoRoom && !whole {
 		row.Kind = ""
 	}
 	if row.Kind != "" {
@@ -215,15 +239,15 @@ func (t *Table) row(id string, r *record, payload, whole bool) rotation.Row {
 }
 
 // kind is what is wrong with a row; "" if nothing is.
-func (r *record) kind() rotation.Defect {
+func (r *record) kind() source.Defect {
 	if r.Kind == "" && r.Defect != "" {
-		return rotation.Damaged
+		return source.Damaged
 	}
 	return r.Kind
 }
 
 // find returns the record of a row that was read, if it still is what was read.
-func (t *Table) find(what string, old rotation.Row) (*record, error) {
+func (t *Table) find(what string, old source.Row) (*record, error) {
 	h, ok := old.Handle.(handle)
 	if !ok || h.table != t {
 		return nil, fmt.Errorf("%s %s: the row is not of source %s", what, old.ID, t.name)
@@ -235,8 +259,8 @@ func (t *Table) find(what string, old rotation.Row) (*record, error) {
 	return r, nil
 }
 
-// Replace implements [rotation.Source]. A row without room is refused, as AWS does.
-func (t *Table) Replace(ctx context.Context, old rotation.Row, with rotation.Rewrapped) (done bool, err error) {
+// Replace implements [source.Driver]. A row without room is refused, as AWS does.
+func (t *Table) Replace(ctx context.Context, old source.Row, with source.Rewrapped) (done bool, err error) {
 	err = t.w.answer(ctx, "Table.Replace", func() (any, error) {
 		r, err := t.find("replace", old)
 		switch {
@@ -248,8 +272,8 @@ func (t *Table) Replace(ctx context.Context, old rotation.Row, with rotation.Rew
 			return nil, fmt.Errorf("replace %s: a payload cannot be replaced that was not read", old.ID)
 		case r == nil || with.Ciphertext != nil && !bytes.Equal(r.Ciphertext, old.Ciphertext):
 			return false, nil
-		case r.Kind == rotation.NoRoom:
-			return nil, fmt.Errorf("replace %s: %w: item size to update has exceeded the maximum allowed size", old.ID, rotation.ErrRejected)
+		case r.Kind == source.NoRoom:
+			return nil, fmt.Errorf("replace %s: %w: item size to update has exceeded the maximum allowed size", old.ID, journal.ErrRejected)
 		}
 		r.KEK, r.KeyARN, r.Epoch, r.WrappedDEK = with.KEK, "", with.Epoch, bytes.Clone(with.WrappedDEK)
 		if with.Ciphertext != nil {
@@ -262,8 +286,8 @@ func (t *Table) Replace(ctx context.Context, old rotation.Row, with rotation.Rew
 	return done && err == nil, err
 }
 
-// Label implements [rotation.Labeler].
-func (t *Table) Label(ctx context.Context, old rotation.Row, id kek.ID) (done bool, err error) {
+// Label implements [source.Labeler].
+func (t *Table) Label(ctx context.Context, old source.Row, id kek.ID) (done bool, err error) {
 	err = t.w.answer(ctx, "Table.Label", func() (any, error) {
 		r, err := t.find("label", old)
 		switch {
@@ -284,16 +308,16 @@ func (t *Table) Label(ctx context.Context, old rotation.Row, id kek.ID) (done bo
 	return done && err == nil, err
 }
 
-// Rehearse implements [rotation.Source]: a hook says whether writes are allowed.
-func (t *Table) Rehearse(ctx context.Context, old rotation.Row) error {
+// Rehearse implements [source.Driver]: a hook says whether writes are allowed.
+func (t *Table) Rehearse(ctx context.Context, old source.Row) error {
 	return t.w.call(ctx, "Table.Rehearse", func() error {
 		_, err := t.find("rehearse", old)
 		return err
 	}, t.name, old)
 }
 
-// Reread implements [rotation.Source].
-func (t *Table) Reread(ctx context.Context, old rotation.Row, payload bool) (row rotation.Row, ok bool, err error) {
+// Reread implements [source.Driver].
+func (t *Table) Reread(ctx context.Context, old source.Row, payload bool) (row source.Row, ok bool, err error) {
 	err = t.w.call(ctx, "Table.Reread", func() error {
 		h, mine := old.Handle.(handle)
 		if !mine || h.table != t {
@@ -314,7 +338,7 @@ func (t *Table) Reread(ctx context.Context, old rotation.Row, payload bool) (row
 // [ErrFenced] or [ErrExists] if nothing was written.
 func (t *Table) Insert(ctx context.Context, id string, r Record, n int) error {
 	return t.w.call(ctx, "Table.Insert", func() error {
-		if sealed, opened := t.w.store.fences[shard{r.KEK, n}]; sealed || !opened {
+		if !t.fenceOpen(shard{r.KEK, n}) {
 			return fmt.Errorf("insert %s under %s: %w", id, r.KEK, ErrFenced)
 		}
 		if t.rows[id] != nil {

@@ -18,6 +18,9 @@ import (
 
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/journal"
+	"github.com/matter-ops/kms-rotation/rotation/keyring"
+	"github.com/matter-ops/kms-rotation/source"
 )
 
 // Hook is called before every call takes effect, reads included, without any lock
@@ -111,14 +114,20 @@ func (w *World) NewTable(name string) *Table {
 	return t
 }
 
-// Open returns the table of a definition's name, as the driver of its kind does. It is
+// Open returns the table of a definition's name, as the registry of a release does. It is
 // not subject to the hook.
-func (w *World) Open(def kek.Source) (rotation.Source, error) {
+func (w *World) Open(def kek.Source) (source.Driver, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	t, ok := w.tables[def.Name]
 	if !ok {
 		return nil, fmt.Errorf("there is no table %q", def.Name)
+	}
+	switch {
+	case t.fence != nil:
+		return fenced{t}, nil
+	case def.Kind == KindCorpus:
+		return corpus{t}, nil
 	}
 	return t, nil
 }
@@ -162,13 +171,13 @@ func (w *World) answer(ctx context.Context, op string, effect func() (any, error
 }
 
 var (
-	_ rotation.Registry    = (*Store)(nil)
-	_ rotation.Outbox      = (*Store)(nil)
+	_ journal.Registry     = (*Store)(nil)
+	_ journal.Outbox       = (*Store)(nil)
 	_ rotation.Drainage    = (*Store)(nil)
 	_ rotation.Checkpoints = (*Store)(nil)
-	_ rotation.Vault       = (*Vault)(nil)
-	_ rotation.KeyAdmin    = (*KMS)(nil)
-	_ rotation.Wrapper     = (*KMS)(nil)
-	_ rotation.Source      = (*Table)(nil)
-	_ rotation.Labeler     = (*Table)(nil)
+	_ journal.AuditBucket  = (*Vault)(nil)
+	_ keyring.Admin        = (*KMS)(nil)
+	_ keyring.Wrapper      = (*KMS)(nil)
+	_ source.Driver        = (*Table)(nil)
+	_ source.Labeler       = (*Table)(nil)
 )

@@ -24,22 +24,24 @@ var helper string
 // helperImports are what it imports.
 var helperImports = []string{"cmp", "os", "slices", "strconv", "sync/atomic"}
 
-// build is a package's test binary with all of its mutants.
+// build is a test binary with all mutants of a package.
 type build struct {
 	pkg      *pkg
 	mutants  []*Mutant
 	rejected []*Mutant // those that do not compile
+	overlay  string    // list of the files that have them
+	tests    string    // directory of the tests
 	binary   string
 }
 
 // buildMutants compiles the tests of the package in a directory under root, with
-// all mutants. Its files are left in tmp.
+// all of its mutants. Its files are left in tmp.
 func buildMutants(ctx context.Context, root, dir, tmp string) (*build, error) {
 	p, err := load(ctx, root, dir)
 	if err != nil {
 		return nil, err
 	}
-	b := &build{pkg: p, mutants: p.generate(), binary: filepath.Join(tmp, "mutants.test")}
+	b := &build{pkg: p, mutants: p.generate()}
 	texts, dropped, err := p.compilable(len(b.mutants))
 	if err != nil {
 		return nil, err
@@ -50,16 +52,28 @@ func buildMutants(ctx context.Context, root, dir, tmp string) (*build, error) {
 		}
 		return dropped[m.site]
 	})
-	list, err := writeOverlay(texts, tmp)
+	if b.overlay, err = writeOverlay(texts, tmp); err != nil {
+		return nil, err
+	}
+	return b.withTests(ctx, root, dir)
+}
+
+// withTests compiles the tests of the package in a directory under root, which may be
+// another one, with the same mutants.
+func (b *build) withTests(ctx context.Context, root, dir string) (*build, error) {
+	other := *b
+	other.tests = filepath.Join(root, dir)
+	tmp, err := os.MkdirTemp(filepath.Dir(b.overlay), "tests-")
 	if err != nil {
 		return nil, err
 	}
-	cmd := exec.CommandContext(ctx, "go", "test", "-c", "-overlay", list, "-o", b.binary, "./"+dir) //nolint:gosec // a package of this module
+	other.binary = filepath.Join(tmp, "mutants.test")
+	cmd := exec.CommandContext(ctx, "go", "test", "-c", "-overlay", b.overlay, "-o", other.binary, "./"+dir) //nolint:gosec // a package of this module
 	cmd.Dir = root
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("the tests of ./%s do not build with their mutants: %w\n%s", dir, err, out)
 	}
-	return b, nil
+	return &other, nil
 }
 
 const maxRounds = 10 // of type checks; one fault can hide another

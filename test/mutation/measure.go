@@ -108,29 +108,60 @@ func measurePackage(ctx context.Context, o Options, dir string, workers []*serve
 	if o.Only != nil {
 		mutants = slices.DeleteFunc(mutants, func(m *Mutant) bool { return !o.Only(*m) })
 	}
-	t, err := baseline(ctx, b, workers[0], o.Slowest)
-	if err != nil {
-		return Result{}, err
-	}
-	if len(t.slow) > 0 {
-		o.Log("%s: without %d tests that take longer than %s: %s", dir, len(t.slow), o.Slowest, strings.Join(t.slow, ", "))
-	}
-	fates, err := t.tryAll(ctx, mutants, workers, o.Seed, deadline)
+	fates, trials, err := tryWithTests(ctx, o, dir, b, mutants, workers, deadline)
 	if err != nil {
 		return Result{}, err
 	}
 	r := Result{Package: dir, Mutants: len(b.mutants), Rejected: len(b.rejected)}
 	err = r.count(mutants, fates, equivalent)
 	o.Log("%s", r)
-	for _, s := range workers {
-		if err := t.pass(ctx, s); err != nil {
-			for _, m := range r.Survivors {
-				o.Log("%s", m)
+	for _, t := range trials {
+		for _, s := range workers {
+			if err := t.pass(ctx, s); err != nil {
+				for _, m := range r.Survivors {
+					o.Log("%s", m)
+				}
+				return Result{}, fmt.Errorf("after the mutants, which it may have killed: %w", err)
 			}
-			return Result{}, fmt.Errorf("after the mutants, which it may have killed: %w", err)
 		}
 	}
 	return r, err
+}
+
+// tryWithTests tries the mutants of the package in dir with the tests of one directory after
+// another; those that one has killed are not tried again.
+func tryWithTests(ctx context.Context, o Options, dir string, b *build, mutants []*Mutant, workers []*servers, deadline time.Time,
+) (fates map[*Mutant]Fate, trials []*trial, err error) {
+	fates = map[*Mutant]Fate{}
+	for i, tests := range TestsOf(dir) {
+		if i > 0 {
+			if b, err = b.withTests(ctx, o.Root, tests); err != nil {
+				return nil, nil, err
+			}
+		}
+		t, err := baseline(ctx, b, workers[0], o.Slowest)
+		if err != nil {
+			return nil, nil, err
+		}
+		trials = append(trials, t)
+		if len(t.slow) > 0 {
+			o.Log("%s: without %d tests of %s that take longer than %s: %s", dir, len(t.slow), tests, o.Slowest, strings.Join(t.slow, ", "))
+		}
+		open := slices.DeleteFunc(slices.Clone(mutants), func(m *Mutant) bool { return fates[m] >= Killed })
+		tried, err := t.tryAll(ctx, open, workers, o.Seed, deadline)
+		if err != nil {
+			return nil, nil, err
+		}
+		for _, m := range open {
+			switch {
+			case i == 0, tried[m] == NotRun, tried[m] >= Killed:
+				fates[m] = tried[m]
+			case fates[m] != NotRun: // else there is no verdict: not every test had its turn
+				fates[m] = max(fates[m], tried[m])
+			}
+		}
+	}
+	return fates, trials, nil
 }
 
 // count sorts the mutants by their fates. An equivalent that is killed is none.

@@ -31,9 +31,19 @@ import (
 // the packages without servers first, which leave the rest of their time to others.
 func Packages() []string {
 	return []string{
-		"kek", "audit", "envelope/aead", "internal/rekor", "internal/worm", "internal/awskms",
-		"internal/corpus", "internal/attr", "internal/controltable", "internal/rowschema", "envelope", "internal/ddb", "rotation",
+		"kek", "audit", "envelope/aead", "internal/rekor", "internal/auditbucket", "internal/awskms",
+		"source", "source/s3", "internal/attr", "internal/controltable", "internal/rowschema", "envelope", "internal/ddb", "source/dynamodb",
+		"rotation/journal", "rotation/keyring", "rotation/gates", "rotation/anchor", "rotation/doctor", "rotation",
 	}
+}
+
+// TestsOf are the directories whose tests try the mutants of a package: its own, and for a
+// room of package rotation the steps that use it.
+func TestsOf(dir string) []string {
+	if parent := path.Dir(dir); parent == "rotation" {
+		return []string{dir, parent}
+	}
+	return []string{dir}
 }
 
 // Mutant is one small change of a source file.

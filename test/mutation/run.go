@@ -112,7 +112,7 @@ func (t *trial) pass(ctx context.Context, s *servers) error {
 // list returns the names of the tests, fuzz targets and examples.
 func (t *trial) list(ctx context.Context) ([]string, error) {
 	cmd := exec.CommandContext(ctx, t.binary, "-test.list", "^(Test|Fuzz|Example)") //nolint:gosec // it was built here
-	cmd.Dir = t.pkg.dir
+	cmd.Dir = t.build.tests
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		return nil, fmt.Errorf("list the tests of %s: %w\n%s", t.pkg.path, err, out)
@@ -172,7 +172,7 @@ func (t *trial) run(ctx context.Context, s *servers, e execution) (out string, v
 	defer cancel()
 	args := []string{"-test.run", e.pattern, "-test.failfast", "-test.timeout", e.timeout.String()}
 	cmd := exec.CommandContext(context.WithoutCancel(ctx), t.binary, args...) //nolint:gosec // it was built here
-	cmd.Dir = t.pkg.dir
+	cmd.Dir = t.build.tests
 	cmd.Env = append(os.Environ(), env...)
 	cmd.Env = append(cmd.Env, "MATTER_MUTATION=", "MATTER_MUTATION_ACTIVE="+strconv.Itoa(e.active), "MATTER_MUTATION_REACH="+e.reach)
 	var b bytes.Buffer

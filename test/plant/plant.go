@@ -36,7 +36,7 @@ func (b Bug) Files(root string) (map[string]string, error) {
 			out[file] = string(text)
 		}
 		if n := strings.Count(out[file], old); n != 1 {
-			return nil, fmt.Errorf("plant %q: %q is in %s %d times, not once: mend the bug", b.Name, old, file, n)
+			return nil, fmt.Errorf("plant %q: %q is in %s %d times, not once: correct the bug", b.Name, old, file, n)
 		}
 		out[file] = strings.Replace(out[file], old, with, 1)
 	}

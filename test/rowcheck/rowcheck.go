@@ -20,7 +20,8 @@ import (
 	"sync"
 
 	"github.com/matter-ops/kms-rotation/kek"
-	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/keyring"
+	"github.com/matter-ops/kms-rotation/source"
 )
 
 // Finding is a promise that the rows break.
@@ -37,7 +38,7 @@ type Unwrapper interface {
 // methods may be called at once; its maps may be read only while no method runs.
 type Checker struct {
 	KMS    Unwrapper
-	Cipher rotation.Cipher
+	Cipher keyring.Cipher
 
 	mu      sync.Mutex
 	Opened  map[string][]byte // row → what it was opened from
@@ -47,7 +48,7 @@ type Checker struct {
 }
 
 // New returns a checker that has seen nothing.
-func New(kms Unwrapper, cipher rotation.Cipher) *Checker {
+func New(kms Unwrapper, cipher keyring.Cipher) *Checker {
 	return &Checker{
 		KMS: kms, Cipher: cipher,
 		Opened: map[string][]byte{}, Payload: map[string]string{}, DEK: map[string]string{}, First: map[string]kek.ID{},
@@ -70,12 +71,12 @@ func (c *Checker) Forget() {
 }
 
 // opening is what a row is opened from.
-func opening(row rotation.Row) []byte {
+func opening(row source.Row) []byte {
 	return slices.Concat([]byte(row.KEK), row.WrappedDEK, row.Ciphertext)
 }
 
 // Seen reports whether a row is as it was when it was last opened.
-func (c *Checker) Seen(row rotation.Row) bool {
+func (c *Checker) Seen(row source.Row) bool {
 	c.mu.Lock()
 	was := c.Opened[row.ID]
 	c.mu.Unlock()
@@ -85,7 +86,7 @@ func (c *Checker) Seen(row rotation.Row) bool {
 }
 
 // Open unwraps the row's data key through KMS and opens its payload.
-func (c *Checker) Open(ctx context.Context, row rotation.Row) (payload []byte, err error) {
+func (c *Checker) Open(ctx context.Context, row source.Row) (payload []byte, err error) {
 	c.mu.Lock()
 	c.Opened[row.ID] = opening(row)
 	delete(c.DEK, row.ID)
@@ -115,7 +116,7 @@ func (c *Checker) Open(ctx context.Context, row rotation.Row) (payload []byte, e
 
 // Row holds one row to the payloads that were written last, by row. A row that is as it
 // was when it was last opened is not opened again; that it did not open is said once.
-func (c *Checker) Row(ctx context.Context, row rotation.Row, want map[string]string) *Finding {
+func (c *Checker) Row(ctx context.Context, row source.Row, want map[string]string) *Finding {
 	written, ok := want[row.ID]
 	if !ok {
 		return &Finding{"NoRowComesBack", fmt.Sprintf("row %s came back, or out of nothing", row.ID)}

@@ -7,7 +7,8 @@ import (
 
 	"github.com/matter-ops/kms-rotation/envelope/aead"
 	"github.com/matter-ops/kms-rotation/kek"
-	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/keyring"
+	"github.com/matter-ops/kms-rotation/source"
 	"github.com/matter-ops/kms-rotation/test/memstore"
 	"github.com/matter-ops/kms-rotation/test/rowcheck"
 )
@@ -16,14 +17,14 @@ import (
 func TestEachHarmIsNamed(t *testing.T) {
 	kms := memstore.New("rowcheck", time.Now).KMS()
 	create := func() kek.ID {
-		k, err := kms.Create(t.Context(), "", 0, "", rotation.Key{})
+		k, err := kms.Create(t.Context(), "", 0, "", keyring.Key{})
 		if err != nil {
 			t.Fatal(err)
 		}
 		return k.ID
 	}
 	encctx := map[string]string{"table": "t"}
-	seal := func(under kek.ID, payload string) rotation.Row {
+	seal := func(under kek.ID, payload string) source.Row {
 		dek, wrapped, err := kms.GenerateDataKey(t.Context(), under, encctx)
 		if err != nil {
 			t.Fatal(err)
@@ -32,9 +33,9 @@ func TestEachHarmIsNamed(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		return rotation.Row{ID: "r", KEK: under, WrappedDEK: wrapped, Ciphertext: sealed, Context: encctx, Bound: encctx}
+		return source.Row{ID: "r", KEK: under, WrappedDEK: wrapped, Ciphertext: sealed, Context: encctx, Bound: encctx}
 	}
-	rewrap := func(row rotation.Row, to kek.ID) rotation.Row {
+	rewrap := func(row source.Row, to kek.ID) source.Row {
 		wrapped, err := kms.ReEncrypt(t.Context(), row.KEK, to, row.WrappedDEK, encctx)
 		if err != nil {
 			t.Fatal(err)
@@ -45,30 +46,30 @@ func TestEachHarmIsNamed(t *testing.T) {
 	left, current := create(), create()
 	for _, c := range []struct {
 		name    string
-		then    func(row rotation.Row) []rotation.Row
+		then    func(row source.Row) []source.Row
 		promise string
 	}{
-		{"sealed afresh", func(rotation.Row) []rotation.Row { return []rotation.Row{seal(current, "mine")} }, ""},
-		{"gone", func(rotation.Row) []rotation.Row { return nil }, "NoLostWrite"},
-		{"another payload", func(rotation.Row) []rotation.Row { return []rotation.Row{seal(current, "other")} }, "NoLostWrite"},
-		{"garbage for a data key", func(row rotation.Row) []rotation.Row {
+		{"sealed afresh", func(source.Row) []source.Row { return []source.Row{seal(current, "mine")} }, ""},
+		{"gone", func(source.Row) []source.Row { return nil }, "NoLostWrite"},
+		{"another payload", func(source.Row) []source.Row { return []source.Row{seal(current, "other")} }, "NoLostWrite"},
+		{"garbage for a data key", func(row source.Row) []source.Row {
 			row.WrappedDEK = []byte("garbage")
-			return []rotation.Row{row}
+			return []source.Row{row}
 		}, "RowIntegrity"},
-		{"a payload of another key", func(row rotation.Row) []rotation.Row {
+		{"a payload of another key", func(row source.Row) []source.Row {
 			row.Ciphertext = seal(current, "mine").Ciphertext
-			return []rotation.Row{row}
+			return []source.Row{row}
 		}, "RowIntegrity"},
-		{"a defect", func(row rotation.Row) []rotation.Row {
+		{"a defect", func(row source.Row) []source.Row {
 			row.Defect, row.WrappedDEK = "attribute edek is missing", nil
-			return []rotation.Row{row}
+			return []source.Row{row}
 		}, "RowIntegrity"},
-		{"one more", func(rotation.Row) []rotation.Row {
+		{"one more", func(source.Row) []source.Row {
 			more := seal(current, "mine")
 			more.ID = "s"
-			return []rotation.Row{seal(current, "mine"), more}
+			return []source.Row{seal(current, "mine"), more}
 		}, "NoRowComesBack"},
-		{"the exposed data key", func(row rotation.Row) []rotation.Row { return []rotation.Row{rewrap(row, current)} }, "ExposedDeksGone"},
+		{"the exposed data key", func(row source.Row) []source.Row { return []source.Row{rewrap(row, current)} }, "ExposedDeksGone"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			check := rowcheck.New(kms, aead.Cipher{})
@@ -103,7 +104,7 @@ func TestEachHarmIsNamed(t *testing.T) {
 // lost, though nothing of the row has changed.
 func TestAcknowledgedAndNotStored(t *testing.T) {
 	kms := memstore.New("rowcheck", time.Now).KMS()
-	k, err := kms.Create(t.Context(), "", 0, "", rotation.Key{})
+	k, err := kms.Create(t.Context(), "", 0, "", keyring.Key{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -115,7 +116,7 @@ func TestAcknowledgedAndNotStored(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	row := rotation.Row{ID: "r", KEK: k.ID, WrappedDEK: wrapped, Ciphertext: sealed}
+	row := source.Row{ID: "r", KEK: k.ID, WrappedDEK: wrapped, Ciphertext: sealed}
 	check := rowcheck.New(kms, aead.Cipher{})
 	if f := check.Row(t.Context(), row, map[string]string{"r": "old"}); f != nil {
 		t.Fatal(f)

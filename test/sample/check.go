@@ -11,10 +11,11 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/matter-ops/kms-rotation/envelope/aead"
-	"github.com/matter-ops/kms-rotation/internal/corpus"
-	"github.com/matter-ops/kms-rotation/internal/ddb"
 	"github.com/matter-ops/kms-rotation/kek"
-	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/keyring"
+	"github.com/matter-ops/kms-rotation/source"
+	dynamosource "github.com/matter-ops/kms-rotation/source/dynamodb"
+	s3source "github.com/matter-ops/kms-rotation/source/s3"
 	"github.com/matter-ops/kms-rotation/test/load"
 	"github.com/matter-ops/kms-rotation/test/rowcheck"
 )
@@ -23,7 +24,7 @@ import (
 type Report struct {
 	ByKEK  map[kek.ID]int // rows by the KEK they name
 	Guests map[kek.ID]int // rows of a load (package load), likewise; whether they are right only the load knows
-	Sample rotation.Row   // one of the rows
+	Sample source.Row     // one of the rows
 	Opened int            // rows that opened to their original bytes
 	Wrong  []string       // every row that did not, and why
 }
@@ -50,7 +51,7 @@ func (s *Set) check(ctx context.Context, c *rowcheck.Checker, want map[string]st
 	out := Report{ByKEK: map[kek.ID]int{}, Guests: map[kek.ID]int{}}
 	read := map[string]bool{}
 	var mu sync.Mutex
-	err := s.each(ctx, func(row rotation.Row) error {
+	err := s.each(ctx, func(row source.Row) error {
 		var found *rowcheck.Finding
 		guest := strings.Contains(row.ID, "="+load.Prefix)
 		if !guest {
@@ -97,17 +98,17 @@ func (s *Set) expected(rows int) map[string]string {
 		out[fmt.Sprintf("symbols/block=%s,number=%d", c.block, c.code)] = string(c.plain)
 	}
 	for _, c := range pick(letters, corpusEntries) {
-		out[corpus.Name+"/"+corpusPrefix+knownName(c)] = string(c.plain)
+		out[s3source.Name+"/"+corpusPrefix+knownName(c)] = string(c.plain)
 	}
 	return out
 }
 
 // each reads every row of every source, several at once. A row's id begins with its
 // source.
-func (s *Set) each(ctx context.Context, visit func(rotation.Row) error) error {
-	var all []rotation.Source
+func (s *Set) each(ctx context.Context, visit func(source.Row) error) error {
+	var all []source.Driver
 	for _, cfg := range s.Sources() {
-		src, err := ddb.NewTableSource(s.Dynamo, cfg)
+		src, err := dynamosource.New(s.Dynamo, cfg)
 		if err != nil {
 			return err
 		}
@@ -121,10 +122,10 @@ func (s *Set) each(ctx context.Context, visit func(rotation.Row) error) error {
 	return nil
 }
 
-func eachOf(ctx context.Context, src rotation.Source, visit func(rotation.Row) error) error {
+func eachOf(ctx context.Context, src source.Driver, visit func(source.Row) error) error {
 	cursor := ""
 	for {
-		page, err := src.Scan(ctx, rotation.ScanRequest{Total: 1, Cursor: cursor, Payload: true})
+		page, err := src.Scan(ctx, source.ScanRequest{Total: 1, Cursor: cursor, Payload: true})
 		if err != nil {
 			return fmt.Errorf("read %s: %w", src.Name(), err)
 		}
@@ -145,7 +146,7 @@ func eachOf(ctx context.Context, src rotation.Source, visit func(rotation.Row) e
 
 // asking is KMS, asked once for what several rows share.
 type asking struct {
-	kms rotation.Wrapper
+	kms keyring.Wrapper
 
 	mu    sync.Mutex
 	known map[string][]byte

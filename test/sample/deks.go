@@ -9,7 +9,7 @@ import (
 
 	"github.com/matter-ops/kms-rotation/envelope/aead"
 	"github.com/matter-ops/kms-rotation/kek"
-	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/keyring"
 )
 
 // rowsPerDEK is how many rows of one encryption context share a DEK: as a client's
@@ -18,7 +18,7 @@ const rowsPerDEK = 64
 
 // deks makes DEKs per encryption context, while a set is seeded.
 type deks struct {
-	kms rotation.Wrapper
+	kms keyring.Wrapper
 	kek kek.ID
 
 	mu   sync.Mutex

@@ -7,7 +7,7 @@ import (
 	"strings"
 
 	"github.com/matter-ops/kms-rotation/kek"
-	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/source"
 	"github.com/matter-ops/kms-rotation/test/load"
 	"github.com/matter-ops/kms-rotation/test/rowcheck"
 )
@@ -33,7 +33,7 @@ func (s *Set) Read(ctx context.Context) (*Ledger, error) {
 		}
 		close(done)
 	}()
-	err := s.each(ctx, func(row rotation.Row) error {
+	err := s.each(ctx, func(row source.Row) error {
 		payload, err := l.rows.Open(ctx, row)
 		if err != nil {
 			return fmt.Errorf("%s under KEK %s: %w", row.ID, row.KEK, err)

@@ -4,20 +4,19 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"math"
 	"path/filepath"
 	"strings"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/kms"
 	kmstypes "github.com/aws/aws-sdk-go-v2/service/kms/types"
-	"golang.org/x/time/rate"
 
 	"github.com/matter-ops/kms-rotation/audit"
 	"github.com/matter-ops/kms-rotation/internal/app"
 	"github.com/matter-ops/kms-rotation/internal/awskms"
+	"github.com/matter-ops/kms-rotation/internal/operate"
 	"github.com/matter-ops/kms-rotation/kek"
-	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/anchor"
 	"github.com/matter-ops/kms-rotation/test/localaws"
 	"github.com/matter-ops/kms-rotation/test/localaws/backend"
 	"github.com/matter-ops/kms-rotation/test/localaws/rekorlocal"
@@ -35,7 +34,7 @@ type Options struct {
 type Local struct {
 	*localaws.Stack
 	Set        *Set
-	Deployment *app.Deployment
+	Deployment *operate.Deployment
 	Rows       int // as asked for
 	Seeded     int // rows there are, corpus included
 	Log        *rekorlocal.Log
@@ -88,7 +87,7 @@ func Up(ctx context.Context, o Options) (*Local, error) {
 // newLocalSet is the data set of a local stack, which no quota holds back.
 func newLocalSet(s *localaws.Stack) *Set {
 	cfg := s.AWSConfig()
-	wrapper := awskms.NewWrapper(kms.NewFromConfig(cfg), rate.NewLimiter(rate.Inf, math.MaxInt))
+	wrapper := awskms.NewWrapper(kms.NewFromConfig(cfg), nil)
 	return New(s.Name, backend.Account, cfg, wrapper)
 }
 
@@ -121,7 +120,7 @@ func (l *Local) populate(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if l.Deployment, err = app.Operate(c, l.AWSConfig(), "local"); err != nil {
+	if l.Deployment, err = operate.Wire(c, l.AWSConfig(), "local"); err != nil {
 		return err
 	}
 	first, err := kms.NewFromConfig(l.AWSConfig()).CreateKey(ctx, &kms.CreateKeyInput{
@@ -143,7 +142,7 @@ func (l *Local) populate(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if _, err := l.Deployment.Steps.Anchor(ctx, rotation.AnchorInput{}); err != nil { // as the schedule would within the hour
+	if _, err := l.Deployment.Steps.Anchor.AnchorChain(ctx, anchor.Input{}); err != nil { // as the schedule would within the hour
 		return err
 	}
 	l.Seeded, err = l.Set.Seed(ctx, p, l.Rows)

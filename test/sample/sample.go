@@ -17,10 +17,10 @@ import (
 	s3types "github.com/aws/aws-sdk-go-v2/service/s3/types"
 	"golang.org/x/sync/errgroup"
 
-	"github.com/matter-ops/kms-rotation/internal/corpus"
-	"github.com/matter-ops/kms-rotation/internal/ddb"
 	"github.com/matter-ops/kms-rotation/kek"
-	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/keyring"
+	dynamosource "github.com/matter-ops/kms-rotation/source/dynamodb"
+	s3source "github.com/matter-ops/kms-rotation/source/s3"
 )
 
 const (
@@ -35,11 +35,11 @@ type Set struct {
 	Bucket string // of the corpus
 	Dynamo *dynamodb.Client
 	S3     *s3.Client
-	KMS    rotation.Wrapper
+	KMS    keyring.Wrapper
 }
 
 // New returns the data set of a stack. Its tables and bucket carry its name.
-func New(stack, account string, cfg aws.Config, kms rotation.Wrapper) *Set {
+func New(stack, account string, cfg aws.Config, kms keyring.Wrapper) *Set {
 	return &Set{
 		Stack: stack, Bucket: fmt.Sprintf("%s-corpus-%s", stack, account),
 		Dynamo: dynamodb.NewFromConfig(cfg), S3: s3.NewFromConfig(cfg), KMS: kms,
@@ -49,8 +49,8 @@ func New(stack, account string, cfg aws.Config, kms rotation.Wrapper) *Set {
 // Sources describes the two tables, as MATTER_SOURCES. In the first the row's key is
 // part of the encryption context, so every row has a DEK of its own; in the second the
 // context is constant and the key is bound beside it, so rows share DEKs.
-func (s *Set) Sources() []ddb.SourceConfig {
-	return []ddb.SourceConfig{
+func (s *Set) Sources() []dynamosource.Config {
+	return []dynamosource.Config{
 		{
 			Name: "characters", Table: s.Stack + "-characters", KEKID: "kek_id", WrappedDEK: "wrapped_dek", Ciphertext: "ciphertext",
 			Epoch: "kek_epoch", Version: "version", Context: map[string]string{"table": "characters", "codepoint": "$codepoint"},
@@ -127,7 +127,7 @@ func (s *Set) chosen(rows int) (letters, symbols []character) {
 	return pick(letters, rows/2), pick(symbols, rows-rows/2)
 }
 
-func (s *Set) seedTable(ctx context.Context, src ddb.SourceConfig, p kek.Pointer, all []character, cache *deks) error {
+func (s *Set) seedTable(ctx context.Context, src dynamosource.Config, p kek.Pointer, all []character, cache *deks) error {
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(sealsInFlight)
 	for _, c := range all {
@@ -162,7 +162,7 @@ func (s *Set) seedTable(ctx context.Context, src ddb.SourceConfig, p kek.Pointer
 }
 
 // key is the primary key of a character's row in a source.
-func key(src ddb.SourceConfig, c character) map[string]types.AttributeValue {
+func key(src dynamosource.Config, c character) map[string]types.AttributeValue {
 	if src.Name == "characters" {
 		return map[string]types.AttributeValue{"codepoint": &types.AttributeValueMemberS{Value: c.id()}}
 	}
@@ -182,11 +182,11 @@ func (s *Set) seedKnown(ctx context.Context, p kek.Pointer, c character, cache *
 		return err
 	}
 	sum := sha256.Sum256(c.plain)
-	err = s.corpus().Put(ctx, knownName(c), corpus.Entry{
-		V: corpus.Version, KEK: p.KEKID, Epoch: p.Epoch, Version: 1, WrappedDEK: wrapped, Ciphertext: sealed,
+	err = s.corpus().Put(ctx, knownName(c), s3source.Entry{
+		V: s3source.Version, KEK: p.KEKID, Epoch: p.Epoch, Version: 1, WrappedDEK: wrapped, Ciphertext: sealed,
 		Context: encctx, PlaintextSHA256: hex.EncodeToString(sum[:]),
 	})
-	if errors.Is(err, corpus.ErrExists) { // seeded again
+	if errors.Is(err, s3source.ErrExists) { // seeded again
 		return nil
 	}
 	return err
@@ -195,7 +195,7 @@ func (s *Set) seedKnown(ctx context.Context, p kek.Pointer, c character, cache *
 // knownName is the name of a known cipher in the corpus.
 func knownName(c character) string { return fmt.Sprintf("%04X.json", c.code) }
 
-func (s *Set) corpus() *corpus.Source { return corpus.New(s.S3, s.Bucket, corpusPrefix) }
+func (s *Set) corpus() *s3source.Corpus { return s3source.New(s.S3, s.Bucket, corpusPrefix) }
 
 // CorruptCorpus flips a bit of one known cipher, as bit rot or a bad restore would,
 // and returns what undoes it.
@@ -210,7 +210,7 @@ func (s *Set) CorruptCorpus(ctx context.Context) (restore func(context.Context) 
 	if err = errors.Join(err, out.Body.Close()); err != nil {
 		return nil, fmt.Errorf("read %s: %w", name, err)
 	}
-	entry, err := corpus.Decode(good)
+	entry, err := s3source.Decode(good)
 	if err != nil {
 		return nil, err
 	}

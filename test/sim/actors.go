@@ -84,7 +84,7 @@ func (a *actors) seal(id, plain string, under kek.ID, epoch int64) (memstore.Rec
 	if err != nil {
 		return memstore.Record{}, err
 	}
-	ct, err := a.run.steps.Cipher.Seal(dek, []byte(plain), c)
+	ct, err := a.run.steps.Keys.Cipher.Seal(dek, []byte(plain), c)
 	a.run.must(err)
 	sum := sha256.Sum256([]byte(plain))
 	return memstore.Record{

@@ -11,6 +11,9 @@ import (
 	"github.com/matter-ops/kms-rotation/audit"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/anchor"
+	"github.com/matter-ops/kms-rotation/rotation/doctor"
+	"github.com/matter-ops/kms-rotation/rotation/journal"
 	"github.com/matter-ops/kms-rotation/test/memstore"
 )
 
@@ -46,7 +49,7 @@ func (r *run) putObject(where int) {
 		key = at.RecordKey(waiting[0].Record.Seq)
 	}
 	vault := r.world.Vault()
-	if _, err := vault.Get(ctx, key); !errors.Is(err, rotation.ErrNoRecord) {
+	if _, err := vault.Get(ctx, key); !errors.Is(err, journal.ErrNoRecord) {
 		return
 	}
 	vault.Tamper(key, []byte(foreignObject))
@@ -87,7 +90,7 @@ func (c *checker) forget(head audit.Head) {
 // forgive looks for KEKs that KMS has disabled and that the rebuilt registry calls usable:
 // the control table has lost their retirement, and the bucket never had it. Doctor names
 // them; no row is under one, for every row opens.
-func (c *checker) forgive(d rotation.Diagnosis) {
+func (c *checker) forgive(d doctor.Diagnosis) {
 	c.r.mine = true
 	keks, err := c.r.store.KEKs(ctx)
 	c.r.must(err)
@@ -102,7 +105,7 @@ func (c *checker) forgive(d rotation.Diagnosis) {
 			continue
 		}
 		c.forgiven[k.ID] = true
-		if !slices.ContainsFunc(d.Notes, func(n string) bool { return strings.Contains(n, string(k.ID)) }) {
+		if !slices.ContainsFunc(d.Notes, func(n doctor.Note) bool { return strings.Contains(n.Text, string(k.ID)) }) {
 			c.r.violated("DisabledNamed", "%s is %s, its KMS key is disabled, and doctor does not say so: %q", k.ID, k.State, d.Notes)
 		}
 	}
@@ -180,7 +183,7 @@ func (r *run) rebuilt() bool {
 			r.violated("SetBackRefused", "the control table was set back, and a normal rotation comes to %s", m.state)
 		}
 	}
-	var d rotation.Diagnosis
+	var d doctor.Diagnosis
 	do := func(name string, f func(context.Context, *rotation.Steps) error) (err error) {
 		for range 8 {
 			if err = r.command(name, f); err == nil || r.failed != nil {
@@ -189,14 +192,20 @@ func (r *run) rebuilt() bool {
 		}
 		return err
 	}
-	look := func(c context.Context, s *rotation.Steps) (err error) { d, err = s.Doctor(c); return err }
+	look := func(c context.Context, s *rotation.Steps) (err error) {
+		d, err = r.doctor(s).ExamineTable(c)
+		return err
+	}
 	if err := do("doctor", look); err != nil || r.evident && d.SetBack == "" {
 		r.violated("SetBackNamed", "doctor does not say that the control table was set back: %v, %+v", err, d.Findings)
 	}
 	for _, f := range d.Findings {
 		r.tell("doctor: %s: %s; %s", f.Item, f.Fault, f.Repair)
 	}
-	if err := do("doctor --repair", func(c context.Context, s *rotation.Steps) (err error) { d, err = s.RepairControl(c); return err }); err != nil {
+	if err := do("doctor --repair", func(c context.Context, s *rotation.Steps) (err error) {
+		d, err = r.doctor(s).RepairTable(c)
+		return err
+	}); err != nil {
 		r.violated("Rebuilt", "the control table cannot be rebuilt: %v", err)
 	}
 	inOrder := func(c context.Context, s *rotation.Steps) error {
@@ -220,6 +229,13 @@ func (r *run) rebuilt() bool {
 	return true
 }
 
+// doctor examines and repairs the control table of a run, as the steps write it.
+func (r *run) doctor(s *rotation.Steps) *doctor.Doctor {
+	return &doctor.Doctor{
+		Journal: s.Journal, Items: r.items, Keys: s.Keys.Admin, Anchor: s.Anchor, FenceShards: s.Config.FenceShards, DeleteHold: s.Config.DeleteHold,
+	}
+}
+
 // verified: PlantedNamed, SetBackNamed, ChainVerifies. Whoever verifies the whole chain reads
 // what was in its way and what the control table has forgotten, and nothing else is wrong.
 func (r *run) verified() {
@@ -233,12 +249,13 @@ func (r *run) verified() {
 	at, head, err := r.store.Head(ctx)
 	r.must(err)
 	if r.anchors != nil {
-		s.Anchoring = r.anchors()
-		if _, err = s.Anchor(ctx, rotation.AnchorInput{}); err == nil {
-			report, err = s.VerifyAudit(ctx, rotation.AuditOptions{})
+		s.Anchor = r.anchors()
+		s.Anchor.Journal = s.Journal
+		if _, err = s.Anchor.AnchorChain(ctx, anchor.Input{}); err == nil {
+			report, err = s.Anchor.VerifyAudit(ctx, anchor.AuditOptions{})
 		}
 	} else {
-		report, err = audit.Verify(ctx, r.world.Vault(), audit.Policy{Chain: chain, Head: &head, Generations: at.Generations, Now: s.Now()})
+		report, err = audit.Verify(ctx, r.world.Vault(), audit.Policy{Chain: chain, Head: &head, Generations: at.Generations, Now: s.Journal.Now()})
 	}
 	if err != nil {
 		r.violated("ChainVerifies", "%v", err)

@@ -7,6 +7,7 @@ import (
 	"github.com/matter-ops/kms-rotation/audit"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/source"
 	"github.com/matter-ops/kms-rotation/test/memstore"
 	"github.com/matter-ops/kms-rotation/test/rowcheck"
 )
@@ -45,7 +46,7 @@ type checker struct {
 func newChecker(r *run) *checker {
 	return &checker{
 		r: r, states: map[kek.ID]kek.State{}, head: audit.Genesis(chain), seq: 1, recorded: map[string]bool{},
-		seen:   rowcheck.New(r.kms, r.steps.Cipher),
+		seen:   rowcheck.New(r.kms, r.steps.Keys.Cipher),
 		leases: map[rotation.Lease]bool{}, listed: map[*invocation][]rotation.Lease{}, applied: map[*invocation]int64{},
 		givenUp: map[string]bool{}, unlabelled: map[string]bool{}, uncounted: map[string]bool{},
 	}
@@ -62,7 +63,7 @@ func (c *checker) observe(op string, result any, err error, args ...any) {
 				c.r.violated("EveryEffectRecorded", "%s took effect and the chain's head is %d, not %d", args[0].(kek.Change).Event, seq, c.seq)
 			}
 		}
-	case "Store.Record", "Store.Begin":
+	case "Store.Record", "Store.Begin", "Store.RemoveSpent":
 		if err == nil {
 			c.seq++
 		}
@@ -305,8 +306,8 @@ func (c *checker) table() {
 }
 
 // storedRow is a row as it is checked, whatever a scan would say of it.
-func storedRow(id string, rec memstore.Record) rotation.Row {
-	return rotation.Row{ID: id, KEK: rec.KEK, WrappedDEK: rec.WrappedDEK, Ciphertext: rec.Ciphertext, Context: rec.Context, Bound: rec.Context}
+func storedRow(id string, rec memstore.Record) source.Row {
+	return source.Row{ID: id, KEK: rec.KEK, WrappedDEK: rec.WrappedDEK, Ciphertext: rec.Ciphertext, Context: rec.Context, Bound: rec.Context}
 }
 
 // found notes what the rows have shown, if anything.

@@ -7,6 +7,7 @@ import (
 
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/journal"
 	"github.com/matter-ops/kms-rotation/test/memstore"
 )
 
@@ -138,13 +139,13 @@ func (c *copies) open() {
 	for range 2 {
 		dek, err := r.kms.Decrypt(ctx, rec.KEK, rec.WrappedDEK, rec.Context)
 		if err == nil {
-			_, err = r.steps.Cipher.Open(dek, rec.Ciphertext, rec.Context)
+			_, err = r.steps.Keys.Cipher.Open(dek, rec.Ciphertext, rec.Context)
 			if err != nil {
 				r.violated("ReadersServed", "row %s: %v", aRow, err)
 			}
 			return
 		}
-		if !errors.Is(err, rotation.ErrKeyDisabled) {
+		if !errors.Is(err, journal.ErrKeyDisabled) {
 			r.violated("ReadersServed", "row %s: %v", aRow, err)
 			return
 		}

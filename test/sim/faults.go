@@ -7,6 +7,7 @@ import (
 
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/journal"
 )
 
 // hook decides about every call.
@@ -89,7 +90,7 @@ func (r *run) fault(f Fault, op string, inv *invocation) (apply bool, err error)
 		r.throttled, r.throttles = op, 2
 		return false, errThrottled
 	case Deny:
-		return false, rotation.ErrDenied
+		return false, journal.ErrDenied
 	case Conflict:
 		if op == "Store.Apply" || op == "Store.SaveCheckpoint" {
 			return false, kek.ErrConflict
@@ -121,6 +122,8 @@ func (r *run) circumstance(f Fault) {
 		r.pass(time.Duration(f.Arg) * time.Minute)
 	case Skew:
 		r.skew, r.skewed = time.Duration(f.Arg)*time.Minute, true
+	case Hold:
+		r.held = r.now.Add(time.Duration(f.Arg) * time.Minute)
 	case ShortPage:
 		r.empty = true
 	case LagNew:

@@ -14,6 +14,7 @@ import (
 	"github.com/matter-ops/kms-rotation/audit"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/keyring"
 	"github.com/matter-ops/kms-rotation/test/memstore"
 )
 
@@ -32,7 +33,7 @@ type ending struct {
 	Rotations []kek.Rotation
 	Leases    []rotation.Lease
 	Fences    []map[int]string
-	Keys      []rotation.Key
+	Keys      []keyring.Key
 	Rows      map[string]memstore.Record
 	Want      map[string]string
 	Opened    map[string]int

@@ -42,7 +42,7 @@ func (r *run) json(m *machine, state, function string, payload []byte) (out []by
 }
 
 func decoded[In, Out any](ctx context.Context, payload []byte, step func(context.Context, In) (Out, error)) ([]byte, error) {
-	in, err := lambdastep.Decode[In](payload)
+	in, err := lambdastep.DecodePayload[In](payload)
 	if err != nil {
 		return nil, err
 	}

@@ -10,6 +10,7 @@ import (
 	"github.com/matter-ops/kms-rotation/flow"
 	"github.com/matter-ops/kms-rotation/internal/lambdastep"
 	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/journal"
 	"github.com/matter-ops/kms-rotation/test/memstore"
 )
 
@@ -25,9 +26,10 @@ type machine struct {
 	attempt   int
 	halts     int
 	mode      string
-	failure   rotation.Kind
-	segments  []rotation.Segment // of the plan
-	segment   int                // of them, that RewrapSegment works on
+	failure   journal.Kind
+	rewrap    []rotation.Segment // that the map Rewrap begins with
+	segments  []rotation.Segment // of the map that runs
+	segment   int                // of them, that is worked on
 	trail     []string
 }
 
@@ -56,7 +58,7 @@ func (m *machine) over() bool {
 
 // shipped is the state as the state machine has it.
 func shipped(name string) flow.State {
-	s, ok := flow.Find(name)
+	s, ok := flow.FindState(name)
 	if !ok {
 		panic("the state machine has no state " + name)
 	}
@@ -73,12 +75,12 @@ func (d deadlined) Deadline() (time.Time, bool) { return d.at, true }
 
 // answer is what the state machine looks at.
 type answer struct {
-	done      bool
-	rewrapped bool // a segment
-	attempt   int
-	mode      string
-	id        string
-	segments  []rotation.Segment
+	done    bool
+	paused  bool // by people
+	left    []rotation.Segment
+	attempt int
+	mode    string
+	id      string
 }
 
 // step makes one invocation and goes to the next state.
@@ -102,7 +104,7 @@ func (m *machine) step() {
 // other calls.
 func function(name string) string {
 	name, _, _ = strings.Cut(name, " (duplicate)")
-	if s, ok := flow.Find(name); ok {
+	if s, ok := flow.FindState(name); ok {
 		return s.Folder()
 	}
 	return "person"
@@ -128,7 +130,7 @@ func (r *run) invoke(owner *machine, name string, f func(context.Context) (answe
 		r.tell("%s fails: %v", name, err)
 	} else if r.failed == nil {
 		r.check.look()
-		r.check.stored(inv, before == r.inner && owner != nil && (a.done || owner.concludes()))
+		r.check.stored(inv, before == r.inner && owner != nil && owner.concludes(a.done))
 	}
 	return a, err, inv.orphan
 }
@@ -139,15 +141,14 @@ func (m *machine) call(ctx context.Context, state string) (answer, error) {
 	switch state {
 	case "Preflight":
 		p, err := s.Preflight(ctx, rotation.PreflightInput{ExecutionARN: "arn:" + m.execution, ExecutionName: m.execution, Input: m.in})
-		return answer{attempt: p.Current.Attempt, mode: p.Mode, id: p.RotationID, segments: p.Segments}, err
+		return answer{attempt: p.Current.Attempt, mode: p.Mode, id: p.RotationID, left: p.Rewrap.Left}, err
 	case "Abandon":
 		return m.retire(ctx, rotation.RetireInput{RotationID: m.execution, Action: rotation.ActionAbandon, ExecutionARN: "arn:" + m.execution, Error: string(m.failure)})
 	case "Mint":
 		_, err := s.Mint(ctx, in)
 		return answer{}, err
 	case "Census":
-		o, err := s.Verify(ctx, rotation.VerifyInput{RotationID: m.id, Census: true})
-		return answer{done: o.Done}, err
+		return swept(s.Verify(ctx, rotation.VerifyInput{RotationID: m.id, Census: true}))
 	case "Rehearse":
 		_, err := s.Rewrap(ctx, rotation.RewrapInput{RotationID: m.id, Rehearse: true})
 		return answer{}, err
@@ -165,45 +166,82 @@ func (m *machine) call(ctx context.Context, state string) (answer, error) {
 		d, err := s.Drain(ctx, in)
 		return answer{done: d.Done}, err
 	case "RewrapSegment":
-		o, err := s.Rewrap(ctx, rotation.RewrapInput{RotationID: m.id, Source: m.segments[m.segment].Source, Segment: m.segments[m.segment].Segment})
-		return answer{rewrapped: o.Done}, err
+		return swept(s.Rewrap(ctx, rotation.RewrapInput{RotationID: m.id, Source: m.at().Source, Segment: m.at().Segment}))
+	case "CensusSegment":
+		return swept(s.Verify(ctx, rotation.VerifyInput{RotationID: m.id, Census: true, Source: m.at().Source, Segment: m.at().Segment}))
+	case "ConfirmSegment":
+		return m.retire(ctx, rotation.RetireInput{RotationID: m.id, Source: m.at().Source, Segment: m.at().Segment})
+	case "VerifySegment":
+		return swept(s.Verify(ctx, rotation.VerifyInput{RotationID: m.id, Source: m.at().Source, Segment: m.at().Segment}))
 	case "RewrapComplete":
-		_, err := s.Rewrap(ctx, rotation.RewrapInput{RotationID: m.id, Complete: true})
-		return answer{}, err
+		return swept(s.Rewrap(ctx, rotation.RewrapInput{RotationID: m.id, Complete: true}))
 	case "Retire":
 		return m.retire(ctx, rotation.RetireInput{RotationID: m.id})
 	case "Verify":
-		o, err := s.Verify(ctx, rotation.VerifyInput{RotationID: m.id})
-		return answer{done: o.Done}, err
+		return swept(s.Verify(ctx, rotation.VerifyInput{RotationID: m.id}))
 	}
 	return answer{}, errors.New("no state " + state)
 }
 
+// at is the segment that the map works on.
+func (m *machine) at() rotation.Segment { return m.segments[m.segment] }
+
+func swept(o rotation.SweepOutput, err error) (answer, error) {
+	return answer{done: o.Done, paused: o.Paused, left: o.Left}, err
+}
+
+// mapAround returns the map whose child executions begin with a state.
+func mapAround(state string) (flow.State, bool) {
+	for _, s := range flow.Rotation {
+		if s.Type == flow.Map && s.Each[0].Name == state {
+			return s, true
+		}
+	}
+	return flow.State{}, false
+}
+
+// enterMap goes to the map over segments that are left, whose child executions begin with a
+// state.
+func (m *machine) enterMap(state string, left []rotation.Segment) {
+	m.state = state
+	m.segments = left
+	m.segment = 0
+	m.leaveMap()
+}
+
+// leaveMap continues at the task that concludes if the map has no more segments.
+func (m *machine) leaveMap() {
+	if around, ok := mapAround(m.state); ok && m.segment == len(m.segments) {
+		m.state = around.Next
+	}
+}
+
 func (m *machine) retire(ctx context.Context, in rotation.RetireInput) (answer, error) {
 	o, err := m.r.steps.Retire(ctx, in)
-	return answer{done: o.Done, attempt: o.Attempt}, err
+	return answer{done: o.Done, paused: o.Paused, left: o.Left, attempt: o.Attempt}, err
 }
 
 // concludes reports whether a state's success means that its effect is made. What is
-// polled says so itself, and a segment's rewrap writes no record.
-func (m *machine) concludes() bool {
+// polled says so itself by done, and work on a segment writes no record.
+func (m *machine) concludes(done bool) bool {
 	switch m.state {
-	case "Census", "Drain", "RewrapSegment", "Retire", "Verify":
-		return false
+	case "Census", "Drain", "RewrapComplete", "Retire", "Verify":
+		return done
 	}
-	return true
+	_, segment := mapAround(m.state)
+	return !segment
 }
 
 // advance is Next, and the Choice states.
 func (m *machine) advance(a answer) {
 	switch m.state {
 	case "Preflight":
-		m.attempt, m.mode, m.id, m.segments, m.state = a.attempt, a.mode, a.id, a.segments, "Census"
+		m.attempt, m.mode, m.id, m.rewrap, m.state = a.attempt, a.mode, a.id, a.left, "Census"
 	case "Abandon":
 		m.state = refused
 	case "Census":
-		if a.done {
-			m.state = "Mint"
+		if m.state = "Mint"; !a.done {
+			m.enterMap("CensusSegment", a.left)
 		}
 	case "Mint":
 		m.state = "Rehearse"
@@ -219,26 +257,29 @@ func (m *machine) advance(a answer) {
 		m.state = "Drain"
 	case "Drain":
 		if a.done {
-			m.state, m.segment = "RewrapSegment", 0
+			m.enterMap("RewrapSegment", m.rewrap)
 			return
 		}
 		m.r.pass(30 * time.Second)
-	case "RewrapSegment":
-		if a.rewrapped {
-			m.segment++
-		}
-		if m.segment == len(m.segments) {
-			m.state = "RewrapComplete"
-		}
-	case "RewrapComplete":
-		m.state = "Retire"
-	case "Retire":
+	case "RewrapSegment", "CensusSegment", "ConfirmSegment", "VerifySegment":
 		if a.done {
-			m.state = "Verify"
+			m.segment++
+		} else if a.paused {
+			m.r.pass(shipped(m.state + "Wait").Pause)
+		}
+		m.leaveMap()
+	case "RewrapComplete":
+		m.rewrap = a.left
+		if m.state = "Retire"; !a.done {
+			m.enterMap("RewrapSegment", m.rewrap)
+		}
+	case "Retire":
+		if m.state = "Verify"; !a.done {
+			m.enterMap("ConfirmSegment", a.left)
 		}
 	case "Verify":
-		if a.done {
-			m.state = completed
+		if m.state = completed; !a.done {
+			m.enterMap("VerifySegment", a.left)
 		}
 	}
 }
@@ -248,18 +289,19 @@ func (m *machine) result(err error) {
 	if m.over() { // ended while the call was under way
 		return
 	}
-	kind := lambdastep.Kind(err)
-	again := kind == rotation.Transient || errors.Is(err, errCrashed)
+	kind := lambdastep.ErrorKind(err)
+	again := kind == journal.Transient || errors.Is(err, errCrashed)
 	state := shipped(m.state)
 	if again && m.tries < state.Retry.Attempts {
 		m.r.pass(min(time.Second<<min(m.tries, 10), state.Retry.Most))
 		m.tries++
 		return
 	}
-	m.tries, m.failure = 0, kind
-	if m.state == "RewrapSegment" {
-		state = shipped("Rewrap") // which catches what fails for an item
+	if around, ok := mapAround(m.state); ok { // a child execution fails its map, which does not say why
+		m.tries, m.state = 0, around.Next
+		return
 	}
+	m.tries, m.failure = 0, kind
 	clause, ok := state.CatchOf(kind)
 	if !ok {
 		panic(fmt.Sprintf("state %s does not catch %s", state.Name, kind))

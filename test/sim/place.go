@@ -7,6 +7,11 @@ import (
 	"github.com/matter-ops/kms-rotation/audit"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/anchor"
+	"github.com/matter-ops/kms-rotation/rotation/doctor"
+	"github.com/matter-ops/kms-rotation/rotation/journal"
+	"github.com/matter-ops/kms-rotation/rotation/keyring"
+	"github.com/matter-ops/kms-rotation/source"
 	"github.com/matter-ops/kms-rotation/test/memstore"
 )
 
@@ -18,24 +23,25 @@ type place struct {
 	store    store
 	table    rows // the source that there always is
 	late     rows // a table that is a source when a person makes it one
-	vault    rotation.Vault
+	vault    journal.AuditBucket
 	keys     keyService
 	start    string                // the cursor of a page before the first row
 	resolves func(kek.ID) bool     // as [memstore.World.Resolves]
 	sleep    func(d time.Duration) // lets time go by
-	items    rotation.ControlItems // the control table, item by item; nil: doctor does not run here
+	items    doctor.Items          // the control table, item by item; nil: doctor does not run here
 	recover  func(back int)        // sets the control table back by so many transactions; nil: there are no backups here
-	anchors  func() *rotation.Anchoring
+	anchors  func() *anchor.Anchor
 	watch    func() // from now on the schedule decides about every call, and the checker sees every effect
 }
 
 // store is the control table, for the steps and for the checker.
 type store interface {
-	rotation.Registry
-	rotation.Outbox
+	journal.Registry
+	journal.Outbox
 	rotation.Drainage
 	rotation.Checkpoints
-	rotation.Recorder
+	rotation.Archive
+	journal.Recorder
 	KEKs(ctx context.Context) ([]kek.KEK, error)
 	Rotations(ctx context.Context) ([]kek.Rotation, error)
 	AuditEntries(ctx context.Context, fromSeq int64) ([]audit.Entry, error)
@@ -45,8 +51,8 @@ type store interface {
 // rows are the table of rows, for the steps, the checker, and who writes without
 // sealing.
 type rows interface {
-	rotation.Source
-	rotation.Labeler
+	source.Driver
+	source.Labeler
 	Delete(ctx context.Context, id string) error
 	Plant(id string, r memstore.Record)
 	Each(f func(id string, r memstore.Record))
@@ -54,8 +60,8 @@ type rows interface {
 
 // keyService is KMS.
 type keyService interface {
-	rotation.KeyAdmin
-	rotation.Wrapper
+	keyring.Admin
+	keyring.Wrapper
 }
 
 // apps are the applications: two that write, and a reader.

@@ -28,22 +28,22 @@ var mutants = []plant.Bug{
 		"r.Version++", "",
 	}},
 	{Name: "disable before the registry", File: "rotation/retire.go", With: []string{
-		"v, err = s.transitionAll(ctx, \"retire\", id, func", "if err := s.Keys.Disable(ctx, r.OldKEK); err != nil {\n\t\treturn RetireOutput{}, unavailable(\"KMS DisableKey\", err)\n\t}\n\tv, err = s.transitionAll(ctx, \"retire\", id, func",
+		"v, err = s.Journal.TransitionAll(ctx, \"retire\", id, func", "if err := s.Keys.Admin.Disable(ctx, r.OldKEK); err != nil {\n\t\treturn RetireOutput{}, journal.WrapUnavailable(\"KMS DisableKey\", err)\n\t}\n\tv, err = s.Journal.TransitionAll(ctx, \"retire\", id, func",
 	}},
 	{Name: "retire without the second scan", File: "rotation/retire.go", With: []string{
-		"confirmed, err = s.confirm(ctx, v, r)", "confirmed = SweepOutput{Done: true, read: s.Now()}",
+		"confirmed, err = s.confirmRows(ctx, v, r)", "confirmed = SweepOutput{Done: true, read: s.Journal.Now()}",
 	}},
 	{Name: "retire before its turn", File: "rotation/retire.go", With: []string{
 		"if !r.Phase.Reached(kek.Rewrapped) {", "if false {",
 		"err = s.checkAge(confirmed.read)", "err = nil",
 		"kek/view.go", "",
-		"r, err := v.stepAt(Rewrapped, KEKRetired, rev)", "from := Rewrapped\n\tif v.Rotation != nil && v.Rotation.Phase == Drained {\n\t\tfrom = Drained\n\t}\n\tr, err := v.stepAt(from, KEKRetired, rev)",
+		"r, err := v.stepPhaseAt(Rewrapped, KEKRetired, rev)", "from := Rewrapped\n\tif v.Rotation != nil && v.Rotation.Phase == Drained {\n\t\tfrom = Drained\n\t}\n\tr, err := v.stepPhaseAt(from, KEKRetired, rev)",
 	}},
 	{Name: "drain trusts the clock", File: "rotation/drain.go", With: []string{
 		"if gone, err = s.Drainage.Revoke(ctx, l); err != nil {", "if gone = true; err != nil {",
 	}},
 	{Name: "mint without the arbiter", File: "rotation/mint.go", With: []string{
-		"if owner, err = s.Keys.Claim(ctx, r.ID, r.Attempt, made.ID); err != nil {", "if owner = made.ID; err != nil {",
+		"if owner, err = s.Keys.Admin.Claim(ctx, r.ID, r.Attempt, made.ID); err != nil {", "if owner = made.ID; err != nil {",
 	}},
 	{Name: "sweep of keys during a mint", File: "rotation/mint.go", With: []string{
 		"if r.NewKEK == \"\" && !r.Phase.Final() {", "if false {",
@@ -56,11 +56,11 @@ var mutants = []plant.Bug{
 		"if err := s.append(ev); err != nil { // the one thing that can still fail\n\t\t\treturn s.head.Seq, fmt.Errorf(\"apply %s: %w\", c.Event, err)\n\t\t}", "",
 		"return s.head.Seq, nil\n\t}, c, ev)\n}", "return s.head.Seq, nil\n\t}, c, ev)\n\tif err != nil {\n\t\treturn err\n\t}\n\treturn s.Record(ctx, ev)\n}",
 	}},
-	{Name: "a step returns before its record is in the bucket", File: "rotation/steps.go", With: []string{
-		"return v, s.publish(ctx)\n\t\t}\n\t\tif err != nil {", "return v, nil\n\t\t}\n\t\tif err != nil {",
+	{Name: "a step returns before its record is in the bucket", File: "rotation/journal/journal.go", With: []string{
+		"return j.Publish(ctx)\n\t\t}\n\t\tif err != nil {", "return nil\n\t\t}\n\t\tif err != nil {",
 	}},
-	{Name: "records are marked published before they are put", File: "rotation/steps.go", With: []string{
-		"for _, e := range entries {\n", "if len(entries) > 0 {\n\t\t_ = s.Outbox.MarkPublished(ctx, entries[len(entries)-1].Record.Seq)\n\t}\n\tfor _, e := range entries {\n",
+	{Name: "records are marked published before they are put", File: "rotation/journal/journal.go", With: []string{
+		"for _, e := range entries {\n", "if len(entries) > 0 {\n\t\t_ = j.Outbox.MarkPublished(ctx, entries[len(entries)-1].Record.Seq)\n\t}\n\tfor _, e := range entries {\n",
 	}},
 	{Name: "PreSwitchFailure after the switch", File: "kek/view.go", With: []string{
 		"case !r.Phase.PreSwitch():", "case r.Phase.Final():",
@@ -69,8 +69,8 @@ var mutants = []plant.Bug{
 	{Name: "an emergency rolls back", File: "kek/view.go", With: []string{
 		"if r.Mode == Emergency {\n\t\treturn Change{}, &IllegalTransition{What: \"emergency", "if false {\n\t\treturn Change{}, &IllegalTransition{What: \"emergency",
 	}},
-	{Name: "the fence is skipped on insert", File: "test/memstore/table.go", With: []string{
-		"sealed || !opened {", "(sealed || !opened) && false {",
+	{Name: "the fence is skipped on insert", File: "test/memstore/fence.go", With: []string{
+		"return opened && !sealed", "return opened && !sealed || true",
 	}},
 	{Name: "an update ignores the row's epoch", File: "test/memstore/table.go", With: []string{
 		"was.Version != read || was.Epoch > r.Epoch {", "was.Version != read {",
@@ -93,49 +93,49 @@ var mutants = []plant.Bug{
 	{Name: "an emergency only rewraps", File: "rotation/rewrap.go", With: []string{
 		"if r.Mode != kek.Emergency || row.Whole {", "if true {",
 	}},
-	{Name: "an object in a record's place counts as the record", File: "rotation/steps.go", With: []string{
+	{Name: "an object in a record's place counts as the record", File: "rotation/journal/journal.go", With: []string{
 		"return &met{e.Record.Seq, taken}, nil", "continue",
 	}},
 	{Name: "a table that was set back is not refused", File: "rotation/preflight.go", With: []string{
-		"if err != nil && r.Mode == kek.Emergency && !givesUp(c) {", "if err != nil {",
+		"if err != nil && r.Mode == kek.Emergency && !journal.GivesUpKEK(c) {", "if err != nil {",
 	}},
-	{Name: "doctor overlooks the bucket's later records", File: "rotation/doctor_chain.go", With: []string{
+	{Name: "doctor overlooks the bucket's later records", File: "rotation/doctor/chain.go", With: []string{
 		"if len(records) > 0 {\n\t\t\tc.branches", "if len(records) > 1000 {\n\t\t\tc.branches",
 	}},
-	{Name: "doctor leaves fences of left KEKs open", File: "rotation/doctor_exam.go", With: []string{
-		"case f.Open == (k.State == kek.Active), k.State == kek.Draining:", "case f.Open, f.Open == (k.State == kek.Active):",
+	{Name: "doctor leaves fences of left KEKs open", File: "rotation/doctor/exam.go", With: []string{
+		"case f.Open == opens, k.State == kek.Draining && (!f.Open || records || !k.RecordsOnly):", "case f.Open, f.Open == opens:",
 	}},
 	{Name: "unconditional writes of the registry", File: "internal/ddb/apply.go", With: []string{
-		"func (s *Store) put(what string, i item, c condition) action {\n", "func (s *Store) put(what string, i item, c condition) action {\n\tc = condition{expr: \"attribute_exists(#pk) OR attribute_not_exists(#pk)\"}\n",
+		"func (s *Store) putItem(what string, i item, c condition) action {\n", "func (s *Store) putItem(what string, i item, c condition) action {\n\tc = condition{expr: \"attribute_exists(#pk) OR attribute_not_exists(#pk)\"}\n",
 	}},
 	{Name: "the pointer is written by itself", File: "internal/ddb/apply.go", With: []string{
-		"\tactions, err := s.changes(c)\n", "\tif c.Pointer != nil {\n\t\tin := &dynamodb.PutItemInput{TableName: &s.table, Item: controltable.EncodePointer(c.Pointer.After)}\n\t\tif _, err := s.client.PutItem(ctx, in); err != nil {\n\t\t\treturn err\n\t\t}\n\t\tc.Pointer.Before = &c.Pointer.After\n\t}\n\tactions, err := s.changes(c)\n",
+		"\tactions, err := s.buildActions(c)\n", "\tif c.Pointer != nil {\n\t\tin := &dynamodb.PutItemInput{TableName: &s.table, Item: controltable.EncodePointer(c.Pointer.After)}\n\t\tif _, err := s.client.PutItem(ctx, in); err != nil {\n\t\t\treturn err\n\t\t}\n\t\tc.Pointer.Before = &c.Pointer.After\n\t}\n\tactions, err := s.buildActions(c)\n",
 	}},
 	{Name: "outbox outside of the transaction", File: "internal/ddb/apply.go", With: []string{
-		"\tif err := s.commit(ctx, actions, ev, nil); err != nil {", "\tif _, err := s.transact(ctx, actions); err != nil {\n\t\treturn fmt.Errorf(\"apply %s: %w\", c.Event, err)\n\t}\n\tif err := s.commit(ctx, nil, ev, nil); err != nil {",
+		"\tif err := s.commitWithRecord(ctx, actions, ev, nil); err != nil {", "\tif _, err := s.sendTransaction(ctx, actions); err != nil {\n\t\treturn fmt.Errorf(\"apply %s: %w\", c.Event, err)\n\t}\n\tif err := s.commitWithRecord(ctx, nil, ev, nil); err != nil {",
 	}},
 	{Name: "the lock is taken over", File: "internal/ddb/apply.go", With: []string{
 		"\"attribute_not_exists(#pk) OR \" + ours.expr", "\"attribute_not_exists(#pk) OR attribute_exists(#pk) OR \" + ours.expr",
 		"kek/view.go", "",
 		"if v.Lock != \"\" && v.Lock != r.ID {", "if false {",
 	}},
-	{Name: "rewrap upserts (DynamoDB)", File: "internal/ddb/source.go", With: []string{
+	{Name: "rewrap upserts (DynamoDB)", File: "source/dynamodb/source.go", With: []string{
 		"c.cond, c.values[\":oldkek\"] = \"#held = :oldheld AND #kek = :oldkek\", h.kek", "c.cond, c.values[\":oldkek\"] = \"attribute_not_exists(#kek) OR #held = :oldheld AND #kek = :oldkek\", h.kek",
 	}},
-	{Name: "rewrap overwrites a row that has changed (DynamoDB)", File: "internal/ddb/source.go", With: []string{
+	{Name: "rewrap overwrites a row that has changed (DynamoDB)", File: "source/dynamodb/source.go", With: []string{
 		"c.cond, c.values[\":oldkek\"] = \"#held = :oldheld AND #kek = :oldkek\", h.kek", "c.cond, c.values[\":oldkek\"] = \"attribute_exists(#kek) OR #held = :oldheld AND #kek = :oldkek\", h.kek",
 	}},
-	{Name: "rewrap leaves the row's epoch and version (DynamoDB)", File: "internal/ddb/source.go", With: []string{
+	{Name: "rewrap leaves the row's epoch and version (DynamoDB)", File: "source/dynamodb/source.go", With: []string{
 		"c.update = \"SET #kek = :kek, #held = :held, #epoch = :epoch\"", "c.update = \"SET #kek = :kek, #held = :held, #epoch = if_not_exists(#epoch, :epoch)\"",
 	}},
-	{Name: "rewrap looks, then writes", File: "internal/ddb/source.go", With: []string{
+	{Name: "rewrap looks, then writes", File: "source/dynamodb/source.go", With: []string{
 		"c, err := t.replaceRow(\"replace\", old, with)\n", "c, err := t.replaceRow(\"replace\", old, with)\n\tif err == nil {\n\t\tout, err := t.client.GetItem(ctx, &dynamodb.GetItemInput{TableName: &t.cfg.Table, Key: c.key, ConsistentRead: aws.Bool(true)})\n\t\tif err != nil {\n\t\t\treturn false, err\n\t\t}\n\t\tr := attr.Reader{Item: out.Item}\n\t\tif r.Str(t.cfg.KEKID) != string(old.KEK) || string(r.Bytes(t.cfg.WrappedDEK)) != string(old.WrappedDEK) {\n\t\t\treturn false, nil\n\t\t}\n\t\tc.cond = \"attribute_exists(#kek) OR \" + c.cond\n\t}\n",
 	}},
-	{Name: "an emergency's rewrap overwrites another payload", File: "internal/ddb/source.go", With: []string{
+	{Name: "an emergency's rewrap overwrites another payload", File: "source/dynamodb/source.go", With: []string{
 		"c.cond+\" AND #payload = :oldpayload\"", "c.cond+\" AND (#payload = :oldpayload OR attribute_exists(#payload))\"",
 	}},
 	{Name: "a seal leaves the fence open", File: "internal/ddb/drainage.go", With: []string{
-		"EncodeFence(id, shard, controltable.Sealed)", "EncodeFence(id, shard, controltable.Open)",
+		"EncodeFence(pk, id, shard, controltable.Sealed)", "EncodeFence(pk, id, shard, controltable.Open)",
 		"internal/ddb/apply.go", "",
 		"if c.Sealed != \"\" {", "if c.Sealed != \"\" && i < 0 {",
 	}},
@@ -150,33 +150,32 @@ var mutants = []plant.Bug{
 		"for _, i := range items {\n\t\tl, err := decodeLease(i)", "for _, i := range items[:max(len(items), 1)-1] {\n\t\tl, err := decodeLease(i)",
 	}},
 	{Name: "the fence is skipped on insert (envelope)", File: "envelope/table.go", With: []string{
-		"append(writes[:len(writes):len(writes)], check)", "writes",
-		"check := types.TransactWriteItem", "_ = types.TransactWriteItem",
+		"return append(writes[:len(writes):len(writes)], t.fenceCheck(h, shard))", "return writes",
 	}},
 	{Name: "an update ignores the row's epoch and ciphertext (envelope)", File: "envelope/table.go", With: []string{
-		"cond := fmt.Sprintf(\"%s = %s AND \", payload, e.value(old.item[t.cfg.Ciphertext]))", "cond := fmt.Sprintf(\"attribute_exists(%s) AND \", payload)",
-		"cond += fmt.Sprintf(\"%s <= %s\", epoch, e.value(set[t.cfg.Epoch]))", "cond += fmt.Sprintf(\"attribute_exists(%s)\", epoch)",
+		"cond := fmt.Sprintf(\"%s = %s AND \", payload, e.addValue(old.item[t.cfg.Ciphertext]))", "cond := fmt.Sprintf(\"attribute_exists(%s) AND \", payload)",
+		"cond += fmt.Sprintf(\"%s <= %s\", epoch, e.addValue(set[t.cfg.Epoch]))", "cond += fmt.Sprintf(\"attribute_exists(%s)\", epoch)",
 	}},
 	{Name: "an update ignores the row's ciphertext (envelope)", File: "envelope/table.go", With: []string{
-		"cond := fmt.Sprintf(\"%s = %s AND \", payload, e.value(old.item[t.cfg.Ciphertext]))", "cond := fmt.Sprintf(\"attribute_exists(%s) AND \", payload)",
+		"cond := fmt.Sprintf(\"%s = %s AND \", payload, e.addValue(old.item[t.cfg.Ciphertext]))", "cond := fmt.Sprintf(\"attribute_exists(%s) AND \", payload)",
 	}},
 	{Name: "a refused writer gives up", File: "envelope/write.go", With: []string{
-		"!v.again && !v.fenced && !disabled", "!v.again",
+		"!v.retry && !v.fenced && !disabled", "!v.retry",
 	}},
 	{Name: "a reader does not read again", File: "envelope/open.go", With: []string{
 		"if !errors.Is(err, errSuspect) && !errors.Is(err, ErrKeyUnusable) {", "if plain != nil || err != nil {",
 	}},
-	{Name: "a data key outlives its KEK", File: "envelope/keeper.go", With: []string{
-		"\th.renewed = c.elapsed()\n", "\tif was := c.current.Load(); was != nil {\n\t\th.sealing = was.sealing\n\t}\n\th.renewed = c.elapsed()\n",
-		"old.sealing.drop(true)", "_ = old.sealing",
+	{Name: "a data key outlives its KEK", File: "envelope/lease.go", With: []string{
+		"\th.renewed = c.elapsedTime()\n", "\tif was := c.current.Load(); was != nil {\n\t\th.sealing = was.sealing\n\t}\n\th.renewed = c.elapsedTime()\n",
+		"old.sealing.dropAll(true)", "_ = old.sealing",
 	}},
-	{Name: "a lease is given back that is referred to", File: "envelope/keeper.go", With: []string{
+	{Name: "a lease is given back that is referred to", File: "envelope/lease.go", With: []string{
 		"if superseded && l.Refs == 0 {", "if superseded {",
 	}},
-	{Name: "leases are not renewed", File: "envelope/keeper.go", With: []string{
+	{Name: "leases are not renewed", File: "envelope/lease.go", With: []string{
 		"if l.Refs == h.written && now-h.renewed < c.cfg.LeaseTTL/3 {", "if now > 0 {",
 	}},
-	{Name: "a thawed process trusts a read that it slept over", File: "envelope/keeper.go", With: []string{
+	{Name: "a thawed process trusts a read that it slept over", File: "envelope/lease.go", With: []string{
 		"err != nil && now-at < 2*c.cfg.PointerAge {", "err != nil && now >= at {",
 	}},
 	{Name: "drain before the switch", File: "rotation/drain.go", With: []string{
@@ -184,7 +183,7 @@ var mutants = []plant.Bug{
 		"case v.Rotation == nil || v.Rotation.Phase != kek.Switched || v.Pointer == nil || v.Pointer.KEKID == r.OldKEK:", "case v.Rotation == nil:",
 	}},
 	{Name: "retire does not look at unaccounted rows", File: "rotation/retire.go", With: []string{
-		"if err := poison(out, r.ID); err != nil || !out.Done {", "if !out.Done {",
+		"if err := quarantineError(out, r.ID); err != nil {", "if err := error(nil); err != nil {",
 	}},
 	{Name: "a source that is added after the switch does not join", File: "kek/registry.go", With: []string{
 		"join(&after)", "_ = join",
@@ -213,7 +212,7 @@ var mutants = []plant.Bug{
 	{Name: "adopt labels a row that has changed", File: "test/memstore/table.go", With: []string{
 		"r, err := t.find(\"label\", old)", "r, err := t.rows[old.Handle.(handle).id], error(nil)",
 	}},
-	{Name: "adopt labels a row that has changed (DynamoDB)", File: "internal/ddb/source.go", With: []string{
+	{Name: "adopt labels a row that has changed (DynamoDB)", File: "source/dynamodb/source.go", With: []string{
 		"c.update = \"SET #kek = :kek\"\n", "c.update = \"SET #kek = :kek\"\n\tc.cond = \"attribute_exists(#held) OR \" + c.cond\n",
 	}},
 }

@@ -10,18 +10,29 @@ import (
 
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/journal"
+	"github.com/matter-ops/kms-rotation/rotation/keyring"
+	"github.com/matter-ops/kms-rotation/source"
 )
 
-// source scans one row a page: rows of one page are worked on at once, and a
+// scheduledSource scans one row a page: rows of one page are worked on at once, and a
 // schedule must not depend on goroutines.
-type source struct {
+type scheduledSource struct {
 	rows
-	r *run
+	r     *run
+	known bool // its rows are known ciphers
 }
 
-// Scan implements [rotation.Source]. A short page is what a filter or the size
+// Traits implements [source.Driver].
+func (s *scheduledSource) Traits() source.Traits {
+	t := s.rows.Traits()
+	t.KnownPlaintexts = s.known
+	return t
+}
+
+// Scan implements [source.Driver]. A short page is what a filter or the size
 // limit of a page makes of one: no row, and a cursor.
-func (s *source) Scan(ctx context.Context, req rotation.ScanRequest) (rotation.Page, error) {
+func (s *scheduledSource) Scan(ctx context.Context, req source.ScanRequest) (source.Page, error) {
 	req.Limit = 1
 	p, err := s.rows.Scan(ctx, req)
 	for i := range p.Rows {
@@ -34,7 +45,7 @@ func (s *source) Scan(ctx context.Context, req rotation.ScanRequest) (rotation.P
 		if req.Cursor == "" {
 			req.Cursor = s.r.start
 		}
-		return rotation.Page{Next: req.Cursor}, nil
+		return source.Page{Next: req.Cursor}, nil
 	}
 	return p, err
 }
@@ -64,39 +75,39 @@ func (r *run) told(at time.Time) bool {
 // knows that a key is disabled, which others do not know yet.
 func (k *keys) young(id kek.ID) error {
 	if at, ok := k.r.made[id]; ok && k.r.lagNew && k.r.now.Sub(at) < lag && !k.r.told(at) {
-		return fmt.Errorf("key %s is not known here yet: %w", id, rotation.ErrDenied)
+		return fmt.Errorf("key %s is not known here yet: %w", id, journal.ErrDenied)
 	}
 	return nil
 }
 
 func (k *keys) dead(id kek.ID) error {
 	if until, ok := k.r.dying[id]; ok && k.r.told(until.Add(-lag)) {
-		return fmt.Errorf("key %s: %w", id, rotation.ErrKeyDisabled)
+		return fmt.Errorf("key %s: %w", id, journal.ErrKeyDisabled)
 	}
 	return k.young(id)
 }
 
-// Create implements [rotation.KeyAdmin]. It notes when the key was made, also if the
+// Create implements [keyring.Admin]. It notes when the key was made, also if the
 // answer is lost.
-func (k *keys) Create(ctx context.Context, rotationID string, attempt int, label string, old rotation.Key) (rotation.Key, error) {
+func (k *keys) Create(ctx context.Context, rotationID string, attempt int, label string, old keyring.Key) (keyring.Key, error) {
 	key, err := k.keyService.Create(ctx, rotationID, attempt, label, old)
 	k.r.age(rotationID)
 	return key, err
 }
 
-// Describe implements [rotation.KeyAdmin].
-func (k *keys) Describe(ctx context.Context, id kek.ID) (rotation.Key, error) {
+// Describe implements [keyring.Admin].
+func (k *keys) Describe(ctx context.Context, id kek.ID) (keyring.Key, error) {
 	if err := k.young(id); err != nil {
-		return rotation.Key{}, err
+		return keyring.Key{}, err
 	}
 	key, err := k.keyService.Describe(ctx, id)
-	if errors.Is(k.dead(id), rotation.ErrKeyDisabled) {
+	if errors.Is(k.dead(id), journal.ErrKeyDisabled) {
 		key.Enabled = false
 	}
 	return key, err
 }
 
-// Disable implements [rotation.KeyAdmin]. While it lags the key goes on working.
+// Disable implements [keyring.Admin]. While it lags the key goes on working.
 func (k *keys) Disable(ctx context.Context, id kek.ID) error {
 	if err := k.young(id); err != nil {
 		return err
@@ -110,7 +121,7 @@ func (k *keys) Disable(ctx context.Context, id kek.ID) error {
 	return k.keyService.Disable(ctx, id)
 }
 
-// Tagged implements [rotation.KeyAdmin].
+// Tagged implements [keyring.Admin].
 func (k *keys) Tagged(ctx context.Context, rotationID string) ([]kek.ID, error) {
 	ids, err := k.keyService.Tagged(ctx, rotationID)
 	if k.r.lagTags {
@@ -119,7 +130,7 @@ func (k *keys) Tagged(ctx context.Context, rotationID string) ([]kek.ID, error) 
 	return ids, err
 }
 
-// GenerateDataKey implements [rotation.Wrapper].
+// GenerateDataKey implements [keyring.Wrapper].
 func (k *keys) GenerateDataKey(ctx context.Context, id kek.ID, encctx map[string]string) (dek, wrapped []byte, err error) {
 	if err := k.dead(id); err != nil {
 		return nil, nil, err
@@ -127,7 +138,7 @@ func (k *keys) GenerateDataKey(ctx context.Context, id kek.ID, encctx map[string
 	return k.keyService.GenerateDataKey(ctx, id, encctx)
 }
 
-// Decrypt implements [rotation.Wrapper].
+// Decrypt implements [keyring.Wrapper].
 func (k *keys) Decrypt(ctx context.Context, id kek.ID, wrapped []byte, encctx map[string]string) ([]byte, error) {
 	if err := k.dead(id); err != nil {
 		return nil, err
@@ -135,7 +146,7 @@ func (k *keys) Decrypt(ctx context.Context, id kek.ID, wrapped []byte, encctx ma
 	return k.keyService.Decrypt(ctx, id, wrapped, encctx)
 }
 
-// ReEncrypt implements [rotation.Wrapper].
+// ReEncrypt implements [keyring.Wrapper].
 func (k *keys) ReEncrypt(ctx context.Context, from, to kek.ID, wrapped []byte, encctx map[string]string) ([]byte, error) {
 	for _, id := range []kek.ID{from, to} {
 		if err := k.dead(id); err != nil {

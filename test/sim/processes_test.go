@@ -20,7 +20,7 @@ import (
 
 // processes are the applications of the second place, with the real client. The
 // service (writer 1, and the reader) lives as long as the run: while a write of it
-// sleeps, its keeper goes on renewing its leases, and drain waits for it. A job
+// sleeps, its background work continues to renew its leases, and drain waits for it. A job
 // (writer 0) is a new process for each write, and sleeps as a whole, like a virtual
 // machine that is moved: its lease runs out.
 type processes struct {
@@ -139,7 +139,7 @@ func (p *processes) launch(name string) (*process, error) {
 	}
 	out.table, err = out.client.Table(ctx, clientConfig(rowTable))
 	p.run.must(err)
-	synctest.Wait() // for the keeper's first look
+	synctest.Wait() // for the background work's first read
 	return out, nil
 }
 

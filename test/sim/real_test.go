@@ -13,11 +13,14 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
 
 	"github.com/matter-ops/kms-rotation/audit"
-	"github.com/matter-ops/kms-rotation/internal/backoff"
 	"github.com/matter-ops/kms-rotation/internal/ddb"
 	"github.com/matter-ops/kms-rotation/internal/rekor"
+	"github.com/matter-ops/kms-rotation/internal/remote"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/anchor"
+	"github.com/matter-ops/kms-rotation/rotation/doctor"
+	dynamosource "github.com/matter-ops/kms-rotation/source/dynamodb"
 	"github.com/matter-ops/kms-rotation/test/memddb"
 	"github.com/matter-ops/kms-rotation/test/memstore"
 	"github.com/matter-ops/kms-rotation/test/rekortest"
@@ -33,8 +36,8 @@ const (
 )
 
 // tableConfig is the definition of either table, which have the same attributes.
-func tableConfig(name string) ddb.SourceConfig {
-	return ddb.SourceConfig{
+func tableConfig(name string) dynamosource.Config {
+	return dynamosource.Config{
 		Name: name, Table: name, KEKID: "kek_id", WrappedDEK: "dek", Ciphertext: "data",
 		Context: map[string]string{"table": name, "id": "$id"}, Format: "matter",
 	}
@@ -70,7 +73,7 @@ func amid(t *testing.T, s Schedule, tell, requests bool) (e ended) {
 			r.tell("schedule: %s", s)
 		}
 		draw := rand.New(rand.NewPCG(1, 1))
-		r.context = backoff.WithRandom(ctx, draw.Int64N)
+		r.context = remote.WithJitter(ctx, draw.Int64N)
 		procs := r.toAdapters(t, requests)
 		r.settle()
 		r.mine = true
@@ -123,7 +126,7 @@ func (r *run) toAdapters(t *testing.T, requests bool) *processes {
 	}
 	store := &realStore{hooked: upper, Store: ddb.New(under, controlTable, chain, r.clock), plain: under.plain, under: under, db: db}
 	table := func(name string) *realRows {
-		source, err := ddb.NewTableSource(under, tableConfig(name))
+		source, err := dynamosource.New(under, tableConfig(name))
 		r.must(err)
 		return &realRows{hooked: upper, source: source, db: db}
 	}
@@ -139,7 +142,7 @@ func (r *run) toAdapters(t *testing.T, requests bool) *processes {
 			synctest.Wait()
 			r.now = time.Now().UTC()
 		},
-		items: store, recover: under.recover, anchors: func() *rotation.Anchoring { return anchoring(t, store.plain, world.Vault()) },
+		items: store, recover: under.recover, anchors: func() *anchor.Anchor { return anchoring(t, store.plain, world.Vault()) },
 		watch: func() {
 			h.watching = true
 			under.keep()
@@ -151,11 +154,11 @@ func (r *run) toAdapters(t *testing.T, requests bool) *processes {
 
 // anchoring is a public log and a signing key of its own, for who verifies the chain at
 // the end.
-func anchoring(t *testing.T, store *ddb.Store, vault *memstore.Vault) *rotation.Anchoring {
+func anchoring(t *testing.T, store *ddb.Store, vault *memstore.Vault) *anchor.Anchor {
 	t.Helper()
 	log := rekortest.New(t)
-	return &rotation.Anchoring{
-		Store: store, Vault: vault, Signer: rekortest.NewKey(t), Log: rekor.New(log.Client(nil)), Ledger: store, Bucket: vault,
+	return &anchor.Anchor{
+		Store: store, Objects: vault, Signer: rekortest.NewKey(t), Log: rekor.New(log.Client(nil)), Recorder: store, Bucket: vault,
 		Trust:     audit.Trust{Logs: []audit.Log{log.Trust()}},
 		Retention: 24 * time.Hour, Heartbeat: time.Hour, MaxTail: 24 * time.Hour, Deadline: time.Minute,
 	}
@@ -269,11 +272,11 @@ func (s *realStore) Head(c context.Context) (at audit.Line, head audit.Head, err
 	return at, head, err
 }
 
-func (s *realStore) Examine(c context.Context) ([]rotation.Item, error) {
-	return asked(s.hooked, "Store.Examine", func() ([]rotation.Item, error) { return s.Store.Examine(c) })
+func (s *realStore) Examine(c context.Context) ([]doctor.Item, error) {
+	return asked(s.hooked, "Store.Examine", func() ([]doctor.Item, error) { return s.Store.Examine(c) })
 }
 
-func (s *realStore) Repair(c context.Context, changes []rotation.ItemChange, ev audit.Event) error {
+func (s *realStore) Repair(c context.Context, changes []doctor.ItemChange, ev audit.Event) error {
 	return s.call("Store.Repair", func() (any, error) { return nil, s.Store.Repair(c, changes, ev) }, changes, ev)
 }
 
@@ -292,6 +295,14 @@ func (s *realStore) Revoke(c context.Context, l rotation.Lease) (bool, error) {
 
 func (s *realStore) SealFence(c context.Context, id kek.ID, n int) error {
 	return s.call("Store.SealFence", func() (any, error) { return nil, s.Store.SealFence(c, id, n) }, id, n)
+}
+
+func (s *realStore) ListSpent(c context.Context) ([]rotation.SpentItem, error) {
+	return asked(s.hooked, "Store.ListSpent", func() ([]rotation.SpentItem, error) { return s.Store.ListSpent(c) })
+}
+
+func (s *realStore) RemoveSpent(c context.Context, items []rotation.SpentItem, ev audit.Event) error {
+	return s.call("Store.RemoveSpent", func() (any, error) { return nil, s.Store.RemoveSpent(c, items, ev) }, items, ev)
 }
 
 func (s *realStore) LoadCheckpoint(c context.Context, id, source, pass string, segment int) (rotation.Checkpoint, error) {

@@ -12,9 +12,10 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
 
 	"github.com/matter-ops/kms-rotation/audit"
-	"github.com/matter-ops/kms-rotation/internal/ddb"
 	"github.com/matter-ops/kms-rotation/kek"
-	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/keyring"
+	"github.com/matter-ops/kms-rotation/source"
+	dynamosource "github.com/matter-ops/kms-rotation/source/dynamodb"
 	"github.com/matter-ops/kms-rotation/test/memddb"
 	"github.com/matter-ops/kms-rotation/test/memstore"
 )
@@ -22,12 +23,13 @@ import (
 // realRows is a table of rows behind ddb's source.
 type realRows struct {
 	*hooked
-	source *ddb.TableSource
+	source *dynamosource.Table
 	db     *memddb.DB
 }
 
-func (t *realRows) Name() string       { return t.source.Name() }
-func (t *realRows) Segments(n int) int { return t.source.Segments(n) }
+func (t *realRows) Name() string          { return t.source.Name() }
+func (t *realRows) Segments(n int) int    { return t.source.Segments(n) }
+func (t *realRows) Traits() source.Traits { return t.source.Traits() }
 func rowKey(id string) memddb.Item {
 	return memddb.Item{"id": &types.AttributeValueMemberS{Value: id}}
 }
@@ -40,7 +42,7 @@ func (t *realRows) Check(c context.Context) ([]string, error) {
 	return asked(t.hooked, "Table.Check", func() ([]string, error) { return t.source.Check(c) })
 }
 
-func (t *realRows) Rehearse(c context.Context, old rotation.Row) error {
+func (t *realRows) Rehearse(c context.Context, old source.Row) error {
 	return t.call("Table.Rehearse", func() (any, error) { return nil, t.source.Rehearse(c, old) })
 }
 
@@ -49,8 +51,8 @@ func (t *realRows) EncryptedBy(c context.Context) (string, error) {
 }
 
 // Scan knows what the rows open to, as those of a corpus say.
-func (t *realRows) Scan(c context.Context, req rotation.ScanRequest) (rotation.Page, error) {
-	p, err := asked(t.hooked, "Table.Scan", func() (rotation.Page, error) { return t.source.Scan(c, req) })
+func (t *realRows) Scan(c context.Context, req source.ScanRequest) (source.Page, error) {
+	p, err := asked(t.hooked, "Table.Scan", func() (source.Page, error) { return t.source.Scan(c, req) })
 	for i, row := range p.Rows {
 		sum := sha256.Sum256([]byte(t.r.want[strings.TrimPrefix(row.ID, "id=")]))
 		p.Rows[i].PlainSHA = hex.EncodeToString(sum[:])
@@ -58,11 +60,11 @@ func (t *realRows) Scan(c context.Context, req rotation.ScanRequest) (rotation.P
 	return p, err
 }
 
-func (t *realRows) Replace(c context.Context, old rotation.Row, with rotation.Rewrapped) (bool, error) {
+func (t *realRows) Replace(c context.Context, old source.Row, with source.Rewrapped) (bool, error) {
 	return asked(t.hooked, "Table.Replace", func() (bool, error) { return t.source.Replace(c, old, with) })
 }
 
-func (t *realRows) Reread(c context.Context, old rotation.Row, payload bool) (row rotation.Row, ok bool, err error) {
+func (t *realRows) Reread(c context.Context, old source.Row, payload bool) (row source.Row, ok bool, err error) {
 	err = t.call("Table.Reread", func() (any, error) {
 		var err error
 		row, ok, err = t.source.Reread(c, old, payload)
@@ -71,7 +73,7 @@ func (t *realRows) Reread(c context.Context, old rotation.Row, payload bool) (ro
 	return row, ok && err == nil, err
 }
 
-func (t *realRows) Label(c context.Context, old rotation.Row, id kek.ID) (bool, error) {
+func (t *realRows) Label(c context.Context, old source.Row, id kek.ID) (bool, error) {
 	return asked(t.hooked, "Table.Label", func() (bool, error) { return t.source.Label(c, old, id) })
 }
 
@@ -92,7 +94,7 @@ func (t *realRows) Plant(id string, rec memstore.Record) {
 	case "":
 		i["kek_id"] = &types.AttributeValueMemberS{Value: string(rec.KEK)}
 		i["kek_epoch"], i["version"] = number(rec.Epoch), number(rec.Version)
-	case rotation.UnknownForm:
+	case source.UnknownForm:
 		i["kek_id"] = &types.AttributeValueMemberS{Value: foreignAlias}
 	default:
 	}
@@ -113,7 +115,7 @@ func (t *realRows) Each(f func(id string, rec memstore.Record)) {
 			rec.Ciphertext = data.Value
 		}
 		if rec.KEK == "" || rec.KEK == foreignAlias {
-			rec.Kind = rotation.NoKEK
+			rec.Kind = source.NoKEK
 			rec.KEK, _, _ = t.r.kms.Identify(ctx, rec.WrappedDEK, rec.Context)
 		}
 		f(id, rec)
@@ -157,12 +159,12 @@ type realKeys struct {
 	kms *memstore.KMS
 }
 
-func (k *realKeys) Create(c context.Context, id string, attempt int, label string, old rotation.Key) (rotation.Key, error) {
-	return asked(k.hooked, "KMS.Create", func() (rotation.Key, error) { return k.kms.Create(c, id, attempt, label, old) })
+func (k *realKeys) Create(c context.Context, id string, attempt int, label string, old keyring.Key) (keyring.Key, error) {
+	return asked(k.hooked, "KMS.Create", func() (keyring.Key, error) { return k.kms.Create(c, id, attempt, label, old) })
 }
 
-func (k *realKeys) Use(c context.Context, id kek.ID) (rotation.KeyUse, error) {
-	return asked(k.hooked, "KMS.Use", func() (rotation.KeyUse, error) { return k.kms.Use(c, id) })
+func (k *realKeys) Use(c context.Context, id kek.ID) (keyring.Use, error) {
+	return asked(k.hooked, "KMS.Use", func() (keyring.Use, error) { return k.kms.Use(c, id) })
 }
 
 func (k *realKeys) PolicyDifferences(c context.Context, id kek.ID) ([]string, error) {
@@ -182,8 +184,8 @@ func (k *realKeys) Claim(c context.Context, id string, attempt int, key kek.ID) 
 	return asked(k.hooked, "KMS.Claim", func() (kek.ID, error) { return k.kms.Claim(c, id, attempt, key) })
 }
 
-func (k *realKeys) Describe(c context.Context, id kek.ID) (rotation.Key, error) {
-	return asked(k.hooked, "KMS.Describe", func() (rotation.Key, error) { return k.kms.Describe(c, id) })
+func (k *realKeys) Describe(c context.Context, id kek.ID) (keyring.Key, error) {
+	return asked(k.hooked, "KMS.Describe", func() (keyring.Key, error) { return k.kms.Describe(c, id) })
 }
 
 func (k *realKeys) Disable(c context.Context, id kek.ID) error {

@@ -10,9 +10,13 @@ import (
 	"sync"
 	"time"
 
+	"github.com/matter-ops/kms-rotation/audit"
 	"github.com/matter-ops/kms-rotation/envelope/aead"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/gates"
+	"github.com/matter-ops/kms-rotation/rotation/journal"
+	"github.com/matter-ops/kms-rotation/rotation/keyring"
 	"github.com/matter-ops/kms-rotation/test/memstore"
 )
 
@@ -66,14 +70,16 @@ type run struct {
 	now     time.Time
 	skew    time.Duration
 	skewed  bool // the clock has been wrong
-	sched   Schedule
-	next    int // first fault that is still to come
-	call    int // calls of steps so far
-	drain   int // calls before drain was first invoked
-	mine    bool
-	inv     *invocation
-	depth   int
-	inner   int // how often something ran inside of an invocation
+
+	held  time.Time // people have paused the walks until then
+	sched Schedule
+	next  int // first fault that is still to come
+	call  int // calls of steps so far
+	drain int // calls before drain was first invoked
+	mine  bool
+	inv   *invocation
+	depth int
+	inner int // how often something ran inside of an invocation
 
 	rounds      int  // invocations that were not inside of another
 	blocked     bool // a rotation has met rows or a table that a person must care for
@@ -143,7 +149,7 @@ func emptyRun(s Schedule) *run {
 func (r *run) settle() {
 	r.mine = true
 	byPerson := memstore.WithCaller(ctx, "person")
-	k, err := r.kms.Create(byPerson, "", 0, "genesis", rotation.Key{})
+	k, err := r.kms.Create(byPerson, "", 0, "genesis", keyring.Key{})
 	r.must(err)
 	_, err = r.steps.Genesis(byPerson, k.ID, "genesis", []kek.Source{rowSource()})
 	r.must(err)
@@ -165,7 +171,7 @@ func (r *run) settle() {
 
 // rowSource is the one source: its rows of a known name are the known ciphers too.
 func rowSource() kek.Source {
-	return kek.Source{Name: "rows", Kind: kek.KindCorpus, Definition: "{}", Place: "rows"}
+	return kek.Source{Name: "rows", Kind: memstore.KindCorpus, Definition: "{}", Place: "rows"}
 }
 
 func (r *run) clock() time.Time { return r.now }
@@ -174,17 +180,35 @@ func (r *run) clock() time.Time { return r.now }
 func (r *run) wire(p place) {
 	r.place, r.kms = p, p.world.KMS()
 	k := &keys{p.keys, r}
+	j := &journal.Journal{
+		Registry: r.store, Outbox: r.store, AuditBucket: r.vault, Now: func() time.Time { return r.clock().Add(r.skew) }, Actor: "sim",
+	}
 	r.steps = &rotation.Steps{
 		Config: rotation.Config{
 			DrainMaxWait: 30 * time.Minute, DrainPoll: 15 * time.Second, DeleteHold: 90 * 24 * time.Hour,
 			Segments: 1, FenceShards: shards, MaxMints: maxMints, CanaryRounds: 1,
 		},
-		Deps: rotation.Deps{
-			Registry: r.store, Items: p.items, Outbox: r.store, Drainage: r.store, Checkpoints: r.store, Vault: r.vault,
-			Keys: k, KMS: k, Cipher: aead.Cipher{}, OpenSource: r.open,
-			Random: func(b []byte) { copy(b, "known plaintext") }, Now: func() time.Time { return r.clock().Add(r.skew) }, Actor: "sim",
-		},
+		Journal: j, Gates: gates.Gates{Journal: j, Pauses: holds{r}}, Drainage: r.store, Checkpoints: rotation.SealCheckpoints(r.store, memstore.CheckpointKeys{}), Archive: r.store, OpenSource: r.open,
+		Keys: keyring.Keyring{Admin: k, Wrapper: k, Cipher: aead.Cipher{}, Random: func(b []byte) { copy(b, "known plaintext") }},
 	}
+}
+
+// holds are the pauses of a run: [Hold] says how long the walks of all rotations are paused. A
+// look at them does not count as a call at which something may go wrong: a pause only leaves steps out.
+type holds struct{ r *run }
+
+// LoadPause implements [gates.Pauses].
+func (h holds) LoadPause(_ context.Context, id string) (gates.Pause, error) {
+	p := gates.Pause{Rotation: id}
+	if h.r.now.Before(h.r.held) {
+		p.State = gates.Paused
+	}
+	return p, nil
+}
+
+// SavePause implements [gates.Pauses].
+func (holds) SavePause(context.Context, gates.Pause, audit.Event) error {
+	return errors.New("nobody saves a pause here")
 }
 
 // must is for what cannot fail before the first fault.

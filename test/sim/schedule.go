@@ -53,6 +53,7 @@ const (
 	LagNew                  // new keys and their tags are known only after five minutes
 	LagDisable              // a disabled key goes on working for five minutes
 	LagTags                 // the listing of tagged keys misses the youngest
+	Hold                    // people pause the walks over the rows, and continue them after Arg minutes
 	SetBack                 // the control table is restored to what it was Arg transactions ago
 	kinds
 
@@ -62,7 +63,7 @@ const (
 var kindNames = [kinds]string{
 	"crash-before", "crash-after", "not-applied", "lost", "throttle", "deny", "timeout", "conflict", "outage", "slow", "skew",
 	"duplicate", "pause", "rival", "take-over", "operator", "begin", "finish", "delete", "restore", "foreign", "new-table", "look", "open", "object", "short-page",
-	"lag-new", "lag-disable", "lag-tags", "set-back",
+	"lag-new", "lag-disable", "lag-tags", "hold", "set-back",
 }
 
 func (k Kind) String() string { return kindNames[k] }
@@ -74,6 +75,8 @@ func (k Kind) variants() []int {
 		return []int{1, 40}
 	case Slow:
 		return []int{1, 14, 45}
+	case Hold:
+		return []int{1, 14}
 	case Skew:
 		return []int{-90, 90}
 	case Pause:

@@ -274,5 +274,5 @@ func failure(err error) *asltest.Failure {
 	if err == errCrashed { //nolint:errorlint // it is passed on as it is
 		return &asltest.Failure{Name: "Runtime.ExitError"}
 	}
-	return &asltest.Failure{Name: string(lambdastep.Kind(err)), Cause: err.Error()}
+	return &asltest.Failure{Name: string(lambdastep.ErrorKind(err)), Cause: err.Error()}
 }

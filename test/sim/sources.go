@@ -9,6 +9,8 @@ import (
 
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/journal"
+	"github.com/matter-ops/kms-rotation/source"
 	"github.com/matter-ops/kms-rotation/test/memstore"
 )
 
@@ -28,7 +30,7 @@ const (
 )
 
 func lateSource(definition string) kek.Source {
-	return kek.Source{Name: lateTable, Kind: kek.KindDynamoDB, Definition: definition, Place: lateTable}
+	return kek.Source{Name: lateTable, Kind: memstore.KindTable, Definition: definition, Place: lateTable}
 }
 
 func isLate(s kek.Source) bool { return s.Name == lateTable }
@@ -37,11 +39,12 @@ func isLate(s kek.Source) bool { return s.Name == lateTable }
 func (p place) tables() [2]rows { return [2]rows{p.table, p.late} }
 
 // open opens the table of a definition's name.
-func (r *run) open(def kek.Source) (rotation.Source, error) {
+func (r *run) open(def kek.Source) (source.Driver, error) {
+	of := r.table
 	if def.Name == lateTable {
-		return &source{r.late, r}, nil
+		of = r.late
 	}
-	return &source{r.table, r}, nil
+	return &scheduledSource{rows: of, r: r, known: def.Kind == memstore.KindCorpus}, nil
 }
 
 // old is the KEK that rows may still come to be under past the fence: that of a
@@ -66,21 +69,21 @@ func (a *actors) current() kek.ID {
 
 // foreign writes a row that does not name its KEK.
 func (a *actors) foreign(how int) {
-	under, kind := a.current(), rotation.NoKEK
+	under, kind := a.current(), source.NoKEK
 	switch how {
 	case 1:
 		if under = a.old(kek.Switched, kek.Drained); under == "" {
 			return
 		}
 	case 2:
-		kind = rotation.UnknownForm
+		kind = source.UnknownForm
 	}
 	a.made++
 	a.plant(a.run.table, fmt.Sprintf("foreign-%d", a.made), under, kind)
 }
 
 // plant writes a row past the fence. Nobody but whoever wrote it knows of it.
-func (a *actors) plant(in rows, id string, under kek.ID, kind rotation.Defect) {
+func (a *actors) plant(in rows, id string, under kek.ID, kind source.Defect) {
 	rec, err := a.seal(id, id, under, 1)
 	if err != nil {
 		a.run.violated("NoKeyOrphans", "KEK %s, under which there are rows, is not usable: %v", under, err)
@@ -106,7 +109,7 @@ func (a *actors) newTable(foreign bool) {
 	a.run.tell("an application writes row %s", id)
 	if foreign {
 		a.made++
-		a.plant(a.run.late, fmt.Sprintf("%s-foreign-%d", lateTable, a.made), a.current(), rotation.NoKEK)
+		a.plant(a.run.late, fmt.Sprintf("%s-foreign-%d", lateTable, a.made), a.current(), source.NoKEK)
 	}
 }
 
@@ -171,17 +174,17 @@ const (
 
 func adoption(name string, write bool) func(context.Context, *rotation.Steps) error {
 	return func(c context.Context, s *rotation.Steps) error {
-		_, err := s.Adopt(c, s.Registry.(rotation.Recorder), rotation.AdoptInput{Source: name, Write: write}) //nolint:forcetypeassert // both are the control table
+		_, err := s.Adopt(c, s.Journal.Registry.(journal.Recorder), rotation.AdoptInput{Source: name, Write: write}) //nolint:forcetypeassert // both are the control table
 		return err
 	}
 }
 
 // unaccounted reports whether a rotation does not go on because of rows or tables that
 // a person must care for.
-func unaccounted(kind rotation.Kind) bool {
+func unaccounted(kind journal.Kind) bool {
 	switch kind {
-	case rotation.RowsUnaccounted, rotation.RehearsalFailed, rotation.SourceForgotten, rotation.RowsQuarantined, rotation.OrphansFound,
-		rotation.CorpusCorrupted: // the rows are the corpus too
+	case journal.RowsUnaccounted, journal.RehearsalFailed, journal.SourceForgotten, journal.RowsQuarantined, journal.OrphansFound,
+		journal.CorpusCorrupted: // the rows are the corpus too
 		return true
 	default:
 		return false

@@ -8,17 +8,18 @@ import (
 
 	"github.com/matter-ops/kms-rotation/audit"
 	"github.com/matter-ops/kms-rotation/kek"
-	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/anchor"
+	"github.com/matter-ops/kms-rotation/rotation/journal"
 )
 
-// TestAnchorStore runs the suite of [rotation.AnchorStore]. The store that newStore
+// TestAnchorStore runs the suite of [anchor.Store]. The store that newStore
 // returns is empty.
-func TestAnchorStore(t *testing.T, newStore func(t *testing.T) rotation.AnchorStore) {
+func TestAnchorStore(t *testing.T, newStore func(t *testing.T) anchor.Store) {
 	t.Run("Save", func(t *testing.T) { testSaveAnchor(t, newStore(t)) })
 	t.Run("Race", func(t *testing.T) { testRaceAnchor(t, newStore(t)) })
 }
 
-func loadAnchor(t *testing.T, s rotation.AnchorStore) rotation.AnchorState {
+func loadAnchor(t *testing.T, s anchor.Store) anchor.State {
 	t.Helper()
 	st, err := s.LoadAnchor(t.Context())
 	if err != nil {
@@ -35,15 +36,15 @@ func anchorIntent(n int64) *audit.Signed {
 	}
 }
 
-func testSaveAnchor(t *testing.T, s rotation.AnchorStore) {
-	same(t, "state of an empty store", loadAnchor(t, s), rotation.AnchorState{})
-	intent := rotation.AnchorState{Intent: anchorIntent(1)}
+func testSaveAnchor(t *testing.T, s anchor.Store) {
+	same(t, "state of an empty store", loadAnchor(t, s), anchor.State{})
+	intent := anchor.State{Intent: anchorIntent(1)}
 	if err := s.SaveAnchor(t.Context(), intent); err != nil {
 		t.Fatal(err)
 	}
 	intent.Rev = 1
 	same(t, "state with an intent", loadAnchor(t, s), intent)
-	done := rotation.AnchorState{Rev: 1, Last: rotation.Anchored{
+	done := anchor.State{Rev: 1, Last: anchor.Anchored{
 		N: 1, Digest: "d", Head: audit.Head{Seq: 7, Hash: "h"}, Log: "log", Index: 1 << 40, At: Clock()(),
 	}}
 	if err := s.SaveAnchor(t.Context(), done); err != nil {
@@ -60,11 +61,11 @@ func testSaveAnchor(t *testing.T, s rotation.AnchorStore) {
 	same(t, "state with an anchor", loadAnchor(t, s), done)
 }
 
-func testRaceAnchor(t *testing.T, s rotation.AnchorStore) {
+func testRaceAnchor(t *testing.T, s anchor.Store) {
 	for rev := range int64(3) {
 		won := 0
 		for _, err := range race(func(n int) error {
-			return s.SaveAnchor(t.Context(), rotation.AnchorState{Rev: rev, Intent: anchorIntent(int64(n + 1))})
+			return s.SaveAnchor(t.Context(), anchor.State{Rev: rev, Intent: anchorIntent(int64(n + 1))})
 		}) {
 			switch {
 			case err == nil:
@@ -78,11 +79,11 @@ func testRaceAnchor(t *testing.T, s rotation.AnchorStore) {
 	}
 }
 
-// TestAnchorVault runs the suite of [rotation.AnchorVault]. The vault that newVault
+// TestAnchorVault runs the suite of [anchor.ObjectStore]. The vault that newVault
 // returns is empty.
-func TestAnchorVault(t *testing.T, newVault func(t *testing.T) rotation.AnchorVault) {
+func TestAnchorVault(t *testing.T, newVault func(t *testing.T) anchor.ObjectStore) {
 	v := newVault(t)
-	if _, err := v.GetAnchor(t.Context(), audit.AnchorKey("c", 1)); !errors.Is(err, rotation.ErrNoRecord) {
+	if _, err := v.GetAnchor(t.Context(), audit.AnchorKey("c", 1)); !errors.Is(err, journal.ErrNoRecord) {
 		t.Fatalf("get from an empty vault: %v, want ErrNoRecord", err)
 	}
 	for _, b := range []string{"first", "first", "second"} {
@@ -98,14 +99,14 @@ func TestAnchorVault(t *testing.T, newVault func(t *testing.T) rotation.AnchorVa
 	}
 	same(t, "stored bytes", string(got), "first")
 	for _, chain := range []string{"c", "d"} {
-		if _, err := v.GetAnchor(t.Context(), audit.AnchorKey(chain, 2)); !errors.Is(err, rotation.ErrNoRecord) {
+		if _, err := v.GetAnchor(t.Context(), audit.AnchorKey(chain, 2)); !errors.Is(err, journal.ErrNoRecord) {
 			t.Fatalf("get of what was never put: %v, want ErrNoRecord", err)
 		}
 	}
 	testRaceAnchors(t.Context(), t, v)
 }
 
-func testRaceAnchors(ctx context.Context, t *testing.T, v rotation.AnchorVault) {
+func testRaceAnchors(ctx context.Context, t *testing.T, v anchor.ObjectStore) {
 	t.Helper()
 	answers := make([]string, racers)
 	for _, err := range race(func(n int) error {

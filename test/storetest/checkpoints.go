@@ -41,10 +41,11 @@ func testRevisions(t *testing.T, s rotation.Checkpoints) {
 		c.Tally = rotation.Tally{
 			Scanned: 10 * rev, Rewrapped: 5 * rev, Other: 2 * rev, Declared: 3 * rev, Quarantined: rev, Unwrapped: 4 * rev,
 			Poison: []string{"a: b", "", "é"}[:rev],
-			ByKEK:  map[string]int64{"kek-0": rev, "arn:aws:kms:eu-central-1:000000000000:key/é": 1}, ByKind: map[string]int64{"no_kek_id": 1 << 40},
+			ByKEK:  map[string]int64{"kek-0": rev, "arn:aws:kms:eu-central-1:000000000000:key/é": 1}, ByKind: map[string]int64{"no_kek_id": 1 << 40}, DataKeys: rotation.Sketch{1, 0, byte(rev)},
 		}
 		if rev == 2 {
 			c.Tally.ByKEK = nil
+			c.Tally.DataKeys = nil
 		}
 		if err := s.SaveCheckpoint(t.Context(), c); err != nil {
 			t.Fatal(err)

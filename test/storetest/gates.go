@@ -9,16 +9,18 @@ import (
 
 	"github.com/matter-ops/kms-rotation/audit"
 	"github.com/matter-ops/kms-rotation/kek"
-	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/gates"
+	"github.com/matter-ops/kms-rotation/rotation/journal"
 )
 
 // GateStore is what preflight and the switch ask for beyond the state of a rotation.
 type GateStore interface {
-	rotation.Announcements
-	rotation.Drills
-	rotation.Approvals
-	rotation.HealthLog
-	rotation.Outbox
+	gates.Announcements
+	gates.Drills
+	gates.Approvals
+	gates.HealthLog
+	gates.Pauses
+	journal.Outbox
 }
 
 // TestGates runs the suite of [GateStore]. The store that newStore returns is empty.
@@ -26,36 +28,45 @@ func TestGates(t *testing.T, newStore func(t *testing.T) GateStore) {
 	at := time.Date(2026, 4, 5, 1, 0, 0, 0, time.UTC)
 	t.Run("Announcement", func(t *testing.T) {
 		s := newStore(t)
-		testRevised(t, s, revised[rotation.Announcement]{
-			load: func(ctx context.Context) (rotation.Announcement, error) {
+		testRevised(t, s, revised[gates.Announcement]{
+			load: func(ctx context.Context) (gates.Announcement, error) {
 				return s.LoadAnnouncement(ctx, "Q2-2026 rotation")
 			},
-			save: s.SaveAnnouncement, rev: func(a *rotation.Announcement) *int64 { return &a.Rev },
-			none: rotation.Announcement{Label: "Q2-2026 rotation"},
-			full: rotation.Announcement{
+			save: s.SaveAnnouncement, rev: func(a *gates.Announcement) *int64 { return &a.Rev },
+			none: gates.Announcement{Label: "Q2-2026 rotation"},
+			full: gates.Announcement{
 				Label: "Q2-2026 rotation", From: at, To: at.Add(time.Hour), At: at.AddDate(0, 0, -7), Actor: "alice", Told: []string{"sns", "webhook"},
 			},
 		})
 	})
 	t.Run("Drill", func(t *testing.T) {
 		s := newStore(t)
-		testRevised(t, s, revised[rotation.Drill]{
-			load: func(ctx context.Context) (rotation.Drill, error) { return s.LoadDrill(ctx, "fire") },
-			save: s.SaveDrill, rev: func(d *rotation.Drill) *int64 { return &d.Rev },
-			none: rotation.Drill{Name: "fire"},
-			full: rotation.Drill{Name: "fire", PassedAt: at, Rotation: "r1", Pointer: "kek-0", Retired: "kek-1", Error: "CanaryFailed: …", Actor: "bob"},
+		testRevised(t, s, revised[gates.Drill]{
+			load: func(ctx context.Context) (gates.Drill, error) { return s.LoadDrill(ctx, "fire") },
+			save: s.SaveDrill, rev: func(d *gates.Drill) *int64 { return &d.Rev },
+			none: gates.Drill{Name: "fire"},
+			full: gates.Drill{Name: "fire", PassedAt: at, Rotation: "r1", Pointer: "kek-0", Retired: "kek-1", Error: "CanaryFailed: …", Actor: "bob"},
 		})
 	})
 	t.Run("Approval", func(t *testing.T) {
 		s := newStore(t)
-		testRevised(t, s, revised[rotation.Approval]{
-			load: func(ctx context.Context) (rotation.Approval, error) { return s.LoadApproval(ctx, "r1") },
-			save: s.SaveApproval, rev: func(a *rotation.Approval) *int64 { return &a.Rev },
-			none: rotation.Approval{Rotation: "r1"},
-			full: rotation.Approval{
-				Rotation: "r1", Plan: "cafe", State: rotation.ApprovalGiven, Token: "t", Requester: "alice",
+		testRevised(t, s, revised[gates.Approval]{
+			load: func(ctx context.Context) (gates.Approval, error) { return s.LoadApproval(ctx, "r1") },
+			save: s.SaveApproval, rev: func(a *gates.Approval) *int64 { return &a.Rev },
+			none: gates.Approval{Rotation: "r1"},
+			full: gates.Approval{
+				Rotation: "r1", Plan: "cafe", State: gates.ApprovalGiven, Token: "t", Requester: "alice",
 				Asked: at, Expires: at.Add(time.Hour), By: "bob", At: at.Add(time.Minute), Reason: "looks right",
 			},
+		})
+	})
+	t.Run("Pause", func(t *testing.T) {
+		s := newStore(t)
+		testRevised(t, s, revised[gates.Pause]{
+			load: func(ctx context.Context) (gates.Pause, error) { return s.LoadPause(ctx, "r1") },
+			save: s.SavePause, rev: func(p *gates.Pause) *int64 { return &p.Rev },
+			none: gates.Pause{Rotation: "r1"},
+			full: gates.Pause{Rotation: "r1", State: gates.Paused, By: "bob", At: at, Reason: "a sale begins"},
 		})
 	})
 	t.Run("Health", func(t *testing.T) { testHealth(t, newStore(t)) })
@@ -113,7 +124,7 @@ func testRevised[T any](t *testing.T, s GateStore, r revised[T]) {
 
 func testHealth(t *testing.T, s GateStore) {
 	days := []string{"2026-04-02", "2026-04-01", "2026-03-31", "2026-04-02"}
-	list := func() []rotation.HealthDay {
+	list := func() []gates.HealthDay {
 		t.Helper()
 		out, err := s.ListHealth(t.Context(), days)
 		if err != nil {
@@ -121,7 +132,7 @@ func testHealth(t *testing.T, s GateStore) {
 		}
 		return out
 	}
-	same(t, "history of nothing", list(), []rotation.HealthDay(nil))
+	same(t, "history of nothing", list(), []gates.HealthDay(nil))
 	for _, err := range race(func(n int) error {
 		_, err := s.CountHealth(t.Context(), "2026-04-01", n%4 != 0)
 		return err
@@ -134,11 +145,11 @@ func testHealth(t *testing.T, s GateStore) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	same(t, "a day's first", got, rotation.HealthDay{Day: "2026-04-02", Red: 1})
+	same(t, "a day's first", got, gates.HealthDay{Day: "2026-04-02", Red: 1})
 	if _, err := s.CountHealth(t.Context(), "2026-04-03", true); err != nil {
 		t.Fatal(err)
 	}
-	same(t, "history", list(), []rotation.HealthDay{
+	same(t, "history", list(), []gates.HealthDay{
 		{Day: "2026-04-01", Green: racers - racers/4, Red: racers / 4}, {Day: "2026-04-02", Red: 1},
 	})
 }

@@ -21,6 +21,9 @@ func mutants(c kek.Change) []mutant {
 	if c.Opens != "" {
 		out = append(out, mutant{"opens a fence that is there", with(c, func(c *kek.Change) { c.Opens = "kek-fenced" })})
 	}
+	if c.OpensRecords != "" {
+		out = append(out, mutant{"opens a fence of records that is there", with(c, func(c *kek.Change) { c.OpensRecords = "kek-fenced" })})
+	}
 	if c.Sealed != "" {
 		out = append(out,
 			mutant{"a fence that is open", with(c, func(c *kek.Change) { c.Sealed = "kek-fenced" })},

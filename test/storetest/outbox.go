@@ -10,7 +10,7 @@ import (
 	"github.com/matter-ops/kms-rotation/kek"
 )
 
-// TestOutbox runs the suite of [rotation.Outbox].
+// TestOutbox runs the suite of [journal.Outbox].
 func TestOutbox(t *testing.T, newStore func(t *testing.T) RegistryHarness) {
 	t.Run("MarkPublished", func(t *testing.T) { testMarkPublished(t, newFixture(newStore(t))) })
 	t.Run("Large", func(t *testing.T) { testLargeOutbox(t, newFixture(newStore(t))) })

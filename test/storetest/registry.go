@@ -13,7 +13,7 @@ import (
 	"github.com/matter-ops/kms-rotation/kek"
 )
 
-// TestRegistry runs the suite of [rotation.Registry] and what hangs on it.
+// TestRegistry runs the suite of [journal.Registry] and what hangs on it.
 func TestRegistry(t *testing.T, newStore func(t *testing.T) RegistryHarness) {
 	t.Run("Empty", func(t *testing.T) { testEmpty(t, newFixture(newStore(t))) })
 	for name, steps := range walks() {
@@ -26,6 +26,8 @@ func TestRegistry(t *testing.T, newStore func(t *testing.T) RegistryHarness) {
 	t.Run("Shut", func(t *testing.T) { testShut(t, newFixture(newStore(t))) })
 	t.Run("Lock", func(t *testing.T) { testLock(t, newFixture(newStore(t))) })
 	t.Run("Fences", func(t *testing.T) { testFences(t, newFixture(newStore(t))) })
+	t.Run("RecordsOnly", func(t *testing.T) { testRecordsOnly(t, newFixture(newStore(t))) })
+	t.Run("OldFence", func(t *testing.T) { testOldFence(t, newFixture(newStore(t))) })
 	t.Run("RaceSwitch", func(t *testing.T) { testRaceSwitch(t, newFixture(newStore(t))) })
 	t.Run("RaceStart", func(t *testing.T) { testRaceStart(t, newFixture(newStore(t))) })
 	t.Run("RaceAddSource", func(t *testing.T) { testRaceAddSource(t, newFixture(newStore(t))) })
@@ -86,11 +88,11 @@ func testWalk(t *testing.T, f *fixture, steps []step) {
 	}
 }
 
-// fenceElsewhere makes a KEK kek-fenced whose fence is open, by way of a rotation
+// fenceElsewhere makes a KEK kek-fenced whose fences are open, by way of a rotation
 // that was long ago; it costs one audit record.
 func (f *fixture) fenceElsewhere(t *testing.T) {
 	t.Helper()
-	c := kek.Change{Lock: kek.LockIgnore, Opens: "kek-fenced", Shards: shards + 1, Event: "long_ago"}
+	c := kek.Change{Lock: kek.LockIgnore, Opens: "kek-fenced", OpensRecords: "kek-fenced", Shards: shards + 1, Event: "long_ago"}
 	if err := f.Store.Apply(t.Context(), c, f.event(c)); err != nil {
 		t.Fatal(err)
 	}
@@ -151,8 +153,12 @@ func (f *fixture) written(t *testing.T, what string, c kek.Change, before, after
 	if c.Opens != "" {
 		same(t, what+": fence", after.Fences[c.Opens], fence("open"))
 	}
+	if c.OpensRecords != "" {
+		same(t, what+": fence of records", after.KeyFences[c.OpensRecords], fence("open"))
+	}
 	if c.Shuts != "" {
 		same(t, what+": fence", after.Fences[c.Shuts], fence("sealed"))
+		same(t, what+": fence of records", after.KeyFences[c.Shuts], fence("sealed"))
 	}
 	f.dataPlane(t, after.View)
 }
@@ -239,6 +245,7 @@ func testShut(t *testing.T, f *fixture) {
 	same(t, "fence", before.Fences["kek-past"], fence("sealed"))
 	for name, c := range map[string]kek.Change{
 		"opened":                {Lock: kek.LockFree, Opens: "kek-past", Shards: shards, Event: "forged"},
+		"opened for records":    {Lock: kek.LockFree, OpensRecords: "kek-past", Shards: shards, Event: "forged"},
 		"registered again":      {Lock: kek.LockFree, Shuts: "kek-past", Shards: shards, Event: "forged"},
 		"the pointer's, sealed": {Lock: kek.LockFree, Shuts: "kek-0", Shards: shards, Event: "forged"},
 	} {
@@ -306,7 +313,10 @@ func testFences(t *testing.T, f *fixture) {
 	}
 	f.refused(t, "opening a fence with one shard sealed", c, before)
 	same(t, "fence", before.Fences["kek-1"], map[int]string{2: "sealed"})
+	same(t, "fence of records", before.KeyFences["kek-1"], map[int]string{2: "sealed"})
 	c.Opens = ""
+	f.refused(t, "opening a fence of records with one shard sealed", c, before)
+	c.OpensRecords = ""
 	if err := f.Store.Apply(t.Context(), c, f.event(c)); err != nil {
 		t.Fatal(err)
 	}
@@ -326,7 +336,45 @@ func testFences(t *testing.T, f *fixture) {
 		}
 	}
 	f.take(t, step{name: "seal", next: kek.View.Seal})
-	same(t, "fence", f.dump(t).Fences["kek-0"], fence("sealed"))
+	after := f.dump(t)
+	same(t, "fence", after.Fences["kek-0"], fence("sealed"))
+	same(t, "fence of records", after.KeyFences["kek-0"], fence("sealed"))
+}
+
+// testOldFence: a KEK from before the key table has no fence of records, and is left all the
+// same: the seal makes one that is shut.
+func testOldFence(t *testing.T, f *fixture) {
+	first := genesis().next
+	f.take(t, step{name: "genesis", next: func(v kek.View, now time.Time) (kek.Change, error) {
+		c, err := first(v, now)
+		c.OpensRecords = ""
+		return c, err
+	}})
+	same(t, "fence of records", f.dump(t).KeyFences["kek-0"], map[int]string{})
+	f.takeAll(t, append(toTested(f.id), switched(), sealed())...)
+	same(t, "fence of records", f.dump(t).KeyFences, map[kek.ID]map[int]string{"kek-0": fence("sealed"), "kek-1": fence("open")})
+}
+
+// testRecordsOnly: a switch that opens the fence of records alone says so in the registry, and
+// the record of the rotation that leaves that KEK keeps it.
+func testRecordsOnly(t *testing.T, f *fixture) {
+	f.takeAll(t, append([]step{genesis()}, toTested(f.id)...)...)
+	f.take(t, step{name: "switch", next: func(v kek.View, now time.Time) (kek.Change, error) {
+		c, err := v.Switch(now)
+		return c.TakeNoRows(), err
+	}})
+	d := f.dump(t)
+	same(t, "fences of rows", d.Fences, map[kek.ID]map[int]string{"kek-0": fence("open"), "kek-1": {}})
+	same(t, "fences of records", d.KeyFences, map[kek.ID]map[int]string{"kek-0": fence("open"), "kek-1": fence("open")})
+	if !d.All.KEKs["kek-1"].RecordsOnly || d.All.KEKs["kek-0"].RecordsOnly || d.All.Rotation.RecordsOnly {
+		t.Errorf("%+v, %+v", d.All.KEKs, d.All.Rotation)
+	}
+	f.takeAll(t, sealed(), rewrap(), retired(), completed())
+	f.id = "next"
+	f.take(t, start("next", kek.Normal))
+	if d := f.dump(t); !d.All.Rotation.RecordsOnly {
+		t.Errorf("%+v", d.All.Rotation)
+	}
 }
 
 // testListings checks order and content of what people are shown.

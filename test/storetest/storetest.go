@@ -21,13 +21,14 @@ import (
 	"github.com/matter-ops/kms-rotation/audit"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/journal"
 )
 
 // racers is how many goroutines race in the concurrency tests.
 const racers = 8
 
-// Ledger is what an adapter's control table offers beyond [rotation.Registry] and
-// [rotation.Outbox].
+// Ledger is what an adapter's control table offers beyond [journal.Registry] and
+// [journal.Outbox].
 type Ledger interface {
 	Record(ctx context.Context, ev audit.Event) error
 	AuditEntries(ctx context.Context, fromSeq int64) ([]audit.Entry, error)
@@ -37,10 +38,11 @@ type Ledger interface {
 
 // ControlTable is the whole control table of an adapter.
 type ControlTable interface {
-	rotation.Registry
-	rotation.Outbox
+	journal.Registry
+	journal.Outbox
 	rotation.Drainage
 	rotation.Checkpoints
+	rotation.Archive
 	Ledger
 }
 
@@ -58,8 +60,9 @@ type RegistryHarness struct {
 	Store ControlTable
 	Data  DataPlane
 	Chain string // the name of its audit chain
-	// Fences returns the states of a KEK's shards, "open" or "sealed".
-	Fences func(t *testing.T, id kek.ID) map[int]string
+	// Fences returns the states of the shards of a KEK's fence, "open" or "sealed": of its
+	// fence of records, or of that of rows.
+	Fences func(t *testing.T, id kek.ID, records bool) map[int]string
 	// Mark leaves a writer's mark, as the data plane does.
 	Mark func(t *testing.T, m kek.Mark)
 }
@@ -104,7 +107,8 @@ type dump struct {
 	Entries   []audit.Entry
 	Pending   []audit.Entry
 	Head      audit.Head
-	Fences    map[kek.ID]map[int]string
+	Fences    map[kek.ID]map[int]string // of rows
+	KeyFences map[kek.ID]map[int]string // of records
 }
 
 func (f *fixture) dump(t *testing.T) dump {
@@ -133,9 +137,9 @@ func (f *fixture) dump(t *testing.T) dump {
 	if _, d.Head, err = f.Store.Head(ctx); err != nil {
 		t.Fatal(err)
 	}
-	d.Fences = map[kek.ID]map[int]string{}
+	d.Fences, d.KeyFences = map[kek.ID]map[int]string{}, map[kek.ID]map[int]string{}
 	for _, k := range d.KEKs {
-		d.Fences[k.ID] = f.Fences(t, k.ID)
+		d.Fences[k.ID], d.KeyFences[k.ID] = f.Fences(t, k.ID, false), f.Fences(t, k.ID, true)
 	}
 	return d
 }

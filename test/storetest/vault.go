@@ -5,17 +5,17 @@ import (
 	"testing"
 
 	"github.com/matter-ops/kms-rotation/audit"
-	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/journal"
 )
 
-// TestVault runs the suite of [rotation.Vault]. The vault that newVault returns is
+// TestVault runs the suite of [journal.AuditBucket]. The vault that newVault returns is
 // empty and in order.
-func TestVault(t *testing.T, newVault func(t *testing.T) rotation.Vault) {
+func TestVault(t *testing.T, newVault func(t *testing.T) journal.AuditBucket) {
 	v := newVault(t)
 	if err := v.Check(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := v.Get(t.Context(), audit.ObjectKey("c", 1)); !errors.Is(err, rotation.ErrNoRecord) {
+	if _, err := v.Get(t.Context(), audit.ObjectKey("c", 1)); !errors.Is(err, journal.ErrNoRecord) {
 		t.Fatalf("get from an empty vault: %v, want ErrNoRecord", err)
 	}
 	now := Clock()
@@ -43,7 +43,7 @@ func TestVault(t *testing.T, newVault func(t *testing.T) rotation.Vault) {
 	}
 	same(t, "stored bytes", string(got), string(first.Bytes))
 	for _, chain := range []string{"c", "d"} {
-		if _, err := v.Get(t.Context(), audit.ObjectKey(chain, 2)); !errors.Is(err, rotation.ErrNoRecord) {
+		if _, err := v.Get(t.Context(), audit.ObjectKey(chain, 2)); !errors.Is(err, journal.ErrNoRecord) {
 			t.Fatalf("get of what was never put: %v, want ErrNoRecord", err)
 		}
 	}

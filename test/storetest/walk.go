@@ -20,12 +20,12 @@ func minted(id kek.ID, now time.Time) kek.KEK {
 
 // source is a source of a table of the same name.
 func source(name, definition string) kek.Source {
-	return kek.Source{Name: name, Kind: kek.KindDynamoDB, Definition: definition, Place: "table-" + name, AddedBy: "alice"}
+	return kek.Source{Name: name, Kind: "dynamodb", Definition: definition, Place: "table-" + name, AddedBy: "alice"}
 }
 
 func genesis() step {
 	return step{name: "genesis", next: func(v kek.View, now time.Time) (kek.Change, error) {
-		orders, known := source("orders", `{"name":"orders","context":{"tenant":"$é"}}`), kek.Source{Name: "known", Kind: kek.KindCorpus, Definition: "{}", Place: "bucket/known/"}
+		orders, known := source("orders", `{"name":"orders","context":{"tenant":"$é"}}`), kek.Source{Name: "known", Kind: "corpus", Definition: "{}", Place: "bucket/known/"}
 		orders.AddedAt = now
 		return v.Genesis(minted("kek-0", now), []kek.Source{known, orders}, now)
 	}}

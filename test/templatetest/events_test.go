@@ -3,6 +3,7 @@ package templatetest
 import (
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -10,31 +11,10 @@ import (
 	"github.com/matter-ops/kms-rotation/internal/lambdastep"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/gates"
+	"github.com/matter-ops/kms-rotation/rotation/journal"
+	"github.com/matter-ops/kms-rotation/test/asltest"
 )
-
-// decoders has, by function, what its input decodes to; execution is what people and
-// the schedule start the state machine with.
-var decoders = map[string]func([]byte) error{
-	"preflight":  decodes[rotation.PreflightInput],
-	"mint":       decodes[rotation.StepInput],
-	"dualunwrap": decodes[rotation.StepInput],
-	"switch":     decodes[rotation.StepInput],
-	"drain":      decodes[rotation.StepInput],
-	"rewrap":     decodes[rotation.RewrapInput],
-	"retire":     decodes[rotation.RetireInput],
-	"anchor":     decodes[rotation.AnchorInput],
-	"verify":     decodes[rotation.VerifyInput],
-	"notify":     decodes[rotation.NotifyInput],
-	"approve":    decodes[rotation.ApprovalInput],
-	"health":     decodes[rotation.HealthInput],
-	"schedule":   decodes[rotation.ScheduleInput],
-	"execution":  decodes[rotation.ExecutionInput],
-}
-
-func decodes[In any](b []byte) error {
-	_, err := lambdastep.Decode[In](b)
-	return err
-}
 
 // event reads events/<name>.json.
 func event[In any](t *testing.T, name string) In {
@@ -43,7 +23,7 @@ func event[In any](t *testing.T, name string) In {
 	if err != nil {
 		t.Fatal(err)
 	}
-	in, err := lambdastep.Decode[In](b)
+	in, err := lambdastep.DecodePayload[In](b)
 	if err != nil {
 		t.Fatalf("%s: %v", name, err)
 	}
@@ -56,12 +36,17 @@ func TestEvents(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	contracts, err := asltest.ReadContracts(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	contracts["execution"] = asltest.Contract{In: reflect.TypeFor[rotation.ExecutionInput]()} // what people and the schedule start the machines with
 	seen := map[string]bool{}
 	for _, f := range files {
 		name, ok := strings.CutSuffix(filepath.Base(f), ".json")
 		function, _, _ := strings.Cut(name, "-")
-		decode := decoders[function]
-		if !ok || decode == nil {
+		contract, known := contracts[function]
+		if !ok || !known {
 			t.Errorf("%s: want <function>.json, <function>-<variant>.json or execution-<mode>.json", f)
 			continue
 		}
@@ -69,7 +54,7 @@ func TestEvents(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := decode(b); err != nil {
+		if err := lambdastep.DecodeInto(b, reflect.New(contract.In).Interface()); err != nil {
 			t.Errorf("%s: %v", f, err)
 		}
 		seen[name] = true
@@ -81,15 +66,12 @@ func TestEvents(t *testing.T) {
 			t.Errorf("there is no events/%s.json", name)
 		}
 	}
-	if got := len(folders(t)) + 1; got != len(decoders) {
-		t.Errorf("%d functions and the execution, %d decoders", got-1, len(decoders))
-	}
 }
 
 // TestExecutionEvents: each way to start asks for what its name says.
 func TestExecutionEvents(t *testing.T) {
 	for name, want := range map[string]rotation.ExecutionInput{
-		"blank": {}, "scheduled": {RequestedBy: "schedule"}, "drill": {Drill: rotation.DrillFailure},
+		"blank": {}, "scheduled": {RequestedBy: "schedule"}, "drill": {Drill: gates.DrillFailure},
 	} {
 		if in := event[rotation.ExecutionInput](t, "execution-"+name); in != want {
 			t.Errorf("%s: %+v", name, in)
@@ -99,7 +81,7 @@ func TestExecutionEvents(t *testing.T) {
 		t.Errorf("announce: %+v", in)
 	}
 	normal := event[rotation.ExecutionInput](t, "execution-normal")
-	if _, err := rotation.ParseWindow(normal.Window, nil); err != nil || normal.Mode != string(kek.Normal) || kek.CheckLabel(normal.Label) != nil {
+	if _, err := gates.ParseWindow(normal.Window, nil); err != nil || normal.Mode != string(kek.Normal) || kek.CheckLabel(normal.Label) != nil {
 		t.Errorf("normal: %+v, %v", normal, err)
 	}
 	if in := event[rotation.ExecutionInput](t, "execution-emergency"); in.Mode != string(kek.Emergency) || in.Reason == "" {
@@ -117,7 +99,7 @@ func TestExecutionEvents(t *testing.T) {
 	if in := event[rotation.RewrapInput](t, "rewrap-rehearse"); !in.Rehearse {
 		t.Errorf("rehearse: %+v", in)
 	}
-	redriven := event[rotation.NotifyInput](t, "notify-redriven")
+	redriven := event[journal.Notice](t, "notify-redriven")
 	if redriven.HaltedIn == nil || redriven.Execution.RedriveCount <= redriven.HaltedIn.RedriveCount {
 		t.Errorf("redriven: %+v", redriven)
 	}

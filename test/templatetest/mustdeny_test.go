@@ -14,7 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/matter-ops/kms-rotation/internal/awskms"
-	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/keyring"
 	"github.com/matter-ops/kms-rotation/test/localaws/iam"
 )
 
@@ -162,6 +162,7 @@ var (
 	foreign      = []string{"foreign", "kms:ResourceAliases", "alias/billing"}
 	foreignPlain = []string{"unnamed"}
 	anchorKey    = []string{"AnchorKey"}
+	macKey       = []string{"CheckpointKey"}
 )
 
 var (
@@ -187,6 +188,13 @@ func put(object string, context ...string) []iam.Access {
 func locked(more ...string) []string {
 	return append([]string{"s3:object-lock-mode", "COMPLIANCE", "s3:object-lock-remaining-retention-days", "366"}, more...)
 }
+
+// onKeys is an access to a record of the key table.
+func onKeys(action string, context ...string) iam.Access {
+	return access("dynamodb:"+action, "arn:aws:dynamodb:eu-central-1:123456789012:table/KeyTable", append(context, "dynamodb:LeadingKeys", "DEK#x")...)
+}
+
+const copyOfDEK = "arn:aws:s3:::AuditBucket/deks/x/000000000001-k-0.json"
 
 // attempt is one thing that a compromised function might try.
 type attempt struct {
@@ -266,6 +274,35 @@ var attempts = []attempt{
 		"each of them makes one transition; preflight retires the new KEK of a rotation that an emergency ends. IAM cannot tell transitions apart",
 	},
 	{"open or seal a fence", []iam.Access{onItem("PutItem", "FENCE#x")}, "switch opens the new KEK's, drain seals the old one's"},
+	{
+		"remove a fence",
+		[]iam.Access{onItem("DeleteItem", "FENCE#x")},
+		"verify archives those of retired KEKs, and IAM cannot tell them apart. A shard that is not there refuses inserts: they stop, no row is orphaned, and doctor opens it again",
+	},
+	{
+		"remove a checkpoint",
+		[]iam.Access{onItem("DeleteItem", "CHECKPOINT#x#orders#rewrap")},
+		"verify archives those of rotations that are over; the pass of one that runs begins that segment again",
+	},
+	{"delete the record of a data key", []iam.Access{onKeys("DeleteItem")}, ""},
+	{
+		"overwrite the record of a data key",
+		[]iam.Access{onKeys("PutItem")},
+		"applications create records, rewrap and retire make them for the rows of an emergency, and retire puts back lost ones; IAM cannot demand the condition. Each version stays in the bucket, from which it is put back",
+	},
+	{
+		"rewrap the record of a data key",
+		[]iam.Access{onKeys("UpdateItem", "dynamodb:Attributes", "wrapped_dek", "dynamodb:Attributes", "kek_id")},
+		"it is their work. The other attributes of a record they cannot change",
+	},
+	{"change the birth epoch of a data key", []iam.Access{onKeys("UpdateItem", "dynamodb:Attributes", "born_epoch")}, ""},
+	{
+		"write a copy of a data key",
+		[]iam.Access{access("s3:PutObject", copyOfDEK, "s3:if-none-match", "*")},
+		"a copy comes before each version of a record. One that is false stays forever and stops nothing: it does not unwrap, and is counted",
+	},
+	{"write over a copy of a data key", []iam.Access{access("s3:PutObject", copyOfDEK)}, ""},
+	{"remove a copy of a data key", []iam.Access{access("s3:DeleteObjectVersion", copyOfDEK)}, ""},
 	{"take the lock", []iam.Access{onItem("PutItem", "LOCK")}, "preflight starts rotations"},
 	{"free the lock", []iam.Access{onItem("DeleteItem", "LOCK")}, "they end rotations"},
 	{
@@ -306,6 +343,11 @@ var attempts = []attempt{
 		"have the census or the last scan skip rows, by a checkpoint",
 		[]iam.Access{onItem("PutItem", "CHECKPOINT#x#orders#census"), onItem("PutItem", "CHECKPOINT#x#orders#verify")},
 		"verify keeps its own; preflight as above",
+	},
+	{
+		"make the MAC of a checkpoint",
+		[]iam.Access{onKey("GenerateMac", macKey, "kms:MacAlgorithm", "HMAC_SHA_256")},
+		"each saves checkpoints of its own pass; which item a function may write, the lines above say",
 	},
 	{"add, change or remove a source", []iam.Access{onItem("PutItem", "SOURCE"), onItem("PutItem", "REGISTRY")}, ""},
 	{"remove a source", []iam.Access{onItem("DeleteItem", "SOURCE")}, ""},
@@ -391,7 +433,7 @@ func TestMustDeny(t *testing.T) {
 	tpl := load(t)
 	who := tpl.principals(t)
 	columns := append(steps(who), application)
-	document, err := awskms.KeyPolicy(rotation.Key{ARN: fmt.Sprintf(arnOf, "kms", "key/old")})
+	document, err := awskms.KeyPolicy(keyring.Key{ARN: fmt.Sprintf(arnOf, "kms", "key/old")})
 	if err != nil {
 		t.Fatal(err)
 	}

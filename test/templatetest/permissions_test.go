@@ -51,7 +51,8 @@ func TestWhoMay(t *testing.T) {
 		"dynamodb:DescribeTable":        {"Preflight", "Retire", "Rewrap", "Verify"},
 		"dynamodb:Scan":                 {"Preflight", "Retire", "Rewrap", "Verify"},
 		"dynamodb:BatchGetItem":         {},
-		"s3:PutObject":                  steps,
+		"cloudwatch:GetMetricData":      {"Retire", "Rewrap", "Verify"}, // what is free of the capacities that live traffic shares
+		"s3:PutObject":                  append([]string{""}, steps...), // "": the copies of data keys
 		"s3:PutObjectRetention":         steps,
 		"s3:GetObject":                  {"DualUnwrap", "Preflight", "Retire", "Rewrap", "Verify"}, // of the corpus
 		"s3:GetObjectVersion":           steps,
@@ -62,7 +63,7 @@ func TestWhoMay(t *testing.T) {
 		"secretsmanager:GetSecretValue": {"Notify", "Preflight"}, // of the announcers
 		"states:SendTaskSuccess":        {},                      // a person answers
 		"lambda:InvokeFunction":         {"AnchorSchedule", "HealthSchedule", "Schedule", "StateMachine", "TickSchedule"},
-		"states:StartExecution":         {"", "EmergencyForm", "Schedule"}, // "": the policies for people, see TestEntrances
+		"states:StartExecution":         {"", "EmergencyForm", "Schedule", "StateMachine"}, // "": the policies for people, see TestEntrances; StateMachine: child executions
 		"sqs:SendMessage":               {"AnchorSchedule", "HealthSchedule", "TickSchedule"},
 		"xray:PutTraceSegments":         append(slices.Clone(steps[:4]), "Health", "Mint", "Notify", "Preflight", "Retire", "Rewrap", "Schedule", "StateMachine", "Switch", "Verify"),
 	} {
@@ -80,68 +81,113 @@ func TestWhoMayWriteState(t *testing.T) {
 	registry := []string{"Preflight", "Retire", "Verify"} // start, retirement and census decide by all of it
 	type access struct{ action, pk string }
 	for a, want := range map[access][]string{
-		{"PutItem", "POINTER"}:                {"Switch"},
-		{"PutItem", "LOCK"}:                   {"Preflight"},
-		{"DeleteItem", "LOCK"}:                {"Retire", "Verify"},
-		{"PutItem", "KEK#1"}:                  {"Drain", "Mint", "Preflight", "Retire", "Switch"}, // preflight: of the rotation that an emergency ends
-		{"PutItem", "FENCE#1"}:                {"Drain", "Switch"},
-		{"ConditionCheckItem", "FENCE#1"}:     {"", "Drain"},
-		{"ConditionCheckItem", "POINTER"}:     {"Preflight", "Retire"},
-		{"ConditionCheckItem", "LOCK"}:        {"Drain", "DualUnwrap", "Mint", "Preflight", "Retire", "Rewrap", "Switch", "Verify"},
-		{"GetItem", "REGISTRY"}:               registry,
-		{"ConditionCheckItem", "REGISTRY"}:    {"Preflight"},
-		{"PutItem", "REGISTRY"}:               {}, // a person changes it
-		{"Query", "SOURCE"}:                   registry,
-		{"PutItem", "SOURCE"}:                 {},
-		{"DeleteItem", "SOURCE"}:              {},
-		{"Query", "MARK"}:                     registry,
-		{"PutItem", "MARK"}:                   {""},
-		{"UpdateItem", "MARK"}:                {},
-		{"DeleteItem", "MARK"}:                {},
-		{"PutItem", "LEASE#1"}:                {""},
-		{"UpdateItem", "LEASE#1"}:             {""},
-		{"DeleteItem", "LEASE#1"}:             {"", "Drain"},
-		{"Query", "LEASE#1"}:                  {"Drain"},
-		{"PutItem", "CHECKPOINT#1#s#census"}:  {"Preflight", "Verify"}, // preflight resets those of a rotation that is resumed
-		{"PutItem", "CHECKPOINT#1#s#rewrap"}:  {"Rewrap"},
-		{"PutItem", "CHECKPOINT#1#s#confirm"}: {"Preflight", "Retire"},
-		{"PutItem", "CHECKPOINT#1#s#verify"}:  {"Preflight", "Verify"},
-		{"GetItem", "CHECKPOINT#1#s#rewrap"}:  {"Rewrap"},
-		{"GetItem", "CHECKPOINT#1#s#confirm"}: {"Retire"},
-		{"GetItem", "CHECKPOINT#1#s#verify"}:  {"Verify"},
-		{"Query", "CHECKPOINT#1#s#census"}:    {"Preflight", "Retire", "Verify"},
-		{"Query", "CHECKPOINT#1#s#rewrap"}:    {"Retire", "Rewrap", "Verify"},
-		{"PutItem", "ROTATION#1"}:             slices.DeleteFunc(slices.Clone(steps), func(s string) bool { return s == "Anchor" || s == "Approve" }),
-		{"PutItem", "AUDIT"}:                  steps,
-		{"PutItem", "ANCHOR"}:                 {"Anchor", "Preflight"},
-		{"GetItem", "ANCHOR"}:                 {"Anchor", "Preflight", "Verify"},
-		{"Query", "AUDIT"}:                    steps,
-		{"UpdateItem", "AUDIT_HEAD"}:          steps,
-		{"PutItem", "AUDIT_HEAD"}:             {},
-		{"UpdateItem", "AUDIT"}:               {},
-		{"DeleteItem", "AUDIT"}:               {},
-		{"DeleteItem", "KEK#1"}:               {},
-		{"DeleteItem", "FENCE#1"}:             {},
-		{"UpdateItem", "POINTER"}:             {},
-		{"GetItem", "POINTER"}:                slices.Sorted(slices.Values(append([]string{"", "Health", "Schedule"}, steps...))),
-		{"GetItem", "ROTATION#1"}:             slices.Sorted(slices.Values(append([]string{"", "Schedule"}, steps...))),
-		{"GetItem", "LEASE#1"}:                {},
-		{"Scan", "KEK#1"}:                     registry,
-		{"PutItem", "ANNOUNCEMENT#1"}:         {"Preflight"},
-		{"GetItem", "ANNOUNCEMENT#1"}:         {"Notify", "Preflight", "Schedule"},
-		{"PutItem", "DRILL#1"}:                {"Retire"},
-		{"GetItem", "DRILL#1"}:                {"Preflight", "Retire", "Schedule"},
-		{"PutItem", "APPROVAL#1"}:             {"Approve"},
-		{"GetItem", "APPROVAL#1"}:             {"Approve", "Switch"},
-		{"UpdateItem", "HEALTH#1"}:            {"Health"},
-		{"PutItem", "HEALTH#1"}:               {},
-		{"GetItem", "HEALTH#1"}:               {"Preflight"},
+		{"PutItem", "POINTER"}:                  {"Switch"},
+		{"PutItem", "LOCK"}:                     {"Preflight"},
+		{"DeleteItem", "LOCK"}:                  {"Retire", "Verify"},
+		{"PutItem", "KEK#1"}:                    {"Drain", "Mint", "Preflight", "Retire", "Switch"}, // preflight: of the rotation that an emergency ends
+		{"PutItem", "FENCE#1"}:                  {"Drain", "Switch"},
+		{"ConditionCheckItem", "FENCE#1"}:       {"", "Drain"},
+		{"PutItem", "DEKFENCE#1"}:               {"Drain", "Switch"},
+		{"ConditionCheckItem", "DEKFENCE#1"}:    {"", "Drain", "Retire", "Rewrap"},
+		{"DeleteItem", "DEKFENCE#1"}:            {"Verify"},
+		{"ConditionCheckItem", "POINTER"}:       {"Preflight", "Retire"},
+		{"ConditionCheckItem", "LOCK"}:          {"Drain", "DualUnwrap", "Mint", "Preflight", "Retire", "Rewrap", "Switch", "Verify"},
+		{"GetItem", "REGISTRY"}:                 registry,
+		{"ConditionCheckItem", "REGISTRY"}:      {"Preflight"},
+		{"PutItem", "REGISTRY"}:                 {}, // a person changes it
+		{"Query", "SOURCE"}:                     registry,
+		{"PutItem", "SOURCE"}:                   {},
+		{"DeleteItem", "SOURCE"}:                {},
+		{"Query", "MARK"}:                       registry,
+		{"PutItem", "MARK"}:                     {""},
+		{"UpdateItem", "MARK"}:                  {},
+		{"DeleteItem", "MARK"}:                  {},
+		{"PutItem", "LEASE#1"}:                  {""},
+		{"UpdateItem", "LEASE#1"}:               {""},
+		{"DeleteItem", "LEASE#1"}:               {"", "Drain"},
+		{"Query", "LEASE#1"}:                    {"Drain"},
+		{"PutItem", "CHECKPOINT#1#s#census"}:    {"Preflight", "Verify"}, // preflight resets those of a rotation that is resumed
+		{"PutItem", "CHECKPOINT#1#s#rewrap"}:    {"Rewrap"},
+		{"PutItem", "CHECKPOINT#1#s#confirm"}:   {"Preflight", "Retire"},
+		{"PutItem", "CHECKPOINT#1#s#verify"}:    {"Preflight", "Verify"},
+		{"GetItem", "CHECKPOINT#1#s#rewrap"}:    {"Rewrap"},
+		{"GetItem", "CHECKPOINT#1#s#confirm"}:   {"Retire"},
+		{"GetItem", "CHECKPOINT#1#s#verify"}:    {"Verify"},
+		{"Query", "CHECKPOINT#1#s#census"}:      {"Preflight", "Retire", "Verify"},
+		{"Query", "CHECKPOINT#1#s#rewrap"}:      {"Retire", "Rewrap", "Verify"},
+		{"PutItem", "ROTATION#1"}:               slices.DeleteFunc(slices.Clone(steps), func(s string) bool { return s == "Anchor" || s == "Approve" }),
+		{"PutItem", "AUDIT"}:                    steps,
+		{"PutItem", "ANCHOR"}:                   {"Anchor", "Preflight"},
+		{"GetItem", "ANCHOR"}:                   {"Anchor", "Preflight", "Verify"},
+		{"Query", "AUDIT"}:                      steps,
+		{"UpdateItem", "AUDIT_HEAD"}:            steps,
+		{"PutItem", "AUDIT_HEAD"}:               {},
+		{"UpdateItem", "AUDIT"}:                 {},
+		{"DeleteItem", "AUDIT"}:                 {},
+		{"DeleteItem", "KEK#1"}:                 {},
+		{"DeleteItem", "FENCE#1"}:               {"Verify"}, // archives what earlier rotations have left
+		{"DeleteItem", "CHECKPOINT#1#s#rewrap"}: {"Verify"},
+		{"ConditionCheckItem", "KEK#1"}:         {"Verify"}, // that a KEK is retired
+		{"UpdateItem", "POINTER"}:               {},
+		{"GetItem", "POINTER"}:                  slices.Sorted(slices.Values(append([]string{"", "Health", "Schedule"}, steps...))),
+		{"GetItem", "ROTATION#1"}:               slices.Sorted(slices.Values(append([]string{"", "Schedule"}, steps...))),
+		{"GetItem", "LEASE#1"}:                  {},
+		{"Scan", "KEK#1"}:                       registry,
+		{"PutItem", "ANNOUNCEMENT#1"}:           {"Preflight"},
+		{"GetItem", "ANNOUNCEMENT#1"}:           {"Notify", "Preflight", "Schedule"},
+		{"PutItem", "DRILL#1"}:                  {"Retire"},
+		{"GetItem", "PAUSE#1"}:                  {"Retire", "Rewrap", "Verify"},
+		{"PutItem", "PAUSE#1"}:                  {}, // a person pauses
+		{"GetItem", "DRILL#1"}:                  {"Preflight", "Retire", "Schedule"},
+		{"PutItem", "APPROVAL#1"}:               {"Approve"},
+		{"GetItem", "APPROVAL#1"}:               {"Approve", "Switch"},
+		{"UpdateItem", "HEALTH#1"}:              {"Health"},
+		{"PutItem", "HEALTH#1"}:                 {},
+		{"GetItem", "HEALTH#1"}:                 {"Preflight"},
 	} {
 		got := may(all, func(s statement) bool {
 			return s.allows("dynamodb:"+a.action) && slices.Contains(s.Resources, "${ControlTable.Arn}") && s.onKey(a.pk)
 		})
 		if d := cmp.Diff(want, got); d != "" {
 			t.Errorf("who may %s %s (-want +got):\n%s", a.action, a.pk, d)
+		}
+	}
+}
+
+// TestWhoMayTouchDataKeys: records of the key table are created by writers and, for the rows of
+// an emergency, by rewrap and retire, which also puts lost ones back; they are rewrapped in three attributes, and deleted by nobody; copies are written by those who
+// write records.
+func TestWhoMayTouchDataKeys(t *testing.T) {
+	all := policies(t, load(t))
+	const table, copies = "${KeyTable.Arn}", "${AuditBucket.Arn}/deks/*"
+	for what, want := range map[[2]string][]string{
+		{"dynamodb:GetItem", table}:          {"", "Retire", "Rewrap", "Verify"},
+		{"dynamodb:PutItem", table}:          {"", "Retire", "Rewrap"},
+		{"dynamodb:UpdateItem", table}:       {"Retire", "Rewrap"},
+		{"dynamodb:DeleteItem", table}:       {},
+		{"dynamodb:BatchWriteItem", table}:   {},
+		{"dynamodb:PartiQLDelete", table}:    {},
+		{"dynamodb:Scan", table}:             {"Preflight", "Retire", "Rewrap", "Verify"},
+		{"dynamodb:DescribeTable", table}:    {"Preflight", "Retire", "Rewrap", "Verify"},
+		{"s3:PutObject", copies}:             {"", "Retire", "Rewrap"},
+		{"s3:GetObject", copies}:             {"Retire"},
+		{"s3:PutObjectRetention", copies}:    {},
+		{"s3:DeleteObject", copies}:          {},
+		{"s3:GetObjectVersion", copies}:      {},
+		{"s3:PutLifecycleConfiguration", ""}: {},
+	} {
+		got := may(all, func(s statement) bool {
+			return s.Effect == "Allow" && s.allows(what[0]) && (what[1] == "" || slices.Contains(s.Resources, what[1]))
+		})
+		if d := cmp.Diff(want, got); d != "" {
+			t.Errorf("who may %s %s (-want +got):\n%s", what[0], what[1], d)
+		}
+	}
+	for _, role := range []string{"RetireRole", "RewrapRole"} {
+		i := slices.IndexFunc(all[role], func(s statement) bool { return s.Sid == "RewrapDataKeys" })
+		want := map[string][]string{"ForAllValues:StringEquals dynamodb:Attributes": {"pk", "wrapped_dek", "kek_id", "kek_epoch"}}
+		if d := cmp.Diff(want, all[role][i].Conditions); d != "" {
+			t.Errorf("%s (-want +got):\n%s", role, d)
 		}
 	}
 }
@@ -184,6 +230,58 @@ func TestOneStatementPerTransactionalAction(t *testing.T) {
 	}
 }
 
+// TestPeople: an auditor reads and changes nothing, and reads no row and opens none. An approver
+// may besides write an answer and its record, and wake the execution that waits for it.
+func TestPeople(t *testing.T) {
+	tpl := load(t)
+	of := func(id string) []statement {
+		return statements(t, at[object](t, tpl.Resources, id, "Properties", "PolicyDocument"))
+	}
+	reads := regexp.MustCompile(`^[a-z0-9]+:(Get|List|Describe|Query$|Scan$)`)
+	for _, s := range of("AuditorPolicy") {
+		for _, a := range s.Actions {
+			if !reads.MatchString(a) {
+				t.Errorf("an auditor may %s", a)
+			}
+		}
+		for _, r := range s.Resources {
+			if strings.Contains(r, "${AWS::StackName}-*") { // a stack's name may begin with another's
+				t.Errorf("an auditor sees into other stacks: %s", r)
+			}
+			if strings.Contains(r, ":dynamodb:") || r == "*" || strings.HasPrefix(r, "${Audit") && !slices.Contains([]string{"${AuditBucket.Arn}", "${AuditBucket.Arn}/v1/${AWS::StackName}/*"}, r) {
+				t.Errorf("an auditor reads %s", r)
+			}
+		}
+		if s.allows("kms:DescribeKey") && !slices.Equal(s.Conditions["StringEquals aws:ResourceTag/matter:stack"], []string{"${AWS::StackName}"}) {
+			t.Errorf("an auditor looks at keys of others: %v", s.Conditions)
+		}
+	}
+	// The schedule is in a group of the stack's own, which its ARN names (Scheduler's API reference,
+	// GetSchedule; operate.FindNextSchedule asks for it there).
+	schedule := "arn:${AWS::Partition}:scheduler:${AWS::Region}:${AWS::AccountId}:schedule/${AWS::StackName}/${AWS::StackName}-tick"
+	if !slices.ContainsFunc(of("AuditorPolicy"), func(s statement) bool {
+		return s.allows("scheduler:GetSchedule") && slices.Equal(s.Resources, []string{schedule})
+	}) {
+		t.Errorf("an auditor may not read %s", schedule)
+	}
+	got := map[string][]string{}
+	for _, s := range of("ApproverPolicy") {
+		for _, a := range s.Actions {
+			got[a] = slices.Concat(s.Resources, s.Conditions["ForAllValues:StringLike dynamodb:LeadingKeys"], s.Conditions["ForAllValues:StringEquals dynamodb:LeadingKeys"],
+				s.Conditions["NumericGreaterThanEquals s3:object-lock-remaining-retention-days"])
+		}
+	}
+	records := "${AuditBucket.Arn}/v1/${AWS::StackName}/records/*"
+	want := map[string][]string{
+		"dynamodb:PutItem": {"${ControlTable.Arn}", "APPROVAL#*", "AUDIT"}, "dynamodb:UpdateItem": {"${ControlTable.Arn}", "AUDIT_HEAD"},
+		"s3:PutObject": {records}, "s3:PutObjectRetention": {records, "${RetentionDays}"},
+		"states:SendTaskSuccess": {"*"}, "states:SendTaskFailure": {"*"},
+	}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Errorf("approver (-want +got):\n%s", d)
+	}
+}
+
 // TestKEKsByTag: a key that does not carry the stack's tag is out of reach, but for
 // making a KEK, naming it and asking what it is and how it is named.
 func TestKEKsByTag(t *testing.T) {
@@ -196,7 +294,7 @@ func TestKEKsByTag(t *testing.T) {
 			if s.Effect != "Allow" || !strings.HasPrefix(s.Actions[0], "kms:") {
 				continue
 			}
-			if slices.Equal(s.Resources, []string{"${AnchorKey.Arn}"}) {
+			if slices.Equal(s.Resources, []string{"${AnchorKey.Arn}"}) || slices.Equal(s.Resources, []string{"${CheckpointKey.Arn}"}) {
 				continue // no KEK
 			}
 			name := strings.TrimSuffix(role, "Role") + " " + s.Sid
@@ -262,8 +360,9 @@ func TestEntrances(t *testing.T) {
 			if s.Effect == "Deny" || slices.Equal(s.Resources, []string{"${ScheduleFailures.Arn}"}) {
 				continue
 			}
-			executions := tc.name != "" && slices.Equal(s.Resources,
-				[]string{"arn:${AWS::Partition}:states:${AWS::Region}:${AWS::AccountId}:execution:${AWS::StackName}-" + tc.name + ":*"})
+			const states = "arn:${AWS::Partition}:states:${AWS::Region}:${AWS::AccountId}:"
+			executions := tc.name != "" && (slices.Equal(s.Resources, []string{states + "execution:${AWS::StackName}-" + tc.name + ":*"}) ||
+				slices.Equal(s.Resources, []string{states + "execution:${AWS::StackName}-" + tc.name + "/*", states + "mapRun:${AWS::StackName}-" + tc.name + "/*"}))
 			if !executions && !slices.Equal(s.Resources, []string{tc.machine}) {
 				t.Errorf("%s may %v on %v", who, s.Actions, s.Resources)
 			}
@@ -305,7 +404,7 @@ func TestEmergencyForm(t *testing.T) {
 			continue
 		}
 		fill := strings.NewReplacer("{{ Reason }}", reason, "{{ automation:EXECUTION_ID }}", "0b5ea7e2-9a6f-4b6e-a2a6-0c7f9a3a6f11")
-		in, err := lambdastep.Decode[rotation.ExecutionInput]([]byte(fill.Replace(at[string](t, step, "input"))))
+		in, err := lambdastep.DecodePayload[rotation.ExecutionInput]([]byte(fill.Replace(at[string](t, step, "input"))))
 		if err != nil || in.Mode != "emergency" || in.Reason != reason || in.RequestedBy == "" {
 			t.Errorf("%+v, %v", in, err)
 		}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/matter-ops/kms-rotation/internal/lambdastep"
 	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/anchor"
 )
 
 // TestSchedules: each is a rate, because EventBridge Scheduler skips a time of a cron
@@ -48,15 +49,15 @@ func TestScheduledInputs(t *testing.T) {
 			"ScheduleHour": "23", "ScheduleState": "DISABLED", "StateMachine": "arn:machine", "PreflightFunction": "matter-preflight",
 		})
 	}
-	tick, err := lambdastep.Decode[rotation.ScheduleInput]([]byte(input("TickSchedule")))
+	tick, err := lambdastep.DecodePayload[rotation.ScheduleInput]([]byte(input("TickSchedule")))
 	if want := (rotation.ScheduleInput{StateMachine: "arn:machine", Preflight: "matter-preflight", Hour: 23, State: "DISABLED"}); err != nil || tick != want {
 		t.Errorf("tick: %+v, %v", tick, err)
 	}
 	if allowed := texts(at[any](t, tpl.Parameters, "ScheduleState", "AllowedValues")); !slices.Equal(allowed, []string{rotation.ScheduleEnabled, "DISABLED"}) {
 		t.Errorf("states of the schedule: %v", allowed)
 	}
-	beat, err := lambdastep.Decode[rotation.AnchorInput]([]byte(input("AnchorSchedule")))
-	if err != nil || beat != (rotation.AnchorInput{Heartbeat: true}) {
+	beat, err := lambdastep.DecodePayload[anchor.Input]([]byte(input("AnchorSchedule")))
+	if err != nil || beat != (anchor.Input{Heartbeat: true}) {
 		t.Errorf("anchor: %+v, %v", beat, err)
 	}
 	if start := event[rotation.ExecutionInput](t, "execution-scheduled"); start.RequestedBy != rotation.ScheduleRequester {

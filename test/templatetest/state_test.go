@@ -10,6 +10,8 @@ import (
 
 	"github.com/matter-ops/kms-rotation/audit"
 	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/anchor"
+	"github.com/matter-ops/kms-rotation/rotation/journal"
 	"github.com/matter-ops/kms-rotation/test/localaws/iam"
 )
 
@@ -20,7 +22,7 @@ func TestStateOutlivesTheStack(t *testing.T) {
 	for id, want := range map[string]string{
 		// A rollback cannot delete a table under deletion protection, nor a key whose policy
 		// lets nobody schedule its deletion: it would end in ROLLBACK_FAILED.
-		"ControlTable": "Retain", "AnchorKey": "Retain",
+		"ControlTable": "Retain", "KeyTable": "Retain", "AnchorKey": "Retain",
 		"AuditBucket": "RetainExceptOnCreate", "AuditBucketPolicy": "RetainExceptOnCreate",
 	} {
 		if got := at[string](t, tpl.Resources, id, "DeletionPolicy"); got != want {
@@ -30,8 +32,10 @@ func TestStateOutlivesTheStack(t *testing.T) {
 			t.Errorf("%s: UpdateReplacePolicy is %s", id, got)
 		}
 	}
-	if !at[bool](t, tpl.Resources, "ControlTable", "Properties", "DeletionProtectionEnabled") {
-		t.Error("the table is not protected: then RetainExceptOnCreate is right for it")
+	for _, table := range []string{"ControlTable", "KeyTable"} {
+		if !at[bool](t, tpl.Resources, table, "Properties", "DeletionProtectionEnabled") {
+			t.Errorf("%s is not protected: then RetainExceptOnCreate is right for it", table)
+		}
 	}
 	for where, ss := range everyStatement(t, tpl) {
 		for _, s := range ss {
@@ -40,7 +44,7 @@ func TestStateOutlivesTheStack(t *testing.T) {
 			}
 		}
 	}
-	for kind, want := range map[string]int{"AWS::DynamoDB::Table": 1, "AWS::S3::Bucket": 1, "AWS::KMS::Key": 1} {
+	for kind, want := range map[string]int{"AWS::DynamoDB::Table": 2, "AWS::S3::Bucket": 1, "AWS::KMS::Key": 2} {
 		if got := tpl.ofType(kind); len(got) != want {
 			t.Errorf("%s: %q: each needs a check above", kind, got)
 		}
@@ -96,8 +100,8 @@ func TestSecondLife(t *testing.T) {
 			}
 		}
 	}
-	if kept != 4 {
-		t.Errorf("%d resources outlive the stack: matter ops reinstall and docs/runbook.md name four", kept)
+	if kept != 5 {
+		t.Errorf("%d resources outlive the stack: matter ops reinstall and docs/runbook.md name five", kept)
 	}
 }
 
@@ -115,6 +119,21 @@ func TestControlTable(t *testing.T) {
 	}
 	if d := cmp.Diff(want, at[object](t, load(t).Resources, "ControlTable", "Properties")); d != "" {
 		t.Errorf("control table (-want +got):\n%s", d)
+	}
+}
+
+func TestKeyTable(t *testing.T) {
+	want := object{
+		"AttributeDefinitions":             []any{object{"AttributeName": "pk", "AttributeType": "S"}},
+		"KeySchema":                        []any{object{"AttributeName": "pk", "KeyType": "HASH"}},
+		"BillingMode":                      "PAY_PER_REQUEST",
+		"DeletionProtectionEnabled":        true,
+		"PointInTimeRecoverySpecification": object{"PointInTimeRecoveryEnabled": true},
+		"SSESpecification":                 object{"SSEEnabled": true},
+		// No TimeToLiveSpecification: records are never deleted.
+	}
+	if d := cmp.Diff(want, at[object](t, load(t).Resources, "KeyTable", "Properties")); d != "" {
+		t.Errorf("key table (-want +got):\n%s", d)
 	}
 }
 
@@ -167,7 +186,7 @@ func TestAuditBucketPolicy(t *testing.T) {
 		deny("NothingIsDeleted", objects, []string{"s3:DeleteObject", "s3:DeleteObjectVersion", "s3:BypassGovernanceRetention"},
 			map[string][]string{}),
 		deny("NothingIsOverwritten", objects, locks[:1], map[string][]string{"Null s3:if-none-match": {"true"}}),
-		deny("NothingBesideTheChain", []string{"all but ${AuditBucket.Arn}/v1/${AWS::StackName}/*"}, locks[:1], map[string][]string{}),
+		deny("NothingBesideTheChain", []string{"all but ${AuditBucket.Arn}/v1/${AWS::StackName}/*", "all but ${AuditBucket.Arn}/deks/*"}, locks[:1], map[string][]string{}),
 		deny("NeverUnderAKMSKey", objects, locks[:1],
 			map[string][]string{"Null s3:x-amz-server-side-encryption-aws-kms-key-id": {"false"}}),
 		deny("NoShortLock", objects, locks,
@@ -183,7 +202,7 @@ func TestAuditBucketPolicy(t *testing.T) {
 }
 
 // TestNothingBesideTheChain: every key that the project writes lies under the prefix of the
-// stack's chain, and nobody may put any other.
+// stack's chain or is that of a copy of a data key, and nobody may put any other.
 func TestNothingBesideTheChain(t *testing.T) {
 	tpl := load(t)
 	policy, err := iam.DenialsOnly(tpl.parse(t, "AuditBucketPolicy", at[object](t, tpl.Resources, "AuditBucketPolicy", "Properties")["PolicyDocument"]))
@@ -202,6 +221,8 @@ func TestNothingBesideTheChain(t *testing.T) {
 		"v1/matter-2/records/000000000001.json":                      iam.Denied,
 		"v1/matter":                                                  iam.Denied,
 		"notes.txt":                                                  iam.Denied,
+		"deks/74aaaaaaaaaaaaaaaaaaaaaaae/000000000005-kek-0002-adbf45b08ad6468a.json": iam.Silent, // a copy of a data key
+		"deks": iam.Denied,
 	} {
 		for _, a := range put("arn:aws:s3:::AuditBucket/"+key, locked("s3:if-none-match", "*")...) {
 			if a.Action != "s3:PutObject" {
@@ -220,7 +241,7 @@ func TestPublishing(t *testing.T) {
 	for role, ss := range policies(t, load(t)) {
 		for _, s := range ss {
 			audit := slices.ContainsFunc(s.Resources, func(r string) bool { return strings.HasPrefix(r, "${AuditBucket") })
-			looks := []string{"CheckAuditBucket", "FindRecords", "FindAnchors", "ListEverything", "ReadEverything"}
+			looks := []string{"CheckAuditBucket", "FindRecords", "FindAnchors", "ListEverything", "ReadEverything", "ListCopies", "ReadCopies", "CopyDataKeys"}
 			if s.Effect != "Allow" || !audit || slices.Contains(looks, s.Sid) {
 				continue
 			}
@@ -245,6 +266,34 @@ func TestCorpusIsNeverCreated(t *testing.T) {
 	ss := statements(t, at[object](t, load(t).Resources, "CorpusRewrapPolicy", "Properties", "PolicyDocument"))
 	if len(ss) != 1 || !ss[0].allows("s3:PutObject") || !slices.Equal(ss[0].Conditions["Null s3:if-match"], []string{"false"}) {
 		t.Errorf("corpus: %+v", ss)
+	}
+}
+
+// TestCheckpointKey: the key goes with the stack, so its policy lets CloudFormation schedule
+// its deletion, and it makes MACs and nothing else.
+func TestCheckpointKey(t *testing.T) {
+	tpl := load(t)
+	key := at[object](t, tpl.Resources, "CheckpointKey")
+	if key["DeletionPolicy"] != nil || key["UpdateReplacePolicy"] != nil {
+		t.Errorf("the checkpoint key outlives its stack: %v, %v", key["DeletionPolicy"], key["UpdateReplacePolicy"])
+	}
+	p := at[object](t, key, "Properties")
+	if p["KeySpec"] != "HMAC_256" || p["KeyUsage"] != "GENERATE_VERIFY_MAC" || p["Tags"] != nil {
+		t.Errorf("checkpoint key is %v %v, tags %v", p["KeySpec"], p["KeyUsage"], p["Tags"])
+	}
+	deletes := false
+	for where, ss := range everyStatement(t, tpl) {
+		for _, s := range ss {
+			if strings.Contains(where, "CheckpointKey.") {
+				deletes = deletes || s.allows("kms:ScheduleKeyDeletion")
+			}
+			if s.allows("kms:VerifyMac") {
+				t.Errorf("%s: statement %s allows kms:VerifyMac, which nothing needs", where, s.Sid)
+			}
+		}
+	}
+	if !deletes {
+		t.Error("nobody may delete the checkpoint key: a deleted stack would end in DELETE_FAILED")
 	}
 }
 
@@ -276,6 +325,12 @@ func TestAlarms(t *testing.T) {
 		missing := "notBreaching"
 		if id == "CanarySilentAlarm" || id == "ScheduleSilentAlarm" {
 			missing = "breaching" // that nothing is measured is what they are for
+		}
+		if id == "AnchorSilentAlarm" { // a stack without a log anchors nothing
+			if d := cmp.Diff(object{"Fn::If": []any{"HasLog", "breaching", "notBreaching"}}, p["TreatMissingData"]); d != "" {
+				t.Errorf("%s (-want +got):\n%s", id, d)
+			}
+			continue
 		}
 		if p["TreatMissingData"] != missing || p["AlarmDescription"] == nil {
 			t.Errorf("%s: %v, %v", id, p["TreatMissingData"], p["AlarmDescription"])
@@ -317,7 +372,9 @@ func TestWatched(t *testing.T) {
 		"AWS/States ExecutionsTimedOut StateMachineArn=${EmergencyStateMachine}",
 		"AWS/States ExecutionsAborted StateMachineArn=${EmergencyStateMachine}",
 		"Matter orphaned_key_reference stack=${AWS::StackName}",
-		"Matter " + rotation.MetricGeneration + " stack=${AWS::StackName}",
+		"Matter " + journal.MetricGeneration + " stack=${AWS::StackName}",
+		"Matter " + anchor.MetricRed + " stack=${AWS::StackName}",
+		"Matter " + anchor.MetricGreen + " stack=${AWS::StackName}",
 		"Matter " + rotation.MetricCanaryRed + " stack=${AWS::StackName}",
 		"Matter " + rotation.MetricCanaryGreen + " stack=${AWS::StackName}",
 		"Matter " + rotation.MetricTick + " stack=${AWS::StackName}",
@@ -372,7 +429,7 @@ func TestRefusalAheadIsHeard(t *testing.T) {
 func TestOutputs(t *testing.T) {
 	tpl := load(t)
 	want := []string{
-		"AnchorKeyArn", "AuditBucketName", "ControlTableName", "DataPlanePolicyArn", "EmergencyFormName", "EmergencyStateMachineArn",
+		"AnchorKeyArn", "ApproverPolicyArn", "AuditBucketName", "AuditorPolicyArn", "ControlTableName", "DataPlanePolicyArn", "EmergencyFormName", "EmergencyStateMachineArn", "KeyTableName",
 		"SeedCorpus", "SeedSources", "StartEmergencyPolicyArn", "StartRotationPolicyArn", "StateMachineArn", "Told", "TopicArn",
 	}
 	for _, id := range tpl.ofType("AWS::Serverless::Function") {

@@ -198,15 +198,15 @@ func (r *run) wrapped(blob, kek, dek string) string {
 	return ""
 }
 
-// renewed takes down which row a fresh DEK of an emergency is for, and numbers the DEK as
-// the model does: after the one that it replaces. It is for no other row.
+// renewed numbers a fresh DEK of an emergency as the model does, after the one that it
+// replaces. Rows that shared a DEK may share the fresh one; it replaces no other DEK.
 func (r *run) renewed(e Event) string {
 	if e.Effect != "Table.Replace" || e.BodyDEK == "" || r.born[e.BodyDEK] == 0 {
 		return ""
 	}
 	row := r.rows.of(e.Source, "/", e.Row)
-	if of, used := r.used[e.BodyDEK]; used && of != row {
-		return "another row has this DEK"
+	if of, used := r.used[e.BodyDEK]; used && of != row && r.serial[row] != r.born[e.BodyDEK]%serials {
+		return "the DEK replaces that of another row"
 	} else if !used && r.serial[row] != 0 {
 		r.born[e.BodyDEK] = r.born[e.BodyDEK]/serials*serials + r.serial[row]
 	}

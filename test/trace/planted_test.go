@@ -8,6 +8,8 @@ import (
 	"github.com/matter-ops/kms-rotation/audit"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/journal"
+	"github.com/matter-ops/kms-rotation/rotation/keyring"
 	"github.com/matter-ops/kms-rotation/test/trace"
 )
 
@@ -28,7 +30,7 @@ func (d clockDrainage) Leases(ctx context.Context, id kek.ID) (live []rotation.L
 }
 
 // selfishKeys takes every key for the owner of its alias.
-type selfishKeys struct{ rotation.KeyAdmin }
+type selfishKeys struct{ keyring.Admin }
 
 func (selfishKeys) Claim(_ context.Context, _ string, _ int, id kek.ID) (kek.ID, error) {
 	return id, nil
@@ -50,8 +52,8 @@ func (c confirmed) LoadCheckpoint(ctx context.Context, id, source, pass string, 
 
 // eager disables the old key and then says so in the registry.
 type eager struct {
-	rotation.Registry
-	keys rotation.KeyAdmin
+	journal.Registry
+	keys keyring.Admin
 }
 
 func (e eager) Apply(ctx context.Context, c kek.Change, ev audit.Event) error {
@@ -72,9 +74,9 @@ func TestPlantedBugsAreRejected(t *testing.T) {
 		at    string
 	}{
 		{"drain trusts the clock", func(s *site) { s.Drainage = clockDrainage{s.Drainage, s} }, "Store.SealFence"},
-		{"mint without arbiter", func(s *site) { s.Keys = selfishKeys{s.Keys} }, "Store.Apply"},
+		{"mint without arbiter", func(s *site) { s.Keys.Admin = selfishKeys{s.Keys.Admin} }, "Store.Apply"},
 		{"retire without second scan", func(s *site) { s.Checkpoints = confirmed{s.Checkpoints, s} }, "Store.Apply"},
-		{"disable before registry", func(s *site) { s.Registry = eager{s.Registry, s.Keys} }, "KMS.Disable"},
+		{"disable before registry", func(s *site) { s.Journal.Registry = eager{s.Journal.Registry, s.Keys.Admin} }, "KMS.Disable"},
 		{"none", func(*site) {}, ""},
 	}
 	var runs [][]trace.Event

@@ -7,6 +7,9 @@ import (
 	"github.com/matter-ops/kms-rotation/audit"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/journal"
+	"github.com/matter-ops/kms-rotation/rotation/keyring"
+	"github.com/matter-ops/kms-rotation/source"
 	"github.com/matter-ops/kms-rotation/test/memstore"
 	"github.com/matter-ops/kms-rotation/test/trace"
 )
@@ -16,34 +19,34 @@ import (
 
 // portedSource is a source with a bug.
 type portedSource struct {
-	rotation.Source
-	replace func(ctx context.Context, old rotation.Row, with rotation.Rewrapped) (bool, error)
-	scan    func(ctx context.Context, req rotation.ScanRequest) (rotation.Page, error)
+	source.Driver
+	replace func(ctx context.Context, old source.Row, with source.Rewrapped) (bool, error)
+	scan    func(ctx context.Context, req source.ScanRequest) (source.Page, error)
 }
 
-func (p portedSource) Replace(ctx context.Context, old rotation.Row, with rotation.Rewrapped) (bool, error) {
+func (p portedSource) Replace(ctx context.Context, old source.Row, with source.Rewrapped) (bool, error) {
 	if p.replace == nil {
-		return p.Source.Replace(ctx, old, with)
+		return p.Driver.Replace(ctx, old, with)
 	}
 	return p.replace(ctx, old, with)
 }
 
-func (p portedSource) Scan(ctx context.Context, req rotation.ScanRequest) (rotation.Page, error) {
+func (p portedSource) Scan(ctx context.Context, req source.ScanRequest) (source.Page, error) {
 	if p.scan == nil {
-		return p.Source.Scan(ctx, req)
+		return p.Driver.Scan(ctx, req)
 	}
 	return p.scan(ctx, req)
 }
 
 // port lets every source that is opened from here on be what f makes of it.
-func (s *site) port(f func(*memstore.Table) rotation.Source) {
-	s.OpenSource = func(kek.Source) (rotation.Source, error) { return f(s.orders), nil }
+func (s *site) port(f func(*memstore.Table) source.Driver) {
+	s.OpenSource = func(kek.Source) (source.Driver, error) { return f(s.orders), nil }
 }
 
 // deleting deletes every row instead of moving it, and says that it was moved.
 func deleting(s *site) {
-	s.port(func(table *memstore.Table) rotation.Source {
-		return portedSource{Source: table, replace: func(ctx context.Context, old rotation.Row, _ rotation.Rewrapped) (bool, error) {
+	s.port(func(table *memstore.Table) source.Driver {
+		return portedSource{Driver: table, replace: func(ctx context.Context, old source.Row, _ source.Rewrapped) (bool, error) {
 			return true, table.Delete(ctx, old.ID)
 		}}
 	})
@@ -52,11 +55,11 @@ func deleting(s *site) {
 // blind reads nothing once the rows are rewrapped: the second scan and the last one find
 // nothing to say.
 func blind(s *site) {
-	s.port(func(table *memstore.Table) rotation.Source {
-		return portedSource{Source: table, scan: func(ctx context.Context, req rotation.ScanRequest) (rotation.Page, error) {
+	s.port(func(table *memstore.Table) source.Driver {
+		return portedSource{Driver: table, scan: func(ctx context.Context, req source.ScanRequest) (source.Page, error) {
 			v, err := s.world.Store().Load(ctx, id)
 			if err == nil && v.Rotation != nil && v.Rotation.Phase.Reached(kek.Rewrapped) {
-				return rotation.Page{}, nil
+				return source.Page{}, nil
 			}
 			return table.Scan(ctx, req)
 		}}
@@ -64,15 +67,15 @@ func blind(s *site) {
 }
 
 // forgetful marks records as published that it has not put.
-type forgetful struct{ rotation.Vault }
+type forgetful struct{ journal.AuditBucket }
 
 func (forgetful) Put(context.Context, string, audit.Entry) error { return nil }
 
 // garbled writes bytes that wrap nothing into every row but the first.
 func garbled(s *site) {
 	n := 0
-	s.port(func(table *memstore.Table) rotation.Source {
-		return portedSource{Source: table, replace: func(ctx context.Context, old rotation.Row, with rotation.Rewrapped) (bool, error) {
+	s.port(func(table *memstore.Table) source.Driver {
+		return portedSource{Driver: table, replace: func(ctx context.Context, old source.Row, with source.Rewrapped) (bool, error) {
 			if n++; n > 1 {
 				with.WrappedDEK = append([]byte(nil), with.WrappedDEK...)
 				with.WrappedDEK[len(with.WrappedDEK)-1]++
@@ -84,7 +87,7 @@ func garbled(s *site) {
 
 // stingy is a KMS that gives the DEK which it has just unwrapped for a fresh one.
 type stingy struct {
-	rotation.Wrapper
+	keyring.Wrapper
 	from    kek.ID
 	wrapped []byte
 	dek     []byte
@@ -115,9 +118,9 @@ func TestPortedBugsAreRejected(t *testing.T) {
 	}{
 		{"rewrap deletes every row", "normal", deleting, "Table.Delete"},
 		{"the later scans read nothing", "normal", blind, "Store.SaveCheckpoint"},
-		{"no record is put", "normal", func(s *site) { s.Vault = forgetful{s.Vault} }, "Store.MarkPublished"},
+		{"no record is put", "normal", func(s *site) { s.Journal.AuditBucket = forgetful{s.Journal.AuditBucket} }, "Store.MarkPublished"},
 		{"what is written wraps nothing", "normal", garbled, "Table.Replace"},
-		{"an emergency keeps the exposed DEKs", "emergency", func(s *site) { s.KMS = &stingy{Wrapper: s.KMS} }, "Table.Replace"},
+		{"an emergency keeps the exposed DEKs", "emergency", func(s *site) { s.Keys.Wrapper = &stingy{Wrapper: s.Keys.Wrapper} }, "Table.Replace"},
 	}
 	var runs [][]trace.Event
 	var ends []error

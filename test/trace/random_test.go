@@ -12,6 +12,8 @@ import (
 
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/journal"
+	"github.com/matter-ops/kms-rotation/rotation/keyring"
 	"github.com/matter-ops/kms-rotation/test/memstore"
 	"github.com/matter-ops/kms-rotation/test/trace"
 )
@@ -145,11 +147,11 @@ func (s *storm) application() {
 // wrap is seal for a KMS that may refuse.
 func (s *storm) wrap(row string, p kek.Pointer) (memstore.Record, error) {
 	encctx := map[string]string{"id": row}
-	dek, wrapped, err := s.KMS.GenerateDataKey(s.as(trace.Application), p.KEKID, encctx)
+	dek, wrapped, err := s.Keys.Wrapper.GenerateDataKey(s.as(trace.Application), p.KEKID, encctx)
 	if err != nil {
 		return memstore.Record{}, err
 	}
-	ct, err := s.Cipher.Seal(dek, []byte("secret"), encctx)
+	ct, err := s.Keys.Cipher.Seal(dek, []byte("secret"), encctx)
 	return memstore.Record{KEK: p.KEKID, Epoch: p.Epoch, WrappedDEK: wrapped, Ciphertext: ct, Context: encctx}, err
 }
 
@@ -195,10 +197,10 @@ func (s *storm) step() error {
 // quietKeys says nothing of a key's last use, as an AWS without GetKeyLastUsage: the
 // applications of a storm go on making data keys under every KEK that they ever loaded,
 // on which a rotation rightly halts.
-type quietKeys struct{ rotation.KeyAdmin }
+type quietKeys struct{ keyring.Admin }
 
-func (k quietKeys) Use(ctx context.Context, id kek.ID) (rotation.KeyUse, error) {
-	use, err := k.KeyAdmin.Use(ctx, id)
+func (k quietKeys) Use(ctx context.Context, id kek.ID) (keyring.Use, error) {
+	use, err := k.Admin.Use(ctx, id)
 	use.LastUse, use.LastUseAt, use.LastUseBy = "", time.Time{}, ""
 	return use, err
 }
@@ -216,7 +218,7 @@ func (s *storm) blow() []trace.Event {
 		if n > 5000 {
 			s.t.Fatal("the rotation does not end")
 		}
-		var e *rotation.Error
+		var e *journal.Error
 		if err := s.step(); err != nil && !errors.As(err, &e) {
 			s.t.Fatalf("an error of no kind: %v", err)
 		}
@@ -235,8 +237,8 @@ func TestStormsAreAccepted(t *testing.T) {
 		if seed%2 == 1 {
 			s.mode = "emergency"
 		}
-		s.DrainMaxWait = 1000 * time.Hour
-		s.Keys = quietKeys{s.Keys}
+		s.Config.DrainMaxWait = 1000 * time.Hour
+		s.Keys.Admin = quietKeys{s.Keys.Admin}
 		s.past = append(s.past, s.pointer())
 		runs = append(runs, s.blow())
 		for _, e := range runs[seed] {

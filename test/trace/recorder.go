@@ -17,6 +17,7 @@ import (
 	"github.com/matter-ops/kms-rotation/envelope/aead"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/source"
 	"github.com/matter-ops/kms-rotation/test/memstore"
 )
 
@@ -138,7 +139,7 @@ func (r *Recorder) observe(caller, op string, result any, err error, args ...any
 var reads = []string{
 	"Store.Load", "Store.LoadAll", "Store.KEKs", "Store.Rotations", "Store.AuditEntries", "Store.Unpublished", "Store.Head", "Store.Pointer",
 	"Store.KEKState", "Store.LoadCheckpoint", "Store.ListCheckpoints", "Store.LoadAnchor", "Store.LoadAnnouncement", "Store.LoadApproval",
-	"Store.LoadDrill", "Store.ListHealth", "Vault.Get", "Vault.GetAnchor", "Vault.Check", "Vault.Read", "Vault.Versions", "Table.Check",
+	"Store.LoadDrill", "Store.LoadPause", "Store.ListHealth", "Vault.Get", "Vault.GetAnchor", "Vault.Check", "Vault.Read", "Vault.Versions", "Vault.VersionsAfter", "Store.ListSpent", "Table.Check",
 	"Table.EncryptedBy", "Table.Get", "Table.Rehearse", "Table.Reread", "KMS.Describe", "KMS.Tagged", "KMS.Use", "KMS.PolicyDifferences", "KMS.Identify",
 }
 
@@ -158,7 +159,7 @@ func (r *Recorder) event(op string, result any, args []any) Event {
 		return r.change(result.(int64), args[0].(kek.Change), args[1].(audit.Event))
 	case "Store.Record", "Store.Begin":
 		return Event{Effect: "Store.Record", Event: args[0].(audit.Event).Type, Seq: result.(int64)}
-	case "Store.SaveAnnouncement", "Store.SaveDrill", "Store.SaveApproval":
+	case "Store.SaveAnnouncement", "Store.SaveDrill", "Store.SaveApproval", "Store.RemoveSpent", "Store.SavePause":
 		return Event{Effect: "Store.Record", Event: args[1].(audit.Event).Type, Seq: result.(int64)}
 	case "Store.MarkPublished":
 		return Event{Effect: op, Seq: args[0].(int64)}
@@ -259,7 +260,7 @@ func (r *Recorder) rowEvent(op string, result any, args []any) Event {
 	case "Table.Delete":
 		return Event{Effect: op, Source: args[0].(string), Row: args[1].(string)}
 	case "Table.Label":
-		old := args[1].(rotation.Row)
+		old := args[1].(source.Row)
 		if old.KEK == args[2].(kek.ID) {
 			return Event{} // it named the same KEK in another form
 		}
@@ -267,13 +268,13 @@ func (r *Recorder) rowEvent(op string, result any, args []any) Event {
 			Effect: Label, Source: args[0].(string), Row: old.ID, Old: string(old.KEK), KEK: string(args[2].(kek.ID)), Was: Digest(old.WrappedDEK),
 		}
 	case "Table.Replace":
-		old, with := args[1].(rotation.Row), args[2].(rotation.Rewrapped)
+		old, with := args[1].(source.Row), args[2].(source.Rewrapped)
 		return r.open(Event{
 			Effect: op, Source: args[0].(string), Row: old.ID, Old: string(old.KEK), KEK: string(with.KEK), Epoch: with.Epoch,
 			Was: Digest(old.WrappedDEK), WasBody: Digest(old.Ciphertext), Blob: Digest(with.WrappedDEK),
 		}, with.Ciphertext, with.WrappedDEK, old.Bound)
 	case Scan:
-		req, page := args[1].(rotation.ScanRequest), result.(rotation.Page)
+		req, page := args[1].(source.ScanRequest), result.(source.Page)
 		e := Event{
 			Effect: op, Source: args[0].(string), Segment: req.Segment, Total: req.Total, From: Digest([]byte(req.Cursor)), To: Digest([]byte(page.Next)),
 			Consistent: true,
@@ -290,11 +291,11 @@ func (r *Recorder) rowEvent(op string, result any, args []any) Event {
 
 // written is a row as it is stored; what is no cipher row is as good as gone. A row
 // may say nothing of its KEK, or in a form that nobody understands.
-func (r *Recorder) written(op, source, id string, row memstore.Record) Event {
+func (r *Recorder) written(op, name, id string, row memstore.Record) Event {
 	if row.Other || row.Declared || len(row.WrappedDEK) == 0 && row.KEK == "" {
-		return Event{Effect: "Table.Delete", Source: source, Row: id}
+		return Event{Effect: "Table.Delete", Source: name, Row: id}
 	}
-	if row.Kind == rotation.NoKEK || row.Kind == rotation.UnknownForm {
+	if row.Kind == source.NoKEK || row.Kind == source.UnknownForm {
 		row.KEK = ""
 	}
 	bound := row.Context
@@ -303,7 +304,7 @@ func (r *Recorder) written(op, source, id string, row memstore.Record) Event {
 		maps.Copy(bound, row.Context)
 	}
 	return r.open(Event{
-		Effect: op, Source: source, Row: id, KEK: string(row.KEK), Epoch: row.Epoch, Blob: Digest(row.WrappedDEK),
+		Effect: op, Source: name, Row: id, KEK: string(row.KEK), Epoch: row.Epoch, Blob: Digest(row.WrappedDEK),
 	}, row.Ciphertext, row.WrappedDEK, bound)
 }
 

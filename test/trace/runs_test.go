@@ -7,6 +7,9 @@ import (
 
 	"github.com/matter-ops/kms-rotation/audit"
 	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/journal"
+	"github.com/matter-ops/kms-rotation/rotation/keyring"
+	"github.com/matter-ops/kms-rotation/source"
 	"github.com/matter-ops/kms-rotation/test/memstore"
 	"github.com/matter-ops/kms-rotation/test/trace"
 )
@@ -28,7 +31,7 @@ func twice(t *testing.T) []trace.Event {
 	s.toTested("normal")
 	s.switched()
 	s.drained()
-	var halt *rotation.Error // of another row, if its worker comes when the old key is off
+	var halt *journal.Error // of another row, if its worker comes when the old key is off
 	if _, err := s.Rewrap(s.as("rewrap"), rotation.RewrapInput{RotationID: id, Source: "orders", Segment: 0}); err != nil && !errors.As(err, &halt) {
 		t.Fatal(err)
 	}
@@ -66,10 +69,10 @@ func failedAtOnce(t *testing.T) []trace.Event {
 	s.start(id, "emergency")
 	_, err := s.Retire(s.as("retire"), rotation.RetireInput{RotationID: id, Action: rotation.ActionRemint, FailedAttempt: 1, Error: "States.Timeout"})
 	s.must(err)
-	_, err = s.Keys.Create(s.as("mint"), id, 1, "answer lost", rotation.Key{})
+	_, err = s.Keys.Admin.Create(s.as("mint"), id, 1, "answer lost", keyring.Key{})
 	s.must(err)
 	s.must(s.run(id, "emergency"))
-	s.must(s.Record(s.as(trace.Person), s.world.Store(), audit.Event{ID: "a note", Type: "rows_restored", Step: "restore"}))
+	s.must(s.Journal.RecordEvent(s.as(trace.Person), s.world.Store(), audit.Event{ID: "a note", Type: "rows_restored", Step: "restore"}))
 	return s.recorder.Events()
 }
 
@@ -93,11 +96,11 @@ func takenOver(t *testing.T) []trace.Event {
 func adopted(t *testing.T) []trace.Event {
 	t.Helper()
 	s := newSite(t)
-	old, err := s.Keys.Create(s.as(trace.Person), "", 0, "historic", rotation.Key{})
+	old, err := s.Keys.Admin.Create(s.as(trace.Person), "", 0, "historic", keyring.Key{})
 	s.must(err)
 	p := s.pointer()
 	bare := s.seal("bare", p)
-	bare.Kind = rotation.NoKEK
+	bare.Kind = source.NoKEK
 	s.orders.Plant("bare", bare)
 	p.KEKID, p.Epoch = old.ID, 0
 	s.orders.Plant("historic", s.seal("historic", p))
@@ -105,7 +108,7 @@ func adopted(t *testing.T) []trace.Event {
 	if out, err := s.Adopt(s.as(trace.Person), s.world.Store(), rotation.AdoptInput{Source: "orders", Write: true}); err != nil || out.Written != 1 {
 		t.Fatalf("adopt %+v, %v", out, err)
 	}
-	s.Deep = true
+	s.Config.Deep = true
 	s.toTested("normal")
 	s.switched()
 	wrong, _, err := s.orders.Get(s.as(trace.Application), "o2")
@@ -113,8 +116,8 @@ func adopted(t *testing.T) []trace.Event {
 	wrong.KEK = s.pointer().KEKID
 	s.orders.Plant("o2", wrong)
 	s.drained()
-	var halt *rotation.Error
-	if err := s.run(id, "normal"); !errors.As(err, &halt) || halt.Kind != rotation.RowsQuarantined {
+	var halt *journal.Error
+	if err := s.run(id, "normal"); !errors.As(err, &halt) || halt.Kind != journal.RowsQuarantined {
 		t.Fatalf("a rotation with a wrong label ends with %v", err)
 	}
 	return s.recorder.Events()

@@ -10,6 +10,9 @@ import (
 	"github.com/matter-ops/kms-rotation/envelope/aead"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/gates"
+	"github.com/matter-ops/kms-rotation/rotation/journal"
+	"github.com/matter-ops/kms-rotation/rotation/keyring"
 	"github.com/matter-ops/kms-rotation/test/memstore"
 	"github.com/matter-ops/kms-rotation/test/tlc/tlctest"
 	"github.com/matter-ops/kms-rotation/test/trace"
@@ -41,17 +44,15 @@ func newSite(t *testing.T) *site {
 	if s.recorder, err = trace.Record(t.Context(), s.world, s.orders); err != nil {
 		t.Fatal(err)
 	}
+	j := &journal.Journal{Registry: store, Outbox: store, AuditBucket: s.world.Vault(), Now: now, Actor: "test"}
 	s.Steps = &rotation.Steps{
 		Config: rotation.Config{
 			DrainMaxWait: time.Hour, DeleteHold: time.Hour, Segments: 2, FenceShards: shards, MaxMints: 3, CanaryRounds: 1,
 		},
-		Deps: rotation.Deps{
-			Registry: store, Outbox: store, Drainage: store, Checkpoints: store, Vault: s.world.Vault(),
-			Keys: kms, KMS: kms, Cipher: aead.Cipher{}, OpenSource: s.world.Open,
-			Random: func(b []byte) { copy(b, "known plaintext") }, Now: now, Actor: "test",
-		},
+		Journal: j, Gates: gates.Gates{Journal: j}, Drainage: store, Checkpoints: rotation.SealCheckpoints(store, memstore.CheckpointKeys{}), Archive: store, OpenSource: s.world.Open,
+		Keys: keyring.Keyring{Admin: kms, Wrapper: kms, Cipher: aead.Cipher{}, Random: func(b []byte) { copy(b, "known plaintext") }},
 	}
-	k, err := kms.Create(s.as(trace.Person), "", 0, "genesis", rotation.Key{})
+	k, err := kms.Create(s.as(trace.Person), "", 0, "genesis", keyring.Key{})
 	s.must(err)
 	_, err = s.Genesis(s.as(trace.Person), k.ID, "genesis", []kek.Source{s.orders.Source()})
 	s.must(err)
@@ -84,9 +85,9 @@ func (s *site) pointer() kek.Pointer {
 func (s *site) seal(row string, p kek.Pointer) memstore.Record {
 	s.t.Helper()
 	encctx := map[string]string{"id": row}
-	dek, wrapped, err := s.KMS.GenerateDataKey(s.as(trace.Application), p.KEKID, encctx)
+	dek, wrapped, err := s.Keys.Wrapper.GenerateDataKey(s.as(trace.Application), p.KEKID, encctx)
 	s.must(err)
-	ct, err := s.Cipher.Seal(dek, []byte("secret"), encctx)
+	ct, err := s.Keys.Cipher.Seal(dek, []byte("secret"), encctx)
 	s.must(err)
 	return memstore.Record{KEK: p.KEKID, Epoch: p.Epoch, WrappedDEK: wrapped, Ciphertext: ct, Context: encctx}
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/keyring"
 	"github.com/matter-ops/kms-rotation/test/memstore"
 	"github.com/matter-ops/kms-rotation/test/trace"
 )
@@ -68,7 +69,7 @@ func rolledBack(t *testing.T) []trace.Event {
 	_, err := s.Retire(s.as("retire"), rotation.RetireInput{RotationID: id, Action: rotation.ActionPreSwitchFailure, Error: "CanaryFailed"})
 	s.must(err)
 	s.start("again", "normal")
-	_, err = s.Keys.Create(s.as("mint"), "again", 1, "died before it had its alias", rotation.Key{})
+	_, err = s.Keys.Admin.Create(s.as("mint"), "again", 1, "died before it had its alias", keyring.Key{})
 	s.must(err)
 	_, err = s.Retire(s.as("retire"), rotation.RetireInput{RotationID: "again", Action: rotation.ActionPreSwitchFailure, Error: "States.Timeout"})
 	s.must(err)
@@ -80,7 +81,7 @@ func urgent(t *testing.T) []trace.Event {
 	t.Helper()
 	s := newSite(t)
 	s.start(id, "emergency")
-	_, err := s.Keys.Create(s.as("mint"), id, 1, "answer lost", rotation.Key{})
+	_, err := s.Keys.Admin.Create(s.as("mint"), id, 1, "answer lost", keyring.Key{})
 	s.must(err)
 	_, err = s.Mint(s.as("mint"), s.in())
 	s.must(err)

@@ -17,7 +17,8 @@ const (
 	pkPointer    = "POINTER"
 	pkLock       = "LOCK"
 	pkKEK        = "KEK#"
-	pkFence      = "FENCE#"
+	pkFence      = "FENCE#"    // of rows
+	pkKeyFence   = "DEKFENCE#" // of records of data keys, which spec/rotation.tla does not know
 	pkRotation   = "ROTATION#"
 	pkLease      = "LEASE#"
 	pkCheckpoint = "CHECKPOINT#"
@@ -41,6 +42,7 @@ var beside = []struct {
 	{"DRILL#", kindPut, []string{"retire", wire.Person}},
 	{"ANNOUNCEMENT#", kindPut, []string{"preflight", wire.Person}},
 	{"APPROVAL#", kindPut, []string{"approve", wire.Person}},
+	{"PAUSE#", kindPut, []string{wire.Person}},
 	{"HEALTH#", kindUpdate, []string{"health", wire.Person}},
 	{pkMark, kindPut, []string{wire.Application}}, // it says where it writes; a change of the registry removes one
 }
@@ -187,7 +189,11 @@ func (r *Recorder) change(all []write, caller string) (trace.Event, error) {
 			if head, err = w.updates(); err != nil {
 				return e, err
 			}
-		case is && may, w.kind == kindCheck:
+		case isSpent(w) && caller != "verify" && caller != wire.Person:
+			return unrecorded(w)[0], nil
+		case isSpent(w) && !keepsPromises(w, all):
+			return unconditional(w, trace.Event{}), nil
+		case is && may, w.kind == kindCheck, isSpent(w):
 		case is && !ofRegistry(w):
 			return unrecorded(w)[0], nil
 		default:
@@ -211,6 +217,38 @@ func (r *Recorder) change(all []write, caller string) (trace.Event, error) {
 		e.Event = trace.Unconditional
 	}
 	return e, nil
+}
+
+// isSpent reports the removal of a checkpoint or of a fence shard. The model knows them as
+// passes that are over and shards that are shut, and nothing changes in it.
+func isSpent(w write) bool {
+	return w.kind == kindDelete && (strings.HasPrefix(w.pk(), pkCheckpoint) || isFence(w.pk()))
+}
+
+// isFence reports the key of a shard of either fence.
+func isFence(pk string) bool {
+	return strings.HasPrefix(pk, pkFence) || strings.HasPrefix(pk, pkKeyFence)
+}
+
+// fencedKEK is the KEK in the key of a shard.
+func fencedKEK(pk string) string {
+	_, id, _ := strings.Cut(pk, "#")
+	return id
+}
+
+// keepsPromises reports whether such a removal conditions on what makes it harmless: a
+// checkpoint on the revision that was read, a shard on being sealed and its KEK on being
+// retired.
+func keepsPromises(w write, all []write) bool {
+	equal, _ := w.requires()
+	if strings.HasPrefix(w.pk(), pkCheckpoint) {
+		return equal["rev"].N != nil
+	}
+	retired := func(c write) bool {
+		state, _ := c.requires()
+		return c.kind == kindCheck && c.pk() == pkKEK+fencedKEK(w.pk()) && state.str("state") == "retired"
+	}
+	return equal.str("state") == "sealed" && slices.ContainsFunc(all, retired)
 }
 
 // part adds to a change what one of its writes did.
@@ -257,7 +295,8 @@ func (r *Recorder) part(e *trace.Event, w write) error {
 			return fmt.Errorf("fence shard: %w", err)
 		}
 		e.Opened = append(e.Opened, shard)
-	case strings.HasPrefix(pk, pkFence) && i.str("state") == "sealed": // of a KEK that is registered shut
+	case isFence(pk) && i.str("state") == "sealed": // of a KEK that is registered shut
+	case strings.HasPrefix(pk, pkKeyFence) && i.str("state") == "open":
 	default:
 		return fmt.Errorf("%s of %s in a transaction: %w", w.kind, pk, errUnknown)
 	}
@@ -312,6 +351,8 @@ func (r *Recorder) control(w write, caller string) ([]trace.Event, error) {
 	case strings.HasPrefix(pk, pkFence) && w.kind == kindPut && i.str("state") == "sealed":
 		shard, err := strconv.Atoi(i.str("sk"))
 		return []trace.Event{{Effect: "Store.SealFence", KEK: pk[len(pkFence):], Shard: shard}}, err
+	case strings.HasPrefix(pk, pkKeyFence) && w.kind == kindPut && i.str("state") == "sealed" && slices.Contains([]string{"drain", wire.Person}, caller):
+		return nil, nil // the seal that follows requires it
 	case strings.HasPrefix(pk, pkCheckpoint) && w.kind == kindPut:
 		return r.checkpoint(w)
 	case pk == pkAuditHead && w.kind == kindUpdate:

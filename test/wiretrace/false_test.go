@@ -172,7 +172,7 @@ func emergency(text string) []call {
 	var seals []call
 	for s := range 4 {
 		opened = append(opened, `{"Put":{"TableName":"it-control",`+absent+`,`+shard("next", s, "open")+`}}`)
-		shut = append(shut, check("FENCE#new", fmt.Sprintf("%02d", s), state("sealed")))
+		shut = append(shut, check("FENCE#new", fmt.Sprintf("%02d", s), state("sealed")), check("DEKFENCE#new", fmt.Sprintf("%02d", s), state("sealed")))
 		seals = append(seals, dynamo("a shard sealed", "PutItem", "drain", `{"TableName":"it-control",`+shard("new", s, "sealed")+`}`))
 	}
 	_, started := record(5, "rotation_started", "q2")

@@ -34,9 +34,9 @@ func guarded(w write) bool {
 		return fresh || demands("state")
 	case strings.HasPrefix(pk, pkRotation):
 		return fresh || demands("phase", "rev")
-	case strings.HasPrefix(pk, pkFence) && w.kind == kindCheck:
+	case isFence(pk) && w.kind == kindCheck:
 		return equal.str("state") == "sealed"
-	case strings.HasPrefix(pk, pkFence):
+	case isFence(pk):
 		return fresh
 	}
 	return true
@@ -58,7 +58,7 @@ func ofRegistry(w write) bool {
 func conditional(e trace.Event, all []write) bool {
 	lock, pointer := e.Rotation == "" && e.Event == "kek_genesis", !slices.Contains(stands, e.Event)
 	registry := e.Event != "rotation_started" && e.Event != "emergency_took_over" && !slices.ContainsFunc(all, ofRegistry)
-	shut, shards := 0, 0
+	shut, shutRecords, shards := 0, 0, 0
 	for _, w := range all {
 		if !guarded(w) {
 			return false
@@ -77,9 +77,11 @@ func conditional(e trace.Event, all []write) bool {
 			pointer = true
 		case strings.HasPrefix(pk, pkFence) && (w.kind == kindCheck || w.Item.str("state") == "sealed"):
 			shut++
+		case strings.HasPrefix(pk, pkKeyFence) && (w.kind == kindCheck || w.Item.str("state") == "sealed"):
+			shutRecords++
 		case strings.HasPrefix(pk, pkKEK) && w.Item.str("state") == "sealed":
 			shards = int(w.Item.num("fence_shards"))
 		}
 	}
-	return lock && pointer && registry && shut >= shards
+	return lock && pointer && registry && min(shut, shutRecords) >= shards
 }

@@ -258,6 +258,7 @@ func calls() []call {
 	_, genesis := record(5, "kek_genesis", "")
 	moved2 := strings.Replace(strings.Replace(stood, `"S":"old"`, `"S":"new"`, 1), `"N":"1"`, `"N":"2"`, 1)
 	retiredOld := `"ConditionExpression":"#state = :state","ExpressionAttributeNames":{"#state":"state"},"ExpressionAttributeValues":{":state":{"S":"retired"}}`
+	records := strings.NewReplacer("FENCE#old", "DEKFENCE#old").Replace // the same of the fence of records
 	sealedOld := func(e *trace.Event) { e.States = map[string]string{"old": "sealed"} }
 	return []call{
 		dynamo("a source registered", "TransactWriteItems", "", transaction(free, registry, source, added), of("source_added", none)),
@@ -265,7 +266,8 @@ func calls() []call {
 		dynamo("one that writes the registry blindly", "TransactWriteItems", "", transaction(free, putIf(blind, `"pk":{"S":"REGISTRY"}`), source, added), of(trace.Unconditional, none)),
 		dynamo("one beside a rotation", "TransactWriteItems", "", transaction(registry, source, added), of(trace.Unconditional, none)),
 		dynamo("one without a record", "PutItem", "", `{"TableName":"it-control","Item":{"pk":{"S":"SOURCE"},"sk":{"S":"orders"}}}`, unrecorded(func(e *trace.Event) { e.Actor = "Put SOURCE" })),
-		dynamo("a KEK registered", "TransactWriteItems", "", transaction(free, stands, old("sealed"), registry, sealedShard, registered), of("kek_registered", sealedOld)),
+		dynamo("a KEK registered", "TransactWriteItems", "", transaction(free, stands, old("sealed"), registry, sealedShard, records(sealedShard), registered), of("kek_registered", sealedOld)),
+		dynamo("one whose fence of records is not shut", "TransactWriteItems", "", transaction(free, stands, old("sealed"), registry, sealedShard, registered), of(trace.Unconditional, sealedOld)),
 		dynamo("one whose fence is not shut", "TransactWriteItems", "", transaction(free, stands, old("sealed"), registry, registered), of(trace.Unconditional, sealedOld)),
 		dynamo("a start", "TransactWriteItems", "preflight", transaction(putIf(absent, begun), taken, stands, check("REGISTRY", counted), started), of("rotation_started", began)),
 		dynamo("one that does not ask for the sources", "TransactWriteItems", "preflight", transaction(putIf(absent, begun), taken, stands, started), of(trace.Unconditional, began)),
@@ -283,7 +285,8 @@ func calls() []call {
 			})),
 		dynamo("a retirement", "TransactWriteItems", "retire", transaction(putIf(step, switched), old("retired"), held, stands, retired), step5("old_kek_retired", "retired")),
 		dynamo("one that does not ask for the pointer", "TransactWriteItems", "retire", transaction(putIf(step, switched), old("retired"), held, retired), step5(trace.Unconditional, "retired")),
-		dynamo("a seal", "TransactWriteItems", "drain", transaction(putIf(step, switched), old("sealed"), held, shut, sealed), step5("old_kek_sealed", "sealed")),
+		dynamo("a seal", "TransactWriteItems", "drain", transaction(putIf(step, switched), old("sealed"), held, shut, records(shut), sealed), step5("old_kek_sealed", "sealed")),
+		dynamo("one that does not ask for the fence of records", "TransactWriteItems", "drain", transaction(putIf(step, switched), old("sealed"), held, shut, sealed), step5(trace.Unconditional, "sealed")),
 		dynamo("one that does not ask for its shards", "TransactWriteItems", "drain", transaction(putIf(step, switched), old("sealed"), held, sealed), step5(trace.Unconditional, "sealed")),
 		dynamo("a change without its record", "TransactWriteItems", "switch", transaction(put(pointer)),
 			unrecorded(func(e *trace.Event) { e.KEK, e.Epoch, e.Moved = "new", 2, true })),
@@ -306,6 +309,11 @@ func calls() []call {
 		dynamo("a damaged record", "TransactWriteItems", "switch", transaction(put(`"pk":{"S":"AUDIT"},"record":{"B":"e30="}`))).error(),
 		dynamo("a shard sealed", "PutItem", "drain", `{"TableName":"it-control","Item":{"pk":{"S":"FENCE#old"},"sk":{"S":"03"},"state":{"S":"sealed"}}}`,
 			trace.Event{Effect: "Store.SealFence", KEK: "old", Shard: 3}),
+		dynamo("a shard of the fence of records sealed", "PutItem", "drain", `{"TableName":"it-control","Item":{"pk":{"S":"DEKFENCE#old"},"sk":{"S":"03"},"state":{"S":"sealed"}}}`),
+		dynamo("one sealed by another function", "PutItem", "switch", `{"TableName":"it-control","Item":{"pk":{"S":"DEKFENCE#old"},"sk":{"S":"03"},"state":{"S":"sealed"}}}`,
+			unrecorded(func(e *trace.Event) { e.Actor = "Put DEKFENCE#old" })),
+		dynamo("one opened alone", "PutItem", "drain", `{"TableName":"it-control","Item":{"pk":{"S":"DEKFENCE#old"},"sk":{"S":"03"},"state":{"S":"open"}}}`,
+			unrecorded(func(e *trace.Event) { e.Actor = "Put DEKFENCE#old" })),
 		dynamo("a shard opened alone", "PutItem", "drain", `{"TableName":"it-control","Item":{"pk":{"S":"FENCE#old"},"sk":{"S":"03"},"state":{"S":"open"}}}`,
 			unrecorded(func(e *trace.Event) { e.Actor = "Put FENCE#old" })),
 		dynamo("a checkpoint", "PutItem", "rewrap", `{"TableName":"it-control",`+counted+`,"Item":{"pk":{"S":"CHECKPOINT#q2#orders#rewrap"},"sk":{"S":"001"},"done":{"BOOL":true}}}`,

@@ -21,6 +21,17 @@ for (const s of Object.values(unlimited.States)) {
   if (s.TimeoutSecondsPath) s.Parameters[s.TimeoutSecondsPath.replace('$.', '') + '.$'] = s.TimeoutSecondsPath;
 }
 
+// It knows no distributed Map: an item that fails fails an inline one with its own error, where
+// a map run fails with States.ExceedToleratedFailureThreshold, whatever the child execution
+// failed with. So here, and only here, the Maps become inline ones whose first Catch, which is
+// that for the child executions, catches every error.
+for (const s of Object.values(unlimited.States)) {
+  if (s.Type !== 'Map') continue;
+  s.ItemProcessor.ProcessorConfig = {Mode: 'INLINE'};
+  delete s.Label;
+  s.Catch = [{...s.Catch[0], ErrorEquals: ['States.ALL']}];
+}
+
 // tasks lists the states that invoke a function, those of Maps too.
 function tasks(states) {
   return Object.entries(states).flatMap(([name, s]) =>
@@ -49,6 +60,7 @@ async function run(r) {
   const overrides = {
     taskResourceLocalHandlers: Object.fromEntries(names.map(n => [n, handler(n)])),
     retryIntervalOverrides: Object.fromEntries(names.map(n => [n, 0])),
+    waitTimeOverrides: Object.fromEntries(inner.map(n => [n, 0])),
   };
   const context = {Execution: {...r.execution, RedriveCount: 0}, Task: {Token: 'token'}};
   for (let machine = unlimited, input = r.input;;) {

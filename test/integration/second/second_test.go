@@ -31,7 +31,7 @@ import (
 
 	"github.com/matter-ops/kms-rotation/audit"
 	"github.com/matter-ops/kms-rotation/envelope"
-	"github.com/matter-ops/kms-rotation/internal/watch"
+	"github.com/matter-ops/kms-rotation/internal/console"
 	"github.com/matter-ops/kms-rotation/test/localaws/rekorlocal"
 )
 
@@ -391,7 +391,7 @@ func (w *world) allUnder(t *testing.T, id string) {
 
 // rotate runs an execution of the state machine to its end. answer is the command, approve
 // or reject, with which the operator answers when it waits for a second person.
-func (w *world) rotate(t *testing.T, name, input string, answer ...string) watch.Outcome {
+func (w *world) rotate(t *testing.T, name, input string, answer ...string) console.Outcome {
 	t.Helper()
 	machine := w.outputs["StateMachineArn"]
 	x, err := w.sfn.StartExecution(t.Context(), &sfn.StartExecutionInput{StateMachineArn: &machine, Name: &name, Input: &input})
@@ -404,12 +404,12 @@ func (w *world) rotate(t *testing.T, name, input string, answer ...string) watch
 		if err != nil {
 			t.Fatal(err)
 		}
-		states, err := watch.States(ctx, w.sfn, aws.ToString(x.ExecutionArn))
+		states, err := console.ListStates(ctx, w.sfn, aws.ToString(x.ExecutionArn))
 		if err != nil {
 			t.Fatal(err)
 		}
 		if d.Status != sfntypes.ExecutionStatusRunning {
-			return watch.Outcome{Status: d.Status, Error: aws.ToString(d.Error), Cause: aws.ToString(d.Cause), States: states}
+			return console.Outcome{Status: d.Status, Error: aws.ToString(d.Error), Cause: aws.ToString(d.Cause), States: states}
 		}
 		if time.Now().After(deadline) {
 			t.Fatalf("execution %s still runs: %v\n%s\n%s", name, states, w.outputs["ControlTableName"], w.ops(t, "kms-status"))

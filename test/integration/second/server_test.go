@@ -120,7 +120,7 @@ for group in logs.describe_log_groups()["logGroups"]:
     for event in logs.filter_log_events(logGroupName=group["logGroupName"])["events"][-6:]:
         print(group["logGroupName"], event["message"].strip()[:500])
 `
-	cmd := exec.CommandContext(context.Background(), filepath.Join(s.root, "build", "ministack", "bin", "python"), "-c", script)
+	cmd := exec.CommandContext(context.Background(), filepath.Join(s.root, "build", "ministack", "bin", "python"), "-I", "-c", script)
 	cmd.Env = s.env()
 	out, _ := cmd.CombinedOutput()
 	return out

@@ -8,8 +8,10 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/url"
+	"path"
 	"slices"
 	"strings"
 	"time"
@@ -56,7 +58,11 @@ func (d Reader) Of(r *http.Request, c wire.Call) ([]iam.Access, error) {
 	case "s3":
 		out = d.s3(r, c)
 	case "lambda":
-		out = d.lambda(c)
+		out = d.lambda(r, c)
+	case "cloudformation":
+		out, err = d.cloudformation(r, c)
+	case "scheduler":
+		out = []iam.Access{{Action: "scheduler:" + c.Operation, Resource: d.arn("scheduler", "schedule/"+cmp.Or(r.URL.Query().Get("groupName"), "default")+"/"+path.Base(r.URL.Path))}}
 	case "sns":
 		out, err = d.sns(r, c)
 	case "secretsmanager":
@@ -95,15 +101,39 @@ func (d Reader) arn(service, rest string) string {
 }
 
 // lambda is for Invoke; other operations are nothing that a function does.
-func (d Reader) lambda(c wire.Call) []iam.Access {
+// lambda reads requests whose paths are …/functions/NAME/…; those of a list are for no function.
+func (d Reader) lambda(r *http.Request, c wire.Call) []iam.Access {
 	if c.Operation != "Invoke" {
-		return []iam.Access{{Action: "lambda:" + c.Operation, Resource: "*"}}
+		out := iam.Access{Action: "lambda:" + c.Operation, Resource: "*"}
+		if _, after, ok := strings.Cut(r.URL.Path, "/functions/"); ok {
+			name, _, _ := strings.Cut(after, "/")
+			out.Resource = d.arn("lambda", "function:"+name)
+		}
+		return []iam.Access{out}
 	}
 	name := c.Function
 	if _, after, ok := strings.Cut(name, ":function:"); ok {
 		name = after
 	}
 	return []iam.Access{{Action: "lambda:InvokeFunction", Resource: d.arn("lambda", "function:"+name)}}
+}
+
+// cloudformation reads requests for a stack by its name. The stack's id, which ends its ARN, is
+// not in the request.
+func (d Reader) cloudformation(r *http.Request, c wire.Call) ([]iam.Access, error) {
+	body, err := wire.Body(r, maxBody)
+	if err != nil {
+		return nil, err
+	}
+	form, err := url.ParseQuery(string(body))
+	if err != nil {
+		return nil, fmt.Errorf("form: %w", err)
+	}
+	resource := "*"
+	if name := form.Get("StackName"); name != "" {
+		resource = d.arn("cloudformation", "stack/"+name+"/id")
+	}
+	return []iam.Access{{Action: "cloudformation:" + c.Operation, Resource: resource}}, nil
 }
 
 func (d Reader) secret(r *http.Request, c wire.Call) ([]iam.Access, error) {
@@ -155,13 +185,18 @@ func (d Reader) sns(r *http.Request, c wire.Call) ([]iam.Access, error) {
 // leadingKeys is the condition key of the partition keys that a request touches.
 const leadingKeys = "dynamodb:leadingkeys"
 
+// attributes is the condition key of the attributes that an update names. Other requests have
+// it too; no policy here asks for theirs.
+const attributes = "dynamodb:attributes"
+
 // item is an attribute value on the wire: one of S, N and B, for keys.
 type item map[string]map[string]any
 
 // ref is what requests of DynamoDB say of a table and a key in it.
 type ref struct {
-	TableName string
-	Key, Item item
+	TableName                string
+	Key, Item                item
+	ExpressionAttributeNames map[string]string
 }
 
 func (d Reader) dynamodb(r *http.Request, c wire.Call) ([]iam.Access, error) {
@@ -212,6 +247,13 @@ func (d Reader) item(ctx context.Context, operation string, in ref) (iam.Access,
 		return a, err
 	}
 	a.Context = map[string][]string{leadingKeys: {scalar(key[hash])}}
+	if operation == "UpdateItem" {
+		names := slices.Sorted(maps.Values(in.ExpressionAttributeNames))
+		for name := range key {
+			names = append(names, name)
+		}
+		a.Context[attributes] = names
+	}
 	return a, nil
 }
 

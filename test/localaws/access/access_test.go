@@ -11,6 +11,7 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/credentials"
+	"github.com/aws/aws-sdk-go-v2/service/cloudformation"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
 	ddbtypes "github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
 	"github.com/aws/aws-sdk-go-v2/service/kms"
@@ -19,6 +20,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/resourcegroupstaggingapi"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	s3types "github.com/aws/aws-sdk-go-v2/service/s3/types"
+	"github.com/aws/aws-sdk-go-v2/service/scheduler"
 	"github.com/aws/aws-sdk-go-v2/service/secretsmanager"
 	"github.com/aws/aws-sdk-go-v2/service/sns"
 	"github.com/google/go-cmp/cmp"
@@ -113,7 +115,7 @@ func TestDynamoDB(t *testing.T) {
 			{Action: "dynamodb:ConditionCheckItem", Resource: table, Context: leads("LOCK")},
 			{Action: "dynamodb:DeleteItem", Resource: table, Context: leads("C")},
 			{Action: "dynamodb:PutItem", Resource: table, Context: leads("A")},
-			{Action: "dynamodb:UpdateItem", Resource: table, Context: leads("B")},
+			{Action: "dynamodb:UpdateItem", Resource: table, Context: map[string][]string{"dynamodb:leadingkeys": {"B"}, "dynamodb:attributes": {"pk"}}},
 		}},
 		"both readings of a transaction": {func(c *dynamodb.Client) error {
 			put := func(pk string) ddbtypes.TransactWriteItem {
@@ -299,6 +301,26 @@ func TestOthers(t *testing.T) {
 		},
 		"secretsmanager:GetSecretValue arn:aws:secretsmanager:r:1:secret:s": func(cfg aws.Config) error {
 			_, err := secretsmanager.NewFromConfig(cfg).GetSecretValue(t.Context(), &secretsmanager.GetSecretValueInput{SecretId: aws.String("s")})
+			return err
+		},
+		"lambda:GetFunctionConfiguration arn:aws:lambda:r:1:function:f": func(cfg aws.Config) error {
+			_, err := lambda.NewFromConfig(cfg).GetFunctionConfiguration(t.Context(), &lambda.GetFunctionConfigurationInput{FunctionName: aws.String("f")})
+			return err
+		},
+		"lambda:ListFunctions *": func(cfg aws.Config) error {
+			_, err := lambda.NewFromConfig(cfg).ListFunctions(t.Context(), &lambda.ListFunctionsInput{})
+			return err
+		},
+		"cloudformation:DescribeStacks arn:aws:cloudformation:r:1:stack/s/id": func(cfg aws.Config) error {
+			_, err := cloudformation.NewFromConfig(cfg).DescribeStacks(t.Context(), &cloudformation.DescribeStacksInput{StackName: aws.String("s")})
+			return err
+		},
+		"scheduler:GetSchedule arn:aws:scheduler:r:1:schedule/g/s": func(cfg aws.Config) error {
+			_, err := scheduler.NewFromConfig(cfg).GetSchedule(t.Context(), &scheduler.GetScheduleInput{Name: aws.String("s"), GroupName: aws.String("g")})
+			return err
+		},
+		"scheduler:GetSchedule arn:aws:scheduler:r:1:schedule/default/s": func(cfg aws.Config) error {
+			_, err := scheduler.NewFromConfig(cfg).GetSchedule(t.Context(), &scheduler.GetScheduleInput{Name: aws.String("s")})
 			return err
 		},
 		"tag:GetResources *": func(cfg aws.Config) error {

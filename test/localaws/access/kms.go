@@ -22,7 +22,7 @@ type kmsRequest struct {
 	DestinationEncryptionContext                      map[string]string
 	KeySpec, CustomerMasterKeySpec, KeyUsage          string
 	MultiRegion                                       bool
-	SigningAlgorithm, MessageType                     string
+	SigningAlgorithm, MessageType, MacAlgorithm       string
 	Tags                                              []struct{ TagKey, TagValue string }
 }
 
@@ -58,7 +58,7 @@ func (d Reader) kms(r *http.Request, c wire.Call) ([]iam.Access, error) {
 	if c.Operation == "TagResource" {
 		tags(a.Context, in.tags())
 	}
-	for key, value := range map[string]string{"kms:signingalgorithm": in.SigningAlgorithm, "kms:messagetype": in.MessageType} {
+	for key, value := range map[string]string{"kms:signingalgorithm": in.SigningAlgorithm, "kms:messagetype": in.MessageType, "kms:macalgorithm": in.MacAlgorithm} {
 		if value != "" {
 			a.Context[key] = []string{value}
 		}

@@ -55,5 +55,5 @@ func motoCommand() ([]string, error) {
 	if err != nil || !ok || !strings.HasPrefix(filepath.Base(python), "python") {
 		return []string{program}, nil
 	}
-	return []string{python, "-c", motoProgram}, nil
+	return []string{python, "-I", "-c", motoProgram}, nil
 }

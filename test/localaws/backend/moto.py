@@ -15,6 +15,13 @@ developer guide, "How multi-Region keys work"), which fit.
 
 moto answers GetExecutionHistory with all events in order, whatever is asked for.
 
+moto runs the items of a distributed Map within the execution: what they do is in no history,
+and an item that fails makes the map's output shorter and nothing else. Here each item is a child
+execution with a history and an input of its own, under the ARN that its label gives it; one
+that fails fails the map run with States.ExceedToleratedFailureThreshold, which stops the others
+(developer guide, "Using Map state in Distributed mode for large-scale parallel workloads in
+Step Functions" and "Tolerated failure threshold for Distributed Map state").
+
 The rest makes moto start and answer faster. For each request moto lists the directory
 of its services while it holds a lock and the methods of a class, Flask prepares an error
 of forms, and Werkzeug begins a thread and closes the connection: waitress keeps both.
@@ -24,9 +31,13 @@ is made as well as when it is started, which takes it 0.2 s.
 """
 
 import argparse
+import datetime
 import functools
 import json
 import re
+import threading
+import types
+import uuid
 
 import boto3.session
 import flask.debughelpers
@@ -48,7 +59,28 @@ from moto.kms import models
 from moto.kms.models import Key, kms_backends
 from moto.kms.responses import KmsResponse
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
-from moto.stepfunctions.parser.backend.execution import Execution
+from moto.stepfunctions.parser.api import (
+    ExecutionStatus,
+    HistoryEventType,
+    MapRunFailedEventDetails,
+    StateMachineType,
+)
+from moto.stepfunctions.parser.asl.component.common.error_name.failure_event import (
+    FailureEvent,
+    FailureEventException,
+)
+from moto.stepfunctions.parser.asl.component.common.error_name.states_error_name import (
+    StatesErrorName,
+)
+from moto.stepfunctions.parser.asl.component.common.error_name.states_error_name_type import (
+    StatesErrorNameType,
+)
+from moto.stepfunctions.parser.asl.component.state.exec.state_map.iteration.distributed_iteration_component import (
+    DistributedIterationComponent,
+)
+from moto.stepfunctions.parser.asl.eval.event.event_detail import EventDetails
+from moto.stepfunctions.parser.asl.eval.states import ItemData, MapData
+from moto.stepfunctions.parser.backend.execution import Execution, SyncExecution
 from moto.stepfunctions.parser.models import StepFunctionsParserBackend
 from moto.stepfunctions.responses import StepFunctionResponse
 
@@ -101,6 +133,143 @@ def get_execution_history(self):
 
 
 StepFunctionResponse.get_execution_history = get_execution_history
+
+
+class Child(SyncExecution):
+    """An execution of one item of a distributed Map."""
+
+    def __init__(self, env, record, program, item):
+        details, name = env.aws_execution_details, str(uuid.uuid4())
+        arn = record.map_state_machine_arn
+        super().__init__(
+            name=name,
+            sm_type=StateMachineType.STANDARD,
+            role_arn=details.role_arn,
+            exec_arn=arn.replace(":stateMachine:", ":execution:") + ":" + name,
+            account_id=details.account,
+            region_name=details.region,
+            state_machine=types.SimpleNamespace(
+                arn=arn, name=arn.rsplit(":", 1)[1], sm_type=StateMachineType.STANDARD, definition=None
+            ),
+            start_date=now(),
+            cloud_watch_logging_session=None,
+            activity_store=env.activity_store,
+            input_data=json.dumps(item),
+        )
+        self.program, self.map_run_arn = program, record.map_run_arn
+
+    def _get_start_execution_worker(self):
+        worker = super()._get_start_execution_worker()
+        worker._get_evaluation_entrypoint = lambda: self.program  # parsed with the parent
+        return worker
+
+
+def now():
+    return datetime.datetime.now(tz=datetime.timezone.utc)
+
+
+children = {}  # by ARN
+
+
+def item_input(env, selector, index, item):
+    """The input of a child execution: the item, or what ItemSelector makes of it."""
+    if selector is None:
+        return item
+    frame = env.open_inner_frame()
+    frame.states.context_object.context_object_data["Map"] = MapData(
+        Item=ItemData(Index=index, Value=item)
+    )
+    frame.states.reset(input_value=env.states.get_input())
+    frame.stack.append(frame.states.get_input())
+    selector.eval(frame)
+    env.delete_frame(frame)
+    return frame.stack.pop()
+
+
+def map_run(self, env, eval_input):
+    record, program = eval_input.map_run_record, self._get_iteration_program()
+    waiting = [
+        Child(env, record, program, item_input(env, eval_input.item_selector, i, item))
+        for i, item in enumerate(env.stack.pop())
+    ]
+    counts = record.execution_counter
+    counts.total.count(len(waiting))
+    run, todo, ended = list(waiting), threading.Condition(), []
+    waiting.reverse()
+
+    def work():
+        while True:
+            with todo:
+                if not waiting:
+                    return
+                child = waiting.pop()
+                children[child.exec_arn] = child
+            child.start_date = now()
+            child.start()  # returns when it has ended
+            with todo:
+                ended.append(child)
+                todo.notify()
+
+    for _ in range(min(record.max_concurrency or len(run), len(run))):
+        threading.Thread(target=work, daemon=True).start()
+    failed = None
+    with todo:
+        while env.is_running() and failed is None and len(ended) < len(run):
+            todo.wait(0.1)
+            failed = next((c for c in ended if c.exec_status != ExecutionStatus.SUCCEEDED), None)
+        waiting.clear()
+        for child in run:
+            if child not in ended and child.exec_worker is not None and child.exec_worker.env:
+                child.stop(now(), None, None)
+        counts.succeeded.count(sum(c.exec_status == ExecutionStatus.SUCCEEDED for c in ended))
+        counts.failed.count(failed is not None)
+    if failed is not None:
+        name = StatesErrorName(typ=StatesErrorNameType.StatesExceedToleratedFailureThreshold)
+        raise FailureEventException(
+            FailureEvent(
+                env=env,
+                error_name=name,
+                event_type=HistoryEventType.MapRunFailed,
+                event_details=EventDetails(
+                    mapRunFailedEventDetails=MapRunFailedEventDetails(
+                        error=name.error_name,
+                        cause="The specified tolerated failure threshold was exceeded",
+                    )
+                ),
+            )
+        )
+    env.stack.append([c.output for c in run])
+
+
+DistributedIterationComponent._map_run = map_run
+
+
+def or_child(find):
+    return lambda self, execution_arn: children.get(execution_arn) or find(self, execution_arn)
+
+
+StepFunctionsParserBackend.describe_execution = or_child(StepFunctionsParserBackend.describe_execution)
+list_executions = StepFunctionResponse.list_executions
+
+
+def list_executions_or_children(self):
+    if (arn := self._get_param("mapRunArn")) is None:
+        return list_executions(self)
+    status = self._get_param("statusFilter")
+    found = [c for c in list(children.values()) if c.map_run_arn == arn]
+    return ActionResult(
+        {
+            "executions": [
+                {"executionArn": c.exec_arn, "name": c.name, "mapRunArn": arn, "startDate": c.start_date,
+                 "stateMachineArn": c.state_machine_arn, "status": c.status}
+                for c in found
+                if c.exec_status and status in (None, c.status)
+            ]
+        }
+    )
+
+
+StepFunctionResponse.list_executions = list_executions_or_children
 DomainDispatcherApplication.get_backend_for_host = functools.cache(
     DomainDispatcherApplication.get_backend_for_host
 )

@@ -12,7 +12,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/kms/types"
 
 	"github.com/matter-ops/kms-rotation/kek"
-	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/journal"
 	"github.com/matter-ops/kms-rotation/test/memstore"
 )
 
@@ -45,11 +45,11 @@ func KeyID(name *string) kek.ID {
 
 func fault(err error) error {
 	switch {
-	case errors.Is(err, rotation.ErrKeyDisabled):
+	case errors.Is(err, journal.ErrKeyDisabled):
 		return &types.DisabledException{}
-	case errors.Is(err, rotation.ErrUnwrap):
+	case errors.Is(err, journal.ErrUnwrap):
 		return &types.InvalidCiphertextException{}
-	case errors.Is(err, rotation.ErrNoKey):
+	case errors.Is(err, journal.ErrNoKey):
 		return &types.NotFoundException{}
 	default:
 		return err

@@ -14,7 +14,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/kms"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 
-	"github.com/matter-ops/kms-rotation/internal/corpus"
+	s3source "github.com/matter-ops/kms-rotation/source/s3"
 	"github.com/matter-ops/kms-rotation/test/sample"
 	"github.com/matter-ops/kms-rotation/test/tlc/tlctest"
 	"github.com/matter-ops/kms-rotation/test/trace"
@@ -25,9 +25,9 @@ import (
 func config(t *testing.T, l *sample.Local) wiretrace.Config {
 	t.Helper()
 	c := l.Deployment.Config
-	cfg := wiretrace.Config{Stack: c.Stack, ControlTable: c.ControlTable, AuditBucket: c.AuditBucket, Corpus: corpus.Name}
+	cfg := wiretrace.Config{Stack: c.Stack, ControlTable: c.ControlTable, AuditBucket: c.AuditBucket, Corpus: s3source.Name}
 	var err error
-	if cfg.CorpusBucket, cfg.CorpusPrefix, err = corpus.ParseURL(l.Set.Corpus()); err != nil {
+	if cfg.CorpusBucket, cfg.CorpusPrefix, err = s3source.ParseURL(l.Set.Corpus()); err != nil {
 		t.Fatal(err)
 	}
 	tables, others := l.Behind()

@@ -1,0 +1,149 @@
+package budget_test
+
+import (
+	"context"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"testing"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/credentials"
+	"github.com/aws/aws-sdk-go-v2/service/cloudwatch"
+	cwtypes "github.com/aws/aws-sdk-go-v2/service/cloudwatch/types"
+	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
+	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
+
+	"github.com/matter-ops/kms-rotation/internal/budget"
+)
+
+// metrics answers GetMetricData with the values of each id, the newest first.
+type metrics struct {
+	t     *testing.T
+	now   time.Time
+	sums  map[string][]float64
+	asked *cloudwatch.GetMetricDataInput
+}
+
+func (m *metrics) GetMetricData(_ context.Context, in *cloudwatch.GetMetricDataInput, _ ...func(*cloudwatch.Options)) (*cloudwatch.GetMetricDataOutput, error) {
+	m.asked = in
+	out := &cloudwatch.GetMetricDataOutput{}
+	for _, q := range in.MetricDataQueries {
+		r := cwtypes.MetricDataResult{Id: q.Id, Values: m.sums[*q.Id]}
+		for i := range r.Values {
+			r.Timestamps = append(r.Timestamps, m.now.Add(-time.Duration(i+2)*time.Minute))
+		}
+		out.MetricDataResults = append(out.MetricDataResults, r)
+	}
+	return out, nil
+}
+
+// TestKMSUsage: CloudWatch is asked for the quota's own metric, and the latest minute counts.
+func TestKMSUsage(t *testing.T) {
+	now := time.Date(2026, 4, 1, 2, 0, 0, 0, time.UTC)
+	m := &metrics{t: t, now: now, sums: map[string][]float64{"used": {180_000, 6}, "share": {0.3, 0.1}}}
+	s, err := budget.KMSUsage(m, func() time.Time { return now.Add(17 * time.Second) })(t.Context())
+	if want := (budget.Sample{Minute: now.Add(-2 * time.Minute), Used: 3000, Capacity: 10_000}); err != nil || s != want {
+		t.Errorf("%+v, %v, want %+v", s, err, want)
+	}
+	metric := m.asked.MetricDataQueries[0].MetricStat
+	if *metric.Metric.Namespace != "AWS/Usage" || *metric.Metric.MetricName != "CallCount" || *metric.Stat != "Sum" || *metric.Period != 60 || !m.asked.EndTime.Equal(now) {
+		t.Errorf("asked for %+v until %s", metric, m.asked.EndTime)
+	}
+	for _, nothing := range []map[string][]float64{{}, {"used": {5}}, {"used": {5}, "share": {0}}} {
+		m.sums = nothing
+		if s, err := budget.KMSUsage(m, func() time.Time { return now })(t.Context()); err != nil || s.Capacity != 0 {
+			t.Errorf("%v: %+v, %v", nothing, s, err)
+		}
+	}
+}
+
+type described types.TableDescription
+
+func (d *described) DescribeTable(context.Context, *dynamodb.DescribeTableInput, ...func(*dynamodb.Options)) (*dynamodb.DescribeTableOutput, error) {
+	return &dynamodb.DescribeTableOutput{Table: (*types.TableDescription)(d)}, nil
+}
+
+// TestTableUsage: what a table takes is provisioned, or warm within its maximum and the quota.
+func TestTableUsage(t *testing.T) {
+	now := time.Date(2026, 4, 1, 2, 0, 0, 0, time.UTC)
+	warm := func(units int64) *types.TableWarmThroughputDescription {
+		return &types.TableWarmThroughputDescription{WriteUnitsPerSecond: &units}
+	}
+	for _, c := range []struct {
+		table described
+		want  float64
+	}{
+		{described{}, 0}, // an emulator knows none
+		{described{WarmThroughput: warm(4000)}, 4000},
+		{described{WarmThroughput: warm(90_000)}, 40_000},
+		{described{WarmThroughput: warm(4000), OnDemandThroughput: &types.OnDemandThroughput{MaxWriteRequestUnits: aws.Int64(500)}}, 500},
+		{described{WarmThroughput: warm(4000), OnDemandThroughput: &types.OnDemandThroughput{MaxWriteRequestUnits: aws.Int64(-1)}}, 4000},
+		{described{WarmThroughput: warm(4000), ProvisionedThroughput: &types.ProvisionedThroughputDescription{WriteCapacityUnits: aws.Int64(200)}}, 200},
+		{described{WarmThroughput: warm(4000), ProvisionedThroughput: &types.ProvisionedThroughputDescription{WriteCapacityUnits: aws.Int64(0)}}, 4000},
+	} {
+		m := &metrics{t: t, now: now, sums: map[string][]float64{"used": {6000}}}
+		s, err := budget.TableUsage(m, &c.table, "orders", func() time.Time { return now })(t.Context())
+		if err != nil || s.Used != 100 || s.Capacity != c.want {
+			t.Errorf("%+v: %+v, %v", c.table, s, err)
+		}
+	}
+}
+
+// wire is a DynamoDB that answers every request alike.
+func wire(t *testing.T, status int, body string) (*dynamodb.Client, *budget.Budget, *[]string) {
+	t.Helper()
+	var sent []string
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		b, _ := io.ReadAll(r.Body)
+		sent = append(sent, string(b))
+		w.Header().Set("Content-Type", "application/x-amz-json-1.0")
+		w.WriteHeader(status)
+		_, _ = io.WriteString(w, body)
+	}))
+	t.Cleanup(server.Close)
+	b := budget.New(budget.Params{Ceiling: 1000, Workers: 1, Now: time.Now})
+	cfg := aws.Config{Region: "eu-central-1", BaseEndpoint: &server.URL, Credentials: credentials.NewStaticCredentialsProvider("a", "b", "")}
+	return dynamodb.NewFromConfig(cfg, func(o *dynamodb.Options) {
+		o.APIOptions = append(o.APIOptions, budget.SpendWrites(func(table string) *budget.Budget {
+			if table != "orders" {
+				t.Errorf("table %q", table)
+			}
+			return b
+		}))
+		o.RetryMaxAttempts = 2
+	}), b, &sent
+}
+
+// TestWritesSpend: an update spends the units that DynamoDB says it took; reads spend none;
+// each throttled attempt counts.
+func TestWritesSpend(t *testing.T) {
+	update := &dynamodb.UpdateItemInput{TableName: aws.String("orders"), Key: map[string]types.AttributeValue{"pk": &types.AttributeValueMemberS{Value: "1"}}}
+	client, _, sent := wire(t, http.StatusOK, `{"ConsumedCapacity":{"TableName":"orders","CapacityUnits":1100}}`)
+	if _, err := client.UpdateItem(t.Context(), update); err != nil || update.ReturnConsumedCapacity != "" {
+		t.Fatal(err, update.ReturnConsumedCapacity)
+	}
+	began := time.Now()
+	if _, err := client.GetItem(t.Context(), &dynamodb.GetItemInput{TableName: aws.String("orders"), Key: update.Key}); err != nil {
+		t.Fatal(err)
+	}
+	if took := time.Since(began); took > 500*time.Millisecond {
+		t.Errorf("a read waited %s", took)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	if _, err := client.UpdateItem(ctx, update); err == nil { // a second's units are spent
+		t.Error("the next write did not wait")
+	}
+	if len(*sent) != 2 {
+		t.Errorf("sent %q", *sent)
+	}
+	client, b, sent := wire(t, http.StatusBadRequest, `{"__type":"com.amazonaws.dynamodb.v20120810#ProvisionedThroughputExceededException","message":"m"}`)
+	if _, err := client.UpdateItem(t.Context(), update); err == nil {
+		t.Error("no error")
+	}
+	if rate := b.Rate(); len(*sent) != 2 || rate > 10 { // 70 % of the few that this second has seen
+		t.Errorf("%d attempts, then %g units a second", len(*sent), rate)
+	}
+}
