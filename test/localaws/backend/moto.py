@@ -208,6 +208,8 @@ def map_run(self, env, eval_input):
             child.start()  # returns when it has ended
             with todo:
                 ended.append(child)
+                if child.exec_status != ExecutionStatus.SUCCEEDED:
+                    waiting.clear()  # before the next item can begin
                 todo.notify()
 
     for _ in range(min(record.max_concurrency or len(run), len(run))):
