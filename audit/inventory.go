@@ -167,6 +167,9 @@ func (v *verifier) verifyRecords(ctx context.Context, objects map[int64]ObjectVe
 		if b, ok := ParseBegun(e.Record); ok && !slices.ContainsFunc(v.beginnings[b.Of], func(o Begun) bool { return o.ID == b.ID }) {
 			v.beginnings[b.Of] = append(v.beginnings[b.Of], b)
 		}
+		if v.Replay != nil && e.Record.Seq == seq {
+			v.Replay(e)
+		}
 		v.report.HeadHash = e.Hash
 		head, linked = Head{Seq: seq, Hash: e.Hash}, true
 	})

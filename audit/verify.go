@@ -24,6 +24,7 @@ type Policy struct {
 	Known       []Known       // anchors seen before, against a rollback
 	Start       *Start        // with Head: where to begin; nil: at the first record
 	Now         time.Time
+	Replay      func(Entry) // is called with each record that can be read, in order; nil: with none
 }
 
 // Known is an anchor that a verifier remembers from before.

@@ -271,6 +271,7 @@ func failingSteps(in rotation.ExecutionInput) []failingStep {
 				at, head, err := s.store.Head(ctx)
 				s.must(err)
 				s.vault.Tamper(at.RecordKey(head.Seq+1), []byte("another object"))
+				s.forged = true
 				s.must(s.store.Record(ctx, audit.Event{ID: fmt.Sprint("y", n), Type: "y"}))
 				must(s.Gates.AnnounceWindow(ctx, gates.AnnounceInput{Label: fmt.Sprint("window ", n)})) // a generation begins
 			}
@@ -283,6 +284,7 @@ func failingSteps(in rotation.ExecutionInput) []failingStep {
 			s.must(err)
 			e := must(audit.Next(at.Chain, head, s.clock.now(), audit.Event{ID: "x", Type: "x"}))
 			s.must(s.vault.Put(ctx, at.RecordKey(head.Seq+1), e))
+			s.forged = true
 			s.must(s.store.Record(ctx, audit.Event{ID: "y", Type: "y"}))
 			must(s.Gates.AnnounceWindow(ctx, gates.AnnounceInput{})) // a generation begins
 		}, run: func(s *site) (any, error) { return s.Preflight(ctx, preflightInput(spring, in)) }},

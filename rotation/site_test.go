@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/matter-ops/kms-rotation/audit/replay"
 	"github.com/matter-ops/kms-rotation/envelope/aead"
 	"github.com/matter-ops/kms-rotation/internal/notify"
 	"github.com/matter-ops/kms-rotation/kek"
@@ -49,6 +50,8 @@ func (c *clock) pass(d time.Duration) {
 
 // site is one deployment with rows: everything a rotation touches.
 type site struct {
+	forged bool // the test itself writes records or the control table: its chain is none of the protocol
+
 	*rotation.Steps
 	Scheduler *rotation.Scheduler
 	t         *testing.T
@@ -122,7 +125,24 @@ func newSiteAt(t *testing.T, genesis time.Time) *site {
 	s.insert(s.corpus, "known-1.json")
 	s.insert(s.corpus, "known-2.json")
 	s.orders.Plant("settings", memstore.Record{Other: true})
+	t.Cleanup(s.replayChain)
 	return s
+}
+
+// replayChain requires that each record of the chain is a step of spec/evidence.tla, whatever
+// the test has done, unless the test itself forges records or changes the control table.
+func (s *site) replayChain() {
+	if s.forged || s.t.Failed() {
+		return
+	}
+	s.world.SetHook(nil) // no fault of the test's is meant here
+	var run replay.Run
+	for _, e := range must(s.store.AuditEntries(context.Background(), 1)) {
+		run.Take(e)
+	}
+	for _, f := range run.Report().Findings {
+		s.t.Error(f)
+	}
 }
 
 // as is the context of a call by a function, an application or a person.

@@ -151,6 +151,7 @@ func TestTakeOverLooksFirst(t *testing.T) {
 // can be resumed then, and an emergency starts all the same.
 func TestTakeOverWithoutRecord(t *testing.T) {
 	s := newSite(t)
+	s.forged = true
 	s.store.LoseRotation(spring)
 	_, err := s.Preflight(t.Context(), preflightInput("next", rotation.ExecutionInput{}))
 	wantKind(t, err, journal.RotationInProgress)

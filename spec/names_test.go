@@ -20,7 +20,7 @@ var (
 // the modules, or is a variant.
 func TestCitedNamesExist(t *testing.T) {
 	known := map[string]bool{}
-	for _, text := range []string{Rotation, Outbox, Doctor, Lag, SetBack, Checkpoint, Archive, Keyed} {
+	for _, text := range []string{Rotation, Outbox, Doctor, Lag, SetBack, Checkpoint, Archive, Keyed, Evidence, Refines} {
 		for _, m := range defined.FindAllStringSubmatch(text, -1) {
 			known[m[1]] = true
 		}

@@ -47,3 +47,13 @@ var Archive string
 //
 //go:embed keyed.tla
 var Keyed string
+
+// Evidence is the text of the module evidence: what an audit chain can be.
+//
+//go:embed evidence.tla
+var Evidence string
+
+// Refines is the text of the module refines: rotation is an implementation of evidence.
+//
+//go:embed refines.tla
+var Refines string

@@ -40,7 +40,7 @@ type model struct {
 	replace    map[string]string // definitions that the module replaces by its own
 }
 
-var models = withKeyed(withArchive(withSetBack(withLag(withDoctor(map[string]model{
+var models = withEvidence(withKeyed(withArchive(withSetBack(withLag(withDoctor(map[string]model{
 	"rotation": {
 		base: map[string]string{
 			"Row": "{r1}", "Writer": "{w1}", "Reader": "{}", "Shard": "{s1, s2}", "Modes": `{"normal"}`,
@@ -73,7 +73,7 @@ var models = withKeyed(withArchive(withSetBack(withLag(withDoctor(map[string]mod
 		invariants: []string{"SeenWhole"},
 		symmetry:   "Sym",
 	},
-})))))
+}))))))
 
 // withDoctor adds the module doctor, which is rotation with items of the control table that
 // are lost and rebuilt.
@@ -124,7 +124,7 @@ func set(pairs ...string) map[string]string {
 	return out
 }
 
-var variants = slices.Concat(mechanisms, mutants, pairs, lags, setBacks, checkpoints, archives, keyeds, liveness, large, walks)
+var variants = slices.Concat(mechanisms, mutants, pairs, lags, setBacks, checkpoints, archives, keyeds, evidences, liveness, large, walks)
 
 // mechanisms are the code as it is, and the same with one mechanism taken away.
 var mechanisms = []variant{

@@ -257,6 +257,9 @@ func (v variant) changed() (map[string]string, error) {
 		}
 		files[in[0]] = strings.Replace(files[in[0]], e.old, e.new, 1)
 	}
+	if v.module == "refines" { // never edited: it has lines of rotation.tla
+		files["evidence"], files["refines"] = Evidence, Refines
+	}
 	return files, nil
 }
 

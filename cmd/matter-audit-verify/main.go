@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/matter-ops/kms-rotation/audit"
+	"github.com/matter-ops/kms-rotation/audit/replay"
 )
 
 // The exit codes, those of matter ops audit verify.
@@ -25,6 +26,7 @@ const (
 	exitGreen    = 0
 	exitTampered = 1
 	exitUsage    = 2 // the command line, the trust list or the directory is not what was meant
+	exitForeign  = 3 // nothing was changed, and a record is not a step of the specification
 	exitUnproven = 5 // also if reading failed
 )
 
@@ -32,10 +34,12 @@ const usage = `usage: matter-audit-verify --trust FILE --chain NAME [flags] DIRE
 
 Verifies a copy of an audit bucket offline: every record and every anchor, their
 links, their log entries, and, where the copy has them (matter ops audit export),
-versions, delete markers and Object Lock.
+versions, delete markers and Object Lock. With --model it also checks that each
+record is a step that the specification of a rotation allows (spec/evidence.tla).
 
 Exit code: 0 green, 1 tampered, 2 the command line, the trust list or the directory
-is not what was meant, 5 unproven. Only 1 says that something was changed.
+is not what was meant, 3 the chain is intact and a record is not a step of the
+specification, 5 unproven. Only 1 says that something was changed.
 
 `
 
@@ -46,6 +50,7 @@ func main() { os.Exit(runCommand(os.Args[1:], os.Stdout, os.Stderr, time.Now()))
 type options struct {
 	dir, trust, output string
 	policy             audit.Policy
+	model              *replay.Run // nil: without --model
 }
 
 // runCommand is the command; now is what ages are measured against.
@@ -71,21 +76,35 @@ func runCommand(args []string, stdout, stderr io.Writer, now time.Time) int {
 		fmt.Fprintln(stderr, "matter-audit-verify:", err)
 		return exitUsage
 	}
+	if o.model != nil {
+		o.policy.Replay = o.model.Take
+	}
 	report, err := audit.Verify(context.Background(), dir, o.policy)
 	if err == nil {
-		err = printReport(stdout, o.output, report)
+		err = o.printReport(stdout, report)
 	}
 	if err != nil {
 		fmt.Fprintln(stderr, "matter-audit-verify: nothing is proven:", err)
 		return exitUnproven
 	}
-	switch report.Result {
-	case audit.Green:
-		return exitGreen
-	case audit.Unproven:
+	return o.exitCode(report)
+}
+
+// exitCode is that of the worst that was found.
+func (o *options) exitCode(r audit.Report) int {
+	var model replay.Report
+	if o.model != nil {
+		model = o.model.Report()
+	}
+	switch {
+	case r.Result == audit.Tampered:
+		return exitTampered
+	case len(model.Findings) > 0:
+		return exitForeign
+	case r.Result != audit.Green || model.Unchecked != "":
 		return exitUnproven
 	default:
-		return exitTampered
+		return exitGreen
 	}
 }
 
@@ -113,12 +132,16 @@ func parseFlags(args []string, stderr io.Writer) (options, error) {
 		o.policy.Head, err = parseHead(s)
 		return err
 	})
+	model := f.Bool("model", false, "check too that each record is a step of the specification")
 	showVersion := f.Bool("version", false, "print the program's version")
 	if err := f.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
 			return o, err
 		}
 		return o, errors.New("see --help")
+	}
+	if *model {
+		o.model = &replay.Run{}
 	}
 	o.policy.Retention = time.Duration(days) * 24 * time.Hour
 	o.dir = f.Arg(0)
@@ -212,12 +235,25 @@ func version() string {
 	return "unknown"
 }
 
-// printReport prints the report as text or as JSON.
-func printReport(w io.Writer, format string, r audit.Report) error {
-	if format == "json" {
+// printReport prints the report as text or as JSON, with what the replay found before it.
+func (o *options) printReport(w io.Writer, r audit.Report) error {
+	out := struct {
+		audit.Report
+		Model *replay.Report `json:"model,omitempty"`
+	}{Report: r}
+	if o.model != nil {
+		m := o.model.Report()
+		out.Model = &m
+	}
+	if o.output == "json" {
 		e := json.NewEncoder(w)
 		e.SetIndent("", "  ")
-		return e.Encode(r)
+		return e.Encode(out)
+	}
+	if out.Model != nil {
+		if err := out.Model.Print(w); err != nil {
+			return err
+		}
 	}
 	return r.Print(w)
 }

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/matter-ops/kms-rotation/audit"
+	"github.com/matter-ops/kms-rotation/audit/replay"
 	"github.com/matter-ops/kms-rotation/test/audittest"
 )
 
@@ -209,5 +210,26 @@ func TestUsage(t *testing.T) {
 				t.Errorf("exit code %d, want %d\n%s%s", code, c.code, out.String(), errs.String())
 			}
 		})
+	}
+}
+
+// TestModel: with --model a record that is not a step of the specification is named, which is neither
+// tampering nor unproven, and without it is not looked for.
+func TestModel(t *testing.T) {
+	s := newSite(t) // its records have types of rotations, and say nothing of what a rotation does
+	code, out, errs := s.verify(t, "--model")
+	if code != exitForeign || !strings.Contains(out, "NOT OF THE MODEL") || !strings.Contains(out, "\naudit: 10 records") || errs != "" {
+		t.Errorf("exit code %d\n%s%s", code, out, errs)
+	}
+	code, out, _ = s.verify(t, "--model", "-o", "json")
+	var r struct {
+		audit.Report
+		Model *replay.Report
+	}
+	if err := json.Unmarshal([]byte(out), &r); err != nil || code != exitForeign || r.Result != audit.Green || r.Model == nil || len(r.Model.Findings) == 0 {
+		t.Errorf("exit code %d, %v\n%s", code, err, out)
+	}
+	if code, out, _ := s.verify(t); code != exitGreen || strings.Contains(out, "model") {
+		t.Errorf("exit code %d\n%s", code, out)
 	}
 }

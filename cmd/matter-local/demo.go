@@ -17,6 +17,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/matter-ops/kms-rotation/audit"
+	"github.com/matter-ops/kms-rotation/audit/replay"
 	"github.com/matter-ops/kms-rotation/internal/console"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation/anchor"
@@ -254,15 +255,20 @@ func (d *demo) audit(ctx context.Context) error {
 	p := &d.proof
 	p.claim("audit", "the hash chain in the locked bucket is whole, ends at the control table's head, and is in the transparency log",
 		err == nil, fmt.Sprintf("%s; %v", r, orOK(err)))
-	copied, err := d.audited(ctx)
+	var model replay.Run
+	copied, err := d.audited(ctx, model.Take)
 	p.claim("audit", "an auditor with a copy of the bucket and a trust list comes to the same verdict",
 		err == nil && copied.String() == r.String(), fmt.Sprintf("%s; %v", copied, orOK(err)))
+	m := model.Report()
+	p.claim("audit", "what the records say is a run of the specification, record by record",
+		m.Conforms() && m.Completed > 0 && m.Records == copied.Records, fmt.Sprintf("%s %v", m, m.Findings))
 	d.verdict = r.String()
 	return nil
 }
 
-// audited verifies a copy of the bucket with the log's key and the anchor key alone.
-func (d *demo) audited(ctx context.Context) (audit.Report, error) {
+// audited verifies a copy of the bucket with the log's key and the anchor key alone, and calls
+// each for every record.
+func (d *demo) audited(ctx context.Context, each func(audit.Entry)) (audit.Report, error) {
 	a := d.Deployment.Steps.Anchor
 	dir, err := os.MkdirTemp("", "matter-audit-")
 	if err != nil {
@@ -281,7 +287,7 @@ func (d *demo) audited(ctx context.Context) (audit.Report, error) {
 		return audit.Report{}, err
 	}
 	return audit.Verify(ctx, files, audit.Policy{
-		Chain: d.Name, Retention: a.Retention, Now: time.Now(),
+		Chain: d.Name, Retention: a.Retention, Now: time.Now(), Replay: each,
 		Trust: audit.Trust{Logs: []audit.Log{d.Log.Trust()}, AnchorKeys: []audit.PinnedKey{{Key: key}}},
 	})
 }

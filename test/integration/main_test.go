@@ -20,6 +20,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/sfn"
 	"github.com/aws/aws-sdk-go-v2/service/sfn/types"
 
+	"github.com/matter-ops/kms-rotation/audit/replay"
 	"github.com/matter-ops/kms-rotation/internal/console"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
@@ -257,6 +258,7 @@ func (w *world) mustHold(t *testing.T) {
 	if v.Pointer == nil || !slices.Equal(active, []kek.ID{v.Pointer.KEKID}) {
 		t.Errorf("active KEKs %v, pointer %+v", active, v.Pointer)
 	}
+	w.replayChain(t)
 	if err := w.Deployment.Steps.VerifyChain(t.Context()); err != nil {
 		t.Errorf("audit chain: %v", err)
 	}
@@ -300,4 +302,21 @@ func (w *world) brokenRows(t *testing.T, l *sample.Ledger, rotations ...string) 
 
 func describe(o console.Outcome) string {
 	return fmt.Sprintf("%s %s %s\n%s", o.Status, o.Error, o.Cause, strings.Join(o.States, " → "))
+}
+
+// replayChain requires that each record of the chain is a step of spec/evidence.tla.
+func (w *world) replayChain(t *testing.T) {
+	t.Helper()
+	entries, err := w.Deployment.Table.AuditEntries(t.Context(), 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var run replay.Run
+	for _, e := range entries {
+		run.Take(e)
+	}
+	r := run.Report()
+	if !r.Conforms() {
+		t.Errorf("%s: %v, %s", r, r.Findings, r.Unchecked)
+	}
 }

@@ -36,6 +36,7 @@ func TestDependencies(t *testing.T) {
 	for pkg, allowed := range map[string][]string{
 		"kek":              nil,
 		"audit":            ofAudit,
+		"audit/replay":     append(ofAudit, module+"/audit"),
 		"source":           {module + "/kek"},
 		"rotation/journal": append(ofAudit, module+"/kek", module+"/audit", module+"/source"),
 		"rotation/keyring": append(ofAudit, module+"/kek", module+"/audit", module+"/source", module+"/rotation/journal"),

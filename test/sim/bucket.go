@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/matter-ops/kms-rotation/audit"
+	"github.com/matter-ops/kms-rotation/audit/replay"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
 	"github.com/matter-ops/kms-rotation/rotation/anchor"
@@ -84,6 +85,14 @@ func (r *run) setBack(back int) {
 func (c *checker) forget(head audit.Head) {
 	c.head, c.seq, c.recorded = head, head.Seq, map[string]bool{}
 	clear(c.applied)
+	c.told = replay.Run{}
+	entries, err := c.r.store.AuditEntries(ctx, 1)
+	c.r.must(err)
+	for _, e := range entries {
+		if e.Record.Seq <= head.Seq {
+			c.told.Take(e)
+		}
+	}
 	c.states, c.dirty, c.shifted, c.fenced = map[kek.ID]kek.State{}, true, true, true
 }
 

@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"github.com/matter-ops/kms-rotation/audit"
+	"github.com/matter-ops/kms-rotation/audit/replay"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
 	"github.com/matter-ops/kms-rotation/source"
@@ -24,6 +25,7 @@ type checker struct {
 	epoch    int64
 	head     audit.Head
 	recorded map[string]bool
+	told     replay.Run // of the chain
 	seq      int64
 	seen     *rowcheck.Checker       // of rows and their DEKs
 	leases   map[rotation.Lease]bool // those that stand
@@ -235,6 +237,10 @@ func (c *checker) chained() {
 		}
 		c.recorded[e.Record.ID] = true
 		c.registered(e.Record.Type, e.Record.Body)
+		c.told.Take(e)
+	}
+	if found := c.told.Report().Findings; len(found) > 0 {
+		c.r.violated("EachRecordIsAStep", "%s", found[0])
 	}
 }
 
