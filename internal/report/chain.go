@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/matter-ops/kms-rotation/audit"
+	"github.com/matter-ops/kms-rotation/audit/replay"
 	"github.com/matter-ops/kms-rotation/internal/advice"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
@@ -210,14 +211,28 @@ func (c *collection) verifyChain(ctx context.Context, at audit.Line, head *audit
 	if bucket == nil {
 		return failedVerification(errors.New("there is no access to the bucket"))
 	}
+	var run replay.Run
+	p.Replay = run.Take
 	r, err := audit.Verify(ctx, bucket, p)
 	if err != nil {
 		return failedVerification(err)
 	}
+	model := run.Report()
 	return Verification{
+		Model: &model, Again: listCommands(p, r.Last),
 		Result: r.Result, Summary: r.String(), Records: r.Records, HeadHash: r.HeadHash, Anchored: r.Anchored,
 		Findings: r.Findings, More: r.More, Unchecked: r.Unchecked,
 	}
+}
+
+// listCommands lists the commands by which somebody without access to the account verifies a
+// copy of the bucket, up to the anchor that was the last one when the report was made.
+func listCommands(p audit.Policy, last *audit.Known) []string {
+	verify := fmt.Sprintf("matter-audit-verify --model --trust trust.json --chain %s --retention-days %d", p.Chain, int(p.Retention.Hours()/24))
+	if last != nil {
+		verify += " --known-anchor " + last.String()
+	}
+	return []string{"matter ops audit export --to copy", verify + " copy"}
 }
 
 // failedVerification is the verification of a chain that could not be verified.

@@ -37,6 +37,10 @@ func (c *collection) makeClaims() {
 // rateClaim lowers a claim to what the audit chain supports.
 func (c *collection) rateClaim(k Claim) Claim {
 	v := c.report.Audit.Verification
+	if m := v.Model; m != nil && len(m.Findings) > 0 && k.Status == Shown {
+		k.Status = Partly
+		k.Text += " But a record of the audit chain is not a step that a rotation may take."
+	}
 	if k.Status == NotShown || v.Result == audit.Green {
 		return k
 	}

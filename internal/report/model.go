@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/matter-ops/kms-rotation/audit"
+	"github.com/matter-ops/kms-rotation/audit/replay"
 	"github.com/matter-ops/kms-rotation/kek"
 )
 
@@ -274,6 +275,9 @@ type Verification struct {
 	Findings  []audit.Finding `json:"findings"`
 	More      int             `json:"more_findings,omitempty"`
 	Unchecked []string        `json:"unchecked,omitempty"`
+
+	Model *replay.Report `json:"model,omitempty"` // the records held to the specification; nil if they could not be read
+	Again []string       `json:"again,omitempty"` // command lines that verify a copy of the bucket without the account
 }
 
 // Status says how far the evidence supports a claim.

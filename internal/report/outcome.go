@@ -258,4 +258,7 @@ func (c *collection) addLiveChecks() {
 	c.addCheck("audit records in the locked bucket", same == len(r.Audit.Records),
 		fmt.Sprintf("%d of %d are there, byte for byte", same, len(r.Audit.Records)), now)
 	c.addCheck("audit chain", r.Audit.Verification.Result == audit.Green, r.Audit.Verification.Summary, now)
+	if m := r.Audit.Verification.Model; m != nil {
+		c.addCheck("order of the steps", m.Conforms(), m.String(), now)
+	}
 }
