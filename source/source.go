@@ -93,7 +93,8 @@ type Keeper interface {
 	// Context is what KMS must bind to the key.
 	NewKey(k DataKey) Row
 	// CreateKey stores the record of a new data key, with its wrapping, while the fence of its
-	// KEK is open. A row may name it after that. False means that there is one of its id.
+	// KEK is open, and is [ErrSealed] otherwise. A row may name it after that. False means that
+	// there is one of its id.
 	CreateKey(ctx context.Context, record Row, wrapped []byte) (bool, error)
 }
 

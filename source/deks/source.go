@@ -320,7 +320,7 @@ func (t *Table) PutBack(ctx context.Context, old, copied source.Row, with source
 	case len(reasons) == len(items) && reasons[0] == controltable.Condition:
 		return false, nil
 	case len(reasons) == len(items) && reasons[1] == controltable.Condition:
-		return false, fmt.Errorf("put %s back: the fence of records of KEK %s is not open", r.DEKID, r.KEKID)
+		return false, fmt.Errorf("put %s back: %w: that of records of KEK %s", r.DEKID, source.ErrSealed, r.KEKID)
 	}
 	return false, remote.WrapError("dynamodb TransactWriteItems "+t.table, err)
 }
