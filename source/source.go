@@ -73,6 +73,7 @@ type DataKey struct {
 	ID      [16]byte          // random
 	Context map[string]string // the encryption context of the rows that will name it
 	KEK     kek.ID
+	Shards  int       // of the KEK's fence of records; its creation checks one of them
 	Epoch   int64     // of the pointer that named the KEK
 	Made    time.Time // UTC
 }

@@ -117,11 +117,11 @@ func (r *Restorer) isInUse(ctx context.Context, id kek.ID) (bool, error) {
 
 // rekeyRow returns what replaces the envelope of a keyed row: itself, unless its data key may be
 // exposed.
-func (r *Restorer) rekeyRow(ctx context.Context, row source.Row, p kek.Pointer) (source.Rewrapped, error) {
+func (r *Restorer) rekeyRow(ctx context.Context, row source.Row, p kek.Pointer, shards int) (source.Rewrapped, error) {
 	if !r.isKeyExposed(row) {
 		return source.Rewrapped{DEKID: row.DEKID, Epoch: row.Epoch}, nil
 	}
-	key, err := r.replaceKey(ctx, row, p)
+	key, err := r.replaceKey(ctx, row, p, shards)
 	if err != nil {
 		return source.Rewrapped{}, err
 	}
@@ -136,7 +136,7 @@ func (r *Restorer) rekeyRow(ctx context.Context, row source.Row, p kek.Pointer) 
 
 // replaceKey unwraps the data key of a row and makes the one that replaces it, once for all rows
 // that name it.
-func (r *Restorer) replaceKey(ctx context.Context, row source.Row, p kek.Pointer) (*freshKey, error) {
+func (r *Restorer) replaceKey(ctx context.Context, row source.Row, p kek.Pointer, shards int) (*freshKey, error) {
 	r.keys.mu.Lock()
 	key := r.keys.fresh[row.DEKID]
 	if key == nil {
@@ -159,7 +159,7 @@ func (r *Restorer) replaceKey(ctx context.Context, row source.Row, p kek.Pointer
 	if key.old, err = r.KMS.Decrypt(ctx, record.KEK, record.WrappedDEK, record.Context); err != nil {
 		return nil, err
 	}
-	made := source.DataKey{Context: row.Context, KEK: p.KEKID, Epoch: p.Epoch, Made: r.Now()}
+	made := source.DataKey{Context: row.Context, KEK: p.KEKID, Shards: shards, Epoch: p.Epoch, Made: r.Now()}
 	r.Random(made.ID[:])
 	fresh := r.Records.NewKey(made)
 	var wrapped []byte

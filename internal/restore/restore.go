@@ -384,7 +384,8 @@ func (r *Restorer) restoreRow(ctx context.Context, item envelope.Item) (f found,
 		if v.Pointer == nil {
 			return f, false, kek.ErrNoPointer
 		}
-		with, err := r.rewrapRow(ctx, f.row, *v.Pointer)
+		shards := v.KEKs[v.Pointer.KEKID].FenceShards
+		with, err := r.rewrapRow(ctx, f.row, *v.Pointer, shards)
 		if errors.Is(err, journal.ErrKeyDisabled) && disabled != v.Pointer.KEKID { // retired since it was read?
 			disabled, last = v.Pointer.KEKID, err
 			continue
@@ -396,7 +397,7 @@ func (r *Restorer) restoreRow(ctx context.Context, item envelope.Item) (f found,
 		if err != nil {
 			return f, false, err
 		}
-		write, err := r.buildWrite(f, with, *v.Pointer, v.KEKs[v.Pointer.KEKID].FenceShards)
+		write, err := r.buildWrite(f, with, *v.Pointer, shards)
 		if err != nil {
 			return f, false, err
 		}
@@ -457,9 +458,9 @@ func (r *Restorer) isKeyExposed(row source.Row) bool {
 // rewrapRow wraps the row's data key under the pointer's KEK. If the data key may be
 // exposed, it encrypts the payload under a new data key, provided that the payload is in
 // this project's format.
-func (r *Restorer) rewrapRow(ctx context.Context, row source.Row, p kek.Pointer) (source.Rewrapped, error) {
+func (r *Restorer) rewrapRow(ctx context.Context, row source.Row, p kek.Pointer, shards int) (source.Rewrapped, error) {
 	if row.DEKID != "" {
-		return r.rekeyRow(ctx, row, p)
+		return r.rekeyRow(ctx, row, p, shards)
 	}
 	out := source.Rewrapped{KEK: p.KEKID, Epoch: p.Epoch}
 	if row.Whole || !r.isKeyExposed(row) {
