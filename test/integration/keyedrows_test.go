@@ -88,8 +88,8 @@ func (w *world) leaveCorpus(t *testing.T) {
 // measure rotates, prints what that took, and checks how often the rewrap of keyed rows called
 // KMS. The two later passes call it once more for each data key that they prove.
 func (m manyRows) measure(t *testing.T, name, input string) time.Duration {
-	keyed := strings.HasPrefix(name, "keyed")
 	t.Helper()
+	keyed := strings.HasPrefix(name, "keyed")
 	m.control(t, "DELETE", "/_local/calls", nil)
 	arn := m.start(t, name, input)
 	began := time.Now()
