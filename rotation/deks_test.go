@@ -478,6 +478,23 @@ func TestKeyedNeedsTheKeyTable(t *testing.T) {
 	wantKind(t, err, journal.SourceMisconfigured)
 }
 
+// TestGenesisOfKeyedRows: a deployment does not begin with keyed rows and no key table, and
+// begins after the epoch of every keyed row that an earlier one has left.
+func TestGenesisOfKeyedRows(t *testing.T) {
+	s := newSite(t)
+	k := newKeyTable(s)
+	rows := newKeyedRows(k)
+	record := k.create("a")
+	record.BornEpoch = 9
+	rows.insert("r", record)
+	alone := []kek.Source{rows.cfg.Source()}
+	_, err := s.Genesis(as("person"), "kek-0001", "first", alone)
+	wantKind(t, err, journal.SourceMisconfigured)
+	if last, err := s.LastEpoch(t.Context(), alone); last != 9 || err != nil {
+		t.Errorf("the last epoch is %d, %v", last, err)
+	}
+}
+
 // keyedRows is a table of keyed rows, registered as the source rows.
 type keyedRows struct {
 	*keyTable

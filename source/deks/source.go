@@ -341,7 +341,7 @@ func (t *Table) transact(ctx context.Context, r keyrecord.Record, items []types.
 		case len(reasons) == len(items) && reasons[0] == controltable.Condition:
 			return false, nil
 		case len(reasons) == len(items) && reasons[1] == controltable.Condition:
-			return false, fmt.Errorf("put %s back: %w: that of records of KEK %s", r.DEKID, source.ErrSealed, r.KEKID)
+			return false, fmt.Errorf("put %s back: the fence of records of KEK %s is not open: %w", r.DEKID, r.KEKID, source.ErrSealed)
 		case !controltable.Busy(err) && !slices.ContainsFunc(reasons, controltable.Reason.Busy):
 			return false, remote.WrapError("dynamodb TransactWriteItems "+t.table, err)
 		}
