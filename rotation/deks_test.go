@@ -649,6 +649,11 @@ func TestCensusLooksUpDataKeys(t *testing.T) {
 		wantKind(t, err, journal.RowsUnaccounted)
 		must(s.PutBackRecords(as("person"), s.store, true))
 		s.advance(spring, rotation.ExecutionInput{}, kek.Completed)
+		k.lose(gone.DEKID)
+		if found := must(s.InspectRotation(t.Context(), s.record(spring), func(int64) {})); found.Rows.Orphaned != 1 || found.Rows.Verdict() != rotation.Orphaned {
+			t.Errorf("a row without a record is not orphaned: %+v", found.Rows)
+		}
+		must(s.PutBackRecords(as("person"), s.store, true))
 		which := map[bool]string{false: "a sample of their", true: "each of their"}[deep]
 		if b := s.body("rows_counted"); !strings.Contains(b["source.rows"], "2 of the envelopes keyed and not among these data keys, "+which) {
 			t.Errorf("%v", b)
