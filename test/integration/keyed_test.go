@@ -15,8 +15,8 @@ import (
 )
 
 // TestKeyedTraffic rotates while traffic works on embedded and keyed rows, and while processes
-// are stopped between seal and write. Those that go on after a normal rotation write what they
-// sealed, without a refusal: the record of their data key was rewrapped. One that goes on after
+// are stopped between seal and write. Those that continue after a normal rotation write what they
+// sealed, without a refusal: the record of their data key was rewrapped. One that continues after
 // a later emergency inserts under the exposed data key, and its update is refused and sealed
 // again under a later one. Every row opens.
 func TestKeyedTraffic(t *testing.T) {
