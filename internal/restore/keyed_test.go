@@ -241,7 +241,7 @@ func TestRestoreForged(t *testing.T) {
 		"the id":       {func(_ *site, _ string, i envelope.Item) { i["key"] = text("short") }, "is not the id of a data key"},
 		"both kinds":   {func(s *site, _ string, i envelope.Item) { i["kek_id"] = text(string(s.current)) }, "of an embedded row"},
 		"no key table": {func(s *site, _ string, _ envelope.Item) { s.Records = nil }, "no key table is registered"},
-		"other payload": {func(s *site, _ string, i envelope.Item) {
+		"other payload": {func(_ *site, _ string, i envelope.Item) {
 			i["body"] = blob([]byte("\x01nothing that was sealed under it"))
 		}, "does not open under its data key"},
 	} {
