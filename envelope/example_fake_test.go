@@ -37,6 +37,7 @@ func deployment() (*memory, *keys) {
 		{"pk": &s{Value: "POINTER"}, "sk": &s{Value: "-"}, "kek_id": &s{Value: "kek-0001"}, "epoch": &n{Value: "1"}},
 		{"pk": &s{Value: "KEK#kek-0001"}, "sk": &s{Value: "-"}, "state": &s{Value: "active"}, "fence_shards": &n{Value: "1"}},
 		{"pk": &s{Value: "FENCE#kek-0001"}, "sk": &s{Value: "00"}, "state": &s{Value: "open"}},
+		{"pk": &s{Value: "DEKFENCE#kek-0001"}, "sk": &s{Value: "00"}, "state": &s{Value: "open"}},
 	} {
 		m.items[m.id("matter-control", i)] = i
 	}
@@ -45,7 +46,8 @@ func deployment() (*memory, *keys) {
 
 func (m *memory) id(table string, i item) string {
 	if pk, ok := i["pk"].(*s); ok {
-		return table + "/" + pk.Value + "/" + i["sk"].(*s).Value
+		sk, _ := i["sk"].(*s) // records of data keys have none
+		return table + "/" + pk.Value + "/" + cmp.Or(sk, &s{}).Value
 	}
 	return table + "/" + i["id"].(*s).Value
 }

@@ -12,25 +12,28 @@ import (
 	ddbtypes "github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
 
 	"github.com/matter-ops/kms-rotation/envelope"
+	"github.com/matter-ops/kms-rotation/test/membucket"
 )
 
-// A process makes one client, from dynamodb.NewFromConfig and kms.NewFromConfig,
-// and a table for each source that it uses, from the definition that the table is
-// registered with. The encryption context is the same for all rows, so that they share
-// data keys; the row's key is bound to its payload alone, so that a payload does not
-// open in another row.
+// A process makes one client, from dynamodb.NewFromConfig, kms.NewFromConfig and
+// s3.NewFromConfig, and a table for each source that it uses, from the definition that the
+// table is registered with. The rows are keyed, as in any new table: they name data keys of the
+// key table, and a rotation does not write them. The encryption context is the same for all
+// rows, so that they share data keys; the row's key is bound to its payload in any case.
 func Example() {
 	ctx := context.Background()
 	dynamo, kms := deployment() // in memory, for this example
-	client, err := envelope.New(ctx, envelope.Config{ControlTable: "matter-control", DynamoDB: dynamo, KMS: kms})
+	client, err := envelope.New(ctx, envelope.Config{
+		ControlTable: "matter-control", DynamoDB: dynamo, KMS: kms,
+		Keys: &envelope.KeyTable{Table: "matter-keys", Bucket: "matter-audit", S3: membucket.New()},
+	})
 	if err != nil {
 		log.Fatal(err)
 	}
 	defer func() { _ = client.Close() }()
 
 	orders, err := client.Table(ctx, envelope.TableConfig{
-		Table: "orders", KEKID: "kek_id", WrappedDEK: "wrapped_dek", Ciphertext: "ciphertext",
-		Context: map[string]string{"table": "orders"}, Bind: map[string]string{"id": "$id"},
+		Table: "orders", Envelope: "keyed", Ciphertext: "ciphertext", Context: map[string]string{"table": "orders"},
 	})
 	if err != nil {
 		log.Fatal(err)
@@ -52,6 +55,36 @@ func Example() {
 	}
 	fmt.Printf("%s\n", row.Plaintext)
 	// Output: two apples, one pear
+}
+
+// An embedded row carries its wrapped data key, and every rotation writes it. The row's key must
+// be bound to the payload by the definition, so that a payload does not open in another row.
+func Example_embedded() {
+	ctx := context.Background()
+	dynamo, kms := deployment()
+	client, err := envelope.New(ctx, envelope.Config{ControlTable: "matter-control", DynamoDB: dynamo, KMS: kms})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer func() { _ = client.Close() }()
+
+	orders, err := client.Table(ctx, envelope.TableConfig{
+		Table: "orders", KEKID: "kek_id", WrappedDEK: "wrapped_dek", Ciphertext: "ciphertext",
+		Context: map[string]string{"table": "orders"}, Bind: map[string]string{"id": "$id"},
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	item := envelope.Item{"id": &ddbtypes.AttributeValueMemberS{Value: "o-1"}}
+	if err := orders.Insert(ctx, item, []byte("two apples")); err != nil {
+		log.Fatal(err)
+	}
+	row, err := orders.Get(ctx, item)
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Printf("%s\n", row.Plaintext)
+	// Output: two apples
 }
 
 // A record that does not go into a table is sealed with a reference, which lasts

@@ -15,6 +15,7 @@ import (
 
 	"go.yaml.in/yaml/v3"
 
+	"github.com/matter-ops/kms-rotation/internal/app"
 	dynamosource "github.com/matter-ops/kms-rotation/source/dynamodb"
 )
 
@@ -248,5 +249,26 @@ func TestSamDeploy(t *testing.T) {
 	out, err := cmd.CombinedOutput()
 	if err == nil || !strings.Contains(string(out), "127.0.0.1:9") {
 		t.Errorf("sam %s: %v\n%s", args, err, out)
+	}
+}
+
+// TestSourcesOfTheDocuments: each list of sources that a new user is told to write is one that
+// genesis reads.
+func TestSourcesOfTheDocuments(t *testing.T) {
+	list := regexp.MustCompile(`(?m)^ *(\[\{"(?:kind|table)"[^\]]*\}\])$`)
+	kinds := map[string]int{}
+	for _, name := range []string{"../README.md", "../docs/install.md"} {
+		for _, m := range list.FindAllStringSubmatch(read(t, name), -1) {
+			defs, err := app.ParseDefinitions([]byte(m[1]))
+			if err != nil {
+				t.Errorf("%s: %s: %v", name, m[1], err)
+			}
+			for _, def := range defs {
+				kinds[name+" "+def.Kind]++
+			}
+		}
+	}
+	if kinds["../README.md deks"] != 1 || kinds["../docs/install.md deks"] != 1 || kinds["../README.md dynamodb"] < 2 || kinds["../docs/install.md dynamodb"] < 2 {
+		t.Errorf("the documents have sources of the kinds %v", kinds)
 	}
 }

@@ -478,6 +478,23 @@ func TestKeyedNeedsTheKeyTable(t *testing.T) {
 	wantKind(t, err, journal.SourceMisconfigured)
 }
 
+// TestGenesisOfKeyedRows: a deployment does not begin with keyed rows and no key table, and
+// begins after the epoch of every keyed row that an earlier one has left.
+func TestGenesisOfKeyedRows(t *testing.T) {
+	s := newSite(t)
+	k := newKeyTable(s)
+	rows := newKeyedRows(k)
+	record := k.create("a")
+	record.BornEpoch = 9
+	rows.insert("r", record)
+	alone := []kek.Source{rows.cfg.Source()}
+	_, err := s.Genesis(as("person"), "kek-0001", "first", alone)
+	wantKind(t, err, journal.SourceMisconfigured)
+	if last, err := s.LastEpoch(t.Context(), alone); last != 9 || err != nil {
+		t.Errorf("the last epoch is %d, %v", last, err)
+	}
+}
+
 // keyedRows is a table of keyed rows, registered as the source rows.
 type keyedRows struct {
 	*keyTable
@@ -632,6 +649,11 @@ func TestCensusLooksUpDataKeys(t *testing.T) {
 		wantKind(t, err, journal.RowsUnaccounted)
 		must(s.PutBackRecords(as("person"), s.store, true))
 		s.advance(spring, rotation.ExecutionInput{}, kek.Completed)
+		k.lose(gone.DEKID)
+		if found := must(s.InspectRotation(t.Context(), s.record(spring), func(int64) {})); found.Rows.Orphaned != 1 || found.Rows.Verdict() != rotation.Orphaned {
+			t.Errorf("a row without a record is not orphaned: %+v", found.Rows)
+		}
+		must(s.PutBackRecords(as("person"), s.store, true))
 		which := map[bool]string{false: "a sample of their", true: "each of their"}[deep]
 		if b := s.body("rows_counted"); !strings.Contains(b["source.rows"], "2 of the envelopes keyed and not among these data keys, "+which) {
 			t.Errorf("%v", b)

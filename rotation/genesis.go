@@ -33,7 +33,10 @@ func (s *Steps) GenesisAfter(ctx context.Context, id kek.ID, label string, sourc
 	first := kek.KEK{ID: k.ID, ARN: k.ARN, Label: label, FenceShards: s.Config.FenceShards}
 	var opened []frozenSource
 	if len(sources) > 0 {
-		if opened, err = s.openSources(sources); err != nil {
+		if opened, err = s.openSources(sources); err == nil {
+			err = checkKeyTable(opened)
+		}
+		if err != nil {
 			return kek.Pointer{}, err
 		}
 	}
@@ -81,7 +84,7 @@ func (s *Steps) LastEpoch(ctx context.Context, sources []kek.Source) (int64, err
 			if err != nil {
 				return 0, journal.WrapUnavailable("source "+src.Name(), err)
 			}
-			for _, row := range page.Rows {
+			for _, row := range append(page.Rows, page.Keyed...) { // updates of keyed rows ask for their epoch too
 				if row.Epoch > maxFirstEpoch {
 					return 0, &journal.Error{
 						Kind: journal.RowsUnaccounted, Field: "sources[" + src.Name() + "]", Msg: fmt.Sprintf("item %s: epoch %d is too high to be a count of rotations", row.ID, row.Epoch),

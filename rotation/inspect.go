@@ -72,7 +72,7 @@ type RowInspection struct {
 	Sources     int
 	Tally       Tally
 	Elsewhere   int64 // rows under another KEK than the rotation's new one; 0 if Later
-	Orphaned    int64 // rows under a KEK that the registry does not know, that is retired, or that KMS has disabled
+	Orphaned    int64 // rows under a KEK that the registry does not know, that is retired, or that KMS has disabled, and keyed ones without a record
 	Unaccounted int64 // items that are unaccounted for another reason
 	Proof       RowProof
 }
@@ -125,7 +125,7 @@ func (s *Steps) inspectRows(ctx context.Context, v kek.View, r kek.Rotation, see
 		return out, err
 	}
 	out.Tally = counted.Tally
-	out.Orphaned = out.Tally.ByKind[string(source.UnknownKEK)] + out.Tally.ByKind[string(source.RetiredKEK)]
+	out.Orphaned = out.Tally.ByKind[string(source.UnknownKEK)] + out.Tally.ByKind[string(source.RetiredKEK)] + out.Tally.ByKind[string(source.NoRecord)]
 	out.Unaccounted = out.Tally.Quarantined - out.Orphaned
 	for _, id := range slices.Sorted(maps.Keys(out.Tally.ByKEK)) {
 		k, err := s.describeKEK(ctx, kek.ID(id))

@@ -130,7 +130,7 @@ func (s *Steps) exchangeKey(ctx context.Context, t roster, row source.Row) ([]by
 	if len(old) != dekBytes {
 		return nil, errOpen
 	}
-	k := source.DataKey{Context: row.Context, KEK: r.NewKEK, Epoch: r.Epoch, Made: s.Journal.Now()}
+	k := source.DataKey{Context: row.Context, KEK: r.NewKEK, Shards: r.Settings.FenceShards, Epoch: r.Epoch, Made: s.Journal.Now()}
 	s.Keys.Random(k.ID[:])
 	made := keeper.NewKey(k)
 	fresh, wrapped, err := s.Keys.Wrapper.GenerateDataKey(ctx, r.NewKEK, made.Context)

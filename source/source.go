@@ -73,6 +73,7 @@ type DataKey struct {
 	ID      [16]byte          // random
 	Context map[string]string // the encryption context of the rows that will name it
 	KEK     kek.ID
+	Shards  int       // of the KEK's fence of records; its creation checks one of them
 	Epoch   int64     // of the pointer that named the KEK
 	Made    time.Time // UTC
 }
@@ -93,7 +94,8 @@ type Keeper interface {
 	// Context is what KMS must bind to the key.
 	NewKey(k DataKey) Row
 	// CreateKey stores the record of a new data key, with its wrapping, while the fence of its
-	// KEK is open. A row may name it after that. False means that there is one of its id.
+	// KEK is open, and is [ErrSealed] otherwise. A row may name it after that. False means that
+	// there is one of its id.
 	CreateKey(ctx context.Context, record Row, wrapped []byte) (bool, error)
 }
 

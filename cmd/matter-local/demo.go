@@ -18,6 +18,7 @@ import (
 
 	"github.com/matter-ops/kms-rotation/audit"
 	"github.com/matter-ops/kms-rotation/audit/replay"
+	"github.com/matter-ops/kms-rotation/envelope"
 	"github.com/matter-ops/kms-rotation/internal/console"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation/anchor"
@@ -43,8 +44,8 @@ refuses it, a dry run says what the rows are, and they are adopted. Then the KEK
 rows is rotated twice through the shipped state machine and the built Lambda binaries:
 once to the end, and once with a corrupted known cipher, so that PreSwitchFailure rolls
 it back.
-All the while traffic as an application's inserts, updates, deletes and reads rows
-through package envelope, and checks every read.
+All the while traffic as an application's inserts, updates, deletes and reads rows,
+embedded and keyed ones, through package envelope, and checks every read.
 Then it proves what it says; the exit code is 1 if anything of it is false.`,
 		Example: "  matter-local demo --rows 200",
 		Args:    console.RefuseArgs,
@@ -85,8 +86,9 @@ type demo struct {
 	live  bool // draw over the last line
 	proof proof
 
-	verdict string    // on the audit chain
-	load    *demoLoad // nil before it runs
+	verdict string        // on the audit chain
+	load    *demoLoad     // nil before it runs
+	note    envelope.Item // a keyed row that nobody writes again
 }
 
 func (d *demo) run(ctx context.Context) error {
@@ -103,11 +105,17 @@ func (d *demo) run(ctx context.Context) error {
 	if err := d.adopt(ctx, old); err != nil {
 		return err
 	}
+	if err := d.AddKeyed(ctx); err != nil {
+		return err
+	}
 	if d.load, err = startDemoLoad(ctx, d.Deployment); err != nil {
 		return err
 	}
 	defer d.load.stop()
 	d.say("traffic: %s\n", d.load)
+	if err := d.writeNote(ctx); err != nil {
+		return err
+	}
 	if err := d.green(ctx, old, before.Sample); err != nil {
 		return err
 	}
@@ -154,6 +162,9 @@ func (d *demo) green(ctx context.Context, old kek.Pointer, row source.Row) error
 	}
 	p.claim(id, "every record decrypts to its original bytes, under the new KEK alone", d.all(after, now.KEKID), describe(after))
 	if err := d.readLetters(ctx, id, now.KEKID); err != nil {
+		return err
+	}
+	if err := d.readNote(ctx, id, now.KEKID); err != nil {
 		return err
 	}
 	if err := d.dead(ctx, id, old.KEKID); err != nil {

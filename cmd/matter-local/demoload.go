@@ -10,6 +10,7 @@ import (
 	"github.com/matter-ops/kms-rotation/internal/operate"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/test/load"
+	"github.com/matter-ops/kms-rotation/test/sample"
 )
 
 // The traffic of the demo leaves the machine's two cores to the rotation.
@@ -36,7 +37,7 @@ func startDemoLoad(ctx context.Context, d *operate.Deployment) (*demoLoad, error
 			Run: "demo", Rate: demoLoadRate, Rows: demoLoadRows, Writers: 2, Updaters: 3, Deleters: 1, Readers: 4,
 			MinSize: 100, MaxSize: 2000, Held: time.Second,
 		},
-		sources: []string{"characters", "symbols"}, pointerAge: 4 * time.Second, leaseTTL: 10 * time.Second,
+		sources: []string{"characters", "symbols", sample.Notes}, pointerAge: 4 * time.Second, leaseTTL: 10 * time.Second,
 	}}
 	var err error
 	if l.traffic, err = startTraffic(ctx, d, l.flags); err != nil {
@@ -56,7 +57,7 @@ func startDemoLoad(ctx context.Context, d *operate.Deployment) (*demoLoad, error
 
 func (l *demoLoad) String() string {
 	c := l.flags.Config
-	return fmt.Sprintf("%d writers, %d updaters, %d deleters and %d readers, %.0f operations a second through package envelope, every read checked",
+	return fmt.Sprintf("%d writers, %d updaters, %d deleters and %d readers, %.0f operations a second on embedded and keyed rows, through package envelope, every read checked",
 		c.Writers, c.Updaters, c.Deleters, c.Readers, c.Rate)
 }
 

@@ -137,7 +137,7 @@ func startTraffic(ctx context.Context, d *operate.Deployment, f loadFlags) (*tra
 		return nil, err
 	}
 	g, client, err := load.Start(ctx, load.Site{
-		AWS: d.AWS, ControlTable: d.Config.ControlTable, Sources: sources, PointerAge: f.pointerAge, LeaseTTL: f.leaseTTL,
+		AWS: d.AWS, ControlTable: d.Config.ControlTable, AuditBucket: d.Config.AuditBucket, Sources: sources, PointerAge: f.pointerAge, LeaseTTL: f.leaseTTL,
 	}, f.Config, f.sources...)
 	if errors.Is(err, load.ErrConfig) || errors.Is(err, load.ErrNoTable) {
 		return nil, console.UsageError{Err: err}

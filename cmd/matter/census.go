@@ -13,6 +13,7 @@ import (
 	"github.com/matter-ops/kms-rotation/internal/console"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/source"
 )
 
 // newCensusCommand returns the command matter ops census. It reads only, so it may run from
@@ -87,6 +88,9 @@ func (o *operator) censusLines(c rotation.Census, states map[kek.ID]kek.State) [
 		lines = append(lines, fmt.Sprintf("%s: %d items", name, t.Scanned+t.Other+t.Declared))
 		for _, id := range slices.Sorted(maps.Keys(t.ByKEK)) {
 			lines = append(lines, fmt.Sprintf("  %10d  envelopes under KEK %s, which is %s", t.ByKEK[id], id, states[kek.ID(id)]))
+		}
+		if t.Keyed > 0 {
+			lines = append(lines, fmt.Sprintf("  %10d  keyed rows, which name data keys of the key table", t.Keyed-t.ByKind[string(source.NoRecord)]))
 		}
 		lines = append(lines,
 			fmt.Sprintf("  %10d  other: none of the envelope's attributes", t.Other),

@@ -202,7 +202,7 @@ func (o *operator) planRotation(ctx context.Context, f planFlags) error {
 	if _, err := loadPrices(f.prices); err != nil {
 		return err
 	}
-	counted, sources, err := o.countSources(ctx, f.sample)
+	counted, sources, err := o.countSources(ctx, f.sample, f.emergency)
 	if err != nil {
 		return err
 	}
@@ -231,7 +231,7 @@ func (o *operator) planRotation(ctx context.Context, f planFlags) error {
 }
 
 // countSources counts the rows of each registered source.
-func (o *operator) countSources(ctx context.Context, sample int64) (counted []operate.SourceCount, sources []estimate.Source, err error) {
+func (o *operator) countSources(ctx context.Context, sample int64, emergency bool) (counted []operate.SourceCount, sources []estimate.Source, err error) {
 	line := console.NewStatusLine(o.console.Err)
 	defer line.End()
 	defs, err := o.stack.Table.Sources(ctx)
@@ -253,7 +253,7 @@ func (o *operator) countSources(ctx context.Context, sample int64) (counted []op
 			return nil, nil, err
 		}
 		c.UseCensus(census[src.Name()])
-		counted, sources = append(counted, c), append(sources, c.Describe())
+		counted, sources = append(counted, c), append(sources, c.Describe(emergency))
 	}
 	return counted, sources, nil
 }
@@ -318,7 +318,7 @@ func sourceLines(s operate.SourceCount) []string {
 	how := "counted"
 	if !s.Exact {
 		how = fmt.Sprintf("about; %d items read, the rest is DynamoDB's count of up to six hours ago", s.Items())
-		if s.Describe().Billing != estimate.DynamoDBByUnit {
+		if s.Describe(false).Billing != estimate.DynamoDBByUnit {
 			how = fmt.Sprintf("at least; %d items read", s.Items())
 		}
 	}
@@ -328,6 +328,9 @@ func sourceLines(s operate.SourceCount) []string {
 	lines := []string{fmt.Sprintf("  %-16s %10d rows  %10d data keys  %s", s.Source, s.Rows, s.DataKeys, how)}
 	if s.Defects > 0 {
 		lines = append(lines, fmt.Sprintf("  %-16s %10d of the items read cannot be accounted for: no rotation starts with them (matter ops census)", "", s.Defects))
+	}
+	if s.Keyed > 0 {
+		lines = append(lines, fmt.Sprintf("  %-16s %10d of the rows read are keyed: only an emergency writes them, a normal rotation rewraps the records of their data keys", "", s.Keyed))
 	}
 	for _, c := range s.Copies {
 		lines = append(lines, fmt.Sprintf("  %-16s each rewrap is also written to %s", "", c))

@@ -16,6 +16,7 @@ import (
 	"github.com/matter-ops/kms-rotation/internal/restore"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation/journal"
+	"github.com/matter-ops/kms-rotation/source"
 )
 
 // restoreFlags are the flags of restore-rows.
@@ -47,7 +48,12 @@ it ({"Item": …}), unpacked or .gz. From a table restored with point-in-time re
 Rows under a retired KEK need it enabled for the time of the restore; the command
 says which, and to disable it again. Rows whose data key may be exposed since an
 emergency rotation are encrypted under fresh data keys; where their payload is not of
-this project's format only the data key is rewrapped, and that is said. Two records in
+this project's format only the data key is rewrapped, and that is said.
+
+A keyed row is inserted as the backup has it: a rotation rewraps the record of its data
+key. If the record of one is lost, or under a KEK that is not in use, the lost records of
+the key table are first put back from their copies in the audit bucket, as matter ops
+doctor --repair does. A row whose data key has no copy that unwraps is named. Two records in
 the audit chain, rows_restore_started and rows_restored, say who restored how many rows of
 which file.
 
@@ -72,6 +78,7 @@ type restored struct {
 	KEK    kek.ID         `json:"kek_id"` // the pointer's
 	Plan   restore.Plan   `json:"plan"`
 	Result restore.Result `json:"result"`
+	Keys   int64          `json:"data_keys_put_back"` // records of data keys
 	Next   string         `json:"next"`
 }
 
@@ -103,10 +110,19 @@ func (o *operator) restoreRows(ctx context.Context, f restoreFlags) error {
 		return err
 	}
 	if !f.confirm {
-		return o.refuseUnconfirmed(fmt.Sprintf("insert %d of %d rows into source %s under KEK %s, and repair %d orphans in place; %d are there and stay as they are, %d cannot be restored %s",
-			out.Plan.Absent, out.Plan.Rows, f.source, out.KEK, out.Plan.Orphans, out.Plan.Present, out.Plan.Defects, strings.Join(out.Plan.First, "; ")), f.restoreCommand())
+		what := fmt.Sprintf("insert %d of %d rows into source %s under KEK %s, and repair %d orphans in place; %d are there and stay as they are, %d cannot be restored %s",
+			out.Plan.Absent, out.Plan.Rows, f.source, out.KEK, out.Plan.Orphans, out.Plan.Present, out.Plan.Defects, strings.Join(out.Plan.First, "; "))
+		if out.Plan.Lost > 0 {
+			what = fmt.Sprintf("put back records of data keys, which %d rows lack, and %s", out.Plan.Lost, what)
+		}
+		return o.refuseUnconfirmed(what, f.restoreCommand())
 	}
 	out.Result = restore.Result{Present: out.Plan.Present, Defects: out.Plan.Defects, First: out.Plan.First, ByKEK: map[kek.ID]int64{}}
+	if out.Plan.Lost > 0 {
+		if out.Keys, err = o.putBackKeys(ctx); err != nil {
+			return err
+		}
+	}
 	if out.Plan.Absent+out.Plan.Orphans > 0 {
 		if out.Result, err = o.applyRestore(ctx, r, f, out.Plan); err != nil {
 			return err
@@ -123,8 +139,16 @@ func (o *operator) newRestorer(ctx context.Context, name string) (*restore.Resto
 		return nil, err
 	}
 	var names []string
+	r := &restore.Restorer{
+		DynamoDB: dynamodb.NewFromConfig(o.stack.AWS), ControlTable: o.stack.Config.ControlTable, Registry: o.stack.Table,
+		Keys: o.stack.Steps.Keys.Admin, KMS: o.stack.Steps.Keys.Wrapper, Cipher: o.stack.Steps.Keys.Cipher,
+		Random: o.stack.Steps.Keys.Random, Now: o.stack.Steps.Journal.Now,
+	}
 	for _, def := range defs {
 		src, err := o.stack.Steps.OpenSource(def)
+		if records, ok := src.(source.Keeper); ok {
+			r.Records = records
+		}
 		table, restorable := src.(restore.Table)
 		switch {
 		case def.Name != name && restorable:
@@ -133,11 +157,11 @@ func (o *operator) newRestorer(ctx context.Context, name string) (*restore.Resto
 		case err != nil:
 			return nil, err
 		case restorable:
-			return &restore.Restorer{
-				DynamoDB: dynamodb.NewFromConfig(o.stack.AWS), ControlTable: o.stack.Config.ControlTable, Table: table,
-				Registry: o.stack.Table, Keys: o.stack.Steps.Keys.Admin, KMS: o.stack.Steps.Keys.Wrapper, Cipher: o.stack.Steps.Keys.Cipher,
-			}, nil
+			r.Table = table
 		}
+	}
+	if r.Table != nil {
+		return r, nil
 	}
 	return nil, console.UsageError{Err: fmt.Errorf("--source %q is not a registered table: %s", name, strings.Join(names, ", "))}
 }
@@ -164,6 +188,15 @@ func checkKEKsUsable(p restore.Plan, f restoreFlags) error {
 	return refusedError("KEK "+string(p.Locked[0].KEK), strings.Join(what, "; "), strings.Join(all, "; "))
 }
 
+// putBackKeys puts the lost records of data keys back, and returns how many.
+func (o *operator) putBackKeys(ctx context.Context) (n int64, err error) {
+	lost, err := o.stack.Steps.PutBackRecords(ctx, o.stack.Table, true)
+	for _, l := range lost {
+		n += l.PutBack
+	}
+	return n, err
+}
+
 // applyRestore restores, between two records of the audit chain. The first is
 // written before anything else is.
 func (o *operator) applyRestore(ctx context.Context, r *restore.Restorer, f restoreFlags, p restore.Plan) (restore.Result, error) {
@@ -183,7 +216,7 @@ func (o *operator) applyRestore(ctx context.Context, r *restore.Restorer, f rest
 	res, err := r.Apply(ctx, restore.File{Path: f.file})
 	body := map[string]string{
 		"restored": fmt.Sprint(res.Restored), "repaired": fmt.Sprint(res.Repaired), "present": fmt.Sprint(res.Present), "defects": fmt.Sprint(res.Defects),
-		"encrypted_anew": fmt.Sprint(res.Anew), "keep_data_key": fmt.Sprint(res.Opaque),
+		"encrypted_anew": fmt.Sprint(res.Anew), "keep_data_key": fmt.Sprint(res.Opaque), "keyed": fmt.Sprint(res.Keyed),
 	}
 	for k, n := range res.ByKEK {
 		body["restored.from."+string(k)] = fmt.Sprint(n)
@@ -208,6 +241,9 @@ func (o *operator) checkAllRestored(out restored) error {
 	out.Next = strings.Join(again, "; ")
 	lines := []string{fmt.Sprintf("%d rows restored under KEK %s and %d orphans repaired in place, %d of them encrypted under fresh data keys; %d were there already; %d cannot be restored",
 		out.Result.Restored, out.KEK, out.Result.Repaired, out.Result.Anew, out.Result.Present, out.Result.Defects)}
+	if out.Keys > 0 {
+		lines = append(lines, fmt.Sprintf("%d records of data keys put back from their copies", out.Keys))
+	}
 	if out.Result.Opaque > 0 {
 		lines = append(lines, fmt.Sprintf("%d of them keep a data key that may be exposed since an emergency: their payloads are not of this project's format", out.Result.Opaque))
 	}

@@ -22,6 +22,8 @@ import (
 	"github.com/matter-ops/kms-rotation/internal/restore"
 	"github.com/matter-ops/kms-rotation/kek"
 	dynamosource "github.com/matter-ops/kms-rotation/source/dynamodb"
+	"github.com/matter-ops/kms-rotation/test/load"
+	"github.com/matter-ops/kms-rotation/test/sample"
 )
 
 // TestRestoreRows restores rows from one backup three times: under the same KEK,
@@ -73,6 +75,63 @@ func TestRestoreRows(t *testing.T) {
 	r.untouched(t, first)
 	r.repaired(t, first)
 	r.recorded(t)
+	r.keyed(t)
+}
+
+// keyed restores a keyed row whose data key's record is lost as well: the record is put back
+// from its copy before. The row comes back as it was.
+func (r *restorer) keyed(t *testing.T) {
+	t.Helper()
+	ctx := t.Context()
+	if err := r.AddKeyed(ctx); err != nil {
+		t.Fatal(err)
+	}
+	site, err := r.Site(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg, err := site.Table(sample.Notes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	client, keyTable, err := site.Client(ctx, dynamodb.NewFromConfig(site.AWS))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close() //nolint:errcheck // its lease runs out by itself
+	table, err := client.Table(ctx, cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	key := map[string]types.AttributeValue{"note": &types.AttributeValueMemberS{Value: load.Prefix + "restored"}}
+	if err := table.Insert(ctx, key, []byte("kept")); err != nil {
+		t.Fatal(err)
+	}
+	out, err := r.dynamo.GetItem(ctx, &dynamodb.GetItemInput{TableName: &cfg.Table, Key: key, ConsistentRead: aws.Bool(true)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.write(t, r.file, []map[string]types.AttributeValue{out.Item})
+	id, _ := out.Item["dek_id"].(*types.AttributeValueMemberS)
+	record := map[string]types.AttributeValue{"pk": &types.AttributeValueMemberS{Value: "DEK#" + id.Value}}
+	for name, lost := range map[string]map[string]types.AttributeValue{cfg.Table: key, keyTable: record} {
+		if _, err := r.dynamo.DeleteItem(ctx, &dynamodb.DeleteItemInput{TableName: &name, Key: lost}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	restored := func(code int, says string, args ...string) {
+		t.Helper()
+		if out := r.cli(t, code, append([]string{"ops", "restore-rows", "--source", sample.Notes, "--file", r.file}, args...)...); !strings.Contains(out, says) {
+			t.Errorf("restore-rows does not say %q:\n%s", says, out)
+		}
+	}
+	restored(console.ExitUsage, "put back records of data keys, which 1 rows lack, and insert 1 of 1 rows")
+	restored(console.ExitDone, "1 records of data keys put back from their copies", "--confirm")
+	restored(console.ExitDone, "0 rows restored", "--confirm")
+	row, err := table.Get(ctx, key)
+	if err != nil || string(row.Plaintext) != "kept" {
+		t.Errorf("the row holds %q, %v", row.Plaintext, err)
+	}
 }
 
 type restorer struct {

@@ -204,9 +204,13 @@ func describeRows(r rotation.RowInspection) expectation {
 	if len(r.Tally.Poison) > 0 {
 		first = nameFirst(r.Tally.Poison[0])
 	}
+	keyed := ""
+	if r.Tally.Keyed > 0 {
+		keyed = fmt.Sprintf(", %d of them keyed", r.Tally.Keyed)
+	}
 	return newExpectation(r.Verdict(), text, fmt.Sprintf(
-		"every item of %d sources was classified: %d rows, %d of them under another KEK, %d orphaned, %d unaccounted%s; %d other items; %s",
-		r.Sources, r.Tally.Scanned, r.Elsewhere, r.Orphaned, r.Unaccounted, first, r.Tally.Other+r.Tally.Declared, describeProof(r.Proof)))
+		"every item of %d sources was classified: %d rows%s, %d of them under another KEK, %d orphaned, %d unaccounted%s; %d other items; %s",
+		r.Sources, r.Tally.Scanned, keyed, r.Elsewhere, r.Orphaned, r.Unaccounted, first, r.Tally.Other+r.Tally.Declared, describeProof(r.Proof)))
 }
 
 // nameFirst names the first of several rows, to end a phrase.

@@ -36,24 +36,34 @@ type SourceCount struct {
 	Readers  []string         `json:"readers"`   // streams that see each rewrap
 
 	estimate estimate.Source
+	keyed    []estimate.Share // how keyed rows share the data keys that they name
 }
 
-// Describe returns the source for an estimate.
-func (c SourceCount) Describe() estimate.Source { return c.estimate }
+// Describe returns the source for an estimate. A normal rotation writes no keyed row: the records
+// of their data keys are rows of the key table. An emergency writes each of them, under fresh
+// data keys.
+func (c SourceCount) Describe(emergency bool) estimate.Source {
+	e := c.estimate
+	if emergency && c.Keyed > 0 {
+		e.Rows = float64(c.Rows)
+		e.Shares = slices.Concat(e.Shares, c.keyed)
+	}
+	return e
+}
 
 // CountRows reads a source until it has read limit items, and estimates the rest from the
 // place's own count, if it has one. A limit of 0 reads all items. see is called after each page
 // with how many items were read.
 func (d *Deployment) CountRows(ctx context.Context, src source.Driver, limit int64, see func(int64)) (SourceCount, error) {
 	out := SourceCount{Source: src.Name(), ByKEK: map[kek.ID]int64{}, Copies: []string{}, Readers: []string{}}
-	deks := map[string]int{} // rows of each wrapped DEK
+	deks, named := map[string]int{}, map[string]int{} // rows of each wrapped DEK, and keyed ones of each id
 	cursor := ""
 	for {
 		page, err := src.Scan(ctx, source.ScanRequest{Total: 1, Cursor: cursor, Limit: pageOf(limit, out.Items())})
 		if err != nil {
 			return out, fmt.Errorf("read source %s: %w", src.Name(), err)
 		}
-		out.addItems(page, deks)
+		out.addItems(page, deks, named)
 		see(out.Items())
 		if cursor = page.Next; cursor == "" {
 			out.Exact = true
@@ -72,6 +82,9 @@ func (d *Deployment) CountRows(ctx context.Context, src source.Driver, limit int
 		}
 	}
 	out.describe(src, size, slices.Collect(maps.Values(deks)))
+	if out.keyed = estimate.CountShares(slices.Collect(maps.Values(named))); !out.Exact {
+		out.keyed = estimate.GuessShares(float64(out.Rows)-out.estimate.Rows, float64(out.Keyed), float64(len(named)))
+	}
 	return out, nil
 }
 
@@ -94,7 +107,7 @@ func (c *SourceCount) describe(src source.Driver, size source.Size, deks []int) 
 	e := estimate.Source{
 		Name: c.Source, Items: float64(items), Rows: rewrapped, Shares: estimate.CountShares(deks), KEKs: len(c.ByKEK),
 		ItemBytes: float64(c.RowBytes), PageItems: traits.PageItems, PageBytes: float64(traits.PageBytes),
-		WritesPerSecond: size.WritesPerSecond, ReadsPerSecond: size.ReadsPerSecond, Known: traits.KnownPlaintexts,
+		WritesPerSecond: size.WritesPerSecond, ReadsPerSecond: size.ReadsPerSecond, Known: traits.KnownPlaintexts, Whole: traits.DataKeys,
 	}
 	if !c.Exact {
 		e.Shares = estimate.GuessShares(e.Rows, float64(c.Seen-c.Keyed), float64(c.DEKs))
@@ -147,8 +160,9 @@ func pageOf(limit, seen int64) int {
 	return int(min(limit-seen, page))
 }
 
-// addItems counts the items of a page. deks counts the rows of each wrapped data key.
-func (c *SourceCount) addItems(page source.Page, deks map[string]int) {
+// addItems counts the items of a page. deks counts the rows of each wrapped data key, named the
+// keyed rows of each id of one.
+func (c *SourceCount) addItems(page source.Page, deks, named map[string]int) {
 	c.Seen += int64(len(page.Rows) + len(page.Keyed))
 	c.Keyed += int64(len(page.Keyed))
 	c.Other += int64(page.Other)
@@ -160,6 +174,9 @@ func (c *SourceCount) addItems(page source.Page, deks map[string]int) {
 		}
 		c.ByKEK[row.KEK]++
 		deks[string(row.WrappedDEK)]++
+	}
+	for _, row := range page.Keyed {
+		named[row.DEKID]++
 	}
 }
 

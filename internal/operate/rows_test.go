@@ -57,7 +57,7 @@ func TestCountRows(t *testing.T) {
 		Name: "orders", Items: 1100, Rows: 1000, Shares: []estimate.Share{{Each: 4, DEKs: 250}}, KEKs: 1, ItemBytes: 2000, ExtraWrites: 4,
 		PageItems: table.Traits().PageItems, WritesPerSecond: 4000, Billing: estimate.DynamoDBByUnit,
 	}
-	if diff := cmp.Diff(want, c.Describe()); diff != "" {
+	if diff := cmp.Diff(want, c.Describe(false)); diff != "" {
 		t.Error(diff)
 	}
 	c, err = d.CountRows(t.Context(), src, 400, func(int64) {})
@@ -71,7 +71,45 @@ func TestCountRows(t *testing.T) {
 	keys := make(rotation.Sketch, 2048)
 	keys[7] = 1
 	c.UseCensus(rotation.Tally{Scanned: 50, DataKeys: keys})
-	if src := c.Describe(); !c.Counted || c.DataKeys != 22 || len(src.Shares) != 1 || math.Abs(src.Shares[0].Each-50) > 0.1 {
+	if src := c.Describe(false); !c.Counted || c.DataKeys != 22 || len(src.Shares) != 1 || math.Abs(src.Shares[0].Each-50) > 0.1 {
 		t.Errorf("by a census: %+v, %+v", c, src.Shares)
+	}
+}
+
+// keyedTable is a table in which the first rows are keyed, ten of each data key.
+type keyedTable struct {
+	*memstore.Table
+	keyed int
+}
+
+func (k keyedTable) Scan(ctx context.Context, req source.ScanRequest) (source.Page, error) {
+	p, err := k.Table.Scan(ctx, req)
+	if req.Cursor != "" || err != nil {
+		return p, err
+	}
+	for n := range k.keyed {
+		p.Keyed = append(p.Keyed, source.Row{ID: fmt.Sprint(n), DEKID: fmt.Sprint(n / 10), Epoch: 1})
+	}
+	return p, nil
+}
+
+// TestCountKeyedRows: a normal rotation is planned with the rows that carry their data keys, an
+// emergency with keyed ones too. Records of data keys are rewrapped in any mode.
+func TestCountKeyedRows(t *testing.T) {
+	table := memstore.New("test", time.Now).NewTable("orders")
+	for n := range 40 {
+		table.Plant(fmt.Sprintf("row-%04d", n), memstore.Record{KEK: "k", WrappedDEK: []byte{byte(n / 4)}})
+	}
+	d := &operate.Deployment{}
+	c, err := d.CountRows(t.Context(), keyedTable{table, 100}, 0, func(int64) {})
+	if err != nil || c.Rows != 140 || c.Keyed != 100 || c.DataKeys != 10 {
+		t.Errorf("%+v, %v", c, err)
+	}
+	embedded := []estimate.Share{{Each: 4, DEKs: 10}}
+	if normal := c.Describe(false); normal.Rows != 40 || normal.Whole || cmp.Diff(embedded, normal.Shares) != "" {
+		t.Errorf("%+v", normal)
+	}
+	if emergency := c.Describe(true); emergency.Rows != 140 || cmp.Diff(append(embedded, estimate.Share{Each: 10, DEKs: 10}), emergency.Shares) != "" {
+		t.Errorf("%+v", emergency)
 	}
 }

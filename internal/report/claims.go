@@ -118,6 +118,10 @@ func (c *collection) claimEncryption() Claim {
 	if t, ok := c.report.sumFinished(passVerify); ok && c.isCompleted() && t.Quarantined == 0 {
 		k.Status = Shown
 		k.Text = fmt.Sprintf("The last scan read %d rows in %d sources, and each names the new KEK.", t.Scanned, len(c.report.Rows))
+		if t.Keyed > 0 {
+			k.Text = fmt.Sprintf("The last scan read %d rows in %d sources. Each names the new KEK, except %d keyed rows: they name data keys, whose records are rows of the key table.",
+				t.Scanned, len(c.report.Rows), t.Keyed)
+		}
 		if rec, ok := c.report.lastRecord(kek.EventRotationCompleted); ok && rec.Body["unwrapped"] != "" {
 			k.Text += " Unwrapped under it: " + rec.Body["unwrapped"] + "."
 		}

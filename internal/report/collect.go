@@ -226,12 +226,13 @@ func (c *collection) kmsState(ctx context.Context, id kek.ID) (state string, ena
 	return k.State, k.Enabled
 }
 
-// The roles of a KEK in a rotation, and of the rows that are under none of them.
+// The roles of a KEK in a rotation, and of the rows that name none of them.
 const (
 	roleOld      = "old"
 	roleHistoric = "historic" // rows were under it too, and it is retired with the old one
 	roleNew      = "new"
 	roleFailed   = "failed attempt"
+	roleKeyed    = "keyed" // rows that name a data key, whose record names the KEK
 	roleNeither  = "neither"
 )
 

@@ -24,7 +24,7 @@ var (
 	page = template.Must(template.New("report").Funcs(template.FuncMap{
 		"css":   func() template.CSS { return template.CSS(styleText) }, //nolint:gosec // this package's own file
 		"stamp": formatTime, "exact": formatExact, "millis": formatMillis, "capital": capitalizeText, "took": totalTime, "verified": verifiedRows,
-		"bars": layOutBars, "said": joinBody, "rows": countRows, "neither": countNeither, "path": formatPath,
+		"bars": layOutBars, "said": joinBody, "rows": countRows, "neither": countNeither, "keyed": describeKeyed, "path": formatPath,
 		"bucket": describeBucket, "nobodyHeld": nobodyHeld, "drainPlot": drainPlot, "rewrapPlot": rewrapPlot,
 		"tone": stateTone, "keyTone": keyTone, "statusTone": statusTone, "auditTone": auditTone, "claimTone": claimTone,
 	}).Parse(pageText))
@@ -152,6 +152,21 @@ func countNeither(s SourceRows) string {
 		return n
 	}
 	return "0"
+}
+
+// describeKeyed says how many rows of which sources name data keys; "" if none does.
+func describeKeyed(sources []SourceRows) string {
+	var parts []string
+	for _, s := range sources {
+		counts := s.After
+		if len(counts) == 0 {
+			counts = s.Before
+		}
+		if n := countRows(counts, roleKeyed); n != "–" {
+			parts = append(parts, n+" of "+s.Source)
+		}
+	}
+	return strings.Join(parts, ", ")
 }
 
 // describeBucket describes the result of comparing a record with the bucket.

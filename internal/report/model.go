@@ -159,8 +159,8 @@ type Change struct {
 
 // KeyCount counts the rows under one KEK.
 type KeyCount struct {
-	KEK  kek.ID `json:"kek_id,omitempty"` // "" for rows under none of them, or unreadable
-	Role string `json:"role"`             // old, historic, new or neither
+	KEK  kek.ID `json:"kek_id,omitempty"` // "" for keyed rows, and for rows under none of them, or unreadable
+	Role string `json:"role"`             // old, historic, new, keyed or neither
 	Rows int64  `json:"rows"`
 }
 
@@ -171,6 +171,7 @@ type Pass struct {
 	Done        int      `json:"segments_done"`
 	Unproven    int      `json:"segments_unproven,omitempty"` // their checkpoints are not proven, so nothing of them is counted
 	Scanned     int64    `json:"scanned"`
+	Keyed       int64    `json:"keyed,omitempty"` // of the scanned rows, those that name a data key of the key table
 	Rewrapped   int64    `json:"rewrapped"`
 	Skipped     int64    `json:"skipped"`  // other and declared together
 	Other       int64    `json:"other"`    // items that have none of the envelope's attributes

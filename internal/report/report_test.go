@@ -342,3 +342,38 @@ func historicEntries(t *testing.T) []audit.Entry {
 	}
 	return out
 }
+
+// TestKeyedRows: rows that name data keys are counted under no KEK, before the rotation and after
+// it. What an emergency's rewrap has moved does not say which rows were embedded.
+func TestKeyedRows(t *testing.T) {
+	r := Rotation{OldKEK: "old", NewKEK: "new", Mode: kek.Normal}
+	pass := func(name string, rewrapped int64) Pass {
+		return Pass{Pass: name, Segments: 1, Done: 1, Scanned: 10, Keyed: 6, Rewrapped: rewrapped, Quarantined: 1, byKEK: map[kek.ID]int64{"old": 3}}
+	}
+	count := func(old, fresh int64) []KeyCount {
+		return []KeyCount{{"old", roleOld, old}, {"new", roleNew, fresh}, {"", roleKeyed, 6}, {"", roleNeither, 1}}
+	}
+	for name, c := range map[string]struct {
+		mode   kek.Mode
+		passes []Pass
+		before []KeyCount
+	}{
+		"by the census":   {kek.Normal, []Pass{pass(rotation.PassCensus, 0), pass(rotation.PassRewrap, 3), pass(passVerify, 0)}, count(3, 0)},
+		"by the rewrap":   {kek.Normal, []Pass{pass(rotation.PassRewrap, 2), pass(passVerify, 0)}, count(2, 1)},
+		"in an emergency": {kek.Emergency, []Pass{pass(rotation.PassRewrap, 9), pass(passVerify, 0)}, nil},
+	} {
+		r.Mode = c.mode
+		collected := &collection{report: &Report{Rotation: r}, view: kek.View{Rotation: &kek.Rotation{}}}
+		s := SourceRows{Source: "notes", Passes: c.passes}
+		collected.countByKEK(&s)
+		if diff := cmp.Diff(c.before, s.Before); diff != "" {
+			t.Errorf("%s: before (-want +got):\n%s", name, diff)
+		}
+		if diff := cmp.Diff(count(0, 3), s.After); diff != "" || s.By != passVerify {
+			t.Errorf("%s: after (-want +got):\n%s", name, diff)
+		}
+		if got := describeKeyed([]SourceRows{s, {Source: "orders"}}); got != "6 of notes" {
+			t.Errorf("%s: %q", name, got)
+		}
+	}
+}

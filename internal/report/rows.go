@@ -126,7 +126,7 @@ func sumPass(pass string, segments int, cps []rotation.Checkpoint) Pass {
 			p.Done++
 		}
 		p.addCounts(Pass{
-			Scanned: cp.Tally.Scanned, Rewrapped: cp.Tally.Rewrapped, Other: cp.Tally.Other, Declared: cp.Tally.Declared,
+			Scanned: cp.Tally.Scanned, Keyed: cp.Tally.Keyed, Rewrapped: cp.Tally.Rewrapped, Other: cp.Tally.Other, Declared: cp.Tally.Declared,
 			Skipped: cp.Tally.Other + cp.Tally.Declared, Quarantined: cp.Tally.Quarantined, Unwrapped: cp.Tally.Unwrapped, Poison: cp.Tally.Poison,
 		})
 		for id, n := range cp.Tally.ByKEK {
@@ -139,6 +139,7 @@ func sumPass(pass string, segments int, cps []rotation.Checkpoint) Pass {
 // addCounts adds the counts of o to p.
 func (p *Pass) addCounts(o Pass) {
 	p.Scanned += o.Scanned
+	p.Keyed += o.Keyed
 	p.Rewrapped += o.Rewrapped
 	p.Other += o.Other
 	p.Declared += o.Declared
@@ -153,13 +154,17 @@ func (p Pass) isFinished() bool { return p.Done == p.Segments }
 
 // countByKEK computes the rows by KEK from the passes: before the rotation from the
 // census, or from the rewrap if there was none; after it from the last scan that is done. A
-// row that a pass quarantines is under none of the KEKs, or is not a readable envelope.
+// row that a pass quarantines is under none of the KEKs, or is not a readable envelope. A keyed
+// row names no KEK: the record of its data key does, which is a row of the key table.
 func (c *collection) countByKEK(s *SourceRows) {
 	r := c.report.Rotation
-	keyed := func(old, fresh, neither int64) []KeyCount {
+	count := func(p Pass, old, fresh int64) []KeyCount {
 		out := []KeyCount{{KEK: r.OldKEK, Role: roleOld, Rows: old}, {KEK: r.NewKEK, Role: roleNew, Rows: fresh}}
-		if neither > 0 {
-			out = append(out, KeyCount{Role: roleNeither, Rows: neither})
+		if p.Keyed > 0 {
+			out = append(out, KeyCount{Role: roleKeyed, Rows: p.Keyed})
+		}
+		if p.Quarantined > 0 {
+			out = append(out, KeyCount{Role: roleNeither, Rows: p.Quarantined})
 		}
 		return out
 	}
@@ -169,12 +174,12 @@ func (c *collection) countByKEK(s *SourceRows) {
 		}
 		switch {
 		case p.Pass == rotation.PassCensus:
-			s.Before, s.BeforeBy = append(keyed(p.byKEK[r.OldKEK], p.byKEK[r.NewKEK], p.Quarantined), c.countHistoric(p)...), p.Pass
+			s.Before, s.BeforeBy = append(count(p, p.byKEK[r.OldKEK], p.byKEK[r.NewKEK]), c.countHistoric(p)...), p.Pass
 			continue // a census shows nothing about the rows after the rotation
-		case p.Pass == rotation.PassRewrap && s.BeforeBy == "":
-			s.Before, s.BeforeBy = keyed(p.Rewrapped, p.Scanned-p.Rewrapped-p.Quarantined, p.Quarantined), p.Pass
+		case p.Pass == rotation.PassRewrap && s.BeforeBy == "" && (p.Keyed == 0 || r.Mode == kek.Normal): // an emergency's counts keyed rows as rewrapped
+			s.Before, s.BeforeBy = count(p, p.Rewrapped, p.Scanned-p.Rewrapped-p.Keyed-p.Quarantined), p.Pass
 		}
-		s.After, s.By = keyed(0, p.Scanned-p.Quarantined, p.Quarantined), p.Pass
+		s.After, s.By = count(p, 0, max(0, p.Scanned-p.Keyed-p.Quarantined)), p.Pass
 	}
 }
 

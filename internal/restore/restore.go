@@ -8,6 +8,9 @@
 // concurrent rotation either rewraps the row too, or has sealed the fence: then the insert
 // is refused and the row is rewrapped under the new KEK.
 //
+// A keyed row is inserted as it is, since a rotation rewraps the record of its data key; a record
+// that is lost is put back before (spec: PutBackWrite).
+//
 // A row that exists in the table is not changed, so a restore can be repeated and never
 // undoes a newer write. The exception is an orphan, which exists if the backup was written
 // back without this package: its KEK is retired or not in the registry. It is rewrapped in
@@ -83,7 +86,11 @@ type Restorer struct {
 	Keys         Keys
 	KMS          keyring.Wrapper
 	Cipher       keyring.Cipher
+	Records      source.Keeper // the key table; nil if none is registered
+	Random       func([]byte)  // fills in random bytes, for the ids of data keys
+	Now          func() time.Time
 
+	keys        keyRecords
 	registered  map[kek.ID]kek.KEK
 	emergencies []kek.Rotation // that have switched
 }
@@ -103,8 +110,10 @@ type Plan struct {
 	Present int64            `json:"present"` // rows that exist under a KEK in use, with any content
 	Absent  int64            `json:"absent"`
 	Orphans int64            `json:"orphans"`        // rows that exist under a KEK that is not in use: they are repaired
-	ByKEK   map[kek.ID]int64 `json:"by_kek"`         // absent rows and orphans
-	Anew    int64            `json:"encrypted_anew"` // of ByKEK: rows whose data key may be exposed
+	Keyed   int64            `json:"keyed"`          // of the absent rows, those that name a data key of the key table
+	Lost    int64            `json:"lost_data_keys"` // keyed rows, absent or orphans, whose data key has no record under a KEK in use
+	ByKEK   map[kek.ID]int64 `json:"by_kek"`         // absent embedded rows and embedded orphans
+	Anew    int64            `json:"encrypted_anew"` // of the rows to write, those whose data key may be exposed
 	Opaque  int64            `json:"keep_data_key"`  // of ByKEK: such rows whose payload cannot be encrypted again
 	Defects int64            `json:"defects"`        // items that cannot be restored
 	First   []string         `json:"first_defects"`
@@ -151,6 +160,7 @@ type found struct {
 	backed source.Backup
 	there  bool       // the table has a row with this key
 	orphan bool       // that row is under a KEK that is not in use
+	lost   bool       // the row is keyed, and the record of its data key must be put back first
 	row    source.Row // to rewrap: the backup's row, or the orphan
 }
 
@@ -170,7 +180,8 @@ func (r *Restorer) findRow(ctx context.Context, i envelope.Item) (found, error) 
 		return f, err
 	}
 	if !there {
-		return f, r.checkRow(b.Row)
+		f.lost, err = r.checkRow(ctx, b.Row)
+		return f, err
 	}
 	f.there = true
 	if now.Defect != "" {
@@ -180,22 +191,25 @@ func (r *Restorer) findRow(ctx context.Context, i envelope.Item) (found, error) 
 	if known && sameKey(now, k) && k.State.Resolves() {
 		return f, nil
 	}
-	if err := r.checkRow(now); err != nil {
+	if f.lost, err = r.checkRow(ctx, now); err != nil {
 		return f, fmt.Errorf("the row that is in the table: %w", err)
 	}
-	f.orphan, f.row = true, now
+	f.orphan, f.row = now.DEKID == "" || f.lost, now
 	return f, nil
 }
 
-// checkRow refuses a row that cannot be rewrapped.
-func (r *Restorer) checkRow(row source.Row) error {
+// checkRow refuses a row that cannot be rewrapped. lost is that of [Restorer.checkKeyed].
+func (r *Restorer) checkRow(ctx context.Context, row source.Row) (lost bool, err error) {
+	if row.DEKID != "" {
+		return r.checkKeyed(ctx, row)
+	}
 	if row.Defect != "" {
-		return fmt.Errorf("%w: %s", errUnrestorable, row.Defect)
+		return false, fmt.Errorf("%w: %s", errUnrestorable, row.Defect)
 	}
 	if k, ok := r.registered[row.KEK]; !ok || !sameKey(row, k) {
-		return fmt.Errorf("%w: KEK %s is not in the registry", errUnrestorable, cmp.Or(row.KeyARN, string(row.KEK)))
+		return false, fmt.Errorf("%w: KEK %s is not in the registry", errUnrestorable, cmp.Or(row.KeyARN, string(row.KEK)))
 	}
-	return nil
+	return false, nil
 }
 
 // sameKey reports whether a row that names its KEK by ARN names the registered key.
@@ -225,8 +239,17 @@ func (r *Restorer) Plan(ctx context.Context, file File) (Plan, error) {
 		default:
 			p.Absent++
 		}
-		p.ByKEK[f.row.KEK]++
 		switch {
+		case f.row.DEKID == "":
+			p.ByKEK[f.row.KEK]++
+		case !f.there:
+			p.Keyed++
+		}
+		if f.lost {
+			p.Lost++
+		}
+		switch {
+		case f.orphan && f.lost: // its record is put back, and the row stays as it is
 		case r.isKeyExposed(f.row) && f.row.Whole:
 			p.Opaque++
 		case r.isKeyExposed(f.row):
@@ -272,7 +295,8 @@ type Result struct {
 	Restored int64            `json:"restored"` // rows that did not exist
 	Repaired int64            `json:"repaired"` // orphans that were rewrapped in place
 	Present  int64            `json:"present"`
-	ByKEK    map[kek.ID]int64 `json:"restored_by_kek"` // restored and repaired rows, by their KEK before
+	Keyed    int64            `json:"keyed"`           // of the restored rows, those that name a data key of the key table
+	ByKEK    map[kek.ID]int64 `json:"restored_by_kek"` // restored and repaired embedded rows, by their KEK before
 	Anew     int64            `json:"encrypted_anew"`
 	Opaque   int64            `json:"keep_data_key"`
 	Defects  int64            `json:"defects"`
@@ -283,6 +307,7 @@ type Result struct {
 // With an error it returns what was done until then; call it again to continue.
 func (r *Restorer) Apply(ctx context.Context, file File) (Result, error) {
 	out := Result{ByKEK: map[kek.ID]int64{}, First: []string{}}
+	defer r.forgetKeys()
 	var mu sync.Mutex
 	_, err := r.eachRow(ctx, file, func(ctx context.Context, line int, item envelope.Item) error {
 		f, wrote, err := r.restoreRow(ctx, item)
@@ -303,7 +328,11 @@ func (r *Restorer) Apply(ctx context.Context, file File) (Result, error) {
 		default:
 			out.Restored++
 		}
-		out.ByKEK[f.row.KEK]++
+		if f.row.DEKID == "" {
+			out.ByKEK[f.row.KEK]++
+		} else {
+			out.Keyed++
+		}
 		switch {
 		case r.isKeyExposed(f.row) && f.row.Whole:
 			out.Opaque++
@@ -345,6 +374,9 @@ func (r *Restorer) restoreRow(ctx context.Context, item envelope.Item) (f found,
 		if f, err = r.findRow(ctx, item); err != nil || f.there && !f.orphan {
 			return f, false, err
 		}
+		if f.lost {
+			return f, false, fmt.Errorf("%w: its data key %s has no record under a KEK in use, and no copy of the record unwraps", errUnrestorable, f.row.DEKID)
+		}
 		v, err := r.Registry.Load(ctx, "")
 		if err != nil {
 			return f, false, err
@@ -352,19 +384,24 @@ func (r *Restorer) restoreRow(ctx context.Context, item envelope.Item) (f found,
 		if v.Pointer == nil {
 			return f, false, kek.ErrNoPointer
 		}
-		with, err := r.rewrapRow(ctx, f.row, *v.Pointer)
+		shards := v.KEKs[v.Pointer.KEKID].FenceShards
+		with, err := r.rewrapRow(ctx, f.row, *v.Pointer, shards)
 		if errors.Is(err, journal.ErrKeyDisabled) && disabled != v.Pointer.KEKID { // retired since it was read?
 			disabled, last = v.Pointer.KEKID, err
+			continue
+		}
+		if errors.Is(err, errRetry) {
+			last = err
 			continue
 		}
 		if err != nil {
 			return f, false, err
 		}
-		write, err := r.buildWrite(f, with)
+		write, err := r.buildWrite(f, with, *v.Pointer, shards)
 		if err != nil {
 			return f, false, err
 		}
-		if wrote, err = r.writeFenced(ctx, write, *v.Pointer, v.KEKs[v.Pointer.KEKID].FenceShards); wrote || err != nil && !errors.Is(err, errRetry) {
+		if wrote, err = r.send(ctx, write); wrote || err != nil && !errors.Is(err, errRetry) {
 			return f, wrote, err
 		}
 		last = err
@@ -372,27 +409,28 @@ func (r *Restorer) restoreRow(ctx context.Context, item envelope.Item) (f found,
 	return f, false, fmt.Errorf("gave up after %d tries: %w", maxTries, last)
 }
 
-// buildWrite returns the write of one row: a conditional put, or the update of an orphan.
-func (r *Restorer) buildWrite(f found, with source.Rewrapped) (types.TransactWriteItem, error) {
+// buildWrite returns the write of one row: a conditional put, or the update of an orphan. That of
+// an embedded row is in one transaction with a check of the fence of the pointer's KEK.
+func (r *Restorer) buildWrite(f found, with source.Rewrapped, p kek.Pointer, shards int) ([]types.TransactWriteItem, error) {
+	fence := types.TransactWriteItem{ConditionCheck: controltable.FenceOpen(r.ControlTable, p.KEKID, rand.IntN(max(shards, 1)))} //nolint:gosec // spreads load
 	if f.orphan {
 		update, err := r.Table.UpdateOf(f.row, with)
-		return types.TransactWriteItem{Update: update}, err
+		return []types.TransactWriteItem{{Update: update}, fence}, err
 	}
 	put, err := r.Table.InsertOf(f.backed, with)
-	return types.TransactWriteItem{Put: put}, err
+	if with.DEKID != "" {
+		return []types.TransactWriteItem{{Put: put}}, err
+	}
+	return []types.TransactWriteItem{{Put: put}, fence}, err
 }
 
 // errRetry reports that nothing was written, because the row, the pointer or the fence has
 // changed, or the service was busy. After both are read again, a write may succeed.
 var errRetry = errors.New("nothing was written")
 
-// writeFenced writes the row in one transaction with a check of the fence of the pointer's
-// KEK.
-func (r *Restorer) writeFenced(ctx context.Context, write types.TransactWriteItem, p kek.Pointer, shards int) (bool, error) {
-	fence := controltable.FenceOpen(r.ControlTable, p.KEKID, rand.IntN(max(shards, 1))) //nolint:gosec // spreads load
-	_, err := r.DynamoDB.TransactWriteItems(ctx, &dynamodb.TransactWriteItemsInput{
-		TransactItems: []types.TransactWriteItem{write, {ConditionCheck: fence}},
-	})
+// send makes a write; false if it was refused.
+func (r *Restorer) send(ctx context.Context, write []types.TransactWriteItem) (bool, error) {
+	_, err := r.DynamoDB.TransactWriteItems(ctx, &dynamodb.TransactWriteItemsInput{TransactItems: write})
 	if err == nil {
 		return true, nil
 	}
@@ -420,7 +458,10 @@ func (r *Restorer) isKeyExposed(row source.Row) bool {
 // rewrapRow wraps the row's data key under the pointer's KEK. If the data key may be
 // exposed, it encrypts the payload under a new data key, provided that the payload is in
 // this project's format.
-func (r *Restorer) rewrapRow(ctx context.Context, row source.Row, p kek.Pointer) (source.Rewrapped, error) {
+func (r *Restorer) rewrapRow(ctx context.Context, row source.Row, p kek.Pointer, shards int) (source.Rewrapped, error) {
+	if row.DEKID != "" {
+		return r.rekeyRow(ctx, row, p, shards)
+	}
 	out := source.Rewrapped{KEK: p.KEKID, Epoch: p.Epoch}
 	if row.Whole || !r.isKeyExposed(row) {
 		var err error

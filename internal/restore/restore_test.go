@@ -3,6 +3,7 @@ package restore
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -71,7 +72,10 @@ func newSite(t *testing.T, format string) *site {
 	}
 	table, err := dynamosource.New(s.db, c)
 	must(t, err)
-	s.Restorer = &Restorer{DynamoDB: s.db, ControlTable: "control", Table: table, Registry: s, Keys: s.kms, KMS: s.kms, Cipher: aead.Cipher{}}
+	s.Restorer = &Restorer{
+		DynamoDB: s.db, ControlTable: "control", Table: table, Registry: s, Keys: s.kms, KMS: s.kms, Cipher: aead.Cipher{}, Now: time.Now,
+		Random: func(b []byte) { _, _ = rand.Read(b) },
+	}
 	return s
 }
 

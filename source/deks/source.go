@@ -201,6 +201,7 @@ func (t *Table) Scan(ctx context.Context, req source.ScanRequest) (source.Page, 
 type handle struct {
 	record keyrecord.Record
 	sound  bool
+	shard  int // of the fence, that its creation checks
 }
 
 // rowOf returns the row of an item. An item that is not a record becomes a row with a
@@ -219,7 +220,7 @@ func rowOf(i attr.Item) source.Row {
 func rowOfRecord(r keyrecord.Record) source.Row {
 	context := keyrecord.EncryptionContext(r)
 	return source.Row{
-		ID: r.DEKID, Handle: handle{r, true}, KEK: r.KEKID, Epoch: r.KEKEpoch, WrappedDEK: r.WrappedDEK, Context: context, Bound: context, Whole: true,
+		ID: r.DEKID, Handle: handle{record: r, sound: true}, KEK: r.KEKID, Epoch: r.KEKEpoch, WrappedDEK: r.WrappedDEK, Context: context, Bound: context, Whole: true,
 	}
 }
 
@@ -284,8 +285,16 @@ func (t *Table) update(ctx context.Context, in *dynamodb.UpdateItemInput) (bool,
 	return true, nil
 }
 
+// How often and how long apart a transaction is tried that another one is in the way of.
+const (
+	maxTries  = 20
+	firstWait = 5 * time.Millisecond
+	maxWait   = time.Second
+)
+
 // PutBack implements [source.Keeper], in the transaction that creates a record, or in one that
-// replaces it. Both check the first shard of the fence: put-backs are rare.
+// replaces it. That of a record from a copy checks the first shard of the fence: put-backs are
+// rare.
 func (t *Table) PutBack(ctx context.Context, old, copied source.Row, with source.Rewrapped) (bool, error) {
 	h, err := t.handleOf("put back", old)
 	if err != nil {
@@ -308,21 +317,37 @@ func (t *Table) PutBack(ctx context.Context, old, copied source.Row, with source
 	if err := t.putCopy(ctx, r); err != nil {
 		return false, err
 	}
-	items := keyrecord.CreateItems(t.table, t.places.ControlTable, r, 0)
+	items := keyrecord.CreateItems(t.table, t.places.ControlTable, r, h.shard)
 	if !old.Missing {
 		items = keyrecord.ReplaceItems(t.table, t.places.ControlTable, h.record, r, 0)
 	}
-	_, err = t.client.TransactWriteItems(ctx, &dynamodb.TransactWriteItemsInput{TransactItems: items})
-	reasons := controltable.Reasons(err)
-	switch {
-	case err == nil:
-		return true, nil
-	case len(reasons) == len(items) && reasons[0] == controltable.Condition:
-		return false, nil
-	case len(reasons) == len(items) && reasons[1] == controltable.Condition:
-		return false, fmt.Errorf("put %s back: the fence of records of KEK %s is not open", r.DEKID, r.KEKID)
+	return t.transact(ctx, r, items)
+}
+
+// transact sends a transaction of a record and a shard of the fence; false if the record's
+// condition failed. DynamoDB cancels it while another transaction has the same shard, which
+// says nothing about the record.
+func (t *Table) transact(ctx context.Context, r keyrecord.Record, items []types.TransactWriteItem) (bool, error) {
+	var last error
+	for n := range maxTries {
+		if err := remote.WaitForTry(ctx, n, firstWait, maxWait); err != nil {
+			return false, errors.Join(err, last)
+		}
+		_, err := t.client.TransactWriteItems(ctx, &dynamodb.TransactWriteItemsInput{TransactItems: items})
+		reasons := controltable.Reasons(err)
+		switch {
+		case err == nil:
+			return true, nil
+		case len(reasons) == len(items) && reasons[0] == controltable.Condition:
+			return false, nil
+		case len(reasons) == len(items) && reasons[1] == controltable.Condition:
+			return false, fmt.Errorf("put %s back: the fence of records of KEK %s is not open: %w", r.DEKID, r.KEKID, source.ErrSealed)
+		case !controltable.Busy(err) && !slices.ContainsFunc(reasons, controltable.Reason.Busy):
+			return false, remote.WrapError("dynamodb TransactWriteItems "+t.table, err)
+		}
+		last = err
 	}
-	return false, remote.WrapError("dynamodb TransactWriteItems "+t.table, err)
+	return false, fmt.Errorf("dynamodb TransactWriteItems %s: other transactions were in the way %d times: %w", t.table, maxTries, last)
 }
 
 // FindKey implements [source.Keeper].
@@ -337,9 +362,13 @@ func (t *Table) FindKey(ctx context.Context, dekID string) (source.Row, int64, b
 
 // NewKey implements [source.Keeper].
 func (t *Table) NewKey(k source.DataKey) source.Row {
-	return rowOfRecord(keyrecord.Record{
+	row := rowOfRecord(keyrecord.Record{
 		DEKID: keyrecord.NewID(k.ID), KEKID: k.KEK, KEKEpoch: k.Epoch, BornEpoch: k.Epoch, Context: k.Context, CreatedAt: k.Made.UTC().Truncate(time.Second),
 	})
+	h := row.Handle.(handle) //nolint:forcetypeassert // its own
+	h.shard = int(k.ID[0]) % max(k.Shards, 1)
+	row.Handle = h
+	return row
 }
 
 // CreateKey implements [source.Keeper]: the copy first, then the record.

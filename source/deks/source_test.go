@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"errors"
+	"net/http"
 	"slices"
 	"strings"
 	"testing"
@@ -13,6 +14,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
 	"github.com/aws/smithy-go"
+	smithyhttp "github.com/aws/smithy-go/transport/http"
 
 	"github.com/matter-ops/kms-rotation/internal/attr"
 	"github.com/matter-ops/kms-rotation/internal/controltable"
@@ -262,4 +264,58 @@ func TestCheck(t *testing.T) {
 	}
 	p.put(t, "odd", sourcetest.Envelope{KEK: "kek-0", Epoch: 1, WrappedDEK: []byte("dek"), Defect: source.Damaged})
 	problem("an item that is not a record", p.driver, source.Unaccounted, "born_epoch")
+}
+
+// crowded is a DynamoDB that cancels transactions because others are in the way, as it does while
+// they have the same shard of a fence.
+type crowded struct {
+	dynamo
+	left   int
+	shards map[string]bool // of fences that were checked
+}
+
+func (c *crowded) TransactWriteItems(ctx context.Context, in *dynamodb.TransactWriteItemsInput, o ...func(*dynamodb.Options)) (*dynamodb.TransactWriteItemsOutput, error) {
+	c.shards[attr.Text(in.TransactItems[1].ConditionCheck.Key["sk"])] = true
+	if c.left--; c.left >= 0 {
+		return nil, &smithyhttp.ResponseError{
+			Response: &smithyhttp.Response{Response: &http.Response{StatusCode: http.StatusBadRequest}},
+			Err: &types.TransactionCanceledException{CancellationReasons: []types.CancellationReason{
+				{Code: aws.String("None")}, {Code: aws.String("TransactionConflict")},
+			}},
+		}
+	}
+	return c.dynamo.TransactWriteItems(ctx, in, o...)
+}
+
+// TestCreateAmidOthers: a record is created though other transactions have the shard of the fence
+// for a while, and no failure of that kind says that AWS rejects the record. Records of an
+// emergency check different shards.
+func TestCreateAmidOthers(t *testing.T) {
+	client := &crowded{dynamo: ddbtest.NewTwin(t), shards: map[string]bool{}}
+	p := newPlace(t, client)
+	create := func(n byte, shards int) (bool, error) {
+		record := p.driver.NewKey(source.DataKey{ID: [16]byte{n}, KEK: "kek-0", Shards: shards, Epoch: 3, Made: time.Now()})
+		return p.driver.CreateKey(t.Context(), record, []byte("dek"))
+	}
+	client.left = 3
+	if ok, err := create(1, 1); !ok || err != nil {
+		t.Errorf("%t, %v", ok, err)
+	}
+	client.left = 0
+	for n := range byte(3) {
+		if _, err := create(10+n, 3); err != nil && !errors.Is(err, source.ErrSealed) { // only shard 00 is open here
+			t.Error(err)
+		}
+	}
+	if len(client.shards) != 3 {
+		t.Errorf("the shards %v were checked", client.shards)
+	}
+	client.left = 1000
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	record := p.driver.NewKey(source.DataKey{ID: [16]byte{2}, KEK: "kek-0", Epoch: 3, Made: time.Now()})
+	ok, err := p.driver.CreateKey(ctx, record, []byte("dek"))
+	if ok || err == nil || errors.Is(err, source.ErrRejected) || errors.Is(err, source.ErrSealed) {
+		t.Errorf("%t, %v", ok, err)
+	}
 }

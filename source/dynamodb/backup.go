@@ -41,15 +41,11 @@ func (t *Table) ReadBackup(ctx context.Context, i map[string]types.AttributeValu
 }
 
 // rowOf decodes an item. An item without any of the envelope's attributes becomes a row with a
-// Defect, and so does a keyed row: it is brought back as it is, without another wrapping,
-// which this file does not do.
+// Defect.
 func (t *Table) rowOf(i item, keys []keyAttribute, whole bool) source.Row {
 	row, _, ok := readRow(t.cfg, i, keys, true, whole)
 	if !ok {
 		row = source.Row{ID: rowID(i, keys), Handle: handle{key: keyOf(i, keys)}, Defect: "it has none of the envelope's attributes"}
-	}
-	if row.DEKID != "" && row.Defect == "" {
-		row.Defect = fmt.Sprintf("it is a keyed row: attribute %s names its data key; only embedded rows are restored", t.cfg.DEKID)
 	}
 	return row
 }
@@ -76,7 +72,7 @@ func (t *Table) ReadStored(ctx context.Context, b source.Backup) (source.Row, bo
 }
 
 // InsertOf returns the write that brings an item back with another wrapping, on condition that
-// the table has no item under its key.
+// the table has no item under its key. A keyed row keeps its payload if with has none.
 func (t *Table) InsertOf(b source.Backup, with source.Rewrapped) (*types.Put, error) {
 	h, err := t.handleOf("insert", b.Row)
 	if err != nil {
@@ -86,14 +82,18 @@ func (t *Table) InsertOf(b source.Backup, with source.Rewrapped) (*types.Put, er
 	if !ok {
 		return nil, fmt.Errorf("insert %s: it is not an item of a backup", b.Row.ID)
 	}
-	held, err := heldAfter(h, with)
-	if err != nil {
-		return nil, fmt.Errorf("insert %s: %w", b.Row.ID, err)
-	}
 	i := maps.Clone(stored)
-	i[t.cfg.KEKID] = attr.Str(string(with.KEK))
+	if b.Row.DEKID == "" {
+		held, err := heldAfter(h, with)
+		if err != nil {
+			return nil, fmt.Errorf("insert %s: %w", b.Row.ID, err)
+		}
+		i[t.cfg.KEKID] = attr.Str(string(with.KEK))
+		i[h.holder] = attr.Blob(held)
+	} else {
+		i[t.cfg.DEKID] = attr.Str(with.DEKID)
+	}
 	i[t.cfg.Epoch] = attr.Num(with.Epoch)
-	i[h.holder] = attr.Blob(held)
 	if with.Ciphertext != nil {
 		i[t.cfg.Ciphertext] = attr.Blob(with.Ciphertext)
 	}

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"sync"
 	"testing"
@@ -19,6 +20,7 @@ import (
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/test/load"
 	"github.com/matter-ops/kms-rotation/test/localaws"
+	"github.com/matter-ops/kms-rotation/test/sample"
 	"github.com/matter-ops/kms-rotation/test/wiretrace/tracetest"
 )
 
@@ -44,16 +46,41 @@ func site(t *testing.T, c app.Config, cfg aws.Config, getenv func(string) string
 	if err != nil {
 		t.Fatal(err)
 	}
+	if text := getenv(keyedSources); text != "" {
+		var keyed []kek.Source
+		if err := json.Unmarshal([]byte(text), &keyed); err != nil {
+			t.Fatal(err)
+		}
+		sources = append(sources, keyed...)
+	}
 	return load.Site{
-		AWS: cfg, ControlTable: c.ControlTable, Sources: sources, PointerAge: 3 * time.Second, LeaseTTL: 10 * time.Second,
+		AWS: cfg, ControlTable: c.ControlTable, AuditBucket: c.AuditBucket, Sources: sources, PointerAge: 3 * time.Second, LeaseTTL: 10 * time.Second,
 	}
 }
+
+// keyedSources tells a child process the sources that the template does not name.
+const keyedSources = "MATTER_TEST_SOURCES"
 
 // site is the stack's.
 func (w *world) site(t *testing.T) load.Site {
 	t.Helper()
 	env := w.Env()
+	env[keyedSources] = w.keyedSources(t)
 	return site(t, w.Deployment.Config, w.ApplicationConfig(), func(name string) string { return env[name] })
+}
+
+// keyedSources is the registered sources of keyed rows and their key table.
+func (w *world) keyedSources(t *testing.T) string {
+	t.Helper()
+	all, err := w.Deployment.Sources(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := json.Marshal(slices.DeleteFunc(all, func(s kek.Source) bool { return s.Name != sample.Notes && s.Name != sample.Keys }))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
 }
 
 // childSite is the site of a child process.
@@ -89,7 +116,7 @@ func (w *world) reexec(t *testing.T, test, role string) (*exec.Cmd, io.WriteClos
 	for k, v := range w.Env() {
 		cmd.Env = append(cmd.Env, k+"="+v)
 	}
-	cmd.Env = append(cmd.Env, "AWS_ACCESS_KEY_ID="+localaws.ApplicationKey)
+	cmd.Env = append(cmd.Env, "AWS_ACCESS_KEY_ID="+localaws.ApplicationKey, keyedSources+"="+w.keyedSources(t))
 	in, err := cmd.StdinPipe()
 	if err != nil {
 		t.Fatal(err)

@@ -23,15 +23,20 @@ import (
 	"github.com/matter-ops/kms-rotation/envelope"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/test/load"
+	"github.com/matter-ops/kms-rotation/test/sample"
 	"github.com/matter-ops/kms-rotation/test/trace"
 	"github.com/matter-ops/kms-rotation/test/wiretrace/tracetest"
 )
 
 // What a paused writer does.
 const (
-	byInsert   = "insert"
-	byUpdate   = "update"
-	byPut      = "put" // without the fence, as no application may
+	byInsert = "insert"
+	byUpdate = "update"
+	byPut    = "put" // without the fence, as no application may
+
+	keyedInsert = "keyed-insert"
+	keyedUpdate = "keyed-update"
+
 	afterPause = "written after the pause"
 )
 
@@ -83,15 +88,28 @@ func (g *gate) passed(err error) {
 	g.attempts[len(g.attempts)-1].Refused = err != nil
 }
 
-// TransactWriteItems is how rows are inserted.
+// TransactWriteItems is how embedded rows and records of data keys are inserted.
 func (g *gate) TransactWriteItems(ctx context.Context, in *dynamodb.TransactWriteItemsInput, o ...func(*dynamodb.Options)) (*dynamodb.TransactWriteItemsOutput, error) {
-	if !g.armed {
+	if !g.armed || aws.ToString(in.TransactItems[0].Put.TableName) != g.table {
 		return g.Client.TransactWriteItems(ctx, in, o...)
 	}
 	if err := g.pass(in.TransactItems[0].Put.Item); err != nil {
 		return nil, err
 	}
 	out, err := g.Client.TransactWriteItems(ctx, in, o...)
+	g.passed(err)
+	return out, err
+}
+
+// PutItem is how keyed rows are inserted.
+func (g *gate) PutItem(ctx context.Context, in *dynamodb.PutItemInput, o ...func(*dynamodb.Options)) (*dynamodb.PutItemOutput, error) {
+	if aws.ToString(in.TableName) != g.table || !g.armed { // marks are put, too
+		return g.Client.PutItem(ctx, in, o...)
+	}
+	if err := g.pass(in.Item); err != nil {
+		return nil, err
+	}
+	out, err := g.Client.PutItem(ctx, in, o...)
 	g.passed(err)
 	return out, err
 }
@@ -111,6 +129,9 @@ func (g *gate) UpdateItem(ctx context.Context, in *dynamodb.UpdateItemInput, o .
 
 // pausedRow is the row that a paused writer writes. It counts as a load's.
 func pausedRow(run, how string) envelope.Item {
+	if strings.HasPrefix(how, "keyed-") {
+		return envelope.Item{"note": &ddbtypes.AttributeValueMemberS{Value: load.Prefix + run + "/" + how}}
+	}
 	return envelope.Item{
 		"block":  &ddbtypes.AttributeValueMemberS{Value: load.Prefix + run + "/" + how},
 		"number": &ddbtypes.AttributeValueMemberN{Value: "1"},
@@ -126,15 +147,18 @@ func TestPausedWriterProcess(t *testing.T) {
 		t.Skip("TestPausedWriters starts it")
 	}
 	s := childSite(t)
-	cfg, err := s.Table("symbols")
+	name := "symbols"
+	if strings.HasPrefix(how, "keyed-") {
+		name = sample.Notes
+	}
+	cfg, err := s.Table(name)
 	if err != nil {
 		t.Fatal(err)
 	}
 	tell := json.NewEncoder(os.NewFile(3, "told"))
 	g := &gate{Client: dynamodb.NewFromConfig(s.AWS), table: cfg.Table, tell: tell}
-	client, err := envelope.New(t.Context(), envelope.Config{
-		ControlTable: s.ControlTable, DynamoDB: g, KMS: kms.NewFromConfig(s.AWS), PointerAge: time.Second, LeaseTTL: 3 * time.Second,
-	})
+	s.PointerAge, s.LeaseTTL = time.Second, 3*time.Second
+	client, _, err := s.Client(t.Context(), g)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -154,10 +178,10 @@ func TestPausedWriterProcess(t *testing.T) {
 
 func pausedWrite(ctx context.Context, client *envelope.Client, table *envelope.Table, cfg envelope.TableConfig, g *gate, how string, row envelope.Item) error {
 	switch how {
-	case byInsert:
+	case byInsert, keyedInsert:
 		g.armed = true
 		return table.Insert(ctx, row, []byte(afterPause))
-	case byUpdate:
+	case byUpdate, keyedUpdate:
 		if err := table.Insert(ctx, row, []byte("written before the pause")); err != nil {
 			return err
 		}

@@ -1,6 +1,7 @@
 package load
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -12,6 +13,8 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
 
 	"github.com/matter-ops/kms-rotation/envelope"
+	"github.com/matter-ops/kms-rotation/internal/keyrecord"
+	"github.com/matter-ops/kms-rotation/internal/rowschema"
 	"github.com/matter-ops/kms-rotation/kek"
 )
 
@@ -30,17 +33,19 @@ const groups = 4
 // source is a table of the deployment.
 type source struct {
 	*envelope.Table
-	dynamo DynamoDB
-	cfg    envelope.TableConfig
-	key    []types.KeySchemaElement // partition key first
-	kinds  map[string]types.ScalarAttributeType
+	dynamo   DynamoDB
+	cfg      envelope.TableConfig
+	keyTable string                   // "" if there is none
+	key      []types.KeySchemaElement // partition key first
+	kinds    map[string]types.ScalarAttributeType
 }
 
-// Source makes a table of the deployment a target. Its rows are told from others'
+// newTarget makes a table of the deployment a target. Its rows are told from others'
 // by their partition key, so that must be a string.
-func Source(ctx context.Context, client *envelope.Client, dynamo DynamoDB, cfg envelope.TableConfig, run string) (Target, error) {
-	s := &source{dynamo: dynamo, cfg: cfg, kinds: map[string]types.ScalarAttributeType{}}
-	out, err := dynamo.DescribeTable(ctx, &dynamodb.DescribeTableInput{TableName: &cfg.Table})
+func newTarget(ctx context.Context, client *envelope.Client, s *source, run string) (Target, error) {
+	cfg := s.cfg
+	s.kinds = map[string]types.ScalarAttributeType{}
+	out, err := s.dynamo.DescribeTable(ctx, &dynamodb.DescribeTableInput{TableName: &cfg.Table})
 	if err != nil {
 		return Target{}, fmt.Errorf("dynamodb DescribeTable %s: %w", cfg.Table, err)
 	}
@@ -103,13 +108,35 @@ func (s *source) GetLate(ctx context.Context, key envelope.Item, held func()) (e
 	case out.Item == nil:
 		return envelope.Row{}, "", envelope.ErrNotFound
 	}
-	var id kek.ID
-	if a, ok := out.Item[s.cfg.KEKID].(*types.AttributeValueMemberS); ok {
-		id = kek.ID(a.Value)
+	id, err := s.kekOf(ctx, out.Item)
+	if err != nil {
+		return envelope.Row{}, "", err
 	}
 	held()
 	row, err := s.Open(ctx, out.Item)
 	return row, id, err
+}
+
+// kekOf returns the KEK that a row names or, of a keyed row, the one that its data key's record
+// names.
+func (s *source) kekOf(ctx context.Context, row envelope.Item) (kek.ID, error) {
+	dek, ok := row[cmp.Or(s.cfg.DEKID, rowschema.DefaultDEKID)].(*types.AttributeValueMemberS)
+	if !ok {
+		id, _ := row[s.cfg.KEKID].(*types.AttributeValueMemberS)
+		if id == nil {
+			return "", nil
+		}
+		return kek.ID(id.Value), nil
+	}
+	out, err := s.dynamo.GetItem(ctx, &dynamodb.GetItemInput{TableName: &s.keyTable, Key: keyrecord.Key(dek.Value), ConsistentRead: aws.Bool(true)})
+	if err != nil {
+		return "", fmt.Errorf("dynamodb GetItem %s: %w", s.keyTable, err)
+	}
+	if out.Item == nil {
+		return "", fmt.Errorf("%w: a row names data key %s, which has no record", errWrong, dek.Value)
+	}
+	r, err := keyrecord.Decode(out.Item)
+	return r.KEKID, err
 }
 
 // Delete implements [Rows].

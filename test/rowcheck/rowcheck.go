@@ -55,6 +55,25 @@ func New(kms Unwrapper, cipher keyring.Cipher) *Checker {
 	}
 }
 
+// Resolve returns a keyed row with what opens it: the KEK, the wrapped data key and the
+// encryption context of its data key's record, which [Checker] unwraps as those of an embedded
+// row. A row that does not agree with its record has a Defect.
+func Resolve(ctx context.Context, records source.Keeper, row source.Row) (source.Row, error) {
+	record, born, ok, err := records.FindKey(ctx, row.DEKID)
+	switch {
+	case err != nil:
+		return row, err
+	case !ok:
+		row.Defect = "its data key " + row.DEKID + " has no record"
+	case record.Defect != "":
+		row.Defect = "the record of its data key: " + record.Defect
+	case born != row.Epoch:
+		row.Defect = fmt.Sprintf("its data key is of epoch %d, and it says %d", born, row.Epoch)
+	}
+	row.KEK, row.WrappedDEK, row.Context = record.KEK, record.WrappedDEK, record.Context
+	return row, nil
+}
+
 // Clone returns a checker that has seen the same.
 func (c *Checker) Clone() *Checker {
 	return &Checker{

@@ -1,6 +1,7 @@
 package rowcheck_test
 
 import (
+	"context"
 	"strings"
 	"testing"
 	"time"
@@ -123,5 +124,39 @@ func TestAcknowledgedAndNotStored(t *testing.T) {
 	}
 	if f := check.Row(t.Context(), row, map[string]string{"r": "new"}); f == nil || f.Promise != "NoLostWrite" {
 		t.Errorf("found %v", f)
+	}
+}
+
+// keeper has records of data keys, which were made in epoch 3.
+type keeper struct {
+	source.Keeper
+	records map[string]source.Row
+}
+
+func (k keeper) FindKey(_ context.Context, id string) (source.Row, int64, bool, error) {
+	record, ok := k.records[id]
+	return record, 3, ok, nil
+}
+
+// TestResolve: a keyed row opens by the record of its data key, and one that does not agree with
+// it, or names none, has a defect.
+func TestResolve(t *testing.T) {
+	record := source.Row{KEK: "k1", WrappedDEK: []byte("wrapped"), Context: map[string]string{"matter:dek_id": "a"}}
+	records := keeper{records: map[string]source.Row{"a": record, "damaged": {Defect: "format"}}}
+	row := source.Row{ID: "r", DEKID: "a", Epoch: 3, Ciphertext: []byte("payload"), Bound: map[string]string{"id": "r"}}
+	got, err := rowcheck.Resolve(t.Context(), records, row)
+	if err != nil || got.Defect != "" || got.KEK != "k1" || string(got.WrappedDEK) != "wrapped" || got.Context["matter:dek_id"] != "a" || got.Bound["id"] != "r" {
+		t.Errorf("%+v, %v", got, err)
+	}
+	for name, spoil := range map[string]func(*source.Row){
+		"no record": func(r *source.Row) { r.DEKID = "b" },
+		"damaged":   func(r *source.Row) { r.DEKID = "damaged" },
+		"epoch":     func(r *source.Row) { r.Epoch = 4 },
+	} {
+		bad := row
+		spoil(&bad)
+		if got, err := rowcheck.Resolve(t.Context(), records, bad); err != nil || got.Defect == "" {
+			t.Errorf("%s: %+v, %v", name, got, err)
+		}
 	}
 }

@@ -107,7 +107,11 @@ func (s *Set) expected(rows int) map[string]string {
 // source.
 func (s *Set) each(ctx context.Context, visit func(source.Row) error) error {
 	var all []source.Driver
-	for _, cfg := range s.Sources() {
+	tables := s.Sources()
+	if s.Records != nil {
+		tables = append(tables, s.notes())
+	}
+	for _, cfg := range tables {
 		src, err := dynamosource.New(s.Dynamo, cfg)
 		if err != nil {
 			return err
@@ -115,14 +119,14 @@ func (s *Set) each(ctx context.Context, visit func(source.Row) error) error {
 		all = append(all, src)
 	}
 	for _, src := range append(all, s.corpus()) {
-		if err := eachOf(ctx, src, visit); err != nil {
+		if err := s.eachOf(ctx, src, visit); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func eachOf(ctx context.Context, src source.Driver, visit func(source.Row) error) error {
+func (s *Set) eachOf(ctx context.Context, src source.Driver, visit func(source.Row) error) error {
 	cursor := ""
 	for {
 		page, err := src.Scan(ctx, source.ScanRequest{Total: 1, Cursor: cursor, Payload: true})
@@ -131,9 +135,15 @@ func eachOf(ctx context.Context, src source.Driver, visit func(source.Row) error
 		}
 		var g errgroup.Group
 		g.SetLimit(sealsInFlight)
-		for _, row := range page.Rows {
-			row.ID = src.Name() + "/" + row.ID
-			g.Go(func() error { return visit(row) })
+		for _, row := range append(page.Rows, page.Keyed...) {
+			g.Go(func() error {
+				row, err := s.resolve(ctx, row)
+				if err != nil {
+					return err
+				}
+				row.ID = src.Name() + "/" + row.ID
+				return visit(row)
+			})
 		}
 		if err := g.Wait(); err != nil {
 			return err

@@ -100,7 +100,7 @@ func (s *Set) parameters(more []string) map[string]string {
 		sources = append(sources, json.RawMessage(src.Source().Definition))
 		tables = append(tables, src.Table)
 	}
-	for _, name := range more {
+	for _, name := range append([]string{Notes}, more...) {
 		tables = append(tables, s.Stack+"-"+name)
 	}
 	for _, table := range tables {

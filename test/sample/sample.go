@@ -19,6 +19,7 @@ import (
 
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation/keyring"
+	"github.com/matter-ops/kms-rotation/source"
 	dynamosource "github.com/matter-ops/kms-rotation/source/dynamodb"
 	s3source "github.com/matter-ops/kms-rotation/source/s3"
 )
@@ -36,6 +37,8 @@ type Set struct {
 	Dynamo *dynamodb.Client
 	S3     *s3.Client
 	KMS    keyring.Wrapper
+
+	Records source.Keeper // the key table, once there are keyed rows ([Local.AddKeyed])
 }
 
 // New returns the data set of a stack. Its tables and bucket carry its name.
