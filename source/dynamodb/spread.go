@@ -19,10 +19,16 @@ import (
 // writes to every partition alike. The rows of one part lie in one partition, which takes 1,000
 // write units a second: several workers in one partition and none in another leave capacity
 // unused, and no metric of AWS shows that (test/limits).
+//
+// So many cursors, of the longest keys that DynamoDB takes, still fit in the item of a checkpoint.
 const (
 	spreadParts  = 64
 	spreadAtOnce = 8
 )
+
+// spreadTurns are the first parts of each turn, in the order of the turns: the next turn's parts
+// are far from this one's.
+var spreadTurns = [spreadParts / spreadAtOnce]int{0, 4, 2, 6, 1, 5, 3, 7}
 
 // partitionWrites is what one partition takes in write units a second (DynamoDB developer guide,
 // "Burst and adaptive capacity").
@@ -67,7 +73,7 @@ func parseSpread(text string) (spreadCursor, error) {
 	turn, parts, ok := strings.Cut(strings.TrimPrefix(text, spreadPrefix), ":")
 	c := spreadCursor{parts: strings.Split(parts, ",")}
 	var err error
-	if c.turn, err = strconv.Atoi(turn); !ok || err != nil || c.turn < 0 || len(c.parts)%spreadAtOnce != 0 || c.turn >= len(c.parts)/spreadAtOnce || c.String() == "" {
+	if c.turn, err = strconv.Atoi(turn); !ok || err != nil || c.turn < 0 || len(c.parts) != spreadParts || c.turn >= len(spreadTurns) || c.String() == "" {
 		return c, fmt.Errorf("%w: turn %q of %d parts", errCursor, turn, len(c.parts))
 	}
 	return c, nil
@@ -76,15 +82,14 @@ func parseSpread(text string) (spreadCursor, error) {
 // takeTurn returns the parts to read now, at most so many, and moves on to the next ones. Some
 // part must not be done.
 func (c *spreadCursor) takeTurn(most int) []int {
-	turns := len(c.parts) / spreadAtOnce
 	for {
 		var now []int
-		for part := c.turn; part < len(c.parts) && len(now) < most; part += turns {
+		for part := spreadTurns[c.turn]; part < spreadParts && len(now) < most; part += len(spreadTurns) {
 			if c.parts[part] != partDone {
 				now = append(now, part)
 			}
 		}
-		if c.turn = (c.turn + 1) % turns; len(now) > 0 {
+		if c.turn = (c.turn + 1) % len(spreadTurns); len(now) > 0 {
 			return now
 		}
 	}
@@ -106,7 +111,7 @@ func (t *Table) scanSpread(ctx context.Context, keys []keyAttribute, req source.
 	for i, part := range parts {
 		g.Go(func() (err error) {
 			one := req
-			one.Segment, one.Total = part*req.Total+req.Segment, len(at.parts)*req.Total
+			one.Segment, one.Total = part*req.Total+req.Segment, spreadParts*req.Total
 			one.Cursor, one.Limit = at.parts[part], max(1, limit/spreadAtOnce)
 			pages[i], err = t.scanPage(gctx, keys, one)
 			return err

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -17,7 +18,14 @@ import (
 // sized is a table that says what it takes.
 type sized struct {
 	*oneItem
+	mu                *sync.Mutex
 	warm, provisioned int64
+}
+
+func (c sized) Scan(ctx context.Context, in *dynamodb.ScanInput, o ...func(*dynamodb.Options)) (*dynamodb.ScanOutput, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.oneItem.Scan(ctx, in, o...)
 }
 
 func (c sized) DescribeTable(ctx context.Context, in *dynamodb.DescribeTableInput, o ...func(*dynamodb.Options)) (*dynamodb.DescribeTableOutput, error) {
@@ -39,7 +47,7 @@ func TestSpreadsOnlyPartitions(t *testing.T) {
 		spread            bool
 	}{{0, -1, false}, {1000, -1, false}, {1001, -1, true}, {4000, 0, true}, {4000, 1000, false}, {4000, 1001, true}} {
 		s, api, _ := backupSource(t, "")
-		s.client = sized{api, c.warm, c.provisioned}
+		s.client = sized{api, &sync.Mutex{}, c.warm, c.provisioned}
 		for _, asked := range []bool{false, true} {
 			p, err := s.Scan(t.Context(), source.ScanRequest{Total: 1, Spread: asked})
 			if err != nil || (p.Next != "") != (c.spread && asked) {
@@ -87,7 +95,7 @@ func (p placed) Scan(_ context.Context, in *dynamodb.ScanInput, _ ...func(*dynam
 func placedTable(t *testing.T, rows int) (*Table, *placed) {
 	t.Helper()
 	s, api, _ := backupSource(t, "")
-	p := &placed{sized: sized{api, 10_000, -1}, rows: rows, asked: make(chan *dynamodb.ScanInput, 10_000)}
+	p := &placed{sized: sized{api, &sync.Mutex{}, 10_000, -1}, rows: rows, asked: make(chan *dynamodb.ScanInput, 10_000)}
 	s.client = p
 	return s, p
 }
