@@ -97,7 +97,8 @@ func (c *spreadCursor) takeTurn(most int) []int {
 
 // scanSpread reads a page of a spread scan. Its rows are in turn of the parts.
 func (t *Table) scanSpread(ctx context.Context, keys []keyAttribute, req source.ScanRequest) (source.Page, error) {
-	at := spreadCursor{parts: make([]string, spreadParts)}
+	// Segments that are worked on at the same time are far apart, so they begin with other turns.
+	at := spreadCursor{turn: req.Segment * len(spreadTurns) / max(req.Total, 1), parts: make([]string, spreadParts)}
 	if req.Cursor != "" {
 		var err error
 		if at, err = parseSpread(req.Cursor); err != nil {

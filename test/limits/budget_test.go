@@ -151,7 +151,7 @@ func (s scene) walk(ctx context.Context, c capacity, dice *limits.Dice, done fun
 		}
 		at := (float64(segment) + time.Since(from).Seconds()/until.Sub(from).Seconds()) / float64(segments)
 		row++
-		return s.place(row, at)
+		return s.place(segment, row, at)
 	}
 	for range rowsInFlight {
 		rows.Go(func() {
@@ -171,13 +171,14 @@ func (s scene) walk(ctx context.Context, c capacity, dice *limits.Dice, done fun
 
 // place returns where a row is among all: of a table of many partitions, the driver reads pages
 // of eight of 64 parts, 62 rows of each (source/dynamodb, spread.go).
-func (s scene) place(row int, at float64) float64 {
+func (s scene) place(segment, row int, at float64) float64 {
 	if s.partitions <= 1 {
 		return at
 	}
 	const parts, atOnce, each = 64, 8, 62
 	turns := rotation.SpreadSegments(parts / atOnce)
-	turn := turns[row/(atOnce*each)%len(turns)]
+	first := segment * len(turns) / segments
+	turn := turns[(first+row/(atOnce*each))%len(turns)]
 	return (float64(row%atOnce*len(turns)+turn) + at) / parts
 }
 
