@@ -15,7 +15,7 @@ import (
 )
 
 // A spread scan reads a segment in spreadParts parts, evenly far apart over the whole table, and
-// takes a page of spreadAtOnce of them in turn. Whoever writes to the rows of such pages
+// takes a page of spreadAtOnce of them in turn. A walk that writes to the rows of such pages
 // writes to every partition alike. The rows of one part lie in one partition, which takes 1,000
 // write units a second: several workers in one partition and none in another leave capacity
 // unused, and no metric of AWS shows that (test/limits).
