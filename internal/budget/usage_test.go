@@ -2,9 +2,12 @@ package budget_test
 
 import (
 	"context"
+	"errors"
 	"io"
+	"maps"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"testing"
 	"time"
 
@@ -24,14 +27,21 @@ type metrics struct {
 	now   time.Time
 	sums  map[string][]float64
 	asked *cloudwatch.GetMetricDataInput
+	bare  bool // results have no times
+	err   error
 }
 
 func (m *metrics) GetMetricData(_ context.Context, in *cloudwatch.GetMetricDataInput, _ ...func(*cloudwatch.Options)) (*cloudwatch.GetMetricDataOutput, error) {
-	m.asked = in
+	if m.asked = in; m.err != nil {
+		return nil, m.err
+	}
 	out := &cloudwatch.GetMetricDataOutput{}
 	for _, q := range in.MetricDataQueries {
 		r := cwtypes.MetricDataResult{Id: q.Id, Values: m.sums[*q.Id]}
 		for i := range r.Values {
+			if m.bare {
+				break
+			}
 			r.Timestamps = append(r.Timestamps, m.now.Add(-time.Duration(i+2)*time.Minute))
 		}
 		out.MetricDataResults = append(out.MetricDataResults, r)
@@ -51,6 +61,15 @@ func TestKMSUsage(t *testing.T) {
 	if *metric.Metric.Namespace != "AWS/Usage" || *metric.Metric.MetricName != "CallCount" || *metric.Stat != "Sum" || *metric.Period != 60 || !m.asked.EndTime.Equal(now) {
 		t.Errorf("asked for %+v until %s", metric, m.asked.EndTime)
 	}
+	want := map[string]string{"Class": "None", "Resource": "CryptographicOperationsSymmetric", "Service": "KMS", "Type": "API"}
+	if got := dimensions(metric); !maps.Equal(got, want) {
+		t.Errorf("asked for %v, want %v", got, want)
+	}
+	m.bare = true
+	if s, err := budget.KMSUsage(m, func() time.Time { return now })(t.Context()); err != nil || s.Capacity != 0 {
+		t.Errorf("without times: %+v, %v", s, err)
+	}
+	m.bare = false
 	for _, nothing := range []map[string][]float64{{}, {"used": {5}}, {"used": {5}, "share": {0}}} {
 		m.sums = nothing
 		if s, err := budget.KMSUsage(m, func() time.Time { return now })(t.Context()); err != nil || s.Capacity != 0 {
@@ -59,9 +78,48 @@ func TestKMSUsage(t *testing.T) {
 	}
 }
 
+func dimensions(s *cwtypes.MetricStat) map[string]string {
+	out := map[string]string{}
+	for _, d := range s.Metric.Dimensions {
+		out[aws.ToString(d.Name)] = aws.ToString(d.Value)
+	}
+	return out
+}
+
+// failing is a table that cannot be described.
+type failing struct{ asked int }
+
+var errFails = errors.New("it fails")
+
+func (f *failing) DescribeTable(context.Context, *dynamodb.DescribeTableInput, ...func(*dynamodb.Options)) (*dynamodb.DescribeTableOutput, error) {
+	f.asked++
+	return nil, errFails
+}
+
+// TestTableUsageFails: without a sum the table is not described; what fails is not a sample.
+func TestTableUsageFails(t *testing.T) {
+	now := time.Date(2026, 4, 1, 2, 0, 0, 0, time.UTC)
+	m, f := &metrics{t: t, now: now}, &failing{}
+	usage := budget.TableUsage(m, f, "orders", func() time.Time { return now })
+	if s, err := usage(t.Context()); err != nil || s != (budget.Sample{}) || f.asked != 0 {
+		t.Errorf("without a sum: %+v, %v, described %d times", s, err, f.asked)
+	}
+	m.sums = map[string][]float64{"used": {6000}}
+	if s, err := usage(t.Context()); !errors.Is(err, errFails) || s != (budget.Sample{}) {
+		t.Errorf("without a description: %+v, %v", s, err)
+	}
+	m.err = io.ErrUnexpectedEOF
+	if s, err := usage(t.Context()); !errors.Is(err, io.ErrUnexpectedEOF) || s != (budget.Sample{}) || f.asked != 1 {
+		t.Errorf("without an answer: %+v, %v", s, err)
+	}
+}
+
 type described types.TableDescription
 
-func (d *described) DescribeTable(context.Context, *dynamodb.DescribeTableInput, ...func(*dynamodb.Options)) (*dynamodb.DescribeTableOutput, error) {
+func (d *described) DescribeTable(_ context.Context, in *dynamodb.DescribeTableInput, _ ...func(*dynamodb.Options)) (*dynamodb.DescribeTableOutput, error) {
+	if aws.ToString(in.TableName) != "orders" {
+		return nil, errFails
+	}
 	return &dynamodb.DescribeTableOutput{Table: (*types.TableDescription)(d)}, nil
 }
 
@@ -81,12 +139,16 @@ func TestTableUsage(t *testing.T) {
 		{described{WarmThroughput: warm(4000), OnDemandThroughput: &types.OnDemandThroughput{MaxWriteRequestUnits: aws.Int64(500)}}, 500},
 		{described{WarmThroughput: warm(4000), OnDemandThroughput: &types.OnDemandThroughput{MaxWriteRequestUnits: aws.Int64(-1)}}, 4000},
 		{described{WarmThroughput: warm(4000), ProvisionedThroughput: &types.ProvisionedThroughputDescription{WriteCapacityUnits: aws.Int64(200)}}, 200},
+		{described{WarmThroughput: warm(4000), ProvisionedThroughput: &types.ProvisionedThroughputDescription{WriteCapacityUnits: aws.Int64(1)}}, 1},
 		{described{WarmThroughput: warm(4000), ProvisionedThroughput: &types.ProvisionedThroughputDescription{WriteCapacityUnits: aws.Int64(0)}}, 4000},
 	} {
 		m := &metrics{t: t, now: now, sums: map[string][]float64{"used": {6000}}}
 		s, err := budget.TableUsage(m, &c.table, "orders", func() time.Time { return now })(t.Context())
 		if err != nil || s.Used != 100 || s.Capacity != c.want {
 			t.Errorf("%+v: %+v, %v", c.table, s, err)
+		}
+		if got := dimensions(m.asked.MetricDataQueries[0].MetricStat); !maps.Equal(got, map[string]string{"TableName": "orders"}) {
+			t.Errorf("asked for %v", got)
 		}
 	}
 }
@@ -108,7 +170,7 @@ func wire(t *testing.T, status int, body string) (*dynamodb.Client, *budget.Budg
 	return dynamodb.NewFromConfig(cfg, func(o *dynamodb.Options) {
 		o.APIOptions = append(o.APIOptions, budget.SpendWrites(func(table string) *budget.Budget {
 			if table != "orders" {
-				t.Errorf("table %q", table)
+				return nil
 			}
 			return b
 		}))
@@ -124,19 +186,26 @@ func TestWritesSpend(t *testing.T) {
 	if _, err := client.UpdateItem(t.Context(), update); err != nil || update.ReturnConsumedCapacity != "" {
 		t.Fatal(err, update.ReturnConsumedCapacity)
 	}
+	if !strings.Contains((*sent)[0], `"ReturnConsumedCapacity":"TOTAL"`) {
+		t.Errorf("sent %q", *sent)
+	}
 	began := time.Now()
+	other := &dynamodb.UpdateItemInput{TableName: aws.String("another"), Key: update.Key} // a table without a budget
+	if _, err := client.UpdateItem(t.Context(), other); err != nil {
+		t.Fatal(err)
+	}
 	if _, err := client.GetItem(t.Context(), &dynamodb.GetItemInput{TableName: aws.String("orders"), Key: update.Key}); err != nil {
 		t.Fatal(err)
 	}
 	if took := time.Since(began); took > 500*time.Millisecond {
-		t.Errorf("a read waited %s", took)
+		t.Errorf("a write to another table and a read waited %s", took)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
 	if _, err := client.UpdateItem(ctx, update); err == nil { // a second's units are spent
 		t.Error("the next write did not wait")
 	}
-	if len(*sent) != 2 {
+	if len(*sent) != 3 {
 		t.Errorf("sent %q", *sent)
 	}
 	client, b, sent := wire(t, http.StatusBadRequest, `{"__type":"com.amazonaws.dynamodb.v20120810#ProvisionedThroughputExceededException","message":"m"}`)
