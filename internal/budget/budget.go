@@ -117,7 +117,7 @@ type spending struct {
 
 // New returns a budget that begins at the start rate.
 func New(p Params) *Budget {
-	b := &Budget{p: p, spent: map[int64]float64{}, bound: math.Inf(1), rise: firstRise}
+	b := &Budget{p: p, spent: map[int64]float64{}, bound: math.Inf(1)}
 	b.limiter = rate.NewLimiter(0, 0)
 	b.turn = make(chan struct{}, 1)
 	b.wanted = StartRate / float64(p.Workers)

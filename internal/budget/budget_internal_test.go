@@ -125,9 +125,86 @@ func TestAdjust(t *testing.T) {
 		b.began, b.refused = minute.Add(c.began), minute.Add(c.refused)
 		b.spent[minute.Unix()/60] = 60 * own
 		s := Sample{Minute: minute, Used: c.used, Capacity: 1000}
+		b.bound, b.next = 5000, minute
+		b.spent[minute.Unix()/60-100] = 1
 		if b.adjust(s); !same(b.wanted, c.want) {
 			t.Errorf("%s: %g, want %g", name, b.wanted, c.want)
 		}
+		used := c.want != stays
+		if bound, old := math.IsInf(b.bound, 1) && b.next.IsZero(), len(b.spent) > 1; bound != (used && !c.parts) || old == used {
+			t.Errorf("%s: bound %g until %s, spent %v", name, b.bound, b.next, b.spent)
+		}
+		if b.adjust(Sample{Minute: minute.Add(-time.Minute), Used: 1, Capacity: 1000}); used && !same(b.wanted, c.want) {
+			t.Errorf("%s: an older sample makes %g", name, b.wanted)
+		}
+	}
+}
+
+// TestFirstSample: before anything is spent, a process goes half of the way to its share, but never
+// above; a sample counts once, and one without a capacity does not.
+func TestFirstSample(t *testing.T) {
+	for _, c := range []struct{ used, capacity, want float64 }{
+		{300, 500, 500 - 300 - 4*math.Sqrt(300)},
+		{3600, 10_000, (1000 + 10_000 - 3600 - 250) / 2},
+		{100, 0, 1000},
+	} {
+		s := Sample{Minute: time.Now(), Used: c.used, Capacity: c.capacity}
+		b := New(Params{Ceiling: 1e5, Workers: 1, Now: time.Now, Usage: func(context.Context) (Sample, error) { return s, nil }})
+		for range 2 {
+			b.poll = time.Time{}
+			if b.pollUsage(t.Context()); !same(b.wanted, c.want) {
+				t.Errorf("%+v: %g", c, b.wanted)
+			}
+		}
+	}
+}
+
+// TestRaiseBound: the bound of a table rises by 10 %, then by twice as much each time, and is gone
+// when it is above what is wanted.
+func TestRaiseBound(t *testing.T) {
+	b := New(Params{Ceiling: 1e5, Workers: 1, Parts: true, Now: time.Now})
+	now := time.Now()
+	b.bound, b.rise = 100, firstRise
+	b.wanted = 10_000
+	for _, want := range []float64{110, 132, 184.8} {
+		if b.raiseBound(now); !same(b.bound, want) || !b.next.Equal(now.Add(riseEvery)) {
+			t.Errorf("%g, want %g; again at %s", b.bound, want, b.next)
+		}
+	}
+	b.bound, b.rise, b.wanted = 100, 1, 200
+	if b.raiseBound(now); b.bound != 200 || b.next.IsZero() {
+		t.Errorf("%g, next %s: it is not above what is wanted", b.bound, b.next)
+	}
+	if b.raiseBound(now); !math.IsInf(b.bound, 1) || !b.next.IsZero() {
+		t.Errorf("%g, next %s: it is above what is wanted", b.bound, b.next)
+	}
+}
+
+// TestFirstUnits: nothing is free at the start; what is charged is spent and waited for, and a
+// charge of nothing is no spending.
+func TestFirstUnits(t *testing.T) {
+	for _, c := range []struct {
+		workers       int
+		charge, spent float64
+		want          time.Duration
+	}{
+		{250, 0, 0, 250 * time.Millisecond},
+		{250, -1, 0, 250 * time.Millisecond},
+		{250, 1, 1, 500 * time.Millisecond},
+		{250, 0.5, 0.5, 500 * time.Millisecond},
+		{1, 1000, 1000, 1001 * time.Millisecond},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			b := New(Params{Ceiling: 1e5, Workers: c.workers, Now: time.Now})
+			start := time.Now()
+			b.Charge(c.charge)
+			if got := b.spent[start.Unix()/60]; got != c.spent || b.began.IsZero() != (c.spent == 0) {
+				t.Errorf("%+v: spent %g, began %s", c, got, b.began)
+			}
+			if err := b.Spend(t.Context()); err != nil || time.Since(start).Round(time.Millisecond) != c.want {
+				t.Errorf("%+v: waited %s, %v", c, time.Since(start), err)
+			}
+		})
 	}
 }
 

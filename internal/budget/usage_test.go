@@ -17,6 +17,7 @@ import (
 	cwtypes "github.com/aws/aws-sdk-go-v2/service/cloudwatch/types"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
+	"github.com/aws/smithy-go/middleware"
 
 	"github.com/matter-ops/kms-rotation/internal/budget"
 )
@@ -28,7 +29,9 @@ type metrics struct {
 	sums  map[string][]float64
 	asked *cloudwatch.GetMetricDataInput
 	bare  bool // results have no times
+	times bool // results have a time, also those without values
 	err   error
+	late  map[string]time.Duration // of the results of an id
 }
 
 func (m *metrics) GetMetricData(_ context.Context, in *cloudwatch.GetMetricDataInput, _ ...func(*cloudwatch.Options)) (*cloudwatch.GetMetricDataOutput, error) {
@@ -42,7 +45,10 @@ func (m *metrics) GetMetricData(_ context.Context, in *cloudwatch.GetMetricDataI
 			if m.bare {
 				break
 			}
-			r.Timestamps = append(r.Timestamps, m.now.Add(-time.Duration(i+2)*time.Minute))
+			r.Timestamps = append(r.Timestamps, m.now.Add(-time.Duration(i+2)*time.Minute-m.late[*q.Id]))
+		}
+		if m.times {
+			r.Timestamps = []time.Time{m.now}
 		}
 		out.MetricDataResults = append(out.MetricDataResults, r)
 	}
@@ -65,6 +71,20 @@ func TestKMSUsage(t *testing.T) {
 	if got := dimensions(metric); !maps.Equal(got, want) {
 		t.Errorf("asked for %v, want %v", got, want)
 	}
+	if q := m.asked; aws.ToString(q.MetricDataQueries[1].Expression) != "used/SERVICE_QUOTA(used)" || q.ScanBy != cwtypes.ScanByTimestampDescending || !q.StartTime.Equal(now.Add(-10*time.Minute)) {
+		t.Errorf("asked for %+v", q)
+	}
+	m.late = map[string]time.Duration{"share": time.Minute}
+	for range 20 { // the results are in no order
+		if s, err := budget.KMSUsage(m, func() time.Time { return now })(t.Context()); err == nil || s.Capacity != 0 {
+			t.Errorf("of two minutes: %+v, %v", s, err)
+		}
+	}
+	m.late, m.err = nil, io.ErrUnexpectedEOF
+	if _, err := budget.KMSUsage(m, func() time.Time { return now })(t.Context()); !errors.Is(err, io.ErrUnexpectedEOF) {
+		t.Errorf("without an answer: %v", err)
+	}
+	m.err = nil
 	m.bare = true
 	if s, err := budget.KMSUsage(m, func() time.Time { return now })(t.Context()); err != nil || s.Capacity != 0 {
 		t.Errorf("without times: %+v, %v", s, err)
@@ -72,6 +92,7 @@ func TestKMSUsage(t *testing.T) {
 	m.bare = false
 	for _, nothing := range []map[string][]float64{{}, {"used": {5}}, {"used": {5}, "share": {0}}} {
 		m.sums = nothing
+		m.times = len(nothing) == 1
 		if s, err := budget.KMSUsage(m, func() time.Time { return now })(t.Context()); err != nil || s.Capacity != 0 {
 			t.Errorf("%v: %+v, %v", nothing, s, err)
 		}
@@ -136,6 +157,9 @@ func TestTableUsage(t *testing.T) {
 		{described{}, 0}, // an emulator knows none
 		{described{WarmThroughput: warm(4000)}, 4000},
 		{described{WarmThroughput: warm(90_000)}, 40_000},
+		{described{WarmThroughput: warm(4000), OnDemandThroughput: &types.OnDemandThroughput{MaxWriteRequestUnits: aws.Int64(0)}}, 4000},
+		{described{WarmThroughput: warm(4000), OnDemandThroughput: &types.OnDemandThroughput{MaxWriteRequestUnits: aws.Int64(1)}}, 1},
+		{described{WarmThroughput: warm(4000), OnDemandThroughput: &types.OnDemandThroughput{MaxWriteRequestUnits: aws.Int64(9000)}}, 4000},
 		{described{WarmThroughput: warm(4000), OnDemandThroughput: &types.OnDemandThroughput{MaxWriteRequestUnits: aws.Int64(500)}}, 500},
 		{described{WarmThroughput: warm(4000), OnDemandThroughput: &types.OnDemandThroughput{MaxWriteRequestUnits: aws.Int64(-1)}}, 4000},
 		{described{WarmThroughput: warm(4000), ProvisionedThroughput: &types.ProvisionedThroughputDescription{WriteCapacityUnits: aws.Int64(200)}}, 200},
@@ -146,6 +170,9 @@ func TestTableUsage(t *testing.T) {
 		s, err := budget.TableUsage(m, &c.table, "orders", func() time.Time { return now })(t.Context())
 		if err != nil || s.Used != 100 || s.Capacity != c.want {
 			t.Errorf("%+v: %+v, %v", c.table, s, err)
+		}
+		if metric := m.asked.MetricDataQueries[0].MetricStat.Metric; aws.ToString(metric.Namespace) != "AWS/DynamoDB" || aws.ToString(metric.MetricName) != "ConsumedWriteCapacityUnits" {
+			t.Errorf("asked for %+v", metric)
 		}
 		if got := dimensions(m.asked.MetricDataQueries[0].MetricStat); !maps.Equal(got, map[string]string{"TableName": "orders"}) {
 			t.Errorf("asked for %v", got)
@@ -182,7 +209,7 @@ func wire(t *testing.T, status int, body string) (*dynamodb.Client, *budget.Budg
 // each throttled attempt counts.
 func TestWritesSpend(t *testing.T) {
 	update := &dynamodb.UpdateItemInput{TableName: aws.String("orders"), Key: map[string]types.AttributeValue{"pk": &types.AttributeValueMemberS{Value: "1"}}}
-	client, _, sent := wire(t, http.StatusOK, `{"ConsumedCapacity":{"TableName":"orders","CapacityUnits":1100}}`)
+	client, b, sent := wire(t, http.StatusOK, `{"ConsumedCapacity":{"TableName":"orders","CapacityUnits":1100}}`)
 	if _, err := client.UpdateItem(t.Context(), update); err != nil || update.ReturnConsumedCapacity != "" {
 		t.Fatal(err, update.ReturnConsumedCapacity)
 	}
@@ -200,6 +227,9 @@ func TestWritesSpend(t *testing.T) {
 	if took := time.Since(began); took > 500*time.Millisecond {
 		t.Errorf("a write to another table and a read waited %s", took)
 	}
+	if b.Rate() != 1000 {
+		t.Errorf("%g units a second after writes that were not refused", b.Rate())
+	}
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
 	if _, err := client.UpdateItem(ctx, update); err == nil { // a second's units are spent
@@ -208,11 +238,33 @@ func TestWritesSpend(t *testing.T) {
 	if len(*sent) != 3 {
 		t.Errorf("sent %q", *sent)
 	}
-	client, b, sent := wire(t, http.StatusBadRequest, `{"__type":"com.amazonaws.dynamodb.v20120810#ProvisionedThroughputExceededException","message":"m"}`)
+	client, b, sent = wire(t, http.StatusBadRequest, `{"__type":"com.amazonaws.dynamodb.v20120810#ProvisionedThroughputExceededException","message":"m"}`)
 	if _, err := client.UpdateItem(t.Context(), update); err == nil {
 		t.Error("no error")
 	}
 	if rate := b.Rate(); len(*sent) != 2 || rate > 10 { // 70 % of the few that this second has seen
 		t.Errorf("%d attempts, then %g units a second", len(*sent), rate)
+	}
+	if _, err := client.UpdateItem(t.Context(), other); err == nil {
+		t.Error("no error of a table without a budget")
+	}
+	if _, err := client.GetItem(t.Context(), &dynamodb.GetItemInput{TableName: aws.String("orders"), Key: update.Key}); err == nil {
+		t.Error("no error of a read")
+	}
+	client, _, _ = wire(t, http.StatusOK, `{}`)
+	if _, err := client.UpdateItem(t.Context(), update); err != nil {
+		t.Errorf("an answer without units: %v", err)
+	}
+}
+
+// TestMiddlewareOrder: a stack without retries is refused: there each attempt could not be counted.
+func TestMiddlewareOrder(t *testing.T) {
+	b := budget.New(budget.Params{Ceiling: 1000, Workers: 1, Now: time.Now})
+	writes := budget.SpendWrites(func(string) *budget.Budget { return b })
+	if err := budget.SpendRequests(b)(middleware.NewStack("s", nil)); err == nil {
+		t.Error("requests are counted without retries")
+	}
+	if err := writes(middleware.NewStack("s", nil)); err == nil {
+		t.Error("writes are counted without retries")
 	}
 }

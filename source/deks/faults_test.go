@@ -227,7 +227,18 @@ func TestListedCopies(t *testing.T) {
 		}
 	}
 	u.listed = nil
-	if _, err := driver.Scan(t.Context(), source.ScanRequest{Total: 1, Cursor: "copy:deks/x"}); err != nil || *u.listed[0].StartAfter != "deks/x" {
+	p.missingCopy("gone")
+	p.bucket.Plant("deks/zzz", nil)
+	u.torn = true
+	if page, err := driver.Scan(t.Context(), source.ScanRequest{Total: 1, Cursor: "copy:deks/y", Limit: 1}); err != nil || page.Other != 1 || page.Next != "" {
+		t.Errorf("%+v, %v", page, err)
+	}
+	p.bucket.Plant("deks/zzzz", nil)
+	if page, err := driver.Scan(t.Context(), source.ScanRequest{Total: 1, Cursor: "copy:deks/y", Limit: 1}); err != nil || page.Other != 1 || page.Next != "copy:deks/zzz" {
+		t.Errorf("%+v, %v", page, err)
+	}
+	u.listed = nil
+	if _, err := driver.Scan(t.Context(), source.ScanRequest{Total: 1, Cursor: "copy:deks/zzzzz"}); err != nil || *u.listed[0].StartAfter != "deks/zzzzz" {
 		t.Errorf("%v, after %v", err, u.listed[0].StartAfter)
 	}
 }
@@ -318,6 +329,11 @@ func TestReadsInFlight(t *testing.T) {
 	})
 }
 
+// later is the record of the same data key, made in the next epoch.
+func later(p *place, r keyrecord.Record) source.Row {
+	return p.driver.NewKey(source.DataKey{ID: idBytes("gone"), KEK: "kek-0", Epoch: 2, Made: r.CreatedAt, Context: r.Context})
+}
+
 // TestPutBack: a record gets the wrapping of a copy of its own, while the KEK's fence is open.
 func TestPutBack(t *testing.T) {
 	p, _ := newFaulty(t)
@@ -351,9 +367,18 @@ func TestPutBack(t *testing.T) {
 	if ok, err := p.driver.PutBack(t.Context(), row, row, newWrapping); ok || err != nil {
 		t.Errorf("a record that is there again: %v, %v", ok, err)
 	}
+	payload := source.Rewrapped{KEK: "kek-1", Epoch: 2, WrappedDEK: []byte("new"), Ciphertext: []byte("x")}
+	ok, err = p.driver.PutBack(t.Context(), row, another, payload)
+	says("the copy of another with a payload", "no payload", ok, err)
 	stored := p.only(t)
-	later := p.driver.NewKey(source.DataKey{ID: idBytes("gone"), KEK: "kek-0", Epoch: 2, Made: gone.CreatedAt, Context: gone.Context})
-	ok, err = p.driver.PutBack(t.Context(), stored, later, newWrapping)
+	ok, err = p.driver.PutBack(t.Context(), stored, later(p, gone), payload)
+	says("the copy of another epoch with a payload", "no payload", ok, err)
+	anew := later(p, gone)
+	anew.Missing = true
+	if ok, err := p.driver.PutBack(t.Context(), anew, row, newWrapping); ok || err != nil { // of a missing record no epoch is known
+		t.Errorf("a record that is there again, of another epoch: %v, %v", ok, err)
+	}
+	ok, err = p.driver.PutBack(t.Context(), stored, later(p, gone), newWrapping)
 	says("a copy of another epoch", "of epoch 2, the record of one of epoch 1", ok, err)
 	again := source.Rewrapped{KEK: "kek-2", Epoch: 3, WrappedDEK: []byte("again")}
 	if ok, err := p.driver.PutBack(t.Context(), stored, row, again); !ok || err != nil {
@@ -451,7 +476,7 @@ func TestKeys(t *testing.T) {
 func TestDescribed(t *testing.T) {
 	p, f := newFaulty(t)
 	traits := p.driver.Traits()
-	if traits.PageItems != 500 || traits.PageBytes != 1<<20 || deks.Kind(nil, nil, deks.Places{}).Name != "deks" {
+	if traits.Billing != source.DynamoDBByUnit || traits.PageItems != 500 || traits.PageBytes != 1<<20 || deks.Kind(nil, nil, deks.Places{}).Name != "deks" {
 		t.Errorf("%+v", traits)
 	}
 	for n, want := range map[int]int{0: 1, 1: 1, 2: 2, 7: 7} {
@@ -536,7 +561,7 @@ func TestCheckSample(t *testing.T) {
 		p := &paged{faulty: faulty{dynamo: memddb.New()}, pages: c.pages}
 		_, err := newPlace(t, p).driver.Check(t.Context())
 		var found *source.Error
-		if errors.As(err, &found) != c.found || !c.found && err != nil || c.found && found.Field != "table" {
+		if errors.As(err, &found) != c.found || !c.found && err != nil || c.found && (found.Field != "table" || len(found.Rows) != 1) {
 			t.Errorf("%v: %v", c.pages, err)
 		}
 	}
