@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/aws/aws-sdk-go-v2/service/kms"
 
@@ -26,9 +27,11 @@ func (c *Client) Open(ctx context.Context, s Sealed, encctx map[string]string, r
 	if c.closed.Load() {
 		return nil, ErrClosed
 	}
-	if k := c.opening.takeForOpening(&s, encctx, c.elapsedTime()); k != nil {
-		c.count.hits.Add(1)
-		return k.aead.Open(nil, s.Ciphertext, k.associated)
+	if !c.cfg.Cache.Off {
+		if k := c.opening.takeForOpening(&s, encctx, c.elapsedTime()); k != nil {
+			c.count.hits.Add(1)
+			return k.aead.Open(nil, s.Ciphertext, k.associated)
+		}
 	}
 	r := newRecord(s)
 	r.encctx = encctx
@@ -183,7 +186,10 @@ func (c *Client) obtainOpeningKey(ctx context.Context, r record, arn string) (*d
 // unwrapKey gets the DEK of a record from KMS.
 func (c *Client) unwrapKey(ctx context.Context, r *record, arn string) (*dataKey, error) {
 	c.count.misses.Add(1)
-	born := c.elapsedTime()
+	var born time.Duration // of no use to a key that is used once
+	if !c.cfg.Cache.Off {
+		born = c.elapsedTime()
+	}
 	in := &kms.DecryptInput{KeyId: keyName(r.KEKID, arn), CiphertextBlob: r.WrappedDEK}
 	if r.tink == nil { // Tink's AWS KMS client binds no encryption context to a DEK
 		in.EncryptionContext = r.encctx

@@ -139,6 +139,7 @@ func (s *Steps) readPages(ctx context.Context, w sweep, cursor string, ahead cha
 		}
 		page, err := w.source.Scan(ctx, source.ScanRequest{
 			Segment: w.segment, Total: w.source.Segments(w.rotation.Segments), Cursor: cursor, Payload: w.payload, Whole: w.whole, Missing: w.missing,
+			Spread: w.pass == PassRewrap,
 		})
 		if err != nil {
 			return journal.WrapUnavailable("source "+w.source.Name(), err)

@@ -24,8 +24,10 @@ type ground struct {
 	pages []int // rows of each page
 	scan  time.Duration
 	row   func(n int) time.Duration
-	fails map[int]int // how often a row fails before it is done
-	steal int         // saves after which another worker saves once; 0 never
+
+	spread bool        // the last scan was to be spread
+	fails  map[int]int // how often a row fails before it is done
+	steal  int         // saves after which another worker saves once; 0 never
 
 	mu       sync.Mutex
 	done     map[int]bool
@@ -51,6 +53,7 @@ func (g *ground) rowsBefore(page int) (n int) {
 
 func (g *ground) Scan(_ context.Context, req source.ScanRequest) (source.Page, error) {
 	time.Sleep(g.scan)
+	g.spread = req.Spread
 	page, _ := strconv.Atoi(req.Cursor)
 	p := source.Page{}
 	for n := range g.pages[page] {
@@ -132,6 +135,20 @@ func (g *ground) steps(p Pace) *Steps {
 
 func (g *ground) sweep(until time.Time) sweep {
 	return sweep{rotation: kek.Rotation{ID: "r", Segments: 1}, source: frozenSource{Driver: g}, pass: PassRewrap, until: until, visit: g.visit}
+}
+
+// TestRewrapSpreads: the pass that writes every row reads from all over the source, the others do not.
+func TestRewrapSpreads(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, name := range []string{PassCensus, PassRewrap, passConfirm, passVerify} {
+			g := &ground{t: t, pages: []int{0}}
+			w := g.sweep(time.Now().Add(time.Minute))
+			w.pass = name
+			if _, err := g.steps(Pace{}).runSegment(t.Context(), w); err != nil || g.spread != (name == PassRewrap) {
+				t.Errorf("%s: spread %v, %v", name, g.spread, err)
+			}
+		}
+	})
 }
 
 // TestWalks: whatever is slow, fails, is stolen or runs out of time, a checkpoint leaves no

@@ -83,6 +83,7 @@ type ScanRequest struct {
 	Limit          int    // rows at most, 0 for the adapter's choice
 	Payload        bool   // return ciphertexts too
 	Whole          bool   // read whole items, so that one without room for a rewrap is a defect
+	Spread         bool   // the caller writes to the rows: let them come from all over the source, so that no part of it takes all writes
 	Missing        bool   // also read the copies of what is missing; see [Row].Missing
 }
 

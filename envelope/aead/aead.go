@@ -51,26 +51,36 @@ var (
 // byte, then for each key in order of its bytes the key and the value, each after
 // its length as four bytes, most significant first. No two contexts share one.
 func AssociatedData(encctx map[string]string) []byte {
-	n := 1
-	for k, v := range encctx {
-		n += 8 + len(k) + len(v)
-	}
-	return AppendAssociatedData(make([]byte, 0, n), encctx)
+	var few [8]pair // on the stack
+	pairs, size := sortPairs(few[:0], encctx)
+	return appendPairs(make([]byte, 0, 1+size), pairs)
 }
 
-// AppendAssociatedData appends to dst the [AssociatedData] of the entries of all maps
-// together. No key may be in two maps.
+// AppendAssociatedData appends the canonical encoding of the entries of several contexts
+// together. They must have no key in common.
 func AppendAssociatedData(dst []byte, maps ...map[string]string) []byte {
 	var few [8]pair // on the stack
 	pairs := few[:0]
 	for _, m := range maps {
-		for k, v := range m {
-			pairs = append(pairs, pair{k, v})
-			for i := len(pairs) - 1; i > 0 && pairs[i].key < pairs[i-1].key; i-- { // few: sorted as they come
-				pairs[i], pairs[i-1] = pairs[i-1], pairs[i]
-			}
+		pairs, _ = sortPairs(pairs, m)
+	}
+	return appendPairs(dst, pairs)
+}
+
+// sortPairs adds the entries of a context to sorted pairs, and returns the bytes that those
+// entries are encoded in.
+func sortPairs(pairs []pair, m map[string]string) (sorted []pair, size int) {
+	for k, v := range m {
+		size += 8 + len(k) + len(v)
+		pairs = append(pairs, pair{k, v})
+		for i := len(pairs) - 1; i > 0 && pairs[i].key < pairs[i-1].key; i-- { // few: sorted as they come
+			pairs[i], pairs[i-1] = pairs[i-1], pairs[i]
 		}
 	}
+	return pairs, size
+}
+
+func appendPairs(dst []byte, pairs []pair) []byte {
 	dst = append(dst, Version)
 	for _, p := range pairs {
 		dst = appendString(appendString(dst, p.key), p.value)

@@ -71,26 +71,23 @@ const (
 	leastMargin  = 0.025 // of a capacity
 	spread       = 4     // standard deviations of live requests, if they come independently
 	partSpread   = 1.5   // the same in one partition, which lends the next second what it has not used
-	partsMargin  = 0.03  // of a capacity of many partitions
 	partCapacity = 1000  // write units a second of one partition
 )
 
 // margin is what stays free of a capacity: as many live requests as may come in one second
 // beyond the average (the root of the average, if they come independently; the walk's come
 // evenly), and at least 2.5 %. What a partition of a table has not used it lends for a while
-// (DynamoDB developer guide, "Burst and adaptive capacity"), so in a table of one
-// partition less is enough. In a table of many, each has its own live traffic and its own
-// workers, so there more is: the root of the whole capacity, and 3 %. A smaller margin was tried
-// (test/limits): refusals cost the walk more than the margin does.
+// (DynamoDB developer guide, "Burst and adaptive capacity"), so of each partition less is
+// enough. The walk writes to all partitions alike ([source.ScanRequest].Spread), and live
+// traffic is taken to do so too.
 func (b *Budget) margin(s Sample, own float64) float64 {
 	live := max(0, s.Used-own*float64(b.p.Workers)) // as if the others spent as much as this process
-	switch {
-	case b.p.Parts && s.Capacity > partCapacity:
-		return max(partsMargin*s.Capacity, spread*math.Sqrt(s.Capacity))
-	case b.p.Parts:
-		return max(leastMargin*s.Capacity, partSpread*math.Sqrt(live))
+	varies := spread * math.Sqrt(live)
+	if b.p.Parts {
+		parts := max(1, s.Capacity/partCapacity)
+		varies = partSpread * parts * math.Sqrt(live/parts)
 	}
-	return max(leastMargin*s.Capacity, spread*math.Sqrt(live))
+	return max(leastMargin*s.Capacity, varies)
 }
 
 // Budget is the share of one process. It is safe for concurrent use.
@@ -120,7 +117,7 @@ type spending struct {
 
 // New returns a budget that begins at the start rate.
 func New(p Params) *Budget {
-	b := &Budget{p: p, spent: map[int64]float64{}, bound: math.Inf(1), rise: firstRise}
+	b := &Budget{p: p, spent: map[int64]float64{}, bound: math.Inf(1)}
 	b.limiter = rate.NewLimiter(0, 0)
 	b.turn = make(chan struct{}, 1)
 	b.wanted = StartRate / float64(p.Workers)

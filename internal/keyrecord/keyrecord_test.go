@@ -3,6 +3,8 @@ package keyrecord
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/base64"
 	"errors"
 	"io"
 	"maps"
@@ -67,14 +69,14 @@ func TestDamagedRecords(t *testing.T) {
 		says      string
 	}{
 		"another format":    {"format", attr.Num(2), "attribute format is 2; this release reads 1"},
-		"format as text":    {"format", attr.Str("1"), "attribute format"},
+		"format as text":    {"format", attr.Str("1"), "not a number"},
 		"no format":         {"format", nil, "attribute format is 0"},
 		"unknown":           {"ttl", attr.Num(1), `attribute "ttl" is unknown`},
-		"pk of another":     {"pk", attr.Str("KEY#" + testID), "attribute pk"},
+		"pk of another":     {"pk", attr.Str("KEY#" + testID), "does not begin with DEK#"},
 		"id too short":      {"pk", attr.Str("DEK#" + testID[1:]), "attribute pk"},
 		"id in capitals":    {"pk", attr.Str("DEK#" + strings.ToUpper(testID)), "attribute pk"},
 		"id with more bits": {"pk", attr.Str("DEK#" + testID[:25] + "f"), "attribute pk"},
-		"pk as bytes":       {"pk", attr.Blob([]byte("DEK#" + testID)), "attribute pk"},
+		"pk as bytes":       {"pk", attr.Blob([]byte("DEK#" + testID)), "attribute pk is "},
 		"empty DEK":         {"wrapped_dek", attr.Blob(nil), "attribute wrapped_dek"},
 		"DEK too long":      {"wrapped_dek", attr.Blob(make([]byte, 6145)), "attribute wrapped_dek"},
 		"DEK as text":       {"wrapped_dek", attr.Str("wrapped"), "attribute wrapped_dek"},
@@ -86,14 +88,16 @@ func TestDamagedRecords(t *testing.T) {
 		"born after":        {"born_epoch", attr.Num(6), "attribute kek_epoch"},
 		"epoch too large":   {"kek_epoch", attr.Num(1_000_000_000_000), "attribute kek_epoch"},
 		"context as list":   {"context", attr.Strs([]string{"table"}), "attribute context"},
-		"context of number": {"context", &types.AttributeValueMemberM{Value: attr.Item{"a": attr.Num(1)}}, "attribute context"},
+		"context of number": {"context", &types.AttributeValueMemberM{Value: attr.Item{"a": attr.Num(1)}}, "attribute context: attribute a is "},
 		"context reserved":  {"context", &types.AttributeValueMemberM{Value: attr.Item{"matter:dek_id": attr.Str("x")}}, "attribute context"},
 		"context of AWS":    {"context", &types.AttributeValueMemberM{Value: attr.Item{"aws:x": attr.Str("x")}}, "attribute context"},
 		"context empty":     {"context", &types.AttributeValueMemberM{Value: attr.Item{"a": attr.Str("")}}, "attribute context"},
+		"context no key":    {"context", &types.AttributeValueMemberM{Value: attr.Item{"": attr.Str("x")}}, "attribute context"},
+		"context key odd":   {"context", &types.AttributeValueMemberM{Value: attr.Item{"\xff": attr.Str("x")}}, "attribute context"},
 		"context not text":  {"context", &types.AttributeValueMemberM{Value: attr.Item{"a": attr.Str("\xff")}}, "attribute context"},
 		"with milliseconds": {"created_at", attr.Str("2026-04-01T02:03:04.000Z"), "attribute created_at"},
 		"with a zone":       {"created_at", attr.Str("2026-04-01T02:03:04+00:00"), "attribute created_at"},
-		"not a time":        {"created_at", attr.Str("2026-02-30T02:03:04Z"), "attribute created_at"},
+		"not a time":        {"created_at", attr.Str("2026-02-30T02:03:04Z"), "attribute created_at: parsing time"},
 		"the zero time":     {"created_at", attr.Str("0001-01-01T00:00:00Z"), "attribute created_at"},
 	} {
 		i := Encode(record())
@@ -176,7 +180,8 @@ func TestCopies(t *testing.T) {
 		"loose base64":           {key, strings.Replace(body, `d3JhcHBlZA==`, `d3JhcHBlZB==`, 1), "wrapped_dek"},
 		"no context":             {key, strings.Replace(body, `"context":{"a \u003cb\u003e":"ä\u2028","table":"orders"},`, "", 1), "context is missing"},
 		"a reserved key":         {key, strings.Replace(body, `"table":"orders"`, `"matter:x":"orders"`, 1), "reserved"},
-		"another time":           {key, strings.Replace(body, `04Z`, `04.5Z`, 1), "created_at"},
+		"another time":           {key, strings.Replace(body, `04Z`, `04.5Z`, 1), "created_at: "},
+		"id and epoch":           {strings.Replace(strings.Replace(key, "aae/", "aaf/", 1), "000000000005", "000000000000", 1), body, "not the id"},
 		"more behind":            {key, body + "{}", "follows"},
 		"empty":                  {key, "", "EOF"},
 	} {
@@ -196,7 +201,20 @@ func TestCheckBounds(t *testing.T) {
 	if _, err := ParseCopyKey(CopyKey(r)); err != nil {
 		t.Error(err)
 	}
-	r.CreatedAt = r.CreatedAt.Add(time.Millisecond)
+	r.KEKEpoch, r.BornEpoch = 1, 1
+	r.WrappedDEK = make([]byte, maxWrapped)
+	r.CreatedAt = time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC)
+	if err := Check(r); err != nil {
+		t.Error(err)
+	}
+	if _, err := ParseCopyKey(CopyKey(r)); err != nil {
+		t.Error(err)
+	}
+	r.CreatedAt = r.CreatedAt.Add(time.Second)
+	if err := Check(r); err == nil {
+		t.Error("a year of five digits is taken")
+	}
+	r.CreatedAt = record().CreatedAt.Add(time.Millisecond)
 	if err := Check(r); err == nil {
 		t.Error("a time with milliseconds is taken")
 	}
@@ -297,6 +315,13 @@ func TestCreate(t *testing.T) {
 	}
 	if d := cmp.Diff(Encode(record()), w.read(), ignoreSDK); d != "" {
 		t.Errorf("(-want +got):\n%s", d)
+	}
+	var cancelled *types.TransactionCanceledException // a caller whose answer was lost finds its own record in it
+	if err := w.send(CreateItems(w.keys, w.control, record(), 1)); !errors.As(err, &cancelled) {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff(Encode(record()), cancelled.CancellationReasons[0].Item, ignoreSDK); d != "" {
+		t.Errorf("what is stored (-want +got):\n%s", d)
 	}
 }
 
@@ -407,6 +432,10 @@ func TestPutCopy(t *testing.T) {
 			t.Errorf("%s: %d PUTs, %v", name, len(b.puts), err)
 		}
 		for i, in := range b.puts {
+			sum := sha256.Sum256(EncodeCopy(record()))
+			if aws.ToString(in.ContentType) != "application/json" || aws.ToString(in.ChecksumSHA256) != base64.StdEncoding.EncodeToString(sum[:]) {
+				t.Errorf("%s: type %q, checksum %q", name, aws.ToString(in.ContentType), aws.ToString(in.ChecksumSHA256))
+			}
 			if *in.Bucket != "audit" || *in.Key != CopyKey(record()) || *in.IfNoneMatch != "*" || b.bodies[i] != string(EncodeCopy(record())) || in.ChecksumAlgorithm != "SHA256" {
 				t.Errorf("%s: %+v", name, in)
 			}

@@ -99,14 +99,14 @@ type Latency struct {
 // DefaultSettings are the parameters of the template, as TestSettingsAreTheTemplates holds
 // them, the KMS requests a second that a rotation makes before CloudWatch has shown it that
 // more are free, and the latencies with which docs/performance.md computes. The latencies are
-// assumptions, not measurements of AWS. The processor's time was measured with the shipped
-// functions on the local AWS.
+// assumptions, not measurements of AWS. The processor's time of a row that is moved is that of
+// BenchmarkRow in test/limits.
 func DefaultSettings() Settings {
 	return Settings{
 		Segments: 8, Concurrency: 4, KMSRate: 1000, WriteRate: 40000, CanaryRounds: 5, Deep: true, KeySettle: 300 * time.Second, DrainAtMost: 30 * time.Minute,
 		OldKEKs: 1,
 		Latency: Latency{KMS: 5 * time.Millisecond, Scan: 20 * time.Millisecond, Write: 4 * time.Millisecond, Control: 4 * time.Millisecond},
-		RowCPU:  550 * time.Microsecond, ReadCPU: 20 * time.Microsecond, Overhead: 500 * time.Millisecond,
+		RowCPU:  280 * time.Microsecond, ReadCPU: 20 * time.Microsecond, Overhead: 500 * time.Millisecond,
 	}
 }
 

@@ -221,12 +221,12 @@ func TestDefinition(t *testing.T) {
 	if def, err := kind.Parse([]byte(`{"table":"stack-keys"}`)); def.Name != "stack-keys" || err != nil {
 		t.Errorf("%+v, %v", def, err)
 	}
-	for _, bad := range []string{`{}`, `{"table":""}`, `{"table":"arn:aws:dynamodb:eu-central-1:000000000000:table/keys"}`, `{"table":"keys","tabel":"x"}`, `{"table":"keys","name":"a b"}`, `[]`} {
+	for _, bad := range []string{`{}`, `{"table":""}`, `{"table":"arn:aws:dynamodb:eu-central-1:000000000000:table/keys"}`, `{"table":"keys","tabel":"x"}`, `{"table":"keys","name":"a b"}`, `{"table":"a/b","name":"keys"}`, `[]`} {
 		if def, err := kind.Parse([]byte(bad)); err == nil {
 			t.Errorf("%s: %+v", bad, def)
 		}
 	}
-	for _, bad := range []string{`{"table":"keys","bucket":"b"}`, `{"table":""}`, ``} {
+	for _, bad := range []string{`{"table":"keys","bucket":"b"}`, `{"table":""}`, `{"table":"a/b"}`, ``} {
 		if _, err := kind.Open(kek.Source{Name: "keys", Definition: bad}); err == nil {
 			t.Errorf("%q was opened", bad)
 		}

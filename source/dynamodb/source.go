@@ -61,8 +61,9 @@ type Table struct {
 	client API
 	cfg    Config
 
-	mu   sync.Mutex
-	keys []keyAttribute // nil until the table was described
+	mu         sync.Mutex
+	keys       []keyAttribute // nil until the table was described
+	partitions bool           // it takes more writes than one partition does
 }
 
 // New returns the source that cfg describes; cfg must be valid.
@@ -128,6 +129,14 @@ func (t *Table) Scan(ctx context.Context, req source.ScanRequest) (source.Page, 
 	if err != nil {
 		return source.Page{}, err
 	}
+	if strings.HasPrefix(req.Cursor, spreadPrefix) || req.Spread && req.Cursor == "" && t.hasPartitions() {
+		return t.scanSpread(ctx, keys, req)
+	}
+	return t.scanPage(ctx, keys, req)
+}
+
+// scanPage reads a page of one part of the table.
+func (t *Table) scanPage(ctx context.Context, keys []keyAttribute, req source.ScanRequest) (source.Page, error) {
 	start, err := decodeCursor(req.Cursor, keys)
 	if err != nil {
 		return source.Page{}, fmt.Errorf("scan %s: %w", t.cfg.Name, err)
@@ -462,7 +471,15 @@ func (t *Table) primaryKey(ctx context.Context) ([]keyAttribute, error) {
 		return nil, err
 	}
 	t.keys, err = keySchema(d)
+	t.partitions = hasPartitions(d)
 	return t.keys, err
+}
+
+// hasPartitions reports what primaryKey has learned of the table's capacity.
+func (t *Table) hasPartitions() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.partitions
 }
 
 func (t *Table) describeTable(ctx context.Context) (*types.TableDescription, error) {

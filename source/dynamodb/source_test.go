@@ -5,6 +5,7 @@ import (
 	"maps"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -42,6 +43,7 @@ func TestSource(t *testing.T) {
 type watched struct {
 	dynamo
 	t     *testing.T
+	mu    sync.Mutex
 	empty map[string]bool // of the last keys that an empty page was given for
 }
 
@@ -63,7 +65,11 @@ func (w *watched) Scan(ctx context.Context, in *dynamodb.ScanInput, o ...func(*d
 	}
 	if len(in.ExclusiveStartKey) > 0 {
 		key := strconv.Itoa(int(aws.ToInt32(in.Segment))) + attributes(in.ExclusiveStartKey)
-		if w.empty[key] = !w.empty[key]; w.empty[key] {
+		w.mu.Lock()
+		w.empty[key] = !w.empty[key]
+		empty := w.empty[key]
+		w.mu.Unlock()
+		if empty {
 			return &dynamodb.ScanOutput{LastEvaluatedKey: in.ExclusiveStartKey}, nil
 		}
 	}
@@ -106,6 +112,11 @@ func open(t *testing.T, client dynamosource.API, cfg dynamosource.Config) *dynam
 	return driver
 }
 
+// warm describes a table of several partitions.
+func warm(d *types.TableDescription) {
+	d.WarmThroughput = &types.TableWarmThroughputDescription{WriteUnitsPerSecond: aws.Int64(4000)}
+}
+
 func newSource(t *testing.T, client dynamo, keys []ddbtest.Key) sourcetest.Harness {
 	t.Helper()
 	table := ddbtest.Table(t, client, keys...)
@@ -128,7 +139,7 @@ func newSource(t *testing.T, client dynamo, keys []ddbtest.Key) sourcetest.Harne
 		defects[d] = d
 	}
 	return sourcetest.Harness{
-		Driver: open(t, watch(t, client), sourceConfig(table)), Defects: defects, Declares: true,
+		Driver: open(t, watch(t, described{client, warm}), sourceConfig(table)), Defects: defects, Declares: true,
 		Bind: func(id string) map[string]string { return map[string]string{"owner": "user of " + id} },
 		Put: func(t *testing.T, id string, e sourcetest.Envelope) {
 			t.Helper()

@@ -139,7 +139,7 @@ func (s scene) walk(ctx context.Context, c capacity, dice *limits.Dice, done fun
 	b := budget.New(p)
 	var rows sync.WaitGroup
 	defer rows.Wait()
-	var segment int
+	var segment, row int
 	var from, until time.Time
 	var moving sync.Mutex
 	where := func() float64 {
@@ -149,7 +149,9 @@ func (s scene) walk(ctx context.Context, c capacity, dice *limits.Dice, done fun
 			segment = c.take()
 			from, until = now, now.Add(time.Duration((0.5+dice.Float64())*float64(segmentLasts)))
 		}
-		return (float64(segment) + time.Since(from).Seconds()/until.Sub(from).Seconds()) / float64(segments)
+		at := (float64(segment) + time.Since(from).Seconds()/until.Sub(from).Seconds()) / float64(segments)
+		row++
+		return s.place(segment, row, at)
 	}
 	for range rowsInFlight {
 		rows.Go(func() {
@@ -165,6 +167,19 @@ func (s scene) walk(ctx context.Context, c capacity, dice *limits.Dice, done fun
 			}
 		})
 	}
+}
+
+// place returns where a row is among all: of a table of many partitions, the driver reads pages
+// of eight of 64 parts, 62 rows of each (source/dynamodb, spread.go).
+func (s scene) place(segment, row int, at float64) float64 {
+	if s.partitions <= 1 {
+		return at
+	}
+	const parts, atOnce, each = 64, 8, 62
+	turns := rotation.SpreadSegments(parts / atOnce)
+	first := segment * len(turns) / segments
+	turn := turns[(first+row/(atOnce*each))%len(turns)]
+	return (float64(row%atOnce*len(turns)+turn) + at) / parts
 }
 
 func (r *result) count(second int, hash float64, err error) {
@@ -236,6 +251,42 @@ func TestBudgetLeavesLiveTrafficAlone(t *testing.T) {
 	}
 }
 
+// table is a scene of a table of so many partitions.
+func table(partitions, workers int) scene {
+	capacity := float64(limits.PartitionWrites * partitions)
+	return scene{
+		name: fmt.Sprint("table of ", partitions), capacity: capacity, partitions: partitions, workers: workers,
+		live: steady(0.3 * capacity), ceiling: 100_000,
+	}
+}
+
+// partitionsOf lists tables whose free writes as many workers can make.
+func partitionsOf(workers int) []int {
+	switch {
+	case workers == 1:
+		return []int{1, 4}
+	case workers <= 4:
+		return []int{4}
+	}
+	return []int{10}
+}
+
+// TestBudgetOfPartitions: workers that read from all over a table use all its partitions alike, so
+// the walk gets what is free, but for the margin, and next to no live call is throttled.
+func TestBudgetOfPartitions(t *testing.T) {
+	s := table(4, 6)
+	s.lasts = 6 * time.Minute
+	r := s.play(t)
+	r.print(t, 4*time.Minute, r.lasts)
+	alone, with := r.summaries(0, r.lasts)
+	if with.P99 > alone.P99*11/10 || with.Throttled > 0.0005 || with.Failed > 0 {
+		t.Errorf("beside the walk %+v, alone %+v", with, alone)
+	}
+	if got := r.reached(4*time.Minute, r.lasts); got < 0.93 {
+		t.Errorf("the walk got %.3f of what is free", got)
+	}
+}
+
 // TestBudgetFallsAndRises: when live traffic more than doubles at once, a few of its calls
 // are throttled, for seconds; then the walk has what is left, and later again what it had.
 func TestBudgetFallsAndRises(t *testing.T) {
@@ -296,9 +347,11 @@ func TestLimitsFigures(t *testing.T) {
 		}
 	case "table":
 		for _, n := range workers {
-			parts := max(1, min(n, 10))
-			s := scene{name: fmt.Sprint("table of ", parts), capacity: float64(1000 * parts), partitions: parts, workers: n, live: steady(float64(300 * parts)), ceiling: 100_000, lasts: 14 * time.Minute, measure: 6 * time.Minute}
-			s.play(t).print(t, s.measure, s.lasts)
+			for _, parts := range partitionsOf(n) {
+				s := table(parts, n)
+				s.lasts, s.measure = 18*time.Minute, 6*time.Minute
+				s.play(t).print(t, s.measure, s.lasts)
+			}
 		}
 	case "change":
 		for _, ramp := range []time.Duration{time.Second, 10 * time.Minute} {

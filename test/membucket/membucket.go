@@ -70,6 +70,8 @@ func (b *Bucket) PutObject(_ context.Context, in *s3.PutObjectInput, _ ...func(*
 	switch _, there := b.objects[*in.Key]; {
 	case b.fail != nil:
 		return nil, b.fail
+	case aws.ToString(in.Bucket) == "":
+		return nil, &smithy.GenericAPIError{Code: "NoSuchBucket"}
 	case aws.ToString(in.IfNoneMatch) != "*":
 		return nil, &smithy.GenericAPIError{Code: "AccessDenied"}
 	case there:
@@ -87,21 +89,29 @@ func (b *Bucket) GetObject(_ context.Context, in *s3.GetObjectInput, _ ...func(*
 	switch {
 	case b.fail != nil:
 		return nil, b.fail
+	case aws.ToString(in.Bucket) == "":
+		return nil, &smithy.GenericAPIError{Code: "NoSuchBucket"}
 	case !there:
 		return nil, &types.NoSuchKey{}
 	}
 	return &s3.GetObjectOutput{Body: io.NopCloser(bytes.NewReader(body))}, nil
 }
 
+// firstToken continues a listing after its first page, which is empty.
+const firstToken = "first"
+
 // ListObjectsV2 lists keys in order.
 func (b *Bucket) ListObjectsV2(_ context.Context, in *s3.ListObjectsV2Input, _ ...func(*s3.Options)) (*s3.ListObjectsV2Output, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.fail != nil {
+	switch {
+	case b.fail != nil:
 		return nil, b.fail
+	case aws.ToString(in.Bucket) == "":
+		return nil, &smithy.GenericAPIError{Code: "NoSuchBucket"}
 	}
 	if in.ContinuationToken == nil {
-		return &s3.ListObjectsV2Output{IsTruncated: aws.Bool(true), NextContinuationToken: aws.String("next")}, nil
+		return &s3.ListObjectsV2Output{IsTruncated: aws.Bool(true), NextContinuationToken: aws.String(firstToken)}, nil
 	}
 	page := 1000
 	if b.Page > 0 {
@@ -111,12 +121,16 @@ func (b *Bucket) ListObjectsV2(_ context.Context, in *s3.ListObjectsV2Input, _ .
 		page = min(page, int(*in.MaxKeys))
 	}
 	out := &s3.ListObjectsV2Output{}
+	after := aws.ToString(in.StartAfter)
+	if token := *in.ContinuationToken; token != firstToken {
+		after = token
+	}
 	for _, key := range b.keys(aws.ToString(in.Prefix)) {
-		if key <= aws.ToString(in.StartAfter) {
+		if key <= after {
 			continue
 		}
-		if len(out.Contents) == page {
-			out.IsTruncated, out.NextContinuationToken = aws.Bool(true), aws.String("more")
+		if n := len(out.Contents); n == page {
+			out.IsTruncated, out.NextContinuationToken = aws.Bool(true), out.Contents[n-1].Key
 			break
 		}
 		out.Contents = append(out.Contents, types.Object{Key: aws.String(key)})

@@ -32,7 +32,8 @@ import (
 func Packages() []string {
 	return []string{
 		"kek", "audit", "envelope/aead", "internal/rekor", "internal/auditbucket", "internal/awskms",
-		"source", "source/s3", "internal/attr", "internal/controltable", "internal/rowschema", "envelope", "internal/ddb", "source/dynamodb",
+		"source", "source/s3", "internal/attr", "internal/controltable", "internal/rowschema", "internal/keyrecord", "internal/budget",
+		"envelope", "internal/ddb", "source/dynamodb", "source/deks",
 		"rotation/journal", "rotation/keyring", "rotation/gates", "rotation/anchor", "rotation/doctor", "rotation",
 	}
 }
