@@ -20,10 +20,12 @@ import (
 // write units a second: several workers in one partition and none in another leave capacity
 // unused, and no metric of AWS shows that (test/limits).
 //
-// So many cursors, of the longest keys that DynamoDB takes, still fit in the item of a checkpoint.
+// A checkpoint holds the cursors of all parts that have begun. While they are longer than
+// spreadLength no other part begins, so that they fit in an item however long the table's keys are.
 const (
 	spreadParts  = 64
 	spreadAtOnce = 8
+	spreadLength = 64 << 10 // bytes
 )
 
 // spreadTurns are the first parts of each turn, in the order of the turns: the next turn's parts
@@ -82,10 +84,11 @@ func parseSpread(text string) (spreadCursor, error) {
 // takeTurn returns the parts to read now, at most so many, and moves on to the next ones. Some
 // part must not be done.
 func (c *spreadCursor) takeTurn(most int) []int {
+	full := len(c.String()) > spreadLength // then some part has begun
 	for {
 		var now []int
 		for part := spreadTurns[c.turn]; part < spreadParts && len(now) < most; part += len(spreadTurns) {
-			if c.parts[part] != partDone {
+			if at := c.parts[part]; at != partDone && (at != "" || !full) {
 				now = append(now, part)
 			}
 		}

@@ -213,3 +213,27 @@ func TestSpreadCursors(t *testing.T) {
 		t.Errorf("of %d segments", last)
 	}
 }
+
+// TestSpreadOfLongKeys: while the cursors of the parts that have begun are long, no other part
+// begins, and each part is read in the end.
+func TestSpreadOfLongKeys(t *testing.T) {
+	c := spreadCursor{parts: make([]string, spreadParts)}
+	long, longest, reads := strings.Repeat("k", 9000), 0, map[int]int{}
+	for c.String() != "" {
+		for _, part := range c.takeTurn(spreadAtOnce) {
+			c.parts[part] = long
+			if reads[part]++; reads[part] == 3 {
+				c.parts[part] = partDone
+			}
+		}
+		longest = max(longest, len(c.String()))
+	}
+	for part := range spreadParts {
+		if reads[part] != 3 {
+			t.Errorf("part %d was read %d times", part, reads[part])
+		}
+	}
+	if longest > spreadLength+spreadAtOnce*len(long)+spreadParts*2 {
+		t.Errorf("the cursor was %d bytes long", longest)
+	}
+}
