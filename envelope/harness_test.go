@@ -116,7 +116,7 @@ func newSiteOn(tb testing.TB, dynamo dynamoDB, change ...func(*dynamosource.Conf
 	w.steps = &rotation.Steps{
 		Config:  rotation.Config{DrainMaxWait: time.Minute, Segments: 2, FenceShards: shards, MaxMints: 3, CanaryRounds: 1},
 		Journal: j, Gates: gates.Gates{Rules: gates.Rules{Window: gates.Window{Zone: time.UTC}}, Journal: j}, Drainage: store, Checkpoints: rotation.SealCheckpoints(store, memstore.CheckpointKeys{}),
-		OpenSource: func(def kek.Source) (source.Driver, error) { return dynamosource.Open(w.dynamo, def) },
+		OpenSource: func(def kek.Source) (source.Driver, error) { return dynamosource.Open(w.dynamo, w.control, def) },
 		Keys:       keyring.Keyring{Admin: world.KMS(), Wrapper: world.KMS(), Cipher: aead.Cipher{}, Random: func([]byte) {}},
 	}
 	first, err := world.KMS().Create(tb.Context(), "genesis", 1, "first", keyring.Key{})

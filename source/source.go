@@ -68,6 +68,19 @@ type Keyer interface {
 	Kinds() (keyed, embedded bool)
 }
 
+// Converter is a driver that can turn rows of one kind into the other: embedded rows into keyed
+// ones by [Driver].Replace, keyed rows into embedded ones by Embed.
+type Converter interface {
+	Keyer
+	// WritesKeyed reports whether the definition of the place says that keyed rows are written.
+	WritesKeyed() bool
+	// Embed makes a keyed row an embedded one if it still is what was read and is not of a later
+	// epoch than with's, while a shard of the fence for rows of with's KEK is open. False means
+	// that the row is not what was read. [ErrFenced]: the fence is shut; [ErrBusy]: another
+	// transaction holds the row or the shard.
+	Embed(ctx context.Context, old Row, with Rewrapped, shard int) (bool, error)
+}
+
 // DataKey is a data key that is about to be made.
 type DataKey struct {
 	ID      [16]byte          // random
@@ -75,6 +88,7 @@ type DataKey struct {
 	KEK     kek.ID
 	Epoch   int64     // of the pointer that named the KEK
 	Made    time.Time // UTC
+	Shard   int       // of the KEK's fence, which its creation checks
 }
 
 // Keeper is a driver of records of data keys ([Traits].DataKeys).
@@ -93,7 +107,8 @@ type Keeper interface {
 	// Context is what KMS must bind to the key.
 	NewKey(k DataKey) Row
 	// CreateKey stores the record of a new data key, with its wrapping, while the fence of its
-	// KEK is open. A row may name it after that. False means that there is one of its id.
+	// KEK is open. A row may name it after that. False means that there is one of its id. The
+	// errors are [ErrFenced] and [ErrBusy] as of [Converter].Embed.
 	CreateKey(ctx context.Context, record Row, wrapped []byte) (bool, error)
 }
 

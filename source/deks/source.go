@@ -201,6 +201,7 @@ func (t *Table) Scan(ctx context.Context, req source.ScanRequest) (source.Page, 
 type handle struct {
 	record keyrecord.Record
 	sound  bool
+	shard  int // of the fence, which its creation checks
 }
 
 // rowOf returns the row of an item. An item that is not a record becomes a row with a
@@ -219,7 +220,7 @@ func rowOf(i attr.Item) source.Row {
 func rowOfRecord(r keyrecord.Record) source.Row {
 	context := keyrecord.EncryptionContext(r)
 	return source.Row{
-		ID: r.DEKID, Handle: handle{r, true}, KEK: r.KEKID, Epoch: r.KEKEpoch, WrappedDEK: r.WrappedDEK, Context: context, Bound: context, Whole: true,
+		ID: r.DEKID, Handle: handle{record: r, sound: true}, KEK: r.KEKID, Epoch: r.KEKEpoch, WrappedDEK: r.WrappedDEK, Context: context, Bound: context, Whole: true,
 	}
 }
 
@@ -285,7 +286,8 @@ func (t *Table) update(ctx context.Context, in *dynamodb.UpdateItemInput) (bool,
 }
 
 // PutBack implements [source.Keeper], in the transaction that creates a record, or in one that
-// replaces it. Both check the first shard of the fence: put-backs are rare.
+// replaces it. Both check a shard of the fence: the first one, because put-backs are rare, or
+// of a new record the one that its maker chose.
 func (t *Table) PutBack(ctx context.Context, old, copied source.Row, with source.Rewrapped) (bool, error) {
 	h, err := t.handleOf("put back", old)
 	if err != nil {
@@ -308,9 +310,9 @@ func (t *Table) PutBack(ctx context.Context, old, copied source.Row, with source
 	if err := t.putCopy(ctx, r); err != nil {
 		return false, err
 	}
-	items := keyrecord.CreateItems(t.table, t.places.ControlTable, r, 0)
+	items := keyrecord.CreateItems(t.table, t.places.ControlTable, r, h.shard)
 	if !old.Missing {
-		items = keyrecord.ReplaceItems(t.table, t.places.ControlTable, h.record, r, 0)
+		items = keyrecord.ReplaceItems(t.table, t.places.ControlTable, h.record, r, h.shard)
 	}
 	_, err = t.client.TransactWriteItems(ctx, &dynamodb.TransactWriteItemsInput{TransactItems: items})
 	reasons := controltable.Reasons(err)
@@ -320,7 +322,9 @@ func (t *Table) PutBack(ctx context.Context, old, copied source.Row, with source
 	case len(reasons) == len(items) && reasons[0] == controltable.Condition:
 		return false, nil
 	case len(reasons) == len(items) && reasons[1] == controltable.Condition:
-		return false, fmt.Errorf("put %s back: the fence of records of KEK %s is not open", r.DEKID, r.KEKID)
+		return false, fmt.Errorf("put %s back: fence of records of KEK %s: %w", r.DEKID, r.KEKID, source.ErrFenced)
+	case slices.ContainsFunc(reasons, controltable.Reason.Busy), controltable.Busy(err):
+		return false, fmt.Errorf("dynamodb TransactWriteItems %s: %w: %w", t.table, source.ErrBusy, err)
 	}
 	return false, remote.WrapError("dynamodb TransactWriteItems "+t.table, err)
 }
@@ -337,9 +341,12 @@ func (t *Table) FindKey(ctx context.Context, dekID string) (source.Row, int64, b
 
 // NewKey implements [source.Keeper].
 func (t *Table) NewKey(k source.DataKey) source.Row {
-	return rowOfRecord(keyrecord.Record{
+	r := keyrecord.Record{
 		DEKID: keyrecord.NewID(k.ID), KEKID: k.KEK, KEKEpoch: k.Epoch, BornEpoch: k.Epoch, Context: k.Context, CreatedAt: k.Made.UTC().Truncate(time.Second),
-	})
+	}
+	row := rowOfRecord(r)
+	row.Handle = handle{record: r, sound: true, shard: k.Shard}
+	return row
 }
 
 // CreateKey implements [source.Keeper]: the copy first, then the record.
