@@ -71,27 +71,32 @@ func (s *Steps) Convert(ctx context.Context, to journal.Recorder, in ConvertInpu
 	}
 	defer c.wipe()
 	c.out = &out
-	record := func(ctx context.Context, state string) error {
-		return s.Journal.RecordEvent(ctx, to, audit.Event{
-			ID: fmt.Sprintf("%s/%s/%d/%s", EventConverted, in.Source, s.Journal.Now().UnixNano(), state), Type: EventConverted, Step: "convert",
-			Body: map[string]string{
-				"source": in.Source, "state": state, "to": out.To,
-				"rows": fmt.Sprint(out.Converted), "data_keys": fmt.Sprint(c.stock.count()), "left": journal.CutText(formatCounts(out.Left)),
-			},
-		})
-	}
 	began := false
 	c.begin = sync.OnceValue(func() error {
-		err := record(ctx, "begun")
+		err := c.record(ctx, to, "begun")
 		began = err == nil
 		return err
 	})
 	err = c.walk(ctx, in.Seen)
 	out.DataKeys = c.stock.count()
 	if began { // also if the run was interrupted
-		err = errors.Join(err, record(context.WithoutCancel(ctx), "done"))
+		err = errors.Join(err, c.record(context.WithoutCancel(ctx), to, "done"))
 	}
 	return out, err
+}
+
+// record appends a record of what is done.
+func (c *converter) record(ctx context.Context, to journal.Recorder, state string) error {
+	j := c.steps.Journal
+	c.mu.Lock()
+	body := map[string]string{
+		"source": c.out.Source, "state": state, "to": c.out.To,
+		"rows": fmt.Sprint(c.out.Converted), "data_keys": fmt.Sprint(c.stock.count()), "left": journal.CutText(formatCounts(c.out.Left)),
+	}
+	c.mu.Unlock()
+	return j.RecordEvent(ctx, to, audit.Event{
+		ID: fmt.Sprintf("%s/%s/%d/%s", EventConverted, c.out.Source, j.Now().UnixNano(), state), Type: EventConverted, Step: "convert", Body: body,
+	})
 }
 
 // kindName is how definitions name a kind of rows.
@@ -245,8 +250,11 @@ func (c *converter) look(ctx context.Context) error {
 	return c.useView(v)
 }
 
-// wipe overwrites the data keys in memory.
+// wipe overwrites the data keys in memory. A nil converter has none.
 func (c *converter) wipe() {
+	if c == nil {
+		return
+	}
 	c.stock.drop()
 	c.unwraps.resetIfOther("wiped")
 }

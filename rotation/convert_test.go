@@ -321,6 +321,55 @@ func TestConvert(t *testing.T) {
 	m.wantKinds(0, 6)
 }
 
+// TestAdoptKeyed: if the definition says that keyed rows are written, a row that names no KEK
+// becomes a keyed one at once; a dry run only says which KEK it is under. Rows that name one are
+// left to a conversion, and what writers write meanwhile is not lost.
+func TestAdoptKeyed(t *testing.T) {
+	s := newSite(t)
+	m := newMixedRows(s)
+	m.embed("sound", "bare", "raced", "by ARN", "damaged", "stranger")
+	m.key("keyed")
+	change := func(id string, f func(i attr.Item)) {
+		i := m.stored(id)
+		f(i)
+		m.write(i)
+	}
+	arn := must(s.kms.Describe(t.Context(), s.first)).ARN
+	for _, id := range []string{"bare", "raced", "damaged", "stranger"} {
+		change(id, func(i attr.Item) { delete(i, "kek_id") })
+	}
+	change("by ARN", func(i attr.Item) { i["kek_id"] = attr.Str(arn) })
+	change("damaged", func(i attr.Item) { i["data"] = attr.Blob([]byte("not a payload")) })
+	change("stranger", func(i attr.Item) { i["wrapped"] = attr.Blob([]byte("not a data key")) })
+	dry := must(s.Adopt(as("person"), s.store, rotation.AdoptInput{Source: "rows"}))
+	if dry.Written != 0 || !dry.Keyed || dry.Sound != 2 || dry.Found["no_kek_id under "+string(s.first)] != 3 || dry.Found["kek_id_arn under "+string(s.first)] != 1 {
+		t.Errorf("%+v", dry)
+	}
+	m.before = func(op string, call func() error) error {
+		if op == "UpdateItem" {
+			m.before = nil
+			change("raced", func(i attr.Item) { i["kek_id"] = attr.Str(string(s.first)) })
+			m.update("raced", "by its writer")
+			change("raced", func(i attr.Item) { delete(i, "kek_id") })
+		}
+		return call()
+	}
+	wet := must(s.Adopt(as("person"), s.store, rotation.AdoptInput{Source: "rows", Write: true}))
+	if wet.Written != 3 || !wet.Keyed || len(wet.Left) != 2 || wet.Changed != 0 {
+		t.Errorf("%+v", wet)
+	}
+	if b := s.body(rotation.EventAdopted); b["state"] != "done" || b["rows"] != "3" {
+		t.Errorf("the record says %v", b)
+	}
+	m.remove("damaged")
+	m.remove("stranger")
+	m.wantKinds(4, 1)
+	must(m.convert(rotation.ConvertInput{Write: true}))
+	m.wantKinds(5, 0)
+	s.advance(spring, rotation.ExecutionInput{}, kek.Completed)
+	m.wantKinds(5, 0)
+}
+
 // TestConvertBounds: a data key seals so many payloads as one of a writer does, and rows of
 // another context are under another.
 func TestConvertBounds(t *testing.T) {
