@@ -649,6 +649,36 @@ func TestConvertWithoutTheFence(t *testing.T) {
 	m.wantKinds(0, 1)
 }
 
+// TestConvertBusy: a write that another transaction stands in the way of is tried again.
+func TestConvertBusy(t *testing.T) {
+	for _, embedded := range []bool{false, true} {
+		for _, place := range []string{"row", "fence"} {
+			s := newSite(t)
+			m := newMixedRows(s)
+			if m.embed("a"); embedded {
+				m.direct(true)
+				m.key("a")
+			}
+			var held atomic.Int64
+			m.before = func(op string, call func() error) error {
+				if op == "UpdateItem" || op == "TransactWriteItems" {
+					m.Hold(func(table string, _ attr.Item) bool {
+						return (table == m.name) == (place == "row") && table != m.table && held.Add(1) <= 3
+					})
+					defer m.Hold(nil)
+				}
+				return call()
+			}
+			out := must(m.convert(rotation.ConvertInput{Embedded: embedded, Write: true}))
+			m.before = nil
+			if out.Converted != 1 || out.Retried != 3 {
+				t.Errorf("embedded %t, held %s: %+v", embedded, place, out)
+			}
+			m.check()
+		}
+	}
+}
+
 // TestConvertDenied: if KMS makes no data key the run ends; it does not leave each row.
 func TestConvertDenied(t *testing.T) {
 	s := newSite(t)
