@@ -181,12 +181,12 @@ func (c *converter) checkDefinition() error {
 	switch {
 	case !keyed:
 		return refuse("its definition has no keyed rows",
-			`deploy clients whose definition has a "dek_id_attribute", then clients with "envelope": "keyed"; then matter ops source add --file DEFINITION.json --confirm`)
+			`deploy clients whose definition has a "dek_id_attribute", then clients with "envelope": "keyed", and register that definition`)
 	case !embedded:
 		return refuse("its definition has keyed rows alone", `if there are embedded rows, name their "kek_id_attribute" and "wrapped_dek_attribute" in it`)
 	case c.to.WritesKeyed() == c.in.Embedded:
 		return refuse(fmt.Sprintf("its definition says that %s rows are written", kindName(!c.in.Embedded)),
-			fmt.Sprintf(`deploy clients with "envelope": %q, then register that definition: matter ops source add --file DEFINITION.json --confirm`, kindName(c.in.Embedded)))
+			fmt.Sprintf(`deploy clients with "envelope": %q, then register that definition`, kindName(c.in.Embedded)))
 	}
 	return nil
 }
@@ -225,7 +225,7 @@ func (c *converter) useView(v kek.View) error {
 	return nil
 }
 
-// checkFrozen refuses to go on by a definition that the registry, or the rotation that runs,
+// checkFrozen refuses to continue by a definition that the registry, or the rotation that runs,
 // has not: that rotation would not account for the rows.
 func (c *converter) checkFrozen(defs []kek.Source) error {
 	i := slices.IndexFunc(defs, func(def kek.Source) bool { return def.Name == c.src.Name() })

@@ -147,8 +147,8 @@ func (s *Steps) unwrapDEK(ctx context.Context, row source.Row) ([]byte, error) {
 	return dek, err
 }
 
-// createDataKey makes a data key and stores its record: rows may name it after that. Whoever
-// stops in between leaves a record that no row names, which does no harm.
+// createDataKey makes a data key and stores its record: rows may name it after that. A process
+// that stops in between leaves a record that no row names, which does no harm.
 func (s *Steps) createDataKey(ctx context.Context, keeper source.Keeper, k source.DataKey) (freshKey, error) {
 	k.Made = s.Journal.Now()
 	s.Keys.Random(k.ID[:])

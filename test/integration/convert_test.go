@@ -16,6 +16,7 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
+	"github.com/aws/aws-sdk-go-v2/service/iam"
 	"github.com/aws/aws-sdk-go-v2/service/kms"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/aws-sdk-go-v2/service/sfn/types"
@@ -180,8 +181,26 @@ func (p *parcels) killed(sh shell) {
 	_ = cmd.Wait()
 }
 
-// policyOf fills the policy in examples/convert for the stack, and returns its text.
-func (p *parcels) policyOf() string {
+// person is a shell of somebody who has the rights of examples/convert and no others.
+func (p *parcels) person() shell {
+	p.t.Helper()
+	out, err := iam.NewFromConfig(p.AWSConfig()).CreatePolicy(p.t.Context(), &iam.CreatePolicyInput{PolicyName: aws.String("convert"), PolicyDocument: aws.String(p.policyText())})
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	cfg, err := p.ConfigWith(p.t.Context(), aws.ToString(out.Policy.Arn))
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	who, err := cfg.Credentials.Retrieve(p.t.Context())
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	return p.shell(map[string]string{"AWS_ACCESS_KEY_ID": who.AccessKeyID, "AWS_SECRET_ACCESS_KEY": who.SecretAccessKey})
+}
+
+// policyText is the policy of examples/convert, filled in for the stack.
+func (p *parcels) policyText() string {
 	p.t.Helper()
 	root, err := backend.Root()
 	if err != nil {
@@ -228,10 +247,11 @@ func TestConvert(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	mentions(t, "convert", sh.must(t, 1, "convert", "--source", "parcels"), "its definition says that embedded rows are written", "source add --file")
+	mentions(t, "convert", sh.must(t, 1, "convert", "--source", "parcels"), "its definition says that embedded rows are written", "then register that definition")
 	p.register(sh, "keyed")
 	before := w.dump(t, p.cfg.Table)
-	dry := sh.must(t, 0, "convert", "--source", "parcels")
+	person := p.person()
+	dry := person.must(t, 0, "convert", "--source", "parcels")
 	mentions(t, "a dry run", dry, fmt.Sprintf("%10d  embedded rows", parcelRows), fmt.Sprintf("%10d  rows would become keyed", parcelRows),
 		"         1  data keys would be made, about", "write units, about, about $0.00", "nothing was written: this was a dry run", "next: matter ops convert --source parcels --confirm")
 	if w.dump(t, p.cfg.Table) != before {
@@ -239,14 +259,14 @@ func TestConvert(t *testing.T) {
 	}
 
 	p.use("keyed", func() {
-		p.killed(sh)
+		p.killed(person)
 		keyed, embedded := p.count()
 		if embedded == 0 {
 			t.Error("it was not killed before its end")
 		}
 		t.Logf("killed after %d of %d rows", keyed, keyed+embedded)
 		arn := w.start(t, "beside", "{}")
-		sh.must(t, 0, "convert", "--source", "parcels", "--confirm")
+		person.must(t, 0, "convert", "--source", "parcels", "--confirm")
 		if o := w.finish(t, arn); o.Status != types.ExecutionStatusSucceeded {
 			t.Fatal(describe(o))
 		}
@@ -288,7 +308,7 @@ func TestConvert(t *testing.T) {
 	p.register(sh, "embedded")
 	p.use("embedded", func() {
 		arn := w.start(t, "back", "{}")
-		sh.must(t, 0, "convert", "--source", "parcels", "--to", "embedded", "--confirm")
+		person.must(t, 0, "convert", "--source", "parcels", "--to", "embedded", "--confirm")
 		if o := w.finish(t, arn); o.Status != types.ExecutionStatusSucceeded {
 			t.Fatal(describe(o))
 		}
