@@ -39,7 +39,7 @@ func convertedRows(t *testing.T) int {
 
 // steady is a client that follows the pointer in seconds: what a busy machine is late with is no
 // failure of it.
-func steady(c *envelope.Config) { c.PointerAge, c.LeaseTTL = 2*time.Second, 10*time.Second }
+func steady(c *envelope.Config) { c.PointerAge, c.LeaseTTL = 5*time.Second, 30*time.Second }
 
 // convertLoad is live traffic on the rows of a table. A payload is the row's id and a + for each
 // update.

@@ -106,7 +106,8 @@ func newMixedRows(s *site) *mixedRows {
 	s.OpenSource = func(def kek.Source) (source.Driver, error) {
 		switch {
 		case def.Name == "rows":
-			return dynamosource.Open(watchedCalls{m}, m.control, def)
+			t, err := dynamosource.Open(watchedCalls{m}, def)
+			return t.FencedBy(m.control), err
 		case def.Kind == deks.KindName:
 			return deks.Open(watchedCalls{m}, watchedBucket{m.bucket, m}, deks.Places{ControlTable: m.control, Bucket: "audit"}, def)
 		}

@@ -497,7 +497,7 @@ func newKeyedRows(k *keyTable) *keyedRows {
 	open := k.s.OpenSource
 	k.s.OpenSource = func(def kek.Source) (source.Driver, error) {
 		if def.Kind == rowschema.Kind && def.Name == "rows" {
-			return dynamosource.Open(k, k.control, def)
+			return dynamosource.Open(k, def)
 		}
 		return open(def)
 	}

@@ -266,10 +266,7 @@ func TestEmbed(t *testing.T) {
 			client := ddbtest.NewTwin(t)
 			table, _ := keyedTable(t, client)
 			control := ddbtest.ControlTable(t, client)
-			driver, err := dynamosource.Open(client, control, keyedConfig(table).Source())
-			if err != nil {
-				t.Fatal(err)
-			}
+			driver := open(t, client, keyedConfig(table)).FencedBy(control)
 			put(t, client, table, keyedItem("a"))
 			p, err := driver.Scan(t.Context(), source.ScanRequest{Total: 1, Payload: true})
 			if err != nil || len(p.Keyed) != 1 {
@@ -313,10 +310,7 @@ func TestEmbedRefuses(t *testing.T) {
 	if err != nil || len(p.Keyed) != 1 || len(p.Rows) != 1 {
 		t.Fatalf("%+v, %v", p, err)
 	}
-	driver, err := dynamosource.Open(client, ddbtest.ControlTable(t, client), keyedConfig(table).Source())
-	if err != nil {
-		t.Fatal(err)
-	}
+	driver := open(t, client, keyedConfig(table)).FencedBy(ddbtest.ControlTable(t, client))
 	with := source.Rewrapped{KEK: "kek-1", Epoch: 5, WrappedDEK: []byte("fresh dek"), Ciphertext: []byte("fresh")}
 	bare, unread := with, p.Keyed[0]
 	bare.Ciphertext, unread.Ciphertext = nil, nil

@@ -234,16 +234,16 @@ func TestLabels(t *testing.T) {
 func TestDefinitions(t *testing.T) {
 	good := Config{Table: "orders", KEKID: "key", WrappedDEK: "dek"}
 	def := good.Source()
-	if _, err := Open(nil, "", def); err != nil {
+	if _, err := Open(nil, def); err != nil {
 		t.Fatal(err)
 	}
 	def.Definition = strings.Replace(def.Definition, "{", `{"tabel":"x",`, 1)
-	if _, err := Open(nil, "", def); err == nil {
+	if _, err := Open(nil, def); err == nil {
 		t.Error("an unknown field is passed over")
 	}
 	named := good
 	named.Name = "sales"
-	if s, err := Open(nil, "", named.Source()); err != nil || s.Name() != "sales" {
+	if s, err := Open(nil, named.Source()); err != nil || s.Name() != "sales" {
 		t.Errorf("under the name that it says itself: %v", err)
 	}
 }

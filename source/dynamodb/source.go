@@ -81,7 +81,13 @@ func New(client API, cfg Config) (*Table, error) {
 func Kind(client API, controlTable string) source.Kind {
 	return source.Kind{
 		Name: rowschema.Kind, Parse: parseDefinition,
-		Open: func(def kek.Source) (source.Driver, error) { return Open(client, controlTable, def) },
+		Open: func(def kek.Source) (source.Driver, error) {
+			t, err := Open(client, def)
+			if err != nil {
+				return nil, err
+			}
+			return t.FencedBy(controlTable), nil
+		},
 	}
 }
 
@@ -98,8 +104,8 @@ func parseDefinition(text []byte) (kek.Source, error) {
 }
 
 // Open returns the driver of a definition of kind [rowschema.Kind], under the name
-// that it is registered by. Without a control table no keyed row becomes embedded.
-func Open(client API, controlTable string, def kek.Source) (*Table, error) {
+// that it is registered by.
+func Open(client API, def kek.Source) (*Table, error) {
 	cfg, err := rowschema.Parse([]byte(def.Definition))
 	if err != nil {
 		return nil, err
@@ -108,11 +114,14 @@ func Open(client API, controlTable string, def kek.Source) (*Table, error) {
 		return nil, fmt.Errorf("name: the definition is of source %q, not %q", cfg.Name, def.Name)
 	}
 	cfg.Name = def.Name
-	t, err := New(client, cfg)
-	if err == nil {
-		t.control = controlTable
-	}
-	return t, err
+	return New(client, cfg)
+}
+
+// FencedBy sets the control table that has the fence of rows, and returns t. Without one no
+// keyed row becomes embedded.
+func (t *Table) FencedBy(controlTable string) *Table {
+	t.control = controlTable
+	return t
 }
 
 // Name implements [source.Driver].

@@ -220,17 +220,17 @@ func TestOpenTable(t *testing.T) {
 	c := dynamosource.Config{Table: "orders", KEKID: "kek_id", WrappedDEK: "dek"}
 	def := c.Source()
 	def.Name = "sales"
-	if driver, err := dynamosource.Open(nil, "", def); err != nil || driver.Name() != "sales" {
+	if driver, err := dynamosource.Open(nil, def); err != nil || driver.Name() != "sales" {
 		t.Errorf("%v, %v", driver, err)
 	}
 	c.Name = "others"
 	def.Definition = c.Source().Definition
-	if _, err := dynamosource.Open(nil, "", def); err == nil || !strings.Contains(err.Error(), `"others"`) {
+	if _, err := dynamosource.Open(nil, def); err == nil || !strings.Contains(err.Error(), `"others"`) {
 		t.Errorf("a definition of another name: %v", err)
 	}
 	for _, definition := range []string{`{`, `{"table":"orders"}`} {
 		def.Definition = definition
-		if _, err := dynamosource.Open(nil, "", def); err == nil {
+		if _, err := dynamosource.Open(nil, def); err == nil {
 			t.Errorf("%s was opened", definition)
 		}
 	}
