@@ -431,6 +431,45 @@ func TestConvertRefuses(t *testing.T) {
 	m.wantKinds(0, 1)
 }
 
+// TestConvertBackBehindRecordsOnly: under a KEK that takes keyed rows alone no row becomes
+// embedded; after the next switch it does.
+func TestConvertBackBehindRecordsOnly(t *testing.T) {
+	s := newSite(t)
+	m := newMixedRows(s)
+	open := s.OpenSource
+	s.OpenSource = func(def kek.Source) (source.Driver, error) {
+		d, err := open(def)
+		if def.Name == "orders" || def.Name == "people" || def.Name == "corpus" {
+			return keyedOnly{d, def.Name != "corpus"}, err
+		}
+		return d, err
+	}
+	for p := range s.rows() {
+		if p.table != s.corpus {
+			s.remove(p.table, p.id)
+		}
+	}
+	s.must(s.orders.Delete(as("application"), "settings"))
+	m.key("a", "b")
+	m.cfg.KEKID, m.cfg.WrappedDEK = "", ""
+	m.register()
+	s.advance(spring, rotation.ExecutionInput{}, kek.Completed)
+	if !s.view("").KEKs[s.pointer().KEKID].RecordsOnly {
+		t.Fatal("the fence of rows is open")
+	}
+	m.cfg.KEKID, m.cfg.WrappedDEK = "kek_id", "wrapped"
+	m.direct(true)
+	_, err := m.convert(rotation.ConvertInput{Embedded: true, Write: true})
+	if wantKind(t, err, journal.Refused); !strings.Contains(err.Error(), "takes keyed rows alone") {
+		t.Error(err)
+	}
+	s.advance(summer, rotation.ExecutionInput{}, kek.Completed)
+	must(m.convert(rotation.ConvertInput{Embedded: true, Write: true}))
+	m.wantKinds(0, 2)
+	s.advance("autumn", rotation.ExecutionInput{}, kek.Completed)
+	m.wantKinds(0, 2)
+}
+
 // TestConvertLosesToWriters: of what a writer does between the read of a row and its write,
 // nothing is lost: the row is read again, and converted as it is then.
 func TestConvertLosesToWriters(t *testing.T) {

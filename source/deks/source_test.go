@@ -22,6 +22,7 @@ import (
 	"github.com/matter-ops/kms-rotation/source/deks"
 	"github.com/matter-ops/kms-rotation/test/ddbtest"
 	"github.com/matter-ops/kms-rotation/test/membucket"
+	"github.com/matter-ops/kms-rotation/test/memddb"
 	"github.com/matter-ops/kms-rotation/test/sourcetest"
 )
 
@@ -262,4 +263,40 @@ func TestCheck(t *testing.T) {
 	}
 	p.put(t, "odd", sourcetest.Envelope{KEK: "kek-0", Epoch: 1, WrappedDEK: []byte("dek"), Defect: source.Damaged})
 	problem("an item that is not a record", p.driver, source.Unaccounted, "born_epoch")
+}
+
+// TestCreateKey: a data key is created behind the shard that its maker chose. A fence that is
+// shut, and a conflict, are told apart.
+func TestCreateKey(t *testing.T) {
+	db := memddb.New()
+	table, control := ddbtest.Table(t, db, ddbtest.Key{Name: "pk", Type: types.ScalarAttributeTypeS}), ddbtest.ControlTable(t, db)
+	keys, err := deks.Open(db, membucket.New(), deks.Places{ControlTable: control, Bucket: "audit"}, deks.Config{Table: table}.Source())
+	if err != nil {
+		t.Fatal(err)
+	}
+	put := func(shard int, state string) {
+		t.Helper()
+		if _, err := db.PutItem(t.Context(), &dynamodb.PutItemInput{TableName: &control, Item: controltable.EncodeFence(keyrecord.PKFence, "kek-1", shard, state)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	put(0, controltable.Sealed)
+	put(3, controltable.Open)
+	create := func(id byte, shard int) (bool, error) {
+		made := keys.NewKey(source.DataKey{ID: [16]byte{id}, KEK: "kek-1", Epoch: 2, Shard: shard, Made: time.Now()})
+		return keys.CreateKey(t.Context(), made, []byte("wrapped"))
+	}
+	if done, err := create(1, 0); done || !errors.Is(err, source.ErrFenced) {
+		t.Errorf("behind a sealed shard: %t, %v", done, err)
+	}
+	if done, err := create(1, 3); !done || err != nil {
+		t.Errorf("behind an open shard: %t, %v", done, err)
+	}
+	if done, err := create(1, 3); done || err != nil {
+		t.Errorf("again: %t, %v", done, err)
+	}
+	db.Hold(func(string, attr.Item) bool { return true })
+	if done, err := create(2, 3); done || !errors.Is(err, source.ErrBusy) || errors.Is(err, source.ErrFenced) {
+		t.Errorf("beside another transaction: %t, %v", done, err)
+	}
 }
