@@ -42,7 +42,6 @@ type mixedRows struct {
 	plain  map[string]string
 	before func(op string, call func() error) error
 	dek    keyrecord.Record // that rows are inserted under
-	mu     sync.Mutex
 }
 
 // watchedCalls are the calls to DynamoDB of the drivers of the rows and of the key table.
@@ -799,6 +798,7 @@ func dyingConversion(t *testing.T, embedded bool, at int, what fate) int {
 			return call()
 		}
 		switch dead = f != sentTwice; f {
+		case deadBefore:
 		case deadAfter:
 			_ = call()
 		case deadLate:

@@ -322,4 +322,3 @@ func TestConvert(t *testing.T) {
 	}
 	p.check("embedded")
 }
-
