@@ -32,7 +32,7 @@ import (
 
 const (
 	parcelRows = 600
-	parcelKill = 60 // rows that are converted before the first process is killed
+	parcelKill = 60 // rows that the first process has converted when it is killed
 )
 
 // parcels is a table that is converted.
@@ -167,8 +167,11 @@ func (p *parcels) killed(sh shell) {
 		p.t.Fatal(err)
 	}
 	for deadline := time.Now().Add(time.Minute); ; {
-		keyed, _ := p.count()
-		if keyed >= parcelKill {
+		byClients := 1 // and those whose update is under way
+		for n := range p.updates {
+			byClients += int(min(p.updates[n].Load(), 1))
+		}
+		if keyed, _ := p.count(); keyed-byClients >= parcelKill {
 			break
 		}
 		if time.Now().After(deadline) {
