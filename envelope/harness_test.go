@@ -86,6 +86,15 @@ type site struct {
 	def     dynamosource.Config // of the table
 }
 
+// openTable opens a source whose fence of rows a control table has.
+func openTable(client dynamosource.API, control string, def kek.Source) (source.Driver, error) {
+	t, err := dynamosource.Open(client, def)
+	if err != nil {
+		return nil, err
+	}
+	return t.FencedBy(control), nil
+}
+
 const shards = 3
 
 // inMemory is the test whose sites are on the DynamoDB in memory, held to DynamoDB
@@ -116,7 +125,7 @@ func newSiteOn(tb testing.TB, dynamo dynamoDB, change ...func(*dynamosource.Conf
 	w.steps = &rotation.Steps{
 		Config:  rotation.Config{DrainMaxWait: time.Minute, Segments: 2, FenceShards: shards, MaxMints: 3, CanaryRounds: 1},
 		Journal: j, Gates: gates.Gates{Rules: gates.Rules{Window: gates.Window{Zone: time.UTC}}, Journal: j}, Drainage: store, Checkpoints: rotation.SealCheckpoints(store, memstore.CheckpointKeys{}),
-		OpenSource: func(def kek.Source) (source.Driver, error) { return dynamosource.Open(w.dynamo, def) },
+		OpenSource: func(def kek.Source) (source.Driver, error) { return openTable(w.dynamo, w.control, def) },
 		Keys:       keyring.Keyring{Admin: world.KMS(), Wrapper: world.KMS(), Cipher: aead.Cipher{}, Random: func([]byte) {}},
 	}
 	first, err := world.KMS().Create(tb.Context(), "genesis", 1, "first", keyring.Key{})

@@ -29,7 +29,8 @@ type Adoption struct {
 	Sound   int64            `json:"sound"`        // envelopes that need nothing
 	Other   int64            `json:"other"`        // items that are not envelopes
 	Found   map[string]int64 `json:"found"`        // items that can be labelled, by kind and the KEK that KMS names
-	Written int64            `json:"written"`      // of them, labelled by this call
+	Keyed   bool             `json:"keyed"`        // the source's definition says that keyed rows are written
+	Written int64            `json:"written"`      // of them, labelled or made keyed rows by this call
 	Changed int64            `json:"changed"`      // of them, changed by another writer meanwhile: run it again
 	Left    map[string]int64 `json:"left"`         // items that cannot be adopted, by reason
 	First   []string         `json:"first_left"`   // the first few of them
@@ -42,7 +43,9 @@ type Adoption struct {
 // Rows under a KEK that the registry does not know are left alone, and the KEK is named.
 //
 // Only the label is written, on condition that the row is still what was read. So adoption
-// can run beside live traffic, can stop anywhere and can be repeated.
+// can run beside live traffic, can stop anywhere and can be repeated. If the definition says
+// that keyed rows are written, such a row becomes a keyed one at once, as by [Steps.Convert],
+// except for one that Tink wrote.
 func (s *Steps) Adopt(ctx context.Context, to journal.Recorder, in AdoptInput) (out Adoption, err error) {
 	out = Adoption{Source: in.Source, Found: map[string]int64{}, Left: map[string]int64{}}
 	v, err := s.Journal.LoadAll(ctx, "")
@@ -63,8 +66,14 @@ func (s *Steps) Adopt(ctx context.Context, to journal.Recorder, in AdoptInput) (
 			Body: map[string]string{"source": in.Source, "state": done, "rows": fmt.Sprint(out.Written), "found": journal.CutText(formatCounts(out.Found))},
 		})
 	}
+	keyed, err := s.openKeyed(ctx, src)
+	if err != nil {
+		return out, err
+	}
+	out.Keyed = keyed != nil
+	defer keyed.wipe()
 	a := adopter{
-		steps: s, src: src, to: labeler, view: v, write: in.Write, out: &out,
+		steps: s, src: src, to: labeler, keyed: keyed, view: v, write: in.Write, out: &out,
 		begin: sync.OnceValue(func() error { return record(ctx, "begun") }),
 	}
 	defer func() {
@@ -74,7 +83,7 @@ func (s *Steps) Adopt(ctx context.Context, to journal.Recorder, in AdoptInput) (
 	}()
 	cursor, items := "", int64(0)
 	for {
-		page, err := src.Scan(ctx, source.ScanRequest{Total: 1, Cursor: cursor})
+		page, err := src.Scan(ctx, source.ScanRequest{Total: 1, Cursor: cursor, Payload: out.Keyed})
 		if err != nil {
 			return out, journal.WrapUnavailable("source "+src.Name(), err)
 		}
@@ -83,6 +92,7 @@ func (s *Steps) Adopt(ctx context.Context, to journal.Recorder, in AdoptInput) (
 				return out, err
 			}
 		}
+		out.Sound += int64(len(page.Keyed))
 		out.Other += int64(page.Other + page.Declared)
 		if items += int64(len(page.Rows) + len(page.Keyed) + page.Other + page.Declared); in.Seen != nil {
 			in.Seen(items)
@@ -113,6 +123,7 @@ type adopter struct {
 	steps *Steps
 	src   frozenSource
 	to    source.Labeler
+	keyed *converter // nil: rows stay embedded
 	view  kek.View
 	write bool
 	begin func() error // records that rows will be labelled
@@ -167,9 +178,13 @@ func (a adopter) adoptRow(ctx context.Context, row source.Row) error {
 		if err := a.begin(); err != nil {
 			return err
 		}
-		done, err := a.to.Label(ctx, row, id)
-		if errors.Is(err, journal.ErrRejected) || errors.Is(err, journal.ErrDenied) { // of this row only: the others can still be labelled
-			a.leaveRow(row, "AWS does not write its label: "+err.Error())
+		done, err := a.writeRow(ctx, row, id)
+		if isRowError(err) { // of this row only: the others can still be written
+			if reason := err.Error(); errors.Is(err, errOpen) {
+				a.leaveRow(row, reason)
+			} else {
+				a.leaveRow(row, "AWS does not write it: "+reason)
+			}
 			return nil
 		}
 		if err != nil {
@@ -180,7 +195,7 @@ func (a adopter) adoptRow(ctx context.Context, row source.Row) error {
 			a.out.Written++
 			return nil
 		}
-		again, ok, err := a.src.Reread(ctx, row, false)
+		again, ok, err := a.src.Reread(ctx, row, a.out.Keyed)
 		if err != nil {
 			return journal.WrapUnavailable("source "+a.src.Name(), err)
 		}
@@ -191,6 +206,34 @@ func (a adopter) adoptRow(ctx context.Context, row source.Row) error {
 	}
 	a.out.Changed++
 	return nil
+}
+
+// openKeyed returns what makes adopted rows keyed ones; nil if the source's definition does not
+// say that keyed rows are written.
+func (s *Steps) openKeyed(ctx context.Context, src frozenSource) (*converter, error) {
+	if to, ok := src.Driver.(source.Converter); !ok || !to.WritesKeyed() {
+		return nil, nil
+	}
+	return s.newConverter(ctx, ConvertInput{Source: src.Name()})
+}
+
+// writeRow labels a row, or makes it a keyed one. False means that it is not what was read.
+func (a adopter) writeRow(ctx context.Context, row source.Row, id kek.ID) (bool, error) {
+	if a.keyed == nil || row.Whole {
+		return a.to.Label(ctx, row, id)
+	}
+	if err := a.keyed.look(ctx); err != nil {
+		return false, err
+	}
+	row.KEK = id // KMS says so
+	row.KeyARN = ""
+	row.Kind = ""
+	row.Defect = ""
+	done, err := a.keyed.moveRow(ctx, row)
+	if passes(err) {
+		return false, nil
+	}
+	return done, err
 }
 
 // countSound counts a row that names its KEK by id.

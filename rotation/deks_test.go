@@ -40,12 +40,14 @@ type keyTable struct {
 }
 
 // TransactWriteItems implements [deks.API]. The site's control table is in memory, so what it
-// says of the fences of records is copied into one that a transaction can check.
+// says of the fences is copied into one that a transaction can check.
 func (k *keyTable) TransactWriteItems(ctx context.Context, in *dynamodb.TransactWriteItemsInput, o ...func(*dynamodb.Options)) (*dynamodb.TransactWriteItemsOutput, error) {
 	for _, id := range k.s.keys() {
-		for n, state := range k.s.store.KeyFences(id) {
-			if _, err := k.PutItem(ctx, &dynamodb.PutItemInput{TableName: &k.control, Item: controltable.EncodeFence(keyrecord.PKFence, id, n, state)}); err != nil {
-				return nil, err
+		for pk, fence := range map[string]map[int]string{keyrecord.PKFence: k.s.store.KeyFences(id), controltable.PKFence: k.s.store.Fences(id)} {
+			for n, state := range fence {
+				if _, err := k.PutItem(ctx, &dynamodb.PutItemInput{TableName: &k.control, Item: controltable.EncodeFence(pk, id, n, state)}); err != nil {
+					return nil, err
+				}
 			}
 		}
 	}

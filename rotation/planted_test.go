@@ -105,6 +105,28 @@ var planted = []struct {
 		"cond: \"#payload = :oldpayload\",", "cond: \"#payload = :oldpayload OR attribute_exists(#payload)\",",
 		"c.cond += \" AND #dekid = :olddekid AND #epoch <= :epoch\"", "c.cond = \"(\" + c.cond + \") AND #dekid = :olddekid AND #epoch <= :epoch\"",
 	}}, "./source/dynamodb", "TestReplaceKeyed"},
+	{plant.Bug{Name: "a conversion loses a concurrent update", File: "source/dynamodb/source.go", With: []string{
+		"unchanged.cond + \" AND #payload = :oldpayload AND", "unchanged.cond + \" AND (#payload = :oldpayload OR attribute_exists(#payload)) AND",
+	}}, "./rotation", "TestConvertLosesToWriters"},
+	{plant.Bug{Name: "a conversion does not ask for the row that it read", File: "source/dynamodb/source.go", With: []string{
+		"unchanged.cond + \" AND #payload = :oldpayload AND attribute_not_exists(#dekid) AND (attribute_not_exists(#epoch) OR #epoch <= :epoch)\"",
+		"\"(\" + unchanged.cond + \" AND #payload = :oldpayload) OR attribute_exists(#payload)\"",
+	}}, "./rotation", "TestConvertLosesToWriters"},
+	{plant.Bug{Name: "a conversion under an old data key", File: "rotation/keystock.go", With: []string{
+		"line.key.epoch < epoch || full", "full",
+		"rotation/convert.go", "",
+		"if was != nil && was.Pointer.Epoch != v.Pointer.Epoch {", "if false {",
+		"rotation/convertrow.go", "",
+		"if key.epoch < row.Epoch {", "if false {",
+		"source/dynamodb/source.go", "",
+		"(attribute_not_exists(#epoch) OR #epoch <= :epoch)", "(attribute_not_exists(#epoch) OR #epoch <= :epoch OR #epoch > :epoch)",
+	}}, "./rotation", "TestConvertUnderOldKey"},
+	{plant.Bug{Name: "a keyed row becomes an embedded one past the fence", File: "source/dynamodb/embed.go", With: []string{
+		"TransactWriteItemsInput{TransactItems: items})", "TransactWriteItemsInput{TransactItems: items[:1]})",
+	}}, "./rotation", "TestConvertLosesToWriters"},
+	{plant.Bug{Name: "a conversion writes a row before its data key has a record", File: "rotation/rekey.go", With: []string{
+		"done, err := keeper.CreateKey(ctx, record, wrapped)", "done, err := true, error(nil)\n\tdefer func() { _, _ = keeper.CreateKey(context.WithoutCancel(ctx), source.Row{}, wrapped) }()",
+	}}, "./rotation", "TestConvert"},
 	{plant.Bug{Name: "a verification trusts the anchor that it begins at", File: "audit/anchors.go", With: []string{
 		"p := v.checkAnchor(key, a, at, stored)", "p := anchorTrust{}\n\t\tif v.Start == nil || n != v.Start.Anchor.N {\n\t\t\tp = v.checkAnchor(key, a, at, stored)\n\t\t}",
 	}}, "./audit", "TestStartIsProved"},

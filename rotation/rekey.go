@@ -1,6 +1,7 @@
 package rotation
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -119,7 +120,7 @@ func (s *Steps) exchangeKey(ctx context.Context, t roster, row source.Row) ([]by
 	if err := t.checkRow(record); err != nil {
 		return nil, err
 	}
-	old, err := s.Keys.Wrapper.Decrypt(ctx, record.KEK, record.WrappedDEK, record.Context)
+	old, err := s.unwrapDEK(ctx, record)
 	if isRowError(err) {
 		return nil, err
 	}
@@ -127,26 +128,56 @@ func (s *Steps) exchangeKey(ctx context.Context, t roster, row source.Row) ([]by
 		return nil, s.Keys.ExplainError(record.KEK, err)
 	}
 	defer clear(old)
-	if len(old) != dekBytes {
+	fresh, err := s.createDataKey(ctx, keeper, source.DataKey{
+		Context: row.Context, KEK: r.NewKEK, Epoch: r.Epoch, Shard: source.SpreadShard(row.DEKID, r.Settings.FenceShards),
+	})
+	if err != nil {
+		return nil, err
+	}
+	defer clear(fresh.plain)
+	keys := make([]byte, 0, 2*dekBytes+len(fresh.id))
+	return append(append(append(keys, old...), fresh.plain...), fresh.id...), nil
+}
+
+// unwrapDEK unwraps the data key of an embedded row, or of a record.
+func (s *Steps) unwrapDEK(ctx context.Context, row source.Row) ([]byte, error) {
+	dek, err := s.Keys.Wrapper.Decrypt(ctx, row.KEK, row.WrappedDEK, row.Context)
+	if err == nil && len(dek) != dekBytes {
+		clear(dek)
 		return nil, errOpen
 	}
-	k := source.DataKey{Context: row.Context, KEK: r.NewKEK, Shards: r.Settings.FenceShards, Epoch: r.Epoch, Made: s.Journal.Now()}
+	return dek, err
+}
+
+// createDataKey makes a data key and stores its record: rows may name it after that. A process
+// that stops in between leaves a record that no row names, which does no harm.
+func (s *Steps) createDataKey(ctx context.Context, keeper source.Keeper, k source.DataKey) (freshKey, error) {
+	k.Made = s.Journal.Now()
 	s.Keys.Random(k.ID[:])
-	made := keeper.NewKey(k)
-	fresh, wrapped, err := s.Keys.Wrapper.GenerateDataKey(ctx, r.NewKEK, made.Context)
+	record := keeper.NewKey(k)
+	plain, wrapped, err := s.Keys.Wrapper.GenerateDataKey(ctx, k.KEK, record.Context)
 	if err != nil {
-		return nil, s.Keys.ExplainError(r.NewKEK, err)
+		return freshKey{}, s.Keys.ExplainError(k.KEK, err)
 	}
-	defer clear(fresh)
-	done, err := keeper.CreateKey(ctx, made, wrapped)
+	done, err := keeper.CreateKey(ctx, record, wrapped)
+	if err == nil && !done {
+		done, err = isStored(ctx, keeper, record, wrapped)
+	}
 	if err == nil && !done {
 		err = errors.New("there is a record of the id that was drawn")
 	}
 	if err != nil {
-		return nil, journal.WrapUnavailable("key table", err)
+		clear(plain)
+		return freshKey{}, journal.WrapUnavailable("key table", err)
 	}
-	keys := make([]byte, 0, 2*dekBytes+len(made.ID))
-	return append(append(append(keys, old...), fresh...), made.ID...), nil
+	return freshKey{id: record.ID, kek: k.KEK, epoch: k.Epoch, plain: plain}, nil
+}
+
+// isStored reports whether the record that is there already is the one that was to be created:
+// the answer to the first try was lost.
+func isStored(ctx context.Context, keeper source.Keeper, record source.Row, wrapped []byte) (bool, error) {
+	found, _, ok, err := keeper.FindKey(ctx, record.ID)
+	return ok && bytes.Equal(found.WrappedDEK, wrapped), err
 }
 
 // resealRow opens the payload of a row under its data key and seals it under the fresh one.

@@ -244,14 +244,11 @@ const dekBytes = 32
 // the bytes that it returns. It does not depend on the row's payload, because other rows
 // with the same data key use the result, and this row's payload may be damaged.
 func (s *Steps) exchangeDEK(ctx context.Context, r kek.Rotation, row source.Row) ([]byte, error) {
-	old, err := s.Keys.Wrapper.Decrypt(ctx, row.KEK, row.WrappedDEK, row.Context)
+	old, err := s.unwrapDEK(ctx, row)
 	if err != nil {
 		return nil, err
 	}
 	defer clear(old)
-	if len(old) != dekBytes {
-		return nil, errOpen
-	}
 	fresh, wrapped, err := s.Keys.Wrapper.GenerateDataKey(ctx, r.NewKEK, row.Context)
 	if err != nil {
 		return nil, s.Keys.ExplainError(r.NewKEK, err)

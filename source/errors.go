@@ -7,7 +7,8 @@ var (
 	ErrDenied   = errors.New("AWS denied the call")
 	ErrRejected = errors.New("AWS rejected the request")
 	ErrNoKey    = errors.New("it is not an item of the table") // it lacks a part of the primary key
-	ErrSealed   = errors.New("read the pointer again")         // the fence of the KEK that it named is sealed
+	ErrFenced   = errors.New("the fence is not open")
+	ErrBusy     = errors.New("another transaction is under way") // nothing was written; worth another try at once
 )
 
 // Problem is what is wrong with a place.

@@ -2,6 +2,7 @@ package source
 
 import (
 	"maps"
+	"strings"
 
 	"github.com/matter-ops/kms-rotation/kek"
 )
@@ -20,14 +21,19 @@ type Row struct {
 	PlainSHA   string            // hex SHA-256 of the plaintext, corpus entries only; "" if it is not a known cipher
 	Context    map[string]string // KMS encryption context
 	Bound      map[string]string // associated data of the payload: the context and what is bound beside it
+	KeyBound   map[string]string // of an embedded row that may become keyed: what Bound would have beside it, without the data key
 	Whole      bool              // it has no payload in this project's format: an emergency rewraps only the wrapped bytes
 	Missing    bool              // a copy of a record that is not in the place; [Driver].Replace puts the record back
 	Defect     string            // why it cannot be rewrapped; "" if it can
 	Kind       Defect            // the kind of the defect, for counts
 }
 
-// boundDEKID is the key under which the payload of a keyed row is bound to its data key.
-const boundDEKID = "matter:dek_id"
+// boundReserved is how the keys begin under which only keyed rows bind something, and
+// boundDEKID the one of the data key.
+const (
+	boundReserved = "matter:"
+	boundDEKID    = boundReserved + "dek_id"
+)
 
 // BoundUnder returns the associated data of the row's payload under another data key of the
 // key table, for an embedded row under its first.
@@ -36,7 +42,16 @@ func (r Row) BoundUnder(dekID string) map[string]string {
 	if out == nil {
 		out = map[string]string{}
 	}
+	maps.Copy(out, r.KeyBound)
 	out[boundDEKID] = dekID
+	return out
+}
+
+// BoundEmbedded returns the associated data of the row's payload as that of an embedded row:
+// without what only keyed rows bind.
+func (r Row) BoundEmbedded() map[string]string {
+	out := maps.Clone(r.Bound)
+	maps.DeleteFunc(out, func(k, _ string) bool { return strings.HasPrefix(k, boundReserved) })
 	return out
 }
 

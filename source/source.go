@@ -12,6 +12,7 @@ package source
 
 import (
 	"context"
+	"hash/fnv"
 	"time"
 
 	"github.com/matter-ops/kms-rotation/kek"
@@ -68,14 +69,35 @@ type Keyer interface {
 	Kinds() (keyed, embedded bool)
 }
 
+// Converter is a driver that can turn rows of one kind into the other: embedded rows into keyed
+// ones by [Driver].Replace, keyed rows into embedded ones by Embed.
+type Converter interface {
+	Keyer
+	// WritesKeyed reports whether the definition of the place says that keyed rows are written.
+	WritesKeyed() bool
+	// Embed makes a keyed row an embedded one if it still is what was read and is not of a later
+	// epoch than with's, while a shard of the fence for rows of with's KEK is open. False means
+	// that the row is not what was read. [ErrFenced]: the fence is shut; [ErrBusy]: another
+	// transaction holds the row or the shard.
+	Embed(ctx context.Context, old Row, with Rewrapped, shard int) (bool, error)
+}
+
 // DataKey is a data key that is about to be made.
 type DataKey struct {
 	ID      [16]byte          // random
 	Context map[string]string // the encryption context of the rows that will name it
 	KEK     kek.ID
-	Shards  int       // of the KEK's fence of records; its creation checks one of them
 	Epoch   int64     // of the pointer that named the KEK
 	Made    time.Time // UTC
+	Shard   int       // of the KEK's fence, which its creation checks
+}
+
+// SpreadShard returns the shard of a fence that the creation of a data key checks which replaces
+// another one. Ids of data keys are random, so many such creations check all shards alike.
+func SpreadShard(replaced string, shards int) int {
+	h := fnv.New32a()
+	h.Write([]byte(replaced)) //nolint:errcheck // a hash takes all bytes
+	return int(h.Sum32() % uint32(max(shards, 1)))
 }
 
 // Keeper is a driver of records of data keys ([Traits].DataKeys).
@@ -94,8 +116,8 @@ type Keeper interface {
 	// Context is what KMS must bind to the key.
 	NewKey(k DataKey) Row
 	// CreateKey stores the record of a new data key, with its wrapping, while the fence of its
-	// KEK is open, and is [ErrSealed] otherwise. A row may name it after that. False means that
-	// there is one of its id.
+	// KEK is open. A row may name it after that. False means that there is one of its id. The
+	// errors are [ErrFenced] and [ErrBusy] as of [Converter].Embed.
 	CreateKey(ctx context.Context, record Row, wrapped []byte) (bool, error)
 }
 

@@ -55,7 +55,7 @@ var actions = map[string]action{
 	"lease_revoked":      {"", (*state).revokeLease},
 	"drill_passed":       {"", (*state).passDrill},
 
-	"rows_adopted": {"", changeNothing}, "data_keys_put_back": {"", changeNothing}, "window_announced": {"", changeNothing},
+	"rows_adopted": {"", changeNothing}, "rows_converted": {"", changeNothing}, "data_keys_put_back": {"", changeNothing}, "window_announced": {"", changeNothing},
 	"anchor_heartbeat": {"", changeNothing}, "anchor_canary": {"", changeNothing}, "control_items_archived": {"", changeNothing},
 	"audit_generation_begun": {"", changeNothing}, "audit_record_lost": {"", changeNothing},
 }

@@ -27,7 +27,8 @@ which key unwraps it with the context of the source's definition. Without --conf
 that is all: it says what it found, by class, and which KEKs must be registered first.
 With --confirm each such row is given the id of its KEK and nothing else, on condition
 that it still is what was read: it may run beside live traffic, stop anywhere and be
-repeated.
+repeated. If the source's definition says that keyed rows are written, the row becomes
+a keyed one instead, as by matter ops convert.
 
 Exit code: 0 if every item is sound, other, or can be adopted (with --confirm: was
 adopted), 1 if some are left.`,
@@ -106,6 +107,9 @@ func adoptionLines(a rotation.Adoption, confirmed bool) []string {
 	}
 	if !confirmed {
 		return append(lines, "nothing was written: this was a dry run")
+	}
+	if a.Keyed {
+		return append(lines, fmt.Sprintf("%d rows are keyed ones now; those that Tink wrote were given the id of their KEK", a.Written))
 	}
 	return append(lines, fmt.Sprintf("%d rows were given the id of their KEK", a.Written))
 }

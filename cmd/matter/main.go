@@ -111,7 +111,7 @@ Exit codes: 0 done or green, 1 failed or tampered with, 2 usage, 3 rolled back,
 		Use: "ops", Short: "Operate rotations, with the environment's MATTER_* and AWS_* variables",
 		Example: "  matter ops kms-status\n  matter ops kms-mint-kek --label \"Q2-2026-rotation\"",
 	})
-	ops.AddCommand(newEnvCommand(), newReinstall(), newGenesisCommand(), newSourceCommand(), newCensusCommand(), newAdoptCommand(), newRegisterKEK(), newStatusCommand(), newPlanCommand(), newPreflight(), newMintCommand(), newDualUnwrap(), newSwitchCommand(),
+	ops.AddCommand(newEnvCommand(), newReinstall(), newGenesisCommand(), newSourceCommand(), newCensusCommand(), newAdoptCommand(), newConvertCommand(), newRegisterKEK(), newStatusCommand(), newPlanCommand(), newPreflight(), newMintCommand(), newDualUnwrap(), newSwitchCommand(),
 		newDrainCommand(), newRewrapCommand(), newRetireCommand(), newVerifyCommand(), newRotateCommand(), newResumeCommand(), newRestoreCommand(), newReportCommand(), newAuditCommand(),
 		newDrillCommand(), newApproveCommand(), newRejectCommand(), newPauseCommand(), newContinueCommand(), newAnnounceCommand(), newDoctorCommand(), newLeaseCommand())
 	addDeploymentFlags(ops.PersistentFlags())

@@ -70,7 +70,7 @@ func TestOutcome(t *testing.T) {
 // TestSameCorpus: the runbook's path and the URL name the same corpus; a neighbour
 // is refused.
 func TestSameCorpus(t *testing.T) {
-	kinds := source.NewRegistry(dynamosource.Kind(nil), s3source.Kind(nil))
+	kinds := source.NewRegistry(dynamosource.Kind(nil, ""), s3source.Kind(nil))
 	frozen := corporaOf(kinds.Open, kek.Rotation{Sources: []kek.Source{
 		dynamosource.Config{Table: "orders", KEKID: "key", WrappedDEK: "dek"}.Source(),
 		s3source.Config{Bucket: "forensics", Prefix: "known-cipher-corpus/"}.Source(),

@@ -29,7 +29,7 @@ func newRegistry(cfg aws.Config, places deks.Places, writes func(table string) *
 		}
 	})
 	objects := s3.NewFromConfig(cfg)
-	return source.NewRegistry(dynamosource.Kind(tables), s3source.Kind(objects), deks.Kind(tables, objects, places))
+	return source.NewRegistry(dynamosource.Kind(tables, places.ControlTable), s3source.Kind(objects), deks.Kind(tables, objects, places))
 }
 
 // Seed reads the sources that genesis registers: MATTER_SOURCES, in the form that

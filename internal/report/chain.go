@@ -65,10 +65,10 @@ func (c *collection) collectAudit(ctx context.Context) error {
 }
 
 // registryEvents are the types of the records that decide which rows a rotation moves.
-var registryEvents = []string{kek.EventGenesis, kek.EventSourceAdded, kek.EventSourceRemoved, kek.EventMarkRemoved, kek.EventKEKRegistered, rotation.EventAdopted}
+var registryEvents = []string{kek.EventGenesis, kek.EventSourceAdded, kek.EventSourceRemoved, kek.EventMarkRemoved, kek.EventKEKRegistered, rotation.EventAdopted, rotation.EventConverted}
 
-// listRegistryChanges returns the changes of sources and historic KEKs, and the adopted
-// rows, from the end of the rotation before to the last record of this one.
+// listRegistryChanges returns the changes of sources and historic KEKs, and the adopted and
+// converted rows, from the end of the rotation before to the last record of this one.
 func (c *collection) listRegistryChanges(at audit.Line) ([]Change, error) {
 	out := []Change{}
 	var pending []Change

@@ -40,7 +40,7 @@ type Report struct {
 	KEKs         []KEK        `json:"keks"` // the old one first, then one per mint attempt
 	Cryptoperiod Cryptoperiod `json:"old_kek_cryptoperiod"`
 	Rows         []SourceRows `json:"rows"`
-	Registry     []Change     `json:"registry"` // sources, historic KEKs and adopted rows since the rotation before
+	Registry     []Change     `json:"registry"` // sources, historic KEKs, adopted and converted rows since the rotation before
 	Drain        []DrainPoll  `json:"drain"`    // empty: no execution history shows it
 	Rewrap       []Progress   `json:"rewrap"`   // empty: no execution history shows it
 	Checks       []Check      `json:"checks"`

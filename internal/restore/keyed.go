@@ -159,7 +159,7 @@ func (r *Restorer) replaceKey(ctx context.Context, row source.Row, p kek.Pointer
 	if key.old, err = r.KMS.Decrypt(ctx, record.KEK, record.WrappedDEK, record.Context); err != nil {
 		return nil, err
 	}
-	made := source.DataKey{Context: row.Context, KEK: p.KEKID, Shards: shards, Epoch: p.Epoch, Made: r.Now()}
+	made := source.DataKey{Context: row.Context, KEK: p.KEKID, Shard: source.SpreadShard(row.DEKID, shards), Epoch: p.Epoch, Made: r.Now()}
 	r.Random(made.ID[:])
 	fresh := r.Records.NewKey(made)
 	var wrapped []byte
@@ -170,7 +170,7 @@ func (r *Restorer) replaceKey(ctx context.Context, row source.Row, p kek.Pointer
 	if err == nil && !done {
 		err = errors.New("there is a record of the id that was drawn")
 	}
-	if errors.Is(err, source.ErrSealed) { // a rotation has moved the pointer
+	if errors.Is(err, source.ErrFenced) { // a rotation has moved the pointer
 		err = fmt.Errorf("%w: %w", errRetry, err)
 	}
 	if err != nil {

@@ -446,6 +446,19 @@ func (c Schema) KeyedBoundOf(row attr.Item, keys []string, dekID string) (map[st
 	if err != nil {
 		return nil, err
 	}
+	bound, err := KeyBoundOf(row, keys)
+	if err != nil {
+		return nil, err
+	}
+	maps.Copy(out, bound)
+	out[keyrecord.ContextDEKID] = dekID
+	return out, nil
+}
+
+// KeyBoundOf returns the attributes of a row's primary key, which keys names, as the payload
+// of a keyed row is bound to them.
+func KeyBoundOf(row attr.Item, keys []string) (map[string]string, error) {
+	out := make(map[string]string, len(keys)+1)
 	for _, name := range keys {
 		text, err := KeyText(name, row[name])
 		if err != nil {
@@ -453,7 +466,6 @@ func (c Schema) KeyedBoundOf(row attr.Item, keys []string, dekID string) (map[st
 		}
 		out[BoundKey+name] = text
 	}
-	out[keyrecord.ContextDEKID] = dekID
 	return out, nil
 }
 

@@ -360,7 +360,7 @@ func TestPutBack(t *testing.T) {
 	sealed := newWrapping
 	sealed.KEK = "kek-9"
 	ok, err = p.driver.PutBack(t.Context(), row, row, sealed)
-	says("without a fence", "fence of records of KEK kek-9 is not open", ok, err)
+	says("without a fence", "fence of records of KEK kek-9: the fence is not open", ok, err)
 	if ok, err := p.driver.PutBack(t.Context(), row, row, newWrapping); !ok || err != nil {
 		t.Fatal(ok, err)
 	}
@@ -388,7 +388,7 @@ func TestPutBack(t *testing.T) {
 		t.Errorf("over a record that has changed: %v, %v", ok, err)
 	}
 	ok, err = p.driver.PutBack(t.Context(), p.only(t), row, sealed)
-	says("over a record, without a fence", "fence of records of KEK kek-9 is not open", ok, err)
+	says("over a record, without a fence", "fence of records of KEK kek-9: the fence is not open", ok, err)
 }
 
 // TestRefusedWrappings: what is not a wrapping changes nothing; a rewrap asks no fence.

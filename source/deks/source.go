@@ -201,7 +201,7 @@ func (t *Table) Scan(ctx context.Context, req source.ScanRequest) (source.Page, 
 type handle struct {
 	record keyrecord.Record
 	sound  bool
-	shard  int // of the fence, that its creation checks
+	shard  int // of the fence, which its creation checks
 }
 
 // rowOf returns the row of an item. An item that is not a record becomes a row with a
@@ -293,8 +293,8 @@ const (
 )
 
 // PutBack implements [source.Keeper], in the transaction that creates a record, or in one that
-// replaces it. That of a record from a copy checks the first shard of the fence: put-backs are
-// rare.
+// replaces it. Both check a shard of the fence: the first one, because put-backs are rare, or
+// of a new record the one that its maker chose.
 func (t *Table) PutBack(ctx context.Context, old, copied source.Row, with source.Rewrapped) (bool, error) {
 	h, err := t.handleOf("put back", old)
 	if err != nil {
@@ -319,7 +319,7 @@ func (t *Table) PutBack(ctx context.Context, old, copied source.Row, with source
 	}
 	items := keyrecord.CreateItems(t.table, t.places.ControlTable, r, h.shard)
 	if !old.Missing {
-		items = keyrecord.ReplaceItems(t.table, t.places.ControlTable, h.record, r, 0)
+		items = keyrecord.ReplaceItems(t.table, t.places.ControlTable, h.record, r, h.shard)
 	}
 	return t.transact(ctx, r, items)
 }
@@ -341,13 +341,13 @@ func (t *Table) transact(ctx context.Context, r keyrecord.Record, items []types.
 		case len(reasons) == len(items) && reasons[0] == controltable.Condition:
 			return false, nil
 		case len(reasons) == len(items) && reasons[1] == controltable.Condition:
-			return false, fmt.Errorf("put %s back: the fence of records of KEK %s is not open: %w", r.DEKID, r.KEKID, source.ErrSealed)
+			return false, fmt.Errorf("put %s back: fence of records of KEK %s: %w", r.DEKID, r.KEKID, source.ErrFenced)
 		case !controltable.Busy(err) && !slices.ContainsFunc(reasons, controltable.Reason.Busy):
 			return false, remote.WrapError("dynamodb TransactWriteItems "+t.table, err)
 		}
-		last = err
+		last = fmt.Errorf("dynamodb TransactWriteItems %s: %w: %w", t.table, source.ErrBusy, err)
 	}
-	return false, fmt.Errorf("dynamodb TransactWriteItems %s: other transactions were in the way %d times: %w", t.table, maxTries, last)
+	return false, last
 }
 
 // FindKey implements [source.Keeper].
@@ -362,12 +362,11 @@ func (t *Table) FindKey(ctx context.Context, dekID string) (source.Row, int64, b
 
 // NewKey implements [source.Keeper].
 func (t *Table) NewKey(k source.DataKey) source.Row {
-	row := rowOfRecord(keyrecord.Record{
+	r := keyrecord.Record{
 		DEKID: keyrecord.NewID(k.ID), KEKID: k.KEK, KEKEpoch: k.Epoch, BornEpoch: k.Epoch, Context: k.Context, CreatedAt: k.Made.UTC().Truncate(time.Second),
-	})
-	h := row.Handle.(handle) //nolint:forcetypeassert // its own
-	h.shard = int(k.ID[0]) % max(k.Shards, 1)
-	row.Handle = h
+	}
+	row := rowOfRecord(r)
+	row.Handle = handle{record: r, sound: true, shard: k.Shard}
 	return row
 }
 

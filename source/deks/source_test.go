@@ -24,6 +24,7 @@ import (
 	"github.com/matter-ops/kms-rotation/source/deks"
 	"github.com/matter-ops/kms-rotation/test/ddbtest"
 	"github.com/matter-ops/kms-rotation/test/membucket"
+	"github.com/matter-ops/kms-rotation/test/memddb"
 	"github.com/matter-ops/kms-rotation/test/sourcetest"
 )
 
@@ -270,12 +271,10 @@ func TestCheck(t *testing.T) {
 // they have the same shard of a fence.
 type crowded struct {
 	dynamo
-	left   int
-	shards map[string]bool // of fences that were checked
+	left int
 }
 
 func (c *crowded) TransactWriteItems(ctx context.Context, in *dynamodb.TransactWriteItemsInput, o ...func(*dynamodb.Options)) (*dynamodb.TransactWriteItemsOutput, error) {
-	c.shards[attr.Text(in.TransactItems[1].ConditionCheck.Key["sk"])] = true
 	if c.left--; c.left >= 0 {
 		return nil, &smithyhttp.ResponseError{
 			Response: &smithyhttp.Response{Response: &http.Response{StatusCode: http.StatusBadRequest}},
@@ -288,34 +287,60 @@ func (c *crowded) TransactWriteItems(ctx context.Context, in *dynamodb.TransactW
 }
 
 // TestCreateAmidOthers: a record is created though other transactions have the shard of the fence
-// for a while, and no failure of that kind says that AWS rejects the record. Records of an
-// emergency check different shards.
+// for a while, and no failure of that kind says that AWS rejects the record.
 func TestCreateAmidOthers(t *testing.T) {
-	client := &crowded{dynamo: ddbtest.NewTwin(t), shards: map[string]bool{}}
+	client := &crowded{dynamo: ddbtest.NewTwin(t)}
 	p := newPlace(t, client)
-	create := func(n byte, shards int) (bool, error) {
-		record := p.driver.NewKey(source.DataKey{ID: [16]byte{n}, KEK: "kek-0", Shards: shards, Epoch: 3, Made: time.Now()})
-		return p.driver.CreateKey(t.Context(), record, []byte("dek"))
-	}
 	client.left = 3
-	if ok, err := create(1, 1); !ok || err != nil {
+	record := p.driver.NewKey(source.DataKey{ID: [16]byte{1}, KEK: "kek-0", Epoch: 3, Made: time.Now()})
+	if ok, err := p.driver.CreateKey(t.Context(), record, []byte("dek")); !ok || err != nil {
 		t.Errorf("%t, %v", ok, err)
-	}
-	client.left = 0
-	for n := range byte(3) {
-		if _, err := create(10+n, 3); err != nil && !errors.Is(err, source.ErrSealed) { // only shard 00 is open here
-			t.Error(err)
-		}
-	}
-	if len(client.shards) != 3 {
-		t.Errorf("the shards %v were checked", client.shards)
 	}
 	client.left = 1000
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 	defer cancel()
-	record := p.driver.NewKey(source.DataKey{ID: [16]byte{2}, KEK: "kek-0", Epoch: 3, Made: time.Now()})
+	record = p.driver.NewKey(source.DataKey{ID: [16]byte{2}, KEK: "kek-0", Epoch: 3, Made: time.Now()})
 	ok, err := p.driver.CreateKey(ctx, record, []byte("dek"))
-	if ok || err == nil || errors.Is(err, source.ErrRejected) || errors.Is(err, source.ErrSealed) {
+	if ok || err == nil || errors.Is(err, source.ErrRejected) || errors.Is(err, source.ErrFenced) {
 		t.Errorf("%t, %v", ok, err)
+	}
+}
+
+// TestCreateKey: a data key is created behind the shard that its maker chose. A fence that is
+// shut, and a conflict, are told apart.
+func TestCreateKey(t *testing.T) {
+	db := memddb.New()
+	table, control := ddbtest.Table(t, db, ddbtest.Key{Name: "pk", Type: types.ScalarAttributeTypeS}), ddbtest.ControlTable(t, db)
+	keys, err := deks.Open(db, membucket.New(), deks.Places{ControlTable: control, Bucket: "audit"}, deks.Config{Table: table}.Source())
+	if err != nil {
+		t.Fatal(err)
+	}
+	put := func(shard int, state string) {
+		t.Helper()
+		if _, err := db.PutItem(t.Context(), &dynamodb.PutItemInput{TableName: &control, Item: controltable.EncodeFence(keyrecord.PKFence, "kek-1", shard, state)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	put(0, controltable.Sealed)
+	put(3, controltable.Open)
+	ctx := t.Context()
+	create := func(ctx context.Context, id byte, shard int) (bool, error) {
+		made := keys.NewKey(source.DataKey{ID: [16]byte{id}, KEK: "kek-1", Epoch: 2, Shard: shard, Made: time.Now()})
+		return keys.CreateKey(ctx, made, []byte("wrapped"))
+	}
+	if done, err := create(ctx, 1, 0); done || !errors.Is(err, source.ErrFenced) {
+		t.Errorf("behind a sealed shard: %t, %v", done, err)
+	}
+	if done, err := create(ctx, 1, 3); !done || err != nil {
+		t.Errorf("behind an open shard: %t, %v", done, err)
+	}
+	if done, err := create(ctx, 1, 3); done || err != nil {
+		t.Errorf("again: %t, %v", done, err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, 20*time.Millisecond)
+	defer cancel()
+	db.Hold(func(string, attr.Item) bool { return true })
+	if done, err := create(ctx, 2, 3); done || !errors.Is(err, source.ErrBusy) || errors.Is(err, source.ErrFenced) {
+		t.Errorf("beside another transaction: %t, %v", done, err)
 	}
 }

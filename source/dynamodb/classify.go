@@ -83,7 +83,7 @@ func readRow(cfg Config, i item, keys []keyAttribute, payload, whole bool) (sour
 		Whole: h.tink || c.Format == rowschema.FormatKMS || c.Payloads == rowschema.PayloadsOpaque,
 	}
 	row.KEK, row.KeyARN, _ = kek.ParseKeyRef(attr.Text(h.kek))
-	unreadable := c.readBound(&row, i, h)
+	unreadable := c.readBound(&row, i, h, keys)
 	if payload && !row.Whole {
 		row.Ciphertext = attr.Bytes(i[c.Ciphertext])
 	}
@@ -114,18 +114,23 @@ func (c rowReader) readKeyed(i item, keys []keyAttribute, payload, whole bool) (
 
 // readKeyedBound fills in what the row's payload is bound to.
 func (c rowReader) readKeyedBound(row *source.Row, i item, keys []keyAttribute) *flaw {
-	var names []string
-	for _, k := range keys {
-		names = append(names, k.name)
-	}
 	var err error
 	if row.Context, err = c.ContextOf(i); err != nil {
 		return &flaw{source.NoContext, "context", err.Error()}
 	}
-	if row.Bound, err = c.KeyedBoundOf(i, names, row.DEKID); err != nil {
+	if row.Bound, err = c.KeyedBoundOf(i, namesOf(keys), row.DEKID); err != nil {
 		return &flaw{source.NoContext, "bind", err.Error()}
 	}
 	return nil
+}
+
+// namesOf lists the attributes of a primary key.
+func namesOf(keys []keyAttribute) []string {
+	var names []string
+	for _, k := range keys {
+		names = append(names, k.name)
+	}
+	return names
 }
 
 // checkOneKind finds an item that is a keyed row and an embedded one at once: nobody can say
@@ -155,7 +160,7 @@ func (c rowReader) checkKeyed(row source.Row, i item) *flaw {
 
 // readBound fills in what the row's DEK and payload are bound to. Tink binds nothing to a DEK
 // that it wraps, and only the application knows what Tink bound to the payload.
-func (c rowReader) readBound(row *source.Row, i item, h handle) *flaw {
+func (c rowReader) readBound(row *source.Row, i item, h handle, keys []keyAttribute) *flaw {
 	var err error
 	if h.tink {
 		if row.WrappedDEK, _, err = aead.ParseTink(h.held); err != nil && len(h.held) > 0 {
@@ -167,6 +172,12 @@ func (c rowReader) readBound(row *source.Row, i item, h handle) *flaw {
 		return &flaw{source.NoContext, "context", err.Error()}
 	}
 	if row.Bound, err = c.BoundOf(i); err != nil {
+		return &flaw{source.NoContext, "bind", err.Error()}
+	}
+	if !c.HoldsKeyed() {
+		return nil
+	}
+	if row.KeyBound, err = rowschema.KeyBoundOf(i, namesOf(keys)); err != nil {
 		return &flaw{source.NoContext, "bind", err.Error()}
 	}
 	return nil

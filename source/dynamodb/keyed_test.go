@@ -1,6 +1,7 @@
 package dynamodb_test
 
 import (
+	"errors"
 	"maps"
 	"strings"
 	"testing"
@@ -11,6 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/matter-ops/kms-rotation/internal/attr"
+	"github.com/matter-ops/kms-rotation/internal/controltable"
 	"github.com/matter-ops/kms-rotation/internal/keyrecord"
 	"github.com/matter-ops/kms-rotation/internal/rowschema"
 	"github.com/matter-ops/kms-rotation/source"
@@ -233,6 +235,125 @@ func TestReplaceKeyed(t *testing.T) {
 				t.Errorf("again: %t, %v", again, err)
 			}
 		})
+	}
+}
+
+// TestEmbed: a keyed row becomes an embedded one only if it still is what was read, is not of a
+// later epoch, and the fence of the KEK is open.
+func TestEmbed(t *testing.T) {
+	with := source.Rewrapped{KEK: "kek-1", Epoch: 5, WrappedDEK: []byte("fresh dek"), Ciphertext: []byte("fresh")}
+	embedded := without(keyedItem("a"), "dek.id")
+	embedded["key"], embedded["wrapped.dek"], embedded["data"] = &s{Value: "kek-1"}, attr.Blob([]byte("fresh dek")), attr.Blob([]byte("fresh"))
+	embedded["kek_epoch"], embedded["version"] = attr.Num(5), attr.Num(5)
+	for name, c := range map[string]struct {
+		change func(item) item
+		fence  string
+		err    error
+		done   bool
+	}{
+		"as it was":         {nil, controltable.Open, nil, true},
+		"another payload":   {func(i item) item { i["data"] = attr.Blob([]byte("other")); return i }, controltable.Open, nil, false},
+		"another data key":  {func(i item) item { i["dek.id"] = &s{Value: secondDEK}; return i }, controltable.Open, nil, false},
+		"of a later epoch":  {func(i item) item { i["kek_epoch"] = attr.Num(6); return i }, controltable.Open, nil, false},
+		"of the same epoch": {func(i item) item { i["kek_epoch"] = attr.Num(5); return i }, controltable.Open, nil, true},
+		"deleted":           {func(item) item { return nil }, controltable.Open, nil, false},
+		"embedded":          {func(item) item { return embeddedItem("a") }, controltable.Open, nil, false},
+		"both kinds":        {func(i item) item { i["key"] = &s{Value: "kek-0"}; return i }, controltable.Open, nil, false},
+		"sealed":            {nil, controltable.Sealed, source.ErrFenced, false},
+		"never opened":      {nil, "", source.ErrFenced, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			client := ddbtest.NewTwin(t)
+			table, _ := keyedTable(t, client)
+			control := ddbtest.ControlTable(t, client)
+			driver := open(t, client, keyedConfig(table)).FencedBy(control)
+			put(t, client, table, keyedItem("a"))
+			p, err := driver.Scan(t.Context(), source.ScanRequest{Total: 1, Payload: true})
+			if err != nil || len(p.Keyed) != 1 {
+				t.Fatalf("%+v, %v", p, err)
+			}
+			if c.fence != "" {
+				put(t, client, control, controltable.EncodeFence(controltable.PKFence, "kek-1", 3, c.fence))
+			}
+			stored := keyedItem("a")
+			if c.change != nil {
+				if stored = c.change(stored); stored == nil {
+					if _, err := client.DeleteItem(t.Context(), deleteOf(table, keyOfItem("a"))); err != nil {
+						t.Fatal(err)
+					}
+				} else {
+					put(t, client, table, stored)
+				}
+			}
+			done, err := driver.Embed(t.Context(), p.Keyed[0], with, 3)
+			if done != c.done || !errors.Is(err, c.err) || c.err == nil && err != nil {
+				t.Errorf("%t, %v", done, err)
+			}
+			want := stored
+			if c.done {
+				want = embedded
+			}
+			if d := cmp.Diff(want, get(t, client, table, keyOfItem("a")), sameAttributes); d != "" {
+				t.Errorf("stored (-want +got):\n%s", d)
+			}
+		})
+	}
+}
+
+// TestEmbedRefuses: what does not become an embedded row.
+func TestEmbedRefuses(t *testing.T) {
+	client := ddbtest.NewTwin(t)
+	table, unfenced := keyedTable(t, client)
+	put(t, client, table, keyedItem("a"))
+	put(t, client, table, embeddedItem("b"))
+	p, err := unfenced.Scan(t.Context(), source.ScanRequest{Total: 1, Payload: true})
+	if err != nil || len(p.Keyed) != 1 || len(p.Rows) != 1 {
+		t.Fatalf("%+v, %v", p, err)
+	}
+	driver := open(t, client, keyedConfig(table)).FencedBy(ddbtest.ControlTable(t, client))
+	with := source.Rewrapped{KEK: "kek-1", Epoch: 5, WrappedDEK: []byte("fresh dek"), Ciphertext: []byte("fresh")}
+	bare, unread := with, p.Keyed[0]
+	bare.Ciphertext, unread.Ciphertext = nil, nil
+	for name, c := range map[string]struct {
+		driver *dynamosource.Table
+		row    source.Row
+		with   source.Rewrapped
+	}{
+		"no control table":            {unfenced, p.Keyed[0], with},
+		"an embedded row":             {driver, p.Rows[0], with},
+		"no payload":                  {driver, p.Keyed[0], bare},
+		"a payload that was not read": {driver, unread, with},
+		"a row of another source":     {driver, source.Row{ID: "a"}, with},
+	} {
+		if done, err := c.driver.Embed(t.Context(), c.row, c.with, 0); done || err == nil {
+			t.Errorf("%s: %t, %v", name, done, err)
+		}
+	}
+}
+
+// TestBoundOfEmbedded: an embedded row of a table with keyed rows says what its payload would be
+// bound to as a keyed one, to the byte, and a keyed row what as an embedded one.
+func TestBoundOfEmbedded(t *testing.T) {
+	client := ddbtest.NewTwin(t)
+	table, driver := keyedTable(t, client)
+	put(t, client, table, keyedItem("a"))
+	i := embeddedItem("a")
+	i["id"] = &s{Value: "b"}
+	put(t, client, table, i)
+	p, err := driver.Scan(t.Context(), source.ScanRequest{Total: 1})
+	if err != nil || len(p.Keyed) != 1 || len(p.Rows) != 1 {
+		t.Fatalf("%+v, %v", p, err)
+	}
+	want := maps.Clone(p.Keyed[0].Bound)
+	want["matter:key:id"] = "b"
+	if d := cmp.Diff(want, p.Rows[0].BoundUnder(firstDEK)); d != "" {
+		t.Errorf("as a keyed row (-want +got):\n%s", d)
+	}
+	if d := cmp.Diff(p.Rows[0].Bound, p.Keyed[0].BoundEmbedded()); d != "" {
+		t.Errorf("as an embedded row (-want +got):\n%s", d)
+	}
+	if !driver.WritesKeyed() {
+		t.Error("its definition says that keyed rows are written")
 	}
 }
 

@@ -22,6 +22,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
 
 	"github.com/matter-ops/kms-rotation/internal/attr"
+	"github.com/matter-ops/kms-rotation/internal/controltable"
 	"github.com/matter-ops/kms-rotation/internal/remote"
 	"github.com/matter-ops/kms-rotation/internal/rowschema"
 	"github.com/matter-ops/kms-rotation/internal/strictjson"
@@ -35,6 +36,7 @@ type API interface {
 	GetItem(context.Context, *dynamodb.GetItemInput, ...func(*dynamodb.Options)) (*dynamodb.GetItemOutput, error)
 	Scan(context.Context, *dynamodb.ScanInput, ...func(*dynamodb.Options)) (*dynamodb.ScanOutput, error)
 	UpdateItem(context.Context, *dynamodb.UpdateItemInput, ...func(*dynamodb.Options)) (*dynamodb.UpdateItemOutput, error)
+	TransactWriteItems(context.Context, *dynamodb.TransactWriteItemsInput, ...func(*dynamodb.Options)) (*dynamodb.TransactWriteItemsOutput, error)
 }
 
 // pageSize is how many items a page has if the caller does not say: a few seconds of work at
@@ -45,10 +47,10 @@ const pageSize = 500
 const pageBytes = 1 << 20
 
 var (
-	_ source.Driver  = (*Table)(nil)
-	_ source.Labeler = (*Table)(nil)
-	_ source.Sizer   = (*Table)(nil)
-	_ source.Keyer   = (*Table)(nil)
+	_ source.Driver    = (*Table)(nil)
+	_ source.Labeler   = (*Table)(nil)
+	_ source.Sizer     = (*Table)(nil)
+	_ source.Converter = (*Table)(nil)
 )
 
 // Config is the definition of a table whose rows are envelopes.
@@ -58,8 +60,9 @@ type item = attr.Item
 
 // Table is a table whose rows are envelopes. It is safe for concurrent use.
 type Table struct {
-	client API
-	cfg    Config
+	client  API
+	cfg     Config
+	control string // the control table, which has the fence of rows; "": no keyed row becomes embedded
 
 	mu         sync.Mutex
 	keys       []keyAttribute // nil until the table was described
@@ -74,11 +77,18 @@ func New(client API, cfg Config) (*Table, error) {
 	return &Table{client: client, cfg: cfg.WithDefaults()}, nil
 }
 
-// Kind returns the kind of source for the tables that client can reach.
-func Kind(client API) source.Kind {
+// Kind returns the kind of source for the tables that client can reach. controlTable is the
+// deployment's, which has the fence of rows.
+func Kind(client API, controlTable string) source.Kind {
 	return source.Kind{
 		Name: rowschema.Kind, Parse: parseDefinition,
-		Open: func(def kek.Source) (source.Driver, error) { return Open(client, def) },
+		Open: func(def kek.Source) (source.Driver, error) {
+			t, err := Open(client, def)
+			if err != nil {
+				return nil, err
+			}
+			return t.FencedBy(controlTable), nil
+		},
 	}
 }
 
@@ -108,6 +118,13 @@ func Open(client API, def kek.Source) (*Table, error) {
 	return New(client, cfg)
 }
 
+// FencedBy sets the control table that has the fence of rows, and returns t. Without one no
+// keyed row becomes embedded.
+func (t *Table) FencedBy(controlTable string) *Table {
+	t.control = controlTable
+	return t
+}
+
 // Name implements [source.Driver].
 func (t *Table) Name() string { return t.cfg.Name }
 
@@ -119,6 +136,9 @@ func (t *Table) Traits() source.Traits {
 
 // Kinds implements [source.Keyer].
 func (t *Table) Kinds() (keyed, embedded bool) { return t.cfg.HoldsKeyed(), t.cfg.HoldsEmbedded() }
+
+// WritesKeyed implements [source.Converter].
+func (t *Table) WritesKeyed() bool { return t.cfg.Keyed() }
 
 // Segments implements [source.Driver]: a table scans in any number of parts.
 func (t *Table) Segments(n int) int { return max(n, 1) }
@@ -416,6 +436,9 @@ func (t *Table) updateItem(ctx context.Context, c change) (bool, error) {
 	})
 	if failed := (*types.ConditionalCheckFailedException)(nil); errors.As(err, &failed) {
 		return false, nil
+	}
+	if controltable.Busy(err) {
+		return false, fmt.Errorf("dynamodb UpdateItem %s: %w: %w", t.cfg.Table, source.ErrBusy, err)
 	}
 	if err != nil {
 		return false, remote.WrapError("dynamodb UpdateItem "+t.cfg.Table, err)
