@@ -24,9 +24,14 @@ const EventConverted = "rows_converted"
 // ConvertInput asks to convert the rows of one source.
 type ConvertInput struct {
 	Source   string
-	Embedded bool             // keyed rows become embedded ones, not the other way
-	Write    bool             // false only looks
-	Seen     func(rows int64) // told how many items were read; may be nil
+	Embedded bool // keyed rows become embedded ones, not the other way
+	Write    bool // false only looks
+
+	// The epoch of the last emergency's switch; 0: there was none. Keyed rows whose data key was
+	// made before it go under a fresh one. It is of no use with Embedded.
+	ExposedBefore int64
+
+	Seen func(rows int64) // told how many items were read; may be nil
 }
 
 // Conversion is what was found and done.
@@ -35,6 +40,7 @@ type Conversion struct {
 	To        string           `json:"to"` // keyed or embedded
 	Keyed     int64            `json:"keyed"`
 	Embedded  int64            `json:"embedded"`
+	Exposed   int64            `json:"exposed"`   // of the keyed ones, those whose data key was made before the last emergency's switch
 	Other     int64            `json:"other"`     // items that are not envelopes
 	Work      ConversionWork   `json:"work"`      // about what the conversion of all these rows takes
 	Tried     int64            `json:"tried"`     // rows that a dry run has opened
@@ -63,6 +69,9 @@ type ConversionWork struct {
 // epoch than the row (spec/keyed.tla: WalkRead, WalkWrite). So a conversion can run beside
 // live traffic and rotations, stop anywhere and be repeated: the rows themselves say which of
 // them are left. Without Write it opens the first few rows and writes nothing.
+//
+// With ExposedBefore it is the sweep after an emergency too: a writer that slept may insert a
+// keyed row under an exposed data key at any later time (spec/keyed.tla: Sweep, ExposedGone).
 func (s *Steps) Convert(ctx context.Context, to journal.Recorder, in ConvertInput) (out Conversion, err error) {
 	out = Conversion{Source: in.Source, To: kindName(in.Embedded), Left: map[string]int64{}}
 	c, err := s.newConverter(ctx, in)
@@ -182,6 +191,8 @@ func (c *converter) checkDefinition() error {
 	case !keyed:
 		return refuse("its definition has no keyed rows",
 			`deploy clients whose definition has a "dek_id_attribute", then clients with "envelope": "keyed", and register that definition`)
+	case !embedded && c.in.ExposedBefore > 0 && !c.in.Embedded: // there may be exposed rows
+		return nil
 	case !embedded:
 		return refuse("its definition has keyed rows alone", `if there are embedded rows, name their "kek_id_attribute" and "wrapped_dek_attribute" in it`)
 	case c.to.WritesKeyed() == c.in.Embedded:
@@ -290,7 +301,7 @@ func (c *converter) walk(ctx context.Context, seen func(int64)) error {
 	}
 }
 
-// countPage counts the items of a page by kind, and returns the rows to convert.
+// countPage counts the items of a page by kind, and returns the rows to convert, or to look at.
 func (c *converter) countPage(page source.Page) []source.Row {
 	c.out.Other += int64(page.Other + page.Declared)
 	c.out.Keyed += int64(len(page.Keyed))
@@ -302,16 +313,22 @@ func (c *converter) countPage(page source.Page) []source.Row {
 	})
 	c.out.Embedded += int64(len(embedded))
 	rows := embedded
-	if c.in.Embedded {
+	switch {
+	case c.in.Embedded:
 		rows = page.Keyed
+	case c.in.ExposedBefore > 0:
+		rows = slices.Concat(embedded, page.Keyed)
 	}
 	for _, row := range rows {
+		if row.DEKID != "" && !c.in.Embedded && row.Epoch >= c.in.ExposedBefore { // as the row says
+			continue
+		}
+		c.out.Work.Rows++
 		key := row
 		key.WrappedDEK = append([]byte(row.DEKID), row.WrappedDEK...)
 		c.dataKeys = c.dataKeys.addRow(key)
 		c.contexts = c.contexts.addRow(source.Row{Context: row.Context})
 	}
-	c.out.Work.Rows += int64(len(rows))
 	return rows
 }
 

@@ -938,3 +938,74 @@ func TestConvertProperty(t *testing.T) {
 		}
 	})
 }
+
+// TestSweepOfExposedRows: a row that a writer inserts after an emergency, under the data key that
+// it had before, goes under a fresh one; so does one that claims a later epoch than its data key
+// has. Rows under later data keys are left, and a second run finds none. It needs no embedded
+// rows in the definition.
+func TestSweepOfExposedRows(t *testing.T) {
+	s := newSite(t)
+	m := newMixedRows(s)
+	m.key("early")
+	s.advance(spring, emergency, kek.Completed)
+	epoch := s.pointer().Epoch
+	fresh := m.stored("early")["dek_id"]
+	m.key("late", "forged")
+	forged := m.stored("forged")
+	forged["kek_epoch"] = attr.Num(epoch)
+	m.write(forged)
+	m.cfg.KEKID, m.cfg.WrappedDEK = "", ""
+	m.register()
+
+	if _, err := m.convert(rotation.ConvertInput{Write: true}); err == nil {
+		t.Error("without an emergency a table of keyed rows alone is converted")
+	}
+	sweep := rotation.ConvertInput{Write: true, ExposedBefore: epoch}
+	look := must(m.convert(rotation.ConvertInput{ExposedBefore: epoch}))
+	if look.Exposed != 2 || look.Converted != 0 || look.Keyed != 3 || look.Work.Rows != 1 || attr.Text(m.stored("late")["dek_id"]) != m.dek.DEKID {
+		t.Errorf("a look: %+v", look)
+	}
+	out := must(m.convert(sweep))
+	if out.Exposed != 2 || out.Converted != 2 || out.DataKeys != 1 || len(out.Left) > 0 {
+		t.Errorf("%+v", out)
+	}
+	m.wantKinds(3, 0)
+	for _, id := range []string{"late", "forged"} {
+		if got := attr.Text(m.stored(id)["dek_id"]); got == m.dek.DEKID {
+			t.Errorf("row %s is under the exposed data key", id)
+		}
+	}
+	if got := m.stored("early")["dek_id"]; attr.Text(got) != attr.Text(fresh) {
+		t.Error("a row under a later data key was written")
+	}
+	if again := must(m.convert(sweep)); again.Exposed != 0 || again.Converted != 0 || again.Work.Rows != 0 {
+		t.Errorf("again: %+v", again)
+	}
+}
+
+// TestSweepMeetsWriters: a writer that puts the row under a later data key between read and write
+// wins, and its row is left.
+func TestSweepMeetsWriters(t *testing.T) {
+	s := newSite(t)
+	m := newMixedRows(s)
+	m.key("late")
+	old := m.dek
+	s.advance(spring, emergency, kek.Completed)
+	epoch := s.pointer().Epoch
+	m.dek = old
+	m.key("late") // as it was before
+	met := false
+	m.before = func(op string, call func() error) error {
+		if op == "UpdateItem" && !met {
+			met = true
+			m.before = nil
+			must(m.convert(rotation.ConvertInput{Write: true, ExposedBefore: epoch}))
+		}
+		return call()
+	}
+	out := must(m.convert(rotation.ConvertInput{Write: true, ExposedBefore: epoch}))
+	if !met || out.Converted != 0 || out.Meanwhile != 1 || out.Retried != 1 {
+		t.Errorf("%+v", out)
+	}
+	m.wantKinds(1, 0)
+}

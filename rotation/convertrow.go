@@ -17,7 +17,15 @@ import (
 // counts as done.
 func (c *converter) convertRow(ctx context.Context, row source.Row) error {
 	var cause error
-	for range journal.MaxTries {
+	for try := range journal.MaxTries {
+		if row.DEKID != "" && !c.in.Embedded {
+			if exposed, err := c.isExposed(ctx, row); err != nil || !exposed {
+				return c.leaveKeyed(row, try, err)
+			}
+			if try == 0 {
+				c.count(&c.out.Exposed)
+			}
+		}
 		if err := c.refuseRow(row); err != nil {
 			c.leaveRow(row, err.Error())
 			return nil
@@ -57,6 +65,32 @@ func (c *converter) convertRow(ctx context.Context, row source.Row) error {
 		}
 	}
 	return c.giveUp(row, cause)
+}
+
+// isExposed reports whether a keyed row's data key was made before the last emergency's switch, by
+// its record: who writes the table could have written any epoch into the row.
+func (c *converter) isExposed(ctx context.Context, row source.Row) (bool, error) {
+	named := source.Row{WrappedDEK: []byte(row.DEKID)}
+	is, err := c.unwraps.recallResult(ctx, "rows", resultKey("exposed", named), func() ([]byte, error) {
+		_, born, err := c.steps.bornKey(ctx, c.keeper, row)
+		if err != nil || born >= c.in.ExposedBefore {
+			return unexposed, err
+		}
+		return []byte{1}, nil
+	})
+	return err == nil && is[0] != unexposed[0], err
+}
+
+// leaveKeyed ends with a keyed row that is not exposed, or whose record does not say.
+func (c *converter) leaveKeyed(row source.Row, try int, err error) error {
+	switch {
+	case isKeyError(err):
+		c.leaveRow(row, err.Error())
+		return nil
+	case err == nil && try > 0: // another writer has put it under a later data key
+		c.count(&c.out.Meanwhile)
+	}
+	return err
 }
 
 // giveUp ends the tries of a row, by what was the cause of the last.

@@ -96,8 +96,8 @@ type DataKey struct {
 // another one. Ids of data keys are random, so many such creations check all shards alike.
 func SpreadShard(replaced string, shards int) int {
 	h := fnv.New32a()
-	h.Write([]byte(replaced)) //nolint:errcheck // a hash takes all bytes
-	return int(h.Sum32() % uint32(max(shards, 1)))
+	h.Write([]byte(replaced))
+	return int(int64(h.Sum32()) % int64(max(shards, 1)))
 }
 
 // Keeper is a driver of records of data keys ([Traits].DataKeys).

@@ -186,7 +186,7 @@ func checkClaims(before, after state, rec audit.Record, c claims) error {
 	}
 	for _, id := range sortedKeys(before.keks, after.keks, c.keks) {
 		said, stated := c.keks[id]
-		if moved := before.keks[id] != after.keks[id]; moved != stated && !(stated && said == after.keks[id]) || stated && said != after.keks[id] {
+		if moved := before.keks[id] != after.keks[id]; moved && !stated || stated && said != after.keks[id] {
 			return fmt.Errorf("KEK %s is %s after this step, and the record says %s", id, cmp.Or(after.keks[id], "unknown"), cmp.Or(said, "nothing of it"))
 		}
 	}

@@ -10,8 +10,10 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/matter-ops/kms-rotation/internal/console"
+	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
 	"github.com/matter-ops/kms-rotation/rotation/estimate"
+	"github.com/matter-ops/kms-rotation/rotation/journal"
 )
 
 // convertFlags are the flags of matter ops convert.
@@ -40,6 +42,10 @@ kinds; then clients with "envelope": "keyed"; then register that definition with
 matter ops source add. --to embedded makes embedded rows of keyed ones again, after the
 same steps with "envelope": "embedded".
 
+After an emergency it moves keyed rows under fresh data keys too, if theirs was made
+before the switch: a writer that slept may insert such a row later, and verify counts
+them as exposed_rows. Run it until it finds none.
+
 It runs with your own permissions: docs/runbook.md lists them.
 
 Exit code: 0 if every row is, or can be, of the wanted kind, 1 if some are left.`,
@@ -63,9 +69,13 @@ func (o *operator) convertRows(ctx context.Context, f convertFlags) error {
 	if err != nil {
 		return err
 	}
+	exposedBefore, err := o.findEmergency(ctx)
+	if err != nil {
+		return err
+	}
 	line := console.NewStatusLine(o.console.Err)
 	c, failed := o.stack.Steps.Convert(ctx, o.stack.Table, rotation.ConvertInput{
-		Source: f.source, Embedded: f.to == "embedded", Write: f.confirm, Seen: func(n int64) { line.ShowItems(f.source, n) },
+		Source: f.source, Embedded: f.to == "embedded", Write: f.confirm, ExposedBefore: exposedBefore, Seen: func(n int64) { line.ShowItems(f.source, n) },
 	})
 	line.End()
 	if failed != nil && c.Converted == 0 {
@@ -90,6 +100,21 @@ func (o *operator) convertRows(ctx context.Context, f convertFlags) error {
 		return console.Exit(console.ExitFailed)
 	}
 	return nil
+}
+
+// findEmergency returns the epoch of the last switch of an emergency; 0 if there was none.
+func (o *operator) findEmergency(ctx context.Context) (int64, error) {
+	all, err := o.stack.Table.Rotations(ctx)
+	if err != nil {
+		return 0, journal.WrapUnavailable("control table", err)
+	}
+	epoch := int64(0)
+	for _, r := range all {
+		if r.Mode == kek.Emergency {
+			epoch = max(epoch, r.Epoch)
+		}
+	}
+	return epoch, nil
 }
 
 // convertCommand is the command of the same conversion, as a dry run.
@@ -135,6 +160,7 @@ func conversionLines(c rotation.Conversion, confirmed bool, prices estimate.Pric
 		count int64
 		text  string
 	}{
+		{c.Exposed, "of the keyed rows are under a data key that was made before the last emergency's switch" + describeSwept(confirmed)},
 		{c.Meanwhile, "converted or deleted by others meanwhile"},
 		{c.Retried, "writes were refused because another writer came first, and tried again"},
 		{c.Changed, "changed each time: run it again"},
@@ -153,6 +179,14 @@ func conversionLines(c rotation.Conversion, confirmed bool, prices estimate.Pric
 		lines = append(lines, "nothing was written: this was a dry run")
 	}
 	return lines
+}
+
+// describeSwept says what becomes of exposed rows.
+func describeSwept(confirmed bool) string {
+	if confirmed {
+		return ", or were"
+	}
+	return ": they would go under a fresh one"
 }
 
 // workLines says what a conversion takes, and what a dry run has not looked at.
