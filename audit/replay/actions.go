@@ -55,7 +55,8 @@ var actions = map[string]action{
 	"lease_revoked":      {"", (*state).revokeLease},
 	"drill_passed":       {"", (*state).passDrill},
 
-	"rows_adopted": {"", changeNothing}, "rows_converted": {"", changeNothing}, "data_keys_put_back": {"", changeNothing}, "window_announced": {"", changeNothing},
+	"rows_adopted": {"", changeNothing}, "rows_converted": {"", changeNothing},
+	"rows_restore_started": {"", changeNothing}, "rows_restored": {"", changeNothing}, "data_keys_put_back": {"", changeNothing}, "window_announced": {"", changeNothing},
 	"anchor_heartbeat": {"", changeNothing}, "anchor_canary": {"", changeNothing}, "control_items_archived": {"", changeNothing},
 	"audit_generation_begun": {"", changeNothing}, "audit_record_lost": {"", changeNothing},
 }

@@ -157,7 +157,7 @@ func (w *world) weekPasses(t *testing.T, label string) {
 	}
 	now := time.Now()
 	a.At, a.From, a.To = now.AddDate(0, 0, -8), now.Add(-time.Hour), now.Add(time.Hour)
-	if err := table.SaveAnnouncement(t.Context(), a, audit.Event{ID: "test/week", Type: "test"}); err != nil {
+	if err := table.SaveAnnouncement(t.Context(), a, audit.Event{ID: "test/week", Type: "window_announced"}); err != nil {
 		t.Fatal(err)
 	}
 	for range 24 {

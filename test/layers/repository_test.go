@@ -241,6 +241,20 @@ func TestGlossary(t *testing.T) {
 	}
 }
 
+// TestReplayKnowsEveryRecord: audit/replay has an action for every type of audit record, or the
+// chain of a sound deployment would not be of the model.
+func TestReplayKnowsEveryRecord(t *testing.T) {
+	known := map[string]bool{}
+	for _, m := range regexp.MustCompile(`"([a-z_]+)":\s+\{`).FindAllStringSubmatch(read(t, "audit/replay/actions.go"), -1) {
+		known[m[1]] = true
+	}
+	for _, name := range auditEvents(t) {
+		if !known[name] {
+			t.Errorf("audit/replay has no action of `%s`", name)
+		}
+	}
+}
+
 // machineStates lists the states of statemachine.asl.json, those inside of a Map too.
 func machineStates(t *testing.T) []string {
 	t.Helper()
