@@ -109,7 +109,14 @@ func newSite(tb testing.TB) *site {
 	return newSiteOn(tb, ddbtest.Client(tb))
 }
 
-func newSiteOn(tb testing.TB, dynamo dynamoDB, change ...func(*dynamosource.Config)) *site {
+func newSiteOn(tb testing.TB, dynamo dynamoDB) *site {
+	tb.Helper()
+	w := newSiteBeforeGenesis(tb, dynamo)
+	w.genesis(tb)
+	return w
+}
+
+func newSiteBeforeGenesis(tb testing.TB, dynamo dynamoDB, change ...func(*dynamosource.Config)) *site {
 	tb.Helper()
 	w := &site{t: tb, dynamo: dynamo}
 	w.control = ddbtest.ControlTable(tb, w.dynamo)
@@ -128,14 +135,19 @@ func newSiteOn(tb testing.TB, dynamo dynamoDB, change ...func(*dynamosource.Conf
 		OpenSource: func(def kek.Source) (source.Driver, error) { return openTable(w.dynamo, w.control, def) },
 		Keys:       keyring.Keyring{Admin: world.KMS(), Wrapper: world.KMS(), Cipher: aead.Cipher{}, Random: func([]byte) {}},
 	}
-	first, err := world.KMS().Create(tb.Context(), "genesis", 1, "first", keyring.Key{})
+	return w
+}
+
+// genesis registers a first KEK, the table and more sources.
+func (w *site) genesis(tb testing.TB, more ...kek.Source) {
+	tb.Helper()
+	first, err := w.keys.KMS.Create(tb.Context(), "genesis", 1, "first", keyring.Key{})
 	if err != nil {
 		tb.Fatal(err)
 	}
-	if _, err := w.steps.Genesis(tb.Context(), first.ID, "first", []kek.Source{w.def.Source()}); err != nil {
+	if _, err := w.steps.Genesis(tb.Context(), first.ID, "first", append(more, w.def.Source())); err != nil {
 		tb.Fatal(err)
 	}
-	return w
 }
 
 // sourceConfig uses names that are reserved words or have odd characters.

@@ -120,7 +120,7 @@ func mixedDefinition(c *dynamosource.Config) {
 
 func newKeyedSite(tb testing.TB, dynamo dynamoDB, change ...func(*dynamosource.Config)) *keyedSite {
 	tb.Helper()
-	w := &keyedSite{site: newSiteOn(tb, dynamo, append([]func(*dynamosource.Config){keyedDefinition}, change...)...), bucket: &copies{objects: map[string][]byte{}}}
+	w := &keyedSite{site: newSiteBeforeGenesis(tb, dynamo, append([]func(*dynamosource.Config){keyedDefinition}, change...)...), bucket: &copies{objects: map[string][]byte{}}}
 	w.keyTable = ddbtest.Table(tb, dynamo, ddbtest.Key{Name: "pk", Type: ddbtypes.ScalarAttributeTypeS})
 	w.steps.Keys.Random = func(b []byte) { _, _ = rand.Read(b) } // an emergency draws ids
 	tables := w.steps.OpenSource
@@ -130,8 +130,7 @@ func newKeyedSite(tb testing.TB, dynamo dynamoDB, change ...func(*dynamosource.C
 		}
 		return tables(def)
 	}
-	_, err := w.steps.AddSource(tb.Context(), deks.Config{Table: w.keyTable}.Source())
-	w.must("add the key table", err)
+	w.genesis(tb, deks.Config{Table: w.keyTable}.Source())
 	w.fence(w.pointer().KEKID, controltable.Open)
 	return w
 }

@@ -325,7 +325,10 @@ func (v variant) config() string {
 	if v.walks == 0 { // a walk compares no states
 		fmt.Fprintf(&b, "SYMMETRY %s\n", m.symmetry)
 	}
-	fmt.Fprintf(&b, "INVARIANTS %s\nPROPERTIES %s\n", strings.Join(invariants, " "), strings.Join(steps, " "))
+	if len(invariants) > 0 {
+		fmt.Fprintf(&b, "INVARIANTS %s\n", strings.Join(invariants, " "))
+	}
+	fmt.Fprintf(&b, "PROPERTIES %s\n", strings.Join(steps, " "))
 	return b.String()
 }
 

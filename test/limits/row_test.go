@@ -48,6 +48,12 @@ import (
 // blob is a wrapped data key of the length that KMS makes.
 var blob = base64.StdEncoding.EncodeToString(make([]byte, 184))
 
+// latencies are those of estimate.DefaultSettings, for the operations of a rewrap.
+var latencies = map[string]time.Duration{
+	"ReEncrypt": 5 * time.Millisecond, "Decrypt": 5 * time.Millisecond, "Encrypt": 5 * time.Millisecond,
+	"UpdateItem": 4 * time.Millisecond, "Scan": 20 * time.Millisecond,
+}
+
 // serveAWS answers the requests of a rewrap over TLS, in a process of its own, so that its
 // processor time is not counted.
 func serveAWS() {
@@ -56,9 +62,17 @@ func serveAWS() {
 		target := r.Header.Get("X-Amz-Target")
 		w.Header().Set("Content-Type", "application/x-amz-json-1.0")
 		answer := ""
+		slow := os.Getenv("MATTER_LIMITS_SERVER") == "slow"
+		if latency, ok := latencies[target[strings.LastIndex(target, ".")+1:]]; ok && slow {
+			time.Sleep(latency)
+		}
 		switch {
 		case strings.HasSuffix(target, "ReEncrypt"):
 			answer = fmt.Sprintf(`{"CiphertextBlob":%q,"KeyId":"kek-0002","SourceKeyId":"kek-0001"}`, blob)
+		case strings.HasSuffix(target, "Decrypt"):
+			answer = fmt.Sprintf(`{"Plaintext":%q,"KeyId":"kek-0001"}`, base64.StdEncoding.EncodeToString(make([]byte, 32)))
+		case strings.HasSuffix(target, "Encrypt"):
+			answer = fmt.Sprintf(`{"CiphertextBlob":%q,"KeyId":"kek-0002"}`, blob)
 		case strings.HasSuffix(target, "UpdateItem"):
 			answer = `{"ConsumedCapacity":{"TableName":"orders","CapacityUnits":1}}`
 		case strings.HasSuffix(target, "DescribeTable"):
@@ -112,22 +126,65 @@ func processorTime() time.Duration {
 // the shared key there is no ReEncrypt. It reports the processor time of a row. Of a walk the
 // same is done by the step Rewrap, on one segment, with its checkpoints in memory.
 func BenchmarkRow(b *testing.B) {
-	for name, own := range map[string]bool{"own": true, "shared": false} {
-		b.Run(name, func(b *testing.B) { benchmarkRows(b, func(p process) { p.loop(b, own) }) })
+	b.Run("own", func(b *testing.B) { benchmarkRows(b, "fast", func(p process) { p.loop(b, rowsInFlight, p.reEncrypt) }) })
+	b.Run("shared", func(b *testing.B) { benchmarkRows(b, "fast", func(p process) { p.loop(b, rowsInFlight, keepWrapped) }) })
+	b.Run("walk", func(b *testing.B) { benchmarkRows(b, "fast", func(p process) { p.walk(b) }) })
+}
+
+// BenchmarkPeers is a rewrap of rows with data keys of their own, by the walk and by what one would
+// write without it: loops over the same adapters, with answers as late as those of
+// estimate.DefaultSettings. The time of an operation is that of a row.
+func BenchmarkPeers(b *testing.B) {
+	for _, workers := range []int{1, 16} {
+		b.Run(fmt.Sprintf("Decrypt+Encrypt/%d", workers), func(b *testing.B) {
+			benchmarkRows(b, "slow", func(p process) { p.loop(b, workers, p.decryptAndEncrypt) })
+		})
 	}
-	b.Run("walk", func(b *testing.B) { benchmarkRows(b, func(p process) { p.walk(b) }) })
+	for _, workers := range []int{16, rowsInFlight} {
+		b.Run(fmt.Sprintf("ReEncrypt/%d", workers), func(b *testing.B) {
+			benchmarkRows(b, "slow", func(p process) { p.loop(b, workers, p.reEncrypt) })
+		})
+	}
+	b.Run("walk", func(b *testing.B) { benchmarkRows(b, "slow", func(p process) { p.walk(b) }) })
 }
 
 // process is what a worker has: KMS and a table, over TLS.
 type process struct {
+	kms   *kms.Client
 	keys  *awskms.Wrapper
 	table *dynamodb.Table
 }
 
-func benchmarkRows(b *testing.B, work func(process)) {
+// rewrapping makes the wrapping of a row's data key under the new KEK.
+type rewrapping func(context.Context, source.Row) ([]byte, error)
+
+var encctx = map[string]string{"table": "orders"}
+
+func keepWrapped(_ context.Context, row source.Row) ([]byte, error) { return row.WrappedDEK, nil }
+
+func (p process) reEncrypt(ctx context.Context, row source.Row) ([]byte, error) {
+	return p.keys.ReEncrypt(ctx, "kek-0001", "kek-0002", row.WrappedDEK, encctx)
+}
+
+// decryptAndEncrypt brings the data key into memory, which ReEncrypt does not.
+func (p process) decryptAndEncrypt(ctx context.Context, row source.Row) ([]byte, error) {
+	old, fresh := "kek-0001", "kek-0002"
+	opened, err := p.kms.Decrypt(ctx, &kms.DecryptInput{KeyId: &old, CiphertextBlob: row.WrappedDEK, EncryptionContext: encctx})
+	if err != nil {
+		return nil, err
+	}
+	out, err := p.kms.Encrypt(ctx, &kms.EncryptInput{KeyId: &fresh, Plaintext: opened.Plaintext, EncryptionContext: encctx})
+	if err != nil {
+		return nil, err
+	}
+	return out.CiphertextBlob, nil
+}
+
+// benchmarkRows runs work with a server in a process of its own, that is fast or slow.
+func benchmarkRows(b *testing.B, server string, work func(process)) {
 	b.Helper()
 	cmd := exec.CommandContext(b.Context(), os.Args[0])
-	cmd.Env = append(os.Environ(), "MATTER_LIMITS_SERVER=1")
+	cmd.Env = append(os.Environ(), "MATTER_LIMITS_SERVER="+server)
 	in, _ := cmd.StdinPipe()
 	out, _ := cmd.StdoutPipe()
 	if err := cmd.Start(); err != nil {
@@ -138,8 +195,8 @@ func benchmarkRows(b *testing.B, work func(process)) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	var server struct{ URL, Cert string }
-	if err := json.Unmarshal(line, &server); err != nil {
+	var at struct{ URL, Cert string }
+	if err := json.Unmarshal(line, &at); err != nil {
 		b.Fatal(err)
 	}
 	b.Setenv("AWS_REGION", "eu-central-1")
@@ -150,8 +207,8 @@ func benchmarkRows(b *testing.B, work func(process)) {
 		b.Fatal(err)
 	}
 	roots := x509.NewCertPool()
-	roots.AppendCertsFromPEM([]byte(server.Cert))
-	cfg.BaseEndpoint, cfg.Credentials = &server.URL, credentials.NewStaticCredentialsProvider("a", "b", "")
+	roots.AppendCertsFromPEM([]byte(at.Cert))
+	cfg.BaseEndpoint, cfg.Credentials = &at.URL, credentials.NewStaticCredentialsProvider("a", "b", "")
 	cfg.HTTPClient = cfg.HTTPClient.(*awshttp.BuildableClient).WithTransportOptions(func(t *http.Transport) {
 		t.TLSClientConfig = &tls.Config{RootCAs: roots, ServerName: "example.com", MinVersion: tls.VersionTLS12}
 		t.DialContext = (&net.Dialer{}).DialContext
@@ -159,7 +216,7 @@ func benchmarkRows(b *testing.B, work func(process)) {
 	unbound := budget.New(budget.Params{Ceiling: 1e9, Workers: 1, Now: time.Now, Usage: func(context.Context) (budget.Sample, error) {
 		return budget.Sample{Minute: time.Now().Add(-time.Hour), Capacity: 1e9}, nil
 	}})
-	keys := awskms.NewWrapper(kms.NewFromConfig(cfg), unbound)
+	client := kms.NewFromConfig(cfg)
 	table, err := dynamodb.Open(dynamodbsdk.NewFromConfig(cfg, func(o *dynamodbsdk.Options) {
 		o.APIOptions = append(o.APIOptions, budget.SpendWrites(func(string) *budget.Budget { return unbound }))
 	}), dynamodb.Config{Table: "orders", KEKID: "kek_id", WrappedDEK: "dek", Ciphertext: "ct", Epoch: "kek_epoch", Version: "version"}.Source())
@@ -167,7 +224,7 @@ func benchmarkRows(b *testing.B, work func(process)) {
 		b.Fatal(err)
 	}
 	b.ResetTimer()
-	work(process{keys, table})
+	work(process{client, awskms.NewWrapper(client, unbound), table})
 }
 
 // report reports the processor time of each row since a moment.
@@ -202,7 +259,6 @@ func (p process) walk(b *testing.B) {
 	must(err)
 	_, err = s.Genesis(b.Context(), k.ID, "genesis", []kek.Source{def})
 	must(err)
-	encctx := map[string]string{"table": "orders"}
 	dek, wrapped, err := keys.GenerateDataKey(b.Context(), k.ID, encctx)
 	must(err)
 	sealed, err := s.Keys.Cipher.Seal(dek, []byte("known"), encctx)
@@ -238,30 +294,26 @@ func (p process) walk(b *testing.B) {
 }
 
 // loop rewraps rows by nothing but the adapters: what a walk is compared with.
-func (p process) loop(b *testing.B, own bool) {
+func (p process) loop(b *testing.B, workers int, rewrap rewrapping) {
 	b.Helper()
-	keys, table := p.keys, p.table
 	rows := make(chan source.Row, 500)
-	var workers sync.WaitGroup
+	var done sync.WaitGroup
 	began := processorTime()
-	for range rowsInFlight {
-		workers.Go(func() {
+	for range workers {
+		done.Go(func() {
 			for row := range rows {
-				wrapped := row.WrappedDEK
-				if own {
-					var err error
-					if wrapped, err = keys.ReEncrypt(b.Context(), "kek-0001", "kek-0002", row.WrappedDEK, map[string]string{"table": "orders"}); err != nil {
-						b.Error(err)
-					}
+				wrapped, err := rewrap(b.Context(), row)
+				if err != nil {
+					b.Error(err)
 				}
-				if done, err := table.Replace(b.Context(), row, source.Rewrapped{KEK: kek.ID("kek-0002"), Epoch: 2, WrappedDEK: wrapped}); err != nil || !done {
-					b.Error(done, err)
+				if ok, err := p.table.Replace(b.Context(), row, source.Rewrapped{KEK: kek.ID("kek-0002"), Epoch: 2, WrappedDEK: wrapped}); err != nil || !ok {
+					b.Error(ok, err)
 				}
 			}
 		})
 	}
 	for n := 0; n < b.N; {
-		page, err := table.Scan(b.Context(), source.ScanRequest{Total: 1})
+		page, err := p.table.Scan(b.Context(), source.ScanRequest{Total: 1})
 		if err != nil {
 			b.Fatal(err)
 		}
@@ -272,6 +324,6 @@ func (p process) loop(b *testing.B, own bool) {
 		}
 	}
 	close(rows)
-	workers.Wait()
+	done.Wait()
 	report(b, began)
 }
