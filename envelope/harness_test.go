@@ -141,7 +141,7 @@ func newSiteBeforeGenesis(tb testing.TB, dynamo dynamoDB, change ...func(*dynamo
 // genesis registers a first KEK, the table and more sources.
 func (w *site) genesis(tb testing.TB, more ...kek.Source) {
 	tb.Helper()
-	first, err := w.keys.KMS.Create(tb.Context(), "genesis", 1, "first", keyring.Key{})
+	first, err := w.keys.Create(tb.Context(), "genesis", 1, "first", keyring.Key{})
 	if err != nil {
 		tb.Fatal(err)
 	}
