@@ -947,10 +947,15 @@ func TestSweepOfExposedRows(t *testing.T) {
 	s := newSite(t)
 	m := newMixedRows(s)
 	m.key("early")
+	first := m.dek
+	second := m.create("second") // else what is known of late's data key would answer for forged
 	s.advance(spring, emergency, kek.Completed)
 	epoch := s.pointer().Epoch
 	fresh := m.stored("early")["dek_id"]
-	m.key("late", "forged")
+	m.key("late")
+	m.dek = second
+	m.key("forged")
+	m.dek = first
 	forged := m.stored("forged")
 	forged["kek_epoch"] = attr.Num(epoch)
 	m.write(forged)
@@ -971,7 +976,7 @@ func TestSweepOfExposedRows(t *testing.T) {
 	}
 	m.wantKinds(3, 0)
 	for _, id := range []string{"late", "forged"} {
-		if got := attr.Text(m.stored(id)["dek_id"]); got == m.dek.DEKID {
+		if got := attr.Text(m.stored(id)["dek_id"]); got == first.DEKID || got == second.DEKID {
 			t.Errorf("row %s is under the exposed data key", id)
 		}
 	}

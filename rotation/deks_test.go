@@ -37,6 +37,9 @@ type keyTable struct {
 	table, control string
 	bucket         *membucket.Bucket
 	deks           map[string][]byte // what each record unwraps to
+
+	mu      sync.Mutex
+	checked map[string]bool // items that transactions have checked: partition and sort key
 }
 
 // TransactWriteItems implements [deks.API]. The site's control table is in memory, so what it
@@ -51,6 +54,13 @@ func (k *keyTable) TransactWriteItems(ctx context.Context, in *dynamodb.Transact
 			}
 		}
 	}
+	k.mu.Lock()
+	for _, i := range in.TransactItems {
+		if c := i.ConditionCheck; c != nil {
+			k.checked[attr.Text(c.Key["pk"])+"/"+attr.Text(c.Key["sk"])] = true
+		}
+	}
+	k.mu.Unlock()
 	return k.DB.TransactWriteItems(ctx, in, o...)
 }
 
@@ -69,7 +79,7 @@ func (k *keyTable) UpdateItem(ctx context.Context, in *dynamodb.UpdateItemInput,
 // newKeyTable adds a key table with records to a site.
 func newKeyTable(s *site, records ...string) *keyTable {
 	s.t.Helper()
-	k := &keyTable{DB: memddb.New(), s: s, bucket: membucket.New(), deks: map[string][]byte{}}
+	k := &keyTable{DB: memddb.New(), s: s, bucket: membucket.New(), deks: map[string][]byte{}, checked: map[string]bool{}}
 	k.table = ddbtest.Table(s.t, k.DB, ddbtest.Key{Name: "pk", Type: types.ScalarAttributeTypeS})
 	k.control = ddbtest.ControlTable(s.t, k.DB)
 	open := s.OpenSource
@@ -666,3 +676,23 @@ func TestCensusLooksUpDataKeys(t *testing.T) {
 
 // faultsOf is how many records are wrong and not put back.
 func faultsOf(l rotation.LostRecords) int64 { return l.Missing + l.Stale + l.Damaged - l.PutBack }
+
+// TestEmergencyChecksAllShards: the creations of an emergency's data keys check all shards of the
+// fence, because transactions that check the same one at the same time conflict.
+func TestEmergencyChecksAllShards(t *testing.T) {
+	s := newSite(t)
+	m := newMixedRows(s)
+	for i := range 12 {
+		m.dek = m.create(fmt.Sprint("key ", i))
+		m.key(fmt.Sprint("row ", i))
+	}
+	s.advance(spring, emergency, kek.Drained)
+	fence := keyrecord.FencePK(s.pointer().KEKID)
+	s.advance(spring, emergency, kek.Rewrapped)
+	m.wantKinds(12, 0)
+	for n := range shards {
+		if !m.checked[fmt.Sprintf("%s/%02d", fence, n)] {
+			t.Errorf("shard %d was not checked: %v", n, m.checked)
+		}
+	}
+}

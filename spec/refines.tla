@@ -8,5 +8,6 @@ Stated(r) == [ph |-> r.ph, mode |-> r.mode, old |-> r.old, olds |-> r.olds, srcs
 
 Chain == INSTANCE evidence WITH Source <- Table, rot <- [n \in Rot |-> Stated(rot[n])]
 
+ChainBegins       == Chain!Init
 EachRecordIsAStep == [][Chain!Next]_(Chain!vars)
 =============================================================================

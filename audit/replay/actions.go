@@ -342,7 +342,7 @@ func (n rotation) namesSources(rec audit.Record) error {
 }
 
 // repair takes over what doctor says of items, but for what no repair may do: retire the KEK
-// that the pointer names, set the epoch back (spec/doctor.tla). A KEK may come back retired:
+// that the pointer names, set the epoch back, bring a rotation forward (spec/doctor.tla). A KEK may come back retired:
 // the control table was set back, and the records that it has forgotten say so.
 func (s *state) repair(rec audit.Record, c claims) error {
 	if c.pointer != "" {
@@ -351,8 +351,19 @@ func (s *state) repair(rec audit.Record, c claims) error {
 			return fmt.Errorf("it sets the epoch from %d to %q", s.epoch, c.epoch)
 		}
 	}
-	if p := cmp.Or(c.pointer, s.pointer); cmp.Or(c.keks[p], s.keks[p]) == "retired" {
+	p := cmp.Or(c.pointer, s.pointer)
+	if cmp.Or(c.keks[p], s.keks[p]) == "retired" {
 		return fmt.Errorf("it retires KEK %s, which the pointer names", p)
+	}
+	for id, to := range c.keks {
+		if to == "active" && id != p {
+			return fmt.Errorf("it makes KEK %s active, which the pointer does not name", id)
+		}
+	}
+	for k, phase := range rec.Body {
+		if id, ok := strings.CutPrefix(k, "rotation."); ok && !isFinal(phase) {
+			return fmt.Errorf("it makes rotation %s %s: a repair can only end one", id, phase)
+		}
 	}
 	s.force(rec, c)
 	for k, phase := range rec.Body {

@@ -215,6 +215,8 @@ func TestExtraRecord(t *testing.T) {
 		{"a pause of a rotation that is over", "kms_rotation_completed", "a", record("rotation_paused", "a"), "does not hold the lock"},
 		{"a drill whose KEK lives", "rolled_back", "b", record("drill_passed", "b", "pointer", "k2", "kek.k2", "retired"), "KEK k2 is active"},
 		{"a repair that sets the epoch back", "kms_rotation_completed", "a", record("control_repaired", "", "item", "POINTER", "pointer", "k2", "epoch", "1", "kek.k2", "active"), "sets the epoch from 2"},
+		{"a repair that brings a rotation forward", "rotation_started", "a", record("control_repaired", "", "item", "ROTATION#a", "rotation.a", "tested"), "a repair can only end one"},
+		{"a repair that makes another KEK active", "kms_rotation_completed", "a", record("control_repaired", "", "item", "KEK#k1", "kek.k1", "active"), "which the pointer does not name"},
 		{"a repair that retires the pointer's KEK", "kms_rotation_completed", "a", record("control_repaired", "", "item", "KEK#k2", "kek.k2", "retired"), "which the pointer names"},
 	} {
 		all := history()
@@ -238,6 +240,16 @@ func TestRepair(t *testing.T) {
 	}
 }
 
+// TestRepairBeforeRetirement: a KEK that doctor found draining again is not retired without a seal.
+func TestRepairBeforeRetirement(t *testing.T) {
+	all := history()
+	i := find(t, all, "rows_rewrapped", "a", 0) + 1
+	r := replayRecords(slices.Insert(all, i, record("control_repaired", "", "item", "KEK#k1", "kek.k1", "draining")))
+	if len(r.Findings) == 0 || r.Findings[0].Type != "old_kek_retired" || !strings.Contains(r.Findings[0].Reason, "KEK k1 is draining") {
+		t.Errorf("%v", r.Findings)
+	}
+}
+
 // TestGap: nothing is said of what follows a record that cannot be read.
 func TestGap(t *testing.T) {
 	for _, at := range []int{1, 5} {
@@ -251,6 +263,13 @@ func TestGap(t *testing.T) {
 		if r.Conforms() || r.Records != int64(at-1) || !strings.Contains(r.Unchecked, "cannot be read") || !strings.HasSuffix(r.String(), "unproven") {
 			t.Errorf("%s: %+v", r, r)
 		}
+	}
+}
+
+// TestNoRecord: of a chain without records nothing is said to be of the model.
+func TestNoRecord(t *testing.T) {
+	if r := replayRecords(nil); r.Conforms() || r.Unchecked == "" {
+		t.Errorf("%s: %+v", r, r)
 	}
 }
 

@@ -128,7 +128,7 @@ func convertCommand(f convertFlags) string {
 
 // commandAfterConvert is the command that comes next.
 func commandAfterConvert(c rotation.Conversion, f convertFlags) string {
-	if !f.confirm && c.Work.Rows > 0 || c.Changed > 0 {
+	if !f.confirm && c.Work.Rows+c.Exposed > 0 || c.Changed > 0 {
 		return convertCommand(f) + " --confirm"
 	}
 	return "matter ops census --source " + f.source
@@ -160,7 +160,7 @@ func conversionLines(c rotation.Conversion, confirmed bool, prices estimate.Pric
 		count int64
 		text  string
 	}{
-		{c.Exposed, "of the keyed rows are under a data key that was made before the last emergency's switch" + describeSwept(confirmed)},
+		{c.Exposed, "of the keyed rows were read under a data key that was made before the last emergency's switch"},
 		{c.Meanwhile, "converted or deleted by others meanwhile"},
 		{c.Retried, "writes were refused because another writer came first, and tried again"},
 		{c.Changed, "changed each time: run it again"},
@@ -181,14 +181,6 @@ func conversionLines(c rotation.Conversion, confirmed bool, prices estimate.Pric
 	return lines
 }
 
-// describeSwept says what becomes of exposed rows.
-func describeSwept(confirmed bool) string {
-	if confirmed {
-		return ", or were"
-	}
-	return ": they would go under a fresh one"
-}
-
 // workLines says what a conversion takes, and what a dry run has not looked at.
 func workLines(c rotation.Conversion, prices estimate.Prices) []string {
 	w := c.Work
@@ -197,7 +189,7 @@ func workLines(c rotation.Conversion, prices estimate.Prices) []string {
 		cost = fmt.Sprintf("about $%.2f at the prices of %s in %s", *usd, prices.AsOf, prices.Region)
 	}
 	return []string{
-		fmt.Sprintf("%10d  rows would become %s", w.Rows, c.To),
+		fmt.Sprintf("%10d  rows would be sealed under data keys of %s rows", w.Rows, c.To),
 		fmt.Sprintf("%10d  data keys would be made, about", w.DataKeys),
 		fmt.Sprintf("%10d  KMS requests, about: one for each data key that rows are under, one for each that is made", w.Unwraps+w.DataKeys),
 		fmt.Sprintf("%10.0f  write units, about, %s", w.WriteUnits, cost),

@@ -255,7 +255,7 @@ func TestConvert(t *testing.T) {
 	before := w.dump(t, p.cfg.Table)
 	person := p.person()
 	dry := person.must(t, 0, "convert", "--source", "parcels")
-	mentions(t, "a dry run", dry, fmt.Sprintf("%10d  embedded rows", parcelRows), fmt.Sprintf("%10d  rows would become keyed", parcelRows),
+	mentions(t, "a dry run", dry, fmt.Sprintf("%10d  embedded rows", parcelRows), fmt.Sprintf("%10d  rows would be sealed under data keys of keyed rows", parcelRows),
 		"         1  data keys would be made, about", "write units, about, about $0.00", "nothing was written: this was a dry run", "next: matter ops convert --source parcels --confirm")
 	if w.dump(t, p.cfg.Table) != before {
 		t.Error("a dry run has written")

@@ -37,6 +37,10 @@ const Unfinished = "unfinished"
 // Temporal is the verdict of a model with a violated liveness property.
 const Temporal = "liveness"
 
+// Initial is the verdict of a model whose initial state violates a property: TLC says where the
+// property is, not its name.
+const Initial = "initial state"
+
 // Run is one run of TLC.
 type Run struct {
 	Module  string            // the module to check
@@ -51,7 +55,7 @@ type Run struct {
 
 // Result is what TLC said.
 type Result struct {
-	Verdict   string   // [Holds], [Unfinished], [Temporal], or the violated property's name
+	Verdict   string   // [Holds], [Unfinished], [Temporal], [Initial], or the violated property's name
 	Generated int64    // states generated, or visited by random walks
 	Distinct  int64    // distinct states
 	Depth     int      // longest shortest path, or the counterexample's length
@@ -252,6 +256,8 @@ func parse(out string) Result {
 	switch m := violated.FindStringSubmatch(out); {
 	case m != nil:
 		r.Verdict = m[1]
+	case strings.Contains(out, " is violated by the initial state"):
+		r.Verdict = Initial
 	case strings.Contains(out, "Temporal properties were violated"):
 		r.Verdict = Temporal
 	case strings.Contains(out, "No error has been found"):
