@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"testing"
 
 	"github.com/matter-ops/kms-rotation/kek"
@@ -48,16 +49,22 @@ func TestOwnFence(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			d, w := watched(t)
 			carts := d.fencedCarts()
+			var mu sync.Mutex // segments are walked side by side
 			var ops []string
+			saw := func(op string) {
+				mu.Lock()
+				defer mu.Unlock()
+				ops = append(ops, op)
+			}
 			d.world.SetHook(func(op string, args ...any) (bool, error) {
 				switch op {
 				case "Fence.Open", "Fence.Seal":
-					ops = append(ops, fmt.Sprint(op, " ", args[1]))
+					saw(fmt.Sprint(op, " ", args[1]))
 				case "Store.Apply":
-					ops = append(ops, args[0].(kek.Change).Event)
+					saw(args[0].(kek.Change).Event)
 				case "Table.Scan":
 					if args[0] == "carts" && d.record(spring).Phase.Reached(kek.Switched) {
-						ops = append(ops, "scan")
+						saw("scan")
 					}
 				}
 				return w.hook(op, args...)
