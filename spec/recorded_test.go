@@ -1,6 +1,7 @@
 package spec
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
@@ -29,13 +30,20 @@ const tlcFile = "../tools/tlc/fetch.sh"
 type recording struct {
 	digest   string
 	verdict  string
-	distinct int64 // states; 0 of a violated property, where it differs from run to run
-	steps    int   // of the counterexample
+	distinct int64  // states; 0 of a violated property, where it differs from run to run
+	steps    int    // of the counterexample
+	taken    string // module.action, … of a counted variant; "-" of another
 }
 
 // result is what the table needs of it.
 func (r recording) result() tlc.Result {
-	return tlc.Result{Verdict: r.verdict, Distinct: r.distinct, Actions: make([]string, r.steps)}
+	out := tlc.Result{Verdict: r.verdict, Distinct: r.distinct, Actions: make([]string, r.steps)}
+	for action := range strings.SplitSeq(r.taken, ",") {
+		if module, name, ok := strings.Cut(action, "."); ok {
+			out.Taken = append(out.Taken, tlc.Taken{Module: module, Action: name, Total: 1})
+		}
+	}
+	return out
 }
 
 // record is the recording of a result.
@@ -47,6 +55,14 @@ func record(digest string, r tlc.Result) recording {
 	if r.Verdict == tlc.Temporal { // one of several counterexamples
 		out.steps = 0
 	}
+	var taken []string
+	for _, a := range r.Taken {
+		if a.Total > 0 {
+			taken = append(taken, a.Module+"."+a.Action)
+		}
+	}
+	slices.Sort(taken)
+	out.taken = cmp.Or(strings.Join(slices.Compact(taken), ","), "-")
 	return out
 }
 
@@ -59,6 +75,9 @@ func digestOf(r tlc.Run, version []byte) string {
 		}
 	}
 	write(string(version), r.Module, r.Config, fmt.Sprint(r.Workers, r.Walk, r.Seed))
+	if r.Count {
+		write("counted")
+	}
 	for _, name := range slices.Sorted(maps.Keys(r.Files)) {
 		write(name, r.Files[name])
 	}
@@ -72,7 +91,7 @@ func readRecordings(text string) map[string]recording {
 	for l := range strings.Lines(text) {
 		var name string
 		var r recording
-		if n, err := fmt.Sscan(l, &name, &r.digest, &r.verdict, &r.distinct, &r.steps); n == 5 && err == nil {
+		if n, err := fmt.Sscan(l, &name, &r.digest, &r.verdict, &r.distinct, &r.steps, &r.taken); n == 6 && err == nil {
 			out[name] = r
 		}
 	}
@@ -82,10 +101,10 @@ func readRecordings(text string) map[string]recording {
 // writeRecordings is the text of verdicts.txt.
 func writeRecordings(all map[string]recording) string {
 	var b strings.Builder
-	b.WriteString("# Written by go test ./spec -run TestVariants -update: variant, digest of what TLC was given, verdict, states, steps.\n")
+	b.WriteString("# Written by go test ./spec -run TestVariants -update: variant, digest of what TLC was given, verdict, states, steps, actions taken.\n")
 	for _, name := range slices.Sorted(maps.Keys(all)) {
 		r := all[name]
-		fmt.Fprintln(&b, name, r.digest, r.verdict, r.distinct, r.steps)
+		fmt.Fprintln(&b, name, r.digest, r.verdict, r.distinct, r.steps, r.taken)
 	}
 	return b.String()
 }
@@ -121,10 +140,10 @@ func newRecordings(t *testing.T) *recordings {
 
 // find returns the verdict that is recorded of a variant, unless it must be checked now: nothing
 // is recorded of this very text, the recorded verdict is not the one that it must have, or it is
-// its day. The states of the counted variants are wanted in full.
+// its day.
 func (s *recordings) find(v variant, r tlc.Run) (tlc.Result, bool) {
 	known, ok := s.known[v.name]
-	if !ok || s.all || v.deep || r.Count || known.digest != digestOf(r, s.version) || known.verdict != v.want || dueToday(v.name, s.day) {
+	if !ok || s.all || v.deep || known.digest != digestOf(r, s.version) || known.verdict != v.want || dueToday(v.name, s.day) {
 		return tlc.Result{}, false
 	}
 	return known.result(), true
@@ -135,14 +154,15 @@ func (s *recordings) find(v variant, r tlc.Run) (tlc.Result, bool) {
 func TestRecordings(t *testing.T) {
 	v := variant{name: "v", want: tlc.Holds}
 	r := tlc.Run{Module: "m", Config: "c", Files: map[string]string{"m": "text", "n": "other"}}
-	was := record(digestOf(r, []byte("1")), tlc.Result{Verdict: tlc.Holds, Distinct: 5})
-	s := recordings{version: []byte("1"), known: readRecordings(writeRecordings(map[string]recording{"v": was, "w": {digest: "d", verdict: "NoKeyOrphans", steps: 7}}))}
-	if got := s.known["w"]; got != (recording{digest: "d", verdict: "NoKeyOrphans", steps: 7}) {
+	counted := []tlc.Taken{{Module: "m", Action: "Take", Total: 3}, {Module: "m", Action: "Never"}}
+	was := record(digestOf(r, []byte("1")), tlc.Result{Verdict: tlc.Holds, Distinct: 5, Taken: counted})
+	s := recordings{version: []byte("1"), known: readRecordings(writeRecordings(map[string]recording{"v": was, "w": {digest: "d", verdict: "NoKeyOrphans", steps: 7, taken: "-"}}))}
+	if got := s.known["w"]; got != (recording{digest: "d", verdict: "NoKeyOrphans", steps: 7, taken: "-"}) {
 		t.Errorf("%+v", got)
 	}
 	for s.day = 0; dueToday("v", s.day); s.day++ {
 	}
-	if got, ok := s.find(v, r); !ok || got.Distinct != 5 {
+	if got, ok := s.find(v, r); !ok || got.Distinct != 5 || len(got.Taken) != 1 || got.Taken[0].Action != "Take" {
 		t.Errorf("not believed of the same text: %+v", got)
 	}
 	for name, change := range map[string]func(*recordings, *variant, *tlc.Run){
