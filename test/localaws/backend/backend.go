@@ -134,14 +134,20 @@ func start(ctx context.Context, name string, p probe, command func(port int) *ex
 	return nil, failure
 }
 
-// launch starts the server and waits until it answers. The server gets no more of
-// this process's environment than it needs: neither credentials nor HTTP proxies.
-func launch(ctx context.Context, cmd *exec.Cmd, port int, p probe) (*Server, error) {
+// serverEnv is what a server gets of this process's environment: neither credentials nor
+// HTTP proxies.
+func serverEnv() (env []string) {
 	for _, k := range []string{"PATH", "HOME", "TMPDIR", "LANG"} {
 		if v, ok := os.LookupEnv(k); ok {
-			cmd.Env = append(cmd.Env, k+"="+v)
+			env = append(env, k+"="+v)
 		}
 	}
+	return env
+}
+
+// launch starts the server and waits until it answers.
+func launch(ctx context.Context, cmd *exec.Cmd, port int, p probe) (*Server, error) {
+	cmd.Env = append(cmd.Env, serverEnv()...)
 	cmd.Dir = os.TempDir()
 	output := &tail{}
 	cmd.Stdout, cmd.Stderr = output, output

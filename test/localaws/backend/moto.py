@@ -26,15 +26,26 @@ The rest makes moto start and answer faster. For each request moto lists the dir
 of its services while it holds a lock and the methods of a class, Flask prepares an error
 of forms, and Werkzeug begins a thread and closes the connection: waitress keeps both.
 For each service moto reads megabytes of API model for the names of the regions, which
-are those of STS here. It reads JSON templates as YAML, and parses a state machine when it
-is made as well as when it is started, which takes it 0.2 s.
+are those of STS here. It reads JSON templates as YAML, copies each version of each object
+deeply to list them, and parses a state machine when it is made and whenever it is started.
+
+What takes 2 s is done once for all servers of a process: with --fork-at this is no server, but
+forks one for each connection to that socket, which names the port and carries its output.
+A server ends with its connection, and this program with its standard input.
 """
 
 import argparse
+import copy
 import datetime
 import functools
 import json
+import os
+import random
 import re
+import select
+import signal
+import socket
+import sys
 import threading
 import types
 import uuid
@@ -52,13 +63,17 @@ boto3.session.Session.get_available_regions = (
     )
 )
 
+from moto.backends import get_backend
 from moto.cloudformation.models import Stack
 from moto.core import responses
 from moto.core.responses import ActionResult
+from moto.core.utils import get_service_model
 from moto.kms import models
 from moto.kms.models import Key, kms_backends
 from moto.kms.responses import KmsResponse
+from moto.moto_api._internal import mock_random
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
+from moto.s3 import models as s3_models
 from moto.stepfunctions.parser.api import (
     ExecutionStatus,
     HistoryEventType,
@@ -80,6 +95,7 @@ from moto.stepfunctions.parser.asl.component.state.exec.state_map.iteration.dist
 )
 from moto.stepfunctions.parser.asl.eval.event.event_detail import EventDetails
 from moto.stepfunctions.parser.asl.eval.states import ItemData, MapData
+from moto.stepfunctions.parser.asl.parse.asl_parser import AmazonStateLanguageParser
 from moto.stepfunctions.parser.backend.execution import Execution, SyncExecution
 from moto.stepfunctions.parser.models import StepFunctionsParserBackend
 from moto.stepfunctions.responses import StepFunctionResponse
@@ -126,10 +142,22 @@ def get_execution_history(self):
     if last:
         events = [e for e in events if (e["id"] < int(last) if reverse else e["id"] > int(last))]
     page = events[: self._get_param("maxResults") or 100]
-    out = {"events": page}
+    out = {"events": [told(self, e) for e in page]}
     if len(page) < len(events):
         out["nextToken"] = str(page[-1]["id"])
-    return ActionResult(out)
+    return json.dumps(out)
+
+
+def told(self, event):
+    """An event in JSON. moto takes 0.3 ms for one, and every call asks for all of them again."""
+    known = serialized_events.setdefault(self._get_param("executionArn"), {})
+    if event["id"] not in known:
+        _, _, body = self.serialized(ActionResult({"events": [event]}))
+        known[event["id"]] = json.loads(body)["events"][0]
+    return known[event["id"]]
+
+
+serialized_events = {}  # by ARN of the execution and id
 
 
 StepFunctionResponse.get_execution_history = get_execution_history
@@ -276,16 +304,72 @@ DomainDispatcherApplication.get_backend_for_host = functools.cache(
     DomainDispatcherApplication.get_backend_for_host
 )
 Stack.parse_template = staticmethod(json.loads)
+AmazonStateLanguageParser.parse = staticmethod(functools.cache(AmazonStateLanguageParser.parse))
 StepFunctionsParserBackend._validate_definition = staticmethod(lambda definition: None)
+s3_models.copy = types.SimpleNamespace(copy=copy.copy, deepcopy=list)  # of the versions of a key
 responses.method_names_from_class = functools.cache(responses.method_names_from_class)
 flask.debughelpers.attach_enctype_error_multidict = lambda request: None
+
+
+def serve(port):
+    waitress.serve(
+        DomainDispatcherApplication(create_backend_app),
+        host="127.0.0.1",
+        port=port,
+        threads=64,  # states of an execution wait in some, for what others answer
+        ident="moto",
+    )
+
+
+def serve_while(connection, port, callback_port, output):
+    """What a forked process does: serve, as long as the connection is open."""
+
+    def follow():
+        connection.recv(1)
+        os._exit(0)
+
+    threading.Thread(target=follow, daemon=True).start()
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    os.environ["MOTO_PORT"] = callback_port
+    random.seed()
+    mock_random.seed()  # else all servers make the same ids
+    serve(int(port))
+
+
+def fork_at(address, state_machine):
+    for service in ("cloudformation", "iam", "kms", "lambda", "s3", "sns", "sts", "stepfunctions", "scheduler"):
+        get_backend(service)
+        get_service_model(service)
+    if state_machine:
+        with open(state_machine) as f:
+            AmazonStateLanguageParser.parse(f.read())  # its tables are filled as it parses
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(address.replace("@", "\0", 1))
+    listener.listen()
+    print("listening", flush=True)
+    while True:
+        ready, _, _ = select.select([listener, sys.stdin], [], [])
+        if sys.stdin in ready:  # it is never written to
+            return
+        connection, _ = listener.accept()
+        ports, (output,), _, _ = socket.recv_fds(connection, 64, 1)
+        if os.fork() == 0:
+            listener.close()
+            serve_while(connection, *ports.decode().split(), output)
+            os._exit(1)
+        connection.close()
+        os.close(output)
+
 
 arguments = argparse.ArgumentParser()
 arguments.add_argument("-H", "--host")
 arguments.add_argument("-p", "--port", type=int)
-waitress.serve(
-    DomainDispatcherApplication(create_backend_app),
-    **vars(arguments.parse_args()),
-    threads=64,  # states of an execution wait in some, for what others answer
-    ident="moto",
-)
+arguments.add_argument("--fork-at", metavar="ADDRESS")
+arguments.add_argument("--state-machine", metavar="FILE", help="what servers will parse")
+given = arguments.parse_args()
+if given.fork_at:
+    fork_at(given.fork_at, given.state_machine)
+else:
+    serve(given.port)
