@@ -123,12 +123,12 @@ func equal(t *testing.T, what string, whole, forked ending) {
 // TestForksAreWholeRuns: a run that goes on from a snapshot or a trunk is the run
 // from the beginning. Every single fault ends in the same state; of some, and of
 // pairs and seeds, every call answers the same in the same order. It looks at every
-// fifth single fault, with MATTER_SIM_BUDGET at all.
+// tenth single fault, with MATTER_SIM_BUDGET at all.
 func TestForksAreWholeRuns(t *testing.T) {
 	if testing.Short() {
 		t.Skip("it takes seconds")
 	}
-	n, i, each := 0, 0, 5*raced
+	n, i, each := 0, 0, 10*raced
 	if os.Getenv("MATTER_SIM_BUDGET") != "" {
 		each = 1
 	}
@@ -139,7 +139,7 @@ func TestForksAreWholeRuns(t *testing.T) {
 		}
 	}
 	var common trunk
-	later, left := 0, 600/raced
+	later, left := 0, 300/raced
 	for s := range Pairs() {
 		if left--; left < 0 {
 			break
@@ -151,10 +151,10 @@ func TestForksAreWholeRuns(t *testing.T) {
 		same(t, s, r, true)
 		n++
 	}
-	if later < 200/raced {
+	if later < 100/raced {
 		t.Errorf("%d pairs were started after their first fault", later)
 	}
-	for seed := range uint64(200 / raced) {
+	for seed := range uint64(100 / raced) {
 		s := Random(seed)
 		same(t, s, fork(s), true)
 		n++
