@@ -25,6 +25,7 @@ type realRows struct {
 	*hooked
 	source *dynamosource.Table
 	db     *memddb.DB
+	keys   *keyRecords // nil: no row is keyed
 }
 
 func (t *realRows) Name() string          { return t.source.Name() }
@@ -107,12 +108,16 @@ func (t *realRows) Plant(id string, rec memstore.Record) {
 func (t *realRows) Each(f func(id string, rec memstore.Record)) {
 	t.db.Each(t.Name(), func(i memddb.Item) {
 		id := text(i["id"])
-		rec := memstore.Record{KEK: kek.ID(text(i["kek_id"])), Context: encctx(id)}
+		rec := memstore.Record{KEK: kek.ID(text(i["kek_id"])), Context: t.r.encctx(id)}
 		if dek, ok := i["dek"].(*types.AttributeValueMemberB); ok {
 			rec.WrappedDEK = dek.Value
 		}
 		if data, ok := i["data"].(*types.AttributeValueMemberB); ok {
 			rec.Ciphertext = data.Value
+		}
+		if dek := text(i["dek_id"]); dek != "" {
+			f(id, t.keys.resolve(i, dek, rec))
+			return
 		}
 		if rec.KEK == "" || rec.KEK == foreignAlias {
 			rec.Kind = source.NoKEK

@@ -164,6 +164,9 @@ func (d *stepsDB) transacted(items []types.TransactWriteItem) {
 		}
 	}
 	d.alone(nil, touched != nil && head == nil, touched)
+	if touched == nil && head == nil { // of rows, or of a data key
+		d.tell("Table.Replace", nil)
+	}
 	if !d.requests || !d.watching || head == nil {
 		return
 	}

@@ -20,6 +20,7 @@ import (
 func TestMain(m *testing.M) {
 	debug.SetGCPercent(-1) // many small worlds
 	debug.SetMemoryLimit(128 << 20)
+	drawAscending()
 	os.Exit(m.Run())
 }
 

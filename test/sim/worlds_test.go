@@ -57,17 +57,33 @@ func bubbles(t *testing.T, name string, run func(t *testing.T, s Schedule, tell 
 	}
 }
 
+// keyed is the second world with keyed rows and faults at each request.
+func keyed(t *testing.T) world {
+	t.Helper()
+	return bubbles(t, "keyed", func(t *testing.T, s Schedule, tell bool) ended {
+		t.Helper()
+		return amid(t, s, tell, "keyed")
+	})
+}
+
 // random is the schedule of a seed.
 func (w world) random(seed uint64) Schedule {
-	if w.name == "requests" {
+	switch w.name {
+	case "requests":
 		return random(seed, w.calls)
+	case "keyed":
+		return keyedRandom(seed, w.calls)
+	default:
+		return Random(seed)
 	}
-	return Random(seed)
 }
 
 // seeds are random schedules, holders of leases that drain meets, adoptions, and restores
 // of the control table.
 func (w world) seeds(from uint64) iter.Seq[Schedule] {
+	if w.name == "keyed" {
+		return seeds(from, w.random)
+	}
 	of := func(draw func(uint64, func(bool) int) Schedule) iter.Seq[Schedule] {
 		return seeds(from, func(seed uint64) Schedule { return draw(seed, w.calls) })
 	}
@@ -84,8 +100,10 @@ func chosen(t *testing.T) world {
 		return adapters(t)
 	case "requests":
 		return requests(t)
+	case "keyed":
+		return keyed(t)
 	default:
-		t.Fatalf("no world %q: memory, adapters or requests", name)
+		t.Fatalf("no world %q: memory, adapters, requests or keyed", name)
 		return world{}
 	}
 }
