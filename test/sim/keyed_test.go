@@ -11,7 +11,9 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
+	"testing"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -391,7 +393,8 @@ func (k *keyRecords) sweep() {
 // id is drawn so; a nonce is not.
 type ascending struct {
 	io.Reader
-	drawn atomic.Int64
+	turn sync.Mutex
+	n    atomic.Int64
 }
 
 // Read implements [io.Reader].
@@ -399,9 +402,19 @@ func (a *ascending) Read(b []byte) (int, error) {
 	if len(b) != 16 {
 		return a.Reader.Read(b)
 	}
-	letters := strings.Map(func(r rune) rune { return r - '0' + 'A' }, fmt.Sprintf("%025d", a.drawn.Add(1)))
+	letters := strings.Map(func(r rune) rune { return r - '0' + 'A' }, fmt.Sprintf("%025d", a.n.Add(1)))
 	id, err := base32.StdEncoding.WithPadding(base32.NoPadding).DecodeString(letters + "A")
 	return copy(b, id), err
 }
 
-func drawAscending() { rand.Reader = &ascending{Reader: rand.Reader} }
+var drawn = &ascending{Reader: rand.Reader}
+
+// amidKeyed runs a schedule in the world with keyed rows. Runs take turns, so that each draws
+// the same ids: the order of copies depends on them.
+func amidKeyed(t *testing.T, s Schedule, tell bool) ended {
+	t.Helper()
+	drawn.turn.Lock()
+	defer drawn.turn.Unlock()
+	drawn.n.Store(0)
+	return amid(t, s, tell, "keyed")
+}

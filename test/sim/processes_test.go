@@ -57,7 +57,7 @@ type wire struct {
 	keys   *keyRecords // nil: rows are embedded
 	used   map[string]map[string]bool
 	mu     sync.Mutex
-	armed  request
+	at     request // what is held back
 	whole  bool
 	asleep []chan struct{} // calls that are held back, the write first
 }
@@ -71,11 +71,11 @@ const (
 	ofRecord
 )
 
-// arm makes the next write of a row, or of a record, fall asleep.
+// arm makes writes of rows, or of records, fall asleep from now on.
 func (w *wire) arm(at request, whole bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.armed = at
+	w.at = at
 	w.whole = whole
 }
 
@@ -83,7 +83,7 @@ func (w *wire) arm(at request, whole bool) {
 func (w *wire) wake() {
 	w.mu.Lock()
 	asleep := w.asleep
-	w.armed, w.asleep = other, nil
+	w.at, w.asleep = other, nil
 	w.mu.Unlock()
 	for _, call := range asleep {
 		close(call)
@@ -92,13 +92,14 @@ func (w *wire) wake() {
 }
 
 // pass is before every call. Whoever has slept past a deadline finds that out; but a record
-// was on its way, and arrives.
+// was on its way, and arrives. The record of the next data key, which a process makes beside a
+// write of a row, is held back by nothing, so that it does not matter which of the two comes first.
 func (w *wire) pass(ctx context.Context, of request) error {
 	w.mu.Lock()
-	sleeps := of != other && w.armed == of || (of == ofRow || w.whole) && w.asleep != nil
+	sleeps := of != other && of == w.at || w.whole && w.asleep != nil && of != ofRecord
 	call := make(chan struct{})
 	if sleeps {
-		w.armed, w.asleep = other, append(w.asleep, call)
+		w.asleep = append(w.asleep, call)
 	}
 	w.mu.Unlock()
 	if sleeps {

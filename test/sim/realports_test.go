@@ -106,7 +106,9 @@ func (t *realRows) Plant(id string, rec memstore.Record) {
 
 // Each finds out with KMS which KEK a row is under that does not name it.
 func (t *realRows) Each(f func(id string, rec memstore.Record)) {
-	t.db.Each(t.Name(), func(i memddb.Item) {
+	var items []memddb.Item
+	t.db.Each(t.Name(), func(i memddb.Item) { items = append(items, i) })
+	for _, i := range items {
 		id := text(i["id"])
 		rec := memstore.Record{KEK: kek.ID(text(i["kek_id"])), Context: t.r.encctx(id)}
 		if dek, ok := i["dek"].(*types.AttributeValueMemberB); ok {
@@ -117,14 +119,14 @@ func (t *realRows) Each(f func(id string, rec memstore.Record)) {
 		}
 		if dek := text(i["dek_id"]); dek != "" {
 			f(id, t.keys.resolve(i, dek, rec))
-			return
+			continue
 		}
 		if rec.KEK == "" || rec.KEK == foreignAlias {
 			rec.Kind = source.NoKEK
 			rec.KEK, _, _ = t.r.kms.Identify(ctx, rec.WrappedDEK, rec.Context)
 		}
 		f(id, rec)
-	})
+	}
 }
 
 // realVault is the bucket.

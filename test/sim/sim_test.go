@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"crypto/rand"
 	"iter"
 	"os"
 	"runtime"
@@ -20,7 +21,7 @@ import (
 func TestMain(m *testing.M) {
 	debug.SetGCPercent(-1) // many small worlds
 	debug.SetMemoryLimit(128 << 20)
-	drawAscending()
+	rand.Reader = drawn
 	os.Exit(m.Run())
 }
 

@@ -60,10 +60,7 @@ func bubbles(t *testing.T, name string, run func(t *testing.T, s Schedule, tell 
 // keyed is the second world with keyed rows and faults at each request.
 func keyed(t *testing.T) world {
 	t.Helper()
-	return bubbles(t, "keyed", func(t *testing.T, s Schedule, tell bool) ended {
-		t.Helper()
-		return amid(t, s, tell, "keyed")
-	})
+	return bubbles(t, "keyed", amidKeyed)
 }
 
 // random is the schedule of a seed.
@@ -187,10 +184,31 @@ func TestOneFaultAmidRequests(t *testing.T) {
 	holdIn(t, w, 0, every(oneIn(8), undisturbed(w.calls)))
 }
 
+// TestOneFaultKeyed tries one fault in a hundred at requests of the world with keyed rows,
+// other ones every day, all with MATTER_SIM_BUDGET.
+func TestOneFaultKeyed(t *testing.T) {
+	if testing.Short() {
+		t.Skip("it takes seconds")
+	}
+	w := keyed(t)
+	t.Logf("%d requests and calls, %d in an emergency", w.calls(false), w.calls(true))
+	holdIn(t, w, 0, every(oneIn(100*raced), keyedSingles(w.calls)))
+}
+
+// TestRandomKeyed tries seeds there, other ones every day.
+func TestRandomKeyed(t *testing.T) {
+	if testing.Short() || raced > 1 {
+		t.Skip("it takes seconds; the race detector has seen single faults")
+	}
+	w := keyed(t)
+	from := uint64(time.Now().Unix() / 86400 * 1e8)
+	holdIn(t, w, seconds(t, "MATTER_SIM_SECONDS", 20*time.Second)/6, w.seeds(from))
+}
+
 // TestAdaptersReplay: the same schedule is the same story among goroutines and timers
 // too.
 func TestAdaptersReplay(t *testing.T) {
-	for _, w := range []world{adapters(t), requests(t)} {
+	for _, w := range []world{adapters(t), requests(t), keyed(t)} {
 		n := 0
 		for s := range w.seeds(1) {
 			one, _ := w.tell(s)
