@@ -288,7 +288,7 @@ func (k *keyRecords) sealed(w *wire, row memddb.Item) {
 func (k *keyRecords) inserted(id string) {
 	out, err := k.under.DB.GetItem(ctx, &dynamodb.GetItemInput{TableName: aws.String(rowTable), Key: rowKey(id)})
 	k.r.must(err)
-	v, err := k.r.store.Load(ctx, "")
+	v, err := k.under.plain.Load(ctx, "")
 	k.r.must(err)
 	epoch, err := attr.Int(out.Item["kek_epoch"])
 	k.r.must(err)
