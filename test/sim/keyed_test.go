@@ -18,6 +18,7 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
+	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 
 	"github.com/matter-ops/kms-rotation/envelope"
@@ -32,6 +33,7 @@ import (
 	"github.com/matter-ops/kms-rotation/test/membucket"
 	"github.com/matter-ops/kms-rotation/test/memddb"
 	"github.com/matter-ops/kms-rotation/test/memstore"
+	"github.com/matter-ops/kms-rotation/test/trace"
 )
 
 // The second place with keyed rows: the client and the drivers as they are shipped, on a key
@@ -73,12 +75,17 @@ type keyRecords struct {
 	deks   map[string]string           // what each record unwraps to
 	lost   map[string]bool             // records that are gone by mistake
 	losses int
+
+	recording bool
+	mu        sync.Mutex // of what follows: one effect at a time
+	recorder  *trace.KeyedRecorder
+	copies    map[string][]byte
 }
 
 func newKeyRecords(r *run, under *stepsDB) *keyRecords {
 	k := &keyRecords{
 		r: r, under: under, bucket: copies3{under.hooked, membucket.New()},
-		seen: map[string]keyrecord.Record{}, deks: map[string]string{}, lost: map[string]bool{},
+		seen: map[string]keyrecord.Record{}, deks: map[string]string{}, lost: map[string]bool{}, copies: map[string][]byte{},
 	}
 	var err error
 	k.table, err = deks.Open(under, k.bucket, deks.Places{ControlTable: controlTable, Bucket: copyBucket}, k.source())
@@ -95,7 +102,15 @@ func (k *keyRecords) source() kek.Source {
 
 // config is that of a client.
 func (k *keyRecords) config() *envelope.KeyTable {
-	return &envelope.KeyTable{Table: deksTable, Bucket: copyBucket, S3: k.bucket.Bucket, MaxUses: maxKeyUses, MaxAge: maxKeyAge}
+	return &envelope.KeyTable{Table: deksTable, Bucket: copyBucket, S3: recordedBucket{k}, MaxUses: maxKeyUses, MaxAge: maxKeyAge}
+}
+
+// recordedBucket is the bucket of the copies, for processes.
+type recordedBucket struct{ k *keyRecords }
+
+func (b recordedBucket) PutObject(c context.Context, in *s3.PutObjectInput, _ ...func(*s3.Options)) (out *s3.PutObjectOutput, err error) {
+	b.k.r.atomically(func() { out, err = b.k.bucket.Bucket.PutObject(c, in) })
+	return out, err
 }
 
 // copies3 is the bucket of the copies, for the steps.
@@ -105,7 +120,10 @@ type copies3 struct {
 }
 
 func (b copies3) PutObject(c context.Context, in *s3.PutObjectInput, _ ...func(*s3.Options)) (*s3.PutObjectOutput, error) {
-	return asked(b.hooked, "S3.PutObject", func() (*s3.PutObjectOutput, error) { return b.Bucket.PutObject(c, in) })
+	return asked(b.hooked, "S3.PutObject", func() (out *s3.PutObjectOutput, err error) {
+		b.r.atomically(func() { out, err = b.Bucket.PutObject(c, in) })
+		return out, err
+	})
 }
 
 func (b copies3) GetObject(c context.Context, in *s3.GetObjectInput, _ ...func(*s3.Options)) (*s3.GetObjectOutput, error) {
@@ -176,11 +194,7 @@ func (k *keyRecords) record(id string) (keyrecord.Record, bool) {
 		return keyrecord.Record{}, false
 	}
 	for _, key := range slices.Backward(k.bucket.Keys(keyrecord.CopiesOf(id))) {
-		out, err := k.bucket.Bucket.GetObject(ctx, &s3.GetObjectInput{Bucket: aws.String(copyBucket), Key: &key})
-		k.r.must(err)
-		text, err := io.ReadAll(out.Body)
-		k.r.must(err)
-		r, err := keyrecord.DecodeCopy(key, text)
+		r, err := keyrecord.DecodeCopy(key, k.read(key))
 		k.r.must(err)
 		if k.r.check.usable(r.KEKID) {
 			return r, true
@@ -345,8 +359,13 @@ func (k *keyRecords) lose(youngest bool) {
 	if id == "" || k.losses > 0 {
 		return
 	}
-	_, err := k.under.DB.DeleteItem(ctx, &dynamodb.DeleteItemInput{TableName: aws.String(deksTable), Key: keyrecord.Key(id)})
-	k.r.must(err)
+	k.r.atomically(func() {
+		if k.recorder != nil {
+			k.recorder.Mishap()
+		}
+		_, err := k.under.DB.DeleteItem(ctx, &dynamodb.DeleteItemInput{TableName: aws.String(deksTable), Key: keyrecord.Key(id)})
+		k.r.must(err)
+	})
 	k.lost[id] = true
 	k.losses++
 	k.r.check.dirty = true
@@ -388,6 +407,58 @@ func (k *keyRecords) sweep() {
 	r.check.found(r.check.seen.Exposed(last.ID+" and a sweep", last.Olds, r.want))
 }
 
+// atomically makes one effect, and shows the recorder what has changed, if there is one.
+func (r *run) atomically(effect func()) {
+	k, ok := r.keyed.(*keyRecords)
+	if !ok || !k.recording {
+		effect()
+		return
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	effect()
+	s := k.state()
+	if k.recorder == nil {
+		for _, i := range s.Control {
+			if text(i["pk"]) == "POINTER" {
+				k.recorder = trace.NewKeyedRecorder(text(i["kek_id"]))
+			}
+		}
+	}
+	if k.recorder != nil {
+		k.recorder.Look(s)
+	}
+}
+
+// state is what there is, for the recorder.
+func (k *keyRecords) state() trace.KeyedState {
+	s := trace.KeyedState{Copies: k.copies, Enabled: map[string]bool{}}
+	for table, items := range map[string]*[]map[string]types.AttributeValue{controlTable: &s.Control, deksTable: &s.Keys, rowTable: &s.Rows} {
+		k.under.DB.Each(table, func(i memddb.Item) { *items = append(*items, i) })
+	}
+	for _, i := range s.Control {
+		if id, ok := strings.CutPrefix(text(i["pk"]), "KEK#"); ok {
+			key, err := k.r.kms.Describe(ctx, kek.ID(id))
+			s.Enabled[id] = err == nil && key.Enabled
+		}
+	}
+	for _, key := range k.bucket.Keys(keyrecord.CopyPrefix) {
+		if k.copies[key] == nil {
+			k.copies[key] = k.read(key)
+		}
+	}
+	return s
+}
+
+// read is the text of a copy.
+func (k *keyRecords) read(key string) []byte {
+	out, err := k.bucket.Bucket.GetObject(ctx, &s3.GetObjectInput{Bucket: aws.String(copyBucket), Key: &key})
+	k.r.must(err)
+	text, err := io.ReadAll(out.Body)
+	k.r.must(err)
+	return text
+}
+
 // ascending draws the ids of data keys so that they sort in the order in which they are made:
 // a scan reads the key table in that order, and a schedule replays. Only what is as long as an
 // id is drawn so; a nonce is not.
@@ -418,3 +489,6 @@ func amidKeyed(t *testing.T, s Schedule, tell bool) ended {
 	drawn.n.Store(0)
 	return amid(t, s, tell, "keyed")
 }
+
+// recorded is the world with keyed rows, with a recorder.
+const recorded = "recorded"

@@ -115,7 +115,13 @@ func onWire[In, Out any](ctx context.Context, w *wire, of request, in *In, call 
 	if err := w.pass(ctx, of); err != nil {
 		return nil, err
 	}
-	return call(ctx, in)
+	if w.keys == nil {
+		return call(ctx, in)
+	}
+	var out *Out
+	var err error
+	w.keys.r.atomically(func() { out, err = call(ctx, in) })
+	return out, err
 }
 
 func (w *wire) GetItem(ctx context.Context, in *dynamodb.GetItemInput, _ ...func(*dynamodb.Options)) (*dynamodb.GetItemOutput, error) {

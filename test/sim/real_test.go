@@ -49,6 +49,7 @@ type ended struct {
 	calls int
 	v     *Violation
 	story string
+	keys  *keyRecords // of a run with keyed rows
 }
 
 // amidAdapters runs a schedule in the second place, in a bubble of its own.
@@ -87,6 +88,7 @@ func amid(t *testing.T, s Schedule, tell bool, name string) (e ended) {
 		r.mine = false
 		r.play()
 		procs.stop()
+		e.keys, _ = r.keyed.(*keyRecords)
 		if e.calls, e.v = r.call, r.failed; tell {
 			if r.failed != nil {
 				r.tell("VIOLATED %v", r.failed)
@@ -150,9 +152,10 @@ func (r *run) toAdapters(t *testing.T, name string) *processes {
 			under.keep()
 		},
 	}
-	if name == "keyed" {
+	if name == "keyed" || name == recorded {
 		rows := table(keyedConfig())
 		rows.keys = newKeyRecords(r, under)
+		rows.keys.recording = name == recorded
 		at.table = rows
 		at.keyed = rows.keys
 	}

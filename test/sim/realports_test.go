@@ -80,7 +80,10 @@ func (t *realRows) Label(c context.Context, old source.Row, id kek.ID) (bool, er
 
 // Delete is an application's: nothing is in its way.
 func (t *realRows) Delete(c context.Context, id string) error {
-	_, err := t.db.DeleteItem(c, &dynamodb.DeleteItemInput{TableName: aws.String(t.Name()), Key: rowKey(id)})
+	var err error
+	t.r.atomically(func() {
+		_, err = t.db.DeleteItem(c, &dynamodb.DeleteItemInput{TableName: aws.String(t.Name()), Key: rowKey(id)})
+	})
 	t.r.check.dirty = true
 	return err
 }

@@ -36,7 +36,7 @@ func requested[In, Out any](c context.Context, d *stepsDB, op string, in *In,
 ) (out *Out, err error) {
 	effect := func() (any, error) {
 		var err error
-		out, err = call(c, in)
+		d.r.atomically(func() { out, err = call(c, in) })
 		if seen != nil {
 			seen(err)
 		}
