@@ -25,7 +25,8 @@ var betweenRequests = map[string]bool{
 	"revoke looks, then deletes": true, "rewrap looks, then writes": true,
 }
 
-// worldOf is where a bug can be found: the memory world runs none of the adapters.
+// worldOf is where a bug can be found: the memory world runs none of the adapters, and one world
+// alone has keyed rows.
 func worldOf(b plant.Bug) string {
 	if betweenRequests[b.Name] {
 		return "requests"

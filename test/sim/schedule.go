@@ -1,7 +1,8 @@
 // Package sim runs rotations under schedules of faults, in virtual time: the real
 // steps of package rotation, beside applications that write and read, with
 // everything going wrong that may. They run on test/memstore; the tests run them
-// on the real adapters and the real client of package envelope too.
+// on the real adapters and the real client of package envelope too, with embedded rows and
+// with keyed ones.
 //
 // A schedule is a list of faults, each due at a numbered call that a step makes.
 // Everything else follows from it: no goroutine decides anything, so a schedule
@@ -61,7 +62,7 @@ const (
 	Convert                 // a person converts embedded rows to keyed ones
 	kinds
 
-	anywhere = SetBack // the kinds before this one happen in every world
+	anywhere = SetBack // the kinds before this one happen in every world; those after it where rows are keyed
 )
 
 var kindNames = [kinds]string{

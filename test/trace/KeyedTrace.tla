@@ -11,6 +11,7 @@
 (* rows are left out; RotationTrace has them. The shards of a fence are    *)
 (* one thing here, which is shut when its last shard is. A pass is what    *)
 (* it found at best: whatever was in order at some time in its phase.      *)
+(* "As coded" marks what the code does and keyed.tla does not.             *)
 (***************************************************************************)
 EXTENDS keyed, Sequences, KeyedData, KeyedSteps
 
@@ -42,6 +43,9 @@ Copied(d, k) ==
   \/ /\ gen[d] # 0 /\ E.e = gen[d]
      /\ \/ k - 1 \in Rot /\ RecRead(k - 1, d)
         \/ PutBackRead(d)
+        \/ /\ k = ptr /\ Bad(d) /\ Max(bkt[d]) \in on /\ pb' = pb \cup {<<d, k>>}
+           /\ bkt' = [bkt EXCEPT ![d] = @ \cup {k}]                      \* as coded: always to the pointer's KEK
+           /\ UNCHANGED <<ctl, rec, gen, row, clean, rw, ew, wr, rd, writes, harm>>
         \/ k \in bkt[d] /\ UNCHANGED vars                                \* of the same, wrapped again
      /\ bkt'[d] = bkt[d] \cup {k}
 
@@ -84,8 +88,8 @@ Act ==
     [] E.a = "delete"    -> DeleteRow(E.r)
     [] OTHER             -> FALSE
 
-(* Scan of everything that is in order, at once. The first pass of the code does not list the *)
-(* bucket, as that of keyed.tla does; the second one does.                                     *)
+(* Scan of everything that is in order, at once. As coded, the first pass does not list the *)
+(* bucket, as that of keyed.tla does (ok_keyed_as_coded).                                   *)
 FirstPass(n, x) == rot[n].ph = "sealed" /\ x[1] = "d" /\ rec[x[2]].kek \in {0, n + 1}
 Seeable == {x \in Things \ clean : \E n \in Rot : FirstPass(n, x) \/ ENABLED Scan(n, x)}
 See == /\ clean' = clean \cup Seeable

@@ -83,7 +83,7 @@ func textOf(v types.AttributeValue) string {
 }
 
 func numberOf(v types.AttributeValue) (n int) {
-	_, _ = fmt.Sscan(textOf(v), &n) // 0 is no number of the model
+	_, _ = fmt.Sscan(textOf(v), &n) // 0: the model has no such number
 	return n
 }
 
