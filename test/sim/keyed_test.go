@@ -173,7 +173,7 @@ func (k *keyRecords) open(def kek.Source, rows *scheduledSource) source.Driver {
 // records are those that are stored, by id.
 func (k *keyRecords) records() map[string]keyrecord.Record {
 	out := map[string]keyrecord.Record{}
-	k.under.DB.Each(deksTable, func(i memddb.Item) {
+	k.under.Each(deksTable, func(i memddb.Item) {
 		r, err := keyrecord.Decode(i)
 		k.r.must(err)
 		out[r.DEKID] = r
@@ -392,7 +392,7 @@ func (k *keyRecords) sweep() {
 		return
 	}
 	var exposed int64
-	k.under.DB.Each(rowTable, func(i memddb.Item) {
+	k.under.Each(rowTable, func(i memddb.Item) {
 		if epoch, _ := attr.Int(i["kek_epoch"]); text(i["dek_id"]) != "" && epoch < last.Epoch {
 			exposed++
 		}
@@ -434,7 +434,7 @@ func (r *run) atomically(effect func()) {
 func (k *keyRecords) state() trace.KeyedState {
 	s := trace.KeyedState{Copies: k.copies, Enabled: map[string]bool{}}
 	for table, items := range map[string]*[]map[string]types.AttributeValue{controlTable: &s.Control, deksTable: &s.Keys, rowTable: &s.Rows} {
-		k.under.DB.Each(table, func(i memddb.Item) { *items = append(*items, i) })
+		k.under.Each(table, func(i memddb.Item) { *items = append(*items, i) })
 	}
 	for _, i := range s.Control {
 		if id, ok := strings.CutPrefix(text(i["pk"]), "KEK#"); ok {
