@@ -120,15 +120,15 @@ spec: build/tla2tools.jar ## check every model, and recorded runs
 spec-deep: build/tla2tools.jar ## larger models, for MATTER_SPEC_BUDGET (default 30m)
 	@MATTER_SPEC_BUDGET=$${MATTER_SPEC_BUDGET:-30m} go test ./spec -run TestVariants -v -timeout 0
 
-sim: ## fault schedules for MATTER_SIM_SECONDS; SEED=… or SCHEDULE='…' tells one as a story, WORLD=adapters or requests in the real adapters
+sim: ## fault schedules for MATTER_SIM_SECONDS; SEED=… or SCHEDULE='…' tells one as a story, WORLD=adapters, requests or keyed in the real adapters
 	@if [[ -n '$(SEED)$(SCHEDULE)' ]]; then
 	  MATTER_SIM_WORLD='$(WORLD)' MATTER_SIM_SEED='$(SEED)' MATTER_SIM_SCHEDULE='$(SCHEDULE)' go test ./test/sim -run TestReplay -v -count 1
 	else
-	  go test ./test/sim -run 'TestOneFault|TestTwoFaults|TestRandomSchedules$$|TestRandomAmid|TestTakeOvers|TestObjects|TestRestores' -v -count 1 -timeout 0
+	  go test ./test/sim -run 'TestOneFault|TestTwoFaults|TestRandomSchedules$$|TestRandomAmid|TestRandomKeyed|TestTakeOvers|TestObjects|TestRestores' -v -count 1 -timeout 0
 	fi
 
 sim-deep: ## every single fault in the real adapters, every pair of faults, then seeds, for MATTER_SIM_BUDGET (default 30m)
-	@MATTER_SIM_WORLD='$(WORLD)' MATTER_SIM_BUDGET=$${MATTER_SIM_BUDGET:-30m} go test ./test/sim -run 'TestDeep|TestOneFaultAmid' -v -count 1 -timeout 0
+	@MATTER_SIM_WORLD='$(WORLD)' MATTER_SIM_BUDGET=$${MATTER_SIM_BUDGET:-30m} go test ./test/sim -run 'TestDeep|TestOneFaultAmid|TestOneFaultKeyed' -v -count 1 -timeout 0
 
 sim-takeovers: ## an emergency begun at every call of a rotation, with every single fault at each of its own; SEED=… tests that sample alone
 	@MATTER_SIM_SEED='$(SEED)' MATTER_SIM_BUDGET=$(if $(SEED),,$${MATTER_SIM_BUDGET:-30m}) go test ./test/sim -run 'TestTakeOvers' -v -count 1 -timeout 0

@@ -105,8 +105,8 @@ var planted = []struct {
 }
 
 // TestPlantedBugs: with MATTER_MUTANTS each bug is built into the test that finds it, which
-// must fail; without it, each still fits the sources. The simulator's worlds write embedded
-// rows, so these bugs have a list of their own.
+// must fail; without it, each still fits the sources. What only a schedule finds is in
+// test/sim.
 func TestPlantedBugs(t *testing.T) {
 	root, err := filepath.Abs("..")
 	if err != nil {

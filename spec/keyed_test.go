@@ -71,6 +71,14 @@ var keyedHolds = []variant{
 	{name: "ok_keyed_old_rows", module: "keyed", set: with(keyedQuiet, set("Mishaps", `{"old-rows"}`, "Deletes", "TRUE", "MaxDek", "1")), want: tlc.Holds, says: "keyed rows restored raw at any time"},
 	{name: "deep_keyed_old_rows", module: "keyed", deep: true, set: with(keyedWalker, set("Mishaps", `{"old-rows"}`, "Modes", both, "MaxWrite", "1", "Deletes", "TRUE", "Sweep", "TRUE")), want: tlc.Holds, says: "and beside writers, an emergency and a sweep"},
 	{name: "deep_keyed_putback_older", module: "keyed", deep: true, set: keyedLose, edits: change(`Newest(copies) == {Max(copies)}`, `Newest(copies) == copies`), instead: []string{"RecOK"}, want: tlc.Holds, says: "behind the fence any copy will do for a put-back"},
+	{
+		name: "ok_keyed_as_coded", module: "keyed", set: set("Mishaps", `{"lose"}`, "MaxWrite", "1"), instead: keyedLost, want: tlc.Holds,
+		edits: []edit{
+			{`  /\ rec[d] # NoRec \/ Olds(n) \cap bkt[d] = {} \/ n + 1 \in bkt[d]`, `  /\ rot[n].ph = "sealed" \/ rec[d] # NoRec \/ Olds(n) \cap bkt[d] = {} \/ n + 1 \in bkt[d]`},
+			{`LET to == IF k \notin fence THEN ptr ELSE k IN`, `LET to == ptr IN`},
+		},
+		says: "only the second pass lists the bucket, and a record is always put back under the pointer's KEK",
+	},
 	{name: "ok_keyed_move", module: "keyed", set: with(keyedMove, set("MaxWrite", "1")), want: tlc.Holds, says: "a payload copied to another row is refused"},
 }
 

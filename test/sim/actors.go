@@ -13,10 +13,11 @@ import (
 
 // actors are the applications and what they have been told is written.
 type actors struct {
-	run  *run
-	apps apps
-	want map[string]string // what each row opens to
-	made int
+	run       *run
+	apps      apps
+	want      map[string]string // what each row opens to
+	made      int
+	overslept map[string]int64 // rows that were inserted under a data key of before the pointer's epoch, and that epoch
 }
 
 const aRow = "row-1"
@@ -25,13 +26,14 @@ var ctx = memstore.WithCaller(context.Background(), "application")
 
 func (a *actors) act(f Fault) {
 	switch f.Kind {
-	case Begin:
-		a.begin(f.Arg/2, f.Arg%2 == 0, "")
+	case Begin, Store:
+		a.begin(f.Arg/2, task{insert: f.Arg%2 == 0, unstored: f.Kind == Store})
 	case Finish:
 		a.apps.finish(f.Arg)
 	case Delete:
 		a.run.must(a.run.table.Delete(ctx, aRow))
 		delete(a.want, aRow)
+		delete(a.overslept, aRow)
 	case Restore:
 		a.restore()
 	case Foreign:
@@ -50,36 +52,42 @@ func (a *actors) act(f Fault) {
 
 // begin lets application n begin to write a row; without an id one of its own, or
 // the row that everybody updates.
-func (a *actors) begin(n int, insert bool, id string) {
+func (a *actors) begin(n int, what task) {
 	if a.apps.busy(n) {
 		return
 	}
 	a.made++
-	if id == "" {
-		if id = aRow; insert {
-			id = fmt.Sprintf("new-%d", a.made)
+	if what.id == "" {
+		if what.id = aRow; what.insert {
+			what.id = fmt.Sprintf("new-%d", a.made)
 		}
 	}
-	a.apps.begin(n, task{insert: insert, id: id, plain: fmt.Sprintf("%s by %d", id, a.made)})
+	what.plain = fmt.Sprintf("%s by %d", what.id, a.made)
+	a.apps.begin(n, what)
 }
 
 // task is what an application is about to write.
 type task struct {
 	insert    bool
 	id, plain string
+	unstored  bool // it falls asleep before the record of its data key is stored, not before it writes the row
 }
 
-// encctx is the encryption context of a row. Rows of the late table have ids of their own.
-func encctx(id string) map[string]string {
-	if strings.HasPrefix(id, lateTable) {
+// encctx is the encryption context of an embedded row. Rows of the late table have ids of
+// their own. Rows that share data keys share their context.
+func (r *run) encctx(id string) map[string]string {
+	switch {
+	case strings.HasPrefix(id, lateTable):
 		return map[string]string{"table": lateTable, "id": id}
+	case r.keyed != nil:
+		return map[string]string{"table": "rows"}
 	}
 	return map[string]string{"table": "rows", "id": id}
 }
 
 // seal makes a record under a KEK; false if that is not usable.
 func (a *actors) seal(id, plain string, under kek.ID, epoch int64) (memstore.Record, error) {
-	c := encctx(id)
+	c := a.run.encctx(id)
 	dek, wrapped, err := a.run.kms.GenerateDataKey(ctx, under, c)
 	if err != nil {
 		return memstore.Record{}, err

@@ -134,6 +134,10 @@ func (r *run) circumstance(f Fault) {
 		r.lagTags = true
 	case SetBack:
 		r.setBack(f.Arg)
+	case Lose, PutBack, Convert:
+		if r.keyed != nil {
+			r.keyed.befall(f)
+		}
 	default:
 		r.alone(func() { r.act(f) })
 	}

@@ -100,7 +100,7 @@ func (r *run) clone() *run {
 	c.wire(c.inMemory(world, clone(r.table), clone(r.late)))
 	c.objects = maps.Clone(r.objects)
 	c.made, c.dying = maps.Clone(r.made), maps.Clone(r.dying)
-	c.actors = &actors{run: &c, want: maps.Clone(r.want), made: r.actors.made}
+	c.actors = &actors{run: &c, want: maps.Clone(r.want), made: r.actors.made, overslept: maps.Clone(r.overslept)}
 	c.apps = r.apps.clone(c.actors)
 	c.main, c.rival = r.main.clone(&c), r.rival.clone(&c)
 	c.check = r.check.clone(&c)

@@ -25,10 +25,14 @@ var betweenRequests = map[string]bool{
 	"revoke looks, then deletes": true, "rewrap looks, then writes": true,
 }
 
-// worldOf is where a bug can be found: the memory world runs none of the adapters.
+// worldOf is where a bug can be found: the memory world runs none of the adapters, and one world
+// alone has keyed rows.
 func worldOf(b plant.Bug) string {
 	if betweenRequests[b.Name] {
 		return "requests"
+	}
+	if slices.ContainsFunc(keyedBugs, func(k plant.Bug) bool { return k.Name == b.Name }) {
+		return "keyed"
 	}
 	if strings.HasPrefix(b.Name, "doctor") || strings.Contains(b.Name, "set back") || strings.HasPrefix(b.File, "internal/ddb/") || strings.HasPrefix(b.File, "source/") || strings.HasPrefix(b.File, "envelope/") {
 		return "adapters"
@@ -113,6 +117,8 @@ func TestProbe(t *testing.T) {
 		w = adapters(t)
 	case "requests":
 		w = requests(t)
+	case "keyed":
+		w = keyed(t)
 	default:
 		w = memory()
 	}
@@ -129,9 +135,12 @@ func TestProbe(t *testing.T) {
 			return
 		}
 	}
-	if w.name == "memory" {
+	switch w.name {
+	case "memory":
 		schedules = []iter.Seq[Schedule]{Undisturbed(), Seeds(1)}
-	} else { // all single faults would take half of the time
+	case "keyed":
+		schedules = []iter.Seq[Schedule]{turns(scattered(keyedSingles(w.calls)), w.seeds(1)), w.seeds(1e6)}
+	default: // all single faults would take half of the time
 		schedules = []iter.Seq[Schedule]{turns(scattered(undisturbed(w.calls)), scattered(restores(w.calls)), w.seeds(1)), w.seeds(1e6)}
 	}
 	stop := func() bool { return processorTime(t) > rejectWithin }

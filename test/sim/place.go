@@ -31,7 +31,8 @@ type place struct {
 	items    doctor.Items          // the control table, item by item; nil: doctor does not run here
 	recover  func(back int)        // sets the control table back by so many transactions; nil: there are no backups here
 	anchors  func() *anchor.Anchor
-	watch    func() // from now on the schedule decides about every call, and the checker sees every effect
+	keyed    keyTable // the key table; nil: rows are embedded
+	watch    func()   // from now on the schedule decides about every call, and the checker sees every effect
 }
 
 // store is the control table, for the steps and for the checker.
@@ -78,6 +79,21 @@ type apps interface {
 	join(id string)
 	paged() // an operator is looking at why the rotation has halted
 	clone(of *actors) apps
+}
+
+// keyTable has the data keys of keyed rows.
+type keyTable interface {
+	source() kek.Source
+	// open opens the source of a definition: the key table, or rows as those of a driver
+	// that knows keyed ones.
+	open(def kek.Source, rows *scheduledSource) source.Driver
+	// check holds the records to what is promised of them.
+	check()
+	befall(f Fault)
+	// repair puts records back that are lost.
+	repair(ctx context.Context, s *rotation.Steps) error
+	// sweep moves rows off exposed data keys, when all is over.
+	sweep()
 }
 
 // inMemory is the place that is memstore alone.

@@ -1,8 +1,14 @@
 package sim
 
-import "github.com/matter-ops/kms-rotation/test/plant"
+import (
+	"slices"
 
-var mutants = []plant.Bug{
+	"github.com/matter-ops/kms-rotation/test/plant"
+)
+
+var mutants = slices.Concat(embeddedBugs, keyedBugs)
+
+var embeddedBugs = []plant.Bug{
 	{Name: "skip the seal", File: "rotation/drain.go", With: []string{
 		"for i := range v.KEKs[id].FenceShards {", "for i := range v.KEKs[id].FenceShards * 0 {",
 		"kek/view.go", "",

@@ -14,6 +14,7 @@ import (
 
 	"github.com/matter-ops/kms-rotation/audit"
 	"github.com/matter-ops/kms-rotation/internal/ddb"
+	"github.com/matter-ops/kms-rotation/internal/keyrecord"
 	"github.com/matter-ops/kms-rotation/internal/rekor"
 	"github.com/matter-ops/kms-rotation/internal/remote"
 	"github.com/matter-ops/kms-rotation/kek"
@@ -48,22 +49,23 @@ type ended struct {
 	calls int
 	v     *Violation
 	story string
+	keys  *keyRecords // of a run with keyed rows
 }
 
 // amidAdapters runs a schedule in the second place, in a bubble of its own.
 func amidAdapters(t *testing.T, s Schedule, tell bool) ended {
 	t.Helper()
-	return amid(t, s, tell, false)
+	return amid(t, s, tell, "adapters")
 }
 
 // amidRequests is the same with the schedule deciding about the requests to DynamoDB
 // instead of the calls of its adapters: most of these are several.
 func amidRequests(t *testing.T, s Schedule, tell bool) ended {
 	t.Helper()
-	return amid(t, s, tell, true)
+	return amid(t, s, tell, "requests")
 }
 
-func amid(t *testing.T, s Schedule, tell, requests bool) (e ended) {
+func amid(t *testing.T, s Schedule, tell bool, name string) (e ended) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		time.Sleep(time.Until(began()))
@@ -74,14 +76,19 @@ func amid(t *testing.T, s Schedule, tell, requests bool) (e ended) {
 		}
 		draw := rand.New(rand.NewPCG(1, 1))
 		r.context = remote.WithJitter(ctx, draw.Int64N)
-		procs := r.toAdapters(t, requests)
+		procs := r.toAdapters(t, name)
 		r.settle()
 		r.mine = true
-		r.begin(1, false, "") // so that the service has a data key of before
+		r.begin(1, task{}) // so that the service has a data key of before
 		procs.finish(1)
+		if r.keyed != nil {
+			r.begin(0, task{insert: true, id: "old-1"})
+			procs.finish(0)
+		}
 		r.mine = false
 		r.play()
 		procs.stop()
+		e.keys, _ = r.keyed.(*keyRecords)
 		if e.calls, e.v = r.call, r.failed; tell {
 			if r.failed != nil {
 				r.tell("VIOLATED %v", r.failed)
@@ -95,15 +102,11 @@ func amid(t *testing.T, s Schedule, tell, requests bool) (e ended) {
 }
 
 // toAdapters wires a run to the real adapters, and starts applications.
-func (r *run) toAdapters(t *testing.T, requests bool) *processes {
+func (r *run) toAdapters(t *testing.T, name string) *processes {
 	t.Helper()
 	db := memddb.New()
-	for _, name := range []string{controlTable, rowTable, lateTable} {
-		in := &dynamodb.CreateTableInput{TableName: aws.String(name)}
-		keys := []string{"id"}
-		if name == controlTable {
-			keys = []string{"pk", "sk"}
-		}
+	for table, keys := range map[string][]string{controlTable: {"pk", "sk"}, rowTable: {"id"}, lateTable: {"id"}, deksTable: {keyrecord.AttrPK}} {
+		in := &dynamodb.CreateTableInput{TableName: aws.String(table)}
 		for i, k := range keys {
 			kind := []types.KeyType{types.KeyTypeHash, types.KeyTypeRange}[i]
 			in.KeySchema = append(in.KeySchema, types.KeySchemaElement{AttributeName: aws.String(k), KeyType: kind})
@@ -119,19 +122,20 @@ func (r *run) toAdapters(t *testing.T, requests bool) *processes {
 	world := memstore.New(chain, func() time.Time { return time.Now().UTC() })
 	h := &hooked{r: r}
 	p := &processes{actors: r.actors, db: db}
+	requests := name != "adapters"
 	under := &stepsDB{DB: db, hooked: h, procs: p, requests: requests, plain: ddb.New(db, controlTable, chain, r.clock)}
 	upper := h
 	if requests {
 		upper = &hooked{r: r, lower: h}
 	}
 	store := &realStore{hooked: upper, Store: ddb.New(under, controlTable, chain, r.clock), plain: under.plain, under: under, db: db}
-	table := func(name string) *realRows {
-		source, err := dynamosource.New(under, tableConfig(name))
+	table := func(c dynamosource.Config) *realRows {
+		source, err := dynamosource.New(under, c)
 		r.must(err)
-		return &realRows{hooked: upper, source: source, db: db}
+		return &realRows{hooked: upper, source: source.FencedBy(controlTable), db: db}
 	}
-	r.wire(place{
-		world: world, store: store, table: table(rowTable), late: table(lateTable), vault: &realVault{h, world.Vault()}, keys: &realKeys{h, world.KMS()},
+	at := place{
+		world: world, store: store, table: table(tableConfig(rowTable)), late: table(tableConfig(lateTable)), vault: &realVault{h, world.Vault()}, keys: &realKeys{h, world.KMS()},
 		start: "eyJpZCI6eyJTIjoiISJ9fQ", // {"id":{"S":"!"}}
 		resolves: func(id kek.ID) bool {
 			k, err := world.KMS().Describe(ctx, id)
@@ -147,7 +151,15 @@ func (r *run) toAdapters(t *testing.T, requests bool) *processes {
 			h.watching = true
 			under.keep()
 		},
-	})
+	}
+	if name == "keyed" || name == recorded {
+		rows := table(keyedConfig())
+		rows.keys = newKeyRecords(r, under)
+		rows.keys.recording = name == recorded
+		at.table = rows
+		at.keyed = rows.keys
+	}
+	r.wire(at)
 	r.apps = p
 	return p
 }

@@ -25,6 +25,7 @@ type realRows struct {
 	*hooked
 	source *dynamosource.Table
 	db     *memddb.DB
+	keys   *keyRecords // nil: no row is keyed
 }
 
 func (t *realRows) Name() string          { return t.source.Name() }
@@ -79,7 +80,10 @@ func (t *realRows) Label(c context.Context, old source.Row, id kek.ID) (bool, er
 
 // Delete is an application's: nothing is in its way.
 func (t *realRows) Delete(c context.Context, id string) error {
-	_, err := t.db.DeleteItem(c, &dynamodb.DeleteItemInput{TableName: aws.String(t.Name()), Key: rowKey(id)})
+	var err error
+	t.r.atomically(func() {
+		_, err = t.db.DeleteItem(c, &dynamodb.DeleteItemInput{TableName: aws.String(t.Name()), Key: rowKey(id)})
+	})
 	t.r.check.dirty = true
 	return err
 }
@@ -105,21 +109,27 @@ func (t *realRows) Plant(id string, rec memstore.Record) {
 
 // Each finds out with KMS which KEK a row is under that does not name it.
 func (t *realRows) Each(f func(id string, rec memstore.Record)) {
-	t.db.Each(t.Name(), func(i memddb.Item) {
+	var items []memddb.Item
+	t.db.Each(t.Name(), func(i memddb.Item) { items = append(items, i) })
+	for _, i := range items {
 		id := text(i["id"])
-		rec := memstore.Record{KEK: kek.ID(text(i["kek_id"])), Context: encctx(id)}
+		rec := memstore.Record{KEK: kek.ID(text(i["kek_id"])), Context: t.r.encctx(id)}
 		if dek, ok := i["dek"].(*types.AttributeValueMemberB); ok {
 			rec.WrappedDEK = dek.Value
 		}
 		if data, ok := i["data"].(*types.AttributeValueMemberB); ok {
 			rec.Ciphertext = data.Value
 		}
+		if dek := text(i["dek_id"]); dek != "" {
+			f(id, t.keys.resolve(i, dek, rec))
+			continue
+		}
 		if rec.KEK == "" || rec.KEK == foreignAlias {
 			rec.Kind = source.NoKEK
 			rec.KEK, _, _ = t.r.kms.Identify(ctx, rec.WrappedDEK, rec.Context)
 		}
 		f(id, rec)
-	})
+	}
 }
 
 // realVault is the bucket.

@@ -36,7 +36,7 @@ func requested[In, Out any](c context.Context, d *stepsDB, op string, in *In,
 ) (out *Out, err error) {
 	effect := func() (any, error) {
 		var err error
-		out, err = call(c, in)
+		d.r.atomically(func() { out, err = call(c, in) })
 		if seen != nil {
 			seen(err)
 		}
@@ -164,6 +164,9 @@ func (d *stepsDB) transacted(items []types.TransactWriteItem) {
 		}
 	}
 	d.alone(nil, touched != nil && head == nil, touched)
+	if touched == nil && head == nil { // of rows, or of a data key
+		d.tell("Table.Replace", nil)
+	}
 	if !d.requests || !d.watching || head == nil {
 		return
 	}

@@ -2,6 +2,7 @@ package sim
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"maps"
@@ -141,7 +142,7 @@ func began() time.Time { return time.Date(2026, 4, 1, 2, 0, 0, 0, time.UTC) }
 // emptyRun is a run that takes place nowhere yet.
 func emptyRun(s Schedule) *run {
 	r := &run{context: ctx, sched: s, now: began(), made: map[kek.ID]time.Time{}, dying: map[kek.ID]time.Time{}}
-	r.actors = &actors{run: r, want: map[string]string{}}
+	r.actors = &actors{run: r, want: map[string]string{}, overslept: map[string]int64{}}
 	return r
 }
 
@@ -151,13 +152,17 @@ func (r *run) settle() {
 	byPerson := memstore.WithCaller(ctx, "person")
 	k, err := r.kms.Create(byPerson, "", 0, "genesis", keyring.Key{})
 	r.must(err)
-	_, err = r.steps.Genesis(byPerson, k.ID, "genesis", []kek.Source{rowSource()})
+	sources := []kek.Source{rowSource()}
+	if r.keyed != nil {
+		sources = append(sources, r.keyed.source())
+	}
+	_, err = r.steps.Genesis(byPerson, k.ID, "genesis", sources)
 	r.must(err)
 	r.check = newChecker(r)
 	r.apps.start()
-	r.begin(0, true, "known-1")
+	r.begin(0, task{insert: true, id: "known-1"})
 	r.apps.finish(0)
-	r.begin(0, true, "row-1")
+	r.begin(0, task{insert: true, id: aRow})
 	r.apps.finish(0)
 	r.watch()
 	r.check.dirty, r.check.shifted, r.check.fenced = true, true, true
@@ -190,6 +195,9 @@ func (r *run) wire(p place) {
 		},
 		Journal: j, Gates: gates.Gates{Journal: j, Pauses: holds{r}}, Drainage: r.store, Checkpoints: rotation.SealCheckpoints(r.store, memstore.CheckpointKeys{}), Archive: r.store, OpenSource: r.open,
 		Keys: keyring.Keyring{Admin: k, Wrapper: k, Cipher: aead.Cipher{}, Random: func(b []byte) { copy(b, "known plaintext") }},
+	}
+	if r.keyed != nil {
+		r.steps.Keys.Random = func(b []byte) { _, _ = rand.Read(b) } // ids of data keys differ
 	}
 }
 

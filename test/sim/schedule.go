@@ -1,7 +1,8 @@
 // Package sim runs rotations under schedules of faults, in virtual time: the real
 // steps of package rotation, beside applications that write and read, with
 // everything going wrong that may. They run on test/memstore; the tests run them
-// on the real adapters and the real client of package envelope too.
+// on the real adapters and the real client of package envelope too, with embedded rows and
+// with keyed ones.
 //
 // A schedule is a list of faults, each due at a numbered call that a step makes.
 // Everything else follows from it: no goroutine decides anything, so a schedule
@@ -55,15 +56,19 @@ const (
 	LagTags                 // the listing of tagged keys misses the youngest
 	Hold                    // people pause the walks over the rows, and continue them after Arg minutes
 	SetBack                 // the control table is restored to what it was Arg transactions ago
+	Store                   // an application makes a data key for a row, and falls asleep before it stores its record; Arg as of Begin
+	Lose                    // a record of a data key is deleted by mistake; Arg 0: that of a row, 1: the youngest
+	PutBack                 // a person has records put back
+	Convert                 // a person converts embedded rows to keyed ones
 	kinds
 
-	anywhere = SetBack // the kinds before this one happen in every world
+	anywhere = SetBack // the kinds before this one happen in every world; those after it where rows are keyed
 )
 
 var kindNames = [kinds]string{
 	"crash-before", "crash-after", "not-applied", "lost", "throttle", "deny", "timeout", "conflict", "outage", "slow", "skew",
 	"duplicate", "pause", "rival", "take-over", "operator", "begin", "finish", "delete", "restore", "foreign", "new-table", "look", "open", "object", "short-page",
-	"lag-new", "lag-disable", "lag-tags", "hold", "set-back",
+	"lag-new", "lag-disable", "lag-tags", "hold", "set-back", "store", "lose", "put-back", "convert",
 }
 
 func (k Kind) String() string { return kindNames[k] }
@@ -81,7 +86,7 @@ func (k Kind) variants() []int {
 		return []int{-90, 90}
 	case Pause:
 		return []int{1, 2, 4, 7, 12, 40}
-	case Finish, NewTable, TakeOver:
+	case Finish, NewTable, TakeOver, Lose:
 		return []int{0, 1}
 	case Rival, Foreign, Object:
 		return []int{0, 1, 2}
@@ -89,7 +94,7 @@ func (k Kind) variants() []int {
 		return []int{1, 2, 5, 12, 100}
 	case Operator:
 		return upTo(len(operatorCalls))
-	case Begin:
+	case Begin, Store:
 		return []int{0, 1, 2, 3}
 	default:
 		return []int{0}

@@ -44,7 +44,11 @@ func (r *run) open(def kek.Source) (source.Driver, error) {
 	if def.Name == lateTable {
 		of = r.late
 	}
-	return &scheduledSource{rows: of, r: r, known: def.Kind == memstore.KindCorpus}, nil
+	rows := &scheduledSource{rows: of, r: r, known: def.Kind == memstore.KindCorpus}
+	if r.keyed != nil {
+		return r.keyed.open(def, rows), nil
+	}
+	return rows, nil
 }
 
 // old is the KEK that rows may still come to be under past the fence: that of a
@@ -170,6 +174,7 @@ func addLate(definition string) func(context.Context, *rotation.Steps) error {
 const (
 	dryRun     = " (dry run)"
 	removeLate = "source remove " + lateTable
+	putBack    = "put records back"
 )
 
 func adoption(name string, write bool) func(context.Context, *rotation.Steps) error {
@@ -219,6 +224,10 @@ func (r *run) accountForRows() {
 	if missing {
 		do("source add "+lateTable, addLate(withHistory))
 		v.Sources = append(v.Sources, lateSource(withHistory))
+	}
+	if r.keyed != nil {
+		do(putBack, r.keyed.repair)
+		return
 	}
 	for _, def := range v.Sources {
 		do("adopt "+def.Name+dryRun, adoption(def.Name, false))

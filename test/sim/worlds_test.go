@@ -57,17 +57,30 @@ func bubbles(t *testing.T, name string, run func(t *testing.T, s Schedule, tell 
 	}
 }
 
+// keyed is the second world with keyed rows and faults at each request.
+func keyed(t *testing.T) world {
+	t.Helper()
+	return bubbles(t, "keyed", amidKeyed)
+}
+
 // random is the schedule of a seed.
 func (w world) random(seed uint64) Schedule {
-	if w.name == "requests" {
+	switch w.name {
+	case "requests":
 		return random(seed, w.calls)
+	case "keyed":
+		return keyedRandom(seed, w.calls)
+	default:
+		return Random(seed)
 	}
-	return Random(seed)
 }
 
 // seeds are random schedules, holders of leases that drain meets, adoptions, and restores
 // of the control table.
 func (w world) seeds(from uint64) iter.Seq[Schedule] {
+	if w.name == "keyed" {
+		return seeds(from, w.random)
+	}
 	of := func(draw func(uint64, func(bool) int) Schedule) iter.Seq[Schedule] {
 		return seeds(from, func(seed uint64) Schedule { return draw(seed, w.calls) })
 	}
@@ -84,8 +97,10 @@ func chosen(t *testing.T) world {
 		return adapters(t)
 	case "requests":
 		return requests(t)
+	case "keyed":
+		return keyed(t)
 	default:
-		t.Fatalf("no world %q: memory, adapters or requests", name)
+		t.Fatalf("no world %q: memory, adapters, requests or keyed", name)
 		return world{}
 	}
 }
@@ -169,6 +184,27 @@ func TestOneFaultAmidRequests(t *testing.T) {
 	holdIn(t, w, 0, every(oneIn(8), undisturbed(w.calls)))
 }
 
+// TestOneFaultKeyed tries one fault in a hundred at requests of the world with keyed rows,
+// other ones every day, all with MATTER_SIM_BUDGET.
+func TestOneFaultKeyed(t *testing.T) {
+	if testing.Short() {
+		t.Skip("it takes seconds")
+	}
+	w := keyed(t)
+	t.Logf("%d requests and calls, %d in an emergency", w.calls(false), w.calls(true))
+	holdIn(t, w, 0, every(oneIn(100*raced), keyedSingles(w.calls)))
+}
+
+// TestRandomKeyed tries seeds there, other ones every day.
+func TestRandomKeyed(t *testing.T) {
+	if testing.Short() || raced > 1 {
+		t.Skip("it takes seconds; the race detector has seen single faults")
+	}
+	w := keyed(t)
+	from := uint64(time.Now().Unix() / 86400 * 1e8)
+	holdIn(t, w, seconds(t, "MATTER_SIM_SECONDS", 20*time.Second)/6, w.seeds(from))
+}
+
 // TestAdaptersReplay: the same schedule is the same story among goroutines and timers
 // too.
 func TestAdaptersReplay(t *testing.T) {
@@ -185,6 +221,43 @@ func TestAdaptersReplay(t *testing.T) {
 			}
 		}
 	}
+}
+
+// TestKeyedReplay: the same schedule is the same story with keyed rows too, and the schedules
+// get to what only that world has.
+func TestKeyedReplay(t *testing.T) {
+	if raced > 1 {
+		t.Skip("where schedules get to is not for the race detector")
+	}
+	w := keyed(t)
+	must := []string{
+		"is deleted", "put records back", "convert rows", "is under a data key of epoch", "times: insert", "context deadline exceeded", "writes row row-1", "operator: ",
+	}
+	reached := map[string]int{}
+	n := 0
+	for s := range w.seeds(1) {
+		one, v := w.tell(s)
+		if v != nil {
+			t.Fatal(one)
+		}
+		if two, _ := w.tell(s); one != two {
+			t.Fatalf("%s (-first +again):\n%s", s, cmp.Diff(one, two))
+		}
+		for _, m := range must {
+			if strings.Contains(one, m) {
+				reached[m]++
+			}
+		}
+		if n++; n == 60 {
+			break
+		}
+	}
+	for _, m := range must {
+		if reached[m] == 0 {
+			t.Errorf("%q is in none of %d stories", m, n)
+		}
+	}
+	t.Log(reached)
 }
 
 // TestAdaptersReach: the schedules get to what only this world has.

@@ -86,7 +86,7 @@ func check(ctx context.Context, runs [][]Event, converted []*run, group []int, v
 	}
 	res, err := tlc.Check(ctx, tlc.Run{
 		Module: "RotationTrace",
-		Files:  map[string]string{"rotation": spec.Rotation, "RotationTrace": module, "TraceData": data(some), "TraceSteps": steps()},
+		Files:  map[string]string{"rotation": spec.Rotation, "RotationTrace": module, "TraceData": data(some), "TraceSteps": stepsOf("rotation", spec.Rotation)},
 		Config: config(some),
 	})
 	if err != nil {
@@ -95,22 +95,7 @@ func check(ctx context.Context, runs [][]Event, converted []*run, group []int, v
 	if res.Verdict != tlc.Holds {
 		return fmt.Errorf("trace: %w: TLC says %s:\n%s", errors.New("not checked"), res.Verdict, res.Output)
 	}
-	explained := make([]int, len(group))
-	violated := make([]string, len(group))
-	actions := make([]map[[2]any]bool, len(group))
-	for _, m := range printed.FindAllStringSubmatch(res.Output, -1) {
-		t, _ := strconv.Atoi(m[2])
-		i, _ := strconv.Atoi(m[3])
-		if m[1] == "violates" {
-			violated[t-1] = m[4]
-		} else {
-			explained[t-1] = max(explained[t-1], i)
-			if actions[t-1] == nil {
-				actions[t-1] = map[[2]any]bool{}
-			}
-			actions[t-1][[2]any{i, m[4]}] = true
-		}
-	}
+	explained, violated, actions := readExplained(res.Output, len(group))
 	for j, i := range group {
 		verdicts[i] = converted[i].verdict(runs[i], explained[j], violated[j])
 		verdicts[i].Actions = map[string]int{}
@@ -119,6 +104,28 @@ func check(ctx context.Context, runs [][]Event, converted []*run, group []int, v
 		}
 	}
 	return nil
+}
+
+// readExplained reads of so many runs how many of their lines were explained, which promise the
+// next one breaks, and by which actions.
+func readExplained(output string, runs int) (explained []int, violated []string, actions []map[[2]any]bool) {
+	explained = make([]int, runs)
+	violated = make([]string, runs)
+	actions = make([]map[[2]any]bool, runs)
+	for _, m := range printed.FindAllStringSubmatch(output, -1) {
+		t, _ := strconv.Atoi(m[2])
+		i, _ := strconv.Atoi(m[3])
+		if m[1] == "violates" {
+			violated[t-1] = m[4]
+			continue
+		}
+		explained[t-1] = max(explained[t-1], i)
+		if actions[t-1] == nil {
+			actions[t-1] = map[[2]any]bool{}
+		}
+		actions[t-1][[2]any{i, m[4]}] = true
+	}
+	return explained, violated, actions
 }
 
 // verdict is what is to be said of a run of which so many lines are explained.
@@ -156,19 +163,19 @@ func data(runs []*run) string {
 	return b.String()
 }
 
-// property is a property of steps in rotation.tla.
-var property = regexp.MustCompile(`(?ms)^(\w+)( *==[^\n]*?\n? *)\[\]\[(.*?)\]_(\w+) *$`)
+// property is a property of steps in a module.
+var property = regexp.MustCompile(`(?ms)^(\w+)( *==[^\n]*?\n? *)\[\]\[(.*?)\]_(\w+|<<\w+>>) *$`)
 
 // quiet are the properties of steps that hold unless somebody else has written a row since
 // the rotation began.
 var quiet = []string{"KnownBeforeSwitch", "RetiredIsMoved", "CompletedIsMoved"}
 
-// steps is the module TraceSteps: each property of steps in rotation.tla as a formula of
-// one step, which a trace is held to after each event.
-func steps() string {
+// stepsOf is the module TraceSteps: each property of steps in a module, of which it is given the
+// text, as a formula of one step, which a trace is held to after each event.
+func stepsOf(module, text string) string {
 	var b, all strings.Builder
-	b.WriteString("---- MODULE TraceSteps ----\nEXTENDS rotation\n")
-	for _, m := range property.FindAllStringSubmatch(spec.Rotation, -1) {
+	fmt.Fprintf(&b, "---- MODULE TraceSteps ----\nEXTENDS %s\n", module)
+	for _, m := range property.FindAllStringSubmatch(text, -1) {
 		name, head, body, of := m[1], m[2], m[3], m[4]
 		if name == "Spec" {
 			continue
