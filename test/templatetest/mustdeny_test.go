@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/matter-ops/kms-rotation/internal/awskms"
+	"github.com/matter-ops/kms-rotation/internal/notify"
 	"github.com/matter-ops/kms-rotation/rotation/keyring"
 	"github.com/matter-ops/kms-rotation/test/localaws/iam"
 )
@@ -183,6 +184,11 @@ func onItem(action, pk string) iam.Access {
 // put is a PutObject into the audit bucket, with its lock.
 func put(object string, context ...string) []iam.Access {
 	return []iam.Access{access("s3:PutObject", object, context...), access("s3:PutObjectRetention", object, context...)}
+}
+
+// publish is a PutEvents of an event of this project on the default bus.
+func publish(detailType string) iam.Access {
+	return access("events:PutEvents", fmt.Sprintf(arnOf, "events", "event-bus/default"), "events:source", notify.EventSource, "events:detail-type", detailType)
 }
 
 func locked(more ...string) []string {
@@ -391,6 +397,18 @@ var attempts = []attempt{
 		[]iam.Access{access("sns:Publish", fmt.Sprintf(arnOf, "sns", "Topic"))},
 		"they tell people what they do. Every message names a command, and the commands read the state, not the message",
 	},
+	{
+		"publish a false halt on the event bus, which pages",
+		[]iam.Access{publish("KEK rotation halted")},
+		"notify tells of halts. The event names a command, which reads the state",
+	},
+	{
+		"publish a false event that pages nobody",
+		[]iam.Access{publish("KEK rotation announced")},
+		"preflight announces",
+	},
+	{"publish an event in the name of another source", []iam.Access{access("events:PutEvents", fmt.Sprintf(arnOf, "events", "event-bus/default"), "events:source", "payments", "events:detail-type", "KEK rotation halted")}, ""},
+	{"publish on another bus", []iam.Access{access("events:PutEvents", fmt.Sprintf(arnOf, "events", "event-bus/payments"), "events:source", notify.EventSource, "events:detail-type", "KEK rotation halted")}, ""},
 	{"send the customers a false message", []iam.Access{access("sns:Publish", given["AnnounceTopicArn"])}, "preflight announces windows, notify moves them on"},
 	{"read the announcers' keys", []iam.Access{access("secretsmanager:GetSecretValue", given["AnnounceSecretArn"])}, "as above"},
 	{

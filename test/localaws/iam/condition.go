@@ -62,7 +62,7 @@ func number(holds func(order int) bool) func(policy, request string) bool {
 // colon at the end are prefixes.
 var keys = []string{
 	"aws:securetransport", "aws:requesttag/", "aws:resourcetag/", "aws:tagkeys", "aws:principalaccount", "aws:requestedregion",
-	"dynamodb:leadingkeys", "dynamodb:attributes", "iam:awsservicename",
+	"dynamodb:leadingkeys", "dynamodb:attributes", "events:source", "events:detail-type", "iam:awsservicename",
 	"kms:keyspec", "kms:keyusage", "kms:resourcealiases", "kms:encryptioncontext:", "kms:encryptioncontextkeys", "kms:signingalgorithm", "kms:messagetype", "kms:macalgorithm",
 	"s3:prefix", "s3:delimiter", "s3:if-match", "s3:if-none-match", "s3:versionid",
 	"s3:object-lock-mode", "s3:object-lock-remaining-retention-days", "s3:object-lock-retain-until-date",
