@@ -158,7 +158,7 @@ func identifyEvent(stack string, n journal.Notice, at time.Time) string {
 // consoles are the consoles of the partitions (AWS General Reference).
 var consoles = map[string]string{"aws": "console.aws.amazon.com", "aws-cn": "console.amazonaws.cn", "aws-us-gov": "console.amazonaws-us-gov.com"}
 
-// linkExecution is the URL of an execution in the console; "" for what is no ARN of one, and in
+// linkExecution is the URL of an execution in the console; "" unless it is the ARN of one, and in
 // other partitions.
 func linkExecution(arn string) string {
 	part := strings.Split(arn, ":")

@@ -21,7 +21,7 @@ const exampleExecution = "arn:aws:states:eu-central-1:123456789012:execution:mat
 
 var exampleTime = time.Date(2026, 4, 5, 2, 31, 7, 0, time.UTC)
 
-// fakeBus answers with one result after the other, the last one for ever, and keeps what was sent.
+// fakeBus answers with one result after the other, the last one forever, and keeps what was sent.
 type fakeBus struct {
 	answers []*eventbridge.PutEventsOutput
 	sent    []types.PutEventsRequestEntry
@@ -159,7 +159,7 @@ func TestMissingBus(t *testing.T) {
 		return &http.Response{StatusCode: http.StatusBadRequest, Header: http.Header{}, Body: http.NoBody, Request: r}, nil
 	})
 	if err := NewEventBus(eventbridge.NewFromConfig(denied), "default", "matter", time.Now).TellPeople(t.Context(), journal.Notice{Event: journal.NotifyHalted}); err == nil {
-		t.Error("a refusal is no error")
+		t.Error("a refusal is ignored")
 	}
 }
 

@@ -31,7 +31,7 @@ var messages = map[string]struct {
 	severity      Severity
 	section, safe string
 }{
-	journal.NotifyStarted:    {"KEK rotation started", Info, "look", "Reads and writes go on. Until the switch a failure rolls back by itself; after it the rotation only goes forward, and a failure stops it until a person continues it."},
+	journal.NotifyStarted:    {"KEK rotation started", Info, "look", "Reads and writes continue. Until the switch a failure rolls back by itself; after it the rotation only goes forward, and a failure stops it until a person continues it."},
 	journal.NotifyCompleted:  {"KEK rotation completed", Info, "validate", "The last scan found every row under the new KEK; the old KMS key is disabled, not deleted."},
 	journal.NotifyRolledBack: {"KEK rotation rolled back before the switch", Warning, "rolled-back", "The pointer never moved. The old KEK wraps as before; the new one is retired. No customer is affected."},
 	journal.NotifyRefused:    {"KEK rotation refused by preflight", Warning, "pre-flight-t-7-days", "Nothing was changed; no key was minted."},
@@ -68,7 +68,7 @@ func describeSafety(in journal.Notice) string {
 		return "The last scan found every row that is there under the new KEK; the old KMS key is disabled, not deleted, so a backup still opens once it is enabled. " +
 			"Whether the rows were deleted on purpose nobody knows but the owner of the table."
 	case in.Event == journal.NotifyStarted && in.Mode == string(kek.Emergency):
-		return "Reads and writes go on. It does not roll back to a KEK that may be compromised: if the new one fails it mints another."
+		return "Reads and writes continue. It does not roll back to a KEK that may be compromised: if the new one fails it mints another."
 	default:
 		return messages[in.Event].safe
 	}
