@@ -61,7 +61,7 @@ func number(holds func(order int) bool) func(policy, request string) bool {
 // keys are the condition keys that package access fills; those with a slash or
 // colon at the end are prefixes.
 var keys = []string{
-	"aws:securetransport", "aws:requesttag/", "aws:resourcetag/", "aws:tagkeys", "aws:principalaccount", "aws:requestedregion",
+	"aws:securetransport", "aws:requesttag/", "aws:resourcetag/", "aws:tagkeys", "aws:principalaccount", "aws:requestedregion", "aws:multifactorauthpresent",
 	"dynamodb:leadingkeys", "dynamodb:attributes", "events:source", "events:detail-type", "iam:awsservicename",
 	"kms:keyspec", "kms:keyusage", "kms:resourcealiases", "kms:encryptioncontext:", "kms:encryptioncontextkeys", "kms:signingalgorithm", "kms:messagetype", "kms:macalgorithm",
 	"s3:prefix", "s3:delimiter", "s3:if-match", "s3:if-none-match", "s3:versionid",
