@@ -15,6 +15,8 @@ func TestDoctor(t *testing.T) {
 	t.Parallel() // it waits more than it works
 	w := deployedWith(t, "doctor", nil)
 	w.repaired = true
+	w.admit(t, "breakglass", w.ConfigWithMFA, breakGlassPolicies...)
+	w.admit(t, "nomfa", w.ConfigWith, breakGlassPolicies...)
 	scripts(t, "doctor", w)
 	w.holds(t)
 }

@@ -28,21 +28,38 @@ func TestGates(t *testing.T) {
 		w.more["TOKEN_"+who] = *out.Credentials.SessionToken
 	}
 	for who, policies := range map[string][]string{"auditor": {"AuditorPolicyArn"}, "approver": {"AuditorPolicyArn", "ApproverPolicyArn"}} {
-		var arns []string
-		for _, output := range policies {
-			arns = append(arns, w.Outputs[output])
-		}
-		cfg, err := w.ConfigWith(t.Context(), arns...)
-		if err != nil {
-			t.Fatal(err)
-		}
-		has, err := cfg.Credentials.Retrieve(t.Context())
-		if err != nil {
-			t.Fatal(err)
-		}
-		w.more["KEY_"+who], w.more["SECRET_"+who] = has.AccessKeyID, has.SecretAccessKey
+		w.admit(t, who, w.ConfigWith, policies...)
 	}
+	w.admit(t, "operator", w.ConfigWith, operatorPolicies...)
 	scripts(t, "gates", w)
+}
+
+// operatorPolicies and breakGlassPolicies are the outputs with what docs/runbook.md says to attach.
+var (
+	operatorPolicies   = []string{"AuditorPolicyArn", "StartRotationPolicyArn", "OperatorPolicyArn", "SourceReadPolicyArn", "CorpusReadPolicyArn"}
+	breakGlassPolicies = []string{"AuditorPolicyArn", "BreakGlassPolicyArn", "RestoreRowsPolicyArn"}
+)
+
+// admit makes credentials of a person who has policies of the stack's outputs: KEY_who and
+// SECRET_who of the scripts.
+func (w *world) admit(t *testing.T, who string, with func(context.Context, ...string) (aws.Config, error), outputs ...string) {
+	t.Helper()
+	var arns []string
+	for _, output := range outputs {
+		arns = append(arns, w.Outputs[output])
+	}
+	cfg, err := with(t.Context(), arns...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	has, err := cfg.Credentials.Retrieve(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if w.more == nil {
+		w.more = map[string]string{}
+	}
+	w.more["KEY_"+who], w.more["SECRET_"+who] = has.AccessKeyID, has.SecretAccessKey
 }
 
 // plan waits until a rotation asks for approval and sets $PLAN to the hash of its plan.

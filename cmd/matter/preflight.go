@@ -23,7 +23,8 @@ func newPreflight() *cobra.Command {
 that they can be fixed in one go. All that it writes is a canary record, which it
 anchors in the transparency log if everything else is in order. Exit code 0: a rotation may
 start now. 1: it would be refused, or a sampled row would stop it later: rows of each
-source and KEK are unwrapped, and with --emergency their payloads must open.`,
+source and KEK are unwrapped, and with --emergency their payloads must open. "??" marks
+what this person has no permission to see; for rows that does not count as a refusal.`,
 		Example: `  matter ops kms-preflight
   matter ops kms-preflight --window any -o json`,
 	}
@@ -60,12 +61,15 @@ func (o *operator) runChecks(ctx context.Context, f mintFlags) (plan rotation.Pl
 	explainChecks(plan.Checks)
 	plan.Checks = append(plan.Checks, rows...)
 	for _, c := range rows {
-		if !c.OK && err == nil {
+		if !c.OK && err == nil && !isDenied(c) { // the rotation itself rehearses rows before its switch
 			err = &journal.Error{Kind: journal.RehearsalFailed, Field: c.Name, Msg: c.Detail, Next: journal.Next{Say: f.afterRows()}}
 		}
 	}
 	return plan, err, nil
 }
+
+// isDenied reports whether a check has seen nothing, because this person lacks a permission.
+func isDenied(c rotation.Check) bool { return lambdastep.ErrorKind(c.Err) == journal.AccessDenied }
 
 // explainChecks adds what to do about the checks that failed.
 func explainChecks(checks []rotation.Check) {
@@ -126,7 +130,10 @@ func (o *operator) checkLines(checks []rotation.Check) []string {
 	var lines []string
 	for _, c := range checks {
 		mark := console.PaintText(o.console.Out, console.Green, "ok")
-		if !c.OK {
+		switch {
+		case !c.OK && isDenied(c):
+			mark = "??"
+		case !c.OK:
 			mark = console.PaintText(o.console.Out, console.Red, "NO")
 		}
 		lines = append(lines, fmt.Sprintf("%s  %-20s  %s", mark, c.Name, c.Detail))

@@ -35,6 +35,9 @@ func TestRestoreRows(t *testing.T) {
 	}
 	r.dynamo, r.kms = dynamodb.NewFromConfig(r.AWSConfig()), kms.NewFromConfig(r.AWSConfig())
 	r.table = r.Set.Sources()[1].Table
+	r.admit(t, "breakglass", r.ConfigWithMFA, breakGlassPolicies...)
+	r.admit(t, "operator", r.ConfigWith, operatorPolicies...)
+	r.become(t, "breakglass")
 	r.backUp(t)
 	r.usage(t)
 	first := r.pointer(t)
@@ -48,7 +51,9 @@ func TestRestoreRows(t *testing.T) {
 	r.must(t, console.ExitDone, "0 rows restored", "--file", r.file, "--confirm")
 
 	// It is retired.
+	r.become(t, "operator")
 	r.cli(t, console.ExitDone, "ops", "kms-rotate", "--watch", "--poll", "200ms")
+	r.become(t, "breakglass")
 	r.lose(t, 10, 15)
 	out := r.must(t, console.ExitFailed, "aws kms enable-key --key-id "+string(first)+"; matter ops restore-rows", "--file", r.file, "--confirm")
 	if !strings.HasSuffix(strings.TrimSpace(out), "aws kms disable-key --key-id "+string(first)+")") {
@@ -150,6 +155,13 @@ func (r *restorer) pointer(t *testing.T) kek.ID {
 		t.Fatal(err)
 	}
 	return v.Pointer.KEKID
+}
+
+// become has commands run with the policies of a person.
+func (r *restorer) become(t *testing.T, who string) {
+	t.Helper()
+	t.Setenv("AWS_ACCESS_KEY_ID", r.more["KEY_"+who])
+	t.Setenv("AWS_SECRET_ACCESS_KEY", r.more["SECRET_"+who])
 }
 
 // cli runs a command and returns all that it said.

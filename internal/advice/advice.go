@@ -57,7 +57,7 @@ var commands = map[journal.Action]string{
 	journal.ShowDrill:       "nothing; matter ops drill status says until when it counts",
 	journal.ShowChecks:      "matter ops kms-preflight names every check; fix the cause, then: matter ops kms-rotate --watch",
 	journal.PrepareWindow:   "matter ops kms-preflight, and fix what it names before the window",
-	journal.JudgePlan: "whoever did not ask for it: matter ops approve --rotation {rotation} --plan {plan}; " +
+	journal.JudgePlan: "anyone who did not ask for it: matter ops approve --rotation {rotation} --plan {plan}; " +
 		"or matter ops reject --rotation {rotation} --plan {plan} --reason WHY",
 	journal.FindCanaryFault:    "read the error; if KMS is at fault see the AWS Health Dashboard, else: matter ops kms-status, then aws kms describe-key",
 	journal.ContinueRotation:   "matter ops continue --rotation {rotation}",

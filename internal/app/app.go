@@ -16,6 +16,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/config"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
+	"github.com/aws/aws-sdk-go-v2/service/eventbridge"
 	"github.com/aws/aws-sdk-go-v2/service/kms"
 	"github.com/aws/aws-sdk-go-v2/service/resourcegroupstaggingapi"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
@@ -58,7 +59,7 @@ func Steps(ctx context.Context) (*rotation.Steps, error) {
 }
 
 // Notifier wires the one step that must work even if the rest of the configuration is wrong:
-// telling people. It reads only the topic, and customers are told only if their channels are
+// telling people. It reads only the topic and the event bus, and customers are told only if their channels are
 // configured correctly. Of the returned steps only Notify may be called.
 func Notifier(ctx context.Context) (*rotation.Steps, error) {
 	topic := os.Getenv("MATTER_TOPIC_ARN")
@@ -72,7 +73,7 @@ func Notifier(ctx context.Context) (*rotation.Steps, error) {
 	if err != nil {
 		return nil, err
 	}
-	j := &journal.Journal{Notifier: notify.NewTopic(sns.NewFromConfig(cfg), topic, os.Getenv("MATTER_STACK")), Now: time.Now}
+	j := &journal.Journal{Notifier: wireNotifier(cfg, os.Getenv("MATTER_STACK"), topic, os.Getenv("MATTER_EVENT_BUS")), Now: time.Now}
 	s := &rotation.Steps{Journal: j, Gates: gates.Gates{Journal: j}}
 	table := os.Getenv("MATTER_CONTROL_TABLE")
 	if a, err := parseAnnounce(os.Getenv("MATTER_ANNOUNCE")); err == nil && table != "" {
@@ -80,6 +81,22 @@ func Notifier(ctx context.Context) (*rotation.Steps, error) {
 		s.Gates.Announcers = wireAnnouncers(a, cfg)
 	}
 	return s, nil
+}
+
+// wireNotifier returns what tells operators: a notifier for the topic and one for the event bus,
+// each unless its name is ""; nil if both are.
+func wireNotifier(cfg aws.Config, stack, topic, bus string) journal.Notifier {
+	var all notify.Several
+	if topic != "" {
+		all = append(all, notify.NewTopic(sns.NewFromConfig(cfg), topic, stack))
+	}
+	if bus != "" {
+		all = append(all, notify.NewEventBus(eventbridge.NewFromConfig(cfg), bus, stack, time.Now))
+	}
+	if len(all) == 0 {
+		return nil
+	}
+	return all
 }
 
 // Gates wires the gates of a Lambda function.
@@ -153,9 +170,8 @@ func Wire(c Config, cfg aws.Config, actor string) (*rotation.Steps, error) {
 	objects := s3.NewFromConfig(cfg)
 	store := ddb.New(dynamo, c.ControlTable, c.Stack, time.Now)
 	bucket := auditbucket.New(objects, c.AuditBucket, c.Retention, time.Now)
-	j := &journal.Journal{Registry: store, Outbox: store, AuditBucket: bucket, Now: time.Now, Actor: actor}
-	if c.Topic != "" {
-		j.Notifier = notify.NewTopic(sns.NewFromConfig(cfg), c.Topic, c.Stack)
+	j := &journal.Journal{
+		Registry: store, Outbox: store, AuditBucket: bucket, Notifier: wireNotifier(cfg, c.Stack, c.Topic, c.EventBus), Now: time.Now, Actor: actor,
 	}
 	return &rotation.Steps{
 		Config: c.Config, Journal: j,

@@ -34,6 +34,7 @@ type Config struct {
 	KMSRate      float64       // MATTER_KMS_RATE: the most KMS requests a second of all processes of a rotation
 	WriteRate    float64       // MATTER_WRITE_RATE: the most write units a second of all of them, for each table
 	Topic        string        // MATTER_TOPIC_ARN, "" for none
+	EventBus     string        // MATTER_EVENT_BUS: name of an EventBridge event bus, "" for none
 	Trust        audit.Trust   // MATTER_TRUST: transparency logs, "" for none
 	AnchorKey    string        // MATTER_ANCHOR_KEY: ARN or alias; required with MATTER_TRUST
 	Announce     Announce      // MATTER_ANNOUNCE
@@ -68,6 +69,7 @@ func FromEnv(getenv func(string) string) (Config, error) {
 		KMSRate:      float64(e.readNumber("MATTER_KMS_RATE", 1, 1_000_000)),
 		WriteRate:    float64(e.readNumber("MATTER_WRITE_RATE", 1, 1_000_000)),
 		Topic:        getenv("MATTER_TOPIC_ARN"),
+		EventBus:     getenv("MATTER_EVENT_BUS"),
 
 		CheckpointKey: e.readRequired("MATTER_CHECKPOINT_KEY"),
 		Config: rotation.Config{

@@ -6,7 +6,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/matter-ops/kms-rotation/internal/notify"
 )
 
 // TestMeter holds the line to the embedded metric format.
@@ -46,5 +49,18 @@ func TestParseAnnounce(t *testing.T) {
 		if _, err := parseAnnounce(text); (err == nil) != ok {
 			t.Errorf("%s: %v", text, err)
 		}
+	}
+}
+
+// TestWireNotifier: operators are told by what is configured, and nobody is by nothing: a nil
+// notifier is what [journal.Journal] asks for.
+func TestWireNotifier(t *testing.T) {
+	for want, names := range map[int][2]string{1: {"topic", ""}, 2: {"topic", "default"}} {
+		if all, _ := wireNotifier(aws.Config{}, "matter", names[0], names[1]).(notify.Several); len(all) != want {
+			t.Errorf("%q: %d notifiers", names, len(all))
+		}
+	}
+	if n := wireNotifier(aws.Config{}, "matter", "", ""); n != nil {
+		t.Errorf("%v", n)
 	}
 }

@@ -1,10 +1,10 @@
 // Package notify tells people about rotations. It has two ports: [journal.Notifier]
-// tells operators that a rotation started, halted or completed, by an SNS topic.
-// [gates.Announcer] tells customers of a maintenance window, by an SNS topic, a signed
+// tells operators that a rotation started, halted or completed, by an SNS topic and by an
+// EventBridge event bus, which [Several] tells side by side. [gates.Announcer] tells customers of a maintenance window, by an SNS topic, a signed
 // webhook or a status page with Statuspage's API.
 //
 // Invariants: a message may be sent twice, and that is harmless: a webhook carries an
-// idempotency key, and the status page is searched for the window's incident before one
+// idempotency key, an event an id, and the status page is searched for the window's incident before one
 // is created. An error never contains a secret: it names method, host and status only.
 package notify
 
@@ -25,6 +25,8 @@ import (
 
 var (
 	_ journal.Notifier = (*Topic)(nil)
+	_ journal.Notifier = (*EventBus)(nil)
+	_ journal.Notifier = Several(nil)
 	_ gates.Announcer  = (*Topic)(nil)
 	_ gates.Announcer  = (*Webhook)(nil)
 	_ gates.Announcer  = (*Statuspage)(nil)
@@ -69,12 +71,17 @@ type request struct {
 // unless out is nil. A denied request becomes [journal.ErrDenied], a request that the
 // server refuses [journal.ErrRejected]; any other error is transient.
 func sendRequest(ctx context.Context, client HTTP, r request, out any) error {
+	return repeatTries(ctx, func() (retry bool, err error) { return sendOnce(ctx, client, r, out) })
+}
+
+// repeatTries calls try until it succeeds, says that no retry helps, or has failed too often.
+func repeatTries(ctx context.Context, try func() (retry bool, err error)) error {
 	var last error
-	for try := range maxTries {
-		if err := waitForTry(ctx, try); err != nil {
+	for n := range maxTries {
+		if err := waitForTry(ctx, n); err != nil {
 			return errors.Join(last, err)
 		}
-		retry, err := sendOnce(ctx, client, r, out)
+		retry, err := try()
 		if err == nil || !retry {
 			return err
 		}

@@ -32,6 +32,7 @@ var effects = []effect{
 	{"verify", "dynamodb", "TransactWriteItems"},
 	{"verify", "s3", "PutObject"},
 	{"notify", "sns", "Publish"},
+	{"notify", "events", "PutEvents"},
 }
 
 // later lists the effects after the switch of functions that have had one before it, and

@@ -2,6 +2,7 @@ package integration
 
 import (
 	"encoding/json"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -15,6 +16,7 @@ import (
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/eventbridge"
 	"github.com/aws/aws-sdk-go-v2/service/lambda"
 	"github.com/aws/aws-sdk-go-v2/service/secretsmanager"
 	"github.com/aws/aws-sdk-go-v2/service/sfn/types"
@@ -96,6 +98,34 @@ func (w *world) invoke(t *testing.T, function, event string) (out map[string]any
 	return out, r.FunctionError != nil
 }
 
+// countEvents archives the events of this stack on the account's event bus from now on. The
+// returned function counts them by what happened.
+func (w *world) countEvents(t *testing.T, events ...string) func() map[string]int64 {
+	t.Helper()
+	client := eventbridge.NewFromConfig(w.AWSConfig())
+	bus, err := client.DescribeEventBus(t.Context(), &eventbridge.DescribeEventBusInput{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range events {
+		pattern := fmt.Sprintf(`{"source":[%q],"detail":{"stack":[%q],"event":[%q]}}`, notify.EventSource, w.Name, e)
+		if _, err := client.CreateArchive(t.Context(), &eventbridge.CreateArchiveInput{ArchiveName: &e, EventSourceArn: bus.Arn, EventPattern: &pattern}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return func() map[string]int64 {
+		seen := map[string]int64{}
+		for _, e := range events {
+			a, err := client.DescribeArchive(t.Context(), &eventbridge.DescribeArchiveInput{ArchiveName: &e})
+			if err != nil {
+				t.Fatal(err)
+			}
+			seen[e] = a.EventCount
+		}
+		return seen
+	}
+}
+
 // TestNotice walks a strict deployment from the first refusal to a rotation that
 // customers can follow: on a webhook and on a status page, under the permissions of
 // the shipped roles.
@@ -114,6 +144,7 @@ func TestNotice(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	published := w.countEvents(t, journal.NotifyAnnounced, journal.NotifyRefused, journal.NotifyStarted, journal.NotifyCompleted, journal.NotifyHalted)
 	w.refused(t, "no-notice", "{}", string(journal.AnnouncementMissing), "label")
 	for range 2 { // as it may be called twice; the days that the canary must be green are to come
 		if out, failed := w.invoke(t, "preflight", "preflight-announce"); failed {
@@ -134,6 +165,9 @@ func TestNotice(t *testing.T) {
 	o := w.rotate(t, "in-time", `{"label":"`+label+`"}`)
 	if o.Status != types.ExecutionStatusSucceeded {
 		t.Fatal(describe(o))
+	}
+	if diff := cmp.Diff(map[string]int64{journal.NotifyAnnounced: 1, journal.NotifyRefused: 2, journal.NotifyStarted: 1, journal.NotifyCompleted: 1, journal.NotifyHalted: 0}, published()); diff != "" {
+		t.Errorf("events on the bus (-want +got):\n%s", diff)
 	}
 	told.mu.Lock()
 	defer told.mu.Unlock()

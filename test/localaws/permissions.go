@@ -34,6 +34,7 @@ const statesAccessKey = "ak"
 // role is a role of the stack with the policies it has.
 type role struct {
 	session  string // ARN of the assumed role, for messages
+	mfa      bool   // a person's session that began with MFA
 	policies []iam.Policy
 }
 
@@ -77,6 +78,9 @@ func (p *permissions) check(r *http.Request, c wire.Call, function lambdahost.Fu
 		}
 	}
 	for _, a := range accesses {
+		if who.mfa {
+			a.Context["aws:multifactorauthpresent"] = []string{"true"}
+		}
 		if c.Service == "kms" {
 			if why, err := p.refusalByKey(r.Context(), a); err != nil {
 				return &wire.Error{Status: http.StatusBadRequest, Code: "ValidationException", Message: "authorise the call: " + err.Error()}
@@ -307,8 +311,16 @@ func managedPolicy(ctx context.Context, client *awsiam.Client, arn string) (iam.
 // ConfigWith returns a configuration of the SDK for a person who has these managed policies of
 // the stack, by their ARNs, and no other permission.
 func (s *Stack) ConfigWith(ctx context.Context, policies ...string) (aws.Config, error) {
+	return s.configOf(ctx, role{session: "arn:aws:iam::" + backend.Account + ":user/"}, policies)
+}
+
+// ConfigWithMFA is ConfigWith for a session that began with MFA.
+func (s *Stack) ConfigWithMFA(ctx context.Context, policies ...string) (aws.Config, error) {
+	return s.configOf(ctx, role{session: "arn:aws:iam::" + backend.Account + ":user/MFA", mfa: true}, policies)
+}
+
+func (s *Stack) configOf(ctx context.Context, who role, policies []string) (aws.Config, error) {
 	cfg := s.AWSConfig()
-	who := role{session: "arn:aws:iam::" + backend.Account + ":user/"}
 	for _, policy := range policies {
 		parsed, err := managedPolicy(ctx, awsiam.NewFromConfig(s.config(s.moto.URL)), policy)
 		if err != nil {

@@ -201,7 +201,7 @@ func usedOperations(t *testing.T) []string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	services := []string{"cloudformation", "cloudwatch", "dynamodb", "kms", "lambda", "resourcegroupstaggingapi", "s3", "scheduler", "sfn", "sns", "ssm", "sts"}
+	services := []string{"cloudformation", "cloudwatch", "dynamodb", "eventbridge", "kms", "lambda", "resourcegroupstaggingapi", "s3", "scheduler", "sfn", "sns", "ssm", "sts"}
 	skipped := []string{"bench", "build", "test/ddbtest", "test/load", "test/localaws", "test/memddb", "test/memstore", "test/mutation", "test/sample", "test/wiretrace", "tools"}
 	var out []string
 	err = filepath.WalkDir(root, func(path string, e fs.DirEntry, err error) error {

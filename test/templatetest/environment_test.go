@@ -47,7 +47,7 @@ func TestConfiguredEnvironment(t *testing.T) {
 		"Window": "22:00-04:00", "TimeZone": "Europe/Berlin", "VerifyDataKeys": "sample",
 		"RetentionDays": "30", "DeleteHoldDays": "31", "Segments": "3", "FenceShards": "4", "MaxMints": "5", "CanaryRounds": "6",
 		"KmsRate": "7", "WriteRate": "70", "KeySettleSeconds": "12", "DrainMaxWait": "1h30m", "AnnounceDays": "8", "DrillFreshDays": "9", "HealthDays": "10",
-		"ApprovalRequired": "true", "ApprovalSeconds": "11", "AnnounceTopicArn": "arn:aws:sns:eu-central-1:123456789012:customers",
+		"ApprovalRequired": "true", "ApprovalSeconds": "11", "EventBusName": "operations", "AnnounceTopicArn": "arn:aws:sns:eu-central-1:123456789012:customers",
 		"AnnounceWebhook": "https://example.com/hook", "StatuspagePage": "page1", "StatuspageApi": "https://status.example.com",
 		"AnnounceSecretArn": "arn:aws:secretsmanager:eu-central-1:123456789012:secret:keys-abc",
 	})
@@ -56,14 +56,14 @@ func TestConfiguredEnvironment(t *testing.T) {
 		t.Fatal(err)
 	}
 	got := map[string]any{
-		"stack": c.Stack, "table": c.ControlTable, "bucket": c.AuditBucket, "topic": c.Topic, "window": c.Window.String(),
+		"stack": c.Stack, "table": c.ControlTable, "bucket": c.AuditBucket, "topic": c.Topic, "bus": c.EventBus, "window": c.Window.String(),
 		"retention": c.Retention.Hours() / 24, "hold": c.DeleteHold.Hours() / 24, "segments": c.Segments, "shards": c.FenceShards,
 		"mints": c.MaxMints, "canaries": c.CanaryRounds, "settle": c.KeySettle.Seconds(), "rate": c.KMSRate, "writes": c.WriteRate, "wait": c.DrainMaxWait.Minutes(), "deep": c.Deep,
 		"announce": c.AnnounceDays, "drill": c.DrillFreshDays, "health": c.HealthDays, "approval": c.ApprovalRequired, "seconds": c.ApprovalWait.Seconds(),
 		"announcers": c.Announce,
 	}
 	want := map[string]any{
-		"stack": "matter", "table": "ControlTable", "bucket": "AuditBucket", "topic": "Topic",
+		"stack": "matter", "table": "ControlTable", "bucket": "AuditBucket", "topic": "Topic", "bus": "operations",
 		"window": "22:00-04:00 Europe/Berlin", "retention": 30.0, "hold": 31.0, "segments": 3, "shards": 4,
 		"mints": 5, "canaries": 6, "settle": 12.0, "rate": 7.0, "writes": 70.0, "wait": 90.0, "deep": false,
 		"announce": 8, "drill": 9, "health": 10, "approval": true, "seconds": 11.0,

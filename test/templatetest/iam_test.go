@@ -68,8 +68,9 @@ func (s statement) onKey(pk string) bool {
 	return true
 }
 
-// forPeople are the policies that people are given, and no program; TestPeople has them.
-var forPeople = []string{"AuditorPolicy", "ApproverPolicy"}
+// forPeople are the policies that people are given, and no program; TestPeople and
+// TestPeopleMustDeny have them.
+var forPeople = []string{"AuditorPolicy", "ApproverPolicy", "OperatorPolicy", "BreakGlassPolicy", "RestoreRowsPolicy"}
 
 // policies returns what is attached to each role, and to no role under "": inline
 // policies, managed policies that the role names, and those that name the role. Those of

@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/matter-ops/kms-rotation/internal/awskms"
+	"github.com/matter-ops/kms-rotation/internal/notify"
 	"github.com/matter-ops/kms-rotation/rotation/keyring"
 	"github.com/matter-ops/kms-rotation/test/localaws/iam"
 )
@@ -183,6 +184,11 @@ func onItem(action, pk string) iam.Access {
 // put is a PutObject into the audit bucket, with its lock.
 func put(object string, context ...string) []iam.Access {
 	return []iam.Access{access("s3:PutObject", object, context...), access("s3:PutObjectRetention", object, context...)}
+}
+
+// publish is a PutEvents of an event of this project on the default bus.
+func publish(detailType string) iam.Access {
+	return access("events:PutEvents", fmt.Sprintf(arnOf, "events", "event-bus/default"), "events:source", notify.EventSource, "events:detail-type", detailType)
 }
 
 func locked(more ...string) []string {
@@ -391,6 +397,18 @@ var attempts = []attempt{
 		[]iam.Access{access("sns:Publish", fmt.Sprintf(arnOf, "sns", "Topic"))},
 		"they tell people what they do. Every message names a command, and the commands read the state, not the message",
 	},
+	{
+		"publish a false halt on the event bus, which pages",
+		[]iam.Access{publish("KEK rotation halted")},
+		"notify tells of halts. The event names a command, which reads the state",
+	},
+	{
+		"publish a false event that pages nobody",
+		[]iam.Access{publish("KEK rotation announced")},
+		"preflight announces",
+	},
+	{"publish an event in the name of another source", []iam.Access{access("events:PutEvents", fmt.Sprintf(arnOf, "events", "event-bus/default"), "events:source", "payments", "events:detail-type", "KEK rotation halted")}, ""},
+	{"publish on another bus", []iam.Access{access("events:PutEvents", fmt.Sprintf(arnOf, "events", "event-bus/payments"), "events:source", notify.EventSource, "events:detail-type", "KEK rotation halted")}, ""},
 	{"send the customers a false message", []iam.Access{access("sns:Publish", given["AnnounceTopicArn"])}, "preflight announces windows, notify moves them on"},
 	{"read the announcers' keys", []iam.Access{access("secretsmanager:GetSecretValue", given["AnnounceSecretArn"])}, "as above"},
 	{
@@ -426,6 +444,23 @@ func allowed(policies []iam.Policy, ofKeys, ofBucket iam.Policy, takes []iam.Acc
 	})
 }
 
+// resourcePolicies are the policy of a KEK and the denials of the audit bucket's.
+func (tpl *template) resourcePolicies(t *testing.T) (ofKeys, ofBucket iam.Policy) {
+	t.Helper()
+	document, err := awskms.KeyPolicy(keyring.Key{ARN: fmt.Sprintf(arnOf, "kms", "key/old")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if ofKeys, err = iam.Parse("key", []byte(document)); err != nil {
+		t.Fatal(err)
+	}
+	ofBucket, err = iam.DenialsOnly(tpl.parse(t, "AuditBucketPolicy", at[object](t, tpl.Resources, "AuditBucketPolicy", "Properties")["PolicyDocument"]))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ofKeys, ofBucket
+}
+
 // TestMustDeny is what a compromised function could do with its role, as the shipped
 // policies are evaluated. The table stands in docs/threat-model.md; what nobody may do
 // fails here whatever the document says.
@@ -433,18 +468,7 @@ func TestMustDeny(t *testing.T) {
 	tpl := load(t)
 	who := tpl.principals(t)
 	columns := append(steps(who), application)
-	document, err := awskms.KeyPolicy(keyring.Key{ARN: fmt.Sprintf(arnOf, "kms", "key/old")})
-	if err != nil {
-		t.Fatal(err)
-	}
-	ofKeys, err := iam.Parse("key", []byte(document))
-	if err != nil {
-		t.Fatal(err)
-	}
-	ofBucket, err := iam.DenialsOnly(tpl.parse(t, "AuditBucketPolicy", at[object](t, tpl.Resources, "AuditBucketPolicy", "Properties")["PolicyDocument"]))
-	if err != nil {
-		t.Fatal(err)
-	}
+	ofKeys, ofBucket := tpl.resourcePolicies(t)
 	var b strings.Builder
 	fmt.Fprintf(&b, "| to | %s | accepted, because |\n|---|%s---|\n", strings.Join(columns, " | "), strings.Repeat("---|", len(columns)))
 	for _, a := range attempts {
@@ -501,5 +525,71 @@ func checkTable(t *testing.T, table string) {
 	}
 	if d := cmp.Diff(old, table); d != "" {
 		t.Errorf("%s (-document +template); go test ./test/templatetest -run TestMustDeny -update writes it:\n%s", file, d)
+	}
+}
+
+// people are the policies of each person, as docs/runbook.md says to attach them.
+var people = map[string][]string{
+	"auditor":     {"AuditorPolicy"},
+	"approver":    {"AuditorPolicy", "ApproverPolicy"},
+	"operator":    {"AuditorPolicy", "StartRotationPolicy", "OperatorPolicy", "SourceReadPolicy", "CorpusReadPolicy"},
+	"break glass": {"AuditorPolicy", "BreakGlassPolicy", "RestoreRowsPolicy"},
+}
+
+// TestPeopleMustDeny: of all that a compromised function might try, and of what people do, each
+// person may do this and nothing else. Without MFA who may break glass may look.
+func TestPeopleMustDeny(t *testing.T) {
+	tpl := load(t)
+	look := []string{"read the token of the task that waits", "scan the control table"}
+	record := append(slices.Clone(look), "add to the audit chain", "put a locked record far ahead of the head")
+	may := map[string][]string{
+		"auditor":  look,
+		"approver": append(slices.Clone(record), "approve a plan", "wake the task that waits for a second person"),
+		"operator": append(slices.Clone(record),
+			"claim that customers were told", "make the MAC of a checkpoint", "pause a rotation", "publish a false event that pages nobody", "put a locked anchor",
+			"read the rows of a source, encrypted", "send the operators a false message", "sign a head of the audit chain", "start a rotation", "write the anchor's state",
+		),
+		"break glass": append(slices.Clone(record),
+			"add, change or remove a source", "change any attribute of a row", "claim a census, a rehearsal or a phase that never was", "enable a retired KEK",
+			"end a rotation as an emergency does", "free the lock", "hide a forgotten table", "make a data key for a row", "make the MAC of a checkpoint", "move the pointer",
+			"open or seal a fence", "overwrite the record of a data key", "put a row", "remove a checkpoint", "remove a fence", "revoke a lease",
+			"rewrap a row's data key under a KEK of this stack", "set the head of the chain back, as a whole item", "start an emergency", "take the lock",
+			"turn a row's data key into a canary's, which more roles may unwrap", "unwrap a row's data key", "write a KEK's state", "write a copy of a data key", "write the anchor's state",
+		),
+	}
+	who := map[string][]iam.Policy{}
+	for name, policies := range people {
+		for _, id := range policies {
+			who[name] = append(who[name], tpl.parse(t, id, at[object](t, tpl.Resources, id, "Properties")["PolicyDocument"]))
+		}
+	}
+	ofKeys, ofBucket := tpl.resourcePolicies(t)
+	more := []attempt{
+		{what: "pause a rotation", takes: []iam.Access{onItem("PutItem", "PAUSE#x")}},
+		{what: "delete a data key's record", takes: []iam.Access{onKeys("DeleteItem")}},
+		{what: "delete the event bus's rule", takes: []iam.Access{access("events:DeleteRule", fmt.Sprintf(arnOf, "events", "rule/page"))}},
+	}
+	for _, name := range slices.Sorted(maps.Keys(people)) {
+		for _, mfa := range []bool{false, true} {
+			got := []string{}
+			for _, a := range slices.Concat(attempts, more) {
+				takes := slices.Clone(a.takes)
+				for i := range takes {
+					takes[i].Context = maps.Clone(takes[i].Context)
+					takes[i].Context["aws:multifactorauthpresent"] = []string{fmt.Sprint(mfa)}
+				}
+				if allowed(who[name], ofKeys, ofBucket, takes) {
+					got = append(got, a.what)
+				}
+			}
+			slices.Sort(got)
+			want := slices.Sorted(slices.Values(may[name]))
+			if name == "break glass" && !mfa {
+				want = may["auditor"]
+			}
+			if d := cmp.Diff(want, got); d != "" {
+				t.Errorf("%s, MFA %t (-want +got):\n%s", name, mfa, d)
+			}
+		}
 	}
 }

@@ -1,17 +1,22 @@
 package templatetest
 
 import (
+	"context"
 	"maps"
 	"regexp"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/aws/aws-sdk-go-v2/service/eventbridge"
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/matter-ops/kms-rotation/internal/lambdastep"
+	"github.com/matter-ops/kms-rotation/internal/notify"
 	"github.com/matter-ops/kms-rotation/kek"
 	"github.com/matter-ops/kms-rotation/rotation"
+	"github.com/matter-ops/kms-rotation/rotation/journal"
 )
 
 // may lists the roles, without the suffix Role, that any statement lets do it. "" is
@@ -60,8 +65,9 @@ func TestWhoMay(t *testing.T) {
 		"s3:ListBucketVersions":         steps,
 		"s3:GetBucketVersioning":        {"Preflight"},
 		"sns:Publish":                   {"Approve", "Health", "Notify", "Preflight"},
-		"secretsmanager:GetSecretValue": {"Notify", "Preflight"}, // of the announcers
-		"states:SendTaskSuccess":        {},                      // a person answers
+		"events:PutEvents":              {"Approve", "Health", "Notify", "Preflight"}, // each its own detail-types, see TestEventPermissions
+		"secretsmanager:GetSecretValue": {"Notify", "Preflight"},                      // of the announcers
+		"states:SendTaskSuccess":        {},                                           // a person answers
 		"lambda:InvokeFunction":         {"AnchorSchedule", "HealthSchedule", "Schedule", "StateMachine", "TickSchedule"},
 		"states:StartExecution":         {"", "EmergencyForm", "Schedule", "StateMachine"}, // "": the policies for people, see TestEntrances; StateMachine: child executions
 		"sqs:SendMessage":               {"AnchorSchedule", "HealthSchedule", "TickSchedule"},
@@ -72,6 +78,50 @@ func TestWhoMay(t *testing.T) {
 			t.Errorf("who may %s (-want +got):\n%s", action, d)
 		}
 	}
+}
+
+// TestEventPermissions: each function publishes the events that it sends, under our source, on
+// the one bus.
+func TestEventPermissions(t *testing.T) {
+	bus := "arn:${AWS::Partition}:events:${AWS::Region}:${AWS::AccountId}:event-bus/${EventBusName}"
+	for role, events := range map[string][]string{
+		"ApproveRole": {journal.NotifyApproval}, "HealthRole": {journal.NotifyHealthRed}, "PreflightRole": {journal.NotifyAnnounced},
+		"NotifyRole": {journal.NotifyStarted, journal.NotifyCompleted, journal.NotifyRolledBack, journal.NotifyRefused, journal.NotifyHalted, journal.NotifyDrilled},
+	} {
+		var types []string
+		for _, e := range events {
+			types = append(types, detailType(t, e))
+		}
+		all := policies(t, load(t))[role]
+		i := slices.IndexFunc(all, func(s statement) bool { return s.allows("events:PutEvents") })
+		want := statement{Sid: "PublishEvents", Effect: "Allow", Actions: []string{"events:PutEvents"}, Resources: []string{bus}, Conditions: map[string][]string{
+			"StringEquals events:source": {notify.EventSource}, "StringEquals events:detail-type": types,
+		}}
+		if i < 0 {
+			t.Errorf("%s may not publish", role)
+		} else if d := cmp.Diff(want, all[i]); d != "" {
+			t.Errorf("%s (-want +got):\n%s", role, d)
+		}
+	}
+}
+
+// detailType is the detail-type that the notifier sends of an event.
+func detailType(t *testing.T, event string) (sent string) {
+	t.Helper()
+	bus := notify.NewEventBus(putEvents(func(in *eventbridge.PutEventsInput) { sent = *in.Entries[0].DetailType }), "default", "matter", time.Now)
+	if err := bus.TellPeople(t.Context(), journal.Notice{Event: event}); err != nil {
+		t.Fatal(err)
+	}
+	return sent
+}
+
+// putEvents is an event bus.
+type putEvents func(*eventbridge.PutEventsInput)
+
+// PutEvents implements [notify.EventBridge].
+func (p putEvents) PutEvents(_ context.Context, in *eventbridge.PutEventsInput, _ ...func(*eventbridge.Options)) (*eventbridge.PutEventsOutput, error) {
+	p(in)
+	return &eventbridge.PutEventsOutput{}, nil
 }
 
 // TestWhoMayWriteState: of the control table each step writes its own items alone.

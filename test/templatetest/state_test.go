@@ -429,7 +429,8 @@ func TestRefusalAheadIsHeard(t *testing.T) {
 func TestOutputs(t *testing.T) {
 	tpl := load(t)
 	want := []string{
-		"AnchorKeyArn", "ApproverPolicyArn", "AuditBucketName", "AuditorPolicyArn", "ControlTableName", "DataPlanePolicyArn", "EmergencyFormName", "EmergencyStateMachineArn", "KeyTableName",
+		"AnchorKeyArn", "ApproverPolicyArn", "AuditBucketName", "AuditorPolicyArn", "BreakGlassPolicyArn", "ControlTableName", "CorpusReadPolicyArn", "DataPlanePolicyArn", "EmergencyFormName", "EmergencyStateMachineArn", "KeyTableName",
+		"OperatorPolicyArn", "RestoreRowsPolicyArn", "SourceReadPolicyArn",
 		"SeedCorpus", "SeedSources", "StartEmergencyPolicyArn", "StartRotationPolicyArn", "StateMachineArn", "Told", "TopicArn",
 	}
 	for _, id := range tpl.ofType("AWS::Serverless::Function") {

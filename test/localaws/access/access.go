@@ -57,6 +57,8 @@ func (d Reader) Of(r *http.Request, c wire.Call) ([]iam.Access, error) {
 		out, err = d.kms(r, c)
 	case "s3":
 		out = d.s3(r, c)
+	case "events":
+		out, err = d.events(r, c)
 	case "lambda":
 		out = d.lambda(r, c)
 	case "cloudformation":
@@ -162,6 +164,33 @@ func (d Reader) states(r *http.Request, c wire.Call) ([]iam.Access, error) {
 		return nil, fmt.Errorf("body: %w", err)
 	}
 	return []iam.Access{{Action: "states:" + c.Operation, Resource: cmp.Or(in.StateMachineArn, in.ExecutionArn, "*")}}, nil
+}
+
+// events reads the entries of PutEvents: each is a use of its bus, with its source and
+// detail-type as condition keys.
+func (d Reader) events(r *http.Request, c wire.Call) ([]iam.Access, error) {
+	if c.Operation != "PutEvents" {
+		return []iam.Access{{Action: "events:" + c.Operation, Resource: "*"}}, nil
+	}
+	body, err := wire.Body(r, maxBody)
+	if err != nil {
+		return nil, err
+	}
+	var in struct {
+		Entries []struct{ EventBusName, Source, DetailType string }
+	}
+	if err := json.Unmarshal(body, &in); err != nil {
+		return nil, fmt.Errorf("body: %w", err)
+	}
+	var out []iam.Access
+	for _, e := range in.Entries {
+		bus := cmp.Or(e.EventBusName, "default")
+		if !strings.HasPrefix(bus, "arn:") {
+			bus = d.arn("events", "event-bus/"+bus)
+		}
+		out = append(out, iam.Access{Action: "events:PutEvents", Resource: bus, Context: map[string][]string{"events:source": {e.Source}, "events:detail-type": {e.DetailType}}})
+	}
+	return out, nil
 }
 
 func (d Reader) sns(r *http.Request, c wire.Call) ([]iam.Access, error) {

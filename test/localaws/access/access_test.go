@@ -14,6 +14,8 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/cloudformation"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
 	ddbtypes "github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
+	"github.com/aws/aws-sdk-go-v2/service/eventbridge"
+	ebtypes "github.com/aws/aws-sdk-go-v2/service/eventbridge/types"
 	"github.com/aws/aws-sdk-go-v2/service/kms"
 	kmstypes "github.com/aws/aws-sdk-go-v2/service/kms/types"
 	"github.com/aws/aws-sdk-go-v2/service/lambda"
@@ -299,6 +301,10 @@ func TestOthers(t *testing.T) {
 			_, err := sns.NewFromConfig(cfg).Publish(t.Context(), &sns.PublishInput{TopicArn: aws.String("arn:aws:sns:r:1:t"), Message: aws.String("m")})
 			return err
 		},
+		"events:PutEvents arn:aws:events:r:1:event-bus/b": func(cfg aws.Config) error {
+			_, err := eventbridge.NewFromConfig(cfg).PutEvents(t.Context(), &eventbridge.PutEventsInput{Entries: []ebtypes.PutEventsRequestEntry{{EventBusName: aws.String("b")}}})
+			return err
+		},
 		"secretsmanager:GetSecretValue arn:aws:secretsmanager:r:1:secret:s": func(cfg aws.Config) error {
 			_, err := secretsmanager.NewFromConfig(cfg).GetSecretValue(t.Context(), &secretsmanager.GetSecretValueInput{SecretId: aws.String("s")})
 			return err
@@ -336,5 +342,25 @@ func TestOthers(t *testing.T) {
 		if len(got) != 1 || got[0].Action+" "+got[0].Resource != want {
 			t.Errorf("%+v, want %s", got, want)
 		}
+	}
+}
+
+// TestEventEntries: each entry of PutEvents is a use of its own bus, with its own condition keys.
+func TestEventEntries(t *testing.T) {
+	entry := func(bus *string, source, kind string) ebtypes.PutEventsRequestEntry {
+		return ebtypes.PutEventsRequestEntry{EventBusName: bus, Source: &source, DetailType: &kind, Detail: aws.String("{}")}
+	}
+	got := recorded(t, func(cfg aws.Config) error {
+		_, err := eventbridge.NewFromConfig(cfg).PutEvents(t.Context(), &eventbridge.PutEventsInput{Entries: []ebtypes.PutEventsRequestEntry{
+			entry(nil, "s", "halted"), entry(aws.String("arn:aws:events:r:2:event-bus/b"), "t", "started"),
+		}})
+		return err
+	})
+	want := []iam.Access{
+		{Action: "events:PutEvents", Resource: "arn:aws:events:r:1:event-bus/default", Context: map[string][]string{"events:source": {"s"}, "events:detail-type": {"halted"}}},
+		{Action: "events:PutEvents", Resource: "arn:aws:events:r:2:event-bus/b", Context: map[string][]string{"events:source": {"t"}, "events:detail-type": {"started"}}},
+	}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Error(d)
 	}
 }

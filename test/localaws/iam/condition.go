@@ -61,8 +61,8 @@ func number(holds func(order int) bool) func(policy, request string) bool {
 // keys are the condition keys that package access fills; those with a slash or
 // colon at the end are prefixes.
 var keys = []string{
-	"aws:securetransport", "aws:requesttag/", "aws:resourcetag/", "aws:tagkeys", "aws:principalaccount", "aws:requestedregion",
-	"dynamodb:leadingkeys", "dynamodb:attributes", "iam:awsservicename",
+	"aws:securetransport", "aws:requesttag/", "aws:resourcetag/", "aws:tagkeys", "aws:principalaccount", "aws:requestedregion", "aws:multifactorauthpresent",
+	"dynamodb:leadingkeys", "dynamodb:attributes", "events:source", "events:detail-type", "iam:awsservicename",
 	"kms:keyspec", "kms:keyusage", "kms:resourcealiases", "kms:encryptioncontext:", "kms:encryptioncontextkeys", "kms:signingalgorithm", "kms:messagetype", "kms:macalgorithm",
 	"s3:prefix", "s3:delimiter", "s3:if-match", "s3:if-none-match", "s3:versionid",
 	"s3:object-lock-mode", "s3:object-lock-remaining-retention-days", "s3:object-lock-retain-until-date",
