@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -71,6 +72,17 @@ func (o *operator) runChecks(ctx context.Context, f mintFlags) (plan rotation.Pl
 // isDenied reports whether a check has seen nothing, because this person lacks a permission.
 func isDenied(c rotation.Check) bool { return lambdastep.ErrorKind(c.Err) == journal.AccessDenied }
 
+// namesUnseen are the checks that have seen nothing.
+func namesUnseen(checks []rotation.Check) []string {
+	names := []string{}
+	for _, c := range checks {
+		if !c.OK && isDenied(c) {
+			names = append(names, c.Name)
+		}
+	}
+	return names
+}
+
 // explainChecks adds what to do about the checks that failed.
 func explainChecks(checks []rotation.Check) {
 	for i := range checks {
@@ -118,8 +130,13 @@ func (o *operator) runPreflight(ctx context.Context, f mintFlags) error {
 	if refusal == nil || f.emergency && lambdastep.ErrorKind(refusal) == journal.RehearsalFailed { // an emergency starts all the same
 		command = f.rotateCommand()
 	}
-	lines := append(o.checkLines(plan.Checks), nextLine(command))
-	if err := o.console.PrintResult(map[string]any{"ready": refusal == nil, "checks": plan.Checks, "next": command}, lines...); err != nil {
+	lines := o.checkLines(plan.Checks)
+	unseen := namesUnseen(plan.Checks)
+	if len(unseen) > 0 {
+		lines = append(lines, "not looked at: "+strings.Join(unseen, ", ")+"; the rotation looks itself before its switch")
+	}
+	lines = append(lines, nextLine(command))
+	if err := o.console.PrintResult(map[string]any{"ready": refusal == nil, "checks": plan.Checks, "not_looked_at": unseen, "next": command}, lines...); err != nil {
 		return err
 	}
 	return o.adviseStart(ctx, refusal, "matter ops kms-rotate --window any")
