@@ -319,7 +319,7 @@ func (s *Stack) ConfigWith(ctx context.Context, policies ...string) (aws.Config,
 	}
 	key := "PERSON" + strings.ToUpper(who.session[strings.LastIndexByte(who.session, '/')+1:])
 	s.proxy.access.Load().people.Store(key, who)
-	cfg.Credentials = credentials.NewStaticCredentialsProvider(key, lambdahost.Secret, "")
+	cfg.Credentials = credentials.NewStaticCredentialsProvider(key, backend.Secret, "")
 	return cfg, nil
 }
 
