@@ -232,10 +232,10 @@ func (h *Host) start(p *pool) (*worker, error) {
 }
 
 // environment returns what Lambda gives a process. Nothing of this process's own
-// environment but PATH and HOME gets there.
+// environment but PATH, HOME and GODEBUG gets there.
 func (h *Host) environment(f Function, accessKey string) []string {
 	env := map[string]string{}
-	for _, k := range []string{"PATH", "HOME"} {
+	for _, k := range []string{"PATH", "HOME", "GODEBUG"} {
 		if v, ok := os.LookupEnv(k); ok {
 			env[k] = v
 		}
