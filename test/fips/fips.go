@@ -24,7 +24,7 @@ func RunTests(t *testing.T, names ...string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.CommandContext(t.Context(), program, "-test.v", "-test.count=1", "-test.run", "^("+strings.Join(names, "|")+")$")
+	cmd := exec.CommandContext(t.Context(), program, "-test.v", "-test.count=1", "-test.run", "^("+strings.Join(names, "|")+")$") //nolint:gosec // this program
 	cmd.Env = append(os.Environ(), Strict)
 	out, err := cmd.CombinedOutput()
 	if err != nil {
