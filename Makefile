@@ -161,6 +161,7 @@ fuzz: ## every fuzz target for FUZZ_SECONDS (default 30)
 aws-acceptance: build package venv ## the whole life of a deployment in your AWS account; says first what that costs, and asks
 	@PATH="$(CURDIR)/.venv/bin:$$PATH" bin/matter-acceptance $(if $(YES),--yes)
 
+# One build at a time: an archive has its programs in the order in which they were finished.
 # GoReleaser and what makes the SBOMs: a module of their own, which no test builds.
 RELEASE_TOOLS := build/release-tools
 $(RELEASE_TOOLS)/goreleaser: tools/release/go.mod tools/release/go.sum
@@ -179,10 +180,10 @@ release-parts:
 release-snapshot: $(RELEASE_TOOLS)/goreleaser ## everything that a release consists of, in dist/, but what needs Docker or a signer's identity
 	@export PATH="$(CURDIR)/$(RELEASE_TOOLS):$$PATH"
 	goreleaser check
-	goreleaser release --snapshot --clean --skip=docker,sign
+	goreleaser release --snapshot --clean --parallelism 1 --skip=docker,sign
 
 release: $(RELEASE_TOOLS)/goreleaser # by .github/workflows/release.yml, at a tag
-	@PATH="$(CURDIR)/$(RELEASE_TOOLS):$$PATH" goreleaser release --clean
+	@PATH="$(CURDIR)/$(RELEASE_TOOLS):$$PATH" goreleaser release --clean --parallelism 1
 
 requirements: ## resolve requirements.txt, and that of the second AWS, again from their lists
 	@resolve() {
