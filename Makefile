@@ -23,7 +23,7 @@ export SAM_CLI_TELEMETRY := 0
 # Memory for time: the compiler and the tests collect garbage less often.
 export GOGC ?= 400
 
-.PHONY: help demo test build install package check-tools venv dynoxide rekor-server asl ministack spec spec-deep fuzz sim sim-deep sim-takeovers mutants mutation chaos aws-acceptance requirements lint fmt clean
+.PHONY: help demo test build build-fips install package package-fips release release-parts release-snapshot check-tools venv dynoxide rekor-server asl ministack spec spec-deep fuzz sim sim-deep sim-takeovers mutants mutation chaos aws-acceptance requirements lint fmt clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -68,11 +68,19 @@ install: build ## matter and matter-audit-verify, with manual pages, under PREFI
 	install -m 755 bin/matter bin/matter-audit-verify '$(DESTDIR)$(PREFIX)/bin'
 	bin/matter man '$(DESTDIR)$(PREFIX)/share/man/man1'
 
+PACKAGE_DIR ?= build/functions
+
 package: ## the functions as template.yaml deploys them (ARCH=arm64 or x86_64)
 	@test -n '$(GOARCH_$(ARCH))' || { echo "ARCH=$(ARCH): use arm64 or x86_64" >&2; exit 2; }
 	for f in $(FUNCTIONS); do
-	  GOOS=linux GOARCH=$(GOARCH_$(ARCH)) go build -tags $(TAGS) -ldflags '$(LDFLAGS)' -o build/functions/$$f/bootstrap ./functions/$$f
+	  GOOS=linux GOARCH=$(GOARCH_$(ARCH)) go build -tags $(TAGS) -ldflags '$(LDFLAGS)' -o $(PACKAGE_DIR)/$$f/bootstrap ./functions/$$f
 	done
+
+# The frozen cryptographic module that Go lists as certified (lib/fips140/certified.txt). A program built with it is
+# in FIPS 140-3 mode from its start.
+build-fips package-fips: export GOFIPS140 := v1.0.0
+build-fips: build ## what build makes, with Go's FIPS 140-3 module (docs/install.md)
+package-fips: package ## what package makes, with Go's FIPS 140-3 module
 
 # The prerequisites are checked before anything is fetched, with what installs them.
 check-tools:
@@ -156,6 +164,30 @@ fuzz: ## every fuzz target for FUZZ_SECONDS (default 30)
 aws-acceptance: build package venv ## the whole life of a deployment in your AWS account; says first what that costs, and asks
 	@PATH="$(CURDIR)/.venv/bin:$$PATH" bin/matter-acceptance $(if $(YES),--yes)
 
+# One build at a time: an archive has its programs in the order in which they were finished.
+# GoReleaser and what makes the SBOMs: a module of their own, which no test builds.
+RELEASE_TOOLS := build/release-tools
+$(RELEASE_TOOLS)/goreleaser: tools/release/go.mod tools/release/go.sum
+	@mkdir -p $(RELEASE_TOOLS)
+	cd tools/release && go build -o ../../$(RELEASE_TOOLS)/ github.com/goreleaser/goreleaser/v2 github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod
+	touch $@
+
+# What GoReleaser puts into the archives and does not build itself.
+release-parts:
+	@rm -rf build/release && mkdir -p build/release/man
+	go run ./cmd/matter man build/release/man
+	for arch in arm64 x86_64; do
+	  make --no-print-directory package ARCH=$$arch PACKAGE_DIR=build/release/$$arch
+	done
+
+release-snapshot: $(RELEASE_TOOLS)/goreleaser ## everything that a release consists of, in dist/, but what needs Docker or a signer's identity
+	@export PATH="$(CURDIR)/$(RELEASE_TOOLS):$$PATH"
+	goreleaser check
+	goreleaser release --snapshot --clean --parallelism 1 --skip=docker,sign
+
+release: $(RELEASE_TOOLS)/goreleaser # by .github/workflows/release.yml, at a tag
+	@PATH="$(CURDIR)/$(RELEASE_TOOLS):$$PATH" goreleaser release --clean --parallelism 1
+
 requirements: ## resolve requirements.txt, and that of the second AWS, again from their lists
 	@resolve() {
 	  rm -rf build/resolve && python3 -m venv build/resolve
@@ -181,4 +213,4 @@ fmt: ## format the Go code
 	@go tool -modfile=tools/go.mod golangci-lint fmt ./...
 
 clean: ## remove everything that was built or fetched
-	@rm -rf bin build .venv .local .aws-sam
+	@rm -rf bin build dist .venv .local .aws-sam

@@ -4,12 +4,11 @@ import (
 	"bytes"
 	"container/list"
 	"context"
+	"crypto/cipher"
 	"errors"
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"github.com/tink-crypto/tink-go/v2/tink"
 
 	"github.com/matter-ops/kms-rotation/envelope/aead"
 	"github.com/matter-ops/kms-rotation/kek"
@@ -49,7 +48,7 @@ func (c Cache) withDefaults() Cache {
 // in aead or, for a row that Tink wrote, in tink.
 type dataKey struct {
 	aead       *aead.Key
-	tink       tink.AEAD
+	tink       cipher.AEAD
 	wrapped    []byte
 	associated []byte        // of the encryption context that it belongs to
 	born       time.Duration // when KMS was asked for it, on the client's clock

@@ -64,6 +64,9 @@ var (
 	ErrAltered = aead.ErrOpen
 	// ErrFormat reports a payload whose format is not known.
 	ErrFormat = aead.ErrFormat
+	// ErrNotApproved reports a stream in a process with GODEBUG=fips140=only. Segments have
+	// counters as nonces, which that mode does not let a program choose.
+	ErrNotApproved = errors.New("streams are not available with GODEBUG=fips140=only")
 )
 
 // kmsError adds the operation and the KEK to an error, and classifies it. It drops the

@@ -222,7 +222,7 @@ func (r *record) expandKey(dek []byte) (k *dataKey, err error) {
 // openPayload decrypts the payload of r. The error is [ErrAltered] or [ErrFormat].
 func (k *dataKey) openPayload(r record) ([]byte, error) {
 	if r.tink != nil {
-		plain, err := k.tink.Decrypt(r.Ciphertext, r.tink.associated)
+		plain, err := k.tink.Open(nil, nil, r.Ciphertext, r.tink.associated)
 		if err != nil {
 			return nil, ErrAltered // Tink's error has no more information
 		}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/aes"
 	"crypto/cipher"
+	"crypto/fips140"
 	"crypto/hkdf"
 	"crypto/sha256"
 	"encoding/binary"
@@ -24,7 +25,8 @@ func refGCM(key []byte) cipher.AEAD {
 	if err != nil {
 		panic(err)
 	}
-	gcm, err := cipher.NewGCM(block)
+	var gcm cipher.AEAD
+	fips140.WithoutEnforcement(func() { gcm, err = cipher.NewGCM(block) }) // the vectors' nonces are fixed
 	if err != nil {
 		panic(err)
 	}

@@ -1,6 +1,7 @@
 package envelope
 
 import (
+	"crypto/fips140"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -82,6 +83,9 @@ func NewDecryptingReader(r io.Reader, key []byte, encctx map[string]string) (io.
 func newStream(key []byte) (*subtle.AESGCMHKDF, error) {
 	if len(key) != StreamKeySize {
 		return nil, aead.ErrKeySize
+	}
+	if fips140.Enforced() {
+		return nil, ErrNotApproved
 	}
 	return subtle.NewAESGCMHKDF(key, "SHA256", StreamKeySize, streamSegment, 0)
 }

@@ -1,11 +1,11 @@
 package envelope
 
 import (
+	"crypto/aes"
+	"crypto/cipher"
 	"errors"
 
-	"github.com/tink-crypto/tink-go/v2/aead/subtle"
 	aesgcm "github.com/tink-crypto/tink-go/v2/proto/aes_gcm_go_proto"
-	"github.com/tink-crypto/tink-go/v2/tink"
 	"google.golang.org/protobuf/proto"
 )
 
@@ -16,16 +16,20 @@ type tinkFormat struct{ associated []byte }
 var errTinkDEK = errors.New("the data key is not a Tink AES-GCM key")
 
 // expandTink decodes a DEK as Tink wraps it: a serialized AesGcmKey, the default of Tink's
-// envelope encryption. It refuses other types (AES-CTR-HMAC, ChaCha20-Poly1305).
-func expandTink(dek []byte) (tink.AEAD, error) {
+// envelope encryption. It refuses other types (AES-CTR-HMAC, ChaCha20-Poly1305). The cipher is
+// the standard library's, because Tink's takes any nonce, which FIPS 140-3 mode refuses.
+func expandTink(dek []byte) (cipher.AEAD, error) {
 	var k aesgcm.AesGcmKey
 	if err := proto.Unmarshal(dek, &k); err != nil || k.GetVersion() != 0 || len(k.ProtoReflect().GetUnknown()) > 0 {
 		return nil, errTinkDEK
 	}
 	defer clear(k.GetKeyValue())
-	a, err := subtle.NewAESGCM(k.GetKeyValue())
+	if len(k.GetKeyValue()) == 24 { // AES-192, which Tink does not have
+		return nil, errTinkDEK
+	}
+	block, err := aes.NewCipher(k.GetKeyValue())
 	if err != nil {
 		return nil, errTinkDEK
 	}
-	return a, nil
+	return cipher.NewGCMWithRandomNonce(block) //nolint:wrapcheck // fails only for a block of another cipher
 }

@@ -3,6 +3,7 @@ package envelope_test
 import (
 	"bytes"
 	"context"
+	"crypto/fips140"
 	"errors"
 	"testing"
 
@@ -37,7 +38,9 @@ func (k *tinkKeys) Decrypt(ctx context.Context, in *kms.DecryptInput, o ...func(
 
 func newTinkKeys(t *testing.T, k *keys) *tinkKeys {
 	t.Helper()
-	a, err := subtle.NewAESGCM(bytes.Repeat([]byte{3}, 32))
+	var a *subtle.AESGCM
+	var err error
+	fips140.WithoutEnforcement(func() { a, err = subtle.NewAESGCM(bytes.Repeat([]byte{3}, 32)) }) // stands for KMS
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -60,7 +63,8 @@ func TestTinkRows(t *testing.T) {
 		"128": tinkaead.AES128GCMKeyTemplate(), "256": tinkaead.AES256GCMKeyTemplate(), "256raw": tinkaead.AES256GCMNoPrefixKeyTemplate(),
 	} {
 		theirs := tinkaead.NewKMSEnvelopeAEAD2(template, keys.kek)
-		payload, err := theirs.Encrypt([]byte("by Tink"), []byte("id="+name))
+		var payload []byte
+		fips140.WithoutEnforcement(func() { payload, err = theirs.Encrypt([]byte("by Tink"), []byte("id="+name)) })
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -11,7 +11,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
@@ -19,6 +18,7 @@ import (
 
 	"github.com/matter-ops/kms-rotation/audit"
 	"github.com/matter-ops/kms-rotation/audit/replay"
+	"github.com/matter-ops/kms-rotation/internal/version"
 )
 
 // The exit codes, those of matter ops audit verify.
@@ -60,7 +60,7 @@ func runCommand(args []string, stdout, stderr io.Writer, now time.Time) int {
 		return exitGreen
 	}
 	if errors.Is(err, errVersion) {
-		fmt.Fprintln(stdout, "matter-audit-verify version", version())
+		fmt.Fprintln(stdout, "matter-audit-verify version", version.Describe())
 		return exitGreen
 	}
 	var dir *audit.Dir
@@ -226,14 +226,6 @@ func checkChain(versions []audit.ObjectVersion, chain string) error {
 
 // errVersion asks for the version.
 var errVersion = errors.New("version")
-
-// version is what the Go command recorded when it built the program.
-func version() string {
-	if info, ok := debug.ReadBuildInfo(); ok {
-		return info.Main.Version + ", " + info.GoVersion
-	}
-	return "unknown"
-}
 
 // printReport prints the report as text or as JSON, with what the replay found before it.
 func (o *options) printReport(w io.Writer, r audit.Report) error {

@@ -69,6 +69,7 @@ func (o *operator) convertRows(ctx context.Context, f convertFlags) error {
 	if err != nil {
 		return err
 	}
+	warnOfOldPrices(o.console.Err, prices, o.stack.Steps.Journal.Now())
 	exposedBefore, err := o.findEmergency(ctx)
 	if err != nil {
 		return err

@@ -190,6 +190,7 @@ func planAssumed(c console.Console, f planFlags) error {
 		return err
 	}
 	p.Next = ""
+	warnOfOldPrices(c.Err, p.Prices, time.Now())
 	return c.PrintResult(p, p.textLines()...)
 }
 
@@ -218,6 +219,7 @@ func (o *operator) planRotation(ctx context.Context, f planFlags) error {
 	if err != nil {
 		return err
 	}
+	warnOfOldPrices(o.console.Err, p.Prices, o.stack.Steps.Journal.Now())
 	p.Sources = counted
 	standing.Keys++ // the new KEK's
 	p.Month = standing.PriceMonth(p.Prices)

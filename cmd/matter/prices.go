@@ -2,10 +2,13 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	_ "embed"
 	"encoding/json"
 	"fmt"
+	"io"
 	"os"
+	"time"
 
 	"github.com/matter-ops/kms-rotation/internal/console"
 	"github.com/matter-ops/kms-rotation/rotation/estimate"
@@ -30,4 +33,11 @@ func loadPrices(path string) (estimate.Prices, error) {
 		return p, console.UsageError{Err: fmt.Errorf("--prices %s: %w; see cmd/matter/prices.json for the form", path, err)}
 	}
 	return p, nil
+}
+
+// warnOfOldPrices warns of prices that may have changed since.
+func warnOfOldPrices(warnings io.Writer, p estimate.Prices, now time.Time) {
+	if p.IsOld(now) {
+		fmt.Fprintf(warnings, "warning: the prices are of %s, more than a year ago; give those of today: --prices FILE, in the form of cmd/matter/prices.json\n", cmp.Or(p.AsOf, "an unknown date"))
+	}
 }

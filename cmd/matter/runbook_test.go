@@ -73,6 +73,7 @@ func TestRunbook(t *testing.T) {
 	}
 	w := deployed(t)
 	w.dir = t.TempDir() // some commands write files
+	w.followReadme(t, "## Deploy")
 	commands := 0
 	for _, b := range blocks(t, string(text)) {
 		for _, h := range b.hooks {
@@ -93,6 +94,8 @@ func TestRunbook(t *testing.T) {
 	if commands < 15 {
 		t.Errorf("%d commands found: the runbook is not read", commands)
 	}
+	w.followReadme(t, "## Look around on the local AWS")
+	w.followReadme(t, "## Emergency")
 	w.holds(t)
 	if err := w.openLetters(t.Context()); err != nil {
 		t.Error(err)

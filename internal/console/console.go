@@ -17,6 +17,8 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+
+	"github.com/matter-ops/kms-rotation/internal/version"
 )
 
 // The exit codes of the commands. A script may rely on them; docs/runbook.md lists them.
@@ -106,7 +108,7 @@ func CompleteGroup(cmd *cobra.Command) *cobra.Command {
 // errors, so that they are printed once; a wrong flag is a [UsageError].
 func CompleteRoot(cmd *cobra.Command) *cobra.Command {
 	cmd.SilenceUsage, cmd.SilenceErrors = true, true
-	cmd.Version = Version()
+	cmd.Version = version.Describe()
 	cmd.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		var unknown *pflag.NotExistError
 		if errors.As(err, &unknown) {

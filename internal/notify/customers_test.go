@@ -115,7 +115,7 @@ func TestWebhook(t *testing.T) {
 			ok       bool
 		}{
 			"as sent":        {secret, sig, string(body), now.Add(time.Minute), true},
-			"another key":    {"guess", sig, string(body), now, false},
+			"another key":    {secret + "?", sig, string(body), now, false},
 			"another body":   {secret, sig, string(body) + " ", now, false},
 			"replayed":       {secret, sig, string(body), now.Add(time.Hour), false},
 			"from later":     {secret, sig, string(body), now.Add(-time.Hour), false},

@@ -2,6 +2,7 @@ package notify
 
 import (
 	"context"
+	"crypto/fips140"
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/hex"
@@ -49,6 +50,10 @@ const (
 	IdempotencyHeader = "Idempotency-Key"
 )
 
+// minApprovedKey is the length of the shortest key that FIPS 140-3 approves for an HMAC, 112 bits,
+// in bytes. In that mode the HMAC of a shorter one panics.
+const minApprovedKey = 14
+
 // Tell implements [gates.Announcer].
 func (w *Webhook) Tell(ctx context.Context, a gates.Announcement, stage gates.Stage) error {
 	keys, err := w.secrets(ctx)
@@ -57,6 +62,9 @@ func (w *Webhook) Tell(ctx context.Context, a gates.Announcement, stage gates.St
 	}
 	if keys.Webhook == "" {
 		return fmt.Errorf("the secret has no webhook_hmac_key: %w", journal.ErrRejected)
+	}
+	if fips140.Enforced() && len(keys.Webhook) < minApprovedKey {
+		return fmt.Errorf("the secret's webhook_hmac_key is shorter than %d bytes, which FIPS 140-3 mode refuses; put a longer one there: %w", minApprovedKey, journal.ErrRejected)
 	}
 	title, text := a.Text(stage)
 	body, err := json.Marshal(Event{ID: a.Label, Stage: stage, Title: title, Body: text, From: a.From.UTC(), To: a.To.UTC()})

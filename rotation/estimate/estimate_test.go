@@ -206,3 +206,15 @@ func TestWriteUnits(t *testing.T) {
 		t.Errorf("%g write units, %g of copies, %g read units", p.Total.WriteUnits, p.Total.ExtraUnits, p.Total.ReadUnits)
 	}
 }
+
+func TestOldPrices(t *testing.T) {
+	now := time.Date(2026, 6, 2, 0, 0, 0, 0, time.UTC)
+	for of, want := range map[string]bool{
+		"2025-06": true, "2025-07": false, "2025-06-01": true, "2025-06-02": false, "2025": true, "2026": false, "2031": false,
+		"": true, "last summer": true,
+	} {
+		if (estimate.Prices{AsOf: of}).IsOld(now) != want {
+			t.Errorf("of %q: old is %t", of, !want)
+		}
+	}
+}

@@ -2,6 +2,7 @@ package estimate
 
 import (
 	"fmt"
+	"time"
 )
 
 // Prices are what AWS asks, in dollars unless Currency says otherwise. They change: the file
@@ -24,6 +25,16 @@ type Prices struct {
 	LambdaPerM     *float64 `json:"lambda_requests_per_million"`
 	StepsPer1000   *float64 `json:"state_transitions_per_1000"`
 	AlarmMonth     *float64 `json:"cloudwatch_alarm_metric_month"`
+}
+
+// IsOld reports whether the prices are of more than a year before now, or do not say of when.
+func (p Prices) IsOld(now time.Time) bool {
+	for _, form := range []string{time.DateOnly, "2006-01", "2006"} {
+		if of, err := time.Parse(form, p.AsOf); err == nil {
+			return now.After(of.AddDate(1, 0, 0))
+		}
+	}
+	return true
 }
 
 // Cost is one line of the bill.

@@ -57,7 +57,7 @@ func Client(tb testing.TB, options ...func(*dynamodb.Options)) *dynamodb.Client 
 	tb.Helper()
 	return dynamodb.New(dynamodb.Options{
 		BaseEndpoint: aws.String(Endpoint(tb)), Region: Region,
-		Credentials: credentials.NewStaticCredentialsProvider("local", "local", ""),
+		Credentials: credentials.NewStaticCredentialsProvider("local", backend.Secret, ""),
 	}, options...)
 }
 

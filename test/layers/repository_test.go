@@ -20,7 +20,7 @@ import (
 const root = "../.."
 
 // built are folders that make and the tools write, so that they may be absent.
-var built = []string{"bin", "build", "node_modules"}
+var built = []string{"bin", "build", "dist", "node_modules"}
 
 // repository lists the files of the repository by their paths, without those that are built.
 func repository(t *testing.T) []string {
@@ -31,7 +31,7 @@ func repository(t *testing.T) []string {
 		case err != nil:
 			return err
 		case name == root:
-		case d.IsDir() && (strings.HasPrefix(d.Name(), ".") && d.Name() != ".ci" || slices.Contains(built, d.Name())):
+		case d.IsDir() && (strings.HasPrefix(d.Name(), ".") && d.Name() != ".ci" && d.Name() != ".github" || slices.Contains(built, d.Name())):
 			return fs.SkipDir
 		case d.Type().IsRegular():
 			name, err = filepath.Rel(root, name)

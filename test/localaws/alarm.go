@@ -12,7 +12,7 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 
-	"github.com/matter-ops/kms-rotation/test/localaws/lambdahost"
+	"github.com/matter-ops/kms-rotation/test/localaws/backend"
 )
 
 // createAlarm creates an alarm over CloudWatch's Query protocol: the SDK speaks
@@ -31,7 +31,7 @@ func createAlarm(ctx context.Context, d *deployment, e extra) error {
 	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 	// moto routes by the scope and does not look at the signature.
 	req.Header.Set("Authorization", fmt.Sprintf("AWS4-HMAC-SHA256 Credential=%s/%s/%s/monitoring/aws4_request, SignedHeaders=host, Signature=%s",
-		AccessKey, time.Now().UTC().Format("20060102"), d.region, lambdahost.Secret))
+		AccessKey, time.Now().UTC().Format("20060102"), d.region, backend.Secret))
 	resp, err := d.moto.HTTPClient.Do(req)
 	if err != nil {
 		return err

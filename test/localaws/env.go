@@ -9,7 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 
-	"github.com/matter-ops/kms-rotation/test/localaws/lambdahost"
+	"github.com/matter-ops/kms-rotation/test/localaws/backend"
 )
 
 // Env returns the environment with which any AWS client, and the operator's CLI,
@@ -36,7 +36,7 @@ func (s *Stack) buildEnv() map[string]string {
 		"AWS_REGION":                         s.Region,
 		"AWS_DEFAULT_REGION":                 s.Region,
 		"AWS_ACCESS_KEY_ID":                  AccessKey,
-		"AWS_SECRET_ACCESS_KEY":              lambdahost.Secret,
+		"AWS_SECRET_ACCESS_KEY":              backend.Secret,
 		"MATTER_STATE_MACHINE_ARN":           s.stateMachine,
 		"MATTER_EMERGENCY_STATE_MACHINE_ARN": s.emergency,
 		"AWS_EC2_METADATA_DISABLED":          "true",

@@ -331,7 +331,7 @@ func (s *Stack) configOf(ctx context.Context, who role, policies []string) (aws.
 	}
 	key := "PERSON" + strings.ToUpper(who.session[strings.LastIndexByte(who.session, '/')+1:])
 	s.proxy.access.Load().people.Store(key, who)
-	cfg.Credentials = credentials.NewStaticCredentialsProvider(key, lambdahost.Secret, "")
+	cfg.Credentials = credentials.NewStaticCredentialsProvider(key, backend.Secret, "")
 	return cfg, nil
 }
 

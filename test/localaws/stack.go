@@ -225,7 +225,7 @@ func (s *Stack) AWSConfig() aws.Config { return s.config(s.URL) }
 // library. It may do what the operator may; a tap tells the two apart.
 func (s *Stack) ApplicationConfig() aws.Config {
 	c := s.AWSConfig()
-	c.Credentials = credentials.NewStaticCredentialsProvider(ApplicationKey, lambdahost.Secret, "")
+	c.Credentials = credentials.NewStaticCredentialsProvider(ApplicationKey, backend.Secret, "")
 	return c
 }
 
@@ -234,7 +234,7 @@ func (s *Stack) config(endpoint string) aws.Config {
 		Region: s.Region, BaseEndpoint: aws.String(endpoint),
 		RequestChecksumCalculation: aws.RequestChecksumCalculationWhenSupported, // as config.LoadDefaultConfig
 		ResponseChecksumValidation: aws.ResponseChecksumValidationWhenSupported,
-		Credentials:                credentials.NewStaticCredentialsProvider(AccessKey, lambdahost.Secret, ""),
+		Credentials:                credentials.NewStaticCredentialsProvider(AccessKey, backend.Secret, ""),
 		// Of its own: no HTTP proxy between here and the loopback interface.
 		HTTPClient: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 64, IdleConnTimeout: 3 * time.Second}},
 	}

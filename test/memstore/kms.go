@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/aes"
 	"crypto/cipher"
+	"crypto/fips140"
 	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
@@ -100,7 +101,10 @@ func sealer(id string) (cipher.AEAD, error) {
 	if err != nil {
 		return nil, err
 	}
-	aead, err := cipher.NewGCM(block)
+	var aead cipher.AEAD
+	// Runs repeat only if the nonces are its own, which FIPS 140-3 mode refuses. It stands for
+	// KMS, which is not in that mode's boundary.
+	fips140.WithoutEnforcement(func() { aead, err = cipher.NewGCM(block) })
 	if err != nil {
 		return nil, err
 	}

@@ -84,7 +84,7 @@ func Config(t testing.TB, wires ...Wire) aws.Config {
 	}
 	endpoint := Endpoint(t)
 	return aws.Config{
-		BaseEndpoint: &endpoint, Region: Region, Credentials: credentials.NewStaticCredentialsProvider("local", "local", ""),
+		BaseEndpoint: &endpoint, Region: Region, Credentials: credentials.NewStaticCredentialsProvider("local", backend.Secret, ""),
 		HTTPClient: &http.Client{Transport: way},
 		Retryer: func() aws.Retryer {
 			return retry.NewStandard(func(o *retry.StandardOptions) { o.MaxBackoff = time.Millisecond })

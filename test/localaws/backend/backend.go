@@ -32,6 +32,10 @@ var ErrNotInstalled = errors.New("not installed")
 // Account is the AWS account that both servers play.
 const Account = "123456789012"
 
+// Secret is the secret access key of everyone; signatures are not checked. A shorter one is no
+// key of an HMAC in FIPS 140-3 mode.
+const Secret = "local-secret-access-key"
+
 const (
 	startTries   = 3 // the free port may be taken before the server binds it
 	startTimeout = 60 * time.Second

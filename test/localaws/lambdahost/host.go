@@ -18,6 +18,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/matter-ops/kms-rotation/test/localaws/backend"
 	"github.com/matter-ops/kms-rotation/test/localaws/proc"
 )
 
@@ -44,9 +45,6 @@ type Options struct {
 
 // RuntimePath is the URL path below which a Host serves the Runtime API.
 const RuntimePath = "/_runtime/"
-
-// Secret is the secret access key of every process; signatures are not checked.
-const Secret = "local"
 
 // Host runs functions.
 type Host struct {
@@ -234,10 +232,10 @@ func (h *Host) start(p *pool) (*worker, error) {
 }
 
 // environment returns what Lambda gives a process. Nothing of this process's own
-// environment but PATH and HOME gets there.
+// environment but PATH, HOME and GODEBUG gets there.
 func (h *Host) environment(f Function, accessKey string) []string {
 	env := map[string]string{}
-	for _, k := range []string{"PATH", "HOME"} {
+	for _, k := range []string{"PATH", "HOME", "GODEBUG"} {
 		if v, ok := os.LookupEnv(k); ok {
 			env[k] = v
 		}
@@ -249,7 +247,7 @@ func (h *Host) environment(f Function, accessKey string) []string {
 		"AWS_REGION":                      h.o.Region,
 		"AWS_DEFAULT_REGION":              h.o.Region,
 		"AWS_ACCESS_KEY_ID":               accessKey,
-		"AWS_SECRET_ACCESS_KEY":           Secret,
+		"AWS_SECRET_ACCESS_KEY":           backend.Secret,
 		"AWS_EC2_METADATA_DISABLED":       "true",
 		"AWS_LAMBDA_FUNCTION_NAME":        f.Name,
 		"AWS_LAMBDA_FUNCTION_VERSION":     "$LATEST",
