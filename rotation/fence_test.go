@@ -188,6 +188,29 @@ func TestOwnFenceJoins(t *testing.T) {
 	s.settled()
 }
 
+// TestOwnFenceJoinsWhole: a source whose own fence cannot be sealed under the KEKs that the
+// pointer has left, or cannot be opened under its own, is not registered.
+func TestOwnFenceJoinsWhole(t *testing.T) {
+	s := newSite(t)
+	s.advance(spring, rotation.ExecutionInput{}, kek.Completed)
+	carts := s.world.NewFencedTable("carts")
+	s.tables = append(s.tables, carts)
+	for _, failing := range []string{"Fence.Seal", "Fence.Open"} {
+		s.hook(func(op string, _ ...any) (bool, error) { return op != failing, errAway })
+		_, err := s.AddSource(as("person"), carts.Source())
+		s.hook(nil)
+		wantKind(t, err, journal.Transient)
+		if v := must(s.store.Load(t.Context(), "")); slices.ContainsFunc(v.Sources, func(src kek.Source) bool { return src.Name == "carts" }) {
+			t.Fatalf("%s failed, and the source is registered", failing)
+		}
+	}
+	s.add(carts)
+	if errs := s.insertUnder(carts, s.first); !allFenced(errs) {
+		t.Errorf("an insert under the KEK that the pointer has left: %v", errs)
+	}
+	s.insert(carts, "c0")
+}
+
 // TestOwnFenceGenesis: a source of the genesis takes rows at once.
 func TestOwnFenceGenesis(t *testing.T) {
 	s := newSite(t)

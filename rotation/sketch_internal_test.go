@@ -39,6 +39,37 @@ func TestSketch(t *testing.T) {
 	}
 }
 
+// TestSketchEstimates: registers count as Ertl's algorithm 6 says, by figures that were worked
+// out from the series of the paper (arXiv:1702.01284) in another language.
+func TestSketchEstimates(t *testing.T) {
+	for _, c := range []struct {
+		registers map[byte]int // how many have each value
+		want      float64
+	}{
+		{map[byte]int{0: 2047, 1: 1}, 1.000237827038294},
+		{map[byte]int{0: 1024, 1: 1024}, 1295.045812952362},
+		{map[byte]int{1: 2048}, 2954.639443740597},
+		{map[byte]int{0: 100, 3: 948, 10: 1000}, 13483.888696751777},
+		{map[byte]int{53: 2048}, 1.3306513097844322e19},
+		{map[byte]int{53: 1024, 54: 1024}, 2.047377935994915e19},
+		{map[byte]int{53: 1, 54: 2047}, 1.4064848999708575e20},
+		{map[byte]int{1: 1, 54: 2047}, 6051101.580780484},
+		{map[byte]int{0: 1, 54: 1047, 200: 1000}, 3024074.190960155}, // no hash has more than 53 zeros
+		{map[byte]int{20: 1000, 30: 1048}, 3169276389.279721},
+	} {
+		var s Sketch
+		for value, n := range c.registers {
+			s = append(s, bytes.Repeat([]byte{value}, n)...)
+		}
+		if got := s.Count(); math.Abs(got/c.want-1) > 1e-12 {
+			t.Errorf("%v count %v, want %v", c.registers, got, c.want)
+		}
+	}
+	if n := make(Sketch, sketchSize).Count(); n != 0 {
+		t.Errorf("empty registers count %g", n)
+	}
+}
+
 // TestSketchMerges: segments that share data keys count each once, whatever their order, and a
 // row is counted by what KMS would be asked about it.
 func TestSketchMerges(t *testing.T) {
