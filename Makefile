@@ -44,13 +44,16 @@ test: build venv dynoxide rekor-server build/tla2tools.jar asl ministack ## all 
 	@export MATTER_REQUIRE_LOCAL=1 MATTER_SIM_SECONDS=$${MATTER_SIM_SECONDS:-10}
 	# go vet is part of the lint, which works while the first packages wait for processes
 	make --no-print-directory lint & lint=$$!
+	# and so do the models, whose checks are of one processor each
+	nice -n 19 go test -vet=off -timeout 40m ./spec & spec=$$!
 	go test -vet=off -timeout 40m -parallel 4 ./test/integration ./cmd/matter && first=1 || first=
 	# side by side, for neither keeps two processors busy to its end; the longest packages first, in which order they
 	# begin; what one goroutine works out is left to the other lane
 	( CGO_ENABLED=1 go test -race -vet=off -timeout 40m -skip '$(UNRACED)' $(addprefix ./,$(CONCURRENT))
 	  CGO_ENABLED=1 go test -race -vet=off -timeout 40m ./test/sim -run 'TestOneFault|TestTwoFaults|TestRandomSchedules$$|Amid' ) & race=$$!
-	go test -vet=off -p 3 -timeout 40m $(addprefix ./,$(SCHEDULED)) ./spec $$(go list ./... | grep -vxFf <(go list $(addprefix ./,$(filter-out $(SCHEDULED),$(CONCURRENT))) ./test/integration ./cmd/matter)) && ok=1 || ok=
+	go test -vet=off -p 3 -timeout 40m $(addprefix ./,$(SCHEDULED)) $$(go list ./... | grep -vxFf <(go list $(addprefix ./,$(filter-out $(SCHEDULED),$(CONCURRENT))) ./spec ./test/integration ./cmd/matter)) && ok=1 || ok=
 	wait $$race || ok=
+	wait $$spec || ok=
 	wait $$lint || ok=
 	test "$$first" -a "$$ok"
 

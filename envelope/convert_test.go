@@ -28,7 +28,7 @@ func convertedRows(t *testing.T) int {
 	t.Helper()
 	text := os.Getenv("MATTER_CONVERT_ROWS")
 	if text == "" {
-		return 600
+		return 300
 	}
 	n, err := strconv.Atoi(text)
 	if err != nil || n < 200 {

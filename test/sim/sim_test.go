@@ -211,10 +211,10 @@ func TestMachineIsTheShippedOne(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	n := 0
+	n, day := 0, int(time.Now().Unix()/86400)
 	for _, emergency := range []bool{false, true} {
 		for i, f := range Singles(emergency) {
-			if i%raced != 0 {
+			if (i+day)%(2*raced) != 0 && os.Getenv("MATTER_SIM_BUDGET") == "" { // the others tomorrow
 				continue
 			}
 			switch f.Kind {

@@ -142,7 +142,7 @@ func turns(all ...iter.Seq[Schedule]) iter.Seq[Schedule] {
 	}
 }
 
-// TestOneFaultAmidAdapters tries one fault in eight at calls of the real adapters and
+// TestOneFaultAmidAdapters tries one fault in twelve at calls of the real adapters and
 // the real client, other ones every day, all with MATTER_SIM_BUDGET; under the race
 // detector, some.
 func TestOneFaultAmidAdapters(t *testing.T) {
@@ -150,7 +150,7 @@ func TestOneFaultAmidAdapters(t *testing.T) {
 		t.Skip("it takes seconds")
 	}
 	w := adapters(t)
-	holdIn(t, w, 0, every(oneIn(8+(raced-1)*7/2), undisturbed(w.calls)))
+	holdIn(t, w, 0, every(oneIn(12+(raced-1)*16/5), undisturbed(w.calls)))
 }
 
 // TestRandomAmid tries seeds, other ones every day, and holders of leases
