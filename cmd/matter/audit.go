@@ -250,7 +250,7 @@ func newAuditAnchor() *cobra.Command {
 		Short:   "State the head of the chain in the transparency log now",
 		Example: "  matter ops audit anchor",
 	}
-	return newOpsCommand(cmd, func(ctx context.Context, o *operator) error {
+	return newStepCommand(cmd, func(ctx context.Context, o *operator) error {
 		if _, err := o.anchoring(); err != nil {
 			return err
 		}

@@ -30,7 +30,7 @@ what this person has no permission to see; for rows that does not count as a ref
   matter ops kms-preflight --window any -o json`,
 	}
 	f.addFlags(cmd)
-	return newOpsCommand(cmd, func(ctx context.Context, o *operator) error { return o.runPreflight(ctx, f) })
+	return newAdvisedCommand(cmd, func(ctx context.Context, o *operator) error { return o.runPreflight(ctx, f) })
 }
 
 // addFlags adds the flags that say which rotation is meant.
