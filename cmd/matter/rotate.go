@@ -200,6 +200,7 @@ func (o *operator) startNamed(ctx context.Context, m *executions.Machine, id str
 // outcome is how an execution ended.
 type outcome struct {
 	executions.Execution
+	Label    string    `json:"label"` // "" if the rotation has no record
 	Phase    kek.Phase `json:"phase"`
 	OldKEK   kek.ID    `json:"old_kek_id"`
 	NewKEK   kek.ID    `json:"new_kek_id"`
@@ -241,6 +242,7 @@ func (o *operator) reportEnd(ctx context.Context, e executions.Execution, end co
 		return err
 	}
 	if r := v.Rotation; r != nil {
+		out.Label = r.Label
 		out.Phase = r.Phase
 		out.OldKEK = r.OldKEK
 		out.NewKEK = r.NewKEK
@@ -269,7 +271,7 @@ func (out *outcome) judgeOutcome() string {
 		return fmt.Sprintf("an emergency has ended rotation %s and moves its rows\n%s: %s", out.RotationID, kind, text)
 	case slices.Contains(out.States, "RolledBack"):
 		out.ExitCode = console.ExitRolledBack
-		out.Next = "fix the cause, then: matter ops kms-rotate"
+		out.Next = "fix the cause, then: " + mintFlags{label: out.Label}.rotateCommand()
 		return fmt.Sprintf("rotation %s is rolled back before the switch: the pointer never moved from KEK %s\n%s: %s", out.RotationID, out.OldKEK, kind, text)
 	case slices.Contains(out.States, "Refused"):
 		out.ExitCode = console.ExitFailed
@@ -282,7 +284,7 @@ func (out *outcome) judgeOutcome() string {
 	}
 	out.Next = "fix the cause, then: matter ops resume --rotation " + out.RotationID
 	if out.Phase == "" {
-		out.Next = "matter ops kms-rotate"
+		out.Next = mintFlags{}.rotateCommand()
 	}
 	message := fmt.Sprintf("rotation %s is %s and has halted (%s)", out.RotationID, cmp.Or(out.Phase, "not started"), strings.ToLower(string(out.Status)))
 	if kind != "" {
