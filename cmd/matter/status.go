@@ -41,7 +41,7 @@ comes next.`,
 type status struct {
 	operate.Status
 	Executions []executions.Execution `json:"executions"` // that run now
-	Schedule   *operate.Schedule      `json:"schedule"`   // null if there is none
+	Schedule   *operate.Schedule      `json:"schedule"`   // null if there is none, or if it is among the unknown
 	Told       string                 `json:"told"`       // who is told of outcomes and alarms
 	Anchor     *anchorStatus          `json:"anchor"`     // null if the deployment has no transparency log
 	Paused     string                 `json:"paused"`     // by whom, since when and why; "" if it is not
@@ -178,6 +178,11 @@ func (s *status) noteUnread(what string, err error) {
 	}
 }
 
+// isUnread reports whether noteUnread has noted it.
+func (s *status) isUnread(what string) bool {
+	return slices.ContainsFunc(s.Unknown, func(u string) bool { return strings.HasPrefix(u, what+": ") })
+}
+
 // afterStatus is the command that comes next: the repair of a fault before all else, then
 // what the rotation that holds the lock waits for.
 func (o *operator) afterStatus(ctx context.Context, s operate.Status) (string, error) {
@@ -240,8 +245,10 @@ func printStatus(w io.Writer, s status) error {
 	for _, e := range s.Executions {
 		fmt.Fprintf(t, "execution\t%s\trunning\tsince %s\n", e.Name, formatTime(e.StartedAt))
 	}
-	for _, line := range describeSchedule(s.Schedule) {
-		fmt.Fprintf(t, "schedule\t%s\n", line)
+	if !s.isUnread("schedule") {
+		for _, line := range describeSchedule(s.Schedule) {
+			fmt.Fprintf(t, "schedule\t%s\n", line)
+		}
 	}
 	if s.Told != "" {
 		fmt.Fprintf(t, "told\t%s\n", s.Told)
