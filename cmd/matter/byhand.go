@@ -38,7 +38,7 @@ func (o *operator) rotationOfNew(ctx context.Context, id kek.ID) (kek.Rotation, 
 	}
 	if v.Rotation.NewKEK != id {
 		return kek.Rotation{}, refusedError("--kek-id",
-			fmt.Sprintf("KEK %s was given up by rotation %s, which is %s", id, v.Rotation.ID, v.Rotation.Phase), o.nextCommand(*v.Rotation))
+			fmt.Sprintf("KEK %s was given up by rotation %s, which is %s", id, v.Rotation.ID, v.Rotation.Phase), o.nextCommand(ctx, *v.Rotation))
 	}
 	return *v.Rotation, nil
 }
@@ -67,7 +67,7 @@ func (o *operator) rotationOfOld(ctx context.Context, id kek.ID) (kek.Rotation, 
 	if err != nil {
 		return kek.Rotation{}, err
 	}
-	return kek.Rotation{}, refusedError("--kek-id", fmt.Sprintf("%s: rotation %s, which minted it, is %s", msg, r.ID, r.Phase), o.nextCommand(r))
+	return kek.Rotation{}, refusedError("--kek-id", fmt.Sprintf("%s: rotation %s, which minted it, is %s", msg, r.ID, r.Phase), o.nextCommand(ctx, r))
 }
 
 // registeredKEK reads a KEK from the registry, and refuses one that the registry does not
@@ -92,7 +92,7 @@ func refusedError(field, msg, next string) error {
 }
 
 // nextCommand is what comes next for a rotation done by hand.
-func (o *operator) nextCommand(r kek.Rotation) string {
+func (o *operator) nextCommand(ctx context.Context, r kek.Rotation) string {
 	command := "matter ops " + cmp.Or(flow.CommandAt(r.Phase), "kms-status")
 	switch r.Phase {
 	case kek.Started:
@@ -106,6 +106,9 @@ func (o *operator) nextCommand(r kek.Rotation) string {
 			command += " --corpus s3://" + known[0] + "/"
 		}
 	case kek.Tested:
+		if plan, err := o.stack.Steps.Gates.FindWaitingPlan(ctx, r); err == nil && plan != "" { // else the switch says what is missing
+			return approveCommand(r.ID, plan)
+		}
 		command += fmt.Sprintf(" --kek-id %s --confirm", r.NewKEK)
 	case kek.Switched:
 		command += fmt.Sprintf(" --old-kek-id %s --max-wait 30m", r.OldKEK)
@@ -125,11 +128,16 @@ func (o *operator) nextCommand(r kek.Rotation) string {
 	return command
 }
 
+// approveCommand is how a second person agrees to the plan that waits.
+func approveCommand(rotation, plan string) string {
+	return fmt.Sprintf("matter ops approve --rotation %s --plan %s, by a person who did not ask for it", rotation, plan)
+}
+
 // checkPhase refuses a step that must not run at the rotation's phase, one that an execution of the
 // state machine is at work on, and one of a rotation that is over while another is under way.
 func (o *operator) checkPhase(ctx context.Context, r kek.Rotation, from kek.Phase) error {
 	if !r.Phase.Reached(from) {
-		return refusedError("phase", fmt.Sprintf("rotation %s is %s; this step needs it %s", r.ID, r.Phase, from), o.nextCommand(r))
+		return refusedError("phase", fmt.Sprintf("rotation %s is %s; this step needs it %s", r.ID, r.Phase, from), o.nextCommand(ctx, r))
 	}
 	if r.Phase.Final() {
 		return o.checkMeant(ctx, r)
@@ -191,7 +199,7 @@ func (o *operator) findExecution(ctx context.Context, id string) (executions.Exe
 
 // adviseByHand gives a failed step the command that comes next for a person, where the
 // step itself speaks of the state machine.
-func (o *operator) adviseByHand(err error, r kek.Rotation) error {
+func (o *operator) adviseByHand(ctx context.Context, err error, r kek.Rotation) error {
 	var typed *journal.Error
 	if err == nil || !errors.As(err, &typed) {
 		return err
@@ -205,16 +213,16 @@ func (o *operator) adviseByHand(err error, r kek.Rotation) error {
 	case journal.RehearsalFailed: // a definition is corrected when no rotation holds it
 		e.Next = journal.Next{Say: strings.TrimPrefix(advice.Command(e.Next)+"; first give the rotation up: ", "; ") + giveUpCommand(r, preSwitchFailure) + " --confirm"}
 	case journal.RowsQuarantined:
-		e.Next = journal.Next{Say: "correct or delete these rows, then: " + o.nextCommand(r)}
+		e.Next = journal.Next{Say: "correct or delete these rows, then: " + o.nextCommand(ctx, r)}
 	case journal.OrphansFound:
-		e.Next = journal.Next{Say: "enable the old KMS key, restore these rows under the current KEK (matter ops restore-rows), then: " + o.nextCommand(r)}
+		e.Next = journal.Next{Say: "enable the old KMS key, restore these rows under the current KEK (matter ops restore-rows), then: " + o.nextCommand(ctx, r)}
 	case journal.KeyInUse:
-		e.Next = journal.Next{Say: "move its other users to the new KEK, revoke their grants (aws kms revoke-grant), then: " + o.nextCommand(r)}
+		e.Next = journal.Next{Say: "move its other users to the new KEK, revoke their grants (aws kms revoke-grant), then: " + o.nextCommand(ctx, r)}
 	case journal.Transient:
 		e.Next = journal.Next{Say: "repeat the command; nothing is lost"}
 	case journal.Refused, journal.Unverified:
 		if e.Next.Do != journal.ContinueRotation { // the pause has to end first
-			e.Next = journal.Next{Say: o.nextCommand(r)}
+			e.Next = journal.Next{Say: o.nextCommand(ctx, r)}
 		}
 	case journal.MintsExhausted:
 		e.Next = journal.Next{Say: "find out why dual unwrap fails, then: matter ops kms-dual-unwrap --kek-id " + string(r.NewKEK)}
@@ -267,7 +275,7 @@ func (o *operator) reportStep(ctx context.Context, id string, before kek.Phase, 
 	}
 	res := stepResult{
 		RotationID: r.ID, Phase: r.Phase, OldKEK: r.OldKEK, NewKEK: r.NewKEK,
-		Already: before == r.Phase, Next: o.nextCommand(r), Output: output,
+		Already: before == r.Phase, Next: o.nextCommand(ctx, r), Output: output,
 	}
 	head := fmt.Sprintf("rotation %s is %s", r.ID, r.Phase)
 	if res.Already {

@@ -62,7 +62,7 @@ func (o *operator) drainKEK(ctx context.Context, id kek.ID, wait, every time.Dur
 		case ctx.Err() != nil:
 			return o.endDetached(line, "matter ops kms-watch-drain --old-kek-id "+string(id))
 		case err != nil:
-			return o.adviseByHand(err, r)
+			return o.adviseByHand(ctx, err, r)
 		case out.Done:
 			line.End()
 			return o.reportStep(ctx, r.ID, phaseFoundLater(r.Phase, kek.Switched), out, fmt.Sprintf("KEK %s is sealed: no row can be inserted under it, what was written still unwraps", id))

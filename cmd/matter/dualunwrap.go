@@ -53,11 +53,11 @@ func (o *operator) dualUnwrap(ctx context.Context, id kek.ID, known string) erro
 	}
 	tried, err := o.stack.Steps.Rewrap(ctx, rotation.RewrapInput{RotationID: r.ID, Rehearse: true})
 	if err != nil {
-		return o.adviseByHand(err, r)
+		return o.adviseByHand(ctx, err, r)
 	}
 	out, err := o.stack.Steps.DualUnwrap(ctx, rotation.StepInput{RotationID: r.ID})
 	if err != nil {
-		return o.adviseByHand(err, r)
+		return o.adviseByHand(ctx, err, r)
 	}
 	var rehearsed, seen string
 	switch {

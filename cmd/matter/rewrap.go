@@ -58,7 +58,7 @@ func (o *operator) rewrapRows(ctx context.Context, id kek.ID) error {
 		return o.endDetached(&console.StatusLine{Out: o.console.Err}, "matter ops kms-rewrap --kek-id "+string(id))
 	}
 	if err != nil {
-		return o.adviseByHand(err, r)
+		return o.adviseByHand(ctx, err, r)
 	}
 	return o.reportStep(ctx, r.ID, phaseFoundLater(r.Phase, kek.Drained), out,
 		fmt.Sprintf("%d rows looked at in %d sources, none names an old KEK any more", out.Tally.Scanned, len(r.Sources)))

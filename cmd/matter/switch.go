@@ -42,7 +42,7 @@ func (o *operator) switchPointer(ctx context.Context, id kek.ID, confirm bool) e
 	}
 	out, err := o.stack.Steps.Switch(ctx, rotation.StepInput{RotationID: r.ID})
 	if err != nil {
-		return o.adviseByHand(err, r)
+		return o.adviseByHand(ctx, err, r)
 	}
 	return o.reportStep(ctx, r.ID, phaseFoundLater(r.Phase, kek.Tested), out, fmt.Sprintf("pointer: KEK %s, epoch %d", out.KEK, out.Epoch))
 }

@@ -139,7 +139,7 @@ func (o *operator) closeRotation(ctx context.Context, r kek.Rotation) (kek.Rotat
 	if err == nil {
 		return o.reloadRotation(ctx, r.ID)
 	}
-	if err = o.adviseByHand(err, r); refusal != nil && lambdastep.ErrorKind(err) == journal.Unverified {
+	if err = o.adviseByHand(ctx, err, r); refusal != nil && lambdastep.ErrorKind(err) == journal.Unverified {
 		return r, unproven{fmt.Errorf("%w; it could not be anchored: %w", err, refusal)}
 	}
 	return r, err
