@@ -20,32 +20,39 @@ import (
 // A rotation done by hand is the same steps, one command each. The commands find
 // the rotation by a KEK's id, as the runbook has it.
 
-// rotationOfNew finds the rotation whose new KEK this is.
-func (o *operator) rotationOfNew(ctx context.Context, id kek.ID) (kek.Rotation, error) {
-	k, err := o.registeredKEK(ctx, id)
+// The flags that name a KEK, as refusals say them.
+const (
+	flagKEK    = "--kek-id"
+	flagOldKEK = "--old-kek-id"
+	flagNewKEK = "--new-kek-id"
+)
+
+// rotationOfNew finds the rotation whose new KEK this is. flag is the one that named it.
+func (o *operator) rotationOfNew(ctx context.Context, flag string, id kek.ID) (kek.Rotation, error) {
+	k, err := o.registeredKEK(ctx, flag, id)
 	if err != nil {
 		return kek.Rotation{}, err
 	}
 	if k.RotationID == "" {
-		return kek.Rotation{}, refusedError("--kek-id", fmt.Sprintf("KEK %s is the first KEK: no rotation minted it", id), "matter ops kms-status")
+		return kek.Rotation{}, refusedError(flag, fmt.Sprintf("KEK %s is the first KEK: no rotation minted it", id), "matter ops kms-status")
 	}
 	v, err := o.stack.Table.Load(ctx, k.RotationID)
 	if err != nil {
 		return kek.Rotation{}, err
 	}
 	if v.Rotation == nil {
-		return kek.Rotation{}, refusedError("--kek-id", fmt.Sprintf("rotation %s, which minted KEK %s, has no record", k.RotationID, id), "matter ops kms-status")
+		return kek.Rotation{}, refusedError(flag, fmt.Sprintf("rotation %s, which minted KEK %s, has no record", k.RotationID, id), "matter ops kms-status")
 	}
 	if v.Rotation.NewKEK != id {
-		return kek.Rotation{}, refusedError("--kek-id",
+		return kek.Rotation{}, refusedError(flag,
 			fmt.Sprintf("KEK %s was given up by rotation %s, which is %s", id, v.Rotation.ID, v.Rotation.Phase), o.nextCommand(ctx, *v.Rotation))
 	}
 	return *v.Rotation, nil
 }
 
 // rotationOfOld finds the rotation that leaves this KEK, or has left it.
-func (o *operator) rotationOfOld(ctx context.Context, id kek.ID) (kek.Rotation, error) {
-	k, err := o.registeredKEK(ctx, id)
+func (o *operator) rotationOfOld(ctx context.Context, flag string, id kek.ID) (kek.Rotation, error) {
+	k, err := o.registeredKEK(ctx, flag, id)
 	if err != nil {
 		return kek.Rotation{}, err
 	}
@@ -61,18 +68,18 @@ func (o *operator) rotationOfOld(ctx context.Context, id kek.ID) (kek.Rotation, 
 	}
 	msg := fmt.Sprintf("no rotation leaves KEK %s, which is %s", id, k.State)
 	if k.RotationID == "" {
-		return kek.Rotation{}, refusedError("--kek-id", msg, `matter ops kms-mint-kek --label "<label>"`)
+		return kek.Rotation{}, refusedError(flag, msg, `matter ops kms-mint-kek --label "<label>"`)
 	}
 	r, err := o.reloadRotation(ctx, k.RotationID)
 	if err != nil {
 		return kek.Rotation{}, err
 	}
-	return kek.Rotation{}, refusedError("--kek-id", fmt.Sprintf("%s: rotation %s, which minted it, is %s", msg, r.ID, r.Phase), o.nextCommand(ctx, r))
+	return kek.Rotation{}, refusedError(flag, fmt.Sprintf("%s: rotation %s, which minted it, is %s", msg, r.ID, r.Phase), o.nextCommand(ctx, r))
 }
 
 // registeredKEK reads a KEK from the registry, and refuses one that the registry does not
 // know: most often an id with a typing error.
-func (o *operator) registeredKEK(ctx context.Context, id kek.ID) (kek.KEK, error) {
+func (o *operator) registeredKEK(ctx context.Context, flag string, id kek.ID) (kek.KEK, error) {
 	all, err := o.stack.Table.KEKs(ctx)
 	if err != nil {
 		return kek.KEK{}, err
@@ -82,7 +89,7 @@ func (o *operator) registeredKEK(ctx context.Context, id kek.ID) (kek.KEK, error
 			return k, nil
 		}
 	}
-	return kek.KEK{}, refusedError("--kek-id", fmt.Sprintf("KEK %s is not in the registry", id), "matter ops kms-status lists the KEKs")
+	return kek.KEK{}, refusedError(flag, fmt.Sprintf("KEK %s is not in the registry", id), "matter ops kms-status lists the KEKs")
 }
 
 // refusedError is the refusal of a command: what is refused, why, and the command that comes
@@ -135,19 +142,19 @@ func approveCommand(rotation, plan string) string {
 
 // checkPhase refuses a step that must not run at the rotation's phase, one that an execution of the
 // state machine is at work on, and one of a rotation that is over while another is under way.
-func (o *operator) checkPhase(ctx context.Context, r kek.Rotation, from kek.Phase) error {
+func (o *operator) checkPhase(ctx context.Context, flag string, r kek.Rotation, from kek.Phase) error {
 	if !r.Phase.Reached(from) {
 		return refusedError("phase", fmt.Sprintf("rotation %s is %s; this step needs it %s", r.ID, r.Phase, from), o.nextCommand(ctx, r))
 	}
 	if r.Phase.Final() {
-		return o.checkMeant(ctx, r)
+		return o.checkMeant(ctx, flag, r)
 	}
 	return o.checkNoExecution(ctx, r)
 }
 
 // checkMeant refuses a step of a rotation that has ended while another one is under way: the KEK
 // that was given is most likely not the one that was meant.
-func (o *operator) checkMeant(ctx context.Context, ended kek.Rotation) error {
+func (o *operator) checkMeant(ctx context.Context, flag string, ended kek.Rotation) error {
 	v, err := o.stack.Table.Load(ctx, "")
 	if err != nil || v.Lock == "" {
 		return err
@@ -156,7 +163,7 @@ func (o *operator) checkMeant(ctx context.Context, ended kek.Rotation) error {
 	if err != nil {
 		return err
 	}
-	return refusedError("--kek-id", fmt.Sprintf("this KEK is of rotation %s, which is %s; rotation %s is under way", ended.ID, ended.Phase, r.ID), o.continueCommand(ctx, r))
+	return refusedError(flag, fmt.Sprintf("this KEK is of rotation %s, which is %s; rotation %s is under way", ended.ID, ended.Phase, r.ID), o.continueCommand(ctx, r))
 }
 
 // stillRunning is an outcome that is not known yet.

@@ -60,7 +60,7 @@ func (o *operator) retireKEK(ctx context.Context, f retireFlags) error {
 		}
 		return o.rollBack(ctx, r, f)
 	}
-	k, err := o.registeredKEK(ctx, kek.ID(f.id))
+	k, err := o.registeredKEK(ctx, flagKEK, kek.ID(f.id))
 	if err != nil {
 		return err
 	}
@@ -76,11 +76,11 @@ func (o *operator) retireKEK(ctx context.Context, f retireFlags) error {
 
 // retireOld retires the old KEK after the rewrap.
 func (o *operator) retireOld(ctx context.Context, k kek.KEK, f retireFlags) error {
-	r, err := o.rotationOfOld(ctx, k.ID)
+	r, err := o.rotationOfOld(ctx, flagKEK, k.ID)
 	if err != nil {
 		return err
 	}
-	if err := o.checkPhase(ctx, r, kek.Rewrapped); err != nil {
+	if err := o.checkPhase(ctx, flagKEK, r, kek.Rewrapped); err != nil {
 		return err
 	}
 	if f.reason != "" {
@@ -109,7 +109,7 @@ func (o *operator) retireOld(ctx context.Context, k kek.KEK, f retireFlags) erro
 	if err != nil {
 		return o.adviseByHand(ctx, err, r)
 	}
-	if k, err = o.registeredKEK(ctx, k.ID); err != nil {
+	if k, err = o.registeredKEK(ctx, flagKEK, k.ID); err != nil {
 		return err
 	}
 	return o.reportStep(ctx, r.ID, phaseFoundLater(r.Phase, kek.Rewrapped), out,

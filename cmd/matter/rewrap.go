@@ -37,11 +37,11 @@ payload is declared opaque, only its data key is rewrapped.`,
 // rewrapRows rewraps every segment and completes the step. An interrupt exits with 6: the
 // checkpoints keep what is done.
 func (o *operator) rewrapRows(ctx context.Context, id kek.ID) error {
-	r, err := o.rotationOfNew(ctx, id)
+	r, err := o.rotationOfNew(ctx, flagKEK, id)
 	if err != nil {
 		return err
 	}
-	if err := o.checkPhase(ctx, r, kek.Drained); err != nil {
+	if err := o.checkPhase(ctx, flagKEK, r, kek.Drained); err != nil {
 		return err
 	}
 	var out rotation.SweepOutput

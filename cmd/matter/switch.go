@@ -29,11 +29,11 @@ longer possible: the rotation only goes forward.`,
 
 // switchPointer moves the pointer, if it is confirmed: no command moves it back.
 func (o *operator) switchPointer(ctx context.Context, id kek.ID, confirm bool) error {
-	r, err := o.rotationOfNew(ctx, id)
+	r, err := o.rotationOfNew(ctx, flagKEK, id)
 	if err != nil {
 		return err
 	}
-	if err := o.checkPhase(ctx, r, kek.Tested); err != nil {
+	if err := o.checkPhase(ctx, flagKEK, r, kek.Tested); err != nil {
 		return err
 	}
 	if !confirm {

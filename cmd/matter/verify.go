@@ -89,12 +89,12 @@ var afterVerify = map[int]string{
 // verifyRotation closes a rotation that has retired its old KEKs, and prints what an
 // inspection of it finds.
 func (o *operator) verifyRotation(ctx context.Context, id kek.ID) error {
-	r, err := o.rotationOfNew(ctx, id)
+	r, err := o.rotationOfNew(ctx, flagNewKEK, id)
 	if err != nil {
 		return err
 	}
 	if !r.Phase.Final() { // one that has ended may be looked at again at any time
-		if err := o.checkPhase(ctx, r, kek.KEKRetired); err != nil {
+		if err := o.checkPhase(ctx, flagNewKEK, r, kek.KEKRetired); err != nil {
 			return err
 		}
 	}
