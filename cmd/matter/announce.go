@@ -12,8 +12,8 @@ import (
 	"github.com/matter-ops/kms-rotation/rotation/gates"
 )
 
-// newAnnounceCommand returns the command matter ops announce. It changes no key and no row,
-// so it may run from any shell.
+// newAnnounceCommand returns the command matter ops announce. The window and the notice that it
+// records are the deployment's, so the shell must have its settings.
 func newAnnounceCommand() *cobra.Command {
 	var label, from string
 	cmd := &cobra.Command{
@@ -31,7 +31,7 @@ What was announced already is not announced again, unless --from moves it.`,
 	}
 	cmd.Flags().StringVar(&label, "label", "", "the rotation's label; default: that of the window's quarter")
 	cmd.Flags().StringVar(&from, "from", "", "a moment in the window, YYYY-MM-DDTHH:MM in the deployment's time zone; default: as soon as the notice allows")
-	return newOpsCommand(cmd, func(ctx context.Context, o *operator) error { return o.announceWindow(ctx, label, from) })
+	return newStepCommand(cmd, func(ctx context.Context, o *operator) error { return o.announceWindow(ctx, label, from) })
 }
 
 // announceWindow reads --from in the deployment's time zone, in which the window is defined,

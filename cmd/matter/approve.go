@@ -24,9 +24,9 @@ func newApproveCommand() *cobra.Command {
 		Short: "Agree, as a second person, that a rotation switches",
 		Long: `Where the stack's parameter ApprovalRequired is true, a normal rotation waits before
 the switch until a person other than the one who asked for it agrees to exactly its
-plan: which rotation, from which KEK to which, over which sources. The hash of the
-plan is in the notification, and in the refusal of a wrong one. Who you are is what
-AWS says of your credentials; it is kept in the audit chain.`,
+plan: which rotation, from which KEK to which, over which sources. kms-status shows the
+plan with its hash, and the notification has the hash. Who you are is what AWS says of
+your credentials; it is kept in the audit chain.`,
 		Example: "  matter ops approve --rotation Q2-2026-rotation --plan 3f5a…",
 	}
 	cmd.Flags().StringVar(&v.Reason, "reason", "", "a remark, for the audit chain")
@@ -81,7 +81,7 @@ func (o *operator) recordVerdict(ctx context.Context, v gates.Verdict) error {
 		if err != nil {
 			return err
 		}
-		if command = o.nextCommand(r); !r.Phase.Final() {
+		if command = o.nextCommand(ctx, r); !r.Phase.Final() {
 			command = o.continueCommand(ctx, r)
 		}
 	}

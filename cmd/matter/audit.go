@@ -47,7 +47,8 @@ Exit code: 0 green, 1 tampered, 5 unproven.`,
   matter ops audit verify --known-anchor 12:37e95f59e4357b926f5c912608a005fb9b0feaee7617024da31ab3342b263f29`,
 	}
 	cmd.Flags().StringArrayVar(&known, "known-anchor", nil, "anchor seen before, n:digest; may be repeated")
-	cmd.Flags().DurationVar(&maxTail, "max-tail", -1, "how long a record may wait for its anchor; negative: the deployment's choice")
+	cmd.Flags().DurationVar(&maxTail, "max-tail", -1, "how long a record may wait for its anchor; default: the deployment's choice")
+	cmd.Flag("max-tail").DefValue = "" // not -1ns
 	return newOpsCommand(cmd, func(ctx context.Context, o *operator) error {
 		var opts anchor.AuditOptions
 		for _, s := range known {
@@ -250,7 +251,7 @@ func newAuditAnchor() *cobra.Command {
 		Short:   "State the head of the chain in the transparency log now",
 		Example: "  matter ops audit anchor",
 	}
-	return newOpsCommand(cmd, func(ctx context.Context, o *operator) error {
+	return newStepCommand(cmd, func(ctx context.Context, o *operator) error {
 		if _, err := o.anchoring(); err != nil {
 			return err
 		}

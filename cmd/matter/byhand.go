@@ -20,32 +20,39 @@ import (
 // A rotation done by hand is the same steps, one command each. The commands find
 // the rotation by a KEK's id, as the runbook has it.
 
-// rotationOfNew finds the rotation whose new KEK this is.
-func (o *operator) rotationOfNew(ctx context.Context, id kek.ID) (kek.Rotation, error) {
-	k, err := o.registeredKEK(ctx, id)
+// The flags that name a KEK, as refusals say them.
+const (
+	flagKEK    = "--kek-id"
+	flagOldKEK = "--old-kek-id"
+	flagNewKEK = "--new-kek-id"
+)
+
+// rotationOfNew finds the rotation whose new KEK this is. flag is the one that named it.
+func (o *operator) rotationOfNew(ctx context.Context, flag string, id kek.ID) (kek.Rotation, error) {
+	k, err := o.registeredKEK(ctx, flag, id)
 	if err != nil {
 		return kek.Rotation{}, err
 	}
 	if k.RotationID == "" {
-		return kek.Rotation{}, refusedError("--kek-id", fmt.Sprintf("KEK %s is the first KEK: no rotation minted it", id), "matter ops kms-status")
+		return kek.Rotation{}, refusedError(flag, fmt.Sprintf("KEK %s is the first KEK: no rotation minted it", id), "matter ops kms-status")
 	}
 	v, err := o.stack.Table.Load(ctx, k.RotationID)
 	if err != nil {
 		return kek.Rotation{}, err
 	}
 	if v.Rotation == nil {
-		return kek.Rotation{}, refusedError("--kek-id", fmt.Sprintf("rotation %s, which minted KEK %s, has no record", k.RotationID, id), "matter ops kms-status")
+		return kek.Rotation{}, refusedError(flag, fmt.Sprintf("rotation %s, which minted KEK %s, has no record", k.RotationID, id), "matter ops kms-status")
 	}
 	if v.Rotation.NewKEK != id {
-		return kek.Rotation{}, refusedError("--kek-id",
-			fmt.Sprintf("KEK %s was given up by rotation %s, which is %s", id, v.Rotation.ID, v.Rotation.Phase), o.nextCommand(*v.Rotation))
+		return kek.Rotation{}, refusedError(flag,
+			fmt.Sprintf("KEK %s was given up by rotation %s, which is %s", id, v.Rotation.ID, v.Rotation.Phase), o.nextCommand(ctx, *v.Rotation))
 	}
 	return *v.Rotation, nil
 }
 
 // rotationOfOld finds the rotation that leaves this KEK, or has left it.
-func (o *operator) rotationOfOld(ctx context.Context, id kek.ID) (kek.Rotation, error) {
-	k, err := o.registeredKEK(ctx, id)
+func (o *operator) rotationOfOld(ctx context.Context, flag string, id kek.ID) (kek.Rotation, error) {
+	k, err := o.registeredKEK(ctx, flag, id)
 	if err != nil {
 		return kek.Rotation{}, err
 	}
@@ -61,18 +68,18 @@ func (o *operator) rotationOfOld(ctx context.Context, id kek.ID) (kek.Rotation, 
 	}
 	msg := fmt.Sprintf("no rotation leaves KEK %s, which is %s", id, k.State)
 	if k.RotationID == "" {
-		return kek.Rotation{}, refusedError("--kek-id", msg, `matter ops kms-mint-kek --label "<label>"`)
+		return kek.Rotation{}, refusedError(flag, msg, `matter ops kms-mint-kek --label "<label>"`)
 	}
 	r, err := o.reloadRotation(ctx, k.RotationID)
 	if err != nil {
 		return kek.Rotation{}, err
 	}
-	return kek.Rotation{}, refusedError("--kek-id", fmt.Sprintf("%s: rotation %s, which minted it, is %s", msg, r.ID, r.Phase), o.nextCommand(r))
+	return kek.Rotation{}, refusedError(flag, fmt.Sprintf("%s: rotation %s, which minted it, is %s", msg, r.ID, r.Phase), o.nextCommand(ctx, r))
 }
 
 // registeredKEK reads a KEK from the registry, and refuses one that the registry does not
 // know: most often an id with a typing error.
-func (o *operator) registeredKEK(ctx context.Context, id kek.ID) (kek.KEK, error) {
+func (o *operator) registeredKEK(ctx context.Context, flag string, id kek.ID) (kek.KEK, error) {
 	all, err := o.stack.Table.KEKs(ctx)
 	if err != nil {
 		return kek.KEK{}, err
@@ -82,7 +89,7 @@ func (o *operator) registeredKEK(ctx context.Context, id kek.ID) (kek.KEK, error
 			return k, nil
 		}
 	}
-	return kek.KEK{}, refusedError("--kek-id", fmt.Sprintf("KEK %s is not in the registry", id), "matter ops kms-status lists the KEKs")
+	return kek.KEK{}, refusedError(flag, fmt.Sprintf("KEK %s is not in the registry", id), "matter ops kms-status lists the KEKs")
 }
 
 // refusedError is the refusal of a command: what is refused, why, and the command that comes
@@ -92,7 +99,7 @@ func refusedError(field, msg, next string) error {
 }
 
 // nextCommand is what comes next for a rotation done by hand.
-func (o *operator) nextCommand(r kek.Rotation) string {
+func (o *operator) nextCommand(ctx context.Context, r kek.Rotation) string {
 	command := "matter ops " + cmp.Or(flow.CommandAt(r.Phase), "kms-status")
 	switch r.Phase {
 	case kek.Started:
@@ -106,6 +113,9 @@ func (o *operator) nextCommand(r kek.Rotation) string {
 			command += " --corpus s3://" + known[0] + "/"
 		}
 	case kek.Tested:
+		if plan, err := o.stack.Steps.Gates.FindWaitingPlan(ctx, r); err == nil && plan != "" { // else the switch says what is missing
+			return approveCommand(r.ID, plan)
+		}
 		command += fmt.Sprintf(" --kek-id %s --confirm", r.NewKEK)
 	case kek.Switched:
 		command += fmt.Sprintf(" --old-kek-id %s --max-wait 30m", r.OldKEK)
@@ -125,21 +135,26 @@ func (o *operator) nextCommand(r kek.Rotation) string {
 	return command
 }
 
+// approveCommand is how a second person agrees to the plan that waits.
+func approveCommand(rotation, plan string) string {
+	return fmt.Sprintf("matter ops approve --rotation %s --plan %s, by a person who did not ask for it", rotation, plan)
+}
+
 // checkPhase refuses a step that must not run at the rotation's phase, one that an execution of the
 // state machine is at work on, and one of a rotation that is over while another is under way.
-func (o *operator) checkPhase(ctx context.Context, r kek.Rotation, from kek.Phase) error {
+func (o *operator) checkPhase(ctx context.Context, flag string, r kek.Rotation, from kek.Phase) error {
 	if !r.Phase.Reached(from) {
-		return refusedError("phase", fmt.Sprintf("rotation %s is %s; this step needs it %s", r.ID, r.Phase, from), o.nextCommand(r))
+		return refusedError("phase", fmt.Sprintf("rotation %s is %s; this step needs it %s", r.ID, r.Phase, from), o.nextCommand(ctx, r))
 	}
 	if r.Phase.Final() {
-		return o.checkMeant(ctx, r)
+		return o.checkMeant(ctx, flag, r)
 	}
 	return o.checkNoExecution(ctx, r)
 }
 
 // checkMeant refuses a step of a rotation that has ended while another one is under way: the KEK
 // that was given is most likely not the one that was meant.
-func (o *operator) checkMeant(ctx context.Context, ended kek.Rotation) error {
+func (o *operator) checkMeant(ctx context.Context, flag string, ended kek.Rotation) error {
 	v, err := o.stack.Table.Load(ctx, "")
 	if err != nil || v.Lock == "" {
 		return err
@@ -148,7 +163,7 @@ func (o *operator) checkMeant(ctx context.Context, ended kek.Rotation) error {
 	if err != nil {
 		return err
 	}
-	return refusedError("--kek-id", fmt.Sprintf("this KEK is of rotation %s, which is %s; rotation %s is under way", ended.ID, ended.Phase, r.ID), o.continueCommand(ctx, r))
+	return refusedError(flag, fmt.Sprintf("this KEK is of rotation %s, which is %s; rotation %s is under way", ended.ID, ended.Phase, r.ID), o.continueCommand(ctx, r))
 }
 
 // stillRunning is an outcome that is not known yet.
@@ -191,7 +206,7 @@ func (o *operator) findExecution(ctx context.Context, id string) (executions.Exe
 
 // adviseByHand gives a failed step the command that comes next for a person, where the
 // step itself speaks of the state machine.
-func (o *operator) adviseByHand(err error, r kek.Rotation) error {
+func (o *operator) adviseByHand(ctx context.Context, err error, r kek.Rotation) error {
 	var typed *journal.Error
 	if err == nil || !errors.As(err, &typed) {
 		return err
@@ -205,16 +220,16 @@ func (o *operator) adviseByHand(err error, r kek.Rotation) error {
 	case journal.RehearsalFailed: // a definition is corrected when no rotation holds it
 		e.Next = journal.Next{Say: strings.TrimPrefix(advice.Command(e.Next)+"; first give the rotation up: ", "; ") + giveUpCommand(r, preSwitchFailure) + " --confirm"}
 	case journal.RowsQuarantined:
-		e.Next = journal.Next{Say: "correct or delete these rows, then: " + o.nextCommand(r)}
+		e.Next = journal.Next{Say: "correct or delete these rows, then: " + o.nextCommand(ctx, r)}
 	case journal.OrphansFound:
-		e.Next = journal.Next{Say: "enable the old KMS key, restore these rows under the current KEK (matter ops restore-rows), then: " + o.nextCommand(r)}
+		e.Next = journal.Next{Say: "enable the old KMS key, restore these rows under the current KEK (matter ops restore-rows), then: " + o.nextCommand(ctx, r)}
 	case journal.KeyInUse:
-		e.Next = journal.Next{Say: "move its other users to the new KEK, revoke their grants (aws kms revoke-grant), then: " + o.nextCommand(r)}
+		e.Next = journal.Next{Say: "move its other users to the new KEK, revoke their grants (aws kms revoke-grant), then: " + o.nextCommand(ctx, r)}
 	case journal.Transient:
 		e.Next = journal.Next{Say: "repeat the command; nothing is lost"}
 	case journal.Refused, journal.Unverified:
 		if e.Next.Do != journal.ContinueRotation { // the pause has to end first
-			e.Next = journal.Next{Say: o.nextCommand(r)}
+			e.Next = journal.Next{Say: o.nextCommand(ctx, r)}
 		}
 	case journal.MintsExhausted:
 		e.Next = journal.Next{Say: "find out why dual unwrap fails, then: matter ops kms-dual-unwrap --kek-id " + string(r.NewKEK)}
@@ -267,7 +282,7 @@ func (o *operator) reportStep(ctx context.Context, id string, before kek.Phase, 
 	}
 	res := stepResult{
 		RotationID: r.ID, Phase: r.Phase, OldKEK: r.OldKEK, NewKEK: r.NewKEK,
-		Already: before == r.Phase, Next: o.nextCommand(r), Output: output,
+		Already: before == r.Phase, Next: o.nextCommand(ctx, r), Output: output,
 	}
 	head := fmt.Sprintf("rotation %s is %s", r.ID, r.Phase)
 	if res.Already {

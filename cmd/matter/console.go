@@ -62,6 +62,17 @@ func newStepCommand(cmd *cobra.Command, act func(context.Context, *operator) err
 	}, required...)
 }
 
+// newAdvisedCommand is newOpsCommand for a command that changes nothing and says what the functions
+// would do: in a shell whose settings are not theirs its answer may be wrong, so it says which those are.
+func newAdvisedCommand(cmd *cobra.Command, act func(context.Context, *operator) error) *cobra.Command {
+	return newOpsCommand(cmd, func(ctx context.Context, o *operator) error {
+		if err := o.checkShell(ctx); err != nil {
+			fmt.Fprintln(o.console.Err, "warning:", advice.Explain(err))
+		}
+		return act(ctx, o)
+	})
+}
+
 // nextLine is the last line of most results.
 func nextLine(command string) string {
 	if command == "" {

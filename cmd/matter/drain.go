@@ -46,11 +46,11 @@ nor after Ctrl-C: run it again.`,
 // limit of the rotation itself does not apply, since a person watches; an interrupt exits
 // with 6, because nothing is lost.
 func (o *operator) drainKEK(ctx context.Context, id kek.ID, wait, every time.Duration) error {
-	r, err := o.rotationOfOld(ctx, id)
+	r, err := o.rotationOfOld(ctx, flagOldKEK, id)
 	if err != nil {
 		return err
 	}
-	if err := o.checkPhase(ctx, r, kek.Switched); err != nil {
+	if err := o.checkPhase(ctx, flagOldKEK, r, kek.Switched); err != nil {
 		return err
 	}
 	line := console.NewStatusLine(o.console.ProgressWriter())
@@ -62,7 +62,7 @@ func (o *operator) drainKEK(ctx context.Context, id kek.ID, wait, every time.Dur
 		case ctx.Err() != nil:
 			return o.endDetached(line, "matter ops kms-watch-drain --old-kek-id "+string(id))
 		case err != nil:
-			return o.adviseByHand(err, r)
+			return o.adviseByHand(ctx, err, r)
 		case out.Done:
 			line.End()
 			return o.reportStep(ctx, r.ID, phaseFoundLater(r.Phase, kek.Switched), out, fmt.Sprintf("KEK %s is sealed: no row can be inserted under it, what was written still unwraps", id))

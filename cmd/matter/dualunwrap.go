@@ -41,23 +41,23 @@ deployment mean the same known ciphers.`,
 // dualUnwrap runs the rehearsal and then the step dualunwrap. Both may be repeated: what is
 // done already is reported as done before.
 func (o *operator) dualUnwrap(ctx context.Context, id kek.ID, known string) error {
-	r, err := o.rotationOfNew(ctx, id)
+	r, err := o.rotationOfNew(ctx, flagKEK, id)
 	if err != nil {
 		return err
 	}
 	if err := sameCorpus(known, corporaOf(o.stack.Steps.OpenSource, r)); err != nil {
 		return err
 	}
-	if err := o.checkPhase(ctx, r, kek.Minted); err != nil {
+	if err := o.checkPhase(ctx, flagKEK, r, kek.Minted); err != nil {
 		return err
 	}
 	tried, err := o.stack.Steps.Rewrap(ctx, rotation.RewrapInput{RotationID: r.ID, Rehearse: true})
 	if err != nil {
-		return o.adviseByHand(err, r)
+		return o.adviseByHand(ctx, err, r)
 	}
 	out, err := o.stack.Steps.DualUnwrap(ctx, rotation.StepInput{RotationID: r.ID})
 	if err != nil {
-		return o.adviseByHand(err, r)
+		return o.adviseByHand(ctx, err, r)
 	}
 	var rehearsed, seen string
 	switch {

@@ -234,7 +234,7 @@ func (o *operator) registerKEK(ctx context.Context, f keyFlags) error {
 	if err := o.stack.Steps.RegisterKEK(ctx, k.ID, f.label); err != nil {
 		return err
 	}
-	now, err := o.registeredKEK(ctx, k.ID)
+	now, err := o.registeredKEK(ctx, flagKEK, k.ID)
 	if err != nil {
 		return err
 	}

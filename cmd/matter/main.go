@@ -122,5 +122,6 @@ Exit codes: 0 done or green, 1 failed or tampered with, 2 usage, 3 rolled back,
 			console.CompleteGroup(cmd)
 		}
 	}
+	console.RefuseRepeats(root)
 	return root
 }

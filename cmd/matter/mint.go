@@ -86,7 +86,7 @@ func (o *operator) mintKEK(ctx context.Context, f mintFlags) error {
 		if rerr != nil {
 			return err
 		}
-		return o.adviseByHand(err, r)
+		return o.adviseByHand(ctx, err, r)
 	}
 	r, err := o.reloadRotation(ctx, id)
 	if err != nil {
@@ -130,7 +130,7 @@ func (o *operator) countRows(ctx context.Context, id, again string) (string, err
 	}
 	var typed *journal.Error
 	if !errors.As(err, &typed) || typed.Kind != journal.RowsUnaccounted && typed.Kind != journal.SourceMisconfigured && typed.Kind != journal.SourceForgotten {
-		return "", o.adviseByHand(err, r)
+		return "", o.adviseByHand(ctx, err, r)
 	}
 	if _, gaveUp := o.stack.Steps.Retire(ctx, rotation.RetireInput{
 		RotationID: id, Action: rotation.ActionPreSwitchFailure, Error: string(typed.Kind), Cause: typed.Msg,
@@ -153,7 +153,7 @@ func (o *operator) checkContinue(ctx context.Context, r kek.Rotation, f mintFlag
 		return refusedError("--label", fmt.Sprintf("rotation %s is under way and no emergency; it is %s", r.ID, r.Phase),
 			`choose another --label: the emergency then ends this rotation and moves every row`)
 	case !r.Phase.PreSwitch():
-		return refusedError("--label", fmt.Sprintf("rotation %s has switched already: it is %s", r.ID, r.Phase), o.nextCommand(r))
+		return refusedError("--label", fmt.Sprintf("rotation %s has switched already: it is %s", r.ID, r.Phase), o.nextCommand(ctx, r))
 	}
 	return nil
 }
@@ -223,5 +223,5 @@ func (o *operator) continueCommand(ctx context.Context, r kek.Rotation) string {
 	if r.Execution != "" {
 		return "matter ops resume --rotation " + r.ID
 	}
-	return o.nextCommand(r)
+	return o.nextCommand(ctx, r)
 }

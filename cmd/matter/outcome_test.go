@@ -38,7 +38,7 @@ func TestOutcome(t *testing.T) {
 		},
 		{
 			types.ExecutionStatusFailed, "CanaryFailed", `{"errorMessage":"CanaryFailed: k: came back changed"}`, "PreSwitchFailure RolledBack", kek.RolledBack,
-			console.ExitRolledBack, journal.CanaryFailed, "the pointer never moved from KEK old\nCanaryFailed: k: came back changed", "matter ops kms-rotate",
+			console.ExitRolledBack, journal.CanaryFailed, "the pointer never moved from KEK old\nCanaryFailed: k: came back changed", `fix the cause, then: matter ops kms-rotate --label "Q2 2026" --watch`,
 		},
 		{
 			types.ExecutionStatusFailed, "Halted", orphans, "Verify Halted", kek.KEKRetired,
@@ -51,11 +51,11 @@ func TestOutcome(t *testing.T) {
 		{types.ExecutionStatusFailed, "Halted", colons, "Rewrap Halted", kek.Drained, console.ExitFailed, journal.Internal, "Internal: r1 failed: x: y", "resume"},
 		{types.ExecutionStatusFailed, "Halted", "no message at all", "Halted", kek.Drained, console.ExitFailed, journal.Halted, "no message at all", "resume"},
 		{types.ExecutionStatusAborted, "", "", "Rewrap", kek.Drained, console.ExitFailed, "", "rotation q is drained and has halted (aborted)", "resume --rotation q"},
-		{types.ExecutionStatusTimedOut, "States.Timeout", "", "", "", console.ExitFailed, "States.Timeout", "is not started and has halted (timed_out)", "matter ops kms-rotate"},
+		{types.ExecutionStatusTimedOut, "States.Timeout", "", "", "", console.ExitFailed, "States.Timeout", "is not started and has halted (timed_out)", "matter ops kms-rotate --watch"},
 	} {
 		out := outcome{
 			Execution: executions.Execution{RotationID: "q", Status: c.status, Error: c.err, Cause: c.cause},
-			States:    strings.Fields(c.states), Phase: c.phase, OldKEK: "old", NewKEK: "new",
+			States:    strings.Fields(c.states), Label: "Q2 2026", Phase: c.phase, OldKEK: "old", NewKEK: "new",
 		}
 		says := out.judgeOutcome()
 		if out.ExitCode != c.exit || out.Failure != string(c.kind) || !strings.Contains(says, c.says) || !strings.Contains(out.Next, c.after) {

@@ -32,8 +32,7 @@ type planFlags struct {
 	proof                 string
 }
 
-// newPlanCommand returns the command matter ops kms-plan. It reads only, so it may run from
-// any shell.
+// newPlanCommand returns the command matter ops kms-plan.
 func newPlanCommand() *cobra.Command {
 	var f planFlags
 	cmd := &cobra.Command{
@@ -72,7 +71,7 @@ rotation may start.`,
 	flags.DurationVar(&f.kms, "kms-latency", d.Latency.KMS, "time of one request of KMS")
 	flags.DurationVar(&f.table, "table-latency", d.Latency.Write, "time of one request of DynamoDB for an item")
 	flags.StringVar(&f.proof, "verify-data-keys", "", "parameter VerifyDataKeys, every or sample; default: the deployment's")
-	newOpsCommand(cmd, func(ctx context.Context, o *operator) error { return o.planRotation(ctx, f) })
+	newAdvisedCommand(cmd, func(ctx context.Context, o *operator) error { return o.planRotation(ctx, f) })
 	deployed := cmd.RunE
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if !flags.Changed("rows") {

@@ -30,7 +30,7 @@ what this person has no permission to see; for rows that does not count as a ref
   matter ops kms-preflight --window any -o json`,
 	}
 	f.addFlags(cmd)
-	return newOpsCommand(cmd, func(ctx context.Context, o *operator) error { return o.runPreflight(ctx, f) })
+	return newAdvisedCommand(cmd, func(ctx context.Context, o *operator) error { return o.runPreflight(ctx, f) })
 }
 
 // addFlags adds the flags that say which rotation is meant.
@@ -45,7 +45,8 @@ func (f *mintFlags) addFlags(cmd *cobra.Command) {
 // runChecks runs preflight's checks. A refusal is its own answer; err says that it
 // could not look.
 func (o *operator) runChecks(ctx context.Context, f mintFlags) (plan rotation.Plan, refusal, err error) {
-	if f.label == "" {
+	asked := f.label
+	if asked == "" {
 		f.label = o.stack.Config.QuarterLabel(o.stack.Steps.Journal.Now())
 	}
 	plan, err = o.stack.Steps.Preflight(ctx, rotation.PreflightInput{
@@ -64,6 +65,11 @@ func (o *operator) runChecks(ctx context.Context, f mintFlags) (plan rotation.Pl
 	for _, c := range rows {
 		if !c.OK && err == nil && !isDenied(c) { // the rotation itself rehearses rows before its switch
 			err = &journal.Error{Kind: journal.RehearsalFailed, Field: c.Name, Msg: c.Detail, Next: journal.Next{Say: f.afterRows()}}
+		}
+	}
+	if asked != "" && err == nil { // a rotation that holds the lock matters more
+		if _, _, err = o.nameRotation(ctx, asked); err != nil {
+			plan.Checks = append(plan.Checks, rotation.Check{Name: "label", Detail: advice.Explain(err), Err: err})
 		}
 	}
 	return plan, err, nil

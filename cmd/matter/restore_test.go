@@ -53,6 +53,9 @@ func TestRestoreRows(t *testing.T) {
 	// It is retired.
 	r.become(t, "operator")
 	r.cli(t, console.ExitDone, "ops", "kms-rotate", "--watch", "--poll", "200ms")
+	if out := r.cli(t, console.ExitFailed, "ops", "kms-rotate"); !strings.Contains(out, "of this quarter, ") {
+		t.Errorf("a quarter is rotated again, and nobody has asked for that: %s", out)
+	}
 	r.become(t, "breakglass")
 	r.lose(t, 10, 15)
 	out := r.must(t, console.ExitFailed, "aws kms enable-key --key-id "+string(first)+"; matter ops restore-rows", "--file", r.file, "--confirm")

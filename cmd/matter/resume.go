@@ -81,7 +81,7 @@ func (o *operator) findHalted(ctx context.Context, id string) (kek.Rotation, err
 		return r, err
 	}
 	if r.Phase.Final() {
-		return r, refusedError("--rotation", fmt.Sprintf("rotation %s is %s: there is nothing to continue", r.ID, r.Phase), o.nextCommand(r))
+		return r, refusedError("--rotation", fmt.Sprintf("rotation %s is %s: there is nothing to continue", r.ID, r.Phase), o.nextCommand(ctx, r))
 	}
 	return r, nil
 }

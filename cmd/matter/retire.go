@@ -60,7 +60,7 @@ func (o *operator) retireKEK(ctx context.Context, f retireFlags) error {
 		}
 		return o.rollBack(ctx, r, f)
 	}
-	k, err := o.registeredKEK(ctx, kek.ID(f.id))
+	k, err := o.registeredKEK(ctx, flagKEK, kek.ID(f.id))
 	if err != nil {
 		return err
 	}
@@ -76,15 +76,15 @@ func (o *operator) retireKEK(ctx context.Context, f retireFlags) error {
 
 // retireOld retires the old KEK after the rewrap.
 func (o *operator) retireOld(ctx context.Context, k kek.KEK, f retireFlags) error {
-	r, err := o.rotationOfOld(ctx, k.ID)
+	r, err := o.rotationOfOld(ctx, flagKEK, k.ID)
 	if err != nil {
 		return err
 	}
-	if err := o.checkPhase(ctx, r, kek.Rewrapped); err != nil {
+	if err := o.checkPhase(ctx, flagKEK, r, kek.Rewrapped); err != nil {
 		return err
 	}
 	if f.reason != "" {
-		return refusedError("--reason", fmt.Sprintf("it gives a rotation up before the switch, and rotation %s has switched: it is %s", r.ID, r.Phase), o.nextCommand(r))
+		return refusedError("--reason", fmt.Sprintf("it gives a rotation up before the switch, and rotation %s has switched: it is %s", r.ID, r.Phase), o.nextCommand(ctx, r))
 	}
 	if !f.confirm {
 		return o.refuseUnconfirmed(fmt.Sprintf("scan every row once more, then retire, and disable in KMS: %s; nothing is deleted", describeKEKs(r.Olds)),
@@ -107,9 +107,9 @@ func (o *operator) retireOld(ctx context.Context, k kek.KEK, f retireFlags) erro
 		return o.endDetached(&console.StatusLine{Out: o.console.Err}, fmt.Sprintf("matter ops kms-retire-kek --kek-id %s --confirm", k.ID))
 	}
 	if err != nil {
-		return o.adviseByHand(err, r)
+		return o.adviseByHand(ctx, err, r)
 	}
-	if k, err = o.registeredKEK(ctx, k.ID); err != nil {
+	if k, err = o.registeredKEK(ctx, flagKEK, k.ID); err != nil {
 		return err
 	}
 	return o.reportStep(ctx, r.ID, phaseFoundLater(r.Phase, kek.Rewrapped), out,
@@ -134,7 +134,7 @@ func (o *operator) rollBack(ctx context.Context, r kek.Rotation, f retireFlags) 
 		return err
 	}
 	if !r.Phase.PreSwitch() && r.Phase != kek.RolledBack {
-		return refusedError("phase", fmt.Sprintf("rotation %s has switched: it is %s and only goes forward", r.ID, r.Phase), o.nextCommand(r))
+		return refusedError("phase", fmt.Sprintf("rotation %s has switched: it is %s and only goes forward", r.ID, r.Phase), o.nextCommand(ctx, r))
 	}
 	if f.reason == "" {
 		return refusedError("--reason", fmt.Sprintf("this gives up rotation %s, which is %s, and needs a reason", r.ID, r.Phase),
@@ -149,7 +149,7 @@ func (o *operator) rollBack(ctx context.Context, r kek.Rotation, f retireFlags) 
 	}
 	out, err := o.stack.Steps.Retire(ctx, rotation.RetireInput{RotationID: r.ID, Action: rotation.ActionPreSwitchFailure, Error: f.reason})
 	if err != nil {
-		return o.adviseByHand(err, r)
+		return o.adviseByHand(ctx, err, r)
 	}
 	return o.reportStep(ctx, r.ID, r.Phase, out,
 		fmt.Sprintf("new KEK %s is retired and its KMS key disabled; the pointer never moved from %s", idOrNone(r.NewKEK), r.OldKEK))
@@ -159,7 +159,7 @@ func (o *operator) rollBack(ctx context.Context, r kek.Rotation, f retireFlags) 
 // emergency never rolls back: the pointer would stay on a KEK that may be compromised.
 func (o *operator) retryMint(ctx context.Context, r kek.Rotation, f retireFlags) error {
 	if f.id != "" && r.NewKEK != kek.ID(f.id) {
-		return refusedError("--kek-id", fmt.Sprintf("KEK %s was given up already; rotation %s is %s at attempt %d", f.id, r.ID, r.Phase, r.Attempt), o.nextCommand(r))
+		return refusedError("--kek-id", fmt.Sprintf("KEK %s was given up already; rotation %s is %s at attempt %d", f.id, r.ID, r.Phase, r.Attempt), o.nextCommand(ctx, r))
 	}
 	if !f.confirm {
 		return o.refuseUnconfirmed(fmt.Sprintf("retire KEK %s of attempt %d of %d and let emergency %s mint another",
@@ -169,13 +169,13 @@ func (o *operator) retryMint(ctx context.Context, r kek.Rotation, f retireFlags)
 		RotationID: r.ID, Action: rotation.ActionRemint, FailedAttempt: r.Attempt, Error: f.reason,
 	})
 	if err != nil {
-		return o.adviseByHand(err, r)
+		return o.adviseByHand(ctx, err, r)
 	}
 	now, err := o.reloadRotation(ctx, r.ID)
 	if err != nil {
 		return err
 	}
-	res := stepResult{RotationID: now.ID, Phase: now.Phase, OldKEK: now.OldKEK, NewKEK: now.NewKEK, Next: o.nextCommand(now), Output: out}
+	res := stepResult{RotationID: now.ID, Phase: now.Phase, OldKEK: now.OldKEK, NewKEK: now.NewKEK, Next: o.nextCommand(ctx, now), Output: out}
 	return o.console.PrintResult(res, fmt.Sprintf("rotation %s is %s, attempt %d of %d", now.ID, now.Phase, now.Attempt, o.stack.Config.MaxMints),
 		fmt.Sprintf("KEK %s is retired and its KMS key disabled; an emergency never rolls back", idOrNone(r.NewKEK)), nextLine(res.Next))
 }

@@ -37,11 +37,11 @@ payload is declared opaque, only its data key is rewrapped.`,
 // rewrapRows rewraps every segment and completes the step. An interrupt exits with 6: the
 // checkpoints keep what is done.
 func (o *operator) rewrapRows(ctx context.Context, id kek.ID) error {
-	r, err := o.rotationOfNew(ctx, id)
+	r, err := o.rotationOfNew(ctx, flagKEK, id)
 	if err != nil {
 		return err
 	}
-	if err := o.checkPhase(ctx, r, kek.Drained); err != nil {
+	if err := o.checkPhase(ctx, flagKEK, r, kek.Drained); err != nil {
 		return err
 	}
 	var out rotation.SweepOutput
@@ -58,7 +58,7 @@ func (o *operator) rewrapRows(ctx context.Context, id kek.ID) error {
 		return o.endDetached(&console.StatusLine{Out: o.console.Err}, "matter ops kms-rewrap --kek-id "+string(id))
 	}
 	if err != nil {
-		return o.adviseByHand(err, r)
+		return o.adviseByHand(ctx, err, r)
 	}
 	return o.reportStep(ctx, r.ID, phaseFoundLater(r.Phase, kek.Drained), out,
 		fmt.Sprintf("%d rows looked at in %d sources, none names an old KEK any more", out.Tally.Scanned, len(r.Sources)))

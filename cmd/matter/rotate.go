@@ -130,7 +130,8 @@ func (o *operator) attachExecution(ctx context.Context, f rotateFlags) error {
 // work already or another rotation holds the lock. An emergency ends that one.
 func (o *operator) startExecution(ctx context.Context, m *executions.Machine, f mintFlags) (executions.Execution, error) {
 	now := o.stack.Steps.Journal.Now()
-	if f.label == "" {
+	asked := f.label
+	if asked == "" {
 		f.label = o.stack.Config.QuarterLabel(now)
 		if f.emergency {
 			f.label = "emergency-" + now.UTC().Format("2006-01-02-150405")
@@ -143,6 +144,11 @@ func (o *operator) startExecution(ctx context.Context, m *executions.Machine, f 
 	if err := o.checkStart(ctx, v.Lock, f); err != nil {
 		return executions.Execution{}, err
 	}
+	if asked == "" && !f.emergency {
+		if err := o.checkQuarter(ctx, f.label); err != nil {
+			return executions.Execution{}, err
+		}
+	}
 	id, there, err := o.nameRotation(ctx, f.label)
 	if err == nil && there != nil && there.Mode != f.rotationMode() { // the rotation that the emergency ends has this name
 		id, _, err = o.nameRotation(ctx, id+"-emergency")
@@ -151,6 +157,22 @@ func (o *operator) startExecution(ctx context.Context, m *executions.Machine, f 
 		return executions.Execution{}, err
 	}
 	return o.startNamed(ctx, m, id, f)
+}
+
+// checkQuarter refuses a second rotation of a quarter that nobody asked for by a label. The schedule
+// gives its rotations other ids than their labels, so nameRotation does not find them.
+func (o *operator) checkQuarter(ctx context.Context, label string) error {
+	all, err := o.stack.Table.Rotations(ctx)
+	if err != nil {
+		return err
+	}
+	for _, r := range all {
+		if r.Label == label && r.Mode == kek.Normal && r.Phase == kek.Completed {
+			return refusedError("--label", fmt.Sprintf("rotation %s of this quarter, %q, was completed at %s", r.ID, label, formatTime(r.UpdatedAt)),
+				`nothing; for one more in this quarter: matter ops kms-rotate --label "<label>" --watch`)
+		}
+	}
+	return nil
 }
 
 // checkStart refuses a start beside the rotation that holds the lock. An emergency is refused
@@ -200,6 +222,7 @@ func (o *operator) startNamed(ctx context.Context, m *executions.Machine, id str
 // outcome is how an execution ended.
 type outcome struct {
 	executions.Execution
+	Label    string    `json:"label"` // "" if the rotation has no record
 	Phase    kek.Phase `json:"phase"`
 	OldKEK   kek.ID    `json:"old_kek_id"`
 	NewKEK   kek.ID    `json:"new_kek_id"`
@@ -241,6 +264,7 @@ func (o *operator) reportEnd(ctx context.Context, e executions.Execution, end co
 		return err
 	}
 	if r := v.Rotation; r != nil {
+		out.Label = r.Label
 		out.Phase = r.Phase
 		out.OldKEK = r.OldKEK
 		out.NewKEK = r.NewKEK
@@ -269,7 +293,7 @@ func (out *outcome) judgeOutcome() string {
 		return fmt.Sprintf("an emergency has ended rotation %s and moves its rows\n%s: %s", out.RotationID, kind, text)
 	case slices.Contains(out.States, "RolledBack"):
 		out.ExitCode = console.ExitRolledBack
-		out.Next = "fix the cause, then: matter ops kms-rotate"
+		out.Next = "fix the cause, then: " + mintFlags{label: out.Label}.rotateCommand()
 		return fmt.Sprintf("rotation %s is rolled back before the switch: the pointer never moved from KEK %s\n%s: %s", out.RotationID, out.OldKEK, kind, text)
 	case slices.Contains(out.States, "Refused"):
 		out.ExitCode = console.ExitFailed
@@ -282,7 +306,7 @@ func (out *outcome) judgeOutcome() string {
 	}
 	out.Next = "fix the cause, then: matter ops resume --rotation " + out.RotationID
 	if out.Phase == "" {
-		out.Next = "matter ops kms-rotate"
+		out.Next = mintFlags{}.rotateCommand()
 	}
 	message := fmt.Sprintf("rotation %s is %s and has halted (%s)", out.RotationID, cmp.Or(out.Phase, "not started"), strings.ToLower(string(out.Status)))
 	if kind != "" {

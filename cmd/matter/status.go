@@ -41,9 +41,10 @@ comes next.`,
 type status struct {
 	operate.Status
 	Executions []executions.Execution `json:"executions"` // that run now
-	Schedule   *operate.Schedule      `json:"schedule"`   // null if there is none
+	Schedule   *operate.Schedule      `json:"schedule"`   // null if there is none, or if it is among the unknown
 	Told       string                 `json:"told"`       // who is told of outcomes and alarms
 	Anchor     *anchorStatus          `json:"anchor"`     // null if the deployment has no transparency log
+	Plan       *waitingPlan           `json:"plan"`       // what a second person is asked to agree to; null if nobody is
 	Paused     string                 `json:"paused"`     // by whom, since when and why; "" if it is not
 	Halt       *halted                `json:"halted"`     // what the rotation that holds the lock has stopped on; null if it has not
 	Unknown    []string               `json:"unknown,omitempty"`
@@ -88,6 +89,34 @@ func (o *operator) findHalt(ctx context.Context, lock string, running []executio
 		kind = journal.Kind(e.Status) // stopped by a person, or timed out
 	}
 	return &halted{Execution: e.Name, Kind: kind, Cause: cause}, nil
+}
+
+// waitingPlan is what a second person agrees to with its hash; the hash covers more, see
+// [gates.Gates.HashPlan].
+type waitingPlan struct {
+	Hash      string   `json:"hash"`
+	Label     string   `json:"label"`
+	OldKEK    kek.ID   `json:"old_kek_id"`
+	NewKEK    kek.ID   `json:"new_kek_id"`
+	Sources   []string `json:"sources"`
+	Requester string   `json:"requested_by"`
+}
+
+// findPlan returns the plan that waits for a second person; nil if none does. With items of the
+// table lost it does not look.
+func (o *operator) findPlan(ctx context.Context, s operate.Status) (*waitingPlan, error) {
+	if s.Lock == "" || len(s.Faults) > 0 {
+		return nil, nil
+	}
+	r, err := o.reloadRotation(ctx, s.Lock)
+	if err != nil {
+		return nil, err
+	}
+	hash, err := o.stack.Steps.Gates.FindWaitingPlan(ctx, r)
+	if err != nil || hash == "" {
+		return nil, err
+	}
+	return &waitingPlan{Hash: hash, Label: r.Label, OldKEK: r.OldKEK, NewKEK: r.NewKEK, Sources: sourceNames(r.Sources), Requester: r.Requester}, nil
 }
 
 // anchorStatus is how far a public log covers the audit chain.
@@ -144,7 +173,10 @@ func (o *operator) showStatus(ctx context.Context) error {
 	s.noteUnread("anchor", err)
 	s.Paused, err = o.describePause(ctx, table.Lock)
 	s.noteUnread("pause", err)
-	if s.Next, err = o.afterStatus(ctx, table); err != nil {
+	if s.Plan, err = o.findPlan(ctx, table); err != nil {
+		return err
+	}
+	if s.Next, err = o.afterStatus(ctx, s); err != nil {
 		return err
 	}
 	if s.Halt != nil && strings.HasPrefix(s.Next, "matter ops resume ") {
@@ -178,9 +210,14 @@ func (s *status) noteUnread(what string, err error) {
 	}
 }
 
+// isUnread reports whether noteUnread has noted it.
+func (s *status) isUnread(what string) bool {
+	return slices.ContainsFunc(s.Unknown, func(u string) bool { return strings.HasPrefix(u, what+": ") })
+}
+
 // afterStatus is the command that comes next: the repair of a fault before all else, then
 // what the rotation that holds the lock waits for.
-func (o *operator) afterStatus(ctx context.Context, s operate.Status) (string, error) {
+func (o *operator) afterStatus(ctx context.Context, s status) (string, error) {
 	switch {
 	case len(s.Faults) > 0:
 		return s.Faults[0].Advice, nil
@@ -188,17 +225,12 @@ func (o *operator) afterStatus(ctx context.Context, s operate.Status) (string, e
 		return "matter ops kms-genesis --kek-id KEY --confirm", nil
 	case s.Lock == "":
 		return "nothing; matter ops kms-plan looks ahead", nil
+	case s.Plan != nil:
+		return approveCommand(s.Lock, s.Plan.Hash), nil
 	}
 	r, err := o.reloadRotation(ctx, s.Lock)
 	if err != nil {
 		return "", err
-	}
-	plan, err := o.stack.Steps.Gates.FindWaitingPlan(ctx, r)
-	if err != nil {
-		return "", err
-	}
-	if plan != "" {
-		return fmt.Sprintf("matter ops approve --rotation %s --plan %s, by a person who did not ask for it", r.ID, plan), nil
 	}
 	return o.continueCommand(ctx, r), nil
 }
@@ -222,6 +254,10 @@ func printStatus(w io.Writer, s status) error {
 	if s.Halt != nil {
 		fmt.Fprintf(t, "HALTED\t%s\n", strings.TrimSuffix(fmt.Sprintf("%s: %s", s.Halt.Kind, s.Halt.Cause), ": "))
 	}
+	if p := s.Plan; p != nil {
+		fmt.Fprintf(t, "plan\t%q from KEK %s to KEK %s, with %d sources: %s\n", p.Label, p.OldKEK, p.NewKEK, len(p.Sources), strings.Join(p.Sources, ", "))
+		fmt.Fprintf(t, "plan\tasked for by %s\n", p.Requester)
+	}
 	if s.Paused != "" {
 		fmt.Fprintf(t, "paused\t%s\n", s.Paused)
 	}
@@ -240,8 +276,10 @@ func printStatus(w io.Writer, s status) error {
 	for _, e := range s.Executions {
 		fmt.Fprintf(t, "execution\t%s\trunning\tsince %s\n", e.Name, formatTime(e.StartedAt))
 	}
-	for _, line := range describeSchedule(s.Schedule) {
-		fmt.Fprintf(t, "schedule\t%s\n", line)
+	if !s.isUnread("schedule") {
+		for _, line := range describeSchedule(s.Schedule) {
+			fmt.Fprintf(t, "schedule\t%s\n", line)
+		}
 	}
 	if s.Told != "" {
 		fmt.Fprintf(t, "told\t%s\n", s.Told)

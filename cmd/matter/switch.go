@@ -29,11 +29,11 @@ longer possible: the rotation only goes forward.`,
 
 // switchPointer moves the pointer, if it is confirmed: no command moves it back.
 func (o *operator) switchPointer(ctx context.Context, id kek.ID, confirm bool) error {
-	r, err := o.rotationOfNew(ctx, id)
+	r, err := o.rotationOfNew(ctx, flagKEK, id)
 	if err != nil {
 		return err
 	}
-	if err := o.checkPhase(ctx, r, kek.Tested); err != nil {
+	if err := o.checkPhase(ctx, flagKEK, r, kek.Tested); err != nil {
 		return err
 	}
 	if !confirm {
@@ -42,7 +42,7 @@ func (o *operator) switchPointer(ctx context.Context, id kek.ID, confirm bool) e
 	}
 	out, err := o.stack.Steps.Switch(ctx, rotation.StepInput{RotationID: r.ID})
 	if err != nil {
-		return o.adviseByHand(err, r)
+		return o.adviseByHand(ctx, err, r)
 	}
 	return o.reportStep(ctx, r.ID, phaseFoundLater(r.Phase, kek.Tested), out, fmt.Sprintf("pointer: KEK %s, epoch %d", out.KEK, out.Epoch))
 }

@@ -89,12 +89,12 @@ var afterVerify = map[int]string{
 // verifyRotation closes a rotation that has retired its old KEKs, and prints what an
 // inspection of it finds.
 func (o *operator) verifyRotation(ctx context.Context, id kek.ID) error {
-	r, err := o.rotationOfNew(ctx, id)
+	r, err := o.rotationOfNew(ctx, flagNewKEK, id)
 	if err != nil {
 		return err
 	}
 	if !r.Phase.Final() { // one that has ended may be looked at again at any time
-		if err := o.checkPhase(ctx, r, kek.KEKRetired); err != nil {
+		if err := o.checkPhase(ctx, flagNewKEK, r, kek.KEKRetired); err != nil {
 			return err
 		}
 	}
@@ -139,7 +139,7 @@ func (o *operator) closeRotation(ctx context.Context, r kek.Rotation) (kek.Rotat
 	if err == nil {
 		return o.reloadRotation(ctx, r.ID)
 	}
-	if err = o.adviseByHand(err, r); refusal != nil && lambdastep.ErrorKind(err) == journal.Unverified {
+	if err = o.adviseByHand(ctx, err, r); refusal != nil && lambdastep.ErrorKind(err) == journal.Unverified {
 		return r, unproven{fmt.Errorf("%w; it could not be anchored: %w", err, refusal)}
 	}
 	return r, err

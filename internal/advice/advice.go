@@ -41,7 +41,7 @@ var commands = map[journal.Action]string{
 	journal.UsePlannedSource: "use a source of preflight's plan: matter ops source list",
 	journal.NameRequester:    `matter ops kms-rotate says so by itself; in the console add "requested_by": "<your ARN>"`,
 	journal.NameIdentity:     "use the ARN that aws sts get-caller-identity says",
-	journal.ShowPlan:         "look at it first: matter ops kms-status",
+	journal.ShowPlan:         "look at it first: matter ops kms-status shows the plan with its hash",
 	journal.AskApprover:      "have another person run: matter ops approve --rotation {rotation} --plan {plan}",
 	journal.AnnounceLater:    `matter ops announce --label {"label"}, for a later window`,
 	journal.RotateNow:        "matter ops kms-rotate --watch",

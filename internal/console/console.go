@@ -121,6 +121,36 @@ func CompleteRoot(cmd *cobra.Command) *cobra.Command {
 	return CompleteGroup(cmd)
 }
 
+// RefuseRepeats makes the flags of a command, and of those below it, refuse a second value: it
+// would silently replace the first. Lists take more than one, and a switch says the same twice.
+func RefuseRepeats(cmd *cobra.Command) {
+	wrap := func(f *pflag.Flag) {
+		if _, list := f.Value.(pflag.SliceValue); !list && f.Value.Type() != "bool" {
+			f.Value = &singleValue{Value: f.Value}
+		}
+	}
+	cmd.PersistentFlags().VisitAll(wrap)
+	cmd.LocalNonPersistentFlags().VisitAll(wrap)
+	for _, sub := range cmd.Commands() {
+		RefuseRepeats(sub)
+	}
+}
+
+// singleValue is the value of a flag that may be given once.
+type singleValue struct {
+	pflag.Value
+	given bool
+}
+
+// Set implements [pflag.Value].
+func (v *singleValue) Set(text string) error {
+	if v.given {
+		return fmt.Errorf("it was given before, as %q", v.Value)
+	}
+	v.given = true
+	return v.Value.Set(text)
+}
+
 // suggestFlags returns the flags of a command that are like name, by cobra's measure for commands.
 func suggestFlags(cmd *cobra.Command, name string) (near []string) {
 	names := &cobra.Command{SuggestionsMinimumDistance: 2}

@@ -166,7 +166,7 @@ func (g *Gates) checkVerdict(r kek.Rotation, in Verdict) error {
 	case !g.NeedsApproval(r):
 		return &journal.Error{Kind: journal.Refused, Field: r.ID, Msg: "it is not waiting for an approval", Next: journal.Next{Do: journal.ShowStatus}}
 	case in.Plan != plan:
-		return &journal.Error{Kind: journal.Refused, Field: "plan", Msg: "this is not the plan that waits, which is " + plan, Next: journal.Next{Do: journal.ShowPlan}}
+		return &journal.Error{Kind: journal.Refused, Field: "plan", Msg: "this is not the plan that waits", Next: journal.Next{Do: journal.ShowPlan}}
 	case in.Reject && in.Reason == "":
 		return journal.RejectInput("reason", "a rejection needs one", `add --reason "why not", for the audit chain`)
 	case audit.Visible(in.Reason) != in.Reason:
