@@ -306,6 +306,27 @@ func TestForgedRewrapCount(t *testing.T) {
 	}
 }
 
+// TestNextOfQuarantine: a row under a KEK that an earlier rotation retired can be brought back, so
+// the refusal does not say to delete it. A row that is garbage cannot.
+func TestNextOfQuarantine(t *testing.T) {
+	for want, stale := range map[journal.Action]bool{journal.RestoreOrphans: true, journal.CorrectRows: false} {
+		s := newSite(t)
+		row := s.seal(s.orders, "o2", s.first, 1, "secret of o2")
+		s.advance("earlier", rotation.ExecutionInput{}, kek.Completed)
+		s.advance(spring, rotation.ExecutionInput{}, kek.Drained)
+		if !stale {
+			row = s.rows()[place{s.orders, "o2"}]
+			row.WrappedDEK = []byte("garbage")
+		}
+		s.orders.Plant("o2", row)
+		err := s.rewrapAll(spring)
+		wantKind(t, err, journal.RowsQuarantined)
+		if next := typed(err).Next; next.Do != want || next.Rotation != spring {
+			t.Errorf("under a retired KEK %v: %+v, want %s", stale, next, want)
+		}
+	}
+}
+
 // TestRewrapNamesDisabledKey is the regression test of an emergency rewrap that
 // blamed the old KEK when the new one was disabled.
 func TestRewrapNamesDisabledKey(t *testing.T) {
