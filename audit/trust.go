@@ -27,18 +27,18 @@ type Trust struct {
 
 // Log is a transparency log: a Rekor v2 instance, or one of its shards.
 type Log struct {
-	URL    string    `json:"url"`    // base of its API
-	Origin string    `json:"origin"` // first line of its checkpoints
-	Key    []byte    `json:"key"`    // public key, PKIX DER: Ed25519 or ECDSA
-	From   time.Time `json:"valid_from"`
-	To     time.Time `json:"valid_to,omitzero"` // zero: still valid
+	URL    string    `json:"url"`                 // base of its API
+	Origin string    `json:"origin"`              // first line of its checkpoints
+	Key    []byte    `json:"key"`                 // public key, PKIX DER: Ed25519 or ECDSA
+	From   time.Time `json:"valid_from,omitzero"` // zero: from the beginning
+	To     time.Time `json:"valid_to,omitzero"`   // zero: still valid
 }
 
 // PinnedKey is a public key that signed anchors from one moment to another.
 type PinnedKey struct {
-	Key  []byte    `json:"key"` // PKIX DER, ECDSA on P-256
-	From time.Time `json:"valid_from"`
-	To   time.Time `json:"valid_to,omitzero"` // zero: still valid
+	Key  []byte    `json:"key"`                 // PKIX DER, ECDSA on P-256
+	From time.Time `json:"valid_from,omitzero"` // zero: from the beginning
+	To   time.Time `json:"valid_to,omitzero"`   // zero: still valid
 }
 
 // trustFields are the fields of a trust list.

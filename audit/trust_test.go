@@ -43,6 +43,9 @@ func TestParseTrust(t *testing.T) {
 	if got, err := audit.ParseTrust([]byte(good)); err != nil || len(got.Logs) != 2 || len(got.AnchorKeys) != 2 || !cmp.Equal(got.Logs[1], log) {
 		t.Fatalf("%+v, %v", got, err)
 	}
+	if strings.Contains(good, "valid_from") || strings.Contains(good, "valid_to") {
+		t.Errorf("it states a time that nobody gave: %s", good)
+	}
 	origin := func(s string) string { return list(func(t *audit.Trust) { t.Logs[1].Origin = s }) }
 	for name, c := range map[string]struct{ text, want string }{
 		"a field more":      {strings.Replace(good, `{"logs"`, `{"log":1,"logs"`, 1), "trust list: log: unknown field"},

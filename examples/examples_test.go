@@ -4,6 +4,7 @@ package examples_test
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -16,6 +17,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/matter-ops/kms-rotation/internal/app"
+	"github.com/matter-ops/kms-rotation/internal/controltable"
 	dynamosource "github.com/matter-ops/kms-rotation/source/dynamodb"
 )
 
@@ -203,6 +205,57 @@ func TestDeployWorkflow(t *testing.T) {
 	}
 	if !ran["test"] || !ran["package"] {
 		t.Errorf("it runs make %v", ran)
+	}
+}
+
+// TestDeployRefuses runs the workflow's check before a deployment against an aws that answers for
+// a stack: it refuses while an execution runs, and while a rotation without one holds the lock.
+func TestDeployRefuses(t *testing.T) {
+	bash, err := exec.LookPath("bash")
+	if err != nil {
+		t.Skip("no bash")
+	}
+	var w workflow
+	if err := yaml.Unmarshal([]byte(read(t, "github-actions/deploy.yml")), &w); err != nil {
+		t.Fatal(err)
+	}
+	check := ""
+	for _, s := range w.Jobs["deploy"].Steps {
+		if strings.Contains(s.Run, "list-executions") {
+			check = s.Run
+		}
+	}
+	lock := fmt.Sprintf(`{"pk":{"S":%q},"sk":{"S":%q}}`, controltable.PKLock, controltable.NoSK)
+	for name, c := range map[string]struct {
+		stack, running, lock, want string
+	}{
+		"no stack yet":    {"", "0", "None", ""},
+		"a free lock":     {"yes", "0", "None", ""},
+		"it runs":         {"yes", "1", "r1", "1 rotation(s) running"},
+		"it is halted":    {"yes", "0", "r1", "rotation r1 holds the lock"},
+		"nothing to read": {"yes", "0", "", "holds the lock"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bin := t.TempDir()
+			aws := `#!/bin/sh
+case "$*" in
+*describe-stacks*StateMachineArn*) test -n "` + c.stack + `" && echo arn:one arn:two;;
+*describe-stacks*ControlTableName*) test -n "` + c.stack + `" && echo control;;
+*list-executions*--status-filter\ RUNNING*) echo ` + c.running + `;;
+*get-item*--table-name\ control*'` + lock + `'*) echo ` + c.lock + `;;
+*) echo "unexpected: $*" >&2; exit 9;;
+esac
+`
+			if err := os.WriteFile(filepath.Join(bin, "aws"), []byte(aws), 0o700); err != nil { //nolint:gosec // it is run
+				t.Fatal(err)
+			}
+			cmd := exec.CommandContext(t.Context(), bash, "-e", "-o", "pipefail", "-c", check) // as the runner does
+			cmd.Env = append(os.Environ(), "PATH="+bin+":"+os.Getenv("PATH"), "STACK=matter")
+			out, err := cmd.CombinedOutput()
+			if refused := err != nil; refused != (c.want != "") || !strings.Contains(string(out), c.want) {
+				t.Errorf("%v: %s", err, out)
+			}
+		})
 	}
 }
 

@@ -124,72 +124,87 @@ func (s *Steps) openCorpus(ctx context.Context, t roster) (int, error) {
 	}
 	total := 0
 	for _, corpus := range listCorpora(sources) {
-		n, cursor := 0, ""
-		for {
-			page, err := corpus.Scan(ctx, source.ScanRequest{Total: 1, Cursor: cursor, Payload: true})
-			if err != nil {
-				return total, journal.WrapUnavailable("corpus", err)
-			}
-			for _, row := range page.Rows {
-				if row.PlainSHA == "" && row.Defect == "" {
-					continue // not a known cipher; an entry that lost its hash has a defect (source/s3)
-				}
-				if err := s.openKnown(ctx, t, row); err != nil {
-					return total, err
-				}
-				n++
-			}
-			if cursor = page.Next; cursor == "" {
-				break
-			}
+		n, err := visitKnown(ctx, corpus, func(row source.Row) error { return s.openKnown(ctx, t, row) })
+		if total += n; err != nil {
+			return total, err
 		}
-		if n == 0 {
-			return total, &journal.Error{
-				Kind: journal.CorpusCorrupted, Field: "sources[" + corpus.Name() + "]", Msg: "the corpus has no known cipher: opening none proves nothing",
-				Next: journal.Next{Say: "correct the bucket and prefix, or restore the corpus, then start again"},
-			}
-		}
-		total += n
 	}
 	return total, nil
+}
+
+// visitKnown calls visit for every known cipher of a corpus and returns their number. A corpus
+// without one is an error.
+func visitKnown(ctx context.Context, corpus frozenSource, visit func(source.Row) error) (n int, err error) {
+	for cursor := ""; ; {
+		page, err := corpus.Scan(ctx, source.ScanRequest{Total: 1, Cursor: cursor, Payload: true})
+		if err != nil {
+			return n, journal.WrapUnavailable("corpus", err)
+		}
+		for _, row := range page.Rows {
+			if row.PlainSHA == "" && row.Defect == "" {
+				continue // not a known cipher; an entry that lost its hash has a defect (source/s3)
+			}
+			if err := visit(row); err != nil {
+				return n, err
+			}
+			n++
+		}
+		if cursor = page.Next; cursor == "" {
+			break
+		}
+	}
+	if n == 0 {
+		return n, &journal.Error{
+			Kind: journal.CorpusCorrupted, Field: "sources[" + corpus.Name() + "]", Msg: "the corpus has no known cipher: opening none proves nothing",
+			Next: journal.Next{Say: "correct the bucket and prefix, or restore the corpus, then start again"},
+		}
+	}
+	return n, nil
+}
+
+// errCorpusEntry says what is wrong with an entry of the corpus. A backup of it may be under a
+// retired KEK, so the advice is not to restore one.
+func errCorpusEntry(row source.Row, msg string, err error) error {
+	return &journal.Error{
+		Kind: journal.CorpusCorrupted, Field: row.ID, Msg: msg, Err: err,
+		Next: journal.Next{Say: "remove this corpus entry or write it again under the current KEK, then start again"},
+	}
 }
 
 // openKnown opens one known cipher and compares the hash of its plaintext. The entry may
 // not be under the new KEK yet: nothing is, before the switch.
 func (s *Steps) openKnown(ctx context.Context, t roster, row source.Row) error {
 	r := t.rotation
-	corrupted := func(msg string, err error) error {
-		return &journal.Error{
-			Kind: journal.CorpusCorrupted, Field: row.ID, Msg: msg, Err: err,
-			Next: journal.Next{Say: "restore or remove this corpus entry, then start again"},
-		}
-	}
 	if err := t.checkRow(row); err != nil {
-		return corrupted(err.Error(), nil)
+		return errCorpusEntry(row, err.Error(), nil)
 	}
 	if row.KEK == r.NewKEK {
-		return corrupted("it is wrapped under the new KEK already, which nothing is before the switch", nil)
+		return errCorpusEntry(row, "it is wrapped under the new KEK already, which nothing is before the switch", nil)
 	}
 	rewrapped, err := s.Keys.Wrapper.ReEncrypt(ctx, row.KEK, r.NewKEK, row.WrappedDEK, row.Context)
 	if errors.Is(err, journal.ErrUnwrap) {
-		return corrupted("its data key does not unwrap", err)
+		return errCorpusEntry(row, "its data key does not unwrap", err)
 	}
 	if err != nil {
 		return s.Keys.ExplainError(r.NewKEK, err)
 	}
-	for _, w := range []struct {
-		id      kek.ID
-		wrapped []byte
-	}{{row.KEK, row.WrappedDEK}, {r.NewKEK, rewrapped}} {
-		plain, err := s.openUnder(ctx, w.id, w.wrapped, row)
-		if err != nil {
-			return err
-		}
-		sum := sha256.Sum256(plain)
-		clear(plain)
-		if row.PlainSHA != hex.EncodeToString(sum[:]) {
-			return corrupted("it opens to another plaintext than the recorded one", nil)
-		}
+	if err := s.compareKnown(ctx, row.KEK, row.WrappedDEK, row); err != nil {
+		return err
+	}
+	return s.compareKnown(ctx, r.NewKEK, rewrapped, row)
+}
+
+// compareKnown opens a known cipher with a data key that is wrapped under a KEK, and compares
+// the hash of its plaintext.
+func (s *Steps) compareKnown(ctx context.Context, id kek.ID, wrapped []byte, row source.Row) error {
+	plain, err := s.openUnder(ctx, id, wrapped, row)
+	if err != nil {
+		return err
+	}
+	sum := sha256.Sum256(plain)
+	clear(plain)
+	if row.PlainSHA != hex.EncodeToString(sum[:]) {
+		return errCorpusEntry(row, "it opens to another plaintext than the recorded one", nil)
 	}
 	return nil
 }
@@ -198,7 +213,7 @@ func (s *Steps) openKnown(ctx context.Context, t roster, row source.Row) error {
 func (s *Steps) openUnder(ctx context.Context, id kek.ID, wrapped []byte, row source.Row) ([]byte, error) {
 	dek, err := s.Keys.Wrapper.Decrypt(ctx, id, wrapped, row.Context)
 	if errors.Is(err, journal.ErrUnwrap) {
-		return nil, &journal.Error{Kind: journal.CorpusCorrupted, Field: row.ID, Msg: "its data key does not unwrap", Err: err}
+		return nil, errCorpusEntry(row, "its data key does not unwrap", err)
 	}
 	if err != nil {
 		return nil, s.Keys.ExplainError(id, err)
@@ -206,10 +221,7 @@ func (s *Steps) openUnder(ctx context.Context, id kek.ID, wrapped []byte, row so
 	defer clear(dek)
 	plain, err := s.Keys.Cipher.Open(dek, row.Ciphertext, row.Bound)
 	if err != nil {
-		return nil, &journal.Error{
-			Kind: journal.CorpusCorrupted, Field: row.ID, Msg: "its ciphertext does not open", Err: err,
-			Next: journal.Next{Say: "restore or remove this corpus entry, then start again"},
-		}
+		return nil, errCorpusEntry(row, "its ciphertext does not open", err)
 	}
 	return plain, nil
 }

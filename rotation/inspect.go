@@ -125,7 +125,7 @@ func (s *Steps) inspectRows(ctx context.Context, v kek.View, r kek.Rotation, see
 		return out, err
 	}
 	out.Tally = counted.Tally
-	out.Orphaned = out.Tally.ByKind[string(source.UnknownKEK)] + out.Tally.ByKind[string(source.RetiredKEK)] + out.Tally.ByKind[string(source.NoRecord)]
+	out.Orphaned = out.Tally.countOrphans()
 	out.Unaccounted = out.Tally.Quarantined - out.Orphaned
 	for _, id := range slices.Sorted(maps.Keys(out.Tally.ByKEK)) {
 		k, err := s.describeKEK(ctx, kek.ID(id))
@@ -281,4 +281,9 @@ func (s *Steps) findCompletion(ctx context.Context, line audit.Line, last int64,
 		}
 	}
 	return audit.Record{}, nil
+}
+
+// countOrphans counts the quarantined rows whose KEK or record no row may name.
+func (t Tally) countOrphans() int64 {
+	return t.ByKind[string(source.UnknownKEK)] + t.ByKind[string(source.RetiredKEK)] + t.ByKind[string(source.NoRecord)]
 }

@@ -335,6 +335,45 @@ func TestCheckRows(t *testing.T) {
 	}
 }
 
+// TestCheckRowsOpensTheCorpus: before a rotation every known cipher is opened, so that one which
+// would roll the rotation back is found days ahead.
+func TestCheckRowsOpensTheCorpus(t *testing.T) {
+	alter := func(change func(r *memstore.Record)) func(s *site) {
+		return func(s *site) {
+			r := s.rows()[place{s.corpus, "known-1.json"}]
+			change(&r)
+			s.corpus.Plant("known-1.json", r)
+		}
+	}
+	deny := func(s *site) {
+		s.world.SetHook(func(op string, _ ...any) (bool, error) {
+			if op == "KMS.Decrypt" {
+				return false, journal.ErrDenied
+			}
+			return true, nil
+		})
+	}
+	for name, tc := range map[string]struct {
+		setup  func(s *site)
+		ok     bool
+		detail string
+	}{
+		"sound":       {func(*site) {}, true, "each of 2 known ciphers opens"},
+		"a payload":   {(*site).spoil, false, "its ciphertext does not open"},
+		"a plaintext": {alter(func(r *memstore.Record) { r.PlainSHA = strings.Repeat("0", 64) }), false, "it opens to another plaintext"},
+		"a KEK":       {alter(func(r *memstore.Record) { r.KEK = "kek-9999" }), false, "it is under KEK"},
+		"denied":      {deny, false, "AccessDenied"},
+	} {
+		s := newSite(t)
+		tc.setup(s)
+		for _, c := range must(s.CheckRows(t.Context(), kek.Normal)) {
+			if c.Name == "rows of corpus" && (c.OK != tc.ok || !strings.Contains(c.Detail, tc.detail)) {
+				t.Errorf("%s: %+v", name, c)
+			}
+		}
+	}
+}
+
 func foreignPayload(s *site) {
 	r := s.rows()[place{s.people, "p1"}]
 	r.Ciphertext = []byte("sealed by somebody else")

@@ -72,15 +72,21 @@ func (s *Steps) completeRewrap(ctx context.Context, v kek.View, r kek.Rotation) 
 	return out, err
 }
 
-// quarantineError refuses to conclude from a pass that has quarantined rows.
+// quarantineError refuses to conclude from a pass that has quarantined rows. An orphan opens
+// again once the KMS key of its KEK is enabled, so nobody should delete it. The rewrap reads only
+// the KEKs of its rotation, so a KEK that was retired before counts as unknown here.
 func quarantineError(out SweepOutput, id string) error {
 	if out.Tally.Quarantined == 0 {
 		return nil
 	}
+	next := journal.CorrectRows
+	if out.Tally.countOrphans() > 0 {
+		next = journal.RestoreOrphans
+	}
 	return &journal.Error{
 		Kind: journal.RowsQuarantined, Field: "rows", Rows: out.Tally.Poison,
 		Msg:  fmt.Sprintf("%d rows cannot be rewrapped: %s; the old KEK stays usable", out.Tally.Quarantined, out.describeQuarantine()),
-		Next: journal.Next{Do: journal.CorrectRows, Rotation: id},
+		Next: journal.Next{Do: next, Rotation: id},
 	}
 }
 

@@ -270,8 +270,59 @@ func TestPoisonRows(t *testing.T) {
 				if e.Status != "SUCCEEDED" {
 					t.Fatalf("mended and redriven: %s: %v", e.Final, e.Failure)
 				}
+				if body := s.body("rows_rewrapped"); body["source.orders"] != "scanned 4, rewrapped 4" || body["source.people"] != "scanned 4, rewrapped 4" {
+					t.Errorf("rows that moved before the halt are not counted, or twice: %v", body)
+				}
 				s.settled()
 			})
+		}
+	}
+}
+
+// TestForgedRewrapCount: of a checkpoint that is not proven nothing stays when its segment is read
+// again, the number of moved rows neither.
+func TestForgedRewrapCount(t *testing.T) {
+	s := newSite(t)
+	s.advance(spring, rotation.ExecutionInput{}, kek.Drained)
+	sound := s.rows()[place{s.orders, "o2"}]
+	bad := sound
+	bad.Defect = "it has no context"
+	s.orders.Plant("o2", bad)
+	wantKind(t, s.rewrapAll(spring), journal.RowsQuarantined)
+	forged := 0
+	for _, src := range s.record(spring).Sources {
+		for _, c := range must(s.store.ListCheckpoints(t.Context(), spring, rotation.ProgressName(src), rotation.PassRewrap)) {
+			if c.Tally.Quarantined > 0 {
+				forged++
+				c.Tally.Rewrapped = 1000
+				s.must(s.store.SaveCheckpoint(t.Context(), c))
+			}
+		}
+	}
+	s.orders.Plant("o2", sound)
+	s.must(s.rewrapAll(spring))
+	if got := s.body("rows_rewrapped")["source.orders"]; forged != 1 || got != "scanned 4, rewrapped 3" { // the row beside it had moved
+		t.Errorf("%d forged: %s", forged, got)
+	}
+}
+
+// TestNextOfQuarantine: a row under a KEK that an earlier rotation retired can be brought back, so
+// the refusal does not say to delete it. A row that is garbage cannot.
+func TestNextOfQuarantine(t *testing.T) {
+	for want, stale := range map[journal.Action]bool{journal.RestoreOrphans: true, journal.CorrectRows: false} {
+		s := newSite(t)
+		row := s.seal(s.orders, "o2", s.first, 1, "secret of o2")
+		s.advance("earlier", rotation.ExecutionInput{}, kek.Completed)
+		s.advance(spring, rotation.ExecutionInput{}, kek.Drained)
+		if !stale {
+			row = s.rows()[place{s.orders, "o2"}]
+			row.WrappedDEK = []byte("garbage")
+		}
+		s.orders.Plant("o2", row)
+		err := s.rewrapAll(spring)
+		wantKind(t, err, journal.RowsQuarantined)
+		if next := typed(err).Next; next.Do != want || next.Rotation != spring {
+			t.Errorf("under a retired KEK %v: %+v, want %s", stale, next, want)
 		}
 	}
 }

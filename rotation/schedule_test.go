@@ -373,13 +373,19 @@ func TestOneQuarterOneRotation(t *testing.T) {
 	d.complete("next", asked)
 }
 
-// TestEmergencyIsNoQuarter: an emergency under the quarter's label, as the form starts it, is
-// not the quarter's rotation.
+// TestEmergencyIsNoQuarter: an emergency under the quarter's label is not the quarter's rotation.
+// One without a label, as the console starts it, gets a label of its own.
 func TestEmergencyIsNoQuarter(t *testing.T) {
 	s := newSite(t)
 	d := newDriver(s)
-	if e := d.machine.Start("emergency", rotation.ExecutionInput{Mode: string(kek.Emergency), Reason: "leaked"}); e.Status != "SUCCEEDED" {
-		t.Fatal(e.Failure)
+	for label, want := range map[string]string{s.Gates.Rules.QuarterLabel(s.clock.now()): spring, "": "emergency-2026-04-01-"} {
+		id := "emergency-" + fmt.Sprint(len(label))
+		if e := d.machine.Start(id, rotation.ExecutionInput{Mode: string(kek.Emergency), Reason: "leaked", Label: label}); e.Status != "SUCCEEDED" {
+			t.Fatal(e.Failure)
+		}
+		if got := s.record(id).Label; !strings.HasPrefix(got, want) {
+			t.Errorf("label %q: %q, want %q", label, got, want)
+		}
 	}
 	d.complete("first", rotation.ExecutionInput{RequestedBy: rotation.ScheduleRequester})
 }

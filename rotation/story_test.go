@@ -244,10 +244,24 @@ func TestStories(t *testing.T) {
 			s.start("Q4-2026-rotation", again)
 		},
 		"halted and resumed": func(s *story) {
-			s.lease("sleeper", time.Hour)
-			s.start(spring, rotation.ExecutionInput{})
+			l := s.lease("sleeper", time.Minute)
+			tick := s.before
+			s.before = func(c call) {
+				tick(c)
+				if c.state == "Drain" { // each of its polls comes minutes later, so that there are few
+					s.clock.pass(9 * time.Minute)
+					s.renew(l, time.Minute)
+				}
+			}
+			if e := s.start(spring, rotation.ExecutionInput{}); e.Final != "Halted" {
+				s.t.Errorf("it has not halted, and ended in %s", e.Final)
+			}
+			s.before = tick
+			s.must(s.store.DropLease(s.t.Context(), l))
 			s.clock.pass(time.Hour)
-			s.start("resume-1", rotation.ExecutionInput{Resume: spring})
+			if e := s.start("resume-1", rotation.ExecutionInput{Resume: spring}); e.Status != "SUCCEEDED" {
+				s.t.Errorf("resumed: %s in %s", e.Status, e.Final)
+			}
 		},
 		"minted again": func(s *story) {
 			failed := 0

@@ -214,6 +214,16 @@ func (t Tally) cloneTally() Tally {
 	return t
 }
 
+// restartTally returns the tally with which a segment is read from its start. The rows that the
+// rewrap has moved are under the new KEK when they are read again, and their move is not counted
+// a second time, so their number stays. A checkpoint that is not proven has no tally to keep.
+func (t Tally) restartTally(pass string) Tally {
+	if pass == PassRewrap {
+		return Tally{Rewrapped: t.Rewrapped}
+	}
+	return Tally{}
+}
+
 // pass is one pass over every row of every source.
 type pass struct {
 	name    string

@@ -73,7 +73,7 @@ func (s *Steps) runSegment(ctx context.Context, w sweep) (Checkpoint, error) {
 		cp.Done = false
 	}
 	if !cp.Done && cp.Cursor == "" {
-		cp.Tally = Tally{}
+		cp.Tally = cp.Tally.restartTally(w.pass)
 	}
 	if w.slots == nil {
 		w.slots = s.Pace.newSlots()

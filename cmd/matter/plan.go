@@ -44,7 +44,8 @@ calls, state transitions and events, the time of each phase with what binds it, 
 cost by a table of prices, and the cost of a month without a rotation. What would not
 end within a limit is named with the parameter to change. It shows every check of
 preflight with its state, and facts about a source that matter, such as a stream or an
-index that receives every rewrap. Big tables are sampled: the first --sample items are
+index that receives every rewrap. Like kms-preflight it writes one record, a canary that
+it anchors in the transparency log if all other checks pass, and nothing else. Big tables are sampled: the first --sample items are
 read and the rest is DynamoDB's own count, which is up to six hours old; a census reads
 all of them.
 

@@ -24,7 +24,7 @@ var (
 	page = template.Must(template.New("report").Funcs(template.FuncMap{
 		"css":   func() template.CSS { return template.CSS(styleText) }, //nolint:gosec // this package's own file
 		"stamp": formatTime, "exact": formatExact, "millis": formatMillis, "capital": capitalizeText, "took": totalTime, "verified": verifiedRows,
-		"bars": layOutBars, "said": joinBody, "rows": countRows, "neither": countNeither, "keyed": describeKeyed, "path": formatPath,
+		"bars": layOutBars, "said": joinBody, "rows": countRows, "neither": countNeither, "keyed": describeKeyed, "path": formatPath, "failure": Execution.describeFailure,
 		"bucket": describeBucket, "nobodyHeld": nobodyHeld, "drainPlot": drainPlot, "rewrapPlot": rewrapPlot,
 		"tone": stateTone, "keyTone": keyTone, "statusTone": statusTone, "auditTone": auditTone, "claimTone": claimTone,
 	}).Parse(pageText))

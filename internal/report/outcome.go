@@ -30,8 +30,7 @@ func (c *collection) setOutcome() {
 		o.Next = "matter ops report --rotation " + c.view.Rotation.EndedBy
 	case Halted:
 		o.Title = "Halted " + r.describePosition()
-		kind, text := journal.ReadFailure(last.Error, last.Cause)
-		o.Error = strings.Trim(string(kind)+": "+text, ": ")
+		o.Error = last.describeFailure()
 		o.Next = "fix the cause, then: matter ops resume --rotation " + r.Rotation.ID
 	case Running:
 		o.Title = "Running " + r.describePosition()
@@ -41,6 +40,13 @@ func (c *collection) setOutcome() {
 		o.Next = "matter ops kms-status; then the next step by hand, or: matter ops resume --rotation " + r.Rotation.ID
 	}
 	r.Outcome = o
+}
+
+// describeFailure says what an execution failed with, as text: Step Functions has the answer of
+// a function as JSON in JSON.
+func (e Execution) describeFailure() string {
+	kind, text := journal.ReadFailure(e.Error, e.Cause)
+	return strings.Trim(string(kind)+": "+text, ": ")
 }
 
 // describePosition says whether a rotation that has not ended is before or after the

@@ -177,7 +177,7 @@ func (c *collection) countByKEK(s *SourceRows) {
 			s.Before, s.BeforeBy = append(count(p, p.byKEK[r.OldKEK], p.byKEK[r.NewKEK]), c.countHistoric(p)...), p.Pass
 			continue // a census shows nothing about the rows after the rotation
 		case p.Pass == rotation.PassRewrap && s.BeforeBy == "" && (p.Keyed == 0 || r.Mode == kek.Normal): // an emergency's counts keyed rows as rewrapped
-			s.Before, s.BeforeBy = count(p, p.Rewrapped, p.Scanned-p.Rewrapped-p.Keyed-p.Quarantined), p.Pass
+			s.Before, s.BeforeBy = count(p, p.Rewrapped, max(0, p.Scanned-p.Rewrapped-p.Keyed-p.Quarantined)), p.Pass
 		}
 		s.After, s.By = count(p, 0, max(0, p.Scanned-p.Keyed-p.Quarantined)), p.Pass
 	}

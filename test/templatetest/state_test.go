@@ -2,6 +2,8 @@ package templatetest
 
 import (
 	"maps"
+	"os"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -308,9 +310,11 @@ func TestAnchorKey(t *testing.T) {
 }
 
 // TestAlarms: every alarm has a name that the topic's policy lets publish, and tells
-// somebody what to do.
+// somebody what to do. A section of the runbook that it names is there.
 func TestAlarms(t *testing.T) {
 	tpl := load(t)
+	sections := runbookSections(t)
+	named := 0
 	for _, id := range tpl.ofType("AWS::CloudWatch::Alarm") {
 		p := at[object](t, tpl.Resources, id, "Properties")
 		if name := text(p["AlarmName"]); !strings.HasPrefix(name, "${AWS::StackName}-") {
@@ -318,6 +322,11 @@ func TestAlarms(t *testing.T) {
 		}
 		if d := cmp.Diff([]string{"${Topic}"}, texts(p["AlarmActions"])); d != "" {
 			t.Errorf("%s (-want +got):\n%s", id, d)
+		}
+		for _, m := range regexp.MustCompile(`docs/runbook\.md, ([^.;]+)`).FindAllStringSubmatch(text(p["AlarmDescription"]), -1) {
+			if named++; !sections[strings.ToLower(m[1])] {
+				t.Errorf("%s: docs/runbook.md has no section %q", id, m[1])
+			}
 		}
 		if n := len(watched(t, p)); n > 10 { // CloudWatch user guide, "Limits" of alarms
 			t.Errorf("%s looks at %d metrics, and CloudWatch allows 10", id, n)
@@ -336,6 +345,23 @@ func TestAlarms(t *testing.T) {
 			t.Errorf("%s: %v, %v", id, p["TreatMissingData"], p["AlarmDescription"])
 		}
 	}
+	if named < 7 {
+		t.Errorf("only %d sections of the runbook are named", named)
+	}
+}
+
+// runbookSections lists the headings of the runbook, in lower case.
+func runbookSections(t *testing.T) map[string]bool {
+	t.Helper()
+	b, err := os.ReadFile("../../docs/runbook.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := map[string]bool{}
+	for _, m := range regexp.MustCompile(`(?m)^#+ (.+)$`).FindAllStringSubmatch(string(b), -1) {
+		out[strings.ToLower(m[1])] = true
+	}
+	return out
 }
 
 // watched lists what an alarm looks at, as namespace metric dimension=value.
