@@ -66,7 +66,7 @@ build: check-tools ## the CLI at bin/matter and the functions for this machine
 
 PREFIX ?= /usr/local
 
-install: build ## matter and matter-audit-verify, with manual pages, under PREFIX (default /usr/local)
+install: build ## matter, with its manual pages, and matter-audit-verify, under PREFIX (default /usr/local)
 	@install -d '$(DESTDIR)$(PREFIX)/bin' '$(DESTDIR)$(PREFIX)/share/man/man1'
 	install -m 755 bin/matter bin/matter-audit-verify '$(DESTDIR)$(PREFIX)/bin'
 	bin/matter man '$(DESTDIR)$(PREFIX)/share/man/man1'
