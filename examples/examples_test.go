@@ -246,7 +246,7 @@ case "$*" in
 *) echo "unexpected: $*" >&2; exit 9;;
 esac
 `
-			if err := os.WriteFile(filepath.Join(bin, "aws"), []byte(aws), 0o700); err != nil { //nolint:gosec // it is run
+			if err := os.WriteFile(filepath.Join(bin, "aws"), []byte(aws), 0o700); err != nil {
 				t.Fatal(err)
 			}
 			cmd := exec.CommandContext(t.Context(), bash, "-e", "-o", "pipefail", "-c", check) // as the runner does

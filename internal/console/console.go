@@ -121,8 +121,8 @@ func CompleteRoot(cmd *cobra.Command) *cobra.Command {
 	return CompleteGroup(cmd)
 }
 
-// RefuseRepeats makes the flags of a command, and of those below it, refuse a second value: it
-// would silently replace the first. Lists take more than one, and a switch says the same twice.
+// RefuseRepeats makes the flags of a command, and of those below it, refuse a second value that
+// differs: it would silently replace the first. Lists take more than one.
 func RefuseRepeats(cmd *cobra.Command) {
 	wrap := func(f *pflag.Flag) {
 		if _, list := f.Value.(pflag.SliceValue); !list && f.Value.Type() != "bool" {
@@ -136,18 +136,18 @@ func RefuseRepeats(cmd *cobra.Command) {
 	}
 }
 
-// singleValue is the value of a flag that may be given once.
+// singleValue is the value of a flag that may not be given two values.
 type singleValue struct {
 	pflag.Value
-	given bool
+	given *string // as it was written; nil if it was not
 }
 
 // Set implements [pflag.Value].
 func (v *singleValue) Set(text string) error {
-	if v.given {
-		return fmt.Errorf("it was given before, as %q", v.Value)
+	if v.given != nil && *v.given != text {
+		return fmt.Errorf("it was given before, as %q", *v.given)
 	}
-	v.given = true
+	v.given = &text
 	return v.Value.Set(text)
 }
 
