@@ -196,7 +196,12 @@ func TestOwnFenceJoinsWhole(t *testing.T) {
 	carts := s.world.NewFencedTable("carts")
 	s.tables = append(s.tables, carts)
 	for _, failing := range []string{"Fence.Seal", "Fence.Open"} {
-		s.hook(func(op string, _ ...any) (bool, error) { return op != failing, errAway })
+		s.hook(func(op string, _ ...any) (bool, error) {
+			if op == failing {
+				return false, errAway
+			}
+			return true, nil
+		})
 		_, err := s.AddSource(as("person"), carts.Source())
 		s.hook(nil)
 		wantKind(t, err, journal.Transient)
