@@ -115,6 +115,12 @@ func CheckLabel(label string) error {
 	return nil
 }
 
+// EmergencyLabel is the label of an emergency that nobody has named, to the second of UTC, e.g.
+// emergency-2026-04-01-031500: it is no quarter's.
+func EmergencyLabel(t time.Time) string {
+	return "emergency-" + t.UTC().Format("2006-01-02-150405")
+}
+
 // QuarterLabel is the label of a scheduled rotation, e.g. Q2-2026-rotation.
 func QuarterLabel(t time.Time) string {
 	return fmt.Sprintf("Q%d-%d-rotation", (int(t.Month())-1)/3+1, t.Year())

@@ -131,8 +131,8 @@ func (s *Steps) readRequest(in PreflightInput) (kek.Rotation, gates.Window, erro
 	case r.Label != "":
 	case r.Drill != "":
 		r.Label = "drill " + r.Drill
-	case r.Mode == kek.Emergency: // as the command line labels it
-		r.Label = "emergency-" + s.Journal.Now().UTC().Format("2006-01-02-150405")
+	case r.Mode == kek.Emergency:
+		r.Label = kek.EmergencyLabel(s.Journal.Now())
 	default:
 		r.Label = s.Gates.Rules.QuarterLabel(s.Journal.Now())
 	}

@@ -134,7 +134,7 @@ func (o *operator) startExecution(ctx context.Context, m *executions.Machine, f 
 	if asked == "" {
 		f.label = o.stack.Config.QuarterLabel(now)
 		if f.emergency {
-			f.label = "emergency-" + now.UTC().Format("2006-01-02-150405")
+			f.label = kek.EmergencyLabel(now)
 		}
 	}
 	v, err := o.stack.Table.Load(ctx, "")

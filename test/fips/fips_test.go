@@ -47,7 +47,7 @@ func findModule(t *testing.T) string {
 }
 
 // TestProgramOfValidatedModule builds matter-audit-verify as make build-fips does, and verifies with it a
-// chain that a deployment has written, in strict mode; and refuses it with one byte changed.
+// chain of the test data, in strict mode; and refuses it with one byte changed.
 func TestProgramOfValidatedModule(t *testing.T) {
 	if testing.Short() {
 		t.Skip("compiles the standard library once more")

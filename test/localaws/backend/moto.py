@@ -151,13 +151,15 @@ def get_execution_history(self):
 def told(self, event):
     """An event in JSON. moto takes 0.3 ms for one, and every call asks for all of them again."""
     known = serialized_events.setdefault(self._get_param("executionArn"), {})
-    if event["id"] not in known:
+    was, text = known.get(event["id"], (None, None))
+    if was != event:  # a stack that is made again has executions of the same ARN
         _, _, body = self.serialized(ActionResult({"events": [event]}))
-        known[event["id"]] = json.loads(body)["events"][0]
-    return known[event["id"]]
+        text = json.loads(body)["events"][0]
+        known[event["id"]] = event, text
+    return text
 
 
-serialized_events = {}  # by ARN of the execution and id
+serialized_events = {}  # by ARN of the execution and id: an event, and its JSON
 
 
 StepFunctionResponse.get_execution_history = get_execution_history
