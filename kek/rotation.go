@@ -116,7 +116,7 @@ func CheckLabel(label string) error {
 }
 
 // EmergencyLabel is the label of an emergency that nobody has named, to the second of UTC, e.g.
-// emergency-2026-04-01-031500: it is no quarter's.
+// emergency-2026-04-01-031500, which no quarter has.
 func EmergencyLabel(t time.Time) string {
 	return "emergency-" + t.UTC().Format("2006-01-02-150405")
 }

@@ -137,7 +137,7 @@ func (o *operator) nextCommand(ctx context.Context, r kek.Rotation) string {
 
 // approveCommand is how a second person agrees to the plan that waits.
 func approveCommand(rotation, plan string) string {
-	return fmt.Sprintf("matter ops approve --rotation %s --plan %s, by a person who did not ask for it", rotation, plan)
+	return fmt.Sprintf("matter ops approve --rotation %s --plan %s  # by a person who did not ask for it", rotation, plan)
 }
 
 // checkPhase refuses a step that must not run at the rotation's phase, one that an execution of the
